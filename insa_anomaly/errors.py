@@ -1,0 +1,67 @@
+"""What can break, one class each; the docstring is the message where none is given.
+
+Bad input is not here: it is a value (`core.reading.Rejected`).
+"""
+
+
+class InsaError(Exception):
+    """Something in insa-anomaly broke."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class ConfigError(InsaError):
+    """The configuration cannot be used."""
+
+
+class BrokerAway(InsaError):
+    """The MQTT broker is not connected."""
+
+
+class BrokerRefused(InsaError):
+    """The MQTT broker refuses us."""
+
+
+class DatabaseAway(InsaError):
+    """PostgreSQL does not answer; the same call may succeed later."""
+
+
+class DatabaseRefused(InsaError):
+    """PostgreSQL answers and refuses; the same call would be refused again."""
+
+
+class MigrationError(DatabaseRefused):
+    """The database's schema and this version's migrations disagree."""
+
+
+class LogBroken(InsaError):
+    """The log of incoming messages cannot be written or read."""
+
+
+class StateBroken(InsaError):
+    """The file of states, results and outgoing events cannot be written or read."""
+
+
+class ModelFileError(InsaError):
+    """A model's files are missing, altered or of another version."""
+
+
+class TrainingError(InsaError):
+    """A model cannot be trained on this data."""
+
+
+class NotEnoughData(TrainingError):
+    """There are too few readings to train on."""
+
+
+class ServiceError(InsaError):
+    """An embedded service (PostgreSQL, Valkey, broker) cannot be started."""
+
+
+class FileFormatError(InsaError):
+    """A file of recorded readings cannot be understood."""
+
+
+class AddressInUse(InsaError):
+    """The HTTP port is taken by another process."""

@@ -1,0 +1,235 @@
+"""What the product needs from the world, as small Protocols.
+
+Each has a real body in `adapters` and an in-memory body in `testing`; one suite in `tests/contracts` holds both.
+Times are integer microseconds since the Unix epoch (`int`), unless a name says otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core.event import Anomaly, Episode
+from insa_anomaly.core.reading import Rejected
+
+SeriesKey = tuple[str, str]  # device_id, metric_name
+
+
+# ------------------------------------------------------------------------------------------------- the log
+class Swap(msgspec.Struct, frozen=True, array_like=True):
+    """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more."""
+
+    device_id: str
+    metric_name: str
+    model_id: str | None
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One group commit of the log: message i was received at `received + i`, which is unique in the log."""
+
+    seq: int
+    received: int
+    messages: list[tuple[str, bytes]]
+    swaps: list[Swap]
+
+
+class Log(Protocol):
+    """The one durable truth of what came in. One thread appends, any thread reads."""
+
+    @property
+    def id(self) -> UUID:
+        """Names this log; a new file is a new log, and cursors into the old one mean nothing to it."""
+
+    @property
+    def last(self) -> int:
+        """Sequence of the newest entry, 0 where there was never one. Survives `drop` and a restart."""
+
+    def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
+        """Write one entry; it is on disk when this returns. Raises LogBroken: nothing was written."""
+
+    def read(self, after: int, most: int) -> list[Entry]:
+        """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""
+
+    def drop(self, through: int) -> None:
+        """Forget entries with seq <= through."""
+
+
+# ----------------------------------------------------------------------------------------------- the state
+class Outgoing(msgspec.Struct, frozen=True, array_like=True):
+    """An event waiting to be told; `number` orders the outbox and is never used twice."""
+
+    number: int
+    topic: str
+    payload: bytes
+
+
+class State(Protocol):
+    """What the score reader knows: series states, results not yet recorded, events not yet told. Any thread may call."""
+
+    def bind(self, log_id: UUID) -> None:
+        """Belong to this log; a state of another log is emptied, outgoing events excepted."""
+
+    @property
+    def cursor(self) -> int:
+        """Sequence of the last entry whose results are committed here."""
+
+    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
+
+    def results(self, after: int, through: int) -> dict[int, bytes]:
+        """Results by sequence, after < seq <= through."""
+
+    def forget(self, through: int) -> None:
+        """Drop results with seq <= through: they are recorded."""
+
+    def outgoing(self, after: int, most: int) -> list[Outgoing]:
+        """Events not yet told with number > after, in order."""
+
+    def told(self, numbers: Sequence[int]) -> None:
+        """These events were acknowledged by the broker; drop them."""
+
+    def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
+        """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
+
+    def restore(self) -> tuple[int, dict[SeriesKey, bytes]]:
+        """The newest checkpoint: its sequence (0: none) and the state of every series."""
+
+    def sync(self) -> None:
+        """Put all of this on disk, so that the log may drop what it was made from."""
+
+
+# ---------------------------------------------------------------------------------------------- the broker
+class Delivery(msgspec.Struct, frozen=True):
+    """Messages that arrived together; `mids` are their packet ids, 0 where none is to be acknowledged."""
+
+    generation: int
+    messages: list[tuple[str, bytes]]
+    mids: list[int]
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The broker's answer to one publish: accepted, or refused with its reason."""
+
+    token: int
+    refused: str | None
+
+
+class Publisher(Protocol):
+    """The way out. A token is good for one connection: when `generation` changes, what is not settled must go again."""
+
+    @property
+    def generation(self) -> int:
+        """Counts connections and disconnections."""
+
+    @property
+    def connected(self) -> bool:
+        """True between a granted connection and its end."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """Send at QoS 1; answers a token. Raises BrokerAway."""
+
+    def settled(self, timeout: float) -> list[Settled]:
+        """Answers that came since the last call; waits up to `timeout` seconds for the first."""
+
+
+class Broker(Publisher, Protocol):
+    """The daemon's one connection: deliveries in (handed to the callback it was built with), acknowledgements and events out."""
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """PUBACK all of it, if its connection is still the current one; else do nothing: it will be delivered again."""
+
+
+# --------------------------------------------------------------------------------------------- the database
+@dataclass(frozen=True)
+class Telemetry:
+    """Readings as columns, n long; row i belongs to `keys[key[i]]`."""
+
+    keys: Sequence[SeriesKey]
+    key: npt.NDArray[np.int32]
+    timestamp: npt.NDArray[np.int64]
+    discriminator: npt.NDArray[np.int64]
+    value: npt.NDArray[np.float64]
+    quality: npt.NDArray[np.int16]
+    flags: npt.NDArray[np.int16]
+    original: dict[int, str] = field(default_factory=dict)  # row -> timestamp as sent, where it was not accepted
+
+
+class ModelRow(msgspec.Struct, frozen=True):
+    """A trained model as the index and `ml_models` know it."""
+
+    id: str
+    device_id: str
+    metric_name: str
+    version: int
+    status: str
+    model_path: str
+    trained_at: int
+    training_samples: int
+    threshold: float
+    parameters: dict[str, float | int | str | bool | None]
+    figures: dict[str, float | int | str | None]
+    sha256: str
+    accuracy: float | None = None
+    false_positive_rate: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one transaction records, and the place in the log it reaches."""
+
+    log_id: UUID
+    seq: int
+    telemetry: Telemetry
+    anomalies: Sequence[Anomaly] = ()
+    episodes: Sequence[Episode] = ()
+    rejected: Sequence[Rejected] = ()
+    models: Sequence[ModelRow] = ()
+
+
+class Recorder(Protocol):
+    """The database as the record reader sees it. Every call has a deadline."""
+
+    def cursor(self, log_id: UUID) -> int:
+        """Sequence recorded for this log, 0 for none. Raises DatabaseAway."""
+
+    def record(self, page: Page) -> None:
+        """All of the page and its cursor in one transaction; repeating it changes nothing. Raises DatabaseAway or DatabaseRefused."""
+
+
+class History(Protocol):
+    """Recorded readings, for training."""
+
+    def series(self) -> list[SeriesKey]:
+        """Every series with readings."""
+
+    def readings(self, key: SeriesKey, since: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Times and values of good readings from `since` on, the newest `most`, in time order."""
+
+
+# ----------------------------------------------------------------------------------------------- the models
+class Models(Protocol):
+    """The index of models on disk: works with the database away."""
+
+    def active(self) -> dict[SeriesKey, str]:
+        """Id of the active model of every series that has one."""
+
+    def rows(self) -> list[ModelRow]:
+        """Every model, newest first."""
+
+    def row(self, model_id: str) -> ModelRow:
+        """One model. Raises ModelFileError."""
+
+    def scorer(self, model_id: str) -> bytes:
+        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError."""
+
+
+class Latest(Protocol):
+    """The newest result of every series, for whoever looks; losable."""
+
+    def show(self, results: dict[SeriesKey, bytes]) -> None:
+        """Replace the results of these series. Never raises, never waits longer than its deadline."""
