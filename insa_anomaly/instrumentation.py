@@ -1,0 +1,220 @@
+"""Every happening by its name: one function logs it and counts it, and nobody else touches a logger or a counter.
+
+Labels are bounded: a device or a series is a field of a log line, never a label.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry()
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"insa_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"insa_{name}", text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str) -> Histogram:
+    return Histogram(f"insa_{name}", text, buckets=_LATENCY, registry=REGISTRY)
+
+
+MESSAGES = _counter("messages", "Messages written to the log")
+READINGS = _counter("readings", "Readings scored, late and duplicate ones included")
+REJECTED = _counter("rejected_messages", "Messages that hold no reading we can take", "reason")
+ANOMALIES = _counter("anomalies", "Readings with a score below 0")
+EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind")
+EVENTS_TOLD = _counter("events_told", "Events acknowledged by the broker")
+EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "reason")
+RECORDED = _counter("readings_recorded", "Readings recorded in PostgreSQL")
+MODELS_TRAINED = _counter("models_trained", "Models trained")
+TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a model")
+BROKER_CONNECTED = _gauge("broker_connected", "1 while the broker connection stands")
+CONNECTIONS = _counter("broker_connections", "Connections made to the broker")
+SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broker had forgotten our session")
+SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
+DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
+READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader")
+SERIES = _gauge("series", "Series known")
+SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
+DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
+EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the publication of its event")
+SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
+
+
+def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
+    """Logs to standard error: `json`, `console`, or by whether it is a terminal (`auto`)."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    trace = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # locals may hold secrets
+    last: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.ExceptionRenderer(trace), structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def metrics_text() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)
+
+
+def _log(level: int, action: str, message: str, **fields: object) -> None:
+    structlog.get_logger().log(level, message, action=action, **fields)
+
+
+# ------------------------------------------------------------------------------------------------ the daemon
+def daemon_started(version: str, **fields: object) -> None:
+    _log(logging.INFO, "daemon_started", "insa-anomaly is running", version=version, **fields)
+
+
+def daemon_stopping(reason: str) -> None:
+    _log(logging.INFO, "daemon_stopping", "Stopping", reason=reason)
+
+
+def daemon_stopped(seconds: float) -> None:
+    _log(logging.INFO, "daemon_stopped", "Stopped", seconds=round(seconds, 3))
+
+
+def thread_died(thread: str, error: BaseException) -> None:
+    _log(logging.CRITICAL, "thread_died", "A thread died; the daemon ends so that it is restarted", thread=thread, exc_info=error)
+
+
+# ------------------------------------------------------------------------------------------------- the broker
+def broker_connected(host: str, port: int, *, protocol: str, session_present: bool) -> None:
+    CONNECTIONS.inc()
+    BROKER_CONNECTED.set(1)
+    _log(logging.INFO, "broker_connected", "Connected to the broker", host=host, port=port, protocol=protocol, session=session_present)
+
+
+def broker_disconnected(reason: str) -> None:
+    BROKER_CONNECTED.set(0)
+    _log(logging.WARNING, "broker_disconnected", "The broker connection ended; reconnecting", reason=reason)
+
+
+def broker_refused(reason: str) -> None:
+    BROKER_CONNECTED.set(0)
+    _log(logging.ERROR, "broker_refused", "The broker refuses us", reason=reason)
+
+
+def session_lost() -> None:
+    SESSIONS_LOST.inc()
+    _log(logging.WARNING, "session_lost", "The broker had forgotten our session: what it queued for us while we were away is lost")
+
+
+def messages_shed(count: int) -> None:
+    SHED.inc(count)
+    _log(logging.WARNING, "messages_shed", "The hand-over is full: messages go back to the broker", count=count)
+
+
+# --------------------------------------------------------------------------------------------- the way of data
+def messages_logged(count: int, seconds: float) -> None:
+    MESSAGES.inc(count)
+    DURABLE_SECONDS.observe(seconds)
+
+
+def message_rejected(reason: str, detail: str, topic: str) -> None:
+    REJECTED.labels(reason).inc()
+    _log(logging.DEBUG, "message_rejected", "A message was rejected", reason=reason, detail=detail, topic=topic)
+
+
+def readings_scored(count: int, anomalies: int, seconds: float) -> None:
+    READINGS.inc(count)
+    ANOMALIES.inc(anomalies)
+    SCORE_SECONDS.observe(seconds)
+
+
+def episode_changed(kind: str, fields: Mapping[str, object]) -> None:
+    EPISODES.labels(kind).inc()
+    _log(logging.INFO, f"episode_{kind}", f"Episode {kind}", **fields)
+
+
+def event_told(seconds: float) -> None:
+    EVENTS_TOLD.inc()
+    EVENT_SECONDS.observe(seconds)
+
+
+def event_refused(topic: str, reason: str) -> None:
+    EVENTS_REFUSED.labels("broker").inc()
+    _log(logging.ERROR, "event_refused", "The broker refused an event", topic=topic, reason=reason)
+
+
+def page_recorded(readings: int) -> None:
+    DATABASE_CONNECTED.set(1)
+    RECORDED.inc(readings)
+
+
+def database_away(reason: str, retry_seconds: float) -> None:
+    DATABASE_CONNECTED.set(0)
+    _log(logging.WARNING, "database_away", "PostgreSQL is away; readings wait in the log", reason=reason, retry_seconds=round(retry_seconds, 2))
+
+
+def database_refused(reason: str) -> None:
+    DATABASE_CONNECTED.set(0)
+    _log(logging.ERROR, "database_refused", "PostgreSQL refuses what we record; readings wait in the log", reason=reason)
+
+
+def database_back() -> None:
+    DATABASE_CONNECTED.set(1)
+    _log(logging.INFO, "database_back", "PostgreSQL records again")
+
+
+def log_unwritable(reason: str) -> None:
+    _log(logging.ERROR, "log_unwritable", "The log cannot be written; nothing is acknowledged until it can", reason=reason)
+
+
+def reader_lag(reader: str, entries: int) -> None:
+    READER_LAG.labels(reader).set(entries)
+
+
+def states_restored(series: int, checkpoint: int, readvanced: int) -> None:
+    _log(logging.INFO, "states_restored", "States restored", series=series, checkpoint=checkpoint, entries_advanced_again=readvanced)
+
+
+def latest_unavailable(reason: str) -> None:
+    _log(logging.WARNING, "latest_unavailable", "Redis is away; the latest results are not shown there", reason=reason)
+
+
+# ------------------------------------------------------------------------------------------------- the models
+def series_known(series: int, with_model: int) -> None:
+    SERIES.set(series)
+    SERIES_WITH_MODEL.set(with_model)
+
+
+def model_trained(device_id: str, metric_name: str, model_id: str, seconds: float) -> None:
+    MODELS_TRAINED.inc()
+    _log(logging.INFO, "model_trained", "Trained a model", device_id=device_id, metric_name=metric_name, model_id=model_id, seconds=round(seconds, 2))
+
+
+def training_failed(device_id: str, metric_name: str, reason: str) -> None:
+    TRAINING_FAILED.inc()
+    _log(logging.WARNING, "training_failed", "Training failed", device_id=device_id, metric_name=metric_name, reason=reason)
+
+
+def model_swapped(device_id: str, metric_name: str, model_id: str | None) -> None:
+    _log(logging.INFO, "model_swapped", "A model took over", device_id=device_id, metric_name=metric_name, model_id=model_id)
+
+
+def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str) -> None:
+    _log(logging.ERROR, "model_unusable", "A model cannot be loaded; its series goes on without", device_id=device_id,
+         metric_name=metric_name, model_id=model_id, reason=reason)
+
+
+def trainer_restarted(reason: str) -> None:
+    _log(logging.WARNING, "trainer_restarted", "The training process ended and is started again", reason=reason)
