@@ -1,8 +1,33 @@
-"""What comes in: bytes on a topic become readings, or are rejected with a reason."""
+"""What comes in: bytes on a topic become readings, or are rejected with a reason.
 
+`Parser.parse` is total: whatever the bytes, it answers readings or one `Rejected`, never both and never an exception. A message
+is taken whole or not at all, but for a JSON `null`, which is the plant's way to say "no value" and is passed over.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import IntEnum, IntFlag, StrEnum
+from hashlib import blake2b
+from math import inf, isfinite
+from struct import Struct
+from typing import Any, Literal
 
 import msgspec
+
+SECOND = 1_000_000  # microseconds
+DEVICE_METRIC = "_device"  # the reserved metric name of a model over all metrics of a device
+_MAX_NAME = 200
+_MAX_TOPICS = 20_000
+_EARLIEST = -(2**53)  # microseconds stay exact in a double within +-2**53
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_UNITS = ((1e11, SECOND), (1e14, 1000), (1e17, 1))  # below 1e11: seconds; then milli-, then microseconds
+_double_bytes, _int64_of = Struct("<d").pack, Struct("<q").unpack
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_NOT_FINITE_JSON = re.compile(rb"[:,\[]\s*[+-]?(nan|inf|infinity)\b", re.IGNORECASE)
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 class Quality(IntEnum):
@@ -22,7 +47,11 @@ class Flag(IntFlag):
     HISTORICAL = 4  # old by its own clock: recorded and told as such
 
 
-class Reason(StrEnum):
+# Plain numbers for the hot path: an operation on an enum costs a microsecond.
+_GOOD, _STAMPED, _RESTAMPED, _HISTORICAL = int(Quality.GOOD), int(Flag.STAMPED), int(Flag.RESTAMPED), int(Flag.HISTORICAL)
+
+
+class Cause(StrEnum):
     """Why a message is rejected: a closed list, and the label of its counter."""
 
     TOO_LARGE = "too_large"
@@ -35,10 +64,11 @@ class Reason(StrEnum):
     BOOLEAN = "boolean"
     BAD_TIMESTAMP = "bad_timestamp"
     BAD_QUALITY = "bad_quality"
+    BAD_ID = "bad_id"
     BAD_NAME = "bad_name"
     NO_DEVICE = "no_device"
     NO_METRIC = "no_metric"
-    DEVICE_MISMATCH = "device_mismatch"
+    MISMATCH = "mismatch"
     UNKNOWN_TOPIC = "unknown_topic"
     TOO_MANY_SERIES = "too_many_series"
 
@@ -59,14 +89,441 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     timestamp: int
     value: float
     discriminator: int
-    quality: int = Quality.GOOD
-    flags: int = Flag.NONE
+    quality: int = 0
+    flags: int = 0
     original: str | None = None
 
 
 class Rejected(msgspec.Struct, frozen=True):
     """A message that holds no reading we can take, with the reason and the raw bytes."""
 
-    reason: Reason
+    reason: Cause
     detail: str
     raw: Raw
+
+
+Format = Literal["auto", "json", "number", "influx"]
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """Topics to read. `{device_id}` and `{metric_name}` name levels of the topic; `+` and a last `#` stand for any."""
+
+    topic: str = "insa/iiot/telemetry/{device_id}"
+    format: Format = "auto"
+
+    @property
+    def filter(self) -> str:
+        """The MQTT topic filter that covers the template."""
+        return "/".join("+" if level.startswith("{") else level for level in self.topic.split("/"))
+
+    def match(self, levels: list[str]) -> dict[str, str] | None:
+        """Names found in the levels of a topic, None where the template does not cover it."""
+        template = self.topic.split("/")
+        if template[-1] == "#":
+            template, levels = template[:-1], levels[: len(template) - 1]
+        if len(template) != len(levels):
+            return None
+        pairs = list(zip(template, levels, strict=True))
+        if not all(want in ("+", got) or want.startswith("{") for want, got in pairs):
+            return None
+        return {want[1:-1]: got for want, got in pairs if want.startswith("{")}
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What a message may be. Seconds; `max_age` None accepts a timestamp of any age."""
+
+    subscriptions: tuple[Subscription, ...] = field(default_factory=lambda: (Subscription(),))
+    max_age: float | None = 30 * 86400.0
+    max_ahead: float = 300.0
+    historical_after: float = 900.0
+    max_bytes: int = 262144
+    max_depth: int = 32
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the topic says of the readings under it."""
+
+    device_id: str | None
+    metric_name: str | None
+    format: Format
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One value before names and time are settled; the time is as it was sent."""
+
+    metric_name: str | None
+    value: Any
+    timestamp: Any = None
+    id: Any = None
+    device_id: Any = None
+    quality: Any = None
+
+
+class _Object(msgspec.Struct):
+    """The JSON forms with names of their own, decoded at once; what does not fit is looked at slowly."""
+
+    device_id: str | None = None
+    timestamp: int | float | str | None = None
+    id: str | int | None = None
+    metric_name: str | None = None
+    value: float | None = None
+    metrics: dict[str, float | None] | None = None
+    quality: str | None = None
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer that ends the parse of one message, not an error
+    def __init__(self, cause: Cause, detail: str) -> None:
+        self.cause, self.detail = cause, detail
+
+
+_RESERVED = frozenset({"device_id", "timestamp", "id", "quality"})
+_QUALITIES = {quality.name.lower(): int(quality) for quality in Quality}
+_decode_object: Callable[[bytes], _Object] = msgspec.json.Decoder(_Object).decode
+
+
+class Parser:
+    """Turns messages into readings by the rules of an `Acceptance`.
+
+    >>> parser = Parser(Acceptance())
+    >>> raw = Raw("insa/iiot/telemetry/pump-1", b'{"metrics": {"temperature": 71.5}}', 1_700_000_000_000_000)
+    >>> [(reading.device_id, reading.metric_name, reading.value) for reading in parser.parse(raw)]
+    [('pump-1', 'temperature', 71.5)]
+    """
+
+    def __init__(self, acceptance: Acceptance) -> None:
+        self._acceptance = acceptance
+        self._max_age = inf if acceptance.max_age is None else acceptance.max_age * SECOND
+        self._max_ahead = acceptance.max_ahead * SECOND
+        self._historical_after = acceptance.historical_after * SECOND
+        self._places: dict[str, _Place | _Refusal] = {}
+        self._names: set[str] = set()
+
+    def parse(self, raw: Raw) -> list[Reading] | Rejected:
+        """Readings of the message, at least one, or why there are none."""
+        try:
+            place = self._place(raw.topic)
+            if len(raw.payload) > self._acceptance.max_bytes:
+                raise _Refusal(Cause.TOO_LARGE, f"{len(raw.payload)} bytes, at most {self._acceptance.max_bytes} are taken")
+            readings = self._quick(raw, place)
+            if readings is None:
+                drafts = _drafts(raw.payload, place, self._acceptance.max_depth)
+                readings = [r for i, draft in enumerate(drafts) if (r := self._reading(draft, place, raw.received, i))]
+            if not readings:
+                raise _Refusal(Cause.EMPTY, "no value in it")
+        except _Refusal as refusal:
+            return Rejected(refusal.cause, refusal.detail[:300], raw)
+        return readings
+
+    # The topic
+    def _place(self, topic: str) -> _Place:
+        place = self._places.get(topic)
+        if place is None:
+            if len(self._places) >= _MAX_TOPICS:
+                self._places.clear()
+            place = self._places[topic] = self._look_up(topic)
+        if isinstance(place, _Refusal):
+            raise place
+        return place
+
+    def _look_up(self, topic: str) -> _Place | _Refusal:
+        levels = topic.split("/")
+        for subscription in self._acceptance.subscriptions:
+            names = subscription.match(levels)
+            if names is not None:
+                try:
+                    for name in names.values():
+                        self._check_name(name)
+                except _Refusal as refusal:
+                    return refusal
+                return _Place(names.get("device_id"), names.get("metric_name"), subscription.format)
+        return _Refusal(Cause.UNKNOWN_TOPIC, "no subscription covers this topic")
+
+    def _check_name(self, name: str) -> None:
+        if name in self._names:
+            return
+        if not 0 < len(name) <= _MAX_NAME or not name.isprintable() or name != name.strip() or set(name) & set("/+#") or name == DEVICE_METRIC:
+            raise _Refusal(Cause.BAD_NAME, f"not a name we can use: {name[:60]!r}")
+        if len(self._names) >= _MAX_TOPICS:
+            self._names.clear()
+        self._names.add(name)
+
+    # The quick way: the JSON forms that say what they are
+    def _quick(self, raw: Raw, place: _Place) -> list[Reading] | None:
+        payload = raw.payload
+        if payload[:1] != b"{" or place.format not in ("auto", "json") or payload.count(b"{") + payload.count(b"[") > self._acceptance.max_depth:
+            return None
+        try:
+            said = _decode_object(payload)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return None
+        if said.metrics is None:
+            metric = said.metric_name or place.metric_name
+            if metric is None or said.value is None:
+                return None
+            values: dict[str, float | None] = {metric: said.value}
+        else:
+            values = said.metrics
+        return self._readings(said, values, place, raw.received)
+
+    def _readings(self, said: _Object, values: dict[str, float | None], place: _Place, received: int) -> list[Reading]:
+        device = self._device(said.device_id, place)
+        timestamp, flags, original = self._time(said.timestamp, received)
+        quality = _quality(said.quality)
+        named = None if said.id is None else _hash(said.id)
+        out = []
+        for position, (metric, value) in enumerate(values.items()):
+            if value is not None:
+                self._check_metric(metric, place)
+                out.append(Reading(device, metric, timestamp, value + 0.0, _discriminator(named, value, flags, position), quality, flags, original))
+        return out
+
+    # The general way
+    def _reading(self, draft: _Draft, place: _Place, received: int, position: int) -> Reading | None:
+        if draft.value is None:
+            return None
+        value = _number(draft.value)
+        device = self._device(draft.device_id, place)
+        metric = draft.metric_name if draft.metric_name is not None else place.metric_name
+        if metric is None:
+            raise _Refusal(Cause.NO_METRIC, "neither the message nor the topic names the metric")
+        self._check_metric(metric, place)
+        timestamp, flags, original = self._time(draft.timestamp, received)
+        named = None if draft.id is None else _hash(draft.id)
+        return Reading(device, metric, timestamp, value, _discriminator(named, value, flags, position), _quality(draft.quality), flags, original)
+
+    def _device(self, said: object, place: _Place) -> str:
+        if said is None:
+            if place.device_id is None:
+                raise _Refusal(Cause.NO_DEVICE, "neither the message nor the topic names the device")
+            return place.device_id
+        if not isinstance(said, str):
+            raise _Refusal(Cause.BAD_NAME, f"device_id is not a text: {said!r}")
+        if place.device_id is not None and said != place.device_id:
+            raise _Refusal(Cause.MISMATCH, f"device_id {said[:60]!r} under the topic of {place.device_id[:60]!r}")
+        self._check_name(said)
+        return said
+
+    def _check_metric(self, metric: str, place: _Place) -> None:
+        if place.metric_name is not None and metric != place.metric_name:
+            raise _Refusal(Cause.MISMATCH, f"metric {metric[:60]!r} under the topic of {place.metric_name[:60]!r}")
+        self._check_name(metric)
+
+    def _time(self, said: object, received: int) -> tuple[int, int, str | None]:
+        """Timestamp in microseconds, flags, and the timestamp as sent where it is not the one taken."""
+        if said is None:
+            return received, _STAMPED, None
+        timestamp = microseconds(said)
+        if timestamp is None:
+            raise _Refusal(Cause.BAD_TIMESTAMP, f"not a time: {str(said)[:60]!r}")
+        age = received - timestamp
+        if not -self._max_ahead <= age <= self._max_age or timestamp < _EARLIEST:
+            return received, _RESTAMPED, str(said)[:100]
+        return timestamp, _HISTORICAL if age > self._historical_after else 0, None
+
+
+def microseconds(said: object) -> int | None:
+    """RFC 3339 (naive: UTC), or epoch seconds, milli-, micro- or nanoseconds by magnitude, as microseconds; None where it is no time."""
+    if isinstance(said, str):
+        try:
+            moment = datetime.fromisoformat(said)
+        except ValueError:
+            return None
+        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+        return (since.days * 86400 + since.seconds) * SECOND + since.microseconds
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not -1e20 < said < 1e20:  # noqa: UP038 - a union is slower
+        return None
+    size = abs(said)
+    for limit, multiplier in _EPOCH_UNITS:
+        if size < limit:
+            return round(said * multiplier)
+    return int(said) // 1000
+
+
+def _hash(name: object) -> int:
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise _Refusal(Cause.BAD_ID, f"an id is a text or a whole number: {str(name)[:60]!r}")
+    digest = blake2b(str(name).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int(_int64_of(digest)[0])
+
+
+def _discriminator(named: int | None, value: float, flags: int, position: int) -> int:
+    """Tells readings of one series and time apart: by the sender's id, else by value.
+
+    Under the time of receipt, which no other message has, the place within the message says it.
+    """
+    if named is not None:
+        return named
+    if flags & (_STAMPED | _RESTAMPED):
+        return position
+    return int(_int64_of(_double_bytes(value + 0.0))[0])
+
+
+def _quality(said: object) -> int:
+    if said is None:
+        return _GOOD
+    quality = _QUALITIES.get(said.lower()) if isinstance(said, str) else None
+    if quality is None:
+        raise _Refusal(Cause.BAD_QUALITY, f"quality is one of {', '.join(_QUALITIES)}: {str(said)[:60]!r}")
+    return quality
+
+
+def _number(said: object) -> float:
+    if isinstance(said, bool):
+        raise _Refusal(Cause.BOOLEAN, "true or false where a number belongs")
+    if not isinstance(said, int | float):
+        raise _Refusal(Cause.NOT_A_NUMBER, f"not a number: {str(said)[:60]!r}")
+    try:
+        value = float(said)
+    except OverflowError:
+        value = float("inf")
+    if not isfinite(value):
+        raise _Refusal(Cause.NOT_FINITE, f"not a finite number: {str(said)[:60]}")
+    return value + 0.0  # -0.0 and 0.0 are one value
+
+
+# ------------------------------------------------------------------------------------------------- payload to drafts
+def _drafts(payload: bytes, place: _Place, max_depth: int) -> list[_Draft]:
+    kind = place.format if place.format != "auto" else _recognise(payload)
+    if kind == "json":
+        return list(_from_json(_json(payload, max_depth), place))
+    text = _text(payload)
+    return [_Draft(None, _bare_number(text))] if kind == "number" else list(_from_lines(text))
+
+
+def _recognise(payload: bytes) -> Format:
+    start = payload.lstrip()[:1]
+    if start in (b"{", b"[", b'"'):
+        return "json"
+    return "influx" if b"=" in payload else "number"
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise _Refusal(Cause.NOT_UTF8, str(error)) from None
+
+
+def _bare_number(text: str) -> float:
+    if _NUMBER.fullmatch(text):
+        return float(text)  # may be infinite: the caller looks
+    if not text:
+        raise _Refusal(Cause.EMPTY, "an empty message")
+    if _NOT_FINITE.fullmatch(text):
+        raise _Refusal(Cause.NOT_FINITE, f"not a finite number: {text}")
+    if text.lower() in ("true", "false"):
+        raise _Refusal(Cause.BOOLEAN, "true or false where a number belongs")
+    raise _Refusal(Cause.MALFORMED, f"neither JSON nor a number nor line protocol: {text[:60]!r}")
+
+
+def _json(payload: bytes, max_depth: int) -> object:
+    if _depth(payload) > max_depth:
+        raise _Refusal(Cause.TOO_DEEP, f"nested more than {max_depth} deep")
+    try:
+        return msgspec.json.decode(payload)
+    except RecursionError:
+        raise _Refusal(Cause.TOO_DEEP, f"nested more than {max_depth} deep") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        _text(payload)
+        infinite = _NOT_FINITE_JSON.search(payload) or "out of range" in str(error)
+        raise _Refusal(Cause.NOT_FINITE if infinite else Cause.MALFORMED, str(error)) from None
+
+
+def _depth(payload: bytes) -> int:
+    if payload.count(b"{") + payload.count(b"[") < 2:  # noqa: PLR2004 - nothing nested
+        return 1
+    depth = deepest = 0
+    for token in _BRACKETS.finditer(payload):
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(token.group(), 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _from_json(said: object, place: _Place) -> Iterator[_Draft]:
+    if isinstance(said, list):
+        for item in said:
+            if isinstance(item, list):
+                raise _Refusal(Cause.MALFORMED, "an array within an array")
+            yield from _from_json(item, place)
+    elif isinstance(said, dict):
+        yield from _from_object(said, place)
+    else:
+        yield _Draft(None, said)
+
+
+def _from_object(said: dict[str, Any], place: _Place) -> Iterator[_Draft]:
+    common = {"timestamp": said.get("timestamp"), "id": said.get("id"), "device_id": said.get("device_id"), "quality": said.get("quality")}
+    if "metrics" in said:
+        if not isinstance(said["metrics"], dict):
+            raise _Refusal(Cause.MALFORMED, "metrics is not an object of numbers")
+        values = said["metrics"]
+    elif "metric_name" in said or ("value" in said and place.metric_name is not None):
+        name = said.get("metric_name", place.metric_name)
+        if not isinstance(name, str):
+            raise _Refusal(Cause.BAD_NAME, f"metric_name is not a text: {str(name)[:60]!r}")
+        values = {name: said.get("value")}
+    else:
+        values = {name: value for name, value in said.items() if name not in _RESERVED}
+    for name, value in values.items():
+        yield _Draft(name, value, **common)
+
+
+# ------------------------------------------------------------------------------------------------ InfluxDB line protocol
+_UNESCAPED = {mark: re.compile(rf"(?<!\\){mark}") for mark in (",", " ", "=")}
+_FIELD = re.compile(r'(?:[^",\\ ]|\\.|"(?:[^"\\]|\\.)*")+')
+
+
+def _from_lines(text: str) -> Iterator[_Draft]:
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            yield from _from_line(line.strip())
+
+
+def _from_line(line: str) -> Iterator[_Draft]:
+    """One line: `measurement,tag=.. field=..,field=.. timestamp`. A field called `value` is the metric named by the measurement."""
+    head, _, rest = _cut(line, " ")
+    measurement, *tags = (_unescape(part) for part in _UNESCAPED[","].split(head))
+    named = dict(tag.split("=", 1) for tag in tags if "=" in tag)
+    fields, stamp = _fields_and_time(rest)
+    for field_text in fields:
+        name, equals, value = _cut(field_text, "=")
+        if not equals or not name:
+            raise _Refusal(Cause.MALFORMED, f"not a field of line protocol: {field_text[:60]!r}")
+        metric = _unescape(name)
+        yield _Draft(measurement if metric == "value" else metric, _field_value(value), stamp, device_id=named.get("device_id"))
+
+
+def _cut(text: str, mark: str) -> tuple[str, str, str]:
+    found = _UNESCAPED[mark].search(text)
+    return (text[: found.start()], mark, text[found.end() :]) if found else (text, "", "")
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([,= ])", r"\1", text)
+
+
+def _fields_and_time(rest: str) -> tuple[list[str], int | None]:
+    fields, position = [], 0
+    while found := _FIELD.match(rest, position):
+        fields.append(found.group())
+        position = found.end() + 1
+        if rest[found.end() : position] != ",":
+            break
+    stamp = rest[position:].strip()
+    if not fields or (stamp and not re.fullmatch(r"-?\d{1,20}", stamp)):
+        raise _Refusal(Cause.MALFORMED, f"not line protocol: {rest[:60]!r}")
+    return fields, int(stamp) if stamp else None
+
+
+def _field_value(text: str) -> object:
+    if re.fullmatch(r"[+-]?\d+[iu]", text):
+        return int(text[:-1])
+    if text.startswith('"'):
+        raise _Refusal(Cause.NOT_A_NUMBER, f"a text where a number belongs: {text[:60]}")
+    if text in ("t", "T", "f", "F") or text.lower() in ("true", "false"):
+        raise _Refusal(Cause.BOOLEAN, "true or false where a number belongs")
+    return _bare_number(text)
