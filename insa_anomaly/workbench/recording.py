@@ -1,0 +1,303 @@
+"""Files of recorded readings, as a stream of rows.
+
+A recording is a text file with one row per time: `timestamp,value`, or a header and one column per metric; separated by
+comma, semicolon or tab; plain or gzip. `inspect` looks at the head of a file and answers a `Recording`, which says how the
+file is read; `Recording.rows` then reads it, however long it is, in the memory of one line.
+"""
+
+import csv
+import gzip
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from io import TextIOWrapper
+from math import isfinite, isinf
+from pathlib import Path
+from typing import IO, NoReturn
+
+import msgspec
+
+from insa_anomaly.core.reading import microseconds
+from insa_anomaly.errors import FileFormatError
+
+LABELS = ("anomaly", "changepoint", "label", "is_anomaly")  # columns that say what was found, not what was measured
+TIME_NAMES = frozenset({"timestamp", "datetime", "date_time", "time", "date", "ts"})
+MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
+EXPECTED_TIME = "RFC 3339, YYYY-MM-DD hh:mm:ss, or seconds (ms, us, ns) since 1970"
+_SEPARATORS = (";", "\t", ",")
+_LONGEST_LINE = 1_000_000
+_EPOCH_SPAN = (10**14, 7_258_118_400_000_000)  # years 1973 to 2200, microseconds: a number outside is no time since 1970
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """Values of one device at one time (microseconds since the epoch); `id` names the row, the same whenever it is read."""
+
+    device_id: str
+    timestamp: int
+    values: dict[str, float]
+    id: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How a file is read: `time` and the first of each pair in `metrics` are column numbers, `width` is how many there are."""
+
+    path: Path
+    device_id: str
+    separator: str
+    headed: bool
+    time: int
+    width: int
+    metrics: tuple[tuple[int, str], ...]
+    excluded: tuple[str, ...]
+    naive: bool
+
+    def rows(self) -> Iterator[Row]:
+        """Every row that has a value, in the order of the file; missing cells are left out. Raises FileFormatError."""
+        stem = _stem(self.path)
+        for line, cells in _cells(self.path, self.separator, self.headed):
+            if len(cells) != self.width:
+                _wrong(self.path, line, f"{len(cells)} cells", f"{self.width}, as in the first line")
+            values = self._values(line, cells)
+            if values:
+                yield Row(self.device_id, self._timestamp(line, cells[self.time]), values, f"{stem}:{line}")
+
+    def notes(self) -> list[str]:
+        """What a person should know of how this file is taken."""
+        notes = [f"left out: {', '.join(self.excluded)}"] if self.excluded else []
+        return [*notes, "times carry no zone: taken as UTC"] if self.naive else notes
+
+    def _values(self, line: int, cells: list[str]) -> dict[str, float]:
+        values = {}
+        for column, metric in self.metrics:
+            value = _value(cells[column])
+            if value is None:
+                continue
+            if not isfinite(value):
+                found = f"{cells[column].strip()[:40]!r} in column {metric!r}"
+                _wrong(self.path, line, found, "a finite number, or nothing (a text column can be excluded)")
+            values[metric] = value
+        return values
+
+    def _timestamp(self, line: int, cell: str) -> int:
+        timestamp = _time(cell)
+        if timestamp is None:
+            _wrong(self.path, line, f"time {cell.strip()[:40]!r}", EXPECTED_TIME)
+        return timestamp
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a recording holds: rows, readings, and the times (microseconds) of its oldest and newest row."""
+
+    rows: int
+    readings: int
+    first: int
+    last: int
+
+
+def inspect(path: Path, device_id: str | None = None, metric: str | None = None, exclude: Sequence[str] = LABELS) -> Recording:
+    """Find out how the file is read, from its first two lines. Raises FileFormatError.
+
+    `device_id`: default the name of the file without its suffixes, made safe. `metric`: the name of the only metric;
+    default its column's name, or `value` where there is no header. `exclude`: names of columns to leave out.
+    """
+    head = _head(path)
+    separator, rows, headed, time = _shape(path, head)
+    names = [name.strip() for name in rows[0]] if headed else _unnamed(path, rows[0], metric)
+    metrics, excluded = _metrics(path, names, time, exclude)
+    if metric is not None:
+        metrics = _renamed(path, metrics, metric)
+    stamp = rows[headed][time].strip()
+    return Recording(path, device_id or safe(_stem(path)), separator, headed, time, len(names), metrics, excluded, _is_naive(stamp))
+
+
+def inspect_all(
+    paths: Sequence[Path], device_id: str | None = None, metric: str | None = None, exclude: Sequence[str] = LABELS
+) -> list[Recording]:
+    """Inspect several files; of files with the same name, the folder becomes part of the device's. Raises FileFormatError."""
+    stems = Counter(_stem(path) for path in paths)
+    full = [_stem(path) if stems[_stem(path)] == 1 else f"{path.absolute().parent.name}-{_stem(path)}" for path in paths]
+    named = [device_id or safe(name) for name in full]
+    if device_id is None and (twice := [name for name, times in Counter(named).items() if times > 1]):
+        raise FileFormatError(f"several files would be the device {twice[0]!r}: rename them, or name the device")
+    recordings = [inspect(path, name, metric, exclude) for path, name in zip(paths, named, strict=True)]
+    unknown = set(exclude) - set(LABELS) - {name for recording in recordings for name in recording.excluded}
+    if unknown:
+        raise FileFormatError(f"no file has a column named {', '.join(sorted(unknown))}, which was to be left out")
+    return recordings
+
+
+def survey(recording: Recording) -> Span:
+    """Read the whole file once. Raises FileFormatError where a row cannot be read, or there is none."""
+    rows = readings = 0
+    first, last = _EPOCH_SPAN[1], -_EPOCH_SPAN[1]
+    for row in recording.rows():
+        rows += 1
+        readings += len(row.values)
+        first, last = min(first, row.timestamp), max(last, row.timestamp)
+    if not rows:
+        raise FileFormatError(f"{recording.path}: no row has a value")
+    return Span(rows, readings, first, last)
+
+
+def safe(name: str) -> str:
+    """The name as a topic level: letters, digits, dot, dash and underscore."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "recording"
+
+
+# ---------------------------------------------------------------------------------------------------- the head of a file
+def _shape(path: Path, head: list[str]) -> tuple[str, list[list[str]], bool, int]:
+    """Separator, the rows of the head, whether the first is a header, and the column of the time: what makes a time readable is right."""
+    for separator in _SEPARATORS:
+        rows = list(csv.reader(head, delimiter=separator))
+        if len(rows[0]) < 2:  # noqa: PLR2004 - a time and a value
+            continue
+        if _time(rows[0][0]) is not None:
+            return separator, rows, False, 0
+        time = _time_column(rows[0])
+        if len(rows) > 1 and len(rows[1]) > time and _time(rows[1][time]) is not None:
+            return separator, rows, True, time
+    return _shapeless(path, head)
+
+
+def _shapeless(path: Path, head: list[str]) -> NoReturn:
+    if len(head) == 1:
+        _wrong(path, 1, f"one line only: {_shown(head[0])}", "a header and rows, or rows of timestamp,value")
+    expected = f"timestamp,value or one column per metric, separated by comma, semicolon or tab; times as {EXPECTED_TIME}"
+    _wrong(path, 2, f"{_shown(head[1])} under {_shown(head[0])}", expected)
+
+
+def _time_column(names: list[str]) -> int:
+    return next((column for column, name in enumerate(names) if name.strip().lower() in TIME_NAMES), 0)
+
+
+def _unnamed(path: Path, cells: list[str], metric: str | None) -> list[str]:
+    if len(cells) != 2:  # noqa: PLR2004 - a time and a value
+        _wrong(path, 1, f"{len(cells)} columns and no header", "a header that names the metrics, or just timestamp,value")
+    return ["timestamp", metric or "value"]
+
+
+def _metrics(path: Path, names: list[str], time: int, exclude: Sequence[str]) -> tuple[tuple[tuple[int, str], ...], tuple[str, ...]]:
+    columns = [(column, _metric_name(path, name)) for column, name in enumerate(names) if column != time and name and name not in exclude]
+    twice = [name for name, times in Counter(name for _, name in columns).items() if times > 1]
+    if twice:
+        _wrong(path, 1, f"two columns named {twice[0]!r}", "a name of its own for each column")
+    if not columns:
+        _wrong(path, 1, "no column with a metric", "at least one beside the time and what is excluded")
+    return tuple(columns), tuple(name for name in names if name and name in exclude)
+
+
+def _metric_name(path: Path, name: str) -> str:
+    if not name.isprintable() or any("\ud800" <= char <= "\udfff" for char in name):
+        _wrong(path, 1, f"column {name[:40]!a}", "text in UTF-8")
+    return re.sub(r"[/+#]", "_", name)  # what would split or match a topic
+
+
+def _renamed(path: Path, metrics: tuple[tuple[int, str], ...], metric: str) -> tuple[tuple[int, str], ...]:
+    if len(metrics) != 1:
+        _wrong(path, 1, f"{len(metrics)} columns of metrics", f"one, to be named {metric!r}")
+    return ((metrics[0][0], metric),)
+
+
+def _is_naive(stamp: str) -> bool:
+    try:
+        return not _is_number(stamp) and datetime.fromisoformat(stamp).tzinfo is None
+    except ValueError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------------------- the cells
+def _value(cell: str) -> float | None:
+    """The number in the cell, None where it is missing, infinite where it is neither. A decimal comma is understood."""
+    try:
+        value = float(cell)
+    except ValueError:
+        text = cell.strip().lower()
+        if text in MISSING:
+            return None
+        return float(text.replace(",", ".")) if re.fullmatch(r"[+-]?\d+,\d+", text) else float("inf")
+    return value if isfinite(value) or isinf(value) else None
+
+
+def _time(cell: str) -> int | None:
+    text = cell.strip()
+    if not _is_number(text):
+        return microseconds(text)
+    timestamp = microseconds(int(text) if text.isdigit() else float(text))
+    return timestamp if timestamp is not None and _EPOCH_SPAN[0] <= timestamp <= _EPOCH_SPAN[1] else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
+
+
+# -------------------------------------------------------------------------------------------------------------- the file
+def _head(path: Path) -> list[str]:
+    """The first two lines that hold something."""
+    with _opened(path) as file:
+        head: list[str] = []
+        for line in _lines(path, file):
+            if line.strip():
+                head.append(line)
+            if len(head) == 2:  # noqa: PLR2004 - a header and a row
+                break
+    if not head:
+        raise FileFormatError(f"{path}: the file is empty; expected a header and rows, or rows of timestamp,value")
+    return head
+
+
+def _cells(path: Path, separator: str, headed: bool) -> Iterator[tuple[int, list[str]]]:  # noqa: FBT001 - a fact of the file
+    """Line number and cells of every row that is not blank, without the header."""
+    with _opened(path) as file:
+        reader = csv.reader(_lines(path, file), delimiter=separator)
+        try:
+            rows = (cells for cells in reader if cells and (len(cells) > 1 or cells[0].strip()))
+            if headed:
+                next(rows, None)
+            for cells in rows:
+                yield reader.line_num, cells
+        except csv.Error as error:
+            raise FileFormatError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _lines(path: Path, file: IO[str]) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            _wrong(path, number, f"{_LONGEST_LINE:,} characters without an end of line", "text, a row a line")
+        yield line
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """The file as text, unpacked where it is packed. Undecodable bytes go through: only a header must be text."""
+    try:
+        with path.open("rb") as raw:
+            packed = raw.peek(2)[:2] == b"\x1f\x8b"
+            with TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, "utf-8-sig", "surrogateescape", newline="") as text:
+                yield text
+    except EOFError as error:
+        raise FileFormatError(f"{path}: the gzip file ends too early; is it complete?") from error
+    except (OSError, zlib.error) as error:
+        raise FileFormatError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"(\.(csv|tsv|txt))?(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def _shown(line: str) -> str:
+    return ascii(line.strip()[:60])
+
+
+def _wrong(path: Path, line: int, found: str, expected: str) -> NoReturn:
+    raise FileFormatError(f"{path}, line {line}: {found}; expected {expected}")
