@@ -1,0 +1,217 @@
+"""Real servers for the whole suite, private and on free ports: started once, shared, and gone with the session.
+
+A tool that is missing fails the test that needs it: run `make deps`. The `own_*` fixtures give one test a server it may stop and kill.
+"""
+
+import itertools
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import psycopg
+import psycopg.conninfo
+import pytest
+import redis
+
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.embedded import Listener, Tools
+
+ROOT = Path(__file__).parent.parent
+QUICK = {"fsync": "off", "max_connections": "200"}  # a test outlives no power cut
+Address = TypeVar("Address")
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Server(Generic[Address]):
+    """A server that a test may stop, kill and start again under the same address."""
+
+    begin: Callable[[], AbstractContextManager[Address]]
+    pid: Callable[[Address], int]
+    _running: ExitStack = field(default_factory=ExitStack)
+    _address: list[Address] = field(default_factory=list)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, or last did."""
+        return self._address[-1]
+
+    def start(self) -> Address:
+        """Start it; answers when it is ready."""
+        self._address.append(self._running.enter_context(self.begin()))
+        return self.address
+
+    def stop(self) -> None:
+        """Stop it in good order."""
+        self._running.close()
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL and wait until it is gone."""
+        os.kill(self.pid(self.address), signal.SIGKILL)
+        self._running.close()
+
+
+def wait_for(truth: Callable[[], object], seconds: float = 10.0) -> None:
+    """Poll until `truth()` holds; fail the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not truth():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s")
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    """Where mosquitto and redis-server are found: on this machine, or where `make deps` unpacked them without root."""
+    unpacked = Path(os.environ.get("INSA_UNPACKED", ROOT / ".tools" / "root"))
+    return Tools(unpacked if unpacked.is_dir() else None)
+
+
+def _needed(tools: Tools, name: str) -> list[str]:
+    command = tools.command(name)
+    if command is None:
+        pytest.fail(f"{name} is missing: run `make deps`", pytrace=False)
+    return command
+
+
+@pytest.fixture(scope="session")
+def short_root() -> Iterator[Path]:
+    """A folder with a path short enough for unix sockets, which the account that PostgreSQL runs as under root can pass through."""
+    with tempfile.TemporaryDirectory(prefix="insa-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108 - made 0700 at random
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+@pytest.fixture
+def short_path(short_root: Path) -> Path:
+    """A fresh folder with a short path for one test."""
+    folder = short_root / str(next(_numbers))
+    folder.mkdir(mode=0o711)
+    return folder
+
+
+# ----------------------------------------------------------------------------------------------- PostgreSQL
+@pytest.fixture(scope="session")
+def postgres_dsn(short_root: Path) -> Iterator[str]:
+    """The session's PostgreSQL, from the wheel."""
+    with embedded.postgres(short_root / "pg", settings=QUICK) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_dsn: str) -> str:
+    """Name of a database with our schema, which no test writes to."""
+    from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415 - tests without a database need not load it
+
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE migrated")
+    migrate(psycopg.conninfo.make_conninfo(postgres_dsn, dbname="migrated"))
+    return "migrated"
+
+
+def _fresh_database(server: str, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield psycopg.conninfo.make_conninfo(server, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database(postgres_dsn: str) -> Iterator[str]:
+    """Connection string of a fresh database without our schema."""
+    yield from _fresh_database(postgres_dsn, "template0")
+
+
+@pytest.fixture
+def database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """Connection string of a fresh database with our schema."""
+    yield from _fresh_database(postgres_dsn, migrated_template)
+
+
+@pytest.fixture
+def own_postgres(short_path: Path) -> Iterator[Server[str]]:
+    """A running PostgreSQL without our schema, for one test to stop, kill and start; its address stays."""
+    data = short_path / "pg"
+    server = Server(
+        lambda: embedded.postgres(data, settings=QUICK),
+        lambda _: int((data / "postmaster.pid").read_text().split("\n", 1)[0]),
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+# ---------------------------------------------------------------------------------------------------- Redis
+@pytest.fixture(scope="session")
+def _redis_server(short_root: Path, tools: Tools) -> Iterator[str]:
+    with embedded.valkey(short_root / "redis", _needed(tools, "redis-server")) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(_redis_server: str) -> str:
+    """An emptied real Redis."""
+    with redis.Redis.from_url(_redis_server) as client:
+        client.flushall()
+    return _redis_server
+
+
+@pytest.fixture(scope="session")
+def _valkey_server(short_root: Path) -> Iterator[str]:
+    with embedded.valkey(short_root / "valkey") as url:
+        yield url
+
+
+@pytest.fixture
+def valkey_url(_valkey_server: str) -> str:
+    """An emptied Valkey from the wheel."""
+    with redis.Redis.from_url(_valkey_server) as client:
+        client.flushall()
+    return _valkey_server
+
+
+@pytest.fixture
+def own_redis(short_path: Path, tools: Tools) -> Iterator[Server[str]]:
+    """A running real Redis for one test to stop and start; its address stays."""
+    command = _needed(tools, "redis-server")
+    server = Server(lambda: embedded.valkey(short_path / "redis", command), lambda _: _no_pid())
+    server.start()
+    yield server
+    server.stop()
+
+
+def _no_pid() -> int:
+    pytest.fail("stop() it: a Redis that keeps nothing dies alike either way")
+
+
+# --------------------------------------------------------------------------------------------------- broker
+@pytest.fixture(scope="session")
+def mosquitto(short_root: Path, tools: Tools) -> Iterator[Listener]:
+    """The session's mosquitto: use client ids and topics that no other test uses (`unique`)."""
+    _needed(tools, "mosquitto")
+    with embedded.mosquitto(short_root / "mosquitto", tools) as listener:
+        yield listener
+
+
+@pytest.fixture
+def own_mosquitto(short_path: Path, tools: Tools) -> Iterator[Server[Listener]]:
+    """A running mosquitto for one test to stop, kill and start; its address and password stay."""
+    _needed(tools, "mosquitto")
+    port = embedded.free_port()
+    server = Server(lambda: embedded.mosquitto(short_path / "mosquitto", tools, port, "own-password"), lambda listener: listener.pid)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def unique() -> str:
+    """A word no other test has, for client ids and topics on a shared server."""
+    return f"t{os.getpid()}-{next(_numbers)}"

@@ -1,0 +1,306 @@
+"""The embedded servers: they start, let only the right ones in, and leave nothing behind."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+import psycopg
+import pytest
+import redis
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
+
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.embedded import Installation, Listener, Tools
+from insa_anomaly.errors import ServiceError
+from tests.conftest import Server, wait_for
+
+
+def _installations(kind: str) -> list[Installation]:
+    found = [each for each in embedded.postgres_installations() if (each.package is not None) == (kind == "wheel")]
+    if not found and kind == "system":
+        pytest.skip("no system PostgreSQL here: packages unpacked without root cannot run from another place")
+    return found
+
+
+def _one(dsn: str, query: str) -> object:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        return row and row[0]
+
+
+def _connack(listener: Listener, password: str) -> str:
+    """What the broker answers to a connection with this password."""
+    answers: SimpleQueue[str] = SimpleQueue()
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.username_pw_set(listener.user, password)
+    client.on_connect = lambda _client, _data, _flags, reason, _properties: answers.put(str(reason))
+    client.connect(listener.host, listener.port)
+    client.loop_start()
+    try:
+        return answers.get(timeout=10)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def _alive(pid: int) -> bool:
+    """True for a process that runs; a zombie nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# ----------------------------------------------------------------------------------------------- PostgreSQL
+@pytest.mark.parametrize("kind", ["wheel", "system"])
+def test_postgres_keeps_its_data(short_path: Path, kind: str) -> None:
+    """What one run wrote, the next run of the same folder reads, whichever PostgreSQL it is."""
+    for _ in range(2):
+        with embedded.postgres(short_path / "pg", _installations(kind)) as dsn:
+            with psycopg.connect(dsn) as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS kept (it int)")
+                connection.execute("INSERT INTO kept VALUES (7)")
+            last = _one(dsn, "SELECT count(*) FROM kept")
+    assert last == 2
+
+
+def test_postgres_is_private(postgres_dsn: str) -> None:
+    """It listens on a unix socket in a 0700 folder and on no network."""
+    assert _one(postgres_dsn, "SHOW listen_addresses") == ""
+    folder = Path(str(_one(postgres_dsn, "SHOW unix_socket_directories")))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_postgres_of_another_version_is_refused(short_path: Path) -> None:
+    """A folder made by a version that is not here is named with the cure, and not touched."""
+    data = short_path / "pg"
+    data.mkdir()
+    (data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(ServiceError, match="made by PostgreSQL 9 .* install postgresql-9"), embedded.postgres(data):
+        pass
+    assert [each.name for each in data.iterdir()] == ["PG_VERSION"]
+
+
+def test_a_folder_with_something_else_is_refused(short_path: Path) -> None:
+    """A folder that is not PostgreSQL's is left alone."""
+    (short_path / "pg").mkdir()
+    (short_path / "pg" / "letter").write_text("dear")
+    with pytest.raises(ServiceError, match="not empty"), embedded.postgres(short_path / "pg"):
+        pass
+
+
+def test_without_postgres_the_cure_is_named(short_path: Path) -> None:
+    """No PostgreSQL anywhere: one line says what to install."""
+    with pytest.raises(ServiceError, match="install insa-anomaly"), embedded.postgres(short_path / "pg", []):
+        pass
+
+
+def test_a_crash_while_initialising_leaves_no_half(short_path: Path) -> None:
+    """What an interrupted first start left is thrown away by the next."""
+    (short_path / "pg.initialising").mkdir()
+    (short_path / "pg.initialising" / "half").write_text("")
+    with embedded.postgres(short_path / "pg") as dsn:
+        assert _one(dsn, "SELECT 1") == 1
+    assert not (short_path / "pg.initialising").exists()
+
+
+def test_a_bad_setting_is_quoted(short_path: Path) -> None:
+    """PostgreSQL's own last word is in the error."""
+    refused = embedded.postgres(short_path / "pg", settings={"shared_buffers": "plenty"})
+    with pytest.raises(ServiceError, match="shared_buffers.*plenty"), refused:
+        pass
+
+
+def test_a_long_path_is_no_obstacle(short_path: Path) -> None:
+    """A folder too deep for a unix socket gets its socket elsewhere, in private."""
+    deep = short_path / ("deep" * 20) / ("deeper" * 10)
+    for folder in (deep.parent, deep):
+        folder.mkdir(mode=0o711)
+    with embedded.postgres(deep / "pg") as dsn:
+        sockets = Path(str(_one(dsn, "SHOW unix_socket_directories")))
+        assert not sockets.is_relative_to(deep)
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+    assert not sockets.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root switches accounts")
+def test_root_opens_no_folder(short_path: Path) -> None:
+    """Under root a closed folder stays closed: the start is refused and the cure named, no mode is changed."""
+    closed = short_path / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(ServiceError, match="cannot reach .* choose another one"), embedded.postgres(closed / "pg"):
+        pass
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root switches accounts")
+def test_programs_out_of_reach_are_copied(short_path: Path) -> None:
+    """Programs under a closed home run as a copy beside the data; the home stays closed."""
+    wheel = _installations("wheel")[0]
+    home = short_path / "home"
+    home.mkdir(mode=0o700)
+    package = wheel.bindir.parent.parent
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        (home / folder.name).symlink_to(folder)
+    hidden = Installation(home / package.name / wheel.bindir.parent.name / "bin", wheel.major, wheel.package)
+    with embedded.postgres(short_path / "pg", [hidden]) as dsn:
+        assert _one(dsn, "SELECT 1") == 1
+        assert any(short_path.glob(f"{wheel.package}-*"))
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+def test_a_killed_postgres_comes_back(own_postgres: Server[str]) -> None:
+    """After kill -9 of the server itself the next start recovers its data."""
+    with psycopg.connect(own_postgres.address) as connection:
+        connection.execute("CREATE TABLE kept (it int)")
+    own_postgres.kill()
+    own_postgres.start()
+    assert _one(own_postgres.address, "SELECT count(*) FROM kept") == 0
+
+
+# ----------------------------------------------------------------------------------------- Valkey and Redis
+def test_valkey_and_redis_answer(valkey_url: str, redis_url: str) -> None:
+    """The suite has both, and knows one from the other."""
+    with redis.Redis.from_url(valkey_url) as valkey, redis.Redis.from_url(redis_url) as real:
+        assert "valkey_version" in valkey.info()
+        assert "valkey_version" not in real.info()
+
+
+def test_valkey_is_private(valkey_url: str) -> None:
+    """It listens on a unix socket that only we may open."""
+    path = Path(valkey_url.removeprefix("unix://"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+# --------------------------------------------------------------------------------------------------- broker
+def test_mosquitto_lets_in_who_knows_the_password(mosquitto: Listener) -> None:
+    """The user with the password, and nobody else."""
+    assert _connack(mosquitto, mosquitto.password) == "Success"
+    assert _connack(mosquitto, "guess") == "Not authorized"
+
+
+def test_amqtt_lets_in_who_knows_the_password(short_path: Path) -> None:
+    """The broker of last resort is as closed as the first."""
+    with embedded.amqtt(short_path / "amqtt") as listener:
+        assert _connack(listener, listener.password) == "Success"
+        assert _connack(listener, "guess") == "Not authorized"
+
+
+def test_the_best_broker_is_chosen(short_path: Path, tools: Tools, mosquitto: Listener) -> None:
+    """mosquitto where there is one, amqtt where there is none."""
+    assert mosquitto.pid
+    with embedded.broker(short_path / "with", tools):
+        assert (short_path / "with" / "mosquitto.conf").exists()
+    with embedded.broker(short_path / "without", _NoTools()):
+        assert (short_path / "without" / "amqtt.yaml").exists()
+
+
+class _NoTools(Tools):
+    """A machine without any program."""
+
+    def command(self, name: str) -> None:  # noqa: ARG002 - the signature of the real one
+        """Nothing is found."""
+
+
+def test_a_restarted_mosquitto_keeps_its_address(own_mosquitto: Server[Listener]) -> None:
+    """Stopped or killed, it comes back where it was and lets the same user in."""
+    before = own_mosquitto.address
+    own_mosquitto.stop()
+    own_mosquitto.start()
+    own_mosquitto.kill()
+    own_mosquitto.start()
+    assert own_mosquitto.address.port == before.port
+    assert _connack(own_mosquitto.address, before.password) == "Success"
+
+
+def test_secrets_stay_secret(mosquitto: Listener, short_root: Path) -> None:
+    """The password is in no argument, no readable file and no repr."""
+    assert mosquitto.password not in Path(f"/proc/{mosquitto.pid}/cmdline").read_text()
+    assert stat.S_IMODE((short_root / "mosquitto" / "passwords").stat().st_mode) == 0o600
+    assert mosquitto.password not in repr(mosquitto)
+
+
+def test_a_port_in_use_is_named(short_path: Path, tools: Tools, mosquitto: Listener) -> None:
+    """Where something listens already, the port is named and what to do; its owner is not taken for ours."""
+    taken = embedded.mosquitto(short_path / "m", tools, port=mosquitto.port)
+    with pytest.raises(ServiceError, match=f"port {mosquitto.port} .*in use"), taken:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------- children
+def test_a_child_ends_with_the_thread_that_started_it() -> None:
+    """The kernel's signal follows the thread, which is why servers are started from one that lives long."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        children.append(embedded.spawn(["sleep", "60"]))
+        wait_for(lambda: Path(f"/proc/{children[0].pid}/cmdline").read_bytes().startswith(b"sleep"))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert children[0].wait(10) == -signal.SIGTERM
+
+
+def test_a_child_that_ignores_the_signal_is_ended() -> None:
+    """A stop is bounded in time."""
+    program = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    deaf = embedded.spawn([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert deaf.stdout
+    deaf.stdout.readline()
+    assert embedded.stop(deaf, seconds=0.2) == -signal.SIGKILL
+    deaf.stdout.close()
+
+
+def test_a_program_that_is_not_there_is_named() -> None:
+    """The child says what it could not start."""
+    child = embedded.spawn(["/nowhere/at/all"], stderr=subprocess.PIPE)
+    assert child.communicate(timeout=10)[1] == b"/nowhere/at/all: No such file or directory\n"
+    assert child.returncode == 1
+
+
+PARENT = """
+import sys, time
+from contextlib import ExitStack
+from pathlib import Path
+from insa_anomaly.adapters import embedded
+folder = Path(sys.argv[1])
+with ExitStack() as stack:
+    stack.enter_context(embedded.postgres(folder / "pg"))
+    stack.enter_context(embedded.valkey(folder / "valkey"))
+    print(stack.enter_context(embedded.mosquitto(folder / "m", embedded.Tools(Path(sys.argv[2])))).pid)
+    print(stack.enter_context(embedded.amqtt(folder / "a")).pid)
+    print((folder / "pg" / "postmaster.pid").read_text().split()[0], flush=True)
+    time.sleep(60)
+"""
+
+
+def test_no_server_outlives_a_killed_parent(short_path: Path, tools: Tools) -> None:
+    """After kill -9 of the parent every server ends by itself, and PostgreSQL's folder can be used at once."""
+    argv = [sys.executable, "-c", PARENT, str(short_path), str(tools.unpacked or "/nowhere")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pids = [int(parent.stdout.readline()) for _ in range(3)]
+        children = [*pids, *_listening_under(short_path)]
+        assert all(_alive(pid) for pid in children)
+        parent.kill()
+    with embedded.postgres(short_path / "pg") as dsn:
+        assert _one(dsn, "SELECT 1") == 1
+    wait_for(lambda: not any(_alive(pid) for pid in children))
+
+
+def _listening_under(folder: Path) -> list[int]:
+    """Processes that name this folder in their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(path.parent.name)] if str(folder).encode() in path.read_bytes() else []
+    return found
