@@ -83,7 +83,7 @@ def _needed(tools: Tools, name: str) -> list[str]:
 @pytest.fixture(scope="session")
 def short_root() -> Iterator[Path]:
     """A folder with a path short enough for unix sockets, which the account that PostgreSQL runs as under root can pass through."""
-    with tempfile.TemporaryDirectory(prefix="insa-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108 - made 0700 at random
+    with tempfile.TemporaryDirectory(prefix="insa-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)
 

@@ -195,7 +195,7 @@ def test_amqtt_lets_in_who_knows_the_password(short_path: Path) -> None:
 
 
 def test_the_best_broker_is_chosen(short_path: Path, tools: Tools, mosquitto: Listener) -> None:
-    """mosquitto where there is one, amqtt where there is none."""
+    """Mosquitto where there is one, amqtt where there is none."""
     assert mosquitto.pid
     with embedded.broker(short_path / "with", tools):
         assert (short_path / "with" / "mosquitto.conf").exists()
@@ -206,7 +206,7 @@ def test_the_best_broker_is_chosen(short_path: Path, tools: Tools, mosquitto: Li
 class _NoTools(Tools):
     """A machine without any program."""
 
-    def command(self, name: str) -> None:  # noqa: ARG002 - the signature of the real one
+    def command(self, name: str) -> None:
         """Nothing is found."""
 
 

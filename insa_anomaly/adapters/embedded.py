@@ -90,7 +90,7 @@ def _unpacked_command(name: str, root: Path) -> list[str] | None:
     return ["/usr/bin/env", f"LD_LIBRARY_PATH={':'.join(libraries)}", found]
 
 
-def spawn(  # noqa: PLR0913 - the arguments of Popen that callers need, by their own names
+def spawn(
     argv: Sequence[str],
     *,
     death_signal: signal.Signals = signal.SIGTERM,
@@ -142,7 +142,7 @@ def _untaken(port: int) -> int:
 
 
 @contextmanager
-def _running(  # noqa: PLR0913 - one call says all there is to say of a server's life
+def _running(
     name: str,
     argv: Sequence[str],
     log: Path,
@@ -500,7 +500,7 @@ def _mosquitto_conf(folder: Path, port: int, settings: Mapping[str, str]) -> str
 
 
 def _mosquitto_hash(password: str) -> str:
-    """mosquitto's own form, PBKDF2 with SHA-512; few rounds, as the password is random and long."""
+    """Mosquitto's own form, PBKDF2 with SHA-512; few rounds, as the password is random and long."""
     rounds, salt = 101, secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds, 64)
     return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
