@@ -1,0 +1,161 @@
+"""Recorded readings through a real broker, in the order of their times, at a chosen multiple of their own speed.
+
+Every message carries the id of its row, the same at every replay: what is replayed twice under the same times is one row in
+the database, and equal values at equal times stay two.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from heapq import merge
+from typing import Protocol
+
+import msgspec
+from rich.console import Console
+
+from insa_anomaly.workbench.progress import Advance, progress
+from insa_anomaly.workbench.recording import Recording, Row, Span, survey
+
+TOPIC = "insa/iiot/telemetry"
+_SECOND = 1_000_000
+_encode = msgspec.json.Encoder().encode
+
+Message = tuple[str, bytes]  # topic, payload
+Form = Callable[[Row], Iterable[Message]]
+Wait = Callable[[int], None]
+
+
+class Feeder(Protocol):
+    """The way to the broker, at QoS 1."""
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send; waits while too many messages are not acknowledged. Raises BrokerAway."""
+
+    def drain(self, timeout: float) -> int:
+        """Wait up to `timeout` seconds for acknowledgements; answers how many are missing."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was published. `first` and `last` are times as sent (microseconds), `stopped` says that a person ended it early."""
+
+    rows: int = 0
+    messages: int = 0
+    readings: int = 0
+    first: int = 0
+    last: int = 0
+    unacknowledged: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+class Pace:
+    """Waits until a reading is due when time passes `speed` times as fast as recorded; the first one is due at once."""
+
+    def __init__(self, speed: float, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._speed, self._clock, self._sleep = speed, clock, sleep
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, timestamp: int) -> None:
+        """Return when the reading of this time (microseconds) is due."""
+        first, started = self._first = self._first or (timestamp, self._clock())
+        early = started + (timestamp - first) / _SECOND / self._speed - self._clock()
+        if early > 0:
+            self._sleep(early)
+
+
+def at_once(timestamp: int) -> None:
+    """Wait for nothing."""
+    del timestamp
+
+
+def device_message(row: Row, topic: str = TOPIC) -> list[Message]:
+    """One message with all metrics of the row."""
+    return [(f"{topic}/{row.device_id}", _encode({"id": row.id, "timestamp": _moment(row.timestamp), "metrics": row.values}))]
+
+
+def metric_messages(row: Row, topic: str = TOPIC) -> list[Message]:
+    """One message for each metric of the row."""
+    common = {"id": row.id, "timestamp": _moment(row.timestamp)}
+    place = f"{topic}/{row.device_id}"
+    return [(place, _encode({**common, "metric_name": metric, "value": value})) for metric, value in row.values.items()]
+
+
+def merged(recordings: Sequence[Recording], shift: int = 0) -> Iterator[Row]:
+    """Rows of all files by time, moved by `shift` microseconds; rows of one file stay in its order."""
+    rows = merge(*(recording.rows() for recording in recordings), key=lambda row: row.timestamp)
+    return (msgspec.structs.replace(row, timestamp=row.timestamp + shift) for row in rows) if shift else rows
+
+
+def publish(rows: Iterable[Row], feeder: Feeder, form: Form, wait: Wait, advance: Advance) -> Counts:
+    """Publish the rows in their order; Ctrl-C ends it between two rows. Acknowledgements are not waited for."""
+    total: Counter[str] = Counter()
+    first: int | None = None
+    last, started, stopped = 0, time.monotonic(), False
+    try:
+        for row in rows:
+            wait(row.timestamp)
+            for topic, payload in form(row):
+                feeder.publish(topic, payload)
+                total["messages"] += 1
+            total["rows"] += 1
+            total["readings"] += len(row.values)
+            first, last = row.timestamp if first is None else first, row.timestamp
+            advance(1)
+    except KeyboardInterrupt:
+        stopped = True
+    return Counts(**total, first=first or 0, last=last, seconds=time.monotonic() - started, stopped=stopped)
+
+
+def replay(
+    recordings: Sequence[Recording],
+    feeder: Feeder,
+    console: Console,
+    *,
+    speed: float | None = None,
+    shift_to: int | None = None,
+    form: Form = device_message,
+    patience: float = 30.0,
+) -> Counts:
+    """Check every file to its end, then publish them all and wait for the broker to have them.
+
+    `speed`: times as fast as recorded, None: as fast as possible. `shift_to`: time (microseconds) that the last reading is
+    moved to, and all others with it; None leaves times as recorded. `patience`: seconds to wait for acknowledgements.
+    Raises FileFormatError before anything is sent, BrokerAway when the broker is lost for good.
+    """
+    span = _checked(recordings, console)
+    shift = 0 if shift_to is None else shift_to - span.last
+    wait: Wait = at_once if speed is None else Pace(speed)
+    with progress(console, "publishing", span.rows) as advance:
+        counts = publish(merged(recordings, shift), feeder, form, wait, advance)
+    counts = replace(counts, unacknowledged=feeder.drain(patience))
+    console.print(_summary(counts))
+    return counts
+
+
+def _checked(recordings: Sequence[Recording], console: Console) -> Span:
+    for note, files in Counter(note for recording in recordings for note in recording.notes()).items():
+        console.print(f"{'all files' if files == len(recordings) else f'{files} of {len(recordings)} files'}: {note}")
+    with progress(console, "checking files", len(recordings)) as advance:
+        spans = []
+        for recording in recordings:
+            spans.append(survey(recording))
+            advance(1)
+    return Span(sum(s.rows for s in spans), sum(s.readings for s in spans), min(s.first for s in spans), max(s.last for s in spans))
+
+
+def _summary(counts: Counts) -> str:
+    rate = counts.readings / counts.seconds if counts.seconds else 0.0
+    text = (
+        f"{counts.readings:,} readings in {counts.messages:,} messages, {rate:,.0f} readings/s, "
+        f"times {_moment(counts.first):%Y-%m-%d %H:%M:%S} to {_moment(counts.last):%Y-%m-%d %H:%M:%S} UTC"
+    )
+    if counts.stopped:
+        text += "; stopped early"
+    return f"{text}; {counts.unacknowledged:,} not acknowledged" if counts.unacknowledged else text
+
+
+def _moment(timestamp: int) -> datetime:
+    return datetime.fromtimestamp(timestamp // _SECOND, UTC).replace(microsecond=timestamp % _SECOND)
