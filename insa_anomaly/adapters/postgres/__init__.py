@@ -1,1 +1,1 @@
-""""""
+"""PostgreSQL: what is recorded, and read back for training."""

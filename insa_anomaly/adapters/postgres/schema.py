@@ -1,0 +1,70 @@
+"""The schema: numbered SQL files, each applied once, in order, in a transaction of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.connection import Connection, Session
+from insa_anomaly.errors import MigrationError
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One step of the schema, as shipped."""
+
+    version: int
+    name: str
+    statements: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Tells an applied migration from one that was changed afterwards."""
+        return sha256(self.statements).hexdigest()
+
+
+def shipped() -> list[Migration]:
+    """The migrations of this version, in order."""
+    folder = resources.files(__package__).joinpath("sql")
+    files = {file.name.removesuffix(".sql"): file.read_bytes() for file in folder.iterdir() if file.name[:4].isdigit()}
+    return [Migration(int(name[:4]), name, statements) for name, statements in sorted(files.items())]
+
+
+def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] | None = None) -> list[str]:
+    """Bring the database to this version's schema and answer the names of what was applied. Safe to run by many at once.
+
+    Raises MigrationError (an applied file was changed, or the database is newer than the program), DatabaseAway, DatabaseRefused.
+    """
+    known = shipped() if migrations is None else list(migrations)
+    statements = queries.load()
+    with Connection(dsn, deadline) as connection, connection.session() as session:
+        session.execute(b"SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)")
+        session.execute(statements["one_at_a_time"])
+        done = pending(known, _applied(session, statements))
+        for migration in done:
+            _apply(session, statements, migration)
+    return [migration.name for migration in done]
+
+
+def pending(known: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) -> list[Migration]:
+    """The migrations that are still to be applied; `applied` holds name and sha256 by version. Raises MigrationError."""
+    by_version = {migration.version: migration for migration in known}
+    for version, (name, digest) in applied.items():
+        if version not in by_version:
+            raise MigrationError(f"The database has migration {name}, which this version does not know: it was set up by a newer one")
+        if by_version[version].sha256 != digest:
+            raise MigrationError(f"Migration {name} was changed after it was applied to this database")
+    return [migration for migration in known if migration.version not in applied]
+
+
+def _applied(session: Session, statements: Mapping[str, bytes]) -> dict[int, tuple[str, str]]:
+    if session.execute(statements["migrations_table"]).fetchone() == (False,):
+        session.execute(statements["add_migrations_table"])
+    return {version: (name, digest) for version, name, digest in session.execute(statements["migrations"])}
+
+
+def _apply(session: Session, statements: Mapping[str, bytes], migration: Migration) -> None:
+    with session.transaction():
+        session.execute(migration.statements)
+        session.execute(statements["add_migration"], (migration.version, migration.name, migration.sha256))

@@ -1,0 +1,135 @@
+-- name: set_up
+-- The server's own limits, below the client's deadline; a commit that is reported must survive a crash.
+SELECT set_config('statement_timeout', %(deadline)s, false), set_config('lock_timeout', '3s', false),
+    set_config('idle_in_transaction_session_timeout', '15s', false), set_config('synchronous_commit', 'on', false),
+    set_config('TimeZone', 'UTC', false)
+
+-- name: series_ids
+-- Names that are known; those that are not are missing from the answer.
+SELECT s.device_id, s.metric_name, s.id
+FROM series s JOIN unnest(%(devices)s::text[], %(metrics)s::text[]) AS wanted (device_id, metric_name) USING (device_id, metric_name)
+
+-- name: add_series
+-- In one order everywhere, so that two recorders adding the same names do not deadlock.
+INSERT INTO series (device_id, metric_name)
+SELECT device_id, metric_name FROM unnest(%(devices)s::text[], %(metrics)s::text[]) AS new (device_id, metric_name) ORDER BY 1, 2
+ON CONFLICT DO NOTHING
+
+-- name: add_telemetry
+-- Arrays in binary form, built by column; `original` may be shorter than the others, the rest is null.
+INSERT INTO telemetry (series_id, ts, disc, value, quality, flags, original)
+SELECT * FROM unnest(%b::integer[], %b::timestamptz[], %b::bigint[], %b::double precision[], %b::smallint[], %b::smallint[], %b::text[])
+ON CONFLICT DO NOTHING
+
+-- name: add_anomalies
+-- A row is a function of its reading, so that one that is there already is the same.
+INSERT INTO anomaly_detections
+    (id, model_id, device_id, metric_name, value, anomaly_score, is_anomaly, confidence, timestamp, metadata, episode_id)
+SELECT id, model_id, device_id, metric_name, value, score, score < 0, confidence, instant(timestamp),
+    jsonb_build_object('expected', expected, 'lower', lower, 'upper', upper, 'raw_score', raw_score, 'reasons', reasons,
+        'model_version', model_version, 'historical', historical), episode_id
+FROM jsonb_to_recordset(%s) AS anomaly (id uuid, model_id uuid, model_version integer, device_id text, metric_name text,
+    timestamp bigint, value double precision, score double precision, raw_score double precision, confidence double precision,
+    expected double precision, lower double precision, upper double precision, reasons jsonb, historical boolean, episode_id uuid)
+ON CONFLICT DO NOTHING
+
+-- name: put_episodes
+-- The later state wins, a closed one for good: states of one episode may come twice, and several in one page.
+INSERT INTO anomaly_episodes AS known
+    (id, device_id, metric_name, model_id, model_version, started_at, updated_at, closed_at, readings, peak_confidence, historical)
+SELECT DISTINCT ON (id) id, device_id, metric_name, model_id, model_version, instant(started_at), instant(updated_at),
+    instant(closed_at), readings, peak_confidence, historical
+FROM jsonb_to_recordset(%s) AS episode (id uuid, device_id text, metric_name text, model_id uuid, model_version integer,
+    started_at bigint, updated_at bigint, closed_at bigint, readings integer, peak_confidence double precision, historical boolean)
+ORDER BY id, closed_at IS NOT NULL DESC, episode.updated_at DESC, readings DESC
+ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at, closed_at = excluded.closed_at, readings = excluded.readings,
+    peak_confidence = excluded.peak_confidence, historical = excluded.historical
+WHERE (excluded.closed_at IS NOT NULL, excluded.updated_at, excluded.readings)
+    > (known.closed_at IS NOT NULL, known.updated_at, known.readings)
+
+-- name: add_dead_letter
+-- One row a message, whatever its size: an array of payloads could outgrow what one parameter may hold.
+INSERT INTO dead_letters (log_id, received, topic, payload, reason, detail)
+VALUES (%s, instant(%s::bigint), %s, %b, %s, %s)
+ON CONFLICT DO NOTHING
+
+-- name: retire_models
+-- Make room for the models that take over: one active a series.
+UPDATE ml_models SET status = 'archived'
+FROM jsonb_to_recordset(%s) AS model (id uuid, device_id text, metric_name text, status text)
+WHERE ml_models.device_id = model.device_id AND ml_models.metric_name = model.metric_name
+    AND ml_models.status = 'active' AND model.status = 'active' AND ml_models.id <> model.id
+
+-- name: put_models
+-- What changes after training is set again; active ones last, when those they replace are out of the way.
+INSERT INTO ml_models (id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples, trained_at,
+    version, threshold, parameters, figures, sha256, reason)
+SELECT id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples, instant(trained_at),
+    version, threshold, parameters, figures, sha256, reason
+FROM jsonb_to_recordset(%s) AS model (id uuid, device_id text, metric_name text, version integer, status text, model_path text,
+    trained_at bigint, training_samples integer, threshold double precision, parameters jsonb, figures jsonb, sha256 text,
+    accuracy double precision, false_positive_rate double precision, reason text)
+ORDER BY status = 'active'
+ON CONFLICT (id) DO UPDATE SET model_path = excluded.model_path, status = excluded.status, accuracy = excluded.accuracy,
+    false_positive_rate = excluded.false_positive_rate, threshold = excluded.threshold, figures = excluded.figures,
+    sha256 = excluded.sha256, reason = excluded.reason
+
+-- name: cursor
+-- How far a log is recorded.
+SELECT seq FROM ingest_cursor WHERE log_id = %s
+
+-- name: reach
+-- Never backwards: an older page that comes again does not undo a newer one.
+INSERT INTO ingest_cursor AS known (log_id, seq) VALUES (%s, %s::bigint)
+ON CONFLICT (log_id) DO UPDATE SET seq = greatest(known.seq, excluded.seq)
+
+-- name: today
+-- The server's date: partitions follow its clock, which is the one that many writers share.
+SELECT (now() AT TIME ZONE 'UTC')::date
+
+-- name: partitions
+-- The weeks of telemetry that have a partition.
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'telemetry'::regclass
+
+-- name: series_with_readings
+-- Names alone do not count: a series may have been named by a page that then failed.
+SELECT device_id, metric_name FROM series s WHERE EXISTS (SELECT FROM telemetry t WHERE t.series_id = s.id) ORDER BY 1, 2
+
+-- name: series_id
+SELECT id FROM series WHERE device_id = %s AND metric_name = %s
+
+-- name: good_readings
+-- The newest of one series, in time order, as a binary stream that is a table of fixed width.
+COPY (
+    SELECT ts, value FROM (
+        SELECT ts, disc, value FROM telemetry
+        WHERE series_id = %s AND ts >= instant(%s) AND quality = 0
+        ORDER BY ts DESC, disc DESC LIMIT %s
+    ) AS newest ORDER BY ts, disc
+) TO STDOUT (FORMAT binary)
+
+-- name: migrations_table
+-- Asked for by name first: a role that may not create tables can still see that nothing is to be done.
+SELECT to_regclass('schema_migrations') IS NOT NULL
+
+-- name: add_migrations_table
+CREATE TABLE schema_migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    sha256 text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+
+-- name: migrations
+SELECT version, name, sha256 FROM schema_migrations ORDER BY version
+
+-- name: add_migration
+INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)
+
+-- name: one_at_a_time
+-- For this session: whoever else migrates this database waits.
+SELECT pg_advisory_lock(7308604897068083045)
+
+-- name: one_at_a_time_here
+-- Until the transaction ends: whoever else makes partitions waits.
+SELECT pg_advisory_xact_lock(7308604897068083046)

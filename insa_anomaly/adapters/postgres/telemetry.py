@@ -1,0 +1,134 @@
+"""The table of readings: its columns as binary arrays, the ids of its series, and the weeks it is partitioned into."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
+
+import numpy as np
+import numpy.typing as npt
+from psycopg import sql
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
+
+from insa_anomaly.adapters.postgres.connection import Session
+from insa_anomaly.adapters.postgres.text import storable
+from insa_anomaly.ports import SeriesKey, Telemetry
+
+EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
+
+_INTEGER, _TIMESTAMPTZ, _BIGINT, _DOUBLE, _SMALLINT = (">i4", 23), (">i8", 1184), (">i8", 20), (">f8", 701), (">i2", 21)
+_WEEK = timedelta(weeks=1)
+
+
+class BinaryArray(bytes):
+    """A one-dimensional array as PostgreSQL's binary protocol has it, ready to be sent as it is."""
+
+    __slots__ = ()
+
+
+class BinaryArrayDumper(Dumper):
+    """Sends a BinaryArray; its type is what the statement casts it to."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: Buffer) -> Buffer:
+        """The bytes as they are."""
+        return obj
+
+
+def binary_array(values: npt.NDArray[np.generic], kind: tuple[str, int]) -> BinaryArray:
+    """Values as an array of `kind` (wire format, type id of an element): each is four bytes of length and itself."""
+    wire, type_id = kind
+    elements = np.empty(len(values), [("length", ">i4"), ("value", wire)])
+    elements["length"] = np.dtype(wire).itemsize
+    elements["value"] = values
+    return BinaryArray(np.array([1, 0, type_id, len(values), 1], ">i4").tobytes() + elements.tobytes())
+
+
+def columns(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> tuple[object, ...]:
+    """Parameters of the query `add_telemetry`; `series_ids[i]` belongs to `telemetry.keys[i]`."""
+    return (
+        binary_array(series_ids[telemetry.key], _INTEGER),
+        binary_array(telemetry.timestamp - EPOCH, _TIMESTAMPTZ),
+        binary_array(telemetry.discriminator, _BIGINT),
+        binary_array(telemetry.value, _DOUBLE),
+        binary_array(telemetry.quality, _SMALLINT),
+        binary_array(telemetry.flags, _SMALLINT),
+        _originals(telemetry.original),
+    )
+
+
+def _originals(original: Mapping[int, str]) -> list[str | None]:
+    return [storable(original[row]) if row in original else None for row in range(max(original, default=-1) + 1)]
+
+
+class SeriesIds:
+    """Ids by name, remembered once they are committed; new names are added as they come."""
+
+    def __init__(self, statements: Mapping[str, bytes]) -> None:
+        self._statements = statements
+        self._known: dict[SeriesKey, int] = {}
+
+    def of(self, telemetry: Telemetry, session: Session) -> npt.NDArray[np.int32]:
+        """Id of each of `telemetry.keys`, 0 for those without a reading; names are committed at once, outside the page."""
+        used = np.zeros(len(telemetry.keys), bool)
+        used[telemetry.key] = True
+        wanted = [telemetry.keys[place] for place in np.flatnonzero(used).tolist()]
+        self._learn([key for key in wanted if key not in self._known], session)
+        ids = np.zeros(len(telemetry.keys), np.int32)
+        ids[used] = [self._known[key] for key in wanted]
+        return ids
+
+    def _learn(self, keys: Sequence[SeriesKey], session: Session) -> None:
+        if not keys:
+            return
+        names = {"devices": [device for device, _ in keys], "metrics": [metric for _, metric in keys]}
+        found = self._found(names, session)
+        if len(found) < len(set(keys)):
+            session.execute(self._statements["add_series"], names)
+            found = self._found(names, session)
+        self._known.update(found)
+
+    def _found(self, names: Mapping[str, list[str]], session: Session) -> dict[SeriesKey, int]:
+        rows = session.execute(self._statements["series_ids"], names).fetchall()
+        return {(device, metric): number for device, metric, number in rows}
+
+
+def ensure_partitions(session: Session, statements: Mapping[str, bytes], today: date) -> list[str]:
+    """Make the weekly partitions around `today` that are missing, and move into them what was kept in the default one.
+
+    Five weeks back hold whatever intake accepts by default, four ahead outlast an absence of this upkeep. Answers their names.
+    """
+    if not _missing(session, statements, today):
+        return []
+    with session.transaction():
+        session.execute(statements["one_at_a_time_here"])
+        missing = _missing(session, statements, today)
+        if missing:
+            session.execute("LOCK TABLE telemetry_default IN ACCESS EXCLUSIVE MODE")
+        for name, monday in missing.items():
+            _add_partition(session, name, monday)
+    return list(missing)
+
+
+def _missing(session: Session, statements: Mapping[str, bytes], today: date) -> dict[str, date]:
+    there = {name for (name,) in session.execute(statements["partitions"])}
+    return {name: monday for name, monday in _weeks(today) if name not in there}
+
+
+def _weeks(today: date) -> Iterator[tuple[str, date]]:
+    monday = today - timedelta(days=today.weekday())
+    for number in range(-5, 5):
+        start = monday + number * _WEEK
+        yield f"telemetry_{start:%Y%m%d}", start
+
+
+def _add_partition(session: Session, name: str, monday: date) -> None:
+    """Fill it before it is attached: PostgreSQL refuses a partition whose rows lie in the default one."""
+    bounds = {"name": sql.Identifier(name), "start": sql.Literal(f"{monday} 00:00+00"), "end": sql.Literal(f"{monday + _WEEK} 00:00+00")}
+    for statement in (
+        "CREATE TABLE {name} (LIKE telemetry INCLUDING ALL)",
+        "WITH moved AS (DELETE FROM telemetry_default WHERE {start} <= ts AND ts < {end} RETURNING *) INSERT INTO {name} TABLE moved",
+        "ALTER TABLE telemetry ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})",
+    ):
+        session.execute(sql.SQL(statement).format(**bounds))
+
