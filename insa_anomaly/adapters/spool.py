@@ -1,0 +1,222 @@
+"""The log on disk: every group commit of incoming messages is one row of a SQLite file, fsynced before `append` returns.
+
+SQLite rather than a file format of our own, because its behaviour under crashes is tested better than ours would ever be.
+A row holds the whole group as one blob: a row per message costs three times as much.
+"""
+
+import os
+import sqlite3
+import threading
+import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from insa_anomaly.errors import LogBroken
+from insa_anomaly.ports import Entry, Swap
+
+_VERSION = 1
+_WAIT = 5.0  # seconds a connection waits for another one's lock
+_DROP_AT_ONCE = 64  # entries deleted in one transaction, so that an append waits for no more than that
+_FREE_PAGES = 4096  # free pages kept for reuse; more than that are given back to the file system
+_WAL_BYTES = 64 << 20  # a write-ahead file that grew beyond this, because of a slow reader, is cut back
+
+_SCHEMA = """
+    CREATE TABLE entries (
+        seq INTEGER PRIMARY KEY, received INTEGER NOT NULL, count INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+    );
+    CREATE TABLE log (id TEXT NOT NULL, last INTEGER NOT NULL, free INTEGER NOT NULL);
+"""
+
+
+class Spool:
+    """The port `Log` on a SQLite file (write-ahead, synchronous=FULL). Any call may raise LogBroken.
+
+    A disk that is full is no end: the next `append` may succeed. After an error of reading or writing the device the log
+    stays broken, since a failed fsync must never be tried again: the kernel may have dropped the pages it could not write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()  # one writer at a time: appends, and drops in between
+        self._readers = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._dead: str | None = None
+        self._last = 0
+        self._free = 0
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(tuple[list[tuple[str, bytes]], list[Swap]]).decode
+        with self._faults():
+            _create_private(path)
+            self._writer = self._connect("FULL")
+            self._dropper = self._connect("NORMAL")  # a drop undone by a power cut does no harm; no append waits for its fsync
+            try:
+                self._open()
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self) -> None:
+        with _transaction(self._writer):
+            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+            if version not in {0, _VERSION}:
+                raise LogBroken(f"{self._path} is a log of version {version}; this program reads version {_VERSION}")
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._writer.execute(statement)
+                self._writer.execute("INSERT INTO log VALUES (?, 0, 0)", (str(uuid.uuid4()),))
+                self._writer.execute(f"PRAGMA user_version = {_VERSION}")
+        name, self._last, self._free = self._writer.execute("SELECT id, last, free FROM log").fetchone()
+        self._id = uuid.UUID(name)
+        newest = self._writer.execute("SELECT seq, received + max(1, count) FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        if newest:
+            self._last, self._free = newest
+
+    def _connect(self, synchronous: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        self._opened.append(connection)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA secure_delete = FAST")  # else every drop writes zeros over what it frees
+        connection.execute("PRAGMA wal_autocheckpoint = 1000")
+        return connection
+
+    @property
+    def id(self) -> uuid.UUID:
+        """Names this log; a new file is a new log."""
+        return self._id
+
+    @property
+    def last(self) -> int:
+        """Sequence of the newest entry, 0 where there was never one."""
+        return self._last
+
+    def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
+        """Write one entry (`now` in microseconds since the epoch); it is on disk when this returns, or LogBroken is raised."""
+        body = self._encode((messages, swaps))
+        with self._lock, self._faults():
+            if self._dead:
+                raise LogBroken(self._dead)
+            entry = Entry(self._last + 1, max(now, self._free), messages, swaps)
+            count = len(messages)
+            row = (entry.seq, entry.received, count, _checksum(entry.seq, entry.received, count, body), body)
+            self._writer.execute("INSERT INTO entries (seq, received, count, crc, body) VALUES (?, ?, ?, ?, ?)", row)
+            self._last, self._free = entry.seq, entry.received + max(1, count)
+            return entry
+
+    def read(self, after: int, most: int) -> list[Entry]:
+        """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""
+        entries: list[Entry] = []
+        had = 0
+        with self._faults(), closing(self._reader().execute(
+            "SELECT seq, received, count, crc, body FROM entries WHERE seq > ? ORDER BY seq", (after,),
+        )) as rows:
+            for row in rows:
+                entries.append(self._entry(*row))
+                had += row[2]
+                if had >= most:
+                    break
+        return entries
+
+    def _entry(self, seq: int, received: int, count: int, crc: int, body: bytes) -> Entry:
+        if crc != _checksum(seq, received, count, body):
+            raise LogBroken(f"{self._path}: entry {seq} is damaged: its checksum is wrong")
+        return Entry(seq, received, *self._decode(body))
+
+    def drop(self, through: int) -> None:
+        """Forget entries with seq <= through, in small transactions, and keep the files small."""
+        with self._faults():
+            while self._drop_some(through):
+                pass
+            self._shrink()
+
+    def _drop_some(self, through: int) -> bool:
+        with self._lock, _transaction(self._dropper):
+            first = self._dropper.execute("SELECT min(seq) FROM entries").fetchone()[0]
+            if first is None or first > through:
+                return False
+            self._dropper.execute("DELETE FROM entries WHERE seq <= ?", (min(through, first + _DROP_AT_ONCE - 1),))
+            self._dropper.execute("UPDATE log SET last = ?, free = ?", (self._last, self._free))
+            return True
+
+    def _shrink(self) -> None:
+        with self._lock:
+            spare = self._dropper.execute("PRAGMA freelist_count").fetchone()[0] - _FREE_PAGES
+            if spare > 0:
+                self._dropper.execute(f"PRAGMA incremental_vacuum({min(spare, _FREE_PAGES)})").fetchall()
+            if self._wal_bytes() > _WAL_BYTES:
+                self._dropper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _wal_bytes(self) -> int:
+        with suppress(FileNotFoundError):
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        return 0
+
+    def _reader(self) -> sqlite3.Connection:
+        reader: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if reader is None:
+            reader = self._readers.connection = self._connect("FULL")
+            reader.execute("PRAGMA query_only = ON")
+        return reader
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """SQLite's errors become LogBroken; those of the device are remembered for good."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            text = f"{self._path}: {error}" + (f" ({name})" if name else "")
+            if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                self._dead = text
+            raise LogBroken(text) from error
+        except (OSError, msgspec.DecodeError) as error:
+            raise LogBroken(f"{self._path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        while self._opened:
+            self._opened.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _checksum(seq: int, received: int, count: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(b"%d %d %d" % (seq, received, count)))
+
+
+def _create_private(path: Path) -> None:
+    """Make the file readable by its owner alone before SQLite sees it: the files SQLite puts beside it follow its mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,170 @@
+"""The state on disk: checkpoints of the series, results not yet recorded, events not yet told, in one SQLite file.
+
+All of it but the events can be computed again from the log, so commits are not fsynced (synchronous=NORMAL: a power cut takes
+the newest, never the file); `sync` does that before the log forgets what these were made from.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from insa_anomaly.errors import StateBroken
+from insa_anomaly.ports import Outgoing, SeriesKey
+
+_VERSION = 1
+_WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
+
+_SCHEMA = """
+    CREATE TABLE place (log_id TEXT, cursor INTEGER NOT NULL, checkpoint INTEGER NOT NULL);
+    CREATE TABLE results (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+    CREATE TABLE outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL);
+    CREATE TABLE states (device_id TEXT NOT NULL, metric_name TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (device_id, metric_name));
+    INSERT INTO place VALUES (NULL, 0, 0);
+"""
+
+
+class StateFile:
+    """The port `State` on a SQLite file. Any call may raise StateBroken, and then has changed nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with self._faults():
+            _create_private(path)
+            self._file = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+            try:
+                self._open()
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _open(self) -> None:
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("PRAGMA synchronous = NORMAL")
+        self._file.execute("PRAGMA secure_delete = FAST")  # else every result that is forgotten is first overwritten
+        with self._transaction():
+            version = self._file.execute("PRAGMA user_version").fetchone()[0]
+            if version not in {0, _VERSION}:
+                raise StateBroken(f"{self._path} is a state of version {version}; this program reads version {_VERSION}")
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._file.execute(statement)
+                self._file.execute(f"PRAGMA user_version = {_VERSION}")
+        self._cursor: int = self._file.execute("SELECT cursor FROM place").fetchone()[0]
+
+    def bind(self, log_id: UUID) -> None:
+        """Belong to this log; a state of another log is emptied, outgoing events excepted."""
+        with self._transaction():
+            if self._file.execute("SELECT log_id FROM place").fetchone()[0] == str(log_id):
+                return
+            self._file.execute("DELETE FROM results")
+            self._file.execute("DELETE FROM states")
+            self._file.execute("UPDATE place SET log_id = ?, cursor = 0, checkpoint = 0", (str(log_id),))
+        self._cursor = 0
+
+    @property
+    def cursor(self) -> int:
+        """Sequence of the last entry whose results are committed here."""
+        return self._cursor
+
+    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
+        with self._transaction():
+            if results is not None:
+                self._file.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (seq, results))
+            outgoing = [Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events]
+            self._file.execute("UPDATE place SET cursor = ?", (seq,))
+        self._cursor = seq
+        return outgoing
+
+    def _add(self, topic: str, payload: bytes) -> int:
+        return self._file.execute("INSERT INTO outbox (topic, payload) VALUES (?, ?)", (topic, payload)).lastrowid or 0
+
+    def results(self, after: int, through: int) -> dict[int, bytes]:
+        """Results by sequence, after < seq <= through."""
+        return dict(self._rows("SELECT seq, body FROM results WHERE seq > ? AND seq <= ? ORDER BY seq", after, through))
+
+    def forget(self, through: int) -> None:
+        """Drop results with seq <= through: they are recorded."""
+        with self._transaction():
+            self._file.execute("DELETE FROM results WHERE seq <= ?", (through,))
+
+    def outgoing(self, after: int, most: int) -> list[Outgoing]:
+        """Events not yet told with number > after, in order."""
+        return [Outgoing(*row) for row in self._rows("SELECT * FROM outbox WHERE number > ? ORDER BY number LIMIT ?", after, most)]
+
+    def told(self, numbers: Sequence[int]) -> None:
+        """These events were acknowledged by the broker; drop them."""
+        with self._transaction():
+            self._file.executemany("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])
+
+    def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
+        """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
+        with self._transaction():
+            self._file.executemany(
+                "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state",
+                [(device_id, metric_name, state) for (device_id, metric_name), state in states.items()],
+            )
+            self._file.execute("UPDATE place SET checkpoint = ?", (seq,))
+
+    def restore(self) -> tuple[int, dict[SeriesKey, bytes]]:
+        """The newest checkpoint: its sequence (0: none) and the state of every series."""
+        with self._transaction():
+            seq = self._file.execute("SELECT checkpoint FROM place").fetchone()[0]
+            return seq, {(device_id, metric_name): state for device_id, metric_name, state in self._file.execute("SELECT * FROM states")}
+
+    def sync(self) -> None:
+        """Put all of this on disk: a checkpoint of SQLite fsyncs the write-ahead file, then what it copies from there."""
+        with self._lock, self._faults():
+            busy = self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise StateBroken(f"{self._path}: another process keeps it from being synced")
+
+    def _rows(self, query: str, *values: int) -> list[Any]:
+        with self._lock, self._faults():
+            return self._file.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._faults():
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._file.execute("COMMIT")
+            except BaseException:
+                if self._file.in_transaction:
+                    self._file.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StateBroken(f"{self._path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _create_private(path: Path) -> None:
+    """Make the file readable by its owner alone before SQLite sees it: the files SQLite puts beside it follow its mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+    finally:
+        os.close(file)

@@ -1,0 +1,122 @@
+"""The ports in memory, with the same promises as the real bodies: for tests, and for whoever builds on them."""
+
+import threading
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+from insa_anomaly.ports import Entry, Outgoing, SeriesKey, Swap
+
+
+class MemoryLog:
+    """The port `Log`; it survives nothing."""
+
+    def __init__(self) -> None:
+        self._id = uuid4()
+        self._entries: dict[int, Entry] = {}
+        self._last = 0
+        self._free = 0
+
+    @property
+    def id(self) -> UUID:
+        """Names this log."""
+        return self._id
+
+    @property
+    def last(self) -> int:
+        """Sequence of the newest entry, 0 where there was never one."""
+        return self._last
+
+    def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
+        """Keep one entry."""
+        entry = Entry(self._last + 1, max(now, self._free), list(messages), list(swaps))
+        self._entries[entry.seq] = entry
+        self._last, self._free = entry.seq, entry.received + max(1, len(messages))
+        return entry
+
+    def read(self, after: int, most: int) -> list[Entry]:
+        """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""
+        entries: list[Entry] = []
+        for seq in range(max(after, 0) + 1, self._last + 1):
+            if seq in self._entries:
+                entries.append(self._entries[seq])
+                if sum(len(entry.messages) for entry in entries) >= most:
+                    break
+        return entries
+
+    def drop(self, through: int) -> None:
+        """Forget entries with seq <= through."""
+        self._entries = {seq: entry for seq, entry in self._entries.items() if seq > through}
+
+
+class MemoryState:
+    """The port `State`; `synced` is the cursor that the last `sync` put out of danger."""
+
+    def __init__(self) -> None:
+        self.synced = 0
+        self._lock = threading.Lock()
+        self._log_id: UUID | None = None
+        self._cursor = 0
+        self._results: dict[int, bytes] = {}
+        self._outbox: dict[int, Outgoing] = {}
+        self._number = 0
+        self._checkpoint = 0
+        self._states: dict[SeriesKey, bytes] = {}
+
+    def bind(self, log_id: UUID) -> None:
+        """Belong to this log; a state of another log is emptied, outgoing events excepted."""
+        with self._lock:
+            if log_id != self._log_id:
+                self._log_id, self._cursor, self._checkpoint = log_id, 0, 0
+                self._results, self._states = {}, {}
+
+    @property
+    def cursor(self) -> int:
+        """Sequence of the last entry whose results are committed here."""
+        return self._cursor
+
+    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor, all at once."""
+        with self._lock:
+            if results is not None:
+                self._results[seq] = results
+            outgoing = [Outgoing(self._number + 1 + i, topic, payload) for i, (topic, payload) in enumerate(events)]
+            self._outbox.update((event.number, event) for event in outgoing)
+            self._number += len(outgoing)
+            self._cursor = seq
+            return outgoing
+
+    def results(self, after: int, through: int) -> dict[int, bytes]:
+        """Results by sequence, after < seq <= through."""
+        with self._lock:
+            return {seq: body for seq, body in sorted(self._results.items()) if after < seq <= through}
+
+    def forget(self, through: int) -> None:
+        """Drop results with seq <= through."""
+        with self._lock:
+            self._results = {seq: body for seq, body in self._results.items() if seq > through}
+
+    def outgoing(self, after: int, most: int) -> list[Outgoing]:
+        """Events not yet told with number > after, in order."""
+        with self._lock:
+            return [event for number, event in sorted(self._outbox.items()) if number > after][:most]
+
+    def told(self, numbers: Sequence[int]) -> None:
+        """These events were acknowledged by the broker; drop them."""
+        with self._lock:
+            for number in numbers:
+                self._outbox.pop(number, None)
+
+    def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
+        """Keep the states of the series that moved."""
+        with self._lock:
+            self._states.update(states)
+            self._checkpoint = seq
+
+    def restore(self) -> tuple[int, dict[SeriesKey, bytes]]:
+        """The newest checkpoint: its sequence (0: none) and the state of every series."""
+        with self._lock:
+            return self._checkpoint, dict(self._states)
+
+    def sync(self) -> None:
+        """Nothing to do here but to remember that it was asked."""
+        self.synced = self._cursor

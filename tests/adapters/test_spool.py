@@ -1,0 +1,161 @@
+"""The log on disk: restarts, damage, full disks, who may read it."""
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from insa_anomaly.adapters.spool import Spool
+from insa_anomaly.errors import LogBroken
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the log goes."""
+    return tmp_path / "private" / "spool.db"
+
+
+def test_a_restart_changes_nothing(path: Path) -> None:
+    """Id, last sequence, receive times and entries survive closing and opening, with entries and with none left."""
+    with Spool(path) as spool:
+        entry = spool.append([("t", b"x")] * 5, [], 100)
+        name = spool.id
+    with Spool(path) as spool:
+        assert (spool.id, spool.last, spool.read(0, 9)) == (name, 1, [entry])
+        assert spool.append([], [], 0).received == 105
+        spool.drop(2)
+    with Spool(path) as spool:
+        assert (spool.id, spool.last, spool.read(0, 9)) == (name, 2, [])
+        following = spool.append([], [], 0)
+        assert (following.seq, following.received) == (3, 106)
+
+
+def test_a_new_file_is_a_new_log(tmp_path: Path) -> None:
+    """Cursors into one log mean nothing to another, so their names differ."""
+    with Spool(tmp_path / "a.db") as one, Spool(tmp_path / "b.db") as other:
+        assert one.id != other.id
+
+
+def test_kill_9_loses_nothing_that_was_appended(path: Path) -> None:
+    """What `append` returned for is there after the process was killed without warning."""
+    program = (
+        "import sys, pathlib; from insa_anomaly.adapters.spool import Spool; spool = Spool(pathlib.Path(sys.argv[1]))\n"
+        "while True: print(spool.append([('t', b'x' * 5000)] * 3, [], 0).seq, flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        told = [int(child.stdout.readline()) for _ in range(20)][-1]
+        child.send_signal(signal.SIGKILL)
+        told = max([told, *map(int, child.stdout.read().split())])
+    with Spool(path) as spool:
+        assert spool.last >= told
+        assert [entry.seq for entry in spool.read(0, 10**9)] == list(range(1, spool.last + 1))
+
+
+def test_readers_and_the_writer_do_not_wait_for_each_other(path: Path) -> None:
+    """Other threads read and drop while one appends; every reader sees whole entries in order."""
+    failures: list[BaseException] = []
+
+    def follow(spool: Spool) -> None:
+        cursor = 0
+        try:
+            while cursor < 200:
+                for entry in spool.read(cursor, 50):
+                    assert entry.seq == cursor + 1
+                    assert entry.messages == [("t", b"%d" % entry.seq)] * 3
+                    cursor = entry.seq
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            failures.append(error)
+
+    with Spool(path) as spool:
+        threads = [threading.Thread(target=follow, args=(spool,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for seq in range(1, 201):
+            spool.append([("t", b"%d" % seq)] * 3, [], seq)
+        for thread in threads:
+            thread.join(30)
+        spool.drop(200)
+        assert not failures
+        assert spool.read(0, 1) == []
+
+
+def test_a_damaged_entry_is_named(path: Path) -> None:
+    """A row whose checksum is wrong raises an error that says which file and which entry; those before it are read."""
+    with Spool(path) as spool:
+        for _ in range(3):
+            spool.append([("t", b"x")], [], 0)
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE entries SET body = zeroblob(10) WHERE seq = 2")
+    file.close()
+    with Spool(path) as spool:
+        assert [entry.seq for entry in spool.read(0, 1)] == [1]
+        with pytest.raises(LogBroken, match=r"spool\.db: entry 2 is damaged"):
+            spool.read(1, 1)
+
+
+def test_a_full_disk_refuses_and_recovers(path: Path) -> None:
+    """An append that finds no room raises LogBroken and writes nothing; the next succeeds once there is room again."""
+    with Spool(path) as spool:
+        spool.append([("t", b"x")], [], 0)
+        spool._writer.execute("PRAGMA max_page_count = 8")
+        with pytest.raises(LogBroken, match="full"):
+            spool.append([("t", b"x" * 100_000)], [], 0)
+        spool._writer.execute("PRAGMA max_page_count = 100000")
+        assert spool.append([("t", b"x" * 100_000)], [], 0).seq == 2
+        assert len(spool.read(0, 10)) == 2
+
+
+def test_what_is_no_log_is_refused(path: Path) -> None:
+    """A file of something else is left alone."""
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, " * 100)
+    with pytest.raises(LogBroken, match=r"spool\.db"):
+        Spool(path)
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_log_of_a_later_version_is_refused(path: Path) -> None:
+    """It says so instead of reading it wrongly."""
+    Spool(path).close()
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA user_version = 99")
+    file.close()
+    with pytest.raises(LogBroken, match="version 99"):
+        Spool(path)
+
+
+def test_only_the_owner_may_read_it(path: Path) -> None:
+    """Folder 0700, every file 0600, whatever the umask."""
+    before = os.umask(0)
+    try:
+        with Spool(path) as spool:
+            spool.append([("t", b"secret")], [], 0)
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"spool.db": 0o600, "spool.db-wal": 0o600, "spool.db-shm": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_an_unusable_place_is_one_clear_error(tmp_path: Path) -> None:
+    """A folder that cannot be made names the path."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LogBroken, match="file"):
+        Spool(tmp_path / "file" / "spool.db")
+
+
+def test_dropped_room_is_used_again(path: Path) -> None:
+    """A log that is dropped as fast as it grows stays small."""
+    with Spool(path) as spool:
+        for _ in range(10):
+            for _ in range(20):
+                spool.append([("t", b"x" * 50_000)], [], 0)
+            spool.drop(spool.last)
+        assert path.stat().st_size < 5_000_000

@@ -1,0 +1,83 @@
+"""The state on disk: restarts, what a crash leaves, who may read it."""
+
+import sqlite3
+import stat
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.errors import StateBroken
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the state goes."""
+    return tmp_path / "private" / "state.db"
+
+
+def test_a_restart_changes_nothing(path: Path) -> None:
+    """Everything survives closing and opening, the numbers of told events included."""
+    log_id = uuid4()
+    with StateFile(path) as state:
+        state.bind(log_id)
+        events = state.commit(4, b"r", [("a", b"1"), ("b", b"2")])
+        state.checkpoint(3, {("d", "m"): b"\x00\xff"})
+        state.told([events[1].number])
+    with StateFile(path) as state:
+        state.bind(log_id)
+        assert (state.cursor, state.restore(), state.results(0, 9)) == (4, (3, {("d", "m"): b"\x00\xff"}), {4: b"r"})
+        assert state.outgoing(0, 9) == [events[0]]
+        assert state.commit(5, None, [("c", b"3")])[0].number > events[1].number
+
+
+def test_a_commit_that_fails_changes_nothing(path: Path) -> None:
+    """Results, events and cursor go in together or not at all."""
+    with StateFile(path) as state:
+        state.bind(uuid4())
+        state.commit(1, b"r", [])
+        state._file.execute("PRAGMA max_page_count = 10")
+        with pytest.raises(StateBroken, match="full"):
+            state.commit(2, b"x" * 200_000, [("a", b"1")])
+        assert (state.cursor, state.results(0, 9), state.outgoing(0, 9)) == (1, {1: b"r"}, [])
+
+
+def test_sync_leaves_nothing_in_the_write_ahead_file(path: Path) -> None:
+    """After `sync` all of it is in the file itself, fsynced."""
+    with StateFile(path) as state:
+        state.commit(1, b"r" * 10_000, [])
+        assert path.with_name("state.db-wal").stat().st_size > 0
+        state.sync()
+        assert path.with_name("state.db-wal").stat().st_size == 0
+
+
+def test_sync_says_when_it_could_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader from outside that keeps SQLite from syncing is an error, so that the log is not dropped."""
+    monkeypatch.setattr("insa_anomaly.adapters.state._WAIT", 0.05)
+    with StateFile(path) as state:
+        state.commit(1, b"r", [])
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM results").fetchall()
+        state.commit(2, b"r", [])
+        with pytest.raises(StateBroken, match="synced"):
+            state.sync()
+        other.close()
+        state.sync()
+
+
+def test_a_damaged_file_is_ours_to_report(path: Path) -> None:
+    """No SQLite error leaves the adapter."""
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, " * 100)
+    with pytest.raises(StateBroken, match=r"state\.db"):
+        StateFile(path)
+
+
+def test_only_the_owner_may_read_it(path: Path) -> None:
+    """Folder 0700, every file 0600."""
+    with StateFile(path) as state:
+        state.commit(1, b"r", [])
+        assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

@@ -1,0 +1,98 @@
+"""What every log promises, in memory and on disk."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.adapters.spool import Spool
+from insa_anomaly.ports import Entry, Log, Swap
+from insa_anomaly.testing import MemoryLog
+
+
+@contextmanager
+def memory_log() -> Iterator[Log]:
+    """A log in memory."""
+    yield MemoryLog()
+
+
+@contextmanager
+def disk_log() -> Iterator[Log]:
+    """A log on disk."""
+    with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool.db") as spool:
+        yield spool
+
+
+Body = Callable[[], AbstractContextManager[Log]]
+Batches = list[tuple[list[tuple[str, bytes]], list[Swap], int]]
+bodies = pytest.mark.parametrize("body", [memory_log, disk_log])
+
+topics = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+messages = st.lists(st.tuples(topics, st.binary(max_size=300)), max_size=8)
+swaps = st.lists(st.builds(Swap, topics, topics, st.none() | topics), max_size=2)
+nows = st.integers(0, 2**52)
+batches = st.lists(st.tuples(messages, swaps, nows), max_size=12)
+
+
+@bodies
+@settings(max_examples=40, deadline=None)
+@given(batches=batches, most=st.integers(1, 20), drop=st.integers(0, 12))
+def test_law_what_is_appended_is_read(body: Body, batches: Batches, most: int, drop: int) -> None:
+    """Reading on from any place, in pieces of any size, gives every entry that was not dropped, once, in order, byte for byte."""
+    with body() as log:
+        appended = [log.append(*batch) for batch in batches]
+        log.drop(drop)
+        read: list[Entry] = []
+        while more := log.read(read[-1].seq if read else 0, most):
+            assert sum(len(entry.messages) for entry in more[:-1]) < most
+            read += more
+        assert read == appended[drop:]
+        assert log.last == len(appended)
+
+
+@bodies
+@settings(max_examples=40, deadline=None)
+@given(batches=batches)
+def test_law_receive_times_are_unique(body: Body, batches: Batches) -> None:
+    """No two messages of a log share a receive time, nor does an entry without messages share its own, whatever the clock does."""
+    with body() as log:
+        free = 0
+        for messages, swaps, now in batches:
+            entry = log.append(messages, swaps, now)
+            assert entry.received >= max(now, free)
+            free = entry.received + max(1, len(messages))
+
+
+@bodies
+def test_sequences_start_at_one_and_have_no_gap(body: Body) -> None:
+    """A cursor of 0 means nothing was read; the first entry is 1."""
+    with body() as log:
+        assert log.last == 0
+        assert log.read(0, 10) == []
+        assert [log.append([("t", b"")], [], 5).seq for _ in range(3)] == [1, 2, 3]
+        assert log.last == 3
+
+
+@bodies
+def test_an_entry_larger_than_asked_for_comes_whole(body: Body) -> None:
+    """`most` bounds what comes after the first entry, never cuts one."""
+    with body() as log:
+        log.append([("t", b"x")] * 10, [], 0)
+        log.append([("t", b"y")], [], 0)
+        assert [len(entry.messages) for entry in log.read(0, 3)] == [10]
+
+
+@bodies
+def test_dropping_all_keeps_the_place(body: Body) -> None:
+    """After everything was dropped, sequences and receive times go on where they were."""
+    with body() as log:
+        log.append([("t", b"x")] * 10, [], 1000)
+        log.drop(99)
+        assert log.last == 1
+        assert log.read(0, 10) == []
+        entry = log.append([], [], 0)
+        assert (entry.seq, entry.received) == (2, 1010)

@@ -1,0 +1,115 @@
+"""What every state promises, in memory and on disk."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.ports import Outgoing, State
+from insa_anomaly.testing import MemoryState
+
+
+@contextmanager
+def memory_state() -> Iterator[State]:
+    """A state in memory."""
+    yield MemoryState()
+
+
+@contextmanager
+def disk_state() -> Iterator[State]:
+    """A state on disk."""
+    with tempfile.TemporaryDirectory() as folder, StateFile(Path(folder) / "state.db") as state:
+        yield state
+
+
+@pytest.fixture(params=[memory_state, disk_state])
+def state(request: pytest.FixtureRequest) -> Iterator[State]:
+    """A state that belongs to a log."""
+    with request.param() as state:
+        state.bind(uuid4())
+        yield state
+
+
+Body = Callable[[], AbstractContextManager[State]]
+Commits = list[tuple[bytes | None, list[tuple[str, bytes]]]]
+bodies = pytest.mark.parametrize("body", [memory_state, disk_state])
+told = st.lists(st.tuples(st.text("abc/", min_size=1), st.binary()), max_size=3)
+commits = st.lists(st.tuples(st.none() | st.binary(max_size=50), told), max_size=8)
+
+
+@bodies
+@settings(max_examples=40, deadline=None)
+@given(commits=commits, forget=st.integers(0, 9), after=st.integers(0, 9), most=st.integers(1, 30))
+def test_law_what_is_committed_is_kept_until_it_is_let_go(
+    body: Body, commits: Commits, forget: int, after: int, most: int,
+) -> None:
+    """Results and events come back in order and unaltered, those forgotten excepted, and the cursor is the last commit's."""
+    with body() as state:
+        state.bind(uuid4())
+        committed = [state.commit(seq, *commit) for seq, commit in enumerate(commits, 1)]
+        events = [event for batch in committed for event in batch]
+        state.forget(forget)
+        kept = {seq: results for seq, (results, _) in enumerate(commits, 1) if results is not None and seq > forget}
+        assert state.cursor == len(commits)
+        assert state.results(after, 9) == {seq: body for seq, body in kept.items() if seq > after}
+        assert [event.number for event in events] == sorted({event.number for event in events})
+        assert state.outgoing(0, most) == events[:most]
+
+
+def test_told_events_go_and_their_numbers_stay_used(state: State) -> None:
+    """An acknowledged event is gone; its number never comes again."""
+    first, second = state.commit(1, None, [("a", b"1"), ("b", b"2")])
+    state.told([second.number, 999])
+    assert state.outgoing(0, 10) == [first]
+    state.told([first.number])
+    (third,) = state.commit(2, None, [("c", b"3")])
+    assert third == Outgoing(third.number, "c", b"3")
+    assert third.number > second.number
+
+
+def test_outgoing_starts_after_a_number(state: State) -> None:
+    """The relay asks only for what it has not taken yet."""
+    first, second = state.commit(1, None, [("a", b"1"), ("b", b"2")])
+    assert state.outgoing(first.number, 10) == [second]
+
+
+def test_a_commit_repeated_replaces_its_results(state: State) -> None:
+    """Computing an entry again after a crash leaves one result of it."""
+    state.commit(1, b"old", [])
+    state.commit(1, b"new", [])
+    assert state.results(0, 1) == {1: b"new"}
+
+
+def test_checkpoints_add_up(state: State) -> None:
+    """A checkpoint holds only what moved; the rest stands as it was, and all of it is as of the newest."""
+    assert state.restore() == (0, {})
+    state.checkpoint(5, {("d", "m"): b"1", ("d", "n"): b"1"})
+    state.checkpoint(9, {("d", "m"): b"2"})
+    assert state.restore() == (9, {("d", "m"): b"2", ("d", "n"): b"1"})
+
+
+def test_another_log_empties_all_but_the_outbox(state: State) -> None:
+    """Cursor, results and states mean nothing to another log; an event is owed to the plant whatever happens here."""
+    log_id = uuid4()
+    state.bind(log_id)
+    events = state.commit(3, b"r", [("a", b"1")])
+    state.checkpoint(3, {("d", "m"): b"1"})
+    state.bind(log_id)
+    assert (state.cursor, state.restore()[0]) == (3, 3)
+    state.bind(uuid4())
+    assert (state.cursor, state.restore(), state.results(0, 9)) == (0, (0, {}), {})
+    assert state.outgoing(0, 9) == events
+
+
+def test_sync_can_be_called_at_any_time(state: State) -> None:
+    """With nothing to sync and with something."""
+    state.sync()
+    state.commit(1, b"r", [])
+    state.sync()
+    assert state.results(0, 1) == {1: b"r"}
