@@ -4,21 +4,17 @@ Every id is a UUID5 of what the thing is about, so that computing it again after
 event that comes twice is recognised as one.
 """
 
-from enum import IntEnum
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
 import msgspec
 
+from insa_anomaly.core.verdict import Transition
+
+__all__ = ["Anomaly", "Episode", "Event", "Reason", "Transition", "anomaly_id", "deterministic_id", "episode_id", "event_of", "rfc3339"]
+
 NAMESPACE = UUID("6f0b9a52-8f0e-5d0f-9a57-1f9c0f6f7a11")
-
-
-class Transition(IntEnum):
-    """What a reading did to the episode of its series."""
-
-    NONE = 0
-    OPENED = 1
-    WORSENED = 2
-    CLOSED = 3
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -91,3 +87,45 @@ class Event(msgspec.Struct, frozen=True):
 def deterministic_id(*parts: object) -> str:
     """The same parts, the same id. Parts are joined by a character that no id may hold."""
     return str(uuid5(NAMESPACE, "\x1f".join(map(str, parts))))
+
+
+def anomaly_id(device_id: str, metric_name: str, timestamp: int, discriminator: int) -> str:
+    """Id of the row of one reading that stands out."""
+    return deterministic_id("anomaly", device_id, metric_name, timestamp, discriminator)
+
+
+def episode_id(device_id: str, metric_name: str, started_at: int) -> str:
+    """Id of the episode that opened at this time (microseconds)."""
+    return deterministic_id("episode", device_id, metric_name, started_at)
+
+
+def rfc3339(timestamp: int) -> str:
+    """Microseconds since the epoch as RFC 3339 in UTC, `2025-10-28T17:05:00.250000Z`."""
+    return (_EPOCH + timedelta(microseconds=timestamp)).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def event_of(transition: Transition, reading: Anomaly, episode: Episode) -> Event:
+    """The event of a transition that `reading` caused in `episode`; a closing reading is ordinary and has no reasons.
+
+    An episode opens and closes once and worsens at most once a reading, so kind, episode and time of the reading make the id.
+    """
+    kind = transition.name.lower()
+    return Event(
+        event_id=deterministic_id("event", episode.id, kind, reading.id),
+        kind=kind,
+        episode_id=episode.id,
+        device_id=reading.device_id,
+        metric_name=reading.metric_name,
+        timestamp=rfc3339(reading.timestamp),
+        value=reading.value,
+        expected=reading.expected,
+        lower=reading.lower,
+        upper=reading.upper,
+        score=reading.score,
+        confidence=reading.confidence,
+        reasons=reading.reasons,
+        model_id=reading.model_id,
+        model_version=reading.model_version,
+        started_at=rfc3339(episode.started_at),
+        historical=reading.historical,
+    )

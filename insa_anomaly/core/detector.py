@@ -1,0 +1,372 @@
+"""`advance`: readings in, states and results out. The stream, replay, evaluation, the API and the benchmarks all call it.
+
+A reading moves the window of its series; a full window gives features; the series' own forest and charts say how strange they
+are; held-out calibration makes that a p-value and a score; the verdict merges anomalous readings into episodes. All readings
+of a batch, of however many series, go through each step together, and the result is the same to the bit as one by one.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from enum import IntEnum
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core import calibration, charts, features, reasons, verdict
+from insa_anomaly.core.event import Anomaly, Episode, Reason, Transition, anomaly_id, episode_id
+from insa_anomaly.core.features import Arrival, Bools, Features, Floats, Ints
+from insa_anomaly.core.forest import Arena, Forest
+from insa_anomaly.core.reading import Quality
+from insa_anomaly.errors import ModelFileError
+
+FORMAT = 1  # of a scorer file
+
+# The columns of what was learnt about one series.
+FEATURES = slice(0, features.NUMBERS_WIDTH)
+MEMBERS = 2  # forest, window z
+_TABLES = tuple(
+    slice(start, start + calibration.TABLE_WIDTH)
+    for start in range(FEATURES.stop, FEATURES.stop + (MEMBERS + 1) * calibration.TABLE_WIDTH, calibration.TABLE_WIDTH)
+)
+OFFSET = _TABLES[-1].stop  # what the forest's `contamination` sets; `raw_score` is less this
+ALPHA = OFFSET + 1
+THRESHOLD = ALPHA + 1
+GAP = THRESHOLD + 1  # a longer pause restarts the window, microseconds
+INTERVAL = GAP + 1  # typical pause between readings, microseconds
+REFIT_STEP = INTERVAL + 1  # readings between refits
+BELOW, ABOVE = REFIT_STEP + 1, REFIT_STEP + 2  # the band reaches so far from the expected value
+MODEL_WIDTH = ABOVE + 1
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How a series is learnt."""
+
+    n_estimators: int = 100
+    contamination: float = 0.1  # sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
+    max_samples: int | str = "auto"  # at most 256
+    random_state: int = 42
+    alpha: float = 1e-3  # a reading whose p-value is below this is anomalous
+    gap_factor: float = 20.0  # a pause of more than this many typical ones restarts the window
+    first_fit_readings: int = 500
+    first_fit_seconds: float = 3600.0
+    first_fit_retry_readings: int = 250
+    refit_readings_least: int = 250  # a refit is due once a day, within these bounds
+    refit_readings_most: int = 2000
+    history_days: float = 14.0  # a model is learnt from this much, within these bounds
+    history_readings_least: int = 4000
+    history_readings_most: int = 20_000
+
+
+class Status(IntEnum):
+    """What became of a reading."""
+
+    COLLECTING = 0  # there is no model yet
+    WARMING = 1  # the window is not full
+    SCORED = 2
+    LATE = 3  # older than the newest: scored where that can be, moved nothing
+    DUPLICATE = 4  # seen before: scored where that can be, moved nothing
+    BAD_QUALITY = 5  # of bad quality or not finite: neither scored nor moved anything
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was learnt about one series."""
+
+    id: str
+    version: int
+    device_id: str
+    metric_name: str
+    forest: Forest
+    numbers: Floats  # [MODEL_WIDTH]
+
+    def to_bytes(self) -> bytes:
+        """One npz that needs no pickle."""
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            format=np.int64(FORMAT),
+            id=np.str_(self.id),
+            version=np.int64(self.version),
+            series=np.array([self.device_id, self.metric_name]),
+            thresholds=self.forest.thresholds,
+            features=self.forest.features,
+            leaves=self.forest.leaves,
+            max_samples=np.int64(self.forest.max_samples),
+            offset=np.float64(self.forest.offset),
+            numbers=self.numbers,
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Model:
+        """Read what `to_bytes` wrote. Raises ModelFileError."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as npz:
+                return cls._from_arrays({name: npz[name] for name in npz.files})
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+            raise ModelFileError("this is not a scorer file that this version reads") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> Model:
+        if int(arrays["format"].item()) != FORMAT or arrays["numbers"].shape != (MODEL_WIDTH,):
+            message = "the scorer file has another format"
+            raise ValueError(message)
+        forest = Forest(
+            np.asarray(arrays["thresholds"], np.float32),
+            np.asarray(arrays["features"], np.uint8),
+            np.asarray(arrays["leaves"], np.uint16),
+            int(arrays["max_samples"].item()),
+            float(arrays["offset"].item()),
+        )
+        device_id, metric_name = map(str, arrays["series"].tolist())
+        return cls(
+            str(arrays["id"].item()),
+            int(arrays["version"].item()),
+            device_id,
+            metric_name,
+            forest,
+            np.asarray(arrays["numbers"], np.float64),
+        )
+
+
+class Models:
+    """The models of a fleet, by row, as `advance` needs them."""
+
+    def __init__(self, capacity: int, trees: int) -> None:
+        """Room for `capacity` models of at most `trees` trees; memory is taken as models are put."""
+        self.arena = Arena(capacity, trees)
+        self.numbers = np.zeros((capacity, MODEL_WIDTH))
+        self.present = np.zeros(capacity, np.bool_)
+
+    def put(self, row: int, model: Model) -> None:
+        """Hold this model in this row, instead of the one before."""
+        self.arena.put(row, model.forest)
+        self.numbers[row] = model.numbers
+        self.present[row] = True
+
+    def remove(self, row: int) -> None:
+        """Hold no model in this row any more."""
+        self.present[row] = False
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `advance` says of n readings, in their order. Where a reading was not scored: score 0, expected and band NaN."""
+
+    status: npt.NDArray[np.uint8]
+    score: Floats  # in [-1, 1], below 0 = anomalous
+    confidence: Floats  # |score|
+    raw_score: Floats  # the forest's decision_function
+    expected: Floats
+    lower: Floats
+    upper: Floats
+    transition: npt.NDArray[np.uint8]  # verdict.Transition
+    refit_due: Bools
+    episode_started: Ints  # microseconds; the episode the reading belongs to or closes
+    episode_readings: Ints  # 0: no episode
+    episode_peak: Floats
+    features: Features  # [n, features.WIDTH], scaled
+
+
+def advance(
+    states: Floats,
+    which: Ints,
+    models: Models,
+    rows: Ints,
+    values: Floats,
+    times: Ints,
+    discriminators: Ints,
+    qualities: npt.NDArray[np.integer],
+    policy: verdict.Policy,
+    parameters: Parameters,
+) -> tuple[Floats, Results]:
+    """Move the states of s series by n readings of them.
+
+    states [s, features.STATE_WIDTH]; which [n]: each reading's row of `states`; rows [n]: its row of `models` or -1; values [n];
+    times [n]: microseconds since the epoch; discriminators [n] int64: what tells readings of one time apart; qualities [n]:
+    `reading.Quality`. Readings of one series are in order of arrival. Answers new states and the results; changes nothing it is given.
+    """
+    order = np.argsort(which, kind="stable")
+    good = order[(qualities[order] == Quality.GOOD) & np.isfinite(values[order])]
+    row, value, time = rows[good], values[good], times[good].astype(np.float64)
+    known = row >= 0
+    known[known] = models.present[row[known]]
+    gaps = np.full(len(good), np.inf)
+    gaps[known] = models.numbers[row[known], GAP]
+    pushed = features.push(states, which[good], value, time, discriminators[good], gaps)
+    results = _nothing_said(len(values))
+    results.status[good] = _statuses(pushed, known)
+    ready = np.flatnonzero(known & (pushed.counts >= features.LONG))
+    _score(results, good[ready], pushed, ready, models, row[ready])
+    _judge(results, good, pushed, which[good], time, row, known, models, policy)
+    _refits(results, good, states, pushed, which[good], time, row, known, models, parameters)
+    return pushed.states, results
+
+
+def _nothing_said(n: int) -> Results:
+    return Results(
+        status=np.full(n, Status.BAD_QUALITY, np.uint8),
+        score=np.zeros(n),
+        confidence=np.zeros(n),
+        raw_score=np.zeros(n),
+        expected=np.full(n, np.nan),
+        lower=np.full(n, np.nan),
+        upper=np.full(n, np.nan),
+        transition=np.zeros(n, np.uint8),
+        refit_due=np.zeros(n, np.bool_),
+        episode_started=np.zeros(n, np.int64),
+        episode_readings=np.zeros(n, np.int64),
+        episode_peak=np.zeros(n),
+        features=np.zeros((n, features.WIDTH), np.float32),
+    )
+
+
+def _statuses(pushed: features.Pushed, known: Bools) -> npt.NDArray[np.uint8]:
+    status = np.where(known, np.where(pushed.counts < features.LONG, Status.WARMING, Status.SCORED), Status.COLLECTING)
+    status[pushed.arrivals == Arrival.LATE] = Status.LATE
+    status[pushed.arrivals == Arrival.DUPLICATE] = Status.DUPLICATE
+    return status.astype(np.uint8)
+
+
+def _score(results: Results, at: Ints, pushed: features.Pushed, ready: Ints, models: Models, row: Ints) -> None:
+    """Score the readings `ready` of `pushed`, which are `at` in the results."""
+    numbers = models.numbers[row]
+    windows, stamps = pushed.windows[ready], pushed.stamps[ready]
+    scaled = features.features(windows, stamps, pushed.flats[ready], numbers[:, FEATURES])
+    samples = models.arena.score(row, scaled)
+    results.features[at] = scaled
+    results.raw_score[at] = samples - numbers[:, OFFSET]
+    results.score[at] = calibration.score(_surprise(samples, scaled, numbers), numbers[:, ALPHA])
+    results.confidence[at] = np.abs(results.score[at])
+    results.expected[at] = expected = features.expected(windows, stamps, numbers[:, FEATURES])
+    results.lower[at], results.upper[at] = expected - numbers[:, BELOW], expected + numbers[:, ABOVE]
+
+
+def strangeness(samples: Floats, scaled: Features) -> tuple[Floats, Floats]:
+    """The members, higher = stranger: forest and window z."""
+    return -samples, charts.window_z(scaled)
+
+
+def combine(members: tuple[Floats, Floats], numbers: Floats) -> Floats:
+    """The largest -log10 p of the members [n]; `numbers` [n, MODEL_WIDTH]."""
+    surprises = [calibration.surprise(member, numbers[:, table]) for member, table in zip(members, _TABLES, strict=False)]
+    return np.maximum(*surprises)
+
+
+def _surprise(samples: Floats, scaled: Features, numbers: Floats) -> Floats:
+    return calibration.surprise(combine(strangeness(samples, scaled), numbers), numbers[:, _TABLES[-1]])
+
+
+def _judge(
+    results: Results,
+    good: Ints,
+    pushed: features.Pushed,
+    which: Ints,
+    time: Floats,
+    row: Ints,
+    known: Bools,
+    models: Models,
+    policy: verdict.Policy,
+) -> None:
+    """Verdict on the readings that moved their window; writes the episodes into the new states."""
+    moved = np.flatnonzero(pushed.arrivals == Arrival.MOVES)
+    thresholds = np.zeros(len(good))
+    thresholds[known] = models.numbers[row[known], THRESHOLD]
+    at = good[moved]
+    episodes, verdicts = verdict.judge(
+        pushed.states[:, features.EPISODE], which[moved], time[moved], results.score[at], thresholds[moved], policy
+    )
+    pushed.states[:, features.EPISODE] = episodes
+    results.transition[at] = verdicts.transitions
+    results.episode_started[at] = verdicts.started
+    results.episode_readings[at] = verdicts.readings
+    results.episode_peak[at] = verdicts.peaks
+
+
+def _refits(
+    results: Results,
+    good: Ints,
+    states: Floats,
+    pushed: features.Pushed,
+    which: Ints,
+    time: Floats,
+    row: Ints,
+    known: Bools,
+    models: Models,
+    parameters: Parameters,
+) -> None:
+    """Say at which readings a refit is due, and count from there."""
+    moved = np.flatnonzero(pushed.arrivals == Arrival.MOVES)
+    which, time, row, known, seen = which[moved], time[moved], row[moved], known[moved], pushed.seen[moved]
+    steps = np.full(len(moved), float(parameters.first_fit_retry_readings))
+    steps[known] = models.numbers[row[known], REFIT_STEP]
+    first = pushed.states[which, features.FIRST]
+    enough = known | ((seen >= parameters.first_fit_readings) & (time - first >= parameters.first_fit_seconds * 1e6))
+    since = states[which, features.SINCE_DUE] + (seen - states[which, features.SEEN])
+    candidates = np.flatnonzero(enough & (since >= steps))
+    for i in candidates.tolist():
+        series = which[i]
+        told = pushed.states[series, features.SEEN] - pushed.states[series, features.SINCE_DUE]
+        if seen[i] - told >= steps[i]:
+            results.refit_due[good[moved[i]]] = True
+            pushed.states[series, features.SINCE_DUE] = pushed.states[series, features.SEEN] - seen[i]
+
+
+def describe(models: Models, row: int, results: Results, i: int) -> list[Reason]:
+    """Why reading `i` stands out; `row` is that of its model."""
+    return reasons.describe(results.features[i], models.numbers[row, FEATURES])
+
+
+def anomaly_of(
+    key: tuple[str, str],
+    model: tuple[str, int],
+    reading: tuple[int, float, int],
+    results: Results,
+    i: int,
+    why: list[Reason],
+    *,
+    historical: bool,
+) -> Anomaly:
+    """Reading `i` as a row: key is (device, metric), model (id, version), reading (time in microseconds, value, discriminator)."""
+    time, value, discriminator = reading
+    episode = episode_id(*key, int(results.episode_started[i])) if results.episode_readings[i] else None
+    return Anomaly(
+        id=anomaly_id(*key, time, discriminator),
+        model_id=model[0],
+        model_version=model[1],
+        device_id=key[0],
+        metric_name=key[1],
+        timestamp=time,
+        value=value,
+        score=float(results.score[i]),
+        raw_score=float(results.raw_score[i]),
+        confidence=float(results.confidence[i]),
+        expected=float(results.expected[i]),
+        lower=float(results.lower[i]),
+        upper=float(results.upper[i]),
+        reasons=why,
+        historical=historical,
+        episode_id=episode,
+    )
+
+
+def episode_of(reading: Anomaly, results: Results, i: int) -> Episode:
+    """The episode of reading `i` as it stands after it; `reading` is what `anomaly_of` made of it."""
+    started = int(results.episode_started[i])
+    return Episode(
+        id=episode_id(reading.device_id, reading.metric_name, started),
+        device_id=reading.device_id,
+        metric_name=reading.metric_name,
+        model_id=reading.model_id,
+        model_version=reading.model_version,
+        started_at=started,
+        updated_at=reading.timestamp,
+        closed_at=reading.timestamp if results.transition[i] == Transition.CLOSED else None,
+        readings=int(results.episode_readings[i]),
+        peak_confidence=float(results.episode_peak[i]),
+        historical=reading.historical,
+    )
