@@ -175,6 +175,10 @@ def database_back() -> None:
     _log(logging.INFO, "database_back", "PostgreSQL records again")
 
 
+def partitions_failed(reason: str) -> None:
+    _log(logging.WARNING, "partitions_failed", "Partitions of telemetry could not be made ahead; the default one takes the rows", reason=reason)
+
+
 def log_unwritable(reason: str) -> None:
     _log(logging.ERROR, "log_unwritable", "The log cannot be written; nothing is acknowledged until it can", reason=reason)
 

@@ -2,9 +2,16 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
-from insa_anomaly.ports import Entry, Outgoing, SeriesKey, Swap
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core.event import Anomaly, Episode
+from insa_anomaly.core.reading import Quality, Rejected
+from insa_anomaly.ports import Entry, ModelRow, Outgoing, Page, SeriesKey, Swap, Telemetry
 
 
 class MemoryLog:
@@ -120,3 +127,99 @@ class MemoryState:
     def sync(self) -> None:
         """Nothing to do here but to remember that it was asked."""
         self.synced = self._cursor
+
+
+# --------------------------------------------------------------------------------------------- the database
+@dataclass
+class MemoryTables:
+    """What a MemoryRecorder wrote, by the keys that PostgreSQL's tables have; a telemetry row is (value, quality, flags, original)."""
+
+    telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = field(default_factory=dict)
+    anomalies: dict[str, Anomaly] = field(default_factory=dict)
+    episodes: dict[str, Episode] = field(default_factory=dict)
+    dead_letters: dict[tuple[UUID, int], Rejected] = field(default_factory=dict)
+    models: dict[str, ModelRow] = field(default_factory=dict)
+    cursors: dict[UUID, int] = field(default_factory=dict)
+
+
+class MemoryRecorder:
+    """The port `Recorder`; while `trouble` is set, every call raises it and records nothing."""
+
+    def __init__(self, tables: MemoryTables | None = None) -> None:
+        self.tables = tables or MemoryTables()
+        self.trouble: Exception | None = None
+
+    def cursor(self, log_id: UUID) -> int:
+        """Sequence recorded for this log, 0 for none."""
+        self._answer()
+        return self.tables.cursors.get(log_id, 0)
+
+    def record(self, page: Page) -> None:
+        """All of the page and its cursor; repeating it changes nothing."""
+        self._answer()
+        self._record_telemetry(page.telemetry)
+        for anomaly in page.anomalies:
+            self.tables.anomalies.setdefault(anomaly.id, anomaly)
+        for episode in page.episodes:
+            known = self.tables.episodes.setdefault(episode.id, episode)
+            self.tables.episodes[episode.id] = max(known, episode, key=_progress)
+        for rejected in page.rejected:
+            self.tables.dead_letters.setdefault((page.log_id, rejected.raw.received), rejected)
+        for row in page.models:
+            self._record_model(row)
+        self.tables.cursors[page.log_id] = max(page.seq, self.tables.cursors.get(page.log_id, 0))
+
+    def _answer(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+    def _record_telemetry(self, telemetry: Telemetry) -> None:
+        places = zip(telemetry.key.tolist(), telemetry.timestamp.tolist(), telemetry.discriminator.tolist(), strict=True)
+        values = zip(telemetry.value.tolist(), telemetry.quality.tolist(), telemetry.flags.tolist(), strict=True)
+        for row, ((key, time, discriminator), (value, quality, flags)) in enumerate(zip(places, values, strict=True)):
+            place = (telemetry.keys[key], time, discriminator)
+            self.tables.telemetry.setdefault(place, (value, quality, flags, telemetry.original.get(row)))
+
+    def _record_model(self, row: ModelRow) -> None:
+        models = self.tables.models
+        if row.status == "active":
+            for other in list(models.values()):
+                if (other.device_id, other.metric_name, other.status) == (row.device_id, row.metric_name, "active"):
+                    models[other.id] = msgspec.structs.replace(other, status="archived")
+        models[row.id] = row
+
+
+def _progress(episode: Episode) -> tuple[bool, int, int]:
+    return episode.closed_at is not None, episode.updated_at, episode.readings
+
+
+class MemoryHistory:
+    """The port `History`, over the tables of a MemoryRecorder."""
+
+    def __init__(self, tables: MemoryTables) -> None:
+        self._tables = tables
+
+    def series(self) -> list[SeriesKey]:
+        """Every series with readings, by name."""
+        return sorted({key for key, _, _ in self._tables.telemetry})
+
+    def readings(self, key: SeriesKey, since: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Times and values of good readings from `since` on, the newest `most`, in time order."""
+        good = sorted(
+            (time, discriminator, row[0])
+            for (series, time, discriminator), row in self._tables.telemetry.items()
+            if series == key and time >= since and row[1] == Quality.GOOD
+        )[-most:]
+        return np.array([time for time, _, _ in good], np.int64), np.array([value for _, _, value in good], np.float64)
+
+
+# ------------------------------------------------------------------------------------------- the latest state
+class MemoryLatest:
+    """The port `Latest`; `shown` holds what is there now."""
+
+    def __init__(self) -> None:
+        self.shown: dict[SeriesKey, bytes] = {}
+
+    def show(self, results: dict[SeriesKey, bytes]) -> None:
+        """Replace the results of these series."""
+        self.shown.update(results)
