@@ -155,7 +155,7 @@ def _shape(path: Path, head: list[str]) -> tuple[str, list[list[str]], bool, int
     """Separator, the rows of the head, whether the first is a header, and the column of the time: what makes a time readable is right."""
     for separator in _SEPARATORS:
         rows = list(csv.reader(head, delimiter=separator))
-        if len(rows[0]) < 2:  # noqa: PLR2004 - a time and a value
+        if len(rows[0]) < 2:
             continue
         if _time(rows[0][0]) is not None:
             return separator, rows, False, 0
@@ -177,7 +177,7 @@ def _time_column(names: list[str]) -> int:
 
 
 def _unnamed(path: Path, cells: list[str], metric: str | None) -> list[str]:
-    if len(cells) != 2:  # noqa: PLR2004 - a time and a value
+    if len(cells) != 2:
         _wrong(path, 1, f"{len(cells)} columns and no header", "a header that names the metrics, or just timestamp,value")
     return ["timestamp", metric or "value"]
 
@@ -247,7 +247,7 @@ def _head(path: Path) -> list[str]:
         for line in _lines(path, file):
             if line.strip():
                 head.append(line)
-            if len(head) == 2:  # noqa: PLR2004 - a header and a row
+            if len(head) == 2:
                 break
     if not head:
         raise FileFormatError(f"{path}: the file is empty; expected a header and rows, or rows of timestamp,value")

@@ -147,7 +147,7 @@ def test_names_of_devices_and_metrics(tmp_path: Path) -> None:
     text = "timestamp,value\n2020-01-01,1\n"
     same = [write(tmp_path / folder / "1.csv.gz", text) for folder in ("valve1", "valve2")]
     other = write(tmp_path / "Öl pump#3.csv", text)
-    assert ["valve1-1", "valve2-1", "Öl_pump_3"] == [r.device_id for r in inspect_all([*same, other])]
+    assert [r.device_id for r in inspect_all([*same, other])] == ["valve1-1", "valve2-1", "Öl_pump_3"]
     named = inspect(other, "PUMP-3", "pressure")
     assert (named.device_id, named.metrics) == ("PUMP-3", ((1, "pressure"),))
     with pytest.raises(FileFormatError, match="rename them"):
@@ -158,7 +158,7 @@ def test_columns_left_out(tmp_path: Path) -> None:
     """Naming the columns to leave out replaces the usual list; a name that no file has is an error."""
     path = write(tmp_path / "a.csv", "timestamp,a,note,anomaly\n2020-01-01,1,x,0\n")
     (recording,) = inspect_all([path], exclude=("note",))
-    assert [{"a": 1.0, "anomaly": 0.0}] == [row.values for row in recording.rows()]
+    assert [row.values for row in recording.rows()] == [{"a": 1.0, "anomaly": 0.0}]
     assert recording.notes() == ["left out: note", "times carry no zone: taken as UTC"]
     with pytest.raises(FileFormatError, match="no file has a column named nope"):
         inspect_all([path], exclude=("nope", "note"))

@@ -156,6 +156,6 @@ def test_the_forms_are_those_of_the_devices() -> None:
     assert topic == "insa/iiot/telemetry/d"
     assert msgspec.json.decode(payload) == {"id": "file:7", "timestamp": "2023-11-14T22:13:20.000001Z", "metrics": {"a": 1.5, "b": -2.0}}
     singles = [msgspec.json.decode(payload) for _, payload in metric_messages(row)]
-    assert [("a", 1.5), ("b", -2.0)] == [(single["metric_name"], single["value"]) for single in singles]
+    assert [(single["metric_name"], single["value"]) for single in singles] == [("a", 1.5), ("b", -2.0)]
     assert Counter({"file:7": 2}) == Counter(single["id"] for single in singles)
     assert at_once(0) is None  # type: ignore[func-returns-value]

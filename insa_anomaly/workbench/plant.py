@@ -1,0 +1,304 @@
+"""A simulated plant: five devices with six metrics each, one reading a minute, and faults on a known timetable.
+
+Everything is a function of the seed and of absolute time: whatever span is asked for, and in whatever pieces, a minute has the
+same values. A signal is a curve (daily, duty-cycled, stepped by setpoint, filled and drained) and noise with memory; a fault
+replaces the values of its series within its own span and touches nothing else.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.ports import SeriesKey
+from insa_anomaly.workbench.recording import Row
+
+MINUTE = 60_000_000  # microseconds
+HOUR = 60 * MINUTE
+DAY_MINUTES = 1440
+_MEMORY_TAPS = 240  # minutes after which noise is forgotten
+_SETPOINT_MINUTES = 240
+_NOISE, _WEATHER, _SETPOINT, _PHASE, _FAULT = range(5)  # streams of random numbers that must not meet
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a signal draws its random numbers: seed of the plant, number of the series."""
+
+    seed: int
+    series: int
+
+    def draw(self, stream: int, number: int) -> np.random.Generator:
+        """Random numbers of one stream for one day, slot or fault (`number` at or after the epoch)."""
+        return np.random.default_rng((self.seed, self.series, stream, number))
+
+    @property
+    def phase(self) -> float:
+        """Sets the series apart from its like: 0 to 1."""
+        return float(self.draw(_PHASE, 0).random())
+
+
+Curve = Callable[[Floats, Place], Floats]  # minutes since the epoch -> noiseless values, in units of the signal's swing, about 0 to 1
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How a metric behaves: `base` + `swing` * curve + noise (standard deviation, AR(1) coefficient `memory`), never below 0."""
+
+    base: float
+    swing: float
+    curve: Curve
+    noise: float
+    memory: float
+    decimals: int
+
+
+def daily(minutes: Floats, place: Place) -> Floats:
+    """Warm afternoon, cool night, no two days quite the same."""
+    days = minutes / DAY_MINUTES
+    first = int(days[0])
+    weather = np.array([place.draw(_WEATHER, day).uniform(-0.06, 0.06) for day in range(first, int(days[-1]) + 2)])
+    wave = 0.5 + 0.5 * np.sin(2 * np.pi * (days - 0.35 - 0.05 * place.phase))
+    values: Floats = wave + np.interp(days, np.arange(first, first + len(weather)), weather)
+    return values
+
+
+def steady(minutes: Floats, place: Place) -> Floats:
+    """Follow the load of the day a little."""
+    return 0.5 + 0.5 * np.sin(2 * np.pi * (minutes / DAY_MINUTES - 0.3 - 0.1 * place.phase))
+
+
+def duty_cycle(minutes: Floats, place: Place) -> Floats:
+    """On for some 15 of 25 minutes, with a wandering period."""
+    phase = minutes / (23 + 4 * place.phase) + 0.4 * np.sin(2 * np.pi * (minutes / 437 + place.phase))
+    return np.where(phase % 1.0 < 0.6, 1.0, 0.0)
+
+
+def stepped(minutes: Floats, place: Place) -> Floats:
+    """One of three setpoints, set anew every four hours and reached within minutes."""
+    shifted = minutes + place.phase * _SETPOINT_MINUTES
+    slot = (shifted // _SETPOINT_MINUTES).astype(np.int64)
+    first = int(slot[0]) - 1
+    levels = np.array([place.draw(_SETPOINT, number).integers(3) / 2 for number in range(first, int(slot[-1]) + 1)])
+    before, after = levels[slot - first - 1], levels[slot - first]
+    values: Floats = after + (before - after) * np.exp(-(shifted % _SETPOINT_MINUTES) / 4)
+    return values
+
+
+def filled_and_drained(minutes: Floats, place: Place) -> Floats:
+    """A tank: up for an hour or two, down for four, in slightly changing periods."""
+    phase = (minutes / (330 + 40 * place.phase) + 0.1 * np.sin(2 * np.pi * minutes / 2011) + place.phase) % 1.0
+    return np.where(phase < 0.3, phase / 0.3, (1 - phase) / 0.7)
+
+
+SIGNALS: dict[str, Signal] = {
+    "temperature": Signal(58.0, 9.0, daily, 0.35, 0.8, 2),  # degrees Celsius
+    "pressure": Signal(6.0, 0.3, steady, 0.05, 0.6, 3),  # bar
+    "motor_current": Signal(2.2, 12.0, duty_cycle, 0.25, 0.2, 2),  # ampere
+    "vibration": Signal(2.6, 0.3, steady, 0.16, 0.5, 3),  # mm/s
+    "flow": Signal(160.0, 60.0, stepped, 1.8, 0.5, 1),  # l/min
+    "tank_level": Signal(32.0, 50.0, filled_and_drained, 0.4, 0.5, 2),  # per cent
+}
+DEVICES = ("PUMP-101", "PUMP-102", "COMPRESSOR-201", "MIXER-301", "REACTOR-401")
+
+
+class Kind(StrEnum):
+    """What can go wrong with a series."""
+
+    SPIKE = "spike"
+    LEVEL_SHIFT = "level shift"
+    DRIFT = "drift"
+    STUCK = "stuck"
+    NOISE = "noise"
+    DROPOUT = "dropout"
+
+
+DURATIONS = {Kind.SPIKE: 2, Kind.LEVEL_SHIFT: 120, Kind.DRIFT: 240, Kind.STUCK: 150, Kind.NOISE: 90, Kind.DROPOUT: 10}  # minutes
+# A kind goes where it would be a fault: a duty cycle drops out by itself, and a setpoint shifts.
+_WHERE: dict[Kind, tuple[str, ...]] = {
+    Kind.SPIKE: ("temperature", "pressure", "vibration", "flow", "tank_level"),
+    Kind.LEVEL_SHIFT: ("pressure", "vibration", "temperature"),
+    Kind.DRIFT: ("temperature", "vibration", "pressure"),
+    Kind.STUCK: ("motor_current", "flow", "vibration", "tank_level"),
+    Kind.NOISE: ("pressure", "tank_level", "flow", "temperature"),
+    Kind.DROPOUT: ("flow", "pressure", "temperature", "tank_level"),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong: readings of the series with start <= time < end (microseconds) are not what they should be."""
+
+    device_id: str
+    metric_name: str
+    kind: Kind
+    start: int
+    end: int
+
+    @property
+    def key(self) -> SeriesKey:
+        """The series it is in."""
+        return self.device_id, self.metric_name
+
+
+@dataclass(frozen=True)
+class SeriesHistory:
+    """What a series measured before: times int64[n] (microseconds, rising), values float64[n]."""
+
+    key: SeriesKey
+    times: npt.NDArray[np.int64]
+    values: Floats
+
+
+@dataclass(frozen=True)
+class Plant:
+    """The plant of a seed."""
+
+    seed: int = 7
+
+    @property
+    def series(self) -> tuple[SeriesKey, ...]:
+        """Every series, by device."""
+        return tuple((device, metric) for device in DEVICES for metric in SIGNALS)
+
+    def history(self, days: float, until: int) -> Iterator[SeriesHistory]:
+        """Readings of every series in the `days` before `until` (microseconds), without faults."""
+        since = until - round(days * 24 * HOUR)
+        first, last = since // MINUTE, -(-until // MINUTE)
+        for key in self.series:
+            times = np.arange(first, last, dtype=np.int64) * MINUTE + self._offset(key[0])
+            wanted = (since <= times) & (times < until)
+            yield SeriesHistory(key, times[wanted], self._values(key, first, last)[wanted])
+
+    def stream(self, start: int, end: int | None, faults: Iterator[Fault]) -> Iterator[Row]:
+        """Rows with start <= time < end in the order of time; `end` None never ends. `faults` by their starts, as many as there may be."""
+        active: deque[tuple[Fault, Floats]] = deque()
+        upcoming = next(faults, None)
+        for first in count(start // MINUTE // DAY_MINUTES * DAY_MINUTES, DAY_MINUTES):
+            if end is not None and first * MINUTE >= end:
+                return
+            while upcoming is not None and upcoming.start < (first + DAY_MINUTES) * MINUTE:
+                active.append((upcoming, self.faulty(upcoming)))
+                upcoming = next(faults, None)
+            active = deque((fault, values) for fault, values in active if fault.end > first * MINUTE)
+            day = {key: self._values(key, first, first + DAY_MINUTES) for key in self.series}
+            for fault, values in active:
+                _overlay(day[fault.key], first, fault, values)
+            yield from (row for row in self._rows(day, first) if start <= row.timestamp and (end is None or row.timestamp < end))
+
+    def timetable(self, start: int, end: int | None, gap: int = 2 * HOUR) -> Iterator[Fault]:
+        """Faults from `start` on, one every `gap` microseconds, all over by `end` (None: for ever), kinds in turn.
+
+        A fault goes to the series, and then to the device, that has been left alone longest.
+        """
+        order = list(self.series)
+        np.random.default_rng((self.seed, _FAULT)).shuffle(order)
+        used: dict[object, int] = {}
+        for number in count():
+            kind = list(Kind)[number % len(Kind)]
+            begin = -(-(start + number * gap) // MINUTE) * MINUTE
+            if end is not None and begin + DURATIONS[kind] * MINUTE > end:
+                return
+            device, metric = min(
+                (key for key in order if key[1] in _WHERE[kind]),
+                key=lambda key: (used.get(key, -1), used.get(key[0], -1), used.get((kind, key[1]), -1)),
+            )
+            used.update(dict.fromkeys(((device, metric), device, (kind, metric)), number))
+            yield Fault(device, metric, kind, begin, begin + DURATIONS[kind] * MINUTE)
+
+    def faulty(self, fault: Fault) -> Floats:
+        """What the series shows during the fault, one value a minute."""
+        first, last = fault.start // MINUTE, fault.end // MINUTE
+        values = self._values(fault.key, first - 1, last)
+        draw = Place(self.seed, self.series.index(fault.key)).draw(_FAULT, first)
+        signal = SIGNALS[fault.metric_name]
+        return _measured(_SHAPES[fault.kind](values, signal, draw)[1:], signal)
+
+    def _values(self, key: SeriesKey, first: int, last: int) -> Floats:
+        """Values of the minutes first <= m < last since the epoch. Made by whole days, so that pieces fit to the bit."""
+        place = Place(self.seed, self.series.index(key))
+        days = range(first // DAY_MINUTES, -(-last // DAY_MINUTES))
+        whole = np.concatenate([_day(SIGNALS[key[1]], place, day) for day in days])
+        return whole[first - days.start * DAY_MINUTES : last - days.start * DAY_MINUTES].copy()
+
+    def _rows(self, day: dict[SeriesKey, Floats], first: int) -> Iterator[Row]:
+        columns = {key: values.tolist() for key, values in day.items()}
+        for minute in range(DAY_MINUTES):
+            for device in DEVICES:
+                timestamp = (first + minute) * MINUTE + self._offset(device)
+                values = {metric: columns[device, metric][minute] for metric in SIGNALS}
+                yield Row(device, timestamp, values, f"{device}:{first + minute}")
+
+    @staticmethod
+    def _offset(device: str) -> int:
+        """Microseconds after the full minute at which the device reads: they take turns."""
+        return DEVICES.index(device) * MINUTE // len(DEVICES)
+
+
+def _day(signal: Signal, place: Place, day: int) -> Floats:
+    minutes = np.arange(day * DAY_MINUTES, (day + 1) * DAY_MINUTES, dtype=np.float64)
+    clean = (0.9 + 0.2 * place.phase) * (signal.base + signal.swing * signal.curve(minutes, place))
+    return _measured(clean + signal.noise * _noise(place, day, signal.memory), signal)
+
+
+def _noise(place: Place, day: int, memory: float) -> Floats:
+    """AR(1) noise of a day with standard deviation 1; goes on from the day before."""
+    before = place.draw(_NOISE, day - 1).standard_normal(DAY_MINUTES)[-_MEMORY_TAPS + 1 :]
+    white = np.concatenate([before, place.draw(_NOISE, day).standard_normal(DAY_MINUTES)])
+    noise: Floats = np.convolve(white, memory ** np.arange(_MEMORY_TAPS), "valid") * np.sqrt(1 - memory**2)
+    return noise
+
+
+def _measured(values: Floats, signal: Signal) -> Floats:
+    return np.maximum(np.round(values, signal.decimals), 0.0)
+
+
+def _overlay(values: Floats, first: int, fault: Fault, shown: Floats) -> None:
+    """Put what the fault shows into the values of a day that begins at minute `first`."""
+    begin, end = fault.start // MINUTE - first, fault.end // MINUTE - first
+    values[max(begin, 0) : max(end, 0)] = shown[max(-begin, 0) : max(DAY_MINUTES - begin, 0)]
+
+
+# ------------------------------------------------------------------------------- faults: the value before, then the fault's own minutes
+def _spike(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
+    del draw
+    return values + 0.7 * signal.swing + 8 * signal.noise
+
+
+def _level_shift(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
+    return values + float(draw.choice((-1.0, 1.0))) * (0.6 * signal.swing + 6 * signal.noise)
+
+
+def _drift(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
+    del draw
+    return values + np.linspace(0, 0.8 * signal.swing + 8 * signal.noise, len(values))
+
+
+def _stuck(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
+    del signal, draw
+    return np.full_like(values, values[0])
+
+
+def _noisy(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
+    return values + draw.normal(0, 0.1 * signal.swing + 5 * signal.noise, len(values))
+
+
+def _dropout(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
+    del signal, draw
+    return np.zeros_like(values)
+
+
+_SHAPES: dict[Kind, Callable[[Floats, Signal, np.random.Generator], Floats]] = {
+    Kind.SPIKE: _spike,
+    Kind.LEVEL_SHIFT: _level_shift,
+    Kind.DRIFT: _drift,
+    Kind.STUCK: _stuck,
+    Kind.NOISE: _noisy,
+    Kind.DROPOUT: _dropout,
+}
