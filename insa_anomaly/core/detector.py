@@ -27,18 +27,18 @@ FORMAT = 1  # of a scorer file
 # The columns of what was learnt about one series.
 FEATURES = slice(0, features.NUMBERS_WIDTH)
 MEMBERS = 2  # forest, window z
-_TABLES = tuple(
+TABLES = tuple(
     slice(start, start + calibration.TABLE_WIDTH)
     for start in range(FEATURES.stop, FEATURES.stop + (MEMBERS + 1) * calibration.TABLE_WIDTH, calibration.TABLE_WIDTH)
 )
-OFFSET = _TABLES[-1].stop  # what the forest's `contamination` sets; `raw_score` is less this
+OFFSET = TABLES[-1].stop  # what the forest's `contamination` sets; `raw_score` is less this
 ALPHA = OFFSET + 1
 THRESHOLD = ALPHA + 1
 GAP = THRESHOLD + 1  # a longer pause restarts the window, microseconds
 INTERVAL = GAP + 1  # typical pause between readings, microseconds
 REFIT_STEP = INTERVAL + 1  # readings between refits
-BELOW, ABOVE = REFIT_STEP + 1, REFIT_STEP + 2  # the band reaches so far from the expected value
-MODEL_WIDTH = ABOVE + 1
+BAND = REFIT_STEP + 1  # reaches so far from the expected value, both ways
+MODEL_WIDTH = BAND + 1
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _score(results: Results, at: Ints, pushed: features.Pushed, ready: Ints, mod
     results.score[at] = calibration.score(_surprise(samples, scaled, numbers), numbers[:, ALPHA])
     results.confidence[at] = np.abs(results.score[at])
     results.expected[at] = expected = features.expected(windows, stamps, numbers[:, FEATURES])
-    results.lower[at], results.upper[at] = expected - numbers[:, BELOW], expected + numbers[:, ABOVE]
+    results.lower[at], results.upper[at] = expected - numbers[:, BAND], expected + numbers[:, BAND]
 
 
 def strangeness(samples: Floats, scaled: Features) -> tuple[Floats, Floats]:
@@ -253,12 +253,12 @@ def strangeness(samples: Floats, scaled: Features) -> tuple[Floats, Floats]:
 
 def combine(members: tuple[Floats, Floats], numbers: Floats) -> Floats:
     """The largest -log10 p of the members [n]; `numbers` [n, MODEL_WIDTH]."""
-    surprises = [calibration.surprise(member, numbers[:, table]) for member, table in zip(members, _TABLES, strict=False)]
+    surprises = [calibration.surprise(member, numbers[:, table]) for member, table in zip(members, TABLES, strict=False)]
     return np.maximum(*surprises)
 
 
 def _surprise(samples: Floats, scaled: Features, numbers: Floats) -> Floats:
-    return calibration.surprise(combine(strangeness(samples, scaled), numbers), numbers[:, _TABLES[-1]])
+    return calibration.surprise(combine(strangeness(samples, scaled), numbers), numbers[:, TABLES[-1]])
 
 
 def _judge(

@@ -34,7 +34,7 @@ def average_path_length(samples: Floats) -> Floats:
     return np.where(samples <= 1, 0.0, np.where(samples == 2, 1.0, length))
 
 
-def leaf_code(depth: Ints, samples: Ints) -> LeafCodes:
+def leaf_code(depth: int | Ints, samples: Ints) -> LeafCodes:
     """Code of a leaf at a depth (0 to 8) with a number of samples (1 to 256)."""
     return (depth * SAMPLES_MOST + samples).astype(np.uint16)
 
