@@ -17,7 +17,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Installation, Listener, Tools
+from insa_anomaly.adapters.embedded import Installation, Listener, Tools, database
 from insa_anomaly.errors import ServiceError
 from tests.conftest import Server, wait_for
 
@@ -83,7 +83,7 @@ def test_postgres_of_another_version_is_refused(short_path: Path) -> None:
     data = short_path / "pg"
     data.mkdir()
     (data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(ServiceError, match="made by PostgreSQL 9 .* install postgresql-9"), embedded.postgres(data):
+    with pytest.raises(ServiceError, match="made by PostgreSQL 9, .* install postgresql-9"), embedded.postgres(data):
         pass
     assert [each.name for each in data.iterdir()] == ["PG_VERSION"]
 
@@ -163,6 +163,24 @@ def test_a_killed_postgres_comes_back(own_postgres: Server[str]) -> None:
     own_postgres.kill()
     own_postgres.start()
     assert _one(own_postgres.address, "SELECT count(*) FROM kept") == 0
+
+
+def test_a_lock_of_before_a_power_cut_is_forgotten(own_postgres: Server[str], short_path: Path) -> None:
+    """A lock file whose process id now belongs to another program does not keep PostgreSQL from starting."""
+    own_postgres.kill()
+    lock = short_path / "pg" / "postmaster.pid"
+    lines = lock.read_text().splitlines()
+    lock.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+    own_postgres.start()
+    assert _one(own_postgres.address, "SELECT 1") == 1
+
+
+def test_two_servers_never_share_a_folder(own_postgres: Server[str], short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in use is refused with the owner's process id, and its owner goes on."""
+    monkeypatch.setattr(database, "STOP_SECONDS", 0.1)
+    with pytest.raises(ServiceError, match="in use by the PostgreSQL with process id"), embedded.postgres(short_path / "pg"):
+        pass
+    assert _one(own_postgres.address, "SELECT 1") == 1
 
 
 # ----------------------------------------------------------------------------------------- Valkey and Redis

@@ -1,0 +1,49 @@
+# What can be done with insa-anomaly from a clone. Needs python3 (3.11 to 3.13) and make; the rest is fetched into .venv and .tools.
+# `make` alone explains the targets. PY chooses the Python: `make demo PY=python3.12`.
+
+MAKEFLAGS += --no-print-directory
+PY ?= python3
+export UV_PYTHON_DOWNLOADS = never
+export INSA_UNPACKED = $(CURDIR)/.tools/root
+unexport VIRTUAL_ENV
+
+# Says the command that brings .venv to what uv.lock says; the first word is uv itself, found or fetched.
+SYNC = uv=$$($(PY) scripts/bootstrap) && "$$uv" sync --quiet --frozen --python $(PY) --extra embedded
+# A killed make takes its demo with it: the kernel tells the demo, which then stops in good order.
+WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM)
+
+.PHONY: help demo test lint bench deps clean
+
+help:
+	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
+	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
+	@echo "make lint                         the first three alone"
+	@echo "make bench                        one JSON line per figure, each beside its baseline"
+	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
+	@echo "make clean                        remove .venv, .tools and every cache"
+	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
+
+demo:
+	@$(SYNC) --no-dev
+	@$(PY) scripts/deps unpack mosquitto || echo "demo: going on with amqtt as the broker" >&2
+	@exec $(WITH_PARENT) .venv/bin/insa-anomaly demo $(if $(DURATION),--duration $(DURATION)) $(if $(filter-out 0,$(JSON)),--json)
+
+test: deps lint
+	@.venv/bin/python -m pytest
+
+lint:
+	@$(SYNC)
+	@.venv/bin/ruff check
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
+
+bench: deps
+	@$(SYNC)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.benchmarks
+
+deps:
+	@$(PY) scripts/deps install mosquitto redis-server postgresql
+
+clean:
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks dist build
+	find insa_anomaly tests -name __pycache__ -type d -prune -exec rm -rf {} +
