@@ -1,0 +1,210 @@
+"""The demonstration: a simulated plant through the real thing, from nothing to events on MQTT, told as it happens."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Protocol
+
+import msgspec
+from rich.console import Console
+
+from insa_anomaly.core.event import Event
+from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.ports import SeriesKey
+from insa_anomaly.workbench.leaving import Leaving
+from insa_anomaly.workbench.ledger import Ledger
+from insa_anomaly.workbench.plant import DEVICES, MINUTE, Fault, Plant, SeriesHistory
+from insa_anomaly.workbench.progress import Advance, progress
+from insa_anomaly.workbench.replay import Feeder
+from insa_anomaly.workbench.report import event_line, tell_outcome
+from insa_anomaly.workbench.schedule import Schedule, schedule
+from insa_anomaly.workbench.scoreboard import Alarm, Figures, Finding, alarm_of, cause, false_alarms, findings, percentile
+
+EVENTS = "insa/iiot/ml/anomaly/#"
+_PAUSE = 0.25  # seconds between two looks at signals and the parent
+_HURRY = 10.0  # seconds to wait for the database when a person has ended the show
+_QUIET = 1.5  # seconds without an event, after which no more are expected
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """Readings of a span in the database: rows, and how many different (series, time) there are among them."""
+
+    rows: int = 0
+    distinct: int = 0
+
+
+class DemoServices(Protocol):
+    """What the demonstration needs around it, already running but for the daemon."""
+
+    def addresses(self) -> Sequence[tuple[str, str]]:
+        """What runs, and where."""
+
+    def record(self, history: Iterable[SeriesHistory], advance: Advance) -> None:
+        """Store history in the database; `advance` takes the number of readings stored since the last call."""
+
+    def train(self, series: Sequence[SeriesKey], advance: Advance) -> None:
+        """Train a model for every series from what is stored; `advance` takes the number of models trained since the last call."""
+
+    def start_daemon(self) -> None:
+        """Start the daemon; it is connected and subscribed when this returns. Raises InsaError."""
+
+    def feeder(self) -> AbstractContextManager[Feeder]:
+        """A connection to publish on."""
+
+    def listen(self, topics: str, hear: Callable[[bytes], None]) -> AbstractContextManager[None]:
+        """A subscription of its own; `hear` is called with every payload, from another thread."""
+
+    def stored(self, start: int, end: int) -> Stored:
+        """Readings with start <= time < end (microseconds) in the database. Raises DatabaseAway."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found, fault by fault, and the figures."""
+
+    findings: list[Finding]
+    false_alarms: list[Alarm]
+    figures: Figures
+
+    @property
+    def complete(self) -> bool:
+        """Whether every reading is stored exactly once."""
+        return not (self.figures.lost or self.figures.duplicates)
+
+    def json(self) -> str:
+        """The figures as one JSON object on one line."""
+        return msgspec.json.encode(self.figures).decode()
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A plant, what is around it, and whom to tell. `patience`: seconds to wait for the database at the end."""
+
+    plant: Plant
+    services: DemoServices
+    console: Console
+    leaving: Leaving
+    history_days: float = 5.0
+    patience: float = 60.0
+
+    def run(self, duration: float | None) -> Outcome:
+        """Show the whole way, for `duration` seconds of streaming or until stopped, and answer what came of it.
+
+        Raises KeyboardInterrupt when it is stopped before the plant runs, InsaError when something does not work.
+        """
+        self._introduce()
+        self._learn(schedule(self.services.now(), duration).start)
+        self.console.print("daemon: starting")
+        self.services.start_daemon()
+        self.leaving.check()
+        ledger = Ledger(self.services.now)
+        with self.services.listen(EVENTS, ledger.hear), self.services.feeder() as feeder:
+            plan = schedule(self.services.now(), duration)
+            self._stream(plan, ledger, feeder)
+            stored = self._settle(plan, ledger, feeder)
+        outcome = _outcome(self._begun(plan, ledger.last), ledger, stored)
+        tell_outcome(self.console, outcome.findings, outcome.false_alarms, outcome.figures)
+        return outcome
+
+    def _introduce(self) -> None:
+        for name, address in self.services.addresses():
+            self.console.print(f"{name + ':':<12} {address}")
+        series = len(self.plant.series)
+        self.console.print(f"{'plant:':<12} {len(DEVICES)} devices, {series} series, a reading a minute each, simulated")
+
+    def _learn(self, until: int) -> None:
+        """Give every series a past, and a model of it."""
+        days, series = self.history_days, self.plant.series
+        with progress(self.console, f"history of {days:g} days, readings", round(days * 1440) * len(series)) as advance:
+            self.services.record(self.plant.history(days, until), self._checking(advance))
+        with progress(self.console, "models trained", len(series)) as advance:
+            self.services.train(series, self._checking(advance))
+
+    def _checking(self, advance: Advance) -> Advance:
+        def checked(steps: int) -> None:
+            self.leaving.check()
+            advance(steps)
+
+        return checked
+
+    def _stream(self, plan: Schedule, ledger: Ledger, feeder: Feeder) -> None:
+        """Publish the plant, each reading when it is due, and tell what is heard."""
+        pace = f"{plan.speed / 60:.0f} simulated minutes a second"
+        self.console.print(f"streaming: {pace}{'' if plan.end else ', in real time once the present is reached; Ctrl-C ends it'}")
+        total = None if plan.end is None else (plan.end - plan.start) // MINUTE * len(DEVICES)
+        with progress(self.console, "messages published", total) as advance:
+            for row in self.plant.stream(plan.start, plan.end, plan.faults(self.plant)):
+                if not self._wait(plan.due(row.timestamp), plan, ledger):
+                    return
+                feeder.publish(*ledger.message(row))
+                advance(1)
+
+    def _wait(self, due: float, plan: Schedule, ledger: Ledger) -> bool:
+        """Tell events until the time (seconds since the epoch) has come; False when it is time to go."""
+        while not self.leaving.due:
+            left = due - self.services.now()
+            event = ledger.next_event(min(left, _PAUSE))
+            if event:
+                self._tell(event, plan)
+            elif left <= 0:
+                return True
+        return False
+
+    def _tell(self, event: Event, plan: Schedule) -> None:
+        alarm = alarm_of(event)
+        fault = cause(alarm, self._begun(plan, alarm.at)) if alarm else None
+        self.console.print(event_line(event, fault))
+
+    def _begun(self, plan: Schedule, at: int) -> list[Fault]:
+        return list(takewhile(lambda fault: fault.start <= at, plan.faults(self.plant)))
+
+    def _settle(self, plan: Schedule, ledger: Ledger, feeder: Feeder) -> Stored:
+        """Wait, within bounds, until the broker and the database have everything and no more events come."""
+        if self.leaving.orphaned:
+            return Stored()
+        patience = min(self.patience, _HURRY) if self.leaving.due else self.patience
+        deadline = time.monotonic() + patience
+        feeder.drain(patience)
+        stored = self._stored(ledger, Stored())
+        quiet_since = time.monotonic()
+        while time.monotonic() < deadline and not self.leaving.orphaned:
+            event = ledger.next_event(_PAUSE)
+            if event:
+                self._tell(event, plan)
+                quiet_since = time.monotonic()
+            elif stored.distinct < ledger.readings:
+                stored = self._stored(ledger, stored)
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > _QUIET:
+                break
+        return stored
+
+    def _stored(self, ledger: Ledger, known: Stored) -> Stored:
+        try:
+            return self.services.stored(ledger.first, ledger.last + 1)
+        except DatabaseAway:
+            return known
+
+
+def _outcome(begun: list[Fault], ledger: Ledger, stored: Stored) -> Outcome:
+    found = [finding for finding in findings(begun, ledger.alarms) if finding.alarm or finding.fault.end <= ledger.last]
+    false = false_alarms(begun, ledger.alarms)
+    p50, p99 = percentile(ledger.latencies, 50), percentile(ledger.latencies, 99)
+    figures = Figures(
+        readings_published=ledger.readings,
+        readings_stored=stored.rows,
+        lost=ledger.readings - stored.distinct,
+        duplicates=stored.rows - stored.distinct,
+        events=ledger.events,
+        faults_injected=len(found),
+        faults_caught=sum(finding.alarm is not None for finding in found),
+        false_alarm_episodes=len(false),
+        p50_ms=None if p50 is None else round(p50, 3),
+        p99_ms=None if p99 is None else round(p99, 3),
+    )
+    return Outcome(found, false, figures)

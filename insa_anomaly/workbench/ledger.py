@@ -1,0 +1,73 @@
+"""What the demonstration has sent and heard: every send time, every event once, and how long it took from one to the other."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from queue import Empty, Queue
+
+import msgspec
+
+from insa_anomaly.core.event import Event
+from insa_anomaly.core.reading import microseconds
+from insa_anomaly.workbench.recording import Row
+from insa_anomaly.workbench.replay import TOPIC, Message
+from insa_anomaly.workbench.scoreboard import Alarm, alarm_of
+
+_SECOND = 1_000_000
+_MOST_SENT = 200_000  # send times kept; an event about an older reading is not measured
+_MOST_HEARD = 10_000
+_MOST_TOLD = 100_000
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Event).decode
+
+
+class Ledger:
+    """Filled from two threads: the sender's with `message`, the listener's with `hear`; read from the sender's."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.readings = 0
+        self.first = self.last = 0  # times of the oldest and newest reading sent, microseconds
+        self.events = 0
+        self.alarms: list[Alarm] = []
+        self.latencies: list[float] = []  # milliseconds
+        self._now = now
+        self._sent: dict[tuple[str, int], float] = {}
+        self._told: dict[str, None] = {}
+        self._heard: Queue[tuple[float, bytes]] = Queue(_MOST_HEARD)
+
+    def message(self, row: Row) -> Message:
+        """Topic and payload of a row, stamped with the time of sending (`sent`, seconds since the epoch)."""
+        sent = self._sent[row.device_id, row.timestamp] = self._now()
+        if len(self._sent) > _MOST_SENT:
+            del self._sent[next(iter(self._sent))]
+        self.readings += len(row.values)
+        self.first, self.last = self.first or row.timestamp, row.timestamp
+        moment = datetime.fromtimestamp(row.timestamp // _SECOND, UTC).replace(microsecond=row.timestamp % _SECOND)
+        payload = {"device_id": row.device_id, "timestamp": moment, "id": row.id, "sent": sent, "metrics": row.values}
+        return f"{TOPIC}/{row.device_id}", _encode(payload)
+
+    def hear(self, payload: bytes) -> None:
+        """Note an event as it arrives. Waits where ten thousand are not looked at yet."""
+        self._heard.put((self._now(), payload))
+
+    def next_event(self, timeout: float) -> Event | None:
+        """The next event not seen before, waiting up to `timeout` seconds for something to come. What is no event is passed over."""
+        try:
+            arrived, payload = self._heard.get(timeout=timeout) if timeout > 0 else self._heard.get_nowait()
+            event = _decode(payload)
+        except (Empty, msgspec.MsgspecError):
+            return None
+        if event.event_id in self._told:
+            return None
+        self._count(event, arrived)
+        return event
+
+    def _count(self, event: Event, arrived: float) -> None:
+        self.events += 1
+        self._told[event.event_id] = None
+        if len(self._told) > _MOST_TOLD:
+            del self._told[next(iter(self._told))]
+        sent = self._sent.get((event.device_id, microseconds(event.timestamp) or 0))
+        if sent is not None:
+            self.latencies.append((arrived - sent) * 1000)
+        if alarm := alarm_of(event):
+            self.alarms.append(alarm)
