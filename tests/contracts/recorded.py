@@ -1,0 +1,210 @@
+"""What is recorded, generated and read back: for the suites of Recorder and History."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import psycopg
+from hypothesis import strategies as st
+from psycopg import sql
+
+from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.core.event import Anomaly, Episode, Reason, deterministic_id
+from insa_anomaly.core.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.ports import ModelRow, Page, Telemetry
+from insa_anomaly.testing import MemoryHistory, MemoryRecorder, MemoryTables
+
+LOG = UUID(int=1)
+NOW = 1_760_000_000_000_000
+
+# ------------------------------------------------------------------------------------------------- generated
+finite = st.floats(allow_nan=False, allow_infinity=False)
+times = st.integers(NOW - 40 * 86_400_000_000, NOW + 40 * 86_400_000_000) | st.just(NOW)
+names = st.sampled_from(["pump-1", "Presse 2", "температура", "a"])
+ids = st.integers(0, 5).map(deterministic_id)
+words = st.text(max_size=30)  # NUL and all; no lone surrogates
+
+discriminators = st.integers(0, 2) | st.integers(-(2**63), 2**63 - 1)
+readings = st.builds(Reading, names, names, times, finite, discriminators, st.integers(0, 2), st.integers(0, 7), st.none() | words)
+reasons = st.builds(Reason, st.sampled_from(["jump", "level"]), finite, st.text(st.characters(exclude_characters="\0", codec="utf-8")))
+anomalies = st.builds(
+    Anomaly, ids, ids, st.integers(1, 9), names, names, times, finite, finite, finite, finite, finite, finite, finite,
+    st.lists(reasons, max_size=2), st.booleans(), st.none() | ids,
+)  # fmt: skip
+raws = st.builds(Raw, words, st.binary(max_size=50), st.integers(0, 5).map(NOW.__add__))
+rejections = st.builds(Rejected, st.sampled_from(Cause), words, raws)
+# Of an episode everything follows from its id and how far it is.
+progress = st.tuples(st.integers(0, 5), st.none() | st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
+
+
+def _episode(state: tuple[int, int | None, int, int]) -> Episode:
+    number, closed, updated, count = state
+    closed_at = None if closed is None else NOW + closed
+    names = (deterministic_id(number), "pump-1", "a", deterministic_id(0))
+    return Episode(*names, 3, NOW, NOW + updated, closed_at, count, count / 7, number > 3)
+
+
+episodes = progress.map(_episode)
+
+
+def model(number: int, status: str = "active", reason: str = "") -> ModelRow:
+    """The state of a model: numbers below 3 are of one series, the others of another."""
+    names = (deterministic_id(number), "pump-1", "a" if number < 3 else "b")
+    parameters: dict[str, float | int | str | bool | None] = {"n_estimators": 100, "max_samples": "auto", "warm": False}
+    figures: dict[str, float | int | str | None] = {"n": 500, "basis": "holdout", "span": None, "share": 0.25}
+    return ModelRow(*names, number, status, f"a/{number}", NOW + number, 500, 0.4, parameters, figures, "ab" * 32, 0.9, None, reason)
+
+
+statuses = st.sampled_from(["active", "archived", "disabled", "failed", "shadow", "deleted"])
+models = st.builds(model, st.integers(0, 5), statuses, st.sampled_from(["", "why"]))
+items = st.lists(readings | anomalies | episodes | rejections, max_size=25)
+
+
+def anomaly(number: int = 1, expected: float = 1.0, upper: float = 2.0) -> Anomaly:
+    """An anomaly like the others but for its id and what was expected."""
+    names = (deterministic_id(number), deterministic_id(2), 1, "a", "x")
+    return Anomaly(*names, NOW, 3.0, -0.5, -0.1, 0.5, expected, 0.0, upper, [Reason("jump", 1.0, "up")])
+
+
+def letter() -> Rejected:
+    """A message for the dead letters."""
+    return Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW))
+
+
+def telemetry(found: Sequence[Reading]) -> Telemetry:
+    """Readings as columns; one series of `keys` has none, as happens when a fleet names all it knows."""
+    keys = [("nobody", "nothing"), *dict.fromkeys((reading.device_id, reading.metric_name) for reading in found)]
+    return Telemetry(
+        keys,
+        np.array([keys.index((reading.device_id, reading.metric_name)) for reading in found], np.int32),
+        np.array([reading.timestamp for reading in found], np.int64),
+        np.array([reading.discriminator for reading in found], np.int64),
+        np.array([reading.value for reading in found], np.float64),
+        np.array([reading.quality for reading in found], np.int16),
+        np.array([reading.flags for reading in found], np.int16),
+        {row: reading.original for row, reading in enumerate(found) if reading.original is not None},
+    )
+
+
+def page(seq: int, found: Sequence[object] = (), log_id: UUID = LOG) -> Page:
+    """A page of these things, each in its place."""
+    return Page(
+        log_id,
+        seq,
+        telemetry([thing for thing in found if isinstance(thing, Reading)]),
+        [thing for thing in found if isinstance(thing, Anomaly)],
+        [thing for thing in found if isinstance(thing, Episode)],
+        [thing for thing in found if isinstance(thing, Rejected)],
+        [thing for thing in found if isinstance(thing, ModelRow)],
+    )
+
+
+# ------------------------------------------------------------------------------------------------- read back
+@dataclass
+class InMemory:
+    """The bodies of `testing`."""
+
+    recorder: MemoryRecorder
+    history: MemoryHistory
+
+    def rows(self) -> MemoryTables:
+        """What is recorded, text as a database can hold it."""
+        tables = self.recorder.tables
+        readings = {place: (*row[:3], None if row[3] is None else held(row[3])) for place, row in tables.telemetry.items()}
+        letters = {place: _held(letter) for place, letter in tables.dead_letters.items()}
+        return dataclasses.replace(_copied(tables), telemetry=readings, dead_letters=letters)
+
+    def clear(self) -> None:
+        """Empty every table."""
+        for table in vars(self.recorder.tables).values():
+            table.clear()
+
+
+@dataclass
+class InPostgres:
+    """The real bodies; `session` is the test's own way to look."""
+
+    recorder: PostgresRecorder
+    history: PostgresHistory
+    session: psycopg.Connection
+
+    def rows(self) -> MemoryTables:
+        """What is recorded, in the words of the ports."""
+        return MemoryTables(
+            {((row[0], row[1]), us(row[2]), row[3]): row[4:] for row in self.session.execute(_TELEMETRY)},
+            {row[0]: _anomaly(row) for row in self.session.execute(_ANOMALIES)},
+            {row[0]: Episode(*(us(cell) for cell in row)) for row in self.session.execute(_EPISODES)},
+            {(row[0], us(row[1])): _letter(row) for row in self.session.execute(_LETTERS)},
+            {row[0]: ModelRow(*(us(cell) for cell in row)) for row in self.session.execute(_MODELS)},
+            dict(self.session.execute("SELECT log_id, seq FROM ingest_cursor").fetchall()),
+        )
+
+    def clear(self) -> None:
+        """Empty every table but series: a recorder remembers their ids."""
+        for table in ("telemetry", "anomaly_detections", "anomaly_episodes", "dead_letters", "ml_models", "ingest_cursor"):
+            self.session.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+
+
+Body = InMemory | InPostgres
+
+_TELEMETRY = "SELECT device_id, metric_name, timestamp, discriminator, value, quality, flags, original FROM telemetry_readings"
+_ANOMALIES = """SELECT id::text, model_id::text, (metadata->>'model_version')::int, device_id, metric_name, timestamp, value, anomaly_score,
+    (metadata->>'raw_score')::float8, confidence, (metadata->>'expected')::float8, (metadata->>'lower')::float8,
+    (metadata->>'upper')::float8, metadata->'reasons', (metadata->>'historical')::bool, episode_id::text FROM anomaly_detections
+    WHERE is_anomaly = (anomaly_score < 0)"""
+_EPISODES = """SELECT id::text, device_id, metric_name, model_id::text, model_version, started_at, updated_at, closed_at, readings,
+    peak_confidence, historical FROM anomaly_episodes"""
+_LETTERS = "SELECT log_id, received, topic, payload, reason, detail FROM dead_letters"
+_MODELS = """SELECT id::text, device_id, metric_name, version, status, model_path, trained_at, training_samples, threshold, parameters,
+    figures, sha256, accuracy, false_positive_rate, reason FROM ml_models WHERE model_type = 'isolation_forest'"""
+
+
+@contextmanager
+def in_memory() -> Iterator[InMemory]:
+    """Recorder and history over tables in memory."""
+    tables = MemoryTables()
+    yield InMemory(MemoryRecorder(tables), MemoryHistory(tables))
+
+
+@contextmanager
+def in_postgres(dsn: str) -> Iterator[InPostgres]:
+    """Recorder and history over a database that has our schema."""
+    with PostgresRecorder(dsn) as recorder, PostgresHistory(dsn) as history, psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("SET timezone = 'UTC'")
+        yield InPostgres(recorder, history, session)
+
+
+def us(cell: Any) -> Any:  # noqa: ANN401 - a cell of any column
+    """A time as microseconds since the epoch, anything else as it is."""
+    return (cell - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) if isinstance(cell, datetime) else cell
+
+
+def held(text: str) -> str:
+    """Text as PostgreSQL holds it: without NUL."""
+    return text.replace("\0", "\\x00")
+
+
+def _held(letter: Rejected) -> Rejected:
+    return Rejected(letter.reason, held(letter.detail), msgspec.structs.replace(letter.raw, topic=held(letter.raw.topic)))
+
+
+def _copied(tables: MemoryTables) -> MemoryTables:
+    return MemoryTables(*(dict(table) for table in vars(tables).values()))
+
+
+def _anomaly(row: tuple[Any, ...]) -> Anomaly:
+    cells = [us(cell) for cell in row]
+    cells[13] = msgspec.convert(cells[13], list[Reason])
+    return Anomaly(*cells)
+
+
+def _letter(row: tuple[Any, ...]) -> Rejected:
+    _, received, topic, payload, cause, detail = row
+    return Rejected(Cause(cause), detail, Raw(topic, payload, us(received)))

@@ -1,0 +1,58 @@
+"""What every history promises, in memory and in PostgreSQL."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.core.reading import Quality, Reading
+from insa_anomaly.errors import DatabaseAway
+from tests.contracts import recorded
+from tests.contracts.recorded import NOW, Body, in_memory, in_postgres, page
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def body(request: pytest.FixtureRequest) -> Iterator[Body]:
+    """A history, and the recorder that fills it."""
+    if request.param == "memory":
+        with in_memory() as memory:
+            yield memory
+    else:
+        with in_postgres(request.getfixturevalue("database")) as postgres:
+            yield postgres
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(found=st.lists(recorded.readings, max_size=25), since=recorded.times, most=st.integers(1, 10))
+def test_law_the_newest_good_readings_in_time_order(body: Body, found: list[Reading], since: int, most: int) -> None:
+    """Of each series: the newest `most` good readings since a time, and nothing else, as a plain filter and sort finds them."""
+    body.clear()
+    body.recorder.record(page(1, found))
+    first: dict[tuple[str, str, int, int], Reading] = {}
+    for reading in found:
+        first.setdefault((reading.device_id, reading.metric_name, reading.timestamp, reading.discriminator), reading)
+    assert body.history.series() == sorted({key[:2] for key in first})
+    for key in [*body.history.series(), ("nobody", "nothing")]:
+        times, values = body.history.readings(key, since, most)
+        good = [reading for place, reading in sorted(first.items()) if place[:2] == key and reading.quality == Quality.GOOD]
+        wanted = [(reading.timestamp, reading.value) for reading in good if reading.timestamp >= since][-most:]
+        assert list(zip(times.tolist(), values.tolist(), strict=True)) == wanted
+        assert (times.dtype, values.dtype) == (np.dtype(np.int64), np.dtype(np.float64))
+
+
+def test_a_long_history_comes_back_whole(body: Body) -> None:
+    """A generated history of many thousand readings is recorded as one page, and read back to the bit."""
+    rng = np.random.default_rng(1)
+    times, values = NOW + np.arange(20_000) * 60_000_000, rng.normal(size=20_000)
+    body.recorder.record(page(1, [Reading("a", "x", *pair, 0) for pair in zip(times.tolist(), values.tolist(), strict=True)]))
+    read_times, read_values = body.history.readings(("a", "x"), NOW, 20_000)
+    assert (read_times.tobytes(), read_values.tobytes()) == (times.tobytes(), values.tobytes())
+
+
+def test_nobody_there_is_away() -> None:
+    """Where no database listens, the call may succeed later."""
+    with PostgresHistory("host=127.0.0.1 port=1 user=nobody dbname=x") as history, pytest.raises(DatabaseAway):
+        history.series()

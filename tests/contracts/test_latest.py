@@ -1,0 +1,103 @@
+"""What every place for the latest results promises: in memory, in Redis and in Valkey."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from insa_anomaly.adapters.redis import Breaker, RedisLatest
+from insa_anomaly.ports import Latest, SeriesKey
+from insa_anomaly.testing import MemoryLatest
+from tests.conftest import Server
+
+Read = Callable[[SeriesKey], bytes | None]
+
+
+def real(url: str) -> Iterator[tuple[Latest, Read]]:
+    """A server, read by its own client."""
+    with RedisLatest(url) as latest, redis.Redis.from_url(url) as client:
+        yield latest, lambda key: client.get(f"ml:predictions:{key[0]}:{key[1]}:latest")
+
+
+@pytest.fixture(params=["memory", "redis", "valkey"])
+def body(request: pytest.FixtureRequest) -> Iterator[tuple[Latest, Read]]:
+    """A body, and how to see what it shows."""
+    if request.param == "memory":
+        memory = MemoryLatest()
+        yield memory, memory.shown.get
+    else:
+        yield from real(request.getfixturevalue(f"{request.param}_url"))
+
+
+def test_the_newest_result_is_there(body: tuple[Latest, Read]) -> None:
+    """Of each series the last result shown stays, byte for byte, whatever its names hold; others are left alone."""
+    latest, read = body
+    latest.show({})
+    latest.show({("press 1", "température"): b"1", ("b", "y"): b'{"score":0.5}'})
+    latest.show({("press 1", "température"): b"2\r\n\0"})
+    assert (read(("press 1", "température")), read(("b", "y")), read(("c", "z"))) == (b"2\r\n\0", b'{"score":0.5}', None)
+
+
+def test_a_fleet_at_once(body: tuple[Latest, Read]) -> None:
+    """Thousands of series are shown in one call."""
+    latest, read = body
+    fleet = {(f"D{i}", "t"): b"%d" % i for i in range(2345)}
+    latest.show(fleet)
+    assert {key: read(key) for key in fleet} == fleet
+
+
+def test_results_fade(redis_url: str) -> None:
+    """A result that is not renewed is gone after five minutes."""
+    with RedisLatest(redis_url) as latest, redis.Redis.from_url(redis_url) as client:
+        latest.show({("a", "x"): b"1"})
+        assert 295 <= int(str(client.ttl("ml:predictions:a:x:latest"))) <= 300
+
+
+def test_nobody_there_costs_nothing() -> None:
+    """Where nothing listens, showing raises nothing, and for a while is not even tried."""
+    with RedisLatest("redis://127.0.0.1:1/0") as latest:
+        began = time.monotonic()
+        for _ in range(100):
+            latest.show({("a", "x"): b"1"})
+        assert time.monotonic() - began < 1.0
+
+
+def test_a_deaf_server_is_given_up_in_time() -> None:
+    """A server that accepts and never answers holds nobody up longer than the time allowed for one wait."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf, RedisLatest(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0") as latest:
+        began = time.monotonic()
+        latest.show({("a", "x"): b"1"})
+        assert time.monotonic() - began < 1.5
+
+
+def test_it_comes_back(own_redis: Server[str]) -> None:
+    """After an outage the next result is shown, once the rest is over."""
+    with RedisLatest(own_redis.address, Breaker(rest_seconds=0.0)) as latest:
+        latest.show({("a", "x"): b"1"})
+        own_redis.stop()
+        latest.show({("a", "x"): b"2"})
+        own_redis.start()
+        latest.show({("a", "x"): b"3"})
+        with redis.Redis.from_url(own_redis.address) as client:
+            assert client.get("ml:predictions:a:x:latest") == b"3"
+
+
+def test_a_refusal_is_not_taken_for_an_answer(redis_url: str) -> None:
+    """An error in the middle of many answers leaves nothing behind that a later call would misread."""
+    with redis.Redis.from_url(redis_url) as client, RedisLatest(redis_url, Breaker(rest_seconds=0.0)) as latest:
+        client.config_set("maxmemory", "1")
+        latest.show({("a", str(i)): b"1" for i in range(100)})
+        client.config_set("maxmemory", "0")
+        latest.show({("a", "x"): b"2"})
+        assert client.get("ml:predictions:a:x:latest") == b"2"
+
+
+@given(rest=st.floats(0.1, 100), failed=st.floats(0, 1e6), later=st.floats(0, 200))
+def test_law_the_breaker_rests_then_allows(rest: float, failed: float, later: float) -> None:
+    """A breaker allows everything until a failure, then nothing before its rest is over, then everything again."""
+    assert Breaker(rest).allows(failed)
+    assert Breaker(rest).failed(failed).allows(failed + later) == ((failed + later) - failed >= rest)

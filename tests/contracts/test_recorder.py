@@ -1,0 +1,323 @@
+"""What every recorder promises, in memory and in PostgreSQL; and what only a real one can break."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Self
+from uuid import UUID
+
+import msgspec
+import psycopg
+import psycopg.conninfo
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.core.event import deterministic_id
+from insa_anomaly.core.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused
+from tests.conftest import Server, wait_for
+from tests.contracts import recorded
+from tests.contracts.recorded import LOG, NOW, Body, InPostgres, in_memory, in_postgres, page
+
+LOGS = [UUID(int=number) for number in (1, 2, 3)]
+streams = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def body(request: pytest.FixtureRequest) -> Iterator[Body]:
+    """A recorder, empty, with a way to see what it wrote."""
+    if request.param == "memory":
+        with in_memory() as memory:
+            yield memory
+    else:
+        with in_postgres(request.getfixturevalue("database")) as postgres:
+            yield postgres
+
+
+@pytest.fixture
+def postgres(database: str) -> Iterator[InPostgres]:
+    """The real recorder, empty."""
+    with in_postgres(database) as body:
+        yield body
+
+
+# --------------------------------------------------------------------------------------------------- the laws
+@streams
+@given(items=recorded.items, cuts=st.lists(st.integers(0, 25)), again=st.lists(st.integers(0, 8), max_size=4))
+def test_law_pages_are_cut_and_repeated_at_will(body: Body, items: list[object], cuts: list[int], again: list[int]) -> None:
+    """The same things leave the same rows, however they are cut into pages and whichever pages come again."""
+    body.clear()
+    body.recorder.record(page(99, items))
+    whole = body.rows()
+    body.clear()
+    edges = sorted({0, *cuts, len(items)})
+    pages = [page(number, items[start:end]) for number, (start, end) in enumerate(pairwise(edges))] + [page(99)]
+    for each in [*pages, *(pages[number % len(pages)] for number in again)]:
+        body.recorder.record(each)
+    assert body.rows() == whole
+
+
+@streams
+@given(pages=st.lists(recorded.items, max_size=4), models=st.lists(st.lists(recorded.models, max_size=6), max_size=4))
+def test_law_postgres_holds_what_memory_holds(postgres: InPostgres, pages: list[list[object]], models: list[list[object]]) -> None:
+    """Recorder by recorder, the rows are the same, and each page may come twice in a row."""
+    postgres.clear()
+    with in_memory() as memory:
+        for number, items in enumerate([*pages, *models]):
+            for each in (memory, memory, postgres, postgres):
+                each.recorder.record(page(number, items))
+        assert postgres.rows() == memory.rows()
+
+
+@streams
+@given(seqs=st.lists(st.tuples(st.sampled_from(LOGS), st.integers(0, 2**62)), max_size=8))
+def test_law_a_cursor_never_goes_back(body: Body, seqs: list[tuple[UUID, int]]) -> None:
+    """Each log has a cursor of its own: the furthest place it was recorded to, 0 before."""
+    body.clear()
+    for log_id, seq in seqs:
+        body.recorder.record(page(seq, log_id=log_id))
+    for log_id in [*LOGS, UUID(int=9)]:
+        assert body.recorder.cursor(log_id) == max((seq for log, seq in seqs if log == log_id), default=0)
+
+
+@given(first=recorded.models, second=recorded.models)
+@streams
+def test_law_one_active_model_a_series(body: Body, first: object, second: object) -> None:
+    """A model that becomes active archives the one before it, in the same page or in another."""
+    body.clear()
+    for pages in ([page(1, [first]), page(2, [second])], [page(3, [second, first])]):
+        for each in pages:
+            body.recorder.record(each)
+        active = [(row.device_id, row.metric_name) for row in body.rows().models.values() if row.status == "active"]
+        assert len(active) == len(set(active))
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+def test_text_that_a_database_cannot_hold_is_kept_as_an_escape(postgres: InPostgres) -> None:
+    """NUL and lone surrogates in a topic, a detail or a timestamp fail no page; the payload is kept byte for byte."""
+    payload = bytes(range(256))
+    letter = Rejected(Cause.MALFORMED, "\ud800 and \0", Raw("a/\0/\udcff", payload, NOW))
+    postgres.recorder.record(page(1, [letter, Reading("a", "x", NOW, 1.0, 1, original="\0\ud800")]))
+    (kept,) = postgres.rows().dead_letters.values()
+    assert kept == Rejected(Cause.MALFORMED, "\\ud800 and \\x00", Raw("a/\\x00/\\udcff", payload, NOW))
+    assert [row[3] for row in postgres.rows().telemetry.values()] == ["\\x00\\ud800"]
+
+
+def test_numbers_that_json_cannot_hold_become_null(postgres: InPostgres) -> None:
+    """An expectation that is not known (NaN, infinite) is no reason to refuse the anomaly."""
+    anomaly = recorded.anomaly(expected=float("nan"), upper=float("inf"))
+    postgres.recorder.record(page(1, [anomaly]))
+    (kept,) = postgres.rows().anomalies.values()
+    assert msgspec.to_builtins(kept) == msgspec.to_builtins(anomaly) | {"expected": None, "upper": None}
+
+
+def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
+    """Where a row cannot be recorded nothing of its page is, the cursor stays, and the next page is recorded."""
+    bad = msgspec.structs.replace(recorded.anomaly(), id="no uuid")
+    with pytest.raises(DatabaseRefused, match="uuid"):
+        postgres.recorder.record(page(1, [bad, Reading("a", "x", NOW, 1.0, 1)]))
+    assert (postgres.rows().telemetry, postgres.recorder.cursor(LOG)) == ({}, 0)
+    postgres.recorder.record(page(1, [Reading("a", "x", NOW, 1.0, 1)]))
+    assert postgres.recorder.cursor(LOG) == 1
+
+
+# ------------------------------------------------------------------------------------------------- a broken world
+def reading(value: float = 1.0) -> Reading:
+    """A reading of a series of its own."""
+    return Reading("a", "x", NOW, value, int(value))
+
+
+def test_nobody_there_is_away() -> None:
+    """Where no database listens, the call may succeed later."""
+    with PostgresRecorder("host=127.0.0.1 port=1 user=nobody dbname=x") as recorder, pytest.raises(DatabaseAway):
+        recorder.cursor(LOG)
+
+
+def test_a_missing_database_or_schema_refuses(empty_database: str) -> None:
+    """A wrong address and a database without our tables are refusals: waiting does not help."""
+    with PostgresRecorder(psycopg.conninfo.make_conninfo(empty_database, dbname="nonesuch")) as lost, pytest.raises(DatabaseRefused):
+        lost.cursor(LOG)
+    with PostgresRecorder(empty_database) as bare, pytest.raises(DatabaseRefused, match="does not exist"):
+        bare.record(page(1, [reading()]))
+
+
+def test_an_address_that_cannot_be_read_is_not_repeated() -> None:
+    """The message about a wrong address does not quote it: it may hold a password."""
+    with pytest.raises(DatabaseRefused) as caught:
+        PostgresRecorder("host=x password = a secret")
+    assert "secret" not in f"{caught.value} {caught.value.__cause__}"
+
+
+def backends(session: psycopg.Connection) -> list[int]:
+    """Process ids of our recorders in this database."""
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'insa-anomaly' AND datname = current_database()"
+    return [pid for (pid,) in session.execute(query)]
+
+
+def test_a_lost_connection_comes_back(postgres: InPostgres) -> None:
+    """A connection that the server ended costs one call; the next one makes a new connection."""
+    postgres.recorder.record(page(1, [reading(1.0)]))
+    postgres.session.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (backends(postgres.session),))
+    with pytest.raises(DatabaseAway):
+        postgres.recorder.record(page(2, [reading(2.0)]))
+    postgres.recorder.record(page(2, [reading(2.0)]))
+    assert (len(postgres.rows().telemetry), postgres.recorder.cursor(LOG)) == (2, 2)
+
+
+def test_a_restarted_server_is_found_again(own_postgres: Server[str]) -> None:
+    """While the server is down every call says so at once; when it is back recording goes on."""
+    from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415 - only this test migrates
+
+    migrate(own_postgres.address)
+    with in_postgres(own_postgres.address) as body:
+        body.recorder.record(page(1, [reading(1.0)]))
+        own_postgres.kill()
+        for _ in range(2):
+            with pytest.raises(DatabaseAway):
+                body.recorder.record(page(2, [reading(2.0)]))
+        own_postgres.start()
+        body.recorder.record(page(2, [reading(2.0)]))
+        assert body.recorder.cursor(LOG) == 2
+
+
+def test_a_frozen_backend_is_given_up_at_the_deadline(database: str) -> None:
+    """A backend that is stopped, and so answers nothing and cancels nothing, holds a call no longer than the deadline."""
+    with in_postgres(database) as body, PostgresRecorder(database, deadline=0.5) as recorder:
+        before = backends(body.session)
+        recorder.record(page(1, [reading(1.0)]))
+        (frozen,) = set(backends(body.session)) - set(before)
+        with stopped(frozen):
+            began = time.monotonic()
+            with pytest.raises(DatabaseAway):
+                recorder.record(page(2, [reading(2.0)]))
+            assert time.monotonic() - began < 3.0
+            recorder.record(page(2, [reading(2.0)]))
+        assert recorder.cursor(LOG) == 2
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_commit_that_failed_leaves_nothing(postgres: InPostgres) -> None:
+    """The connection dies while COMMIT runs, before it is done: nothing is there, and the same page again is right."""
+    postgres.session.execute("""
+        CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER die AFTER INSERT ON ingest_cursor DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()
+    """)
+    with pytest.raises(DatabaseAway):
+        postgres.recorder.record(page(7, [reading()]))
+    assert (postgres.rows().telemetry, postgres.recorder.cursor(LOG)) == ({}, 0)
+    postgres.session.execute("DROP TRIGGER die ON ingest_cursor")
+    postgres.recorder.record(page(7, [reading()]))
+    assert (len(postgres.rows().telemetry), postgres.recorder.cursor(LOG)) == (1, 7)
+
+
+def test_a_commit_whose_answer_is_lost_is_there(postgres: InPostgres, database: str) -> None:
+    """The connection dies after COMMIT, before its answer: the cursor says so, and the same page again changes nothing."""
+    everything = [reading(2.0), recorded.anomaly(), *(recorded.model(number) for number in (1, 2)), recorded.letter()]
+    with Proxy(database) as proxy, PostgresRecorder(proxy.dsn) as recorder:
+        recorder.record(page(1, [reading()]))
+        proxy.swallow()
+        caller = Caller(lambda: recorder.record(page(2, everything)))
+        wait_for(lambda: postgres.recorder.cursor(LOG) == 2)
+        there = postgres.rows()
+        proxy.cut()
+        assert isinstance(caller.error(), DatabaseAway)
+        assert recorder.cursor(LOG) == 2
+        recorder.record(page(2, everything))
+        assert postgres.rows() == there
+    assert (len(there.telemetry), len(there.anomalies), len(there.dead_letters)) == (2, 1, 1)
+    assert {row.id: row.status for row in there.models.values()} == {deterministic_id(1): "archived", deterministic_id(2): "active"}
+
+
+class Caller(threading.Thread):
+    """Calls in a thread of its own, and keeps what it raised."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self._raised: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Call."""
+        try:
+            self._call()
+        except DatabaseAway as error:
+            self._raised = error
+
+    def error(self) -> Exception | None:
+        """What the call raised, once it is back."""
+        self.join(10)
+        return self._raised
+
+
+class Proxy:
+    """Stands between a client and a server on a unix socket, and can keep the server's answers to itself."""
+
+    def __init__(self, dsn: str) -> None:
+        given = psycopg.conninfo.conninfo_to_dict(dsn)
+        self._server = f"{given['host']}/.s.PGSQL.{given.get('port') or 5432}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.dsn = psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=self._listener.getsockname()[1])
+        self._deaf = False
+        self._open: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def swallow(self) -> None:
+        """From now on no answer comes back on the open connections."""
+        self._deaf = True
+
+    def cut(self) -> None:
+        """End all connections; new ones are answered again."""
+        self._deaf = False
+        for end in self._open:
+            with end:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # it ended before
+        self._open = []
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._server)
+            self._open += [client, server]
+            threading.Thread(target=self._forward, args=(client, server, lambda: True), daemon=True).start()
+            threading.Thread(target=self._forward, args=(server, client, lambda: not self._deaf), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket, speaks: Callable[[], bool]) -> None:
+        try:
+            while said := source.recv(65536):
+                if speaks():
+                    target.sendall(said)
+        except OSError:
+            return
