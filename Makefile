@@ -1,14 +1,20 @@
 # What can be done with insa-anomaly from a clone. Needs python3 (3.11 to 3.13) and make; the rest is fetched into .venv and .tools.
 # `make` alone explains the targets. PY chooses the Python: `make demo PY=python3.12`.
 
-MAKEFLAGS += --no-print-directory
 PY ?= python3
 export UV_PYTHON_DOWNLOADS = never
 export INSA_UNPACKED = $(CURDIR)/.tools/root
 unexport VIRTUAL_ENV
 
-# Says the command that brings .venv to what uv.lock says; the first word is uv itself, found or fetched.
-SYNC = uv=$$($(PY) scripts/bootstrap) && "$$uv" sync --quiet --frozen --python $(PY) --extra embedded
+# Brings .venv to what uv.lock says. The lock names addresses; where there is a package mirror, the same files come from it by their hashes.
+ifeq ($(UV_DEFAULT_INDEX)$(PIP_INDEX_URL),)
+sync = uv=$$($(PY) scripts/bootstrap) && "$$uv" sync --quiet --frozen --inexact --python $(PY) --extra embedded $(1)
+else
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+sync = mkdir -p .tools && uv=$$($(PY) scripts/bootstrap) && "$$uv" venv --quiet --allow-existing --python $(PY) .venv \
+  && "$$uv" export --quiet --frozen --extra embedded $(1) --no-emit-project --output-file .tools/requirements.txt \
+  && "$$uv" pip install --quiet --require-hashes --requirement .tools/requirements.txt && "$$uv" pip install --quiet --no-deps --editable .
+endif
 # A killed make takes its demo with it: the kernel tells the demo, which then stops in good order.
 WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM)
 
@@ -24,7 +30,7 @@ help:
 	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
 
 demo:
-	@$(SYNC) --no-dev
+	@$(call sync,--no-dev)
 	@$(PY) scripts/deps unpack mosquitto || echo "demo: going on with amqtt as the broker" >&2
 	@exec $(WITH_PARENT) .venv/bin/insa-anomaly demo $(if $(DURATION),--duration $(DURATION)) $(if $(filter-out 0,$(JSON)),--json)
 
@@ -32,13 +38,13 @@ test: deps lint
 	@.venv/bin/python -m pytest
 
 lint:
-	@$(SYNC)
+	@$(call sync)
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
 
 bench: deps
-	@$(SYNC)
+	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.benchmarks
 
 deps:
