@@ -1,0 +1,248 @@
+"""paho, used in two ways that behave alike: as it comes, and with its reading replaced.
+
+paho reads every packet with two `recv` of one byte and one for the rest, and handles each by itself: 31 us a message. The fast
+client reads all there is, takes PUBLISH and PUBACK packets in one loop, and hands everything else to paho: 1.3 us. For that it
+uses private names of paho (`_packet_read`, `_packet_handle`, `_packet_queue`, `_in_packet`, `_sock_recv`, `_mid_generate`,
+`_msgtime_mutex`, `_last_bytes_received`); the stock client uses none, and is there for the day they change.
+
+A client serves one connection and is then thrown away. What was queued in it, acknowledgements above all, can so never reach
+another connection, where its packet ids would mean other messages.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Lock
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.exception import MalformedPacket
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from insa_anomaly.adapters.mqtt.packets import MOST, Malformed, Message, Publishes, encode_length, encode_publish, encode_pubacks, take_pubacks
+from insa_anomaly.adapters.mqtt.packets import variable as variable_integer
+
+QOS_2 = 0x10000  # added to the packet id of a message that came at QoS 2, which is acknowledged by another packet
+_AT_ONCE = 500  # messages the stock client reads before it hands them over
+_READ = 262_144
+_CUT = MOST + 65_600  # so much of an overlong packet is kept: the longest topic, and more payload than is allowed
+_OK = MQTTErrorCode.MQTT_ERR_SUCCESS
+
+Deliver = Callable[[list[Message], list[int]], None]
+Settle = Callable[[list[tuple[int, int]]], None]
+
+
+def _nobody(*_: object) -> None:
+    """What a client tells after its end interests nobody."""
+
+
+class StockClient(paho.Client):
+    """paho as it comes. `deliver` gets messages and their packet ids, `settle` (packet id, reason code) of what was published."""
+
+    def __init__(self, client_id: str, protocol: MQTTProtocolVersion, deliver: Deliver, settle: Settle, *, clean: bool) -> None:
+        clean_session = clean if protocol != MQTTProtocolVersion.MQTTv5 else None
+        super().__init__(
+            CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=protocol, reconnect_on_failure=False, manual_ack=True,
+        )
+        self._deliver, self._settle = deliver, settle
+        self._messages: list[Message] = []
+        self._mids: list[int] = []
+        self._answers: list[tuple[int, int]] = []
+        self.took = 0
+        self.on_message = self._note_message
+        self.on_publish = self._note_answer
+
+    def step(self, timeout: float) -> MQTTErrorCode:
+        """One turn of the connection, waiting up to `timeout` seconds for something to do; `took` says how much came."""
+        rc = self.loop(timeout)
+        had = 0
+        while rc == _OK and had < len(self._messages) < _AT_ONCE:  # paho reads one packet a turn: go on while there are more
+            had = len(self._messages)
+            rc = self.loop_read()
+        self._hand_over()
+        return rc
+
+    def _hand_over(self) -> None:
+        self.took = len(self._messages) + len(self._answers)
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._settle(answers)
+        if self._messages:
+            messages, self._messages = self._messages, []
+            mids, self._mids = self._mids, []
+            self._deliver(messages, mids)
+
+    def _note_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        del client, userdata
+        try:
+            topic = message.topic
+        except UnicodeDecodeError as error:  # no broker should let it pass; as a message it is refused later, with its reason
+            topic = error.object.decode(errors="replace")
+        self._messages.append((topic, bytes(message.payload[: MOST + 1])))  # longer is refused all the same
+        self._mids.append(message.mid + QOS_2 if message.qos == 2 else message.mid if message.qos else 0)
+
+    def _note_answer(self, client: paho.Client, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties) -> None:
+        del client, userdata, properties
+        self._answers.append((mid, reason_code.value))
+
+    def acknowledge(self, mids: Sequence[int]) -> None:
+        """Acknowledge messages in this order; 0 stands for one that needs none."""
+        for mid in filter(None, mids):
+            self.ack(mid % QOS_2, 2 if mid > QOS_2 else 1)
+
+    def allow(self, under_way: int) -> None:
+        """So many publishes may be without an answer at a time, more wait; paho's own limit of 20 stays, as it cannot be changed now."""
+
+    def release(self) -> None:
+        """Close the socket, and let go of everything else, so that nothing keeps this client alive."""
+        socket = self.socket()
+        if socket is not None:
+            socket.close()
+        self._deliver, self._settle = _nobody, _nobody
+        self.on_connect = self.on_disconnect = self.on_subscribe = self.on_message = self.on_publish = None
+
+    def send(self, topic: str, payload: bytes, *, retain: bool) -> int:
+        """Publish at QoS 1; answers the packet id. Raises ConnectionError."""
+        info = self.publish(topic, payload, 1, retain)
+        if info.rc != _OK:
+            raise ConnectionError(paho.error_string(info.rc))
+        return info.mid
+
+
+class FastClient(StockClient):
+    """paho with its reading replaced, and PUBACKs joined; `protocol` must not change under way."""
+
+    def __init__(self, client_id: str, protocol: MQTTProtocolVersion, deliver: Deliver, settle: Settle, *, clean: bool) -> None:
+        super().__init__(client_id, protocol, deliver, settle, clean=clean)
+        self._publishes = Publishes(protocol)
+        self._chunks: list[bytes] = []  # what was read of packets that are not all there
+        self._had = 0
+        self._need = 0
+        self._skip = 0  # bytes of an overlong packet still to come
+        self._sent = Lock()  # guards the two below, and is held while nothing else is
+        self._room = 0
+        self._held: deque[bytes] = deque()
+
+    def step(self, timeout: float) -> MQTTErrorCode:
+        """One turn of the connection, waiting up to `timeout` seconds for something to do; `took` says how much came."""
+        rc = self.loop(timeout)
+        if self._answers:
+            self._send_held(len(self._answers))
+        self._hand_over()
+        return rc
+
+    def _packet_read(self) -> MQTTErrorCode:
+        try:
+            data = self._sock_recv(_READ)
+        except BlockingIOError:
+            return MQTTErrorCode.MQTT_ERR_AGAIN
+        except OSError:
+            return MQTTErrorCode.MQTT_ERR_CONN_LOST
+        if not data:
+            return MQTTErrorCode.MQTT_ERR_CONN_LOST
+        with self._msgtime_mutex:
+            self._last_bytes_received = time.monotonic()
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            data = data[skipped:]
+        self._chunks.append(data)
+        self._had += len(data)
+        if self._had < self._need:
+            return _OK
+        buffer = b"".join(self._chunks)
+        try:
+            return self._take(buffer)
+        except Malformed:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    def _take(self, buffer: bytes) -> MQTTErrorCode:
+        """Take all packets that are there, keep the rest."""
+        at = 0
+        rc = _OK
+        while rc == _OK:
+            at = self._publishes.take(buffer, at, self._messages, self._mids)
+            at = take_pubacks(buffer, at, self._answers)
+            try:
+                length, start = variable_integer(buffer, at + 1)
+            except IndexError:
+                self._keep(buffer[at:], 0)
+                return rc
+            stop = start + length
+            if length > MOST:
+                return self._take_overlong(buffer, at, start, stop)
+            if stop > len(buffer):
+                self._keep(buffer[at:], stop - at)
+                return rc
+            rc = self._hand_to_paho(buffer[at], buffer[start:stop])
+            at = stop
+        self._keep(b"", 0)
+        return rc
+
+    def _keep(self, rest: bytes, need: int) -> None:
+        self._chunks, self._had, self._need = [rest] if rest else [], len(rest), need
+
+    def _take_overlong(self, buffer: bytes, at: int, start: int, stop: int) -> MQTTErrorCode:
+        """A packet that MQTT 5 forbids the broker to send us, and 3.1.1 does not: take its beginning, so that it is refused later."""
+        if buffer[at] & 0xF4 != 0x30:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        if len(buffer) - at < min(stop - at, _CUT):
+            self._keep(buffer[at:], min(stop - at, _CUT))
+            return _OK
+        body = buffer[start : min(stop, at + _CUT)]
+        whole = buffer[at : at + 1] + encode_length(len(body)) + body
+        if self._publishes.take(whole, 0, self._messages, self._mids) != len(whole):
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        topic, payload = self._messages[-1]
+        self._messages[-1] = topic, payload[: MOST + 1]
+        self._keep(b"", 0)
+        self._skip = max(0, stop - len(buffer))
+        return self._take(buffer[stop:])
+
+    def _hand_to_paho(self, command: int, body: bytes) -> MQTTErrorCode:
+        self._in_packet = {
+            "command": command, "have_remaining": 1, "remaining_count": [], "remaining_mult": 1,
+            "remaining_length": len(body), "packet": bytearray(body), "to_process": 0, "pos": 0,
+        }  # fmt: skip
+        try:
+            return self._packet_handle()
+        except MalformedPacket:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    def acknowledge(self, mids: Sequence[int]) -> None:
+        """Acknowledge messages in this order, in one piece; 0 stands for one that needs none."""
+        plain = [mid for mid in mids if 0 < mid < QOS_2]
+        if plain:
+            self._packet_queue(paho.PUBACK, encode_pubacks(plain), 0, 0)
+        super().acknowledge([mid for mid in mids if mid > QOS_2])
+
+    def allow(self, under_way: int) -> None:
+        """So many publishes may be without an answer at a time; more wait."""
+        self._room = under_way
+
+    def send(self, topic: str, payload: bytes, *, retain: bool) -> int:
+        """Publish at QoS 1; answers the packet id. Raises ConnectionError."""
+        mid = self._mid_generate()
+        packet = encode_publish(topic, payload, mid, self._protocol, retain=retain)
+        with self._sent:
+            if self._room <= 0:
+                self._held.append(packet)
+                return mid
+            self._room -= 1
+        self.send_raw(packet)
+        return mid
+
+    def _send_held(self, answers: int) -> None:
+        with self._sent:
+            self._room += answers
+            packets = [self._held.popleft() for _ in range(min(self._room, len(self._held)))]
+            self._room -= len(packets)
+        if packets:
+            self.send_raw(b"".join(packets))
+
+    def send_raw(self, packets: bytes) -> None:
+        """Send whole PUBLISH packets as they are. Raises ConnectionError."""
+        if self.socket() is None:
+            raise ConnectionError
+        self._packet_queue(paho.PUBLISH, packets, 0, 1)

@@ -1,0 +1,201 @@
+"""One connection to the broker, from CONNECT to its end."""
+
+import socket
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from threading import Event
+from time import monotonic
+from typing import Any, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from insa_anomaly.adapters.mqtt.access import Access, Terms
+from insa_anomaly.adapters.mqtt.client import StockClient
+from insa_anomaly.adapters.mqtt.packets import MOST, Message
+
+V5 = MQTTProtocolVersion.MQTTv5
+V311 = MQTTProtocolVersion.MQTTv311
+
+_ANSWER_SECONDS = 5.0  # for the broker to answer CONNECT
+_TURN_SECONDS = 1.0  # how long one turn waits for something to do
+_WORTH = 500  # so much at once is worth reading on without a pause
+_UNSUPPORTED_PROTOCOL, _TAKEN_OVER = 0x84, 0x8E
+_REFUSALS = {0x85, 0x86, 0x87, 0x8A, 0x8C}  # client id, name or password, not authorized, banned, authentication method
+
+
+class Cause(Enum):
+    """Why a connection ended, as far as it matters to what is done next."""
+
+    LOST = auto()  # or never came about
+    UNANSWERED = auto()  # CONNECT was, or the broker does not speak this version of the protocol
+    REFUSED = auto()
+    TAKEN_OVER = auto()  # by another client with our id
+    SHED = auto()  # by us: what came found no room
+    CLOSED = auto()  # by us, for good
+
+
+@dataclass(frozen=True)
+class End:
+    """How a connection ended."""
+
+    cause: Cause
+    reason: str
+
+
+class Owner(Protocol):
+    """Who is told what happens on a connection, in the thread that runs it."""
+
+    def granted(self, link: "Link", *, session_present: bool) -> None:
+        """The broker took us."""
+
+    def subscribed(self, link: "Link", refused: str | None) -> None:
+        """Every subscription is answered; `refused` says which were not granted, and why."""
+
+    def delivered(self, link: "Link", messages: list[Message], mids: list[int]) -> bool:
+        """Messages came. False: there is no room for them, they must come again."""
+
+    def answered(self, link: "Link", answers: list[tuple[int, int]]) -> None:
+        """PUBACKs came: (packet id, reason code)."""
+
+
+class Link:
+    """A connection with a client of its own. `generation` is its number among those of its owner."""
+
+    def __init__(
+        self, reader: type[StockClient], access: Access, terms: Terms, context: ssl.SSLContext | None,
+        protocol: MQTTProtocolVersion, generation: int, owner: Owner,
+    ) -> None:  # fmt: skip
+        self.generation = generation
+        self.protocol = protocol
+        self.most = MOST  # bytes of a packet that the broker takes
+        self.receive_maximum = 0xFFFF  # publishes that may be under way to it
+        self._access, self._terms, self._owner = access, terms, owner
+        self._granted = False
+        self._end: End | None = None
+        self._closing = Event()
+        self._wake = Event()
+        self.client = reader(access.client_id, protocol, self._deliver, self._settle, clean=terms.expiry == 0)
+        self._set_up(context)
+
+    def _set_up(self, context: ssl.SSLContext | None) -> None:
+        client, access, wake = self.client, self._access, self._wake
+        client.connect_timeout = _ANSWER_SECONDS
+        if access.username is not None:
+            client.username_pw_set(access.username, access.password)
+        if context is not None:
+            client.tls_set_context(context)
+        if self._terms.will is not None:
+            client.will_set(*self._terms.will, qos=1, retain=True)
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_subscribe = self._subscribed
+        client.on_socket_register_write = lambda *_: wake.set()  # with this set, paho leaves all writing to our thread
+
+    # ------------------------------------------------------------------------------------------ in its own thread
+    def run(self) -> End:
+        """Connect, and serve the connection to its end. Never raises: whatever happens here ends this connection, not the thread."""
+        try:
+            end = self._serve()
+        except ssl.SSLCertVerificationError as error:
+            end = End(Cause.REFUSED, f"its certificate is not accepted: {error.verify_message}")
+        except OSError as error:
+            end = End(Cause.LOST, str(error))
+        except Exception as error:  # noqa: BLE001 - in a callback, or in paho over a malformed packet
+            end = End(Cause.LOST, f"{type(error).__name__}: {error}")
+        self.client.release()
+        return End(Cause.CLOSED, "closed") if self._closing.is_set() else self._end or end
+
+    def _serve(self) -> End:
+        self._connect()
+        deadline = monotonic() + _ANSWER_SECONDS
+        while self._end is None:
+            rc = self.client.step(_TURN_SECONDS)
+            if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or self.client.socket() is None:
+                return End(Cause.LOST, "connection lost") if self._granted else End(Cause.UNANSWERED, "closed without an answer to CONNECT")
+            if not self._granted and (monotonic() > deadline or self._closing.is_set()):
+                return End(Cause.UNANSWERED, "no answer to CONNECT")
+            if 0 < self.client.took < _WORTH:
+                self._linger(monotonic() + self._terms.linger)
+        return self._end
+
+    def _linger(self, until: float) -> None:
+        """Read nothing, but write what is to be written."""
+        while (left := until - monotonic()) > 0 and self._wake.wait(left):
+            self._wake.clear()
+            self.client.loop_write()
+
+    def _connect(self) -> None:
+        access = self._access
+        if self.protocol != V5:
+            self.client.connect(access.host, access.port, access.keepalive)
+            return
+        properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = self._terms.expiry
+        properties.ReceiveMaximum = self._terms.receive_maximum
+        properties.MaximumPacketSize = MOST
+        self.client.connect(access.host, access.port, access.keepalive, clean_start=self._terms.expiry == 0, properties=properties)
+
+    def _connected(self, client: paho.Client, userdata: object, flags: paho.ConnectFlags, reason: ReasonCode, properties: Any) -> None:  # noqa: ANN401
+        del client, userdata
+        if reason.is_failure:
+            kind = {_UNSUPPORTED_PROTOCOL: Cause.UNANSWERED}.get(reason.value, Cause.REFUSED if reason.value in _REFUSALS else Cause.LOST)
+            self._end = End(kind, str(reason))
+            return
+        self._granted = True
+        self.most = min(MOST, getattr(properties, "MaximumPacketSize", MOST))
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", 0xFFFF)
+        self.client.allow(self.receive_maximum)
+        self._owner.granted(self, session_present=flags.session_present)
+        self._subscribe(session_present=flags.session_present)
+
+    def _subscribe(self, *, session_present: bool) -> None:
+        stale = [name for name in self._terms.stale_filters if name not in self._terms.filters]
+        if stale and session_present:
+            self.client.unsubscribe(stale)
+        if not self._terms.filters:
+            self._owner.subscribed(self, None)
+            return
+        try:
+            if self.protocol == V5:
+                self.client.subscribe([(name, SubscribeOptions(qos=1, retainHandling=1)) for name in self._terms.filters])
+            else:
+                self.client.subscribe([(name, 1) for name in self._terms.filters])
+        except ValueError as error:
+            self._owner.subscribed(self, f"{', '.join(self._terms.filters)}: {error}")
+
+    def _subscribed(self, client: paho.Client, userdata: object, mid: int, reasons: Sequence[ReasonCode], properties: object) -> None:
+        del client, userdata, mid, properties
+        wrong = [f"{name}: {reason}" for name, reason in zip(self._terms.filters, reasons, strict=False) if reason.value != 1]
+        self._owner.subscribed(self, ", ".join(wrong) or None)
+
+    def _disconnected(self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, properties: object) -> None:
+        del client, userdata, properties
+        if flags.is_disconnect_packet_from_server:
+            self._end = End(Cause.TAKEN_OVER if reason.value == _TAKEN_OVER else Cause.LOST, str(reason))
+
+    def _deliver(self, messages: list[Message], mids: list[int]) -> None:
+        if self._granted and not self._owner.delivered(self, messages, mids):
+            self._end = End(Cause.SHED, "no room for what came")
+
+    def _settle(self, answers: list[tuple[int, int]]) -> None:
+        self._owner.answered(self, answers)
+
+    # ---------------------------------------------------------------------------------------------- from any thread
+    def close(self) -> None:
+        """Take leave of the broker, after what was acknowledged and published before; `run` then ends."""
+        self._closing.set()
+        self.client.disconnect()
+        self._wake.set()
+
+    def cut(self) -> None:
+        """Tear the connection off where taking leave takes too long."""
+        with suppress(OSError, AttributeError):
+            self.client.socket().shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]

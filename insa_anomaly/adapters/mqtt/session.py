@@ -1,0 +1,151 @@
+"""What stays while connections come and go: one thread that keeps us connected, and the number of the connection.
+
+Each connection is a `Link` with a paho client of its own; this decides which version of MQTT the next one speaks and when.
+"""
+
+import random
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
+from insa_anomaly.adapters.mqtt.client import FastClient, StockClient
+from insa_anomaly.adapters.mqtt.link import V5, V311, Cause, End, Link
+from insa_anomaly.adapters.mqtt.packets import Message
+from insa_anomaly.errors import BrokerRefused
+
+READERS: dict[str, type[StockClient]] = {"fast": FastClient, "stock": StockClient}
+_LEAVE_SECONDS = 2.0
+_ALWAYS = Backoff()
+
+
+class Session:
+    """Keeps one connection up from `open` to `close`; what is done with it is for who derives from this."""
+
+    def __init__(self, access: Access, terms: Terms, reader: str = "fast", backoff: Backoff = _ALWAYS) -> None:
+        self._access, self._terms, self._reader, self._backoff = access, terms, READERS[reader], backoff
+        self._context = access.tls.context() if access.tls else None
+        self._protocol, self._proven = V5, False
+        self._generation = 0
+        self._link: Link | None = None  # the one that stands
+        self._trying: Link | None = None
+        self._failures = 0
+        self._trouble = "not connected yet"
+        self._refused: str | None = None
+        self._closing = Event()
+        self._decided = Event()
+        self._thread = Thread(target=self._run, name=f"mqtt {access.client_id}", daemon=True)
+
+    # ---------------------------------------------------------------------------------------------- from any thread
+    def open(self, patience: float) -> bool:
+        """Start; True once connected and subscribed, False where that took longer than `patience` seconds: it is tried on.
+
+        Raises BrokerRefused, with the broker's reason, and then is closed.
+        """
+        self._thread.start()
+        self._decided.wait(patience)
+        if self._refused:
+            self.close()
+            raise BrokerRefused(f"The MQTT broker at {self._access.host}:{self._access.port} refuses us: {self._refused}")
+        return self._decided.is_set()
+
+    def close(self) -> None:
+        """Take leave of the broker; where it does not listen, tear the connection off."""
+        self._closing.set()
+        if self._trying is not None:
+            self._trying.close()
+        if self._thread.ident is None:
+            return
+        self._thread.join(_LEAVE_SECONDS)
+        if self._thread.is_alive() and self._trying is not None:
+            self._trying.cut()
+            self._thread.join(_LEAVE_SECONDS)
+
+    @property
+    def generation(self) -> int:
+        """Counts connections and disconnections."""
+        return self._generation
+
+    @property
+    def connected(self) -> bool:
+        """True between a granted connection and its end."""
+        return self._link is not None
+
+    @property
+    def alive(self) -> bool:
+        """False once the thread that keeps us connected has ended."""
+        return self._thread.is_alive()
+
+    @property
+    def trouble(self) -> str:
+        """Why we are not connected, or last were not."""
+        return self._trouble
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # ----------------------------------------------------------------------------------------- in the thread of ours
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            began = monotonic()
+            end = self._live()
+            if self._link is not None:
+                self._link = None
+                self._generation += 1
+            if end.cause is Cause.CLOSED or self._closing.is_set():
+                return
+            delay = self._after(end, monotonic() - began)
+            self._trouble = end.reason
+            self.ended(end, delay)
+            self._closing.wait(delay)
+
+    def _live(self) -> End:
+        try:
+            self._trying = Link(self._reader, self._access, self._terms, self._context, self._protocol, self._generation + 1, self)
+        except ValueError as error:  # paho's word for a topic or a name it cannot use
+            return End(Cause.REFUSED, str(error))
+        if self._closing.is_set():
+            return End(Cause.CLOSED, "closed")
+        return self._trying.run()
+
+    def _after(self, end: End, lasted: float) -> float:
+        """Seconds to wait before the next attempt."""
+        if end.cause is Cause.REFUSED and not self._decided.is_set():
+            self._refused = end.reason
+            self._decided.set()
+        if end.cause is Cause.UNANSWERED and not self._proven:
+            self._protocol = V311 if self._protocol == V5 else V5
+            if self._protocol == V311:
+                return 0.0
+        self._failures = 1 if lasted > self._backoff.most else self._failures + 1
+        failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures  # two of us must not throw each other out in turn
+        return self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
+
+    def granted(self, link: Link, *, session_present: bool) -> None:
+        """The broker took us; called before anything is subscribed to."""
+        del session_present
+        self._proven = True
+        self._generation = link.generation
+        self._link = link
+
+    def subscribed(self, link: Link, refused: str | None) -> None:
+        """Every subscription is answered."""
+        del link
+        if refused and not self._decided.is_set():
+            self._refused = f"subscription to {refused}"
+        self._decided.set()
+
+    def delivered(self, link: Link, messages: list[Message], mids: list[int]) -> bool:
+        """Messages came; nobody here wants any."""
+        link.client.acknowledge(mids)
+        return True
+
+    def answered(self, link: Link, answers: list[tuple[int, int]]) -> None:
+        """PUBACKs came."""
+
+    def ended(self, end: End, delay: float) -> None:
+        """A connection ended, or did not come about; the next attempt is `delay` seconds away."""
