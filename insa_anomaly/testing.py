@@ -1,8 +1,11 @@
 """The ports in memory, with the same promises as the real bodies: for tests, and for whoever builds on them."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count, cycle
+from queue import Empty, SimpleQueue
 from uuid import UUID, uuid4
 
 import msgspec
@@ -11,7 +14,8 @@ import numpy.typing as npt
 
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
-from insa_anomaly.ports import Entry, ModelRow, Outgoing, Page, SeriesKey, Swap, Telemetry
+from insa_anomaly.errors import BrokerAway
+from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry
 
 
 class MemoryLog:
@@ -130,6 +134,93 @@ class MemoryState:
 
 
 # --------------------------------------------------------------------------------------------- the database
+class MemoryBroker:
+    """The port `Broker`, connected to nothing: a test says what comes, and looks at what went.
+
+    `published` holds what was accepted, as (token, topic, payload, retained); `refusing` says of topics why they are refused;
+    with `answering` False, answers wait until `answer` is called. `acknowledged` holds the deliveries acknowledged in time.
+    """
+
+    def __init__(self, hand_over: Callable[[Delivery], bool] = lambda _: True) -> None:
+        self.published: list[tuple[int, str, bytes, bool]] = []
+        self.acknowledged: list[Delivery] = []
+        self.refusing: dict[str, str] = {}
+        self.answering = True
+        self._hand_over = hand_over
+        self._generation = 0
+        self._connected = False
+        self._tokens = count(1)
+        self._mids = cycle(range(1, 65536))
+        self._waiting: list[Settled] = []
+        self._settled: SimpleQueue[Settled] = SimpleQueue()
+
+    def open(self, patience: float = 0.0) -> bool:
+        """Connect."""
+        del patience
+        if not self._connected:
+            self._connected = True
+            self._generation += 1
+        return True
+
+    def close(self) -> None:
+        """End the connection; what was not answered never will be."""
+        if self._connected:
+            self._connected = False
+            self._generation += 1
+            self._waiting.clear()
+
+    def deliver(self, messages: list[tuple[str, bytes]]) -> Delivery:
+        """Messages come in; where they find no room the connection is made anew."""
+        delivery = Delivery(self._generation, messages, [next(self._mids) for _ in messages])
+        if not self._hand_over(delivery):
+            self.close()
+            self.open()
+        return delivery
+
+    def answer(self) -> None:
+        """Settle what was published and is not answered yet."""
+        while self._waiting:
+            self._settled.put(self._waiting.pop(0))
+
+    @property
+    def generation(self) -> int:
+        """Counts connections and disconnections."""
+        return self._generation
+
+    @property
+    def connected(self) -> bool:
+        """True between `open` and `close`."""
+        return self._connected
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Remember it, if its connection still stands."""
+        if self._connected and delivery.generation == self._generation:
+            self.acknowledged.append(delivery)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """Send; answers a token. Raises BrokerAway."""
+        if not self._connected:
+            raise BrokerAway
+        token = next(self._tokens)
+        usable = topic and topic.isprintable() and not set(topic) & {"+", "#"}
+        refused = self.refusing.get(topic) or (None if usable else "topic name invalid")
+        if refused is None:
+            self.published.append((token, topic, payload, retain))
+        self._waiting.append(Settled(token, refused))
+        if self.answering:
+            self.answer()
+        return token
+
+    def settled(self, timeout: float) -> list[Settled]:
+        """Answers that came since the last call; waits up to `timeout` seconds for the first."""
+        answers: list[Settled] = []
+        with suppress(Empty):
+            answers.append(self._settled.get(block=timeout > 0, timeout=timeout or None))
+            while True:
+                answers.append(self._settled.get_nowait())
+        return answers
+
+
 @dataclass
 class MemoryTables:
     """What a MemoryRecorder wrote, by the keys that PostgreSQL's tables have; a telemetry row is (value, quality, flags, original)."""

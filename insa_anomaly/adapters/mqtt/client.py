@@ -20,8 +20,8 @@ from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from insa_anomaly.adapters.mqtt.packets import MOST, Malformed, Message, Publishes, encode_length, encode_publish, encode_pubacks, take_pubacks
-from insa_anomaly.adapters.mqtt.packets import variable as variable_integer
+from insa_anomaly.adapters.mqtt import packets
+from insa_anomaly.adapters.mqtt.packets import MOST, Malformed, Message, Publishes
 
 QOS_2 = 0x10000  # added to the packet id of a message that came at QoS 2, which is acknowledged by another packet
 _AT_ONCE = 500  # messages the stock client reads before it hands them over
@@ -163,9 +163,9 @@ class FastClient(StockClient):
         rc = _OK
         while rc == _OK:
             at = self._publishes.take(buffer, at, self._messages, self._mids)
-            at = take_pubacks(buffer, at, self._answers)
+            at = packets.take_pubacks(buffer, at, self._answers)
             try:
-                length, start = variable_integer(buffer, at + 1)
+                length, start = packets.variable(buffer, at + 1)
             except IndexError:
                 self._keep(buffer[at:], 0)
                 return rc
@@ -191,7 +191,7 @@ class FastClient(StockClient):
             self._keep(buffer[at:], min(stop - at, _CUT))
             return _OK
         body = buffer[start : min(stop, at + _CUT)]
-        whole = buffer[at : at + 1] + encode_length(len(body)) + body
+        whole = buffer[at : at + 1] + packets.encode_length(len(body)) + body
         if self._publishes.take(whole, 0, self._messages, self._mids) != len(whole):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         topic, payload = self._messages[-1]
@@ -214,7 +214,7 @@ class FastClient(StockClient):
         """Acknowledge messages in this order, in one piece; 0 stands for one that needs none."""
         plain = [mid for mid in mids if 0 < mid < QOS_2]
         if plain:
-            self._packet_queue(paho.PUBACK, encode_pubacks(plain), 0, 0)
+            self._packet_queue(paho.PUBACK, packets.encode_pubacks(plain), 0, 0)
         super().acknowledge([mid for mid in mids if mid > QOS_2])
 
     def allow(self, under_way: int) -> None:
@@ -224,7 +224,7 @@ class FastClient(StockClient):
     def send(self, topic: str, payload: bytes, *, retain: bool) -> int:
         """Publish at QoS 1; answers the packet id. Raises ConnectionError."""
         mid = self._mid_generate()
-        packet = encode_publish(topic, payload, mid, self._protocol, retain=retain)
+        packet = packets.encode_publish(topic, payload, mid, self._protocol, retain=retain)
         with self._sent:
             if self._room <= 0:
                 self._held.append(packet)
@@ -236,13 +236,13 @@ class FastClient(StockClient):
     def _send_held(self, answers: int) -> None:
         with self._sent:
             self._room += answers
-            packets = [self._held.popleft() for _ in range(min(self._room, len(self._held)))]
-            self._room -= len(packets)
-        if packets:
-            self.send_raw(b"".join(packets))
+            due = [self._held.popleft() for _ in range(min(self._room, len(self._held)))]
+            self._room -= len(due)
+        if due:
+            self.send_raw(b"".join(due))
 
-    def send_raw(self, packets: bytes) -> None:
+    def send_raw(self, publishes: bytes) -> None:
         """Send whole PUBLISH packets as they are. Raises ConnectionError."""
         if self.socket() is None:
             raise ConnectionError
-        self._packet_queue(paho.PUBLISH, packets, 0, 1)
+        self._packet_queue(paho.PUBLISH, publishes, 0, 1)

@@ -176,8 +176,8 @@ class Link:
         wrong = [f"{name}: {reason}" for name, reason in zip(self._terms.filters, reasons, strict=False) if reason.value != 1]
         self._owner.subscribed(self, ", ".join(wrong) or None)
 
-    def _disconnected(self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, properties: object) -> None:
-        del client, userdata, properties
+    def _disconnected(self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, _: object) -> None:
+        del client, userdata
         if flags.is_disconnect_packet_from_server:
             self._end = End(Cause.TAKEN_OVER if reason.value == _TAKEN_OVER else Cause.LOST, str(reason))
 

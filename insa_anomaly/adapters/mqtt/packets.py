@@ -41,9 +41,9 @@ class Publishes:
         self._topics: dict[bytes, str] = {}
 
     def take(self, buffer: bytes, at: int, messages: list[Message], mids: list[int]) -> int:
-        """Append (topic, payload) and packet id (0 at QoS 0) of the whole packets from `at` on; answers where it stopped, and why is for others.
+        """Append (topic, payload) and packet id (0 at QoS 0) of the packets from `at` on; answers where it stopped.
 
-        It stops at the end, at a packet that is not all there, of another kind, of QoS 2, or in any way odd.
+        That is at the end, or at a packet that is not all there, of another kind, of QoS 2, or in any way odd.
         """
         size, topics, five = len(buffer), self._topics, self._with_properties
         while at + 1 < size:
@@ -110,7 +110,7 @@ def take_pubacks(buffer: bytes, at: int, answers: list[tuple[int, int]]) -> int:
 
 
 def variable(buffer: bytes, at: int) -> tuple[int, int]:
-    """The variable byte integer at `at`, and where it ends. Raises IndexError where it is not all there, Malformed where it is none."""
+    """The variable byte integer at `at`, and where it ends. Raises IndexError where it is not all there, Malformed where it is too long."""
     value = shift = 0
     for here in range(at, at + 4):
         value |= (buffer[here] & 127) << shift
@@ -135,9 +135,8 @@ def encode_publish(topic: str, payload: bytes, mid: int, protocol: int, *, retai
     name = topic.encode()
     properties = b"\x00" if protocol == 5 else b""
     length = 4 + len(name) + len(properties) + len(payload)
-    return b"".join((
-        b"\x33" if retain else b"\x32", encode_length(length), struct.pack(">H", len(name)), name, struct.pack(">H", mid), properties, payload,
-    ))
+    head = b"\x33" if retain else b"\x32"
+    return b"".join((head, encode_length(length), struct.pack(">H", len(name)), name, struct.pack(">H", mid), properties, payload))
 
 
 def encode_pubacks(mids: Sequence[int]) -> bytes:
