@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
-from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.postgres.recorder import Bulk, PostgresRecorder
 from insa_anomaly.core.event import Anomaly, Episode, Reason, deterministic_id
 from insa_anomaly.core.reading import Cause, Raw, Reading, Rejected
 from insa_anomaly.ports import ModelRow, Page, Telemetry
@@ -174,9 +174,9 @@ def in_memory() -> Iterator[InMemory]:
 
 
 @contextmanager
-def in_postgres(dsn: str) -> Iterator[InPostgres]:
+def in_postgres(dsn: str, bulk: Bulk | None = None) -> Iterator[InPostgres]:
     """Recorder and history over a database that has our schema."""
-    with PostgresRecorder(dsn) as recorder, PostgresHistory(dsn) as history, psycopg.connect(dsn, autocommit=True) as session:
+    with PostgresRecorder(dsn, bulk=bulk) as recorder, PostgresHistory(dsn) as history, psycopg.connect(dsn, autocommit=True) as session:
         session.execute("SET timezone = 'UTC'")
         yield InPostgres(recorder, history, session)
 

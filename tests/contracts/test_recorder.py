@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.postgres.recorder import Bulk, PostgresRecorder
 from insa_anomaly.core.event import deterministic_id
 from insa_anomaly.core.reading import Cause, Raw, Reading, Rejected
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
@@ -26,25 +26,26 @@ from tests.conftest import Server, wait_for
 from tests.contracts import recorded
 from tests.contracts.recorded import LOG, NOW, Body, InPostgres, in_memory, in_postgres, page
 
+WAYS = {"insert": Bulk(readings=10**9), "copy": Bulk(readings=1, rest_seconds=0.0)}
 LOGS = [UUID(int=number) for number in (1, 2, 3)]
 streams = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["memory", "insert", "copy"])
 def body(request: pytest.FixtureRequest) -> Iterator[Body]:
     """A recorder, empty, with a way to see what it wrote."""
     if request.param == "memory":
         with in_memory() as memory:
             yield memory
     else:
-        with in_postgres(request.getfixturevalue("database")) as postgres:
+        with in_postgres(request.getfixturevalue("database"), WAYS[request.param]) as postgres:
             yield postgres
 
 
-@pytest.fixture
-def postgres(database: str) -> Iterator[InPostgres]:
-    """The real recorder, empty."""
-    with in_postgres(database) as body:
+@pytest.fixture(params=["insert", "copy"])
+def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgres]:
+    """The real recorder, empty, by either of its ways to write readings."""
+    with in_postgres(database, WAYS[request.param]) as body:
         yield body
 
 
@@ -99,7 +100,20 @@ def test_law_one_active_model_a_series(body: Body, first: object, second: object
         assert len(active) == len(set(active))
 
 
+def test_a_page_with_a_duplicate_is_not_copied_for_a_while(database: str) -> None:
+    """After a page that held a duplicate the next ones are inserted, until its rest is over; what is recorded is the same."""
+    with in_postgres(database, Bulk(readings=2, rest_seconds=3600.0)) as body:
+        for number in range(3):
+            body.recorder.record(page(number, [reading(1.0), reading(2.0 + number)]))
+        assert len(body.rows().telemetry) == 4
+
+
 # ---------------------------------------------------------------------------------------------------- bad input
+def reading(value: float = 1.0) -> Reading:
+    """A reading of one series and time, told apart by its value."""
+    return Reading("a", "x", NOW, value, int(value))
+
+
 def test_text_that_a_database_cannot_hold_is_kept_as_an_escape(postgres: InPostgres) -> None:
     """NUL and lone surrogates in a topic, a detail or a timestamp fail no page; the payload is kept byte for byte."""
     payload = bytes(range(256))
@@ -129,11 +143,6 @@ def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- a broken world
-def reading(value: float = 1.0) -> Reading:
-    """A reading of a series of its own."""
-    return Reading("a", "x", NOW, value, int(value))
-
-
 def test_nobody_there_is_away() -> None:
     """Where no database listens, the call may succeed later."""
     with PostgresRecorder("host=127.0.0.1 port=1 user=nobody dbname=x") as recorder, pytest.raises(DatabaseAway):

@@ -49,6 +49,15 @@ class PostgresHistory:
             with cursor.copy(self._statements["good_readings"], (found[0], since, most)) as stream:
                 return _parsed(b"".join(stream))
 
+    def counts(self, start: int, end: int) -> tuple[int, int]:
+        """Rows with start <= time < end (microseconds), and how many different (series, time) there are among them.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
+        with self._connection.session() as session:
+            row = session.execute(self._statements["counts"], (start, end)).fetchone()
+        return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
 
 def _parsed(stream: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Columns of a binary COPY: a header, rows of one width, two bytes of end."""

@@ -2,21 +2,37 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Self
 from uuid import UUID
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import psycopg
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import Connection, Session
-from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDumper, SeriesIds, columns, ensure_partitions
+from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDumper, SeriesIds, columns, copy_stream, ensure_partitions
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.reading import Rejected
 from insa_anomaly.ports import ModelRow, Page, SeriesKey
 
 _UPKEEP_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """From how many `readings` on a page is copied, and for how long not after one that held a duplicate.
+
+    COPY costs the server half of what INSERT .. ON CONFLICT does (2.6 us a reading against 5.4 in pages of 2500), but one reading that
+    is there already fails the page. Duplicates come in runs, when a broker or a device says everything again.
+    """
+
+    readings: int = 500
+    rest_seconds: float = 60.0
 
 
 class PostgresRecorder:
@@ -26,8 +42,10 @@ class PostgresRecorder:
     reads `cursor` or records the page again; both are right, since repeating a page changes nothing.
     """
 
-    def __init__(self, dsn: str, deadline: float = 10.0) -> None:
+    def __init__(self, dsn: str, deadline: float = 10.0, bulk: Bulk | None = None) -> None:
         self._statements = queries.load()
+        self._bulk = bulk or Bulk()
+        self._duplicate_at = -inf
         self._series = SeriesIds(self._statements)
         self._connection = Connection(dsn, deadline, self._prepare)
         self._upkept = 0.0
@@ -49,7 +67,7 @@ class PostgresRecorder:
         return 0 if row is None else int(row[0])
 
     def record(self, page: Page) -> None:
-        """All of the page and its cursor in one transaction and, but for new series, one round trip; repeating it changes nothing.
+        """All of the page and its cursor in one transaction; repeating it changes nothing.
 
         Of states of one episode the later one stays. A model recorded as active archives the one before it. Raises DatabaseAway
         (perhaps recorded, perhaps not: the same page again is right) or DatabaseRefused (nothing was recorded).
@@ -58,13 +76,39 @@ class PostgresRecorder:
             if time.monotonic() - self._upkept > _UPKEEP_SECONDS:
                 self._upkeep(session)
             series_ids = self._series.of(page.telemetry, session)
-            with session.pipeline(), session.cursor() as cursor:
+            if not (self._is_bulk(page) and self._copied(session, page, series_ids)):
+                self._insert(session, page, series_ids)
+
+    def _is_bulk(self, page: Page) -> bool:
+        rested = time.monotonic() - self._duplicate_at >= self._bulk.rest_seconds
+        return rested and len(page.telemetry.key) >= self._bulk.readings and not page.telemetry.original
+
+    def _copied(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> bool:
+        """Record a page of new readings; False: some are there already, and nothing was recorded."""
+        with session.cursor() as cursor:
+            try:
                 cursor.execute(b"BEGIN")
-                if len(page.telemetry.key):
-                    cursor.execute(self._statements["add_telemetry"], columns(page.telemetry, series_ids))
-                self._write_results(cursor, page)
-                cursor.execute(self._statements["reach"], (page.log_id, page.seq))
-                cursor.execute(b"COMMIT")
+                with cursor.copy(self._statements["copy_telemetry"]) as stream:
+                    stream.write(copy_stream(page.telemetry, series_ids))
+                with session.pipeline():
+                    self._finish(cursor, page)
+            except psycopg.errors.UniqueViolation:
+                cursor.execute(b"ROLLBACK")
+                self._duplicate_at = time.monotonic()
+                return False
+            return True
+
+    def _insert(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> None:
+        with session.pipeline(), session.cursor() as cursor:
+            cursor.execute(b"BEGIN")
+            if len(page.telemetry.key):
+                cursor.execute(self._statements["add_telemetry"], columns(page.telemetry, series_ids))
+            self._finish(cursor, page)
+
+    def _finish(self, cursor: psycopg.Cursor, page: Page) -> None:
+        self._write_results(cursor, page)
+        cursor.execute(self._statements["reach"], (page.log_id, page.seq))
+        cursor.execute(b"COMMIT")
 
     def _write_results(self, cursor: psycopg.Cursor, page: Page) -> None:
         if page.anomalies:

@@ -16,6 +16,11 @@ from insa_anomaly.ports import SeriesKey, Telemetry
 EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
 
 _INTEGER, _TIMESTAMPTZ, _BIGINT, _DOUBLE, _SMALLINT = (">i4", 23), (">i8", 1184), (">i8", 20), (">f8", 701), (">i2", 21)
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_END = b"\xff\xff"
+_COPIED = {"series_id": ">i4", "ts": ">i8", "disc": ">i8", "value": ">f8", "quality": ">i2", "flags": ">i2"}
+_COPY_FIELDS = [field for name, wire in _COPIED.items() for field in ((f"{name}_length", ">i4"), (name, wire))]
+_COPY_ROW = np.dtype([("columns", ">i2"), *_COPY_FIELDS])
 _WEEK = timedelta(weeks=1)
 
 
@@ -55,6 +60,21 @@ def columns(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> tuple[ob
         binary_array(telemetry.flags, _SMALLINT),
         _originals(telemetry.original),
     )
+
+
+def copy_stream(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> bytes:
+    """All but `original`, for the query `copy_telemetry`: rows of a number of columns, then each with its length before it."""
+    rows = np.empty(len(telemetry.key), _COPY_ROW)
+    rows["columns"] = len(_COPIED)
+    for name, wire in _COPIED.items():
+        rows[f"{name}_length"] = np.dtype(wire).itemsize
+    rows["series_id"] = series_ids[telemetry.key]
+    rows["ts"] = telemetry.timestamp - EPOCH
+    rows["disc"] = telemetry.discriminator
+    rows["value"] = telemetry.value
+    rows["quality"] = telemetry.quality
+    rows["flags"] = telemetry.flags
+    return b"".join((_COPY_HEADER, rows.tobytes(), _COPY_END))
 
 
 def _originals(original: Mapping[int, str]) -> list[str | None]:

@@ -21,6 +21,10 @@ INSERT INTO telemetry (series_id, ts, disc, value, quality, flags, original)
 SELECT * FROM unnest(%b::integer[], %b::timestamptz[], %b::bigint[], %b::double precision[], %b::smallint[], %b::smallint[], %b::text[])
 ON CONFLICT DO NOTHING
 
+-- name: copy_telemetry
+-- For pages of new readings: half the work of the query above, but a reading that is there already fails it.
+COPY telemetry (series_id, ts, disc, value, quality, flags) FROM STDIN (FORMAT binary)
+
 -- name: add_anomalies
 -- A row is a function of its reading, so that one that is there already is the same.
 INSERT INTO anomaly_detections
@@ -133,3 +137,7 @@ SELECT pg_advisory_lock(7308604897068083045)
 -- name: one_at_a_time_here
 -- Until the transaction ends: whoever else makes partitions waits.
 SELECT pg_advisory_xact_lock(7308604897068083046)
+
+-- name: counts
+-- Readings of a span, and how many of them differ in series and time.
+SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry WHERE ts >= instant(%s) AND ts < instant(%s)
