@@ -18,6 +18,8 @@ from insa_anomaly.adapters.embedded.account import Account, account_may, owner, 
 from insa_anomaly.adapters.embedded.process import POLL_SECONDS, STOP_SECONDS, package_folders, running, spawn, stop
 from insa_anomaly.errors import ServiceError
 
+_SOCKET_LINE = 4  # of postmaster.pid, from 0: the folder of the server's socket
+
 
 @dataclass(frozen=True)
 class Installation:
@@ -185,3 +187,12 @@ def _connects(dsn: str) -> bool:
     except psycopg.OperationalError:
         return False
     return True
+
+
+def running_postgres(data: Path) -> str | None:
+    """Connection string of the server that runs on this folder, started by whomever; None where none does."""
+    lines = (data / "postmaster.pid").read_text().splitlines() if (data / "postmaster.pid").exists() else []
+    if len(lines) <= _SOCKET_LINE or not _is_postgres(lines[0].strip()):
+        return None
+    dsn = psycopg.conninfo.make_conninfo(host=lines[_SOCKET_LINE], user="insa", dbname="postgres")
+    return dsn if _connects(dsn) else None

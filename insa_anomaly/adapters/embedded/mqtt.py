@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from insa_anomaly.adapters.embedded.account import private_folder, service_account, write_private
+from insa_anomaly.adapters.embedded.account import Account, account_may, private_folder, service_account, write_private
 from insa_anomaly.adapters.embedded.process import Tools, accepts, free_port, running, untaken
 from insa_anomaly.errors import ServiceError
 
@@ -52,7 +52,7 @@ def mosquitto(
     command = tools.command("mosquitto")
     if command is None:
         raise ServiceError("there is no mosquitto to start: install Debian's mosquitto")
-    account = service_account()
+    account = _account_for(command[-1])
     folder = private_folder(folder, account)
     port, password = untaken(port or free_port()), password or secrets.token_urlsafe(24)
     write_private(folder / "passwords", f"insa:{_mosquitto_hash(password)}\n", account)
@@ -61,6 +61,12 @@ def mosquitto(
     ready = partial(accepts, socket.AF_INET, ("127.0.0.1", port))
     with running("mosquitto", argv, folder / "mosquitto.log", ready, account=account) as process:
         yield Listener("127.0.0.1", port, "insa", password, process.pid)
+
+
+def _account_for(program: str) -> Account | None:
+    """Under root a lesser account, unless the program is where that cannot reach it, e.g. unpacked under root's home."""
+    account = service_account()
+    return account if account is None or account_may(account, "-x", Path(program)) else None
 
 
 def _mosquitto_conf(folder: Path, port: int, settings: Mapping[str, str]) -> str:
@@ -75,6 +81,7 @@ def _mosquitto_conf(folder: Path, port: int, settings: Mapping[str, str]) -> str
         "max_inflight_messages": "500",
         "max_packet_size": "262144",
         "log_dest": "stderr",
+        "user": "root",  # means: change nothing, we chose the account; without it root becomes nobody, who cannot write here
         **settings,
     }
     return "".join(f"{name} {value}\n" for name, value in lines.items())

@@ -51,7 +51,7 @@ class Tools:
         found = shutil.which(name) or shutil.which(name, path=SBIN)
         if found is not None:
             return [found]
-        return _unpacked_command(name, self.unpacked) if self.unpacked is not None else None
+        return _unpacked_command(name, self.unpacked.resolve()) if self.unpacked is not None else None
 
 
 def _unpacked_command(name: str, root: Path) -> list[str] | None:
