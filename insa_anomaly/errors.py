@@ -65,3 +65,7 @@ class FileFormatError(InsaError):
 
 class AddressInUse(InsaError):
     """The HTTP port is taken by another process."""
+
+
+class AlreadyRunning(InsaError):
+    """Another daemon uses this storage directory."""

@@ -5,10 +5,11 @@ Labels are bounded: a device or a series is a field of a log line, never a label
 
 import logging
 import sys
-from collections.abc import Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from insa_anomaly.core.event import Event
 
 REGISTRY = CollectorRegistry()
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
@@ -39,6 +40,7 @@ TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a m
 BROKER_CONNECTED = _gauge("broker_connected", "1 while the broker connection stands")
 CONNECTIONS = _counter("broker_connections", "Connections made to the broker")
 SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broker had forgotten our session")
+TAKEN_OVER = _counter("broker_takeovers", "Connections ended because another client uses our client id")
 SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
 DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
 READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader")
@@ -113,6 +115,13 @@ def broker_refused(reason: str) -> None:
     _log(logging.ERROR, "broker_refused", "The broker refuses us", reason=reason)
 
 
+def broker_taken_over(client_id: str, retry_seconds: float) -> None:
+    BROKER_CONNECTED.set(0)
+    TAKEN_OVER.inc()
+    _log(logging.ERROR, "broker_taken_over", "Another client connected with our client id: give each daemon its own",
+         client_id=client_id, retry_seconds=round(retry_seconds, 1))
+
+
 def session_lost() -> None:
     SESSIONS_LOST.inc()
     _log(logging.WARNING, "session_lost", "The broker had forgotten our session: what it queued for us while we were away is lost")
@@ -140,9 +149,19 @@ def readings_scored(count: int, anomalies: int, seconds: float) -> None:
     SCORE_SECONDS.observe(seconds)
 
 
-def episode_changed(kind: str, fields: Mapping[str, object]) -> None:
-    EPISODES.labels(kind).inc()
-    _log(logging.INFO, f"episode_{kind}", f"Episode {kind}", **fields)
+def episode_changed(event: Event) -> None:
+    EPISODES.labels(event.kind).inc()
+    _log(
+        logging.INFO,
+        f"episode_{event.kind}",
+        f"Episode {event.kind}",
+        device_id=event.device_id,
+        metric_name=event.metric_name,
+        value=event.value,
+        expected=event.expected,
+        confidence=round(event.confidence, 3),
+        episode_id=event.episode_id,
+    )
 
 
 def event_told(seconds: float) -> None:
@@ -162,7 +181,13 @@ def page_recorded(readings: int) -> None:
 
 def database_away(reason: str, retry_seconds: float) -> None:
     DATABASE_CONNECTED.set(0)
-    _log(logging.WARNING, "database_away", "PostgreSQL is away; readings wait in the log", reason=reason, retry_seconds=round(retry_seconds, 2))
+    _log(
+        logging.WARNING,
+        "database_away",
+        "PostgreSQL is away; readings wait in the log",
+        reason=reason,
+        retry_seconds=round(retry_seconds, 2),
+    )
 
 
 def database_refused(reason: str) -> None:
@@ -176,7 +201,12 @@ def database_back() -> None:
 
 
 def partitions_failed(reason: str) -> None:
-    _log(logging.WARNING, "partitions_failed", "Partitions of telemetry could not be made ahead; the default one takes the rows", reason=reason)
+    _log(
+        logging.WARNING,
+        "partitions_failed",
+        "Partitions of telemetry could not be made ahead; the default one takes the rows",
+        reason=reason,
+    )
 
 
 def log_unwritable(reason: str) -> None:
@@ -203,7 +233,15 @@ def series_known(series: int, with_model: int) -> None:
 
 def model_trained(device_id: str, metric_name: str, model_id: str, seconds: float) -> None:
     MODELS_TRAINED.inc()
-    _log(logging.INFO, "model_trained", "Trained a model", device_id=device_id, metric_name=metric_name, model_id=model_id, seconds=round(seconds, 2))
+    _log(
+        logging.INFO,
+        "model_trained",
+        "Trained a model",
+        device_id=device_id,
+        metric_name=metric_name,
+        model_id=model_id,
+        seconds=round(seconds, 2),
+    )
 
 
 def training_failed(device_id: str, metric_name: str, reason: str) -> None:
@@ -216,8 +254,15 @@ def model_swapped(device_id: str, metric_name: str, model_id: str | None) -> Non
 
 
 def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str) -> None:
-    _log(logging.ERROR, "model_unusable", "A model cannot be loaded; its series goes on without", device_id=device_id,
-         metric_name=metric_name, model_id=model_id, reason=reason)
+    _log(
+        logging.ERROR,
+        "model_unusable",
+        "A model cannot be loaded; its series goes on without",
+        device_id=device_id,
+        metric_name=metric_name,
+        model_id=model_id,
+        reason=reason,
+    )
 
 
 def trainer_restarted(reason: str) -> None:

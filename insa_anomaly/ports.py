@@ -215,6 +215,10 @@ class History(Protocol):
 class Models(Protocol):
     """The index of models on disk: works with the database away."""
 
+    @property
+    def revision(self) -> object:
+        """Differs from every value it had before the index changed, by this process or another."""
+
     def active(self) -> dict[SeriesKey, str]:
         """Id of the active model of every series that has one."""
 

@@ -1,1 +1,1 @@
-""""""
+"""Thin routes over the services."""

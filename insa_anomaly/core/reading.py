@@ -19,6 +19,7 @@ import msgspec
 SECOND = 1_000_000  # microseconds
 DEVICE_METRIC = "_device"  # the reserved metric name of a model over all metrics of a device
 _MAX_NAME = 200
+_MARKS = frozenset("/+#")  # they mean something in a topic
 _MAX_TOPICS = 20_000
 _EARLIEST = -(2**53)  # microseconds stay exact in a double within +-2**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -175,7 +176,9 @@ class _Object(msgspec.Struct):
     quality: str | None = None
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer that ends the parse of one message, not an error
+class _Refusal(Exception):
+    """An answer that ends the parse of one message, not an error."""
+
     def __init__(self, cause: Cause, detail: str) -> None:
         self.cause, self.detail = cause, detail
 
@@ -206,17 +209,12 @@ class Parser:
         """Readings of the message, at least one, or why there are none."""
         try:
             place = self._place(raw.topic)
-            if len(raw.payload) > self._acceptance.max_bytes:
-                raise _Refusal(Cause.TOO_LARGE, f"{len(raw.payload)} bytes, at most {self._acceptance.max_bytes} are taken")
             readings = self._quick(raw, place)
             if readings is None:
-                drafts = _drafts(raw.payload, place, self._acceptance.max_depth)
-                readings = [r for i, draft in enumerate(drafts) if (r := self._reading(draft, place, raw.received, i))]
-            if not readings:
-                raise _Refusal(Cause.EMPTY, "no value in it")
+                readings = self._slow(raw, place)
         except _Refusal as refusal:
             return Rejected(refusal.cause, refusal.detail[:300], raw)
-        return readings
+        return readings or Rejected(Cause.EMPTY, "no value in it", raw)
 
     # The topic
     def _place(self, topic: str) -> _Place:
@@ -245,7 +243,7 @@ class Parser:
     def _check_name(self, name: str) -> None:
         if name in self._names:
             return
-        if not 0 < len(name) <= _MAX_NAME or not name.isprintable() or name != name.strip() or set(name) & set("/+#") or name == DEVICE_METRIC:
+        if not 0 < len(name) <= _MAX_NAME or not name.isprintable() or name != name.strip() or name == DEVICE_METRIC or set(name) & _MARKS:
             raise _Refusal(Cause.BAD_NAME, f"not a name we can use: {name[:60]!r}")
         if len(self._names) >= _MAX_TOPICS:
             self._names.clear()
@@ -254,7 +252,13 @@ class Parser:
     # The quick way: the JSON forms that say what they are
     def _quick(self, raw: Raw, place: _Place) -> list[Reading] | None:
         payload = raw.payload
-        if payload[:1] != b"{" or place.format not in ("auto", "json") or payload.count(b"{") + payload.count(b"[") > self._acceptance.max_depth:
+        if len(payload) > self._acceptance.max_bytes:
+            raise _Refusal(Cause.TOO_LARGE, f"{len(payload)} bytes, at most {self._acceptance.max_bytes} are taken")
+        if (
+            payload[:1] != b"{"
+            or place.format not in ("auto", "json")
+            or payload.count(b"{") + payload.count(b"[") > self._acceptance.max_depth
+        ):
             return None
         try:
             said = _decode_object(payload)
@@ -278,10 +282,16 @@ class Parser:
         for position, (metric, value) in enumerate(values.items()):
             if value is not None:
                 self._check_metric(metric, place)
-                out.append(Reading(device, metric, timestamp, value + 0.0, _discriminator(named, value, flags, position), quality, flags, original))
+                out.append(
+                    Reading(device, metric, timestamp, value + 0.0, _discriminator(named, value, flags, position), quality, flags, original)
+                )
         return out
 
     # The general way
+    def _slow(self, raw: Raw, place: _Place) -> list[Reading]:
+        drafts = _drafts(raw.payload, place, self._acceptance.max_depth)
+        return [reading for i, draft in enumerate(drafts) if (reading := self._reading(draft, place, raw.received, i))]
+
     def _reading(self, draft: _Draft, place: _Place, received: int, position: int) -> Reading | None:
         if draft.value is None:
             return None
@@ -293,7 +303,9 @@ class Parser:
         self._check_metric(metric, place)
         timestamp, flags, original = self._time(draft.timestamp, received)
         named = None if draft.id is None else _hash(draft.id)
-        return Reading(device, metric, timestamp, value, _discriminator(named, value, flags, position), _quality(draft.quality), flags, original)
+        return Reading(
+            device, metric, timestamp, value, _discriminator(named, value, flags, position), _quality(draft.quality), flags, original
+        )
 
     def _device(self, said: object, place: _Place) -> str:
         if said is None:
@@ -334,7 +346,7 @@ def microseconds(said: object) -> int | None:
             return None
         since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
         return (since.days * 86400 + since.seconds) * SECOND + since.microseconds
-    if isinstance(said, bool) or not isinstance(said, (int, float)) or not -1e20 < said < 1e20:  # noqa: UP038 - a union is slower
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not -1e20 < said < 1e20:
         return None
     size = abs(said)
     for limit, multiplier in _EPOCH_UNITS:
@@ -434,7 +446,7 @@ def _json(payload: bytes, max_depth: int) -> object:
 
 
 def _depth(payload: bytes) -> int:
-    if payload.count(b"{") + payload.count(b"[") < 2:  # noqa: PLR2004 - nothing nested
+    if payload.count(b"{") + payload.count(b"[") < 2:
         return 1
     depth = deepest = 0
     for token in _BRACKETS.finditer(payload):

@@ -57,23 +57,19 @@ INSERT INTO dead_letters (log_id, received, topic, payload, reason, detail)
 VALUES (%s, instant(%s::bigint), %s, %b, %s, %s)
 ON CONFLICT DO NOTHING
 
--- name: retire_models
--- Make room for the models that take over: one active a series.
-UPDATE ml_models SET status = 'archived'
-FROM jsonb_to_recordset(%s) AS model (id uuid, device_id text, metric_name text, status text)
-WHERE ml_models.device_id = model.device_id AND ml_models.metric_name = model.metric_name
-    AND ml_models.status = 'active' AND model.status = 'active' AND ml_models.id <> model.id
+-- name: retire_model
+-- Make room for the model that takes over: one active a series.
+UPDATE ml_models SET status = 'archived' WHERE device_id = %s AND metric_name = %s AND status = 'active' AND id <> %s
 
--- name: put_models
--- What changes after training is set again; active ones last, when those they replace are out of the way.
+-- name: put_model
+-- What may change after training is set again.
 INSERT INTO ml_models (id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples, trained_at,
     version, threshold, parameters, figures, sha256, reason)
 SELECT id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples, instant(trained_at),
     version, threshold, parameters, figures, sha256, reason
-FROM jsonb_to_recordset(%s) AS model (id uuid, device_id text, metric_name text, version integer, status text, model_path text,
+FROM jsonb_to_record(%s) AS model (id uuid, device_id text, metric_name text, version integer, status text, model_path text,
     trained_at bigint, training_samples integer, threshold double precision, parameters jsonb, figures jsonb, sha256 text,
     accuracy double precision, false_positive_rate double precision, reason text)
-ORDER BY status = 'active'
 ON CONFLICT (id) DO UPDATE SET model_path = excluded.model_path, status = excluded.status, accuracy = excluded.accuracy,
     false_positive_rate = excluded.false_positive_rate, threshold = excluded.threshold, figures = excluded.figures,
     sha256 = excluded.sha256, reason = excluded.reason

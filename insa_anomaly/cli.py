@@ -1,0 +1,166 @@
+"""The command line: parse, call, print."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from insa_anomaly import settings as configuration
+from insa_anomaly.errors import AlreadyRunning, ConfigError, InsaError
+from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.wiring import broker, checks, daemon, training
+from insa_anomaly.wiring import demo as demonstration
+from insa_anomaly.workbench import recording
+from insa_anomaly.workbench.progress import open_console
+
+BAD_CONFIG = 78  # sysexits' EX_CONFIG: systemd does not restart after it
+ALREADY_RUNNING = 75  # sysexits' EX_TEMPFAIL
+
+cli = typer.Typer(
+    name="insa-anomaly",
+    help="Reads plant telemetry from MQTT, scores every reading with a model of its own series, and tells what stands out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, else built-in values]."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Run the command; an error of ours is one clear line, never a traceback."""
+    try:
+        cli()
+    except ConfigError as error:
+        _fail(error, BAD_CONFIG)
+    except AlreadyRunning as error:
+        _fail(error, ALREADY_RUNNING)
+    except InsaError as error:
+        _fail(error, 1)
+
+
+def _fail(error: InsaError, status: int) -> None:
+    for line in str(error).splitlines():
+        sys.stderr.write(f"insa-anomaly: {line}\n")
+    sys.exit(status)
+
+
+def _load(path: Path | None) -> tuple[configuration.Settings, str]:
+    settings, source = configuration.load(path)
+    set_up_logging(settings.logging.level, settings.logging.form)
+    return settings, source
+
+
+@cli.command()
+def run(config: Config = None) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C."""
+    raise typer.Exit(daemon.run(*_load(config)))
+
+
+@cli.command()
+def migrate(config: Config = None) -> None:
+    """Bring the database to this version's schema; the daemon does it by itself at its start."""
+    settings, _ = _load(config)
+    applied = checks.migrate_database(settings)
+    typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+
+
+@cli.command("check-config")
+def check_config(config: Config = None) -> None:
+    """Explain mistakes in the configuration, one line each, and try the connections."""
+    settings, source = _load(config)
+    typer.echo(f"{source}: every setting is understood")
+    failed = False
+    for name, result in checks.try_connections(settings):
+        failed |= result is not None
+        typer.echo(f"{name}: {'ok' if result is None else result}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@cli.command()
+def train(
+    config: Config = None,
+    device: Annotated[str | None, typer.Option(help="Device to train, with --metric; from --csv: the name to give.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric to train.")] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Train every series that has recorded readings.")] = False,
+    csv: Annotated[list[Path] | None, typer.Option(help="Train from recorded files instead of stored telemetry; may be repeated.")] = None,
+    rows: Annotated[int | None, typer.Option(min=100, help="With --csv: the first rows only.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="With --all: how many to train at once.")] = 1,
+) -> None:
+    """Train models: one series or all, from stored telemetry or from recorded files. A running daemon takes them over by itself."""
+    settings, _ = _load(config)
+    console = open_console(sys.stderr)
+    if csv:
+        recordings = recording.inspect_all(csv, device, metric)
+        outcomes = training.train_recordings(settings, recordings, rows, console)
+    elif every or (device and metric):
+        outcomes = training.train_stored(settings, None if every else [(device or "", metric or "")], jobs, console)
+    else:
+        raise typer.BadParameter("say what to train: --device with --metric, or --all, or --csv FILE")
+    for key, outcome in outcomes.items():
+        typer.echo(f"{'/'.join(key)}: {outcome}")
+    raise typer.Exit(0 if all(outcome.startswith("trained") for outcome in outcomes.values()) else 1)
+
+
+@cli.command()
+def models(config: Config = None, *, json: Json = False) -> None:
+    """List the models on disk, newest first."""
+    settings, _ = _load(config)
+    with training.model_files(settings) as files:
+        found = files.rows()
+    if json:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    for row in found:
+        trained = datetime.fromtimestamp(row.trained_at / 1e6, UTC)
+        typer.echo(
+            f"{row.device_id}/{row.metric_name}  v{row.version}  {row.status}  {trained:%Y-%m-%d %H:%M}  {row.training_samples:,} readings  {row.id}"
+        )
+    if not found:
+        typer.echo("no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`")
+
+
+@cli.command()
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="Recorded: `timestamp,value`, or a column per metric; `,` `;` or tab; .gz too.")],
+    config: Config = None,
+    device: Annotated[str | None, typer.Option(help="Device the readings are published as [default: the file's name].")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric of a file with one column of values.")] = None,
+    speed: Annotated[float | None, typer.Option(min=0.001, help="Times as fast as recorded [default: as fast as possible].")] = None,
+    *,
+    shift_to_now: Annotated[bool, typer.Option("--shift-to-now", help="Move all timestamps so that the last is now.")] = False,
+    exclude: Annotated[str, typer.Option(help="Columns that are not readings, separated by commas.")] = ",".join(recording.LABELS),
+) -> None:
+    """Publish recorded readings through the broker, keeping their timestamps."""
+    settings, _ = _load(config)
+    recordings = recording.inspect_all(files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()])
+    counts = broker.replay_recordings(settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr))
+    raise typer.Exit(1 if counts.unacknowledged else 0)
+
+
+@cli.command()
+def demo(
+    duration: Annotated[float | None, typer.Option(min=5, help="Seconds of streaming [default: until Ctrl-C].")] = None,
+    *,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as one JSON object last; the rest goes to standard error.")
+    ] = False,
+) -> None:
+    """Show the whole way on a simulated plant with known faults, on servers of its own."""
+    set_up_logging("WARNING")
+    raise typer.Exit(demonstration.run_demo(duration, json=json))
+
+
+@cli.command("train-orders", hidden=True)
+def train_orders() -> None:
+    """Be the daemon's training process."""
+    training.train_orders()

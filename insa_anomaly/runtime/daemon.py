@@ -1,0 +1,186 @@
+"""The threads of the daemon: started in order, watched, and stopped so that nothing taken is left half done.
+
+A thread that dies takes the process down, with its reason: a restart is better than half a daemon.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event, Thread
+from time import monotonic
+from typing import Protocol
+
+from insa_anomaly import instrumentation
+from insa_anomaly.core.detector import Results
+from insa_anomaly.ports import Broker, Log, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.runtime.feed import Feed
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.record import Record
+from insa_anomaly.runtime.score import Score
+from insa_anomaly.runtime.show import Show
+from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.runtime.trainer import Trainer
+
+TURN_SECONDS = 0.2  # the longest a thread waits before it looks whether to stop
+WATCH_SECONDS = 1.0
+TRIM_SECONDS = 10.0
+TELL_DRAIN_SECONDS = 2.0
+RECORD_DRAIN_SECONDS = 10.0
+JOIN_SECONDS = 15.0
+OPEN_SECONDS = 5.0
+
+
+class Connection(Broker, Protocol):
+    """The broker as something to open and close."""
+
+    def open(self, patience: float) -> bool:
+        """Connect, and stay connected; waits up to `patience` seconds for the first time. Raises BrokerRefused."""
+
+    def close(self) -> None:
+        """Disconnect for good."""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told of scored batches (`score.Audience`)."""
+
+    tell: Tell
+    trainer: Trainer
+    show: Show | None
+
+    def events(self, outgoing: list[Outgoing]) -> None:
+        """New events are in the outbox."""
+        self.tell.offer(outgoing)
+
+    def results(self, telemetry: Telemetry, results: Results) -> None:
+        """A batch was scored."""
+        if self.show is not None:
+            self.show.results(telemetry, results)
+
+    def due(self, keys: list[SeriesKey]) -> None:
+        """These series ask for training."""
+        self.trainer.due(keys)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that moves."""
+
+    log: Log
+    state: State
+    feed: Feed
+    fleet: Fleet
+    intake: Intake
+    broker: Connection
+    score: Score
+    record: Record
+    tell: Tell
+    show: Show | None
+    trainer: Trainer
+
+
+class Daemon:
+    """Runs the parts until told to stop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._stop = Event()
+        self._end = Event()
+        self._failure: tuple[str, BaseException] | None = None
+        self._next_trim = 0.0
+
+    def restore(self) -> None:
+        """Be where the last run ended. The broker is not heard before."""
+        parts = self._parts
+        parts.state.bind(parts.log.id)
+        parts.score.restore()
+        parts.trainer.follow_index({parts.fleet.registry.keys[number]: one[0] for number, one in parts.fleet.model.items()})
+
+    def run(self) -> int:
+        """Run until `end` is called or a thread dies; answers the exit status."""
+        threads = [Thread(target=self._watched, args=(name, turn), name=name, daemon=True) for name, turn in self._turns()]
+        for thread in threads:
+            thread.start()
+        try:
+            self._parts.broker.open(OPEN_SECONDS)
+            while not self._end.wait(WATCH_SECONDS):
+                self._watch()
+        finally:
+            self._wind_down(threads)
+        return 0 if self._failure is None else 1
+
+    def end(self) -> None:
+        """Stop soon; may be called from a signal handler."""
+        self._end.set()
+
+    def troubles(self) -> list[str]:
+        """What keeps the daemon from doing all of its job, in words."""
+        parts = self._parts
+        found = [] if parts.broker.connected else ["the broker is not connected"]
+        found += [] if parts.intake.writable else ["the log cannot be written"]
+        found += [] if parts.record.trouble is None else [f"the database does not record: {parts.record.trouble}"]
+        found += [] if self._failure is None else [f"the {self._failure[0]} thread died: {self._failure[1]}"]
+        return found
+
+    def figures(self) -> dict[str, int]:
+        """Where every reader is."""
+        parts = self._parts
+        return {
+            "series": len(parts.fleet.registry),
+            "series_with_model": int(parts.fleet.with_model.sum()),
+            "log_last": parts.feed.last,
+            "scored": parts.state.cursor,
+            "recorded": parts.record.reached,
+            "checkpoint": parts.score.checkpoint,
+        }
+
+    def _turns(self) -> list[tuple[str, Callable[[], object]]]:
+        parts = self._parts
+        turns: list[tuple[str, Callable[[], object]]] = [
+            ("intake", lambda: parts.intake.step(TURN_SECONDS)),
+            ("score", lambda: parts.score.step(TURN_SECONDS)),
+            ("tell", lambda: parts.tell.step(TURN_SECONDS)),
+            ("record", lambda: parts.record.step(self._stop, TURN_SECONDS)),
+            ("trainer", lambda: self._stop.wait(parts.trainer.step(TURN_SECONDS))),
+        ]
+        show = parts.show
+        return turns if show is None else [*turns, ("show", lambda: show.step(self._stop))]
+
+    def _watched(self, name: str, turn: Callable[[], object]) -> None:
+        try:
+            while not self._stop.is_set():
+                turn()
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the daemon must not go on with this thread missing
+            self._failure = self._failure or (name, error)
+            instrumentation.thread_died(name, error)
+            self._end.set()
+
+    def _watch(self) -> None:
+        parts = self._parts
+        for reader, reached in (("score", parts.state.cursor), ("record", parts.record.reached)):
+            instrumentation.reader_lag(reader, max(0, parts.feed.last - reached))
+        if monotonic() >= self._next_trim:
+            self._next_trim = monotonic() + TRIM_SECONDS
+            through = min(parts.record.reached, parts.score.checkpoint)
+            parts.state.sync()  # what was made of the entries must be on disk before they go
+            parts.intake.drop(through)
+
+    def _wind_down(self, threads: list[Thread]) -> None:
+        """Take nothing more; deal with what was taken; keep the states.
+
+        What cannot be told or recorded in time is in the outbox and in the log, and is taken up by the next start.
+        """
+        parts = self._parts
+        parts.intake.close()
+        self._stop.set()
+        parts.trainer.close()  # ends a training under way, which its thread waits for
+        for thread in threads:
+            thread.join(JOIN_SECONDS)
+        if self._failure is None and not any(thread.is_alive() for thread in threads):
+            parts.intake.drain()
+            parts.score.drain()
+            parts.tell.drain(monotonic() + TELL_DRAIN_SECONDS)
+            parts.broker.close()
+            parts.record.drain(monotonic() + RECORD_DRAIN_SECONDS)
+        else:
+            parts.broker.close()

@@ -1,0 +1,97 @@
+"""Every series with its state and its model, as matrices: one row a series, its number in the registry."""
+
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core import features
+from insa_anomaly.core.detector import FEATURES, Model, Models, Parameters, Results, advance
+from insa_anomaly.core.event import Reason
+from insa_anomaly.core.reasons import describe
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.ports import SeriesKey, Telemetry
+from insa_anomaly.runtime.feed import Registry
+
+ROWS_AT_ONCE = 256
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """The checkpoint of one series."""
+
+    model_id: str | None
+    state: bytes
+
+
+class Fleet:
+    """States and models of all series. One thread, the score reader's, uses it."""
+
+    def __init__(self, registry: Registry, parameters: Parameters, policy: Policy) -> None:
+        self.registry, self._parameters, self._policy = registry, parameters, policy
+        self._models = Models(registry.capacity, parameters.n_estimators)
+        self._states = features.empty(ROWS_AT_ONCE)
+        self._moved = np.zeros(ROWS_AT_ONCE, bool)
+        self.with_model = np.zeros(registry.capacity, bool)
+        self.model: dict[int, tuple[str, int]] = {}  # number -> id and version
+
+    def advance(self, telemetry: Telemetry) -> Results:
+        """Score the readings in order and move the states of their series."""
+        numbers, which = np.unique(telemetry.key, return_inverse=True)
+        self._grow(int(numbers[-1]) + 1 if len(numbers) else 0)
+        rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
+        states, results = advance(
+            self._states[numbers], which, self._models, rows, telemetry.value, telemetry.timestamp, telemetry.discriminator,
+            telemetry.quality, self._policy, self._parameters,
+        )  # fmt: skip
+        self._states[numbers] = states
+        self._moved[numbers] = True
+        return results
+
+    def swap(self, key: SeriesKey, model: Model | None) -> None:
+        """Give the series this model, or none."""
+        number = self.registry.number(key)
+        if number < 0:
+            return
+        self._grow(number + 1)
+        self._moved[number] = True
+        if model is None:
+            self._models.remove(number)
+            self.model.pop(number, None)
+        else:
+            self._models.put(number, model)
+            self.model[number] = (model.id, model.version)
+        self.with_model[number] = model is not None
+
+    def reasons(self, number: int, results: Results, i: int) -> list[Reason]:
+        """Why reading i of the results, which belongs to series `number`, stands out."""
+        return describe(results.features[i], self._models.numbers[number, FEATURES])
+
+    def moved(self) -> dict[SeriesKey, bytes]:
+        """Checkpoints of the series that moved since the last call."""
+        numbers = np.flatnonzero(self._moved)
+        self._moved[numbers] = False
+        return {self.registry.keys[number]: self._kept(int(number)) for number in numbers}
+
+    def restore(self, kept: Iterable[tuple[SeriesKey, Kept]]) -> None:
+        """Take states from checkpoints; models are given by `swap`."""
+        for key, one in kept:
+            number = self.registry.number(key)
+            self._grow(number + 1)
+            self._states[number] = np.frombuffer(one.state, np.float64)
+
+    def _kept(self, number: int) -> bytes:
+        model_id, _ = self.model.get(number, (None, 0))
+        return msgspec.msgpack.encode(Kept(model_id, self._states[number].tobytes()))
+
+    def _grow(self, least: int) -> None:
+        have = len(self._states)
+        if least > have:
+            more = max(least, 2 * have) - have
+            self._states = np.concatenate([self._states, features.empty(more)])
+            self._moved = np.concatenate([self._moved, np.zeros(more, bool)])
+
+
+def due(results: Results, telemetry: Telemetry) -> npt.NDArray[np.int32]:
+    """Numbers of the series that ask for training."""
+    return np.unique(telemetry.key[results.refit_due])

@@ -1,0 +1,123 @@
+"""From the broker into the log: hand-over, group commit, acknowledgement.
+
+Nothing is acknowledged before it is on disk. The hand-over is bounded: when it is full the broker's thread waits, which stops
+reading from the socket, and when that lasts too long the messages go back to the broker.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from threading import Condition
+from time import monotonic
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import LogBroken
+from insa_anomaly.ports import Broker, Delivery, Log, Swap
+from insa_anomaly.runtime.feed import Feed
+from insa_anomaly.settings import Grouping
+
+MOST_A_COMMIT = 5000
+RETRY_SECONDS = 1.0
+
+
+class Intake:
+    """The only writer of the log."""
+
+    def __init__(self, log: Log, feed: Feed, clock: Callable[[], int], grouping: Grouping) -> None:
+        self._log, self._feed, self._clock, self._grouping = log, feed, clock, grouping
+        self._deliveries: deque[tuple[float, Delivery]] = deque()
+        self._swaps: deque[Swap] = deque()
+        self._waiting = 0
+        self._drop_through = 0
+        self._change = Condition()
+        self.broker: Broker | None = None  # set once the broker, which needs `hand_over`, is there
+        self._closed = False
+        self.writable = True
+
+    def hand_over(self, delivery: Delivery) -> bool:
+        """Take a delivery; blocks while there is no room, False when there was none for too long.
+
+        Once closed it takes nothing and says nothing: unacknowledged, the messages come again after the next start.
+        """
+        if self._closed:
+            return True
+        with self._change:
+            room = self._change.wait_for(lambda: self._waiting < self._grouping.waiting, self._grouping.patience)
+            if room:
+                self._deliveries.append((monotonic(), delivery))
+                self._waiting += len(delivery.messages)
+                self._change.notify_all()
+        if not room:
+            instrumentation.messages_shed(len(delivery.messages))
+        return room
+
+    def swap(self, swaps: list[Swap]) -> None:
+        """Write model swaps into the log, before the messages that are written with them."""
+        with self._change:
+            self._swaps += swaps
+            self._change.notify_all()
+
+    def drop(self, through: int) -> None:
+        """Let the log forget what every reader is past; done between two writes."""
+        self._drop_through = max(self._drop_through, through)
+
+    def close(self) -> None:
+        """Take no more deliveries."""
+        self._closed = True
+
+    def drain(self) -> None:
+        """Write what was taken, unless the disk refuses."""
+        while self._deliveries and self.writable:
+            self.step(0.0)
+
+    def step(self, timeout: float) -> None:
+        """Write and acknowledge what is there; wait up to `timeout` seconds for the first of it."""
+        deliveries, swaps = self._gather(timeout)
+        if deliveries or swaps:
+            self._write(deliveries, swaps)
+        if self._drop_through:
+            self._log.drop(self._drop_through)
+            self._drop_through = 0
+
+    def _gather(self, timeout: float) -> tuple[list[tuple[float, Delivery]], list[Swap]]:
+        with self._change:
+            self._change.wait_for(lambda: self._deliveries or self._swaps, timeout)
+            if self._deliveries:
+                left = self._deliveries[0][0] + self._grouping.seconds - monotonic()
+                self._change.wait_for(lambda: self._waiting >= self._grouping.messages, max(0.0, left))
+            taken, count = [], 0
+            while self._deliveries and count < MOST_A_COMMIT:
+                taken.append(self._deliveries.popleft())
+                count += len(taken[-1][1].messages)
+            swaps = list(self._swaps)
+            self._swaps.clear()
+            return taken, swaps
+
+    def _write(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap]) -> None:
+        messages = [message for _, delivery in deliveries for message in delivery.messages]
+        try:
+            entry = self._log.append(messages, swaps, self._clock())
+        except LogBroken as error:
+            self._put_back(deliveries, swaps, str(error))
+            return
+        self.writable = True
+        self._feed.offer(entry)
+        for came, delivery in deliveries:
+            if self.broker is not None:
+                self.broker.acknowledge(delivery)
+            instrumentation.messages_logged(len(delivery.messages), monotonic() - came)
+        self._make_room(len(messages))
+
+    def _put_back(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str) -> None:
+        """The disk does not take it: keep it, acknowledge nothing, try again soon."""
+        if self.writable:
+            instrumentation.log_unwritable(reason)
+        self.writable = False
+        with self._change:
+            self._deliveries.extendleft(reversed(deliveries))
+            self._swaps.extendleft(reversed(swaps))
+            self._change.wait(RETRY_SECONDS)
+
+    def _make_room(self, count: int) -> None:
+        with self._change:
+            self._waiting -= count
+            self._change.notify_all()

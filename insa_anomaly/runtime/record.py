@@ -1,0 +1,99 @@
+"""From the log and the results into PostgreSQL, page by page, each page one transaction with the cursor in it.
+
+It follows the score reader, waits out a database that is away, and tells what the log may forget.
+"""
+
+from collections.abc import Callable
+from threading import Event
+from time import monotonic
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
+from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, State
+from insa_anomaly.runtime.feed import Batch, Feed, joined
+from insa_anomaly.runtime.score import Findings
+from insa_anomaly.settings import Paging
+
+
+class Record:
+    """The reader of the log that writes the database."""
+
+    def __init__(self, log: Log, feed: Feed, state: State, recorder: Recorder, models: Models, paging: Paging) -> None:
+        self._log, self._feed, self._state = log, feed, state
+        self._recorder, self._models, self._paging = recorder, models, paging
+        self.reached = 0  # sequence of the last entry known to be recorded
+        self._sure = False  # the database has told how far it is, and nothing went wrong since
+        self._retry = paging.first_retry
+        self._next_at = 0.0
+        self.trouble: str | None = None
+
+    def step(self, stop: Event, timeout: float) -> None:
+        """Record one page, or wait: for more to record, or for the database."""
+        if stop.wait(max(0.0, min(timeout, self._next_at - monotonic()))) or monotonic() < self._next_at:
+            return
+        try:
+            self._page(timeout)
+        except DatabaseAway as error:
+            self._back_off(str(error), instrumentation.database_away)
+        except DatabaseRefused as error:
+            self._back_off(str(error), lambda reason, _: instrumentation.database_refused(reason))
+
+    def drain(self, deadline: float) -> None:
+        """Record what is scored, until nothing is left or `deadline` (monotonic) has come; then it stays in the log."""
+        while monotonic() < deadline and self.trouble is None and self.reached < self._state.cursor:
+            self._next_at = 0.0
+            self.step(Event(), 0.0)
+
+    def _page(self, timeout: float) -> None:
+        if not self._sure:
+            self.reached, self._sure = self._recorder.cursor(self._log.id), True
+        through = self._state.cursor
+        batches = self._feed.read(self.reached, self._paging.readings, through)
+        if not batches:
+            self._feed.wait(max(through, self.reached), timeout)
+            self._next_at = monotonic() + min(self._paging.linger, 0.01)
+            return
+        page = self._compose(batches)
+        self._recorder.record(page)
+        self._recorded(page)
+        full = len(page.telemetry.value) >= self._paging.readings
+        self._next_at = 0.0 if full else monotonic() + self._paging.linger
+
+    def _compose(self, batches: list[Batch]) -> Page:
+        last = batches[-1].seq
+        found = self._state.results(self.reached, last)
+        findings = [Findings.from_bytes(found[seq]) for seq in sorted(found)]
+        return Page(
+            self._log.id,
+            last,
+            joined(batches),
+            anomalies=[anomaly for finding in findings for anomaly in finding.anomalies],
+            episodes=[episode for finding in findings for episode in finding.episodes],
+            rejected=[rejected for batch in batches for rejected in batch.rejected],
+            models=self._model_rows(batches),
+        )
+
+    def _model_rows(self, batches: list[Batch]) -> list[ModelRow]:
+        ids = {swap.model_id for batch in batches for swap in batch.swaps if swap.model_id is not None}
+        return [row for model_id in sorted(ids) if (row := self._row(model_id)) is not None]
+
+    def _row(self, model_id: str) -> ModelRow | None:
+        try:
+            return self._models.row(model_id)
+        except ModelFileError:
+            return None  # gone from the index since; its series has another by now
+
+    def _recorded(self, page: Page) -> None:
+        if self.trouble is not None:
+            instrumentation.database_back()
+        self.trouble, self._retry, self.reached = None, self._paging.first_retry, page.seq
+        self._state.forget(page.seq)
+        instrumentation.page_recorded(len(page.telemetry.value))
+
+    def _back_off(self, reason: str, happening: Callable[[str, float], None]) -> None:
+        """The outcome of a commit may be unknown: the cursor in the database decides where to go on."""
+        if self.trouble is None:
+            happening(reason, self._retry)
+        self.trouble, self._sure = reason, False
+        self._next_at = monotonic() + self._retry
+        self._retry = min(2 * self._retry, self._paging.last_retry)

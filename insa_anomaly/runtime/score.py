@@ -1,0 +1,217 @@
+"""The reader of the log that scores: batches in, results and events into the state, in one transaction a batch.
+
+Everything it does is a function of the log, so after a crash it starts at the newest checkpoint and goes over the same entries
+again; what lies before its cursor was committed then and is not written again.
+"""
+
+from time import monotonic
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from insa_anomaly import instrumentation
+from insa_anomaly.core.detector import Model, Results
+from insa_anomaly.core.event import Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
+from insa_anomaly.core.reading import Flag
+from insa_anomaly.errors import ModelFileError
+from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.runtime.feed import Batch, Feed, joined
+from insa_anomaly.runtime.fleet import Fleet, Kept, due
+
+MOST_READINGS = 2000
+ANOMALY_TOPIC = "insa/iiot/ml/anomaly/"
+_HISTORICAL = int(Flag.HISTORICAL)
+
+
+class Findings(msgspec.Struct, frozen=True, array_like=True):
+    """What one commit of the score reader leaves for the record reader."""
+
+    anomalies: list[Anomaly]
+    episodes: list[Episode]
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Findings":
+        """The inverse of `to_bytes`."""
+        return msgspec.msgpack.decode(data, type=cls)
+
+    def to_bytes(self) -> bytes | None:
+        """None where there is nothing to leave."""
+        return msgspec.msgpack.encode(self) if self.anomalies or self.episodes else None
+
+
+class Audience(Protocol):
+    """Who is told of scored batches at once."""
+
+    def events(self, outgoing: list[Outgoing]) -> None:
+        """New events are in the outbox."""
+
+    def results(self, telemetry: Telemetry, results: Results) -> None:
+        """A batch was scored."""
+
+    def due(self, keys: list[SeriesKey]) -> None:
+        """These series ask for training."""
+
+
+class Score:
+    """The score reader."""
+
+    def __init__(
+        self, feed: Feed, state: State, fleet: Fleet, models: Models, audience: Audience, checkpoint_seconds: float = 10.0
+    ) -> None:
+        self._feed, self._state, self._fleet, self._models, self._audience = feed, state, fleet, models, audience
+        self._every = checkpoint_seconds
+        self._reached = 0
+        self._next_checkpoint = monotonic() + checkpoint_seconds
+        self.checkpoint = 0  # sequence up to which the states are kept
+
+    # Start
+    def restore(self) -> None:
+        """Take the newest checkpoint and advance again to the cursor, writing nothing."""
+        self.checkpoint, kept = self._state.restore()
+        decoded = [(key, msgspec.msgpack.decode(data, type=Kept)) for key, data in kept.items()]
+        self._fleet.restore(decoded)
+        for key, one in decoded:
+            self._give(key, one.model_id)
+        again = self._again(self._state.cursor)
+        instrumentation.states_restored(len(decoded), self.checkpoint, again)
+
+    def _again(self, cursor: int) -> int:
+        self._reached = self.checkpoint
+        entries = 0
+        while batches := self._feed.read(self._reached, MOST_READINGS, cursor):
+            for batch in batches:
+                self._take_swaps(batch)
+                if len(batch):
+                    self._fleet.advance(batch.telemetry)
+            self._reached = batches[-1].seq
+            entries += len(batches)
+        self._reached = max(self._reached, cursor)
+        return entries
+
+    # Run
+    def step(self, timeout: float) -> None:
+        """Score what there is; wait up to `timeout` seconds for it."""
+        if self._feed.wait(self._reached, timeout):
+            for group in _groups(self._feed.read(self._reached, MOST_READINGS)):
+                self._score(group)
+        if monotonic() >= self._next_checkpoint:
+            self.keep()
+
+    def drain(self) -> None:
+        """Score all there is and keep the states."""
+        while self._reached < self._feed.last:
+            self.step(0.0)
+        self.keep()
+
+    def keep(self) -> None:
+        """Checkpoint the states of the series that moved."""
+        self._state.checkpoint(self._reached, self._fleet.moved())
+        self.checkpoint = self._reached
+        self._next_checkpoint = monotonic() + self._every
+        instrumentation.series_known(len(self._fleet.registry), int(self._fleet.with_model.sum()))
+
+    def _score(self, group: list[Batch]) -> None:
+        began = monotonic()
+        self._take_swaps(group[0])
+        telemetry = joined(group)
+        findings, told = Findings([], []), list[Event]()
+        if len(telemetry.value):
+            results = self._fleet.advance(telemetry)
+            findings, told = self._find(telemetry, results)
+        events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in told]
+        outgoing = self._state.commit(group[-1].seq, findings.to_bytes(), events)
+        self._reached = group[-1].seq
+        if outgoing:
+            self._audience.events(outgoing)
+            for one in told:
+                instrumentation.episode_changed(one)
+        if len(telemetry.value):
+            self._audience.results(telemetry, results)
+            self._audience.due([telemetry.keys[number] for number in due(results, telemetry)])
+        self._count(group, findings, len(telemetry.value), monotonic() - began)
+
+    def _count(self, group: list[Batch], findings: Findings, readings: int, seconds: float) -> None:
+        instrumentation.readings_scored(readings, len(findings.anomalies), seconds)
+        for rejected in (one for batch in group for one in batch.rejected):
+            instrumentation.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
+
+    # Findings
+    def _find(self, telemetry: Telemetry, results: Results) -> tuple[Findings, list[Event]]:
+        """Every anomalous reading, every episode that changed as it stands now, and an event for each change."""
+        found, events = Findings([], []), []
+        for i in np.flatnonzero((results.score < 0) | (results.transition != Transition.NONE)).tolist():
+            reading = self._anomaly(telemetry, results, i)
+            if reading.score < 0:
+                found.anomalies.append(reading)
+            if results.transition[i] != Transition.NONE:
+                transition = Transition(int(results.transition[i]))
+                found.episodes.append(_episode(reading, results, i, transition))
+                events.append(event_of(transition, reading, found.episodes[-1]))
+        return found, events
+
+    def _anomaly(self, telemetry: Telemetry, results: Results, i: int) -> Anomaly:
+        number = int(telemetry.key[i])
+        device_id, metric_name = telemetry.keys[number]
+        model_id, version = self._fleet.model.get(number, ("", 0))
+        timestamp, score = int(telemetry.timestamp[i]), float(results.score[i])
+        return Anomaly(
+            id=anomaly_id(device_id, metric_name, timestamp, int(telemetry.discriminator[i])),
+            model_id=model_id,
+            model_version=version,
+            device_id=device_id,
+            metric_name=metric_name,
+            timestamp=timestamp,
+            value=float(telemetry.value[i]),
+            score=score,
+            raw_score=float(results.raw_score[i]),
+            confidence=float(results.confidence[i]),
+            expected=float(results.expected[i]),
+            lower=float(results.lower[i]),
+            upper=float(results.upper[i]),
+            reasons=self._fleet.reasons(number, results, i) if score < 0 else [],
+            historical=bool(telemetry.flags[i] & _HISTORICAL),
+            episode_id=episode_id(device_id, metric_name, int(results.episode_started[i])) if results.episode_readings[i] else None,
+        )
+
+    # Models
+    def _take_swaps(self, batch: Batch) -> None:
+        for swap in batch.swaps:
+            self._give((swap.device_id, swap.metric_name), swap.model_id)
+
+    def _give(self, key: SeriesKey, model_id: str | None) -> None:
+        model = None if model_id is None else self._model(key, model_id)
+        self._fleet.swap(key, model)
+
+    def _model(self, key: SeriesKey, model_id: str) -> Model | None:
+        try:
+            return Model.from_bytes(self._models.scorer(model_id))
+        except ModelFileError as error:
+            instrumentation.model_unusable(*key, model_id, str(error))
+            return None
+
+
+def _episode(reading: Anomaly, results: Results, i: int, transition: Transition) -> Episode:
+    return Episode(
+        id=reading.episode_id or "",
+        device_id=reading.device_id,
+        metric_name=reading.metric_name,
+        model_id=reading.model_id,
+        model_version=reading.model_version,
+        started_at=int(results.episode_started[i]),
+        updated_at=reading.timestamp,
+        closed_at=reading.timestamp if transition is Transition.CLOSED else None,
+        readings=int(results.episode_readings[i]),
+        peak_confidence=float(results.episode_peak[i]),
+        historical=reading.historical,
+    )
+
+
+def _groups(batches: list[Batch]) -> list[list[Batch]]:
+    """Batches to score together: a model swap begins a new group."""
+    groups: list[list[Batch]] = []
+    for batch in batches:
+        if batch.swaps or not groups:
+            groups.append([])
+        groups[-1].append(batch)
+    return groups

@@ -1,0 +1,94 @@
+"""From the outbox to the broker: every event at least once, in order, with a bounded number under way.
+
+What is under way belongs to one connection. When that ends, everything not yet answered goes again from the outbox; nothing is
+sent twice within one connection.
+"""
+
+from collections import deque
+from threading import Event
+from time import monotonic
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import BrokerAway
+from insa_anomaly.ports import Outgoing, Publisher, State
+
+UNDER_WAY = 100
+ANSWER_POLL_SECONDS = 0.005
+IDLE_SECONDS = 0.2
+REFUSED_SECONDS = 30.0
+
+
+class Tell:
+    """The reader of the outbox."""
+
+    def __init__(self, state: State, publisher: Publisher) -> None:
+        self._state, self._publisher = state, publisher
+        self._news = Event()
+        self._fresh: deque[tuple[float, Outgoing]] = deque(maxlen=10_000)  # a short cut past the file; what falls out is read there
+        self._under_way: dict[int, tuple[Outgoing, float | None]] = {}
+        self._generation = -1
+        self._reached = 0  # number of the last event published on this connection
+        self._again_at: float | None = None
+
+    def offer(self, events: list[Outgoing]) -> None:
+        """New events are in the outbox."""
+        now = monotonic()
+        self._fresh.extend((now, event) for event in events)
+        self._news.set()
+
+    def step(self, timeout: float) -> None:
+        """Publish what there is and take the broker's answers."""
+        self._news.wait(ANSWER_POLL_SECONDS if self._under_way else min(timeout, IDLE_SECONDS))
+        self._news.clear()
+        if self._publisher.generation != self._generation:
+            self._begin_again()
+        self._take_answers()
+        if self._again_at is not None and monotonic() >= self._again_at and not self._under_way:
+            self._again_at, self._reached = None, 0
+        if self._publisher.connected:
+            self._publish()
+
+    def drain(self, deadline: float) -> None:
+        """Tell what there is, until `deadline` (monotonic)."""
+        self.step(0.0)
+        while self._under_way and self._publisher.connected and monotonic() < deadline:
+            self.step(0.0)
+
+    def _begin_again(self) -> None:
+        self._generation = self._publisher.generation
+        self._under_way.clear()
+        self._fresh.clear()
+        self._reached = 0
+
+    def _take_answers(self) -> None:
+        told = []
+        for answer in self._publisher.settled(0.0):
+            event, offered = self._under_way.pop(answer.token, (None, None))
+            if event is None:
+                continue
+            if answer.refused is None:
+                told.append(event.number)
+                instrumentation.event_told(monotonic() - offered if offered is not None else 0.0)
+            else:  # stays in the outbox: what forbids it may be put right
+                self._again_at = monotonic() + REFUSED_SECONDS
+                instrumentation.event_refused(event.topic, answer.refused)
+        if told:
+            self._state.told(told)
+
+    def _publish(self) -> None:
+        for offered, event in self._waiting(UNDER_WAY - len(self._under_way)):
+            try:
+                token = self._publisher.publish(event.topic, event.payload)
+            except BrokerAway:
+                return
+            self._under_way[token] = (event, offered)
+            self._reached = event.number
+
+    def _waiting(self, most: int) -> list[tuple[float | None, Outgoing]]:
+        """The next events: from memory where they follow on what was published, else from the outbox."""
+        while self._fresh and self._fresh[0][1].number <= self._reached:
+            self._fresh.popleft()
+        taken: list[tuple[float | None, Outgoing]] = []
+        while len(taken) < most and self._fresh and self._fresh[0][1].number == self._reached + 1 + len(taken):
+            taken.append(self._fresh.popleft())
+        return taken or [(None, event) for event in self._state.outgoing(self._reached, most)] if most else []

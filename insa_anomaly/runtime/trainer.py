@@ -1,0 +1,163 @@
+"""Models for the stream: trains the series that ask for it, in a child process, and swaps in what the index says is active.
+
+The index of models is what should be; the log is what is. Whoever trains, this process's child or a command run by hand, writes
+the index; this thread sees the difference and writes model swaps into the log. The child is the only process of the daemon that
+ever loads scikit-learn; it takes one series a line on standard input and answers one line each.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from subprocess import Popen
+from threading import Lock, Timer
+from time import monotonic
+
+import msgspec
+
+from insa_anomaly import instrumentation
+from insa_anomaly.ports import Models, SeriesKey, Swap
+from insa_anomaly.settings import Training
+
+INDEX_POLL_SECONDS = 1.0
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What the child is asked: train this series."""
+
+    device_id: str
+    metric_name: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the child answers: the id of the new model, or why there is none."""
+
+    seconds: float
+    model_id: str | None = None
+    reason: str = ""
+
+
+class Admission:
+    """A token bucket: how many new series may be trained by now. Times are monotonic seconds."""
+
+    def __init__(self, burst: int, a_minute: float, now: float) -> None:
+        self._tokens, self._most, self._rate, self._then = float(burst), float(burst), a_minute / 60.0, now
+
+    def admit(self, now: float) -> bool:
+        """Take one token, where there is one."""
+        self._tokens = min(self._most, self._tokens + (now - self._then) * self._rate)
+        self._then = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class Child:
+    """The process that trains, started when it is first asked and again after it was lost."""
+
+    def __init__(self, start: Callable[[], "Popen[bytes]"], deadline: float) -> None:
+        self._start, self._deadline = start, deadline
+        self._process: Popen[bytes] | None = None
+
+    def ask(self, order: Order) -> Answer:
+        """One question, one answer, within the deadline: a child that takes longer is killed, which ends the read."""
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None  # noqa: PT018, S101 - both are pipes by the start
+        killer = Timer(self._deadline, process.kill)
+        killer.daemon = True
+        killer.start()
+        try:
+            process.stdin.write(msgspec.json.encode(order) + b"\n")
+            process.stdin.flush()
+            return msgspec.json.decode(process.stdout.readline(), type=Answer)
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            self.close()
+            instrumentation.trainer_restarted(str(error))
+            return Answer(0.0, None, "the training process ended, or took too long")
+        finally:
+            killer.cancel()
+
+    def close(self) -> None:
+        """End it."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+
+
+class Trainer:
+    """One thread, one child, one series at a time."""
+
+    def __init__(
+        self, models: Models, swap: Callable[[list[Swap]], None], start_child: Callable[[], "Popen[bytes]"], training: Training
+    ) -> None:
+        self._models, self._swap, self._training = models, swap, training
+        self._child = Child(start_child, training.deadline)
+        self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
+        self._lock = Lock()
+        self._swapped: dict[SeriesKey, str] = {}
+        self._admission = Admission(training.burst, training.a_minute, monotonic())
+        self._revision: object = None
+        self._next_look = 0.0
+
+    def due(self, keys: list[SeriesKey]) -> None:
+        """These series ask for training; what finds no room asks again."""
+        if keys and self._training.automatic:
+            with self._lock:
+                for key in keys:
+                    if len(self._waiting) < self._training.waiting:
+                        self._waiting.setdefault(key, 0.0)
+
+    def follow_index(self, known: dict[SeriesKey, str]) -> None:
+        """Swap in what is active and not `known`; called before the stream starts, and whenever the index changes."""
+        self._swapped.update(known)
+        self._follow()
+
+    def step(self, timeout: float) -> float:
+        """Train the next series that waits and follow the index; answers how many seconds may pass before the next call."""
+        if monotonic() >= self._next_look:
+            self._next_look = monotonic() + INDEX_POLL_SECONDS
+            if self._models.revision != self._revision:
+                self._follow()
+        key = self._next()
+        if key is None:
+            return min(timeout, INDEX_POLL_SECONDS)
+        self._train(key)
+        self._follow()
+        return 0.0
+
+    def close(self) -> None:
+        """End the child, and with it a training under way."""
+        self._child.close()
+
+    def _follow(self) -> None:
+        self._revision = self._models.revision
+        active = self._models.active()
+        swaps = [Swap(*key, model_id) for key, model_id in active.items() if self._swapped.get(key) != model_id]
+        swaps += [Swap(*key, None) for key in self._swapped.keys() - active.keys()]
+        if swaps:
+            self._swap(swaps)
+            self._swapped = dict(active)
+            for swap in swaps:
+                instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)
+
+    def _next(self) -> SeriesKey | None:
+        now = monotonic()
+        with self._lock:
+            key = next((key for key, at in self._waiting.items() if at <= now), None)
+            if key is None or (key not in self._swapped and not self._admission.admit(now)):
+                return None
+            del self._waiting[key]
+            return key
+
+    def _train(self, key: SeriesKey) -> None:
+        answer = self._child.ask(Order(*key))
+        if answer.model_id is not None:
+            instrumentation.model_trained(*key, answer.model_id, answer.seconds)
+            return
+        instrumentation.training_failed(*key, answer.reason)
+        with self._lock:
+            self._waiting[key] = monotonic() + self._training.retry_after

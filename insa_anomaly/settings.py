@@ -1,0 +1,217 @@
+"""The configuration: `config.yaml` and `INSA_*` variables become one frozen `Settings`. Nothing else reads files or the environment.
+
+A variable beats the file: `INSA_BROKER__HOST` is `broker.host`. Secrets are never settings but files that settings name.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from insa_anomaly.core.detector import Parameters
+from insa_anomaly.core.reading import Acceptance
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.errors import ConfigError
+
+SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """The MQTT broker, and how we present ourselves. `reader: stock` reads with paho's own loop: slower, and nothing of ours in it."""
+
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    client_id: Annotated[str, Field(min_length=1, max_length=200)] = "insa-anomaly"
+    username: str | None = None
+    password_file: Path | None = None
+    keepalive: Annotated[int, Field(ge=5, le=120)] = 15
+    session_expiry: Annotated[int, Field(ge=0, lt=0xFFFFFFFF)] = 604800
+    reader: Literal["fast", "stock"] = "fast"
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """One write to disk serves many messages: it waits for `messages` of them or for `seconds`, whichever comes first.
+
+    `waiting` messages at the most stand between the broker and the disk; one that finds no room for `patience` seconds goes
+    back to the broker. `linger` seconds pass between two reads of a busy connection, so that one read takes many.
+    """
+
+    messages: Count = 500
+    seconds: Positive = 0.005
+    waiting: Count = 20_000
+    patience: Positive = 5.0
+    linger: Annotated[float, Field(ge=0, le=1)] = 0.002
+
+
+@dataclass(frozen=True)
+class Paging:
+    """How much goes into one transaction (`readings`), how long it waits for more (`linger` seconds), and the retry's pace."""
+
+    readings: Count = 10_000
+    linger: Annotated[float, Field(ge=0, le=60)] = 0.1
+    first_retry: Positive = 0.2
+    last_retry: Positive = 10.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """Whether series train themselves; how many may start at once and how many a minute after that; seconds one may take."""
+
+    automatic: bool = True
+    burst: Count = 5000
+    a_minute: Positive = 50.0
+    deadline: Positive = 300.0
+    retry_after: Positive = 60.0
+    waiting: Count = 20_000
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the log and the states are, and how often (seconds) states are checkpointed."""
+
+    directory: Path = Path("/var/lib/insa-anomaly")
+    checkpoint_seconds: Positive = 10.0
+
+
+@dataclass(frozen=True)
+class DatabaseAddress:
+    """PostgreSQL. Without a `url` the embedded server of the extra `embedded` is used, in the storage directory."""
+
+    url: str | None = None
+    password_file: Path | None = None
+    deadline: Positive = 10.0
+
+
+@dataclass(frozen=True)
+class RedisAddress:
+    """Redis or Valkey; without a `url` there is none, and nothing else changes."""
+
+    url: str | None = None
+    password_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Http:
+    """The admin port: metrics, health and status."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8787
+
+
+@dataclass(frozen=True)
+class ModelStorage:
+    """Where models are, the file with the key that authenticates them, and the bytes of memory they may take: it limits the series."""
+
+    directory: Path = Path("/var/lib/insa-iiot/ml_models")
+    key_file: Path = Path("/var/lib/insa-anomaly/model.key")
+    max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+
+
+@dataclass(frozen=True)
+class Logging:
+    """`form` auto: lines for people on a terminal, JSON elsewhere."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    form: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; the sections are what the parts take."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="INSA_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        nested_model_default_partial_update=True,
+    )
+
+    broker: BrokerAddress = Field(default_factory=BrokerAddress)
+    readings: Acceptance = Field(default_factory=Acceptance)
+    storage: Storage = Field(default_factory=Storage)
+    intake: Grouping = Field(default_factory=Grouping)
+    database: DatabaseAddress = Field(default_factory=DatabaseAddress)
+    record: Paging = Field(default_factory=Paging)
+    redis: RedisAddress = Field(default_factory=RedisAddress)
+    http: Http = Field(default_factory=Http)
+    models: ModelStorage = Field(default_factory=ModelStorage)
+    detection: Parameters = Field(default_factory=Parameters)
+    verdict: Policy = Field(default_factory=Policy)
+    training: Training = Field(default_factory=Training)
+    logging: Logging = Field(default_factory=Logging)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature, here and below
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given in the call is the file (see `load`); the environment beats it."""
+        return env_settings, init_settings
+
+
+def load(path: Path | None = None) -> tuple[Settings, str]:
+    """The settings of this file (default: `INSA_CONFIG`, else the system's where there is one) and where they are from.
+
+    Raises ConfigError with one line a mistake: the file, the key, what stands there, and what is allowed.
+    """
+    path = path or _usual_path()
+    source = str(path) if path else "defaults"
+    said = _read(path) if path else {}
+    try:
+        return Settings(**said), source
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(one, source) for one in error.errors(include_url=False))) from error
+
+
+def _usual_path() -> Path | None:
+    named = os.environ.get("INSA_CONFIG")
+    if named:
+        return Path(named)
+    return SYSTEM_CONFIG if SYSTEM_CONFIG.is_file() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if said is not None and not isinstance(said, dict):
+        raise ConfigError(f"{path}: expected sections with settings, found {type(said).__name__}")
+    return said or {}
+
+
+def _explain(error: Any, source: str) -> str:  # noqa: ANN401 - pydantic's own record
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{source}: {key}: there is no such setting"
+    return f"{source}: {key}: {error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def secret(path: Path | None) -> str | None:
+    """The secret in a file, without the line end. Raises ConfigError."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the secret in {path} cannot be read: {error}") from error

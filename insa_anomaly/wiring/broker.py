@@ -1,0 +1,45 @@
+"""The MQTT broker as configured, and the workbench's connections to it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from secrets import token_hex
+
+from rich.console import Console
+
+from insa_anomaly.adapters.mqtt import Access, Feeder, Tls
+from insa_anomaly.errors import BrokerAway
+from insa_anomaly.settings import BrokerAddress, Settings, secret
+from insa_anomaly.wiring import clock
+from insa_anomaly.workbench.recording import Recording
+from insa_anomaly.workbench.replay import Counts, replay
+
+CONNECT_SECONDS = 10.0
+
+
+def access(address: BrokerAddress) -> Access:
+    """The address with the secret read from its file."""
+    tls = Tls(address.ca_file, address.certificate_file, address.key_file) if address.ca_file else None
+    password = secret(address.password_file)
+    return Access(address.host, address.port, address.client_id, address.username, password, tls, address.keepalive)
+
+
+@contextmanager
+def feeder(address: BrokerAddress, name: str) -> Iterator[Feeder]:
+    """A connection to publish on, under a client id of its own. Raises BrokerAway, BrokerRefused."""
+    publisher = Feeder(replace(access(address), client_id=f"{address.client_id}-{name}-{token_hex(4)}"))
+    try:
+        if not publisher.open(CONNECT_SECONDS):
+            message = f"no MQTT broker answers at {address.host}:{address.port}: {publisher.trouble}"
+            raise BrokerAway(message)
+        yield publisher
+    finally:
+        publisher.close()
+
+
+def replay_recordings(
+    settings: Settings, recordings: Sequence[Recording], speed: float | None, *, shift_to_now: bool, console: Console
+) -> Counts:
+    """Publish the recordings."""
+    with feeder(settings.broker, "replay") as publisher:
+        return replay(recordings, publisher, console, speed=speed, shift_to=clock.now() if shift_to_now else None)

@@ -1,0 +1,113 @@
+"""The daemon, put together: what it is made of, the order it opens in, the signals that end it."""
+
+import fcntl
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from insa_anomaly import instrumentation
+from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.redis import RedisLatest
+from insa_anomaly.adapters.spool import Spool
+from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.api import app
+from insa_anomaly.core.reading import Parser
+from insa_anomaly.errors import AlreadyRunning
+from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
+from insa_anomaly.runtime.feed import Feed, Registry
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.record import Record
+from insa_anomaly.runtime.score import Score
+from insa_anomaly.runtime.show import Show
+from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.runtime.trainer import Trainer
+from insa_anomaly.settings import Settings
+from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.broker import access
+from insa_anomaly.wiring.database import database, recorder
+from insa_anomaly.wiring.training import model_files, start_child
+
+MODEL_BYTES = 256 * 1024  # the most a model takes in memory
+
+
+def run(settings: Settings, source: str) -> int:
+    """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        daemon = _assemble(settings, stack)
+        daemon.restore()
+        if settings.http.enabled:
+            bound = app.listen(settings.http.host, settings.http.port)
+            stack.enter_context(app.served(app.create(version("insa-anomaly"), daemon.troubles, daemon.figures), bound))
+        with _stopping(daemon.end):
+            instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
+            status = daemon.run()
+        stopping = time.monotonic()
+    instrumentation.daemon_stopped(time.monotonic() - stopping)
+    return status
+
+
+def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
+    directory = settings.storage.directory
+    stack.enter_context(_alone(directory))
+    dsn = stack.enter_context(database(settings))
+    log = stack.enter_context(Spool(directory / "spool.db"))
+    state = stack.enter_context(StateFile(directory / "state.db"))
+    models = stack.enter_context(model_files(settings))
+    registry = Registry(max(1, settings.models.max_bytes // MODEL_BYTES))
+    feed = Feed(log, Parser(settings.readings), registry)
+    intake = Intake(log, feed, clock.now, settings.intake)
+    broker = intake.broker = _broker(settings, intake, directory)
+    fleet = Fleet(registry, settings.detection, settings.verdict)
+    trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
+    tell = Tell(state, broker)
+    show = Show(RedisLatest(settings.redis.url)) if settings.redis.url else None
+    score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
+    record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
+    return Daemon(Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer))
+
+
+def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
+    """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
+    filters = [subscription.filter for subscription in settings.readings.subscriptions]
+    remembered = directory / "subscriptions.json"
+    stale = msgspec.json.decode(remembered.read_bytes(), type=list[str]) if remembered.exists() else []
+    remembered.write_bytes(msgspec.json.encode(sorted({*filters, *stale})))
+    terms = Terms(filters, stale, expiry=settings.broker.session_expiry, linger=settings.intake.linger)
+    return Connection(access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the storage directory for this process alone; the lock goes with the process, however it ends."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (directory / "daemon.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"another daemon uses {directory}: stop it, or set storage.directory"
+            raise AlreadyRunning(message) from error
+        yield
+
+
+@contextmanager
+def _stopping(end: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `end` while the block runs; the handlers before are put back."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        instrumentation.daemon_stopping(signal.Signals(number).name)
+        end()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

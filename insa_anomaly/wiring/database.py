@@ -1,0 +1,63 @@
+"""The database: the one configured, else an embedded server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg.conninfo
+
+from insa_anomaly import instrumentation
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.ports import Page
+from insa_anomaly.settings import Settings, secret
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The connection string; an embedded server lives as long as the block, unless another process runs it already."""
+    address = settings.database
+    if address.url is not None:
+        password = secret(address.password_file)
+        yield psycopg.conninfo.make_conninfo(address.url, **({} if password is None else {"password": password}))
+        return
+    data = settings.storage.directory / "database"
+    running = embedded.running_postgres(data)
+    if running is not None:
+        yield running
+        return
+    with embedded.postgres(data) as dsn:
+        yield dsn
+
+
+class UpToDate:
+    """A recorder that brings the schema up to date when it first reaches the database, which may be away at the start."""
+
+    def __init__(self, recorder: PostgresRecorder, dsn: str) -> None:
+        self._recorder, self._dsn = recorder, dsn
+        self._migrated = False
+
+    def cursor(self, log_id: UUID) -> int:
+        """The recorder's, after the migrations."""
+        if not self._migrated:
+            migrate(self._dsn)
+            self._migrated = True
+        return self._recorder.cursor(log_id)
+
+    def record(self, page: Page) -> None:
+        """The recorder's."""
+        self._recorder.record(page)
+
+
+@contextmanager
+def recorder(dsn: str, settings: Settings) -> Iterator[UpToDate]:
+    """A database that refuses ends the start with its reason; one that is away does not."""
+    with PostgresRecorder(dsn, settings.database.deadline) as inner:
+        prepared = UpToDate(inner, dsn)
+        try:
+            prepared.cursor(UUID(int=0))
+        except DatabaseAway as error:
+            instrumentation.database_away(str(error), settings.record.first_retry)
+        yield prepared

@@ -1,0 +1,145 @@
+"""Training: the process that does it, the daemon's, and the commands that ask for it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+import msgspec
+import numpy as np
+from rich.console import Console
+
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.errors import InsaError
+from insa_anomaly.ports import SeriesKey
+from insa_anomaly.runtime.trainer import Answer, Child, Order
+from insa_anomaly.settings import Settings
+from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.database import database
+from insa_anomaly.workbench.progress import Advance, progress
+from insa_anomaly.workbench.recording import Recording
+
+Outcomes = dict[SeriesKey, str]
+
+
+@contextmanager
+def model_files(settings: Settings) -> Iterator[ModelFiles]:
+    """The models on disk."""
+    with ModelFiles(settings.models.directory, settings.models.key_file) as files:
+        yield files
+
+
+# ------------------------------------------------------------------------------------------- the process that trains
+def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
+    """Start it. What it must know goes over its standard input, so that no secret is in an argument."""
+    argv = [sys.executable, "-m", "insa_anomaly", "train-orders"]
+    child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd())
+    assert child.stdin is not None  # noqa: S101 - it was asked for
+    child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(dsn) + b"\n")
+    child.stdin.flush()
+    return child
+
+
+def train_orders() -> None:
+    """Be it: settings and database on the first two lines of standard input, then an order a line; an answer a line."""
+    os.nice(10)  # the stream goes first
+    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+
+    settings = Settings.model_validate_json(sys.stdin.buffer.readline())
+    dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
+    with model_files(settings) as files, PostgresHistory(dsn) as history:
+        service = TrainingService(files, settings.detection, settings.verdict)
+        for line in sys.stdin.buffer:
+            key = _key(msgspec.json.decode(line, type=Order))
+            answer = _answered(lambda key=key: service.from_history(key, history, clock.now()).id)
+            sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def _key(order: Order) -> SeriesKey:
+    return order.device_id, order.metric_name
+
+
+def _answered(train: Callable[[], str]) -> Answer:
+    began = time.monotonic()
+    model_id, reason = None, ""
+    try:
+        model_id = train()
+    except InsaError as error:
+        reason = str(error)
+    return Answer(round(time.monotonic() - began, 3), model_id, reason)
+
+
+# ------------------------------------------------------------------------------------------------------ the commands
+def train_stored(settings: Settings, keys: Sequence[SeriesKey] | None, jobs: int, console: Console) -> Outcomes:
+    """Train these series (None: all) on what is recorded of them, `jobs` at once."""
+    with database(settings) as dsn:
+        if keys is None:
+            with PostgresHistory(dsn) as history:
+                keys = history.series()
+        with progress(console, "models trained", len(keys)) as advance:
+            return train_many(settings, dsn, keys, jobs, advance)
+
+
+def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], jobs: int, advance: Advance) -> Outcomes:
+    """Train in `jobs` processes; what came of it, by series."""
+    children = [Child(lambda: start_child(settings, dsn), settings.training.deadline) for _ in range(min(jobs, max(1, len(keys))))]
+    free: SimpleQueue[Child] = SimpleQueue()
+    for child in children:
+        free.put(child)
+
+    def train(key: SeriesKey) -> str:
+        child = free.get()
+        try:
+            return _outcome(child.ask(Order(*key)))
+        finally:
+            free.put(child)
+            advance(1)
+
+    # Threads stay until all is done: a child goes when the thread that started it does.
+    with ThreadPoolExecutor(len(children)) as pool:
+        try:
+            return dict(zip(keys, pool.map(train, keys), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for child in children:
+                child.close()
+
+
+def _outcome(answer: Answer) -> str:
+    return f"trained in {answer.seconds:.1f} s, model {answer.model_id}" if answer.model_id else f"not trained: {answer.reason}"
+
+
+def train_recordings(settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console) -> Outcomes:
+    """Train every series of the recordings on their first `rows` rows (None: all)."""
+    from insa_anomaly.services.training import Readings, TrainingService  # noqa: PLC0415 - loads scikit-learn, other commands do without
+
+    outcomes: Outcomes = {}
+    with model_files(settings) as files, progress(console, "recordings learnt", len(recordings)) as advance:
+        service = TrainingService(files, settings.detection, settings.verdict)
+        for recording in recordings:
+            for name, (times, values) in _columns(recording, rows).items():
+                key = (recording.device_id, name)
+                readings = Readings(np.array(times, np.int64), np.array(values, np.float64))
+                outcomes[key] = _outcome(_answered(lambda key=key, readings=readings: service.from_readings(key, readings, clock.now()).id))
+            advance(1)
+    return outcomes
+
+
+def _columns(recording: Recording, rows: int | None) -> dict[str, tuple[list[int], list[float]]]:
+    columns: dict[str, tuple[list[int], list[float]]] = {}
+    for number, row in enumerate(recording.rows()):
+        if rows is not None and number >= rows:
+            break
+        for name, value in row.values.items():
+            times, values = columns.setdefault(name, ([], []))
+            times.append(row.timestamp)
+            values.append(value)
+    return columns
