@@ -15,8 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import calibration, charts, features, reasons, verdict
-from insa_anomaly.core.event import Anomaly, Episode, Reason, Transition, anomaly_id, episode_id
+from insa_anomaly.core import calibration, charts, features, verdict
 from insa_anomaly.core.features import Arrival, Bools, Features, Floats, Ints
 from insa_anomaly.core.forest import Arena, Forest
 from insa_anomaly.core.reading import Quality
@@ -83,10 +82,15 @@ class Model:
     forest: Forest
     numbers: Floats  # [MODEL_WIDTH]
 
+    @property
+    def threshold(self) -> float:
+        """Least confidence at which an anomalous reading opens an episode."""
+        return float(self.numbers[THRESHOLD])
+
     def to_bytes(self) -> bytes:
         """One npz that needs no pickle."""
         buffer = io.BytesIO()
-        np.savez(
+        np.savez_compressed(
             buffer,
             format=np.int64(FORMAT),
             id=np.str_(self.id),
@@ -314,59 +318,3 @@ def _refits(
         if seen[i] - told >= steps[i]:
             results.refit_due[good[moved[i]]] = True
             pushed.states[series, features.SINCE_DUE] = pushed.states[series, features.SEEN] - seen[i]
-
-
-def describe(models: Models, row: int, results: Results, i: int) -> list[Reason]:
-    """Why reading `i` stands out; `row` is that of its model."""
-    return reasons.describe(results.features[i], models.numbers[row, FEATURES])
-
-
-def anomaly_of(
-    key: tuple[str, str],
-    model: tuple[str, int],
-    reading: tuple[int, float, int],
-    results: Results,
-    i: int,
-    why: list[Reason],
-    *,
-    historical: bool,
-) -> Anomaly:
-    """Reading `i` as a row: key is (device, metric), model (id, version), reading (time in microseconds, value, discriminator)."""
-    time, value, discriminator = reading
-    episode = episode_id(*key, int(results.episode_started[i])) if results.episode_readings[i] else None
-    return Anomaly(
-        id=anomaly_id(*key, time, discriminator),
-        model_id=model[0],
-        model_version=model[1],
-        device_id=key[0],
-        metric_name=key[1],
-        timestamp=time,
-        value=value,
-        score=float(results.score[i]),
-        raw_score=float(results.raw_score[i]),
-        confidence=float(results.confidence[i]),
-        expected=float(results.expected[i]),
-        lower=float(results.lower[i]),
-        upper=float(results.upper[i]),
-        reasons=why,
-        historical=historical,
-        episode_id=episode,
-    )
-
-
-def episode_of(reading: Anomaly, results: Results, i: int) -> Episode:
-    """The episode of reading `i` as it stands after it; `reading` is what `anomaly_of` made of it."""
-    started = int(results.episode_started[i])
-    return Episode(
-        id=episode_id(reading.device_id, reading.metric_name, started),
-        device_id=reading.device_id,
-        metric_name=reading.metric_name,
-        model_id=reading.model_id,
-        model_version=reading.model_version,
-        started_at=started,
-        updated_at=reading.timestamp,
-        closed_at=reading.timestamp if results.transition[i] == Transition.CLOSED else None,
-        readings=int(results.episode_readings[i]),
-        peak_confidence=float(results.episode_peak[i]),
-        historical=reading.historical,
-    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import sklearn
 from sklearn.ensemble import IsolationForest
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree._tree import Tree
@@ -36,7 +37,10 @@ class Trained:
     model: Model
     forest: IsolationForest
     scaler: StandardScaler
+    parameters: Parameters
+    samples: int
     figures: Figures
+    made_with: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def fit(
     scores = _calibrate(numbers, held_out)
     numbers[detector.THRESHOLD] = verdict.threshold_for(scores, len(scores) / per_day, policy)
     model = Model(model_id, version, *key, fitted.compiled, numbers)
-    return Trained(model, fitted.forest, fitted.scaler, _figures(times, when, windows, scores, numbers))
+    made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
+    figures = _figures(times, when, windows, scores, numbers)
+    return Trained(model, fitted.forest, fitted.scaler, parameters, len(when), figures, made_with)
 
 
 def _figures(times: Ints, when: Floats, windows: _Windows, scores: Floats, numbers: Floats) -> Figures:

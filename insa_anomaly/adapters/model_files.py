@@ -1,0 +1,382 @@
+"""The models on disk: a folder of files a series, and an index that works with the database away.
+
+    DEVICE-001/temperature/model_20251028_170500.pkl    scikit-learn's IsolationForest, for export and inspection
+                           scaler_20251028_170500.pkl   its StandardScaler
+                           scorer_20251028_170500.npz   what the stream loads; holds no pickle
+                           metadata.json                versions, digests, parameters, figures, library versions
+    models.db                                           the index
+
+Every file is written whole (temporary, fsync, rename, fsync of the folder) and authenticated by HMAC-SHA256 over its name and
+its bytes; the key lies outside the folder. What is loaded is exactly the bytes that were verified. Pickles are only written here,
+never read. Several processes may have the folder open.
+"""
+
+import hashlib
+import hmac
+import io
+import os
+import re
+import secrets
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from insa_anomaly.errors import ModelFileError
+from insa_anomaly.ports import ModelRow, SeriesKey
+
+if TYPE_CHECKING:
+    from insa_anomaly.core.training import Trained
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WAIT = 10.0  # seconds to wait for another process's lock
+_VERSION = 1
+_KEY_BYTES = 32
+_VERSIONS_KEPT = 3  # of a series, beside the active one: the files of older ones go
+_ROWS_KEPT = 50  # of a series: the index forgets what is older; the database keeps every row
+
+_SCHEMA = """
+    CREATE TABLE revision (number INTEGER NOT NULL);
+    INSERT INTO revision VALUES (0);
+    CREATE TABLE models (
+        id TEXT PRIMARY KEY, device_id TEXT NOT NULL, metric_name TEXT NOT NULL, version INTEGER NOT NULL, status TEXT NOT NULL,
+        row BLOB NOT NULL, files BLOB NOT NULL, UNIQUE (device_id, metric_name, version)
+    );
+    CREATE UNIQUE INDEX one_active ON models (device_id, metric_name) WHERE status = 'active';
+"""
+
+
+class StoredFile(msgspec.Struct, frozen=True):
+    """One file of a model: its name under the folder, and what its bytes must give."""
+
+    name: str
+    sha256: str
+    hmac: str
+
+
+class _Described(msgspec.Struct, frozen=True):
+    """A version in metadata.json."""
+
+    model: ModelRow
+    files: dict[str, StoredFile]
+    made_with: dict[str, str]
+
+
+class ModelFiles:
+    """The port `Models` on a folder, and its writing side. Any thread may call; any call may raise ModelFileError."""
+
+    def __init__(self, directory: Path, key_file: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        with _faults(f"the models in {directory} cannot be opened"):
+            _make_private(directory)
+            if key_file.resolve().is_relative_to(directory.resolve()):
+                raise ModelFileError(f"the key file {key_file} lies in the folder that it is to protect")
+            self._key = _key(key_file)
+            _create_private(directory / "models.db")
+            self._index = sqlite3.connect(directory / "models.db", timeout=_WAIT, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._index.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._index.execute("PRAGMA journal_mode = WAL")
+        with self._transaction():
+            version = self._index.execute("PRAGMA user_version").fetchone()[0]
+            if version not in {0, _VERSION}:
+                raise ModelFileError(f"{self._directory} holds models of version {version}; this program reads version {_VERSION}")
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._index.execute(statement)
+                self._index.execute(f"PRAGMA user_version = {_VERSION}")
+
+    # ------------------------------------------------------------------------------------------------- reading
+    @property
+    def revision(self) -> object:
+        """Differs from every value it had before the index changed, by this process or another."""
+        return self._query("SELECT number FROM revision")[0][0]
+
+    def active(self) -> dict[SeriesKey, str]:
+        """Id of the active model of every series that has one."""
+        found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'active'")
+        return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
+
+    def rows(self) -> list[ModelRow]:
+        """Every model, newest first."""
+        rows = [_row(body) for (body,) in self._query("SELECT row FROM models")]
+        return sorted(rows, key=lambda row: (row.trained_at, row.version), reverse=True)
+
+    def row(self, model_id: str) -> ModelRow:
+        """One model. Raises ModelFileError."""
+        found = self._query("SELECT row FROM models WHERE id = ?", model_id)
+        if not found:
+            raise ModelFileError(f"there is no model {model_id}")
+        return _row(found[0][0])
+
+    def scorer(self, model_id: str) -> bytes:
+        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError."""
+        found = self._query("SELECT files FROM models WHERE id = ?", model_id)
+        if not found:
+            raise ModelFileError(f"there is no model {model_id}")
+        stored = msgspec.json.decode(found[0][0], type=dict[str, StoredFile])["scorer"]
+        with _faults(f"the scorer of model {model_id} cannot be read"):
+            data = (self._directory / stored.name).read_bytes()
+        if not hmac.compare_digest(stored.hmac, self._authentication(stored.name, data)):
+            raise ModelFileError(f"{stored.name} was altered: its authentication fails")
+        return data
+
+    def next_version(self, key: SeriesKey) -> int:
+        """The version that the next model of the series gets."""
+        found = self._query("SELECT max(version) FROM models WHERE device_id = ? AND metric_name = ?", *key)
+        return int(found[0][0] or 0) + 1
+
+    # ------------------------------------------------------------------------------------------------- writing
+    def save(self, trained: "Trained", trained_at: int) -> ModelRow:
+        """Store the model and make it the active one of its series. Raises ModelFileError: nothing changed then.
+
+        `trained_at` is in microseconds since the epoch. The files of versions long replaced are removed.
+        """
+        model = trained.model
+        folder = self._series_folder((model.device_id, model.metric_name))
+        stamp = f"{datetime.fromtimestamp(trained_at // 1_000_000, UTC):%Y%m%d_%H%M%S}"
+        if (folder / f"scorer_{stamp}.npz").exists():
+            stamp = f"{stamp}_v{model.version}"
+        scorer = model.to_bytes()
+        files = {
+            "model": self._write(folder / f"model_{stamp}.pkl", _pickled(trained.forest)),
+            "scaler": self._write(folder / f"scaler_{stamp}.pkl", _pickled(trained.scaler)),
+            "scorer": self._write(folder / f"scorer_{stamp}.npz", scorer),
+        }
+        row = _new_row(trained, files["scorer"], trained_at)
+        self._enter(row, files)
+        self._describe((model.device_id, model.metric_name), trained.made_with)
+        return row
+
+    def activate(self, model_id: str) -> ModelRow:
+        """Let this stored version serve its series again, instead of the one that does. Raises ModelFileError."""
+        row = self.row(model_id)
+        if row.status in {"deleted", "failed"}:
+            raise ModelFileError(f"model {model_id} is {row.status}")
+        with self._transaction():
+            self._retire((row.device_id, row.metric_name))
+            return self._set_status(row, "active", "")
+
+    def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
+        """Put this model aside as failed, and let the newest earlier version that is stored serve; answers that one."""
+        row = self.row(model_id)
+        with self._transaction():
+            self._set_status(row, "failed", reason)
+            earlier = [
+                other
+                for other in self._of_series((row.device_id, row.metric_name))
+                if other.status == "archived" and other.version < row.version
+            ]
+            return self._set_status(earlier[0], "active", f"version {row.version} failed") if earlier and row.status == "active" else None
+
+    def close(self) -> None:
+        """Close the index."""
+        self._index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------------------------------------- the files
+    def _series_folder(self, key: SeriesKey) -> Path:
+        folder = self._directory / safe_part(key[0]) / safe_part(key[1])
+        with _faults(f"the folder {folder} cannot be made"):
+            _make_private(folder.parent)
+            _make_private(folder)
+        return folder
+
+    def _write(self, path: Path, data: bytes) -> StoredFile:
+        name = path.relative_to(self._directory).as_posix()
+        with _faults(f"{path} cannot be written"):
+            _write_whole(path, data)
+        return StoredFile(name, hashlib.sha256(data).hexdigest(), self._authentication(name, data))
+
+    def _authentication(self, name: str, data: bytes) -> str:
+        return hmac.new(self._key, name.encode() + b"\0" + data, hashlib.sha256).hexdigest()
+
+    def _describe(self, key: SeriesKey, made_with: dict[str, str]) -> None:
+        """Write metadata.json anew from the index; the library versions are those of the newest version."""
+        found = self._query(
+            "SELECT row, files FROM models WHERE device_id = ? AND metric_name = ? AND status != 'deleted' ORDER BY version DESC", *key
+        )
+        versions = [
+            _Described(_row(body), msgspec.json.decode(files, type=dict[str, StoredFile]), made_with if i == 0 else {})
+            for i, (body, files) in enumerate(found)
+        ]
+        text = msgspec.json.format(msgspec.json.encode({"device_id": key[0], "metric_name": key[1], "versions": versions}), indent=2)
+        self._write(self._series_folder(key) / "metadata.json", text)
+
+    # ---------------------------------------------------------------------------------------------- the index
+    def _enter(self, row: ModelRow, files: dict[str, StoredFile]) -> None:
+        """Make the new row the active one, and let go of versions long replaced."""
+        key = (row.device_id, row.metric_name)
+        with self._transaction():
+            self._retire(key)
+            values = (row.id, *key, row.version, row.status, msgspec.json.encode(row), msgspec.json.encode(files))
+            self._index.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            self._index.execute(
+                "DELETE FROM models WHERE device_id = ? AND metric_name = ? AND version <= ? AND status = 'deleted'",
+                (*key, row.version - _ROWS_KEPT),
+            )
+            superfluous = [old for old in self._of_series(key) if old.status == "archived"][_VERSIONS_KEPT:]
+            for old in superfluous:
+                self._set_status(old, "deleted", "replaced long ago")
+        for old in superfluous:
+            self._remove_files(old.id)
+
+    def _retire(self, key: SeriesKey) -> None:
+        for old in self._of_series(key):
+            if old.status == "active":
+                self._set_status(old, "archived", old.reason)
+
+    def _of_series(self, key: SeriesKey) -> list[ModelRow]:
+        """Newest version first; within a transaction."""
+        found = self._index.execute("SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC", key)
+        return [_row(body) for (body,) in found]
+
+    def _set_status(self, row: ModelRow, status: str, reason: str) -> ModelRow:
+        row = msgspec.structs.replace(row, status=status, reason=reason)
+        self._index.execute("UPDATE models SET status = ?, row = ? WHERE id = ?", (status, msgspec.json.encode(row), row.id))
+        return row
+
+    def _remove_files(self, model_id: str) -> None:
+        body = self._query("SELECT files FROM models WHERE id = ?", model_id)[0][0]
+        with _faults(f"the files of model {model_id} cannot be removed"):
+            for stored in msgspec.json.decode(body, type=dict[str, StoredFile]).values():
+                (self._directory / stored.name).unlink(missing_ok=True)
+
+    def _query(self, text: str, *values: object) -> list[Any]:
+        with self._lock, _faults("the index of models cannot be read"):
+            return self._index.execute(text, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it or nothing; the revision moves with it."""
+        with self._lock, _faults("the index of models cannot be written"):
+            self._index.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                if self._index.execute("PRAGMA user_version").fetchone()[0]:
+                    self._index.execute("UPDATE revision SET number = number + 1")
+                self._index.execute("COMMIT")
+            except BaseException:
+                self._index.execute("ROLLBACK")
+                raise
+
+
+def safe_part(name: str) -> str:
+    """The part of a path that stands for a device or metric: a plain name itself, any other a digest that no plain name can be."""
+    return name if _PLAIN.fullmatch(name) else f"sha256.{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def _new_row(trained: "Trained", scorer: StoredFile, trained_at: int) -> ModelRow:
+    model = trained.model
+    return ModelRow(
+        id=model.id,
+        device_id=model.device_id,
+        metric_name=model.metric_name,
+        version=model.version,
+        status="active",
+        model_path=scorer.name,
+        trained_at=trained_at,
+        training_samples=trained.samples,
+        threshold=model.threshold,
+        parameters=asdict(trained.parameters),
+        figures=trained.figures,
+        sha256=scorer.sha256,
+    )
+
+
+def _row(body: bytes) -> ModelRow:
+    return msgspec.json.decode(body, type=ModelRow)
+
+
+def _pickled(estimator: object) -> bytes:
+    import joblib  # noqa: PLC0415 - only whoever trains pickles; the stream shall not load it
+
+    buffer = io.BytesIO()
+    joblib.dump(estimator, buffer, compress=3)
+    return buffer.getvalue()
+
+
+def _key(path: Path) -> bytes:
+    """The key; made where there is none. Whoever comes second takes what the first one made."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:  # 0600
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            _link(Path(file.name), path)
+    if path.stat().st_mode & 0o077:
+        raise ModelFileError(f"the key file {path} can be read by others: chmod 600 {path}")
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise ModelFileError(f"the key file {path} holds {len(key)} bytes instead of {_KEY_BYTES}")
+    return key
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    _sync_folder(target.parent)
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def _create_private(path: Path) -> None:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Either the old file or all of the new one is there, also after a power cut."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """Errors of the disk and of SQLite become ours."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
+        raise ModelFileError(f"{what}: {error}") from error
