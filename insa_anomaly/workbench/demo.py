@@ -23,9 +23,9 @@ from insa_anomaly.workbench.schedule import Schedule, schedule
 from insa_anomaly.workbench.scoreboard import Alarm, Figures, Finding, alarm_of, cause, false_alarms, findings, percentile
 
 EVENTS = "insa/iiot/ml/anomaly/#"
+FALSE_ALARMS_PER_DAY = 0.03  # per series, for the policy of the demonstration's daemon: one a day from the whole plant
 _PAUSE = 0.25  # seconds between two looks at signals and the parent
 _HURRY = 10.0  # seconds to wait for the database when a person has ended the show
-_QUIET = 1.5  # seconds without an event, after which no more are expected
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -83,7 +83,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Demo:
-    """A plant, what is around it, and whom to tell. `patience`: seconds to wait for the database at the end."""
+    """A plant, what is around it, and whom to tell.
+
+    `patience`: seconds to wait for the database at the end; `quiet`: seconds without an event after which no more are expected.
+    """
 
     plant: Plant
     services: DemoServices
@@ -91,6 +94,7 @@ class Demo:
     leaving: Leaving
     history_days: float = 5.0
     patience: float = 60.0
+    quiet: float = 1.5
 
     def run(self, duration: float | None) -> Outcome:
         """Show the whole way, for `duration` seconds of streaming or until stopped, and answer what came of it.
@@ -180,7 +184,7 @@ class Demo:
             elif stored.distinct < ledger.readings:
                 stored = self._stored(ledger, stored)
                 quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since > _QUIET:
+            elif time.monotonic() - quiet_since > self.quiet:
                 break
         return stored
 

@@ -97,13 +97,14 @@ def filled_and_drained(minutes: Floats, place: Place) -> Floats:
     return np.where(phase < 0.3, phase / 0.3, (1 - phase) / 0.7)
 
 
+# Resolutions are those of ordinary transmitters: coarse enough that two equal readings in a row are nothing special.
 SIGNALS: dict[str, Signal] = {
-    "temperature": Signal(58.0, 9.0, daily, 0.35, 0.8, 2),  # degrees Celsius
-    "pressure": Signal(6.0, 0.3, steady, 0.05, 0.6, 3),  # bar
-    "motor_current": Signal(2.2, 12.0, duty_cycle, 0.25, 0.2, 2),  # ampere
-    "vibration": Signal(2.6, 0.3, steady, 0.16, 0.5, 3),  # mm/s
-    "flow": Signal(160.0, 60.0, stepped, 1.8, 0.5, 1),  # l/min
-    "tank_level": Signal(32.0, 50.0, filled_and_drained, 0.4, 0.5, 2),  # per cent
+    "temperature": Signal(58.0, 9.0, daily, 0.35, 0.8, 1),  # degrees Celsius
+    "pressure": Signal(6.0, 0.3, steady, 0.05, 0.6, 2),  # bar
+    "motor_current": Signal(2.2, 12.0, duty_cycle, 0.25, 0.2, 1),  # ampere
+    "vibration": Signal(2.6, 0.3, steady, 0.16, 0.5, 2),  # mm/s
+    "flow": Signal(160.0, 60.0, stepped, 1.8, 0.5, 0),  # l/min
+    "tank_level": Signal(32.0, 50.0, filled_and_drained, 0.4, 0.5, 1),  # per cent
 }
 DEVICES = ("PUMP-101", "PUMP-102", "COMPRESSOR-201", "MIXER-301", "REACTOR-401")
 

@@ -1,0 +1,231 @@
+"""The demonstration on services in memory: what it counts is what happened, what it prints can be read, and it ends."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import StringIO
+from time import monotonic
+
+import msgspec
+import pytest
+
+from insa_anomaly.core.event import Event, Reason, episode_id, rfc3339
+from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
+from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.ports import SeriesKey
+from insa_anomaly.workbench.demo import Demo, Outcome, Stored
+from insa_anomaly.workbench.leaving import leaving
+from insa_anomaly.workbench.plant import Fault, Plant, SeriesHistory
+from insa_anomaly.workbench.progress import Advance, open_console
+from insa_anomaly.workbench.schedule import schedule
+
+EPOCH = 1_763_800_000.0
+KEYS = [
+    "readings_published", "readings_stored", "lost", "duplicates", "events", "faults_injected", "faults_caught",
+    "false_alarm_episodes", "p50_ms", "p99_ms",
+]  # fmt: skip
+
+
+@dataclass
+class Services:
+    """A broker, a database and a daemon in memory. The daemon knows the faults and tells each from its second reading on."""
+
+    plant: Plant = field(default_factory=Plant)
+    blind: int = 0  # faults it does not see
+    losing: int = 0  # readings the database loses
+    doubling: int = 0  # readings the database has twice
+    away: int = 0  # questions that the database does not answer
+    nervous: bool = False  # whether it raises a false alarm, and tells it twice
+    on_reading: Callable[[int], None] = lambda _: None
+    trained: list[SeriesKey] = field(default_factory=list)
+    history: dict[SeriesKey, SeriesHistory] = field(default_factory=dict)
+    readings: list[Reading] = field(default_factory=list)
+    running: bool = False
+    hear: Callable[[bytes], None] | None = None
+    faults: list[Fault] = field(default_factory=list)
+    parser: Parser = field(default_factory=lambda: Parser(Acceptance(max_age=None)))
+
+    def addresses(self) -> Sequence[tuple[str, str]]:
+        """Nothing runs."""
+        return [("PostgreSQL", "in memory"), ("broker", "in memory")]
+
+    def now(self) -> float:
+        """A clock that begins at EPOCH."""
+        return EPOCH + monotonic() % 1e6
+
+    def record(self, history: Iterable[SeriesHistory], advance: Advance) -> None:
+        """Keep it."""
+        for series in history:
+            self.history[series.key] = series
+            advance(len(series.values))
+
+    def train(self, series: Sequence[SeriesKey], advance: Advance) -> None:
+        """Need the history."""
+        for key in series:
+            assert len(self.history[key].times) > 100
+            self.trained.append(key)
+            advance(1)
+
+    def start_daemon(self) -> None:
+        """It wants models."""
+        assert self.trained
+        self.running = True
+
+    @contextmanager
+    def feeder(self) -> Iterator["Services"]:
+        """Be the broker."""
+        assert self.hear, "someone must listen before the first reading"
+        yield self
+
+    @contextmanager
+    def listen(self, topics: str, hear: Callable[[bytes], None]) -> Iterator[None]:
+        """Tell events to this one."""
+        assert topics == "insa/iiot/ml/anomaly/#"
+        self.hear = hear
+        yield
+        self.hear = None
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Store, and tell what the daemon would."""
+        assert self.running
+        received = round(self.now() * 1e6)
+        assert abs(msgspec.json.decode(payload)["sent"] - self.now()) < 1
+        readings = self.parser.parse(Raw(topic, payload, received))
+        assert isinstance(readings, list), readings
+        assert all(reading.timestamp <= received for reading in readings)
+        if not self.readings:
+            self.faults = list(schedule(self.now(), 1.0).faults(self.plant))[self.blind :]
+            if self.nervous:
+                self._tell("opened", readings[0])
+                self._tell("opened", readings[0])
+        self.readings += readings
+        self.on_reading(len(self.readings))
+        for reading in readings:
+            for fault in self.faults:
+                late = reading.timestamp - fault.start
+                if (reading.device_id, reading.metric_name) == fault.key and 60_000_000 <= late < 120_000_000:
+                    self._tell("opened", reading)
+                if (reading.device_id, reading.metric_name) == fault.key and 0 <= reading.timestamp - fault.end < 60_000_000:
+                    self._tell("closed", reading)
+
+    def drain(self, timeout: float) -> int:
+        """Nothing is under way."""
+        assert timeout > 0
+        return 0
+
+    def stored(self, start: int, end: int) -> Stored:
+        """Count, after what the test wants to go wrong."""
+        if self.away:
+            self.away -= 1
+            raise DatabaseAway
+        kept = len({(r.device_id, r.metric_name, r.timestamp) for r in self.readings if start <= r.timestamp < end}) - self.losing
+        return Stored(kept + self.doubling, kept)
+
+    def _tell(self, kind: str, reading: Reading) -> None:
+        started = next((f.start for f in self.faults if f.key == (reading.device_id, reading.metric_name)), reading.timestamp)
+        event = Event(
+            f"{kind}{reading.device_id}{reading.metric_name}{reading.timestamp}", kind,
+            episode_id(reading.device_id, reading.metric_name, started), reading.device_id, reading.metric_name, rfc3339(reading.timestamp),
+            reading.value, 50.0, 49.0, 51.0, -0.5, 0.5, [Reason("difference", 0.7, "jump against the reading before")], "m", 1,
+            rfc3339(started), historical=True,
+        )  # fmt: skip
+        assert self.hear
+        threading.Thread(target=self.hear, args=(msgspec.json.encode(event),)).run()
+
+
+def show(services: Services, duration: float | None = 1.0, patience: float = 5.0) -> tuple[Outcome, str]:
+    """The outcome and what was printed."""
+    text = StringIO()
+    with leaving() as state:
+        demo = Demo(services.plant, services, open_console(text), state, history_days=0.2, patience=patience, quiet=0.1)
+        return demo.run(duration), text.getvalue()
+
+
+def test_what_is_counted_is_what_happened() -> None:
+    """All readings of the span published once, all faults caught at the reading that told them, events measured, figures in order."""
+    services = Services()
+    outcome, text = show(services)
+    figures = outcome.figures
+    assert figures.readings_published == figures.readings_stored == len(services.readings) == 42 * 60 * 30
+    assert (figures.lost, figures.duplicates, outcome.complete) == (0, 0, True)
+    assert figures.faults_injected == figures.faults_caught >= 12
+    assert figures.false_alarm_episodes == 0
+    assert figures.events == 2 * figures.faults_injected
+    assert {60_000_000 <= (finding.delay or 0) < 120_000_000 for finding in outcome.findings} == {True}
+    assert figures.p50_ms is not None
+    assert figures.p99_ms is not None
+    assert 0 <= figures.p50_ms <= figures.p99_ms < 1000
+    assert list(json.loads(outcome.json())) == KEYS
+    assert "\n" not in outcome.json()
+    assert services.trained == list(services.plant.series)
+    assert max(series.times[-1] for series in services.history.values()) < services.readings[0].timestamp
+    assert "<- injected spike" in text
+
+
+def test_nothing_is_hidden() -> None:
+    """Missed faults, false alarms, lost and doubled readings all show; an event told twice counts once."""
+    services = Services(blind=3, losing=2, doubling=4, nervous=True)
+    outcome, text = show(services, patience=0.6)
+    figures = outcome.figures
+    assert figures.faults_injected - figures.faults_caught == 3
+    assert (figures.false_alarm_episodes, figures.lost, figures.duplicates, outcome.complete) == (1, 2, 4, False)
+    assert figures.events == 2 * figures.faults_caught + 1
+    assert text.count("missed") == 3
+    assert "false alarm:" in text
+
+
+def test_what_people_see() -> None:
+    """Plain text where it is no terminal: where things run, a line an event, a table of the faults, a summary."""
+    _, text = show(Services())
+    lines = text.splitlines()
+    assert lines[0].split() == ["PostgreSQL:", "in", "memory"]
+    assert "\x1b" not in text
+    opened = next(line for line in lines if " opened " in line)
+    for part in ("expected 50 (49 to 51)", "confidence 0.50", "jump against the reading before", "<- injected"):
+        assert part in opened
+    assert "after" in next(line for line in lines if " closed " in line)
+    assert len([line for line in lines if line.rstrip().endswith(" 2") and "caught" in line]) >= 12
+    assert lines[-2].startswith("readings   75,600 published, 75,600 stored, 0 lost, 0 duplicates")
+    assert lines[-1].startswith("events ")
+    assert max(map(len, lines)) <= 160
+
+
+def test_it_waits_for_a_database_that_comes_back() -> None:
+    """A database that does not answer for a while is asked again."""
+    outcome, _ = show(Services(away=3))
+    assert outcome.figures.lost == 0
+
+
+@pytest.mark.parametrize("duration", [30.0, None])
+def test_a_signal_ends_it_with_the_table(duration: float | None) -> None:
+    """Stopped in the middle, with or without an end in sight: what was published is accounted for."""
+
+    def stop(readings: int) -> None:
+        if readings == 6000:
+            signal.raise_signal(signal.SIGINT)
+
+    services = Services(on_reading=stop)
+    started = monotonic()
+    outcome, text = show(services, duration)
+    assert monotonic() - started < 15
+    assert outcome.figures.readings_published == len(services.readings) == outcome.figures.readings_stored
+    assert 6000 <= outcome.figures.readings_published < 6100
+    assert "Injected faults" in text
+
+
+def test_a_signal_before_the_plant_runs_ends_it_at_once() -> None:
+    """While history is stored or models are trained there is nothing to tell yet."""
+    services = Services()
+    record = services.record
+
+    def interrupted(history: Iterable[SeriesHistory], advance: Advance) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        record(history, advance)
+
+    services.record = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        show(services)
+    assert not services.running
