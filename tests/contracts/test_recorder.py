@@ -136,9 +136,10 @@ def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
     """Where a row cannot be recorded nothing of its page is, the cursor stays, and the next page is recorded."""
     bad = msgspec.structs.replace(recorded.anomaly(), id="no uuid")
     with pytest.raises(DatabaseRefused, match="uuid"):
-        postgres.recorder.record(page(1, [bad, Reading("a", "x", NOW, 1.0, 1)]))
-    assert (postgres.rows().telemetry, postgres.recorder.cursor(LOG)) == ({}, 0)
-    postgres.recorder.record(page(1, [Reading("a", "x", NOW, 1.0, 1)]))
+        postgres.recorder.record(page(1, [reading(), bad, recorded.letter(), recorded.model(1)]))
+    rows = postgres.rows()
+    assert (rows.telemetry, rows.dead_letters, rows.models, postgres.recorder.cursor(LOG)) == ({}, {}, {}, 0)
+    postgres.recorder.record(page(1, [reading(), recorded.letter()]))
     assert postgres.recorder.cursor(LOG) == 1
 
 
@@ -147,6 +148,16 @@ def test_nobody_there_is_away() -> None:
     """Where no database listens, the call may succeed later."""
     with PostgresRecorder("host=127.0.0.1 port=1 user=nobody dbname=x") as recorder, pytest.raises(DatabaseAway):
         recorder.cursor(LOG)
+
+
+def test_a_deaf_server_is_given_up_in_time() -> None:
+    """A port that accepts and never answers holds a call no longer than the time to connect."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        dsn = f"host=127.0.0.1 port={deaf.getsockname()[1]} user=nobody dbname=x connect_timeout=2"
+        began = time.monotonic()
+        with PostgresRecorder(dsn) as recorder, pytest.raises(DatabaseAway):
+            recorder.cursor(LOG)
+        assert time.monotonic() - began < 4.0
 
 
 def test_a_missing_database_or_schema_refuses(empty_database: str) -> None:

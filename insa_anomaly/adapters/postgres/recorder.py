@@ -1,13 +1,11 @@
 """What the record reader writes: readings, anomalies, episodes, dead letters and models, a page of the log in one transaction."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Self
 from uuid import UUID
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import psycopg
@@ -18,7 +16,7 @@ from insa_anomaly.adapters.postgres.connection import Connection, Session
 from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDumper, SeriesIds, columns, copy_stream, ensure_partitions
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.reading import Rejected
-from insa_anomaly.ports import ModelRow, Page, SeriesKey
+from insa_anomaly.ports import Page
 
 _UPKEEP_SECONDS = 3600.0
 
@@ -117,10 +115,10 @@ class PostgresRecorder:
             cursor.execute(self._statements["put_episodes"], (document(page.episodes),))
         if page.rejected:
             cursor.executemany(self._statements["add_dead_letter"], [_dead_letter(page.log_id, rejected) for rejected in page.rejected])
-        if page.models:
-            models = document(settled(page.models))
-            cursor.execute(self._statements["retire_models"], (models,))
-            cursor.execute(self._statements["put_models"], (models,))
+        for row in page.models:
+            if row.status == "active":
+                cursor.execute(self._statements["retire_model"], (row.device_id, row.metric_name, row.id))
+            cursor.execute(self._statements["put_model"], (document(row),))
 
     def _prepare(self, session: Session) -> None:
         session.adapters.register_dumper(BinaryArray, BinaryArrayDumper)
@@ -136,17 +134,6 @@ class PostgresRecorder:
             if session.closed:
                 raise
             instrumentation.partitions_failed(str(error).strip())
-
-
-def settled(models: Sequence[ModelRow]) -> list[ModelRow]:
-    """The last state of each model, at most one active a series: of two, the one that came later."""
-    active: dict[SeriesKey, str] = {(row.device_id, row.metric_name): row.id for row in models if row.status == "active"}
-
-    def superseded(row: ModelRow) -> bool:
-        return row.status == "active" and active[row.device_id, row.metric_name] != row.id
-
-    last = {row.id: row for row in models}.values()
-    return [msgspec.structs.replace(row, status="archived") if superseded(row) else row for row in last]
 
 
 def _dead_letter(log_id: UUID, rejected: Rejected) -> tuple[object, ...]:
