@@ -75,6 +75,7 @@ def _mosquitto_conf(folder: Path, port: int, settings: Mapping[str, str]) -> str
         "listener": f"{port} 127.0.0.1",
         "allow_anonymous": "false",
         "password_file": str(folder / "passwords"),
+        "set_tcp_nodelay": "true",
         "persistence": "true",
         "persistence_location": f"{folder}/",
         "max_queued_messages": "0",

@@ -66,6 +66,12 @@ class Owner(Protocol):
         """PUBACKs came: (packet id, reason code)."""
 
 
+def _without_delay(client: paho.Client, userdata: object, opened: Any) -> None:  # noqa: ANN401 - a socket, plain or TLS
+    """Packets are joined here where that pays; what is sent must not wait for the other side's delayed acknowledgement, 40 ms."""
+    del client, userdata
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class Link:
     """A connection with a client of its own. `generation` is its number among those of its owner."""
 
@@ -94,6 +100,7 @@ class Link:
             client.tls_set_context(context)
         if self._terms.will is not None:
             client.will_set(*self._terms.will, qos=1, retain=True)
+        client.on_socket_open = _without_delay
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
