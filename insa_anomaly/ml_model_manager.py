@@ -1,0 +1,276 @@
+"""The faces that people import: a model of one metric, or of one device, with its window, in a few calls.
+
+Thin over `core`: they turn timestamps into microseconds, keep a model and a state, and save both in a file the caller names. The
+daemon keeps its own models, sealed, in `adapters/model_files.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid5
+from zipfile import BadZipFile
+
+import msgspec
+import numpy as np
+
+from insa_anomaly.core import detector, features
+from insa_anomaly.core.detector import Model, Models, Parameters, Results, Status, advance
+from insa_anomaly.core.event import NAMESPACE
+from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.reading import Quality
+from insa_anomaly.core.reasons import describe
+from insa_anomaly.core.verdict import Policy, Transition
+from insa_anomaly.errors import ModelFileError, TrainingError
+
+Timestamp = float | str | datetime | np.datetime64
+
+_STATUS_NAMES = np.array([status.name.lower() for status in Status])
+_TRANSITION_NAMES = np.array([transition.name.lower() for transition in Transition])
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CHUNK = 4096  # readings advanced at once
+_CONTEXT = features.FLAT_CAP + features.LONG  # readings of the training data that fill the window
+
+
+class AnomalyDetector:
+    """Learns one metric of one device, and says of every further reading how strange it is.
+
+    Timestamps may be seconds since the epoch, datetimes (naive ones are UTC), ISO 8601 texts, or numpy and pandas times. Parameters are
+    those of `core.detector.Parameters` and `core.verdict.Policy`.
+
+    >>> detector = AnomalyDetector("PUMP-1", "pressure", random_state=7)
+    >>> figures = detector.train({"timestamp": range(0, 60_000, 60), "value": [4.0 + i % 7 / 10 for i in range(1000)]})
+    >>> detector.observe(9.0, 60_000)["is_anomaly"]
+    True
+    """
+
+    def __init__(self, device_id: str, metric_name: str, **parameters: float | str) -> None:
+        self.device_id, self.metric_name = device_id, metric_name
+        self.parameters, self.policy = _settings(parameters)
+        self._state = features.empty(1)
+        self._take(None, {})
+
+    def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Learn from `data["timestamp"]` and `data["value"]`: any 100 readings or more, in any order; answers `get_model_info()`.
+
+        `data` is a mapping or a DataFrame. The newest readings fill the window, unless it has moved beyond them already. Raises
+        NotEnoughData or TrainingError.
+        """
+        from insa_anomaly.core.training import fit  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        times, values = _micros(data["timestamp"]), np.asarray(data["value"], np.float64)
+        if times.shape != values.shape or values.ndim != 1:
+            raise TrainingError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
+        version = self._model.version + 1 if self._model else 1
+        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
+        trained = fit(times, values, (self.device_id, self.metric_name), name, version, self.parameters, self.policy)
+        self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
+        self._warm_up(times, values)
+        return self.get_model_info()
+
+    def retrain(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Learn anew from `data`, as the next version; the window and an open episode stay."""
+        return self.train(data) | {"improvement_percentage": None, "promoted": True}
+
+    def predict(self, value: float, timestamp: Timestamp | None = None) -> dict[str, Any]:
+        """What if this were the next reading? Changes nothing. Without a timestamp: one typical pause after the newest."""
+        time = self._next_time() if timestamp is None else int(_micros([timestamp])[0])
+        return self._single(self._advance(np.array([float(value)]), np.array([time]))[1])
+
+    def observe(self, value: float, timestamp: Timestamp) -> dict[str, Any]:
+        """The next reading; moves the window."""
+        self._state, results = self._advance(np.array([float(value)]), _micros([timestamp]))
+        return self._single(results)
+
+    def observe_many(self, values: Sequence[float] | Floats, timestamps: Iterable[Timestamp]) -> dict[str, Any]:
+        """The next n readings: arrays [n] of what `observe` says of each, to the bit."""
+        values, times = np.asarray(values, np.float64), _micros(timestamps)
+        if times.shape != values.shape or values.ndim != 1:
+            raise ValueError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
+        parts = []
+        for begin in range(0, max(len(values), 1), _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            self._state, results = self._advance(values[part], times[part])
+            parts.append(_columns(results))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def save_model(self, path: str | os.PathLike[str]) -> bool:
+        """Keep model and window in this file, whole or not at all; True when it is done. Raises ModelFileError."""
+        buffer = io.BytesIO()
+        scorer = np.frombuffer(self._model.to_bytes() if self._model else b"", np.uint8)
+        np.savez_compressed(buffer, scorer=scorer, state=self._state, figures=np.frombuffer(msgspec.json.encode(self._figures), np.uint8))
+        try:
+            _write_whole(Path(path), buffer.getvalue())
+        except OSError as error:
+            raise ModelFileError(f"{path} cannot be written: {error}") from error
+        return True
+
+    def load_model(self, path: str | os.PathLike[str]) -> bool:
+        """Go on from what `save_model` kept; True when it is done. Raises ModelFileError, and nothing has changed then."""
+        try:
+            with np.load(path, allow_pickle=False) as npz:
+                scorer, state, figures = npz["scorer"].tobytes(), npz["state"], msgspec.json.decode(npz["figures"].tobytes())
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, msgspec.DecodeError) as error:
+            raise ModelFileError(f"{path} cannot be read as a saved model: {error}") from error
+        model = Model.from_bytes(scorer) if scorer else None
+        if state.shape != (1, features.STATE_WIDTH):
+            raise ModelFileError(f"{path} was saved by another version: its window has another form")
+        if model and (model.device_id, model.metric_name) != (self.device_id, self.metric_name):
+            raise ModelFileError(f"{path} holds the model of {model.device_id}/{model.metric_name}")
+        self._take(model, figures)
+        self._state = np.asarray(state, np.float64)
+        return True
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What is known of the model: id, version, threshold, parameters and the figures of its training; `trained` False before it."""
+        info = {"device_id": self.device_id, "metric_name": self.metric_name, "trained": self._model is not None}
+        parameters = asdict(self.parameters) | asdict(self.policy)
+        if self._model is None:
+            return info | {"parameters": parameters}
+        about = {"model_id": self._model.id, "version": self._model.version, "threshold": self._model.threshold}
+        return info | about | self._figures | {"parameters": parameters}
+
+    def _take(self, model: Model | None, figures: dict[str, Any]) -> None:
+        """Serve with this model from now on."""
+        models = Models(1, self.parameters.n_estimators if model is None else len(model.forest.thresholds))
+        if model is not None:
+            models.put(0, model)
+        self._model, self._models, self._figures = model, models, figures
+
+    def _warm_up(self, times: Ints, values: Floats) -> None:
+        """Let the newest training data fill the window."""
+        order = np.argsort(times, kind="stable")[-_CONTEXT:]
+        order = order[times[order] > self._state[0, features.LAST]]
+        episode = self._state[0, features.EPISODE].copy()
+        self._state, _ = self._advance(values[order], times[order])
+        self._state[0, features.EPISODE] = episode  # what is learnt from opens no episode, and closes none
+        self._state[0, features.SINCE_DUE] = 0
+
+    def _advance(self, values: Floats, times: Ints) -> tuple[Floats, Results]:
+        n = len(values)
+        row = np.full(n, 0 if self._model else -1)
+        # A reading of the same time is another one if its value is another.
+        discriminators = np.ascontiguousarray(values + 0.0).view(np.int64)
+        which, good = np.zeros(n, np.int64), np.full(n, int(Quality.GOOD))
+        return advance(self._state, which, self._models, row, values, times, discriminators, good, self.policy, self.parameters)
+
+    def _next_time(self) -> int:
+        newest, pause = self._state[0, features.LAST], self._model.numbers[detector.INTERVAL] if self._model else 0.0
+        return int(newest + pause) if np.isfinite(newest) else 0
+
+    def _single(self, results: Results) -> dict[str, Any]:
+        said: dict[str, Any] = {name: column[0].item() for name, column in _columns(results).items()}
+        model = (
+            {"model_id": self._model.id, "model_version": self._model.version} if self._model else {"model_id": None, "model_version": None}
+        )
+        said["reasons"] = []
+        if self._model and said["is_anomaly"]:
+            reasons = describe(results.features[0], self._model.numbers[detector.FEATURES])
+            said["reasons"] = [msgspec.structs.asdict(reason) for reason in reasons]
+        return said | model
+
+
+class DeviceDetector:
+    """All metrics of a device together: each has its own detector, and the strangest of them decides.
+
+    A metric that is missing from a row, None or NaN takes no part in it.
+    """
+
+    def __init__(self, device_id: str, metrics: Sequence[str], **parameters: float | str) -> None:
+        self.device_id, self.metrics = device_id, tuple(metrics)
+        self._detectors = {metric: AnomalyDetector(device_id, metric, **parameters) for metric in self.metrics}
+
+    def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Learn from `data["timestamp"]` and a column a metric; answers the model information of every metric."""
+        times = data["timestamp"]
+        return {metric: one.train({"timestamp": times, "value": data[metric]}) for metric, one in self._detectors.items()}
+
+    def observe(self, row: Mapping[str, float | None], timestamp: Timestamp) -> dict[str, Any]:
+        """The next row; the answer is that of the strangest metric, named in `metric_name`."""
+        columns = {metric: [np.nan if row.get(metric) is None else row[metric]] for metric in self.metrics}
+        said = self.observe_many({"timestamp": [timestamp], **columns})
+        return {name: column[0].item() for name, column in said.items()}
+
+    def observe_many(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The next n rows: arrays [n] of what `observe` says of each."""
+        parts = [one.observe_many(data[metric], data["timestamp"]) for metric, one in self._detectors.items() if metric in data]
+        if not parts:
+            raise ValueError(f"none of the metrics {', '.join(self.metrics)} is in the data")
+        names = np.array([metric for metric in self.metrics if metric in data])
+        strangest = np.argmin([part["score"] for part in parts], axis=0)
+        at = np.arange(len(strangest))
+        said = {name: np.stack([part[name] for part in parts])[strangest, at] for name in parts[0]}
+        return said | {"metric_name": names[strangest]}
+
+
+def _settings(given: dict[str, float | str]) -> tuple[Parameters, Policy]:
+    """The parameters sorted into those of learning and those of the verdict. Raises TypeError for one that neither takes."""
+    known = [{field.name for field in fields(kind)} for kind in (Parameters, Policy)]
+    if unknown := set(given) - known[0] - known[1]:
+        raise TypeError(f"unknown parameter {', '.join(sorted(unknown))}; known: {', '.join(sorted(known[0] | known[1]))}")
+    learning, verdict = ({name: value for name, value in given.items() if name in names} for names in known)
+    try:
+        return msgspec.convert(learning, Parameters), msgspec.convert(verdict, Policy)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"a parameter is not what it should be: {error}") from error
+
+
+def _columns(results: Results) -> dict[str, Any]:
+    """The results under the names of the public interface."""
+    return {
+        "score": results.score,
+        "is_anomaly": results.score < 0,
+        "confidence": results.confidence,
+        "raw_score": results.raw_score,
+        "expected": results.expected,
+        "lower": results.lower,
+        "upper": results.upper,
+        "status": _STATUS_NAMES[results.status],
+        "transition": _TRANSITION_NAMES[results.transition],
+    }
+
+
+def _micros(timestamps: Iterable[Timestamp]) -> Ints:
+    """Timestamps of any accepted kind -> microseconds since the epoch. Raises ValueError."""
+    given = np.asarray(timestamps if hasattr(timestamps, "__array__") or isinstance(timestamps, Sequence) else list(timestamps))
+    if given.dtype.kind == "M":
+        micros = given.astype("datetime64[us]")
+        if np.isnat(micros).any():
+            raise ValueError("a timestamp is missing")
+        return micros.astype(np.int64)
+    if given.dtype.kind in "iu":
+        return given.astype(np.int64) * 1_000_000
+    if given.dtype.kind == "f":
+        if not np.isfinite(given).all():
+            raise ValueError("a timestamp is not finite")
+        return np.rint(given * 1e6).astype(np.int64)
+    return np.array([_micro(one) for one in given.tolist()], np.int64)
+
+
+def _micro(timestamp: Timestamp) -> int:
+    if isinstance(timestamp, str):
+        timestamp = datetime.fromisoformat(timestamp)
+    if isinstance(timestamp, datetime):
+        since = (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)) - _EPOCH
+        return since // timedelta(microseconds=1)
+    return round(float(timestamp) * 1e6)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Either the old file or all of the new one is there."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
