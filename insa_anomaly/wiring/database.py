@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-import psycopg.conninfo
-
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.postgres.connection import with_password
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import DatabaseAway
@@ -20,8 +19,7 @@ def database(settings: Settings) -> Iterator[str]:
     """The connection string; an embedded server lives as long as the block, unless another process runs it already."""
     address = settings.database
     if address.url is not None:
-        password = secret(address.password_file)
-        yield psycopg.conninfo.make_conninfo(address.url, **({} if password is None else {"password": password}))
+        yield with_password(address.url, secret(address.password_file))
         return
     data = settings.storage.directory / "database"
     running = embedded.running_postgres(data)

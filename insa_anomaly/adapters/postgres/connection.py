@@ -122,3 +122,8 @@ def _ours(error: psycopg.Error) -> DatabaseAway | DatabaseRefused:
     if error.sqlstate is None and any(refusal in words for refusal in _REFUSALS):
         return DatabaseRefused(words)
     return DatabaseAway(words)
+
+
+def with_password(dsn: str, password: str | None) -> str:
+    """The connection string with the password in it, where there is one."""
+    return dsn if password is None else make_conninfo(dsn, password=password)
