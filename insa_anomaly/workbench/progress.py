@@ -1,4 +1,4 @@
-"""Progress of long work on a console: a bar on a terminal, a line at the end elsewhere."""
+"""Progress of long work on a console: a bar on a terminal, a line at the beginning and at the end elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +21,8 @@ def open_console(stream: IO[str]) -> Console:
 @contextmanager
 def progress(console: Console, title: str, total: int | None) -> Iterator[Advance]:
     """Show work of `total` steps (None: unknown); call the result with the number of steps done since the last call."""
+    if not console.is_terminal:
+        console.print(f"{title} ...")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task, throttle = bar.add_task(title, total=total), _Throttle()

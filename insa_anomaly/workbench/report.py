@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from textwrap import shorten
 
 from rich.console import Console
 from rich.table import Table
@@ -14,12 +15,12 @@ from insa_anomaly.workbench.scoreboard import Alarm, Figures, Finding
 
 _STYLES = {"opened": "bold red", "worsened": "yellow", "closed": "green"}
 _SERIES_WIDTH = max(map(len, DEVICES)) + 1 + max(map(len, SIGNALS))
-_LONGEST_REASON = 60
+_LONGEST_REASON = 100
 _SECOND = 1_000_000
 
 
 def event_line(event: Event, fault: Fault | None) -> Text:
-    """One line: time, series, what happened, value, what was expected, how sure, why; and the injected fault it catches."""
+    """One line: time, series, what happened, value, what was expected, how sure, the injected fault it catches, and why."""
     at = microseconds(event.timestamp) or 0
     line = Text(f"{_clock(at)}  {f'{event.device_id}/{event.metric_name}':<{_SERIES_WIDTH}}  ")
     line.append(f"{event.kind:<8}", _STYLES.get(event.kind))
@@ -27,9 +28,9 @@ def event_line(event: Event, fault: Fault | None) -> Text:
     if event.kind == "closed":
         return line.append(f"  after {_minutes(at - (microseconds(event.started_at) or at))}", "dim")
     line.append(f"  confidence {event.confidence:.2f}")
-    if event.reasons:
-        line.append(f"  {event.reasons[0].text[:_LONGEST_REASON]}")
-    return line.append(f"  <- injected {fault.kind}", "cyan") if fault else line
+    if fault:
+        line.append(f"  injected {fault.kind}", "cyan")
+    return line.append(f"  {shorten(event.reasons[0].text, _LONGEST_REASON, placeholder=' ...')}") if event.reasons else line
 
 
 def fault_table(findings: Sequence[Finding]) -> Table:

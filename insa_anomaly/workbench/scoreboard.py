@@ -69,9 +69,9 @@ def findings(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Finding]:
 
 
 def false_alarms(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Alarm]:
-    """One alarm for each episode that no fault of its series explains, recovery included."""
-    first = {alarm.episode_id: alarm for alarm in reversed(alarms)}
-    return [alarm for alarm in first.values() if not any(_touches(fault, alarm) for fault in faults)]
+    """One alarm for each episode that no fault of its series explains, recovery included; by time."""
+    episodes = {alarm.episode_id: alarm for alarm in sorted(alarms, key=lambda alarm: alarm.at)}
+    return [alarm for alarm in episodes.values() if not any(_touches(fault, alarm) for fault in faults)]
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

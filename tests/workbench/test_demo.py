@@ -162,7 +162,7 @@ def test_what_is_counted_is_what_happened() -> None:
     assert "\n" not in outcome.json()
     assert services.trained == list(services.plant.series)
     assert max(series.times[-1] for series in services.history.values()) < services.readings[0].timestamp
-    assert "<- injected spike" in text
+    assert "injected spike" in text
 
 
 def test_nothing_is_hidden() -> None:
@@ -184,7 +184,7 @@ def test_what_people_see() -> None:
     assert lines[0].split() == ["PostgreSQL:", "in", "memory"]
     assert "\x1b" not in text
     opened = next(line for line in lines if " opened " in line)
-    for part in ("expected 50 (49 to 51)", "confidence 0.50", "jump against the reading before", "<- injected"):
+    for part in ("expected 50 (49 to 51)", "confidence 0.50", "jump against the reading before", "  injected "):
         assert part in opened
     assert "after" in next(line for line in lines if " closed " in line)
     assert len([line for line in lines if line.rstrip().endswith(" 2") and "caught" in line]) >= 12
