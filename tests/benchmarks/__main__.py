@@ -1,0 +1,148 @@
+"""`python -m tests.benchmarks [FIGURE...]`: one JSON line a figure on standard output; what is going on, on standard error."""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from insa_anomaly.core.training import Trained
+from tests.benchmarks import fleet, live, memory, scoring
+from tests.benchmarks.child import ROOT
+from tests.benchmarks.figure import Figure
+from tests.benchmarks.live import percentile
+from tests.benchmarks.signals import SERIES
+
+_PACES = {"latency_p99_1k": 1_000.0, "latency_p99_5k": 5_000.0, "latency_p99_10k": 10_000.0}
+_SCORING = ("score_one_row", "score_1000_series")
+_MEMORY = ("rss_1000_models", "bytes_per_model")
+FIGURES = (*_SCORING, "live_qos1", *_PACES, *_MEMORY)
+_NAIVE_PACE = 100.0  # readings a second that the naive design keeps up with
+_SPIKES_A_SECOND = 20.0  # at least, in a paced run, so that p99 is one of hundreds
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and for how long."""
+
+    figures: Sequence[str]
+    seconds: float
+    latency_seconds: float
+    naive_seconds: float
+    score_seconds: float
+    spikes: float
+    settings: dict[str, dict[str, object]]
+
+    def any_of(self, names: Sequence[str]) -> bool:
+        """Whether one of these is wanted."""
+        return any(name in self.figures for name in names)
+
+
+class Laboratory:
+    """Measures what the options name; what several figures need is made once."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def figures(self) -> Iterator[Figure]:
+        """Each figure as soon as it is known."""
+        options = self._options
+        if options.any_of(_SCORING):
+            yield from self._scoring()
+        if "bytes_per_model" in options.figures:
+            yield Figure.less_is_better("bytes_per_model", self._sizes.model, "bytes", self._sizes.pickled)
+        if options.any_of(("live_qos1", "rss_1000_models", *_PACES)):
+            yield from self._live()
+
+    @cached_property
+    def _trained(self) -> list[Trained]:
+        say("training a model of each kind of signal, or taking those of an earlier run")
+        return fleet.trained(ROOT / ".benchmarks", _now())
+
+    @cached_property
+    def _sizes(self) -> memory.Sizes:
+        say("measuring memory; the baseline has 50 forests of scikit-learn unpickled, scaled up to 1000")
+        return memory.measured(self._trained)
+
+    def _scoring(self) -> Iterator[Figure]:
+        rig = scoring.Rig.built(self._trained, _now(), SERIES)
+        say(f"{len(self._trained)} trained models serve {SERIES} series, each in memory of its own; all {len(rig.features[0])} features")
+        say(f"largest difference to scikit-learn: {rig.difference(100):.1e}")
+        for measure in (scoring.score_one_row, scoring.score_1000_series):
+            if measure.__name__ in self._options.figures:
+                yield measure(rig, self._options.score_seconds)
+        say(f"all of the detector, window to verdict: {1e6 * scoring.advance_seconds(rig, 2.0):.1f} us a reading in batches of {SERIES}")
+
+    def _live(self) -> Iterator[Figure]:
+        options = self._options
+        paces = {name: pace for name, pace in _PACES.items() if name in options.figures}
+        with live.bed() as bed:
+            with live.live(bed, self._trained, options.settings, say) as running:
+                found = {name: running.paced(pace, options.latency_seconds, self._spikes(pace)) for name, pace in paces.items()}
+                rate = running.saturated(options.seconds, options.spikes).rate if options.any_of(("live_qos1", "rss_1000_models")) else 0.0
+                peak = running.peak_bytes()
+                running.settle()
+            wanted = options.naive_seconds if "live_qos1" in options.figures else 0.0
+            baseline = live.naive(bed, wanted, options.latency_seconds if paces else 0.0, _NAIVE_PACE, self._spikes(_NAIVE_PACE), say)
+        if "live_qos1" in options.figures:
+            yield Figure.more_is_better("live_qos1", rate, "readings/s", baseline.rate)
+        for name, latencies in found.items():
+            yield Figure.less_is_better(name, 1e3 * percentile(latencies, 99), "ms", 1e3 * percentile(baseline.latencies, 99))
+        if "rss_1000_models" in options.figures:
+            yield Figure.less_is_better("rss_1000_models", peak / 1e6, "MB", self._sizes.unpickled_fleet / 1e6)
+
+    def _spikes(self, pace: float) -> float:
+        return max(0.01, _SPIKES_A_SECOND / pace)
+
+
+def say(text: str) -> None:
+    """Tell whoever watches."""
+    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.flush()
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _options(argv: Sequence[str] | None = None) -> Options:
+    parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)} [default: all]")
+    parser.add_argument("--seconds", type=float, default=25.0, help="of live_qos1 [%(default)s]")
+    parser.add_argument("--latency-seconds", type=float, default=25.0, help="of each latency [%(default)s]")
+    parser.add_argument("--naive-seconds", type=float, default=8.0, help="of the naive design [%(default)s]")
+    parser.add_argument("--score-seconds", type=float, default=8.0, help="of each score figure [%(default)s]")
+    parser.add_argument(
+        "--spikes",
+        type=float,
+        default=0.001,
+        help="share of readings in live_qos1 that are spikes; about ten readings "
+        "stand out for each, as long as it is in the short window [%(default)s]",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting of the daemon; may be repeated")
+    said = parser.parse_args(argv)
+    unknown = set(said.figures) - set(FIGURES)
+    if unknown:
+        parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+    settings: dict[str, dict[str, object]] = {}
+    for one in said.set:
+        name, _, value = one.partition("=")
+        section, _, key = name.partition(".")
+        settings.setdefault(section, {})[key] = value
+    return Options(
+        said.figures or FIGURES, said.seconds, said.latency_seconds, said.naive_seconds, said.score_seconds, said.spikes, settings
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    warnings.simplefilter("ignore")
+    for figure in Laboratory(_options()).figures():
+        sys.stdout.write(figure.line() + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""1000 models, cheaply: one is trained for each kind of signal, and serves all series of that kind under an id of its own.
+
+Every series has memory of its own for its model, so that the caches are as cold as with 1000 different ones.
+"""
+
+import hashlib
+import multiprocessing
+import pickle
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID, uuid5
+
+from insa_anomaly import core
+from insa_anomaly.core.detector import Model, Parameters
+from insa_anomaly.core.training import Trained, fit
+from insa_anomaly.core.verdict import Policy
+from tests.benchmarks import signals
+from tests.benchmarks.signals import KINDS
+
+READINGS = 5760  # four days of minutes: enough to learn the time of day
+_NAMESPACE = UUID("4a3c1d84-16ce-4d62-9a0c-0d6a5d9e3c11")
+
+
+def trained(folder: Path, now: int, kinds: int = KINDS, readings: int = READINGS) -> list[Trained]:
+    """A model of each kind; those of an earlier run are taken from `folder` where what learns has not changed since."""
+    kept = folder / f"fleet-{_digest()}-{kinds}-{readings}.pickle"
+    if kept.exists():
+        return list(pickle.loads(kept.read_bytes()))  # noqa: S301 - our own, from an earlier run
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(of_kind, range(kinds), [readings] * kinds, [now] * kinds))
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(pickle.dumps(found))
+    return found
+
+
+def of_kind(kind: int, readings: int, now: int) -> Trained:
+    """A model of one kind of signal, from so many minutes up to `now`."""
+    times, values = signals.history(kind, readings, now)
+    return fit(times, values, ("kind", str(kind)), str(kind), 1, Parameters(), Policy())
+
+
+def _digest() -> str:
+    """Of the code that learns, and of the signals it learns from."""
+    sources = [*sorted(Path(core.__file__).parent.glob("*.py")), Path(signals.__file__)]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
+def for_series(models: Sequence[Trained], keys: Sequence[tuple[str, str]]) -> Iterator[Trained]:
+    """What is trained, again for every series, with its name and an id of its own."""
+    for number, (device_id, metric_name) in enumerate(keys):
+        one = models[number % len(models)]
+        model_id = str(uuid5(_NAMESPACE, f"{device_id}/{metric_name}"))
+        yield replace(one, model=_named(one.model, model_id, device_id, metric_name))
+
+
+def _named(model: Model, model_id: str, device_id: str, metric_name: str) -> Model:
+    return replace(model, id=model_id, device_id=device_id, metric_name=metric_name)

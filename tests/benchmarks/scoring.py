@@ -1,0 +1,118 @@
+"""Scoring alone: the compiled forests of 1000 series against scikit-learn's own `decision_function`."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core import features
+from insa_anomaly.core.detector import OFFSET, Models, Parameters, Results, advance
+from insa_anomaly.core.training import Trained
+from insa_anomaly.core.verdict import Policy
+from tests.benchmarks.figure import Figure
+from tests.benchmarks.fleet import for_series
+from tests.benchmarks.signals import MINUTE, Stream, keys
+
+_ROUNDS = 7  # of each of the two, in turn, so that whatever else the machine does hits both
+_BASELINE_ROWS = 40  # a round: scikit-learn takes milliseconds for each
+
+
+@dataclass
+class Rig:
+    """Models of many series in memory, and the features of their newest readings, as the stream has them."""
+
+    trained: list[Trained]
+    models: Models
+    rows: npt.NDArray[np.int64]
+    features: npt.NDArray[np.float32]
+    states: npt.NDArray[np.float64]
+    stream: Stream
+    now: int
+
+    @classmethod
+    def built(cls, trained: list[Trained], now: int, series: int) -> "Rig":
+        """Put the models, and fill the windows."""
+        models = Models(series, Parameters().n_estimators)
+        for row, one in enumerate(for_series(trained, keys(series))):
+            models.put(row, one.model)
+        rows, nothing = np.arange(series), np.zeros((series, features.WIDTH), np.float32)
+        rig = cls(trained, models, rows, nothing, features.empty(series), Stream(series), now)
+        for _ in range(features.LONG + 1):
+            rig.features = rig.advance().features
+        return rig
+
+    def advance(self) -> Results:
+        """One reading of every series through the whole detector."""
+        self.now += MINUTE
+        n = len(self.rows)
+        times, nothing = np.full(n, self.now), np.zeros(n, np.int64)
+        values = self.stream.round(self.now)
+        self.states, results = advance(
+            self.states, self.rows, self.models, self.rows, values, times, nothing, nothing, Policy(), Parameters()
+        )
+        return results
+
+    def difference(self, rows: int) -> float:
+        """Largest difference to scikit-learn over so many series."""
+        ours = self.ours(self.rows[:rows])
+        return float(np.abs(ours - np.concatenate([self.theirs(row) for row in range(rows)])).max())
+
+    def ours(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """`decision_function` of each row's own model by the compiled forests."""
+        scores: npt.NDArray[np.float64] = self.models.arena.score(rows, self.features[rows]) - self.models.numbers[rows, OFFSET]
+        return scores
+
+    def theirs(self, row: int) -> npt.NDArray[np.float64]:
+        """`decision_function` of one row by scikit-learn."""
+        return np.asarray(self.trained[row % len(self.trained)].forest.decision_function(self.features[row : row + 1]))
+
+
+def score_one_row(rig: Rig, seconds: float) -> Figure:
+    """One row of one model a call, another model each time."""
+    one = [rig.rows[i : i + 1] for i in range(len(rig.rows))]
+    ours = _cycling(lambda i: rig.ours(one[i % len(one)]))
+    theirs = _cycling(lambda i: rig.theirs(i % len(one)))
+    mine, baseline = _both(ours, theirs, seconds)
+    return Figure.less_is_better("score_one_row", mine * 1e6, "us", baseline * 1e6)
+
+
+def score_1000_series(rig: Rig, seconds: float) -> Figure:
+    """One row of every model a call; scikit-learn has to be called for each."""
+    rows = np.random.default_rng(3).permutation(rig.rows)
+    ours = _cycling(lambda _: rig.ours(rows))
+    theirs = _cycling(lambda i: rig.theirs(i % len(rows)))
+    mine, baseline = _both(ours, theirs, seconds)
+    return Figure.less_is_better("score_1000_series", mine / len(rows) * 1e6, "us/row", baseline * 1e6)
+
+
+def advance_seconds(rig: Rig, seconds: float) -> float:
+    """A reading through all of the detector: window, features, forest, calibration, verdict; in batches of one reading a series."""
+    return _timed(_cycling(lambda _: rig.advance()), seconds) / len(rig.rows)
+
+
+def _cycling(call: Callable[[int], object]) -> Callable[[], object]:
+    """Call with 0, 1, 2, ..."""
+    counter = iter(range(1 << 62))
+    return lambda: call(next(counter))
+
+
+def _both(ours: Callable[[], object], theirs: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Median seconds a call of each, measured in turn for about so many seconds in all."""
+    share = seconds / (2 * _ROUNDS)
+    mine, baseline = [], []
+    for _ in range(_ROUNDS):
+        mine.append(_timed(ours, share))
+        baseline.append(_timed(theirs, share, most=_BASELINE_ROWS))
+    return statistics.median(mine), statistics.median(baseline)
+
+
+def _timed(call: Callable[[], object], seconds: float, most: int = 1_000_000) -> float:
+    """Seconds a call, over so many seconds or calls."""
+    calls, began = 0, time.perf_counter()
+    while calls == 0 or (calls < most and time.perf_counter() - began < seconds):
+        call()
+        calls += 1
+    return (time.perf_counter() - began) / calls

@@ -1,0 +1,71 @@
+"""That the benchmark runs, and that its plant says what it means; the figures themselves are for a quiet machine."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
+from tests.benchmarks import scoring
+from tests.benchmarks.figure import Figure
+from tests.benchmarks.fleet import of_kind
+from tests.benchmarks.packets import Packets
+from tests.benchmarks.scoring import Rig
+from tests.benchmarks.signals import keys
+
+NOW = 1_760_000_000_000_000
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    """Two models for twenty series."""
+    return Rig.built([of_kind(kind, 400, NOW) for kind in range(2)], NOW, 20)
+
+
+def _sent(packets: bytes) -> list[tuple[str, int, bytes]]:
+    """Topic, packet id and payload of PUBLISH packets whose length takes one byte."""
+    found = []
+    while packets:
+        assert packets[0] == 0x32
+        stop = 2 + packets[1]
+        body, packets = packets[2:stop], packets[stop:]
+        name = 2 + int.from_bytes(body[:2])
+        found.append((body[2:name].decode(), int.from_bytes(body[name : name + 2]), body[name + 2 :]))
+    return found
+
+
+def test_packets_say_what_they_are_built_of() -> None:
+    """Each packet carries its series' name, value and time, and ids go on past the last without a zero."""
+    values = np.array([100.0, 612.34567, 999.9999])
+    sent = _sent(Packets(keys(12)).built(slice(9, 12), values, NOW, 65533))
+    assert [mid for _, mid, _ in sent] == [65534, 65535, 1]
+    readings = [Parser(Acceptance(max_age=None)).parse(Raw(topic, payload, NOW)) for topic, _, payload in sent]
+    flat = [one for answer in readings if isinstance(answer, list) for one in answer]
+    assert [(one.device_id, one.metric_name) for one in flat] == keys(12)[9:]
+    assert [one.value for one in flat] == pytest.approx(values, abs=1e-4)
+    assert all(isinstance(one, Reading) and one.timestamp == NOW for one in flat)
+
+
+def test_scoring_is_measured_against_scikit_learn(rig: Rig) -> None:
+    """Both score figures come out, of forests that agree, and faster than scikit-learn even where the machine is busy."""
+    assert rig.difference(20) < 1e-9
+    for measure in (scoring.score_one_row, scoring.score_1000_series):
+        figure = measure(rig, 0.5)
+        assert figure.figure == measure.__name__
+        assert figure.ratio > 10
+
+
+def test_a_figure_is_one_line_of_json() -> None:
+    """Of the five members that were agreed; the ratio is how many times better."""
+    figure = Figure.less_is_better("rss_1000_models", 250.0, "MB", 1250.0)
+    assert json.loads(figure.line()) == {"figure": "rss_1000_models", "value": 250.0, "unit": "MB", "baseline": 1250.0, "ratio": 5.0}
+
+
+@pytest.mark.benchmark
+def test_scoring_reaches_its_bars() -> None:
+    """60 times scikit-learn for one row, 200 times for a row of each of many models."""
+    now = time.time_ns() // 1000
+    rig = Rig.built([of_kind(kind, 2000, now) for kind in range(4)], now, 1000)
+    assert scoring.score_one_row(rig, 6.0).ratio >= 60
+    assert scoring.score_1000_series(rig, 6.0).ratio >= 200
