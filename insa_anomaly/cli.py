@@ -122,9 +122,8 @@ def models(config: Config = None, *, json: Json = False) -> None:
         return
     for row in found:
         trained = datetime.fromtimestamp(row.trained_at / 1e6, UTC)
-        typer.echo(
-            f"{row.device_id}/{row.metric_name}  v{row.version}  {row.status}  {trained:%Y-%m-%d %H:%M}  {row.training_samples:,} readings  {row.id}"
-        )
+        known = f"{row.status}  {trained:%Y-%m-%d %H:%M}  {row.training_samples:,} readings"
+        typer.echo(f"{row.device_id}/{row.metric_name}  v{row.version}  {known}  {row.id}")
     if not found:
         typer.echo("no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`")
 

@@ -1,1 +1,1 @@
-""""""
+"""Bodies of the ports: MQTT, PostgreSQL, Redis, files."""

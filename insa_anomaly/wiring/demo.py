@@ -128,8 +128,8 @@ class Services:
 
     def _ready(self) -> bool:
         try:
-            with urlopen(f"http://{self._settings.http.host}:{self._settings.http.port}/readyz", timeout=ASK_SECONDS) as answer:  # noqa: S310 - our own
-                return bool(answer.status == 200)  # noqa: PLR2004 - HTTP's word for yes
+            with urlopen(f"http://{self._settings.http.host}:{self._settings.http.port}/readyz", timeout=ASK_SECONDS) as answer:
+                return bool(answer.status == 200)
         except (URLError, OSError):
             return False
 

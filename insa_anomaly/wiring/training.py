@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -18,7 +19,7 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.errors import InsaError
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.runtime.trainer import Answer, Child, Order
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
@@ -58,7 +59,7 @@ def train_orders() -> None:
         service = TrainingService(files, settings.detection, settings.verdict)
         for line in sys.stdin.buffer:
             key = _key(msgspec.json.decode(line, type=Order))
-            answer = _answered(lambda key=key: service.from_history(key, history, clock.now()).id)
+            answer = _answered(partial(service.from_history, key, history, clock.now()))
             sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
             sys.stdout.buffer.flush()
 
@@ -67,11 +68,11 @@ def _key(order: Order) -> SeriesKey:
     return order.device_id, order.metric_name
 
 
-def _answered(train: Callable[[], str]) -> Answer:
+def _answered(train: Callable[[], ModelRow]) -> Answer:
     began = time.monotonic()
     model_id, reason = None, ""
     try:
-        model_id = train()
+        model_id = train().id
     except InsaError as error:
         reason = str(error)
     return Answer(round(time.monotonic() - began, 3), model_id, reason)
@@ -128,7 +129,7 @@ def train_recordings(settings: Settings, recordings: Sequence[Recording], rows: 
             for name, (times, values) in _columns(recording, rows).items():
                 key = (recording.device_id, name)
                 readings = Readings(np.array(times, np.int64), np.array(values, np.float64))
-                outcomes[key] = _outcome(_answered(lambda key=key, readings=readings: service.from_readings(key, readings, clock.now()).id))
+                outcomes[key] = _outcome(_answered(partial(service.from_readings, key, readings, clock.now())))
             advance(1)
     return outcomes
 
