@@ -23,7 +23,7 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener, Tools
 
 ROOT = Path(__file__).parent.parent
-QUICK = {"fsync": "off", "max_connections": "200"}  # a test outlives no power cut
+QUICK = {"fsync": "off", "max_connections": "200"}  # a test outlives no power cut; and what is never synced is cheap to remove
 Address = TypeVar("Address")
 _numbers = itertools.count(1)
 

@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Installation, Listener, Tools, database
 from insa_anomaly.errors import ServiceError
-from tests.conftest import Server, wait_for
+from tests.conftest import QUICK, Server, wait_for
 
 
 def _installations(kind: str) -> list[Installation]:
@@ -63,7 +63,7 @@ def _alive(pid: int) -> bool:
 def test_postgres_keeps_its_data(short_path: Path, kind: str) -> None:
     """What one run wrote, the next run of the same folder reads, whichever PostgreSQL it is."""
     for _ in range(2):
-        with embedded.postgres(short_path / "pg", _installations(kind)) as dsn:
+        with embedded.postgres(short_path / "pg", _installations(kind), QUICK) as dsn:
             with psycopg.connect(dsn) as connection:
                 connection.execute("CREATE TABLE IF NOT EXISTS kept (it int)")
                 connection.execute("INSERT INTO kept VALUES (7)")
@@ -106,14 +106,14 @@ def test_a_crash_while_initialising_leaves_no_half(short_path: Path) -> None:
     """What an interrupted first start left is thrown away by the next."""
     (short_path / "pg.initialising").mkdir()
     (short_path / "pg.initialising" / "half").write_text("")
-    with embedded.postgres(short_path / "pg") as dsn:
+    with embedded.postgres(short_path / "pg", settings=QUICK) as dsn:
         assert _one(dsn, "SELECT 1") == 1
     assert not (short_path / "pg.initialising").exists()
 
 
 def test_a_bad_setting_is_quoted(short_path: Path) -> None:
     """PostgreSQL's own last word is in the error."""
-    refused = embedded.postgres(short_path / "pg", settings={"shared_buffers": "plenty"})
+    refused = embedded.postgres(short_path / "pg", settings={**QUICK, "shared_buffers": "plenty"})
     with pytest.raises(ServiceError, match="shared_buffers.*plenty"), refused:
         pass
 
@@ -123,7 +123,7 @@ def test_a_long_path_is_no_obstacle(short_path: Path) -> None:
     deep = short_path / ("deep" * 20) / ("deeper" * 10)
     for folder in (deep.parent, deep):
         folder.mkdir(mode=0o711)
-    with embedded.postgres(deep / "pg") as dsn:
+    with embedded.postgres(deep / "pg", settings=QUICK) as dsn:
         sockets = Path(str(_one(dsn, "SHOW unix_socket_directories")))
         assert not sockets.is_relative_to(deep)
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
@@ -150,7 +150,7 @@ def test_programs_out_of_reach_are_copied(short_path: Path) -> None:
     for folder in (package, package.with_name(f"{package.name}.libs")):
         (home / folder.name).symlink_to(folder)
     hidden = Installation(home / package.name / wheel.bindir.parent.name / "bin", wheel.major, wheel.package)
-    with embedded.postgres(short_path / "pg", [hidden]) as dsn:
+    with embedded.postgres(short_path / "pg", [hidden], QUICK) as dsn:
         assert _one(dsn, "SELECT 1") == 1
         assert any(short_path.glob(f"{wheel.package}-*"))
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
@@ -292,7 +292,7 @@ from pathlib import Path
 from insa_anomaly.adapters import embedded
 folder = Path(sys.argv[1])
 with ExitStack() as stack:
-    stack.enter_context(embedded.postgres(folder / "pg"))
+    stack.enter_context(embedded.postgres(folder / "pg", settings={"fsync": "off"}))
     stack.enter_context(embedded.valkey(folder / "valkey"))
     print(stack.enter_context(embedded.mosquitto(folder / "m", embedded.Tools(Path(sys.argv[2])))).pid)
     print(stack.enter_context(embedded.amqtt(folder / "a")).pid)
@@ -310,7 +310,7 @@ def test_no_server_outlives_a_killed_parent(short_path: Path, tools: Tools) -> N
         children = [*pids, *_listening_under(short_path)]
         assert all(_alive(pid) for pid in children)
         parent.kill()
-    with embedded.postgres(short_path / "pg") as dsn:
+    with embedded.postgres(short_path / "pg", settings=QUICK) as dsn:
         assert _one(dsn, "SELECT 1") == 1
     wait_for(lambda: not any(_alive(pid) for pid in children))
 

@@ -67,17 +67,17 @@ def postgres(
     Call it from a thread that lives as long as the server should. Raises ServiceError.
     """
     data = data.resolve()
+    options = {"shared_buffers": "32MB", "fsync": "on", **(settings or {})}
     try:
         account = owner(data) if _made(data) else service_account()
         chosen = _chosen(data, postgres_installations() if installations is None else installations)
         bindir = _reachable(chosen, data.parent, account)
-        _initialised(data, bindir, account)
+        _initialised(data, bindir, account, ["--no-sync"] if options["fsync"] == "off" else [])
         _predecessor_gone(data)
     except OSError as error:
         raise ServiceError(f"PostgreSQL's data folder {data} cannot be used: {error}; choose another one") from error
     with socket_folder(data, account) as sockets:
         dsn = psycopg.conninfo.make_conninfo(host=str(sockets), user="insa", dbname="postgres")
-        options = {"shared_buffers": "32MB", **(settings or {})}
         argv = [str(bindir / "postgres"), "-D", str(data), "-k", str(sockets), "-h", ""]
         argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         log = data.with_name(f"{data.name}.log")
@@ -130,7 +130,7 @@ def _copied(install: Path, target: Path, package: str) -> None:
     partial.rename(target)
 
 
-def _initialised(data: Path, bindir: Path, account: Account | None) -> None:
+def _initialised(data: Path, bindir: Path, account: Account | None, flags: list[str]) -> None:
     """Make the data folder where there is none, under another name first: a crash in the middle leaves nothing that looks finished."""
     if _made(data):
         return
@@ -139,12 +139,12 @@ def _initialised(data: Path, bindir: Path, account: Account | None) -> None:
     partial = data.with_name(f"{data.name}.initialising")
     shutil.rmtree(partial, ignore_errors=True)
     private_folder(partial, account)
-    _initdb(partial, bindir, account)
+    _initdb(partial, bindir, account, flags)
     partial.rename(data)
 
 
-def _initdb(data: Path, bindir: Path, account: Account | None) -> None:
-    argv = [str(bindir / "initdb"), "-D", str(data), "-U", "insa", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"]
+def _initdb(data: Path, bindir: Path, account: Account | None, flags: list[str]) -> None:
+    argv = [str(bindir / "initdb"), "-D", str(data), "-U", "insa", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", *flags]
     process = spawn(argv, account=account, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _, said = process.communicate(timeout=120)
