@@ -115,11 +115,17 @@ def broker_refused(reason: str) -> None:
     _log(logging.ERROR, "broker_refused", "The broker refuses us", reason=reason)
 
 
-def broker_taken_over(client_id: str, retry_seconds: float) -> None:
+def broker_taken_over(client_id: str, reason: str, retry_seconds: float) -> None:
     BROKER_CONNECTED.set(0)
     TAKEN_OVER.inc()
-    _log(logging.ERROR, "broker_taken_over", "Another client connected with our client id: give each daemon its own",
-         client_id=client_id, retry_seconds=round(retry_seconds, 1))
+    _log(
+        logging.ERROR,
+        "broker_taken_over",
+        "Another client seems to connect with our client id: give each its own",
+        client_id=client_id,
+        reason=reason,
+        retry_seconds=round(retry_seconds, 1),
+    )
 
 
 def session_lost() -> None:

@@ -33,6 +33,7 @@ class Taken:
     answers: list[bool] = field(default_factory=list)
 
     def __call__(self, delivery: Delivery) -> bool:
+        """Take it."""
         self.deliveries.append(delivery)
         return self.answers.pop(0) if self.answers else True
 

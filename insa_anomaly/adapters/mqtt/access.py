@@ -4,8 +4,11 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from insa_anomaly.errors import ConfigError
+
+Version = Literal["5", "3.1.1"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,10 @@ class Tls:
 
 @dataclass(frozen=True)
 class Access:
-    """The broker's address, and what we present there. `client_id` must be ours alone: the broker knows the session by it."""
+    """The broker's address, and what we present there. `client_id` must be ours alone: the broker knows the session by it.
+
+    `versions` of MQTT are tried in this order until the broker answers to one, which is then kept to.
+    """
 
     host: str
     port: int
@@ -39,6 +45,7 @@ class Access:
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
     keepalive: int = 15
+    versions: tuple[Version, ...] = ("5", "3.1.1")
 
 
 @dataclass(frozen=True)

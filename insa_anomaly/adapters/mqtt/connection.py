@@ -103,7 +103,7 @@ class Connection(Session):
     def ended(self, end: End, delay: float) -> None:
         """One line for each end, and one in all while the broker goes on refusing."""
         if end.cause is Cause.TAKEN_OVER:
-            instrumentation.broker_taken_over(self._access.client_id, delay)
+            instrumentation.broker_taken_over(self._access.client_id, end.reason, delay)
         elif end.cause is not Cause.REFUSED:
             instrumentation.broker_disconnected(end.reason)
         elif end.reason != self._last_refusal:

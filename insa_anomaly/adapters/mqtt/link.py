@@ -17,12 +17,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from insa_anomaly.adapters.mqtt.access import Access, Terms
+from insa_anomaly.adapters.mqtt.access import Access, Terms, Version
 from insa_anomaly.adapters.mqtt.client import StockClient
 from insa_anomaly.adapters.mqtt.packets import MOST, Message
-
-V5 = MQTTProtocolVersion.MQTTv5
-V311 = MQTTProtocolVersion.MQTTv311
 
 _ANSWER_SECONDS = 5.0  # for the broker to answer CONNECT
 _TURN_SECONDS = 1.0  # how long one turn waits for something to do
@@ -34,7 +31,8 @@ _REFUSALS = {0x85, 0x86, 0x87, 0x8A, 0x8C}  # client id, name or password, not a
 class Cause(Enum):
     """Why a connection ended, as far as it matters to what is done next."""
 
-    LOST = auto()  # or never came about
+    LOST = auto()  # without a word
+    ENDED = auto()  # with a reason: the broker's, or an error; or it never came about
     UNANSWERED = auto()  # CONNECT was, or the broker does not speak this version of the protocol
     REFUSED = auto()
     TAKEN_OVER = auto()  # by another client with our id
@@ -77,10 +75,10 @@ class Link:
 
     def __init__(
         self, reader: type[StockClient], access: Access, terms: Terms, context: ssl.SSLContext | None,
-        protocol: MQTTProtocolVersion, generation: int, owner: Owner,
+        version: Version, generation: int, owner: Owner,
     ) -> None:  # fmt: skip
         self.generation = generation
-        self.protocol = protocol
+        self.protocol = MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311
         self.most = MOST  # bytes of a packet that the broker takes
         self.receive_maximum = 0xFFFF  # publishes that may be under way to it
         self._access, self._terms, self._owner = access, terms, owner
@@ -88,7 +86,7 @@ class Link:
         self._end: End | None = None
         self._closing = Event()
         self._wake = Event()
-        self.client = reader(access.client_id, protocol, self._deliver, self._settle, clean=terms.expiry == 0)
+        self.client = reader(access.client_id, self.protocol, self._deliver, self._settle, clean=terms.expiry == 0)
         self._set_up(context)
 
     def _set_up(self, context: ssl.SSLContext | None) -> None:
@@ -114,9 +112,9 @@ class Link:
         except ssl.SSLCertVerificationError as error:
             end = End(Cause.REFUSED, f"its certificate is not accepted: {error.verify_message}")
         except OSError as error:
-            end = End(Cause.LOST, str(error))
+            end = End(Cause.ENDED, str(error))
         except Exception as error:  # noqa: BLE001 - in a callback, or in paho over a malformed packet
-            end = End(Cause.LOST, f"{type(error).__name__}: {error}")
+            end = End(Cause.ENDED, f"{type(error).__name__}: {error}")
         self.client.release()
         return End(Cause.CLOSED, "closed") if self._closing.is_set() else self._end or end
 
@@ -141,7 +139,7 @@ class Link:
 
     def _connect(self) -> None:
         access = self._access
-        if self.protocol != V5:
+        if self.protocol != MQTTProtocolVersion.MQTTv5:
             self.client.connect(access.host, access.port, access.keepalive)
             return
         properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -153,7 +151,7 @@ class Link:
     def _connected(self, client: paho.Client, userdata: object, flags: paho.ConnectFlags, reason: ReasonCode, properties: Any) -> None:  # noqa: ANN401
         del client, userdata
         if reason.is_failure:
-            kind = {_UNSUPPORTED_PROTOCOL: Cause.UNANSWERED}.get(reason.value, Cause.REFUSED if reason.value in _REFUSALS else Cause.LOST)
+            kind = {_UNSUPPORTED_PROTOCOL: Cause.UNANSWERED}.get(reason.value, Cause.REFUSED if reason.value in _REFUSALS else Cause.ENDED)
             self._end = End(kind, str(reason))
             return
         self._granted = True
@@ -171,7 +169,7 @@ class Link:
             self._owner.subscribed(self, None)
             return
         try:
-            if self.protocol == V5:
+            if self.protocol == MQTTProtocolVersion.MQTTv5:
                 self.client.subscribe([(name, SubscribeOptions(qos=1, retainHandling=1)) for name in self._terms.filters])
             else:
                 self.client.subscribe([(name, 1) for name in self._terms.filters])
@@ -186,7 +184,7 @@ class Link:
     def _disconnected(self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, _: object) -> None:
         del client, userdata
         if flags.is_disconnect_packet_from_server:
-            self._end = End(Cause.TAKEN_OVER if reason.value == _TAKEN_OVER else Cause.LOST, str(reason))
+            self._end = End(Cause.TAKEN_OVER if reason.value == _TAKEN_OVER else Cause.ENDED, str(reason))
 
     def _deliver(self, messages: list[Message], mids: list[int]) -> None:
         if self._granted and not self._owner.delivered(self, messages, mids):

@@ -11,12 +11,13 @@ from typing import Self
 
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
 from insa_anomaly.adapters.mqtt.client import FastClient, StockClient
-from insa_anomaly.adapters.mqtt.link import V5, V311, Cause, End, Link
+from insa_anomaly.adapters.mqtt.link import Cause, End, Link
 from insa_anomaly.adapters.mqtt.packets import Message
 from insa_anomaly.errors import BrokerRefused
 
 READERS: dict[str, type[StockClient]] = {"fast": FastClient, "stock": StockClient}
 _LEAVE_SECONDS = 2.0
+_SUSPICIOUS = 3  # connections lost without a word soon after they were granted, in a row
 _ALWAYS = Backoff()
 
 
@@ -26,11 +27,12 @@ class Session:
     def __init__(self, access: Access, terms: Terms, reader: str = "fast", backoff: Backoff = _ALWAYS) -> None:
         self._access, self._terms, self._reader, self._backoff = access, terms, READERS[reader], backoff
         self._context = access.tls.context() if access.tls else None
-        self._protocol, self._proven = V5, False
+        self._version, self._proven = 0, False
         self._generation = 0
         self._link: Link | None = None  # the one that stands
         self._trying: Link | None = None
         self._failures = 0
+        self._lost_soon = 0
         self._trouble = "not connected yet"
         self._refused: str | None = None
         self._closing = Event()
@@ -93,24 +95,36 @@ class Session:
         while not self._closing.is_set():
             began = monotonic()
             end = self._live()
+            lasted = monotonic() - began
             if self._link is not None:
                 self._link = None
                 self._generation += 1
+                end = self._suspected(end, lasted)
+            else:
+                self._lost_soon = 0
             if end.cause is Cause.CLOSED or self._closing.is_set():
                 return
-            delay = self._after(end, monotonic() - began)
+            delay = self._after(end, lasted)
             self._trouble = end.reason
             self.ended(end, delay)
             self._closing.wait(delay)
 
     def _live(self) -> End:
         try:
-            self._trying = Link(self._reader, self._access, self._terms, self._context, self._protocol, self._generation + 1, self)
+            version = self._access.versions[self._version]
+            self._trying = Link(self._reader, self._access, self._terms, self._context, version, self._generation + 1, self)
         except ValueError as error:  # paho's word for a topic or a name it cannot use
             return End(Cause.REFUSED, str(error))
         if self._closing.is_set():
             return End(Cause.CLOSED, "closed")
         return self._trying.run()
+
+    def _suspected(self, end: End, lasted: float) -> End:
+        """Some brokers, mosquitto 2.0 for one, do not say that another client took over: they hang up."""
+        self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < self._backoff.most else 0
+        if self._lost_soon < _SUSPICIOUS:
+            return end
+        return End(Cause.TAKEN_OVER, f"{end.reason}, {self._lost_soon} times in a row soon after it was granted")
 
     def _after(self, end: End, lasted: float) -> float:
         """Seconds to wait before the next attempt."""
@@ -118,8 +132,8 @@ class Session:
             self._refused = end.reason
             self._decided.set()
         if end.cause is Cause.UNANSWERED and not self._proven:
-            self._protocol = V311 if self._protocol == V5 else V5
-            if self._protocol == V311:
+            self._version = (self._version + 1) % len(self._access.versions)
+            if self._version:
                 return 0.0
         self._failures = 1 if lasted > self._backoff.most else self._failures + 1
         failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures  # two of us must not throw each other out in turn
