@@ -1,0 +1,134 @@
+"""The daemon as its users run it: a process of its own over a folder, started, asked over HTTP, stopped and killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from insa_anomaly.adapters import embedded
+from tests.conftest import ROOT, wait_for
+
+START_SECONDS = 60.0  # generous: the machine may be busy with other things
+STOP_SECONDS = 40.0
+ANSWER_SECONDS = 10.0
+
+
+@dataclass
+class Daemon:
+    """One `insa-anomaly run`, which may be started again after it ended. All it says goes to `daemon.log`, run after run."""
+
+    config: Path
+    port: int
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    @property
+    def log(self) -> str:
+        """What it said so far."""
+        path = self.config.with_name("daemon.log")
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait until it does all of its job."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start it; the kernel ends it should the tests be killed."""
+        assert not self.running
+        with self.config.with_name("daemon.log").open("ab") as log:
+            self._process = embedded.spawn([*command("run"), "--config", str(self.config)], stdout=log.fileno(), stderr=log.fileno(), cwd=ROOT)
+
+    def wait_ready(self) -> None:
+        """Until /readyz says so."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.ready:
+            if not self.running or time.monotonic() > deadline:
+                pytest.fail(f"the daemon does not get ready; its last words:\n{self.log[-3000:]}")
+            time.sleep(0.02)
+
+    @property
+    def ready(self) -> bool:
+        """Whether /readyz says so."""
+        try:
+            return self.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of a page of the admin port. Raises URLError (an OSError) where nobody answers."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - our own
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def status(self) -> dict[str, object]:
+        """What /api/v1/status says."""
+        answer: dict[str, object] = json.loads(self.get("/api/v1/status")[1])
+        return answer
+
+    def metric(self, name: str, labels: Mapping[str, str] | None = None) -> float:
+        """One sample of /metrics, 0 where it has not been counted yet."""
+        for family in text_string_to_metric_families(self.get("/metrics")[1]):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == dict(labels or {}):
+                    return sample.value
+        return 0.0
+
+    def wait_idle(self, seconds: float = 60.0) -> None:
+        """Until everything in the log is scored and recorded."""
+        wait_for(self._idle, seconds)
+
+    def _idle(self) -> bool:
+        try:
+            status = self.status()
+        except URLError:
+            return False
+        return status["log_last"] == status["scored"] == status["recorded"]
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self, seconds: float = STOP_SECONDS) -> int:
+        """Wait for its end; answers the exit status."""
+        assert self._process is not None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"the daemon did not end within {seconds} s; its last words:\n{self.log[-3000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def command(*words: str) -> list[str]:
+    """The argument list of an `insa-anomaly` command."""
+    return [sys.executable, "-m", "insa_anomaly", *words]

@@ -1,0 +1,156 @@
+"""A plant for one test: a broker and a database of its own, a folder, a configuration, and whoever publishes, listens and looks."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from secrets import token_hex
+from threading import Lock
+from typing import Any, LiteralString
+
+import msgspec
+import psycopg
+import psycopg.conninfo
+
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.embedded import Listener as Address
+from insa_anomaly.adapters.embedded import Tools
+from insa_anomaly.adapters.mqtt import Access, Feeder, Listener
+from insa_anomaly.core.event import Event
+from tests.acceptance.daemon import Daemon, command
+from tests.conftest import ROOT
+
+EVENTS = "insa/iiot/ml/anomaly/+"
+CONNECT_SECONDS = 20.0
+COMMAND_SECONDS = 120.0
+_databases = count(1)
+
+
+@dataclass
+class Heard:
+    """Events as they came at a subscriber that is none of ours."""
+
+    payloads: list[tuple[str, bytes]] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
+
+    def __call__(self, topic: str, payload: bytes, at: float) -> None:
+        """One came."""
+        del at
+        with self._lock:
+            self.payloads.append((topic, payload))
+
+    @property
+    def events(self) -> list[Event]:
+        """All, in order, repeated ones included."""
+        with self._lock:
+            return [msgspec.json.decode(payload, type=Event) for _, payload in self.payloads]
+
+    @property
+    def by_id(self) -> dict[str, bytes]:
+        """Payloads by event id; fails where one id was told in two ways."""
+        told: dict[str, bytes] = {}
+        for event, (topic, payload) in zip(self.events, list(self.payloads), strict=False):
+            assert topic == f"insa/iiot/ml/anomaly/{event.device_id}"
+            assert told.setdefault(event.event_id, payload) == payload
+        return told
+
+
+@dataclass
+class Site:
+    """Servers and settings of one test. `settings` are sections of config.yaml; a test may change them before it starts a daemon."""
+
+    folder: Path
+    broker: Address
+    database: str
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _daemons: list[Daemon] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        password = self.folder / "broker-password"
+        password.touch(0o600)
+        password.write_text(self.broker.password, encoding="utf-8")
+        place = {"host": self.broker.host, "port": self.broker.port, "username": self.broker.user, "password_file": str(password)}
+        self.put("broker", place)
+        self.put("storage", {"directory": str(self.folder / "storage"), "checkpoint_seconds": 1.0})
+        self.put("database", {"url": self.database})
+        self.put("http", {"port": embedded.free_port()})
+        self.put("models", {"directory": str(self.folder / "ml_models"), "key_file": str(self.folder / "model.key")})
+        self.put("readings", {"max_age": None})
+        self.put("training", {"automatic": False})
+
+    def put(self, section: str, settings: Mapping[str, Any]) -> None:
+        """Change some settings of a section."""
+        self.settings[section] = {**self.settings.get(section, {}), **settings}
+
+    def config(self) -> Path:
+        """The configuration as a file, as the settings are now."""
+        path = self.folder / "config.yaml"
+        path.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")  # JSON is YAML
+        return path
+
+    def daemon(self) -> Daemon:
+        """A daemon with the settings as they are now; not started."""
+        self._daemons.append(Daemon(self.config(), self.settings["http"]["port"]))
+        return self._daemons[-1]
+
+    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """A command with this site's configuration, to its end."""
+        argv = [*command(*words), "--config", str(self.config())]
+        return subprocess.run(argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=COMMAND_SECONDS)
+
+    def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        """Rows of the database."""
+        with psycopg.connect(self.database) as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def stored(self) -> int:
+        """Readings in the database."""
+        return int(self.query("SELECT count(*) FROM telemetry")[0][0])
+
+    @contextmanager
+    def feeder(self) -> Iterator[Feeder]:
+        """A device's connection; what was published through it is with the broker when the block ends."""
+        with Feeder(self._access("device")) as feeder:
+            assert feeder.open(CONNECT_SECONDS), feeder.trouble
+            yield feeder
+            assert feeder.drain(60.0) == 0
+
+    @contextmanager
+    def listen(self, topics: str = EVENTS) -> Iterator[Heard]:
+        """An independent subscriber."""
+        heard = Heard()
+        with Listener(self._access("operator"), [topics], heard) as listener:
+            assert listener.open(CONNECT_SECONDS), listener.trouble
+            yield heard
+
+    def _access(self, name: str) -> Access:
+        return Access(self.broker.host, self.broker.port, f"{name}-{token_hex(4)}", self.broker.user, self.broker.password)
+
+    def close(self) -> None:
+        """End every daemon that still runs."""
+        for daemon in self._daemons:
+            daemon.kill()
+
+
+@contextmanager
+def opened(folder: Path, tools: Tools, server: str) -> Iterator[Site]:
+    """A site with an empty database of this PostgreSQL server and a mosquitto of its own."""
+    with embedded.mosquitto(folder / "mosquitto", tools) as broker, empty_database(server) as database:
+        site = Site(folder, broker, database)
+        try:
+            yield site
+        finally:
+            site.close()
+
+
+@contextmanager
+def empty_database(server: str) -> Iterator[str]:
+    """Connection string of a fresh database without our schema."""
+    name = f"site_{next(_databases)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        yield psycopg.conninfo.make_conninfo(server, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,196 @@
+"""Stopped or killed in mid-stream, whenever: nothing is lost, nothing doubled, and what was made of it is the same to the bit."""
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from time import sleep
+from typing import Any
+
+import msgspec
+import pytest
+
+from insa_anomaly.adapters.embedded import Tools
+from tests.acceptance.daemon import Daemon
+from tests.acceptance.plant import METRICS, Message, machines, stream
+from tests.acceptance.site import Heard, Site, opened
+from tests.conftest import wait_for
+
+ROWS = 2000  # of each machine
+READINGS = 2 * ROWS * len(METRICS)
+RATE = 1500.0  # messages a second while the daemon is being interrupted
+READERS = ("fast", "stock")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that is left of a stream: rows of the database, events by id, the last state of every series."""
+
+    telemetry: list[tuple[Any, ...]]
+    anomalies: list[tuple[Any, ...]]
+    episodes: list[tuple[Any, ...]]
+    events: dict[str, bytes]
+    states: dict[tuple[str, str], bytes]
+
+
+def outcome(site: Site, heard: Heard) -> Outcome:
+    """Look at everything, after a clean stop."""
+    with closing(sqlite3.connect(site.folder / "storage" / "state.db")) as state:
+        states = {(device, metric): bytes(kept) for device, metric, kept in state.execute("SELECT * FROM states")}
+        assert state.execute("SELECT count(*) FROM outbox").fetchone() == (0,), "some events were never told"
+    return Outcome(
+        site.query("SELECT * FROM telemetry_readings ORDER BY device_id, metric_name, timestamp, discriminator"),
+        site.query("SELECT id, model_id, device_id, metric_name, value, anomaly_score, confidence, timestamp, metadata, episode_id"
+                   " FROM anomaly_detections ORDER BY id"),
+        site.query("SELECT * FROM anomaly_episodes ORDER BY id"),
+        heard.by_id,
+        states,
+    )  # fmt: skip
+
+
+@dataclass
+class Publisher:
+    """A plant that goes on, whatever becomes of the daemon."""
+
+    site: Site
+    failure: list[BaseException] = field(default_factory=list)
+
+    @contextmanager
+    def publishing(self, messages: Sequence[Message]) -> Iterator[None]:
+        """Publish these while the block runs, evenly; all are with the broker at its end."""
+        thread = Thread(target=self._publish, args=(messages,), daemon=True)
+        thread.start()
+        yield
+        thread.join(120)
+        assert not thread.is_alive()
+        assert not self.failure, self.failure
+
+    def _publish(self, messages: Sequence[Message]) -> None:
+        pause = Event()
+        try:
+            with self.site.feeder() as feeder:
+                for number, message in enumerate(messages):
+                    feeder.publish(*message)
+                    if number % 15 == 14:
+                        pause.wait(15 / RATE)
+        except BaseException as error:  # noqa: BLE001 - the test must hear of it
+            self.failure.append(error)
+
+
+@pytest.fixture(scope="module")
+def messages() -> list[Message]:
+    """What the plant says."""
+    return stream(machines(ROWS))
+
+
+@pytest.fixture(scope="module")
+def trained(short_root: Path, tools: Tools, postgres_dsn: str) -> Iterator[Site]:
+    """A site with models of the plant, and what an uninterrupted run makes of the stream."""
+    folder = short_root / "uninterrupted"
+    folder.mkdir(mode=0o711)
+    with opened(folder, tools, postgres_dsn) as site:
+        files = [str(machine.write_training(folder)) for machine in machines(0)]
+        done = site.run("train", *[word for file in files for word in ("--csv", file)])
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield site
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trained: Site, messages: list[Message]) -> Outcome:
+    """What a run makes of the stream that nothing happens to."""
+    daemon = trained.daemon()
+    with trained.listen() as heard:
+        daemon.start()
+        with trained.feeder() as feeder:
+            for message in messages:
+                feeder.publish(*message)
+        return finish(trained, daemon, heard)
+
+
+def finish(site: Site, daemon: Daemon, heard: Heard) -> Outcome:
+    """Wait until all is stored and told, stop in good order, look."""
+    wait_for(lambda: site.stored() >= READINGS, 90)
+    daemon.wait_idle()
+    wait_for(lambda: daemon.metric("insa_events_told_total") or heard.payloads, 30)
+    assert daemon.terminate() == 0, daemon.log[-3000:]
+    return outcome(site, heard)
+
+
+@pytest.fixture
+def interrupted(site: Site, trained: Site) -> Site:
+    """A site that uses the same models."""
+    site.settings["models"] = trained.settings["models"]
+    return site
+
+
+def test_the_uninterrupted_run_is_worth_comparing(uninterrupted: Outcome) -> None:
+    """All readings are there once; there are anomalies and episodes in number, and every transition of one is told."""
+    assert len({row[:3] for row in uninterrupted.telemetry}) == len(uninterrupted.telemetry) == READINGS
+    assert len(uninterrupted.anomalies) > 20
+    assert len(uninterrupted.episodes) > 5
+    assert len(uninterrupted.states) == 2 * len(METRICS)
+    told = [msgspec.json.decode(payload) for payload in uninterrupted.events.values()]
+    opened = {str(row[0]) for row in uninterrupted.episodes}
+    closed = {str(row[0]) for row in uninterrupted.episodes if row[7] is not None}
+    assert {event["episode_id"] for event in told if event["kind"] == "opened"} == opened
+    assert {event["episode_id"] for event in told if event["kind"] == "closed"} == closed
+    assert closed
+
+
+def terminate(daemon: Daemon, chance: random.Random) -> None:
+    """Stop in good order, start again."""
+    del chance
+    assert daemon.terminate() == 0, daemon.log[-3000:]
+    daemon.start()
+
+
+def kill(daemon: Daemon, chance: random.Random) -> None:
+    """Kill; kill again while it comes back, wherever that hits it; start again."""
+    daemon.kill()
+    daemon.launch()
+    sleep(chance.uniform(0.5, 2.5))
+    daemon.kill()
+    daemon.start()
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("interrupt", "times"), [(terminate, 1), (kill, 2)])
+def test_an_interruption_changes_nothing(
+    interrupted: Site,
+    uninterrupted: Outcome,
+    messages: list[Message],
+    reader: str,
+    interrupt: Callable[[Daemon, random.Random], None],
+    times: int,
+) -> None:
+    """The rows, the scores, the events, the states: those of a run that nothing happened to."""
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    interrupted.put("broker", {"reader": reader})
+    daemon = interrupted.daemon()
+    cuts = [len(messages) * number // (times + 1) for number in range(times + 1)] + [len(messages)]
+    with interrupted.listen() as heard:
+        daemon.start()
+        for begin, end in zip(cuts, cuts[1:], strict=False):
+            with Publisher(interrupted).publishing(messages[begin:end]):
+                if end < len(messages):
+                    sleep(chance.uniform(0.05, 0.9) * (end - begin) / RATE)
+                    interrupt(daemon, chance)
+        found = finish(interrupted, daemon, heard)
+    assert_same(found, uninterrupted, f"seed {seed}")
+
+
+def assert_same(found: Outcome, expected: Outcome, word: str) -> None:
+    """Everything but the order and number of tellings; says what differs in few words."""
+    for name in ("telemetry", "anomalies", "episodes"):
+        left, right = ({repr(row) for row in getattr(one, name)} for one in (found, expected))
+        assert len(getattr(found, name)) == len(getattr(expected, name)), (
+            f"{word}: {name}: {sorted(left - right)[:3]} instead of {sorted(right - left)[:3]}"
+        )
+        assert left == right, f"{word}: {name}: {sorted(left - right)[:3]} instead of {sorted(right - left)[:3]}"
+    assert found.events.keys() == expected.events.keys(), word
+    assert found.states.keys() == expected.states.keys(), word
+    assert [key for key in found.states if found.states[key] != expected.states[key]] == [], word
