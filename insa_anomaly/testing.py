@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
-from insa_anomaly.errors import BrokerAway
+from insa_anomaly.errors import BrokerAway, ModelFileError
 from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry
 
 
@@ -302,6 +302,51 @@ class MemoryHistory:
             if series == key and time >= since and row[1] == Quality.GOOD
         )[-most:]
         return np.array([time for time, _, _ in good], np.int64), np.array([value for _, _, value in good], np.float64)
+
+
+# ----------------------------------------------------------------------------------------------- the models
+class MemoryModels:
+    """The port `Models`; `lost` holds ids of models whose scorers cannot be loaded."""
+
+    def __init__(self) -> None:
+        self.lost: set[str] = set()
+        self._rows: dict[str, ModelRow] = {}
+        self._scorers: dict[str, bytes] = {}
+        self._revision = 0
+
+    def put(self, row: ModelRow, scorer: bytes) -> None:
+        """Keep a model; an active one takes the place of its series' active one."""
+        for other in list(self._rows.values()):
+            if row.status == other.status == "active" and (row.device_id, row.metric_name) == (other.device_id, other.metric_name):
+                self._rows[other.id] = msgspec.structs.replace(other, status="archived")
+        self._rows[row.id], self._scorers[row.id] = row, scorer
+        self._revision += 1
+
+    @property
+    def revision(self) -> object:
+        """Differs from every value it had before the index changed."""
+        return self._revision
+
+    def active(self) -> dict[SeriesKey, str]:
+        """Id of the active model of every series that has one."""
+        return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "active"}
+
+    def rows(self) -> list[ModelRow]:
+        """Every model, newest first."""
+        return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)
+
+    def row(self, model_id: str) -> ModelRow:
+        """One model. Raises ModelFileError."""
+        if model_id not in self._rows:
+            raise ModelFileError(f"there is no model {model_id}")
+        return self._rows[model_id]
+
+    def scorer(self, model_id: str) -> bytes:
+        """Its scorer file. Raises ModelFileError."""
+        self.row(model_id)
+        if model_id in self.lost:
+            raise ModelFileError(f"the scorer of model {model_id} cannot be read")
+        return self._scorers[model_id]
 
 
 # ------------------------------------------------------------------------------------------- the latest state

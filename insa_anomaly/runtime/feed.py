@@ -1,20 +1,23 @@
 """Where the readers of the log get their batches: from memory while they keep up, from the log when they do not.
 
 A batch is one entry of the log, parsed. Parsing is a pure function of the entry (and of the series known before it), so whoever
-comes first does it, and what is thrown away is simply parsed again.
+comes first does it, and what is thrown away is simply parsed again. Series are let in by the order of the log too: no reader of the log
+is before the score reader.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, Lock
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from insa_anomaly.core.reading import Cause, Parser, Raw, Reading, Rejected
 from insa_anomaly.ports import Entry, Log, SeriesKey, Swap, Telemetry
 
-KEEP_MESSAGES = 30_000  # unparsed, about 10 MB
-KEEP_READINGS = 200_000  # parsed, about 8 MB
+KEEP_BYTES = 10_000_000  # of entries not parsed yet, and as much of batches
+_MESSAGE_BYTES, _READING_BYTES, _BATCH_BYTES, _REJECTED_BYTES = 160, 42, 1500, 400  # about what each takes beside its text
+_Kept = TypeVar("_Kept")
 
 
 class Registry:
@@ -31,17 +34,25 @@ class Registry:
 
     def number(self, key: SeriesKey) -> int:
         """The number of the series, -1 where it is new and there is no room."""
-        number = self._numbers.get(key)
-        return self._add(key) if number is None else number
+        found = self.numbers([key])
+        return -1 if found is None else found[0]
 
-    def _add(self, key: SeriesKey) -> int:
+    def numbers(self, keys: Sequence[SeriesKey]) -> list[int] | None:
+        """The numbers of these series; None where some are new and there is no room for all: then none of them is let in."""
+        try:
+            return [self._numbers[key] for key in keys]
+        except KeyError:
+            return self._admit(keys)
+
+    def _admit(self, keys: Sequence[SeriesKey]) -> list[int] | None:
         with self._lock:
-            if key not in self._numbers:
-                if len(self.keys) >= self.capacity:
-                    return -1
-                self.keys.append(key)
+            new = [key for key in dict.fromkeys(keys) if key not in self._numbers]
+            if len(self.keys) + len(new) > self.capacity:
+                return None
+            for key in new:
+                self.keys.append(key)  # before its number is known: who has a number may ask for the name
                 self._numbers[key] = len(self.keys) - 1
-            return self._numbers[key]
+            return [self._numbers[key] for key in keys]
 
 
 @dataclass(frozen=True)
@@ -58,14 +69,41 @@ class Batch:
         return len(self.telemetry.value)
 
 
+class _Memory(Generic[_Kept]):
+    """What was put last, by sequence, as far as `KEEP_BYTES` reach. Under its user's lock."""
+
+    def __init__(self, weigh: Callable[[_Kept], int]) -> None:
+        self._weigh = weigh
+        self._kept: dict[int, tuple[_Kept, int]] = {}
+        self._weight = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, seq: int, one: _Kept) -> None:
+        self.pop(seq)
+        self._kept[seq] = one, self._weigh(one)
+        self._weight += self._kept[seq][1]
+        while self._weight > KEEP_BYTES:
+            self.pop(next(iter(self._kept)))
+
+    def get(self, seq: int) -> _Kept | None:
+        found = self._kept.get(seq)
+        return None if found is None else found[0]
+
+    def pop(self, seq: int) -> _Kept | None:
+        one, weight = self._kept.pop(seq, (None, 0))
+        self._weight -= weight
+        return one
+
+
 class Feed:
     """Batches by their sequence."""
 
     def __init__(self, log: Log, parser: Parser, registry: Registry) -> None:
         self._log, self._parser, self._registry = log, parser, registry
-        self._entries: dict[int, Entry] = {}
-        self._batches: dict[int, Batch] = {}
-        self._messages = self._readings = 0
+        self._entries = _Memory(_entry_bytes)
+        self._batches = _Memory(_batch_bytes)
         self._last = log.last
         self._news = Condition()
 
@@ -77,10 +115,7 @@ class Feed:
     def offer(self, entry: Entry) -> None:
         """A new entry is in the log."""
         with self._news:
-            self._entries[entry.seq] = entry
-            self._messages += len(entry.messages)
-            while self._messages > KEEP_MESSAGES:
-                self._messages -= len(self._entries.pop(next(iter(self._entries))).messages)
+            self._entries.put(entry.seq, entry)
             self._last = entry.seq
             self._news.notify_all()
 
@@ -93,33 +128,45 @@ class Feed:
         """Batches with seq > after (and <= through) in order, until `most` readings are had; at least one where there is one."""
         batches: list[Batch] = []
         count = 0
-        while count < most and after < (self._last if through is None else min(through, self._last)):
-            for batch in self._next(after, most - count):
-                if through is not None and batch.seq > through:
+        end = self._last if through is None else min(through, self._last)
+        while count < most and after < end:
+            found = self._next(after, most - count)
+            for batch in found:
+                if batch.seq > end:
                     return batches
                 batches.append(batch)
                 count += len(batch)
                 after = batch.seq
+            if not found:
+                return batches
         return batches
 
-    def _next(self, after: int, most: int) -> Iterable[Batch]:
-        batch = self._batches.get(after + 1)
+    def _next(self, after: int, most: int) -> list[Batch]:
+        """The next batch or several; none where the log has dropped what there was."""
+        with self._news:
+            batch = self._batches.get(after + 1)
+            entry = self._entries.pop(after + 1) if batch is None else None
         if batch is not None:
             return [batch]
-        with self._news:
-            entry = self._entries.pop(after + 1, None)
-            if entry is not None:
-                self._messages -= len(entry.messages)
-        entries = self._log.read(after, most) if entry is None else [entry]
-        return [self._keep(parsed(e, self._parser, self._registry)) for e in entries]
+        return [self._parsed(entry) for entry in (self._log.read(after, most) if entry is None else [entry])]
 
-    def _keep(self, batch: Batch) -> Batch:
+    def _parsed(self, entry: Entry) -> Batch:
         with self._news:
-            self._batches[batch.seq] = batch
-            self._readings += len(batch)
-            while self._readings > KEEP_READINGS:
-                self._readings -= len(self._batches.pop(next(iter(self._batches))))
+            batch = self._batches.get(entry.seq)
+        if batch is None:
+            batch = parsed(entry, self._parser, self._registry)
+            with self._news:
+                self._batches.put(entry.seq, batch)
         return batch
+
+
+def _entry_bytes(entry: Entry) -> int:
+    return _BATCH_BYTES + sum(_MESSAGE_BYTES + len(topic) + len(payload) for topic, payload in entry.messages)
+
+
+def _batch_bytes(batch: Batch) -> int:
+    rejected = sum(_REJECTED_BYTES + len(one.raw.topic) + len(one.raw.payload) for one in batch.rejected)
+    return _BATCH_BYTES + _READING_BYTES * len(batch) + rejected
 
 
 def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
@@ -128,12 +175,14 @@ def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
     numbers: list[int] = []
     received: list[int] = []
     rejected: list[Rejected] = []
+    for swap in entry.swaps:
+        registry.number((swap.device_id, swap.metric_name))
     for position, (topic, payload) in enumerate(entry.messages):
         raw = Raw(topic, payload, entry.received + position)
         answer = parser.parse(raw)
         if not isinstance(answer, Rejected):
-            placed = [registry.number((reading.device_id, reading.metric_name)) for reading in answer]
-            if -1 not in placed:
+            placed = registry.numbers([(reading.device_id, reading.metric_name) for reading in answer])
+            if placed is not None:
                 readings += answer
                 numbers += placed
                 received += [raw.received] * len(answer)

@@ -1,0 +1,154 @@
+"""Streams of messages as a plant sends them, and models that know its series: for the laws of the readers."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+
+from insa_anomaly.core.detector import Model, Parameters
+from insa_anomaly.core.reading import Acceptance, Parser
+from insa_anomaly.core.training import fit
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.ports import Entry, ModelRow, SeriesKey, Swap
+from insa_anomaly.testing import MemoryLog, MemoryModels
+
+NOW = 1_760_000_000_000_000
+SECOND = 1_000_000
+PARAMETERS = Parameters(n_estimators=8, first_fit_readings=50, first_fit_seconds=10.0, first_fit_retry_readings=30, refit_readings_least=40)
+POLICY = Policy(merge_gap_readings=3, false_alarms_per_day=50.0)
+SERIES: tuple[SeriesKey, ...] = (("pump", "a"), ("pump", "b"), ("fan", "a"))
+GARBAGE = (b"{", b"", b'{"a": NaN}', b"\xff", b'{"a": true}')
+CAPACITY = 8
+Message = tuple[str, bytes]
+
+
+def topic(device_id: str) -> str:
+    """Where the device publishes."""
+    return f"insa/iiot/telemetry/{device_id}"
+
+
+def message(device_id: str, second: float, metrics: dict[str, float], rest: str = "") -> Message:
+    """One message: values of the metrics, `second` seconds before (negative) or after NOW."""
+    values = ", ".join(f'"{name}": {value!r}' for name, value in metrics.items())
+    return topic(device_id), f'{{"timestamp": {(NOW + round(second * SECOND)) / SECOND:.6f}, {rest}"metrics": {{{values}}}}}'.encode()
+
+
+def parser() -> Parser:
+    """A parser of everything that is sent here."""
+    return Parser(Acceptance(max_age=None))
+
+
+# ---------------------------------------------------------------------------------------------------- models
+@cache
+def model(number: int) -> Model:
+    """Model `number`, learnt on noise around 10."""
+    random = np.random.default_rng(number)
+    times, values = SECOND * np.arange(400), 10 + random.normal(size=400)
+    device_id, metric_name = SERIES[number % len(SERIES)]
+    return fit(times, values, (device_id, metric_name), f"model-{number}", number + 1, PARAMETERS, POLICY).model
+
+
+@cache
+def _scorer(number: int) -> bytes:
+    return model(number).to_bytes()
+
+
+def model_row(number: int, status: str = "archived", key: SeriesKey | None = None) -> ModelRow:
+    """What the index says of model `number`; `key`: of another series than its own."""
+    one = model(number)
+    device_id, metric_name = key or (one.device_id, one.metric_name)
+    return ModelRow(one.id, device_id, metric_name, one.version, status, "", NOW + number, 400, one.threshold, {}, {}, "")
+
+
+def models(count: int) -> MemoryModels:
+    """The first `count` models, none of them active."""
+    shelf = MemoryModels()
+    for number in range(count):
+        shelf.put(model_row(number), _scorer(number))
+    return shelf
+
+
+def swap(number: int, key: SeriesKey | None = None) -> Swap:
+    """Model `number` takes over its series, or that of `key`."""
+    one = model(number)
+    return Swap(*(key or (one.device_id, one.metric_name)), one.id)
+
+
+# --------------------------------------------------------------------------------------------------- streams
+@dataclass(frozen=True)
+class Stream:
+    """Messages in order of arrival, and before which of them models are swapped."""
+
+    messages: list[Message]
+    swaps: dict[int, list[Swap]]
+
+    def log(self, cuts: set[int]) -> MemoryLog:
+        """A log of it, a new entry at each cut and wherever models are swapped."""
+        log = MemoryLog()
+        bounds = sorted({0, len(self.messages), *(cut for cut in cuts if cut < len(self.messages)), *self.swaps})
+        for begin, end in pairwise(bounds):
+            log.append(self.messages[begin:end], self.swaps.get(begin, []), NOW)
+        return log
+
+    def entries(self, cuts: set[int]) -> list[Entry]:
+        """The entries of such a log."""
+        return self.log(cuts).read(0, len(self.messages) + 1)
+
+
+@cache
+def stream(seed: int, length: int) -> Stream:
+    """Every series warms up with 70 ordinary readings; then `length` messages with all that goes on in a plant."""
+    random = np.random.default_rng(seed)
+    messages = [message(device, i - 100, {metric: _ordinary(random)}) for i in range(70) for device, metric in SERIES]
+    swaps = {0: [swap(0), swap(1)], 105: [swap(2)]}
+    messages += [_one(random, i) for i in range(length)]
+    for place in (210 + random.integers(length, size=3)).tolist() if length else []:
+        number = int(random.integers(6))
+        swaps.setdefault(place, []).append(swap(number) if random.random() < 0.7 else replace_with_none(number))
+    return Stream(messages, swaps)
+
+
+def replace_with_none(number: int) -> Swap:
+    """The series of model `number` has no model any more."""
+    return Swap(*SERIES[number % len(SERIES)], None)
+
+
+def _one(random: np.random.Generator, i: int) -> Message:
+    """A message at second i: ordinary, strange, late, repeated, of a new series, of bad quality, unstamped, or no message at all."""
+    device, metric = SERIES[int(random.integers(len(SERIES)))]
+    kind = random.random()
+    strange = (i // 12) % 3 == 1  # faults last
+    value = _ordinary(random) + (random.choice([6.0, 12.0, 40.0]) if strange and metric == "a" else 0.0)
+    if kind < 0.75:
+        return message(device, i, {metric: value})
+    if kind < 0.80:
+        return message(device, i - 30, {metric: value})
+    if kind < 0.85:
+        return message(device, i // 5 * 5, {metric: value}, '"id": "7", ')
+    if kind < 0.88:
+        return message("new", i, {f"m{i % 3}": value})
+    if kind < 0.91:
+        return message(device, i, {metric: value}, '"quality": "bad", ')
+    if kind < 0.94:
+        return topic(device), f'{{"{metric}": {value!r}}}'.encode()
+    return topic(device), GARBAGE[i % len(GARBAGE)]
+
+
+def _ordinary(random: np.random.Generator) -> float:
+    return float(10 + random.normal())
+
+
+def as_active(shelf: MemoryModels, number: int) -> None:
+    """Let model `number` be the active one of its series."""
+    shelf.put(replace_status(shelf.row(model(number).id)), _scorer(number))
+
+
+def replace_status(row: ModelRow) -> ModelRow:
+    """The row as an active one."""
+    return ModelRow(**{**{name: getattr(row, name) for name in row.__struct_fields__}, "status": "active"})
+
+
+def renamed(one: Model, model_id: str) -> Model:
+    """The model under another id."""
+    return replace(one, id=model_id)

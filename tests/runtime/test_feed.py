@@ -1,0 +1,216 @@
+"""The feed: the same batches from memory and from the log, whoever asks, in whatever order, and little of it kept."""
+
+from collections.abc import Callable
+from threading import Thread
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core.reading import Cause
+from insa_anomaly.ports import SeriesKey, Swap
+from insa_anomaly.runtime import feed as feeding
+from insa_anomaly.runtime.feed import Batch, Feed, Registry, joined
+from insa_anomaly.testing import MemoryLog
+from tests.runtime.streams import CAPACITY, NOW, message, parser, stream, swap, topic
+
+Said = tuple[int, list[tuple[object, ...]], list[tuple[str, int]], list[Swap]]
+
+
+def said(batch: Batch) -> Said:
+    """All of a batch, series by name: the numbers of series are the process's own."""
+    t = batch.telemetry
+    columns = (t.key.tolist(), t.timestamp.tolist(), t.discriminator.tolist(), t.value.tolist(), t.quality.tolist(), t.flags.tolist())
+    rows = zip(*columns, batch.received.tolist(), strict=True)
+    readings: list[tuple[object, ...]] = [(t.keys[row[0]], *row[1:], t.original.get(i)) for i, row in enumerate(rows)]
+    return batch.seq, readings, [(rejected.reason, rejected.raw.received) for rejected in batch.rejected], batch.swaps
+
+
+def fed(log: MemoryLog, capacity: int = CAPACITY) -> Feed:
+    """A feed on this log."""
+    return Feed(log, parser(), Registry(capacity))
+
+
+# ------------------------------------------------------------------------------------------------------- laws
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 99),
+    st.sets(st.integers(0, 300), max_size=40),
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, 7, 60, 1000]), st.integers(0, 3)), max_size=80),
+    st.sampled_from([1, 2000, 20_000, 10_000_000]),
+)
+def test_whoever_reads_whenever_gets_the_same(seed: int, cuts: set[int], steps: list[tuple[int, int, int]], room: int) -> None:
+    """Three readers at their own pace, entries coming in between, memory large or small: each gets every batch, in order, all alike."""
+    entries = stream(seed, 60).entries(cuts)
+    plain = MemoryLog()
+    for entry in entries:
+        plain.append(entry.messages, entry.swaps, NOW)
+    expected = [said(batch) for batch in fed(plain).read(0, 10**9)]
+    log = MemoryLog()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feeding, "KEEP_BYTES", room)
+        feed = fed(log)
+        got: list[list[Said]] = [[], [], []]
+        coming = iter(entries)
+        for reader, most, fresh in steps + [(reader, 1000, len(entries)) for reader in range(3)]:
+            for _, entry in zip(range(fresh), coming, strict=False):
+                feed.offer(log.append(entry.messages, entry.swaps, NOW))
+            got[reader] += [said(batch) for batch in feed.read(len(got[reader]), most)]
+        for reader in range(3):
+            while batches := feed.read(len(got[reader]), 50):
+                got[reader] += [said(batch) for batch in batches]
+    assert got == [expected] * 3
+
+
+def test_readers_in_threads_get_the_same() -> None:
+    """The same with real threads, memory so small that everything is evicted all the time."""
+    entries = stream(1, 150).entries(set(range(0, 400, 2)))
+    log = MemoryLog()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feeding, "KEEP_BYTES", 3000)
+        feed = fed(log)
+        got: list[list[Said]] = [[], [], []]
+
+        def read(mine: list[Said]) -> None:
+            while len(mine) < len(entries) and feed.wait(len(mine), 5.0):
+                mine += [said(batch) for batch in feed.read(len(mine), 9)]
+
+        threads = [Thread(target=read, args=(mine,)) for mine in got]
+        for thread in threads:
+            thread.start()
+        for entry in entries:
+            feed.offer(log.append(entry.messages, entry.swaps, NOW))
+        for thread in threads:
+            thread.join(30)
+    assert [len(mine) for mine in got] == [len(entries)] * 3
+    assert got[0] == got[1] == got[2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 260), max_size=10))
+def test_joined_batches_hold_what_each_held(seed: int, cuts: set[int]) -> None:
+    """Columns of several batches are their columns one after another, original timestamps in their places."""
+    batches = fed(stream(seed, 40).log(cuts)).read(0, 10**9)
+    whole = joined(batches)
+    for name in ("key", "timestamp", "discriminator", "value", "quality", "flags"):
+        assert np.array_equal(getattr(whole, name), np.concatenate([getattr(batch.telemetry, name) for batch in batches]))
+    originals = [batch.telemetry.original.get(i) for batch in batches for i in range(len(batch))]
+    assert [whole.original.get(i) for i in range(len(whole.value))] == originals
+
+
+# ------------------------------------------------------------------------------------------------------ bounds
+def kept(feed: Feed) -> int:
+    """How much the feed holds."""
+    return len(feed._entries) + len(feed._batches)
+
+
+def held_after(payloads: Callable[[int], bytes], entries: int, *, read: bool) -> Feed:
+    """A feed with little room after so many entries."""
+    log = MemoryLog()
+    feed = fed(log)
+    for i in range(entries):
+        feed.offer(log.append([(topic("pump"), payloads(i))], [], NOW))
+        if read:
+            feed.read(i, 100)
+    return feed
+
+
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("payload", [b'{"a": 1}', b"garbage", b"x" * 5000])
+def test_memory_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch, payload: bytes, read: bool) -> None:
+    """Many small batches, many that hold no reading, long ones: what is kept does not grow with the stream."""
+    monkeypatch.setattr(feeding, "KEEP_BYTES", 100_000)
+    few, many = (held_after(lambda _: payload, entries, read=read) for entries in (100, 500))
+    assert kept(many) <= kept(few) <= 100
+    assert kept(many) > 0
+
+
+def test_what_is_parsed_again_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow reader makes the feed parse old entries again and again; what is kept for the fast one stays as much as ever."""
+    monkeypatch.setattr(feeding, "KEEP_BYTES", 20_000)
+    feed = held_after(lambda i: b'{"a": %d}' % i, 50, read=True)
+    before = kept(feed)
+    for _ in range(20):
+        for after in range(0, 50, 3):
+            feed.read(after, 5)
+    assert kept(feed) == before
+
+
+# ---------------------------------------------------------------------------------------------------- registry
+def test_a_number_is_never_given_twice() -> None:
+    """A series keeps its number; different ones have different numbers, in the order they were first seen."""
+    registry = Registry(3)
+    assert [registry.number((device, "a")) for device in ("x", "y", "x", "z", "y")] == [0, 1, 0, 2, 1]
+    assert registry.keys == [("x", "a"), ("y", "a"), ("z", "a")]
+
+
+def test_a_full_registry_rejects_new_series_and_takes_known_ones() -> None:
+    """Beyond the capacity a message of a new series is rejected whole, with its bytes; nothing else is."""
+    log = MemoryLog()
+    log.append(
+        [message("x", 0, {"a": 1.0}), message("x", 1, {"a": 2.0, "b": 3.0}), message("x", 2, {"a": 4.0}), message("y", 0, {"a": 5.0})],
+        [],
+        NOW,
+    )
+    [batch] = fed(log, capacity=1).read(0, 100)
+    assert batch.telemetry.value.tolist() == [1.0, 4.0]
+    assert [rejected.reason for rejected in batch.rejected] == [Cause.TOO_MANY_SERIES] * 2
+    assert batch.rejected[0].raw.payload == message("x", 1, {"a": 2.0, "b": 3.0})[1]
+
+
+def test_a_rejected_message_takes_no_place() -> None:
+    """Of a message with one series too many none is admitted: it is as if it had never come."""
+    log = MemoryLog()
+    log.append([message("x", 0, {"a": 1.0, "b": 2.0}), message("y", 0, {"a": 5.0})], [], NOW)
+    registry = Registry(1)
+    [batch] = Feed(log, parser(), registry).read(0, 100)
+    assert registry.keys == [("y", "a")]
+    assert batch.telemetry.value.tolist() == [5.0]
+
+
+def test_a_series_that_gets_a_model_is_known_from_there_on() -> None:
+    """A swap admits its series in its place in the log, so that who is admitted does not depend on how many entries are read at once."""
+    log = MemoryLog()
+    log.append([], [swap(0)], NOW)
+    log.append([message("new", 0, {"a": 1.0}), message("pump", 0, {"a": 2.0})], [], NOW)
+    batches = fed(log, capacity=1).read(0, 100)
+    assert batches[1].telemetry.value.tolist() == [2.0]
+    assert [rejected.reason for rejected in batches[1].rejected] == [Cause.TOO_MANY_SERIES]
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+def test_reading_stops_where_it_is_told_to() -> None:
+    """Nothing beyond `through`, whether it is in memory or only in the log."""
+    feed = fed(stream(0, 0).log({10, 20, 30}))
+    assert [batch.seq for batch in feed.read(0, 10**6, through=2)] == [1, 2]
+    assert [batch.seq for batch in feed.read(1, 1, through=2)] == [2]
+    assert feed.read(2, 10, through=2) == []
+
+
+def test_entries_that_were_dropped_are_passed_over() -> None:
+    """A reader that starts before what the log still holds goes on with what there is, and with nothing where there is nothing."""
+    log = stream(0, 0).log({10, 20})
+    log.drop(2)
+    assert [batch.seq for batch in fed(log).read(0, 10**6)] == [3, 4]
+    log.drop(4)
+    assert fed(log).read(0, 10**6) == []
+    assert fed(log).last == 4
+
+
+def test_waiting_ends_with_news_or_in_time() -> None:
+    """`wait` says whether there is an entry past the reader's place."""
+    log = MemoryLog()
+    feed = fed(log)
+    assert not feed.wait(0, 0.0)
+    feed.offer(log.append([], [], NOW))
+    assert feed.wait(0, 0.0)
+    assert not feed.wait(1, 0.001)
+
+
+def test_series_of_batches_share_their_names() -> None:
+    """`keys` is one list for all batches: the registry's."""
+    key: SeriesKey = ("pump", "a")
+    batches = fed(stream(0, 0).log({50})).read(0, 10**6)
+    assert all(batch.telemetry.keys is batches[0].telemetry.keys for batch in batches)
+    assert key in batches[0].telemetry.keys
