@@ -146,6 +146,11 @@ class Models:
         self.numbers = np.zeros((capacity, MODEL_WIDTH))
         self.present = np.zeros(capacity, np.bool_)
 
+    @property
+    def bytes_per_model(self) -> int:
+        """Memory one model takes."""
+        return self.arena.bytes_per_model + MODEL_WIDTH * self.numbers.itemsize + self.present.itemsize
+
     def put(self, row: int, model: Model) -> None:
         """Hold this model in this row, instead of the one before."""
         self.arena.put(row, model.forest)

@@ -120,7 +120,9 @@ def threshold_for(scores: Floats, days: float, policy: Policy) -> float:
         return policy.highest_threshold
     peaks = np.sort(_peaks(scores, policy.merge_gap_readings))[::-1]
     allowed = int(policy.false_alarms_per_day * days)
-    anchor = float(peaks[allowed]) + _JUST_ABOVE if len(peaks) > allowed else 0.0
+    if 0 < allowed >= len(peaks):
+        return 0.0
+    anchor = float(peaks[allowed]) + _JUST_ABOVE if len(peaks) else 0.0
     rarer = np.log10((allowed + 1) / days / policy.false_alarms_per_day) / DECADES
     return float(np.clip(anchor + max(rarer, 0.0), 0.0, policy.highest_threshold))
 

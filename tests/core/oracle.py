@@ -1,0 +1,128 @@
+"""The naive twins: one reading at a time, everything recomputed, nothing clever. The fast ways are held against these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp, floor, inf, log
+
+import numpy as np
+
+from insa_anomaly.core import features
+from insa_anomaly.core.features import Arrival, Floats
+from insa_anomaly.core.verdict import Policy, Transition
+
+REMEMBERED = 16
+DAY = features.DAY
+
+
+@dataclass
+class Window:
+    """What a series remembers, as lists."""
+
+    values: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    flat: int = 0
+    seen: int = 0
+    discriminators: list[int] = field(default_factory=list)
+
+    def push(self, value: float, time: float, discriminator: int, gap: float) -> Arrival:
+        """Take one reading, if it moves the window."""
+        if self.times and time < self.times[-1]:
+            return Arrival.LATE
+        if self.times and time == self.times[-1]:
+            if discriminator in self.discriminators:
+                return Arrival.DUPLICATE
+        else:
+            self.discriminators = []
+        if len(self.discriminators) < REMEMBERED:
+            self.discriminators.append(discriminator)
+        if self.times and time - self.times[-1] > gap:
+            self.values, self.times = [], []
+        self.flat = min(self.flat + 1, 500) if self.values and value == self.values[-1] else 0
+        self.values, self.times = [*self.values, value][-60:], [*self.times, time][-60:]
+        self.seen += 1
+        return Arrival.MOVES
+
+    def if_next(self, value: float, time: float) -> "Window":
+        """The window as a reading that does not move it sees it."""
+        flat = min(self.flat + 1, 500) if value == self.values[-1] else 0
+        return Window([*self.values, value][-60:], [*self.times, time][-60:], flat, self.seen)
+
+
+def unscaled(values: Sequence[float], times: Sequence[float], flat: float, numbers: Floats) -> list[float]:
+    """The features of one full window."""
+    z = [min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -1e3), 1e3) for v in values]
+    short = z[-10:]
+    level = sum(short) / 10
+    spread = (sum((v - level) ** 2 for v in short) / 9) ** 0.5
+    residuals = [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)] if numbers[features.BINS] else [0.0] * 10
+    return [
+        z[-1], z[-1] - z[-2], level, level - sum(z) / 60, log(spread + 0.05), log(1 + flat), residuals[-1], sum(residuals) / 10,
+    ]  # fmt: skip
+
+
+def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -> float:
+    """The value that was to be expected, from the ten before it."""
+    z = [(v - numbers[features.CENTER]) / numbers[features.SCALE] for v in values[-11:-1]]
+    residual = sum(v - profile(t, numbers) for v, t in zip(z, times[-11:-1], strict=True)) / 10
+    return float(numbers[features.CENTER] + numbers[features.SCALE] * (residual + profile(times[-1], numbers)))
+
+
+def profile(time: float, numbers: Floats) -> float:
+    """Time-of-day profile at one time."""
+    bins = int(numbers[features.BINS])
+    if not bins:
+        return 0.0
+    levels = numbers[features.PROFILE][:bins]
+    place = time % DAY / DAY * bins - 0.5
+    share = place - floor(place)
+    return float(levels[floor(place) % bins] * (1 - share) + levels[(floor(place) + 1) % bins] * share)
+
+
+def average_path_length(n: int) -> float:
+    """Of an unsuccessful search in a binary search tree of n."""
+    if n <= 1:
+        return 0.0
+    return 1.0 if n == 2 else 2 * (log(n - 1) + 0.5772156649015329) - 2 * (n - 1) / n
+
+
+def pareto(excess: float, shape: float, scale: float) -> float:
+    """Survival function of the generalised Pareto distribution."""
+    return exp(-excess / scale) if shape == 0 else (1 + shape * excess / scale) ** (-1 / shape)
+
+
+def transitions(scores: Sequence[float], threshold: float, policy: Policy) -> list[Transition]:
+    """What each reading of one series does: found by looking back over all that came before."""
+    out: list[Transition] = []
+    told, quiet = -inf, 0
+    for score in scores:
+        is_open = told > -inf
+        if not is_open and score < 0 and -score >= threshold:
+            out.append(Transition.OPENED)
+            told, quiet = -score, 0
+        elif is_open and score >= 0 and quiet + 1 >= policy.merge_gap_readings:
+            out.append(Transition.CLOSED)
+            told, quiet = -inf, 0
+        elif is_open and score < 0 and -score >= told + policy.worsen_step:
+            out.append(Transition.WORSENED)
+            told, quiet = -score, 0
+        else:
+            out.append(Transition.NONE)
+            quiet = 0 if score < 0 else quiet + 1
+    return out
+
+
+def dues(moved: Sequence[bool], eligible: Sequence[bool], steps: Sequence[float]) -> list[bool]:
+    """At which readings a refit is due: counted one by one."""
+    since, out = 0, []
+    for moves, may, step in zip(moved, eligible, steps, strict=True):
+        since += moves
+        due = bool(moves and may and since >= step)
+        out.append(due)
+        if due:
+            since = 0
+    return out
+
+
+def window_z(scaled: features.Features) -> list[float]:
+    """Log root mean square, row by row."""
+    return [log(1 + (sum(float(f) ** 2 for f in row) / len(row)) ** 0.5) for row in np.asarray(scaled)]

@@ -1,0 +1,128 @@
+"""Readings to hold the laws against, and models small enough to make in a moment."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from insa_anomaly.core import detector, features
+from insa_anomaly.core.detector import Model, Models, Parameters, Results, advance
+from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.training import Trained, fit
+from insa_anomaly.core.verdict import Policy
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+START = 1_700_000_000 * SECOND
+SMALL = Parameters(n_estimators=12, max_samples=64, first_fit_readings=30, first_fit_seconds=600, first_fit_retry_readings=7)
+POLICY = Policy(merge_gap_readings=3, worsen_step=0.1)
+SERIES = 4
+
+
+@dataclass(frozen=True)
+class Stream:
+    """n readings of SERIES series in order of arrival."""
+
+    which: Ints
+    times: Ints
+    values: Floats
+    discriminators: Ints
+    qualities: Ints
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, part: slice | npt.NDArray[np.integer]) -> "Stream":
+        return Stream(self.which[part], self.times[part], self.values[part], self.discriminators[part], self.qualities[part])
+
+
+def daily(n: int, seed: int = 0, noise: float = 0.3) -> tuple[Ints, Floats]:
+    """A reading a minute of a signal with a daily wave."""
+    at = np.arange(n)
+    return START + at * MINUTE, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(seed).normal(0, noise, n)
+
+
+@cache
+def trained(seed: int) -> Trained:
+    """A model of 400 readings."""
+    times, values = daily(400, seed)
+    return fit(times, values, ("D", f"m{seed}"), f"model-{seed}", 1, SMALL, POLICY)
+
+
+def models() -> Models:
+    """Rows 0, 1, 2 hold models; row 2's has a daily profile and asks for a refit often, row 3 has none."""
+    held = Models(SERIES, SMALL.n_estimators)
+    for row in range(3):
+        held.put(row, trained(row).model)
+    held.numbers[2, features.BINS], held.numbers[2, features.PROFILE] = 48, np.sin(np.arange(48))
+    held.numbers[:, detector.REFIT_STEP] = 40, 25, 6, 0
+    return held
+
+
+@cache
+def _warm() -> Floats:
+    states = features.empty(SERIES)
+    times, values = daily(70, 9)
+    for row in range(SERIES):
+        gaps = np.full(70, np.inf)
+        series, own = np.full(70, row), np.arange(70)
+        states = features.push(states, series, values, times.astype(np.float64), own, gaps).states
+    return states
+
+
+def warm() -> Floats:
+    """States of series whose windows are full."""
+    return _warm().copy()
+
+
+PAUSES = (MINUTE, MINUTE, MINUTE, MINUTE, 0, 0, -MINUTE, 7 * SECOND, 30 * MINUTE)
+LEVELS = (20.0, 20.0, 20.4, 19.1, 26.0, -300.0, 1e300, np.nan)
+
+
+@st.composite
+def streams(draw: st.DrawFn, most: int = 60) -> Stream:
+    """Any mixture of series, pauses (none, backwards and long ones too), ordinary and strange values, repeated identities, bad quality."""
+    reading = st.tuples(
+        st.integers(0, SERIES - 1), st.sampled_from(PAUSES), st.sampled_from(LEVELS), st.integers(0, 2), st.sampled_from((0, 0, 0, 0, 2))
+    )
+    drawn = draw(st.lists(reading, max_size=most))
+    which, own, quality = (np.array([reading[column] for reading in drawn], np.int64) for column in (0, 3, 4))
+    pauses, values = (np.array([reading[column] for reading in drawn], np.float64) for column in (1, 2))
+    times = np.zeros(len(drawn), np.int64)
+    for row in range(SERIES):
+        at = which == row
+        times[at] = START + 69 * MINUTE + np.cumsum(pauses[at]).astype(np.int64)
+    return Stream(which, times, values, own, quality)
+
+
+def run(states: Floats, stream: Stream, held: Models, policy: Policy = POLICY) -> tuple[Floats, Results]:
+    """Advance all SERIES series."""
+    rows = np.where(stream.which < 3, stream.which, -1)
+    return advance(states, stream.which, held, rows, stream.values, stream.times, stream.discriminators, stream.qualities, policy, SMALL)
+
+
+def same(left: Results, right: Results) -> bool:
+    """Equal to the bit."""
+    return all(getattr(left, name).tobytes() == getattr(right, name).tobytes() for name in left.__dataclass_fields__)
+
+
+def joined(parts: list[Results]) -> Results:
+    """Results one after another."""
+    return Results(*(np.concatenate([getattr(part, name) for part in parts]) for name in Results.__dataclass_fields__))
+
+
+def taken(results: Results, at: npt.NDArray[np.integer]) -> Results:
+    """The results of these readings."""
+    return Results(*(getattr(results, name)[at] for name in Results.__dataclass_fields__))
+
+
+def reloaded(held: Models) -> Models:
+    """The same models, written and read again."""
+    again = Models(SERIES, SMALL.n_estimators)
+    for row in range(3):
+        model = trained(row).model
+        copy = Model(model.id, model.version, model.device_id, model.metric_name, model.forest, held.numbers[row])
+        again.put(row, Model.from_bytes(copy.to_bytes()))
+    return again

@@ -1,0 +1,98 @@
+"""Values become p-values that hold, and p-values a score with one sign and one scale."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core import calibration, charts
+from insa_anomaly.core.features import WIDTH, Floats
+from tests.core import oracle
+
+shapes = st.sampled_from(["normal", "exponential", "pareto", "uniform", "two", "one"])
+
+
+def sample(shape: str, n: int, seed: int) -> Floats:
+    """Held-out values of one kind or another."""
+    random = np.random.default_rng(seed)
+    drawn: dict[str, Floats] = {
+        "normal": random.normal(size=n),
+        "exponential": random.exponential(size=n),
+        "pareto": random.pareto(3, size=n),
+        "uniform": random.uniform(size=n),
+        "two": random.integers(0, 2, n).astype(np.float64),
+        "one": np.full(n, 4.2),
+    }
+    return drawn[shape]
+
+
+def surprises(values: Floats, table: Floats) -> Floats:
+    """By one table."""
+    return calibration.surprise(values, np.broadcast_to(table, (len(values), len(table))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, n=st.integers(1, 3000), seed=st.integers(0, 999))
+def test_law_the_stranger_the_more_surprising(shape: str, n: int, seed: int) -> None:
+    """-log10 p never falls as the value grows, starts at 0, and stays within 0 to 12, far beyond the held-out values too."""
+    held_out = sample(shape, n, seed)
+    table = calibration.table(held_out)
+    span = float(np.ptp(held_out)) + 1
+    values = np.sort(np.concatenate([np.linspace(held_out.min() - span, held_out.max() + 9 * span, 500), held_out, [1e9]]))
+    got = surprises(values, table)
+    assert np.isfinite(got).all()
+    assert got[0] == 0
+    assert got[-1] == 12 or shape == "pareto"
+    assert (np.diff(got) >= -1e-12).all()
+    assert ((got >= 0) & (got <= 12)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), shape=st.sampled_from(["normal", "exponential", "uniform"]))
+def test_law_the_body_is_the_empirical_distribution(seed: int, shape: str) -> None:
+    """Below the 95 % quantile p is the share of held-out values at least as large, as finely as the table has knots."""
+    held_out = sample(shape, 2000, seed)
+    values = np.quantile(held_out, np.linspace(0.02, 0.93, 40))
+    shares = [(held_out >= value).mean() for value in values]
+    np.testing.assert_allclose(10.0 ** -surprises(values, calibration.table(held_out)), shares, atol=0.035)
+
+
+def test_the_tail_is_the_generalised_pareto_distribution() -> None:
+    """Above the 95 % quantile p is the naive formula with the shape and scale of the table."""
+    held_out = sample("pareto", 5000, 3)
+    table = calibration.table(held_out)
+    limit, above, shape, scale = table[-4:]
+    assert 0 < shape <= 0.6
+    excess = np.array([0.1, 1.0, 10.0, 50.0])
+    naive = [10.0**-above * oracle.pareto(e, shape, scale) for e in excess]
+    np.testing.assert_allclose(10.0 ** -surprises(limit + excess, table), naive, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", ["normal", "exponential", "pareto"])
+def test_p_values_hold_on_new_data(shape: str) -> None:
+    """Of new values from the same source, as many as promised have a p below 1e-2 and 1e-3, within sampling error."""
+    table = calibration.table(sample(shape, 20_000, 1))
+    fresh = 10.0 ** -surprises(sample(shape, 200_000, 2), table)
+    assert (fresh < 1e-2).mean() == pytest.approx(1e-2, rel=0.25)
+    assert (fresh < 1e-3).mean() == pytest.approx(1e-3, rel=0.6)
+
+
+@settings(max_examples=60)
+@given(p=st.floats(-12, 0), alpha=st.sampled_from([1e-2, 1e-3]))
+def test_law_the_score_is_below_zero_exactly_where_p_is_below_alpha(p: float, alpha: float) -> None:
+    """1 at p = 1, 0 at alpha, -1 three decades below it; within [-1, 1] always."""
+    score = calibration.score(np.array([-p]), np.array([alpha]))[0]
+    assert -1 <= score <= 1
+    assert (score < 0) == (-p > -np.log10(alpha))
+
+
+@pytest.mark.parametrize(("decades", "score"), [(0, 1), (1.5, 0.5), (3, 0), (4.5, -0.5), (6, -1), (12, -1)])
+def test_the_scale_of_the_score(decades: float, score: float) -> None:
+    """At alpha 1e-3."""
+    assert calibration.score(np.array([decades]), np.array([1e-3]))[0] == pytest.approx(score)
+
+
+def test_the_window_chart_is_the_naive_one() -> None:
+    """Log root mean square of the scaled features."""
+    scaled = np.random.default_rng(0).normal(0, 5, (20, WIDTH)).astype(np.float32)
+    np.testing.assert_allclose(charts.window_z(scaled), oracle.window_z(scaled), atol=1e-12)

@@ -1,0 +1,154 @@
+"""Windows and features: the fast way is the naive way, however the readings are batched."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core import features
+from insa_anomaly.core.features import Arrival, Floats
+from tests.core import oracle, streams
+from tests.core.streams import MINUTE, SERIES, START, Stream, daily, warm
+
+GAP = 20.0 * MINUTE
+
+
+def pushed(states: Floats, stream: Stream) -> features.Pushed:
+    """Push readings that may be in any order of series."""
+    order = np.argsort(stream.which, kind="stable")
+    ordered = stream[order]
+    gaps = np.full(len(stream), GAP)
+    return features.push(states, ordered.which, ordered.values, ordered.times.astype(np.float64), ordered.discriminators, gaps)
+
+
+def numbers(seed: int = 0, bins: int = 24) -> Floats:
+    """What might have been learnt."""
+    random = np.random.default_rng(seed)
+    learnt = random.normal(size=features.NUMBERS_WIDTH)
+    learnt[features.CENTER], learnt[features.SCALE], learnt[features.BINS] = 20.0, 1.7, bins
+    learnt[features.SPREADS] = random.uniform(0.1, 2, features.WIDTH)
+    return learnt
+
+
+@settings(max_examples=150, deadline=None)
+@given(stream=streams.streams(), filled=st.booleans())
+def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> None:
+    """After every reading: what it did, the values, the count, the flat run and the number seen are those of a list kept by hand."""
+    states = warm() if filled else features.empty(SERIES)
+    naive = [oracle.Window() for _ in range(SERIES)]
+    if filled:
+        times, values = daily(70, 9)
+        for window in naive:
+            for i in range(70):
+                window.push(values[i], times[i], i, np.inf)
+    got = pushed(states, stream)
+    for position, i in enumerate(np.argsort(stream.which, kind="stable")):
+        window = naive[stream.which[i]]
+        value, time = float(stream.values[i]), float(stream.times[i])
+        arrival = window.push(value, time, int(stream.discriminators[i]), GAP)
+        seen = window if arrival == Arrival.MOVES else window.if_next(value, time)
+        assert got.arrivals[position] == arrival
+        assert got.counts[position] == len(seen.values)
+        assert got.flats[position] == seen.flat
+        assert got.seen[position] == window.seen
+        np.testing.assert_array_equal(got.windows[position, 60 - len(seen.values) :], seen.values)
+        stamps = seen.times[-11:]
+        np.testing.assert_array_equal(got.stamps[position, 11 - len(stamps) :], stamps)
+    for row, window in enumerate(naive):
+        assert got.states[row, features.COUNT] == len(window.values)
+        assert got.states[row, features.SEEN] == window.seen
+
+
+@settings(max_examples=60, deadline=None)
+@given(stream=streams.streams(), cut=st.integers(0, 60))
+def test_law_chunking_changes_no_bit_of_a_state(stream: Stream, cut: int) -> None:
+    """Two batches leave the states that one leaves, and no batch changes what it was given."""
+    before = warm()
+    whole = pushed(before, stream).states
+    assert before.tobytes() == warm().tobytes()
+    halves = pushed(pushed(before, stream[slice(cut)]).states, stream[slice(cut, None)]).states
+    assert whole.tobytes() == halves.tobytes()
+
+
+def test_an_empty_batch_and_no_series_are_nothing_special() -> None:
+    """Nothing in, nothing out."""
+    none = np.zeros(0, np.int64)
+    nothing = Stream(none, none, np.zeros(0), none, none)
+    assert len(pushed(features.empty(0), nothing).states) == 0
+    assert pushed(warm(), nothing).states.tobytes() == warm().tobytes()
+
+
+def test_moves_agrees_with_push() -> None:
+    """`moves` says of each row's next reading what `push` does with it."""
+    stream = Stream(
+        np.arange(4), START + np.array([69, 69, 68, 70]) * MINUTE, np.ones(4), np.array([69, 70, 71, 69]), np.zeros(4, np.int64)
+    )
+    said = features.moves(warm(), stream.times.astype(np.float64), stream.discriminators)
+    assert said.tolist() == [False, True, False, True]
+    assert said.tolist() == (pushed(warm(), stream).arrivals == Arrival.MOVES).tolist()
+
+
+def test_readings_of_one_time_move_once_each() -> None:
+    """A sensor that stamps whole seconds keeps its readings, and a batch delivered again moves nothing; also across batches."""
+    n = 10
+    stream = Stream(np.zeros(n, np.int64), np.full(n, START), np.arange(float(n)), np.arange(n), np.zeros(n, np.int64))
+    first = pushed(features.empty(1), stream)
+    assert (first.arrivals == Arrival.MOVES).all()
+    assert (pushed(first.states, stream).arrivals == Arrival.DUPLICATE).all()
+
+
+@pytest.mark.parametrize("bins", [0, 24, 48])
+def test_features_are_the_naive_features(bins: int) -> None:
+    """Every feature of every full window, recomputed from its sixty values; the expected value too."""
+    times, values = daily(200, 3)
+    values[100:120] = values[100]
+    learnt = numbers(1, bins)
+    own = np.arange(200)
+    got = features.push(features.empty(1), own * 0, values, times.astype(np.float64), own, np.full(200, np.inf))
+    everywhere = np.broadcast_to(learnt, (141, len(learnt)))
+    windows, stamps, flats = got.windows[59:], got.stamps[59:], got.flats[59:]
+    fast = features.unscaled(windows, stamps, flats, everywhere)
+    slow = [oracle.unscaled(w.tolist(), t.tolist(), f, learnt) for w, t, f in zip(windows, stamps, flats, strict=True)]
+    np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        features.expected(windows, stamps, everywhere),
+        [oracle.expected(w.tolist(), t.tolist(), learnt) for w, t in zip(windows, stamps, strict=True)],
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 70), rows=st.lists(st.integers(0, 69), min_size=1, max_size=9))
+def test_law_a_row_s_features_do_not_depend_on_its_batch(seed: int, n: int, rows: list[int]) -> None:
+    """To the bit, whatever else is computed beside it."""
+    random = np.random.default_rng(seed)
+    windows = random.normal(20, 3, (n, features.LONG))
+    stamps = START + np.cumsum(random.integers(0, 9 * MINUTE, (n, features.SHORT + 1)), axis=1).astype(np.float64)
+    flats = random.integers(0, 500, n).astype(np.float64)
+    learnt = np.stack([numbers(i, bins) for i, bins in zip(range(n), np.resize([0, 24, 48], n), strict=True)])
+    whole = features.features(windows, stamps, flats, learnt)
+    some = np.array(rows) % n
+    assert features.features(windows[some], stamps[some], flats[some], learnt[some]).tobytes() == whole[some].tobytes()
+    expected = features.expected(windows, stamps, learnt)
+    assert features.expected(windows[some], stamps[some], learnt[some]).tobytes() == expected[some].tobytes()
+
+
+def test_the_strangest_values_have_features_too() -> None:
+    """The largest floats, one way and the other, give finite features within the cap, and no warning."""
+    windows = np.resize([1.7e308, -1.7e308, 5e-324, 0.0], (1, features.LONG)).astype(np.float64)
+    stamps = np.arange(11.0)[None]
+    scaled = features.features(windows, stamps, np.zeros(1), numbers()[None])
+    assert np.isfinite(scaled).all()
+    assert (np.abs(scaled) <= 30).all()
+
+
+def test_the_profile_is_periodic_and_meets_its_bins() -> None:
+    """At the middle of a bin it is the bin's level; a day later it is the same; between two it lies between."""
+    learnt = numbers(2, 24)[None]
+    middles = (np.arange(24) + 0.5) / 24 * features.DAY
+    np.testing.assert_allclose(features.profile(middles[None], learnt)[0], learnt[0, features.PROFILE][:24])
+    later = features.profile(middles[None] + 5 * features.DAY, learnt)
+    np.testing.assert_allclose(later, features.profile(middles[None], learnt), atol=1e-9)
+    midnight = features.profile(np.zeros((1, 1)), learnt)[0, 0]
+    np.testing.assert_allclose(midnight, learnt[0, features.PROFILE][[0, 23]].mean())
