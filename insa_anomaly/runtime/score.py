@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.detector import Model, Results
+from insa_anomaly.core.detector import Model, Results, Status
 from insa_anomaly.core.event import Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
 from insa_anomaly.core.reading import Flag
 from insa_anomaly.errors import ModelFileError
@@ -138,11 +138,16 @@ class Score:
 
     # Findings
     def _find(self, telemetry: Telemetry, results: Results) -> tuple[Findings, list[Event]]:
-        """Every anomalous reading, every episode that changed as it stands now, and an event for each change."""
+        """Every anomalous reading, every episode that changed as it stands now, and an event for each change.
+
+        A reading that moved nothing leaves no anomaly: it may have come before, and its score against a window it does not follow
+        would stand where the first time, in its place, there was none.
+        """
         found, events = Findings([], []), []
-        for i in np.flatnonzero((results.score < 0) | (results.transition != Transition.NONE)).tolist():
+        anomalous = (results.score < 0) & (results.status == Status.SCORED)
+        for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
             reading = self._anomaly(telemetry, results, i)
-            if reading.score < 0:
+            if anomalous[i]:
                 found.anomalies.append(reading)
             if results.transition[i] != Transition.NONE:
                 transition = Transition(int(results.transition[i]))
