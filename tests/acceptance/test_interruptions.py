@@ -183,6 +183,19 @@ def test_an_interruption_changes_nothing(
     assert_same(found, uninterrupted, f"seed {seed}")
 
 
+def test_what_devices_say_again_changes_nothing(interrupted: Site, uninterrupted: Outcome, messages: list[Message]) -> None:
+    """A device whose acknowledgements got lost says its newest messages again: the same rows, scores, events and states."""
+    daemon = interrupted.daemon()
+    with interrupted.listen() as heard:
+        daemon.start()
+        with interrupted.feeder() as feeder:
+            for begin in range(0, len(messages), 500):
+                for message in messages[max(0, begin - 200) : begin + 500]:
+                    feeder.publish(*message)
+        found = finish(interrupted, daemon, heard)
+    assert_same(found, uninterrupted, "said again")
+
+
 def assert_same(found: Outcome, expected: Outcome, word: str) -> None:
     """Everything but the order and number of tellings; says what differs in few words."""
     for name in ("telemetry", "anomalies", "episodes"):
