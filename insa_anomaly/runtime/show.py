@@ -5,7 +5,7 @@ from threading import Event, Lock
 
 import msgspec
 
-from insa_anomaly.core.detector import Results
+from insa_anomaly.core.detector import Results, Status
 from insa_anomaly.ports import Latest, SeriesKey, Telemetry
 
 EVERY_SECONDS = 1.0
@@ -21,8 +21,10 @@ class Show:
         self._lock = Lock()
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
-        """A batch was scored."""
-        newest = dict(zip(telemetry.key.tolist(), zip(results.score.tolist(), telemetry.timestamp.tolist(), strict=True), strict=True))
+        """A batch was scored. What came late or again is not the newest."""
+        moved = results.status <= Status.SCORED
+        scores, times = results.score[moved].tolist(), telemetry.timestamp[moved].tolist()
+        newest = dict(zip(telemetry.key[moved].tolist(), zip(scores, times, strict=True), strict=True))
         with self._lock:
             self._keys = list(telemetry.keys) if len(telemetry.keys) != len(self._keys) else self._keys
             self._newest.update(newest)
