@@ -12,7 +12,8 @@ import numpy as np
 PUBLISH = 0x30
 PUBACK = 0x40
 MOST = 262_144  # bytes of a packet we take and send: what is larger is no reading
-_TOPICS_KEPT = 10_000
+_TOPICS_KEPT = 10_000  # of at most so many bytes:
+_TOPIC_KEPT = 256
 
 _BAD = re.compile(r"[\x00-\x1f\x7f-\x9f+#\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _REASONS = {
@@ -83,7 +84,7 @@ class Publishes:
             topic = raw.decode()
         except UnicodeDecodeError:
             return ""
-        if len(self._topics) < _TOPICS_KEPT:
+        if len(self._topics) < _TOPICS_KEPT and len(raw) <= _TOPIC_KEPT:
             self._topics[raw] = topic
         return topic
 
