@@ -70,7 +70,9 @@ def findings(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Finding]:
 
 def false_alarms(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Alarm]:
     """One alarm for each episode that no fault of its series explains, recovery included; by time."""
-    episodes = {alarm.episode_id: alarm for alarm in sorted(alarms, key=lambda alarm: alarm.at)}
+    episodes: dict[str, Alarm] = {}
+    for alarm in sorted(alarms, key=lambda alarm: alarm.at):
+        episodes.setdefault(alarm.episode_id, alarm)
     return [alarm for alarm in episodes.values() if not any(_touches(fault, alarm) for fault in faults)]
 
 

@@ -46,6 +46,7 @@ class Services:
     running: bool = False
     hear: Callable[[bytes], None] | None = None
     faults: list[Fault] = field(default_factory=list)
+    born: float = field(default_factory=monotonic)
     parser: Parser = field(default_factory=lambda: Parser(Acceptance(max_age=None)))
 
     def addresses(self) -> Sequence[tuple[str, str]]:
@@ -54,7 +55,7 @@ class Services:
 
     def now(self) -> float:
         """A clock that begins at EPOCH."""
-        return EPOCH + monotonic() % 1e6
+        return EPOCH + monotonic() - self.born
 
     def record(self, history: Iterable[SeriesHistory], advance: Advance) -> None:
         """Keep it."""
@@ -125,7 +126,8 @@ class Services:
         return Stored(kept + self.doubling, kept)
 
     def _tell(self, kind: str, reading: Reading) -> None:
-        started = next((f.start for f in self.faults if f.key == (reading.device_id, reading.metric_name)), reading.timestamp)
+        key = reading.device_id, reading.metric_name
+        started = next((f.start for f in self.faults if f.key == key and f.start <= reading.timestamp), reading.timestamp)
         event = Event(
             f"{kind}{reading.device_id}{reading.metric_name}{reading.timestamp}", kind,
             episode_id(reading.device_id, reading.metric_name, started), reading.device_id, reading.metric_name, rfc3339(reading.timestamp),

@@ -50,6 +50,12 @@ def test_every_episode_counts_once(said: list[tuple[int, str, int]]) -> None:
     assert {alarm.episode_id for alarm in false} == {a.episode_id for a in alarms if a.key != FAULT.key or not 0 <= a.at - START <= HOUR}
 
 
+def test_an_episode_is_where_it_opened() -> None:
+    """Told again later, even within a fault, an episode that opened without one stays a false alarm."""
+    alarms = [Alarm(("d", "a"), START + at, "e") for at in (MINUTE, -HOUR, 2 * MINUTE)]
+    assert false_alarms([FAULT], alarms) == [alarms[1]]
+
+
 def test_only_an_opening_is_an_alarm() -> None:
     """Worsened and closed belong to an episode that has been counted."""
     assert alarm_of(event("opened", START)) == Alarm(("d", "a"), START, "e")
