@@ -99,7 +99,7 @@ class Demo:
     def run(self, duration: float | None) -> Outcome:
         """Show the whole way, for `duration` seconds of streaming or until stopped, and answer what came of it.
 
-        Raises KeyboardInterrupt when it is stopped before the plant runs, InsaError when something does not work.
+        Raises KeyboardInterrupt when it is stopped before the plant runs or nobody is left to tell, InsaError when something fails.
         """
         self._introduce()
         self._learn(schedule(self.services.now(), duration).start)
@@ -169,14 +169,14 @@ class Demo:
 
     def _settle(self, plan: Schedule, ledger: Ledger, feeder: Feeder) -> Stored:
         """Wait, within bounds, until the broker and the database have everything and no more events come."""
-        if self.leaving.orphaned:
-            return Stored()
         patience = min(self.patience, _HURRY) if self.leaving.due else self.patience
         deadline = time.monotonic() + patience
         feeder.drain(patience)
         stored = self._stored(ledger, Stored())
         quiet_since = time.monotonic()
-        while time.monotonic() < deadline and not self.leaving.orphaned:
+        while time.monotonic() < deadline:
+            if self.leaving.orphaned:
+                raise KeyboardInterrupt
             event = ledger.next_event(_PAUSE)
             if event:
                 self._tell(event, plan)

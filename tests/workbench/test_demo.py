@@ -231,3 +231,15 @@ def test_a_signal_before_the_plant_runs_ends_it_at_once() -> None:
     with pytest.raises(KeyboardInterrupt):
         show(services)
     assert not services.running
+
+
+def test_left_alone_it_goes_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the process that started it is gone there is nobody to wait for, and nothing that was not counted is called lost."""
+    text = StringIO()
+    with leaving() as state:
+        services = Services(on_reading=lambda readings: monkeypatch.setattr("os.getppid", lambda: -readings))
+        demo = Demo(services.plant, services, open_console(text), state, history_days=0.2)
+        with pytest.raises(KeyboardInterrupt):
+            demo.run(30.0)
+    assert len(services.readings) <= 12
+    assert "lost" not in text.getvalue()
