@@ -18,6 +18,7 @@ from insa_anomaly.workbench.progress import open_console
 
 BAD_CONFIG = 78  # sysexits' EX_CONFIG: systemd does not restart after it
 ALREADY_RUNNING = 75  # sysexits' EX_TEMPFAIL
+INTERRUPTED = 130  # a shell's word for Ctrl-C
 
 cli = typer.Typer(
     name="insa-anomaly",
@@ -143,7 +144,7 @@ def replay(
     settings, _ = _load(config)
     recordings = recording.inspect_all(files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()])
     counts = broker.replay_recordings(settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr))
-    raise typer.Exit(1 if counts.unacknowledged else 0)
+    raise typer.Exit(INTERRUPTED if counts.stopped else 1 if counts.unacknowledged else 0)
 
 
 @cli.command()
