@@ -21,7 +21,7 @@ from tests.benchmarks.signals import SERIES, keys
 from tests.benchmarks.subject import Subject, put_models, subject
 
 _WINDOW = 30_000  # readings published and not yet in PostgreSQL, at most, when as many as possible are published
-_LOOKS = 0.2  # seconds between two looks at what is in PostgreSQL
+_LOOKS = 0.25  # seconds between two looks at what is in PostgreSQL
 _WARM_ROUNDS = 75  # of readings of all series, so that every window is full and every reading scored
 _SETTLE_SECONDS = 60.0
 _LEAD_SECONDS = 2.0  # of a paced run, which are not looked at
@@ -91,7 +91,9 @@ class Live:
         before = self._cpu()
         self.bed.plant.tell(order)
         goal = self.bed.published + order.messages
-        began, deadline = time.time(), time.monotonic() + _SETTLE_SECONDS + (order.messages / order.rate if order.rate else 120.0)
+        pacing = order.messages / order.rate if order.rate else 0.0
+        began, deadline = time.time(), time.monotonic() + _SETTLE_SECONDS + (pacing or 120.0)
+        time.sleep(pacing)  # nobody needs to know how far it is
         while (recorded := self.subject.recorded()) < goal:
             self.bed.plant.tell(Progress(recorded))
             if time.monotonic() > deadline:

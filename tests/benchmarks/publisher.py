@@ -85,8 +85,14 @@ class Publisher:
             due = order.messages if order.rate is None else min(order.messages, int((time.monotonic() - start) * order.rate) + 1)
             room = min(before + due, self._answered + _UNANSWERED, (order.window or 1 << 62) + max(self._dealt_with, ahead))
             self._publish(min(room - self._sent, _TOGETHER), order.spikes)
-            self._listen(0.0 if self._sent < room else _TICK)
+            self._rest(paced=order.rate is not None, more=self._sent < room)
         return Done(order.messages, self._spikes - spikes, began, time.time_ns() // 1000, time.process_time() - cpu)
+
+    def _rest(self, *, paced: bool, more: bool) -> None:
+        """Take what came; a pace is kept by the clock alone, since every PUBACK would end a wait for them."""
+        if paced and not more:
+            time.sleep(_TICK)
+        self._listen(0.0 if paced or more else _TICK)
 
     def _publish(self, most: int, spikes: float) -> None:
         place = self._sent % self._series
