@@ -114,7 +114,7 @@ class AnomalyDetector:
     def load_model(self, path: str | os.PathLike[str]) -> bool:
         """Go on from what `save_model` kept; True when it is done. Raises ModelFileError, and nothing has changed then."""
         try:
-            with np.load(path, allow_pickle=False) as npz:
+            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
                 scorer, state, figures = npz["scorer"].tobytes(), npz["state"], msgspec.json.decode(npz["figures"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, msgspec.DecodeError) as error:
             raise ModelFileError(f"{path} cannot be read as a saved model: {error}") from error

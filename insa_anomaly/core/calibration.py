@@ -18,6 +18,7 @@ TABLE_WIDTH = 2 * _KNOTS + 4
 _BODY = 0.95
 _FEWEST_EXCESSES = 8
 _SURPRISE_CAP = 12.0
+_RESOLUTION = 1e-3  # of the tail's scale: less above its beginning is rounding, which matters where all held-out values are equal
 DECADES = 3.0  # of p beyond the alarm line are full confidence
 
 
@@ -65,7 +66,7 @@ def surprise(values: Floats, tables: Floats) -> Floats:
     excess = np.maximum(values - tables[:, _U], 0.0) / tables[:, _SCALE]
     shape = np.maximum(tables[:, _SHAPE], 1e-6)  # at 1e-6 the tail is exponential to seven digits
     tail = tables[:, _Y_U] + np.log1p(shape * excess) / (shape * np.log(10.0))
-    surprises: Floats = np.where(values > tables[:, _U], tail, body)
+    surprises: Floats = np.where(excess > _RESOLUTION, tail, body)
     return np.minimum(surprises, _SURPRISE_CAP)
 
 

@@ -49,7 +49,8 @@ BINS_MOST = 48
 CENTER, SCALE = 0, 1
 MEANS = slice(2, 2 + WIDTH)
 SPREADS = slice(MEANS.stop, MEANS.stop + WIDTH)
-BINS = SPREADS.stop  # number of time-of-day bins, 0 where no daily profile was learnt
+FLAT_MOST = SPREADS.stop  # a flat run counts up to this
+BINS = FLAT_MOST + 1  # number of time-of-day bins, 0 where no daily profile was learnt
 PROFILE = slice(BINS + 1, BINS + 1 + BINS_MOST)
 NUMBERS_WIDTH = PROFILE.stop
 
@@ -230,7 +231,7 @@ def unscaled(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) ->
     out[:, 2] = level
     out[:, 3] = level - z.sum(axis=1) / LONG
     out[:, 4] = np.log(np.sqrt(deviation.sum(axis=1) / (SHORT - 1)) + 0.05)
-    out[:, 5] = np.log1p(flats)
+    out[:, 5] = np.log1p(np.minimum(flats, numbers[:, FLAT_MOST]))
     residuals = _residuals(short, np.ascontiguousarray(stamps[:, -SHORT:]), numbers)
     out[:, 6] = residuals[:, -1]
     out[:, 7] = residuals.sum(axis=1) / SHORT

@@ -55,9 +55,8 @@ def unscaled(values: Sequence[float], times: Sequence[float], flat: float, numbe
     level = sum(short) / 10
     spread = (sum((v - level) ** 2 for v in short) / 9) ** 0.5
     residuals = [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)] if numbers[features.BINS] else [0.0] * 10
-    return [
-        z[-1], z[-1] - z[-2], level, level - sum(z) / 60, log(spread + 0.05), log(1 + flat), residuals[-1], sum(residuals) / 10,
-    ]  # fmt: skip
+    run = log(1 + min(flat, numbers[features.FLAT_MOST]))
+    return [z[-1], z[-1] - z[-2], level, level - sum(z) / 60, log(spread + 0.05), run, residuals[-1], sum(residuals) / 10]
 
 
 def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -> float:

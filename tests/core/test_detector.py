@@ -165,7 +165,7 @@ def test_a_late_reading_is_scored_as_if_it_came_next() -> None:
 
 
 def test_a_pause_warms_the_window_anew() -> None:
-    """After a silence of twenty typical pauses nothing is scored until the window is full again; readings, not silence, close an episode."""
+    """After a pause of twenty typical ones nothing is scored until the window is full again; readings, not silence, close an episode."""
     held, fault = models(), ordinary(1)
     fault.values[:] = 90
     states, opened = run(warm(), fault, held)

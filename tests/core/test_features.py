@@ -27,6 +27,7 @@ def numbers(seed: int = 0, bins: int = 24) -> Floats:
     learnt = random.normal(size=features.NUMBERS_WIDTH)
     learnt[features.CENTER], learnt[features.SCALE], learnt[features.BINS] = 20.0, 1.7, bins
     learnt[features.SPREADS] = random.uniform(0.1, 2, features.WIDTH)
+    learnt[features.FLAT_MOST] = 15
     return learnt
 
 

@@ -1,0 +1,198 @@
+"""What is learnt: the same from the same data, something honest from difficult data, a clear word where nothing can be learnt."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core import detector, features
+from insa_anomaly.core.detector import Models, Parameters, Results, Status, advance
+from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.training import Trained, fit
+from insa_anomaly.core.verdict import Policy, Transition
+from insa_anomaly.errors import NotEnoughData, TrainingError
+from tests.core.streams import MINUTE, SMALL, START, daily
+
+POLICY = Policy()
+
+
+def learn(times: Ints, values: Floats, parameters: Parameters = SMALL) -> Trained:
+    """As series D/m, version 1."""
+    return fit(times, values, ("D", "m"), "id", 1, parameters, POLICY)
+
+
+def minutes(n: int, first: int = 0) -> Ints:
+    """A reading a minute."""
+    return START + np.arange(first, first + n) * MINUTE
+
+
+def follow(trained: Trained, times: Ints, values: npt.NDArray[np.floating]) -> Results:
+    """All of a stream, from an empty window."""
+    n = len(times)
+    held = Models(1, len(trained.model.forest.thresholds))
+    held.put(0, trained.model)
+    row = np.zeros(n, np.int64)
+    return advance(features.empty(1), row, held, row, values.astype(np.float64), times, np.arange(n), row, POLICY, SMALL)[1]
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 999), n=st.integers(100, 400))
+def test_law_same_data_same_seed_same_model(seed: int, n: int) -> None:
+    """To the bit; in whatever order the readings come, however often they are repeated, with values that are not finite among them."""
+    times, values = daily(n, seed)
+    model = learn(times, values).model
+    order = np.random.default_rng(seed).permutation(np.r_[np.arange(n), 3, 3, 7])
+    shuffled = np.r_[values[order], np.nan, np.inf]
+    assert learn(np.r_[times[order], START, START + 5], shuffled).model.to_bytes() == model.to_bytes()
+
+
+def test_another_seed_is_another_forest() -> None:
+    """The seed is honoured."""
+    assert learn(*daily(200)).model.to_bytes() != learn(*daily(200), replace(SMALL, random_state=1)).model.to_bytes()
+
+
+@settings(max_examples=8, deadline=None)
+@given(power=st.integers(-20, 20), seed=st.integers(0, 99))
+def test_law_the_unit_of_measurement_changes_no_score(power: int, seed: int) -> None:
+    """All values times a power of two: the same scores."""
+    times, values = daily(300, seed)
+    later, stream = minutes(100, 300), daily(400, seed)[1][300:].copy()
+    stream[80] += 4
+    plain = follow(learn(times, values), np.r_[times, later], np.r_[values, stream])
+    scale = 2.0**power
+    scaled = follow(learn(times, values * scale), np.r_[times, later], np.r_[values, stream] * scale)
+    np.testing.assert_allclose(scaled.score, plain.score, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [0, 1, 59, 99])
+def test_too_few_readings_say_what_is_needed(n: int) -> None:
+    """At least 100 different ones."""
+    with pytest.raises(NotEnoughData, match="at least 100 are needed"):
+        learn(*daily(n))
+
+
+def test_repeated_readings_count_once() -> None:
+    """A hundred copies of a reading are one reading."""
+    with pytest.raises(NotEnoughData, match="1 different reading"):
+        learn(np.full(200, START), np.ones(200))
+
+
+def test_a_hundred_readings_are_enough() -> None:
+    """Any hundred, a short history is told from a long one by its threshold."""
+    short, long = learn(*daily(100)), learn(*daily(3000))
+    assert short.samples == 100
+    assert short.model.threshold > long.model.threshold
+
+
+@pytest.mark.parametrize(
+    ("times", "values", "says"),
+    [
+        (minutes(200), np.full(200, np.nan), "none of the 200 values is a finite number"),
+        (np.full(200, START), np.arange(200.0), "all readings carry the same timestamp"),
+        (minutes(200), np.arange(199.0), "200 timestamps for 199 values"),
+        (minutes(200), np.resize([1.7e308, -1.7e308], 200), "too far apart"),
+    ],
+)
+def test_what_nothing_can_be_learnt_from_is_refused(times: Ints, values: Floats, says: str) -> None:
+    """With the reason."""
+    with pytest.raises(TrainingError, match=says):
+        learn(times, values)
+
+
+@pytest.mark.parametrize("samples", [1, 257, 1000])
+def test_samples_beyond_the_compiled_trees_are_refused(samples: int) -> None:
+    """A tree of the compiled forest is at most eight deep."""
+    with pytest.raises(TrainingError, match="2 to 256"):
+        learn(*daily(200), replace(SMALL, max_samples=samples))
+
+
+@pytest.mark.parametrize("level", [0.0, 50.0, -3e6, 1e-9])
+def test_a_constant_tag_is_quiet_and_speaks_when_it_moves(level: float) -> None:
+    """It never alarms on its own value, however long it stays there; it alarms as soon as it is another."""
+    trained = learn(minutes(500), np.full(500, level))
+    n = 3000
+    values = np.full(n, level)
+    values[2000:] = level + (abs(level) or 1) * 0.05
+    results = follow(trained, minutes(n, 500), values)
+    assert (results.score[60:2000] >= 0).all()
+    assert results.transition[2000] == Transition.OPENED
+    assert np.isfinite(results.expected[60:]).all()
+
+
+def test_a_constant_tag_knows_that_it_knows_little() -> None:
+    """Nothing of its spread was seen: the expected value is the constant, the band has no width."""
+    results = follow(learn(minutes(200), np.full(200, 7.0)), minutes(80, 200), np.full(80, 7.0))
+    assert results.expected[-1] == results.lower[-1] == results.upper[-1] == 7.0
+
+
+def test_a_step_tag_is_quiet_among_its_levels() -> None:
+    """A setpoint that moves among three levels every few hours: held-out readings and new ones open next to nothing."""
+    random = np.random.default_rng(3)
+    values = np.repeat(random.choice([20.0, 35.0, 50.0], 84), 120)
+    trained = learn(minutes(7200), values[:7200])
+    results = follow(trained, minutes(2880, 7200), values[7200:])
+    assert (results.transition == Transition.OPENED).sum() <= 1
+
+
+@pytest.mark.parametrize("fault", ["spike", "level", "stuck", "noise", "dropout"])
+def test_clear_faults_of_a_daily_signal_speak(fault: str) -> None:
+    """Twenty times the noise, or stuck for an hour, in a signal learnt from four days: an episode opens in the fault, and none before."""
+    times, values = daily(8000, 5)
+    values = np.round(values, 2)
+    trained = learn(times[:5760], values[:5760], replace(SMALL, n_estimators=50, max_samples="auto"))
+    at = slice(7200, 7203 if fault == "spike" else 7260)
+    stream = values.copy()
+    if fault == "stuck":
+        stream[at] = stream[7200]
+    elif fault == "noise":
+        stream[at] += np.random.default_rng(1).normal(0, 3, 60)
+    elif fault == "dropout":
+        stream[at] = 0
+    else:
+        stream[at] += 6
+    results = follow(trained, times[5760:], stream[5760:])
+    opened = np.flatnonzero(results.transition == Transition.OPENED) + 5760
+    assert ((opened >= 7200) & (opened < at.stop)).any()
+    assert (opened >= 7200).all()
+
+
+def test_a_daily_profile_is_learnt_from_three_days() -> None:
+    """And not from two, nor from a signal that has none; the expected value then follows the hour."""
+    days = 1440
+    assert learn(*daily(4 * days)).figures["daily_profile_bins"] == 48
+    assert learn(*daily(2 * days)).figures["daily_profile_bins"] == 0
+    noise = np.random.default_rng(0).normal(size=4 * days)
+    assert learn(minutes(4 * days), noise).figures["daily_profile_bins"] == 0
+    times, values = daily(5 * days, noise=0.01)
+    results = follow(learn(times, values), times, values)
+    scored = results.status == Status.SCORED
+    assert np.abs(results.expected - values)[scored].max() < 0.1
+
+
+def test_bursts_are_a_rhythm_not_pauses() -> None:
+    """Where the usual rule would leave most windows unfilled, a pause restarts nothing."""
+    times = START + np.array([burst * 600 * 1_000_000 + i * 1_000_000 for burst in range(40) for i in range(10)])
+    trained = learn(times, np.random.default_rng(0).normal(size=400))
+    assert trained.model.numbers[detector.GAP] == np.inf
+    assert (follow(trained, times + 400 * 60 * MINUTE, np.zeros(400)).status[60:] == Status.SCORED).all()
+
+
+def test_only_the_newest_of_a_long_history_is_used() -> None:
+    """Two weeks within the bounds; what is older has no influence."""
+    few = replace(SMALL, history_days=0.2, history_readings_least=150, history_readings_most=250)
+    times, values = daily(1000)
+    trained = learn(times, values, few)
+    assert trained.samples == 250
+    assert trained.model.to_bytes() == learn(times[750:], values[750:], few).model.to_bytes()
+
+
+def test_held_out_readings_alarm_as_often_as_promised() -> None:
+    """About one in a thousand scores below 0, and the threshold leaves at most the accepted episodes."""
+    trained = learn(*daily(6000, 2), replace(SMALL, n_estimators=50, max_samples="auto"))
+    anomalous, held_out = trained.figures["held_out_anomalous"], trained.figures["held_out"]
+    assert isinstance(anomalous, int)
+    assert held_out == 6000 - features.LONG + 1
+    assert 1 <= anomalous <= 15

@@ -1,0 +1,241 @@
+"""The faces that people import keep their word: one reading or many, saved or not, whatever kind of timestamp."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from insa_anomaly import AnomalyDetector, DeviceDetector
+from insa_anomaly.core.features import Floats
+from insa_anomaly.errors import ModelFileError, NotEnoughData, TrainingError
+
+QUICK = {"n_estimators": 12, "max_samples": 64}
+START = 1_700_000_000.0
+
+
+def signal(n: int, seed: int = 0) -> tuple[Floats, Floats]:
+    """Seconds and values, a reading a minute."""
+    at = np.arange(n, dtype=np.float64)
+    return START + at * 60.0, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(seed).normal(0, 0.3, n)
+
+
+def ready(seed: int = 0) -> AnomalyDetector:
+    """A detector that has learnt 400 readings."""
+    times, values = signal(400, seed)
+    detector = AnomalyDetector("PUMP-1", "pressure", **QUICK)
+    detector.train({"timestamp": times, "value": values})
+    return detector
+
+
+def later(n: int) -> tuple[Floats, Floats]:
+    """What comes after those, with a fault and a missing value in it."""
+    times, values = signal(400 + max(n, 80), 7)
+    values[450:460] += 9
+    values[470] = np.nan
+    return times[400 : 400 + n], values[400 : 400 + n]
+
+
+def test_law_observe_many_is_repeated_observe() -> None:
+    """Every column, to the bit; in pieces too."""
+    times, values = later(120)
+    many = ready().observe_many(values, times)
+    pieces, single = ready(), ready()
+    halves = [pieces.observe_many(values[part], times[part]) for part in (slice(50), slice(50, 50), slice(50, None))]
+    each = [single.observe(value, time) for value, time in zip(values.tolist(), times.tolist(), strict=True)]
+    for name, column in many.items():
+        assert column.tobytes() == np.concatenate([half[name] for half in halves]).tobytes()
+        assert column.tobytes() == np.array([said[name] for said in each], column.dtype).tobytes()
+    assert many["is_anomaly"][50]
+    assert many["status"][70] == "bad_quality"
+    assert "opened" in many["transition"]
+
+
+def test_law_predict_changes_nothing() -> None:
+    """Asked between any two readings, it says what `observe` would, and `observe` says what it would have said."""
+    times, values = later(80)
+    asked, plain = ready(), ready()
+    for value, time in zip(values, times, strict=True):
+        foretold = asked.predict(value, time)
+        asked.predict(1e6)
+        said = plain.observe(value, time)
+        np.testing.assert_equal(asked.observe(value, time), said)
+        np.testing.assert_equal(foretold, said)
+
+
+def test_law_saving_and_loading_in_mid_stream_changes_nothing(tmp_path: Path) -> None:
+    """Another process goes on where this one stood."""
+    times, values = later(120)
+    plain, saved, loaded = ready(), ready(), AnomalyDetector("PUMP-1", "pressure", **QUICK)
+    whole = plain.observe_many(values, times)
+    head = saved.observe_many(values[:55], times[:55])
+    assert saved.save_model(tmp_path / "model.npz")
+    assert loaded.load_model(tmp_path / "model.npz")
+    tail = loaded.observe_many(values[55:], times[55:])
+    for name, column in whole.items():
+        assert column.tobytes() == np.concatenate([head[name], tail[name]]).tobytes()
+    assert loaded.get_model_info() == saved.get_model_info()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
+
+
+def test_a_file_that_is_no_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    """Missing, empty, damaged, another series'."""
+    good, stranger = ready(), AnomalyDetector("PUMP-2", "pressure", **QUICK)
+    good.save_model(tmp_path / "good")
+    data = (tmp_path / "good").read_bytes()
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_bytes(b"hello")
+    (tmp_path / "half").write_bytes(data[: len(data) // 2])
+    (tmp_path / "hole").write_bytes(data[:4000] + bytes(200) + data[4200:])
+    before = good.get_model_info()
+    for name in ("missing", "empty", "text", "half", "hole"):
+        with pytest.raises(ModelFileError, match=name):
+            good.load_model(tmp_path / name)
+    with pytest.raises(ModelFileError, match="PUMP-1/pressure"):
+        stranger.load_model(tmp_path / "good")
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        good.save_model(tmp_path / "no" / "folder")
+    assert good.get_model_info() == before
+
+
+def test_an_untrained_detector_collects(tmp_path: Path) -> None:
+    """It says so, scores 0, and can be saved like any other."""
+    detector = AnomalyDetector("PUMP-1", "pressure")
+    assert detector.predict(1.0)["status"] == "collecting"
+    said = detector.observe(4.2, START)
+    assert (said["status"], said["score"], said["is_anomaly"], said["confidence"]) == ("collecting", 0.0, False, 0.0)
+    detector.save_model(tmp_path / "model")
+    again = AnomalyDetector("PUMP-1", "pressure")
+    assert again.load_model(tmp_path / "model")
+    assert again.observe(4.2, START)["status"] == "duplicate"
+    assert not again.get_model_info()["trained"]
+
+
+def test_training_answers_what_is_known() -> None:
+    """Figures that cannot be known are None, with the reason beside them."""
+    info = ready().get_model_info()
+    assert (info["version"], info["training_samples"], info["trained"]) == (1, 400, True)
+    assert info["accuracy"] is None
+    assert info["basis"].startswith("not assessed")
+    assert 0 <= info["threshold"] <= 0.9
+    assert info["parameters"]["n_estimators"] == 12
+
+
+def test_the_first_reading_after_training_is_scored() -> None:
+    """The newest training data fills the window; after older data, the window stays where it was."""
+    detector = ready()
+    times, values = later(10)
+    assert detector.observe(values[0], times[0])["status"] == "scored"
+    old = signal(300)
+    detector.train({"timestamp": old[0] - 86400, "value": old[1]})
+    assert detector.observe(values[0], times[0])["status"] == "duplicate"
+    assert detector.observe(values[1], times[1])["status"] == "scored"
+
+
+def test_retraining_is_the_next_version() -> None:
+    """An open episode stays open."""
+    detector, (times, values) = ready(), signal(600)
+    assert detector.observe(90.0, times[400])["transition"] == "opened"
+    answer = detector.retrain({"timestamp": times[:500], "value": values[:500]})
+    assert answer["version"] == 2
+    closing = [detector.observe(value, time)["transition"] for value, time in zip(values[500:], times[500:], strict=True)]
+    assert closing.count("closed") == 1
+    assert "opened" not in closing[: closing.index("closed")]
+
+
+def same_times(n: int) -> dict[str, Any]:
+    """Timestamps a minute apart, said in different ways."""
+    moments = [datetime(2024, 3, 1, tzinfo=UTC) + timedelta(minutes=i) for i in range(n)]
+    seconds = [moment.timestamp() for moment in moments]
+    return {
+        "seconds": seconds,
+        "numbers": np.array(seconds, np.int64),
+        "datetimes": moments,
+        "zoned": [moment.astimezone(timezone(timedelta(hours=5, minutes=30))) for moment in moments],
+        "naive": [moment.replace(tzinfo=None) for moment in moments],
+        "texts": [moment.isoformat() for moment in moments],
+        "numpy": np.array([moment.replace(tzinfo=None) for moment in moments], "datetime64[ns]"),
+        "iterator": iter(seconds),
+    }
+
+
+@pytest.mark.parametrize("kind", same_times(0))
+def test_any_kind_of_timestamp_is_the_same_time(kind: str) -> None:
+    """Seconds, datetimes, texts, numpy times."""
+    _, values = signal(130)
+    detector, plain = (AnomalyDetector("P", "m", **QUICK) for _ in range(2))
+    detector.train({"timestamp": same_times(130)[kind], "value": values})
+    plain.train({"timestamp": same_times(130)["seconds"], "value": values})
+    assert detector.get_model_info() == plain.get_model_info()
+    np.testing.assert_equal(detector.observe_many(values, same_times(130)[kind]), plain.observe_many(values, same_times(130)["seconds"]))
+
+
+@pytest.mark.parametrize("wrong", [[float("nan")], [np.datetime64("NaT")], ["yesterday"]])
+def test_a_timestamp_that_is_none_is_refused(wrong: list[Any]) -> None:
+    """Before anything changes."""
+    with pytest.raises(ValueError, match=r".+"):
+        ready().observe_many([1.0], wrong)
+
+
+def test_shapes_must_agree() -> None:
+    """As many timestamps as values."""
+    with pytest.raises(ValueError, match=r"shape \(2,\) for values of shape \(3,\)"):
+        ready().observe_many([1.0, 2.0, 3.0], [START, START + 1])
+    with pytest.raises(TrainingError, match="must be"):
+        ready().train({"timestamp": [START], "value": [1.0, 2.0]})
+    with pytest.raises(NotEnoughData):
+        ready().train({"timestamp": [START], "value": [1.0]})
+
+
+def test_parameters_are_named_and_checked() -> None:
+    """An unknown name, and a value of the wrong kind, are told apart."""
+    with pytest.raises(TypeError, match="unknown parameter contamnation; known: alpha, contamination"):
+        AnomalyDetector("P", "m", contamnation=0.1)
+    with pytest.raises(TypeError, match="Expected `float`, got `str`"):
+        AnomalyDetector("P", "m", alpha="high")
+
+
+def test_a_reading_that_stands_out_has_reasons() -> None:
+    """With shares and words; an ordinary one has none."""
+    detector, (times, values) = ready(), later(5)
+    assert detector.observe(values[0], times[0])["reasons"] == []
+    reasons = detector.observe(90.0, times[1])["reasons"]
+    assert reasons[0]["share"] >= reasons[-1]["share"] > 0
+    assert sum(reason["share"] for reason in reasons) <= 1
+    assert any("+" in reason["text"] for reason in reasons)
+
+
+def test_a_device_is_as_strange_as_its_strangest_metric() -> None:
+    """The answer names it; a metric that is missing takes no part; rows and columns say the same."""
+    times, values = signal(500)
+    columns = {"timestamp": times, "a": values, "b": values[::-1].copy()}
+    first, second = (DeviceDetector("PUMP-1", ["a", "b"], **QUICK) for _ in range(2))
+    for device in (first, second):
+        device.train({name: column[:400] for name, column in columns.items()})
+    columns["b"][450] = 99
+    columns["a"][460] = np.nan
+    many = first.observe_many({name: column[400:] for name, column in columns.items()})
+    each = [second.observe({"a": a, "b": b}, t) for t, a, b in zip(*(c[400:] for c in columns.values()), strict=True)]
+    for name, column in many.items():
+        np.testing.assert_array_equal(column, np.array([said[name] for said in each]))
+    assert many["metric_name"][50] == "b"
+    assert many["is_anomaly"][50]
+    assert second.observe({"b": 99.0}, times[-1] + 60)["metric_name"] == "b"
+    with pytest.raises(ValueError, match="none of the metrics a, b"):
+        first.observe_many({"timestamp": [START], "c": [1.0]})
+
+
+def test_scoring_loads_no_scikit_learn() -> None:
+    """Neither does importing the package, which loads not even numpy."""
+    code = """
+import sys
+import insa_anomaly
+assert "numpy" not in sys.modules
+from insa_anomaly import AnomalyDetector
+AnomalyDetector("P", "m").observe(1.0, 0.0)
+assert "sklearn" not in sys.modules and "joblib" not in sys.modules
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
