@@ -5,15 +5,29 @@ event that comes twice is recognised as one.
 """
 
 from datetime import UTC, datetime, timedelta
+from math import isnan
 from uuid import UUID, uuid5
 
 import msgspec
 
 from insa_anomaly.core.verdict import Transition
 
-__all__ = ["Anomaly", "Episode", "Event", "Reason", "Transition", "anomaly_id", "deterministic_id", "episode_id", "event_of", "rfc3339"]
+__all__ = [
+    "NO_MODEL",
+    "Anomaly",
+    "Episode",
+    "Event",
+    "Reason",
+    "Transition",
+    "anomaly_id",
+    "deterministic_id",
+    "episode_id",
+    "event_of",
+    "rfc3339",
+]
 
 NAMESPACE = UUID("6f0b9a52-8f0e-5d0f-9a57-1f9c0f6f7a11")
+NO_MODEL = str(UUID(int=0))  # model_id, with version 0, of what a reading closes that has no model any more
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -63,7 +77,11 @@ class Episode(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One transition of an episode, as published on `insa/iiot/ml/anomaly/<device>`. Timestamps are RFC 3339 in UTC."""
+    """One transition of an episode, as published on `insa/iiot/ml/anomaly/<device>`. Timestamps are RFC 3339 in UTC.
+
+    What is expected is not known (null) where the reading that closes an episode cannot be scored: the window began anew, or the model
+    is gone.
+    """
 
     event_id: str
     kind: str
@@ -72,9 +90,9 @@ class Event(msgspec.Struct, frozen=True):
     metric_name: str
     timestamp: str
     value: float
-    expected: float
-    lower: float
-    upper: float
+    expected: float | None
+    lower: float | None
+    upper: float | None
     score: float
     confidence: float
     reasons: list[Reason]
@@ -118,9 +136,9 @@ def event_of(transition: Transition, reading: Anomaly, episode: Episode) -> Even
         metric_name=reading.metric_name,
         timestamp=rfc3339(reading.timestamp),
         value=reading.value,
-        expected=reading.expected,
-        lower=reading.lower,
-        upper=reading.upper,
+        expected=_known(reading.expected),
+        lower=_known(reading.lower),
+        upper=_known(reading.upper),
         score=reading.score,
         confidence=reading.confidence,
         reasons=reading.reasons,
@@ -129,3 +147,7 @@ def event_of(transition: Transition, reading: Anomaly, episode: Episode) -> Even
         started_at=rfc3339(episode.started_at),
         historical=reading.historical,
     )
+
+
+def _known(value: float) -> float | None:
+    return None if isnan(value) else value

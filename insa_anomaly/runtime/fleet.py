@@ -74,11 +74,12 @@ class Fleet:
         return {self.registry.keys[number]: self._kept(int(number)) for number in numbers}
 
     def restore(self, kept: Iterable[tuple[SeriesKey, Kept]]) -> None:
-        """Take states from checkpoints; models are given by `swap`."""
+        """Take states from checkpoints, as many as there is room for; models are given by `swap`."""
         for key, one in kept:
             number = self.registry.number(key)
-            self._grow(number + 1)
-            self._states[number] = np.frombuffer(one.state, np.float64)
+            if number >= 0:
+                self._grow(number + 1)
+                self._states[number] = np.frombuffer(one.state, np.float64)
 
     def _kept(self, number: int) -> bytes:
         model_id, _ = self.model.get(number, (None, 0))

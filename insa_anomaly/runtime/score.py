@@ -12,7 +12,7 @@ import numpy as np
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
-from insa_anomaly.core.event import Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
+from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
 from insa_anomaly.core.reading import Flag
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Telemetry
@@ -93,8 +93,12 @@ class Score:
     def step(self, timeout: float) -> None:
         """Score what there is; wait up to `timeout` seconds for it."""
         if self._feed.wait(self._reached, timeout):
-            for group in _groups(self._feed.read(self._reached, MOST_READINGS)):
+            last = self._feed.last
+            batches = self._feed.read(self._reached, MOST_READINGS)
+            for group in _groups(batches):
                 self._score(group)
+            if not batches:  # the log dropped what came before a state that is now lost
+                self._reached = last
         if monotonic() >= self._next_checkpoint:
             self.keep()
 
@@ -158,7 +162,7 @@ class Score:
     def _anomaly(self, telemetry: Telemetry, results: Results, i: int) -> Anomaly:
         number = int(telemetry.key[i])
         device_id, metric_name = telemetry.keys[number]
-        model_id, version = self._fleet.model.get(number, ("", 0))
+        model_id, version = self._fleet.model.get(number, (NO_MODEL, 0))
         timestamp, score = int(telemetry.timestamp[i]), float(results.score[i])
         return Anomaly(
             id=anomaly_id(device_id, metric_name, timestamp, int(telemetry.discriminator[i])),
@@ -185,15 +189,12 @@ class Score:
             self._give((swap.device_id, swap.metric_name), swap.model_id)
 
     def _give(self, key: SeriesKey, model_id: str | None) -> None:
-        model = None if model_id is None else self._model(key, model_id)
-        self._fleet.swap(key, model)
-
-    def _model(self, key: SeriesKey, model_id: str) -> Model | None:
+        """One that cannot be loaded, or has more trees than the configuration makes room for, leaves the series without."""
         try:
-            return Model.from_bytes(self._models.scorer(model_id))
-        except ModelFileError as error:
-            instrumentation.model_unusable(*key, model_id, str(error))
-            return None
+            self._fleet.swap(key, None if model_id is None else Model.from_bytes(self._models.scorer(model_id)))
+        except (ModelFileError, ValueError) as error:
+            instrumentation.model_unusable(*key, model_id or "", str(error))
+            self._fleet.swap(key, None)
 
 
 def _episode(reading: Anomaly, results: Results, i: int, transition: Transition) -> Episode:

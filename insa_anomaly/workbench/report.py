@@ -24,7 +24,9 @@ def event_line(event: Event, fault: Fault | None) -> Text:
     at = microseconds(event.timestamp) or 0
     line = Text(f"{_clock(at)}  {f'{event.device_id}/{event.metric_name}':<{_SERIES_WIDTH}}  ")
     line.append(f"{event.kind:<8}", _STYLES.get(event.kind))
-    line.append(f"  {event.value:>8.4g}  expected {event.expected:.4g} ({event.lower:.4g} to {event.upper:.4g})")
+    line.append(f"  {event.value:>8.4g}")
+    if event.expected is not None:
+        line.append(f"  expected {event.expected:.4g} ({event.lower:.4g} to {event.upper:.4g})")
     if event.kind == "closed":
         return line.append(f"  after {_minutes(at - (microseconds(event.started_at) or at))}", "dim")
     line.append(f"  confidence {event.confidence:.2f}")

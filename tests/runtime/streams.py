@@ -1,8 +1,9 @@
 """Streams of messages as a plant sends them, and models that know its series: for the laws of the readers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from uuid import UUID
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def topic(device_id: str) -> str:
 
 def message(device_id: str, second: float, metrics: dict[str, float], rest: str = "") -> Message:
     """One message: values of the metrics, `second` seconds before (negative) or after NOW."""
-    values = ", ".join(f'"{name}": {value!r}' for name, value in metrics.items())
+    values = ", ".join(f'"{name}": {float(value)!r}' for name, value in metrics.items())
     return topic(device_id), f'{{"timestamp": {(NOW + round(second * SECOND)) / SECOND:.6f}, {rest}"metrics": {{{values}}}}}'.encode()
 
 
@@ -46,7 +47,7 @@ def model(number: int) -> Model:
     random = np.random.default_rng(number)
     times, values = SECOND * np.arange(400), 10 + random.normal(size=400)
     device_id, metric_name = SERIES[number % len(SERIES)]
-    return fit(times, values, (device_id, metric_name), f"model-{number}", number + 1, PARAMETERS, POLICY).model
+    return fit(times, values, (device_id, metric_name), str(UUID(int=number + 1)), number + 1, PARAMETERS, POLICY).model
 
 
 @cache
@@ -100,16 +101,16 @@ class Stream:
 def stream(seed: int, length: int) -> Stream:
     """Every series warms up with 70 ordinary readings; then `length` messages with all that goes on in a plant."""
     random = np.random.default_rng(seed)
-    messages = [message(device, i - 100, {metric: _ordinary(random)}) for i in range(70) for device, metric in SERIES]
+    messages = [message(device, i - 70, {metric: _ordinary(random)}) for i in range(70) for device, metric in SERIES]
     swaps = {0: [swap(0), swap(1)], 105: [swap(2)]}
     messages += [_one(random, i) for i in range(length)]
     for place in (210 + random.integers(length, size=3)).tolist() if length else []:
         number = int(random.integers(6))
-        swaps.setdefault(place, []).append(swap(number) if random.random() < 0.7 else replace_with_none(number))
+        swaps.setdefault(place, []).append(swap(number) if random.random() < 0.7 else removal(number))
     return Stream(messages, swaps)
 
 
-def replace_with_none(number: int) -> Swap:
+def removal(number: int) -> Swap:
     """The series of model `number` has no model any more."""
     return Swap(*SERIES[number % len(SERIES)], None)
 
@@ -131,24 +132,9 @@ def _one(random: np.random.Generator, i: int) -> Message:
     if kind < 0.91:
         return message(device, i, {metric: value}, '"quality": "bad", ')
     if kind < 0.94:
-        return topic(device), f'{{"{metric}": {value!r}}}'.encode()
+        return topic(device), f'{{"{metric}": {float(value)!r}}}'.encode()
     return topic(device), GARBAGE[i % len(GARBAGE)]
 
 
 def _ordinary(random: np.random.Generator) -> float:
     return float(10 + random.normal())
-
-
-def as_active(shelf: MemoryModels, number: int) -> None:
-    """Let model `number` be the active one of its series."""
-    shelf.put(replace_status(shelf.row(model(number).id)), _scorer(number))
-
-
-def replace_status(row: ModelRow) -> ModelRow:
-    """The row as an active one."""
-    return ModelRow(**{**{name: getattr(row, name) for name in row.__struct_fields__}, "status": "active"})
-
-
-def renamed(one: Model, model_id: str) -> Model:
-    """The model under another id."""
-    return replace(one, id=model_id)

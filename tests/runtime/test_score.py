@@ -1,0 +1,362 @@
+"""The score reader: what it finds is a function of the log alone, whatever the chunking and however often it is started anew."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core.detector import Parameters, Results
+from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, episode_id
+from insa_anomaly.errors import StateBroken
+from insa_anomaly.ports import Outgoing, SeriesKey, State, Swap, Telemetry
+from insa_anomaly.runtime import fleet as fleets
+from insa_anomaly.runtime.feed import Feed, Registry
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.score import ANOMALY_TOPIC, Findings, Score
+from insa_anomaly.testing import MemoryLog, MemoryModels, MemoryState
+from tests.runtime.streams import (
+    CAPACITY,
+    NOW,
+    PARAMETERS,
+    POLICY,
+    SECOND,
+    SERIES,
+    Message,
+    message,
+    model,
+    models,
+    parser,
+    removal,
+    stream,
+    swap,
+)
+
+SHELF = models(6)
+EVERYTHING = 10**12
+Outcome = tuple[list[Anomaly], list[Episode], list[Outgoing], dict[SeriesKey, bytes]]
+
+
+class Watching:
+    """An audience that remembers, and holds against the state what it is told."""
+
+    def __init__(self, state: State) -> None:
+        self.told: list[Outgoing] = []
+        self.scored = 0
+        self.asked: list[SeriesKey] = []
+        self._state = state
+
+    def events(self, outgoing: list[Outgoing]) -> None:
+        """New events are in the outbox."""
+        assert self._state.outgoing(outgoing[0].number - 1, len(outgoing)) == outgoing
+        self.told += outgoing
+
+    def results(self, telemetry: Telemetry, results: Results) -> None:
+        """A batch was scored."""
+        assert len(results.score) == len(telemetry.value)
+        self.scored += len(results.score)
+
+    def due(self, keys: list[SeriesKey]) -> None:
+        """These series ask for training."""
+        self.asked += keys
+
+
+@dataclass
+class World:
+    """A log, a state, and a score reader that may be started anew on them."""
+
+    log: MemoryLog = field(default_factory=MemoryLog)
+    state: MemoryState = field(default_factory=MemoryState)
+    shelf: MemoryModels = SHELF
+    capacity: int = CAPACITY
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin where the last one ended."""
+        registry = Registry(self.capacity)
+        self.feed = Feed(self.log, parser(), registry)
+        self.fleet = Fleet(registry, PARAMETERS, POLICY)
+        self.audience = Watching(self.state)
+        self.score = Score(self.feed, self.state, self.fleet, self.shelf, self.audience, checkpoint_seconds=1e9)
+        self.state.bind(self.log.id)
+        self.score.restore()
+
+    def take(self, messages: list[Message], swaps: Sequence[Swap] = ()) -> None:
+        """An entry comes in."""
+        self.feed.offer(self.log.append(messages, list(swaps), NOW))
+
+    def outcome(self) -> Outcome:
+        """All that was made of the log."""
+        self.score.drain()
+        found = [Findings.from_bytes(body) for body in self.state.results(0, EVERYTHING).values()]
+        anomalies = [anomaly for one in found for anomaly in one.anomalies]
+        episodes = [episode for one in found for episode in one.episodes]
+        return anomalies, episodes, self.state.outgoing(0, EVERYTHING), self.state.restore()[1]
+
+
+def scored(log: MemoryLog) -> Outcome:
+    """What an undisturbed reader makes of the log."""
+    return World(log).outcome()
+
+
+@cache
+def expected(seed: int, length: int = 200) -> Outcome:
+    """What is made of a stream in the fewest entries there can be."""
+    return scored(stream(seed, length).log(set()))
+
+
+def told(outgoing: Sequence[Outgoing]) -> list[Event]:
+    """The events themselves."""
+    return [msgspec.json.decode(one.payload, type=Event) for one in outgoing]
+
+
+# ------------------------------------------------------------------------------------------------------- laws
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=60))
+def test_chunking_changes_nothing(seed: int, cuts: set[int]) -> None:
+    """The same messages in other entries: the same anomalies, episodes and events, and the same states to the bit."""
+    assert scored(stream(seed, 200).log(cuts)) == expected(seed)
+
+
+def test_an_entry_for_every_message_changes_nothing() -> None:
+    """The finest chunking there is."""
+    assert scored(stream(3, 200).log(set(range(1000)))) == expected(3)
+
+
+def test_the_streams_are_worth_it() -> None:
+    """What the laws are held on has everything in it: transitions of every kind, anomalies in and out of episodes, several models."""
+    outcomes = [expected(seed) for seed in range(10)]
+    events = [event for outcome in outcomes for event in told(outcome[2])]
+    anomalies = [anomaly for outcome in outcomes for anomaly in outcome[0]]
+    assert {event.kind for event in events} == {"opened", "worsened", "closed"}
+    assert {anomaly.episode_id is None for anomaly in anomalies} == {True, False}
+    assert len({anomaly.model_id for anomaly in anomalies}) > 3
+    assert min(len(outcome[0]) for outcome in outcomes) > 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=60), st.data())
+def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.DataObject) -> None:
+    """Stopped dead and started anew after any entry, with or without a checkpoint: the same to the bit, and nothing twice."""
+    world = World()
+    for entry in stream(seed, 200).entries(cuts):
+        world.take(entry.messages, entry.swaps)
+        for happening in data.draw(st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)):
+            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[happening]()
+    assert world.outcome() == expected(seed)
+
+
+class Unsafe(MemoryState):
+    """A state whose commits fail when told to, before they are done or after."""
+
+    fails = ""
+
+    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Commit, or fail first, or fail afterwards."""
+        fails, self.fails = self.fails, ""
+        outgoing = [] if fails == "before" else super().commit(seq, results, events)
+        if fails:
+            raise StateBroken
+        return outgoing
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 410), min_size=1, max_size=30), st.data())
+def test_a_commit_that_fails_or_seems_to_is_made_good_by_a_restart(seed: int, cuts: set[int], data: st.DataObject) -> None:
+    """Whether what failed was written or not, the next start knows; nothing is written twice, nothing is missing."""
+    state = Unsafe()
+    world = World(state=state)
+    for entry in stream(seed, 200).entries(cuts):
+        world.take(entry.messages, entry.swaps)
+        state.fails = data.draw(st.sampled_from(["", "", "before", "after"]))
+        if state.fails:
+            with pytest.raises(StateBroken):
+                world.score.step(0.0)
+            world.start()
+    assert world.outcome() == expected(seed)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=20), st.integers(1, 6))
+def test_a_full_house_is_decided_by_the_log(seed: int, cuts: set[int], capacity: int) -> None:
+    """Which series are let in where there is no room for all does not depend on chunks or restarts either."""
+    plain = World(stream(seed, 200).log(set()), capacity=capacity).outcome()
+    world = World(capacity=capacity)
+    for entry in stream(seed, 200).entries(cuts):
+        world.take(entry.messages, entry.swaps)
+        world.score.step(0.0)
+        world.score.keep()
+        world.start()
+    assert world.outcome() == plain
+    assert len(plain[3]) <= capacity
+
+
+def test_time_is_the_logs() -> None:
+    """A message without a timestamp keeps the time of its receipt however late it is read again."""
+    world = World()
+    world.take([("insa/iiot/telemetry/pump", b'{"a": 1}')])
+    assert world.outcome()[3].keys() == {("pump", "a")}
+    state = world.state.restore()[1]["pump", "a"]
+    world.state = MemoryState()
+    world.start()
+    assert world.outcome()[3]["pump", "a"] == state
+
+
+# ------------------------------------------------------------------------------------------------------ models
+def faulty(places: range, faults: range, device_id: str = "pump") -> list[Message]:
+    """One message a second with the metric a, far off in `faults`."""
+    return [message(device_id, i, {"a": 60.0 if i in faults else 10 + (i * 37 % 11 - 5) / 5}) for i in places]
+
+
+def test_a_model_takes_over_exactly_where_the_log_says() -> None:
+    """Readings before the swap belong to the old model, those of its own entry to the new one, those after a removal to none."""
+    world = World()
+    world.take(faulty(range(100), range(0)), [swap(0)])
+    world.take(faulty(range(100, 110), range(100, 110)))
+    world.take(faulty(range(110, 120), range(110, 120)), [swap(3)])
+    world.take(faulty(range(120, 130), range(120, 130)), [removal(3)])
+    anomalies, _, _, states = world.outcome()
+    found = [(anomaly.model_id, anomaly.model_version, (anomaly.timestamp - NOW) // SECOND) for anomaly in anomalies]
+    assert found == [(model(0).id, 1, i) for i in range(100, 110)] + [(model(3).id, 4, i) for i in range(110, 120)]
+    assert msgspec.msgpack.decode(states["pump", "a"])[0] is None
+
+
+def test_a_model_that_cannot_be_loaded_leaves_its_series_without() -> None:
+    """Its series goes on, unscored, and every other goes on scored; a restart stumbles over it no more than the swap did."""
+    shelf = models(3)
+    shelf.lost.add(model(0).id)
+    world = World(shelf=shelf)
+    world.take(faulty(range(70), range(0)), [swap(0), swap(2), Swap("pump", "b", "never heard of")])
+    world.take(faulty(range(70, 80), range(70, 80)))
+    world.score.step(0.0)
+    world.score.keep()
+    world.start()
+    world.take([message("fan", i, {"a": 10.0 if i < 65 else 90.0}) for i in range(70)])
+    anomalies = world.outcome()[0]
+    assert {(anomaly.device_id, anomaly.metric_name) for anomaly in anomalies} == {SERIES[2]}
+
+
+def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_loaded() -> None:
+    """Fewer trees in the configuration than in models on disk end neither the swap nor the start."""
+    world = World()
+    world.fleet = Fleet(Registry(2), Parameters(n_estimators=4), POLICY)
+    world.score = Score(world.feed, world.state, world.fleet, SHELF, world.audience)
+    world.take(faulty(range(80), range(70, 80)), [swap(0)])
+    assert world.outcome()[0] == []
+    assert world.fleet.model == {}
+
+
+def test_a_checkpoint_with_more_series_than_there_is_room_for_keeps_those_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller `models.max_bytes` than before costs series, not the start, and no series gets another's state."""
+    monkeypatch.setattr(fleets, "ROWS_AT_ONCE", 2)
+    world = World()
+    world.take([message(device, i, {metric: i + j}) for i in range(3) for j, (device, metric) in enumerate(SERIES)], [swap(0), swap(1)])
+    before = world.outcome()[3]
+    world.capacity = 2
+    world.start()
+    world.fleet._moved[:] = True
+    kept = world.fleet.moved()
+    assert len(kept) == 2
+    assert all(before[key] == state for key, state in kept.items())
+
+
+# ------------------------------------------------------------------------------------------------------ events
+def test_every_transition_is_an_event_on_its_devices_topic() -> None:
+    """Opened, then held, then closed; the event carries the reading, the episode and the reasons."""
+    world = World()
+    world.take(faulty(range(100), range(0)), [swap(0)])
+    world.take(faulty(range(100, 200), range(100, 105)))
+    anomalies, episodes, outgoing, _ = world.outcome()
+    events = told(outgoing)
+    assert {one.topic for one in outgoing} == {ANOMALY_TOPIC + "pump"}
+    assert [event.kind for event in events][:: len(events) - 1] == ["opened", "closed"]
+    assert len({event.event_id for event in events}) == len(events)
+    assert {event.episode_id for event in events} == {episode_id("pump", "a", NOW + 100 * SECOND)}
+    first = anomalies[0]
+    assert (events[0].value, events[0].score, events[0].expected) == (first.value, first.score, first.expected)
+    assert events[0].reasons == first.reasons != []
+    assert [episode.closed_at is None for episode in episodes] == [True] * (len(episodes) - 1) + [False]
+    assert episodes[-1].readings == len(anomalies)
+    assert episodes[-1].peak_confidence == max(anomaly.confidence for anomaly in anomalies)
+
+
+def test_what_a_reading_without_a_score_closes_can_be_told_and_recorded() -> None:
+    """Its model gone, or its window begun anew, an episode still closes: with ids that are ids, and null where nothing is expected."""
+    world = World()
+    world.take(faulty(range(110), range(100, 110)), [swap(0)])
+    world.take(faulty(range(110, 120), range(0)), [removal(0)])
+    world.take(faulty(range(-1000, -900), range(-905, -900), "fan"), [swap(2)])
+    world.take(faulty(range(10), range(0), "fan"))
+    _, episodes, outgoing, _ = world.outcome()
+    closed = [event for event in told(outgoing) if event.kind == "closed"]
+    assert [(event.device_id, event.model_id, event.expected, event.lower, event.upper) for event in closed] == [
+        ("pump", NO_MODEL, None, None, None),
+        ("fan", model(2).id, None, None, None),
+    ]
+    assert {str(UUID(episode.model_id)) for episode in episodes} == {NO_MODEL, model(0).id, model(2).id}
+    assert [str(UUID(episode.id)) for episode in episodes if episode.closed_at] == [event.episode_id for event in closed]
+
+
+def test_the_audience_is_told_once_and_after_the_commit() -> None:
+    """Every event that is in the outbox, and every reading that was scored, is handed on; what is gone over again is not."""
+    world = World()
+    for entry in stream(2, 200).entries({250, 300, 350}):
+        world.take(entry.messages, entry.swaps)
+    world.score.drain()
+    assert world.audience.told == world.state.outgoing(0, EVERYTHING)
+    assert world.audience.scored == sum(len(batch) for batch in world.feed.read(0, EVERYTHING))
+    world.state.checkpoint(0, {})
+    world.start()
+    assert (world.audience.told, world.audience.scored, world.audience.asked) == ([], 0, [])
+
+
+def test_a_series_without_a_model_asks_for_training() -> None:
+    """Once it has readings enough, and again after as many as its parameters say."""
+    world = World()
+    asked = []
+    for i in range(120):
+        world.take([message("pump", i, {"a": i % 7})])
+        world.score.step(0.0)
+        asked += [i] * len(world.audience.asked)
+        world.audience.asked.clear()
+    assert asked == [PARAMETERS.first_fit_readings - 1, 79, 109]
+
+
+# -------------------------------------------------------------------------------------------------- checkpoints
+def test_states_are_kept_as_often_as_was_said() -> None:
+    """With no time between, every step keeps; the sequence says up to where."""
+    world = World()
+    score = Score(world.feed, world.state, world.fleet, SHELF, world.audience, checkpoint_seconds=1e-9)
+    for seq in (1, 2, 3):
+        world.take([message("pump", seq, {"a": 1.0})])
+        score.step(0.0)
+        assert score.checkpoint == world.state.restore()[0] == seq
+
+
+def test_a_state_that_is_newer_than_what_the_log_still_holds_goes_on_from_there() -> None:
+    """Entries that were dropped after a checkpoint are not missed; nor are those of a state that was lost."""
+    world = World(stream(0, 100).log({250}))
+    before = world.outcome()
+    world.log.drop(world.log.last)
+    world.start()
+    assert world.outcome() == before
+    world.state = MemoryState()
+    world.start()
+    world.score.step(0.0)
+    assert world.outcome()[3] == {}
+    world.take([message("pump", 1, {"a": 1.0})])
+    assert world.outcome()[3].keys() == {("pump", "a")}
+
+
+def test_findings_read_back_as_they_were() -> None:
+    """The bytes in the state hold all of it; where there is nothing, nothing is kept."""
+    anomalies, episodes, _, _ = expected(0)
+    findings = Findings(anomalies, episodes)
+    assert Findings.from_bytes(findings.to_bytes() or b"") == findings
+    assert Findings([], []).to_bytes() is None
