@@ -1,14 +1,16 @@
 """A plant for one test: a broker and a database of its own, a folder, a configuration, and whoever publishes, listens and looks."""
 
 import json
+import sqlite3
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, LiteralString
 
 import msgspec
@@ -21,9 +23,11 @@ from insa_anomaly.adapters.embedded import Tools
 from insa_anomaly.adapters.mqtt import Access, Feeder, Listener
 from insa_anomaly.core.event import Event
 from tests.acceptance.daemon import Daemon, command
-from tests.conftest import ROOT
+from tests.acceptance.plant import Message
+from tests.conftest import ROOT, wait_for
 
 EVENTS = "insa/iiot/ml/anomaly/+"
+END = "-end"  # of a topic on which a test says that nothing more comes
 CONNECT_SECONDS = 20.0
 COMMAND_SECONDS = 120.0
 _databases = count(1)
@@ -42,20 +46,31 @@ class Heard:
         with self._lock:
             self.payloads.append((topic, payload))
 
+    def has(self, topic: str) -> bool:
+        """Whether something came on this topic."""
+        with self._lock:
+            return any(one == topic for one, _ in self.payloads)
+
+    @property
+    def told(self) -> list[tuple[str, bytes]]:
+        """Topics and payloads of the events, in order, repeated ones included."""
+        with self._lock:
+            return [(topic, payload) for topic, payload in self.payloads if not topic.endswith(END)]
+
     @property
     def events(self) -> list[Event]:
         """All, in order, repeated ones included."""
-        with self._lock:
-            return [msgspec.json.decode(payload, type=Event) for _, payload in self.payloads]
+        return [msgspec.json.decode(payload, type=Event) for _, payload in self.told]
 
     @property
     def by_id(self) -> dict[str, bytes]:
         """Payloads by event id; fails where one id was told in two ways."""
-        told: dict[str, bytes] = {}
-        for event, (topic, payload) in zip(self.events, list(self.payloads), strict=False):
+        found: dict[str, bytes] = {}
+        for topic, payload in self.told:
+            event = msgspec.json.decode(payload, type=Event)
             assert topic == f"insa/iiot/ml/anomaly/{event.device_id}"
-            assert told.setdefault(event.event_id, payload) == payload
-        return told
+            assert found.setdefault(event.event_id, payload) == payload
+        return found
 
 
 @dataclass
@@ -110,6 +125,40 @@ class Site:
         """Readings in the database."""
         return int(self.query("SELECT count(*) FROM telemetry")[0][0])
 
+    def state(self, statement: str) -> list[tuple[Any, ...]]:
+        """Rows of the daemon's own file."""
+        with closing(sqlite3.connect(self.folder / "storage" / "state.db")) as state:
+            return state.execute(statement).fetchall()
+
+    def wait_told(self, heard: Heard) -> None:
+        """Until the outbox is empty, and what was in it has come to the subscriber: the broker keeps the order."""
+        wait_for(lambda: self.state("SELECT count(*) FROM outbox") == [(0,)], 60)
+        topic = f"insa/iiot/ml/anomaly/{token_hex(4)}{END}"
+        with self.feeder() as feeder:
+            feeder.publish(topic, b"-")
+        wait_for(lambda: heard.has(topic), 30)
+
+    @contextmanager
+    def publishing(self, messages: Sequence[Message], rate: float) -> Iterator[None]:
+        """Publish these evenly, `rate` a second, while the block runs, whatever becomes of the daemon; at its end the broker has all."""
+        failures: list[BaseException] = []
+        thread = Thread(target=self._publish, args=(messages, rate, failures), daemon=True)
+        thread.start()
+        yield
+        thread.join(120 + len(messages) / rate)
+        assert not thread.is_alive()
+        assert not failures, failures
+
+    def _publish(self, messages: Sequence[Message], rate: float, failures: list[BaseException]) -> None:
+        began = time.monotonic()
+        try:
+            with self.feeder() as feeder:
+                for number, message in enumerate(messages):
+                    feeder.publish(*message)
+                    time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        except BaseException as error:  # noqa: BLE001 - the test must hear of it
+            failures.append(error)
+
     @contextmanager
     def feeder(self) -> Iterator[Feeder]:
         """A device's connection; what was published through it is with the broker when the block ends."""
@@ -136,9 +185,9 @@ class Site:
 
 
 @contextmanager
-def opened(folder: Path, tools: Tools, server: str) -> Iterator[Site]:
-    """A site with an empty database of this PostgreSQL server and a mosquitto of its own."""
-    with embedded.mosquitto(folder / "mosquitto", tools) as broker, empty_database(server) as database:
+def opened(folder: Path, tools: Tools, database: str) -> Iterator[Site]:
+    """A site with this database and a mosquitto of its own."""
+    with embedded.mosquitto(folder / "mosquitto", tools) as broker:
         site = Site(folder, broker, database)
         try:
             yield site

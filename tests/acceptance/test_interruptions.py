@@ -1,12 +1,9 @@
 """Stopped or killed in mid-stream, whenever: nothing is lost, nothing doubled, and what was made of it is the same to the bit."""
 
 import random
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 from time import sleep
 from typing import Any
 
@@ -16,7 +13,7 @@ import pytest
 from insa_anomaly.adapters.embedded import Tools
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.plant import METRICS, Message, machines, stream
-from tests.acceptance.site import Heard, Site, opened
+from tests.acceptance.site import Heard, Site, empty_database, opened
 from tests.conftest import wait_for
 
 ROWS = 2000  # of each machine
@@ -38,9 +35,7 @@ class Outcome:
 
 def outcome(site: Site, heard: Heard) -> Outcome:
     """Look at everything, after a clean stop."""
-    with closing(sqlite3.connect(site.folder / "storage" / "state.db")) as state:
-        states = {(device, metric): bytes(kept) for device, metric, kept in state.execute("SELECT * FROM states")}
-        assert state.execute("SELECT count(*) FROM outbox").fetchone() == (0,), "some events were never told"
+    states = {(device, metric): bytes(kept) for device, metric, kept in site.state("SELECT * FROM states")}
     return Outcome(
         site.query("SELECT * FROM telemetry_readings ORDER BY device_id, metric_name, timestamp, discriminator"),
         site.query("SELECT id, model_id, device_id, metric_name, value, anomaly_score, confidence, timestamp, metadata, episode_id"
@@ -51,35 +46,6 @@ def outcome(site: Site, heard: Heard) -> Outcome:
     )  # fmt: skip
 
 
-@dataclass
-class Publisher:
-    """A plant that goes on, whatever becomes of the daemon."""
-
-    site: Site
-    failure: list[BaseException] = field(default_factory=list)
-
-    @contextmanager
-    def publishing(self, messages: Sequence[Message]) -> Iterator[None]:
-        """Publish these while the block runs, evenly; all are with the broker at its end."""
-        thread = Thread(target=self._publish, args=(messages,), daemon=True)
-        thread.start()
-        yield
-        thread.join(120)
-        assert not thread.is_alive()
-        assert not self.failure, self.failure
-
-    def _publish(self, messages: Sequence[Message]) -> None:
-        pause = Event()
-        try:
-            with self.site.feeder() as feeder:
-                for number, message in enumerate(messages):
-                    feeder.publish(*message)
-                    if number % 15 == 14:
-                        pause.wait(15 / RATE)
-        except BaseException as error:  # noqa: BLE001 - the test must hear of it
-            self.failure.append(error)
-
-
 @pytest.fixture(scope="module")
 def messages() -> list[Message]:
     """What the plant says."""
@@ -87,43 +53,28 @@ def messages() -> list[Message]:
 
 
 @pytest.fixture(scope="module")
-def trained(short_root: Path, tools: Tools, postgres_dsn: str) -> Iterator[Site]:
-    """A site with models of the plant, and what an uninterrupted run makes of the stream."""
+def uninterrupted(short_root: Path, tools: Tools, postgres_dsn: str, models: dict[str, str], messages: list[Message]) -> Outcome:
+    """What a run makes of the stream that nothing happens to."""
     folder = short_root / "uninterrupted"
     folder.mkdir(mode=0o711)
-    with opened(folder, tools, postgres_dsn) as site:
-        files = [str(machine.write_training(folder)) for machine in machines(0)]
-        done = site.run("train", *[word for file in files for word in ("--csv", file)])
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield site
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(trained: Site, messages: list[Message]) -> Outcome:
-    """What a run makes of the stream that nothing happens to."""
-    daemon = trained.daemon()
-    with trained.listen() as heard:
-        daemon.start()
-        with trained.feeder() as feeder:
-            for message in messages:
-                feeder.publish(*message)
-        return finish(trained, daemon, heard)
+    with empty_database(postgres_dsn) as database, opened(folder, tools, database) as site:
+        site.put("models", models)
+        daemon = site.daemon()
+        with site.listen() as heard:
+            daemon.start()
+            with site.feeder() as feeder:
+                for message in messages:
+                    feeder.publish(*message)
+            return finish(site, daemon, heard)
 
 
 def finish(site: Site, daemon: Daemon, heard: Heard) -> Outcome:
     """Wait until all is stored and told, stop in good order, look."""
     wait_for(lambda: site.stored() >= READINGS, 90)
     daemon.wait_idle()
-    wait_for(lambda: daemon.metric("insa_events_told_total") or heard.payloads, 30)
+    site.wait_told(heard)
     assert daemon.terminate() == 0, daemon.log[-3000:]
     return outcome(site, heard)
-
-
-@pytest.fixture
-def interrupted(site: Site, trained: Site) -> Site:
-    """A site that uses the same models."""
-    site.settings["models"] = trained.settings["models"]
-    return site
 
 
 def test_the_uninterrupted_run_is_worth_comparing(uninterrupted: Outcome) -> None:
@@ -159,7 +110,7 @@ def kill(daemon: Daemon, chance: random.Random) -> None:
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(("interrupt", "times"), [(terminate, 1), (kill, 2)])
 def test_an_interruption_changes_nothing(
-    interrupted: Site,
+    trained: Site,
     uninterrupted: Outcome,
     messages: list[Message],
     reader: str,
@@ -169,30 +120,30 @@ def test_an_interruption_changes_nothing(
     """The rows, the scores, the events, the states: those of a run that nothing happened to."""
     seed = random.randrange(10**6)
     chance = random.Random(seed)
-    interrupted.put("broker", {"reader": reader})
-    daemon = interrupted.daemon()
+    trained.put("broker", {"reader": reader})
+    daemon = trained.daemon()
     cuts = [len(messages) * number // (times + 1) for number in range(times + 1)] + [len(messages)]
-    with interrupted.listen() as heard:
+    with trained.listen() as heard:
         daemon.start()
         for begin, end in zip(cuts, cuts[1:], strict=False):
-            with Publisher(interrupted).publishing(messages[begin:end]):
+            with trained.publishing(messages[begin:end], RATE):
                 if end < len(messages):
                     sleep(chance.uniform(0.05, 0.9) * (end - begin) / RATE)
                     interrupt(daemon, chance)
-        found = finish(interrupted, daemon, heard)
+        found = finish(trained, daemon, heard)
     assert_same(found, uninterrupted, f"seed {seed}")
 
 
-def test_what_devices_say_again_changes_nothing(interrupted: Site, uninterrupted: Outcome, messages: list[Message]) -> None:
+def test_what_devices_say_again_changes_nothing(trained: Site, uninterrupted: Outcome, messages: list[Message]) -> None:
     """A device whose acknowledgements got lost says its newest messages again: the same rows, scores, events and states."""
-    daemon = interrupted.daemon()
-    with interrupted.listen() as heard:
+    daemon = trained.daemon()
+    with trained.listen() as heard:
         daemon.start()
-        with interrupted.feeder() as feeder:
+        with trained.feeder() as feeder:
             for begin in range(0, len(messages), 500):
                 for message in messages[max(0, begin - 200) : begin + 500]:
                     feeder.publish(*message)
-        found = finish(interrupted, daemon, heard)
+        found = finish(trained, daemon, heard)
     assert_same(found, uninterrupted, "said again")
 
 

@@ -1,0 +1,69 @@
+"""A series nobody has announced: found, collected, learnt by a process of its own, and watched from then on."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.acceptance.site import Site
+from tests.conftest import ROOT, wait_for
+
+TOPIC = "insa/iiot/telemetry/newcomer"
+STEP = 10.0  # seconds of event time between readings
+COLLECTED = 520
+
+
+def test_a_new_series_trains_itself_and_then_speaks(site: Site) -> None:
+    """After 500 readings and an hour of event time there is a model, without scikit-learn in the daemon; then a spike is told."""
+    site.put("training", {"automatic": True})
+    daemon = site.daemon()
+    random = np.random.default_rng(7)
+    begin = time.time() - (COLLECTED + 100) * STEP
+    values = np.round(60 + random.normal(0, 0.5, COLLECTED + 40), 4)
+    values[-5:] += 40
+    with site.listen() as heard:
+        daemon.start()
+        publish(site, begin, values, 0, COLLECTED)
+        wait_for(lambda: daemon.status()["series_with_model"] == 1, 90)
+        assert daemon.status()["series"] == 1
+        assert not loaded(daemon.pid), "the daemon has scikit-learn in memory"
+        (trainer,) = children(daemon.pid)
+        assert loaded(trainer), "the trainer is a process of its own"
+        publish(site, begin, values, COLLECTED, len(values))
+        wait_for(lambda: any(event.kind == "opened" for event in heard.events), 30)
+        daemon.wait_idle()
+    (event,) = [event for event in heard.events if event.kind == "opened"]
+    assert (event.device_id, event.metric_name, event.historical) == ("newcomer", "temperature", False)
+    assert event.value > 90
+    assert event.lower < 60 < event.upper
+    assert event.reasons
+    assert site.query("SELECT device_id, metric_name, status, version FROM ml_models") == [("newcomer", "temperature", "active", 1)]
+    assert daemon.terminate() == 0
+    assert not Path(f"/proc/{trainer}").exists(), "the trainer goes with the daemon"
+
+
+def publish(site: Site, begin: float, values: "np.ndarray[tuple[int], np.dtype[np.float64]]", first: int, last: int) -> None:
+    """Readings `first` to `last`, each in a message of its own."""
+    with site.feeder() as feeder:
+        for number in range(first, last):
+            feeder.publish(TOPIC, json.dumps({"temperature": values[number], "timestamp": begin + number * STEP}).encode())
+
+
+def loaded(pid: int) -> bool:
+    """Whether the process has code of scikit-learn in memory."""
+    return "/sklearn/" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one started, of any thread."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text(encoding="utf-8").split()]
+
+
+def test_the_daemon_imports_no_scikit_learn() -> None:
+    """Not by the command line, not by what puts the daemon together."""
+    said = "import sys, insa_anomaly.cli, insa_anomaly.wiring.daemon; print([name for name in sys.modules if name.startswith('sklearn')])"
+    done = subprocess.run([sys.executable, "-c", said], check=True, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.strip() == "[]"
