@@ -151,14 +151,19 @@ class ModelFiles:
         stamp = f"{datetime.fromtimestamp(trained_at // 1_000_000, UTC):%Y%m%d_%H%M%S}"
         if (folder / f"scorer_{stamp}.npz").exists():
             stamp = f"{stamp}_v{model.version}"
-        scorer = model.to_bytes()
-        files = {
-            "model": self._write(folder / f"model_{stamp}.pkl", _pickled(trained.forest)),
-            "scaler": self._write(folder / f"scaler_{stamp}.pkl", _pickled(trained.scaler)),
-            "scorer": self._write(folder / f"scorer_{stamp}.npz", scorer),
+        contents = {
+            "model": (folder / f"model_{stamp}.pkl", _pickled(trained.forest)),
+            "scaler": (folder / f"scaler_{stamp}.pkl", _pickled(trained.scaler)),
+            "scorer": (folder / f"scorer_{stamp}.npz", model.to_bytes()),
         }
-        row = _new_row(trained, files["scorer"], trained_at)
-        self._enter(row, files)
+        try:
+            files = {kind: self._write(path, data) for kind, (path, data) in contents.items()}
+            row = _new_row(trained, files["scorer"], trained_at)
+            self._enter(row, files)
+        except ModelFileError:
+            for path, _ in contents.values():
+                path.unlink(missing_ok=True)
+            raise
         self._describe((model.device_id, model.metric_name), trained.made_with)
         return row
 

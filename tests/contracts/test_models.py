@@ -1,0 +1,284 @@
+"""What every index of models promises; and of the one on disk: what was saved is read, nothing else is, every process sees the same."""
+
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from insa_anomaly.adapters.model_files import ModelFiles, safe_part
+from insa_anomaly.core.detector import Model
+from insa_anomaly.core.training import Trained
+from insa_anomaly.errors import ModelFileError
+from insa_anomaly.ports import ModelRow, Models, SeriesKey
+from insa_anomaly.testing import MemoryModels
+from tests.core.streams import trained
+
+NOON = 1_761_671_100_000_000  # 2025-10-28 17:05:00 UTC
+KEY = ("DEVICE-001", "temperature")
+HOSTILE = ("../../etc", "a/b")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder for the models, and a key file beside it."""
+    return tmp_path / "ml_models", tmp_path / "model.key"
+
+
+@pytest.fixture
+def files(place: tuple[Path, Path]) -> Iterator[ModelFiles]:
+    """No models yet."""
+    with ModelFiles(*place) as files:
+        yield files
+
+
+def made(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> Trained:
+    """The next version of a series' model."""
+    version = files.next_version(key)
+    one = trained(0)
+    model = replace(one.model, id=f"{'-'.join(key)}-{version}", version=version, device_id=key[0], metric_name=key[1])
+    return replace(one, model=replace(model, numbers=one.model.numbers + trained_at - NOON))
+
+
+def saved(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> ModelRow:
+    """It, saved."""
+    return files.save(made(files, key, trained_at), trained_at)
+
+
+Save = Callable[[SeriesKey, int], ModelRow]
+
+
+def on_disk(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]:
+    """A folder, and a way to save into it."""
+    files = stack.enter_context(ModelFiles(*place))
+    return files, lambda key, trained_at: saved(files, key, trained_at)
+
+
+def in_memory(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]:
+    """The double, filled with the rows that a folder gives."""
+    files, shelf = stack.enter_context(ModelFiles(*place)), MemoryModels()
+
+    def save(key: SeriesKey, trained_at: int) -> ModelRow:
+        row = saved(files, key, trained_at)
+        shelf.put(row, files.scorer(row.id))
+        return row
+
+    return shelf, save
+
+
+@pytest.fixture(params=[on_disk, in_memory])
+def body(request: pytest.FixtureRequest, place: tuple[Path, Path]) -> Iterator[tuple[Models, Save]]:
+    """Every body of the port."""
+    with ExitStack() as stack:
+        yield request.param(place, stack)
+
+
+def test_there_are_no_models_at_first(body: tuple[Models, Save]) -> None:
+    """And asking for one says so."""
+    models, _ = body
+    assert models.active() == {}
+    assert models.rows() == []
+    for ask in (models.row, models.scorer):
+        with pytest.raises(ModelFileError, match="there is no model nowhere"):
+            ask("nowhere")
+
+
+def test_the_newest_version_is_active(body: tuple[Models, Save]) -> None:
+    """One of a series, and the others are archived; rows come newest first; each has its scorer."""
+    models, save = body
+    rows = [save(KEY, NOON + i * 1_000_000) for i in range(3)]
+    other = save(HOSTILE, NOON - 1)
+    assert models.active() == {KEY: rows[2].id, HOSTILE: other.id}
+    assert [(row.version, row.status) for row in models.rows()] == [(3, "active"), (2, "archived"), (1, "archived"), (1, "active")]
+    for row in models.rows():
+        assert models.row(row.id) == row
+        assert Model.from_bytes(models.scorer(row.id)).id == row.id
+
+
+def test_the_revision_moves_with_every_change_and_with_nothing_else(body: tuple[Models, Save]) -> None:
+    """It never has a value it had before."""
+    models, save = body
+    seen = [models.revision]
+    for number in range(3):
+        save(KEY, NOON + number)
+        assert models.revision not in seen
+        seen.append(models.revision)
+        models.active(), models.rows()
+        assert models.revision == seen[-1]
+
+
+@pytest.mark.parametrize("key", [KEY, HOSTILE, ("Ω" * 300, ""), ("..", ".")])
+def test_what_was_saved_is_read(files: ModelFiles, key: SeriesKey) -> None:
+    """The scorer to the bit, the row, the active model of the series; whatever the series is called."""
+    one = made(files, key)
+    row = files.save(one, NOON)
+    assert files.scorer(row.id) == one.model.to_bytes()
+    assert Model.from_bytes(files.scorer(row.id)).device_id == key[0]
+    assert files.row(row.id) == row == files.rows()[0]
+    assert files.active() == {key: row.id}
+    assert (row.version, row.status, row.trained_at, row.training_samples) == (1, "active", NOON, 400)
+    assert row.threshold == one.model.threshold
+    assert row.parameters["n_estimators"] == 12
+
+
+def test_the_files_lie_where_they_are_expected(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """Named by device, metric and time; pickles that scikit-learn reads; metadata that says what made them."""
+    saved(files)
+    folder = place[0] / "DEVICE-001" / "temperature"
+    names = {"model_20251028_170500.pkl", "scaler_20251028_170500.pkl", "scorer_20251028_170500.npz", "metadata.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    forest = joblib.load(folder / "model_20251028_170500.pkl")
+    assert len(forest.estimators_) == 12
+    about = msgspec.json.decode((folder / "metadata.json").read_bytes())
+    assert about["versions"][0]["made_with"]["numpy"] == np.__version__
+    assert set(about["versions"][0]["files"]) == {"model", "scaler", "scorer"}
+
+
+def test_nobody_else_may_read(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """Folders 0700, files 0600, the key too."""
+    saved(files)
+    saved(files, HOSTILE)
+    for path in [place[1], place[0], *place[0].rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_no_name_leads_out_of_the_folder(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """Ids that look like paths are not used as such."""
+    for key in (
+        HOSTILE,
+        (
+            "..",
+            "..",
+        ),
+        ("/etc", "passwd"),
+        ("a\0b", "~"),
+    ):
+        saved(files, key)
+    assert {path.name for path in place[0].parent.iterdir()} == {"ml_models", "model.key"}
+
+
+@given(first=st.text(), second=st.text())
+def test_law_different_names_are_different_parts_of_a_path(first: str, second: str) -> None:
+    """One plain part each, never a name that means something to the file system, and no two alike."""
+    parts = [safe_part(name) for name in (first, second)]
+    assert (parts[0] == parts[1]) == (first == second)
+    for part in parts:
+        assert part not in {"", ".", ".."}
+        assert "/" not in part
+        assert len(part) <= 80
+
+
+def test_versions_of_the_same_second_do_not_meet(files: ModelFiles) -> None:
+    """Each has files of its own."""
+    rows = [saved(files) for _ in range(3)]
+    assert len({row.model_path for row in rows}) == 3
+    for row in rows:
+        assert Model.from_bytes(files.scorer(row.id)).version == row.version
+
+
+def test_long_replaced_versions_leave_their_rows(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """The files of the active one and of the three before it stay; of older ones only the row, as deleted."""
+    rows = [saved(files, trained_at=NOON + i * 1_000_000) for i in range(7)]
+    assert [row.status for row in files.rows()] == ["active", *["archived"] * 3, *["deleted"] * 3]
+    assert len(list(place[0].rglob("scorer_*.npz"))) == 4
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        files.scorer(rows[0].id)
+    with pytest.raises(ModelFileError, match="is deleted"):
+        files.activate(rows[0].id)
+
+
+def test_an_older_version_serves_again(files: ModelFiles) -> None:
+    """By hand, or because the newer one failed."""
+    first, second = saved(files), saved(files)
+    assert files.activate(first.id).status == "active"
+    assert files.active() == {KEY: first.id}
+    files.activate(second.id)
+    assert files.fall_back(second.id, "altered") == msgspec.structs.replace(first, status="active", reason="version 2 failed")
+    assert (files.row(second.id).status, files.row(second.id).reason) == ("failed", "altered")
+    assert files.fall_back(first.id, "altered too") is None
+    assert files.active() == {}
+
+
+def test_a_change_by_another_process_shows(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """The revision moves with every change, whoever makes it, and with nothing else."""
+    with ModelFiles(*place) as other:
+        before = other.revision
+        assert files.next_version(KEY) == 1
+        assert other.revision == before
+        row = saved(files)
+        assert other.revision != before
+        assert other.active() == {KEY: row.id}
+        assert other.scorer(row.id) == files.scorer(row.id)
+        middle = other.revision
+        files.activate(row.id)
+        assert other.revision not in (before, middle)
+
+
+def test_a_version_is_given_once(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """Of two that trained the same version at once, the second is refused, and the first stays."""
+    with ModelFiles(*place) as other:
+        mine, theirs = made(files), made(other)
+        row = files.save(mine, NOON)
+        before = set(place[0].rglob("*"))
+        with pytest.raises(ModelFileError, match="cannot be written"):
+            other.save(replace(theirs, model=replace(theirs.model, id="another")), NOON)
+        assert set(place[0].rglob("*")) == before
+        assert files.active() == {KEY: row.id}
+        assert files.scorer(row.id) == mine.model.to_bytes()
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "exchanged", "gone"])
+def test_a_file_that_is_not_what_was_written_is_refused(files: ModelFiles, place: tuple[Path, Path], damage: str) -> None:
+    """Also if it is the genuine file of another model: its name is part of what is authenticated."""
+    row, other = saved(files), saved(files, ("D", "other"))
+    path = place[0] / row.model_path
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {"altered": data[:-1] + b"x", "truncated": data[:-1], "exchanged": (place[0] / other.model_path).read_bytes()}[damage]
+        )
+    with pytest.raises(ModelFileError, match=r"altered|cannot be read"):
+        files.scorer(row.id)
+    assert files.scorer(other.id)
+
+
+def test_another_key_opens_nothing(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """The key is the proof that we wrote it."""
+    row = saved(files)
+    with ModelFiles(place[0], place[1].with_name("other.key")) as other, pytest.raises(ModelFileError, match="altered"):
+        other.scorer(row.id)
+
+
+def test_a_key_that_is_no_secret_is_refused(place: tuple[Path, Path]) -> None:
+    """Readable by others, of the wrong size, or in the folder that it protects."""
+    directory, key = place
+    with pytest.raises(ModelFileError, match="lies in the folder"):
+        ModelFiles(directory, directory / "key")
+    key.write_bytes(bytes(32))
+    key.chmod(0o644)
+    with pytest.raises(ModelFileError, match="can be read by others"):
+        ModelFiles(directory, key)
+    key.chmod(0o600)
+    key.write_bytes(b"short")
+    with pytest.raises(ModelFileError, match="5 bytes instead of 32"):
+        ModelFiles(directory, key)
+
+
+def test_a_folder_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> None:
+    """A file in its place; an index that is none; an index of a later version."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelFileError, match="cannot be opened"):
+        ModelFiles(tmp_path / "file", tmp_path / "key")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "models.db").write_bytes(b"nonsense" * 1000)
+    with pytest.raises(ModelFileError, match="cannot be opened"):
+        ModelFiles(tmp_path / "models", tmp_path / "key")
