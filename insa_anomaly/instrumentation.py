@@ -219,6 +219,10 @@ def log_unwritable(reason: str) -> None:
     _log(logging.ERROR, "log_unwritable", "The log cannot be written; nothing is acknowledged until it can", reason=reason)
 
 
+def log_not_trimmed(reason: str) -> None:
+    _log(logging.ERROR, "log_not_trimmed", "The log cannot forget what is done; it grows until it can", reason=reason)
+
+
 def reader_lag(reader: str, entries: int) -> None:
     READER_LAG.labels(reader).set(entries)
 

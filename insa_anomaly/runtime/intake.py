@@ -38,11 +38,9 @@ class Intake:
 
         Once closed it takes nothing and says nothing: unacknowledged, the messages come again after the next start.
         """
-        if self._closed:
-            return True
         with self._change:
-            room = self._change.wait_for(lambda: self._waiting < self._grouping.waiting, self._grouping.patience)
-            if room:
+            room = self._change.wait_for(lambda: self._closed or self._waiting < self._grouping.waiting, self._grouping.patience)
+            if room and not self._closed:
                 self._deliveries.append((monotonic(), delivery))
                 self._waiting += len(delivery.messages)
                 self._change.notify_all()
@@ -62,7 +60,9 @@ class Intake:
 
     def close(self) -> None:
         """Take no more deliveries."""
-        self._closed = True
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
 
     def drain(self) -> None:
         """Write what was taken, unless the disk refuses."""
@@ -75,8 +75,15 @@ class Intake:
         if deliveries or swaps:
             self._write(deliveries, swaps)
         if self._drop_through:
-            self._log.drop(self._drop_through)
-            self._drop_through = 0
+            self._drop()
+
+    def _drop(self) -> None:
+        """A full disk may refuse even this; the next `drop` is the next attempt."""
+        through, self._drop_through = self._drop_through, 0
+        try:
+            self._log.drop(through)
+        except LogBroken as error:
+            instrumentation.log_not_trimmed(str(error))
 
     def _gather(self, timeout: float) -> tuple[list[tuple[float, Delivery]], list[Swap]]:
         with self._change:

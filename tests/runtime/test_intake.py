@@ -1,0 +1,299 @@
+"""Intake: nothing is acknowledged before it is in the log, nothing that was taken is lost, and no more is taken than there is room for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Thread
+from time import monotonic, sleep
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.errors import LogBroken
+from insa_anomaly.ports import Delivery, Entry, Swap
+from insa_anomaly.runtime import intake as taking
+from insa_anomaly.runtime.feed import Feed, Registry
+from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.settings import Grouping
+from insa_anomaly.testing import MemoryBroker, MemoryLog
+from tests.runtime.streams import CAPACITY, NOW, Message, message, parser, swap
+
+AT_ONCE = Grouping(messages=1, seconds=1e-6, waiting=20, patience=0.002)
+
+
+class Refusing(MemoryLog):
+    """A log that refuses while `broken`."""
+
+    broken = False
+
+    def append(self, messages: list[Message], swaps: list[Swap], now: int) -> Entry:
+        """Keep one entry, or refuse it."""
+        if self.broken:
+            raise LogBroken("no space left on device")
+        return super().append(messages, swaps, now)
+
+    def drop(self, through: int) -> None:
+        """Forget entries, or refuse to."""
+        if self.broken:
+            raise LogBroken("no space left on device")
+        super().drop(through)
+
+
+class Watched(MemoryBroker):
+    """A broker that holds every acknowledgement against the log."""
+
+    def __init__(self, hand_over: Callable[[Delivery], bool], log: MemoryLog) -> None:
+        super().__init__(hand_over)
+        self.log = log
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Acknowledge what is in the log."""
+        assert set(delivery.messages) <= set(logged(self.log))
+        super().acknowledge(delivery)
+
+
+def logged(log: MemoryLog) -> list[Message]:
+    """All messages in the log, in order."""
+    return [one for entry in log.read(0, 10**9) for one in entry.messages]
+
+
+@dataclass
+class Port:
+    """An intake between a broker and a log."""
+
+    grouping: Grouping = AT_ONCE
+    log: Refusing = field(default_factory=Refusing)
+
+    def __post_init__(self) -> None:
+        self.feed = Feed(self.log, parser(), Registry(CAPACITY))
+        self.intake = Intake(self.log, self.feed, lambda: NOW, self.grouping)
+        self.broker = self.intake.broker = Watched(self.intake.hand_over, self.log)
+        self.broker.open()
+
+    def deliver(self, *numbers: int) -> Delivery:
+        """Messages with these numbers come in."""
+        return self.broker.deliver([said(number) for number in numbers])
+
+    @property
+    def acknowledged(self) -> list[Message]:
+        """All messages acknowledged, in order."""
+        return [one for delivery in self.broker.acknowledged for one in delivery.messages]
+
+
+def said(number: int) -> Message:
+    """A message that says its number."""
+    return message("pump", number, {"a": number})
+
+
+def numbers(*those: int) -> list[Message]:
+    """The messages of these numbers."""
+    return [said(number) for number in those]
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
+
+
+# ------------------------------------------------------------------------------------------------------- laws
+STEPS = st.lists(st.sampled_from(["deliver", "step", "break", "mend", "reconnect", "swap"]), max_size=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_what_is_acknowledged_is_in_the_log_and_what_was_taken_gets_there(steps: list[str]) -> None:
+    """In any weather: acknowledgements follow the log; what was taken is in it once, in order, when the disk is well again.
+
+    What comes when there is no room is given back, and acknowledged as little as what came over a connection that is gone.
+    """
+    port = Port()
+    taken: list[Message] = []
+    swaps: list[Swap] = []
+    for number, step in enumerate(steps):
+        if step == "deliver":
+            generation = port.broker.generation
+            port.deliver(2 * number, 2 * number + 1)
+            taken += numbers(2 * number, 2 * number + 1) if port.broker.generation == generation else []
+        elif step == "step":
+            port.intake.step(0.0)
+        elif step == "reconnect":
+            port.broker.close()
+            port.broker.open()
+        elif step == "swap":
+            swaps.append(swap(number % 6))
+            port.intake.swap(swaps[-1:])
+        else:
+            port.log.broken = step == "break"
+        assert set(port.acknowledged) <= set(logged(port.log))
+        assert port.intake._waiting <= AT_ONCE.waiting + 1
+    port.log.broken = False
+    while port.intake._deliveries or port.intake._swaps:
+        port.intake.step(0.0)
+    assert logged(port.log) == taken
+    assert [one for entry in port.log.read(0, 10**9) for one in entry.swaps] == swaps
+    assert port.intake.writable
+    assert port.intake._waiting == 0
+
+
+def test_on_a_connection_that_stands_all_is_acknowledged_once() -> None:
+    """Every delivery, in order, no more."""
+    port = Port()
+    for number in range(10):
+        port.deliver(number)
+        port.intake.step(0.0)
+    assert port.acknowledged == logged(port.log) == numbers(*range(10))
+
+
+# ------------------------------------------------------------------------------------------------- a log that refuses
+def test_a_log_that_refuses_loses_nothing_and_recovers() -> None:
+    """Nothing is acknowledged meanwhile, it is known to be unwritable, and what was taken is written first afterwards."""
+    port = Port()
+    port.log.broken = True
+    port.deliver(1)
+    port.intake.swap([swap(0)])
+    port.intake.step(0.0)
+    port.deliver(2)
+    port.intake.swap([swap(1)])
+    port.intake.step(0.0)
+    assert not port.intake.writable
+    assert port.acknowledged == logged(port.log) == []
+    assert port.feed.last == 0
+    port.log.broken = False
+    port.intake.step(0.0)
+    assert port.intake.writable
+    assert port.acknowledged == logged(port.log) == numbers(1, 2)
+    assert port.log.read(0, 9)[0].swaps == [swap(0), swap(1)]
+    assert port.feed.last == 1
+
+
+def test_a_log_that_cannot_forget_ends_nothing() -> None:
+    """On a full disk even forgetting may fail: it is asked again later, and messages go their way."""
+    port = Port()
+    port.deliver(1)
+    port.intake.step(0.0)
+    port.intake.drop(1)
+    port.log.broken = True
+    port.intake.step(0.0)
+    assert logged(port.log) == numbers(1)
+    port.log.broken = False
+    port.intake.drop(1)
+    port.intake.step(0.0)
+    assert logged(port.log) == []
+
+
+# ------------------------------------------------------------------------------------------------------ room
+def test_the_hand_over_is_bounded_and_sheds_after_patience() -> None:
+    """Up to `waiting` messages stand between broker and disk; one that finds no room in time goes back, and comes again."""
+    port = Port()
+    for number in range(20):
+        port.deliver(number)
+    generation, began = port.broker.generation, monotonic()
+    port.deliver(20)
+    assert AT_ONCE.patience <= monotonic() - began < 1.0
+    assert port.broker.generation > generation
+    port.intake.step(0.0)
+    port.deliver(20)
+    port.intake.drain()
+    assert logged(port.log) == numbers(*range(21))
+    assert port.acknowledged == numbers(20)
+
+
+def test_room_that_comes_in_time_is_taken() -> None:
+    """The broker's thread waits while the hand-over is full, and goes on as soon as something was written."""
+    port = Port(Grouping(messages=1, seconds=1e-6, waiting=1, patience=30.0))
+    port.deliver(1)
+    waiting = Thread(target=port.deliver, args=(2,))
+    waiting.start()
+    while len(logged(port.log)) < 2:
+        port.intake.step(0.01)
+    waiting.join(5)
+    assert port.acknowledged == numbers(1, 2)
+
+
+# ------------------------------------------------------------------------------------------------------ groups
+def test_one_write_serves_many_messages() -> None:
+    """What came together is one entry; the newest of the log's times is the clock's."""
+    port = Port()
+    for number in range(5):
+        port.deliver(number)
+    port.intake.step(0.0)
+    [entry] = port.log.read(0, 100)
+    assert (entry.messages, entry.received) == (numbers(*range(5)), NOW)
+
+
+def test_a_write_waits_for_company_but_not_long() -> None:
+    """No longer than `seconds` after the first message came, and not at all once there are `messages`."""
+    port = Port(Grouping(messages=2, seconds=0.02, waiting=20, patience=0.1))
+    began = monotonic()
+    port.deliver(1)
+    port.intake.step(0.0)
+    assert 0.02 <= monotonic() - began < 1.0
+    port = Port(Grouping(messages=2, seconds=60.0, waiting=20, patience=0.1))
+    port.deliver(1)
+    port.deliver(2)
+    port.intake.step(0.0)
+    assert logged(port.log) == numbers(1, 2)
+
+
+def test_a_write_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A great heap is written in several entries, whole deliveries in order."""
+    monkeypatch.setattr(taking, "MOST_A_COMMIT", 4)
+    port = Port()
+    for number in range(0, 15, 3):
+        port.deliver(number, number + 1, number + 2)
+    port.intake.drain()
+    assert [len(entry.messages) for entry in port.log.read(0, 100)] == [6, 6, 3]
+    assert port.acknowledged == logged(port.log) == numbers(*range(15))
+
+
+def test_swaps_alone_make_an_entry() -> None:
+    """A model takes over in a quiet plant too."""
+    port = Port()
+    port.intake.swap([swap(0), swap(1)])
+    port.intake.step(0.0)
+    assert [(entry.messages, entry.swaps) for entry in port.log.read(0, 9)] == [([], [swap(0), swap(1)])]
+    assert port.feed.last == 1
+
+
+def test_nothing_to_write_writes_nothing() -> None:
+    """An idle step waits as long as it was told and leaves no entry."""
+    port = Port()
+    port.intake.step(0.001)
+    assert port.log.last == 0
+
+
+# ------------------------------------------------------------------------------------------------------ the end
+def test_once_closed_it_takes_nothing_and_says_nothing() -> None:
+    """What comes then is neither logged nor acknowledged, nor does the broker's thread wait: it comes again after the next start."""
+    port = Port()
+    port.deliver(1)
+    port.intake.close()
+    generation = port.broker.generation
+    port.deliver(2)
+    port.intake.drain()
+    assert port.broker.generation == generation
+    assert port.acknowledged == logged(port.log) == numbers(1)
+
+
+def test_closing_lets_the_brokers_thread_go() -> None:
+    """Who waits for room when it is closed is not kept until its patience is over."""
+    port = Port(Grouping(messages=1, seconds=1e-6, waiting=1, patience=30.0))
+    port.deliver(1)
+    waiting = Thread(target=port.deliver, args=(2,))
+    waiting.start()
+    while not port.intake._change._waiters:  # type: ignore[attr-defined]
+        sleep(0.001)
+    port.intake.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    port.intake.drain()
+    assert port.acknowledged == logged(port.log) == numbers(1)
+
+
+def test_draining_ends_where_the_disk_refuses() -> None:
+    """The daemon's end does not wait for a disk that is full; what was taken was not acknowledged, and comes again."""
+    port = Port()
+    port.deliver(1)
+    port.log.broken = True
+    port.intake.drain()
+    assert port.acknowledged == []
