@@ -27,7 +27,7 @@ def _trouble(settings: Settings, attempt: Callable[[Settings], None]) -> str | N
     try:
         attempt(settings)
     except InsaError as error:
-        return str(error)
+        return " ".join(str(error).split())  # a driver's words may take several lines
     return None
 
 

@@ -18,7 +18,7 @@ from insa_anomaly.adapters.spool import Spool
 from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.api import app
 from insa_anomaly.core.reading import Parser
-from insa_anomaly.errors import AlreadyRunning
+from insa_anomaly.errors import AlreadyRunning, ConfigError
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
@@ -87,8 +87,12 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Hold the storage directory for this process alone; the lock goes with the process, however it ends."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (directory / "daemon.lock").open("w") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (directory / "daemon.lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"storage.directory {directory} cannot be used: {error.strerror}") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
