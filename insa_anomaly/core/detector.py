@@ -244,14 +244,14 @@ def _statuses(pushed: features.Pushed, known: Bools) -> npt.NDArray[np.uint8]:
 def _score(results: Results, at: Ints, pushed: features.Pushed, ready: Ints, models: Models, row: Ints) -> None:
     """Score the readings `ready` of `pushed`, which are `at` in the results."""
     numbers = models.numbers[row]
-    windows, stamps = pushed.windows[ready], pushed.stamps[ready]
-    scaled = features.features(windows, stamps, pushed.flats[ready], numbers[:, FEATURES])
+    look = features.look(pushed.windows[ready], pushed.stamps[ready], pushed.flats[ready], numbers[:, FEATURES])
+    scaled = features.features(look, numbers[:, FEATURES])
     samples = models.arena.score(row, scaled)
     results.features[at] = scaled
     results.raw_score[at] = samples - numbers[:, OFFSET]
     results.score[at] = calibration.score(_surprise(samples, scaled, numbers), numbers[:, ALPHA])
     results.confidence[at] = np.abs(results.score[at])
-    results.expected[at] = expected = features.expected(windows, stamps, numbers[:, FEATURES])
+    results.expected[at] = expected = features.expected(look, numbers[:, FEATURES])
     results.lower[at], results.upper[at] = expected - numbers[:, BAND], expected + numbers[:, BAND]
 
 

@@ -80,6 +80,15 @@ class Pushed:
     seen: Floats  # [n]
 
 
+@dataclass(frozen=True)
+class Look:
+    """Full windows as a model sees them: in units of the series' own robust scale, with what is usual at the time of day."""
+
+    z: Floats  # [n, LONG], within +-1000
+    profile: Floats  # [n, SHORT + 1], 0 where none was learnt
+    flats: Floats  # [n]
+
+
 def empty(k: int) -> Floats:
     """States [k, STATE_WIDTH] of series that have seen nothing."""
     states = np.zeros((k, STATE_WIDTH))
@@ -218,48 +227,47 @@ def _run(marks: Bools, before: Floats, which: Ints, moved: Bools, ordinal: Ints,
     return out
 
 
-def unscaled(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Floats:
-    """Features [n, WIDTH] before scaling, of full windows; `numbers` [n, NUMBERS_WIDTH], of which MEANS and SPREADS are not read."""
-    z = standardised(windows, numbers)
-    short = np.ascontiguousarray(z[:, -SHORT:])
+def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Look:
+    """Full windows [n, LONG] in the units of the model; `numbers` [n, NUMBERS_WIDTH], of which MEANS and SPREADS are not read."""
+    with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
+        z = windows - numbers[:, CENTER, None]
+        z /= numbers[:, SCALE, None]
+    return Look(np.clip(z, -_Z_CAP, _Z_CAP, out=z), profile(stamps, numbers), flats)
+
+
+def unscaled(look: Look, numbers: Floats) -> Floats:
+    """Features [n, WIDTH] before scaling; `numbers` as for `look`."""
+    short = np.ascontiguousarray(look.z[:, -SHORT:])
     level = short.sum(axis=1) / SHORT
     deviation = short - level[:, None]
     deviation *= deviation
-    out = np.empty((len(windows), WIDTH))
-    out[:, 0] = z[:, -1]
-    out[:, 1] = z[:, -1] - z[:, -2]
+    out = np.empty((len(short), WIDTH))
+    out[:, 0] = short[:, -1]
+    out[:, 1] = short[:, -1] - short[:, -2]
     out[:, 2] = level
-    out[:, 3] = level - z.sum(axis=1) / LONG
+    out[:, 3] = level - look.z.sum(axis=1) / LONG
     out[:, 4] = np.log(np.sqrt(deviation.sum(axis=1) / (SHORT - 1)) + 0.05)
-    out[:, 5] = np.log1p(np.minimum(flats, numbers[:, FLAT_MOST]))
-    residuals = _residuals(short, np.ascontiguousarray(stamps[:, -SHORT:]), numbers)
+    out[:, 5] = np.log1p(np.minimum(look.flats, numbers[:, FLAT_MOST]))
+    residuals = short
+    residuals -= look.profile[:, 1:]
+    residuals[numbers[:, BINS] == 0] = 0.0
     out[:, 6] = residuals[:, -1]
     out[:, 7] = residuals.sum(axis=1) / SHORT
     return out
 
 
-def features(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Features:
-    """Scaled features [n, WIDTH] of full windows, within +-30, as the forest takes them."""
-    raw = unscaled(windows, stamps, flats, numbers)
-    raw -= numbers[:, MEANS]
-    raw /= numbers[:, SPREADS]
-    return np.clip(raw, -_SCALED_CAP, _SCALED_CAP).astype(np.float32)
+def features(look: Look, numbers: Floats) -> Features:
+    """Scaled features [n, WIDTH], within +-30, as the forest takes them."""
+    scaled = unscaled(look, numbers)
+    scaled -= numbers[:, MEANS]
+    scaled /= numbers[:, SPREADS]
+    return np.clip(scaled, -_SCALED_CAP, _SCALED_CAP, out=scaled).astype(np.float32)
 
 
-def standardised(windows: Floats, numbers: Floats) -> Floats:
-    """Windows in units of the series' own robust scale, within +-1000."""
-    with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
-        z = (windows - numbers[:, CENTER, None]) / numbers[:, SCALE, None]
-    return np.clip(z, -_Z_CAP, _Z_CAP, out=z)
-
-
-def expected(windows: Floats, stamps: Floats, numbers: Floats) -> Floats:
+def expected(look: Look, numbers: Floats) -> Floats:
     """The value that was to be expected [n]: the recent mean, carried along the daily profile where there is one."""
-    z = np.ascontiguousarray(standardised(windows, numbers)[:, -SHORT - 1 : -1])
-    earlier = profile(np.ascontiguousarray(stamps[:, :-1]), numbers)
-    now = profile(np.ascontiguousarray(stamps[:, -1:]), numbers)[:, 0]
-    recent = (z - earlier).sum(axis=1) / SHORT
-    value: Floats = numbers[:, CENTER] + numbers[:, SCALE] * (recent + now)
+    residuals = look.z[:, -SHORT - 1 : -1] - look.profile[:, :-1]
+    value: Floats = numbers[:, CENTER] + numbers[:, SCALE] * (residuals.sum(axis=1) / SHORT + look.profile[:, -1])
     return value
 
 
@@ -279,8 +287,3 @@ def profile(stamps: Floats, numbers: Floats) -> Floats:
     row = np.arange(len(rows))[:, None]
     out[rows] = levels[row, lower] * (1 - share) + levels[row, upper] * share
     return out
-
-
-def _residuals(short: Floats, stamps: Floats, numbers: Floats) -> Floats:
-    """Distance of the short window from the daily profile; 0 where none was learnt."""
-    return np.where(numbers[:, BINS, None] > 0, short - profile(stamps, numbers), 0.0)

@@ -60,6 +60,10 @@ class _Windows:
     def __len__(self) -> int:
         return len(self.flats)
 
+    def look(self, numbers: Floats) -> features.Look:
+        """As a model sees them; `numbers` [n, features.NUMBERS_WIDTH]."""
+        return features.look(self.values, self.stamps, self.flats, numbers)
+
 
 @dataclass(frozen=True)
 class _Fitted:
@@ -185,10 +189,11 @@ def _learn(windows: _Windows, interval: float, parameters: Parameters) -> _Fitte
     numbers[features.BINS] = len(profile)
     numbers[features.PROFILE.start : features.PROFILE.start + len(profile)] = profile
     everywhere = np.broadcast_to(numbers, (len(windows), len(numbers)))
-    scaler = StandardScaler().fit(features.unscaled(windows.values, windows.stamps, windows.flats, everywhere))
+    look = windows.look(everywhere)
+    scaler = StandardScaler().fit(features.unscaled(look, everywhere))
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
     numbers[features.MEANS], numbers[features.SPREADS] = scaler.mean_, scaler.scale_
-    scaled = features.features(windows.values, windows.stamps, windows.flats, everywhere)
+    scaled = features.features(look, everywhere)
     forest = _grow(scaled, parameters)
     return _Fitted(numbers, forest, scaler, compiled(forest, scaled))
 
@@ -303,9 +308,10 @@ def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _H
 def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Parameters) -> _HeldOut:
     fitted, unseen = _learn(windows[~block], interval, parameters), windows[block]
     numbers = np.broadcast_to(fitted.numbers, (len(unseen), len(fitted.numbers)))
-    scaled = features.features(unseen.values, unseen.stamps, unseen.flats, numbers)
+    look = unseen.look(numbers)
+    scaled = features.features(look, numbers)
     members = detector.strangeness(fitted.compiled.score_samples(scaled), scaled)
-    return _HeldOut(members, np.abs(unseen.values[:, -1] - features.expected(unseen.values, unseen.stamps, numbers)))
+    return _HeldOut(members, np.abs(unseen.values[:, -1] - features.expected(look, numbers)))
 
 
 def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:

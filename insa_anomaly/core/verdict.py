@@ -68,13 +68,13 @@ def step(standing: Standing, time: float, score: float, threshold: float, policy
             return Transition.OPENED, Standing(time, 1.0, confidence, confidence, 0.0)
         return Transition.NONE, QUIET
     if score >= 0:
-        quiet = standing.quiet + 1
-        return (Transition.CLOSED if quiet >= policy.merge_gap_readings else Transition.NONE), standing._replace(quiet=quiet)
-    peak = max(standing.peak, confidence)
-    held = standing._replace(readings=standing.readings + 1, peak=peak, quiet=0.0)
-    if confidence >= standing.told + policy.worsen_step:
-        return Transition.WORSENED, held._replace(told=confidence)
-    return Transition.NONE, held
+        started, readings, peak, told, quiet = standing
+        closed = quiet + 1 >= policy.merge_gap_readings
+        return (Transition.CLOSED if closed else Transition.NONE), Standing(started, readings, peak, told, quiet + 1)
+    worse = confidence >= standing.told + policy.worsen_step
+    told, peak = confidence if worse else standing.told, max(standing.peak, confidence)
+    held = Standing(standing.started, standing.readings + 1, peak, told, 0.0)
+    return (Transition.WORSENED if worse else Transition.NONE), held
 
 
 def judge(episodes: Floats, which: Ints, times: Floats, scores: Floats, thresholds: Floats, policy: Policy) -> tuple[Floats, Verdicts]:

@@ -108,11 +108,12 @@ def test_features_are_the_naive_features(bins: int) -> None:
     got = features.push(features.empty(1), own * 0, values, times.astype(np.float64), own, np.full(200, np.inf))
     everywhere = np.broadcast_to(learnt, (141, len(learnt)))
     windows, stamps, flats = got.windows[59:], got.stamps[59:], got.flats[59:]
-    fast = features.unscaled(windows, stamps, flats, everywhere)
+    look = features.look(windows, stamps, flats, everywhere)
+    fast = features.unscaled(look, everywhere)
     slow = [oracle.unscaled(w.tolist(), t.tolist(), f, learnt) for w, t, f in zip(windows, stamps, flats, strict=True)]
     np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-12)
     np.testing.assert_allclose(
-        features.expected(windows, stamps, everywhere),
+        features.expected(look, everywhere),
         [oracle.expected(w.tolist(), t.tolist(), learnt) for w, t in zip(windows, stamps, strict=True)],
         rtol=0,
         atol=1e-12,
@@ -128,18 +129,18 @@ def test_law_a_row_s_features_do_not_depend_on_its_batch(seed: int, n: int, rows
     stamps = START + np.cumsum(random.integers(0, 9 * MINUTE, (n, features.SHORT + 1)), axis=1).astype(np.float64)
     flats = random.integers(0, 500, n).astype(np.float64)
     learnt = np.stack([numbers(i, bins) for i, bins in zip(range(n), np.resize([0, 24, 48], n), strict=True)])
-    whole = features.features(windows, stamps, flats, learnt)
+    whole = features.look(windows, stamps, flats, learnt)
     some = np.array(rows) % n
-    assert features.features(windows[some], stamps[some], flats[some], learnt[some]).tobytes() == whole[some].tobytes()
-    expected = features.expected(windows, stamps, learnt)
-    assert features.expected(windows[some], stamps[some], learnt[some]).tobytes() == expected[some].tobytes()
+    part = features.look(windows[some], stamps[some], flats[some], learnt[some])
+    assert features.features(part, learnt[some]).tobytes() == features.features(whole, learnt)[some].tobytes()
+    assert features.expected(part, learnt[some]).tobytes() == features.expected(whole, learnt)[some].tobytes()
 
 
 def test_the_strangest_values_have_features_too() -> None:
     """The largest floats, one way and the other, give finite features within the cap, and no warning."""
     windows = np.resize([1.7e308, -1.7e308, 5e-324, 0.0], (1, features.LONG)).astype(np.float64)
     stamps = np.arange(11.0)[None]
-    scaled = features.features(windows, stamps, np.zeros(1), numbers()[None])
+    scaled = features.features(features.look(windows, stamps, np.zeros(1), numbers()[None]), numbers()[None])
     assert np.isfinite(scaled).all()
     assert (np.abs(scaled) <= 30).all()
 
