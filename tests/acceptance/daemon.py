@@ -56,7 +56,8 @@ class Daemon:
         """Start it; the kernel ends it should the tests be killed."""
         assert not self.running
         with self.config.with_name("daemon.log").open("ab") as log:
-            self._process = embedded.spawn([*command("run"), "--config", str(self.config)], stdout=log.fileno(), stderr=log.fileno(), cwd=ROOT)
+            argv = [*command("run"), "--config", str(self.config)]
+            self._process = embedded.spawn(argv, stdout=log.fileno(), stderr=log.fileno(), cwd=ROOT)
 
     def wait_ready(self) -> None:
         """Until /readyz says so."""
@@ -77,7 +78,7 @@ class Daemon:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of a page of the admin port. Raises URLError (an OSError) where nobody answers."""
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - our own
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_SECONDS) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             with error:

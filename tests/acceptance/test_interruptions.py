@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -125,7 +126,7 @@ def test_an_interruption_changes_nothing(
     cuts = [len(messages) * number // (times + 1) for number in range(times + 1)] + [len(messages)]
     with trained.listen() as heard:
         daemon.start()
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in pairwise(cuts):
             with trained.publishing(messages[begin:end], RATE):
                 if end < len(messages):
                     sleep(chance.uniform(0.05, 0.9) * (end - begin) / RATE)

@@ -38,6 +38,8 @@ def test_a_new_series_trains_itself_and_then_speaks(site: Site) -> None:
     (event,) = [event for event in heard.events if event.kind == "opened"]
     assert (event.device_id, event.metric_name, event.historical) == ("newcomer", "temperature", False)
     assert event.value > 90
+    assert event.lower is not None
+    assert event.upper is not None
     assert event.lower < 60 < event.upper
     assert event.reasons
     assert site.query("SELECT device_id, metric_name, status, version FROM ml_models") == [("newcomer", "temperature", "active", 1)]
