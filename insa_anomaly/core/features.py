@@ -237,7 +237,7 @@ def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Loo
 
 def unscaled(look: Look, numbers: Floats) -> Floats:
     """Features [n, WIDTH] before scaling; `numbers` as for `look`."""
-    short = np.ascontiguousarray(look.z[:, -SHORT:])
+    short = look.z[:, -SHORT:].copy()  # contiguous, and ours to change
     level = short.sum(axis=1) / SHORT
     deviation = short - level[:, None]
     deviation *= deviation
