@@ -48,11 +48,13 @@ class Fed:
         writer.start()
         rc = MQTTErrorCode.MQTT_ERR_SUCCESS
         deadline = time.monotonic() + 20
-        while rc == MQTTErrorCode.MQTT_ERR_SUCCESS and self.client.socket() is not None and time.monotonic() < deadline:
-            rc = self.client.step(0.2)
-        self.far.close()
-        writer.join(5)
-        self.client.release()
+        try:
+            while rc == MQTTErrorCode.MQTT_ERR_SUCCESS and self.client.socket() is not None and time.monotonic() < deadline:
+                rc = self.client.step(0.2)
+        finally:
+            self.far.close()
+            writer.join(5)
+            self.client.release()
         return rc
 
     def _write(self, chunks: list[bytes]) -> None:

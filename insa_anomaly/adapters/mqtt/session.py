@@ -55,13 +55,14 @@ class Session:
     def close(self) -> None:
         """Take leave of the broker; where it does not listen, tear the connection off."""
         self._closing.set()
-        if self._trying is not None:
-            self._trying.close()
+        link = self._trying
+        if link is not None:
+            link.close()
         if self._thread.ident is None:
             return
         self._thread.join(_LEAVE_SECONDS)
-        if self._thread.is_alive() and self._trying is not None:
-            self._trying.cut()
+        if self._thread.is_alive() and link is not None:
+            link.cut()
             self._thread.join(_LEAVE_SECONDS)
 
     @property
@@ -112,12 +113,12 @@ class Session:
     def _live(self) -> End:
         try:
             version = self._access.versions[self._version]
-            self._trying = Link(self._reader, self._access, self._terms, self._context, version, self._generation + 1, self)
+            link = self._trying = Link(self._reader, self._access, self._terms, self._context, version, self._generation + 1, self)
         except ValueError as error:  # paho's word for a topic or a name it cannot use
             return End(Cause.REFUSED, str(error))
-        if self._closing.is_set():
-            return End(Cause.CLOSED, "closed")
-        return self._trying.run()
+        end = End(Cause.CLOSED, "closed") if self._closing.is_set() else link.run()
+        self._trying = None  # with the last reference to it, paho closes what `release` could not reach
+        return end
 
     def _suspected(self, end: End, lasted: float) -> End:
         """Some brokers, mosquitto 2.0 for one, do not say that another client took over: they hang up."""
