@@ -45,7 +45,7 @@ class Parameters:
     """How a series is learnt."""
 
     n_estimators: int = 100
-    contamination: float = 0.1  # sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
+    contamination: float | str = 0.1  # or "auto": sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
     max_samples: int | str = "auto"  # at most 256
     random_state: int = 42
     alpha: float = 1e-3  # a reading whose p-value is below this is anomalous

@@ -4,7 +4,7 @@ Held-out values come from a contiguous cross-fit: the history is cut into four b
 other three, and what is calibrated on them is used with the model of all four.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -72,7 +72,7 @@ class _Fitted:
     numbers: Floats
     forest: IsolationForest
     scaler: StandardScaler
-    compiled: Forest
+    scaled: features.Features
 
 
 def fit(
@@ -86,10 +86,11 @@ def fit(
     interval = _interval(when)
     gap, windows = _windows(when, what, interval, parameters)
     fitted = _learn(windows, interval, parameters)
-    held_out = _cross_fit(windows, interval, parameters)
+    forest = compiled(fitted.forest, fitted.scaled)
+    held_out = _cross_fit(windows, interval, replace(parameters, contamination="auto"))  # saves a pass: only the serving forest's is read
     numbers = np.empty(detector.MODEL_WIDTH)
     numbers[detector.FEATURES] = fitted.numbers
-    numbers[detector.OFFSET] = fitted.compiled.offset
+    numbers[detector.OFFSET] = forest.offset
     numbers[detector.ALPHA] = parameters.alpha
     numbers[detector.GAP], numbers[detector.INTERVAL] = gap, interval
     days = float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY
@@ -98,7 +99,7 @@ def fit(
     numbers[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
     scores = _calibrate(numbers, held_out)
     numbers[detector.THRESHOLD] = verdict.threshold_for(scores, len(scores) / per_day, policy)
-    model = Model(model_id, version, *key, fitted.compiled, numbers)
+    model = Model(model_id, version, *key, forest, numbers)
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, when, windows, scores, numbers)
     return Trained(model, fitted.forest, fitted.scaler, parameters, len(when), figures, made_with)
@@ -194,8 +195,7 @@ def _learn(windows: _Windows, interval: float, parameters: Parameters) -> _Fitte
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
     numbers[features.MEANS], numbers[features.SPREADS] = scaler.mean_, scaler.scale_
     scaled = features.features(look, everywhere)
-    forest = _grow(scaled, parameters)
-    return _Fitted(numbers, forest, scaler, compiled(forest, scaled))
+    return _Fitted(numbers, _grow(scaled, parameters), scaler, scaled)
 
 
 def _robust_scale(values: Floats) -> tuple[float, float]:
@@ -240,12 +240,16 @@ def _grow(scaled: features.Features, parameters: Parameters) -> IsolationForest:
     most = SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
     if not 2 <= most <= SAMPLES_MOST:
         raise TrainingError(f"max_samples is {parameters.max_samples}; 2 to {SAMPLES_MOST} or 'auto' are allowed")
-    return IsolationForest(
+    forest = IsolationForest(
         n_estimators=parameters.n_estimators,
         contamination=parameters.contamination,
         max_samples=min(most, len(scaled)),
         random_state=parameters.random_state,
-    ).fit(scaled)
+    )
+    try:
+        return forest.fit(scaled)
+    except ValueError as error:  # scikit-learn's word for a parameter out of its range
+        raise TrainingError(str(error)) from error
 
 
 # ------------------------------------------------------------------------------------------------ compiling
@@ -310,7 +314,7 @@ def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Para
     numbers = np.broadcast_to(fitted.numbers, (len(unseen), len(fitted.numbers)))
     look = unseen.look(numbers)
     scaled = features.features(look, numbers)
-    members = detector.strangeness(fitted.compiled.score_samples(scaled), scaled)
+    members = detector.strangeness(fitted.forest.score_samples(scaled), scaled)
     return _HeldOut(members, np.abs(unseen.values[:, -1] - features.expected(look, numbers)))
 
 

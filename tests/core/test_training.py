@@ -1,6 +1,7 @@
 """What is learnt: the same from the same data, something honest from difficult data, a clear word where nothing can be learnt."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,13 @@ def test_samples_beyond_the_compiled_trees_are_refused(samples: int) -> None:
     """A tree of the compiled forest is at most eight deep."""
     with pytest.raises(TrainingError, match="2 to 256"):
         learn(*daily(200), replace(SMALL, max_samples=samples))
+
+
+@pytest.mark.parametrize("wrong", [{"n_estimators": 0}, {"contamination": 0.9}, {"contamination": "some"}, {"random_state": -1}])
+def test_a_parameter_out_of_range_is_an_error_of_ours(wrong: dict[str, Any]) -> None:
+    """It says what is allowed."""
+    with pytest.raises(TrainingError, match=next(iter(wrong))):
+        learn(*daily(150), replace(SMALL, **wrong))
 
 
 @pytest.mark.parametrize("level", [0.0, 50.0, -3e6, 1e-9])
