@@ -121,6 +121,7 @@ def _amqtt_conf(folder: Path, port: int) -> dict[str, object]:
 
 
 def _argon2_hash(password: str) -> str:
+    """What amqtt reads; at the least cost, as the password is random and long and every connection pays."""
     from pwdlib.hashers.argon2 import Argon2Hasher  # noqa: PLC0415 - comes with the extra `embedded` only
 
-    return Argon2Hasher().hash(password)
+    return Argon2Hasher(time_cost=1, memory_cost=64, parallelism=1).hash(password)
