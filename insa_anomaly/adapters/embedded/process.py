@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import random
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.02
 LOG_BYTES = 1_000_000
+_PORTS = range(12_000, 32_000)  # below those of outgoing connections, 32768 to 60999
 SBIN = "/usr/sbin:/sbin:/usr/local/sbin"  # not on an ordinary user's PATH, and Debian's mosquitto lives there
 
 _SHIM = """
@@ -94,11 +96,12 @@ def stop(process: subprocess.Popen[bytes], with_signal: signal.Signals = signal.
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody used a moment ago, and that the kernel gives to no outgoing connection meanwhile."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServiceError(f"no port of 127.0.0.1 between {_PORTS.start} and {_PORTS.stop} is free")
 
 
 def untaken(port: int) -> int:
