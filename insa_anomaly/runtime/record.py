@@ -50,6 +50,7 @@ class Record:
         through = self._state.cursor
         batches = self._feed.read(self.reached, self._paging.readings, through)
         if not batches:
+            self.reached = max(self.reached, through)  # what the log has dropped is not there to be recorded
             self._feed.wait(max(through, self.reached), timeout)
             self._next_at = monotonic() + min(self._paging.linger, 0.01)
             return
@@ -61,7 +62,8 @@ class Record:
 
     def _compose(self, batches: list[Batch]) -> Page:
         last = batches[-1].seq
-        found = self._state.results(self.reached, last)
+        # All there are: after a power cut that took the state back, some are of entries recorded long ago.
+        found = self._state.results(0, last)
         findings = [Findings.from_bytes(found[seq]) for seq in sorted(found)]
         return Page(
             self._log.id,

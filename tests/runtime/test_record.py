@@ -1,0 +1,303 @@
+"""The record reader: every page reaches the database exactly once, whatever the database does, and nothing before it is scored."""
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from threading import Event
+from time import monotonic
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused
+from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.runtime import score as scoring
+from insa_anomaly.runtime.record import Record
+from insa_anomaly.settings import Paging
+from insa_anomaly.testing import MemoryRecorder, MemoryTables
+from tests.runtime.streams import Stream, message, model, models, stream, swap
+from tests.runtime.world import EVERYTHING, World
+
+PAGING = Paging(readings=25, linger=0.0, first_retry=1e-9, last_retry=1e-9)
+TROUBLES = {"away": DatabaseAway("no answer"), "refused": DatabaseRefused("relation does not exist")}
+
+
+class Unsure(MemoryRecorder):
+    """A recorder that fails when told to: before it has recorded or after, and remembers what it committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: list[Page] = []
+        self.fails_before: str | None = None
+        self.fails_after: str | None = None
+        self.asked = 0
+
+    def record(self, page: Page) -> None:
+        """Record, unless it fails first; then perhaps fail."""
+        self.asked += 1
+        before, after = self.fails_before, self.fails_after
+        self.fails_before = self.fails_after = None
+        if before:
+            raise TROUBLES[before]
+        super().record(page)
+        self.pages.append(page)
+        if after:
+            raise TROUBLES[after]
+
+
+class Recording(World):
+    """A world whose log is recorded too."""
+
+    def __post_init__(self) -> None:
+        self.recorder = Unsure()
+        super().__post_init__()
+
+    def start(self) -> None:
+        """Begin where the last one ended."""
+        super().start()
+        self.record = Record(self.log, self.feed, self.state, self.recorder, self.shelf, PAGING)
+
+    def turn(self) -> None:
+        """Record one page, if there is one."""
+        self.record._next_at = 0.0
+        self.record.step(Event(), 0.0)
+
+    def finish(self) -> MemoryTables:
+        """Score and record all there is; nothing fails any more."""
+        self.recorder.fails_before = self.recorder.fails_after = None
+        self.score.drain()
+        self.turn()
+        self.record.drain(monotonic() + 10.0)
+        return self.recorder.tables
+
+
+@cache
+def expected(seed: int) -> MemoryTables:
+    """What is recorded of a stream when nothing happens; the log's own id taken out."""
+    return nameless(Recording(stream(seed, 150).log(set())))
+
+
+def nameless(world: Recording) -> MemoryTables:
+    """All that is recorded; the log's id, which is never the same, taken out."""
+    tables = world.finish()
+    letters = {received: letter for (_, received), letter in tables.dead_letters.items()}
+    return MemoryTables(tables.telemetry, tables.anomalies, tables.episodes, letters, tables.models)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------- laws
+def test_what_is_expected_is_all_of_it() -> None:
+    """What the laws compare with holds every reading, anomaly, episode, rejected message and model of the stream."""
+    world = World(stream(4, 150).log(set()))
+    anomalies, episodes, _, _ = world.outcome()
+    batches = world.feed.read(0, EVERYTHING)
+    tables = expected(4)
+    assert len(tables.telemetry) == len({place for batch in batches for place in _places(batch.telemetry)})
+    assert tables.anomalies == {anomaly.id: anomaly for anomaly in anomalies}
+    assert tables.episodes.keys() == {episode.id for episode in episodes} != set()
+    assert list(tables.dead_letters.values()) == [rejected for batch in batches for rejected in batch.rejected] != []
+    assert tables.models.keys() == {one.model_id for batch in batches for one in batch.swaps} - {None}
+
+
+def _places(telemetry: Telemetry) -> Iterator[tuple[int, int, int]]:
+    return zip(telemetry.key.tolist(), telemetry.timestamp.tolist(), telemetry.discriminator.tolist(), strict=True)
+
+
+HAPPENINGS = ["score", "record", "record", "away", "refused", "unsure", "keep", "start", "back_from_cursor"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=40), st.data())
+def test_every_page_is_recorded_exactly_once(seed: int, cuts: set[int], data: st.DataObject) -> None:
+    """Away, refusing, dying before or after the commit, we started anew: every entry is in one committed page, and in no second one."""
+    world = Recording()
+    for entry in stream(seed, 150).entries(cuts):
+        world.take(entry.messages, entry.swaps)
+        for happening in data.draw(st.lists(st.sampled_from(HAPPENINGS), max_size=4)):
+            happen(world, happening)
+            assert world.record.reached <= max(world.state.cursor, world.recorder.tables.cursors.get(world.log.id, 0))
+    assert nameless(world) == expected(seed)
+    assert [page.seq for page in world.recorder.pages] == sorted({page.seq for page in world.recorder.pages})
+    total = sum(len(batch) for batch in world.feed.read(0, EVERYTHING))
+    assert sum(len(page.telemetry.value) for page in world.recorder.pages) == total
+    assert world.state.results(0, EVERYTHING) == {}
+    assert world.record.trouble is None
+    assert world.record.reached == world.log.last
+
+
+def happen(world: Recording, what: str) -> None:
+    """Let one thing happen."""
+    recorder = world.recorder
+    if what == "score":
+        world.score.step(0.0)
+    elif what == "keep":
+        world.score.keep()
+    elif what == "start":
+        world.start()
+    elif what == "back_from_cursor":
+        recorder.trouble = DatabaseAway("no answer")
+        world.turn()
+        recorder.trouble = None
+    else:
+        recorder.fails_before, recorder.fails_after = {"record": (None, None), "unsure": (None, "away")}.get(what, (what, None))
+        world.turn()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(200, 360), min_size=10, max_size=60), st.sampled_from([1, 20, 2000]), st.data())
+def test_a_power_cut_that_takes_the_newest_states_takes_no_finding(seed: int, cuts: set[int], most: int, data: st.DataObject) -> None:
+    """The state may fall back to any commit since it was last on disk, the database does not: nothing found is missing there."""
+    world = Recording()
+    *entries, last = stream(seed, 150).entries(cuts)
+    saved = [fallen_back(world)]
+    for entry in entries:
+        world.take(entry.messages, entry.swaps)
+        for happening in data.draw(st.lists(st.sampled_from(["score", "record", "keep"]), max_size=2)):
+            happen(world, happening)
+            saved.append(fallen_back(world))
+    world.score.drain()
+    world.turn()
+    world.state.__dict__.update(data.draw(st.sampled_from(saved)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "MOST_READINGS", most)
+        world.start()
+        world.score.drain()
+        world.take(last.messages, last.swaps)
+        assert nameless(world) == expected(seed)
+
+
+def fallen_back(world: World) -> dict[str, object]:
+    """The state as it is now, to fall back to."""
+    return {name: copy.deepcopy(value) for name, value in vars(world.state).items() if name != "_lock"}
+
+
+# ---------------------------------------------------------------------------------------------------- following
+def a_few(entries: int = 4, readings: int = 10) -> Stream:
+    """Ordinary messages."""
+    return Stream([message("pump", i, {"a": i}) for i in range(entries * readings)], {})
+
+
+def test_nothing_is_recorded_before_it_is_scored() -> None:
+    """The score reader leads: what it has not committed has no findings yet."""
+    world = Recording(a_few().log({10, 20, 30}))
+    world.turn()
+    assert world.recorder.tables.telemetry == {}
+    world.score.step(0.0)
+    world.turn()
+    assert len(world.recorder.tables.telemetry) == 30
+
+
+def test_a_page_holds_about_as_much_as_was_said() -> None:
+    """Whole entries until `readings` are had; the next page goes at once where this one was full."""
+    world = Recording(a_few().log({10, 20, 30}))
+    world.finish()
+    assert [len(page.telemetry.value) for page in world.recorder.pages] == [30, 10]
+
+
+def test_what_is_recorded_is_forgotten() -> None:
+    """Results go when their page is committed, not before."""
+    world = Recording(stream(4, 150).log(set()))
+    world.score.drain()
+    kept = world.state.results(0, EVERYTHING)
+    world.recorder.fails_before = "away"
+    world.turn()
+    assert world.state.results(0, EVERYTHING) == kept != {}
+    world.finish()
+    assert world.state.results(0, EVERYTHING) == {}
+
+
+# ------------------------------------------------------------------------------------------------------ trouble
+@pytest.mark.parametrize("trouble", ["away", "refused"])
+def test_a_database_in_trouble_is_left_alone_for_a_while(trouble: str) -> None:
+    """After a failure it is not asked before its time, and ever more seldom up to a bound; the trouble is told until it is over."""
+    world = Recording(a_few().log(set()))
+    world.score.drain()
+    world.record = Record(world.log, world.feed, world.state, world.recorder, world.shelf, Paging(first_retry=60.0, last_retry=200.0))
+    waits = []
+    for _ in range(4):
+        world.recorder.fails_before = trouble
+        began = monotonic()
+        world.turn()
+        waits.append(round(world.record._next_at - began))
+        world.record.step(Event(), 0.0)
+    assert waits == [60, 120, 200, 200]
+    assert world.recorder.asked == 4
+    assert world.record.trouble == str(TROUBLES[trouble])
+    world.turn()
+    assert world.record.trouble is None
+    world.recorder.fails_before = trouble
+    world.take([message("pump", 99, {"a": 1.0})])
+    world.score.drain()
+    began = monotonic()
+    world.turn()
+    assert round(world.record._next_at - began) == 60
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for() -> None:
+    """Not knowing how far it is, nothing is recorded and nothing fails."""
+    world = Recording(a_few().log(set()))
+    world.score.drain()
+    world.recorder.trouble = DatabaseAway("no answer")
+    world.turn()
+    assert (world.record.reached, world.record.trouble) == (0, "no answer")
+    world.recorder.trouble = None
+    assert len(world.finish().telemetry) == 40
+
+
+def test_an_end_does_not_wait_for_a_database_in_trouble() -> None:
+    """Draining gives up at the first failure: what is left is in the log."""
+    world = Recording(a_few().log(set()))
+    world.score.drain()
+    world.recorder.trouble = DatabaseAway("no answer")
+    began = monotonic()
+    world.record.drain(began + 60.0)
+    assert monotonic() - began < 1.0
+
+
+def test_being_told_to_stop_ends_the_wait() -> None:
+    """A step does not outlast the daemon, and records nothing once it is over."""
+    world = Recording(a_few().log(set()))
+    world.score.drain()
+    world.record._next_at = monotonic() + 60.0
+    stop = Event()
+    stop.set()
+    began = monotonic()
+    world.record.step(stop, 60.0)
+    assert monotonic() - began < 1.0
+    assert world.recorder.pages == []
+
+
+# ------------------------------------------------------------------------------------------------ another database
+def test_a_database_that_knows_less_than_the_log_still_holds_gets_what_there_is() -> None:
+    """A new, empty one: recording goes on from the oldest entry; it neither spins nor waits where there is none."""
+    world = Recording(a_few().log({10, 20, 30}))
+    world.finish()
+    world.log.drop(3)
+    world.recorder = Unsure()
+    world.start()
+    assert len(world.finish().telemetry) == 10
+    world.log.drop(4)
+    world.recorder = Unsure()
+    world.start()
+    began = monotonic()
+    assert len(world.finish().telemetry) == 0
+    assert monotonic() - began < 1.0
+    world.take([message("pump", 99, {"a": 1.0})])
+    assert len(world.finish().telemetry) == 1
+
+
+def test_a_model_that_is_gone_from_the_index_holds_nothing_up() -> None:
+    """Its swap is recorded with the readings; of the model itself there is nothing to say any more."""
+    world = Recording(shelf=models(1))
+    world.take([message("pump", 1, {"a": 1.0})], [swap(0), swap(1)])
+    tables = world.finish()
+    assert tables.models.keys() == {model(0).id}
+    assert len(tables.telemetry) == 1
+
+
+def test_pages_carry_the_place_in_the_log() -> None:
+    """So that the transaction that records readings records how far it is."""
+    world = Recording(a_few().log({10}))
+    world.finish()
+    assert [(page.log_id, page.seq) for page in world.recorder.pages] == [(world.log.id, 2)]
+    assert world.recorder.tables.cursors == {world.log.id: 2}

@@ -1,0 +1,76 @@
+"""A log, a state, and a score reader that may be started anew on them, with an audience that watches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from insa_anomaly.core.detector import Results
+from insa_anomaly.core.event import Anomaly, Episode
+from insa_anomaly.ports import Outgoing, SeriesKey, State, Swap, Telemetry
+from insa_anomaly.runtime.feed import Feed, Registry
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.score import Findings, Score
+from insa_anomaly.testing import MemoryLog, MemoryModels, MemoryState
+from tests.runtime.streams import CAPACITY, NOW, PARAMETERS, POLICY, Message, models, parser
+
+SHELF = models(6)
+EVERYTHING = 10**12
+Outcome = tuple[list[Anomaly], list[Episode], list[Outgoing], dict[SeriesKey, bytes]]
+
+
+class Watching:
+    """An audience that remembers, and holds against the state what it is told."""
+
+    def __init__(self, state: State) -> None:
+        self.told: list[Outgoing] = []
+        self.scored = 0
+        self.asked: list[SeriesKey] = []
+        self._state = state
+
+    def events(self, outgoing: list[Outgoing]) -> None:
+        """New events are in the outbox."""
+        assert self._state.outgoing(outgoing[0].number - 1, len(outgoing)) == outgoing
+        self.told += outgoing
+
+    def results(self, telemetry: Telemetry, results: Results) -> None:
+        """A batch was scored."""
+        assert len(results.score) == len(telemetry.value)
+        self.scored += len(results.score)
+
+    def due(self, keys: list[SeriesKey]) -> None:
+        """These series ask for training."""
+        self.asked += keys
+
+
+@dataclass
+class World:
+    """A log, a state, and a score reader that may be started anew on them."""
+
+    log: MemoryLog = field(default_factory=MemoryLog)
+    state: MemoryState = field(default_factory=MemoryState)
+    shelf: MemoryModels = SHELF
+    capacity: int = CAPACITY
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin where the last one ended."""
+        registry = Registry(self.capacity)
+        self.feed = Feed(self.log, parser(), registry)
+        self.fleet = Fleet(registry, PARAMETERS, POLICY)
+        self.audience = Watching(self.state)
+        self.score = Score(self.feed, self.state, self.fleet, self.shelf, self.audience, checkpoint_seconds=1e9)
+        self.state.bind(self.log.id)
+        self.score.restore()
+
+    def take(self, messages: list[Message], swaps: Sequence[Swap] = ()) -> None:
+        """An entry comes in."""
+        self.feed.offer(self.log.append(messages, list(swaps), NOW))
+
+    def outcome(self) -> Outcome:
+        """All that was made of the log."""
+        self.score.drain()
+        found = [Findings.from_bytes(body) for body in self.state.results(0, EVERYTHING).values()]
+        anomalies = [anomaly for one in found for anomaly in one.anomalies]
+        episodes = [episode for one in found for episode in one.episodes]
+        return anomalies, episodes, self.state.outgoing(0, EVERYTHING), self.state.restore()[1]
