@@ -99,7 +99,8 @@ def _mosquitto_hash(password: str) -> str:
 def amqtt(folder: Path, port: int | None = None, password: str | None = None) -> Iterator[Listener]:
     """Run amqtt on 127.0.0.1 with one user, `insa`: the last resort where there is no mosquitto.
 
-    It speaks MQTT 3.1.1 only, keeps everything in memory, and hands retained messages to subscribers they are not for. Raises ServiceError.
+    It speaks MQTT 3.1.1 only, keeps everything in memory, hands retained messages to subscribers they are not for, and may forget what a
+    publisher sent that leaves at once, though it was acknowledged. Raises ServiceError.
     """
     if importlib.util.find_spec("amqtt") is None:
         raise ServiceError("there is no MQTT broker to start: install Debian's mosquitto or insa-anomaly[embedded], or configure a broker")
