@@ -14,7 +14,7 @@ from insa_anomaly.errors import ModelFileError
 from tests.core import oracle, streams
 from tests.core.streams import MINUTE, SERIES, SMALL, START, Stream, joined, models, reloaded, run, same, taken, trained, warm
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=30, deadline=None)
 
 
 def ordinary(n: int, row: int = 0, *, seed: int = 1, start: int = 70) -> Stream:

@@ -31,7 +31,7 @@ def numbers(seed: int = 0, bins: int = 24) -> Floats:
     return learnt
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(stream=streams.streams(), filled=st.booleans())
 def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> None:
     """After every reading: what it did, the values, the count, the flat run and the number seen are those of a list kept by hand."""
