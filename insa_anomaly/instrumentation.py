@@ -170,9 +170,11 @@ def episode_changed(event: Event) -> None:
     )
 
 
-def event_told(seconds: float) -> None:
+def event_told(seconds: float | None) -> None:
+    """`seconds` None: it waited in the outbox, nobody knows how long."""
     EVENTS_TOLD.inc()
-    EVENT_SECONDS.observe(seconds)
+    if seconds is not None:
+        EVENT_SECONDS.observe(seconds)
 
 
 def event_refused(topic: str, reason: str) -> None:

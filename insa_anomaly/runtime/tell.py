@@ -68,7 +68,7 @@ class Tell:
                 continue
             if answer.refused is None:
                 told.append(event.number)
-                instrumentation.event_told(monotonic() - offered if offered is not None else 0.0)
+                instrumentation.event_told(None if offered is None else monotonic() - offered)
             else:  # stays in the outbox: what forbids it may be put right
                 self._again_at = monotonic() + REFUSED_SECONDS
                 instrumentation.event_refused(event.topic, answer.refused)

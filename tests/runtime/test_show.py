@@ -1,0 +1,138 @@
+"""Showing: the newest result of every series, and nothing ever waits for whoever looks."""
+
+from threading import Event, Thread
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core.detector import Status
+from insa_anomaly.ports import SeriesKey
+from insa_anomaly.runtime import show as showing
+from insa_anomaly.runtime.show import Show
+from insa_anomaly.testing import MemoryLatest
+from tests.runtime.streams import NOW, SECOND, message, stream
+from tests.runtime.world import EVERYTHING, World
+
+STOP = Event()
+STOP.set()
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What is shown of a series."""
+
+    score: float
+    is_anomaly: bool
+    timestamp: str
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=20), st.data())
+def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObject) -> None:
+    """However often it is looked: of every series the last reading that moved it; what came late or again is not newer."""
+    world, latest = World(stream(seed, 150).log(cuts)), MemoryLatest()
+    show = Show(latest)
+    newest: dict[SeriesKey, tuple[float, int]] = {}
+    for batch in world.feed.read(0, EVERYTHING):
+        for swap in batch.swaps:
+            world.score._give((swap.device_id, swap.metric_name), swap.model_id)
+        results = world.fleet.advance(batch.telemetry)
+        show.results(batch.telemetry, results)
+        for i, status in enumerate(results.status.tolist()):
+            if status in (Status.COLLECTING, Status.WARMING, Status.SCORED):
+                newest[batch.telemetry.keys[batch.telemetry.key[i]]] = float(results.score[i]), int(batch.telemetry.timestamp[i])
+        if data.draw(st.booleans()):
+            show.step(STOP)
+            assert said(latest) == expected(newest)
+    show.step(STOP)
+    assert said(latest) == expected(newest) != {}
+
+
+def said(latest: MemoryLatest) -> dict[SeriesKey, Shown]:
+    """What is there to be seen."""
+    return {key: msgspec.json.decode(body, type=Shown) for key, body in latest.shown.items()}
+
+
+def expected(newest: dict[SeriesKey, tuple[float, int]]) -> dict[SeriesKey, Shown]:
+    """What should be."""
+    return {key: Shown(round(score, 6), score < 0, _stamp(time)) for key, (score, time) in newest.items()}
+
+
+def _stamp(time: int) -> str:
+    seconds, rest = divmod(time - NOW, SECOND)
+    minutes, seconds = divmod(seconds + 53 * 60 + 20, 60)
+    return f"2025-10-09T08:{minutes:02}:{seconds:02}{f'.{rest:06}' if rest else ''}+00:00"
+
+
+class Counting(MemoryLatest):
+    """A place to show that remembers how often it was written to."""
+
+    writes = 0
+
+    def show(self, results: dict[SeriesKey, bytes]) -> None:
+        """Replace the results of these series."""
+        self.writes += 1
+        super().show(results)
+
+
+def test_only_what_changed_is_shown() -> None:
+    """A plant that says nothing costs nothing."""
+    world, latest = World(), Counting()
+    show = Show(latest)
+    show.step(STOP)
+    assert latest.writes == 0
+    for i, device in enumerate(("a", "b")):
+        latest.shown.clear()
+        world.take([message(device, i, {"x": 1.0})])
+        [batch] = world.feed.read(i, 1)
+        show.results(batch.telemetry, world.fleet.advance(batch.telemetry))
+        show.step(STOP)
+        show.step(STOP)
+        assert list(latest.shown) == [(device, "x")]
+    assert latest.writes == 2
+
+
+class Stuck(MemoryLatest):
+    """A place to show that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.go_on = Event(), Event()
+
+    def show(self, results: dict[SeriesKey, bytes]) -> None:
+        """Replace the results, when it may."""
+        self.entered.set()
+        assert self.go_on.wait(10)
+        super().show(results)
+
+
+def test_a_slow_place_to_show_holds_up_nobody() -> None:
+    """While it is written to, results go on coming in; they are shown next."""
+    world, latest = World(), Stuck()
+    show = Show(latest)
+    world.take([message("a", 0, {"x": 1.0})])
+    world.take([message("a", 1, {"x": 2.0})])
+    first, second = world.feed.read(0, 100)
+    show.results(first.telemetry, world.fleet.advance(first.telemetry))
+    thread = Thread(target=show.step, args=(STOP,))
+    thread.start()
+    assert latest.entered.wait(10)
+    show.results(second.telemetry, world.fleet.advance(second.telemetry))
+    latest.go_on.set()
+    thread.join(10)
+    show.step(STOP)
+    assert said(latest)["a", "x"].timestamp == _stamp(NOW + SECOND)
+
+
+def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step lasts as long as was said, unless the daemon ends."""
+    waited: list[float] = []
+
+    class Watch(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout or 0.0)
+            return False
+
+    Show(MemoryLatest()).step(Watch())
+    assert waited == [showing.EVERY_SECONDS]

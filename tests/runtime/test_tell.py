@@ -1,0 +1,315 @@
+"""Telling: every event at least once and in order, a bounded number under way, nothing forgotten before the broker has answered."""
+
+from collections import deque
+from time import monotonic
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.errors import BrokerAway
+from insa_anomaly.ports import Settled
+from insa_anomaly.runtime import tell as telling
+from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.testing import MemoryBroker, MemoryState
+
+WINDOW = 5
+
+
+class Listening(MemoryBroker):
+    """A broker that remembers what was tried, over which connection, and what it has answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried: list[tuple[int, int]] = []  # generation and number of the event
+        self.told: set[int] = set()
+        self.under_way: dict[int, int] = {}
+        self.most = 0
+        self.dies_after: int | None = None
+        self.flips = False
+
+    @property
+    def connected(self) -> bool:
+        """True between `open` and `close`; where it flips, by the time of the answer another connection stands."""
+        if self.flips:
+            self.flips = False
+            self.close()
+            self.open()
+        return super().connected
+
+    def close(self) -> None:
+        """End the connection."""
+        super().close()
+        self.under_way.clear()
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+        """Send; the payload is the number of the event."""
+        if self.dies_after is not None and len(self.tried) >= self.dies_after:
+            self.dies_after = None
+            self.close()
+            raise BrokerAway
+        token = super().publish(topic, payload, retain=retain)
+        self.tried.append((self.generation, int(payload)))
+        self.under_way[token] = int(payload)
+        self.most = max(self.most, len(self.under_way))
+        return token
+
+    def settled(self, timeout: float) -> list[Settled]:
+        """Answers that came since the last call."""
+        answers = super().settled(timeout)
+        for answer in answers:
+            number = self.under_way.pop(answer.token, None)
+            if answer.refused is None and number is not None:
+                self.told.add(number)
+        return answers
+
+
+class Outbox:
+    """A state with events in it, and Tell between it and a broker."""
+
+    def __init__(self) -> None:
+        self.state, self.broker, self.last = MemoryState(), Listening(), 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin where the last one ended."""
+        self.tell = Tell(self.state, self.broker)
+
+    def add(self, *topics: str, offered: bool = True) -> None:
+        """Events, each on its topic; whether or not they are told of."""
+        events = [(topic, str(self.last + i + 1).encode()) for i, topic in enumerate(topics)]
+        outgoing = self.state.commit(1, None, events)
+        self.last += len(topics)
+        if offered:
+            self.tell.offer(outgoing)
+
+    def waiting(self) -> list[int]:
+        """Numbers of the events in the outbox."""
+        return [one.number for one in self.state.outgoing(0, 10**6)]
+
+    def steps(self, count: int) -> None:
+        """Let time pass."""
+        for _ in range(count):
+            self.tell.step(0.0)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "ANSWER_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(telling, "UNDER_WAY", WINDOW)
+
+
+# ------------------------------------------------------------------------------------------------------- laws
+HAPPENINGS = ["add", "add_many", "add_unknown", "step", "step", "open", "close", "answer", "silent", "dies", "start"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(HAPPENINGS), max_size=60))
+def test_every_event_is_told_at_least_once_and_in_order(happenings: list[str]) -> None:
+    """Connections come and go, answers are late or never come, we are started anew: nothing leaves the outbox untold.
+
+    On one connection events go in order and no event goes twice, and never are more under way than the window holds.
+    """
+    box = Outbox()
+    for happening in happenings:
+        _happen(box, happening)
+        assert set(range(1, box.last + 1)) - set(box.waiting()) <= box.broker.told
+    box.broker.answering, box.broker.dies_after = True, None
+    box.broker.close()
+    box.broker.open()
+    box.steps(3 * box.last + 3)
+    assert box.waiting() == []
+    assert box.broker.told == set(range(1, box.last + 1))
+    for generation in {generation for generation, _ in box.broker.tried}:
+        numbers = [number for of, number in box.broker.tried if of == generation]
+        assert numbers == sorted(set(numbers))
+    assert box.broker.most <= WINDOW
+
+
+def _happen(box: Outbox, happening: str) -> None:
+    match happening:
+        case "add":
+            box.add("t")
+        case "add_many":
+            box.add(*["t"] * 8)
+        case "add_unknown":
+            box.add("t", "t", offered=False)
+        case "step":
+            box.tell.step(0.0)
+        case "open":
+            box.broker.open()
+        case "close":
+            box.broker.close()
+        case "answer":
+            box.broker.answering = True
+            box.broker.answer()
+        case "silent":
+            box.broker.answering = False
+        case "dies":
+            box.broker.dies_after = len(box.broker.tried) + 1
+        case "start":  # a daemon that starts has a new connection
+            box.broker.close()
+            box.start()
+
+
+# -------------------------------------------------------------------------------------------------- the connection
+def test_after_a_change_of_connection_all_that_is_unsettled_goes_again_in_order() -> None:
+    """What was published and not answered is not known to have arrived: it goes again, before what is new."""
+    box = Outbox()
+    box.broker.open()
+    box.broker.answering = False
+    box.add("t", "t", "t")
+    box.steps(2)
+    assert [number for _, number in box.broker.tried] == [1, 2, 3]
+    box.broker.close()
+    box.broker.open()
+    box.add("t")
+    box.steps(2)
+    assert [number for _, number in box.broker.tried] == [1, 2, 3, 1, 2, 3, 4]
+    box.broker.answer()
+    box.steps(1)
+    assert box.waiting() == []
+
+
+def test_an_answer_over_a_connection_that_is_gone_settles_nothing() -> None:
+    """Its token may mean another event by now: the event goes again."""
+    box = Outbox()
+    box.broker.open()
+    box.add("t")
+    box.tell.step(0.0)
+    box.broker.close()
+    box.broker.open()
+    box.broker.answering = False
+    box.tell.step(0.0)
+    assert box.waiting() == [1]
+    assert [number for _, number in box.broker.tried] == [1, 1]
+
+
+def test_a_connection_that_changes_at_the_worst_moment_loses_nothing() -> None:
+    """Between the look at the generation and the publication: the event is told by the connection that stands."""
+    box = Outbox()
+    box.broker.open()
+    box.add("t", "t")
+    box.broker.flips = True
+    box.steps(4)
+    assert box.waiting() == []
+    assert box.broker.told == {1, 2}
+
+
+def test_without_a_connection_nothing_is_tried() -> None:
+    """Events wait in the outbox."""
+    box = Outbox()
+    box.add("t")
+    box.steps(3)
+    assert (box.broker.tried, box.waiting()) == ([], [1])
+
+
+def test_what_the_short_cut_cannot_hold_is_read_from_the_outbox() -> None:
+    """However many events come at once, each is told."""
+    box = Outbox()
+    box.tell._fresh = deque(maxlen=3)
+    box.broker.open()
+    box.add(*["t"] * 20)
+    box.steps(20)
+    assert [number for _, number in box.broker.tried] == list(range(1, 21))
+    assert box.waiting() == []
+
+
+def test_an_offer_wakes_who_waits() -> None:
+    """An event need not wait for the next look."""
+    box = Outbox()
+    box.broker.open()
+    box.add("t")
+    began = monotonic()
+    box.tell.step(60.0)
+    assert monotonic() - began < telling.IDLE_SECONDS
+    assert box.broker.tried == [(1, 1)]
+
+
+def test_with_nothing_to_do_it_waits_a_little() -> None:
+    """No longer than it was told, and it does not spin."""
+    box = Outbox()
+    box.broker.open()
+    box.tell.step(0.0)
+    began = monotonic()
+    box.tell.step(0.01)
+    assert 0.009 <= monotonic() - began < 1.0
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+def test_a_refused_event_stays_and_is_tried_again_in_time() -> None:
+    """It holds up none of the others, is not tried again at once, and goes when what forbade it is put right."""
+    box = Outbox()
+    box.broker.open()
+    box.broker.refusing["bad"] = "not authorised"
+    box.add("t", "bad", "t", "bad")
+    box.steps(5)
+    assert box.waiting() == [2, 4]
+    assert [number for _, number in box.broker.tried] == [1, 2, 3, 4]
+    assert box.tell._again_at is not None
+    assert telling.REFUSED_SECONDS - 5 < box.tell._again_at - monotonic() <= telling.REFUSED_SECONDS
+    box.add("t")
+    box.steps(3)
+    assert box.waiting() == [2, 4]
+    for last in (False, True):
+        box.broker.refusing = {} if last else box.broker.refusing
+        box.tell._again_at = 0.0
+        box.steps(4)
+        assert box.waiting() == ([] if last else [2, 4])
+    assert [number for _, number in box.broker.tried] == [1, 2, 3, 4, 5, 2, 4, 2, 4]
+
+
+def test_what_is_refused_does_not_stop_what_is_under_way() -> None:
+    """Trying again waits until all is answered, so that nothing under way goes twice."""
+    box = Outbox()
+    box.broker.open()
+    box.broker.refusing["bad"] = "not authorised"
+    box.add("bad")
+    box.steps(2)
+    box.broker.answering = False
+    box.add("t")
+    box.steps(2)
+    box.tell._again_at = 0.0
+    box.steps(3)
+    assert [number for _, number in box.broker.tried] == [1, 2]
+    box.broker.answering = True
+    box.broker.answer()
+    box.steps(3)
+    assert [number for _, number in box.broker.tried] == [1, 2, 1]
+
+
+# ----------------------------------------------------------------------------------------------------------- end
+def test_draining_tells_all_there_is() -> None:
+    """More than the window holds, and what nobody offered."""
+    box = Outbox()
+    box.broker.open()
+    box.add(*["t"] * 23, offered=False)
+    box.tell.drain(monotonic() + 60.0)
+    assert box.waiting() == []
+
+
+def test_draining_ends_in_time_or_with_the_connection() -> None:
+    """A broker that does not answer holds up the end no longer than until the deadline; one that is gone not at all."""
+    box = Outbox()
+    box.broker.open()
+    box.broker.answering = False
+    box.add("t")
+    began = monotonic()
+    box.tell.drain(began + 0.02)
+    assert 0.02 <= monotonic() - began < 1.0
+    box.broker.close()
+    box.tell.drain(monotonic() + 60.0)
+    assert monotonic() - began < 2.0
+    assert box.waiting() == [1]
+
+
+def test_numbers_that_are_missing_are_no_obstacle() -> None:
+    """The outbox has gaps where events were told out of order."""
+    box = Outbox()
+    box.add(*["t"] * 6)
+    box.state.told([2, 3, 5])
+    box.start()
+    box.broker.open()
+    box.steps(3)
+    assert [number for _, number in box.broker.tried] == [1, 4, 6]
+    assert box.waiting() == []
