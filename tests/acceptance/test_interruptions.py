@@ -1,5 +1,6 @@
 """Stopped or killed in mid-stream, whenever: nothing is lost, nothing doubled, and what was made of it is the same to the bit."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,7 +133,14 @@ def test_an_interruption_changes_nothing(
                     sleep(chance.uniform(0.05, 0.9) * (end - begin) / RATE)
                     interrupt(daemon, chance)
         found = finish(trained, daemon, heard)
+    assert interrupt is terminate or any(gone_over_again(daemon)), "the kills hit nothing that had to be done again"
     assert_same(found, uninterrupted, f"seed {seed}")
+
+
+def gone_over_again(daemon: Daemon) -> list[int]:
+    """Entries of the log that each start went over again."""
+    said = map(json.loads, daemon.log.splitlines())
+    return [line["entries_advanced_again"] for line in said if line["action"] == "states_restored"]
 
 
 def test_what_devices_say_again_changes_nothing(trained: Site, uninterrupted: Outcome, messages: list[Message]) -> None:
