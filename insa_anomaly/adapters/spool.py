@@ -21,6 +21,7 @@ from insa_anomaly.errors import LogBroken
 from insa_anomaly.ports import Entry, Swap
 
 _VERSION = 1
+_WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
 _WAIT = 5.0  # seconds a connection waits for another one's lock
 _DROP_AT_ONCE = 64  # entries deleted in one transaction, so that an append waits for no more than that
 _FREE_PAGES = 4096  # free pages kept for reuse; more than that are given back to the file system
@@ -84,7 +85,7 @@ class Spool:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA secure_delete = FAST")  # else every drop writes zeros over what it frees
-        connection.execute("PRAGMA wal_autocheckpoint = 1000")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")  # `drop` does it, and no append waits for its fsync
         return connection
 
     @property
@@ -134,6 +135,7 @@ class Spool:
         with self._faults():
             while self._drop_some(through):
                 pass
+            self._dropper.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._shrink()
 
     def _drop_some(self, through: int) -> bool:

@@ -18,6 +18,7 @@ from insa_anomaly.errors import StateBroken
 from insa_anomaly.ports import Outgoing, SeriesKey
 
 _VERSION = 1
+_WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
 
 _SCHEMA = """
@@ -34,19 +35,20 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
         with self._faults():
             _create_private(path)
-            self._file = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+            self._file, self._syncer = (sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False) for _ in "12")
             try:
                 self._open()
             except BaseException:
-                self._file.close()
+                self.close()
                 raise
 
     def _open(self) -> None:
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("PRAGMA synchronous = NORMAL")
+        self._file.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")  # `sync` does it, and no commit waits for its fsync
         self._file.execute("PRAGMA secure_delete = FAST")  # else every result that is forgotten is first overwritten
         with self._transaction():
             version = self._file.execute("PRAGMA user_version").fetchone()[0]
@@ -120,11 +122,16 @@ class StateFile:
             return seq, {(device_id, metric_name): state for device_id, metric_name, state in self._file.execute("SELECT * FROM states")}
 
     def sync(self) -> None:
-        """Put all of this on disk: a checkpoint of SQLite fsyncs the write-ahead file, then what it copies from there."""
-        with self._lock, self._faults():
-            busy = self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
+        """Put all of this on disk: SQLite fsyncs the write-ahead file, then copies from there. Commits go on meanwhile."""
+        with self._sync_lock, self._faults():
+            _, pages, copied = self._syncer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if copied < pages and self._held():
             raise StateBroken(f"{self._path}: another process keeps it from being synced")
+
+    def _held(self) -> bool:
+        """Whether somebody else than our own commits keeps the write-ahead file from being copied."""
+        with self._lock, self._faults():
+            return bool(self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
 
     def _rows(self, query: str, *values: int) -> list[Any]:
         with self._lock, self._faults():
@@ -151,6 +158,7 @@ class StateFile:
 
     def close(self) -> None:
         """Close the file."""
+        self._syncer.close()
         self._file.close()
 
     def __enter__(self) -> Self:
