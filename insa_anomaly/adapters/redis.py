@@ -40,9 +40,10 @@ class Breaker:
 class RedisLatest:
     """The port `Latest`: `ml:predictions:<device>:<metric>:latest`, for five minutes."""
 
-    def __init__(self, url: str, breaker: Breaker | None = None) -> None:
+    def __init__(self, url: str, password: str | None = None, breaker: Breaker | None = None) -> None:
+        given = {} if password is None else {"password": password}
         self._client = redis.Redis.from_url(
-            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0)
+            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
         )
         self._breaker = breaker or Breaker()
 

@@ -28,7 +28,7 @@ from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
@@ -68,10 +68,14 @@ def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
     fleet = Fleet(registry, settings.detection, settings.verdict)
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(state, broker)
-    show = Show(RedisLatest(settings.redis.url)) if settings.redis.url else None
+    show = _show(settings.redis, stack)
     score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
     record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
     return Daemon(Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer))
+
+
+def _show(address: RedisAddress, stack: ExitStack) -> Show | None:
+    return Show(stack.enter_context(RedisLatest(address.url, secret(address.password_file)))) if address.url else None
 
 
 def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:

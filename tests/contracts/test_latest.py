@@ -76,7 +76,7 @@ def test_a_deaf_server_is_given_up_in_time() -> None:
 
 def test_it_comes_back(own_redis: Server[str]) -> None:
     """After an outage the next result is shown, once the rest is over."""
-    with RedisLatest(own_redis.address, Breaker(rest_seconds=0.0)) as latest:
+    with RedisLatest(own_redis.address, breaker=Breaker(rest_seconds=0.0)) as latest:
         latest.show({("a", "x"): b"1"})
         own_redis.stop()
         latest.show({("a", "x"): b"2"})
@@ -88,7 +88,7 @@ def test_it_comes_back(own_redis: Server[str]) -> None:
 
 def test_a_refusal_is_not_taken_for_an_answer(redis_url: str) -> None:
     """An error in the middle of many answers leaves nothing behind that a later call would misread."""
-    with redis.Redis.from_url(redis_url) as client, RedisLatest(redis_url, Breaker(rest_seconds=0.0)) as latest:
+    with redis.Redis.from_url(redis_url) as client, RedisLatest(redis_url, breaker=Breaker(rest_seconds=0.0)) as latest:
         client.config_set("maxmemory", "1")
         latest.show({("a", str(i)): b"1" for i in range(100)})
         client.config_set("maxmemory", "0")

@@ -1,6 +1,7 @@
 """For the workbench: publishes much, fast, and knows what the broker has taken."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Condition
 
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
@@ -76,7 +77,8 @@ class Feeder(Session):
         packets = b"".join(encode_publish(*self._pending[mid], mid, link.protocol) for mid in self._gathered)
         self._gathered.clear()
         if isinstance(link.client, FastClient):
-            link.client.send_raw(packets)
+            with suppress(OSError):  # the connection is ending: what is pending goes with the next one
+                link.client.send_raw(packets)
 
     # ------------------------------------------------------------------------------------- in the thread that reads
     def granted(self, link: Link, *, session_present: bool) -> None:

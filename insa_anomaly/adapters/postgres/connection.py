@@ -116,7 +116,7 @@ def _complete(dsn: str) -> str:
 
 
 def _ours(error: psycopg.Error) -> DatabaseAway | DatabaseRefused:
-    words = str(error).strip() or type(error).__name__
+    words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _REFUSED):
         return DatabaseRefused(words)
     if error.sqlstate is None and any(refusal in words for refusal in _REFUSALS):
