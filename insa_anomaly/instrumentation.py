@@ -277,5 +277,9 @@ def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str)
     )
 
 
+def index_unreadable(reason: str) -> None:
+    _log(logging.ERROR, "index_unreadable", "The index of models cannot be read; the stream goes on with the models it has", reason=reason)
+
+
 def trainer_restarted(reason: str) -> None:
     _log(logging.WARNING, "trainer_restarted", "The training process ended and is started again", reason=reason)

@@ -14,6 +14,7 @@ from time import monotonic
 import msgspec
 
 from insa_anomaly import instrumentation
+from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import Models, SeriesKey, Swap
 from insa_anomaly.settings import Training
 
@@ -57,10 +58,35 @@ class Child:
     def __init__(self, start: Callable[[], "Popen[bytes]"], deadline: float) -> None:
         self._start, self._deadline = start, deadline
         self._process: Popen[bytes] | None = None
+        self._closed = False
+        self._lock = Lock()
 
     def ask(self, order: Order) -> Answer:
         """One question, one answer, within the deadline: a child that takes longer is killed, which ends the read."""
-        process = self._process = self._process or self._start()
+        try:
+            process = self._running()
+            if process is None:
+                return Answer(0.0, None, "no more is trained: the end has come")
+            return self._asked(process, order)
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            self._end()
+            instrumentation.trainer_restarted(str(error))
+            return Answer(0.0, None, "the training process ended, or took too long")
+
+    def close(self) -> None:
+        """End it for good."""
+        with self._lock:
+            self._closed = True
+        self._end()
+
+    def _running(self) -> "Popen[bytes] | None":
+        """The process; None once all is closed. Under the lock, so that none is started after the end."""
+        with self._lock:
+            if not self._closed:
+                self._process = self._process or self._start()
+            return self._process
+
+    def _asked(self, process: "Popen[bytes]", order: Order) -> Answer:
         assert process.stdin is not None and process.stdout is not None  # noqa: PT018, S101 - both are pipes by the start
         killer = Timer(self._deadline, process.kill)
         killer.daemon = True
@@ -69,16 +95,12 @@ class Child:
             process.stdin.write(msgspec.json.encode(order) + b"\n")
             process.stdin.flush()
             return msgspec.json.decode(process.stdout.readline(), type=Answer)
-        except (OSError, ValueError, msgspec.DecodeError) as error:
-            self.close()
-            instrumentation.trainer_restarted(str(error))
-            return Answer(0.0, None, "the training process ended, or took too long")
         finally:
             killer.cancel()
 
-    def close(self) -> None:
-        """End it."""
-        process, self._process = self._process, None
+    def _end(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
@@ -119,19 +141,26 @@ class Trainer:
     def step(self, timeout: float) -> float:
         """Train the next series that waits and follow the index; answers how many seconds may pass before the next call."""
         if monotonic() >= self._next_look:
-            self._next_look = monotonic() + INDEX_POLL_SECONDS
-            if self._models.revision != self._revision:
-                self._follow()
+            self._look()
         key = self._next()
         if key is None:
             return min(timeout, INDEX_POLL_SECONDS)
         self._train(key)
-        self._follow()
+        self._look()
         return 0.0
 
     def close(self) -> None:
         """End the child, and with it a training under way."""
         self._child.close()
+
+    def _look(self) -> None:
+        """An index that cannot be read now is looked at again; the stream goes on with the models it has."""
+        self._next_look = monotonic() + INDEX_POLL_SECONDS
+        try:
+            if self._models.revision != self._revision:
+                self._follow()
+        except ModelFileError as error:
+            instrumentation.index_unreadable(str(error))
 
     def _follow(self) -> None:
         self._revision = self._models.revision
@@ -145,13 +174,15 @@ class Trainer:
                 instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)
 
     def _next(self) -> SeriesKey | None:
+        """The first that may be trained now: a series that has a model needs no admission, and waits for none that does."""
         now = monotonic()
+        open_ = True
         with self._lock:
-            key = next((key for key, at in self._waiting.items() if at <= now), None)
-            if key is None or (key not in self._swapped and not self._admission.admit(now)):
-                return None
-            del self._waiting[key]
-            return key
+            for key, at in self._waiting.items():
+                if at <= now and (key in self._swapped or (open_ and (open_ := self._admission.admit(now)))):
+                    del self._waiting[key]
+                    return key
+        return None
 
     def _train(self, key: SeriesKey) -> None:
         answer = self._child.ask(Order(*key))

@@ -116,7 +116,7 @@ def removal(number: int) -> Swap:
 
 
 def _one(random: np.random.Generator, i: int) -> Message:
-    """A message at second i: ordinary, strange, late, repeated, of a new series, of bad quality, unstamped, or no message at all."""
+    """A message at second i: ordinary, strange, late, repeated, new series, bad quality, too far ahead, unstamped, or none at all."""
     device, metric = SERIES[int(random.integers(len(SERIES)))]
     kind = random.random()
     strange = (i // 12) % 3 == 1  # faults last
@@ -131,7 +131,9 @@ def _one(random: np.random.Generator, i: int) -> Message:
         return message("new", i, {f"m{i % 3}": value})
     if kind < 0.91:
         return message(device, i, {metric: value}, '"quality": "bad", ')
-    if kind < 0.94:
+    if kind < 0.93:
+        return message(device, i + 1000, {metric: value})
+    if kind < 0.96:
         return topic(device), f'{{"{metric}": {float(value)!r}}}'.encode()
     return topic(device), GARBAGE[i % len(GARBAGE)]
 

@@ -1,7 +1,8 @@
 """The feed: the same batches from memory and from the log, whoever asks, in whatever order, and little of it kept."""
 
 from collections.abc import Callable
-from threading import Thread
+from threading import Thread, Timer
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -88,15 +89,16 @@ def test_readers_in_threads_get_the_same() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 9), st.sets(st.integers(0, 260), max_size=10))
+@given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=10))
 def test_joined_batches_hold_what_each_held(seed: int, cuts: set[int]) -> None:
     """Columns of several batches are their columns one after another, original timestamps in their places."""
-    batches = fed(stream(seed, 40).log(cuts)).read(0, 10**9)
+    batches = fed(stream(seed, 150).log(cuts)).read(0, 10**9)
     whole = joined(batches)
     for name in ("key", "timestamp", "discriminator", "value", "quality", "flags"):
         assert np.array_equal(getattr(whole, name), np.concatenate([getattr(batch.telemetry, name) for batch in batches]))
     originals = [batch.telemetry.original.get(i) for batch in batches for i in range(len(batch))]
     assert [whole.original.get(i) for i in range(len(whole.value))] == originals
+    assert len(whole.original) == len([one for one in originals if one is not None])
 
 
 # ------------------------------------------------------------------------------------------------------ bounds
@@ -122,8 +124,18 @@ def test_memory_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch, paylo
     """Many small batches, many that hold no reading, long ones: what is kept does not grow with the stream."""
     monkeypatch.setattr(feeding, "KEEP_BYTES", 100_000)
     few, many = (held_after(lambda _: payload, entries, read=read) for entries in (100, 500))
-    assert kept(many) <= kept(few) <= 100
-    assert kept(many) > 0
+    assert 0 < kept(many) <= kept(few) <= 100
+    assert kept(many) * len(payload) <= 100_000
+
+
+def test_what_two_readers_parsed_at_once_is_kept_once() -> None:
+    """The second takes the place of the first, and both weigh as one."""
+    memory = feeding._Memory[str](len)
+    memory.put(1, "abc")
+    memory.put(1, "abc")
+    assert (len(memory), memory._weight) == (1, 3)
+    assert memory.pop(1) == "abc"
+    assert memory._weight == 0
 
 
 def test_what_is_parsed_again_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +218,21 @@ def test_waiting_ends_with_news_or_in_time() -> None:
     feed.offer(log.append([], [], NOW))
     assert feed.wait(0, 0.0)
     assert not feed.wait(1, 0.001)
+    began = monotonic()
+    coming = Timer(0.005, lambda: feed.offer(log.append([], [], NOW)))
+    coming.start()
+    assert feed.wait(1, 30.0)
+    assert monotonic() - began < 10.0
+    coming.join()
+
+
+def test_each_message_has_a_time_of_its_own() -> None:
+    """Message i of an entry came i microseconds after the entry: readings, rejections and stamps have it from there."""
+    log = MemoryLog()
+    log.append([(topic("pump"), b'{"a": 1, "b": 2}'), (topic("pump"), b"{"), (topic("pump"), b'{"a": 3}')], [], NOW)
+    [batch] = fed(log).read(0, 10)
+    assert batch.received.tolist() == batch.telemetry.timestamp.tolist() == [NOW, NOW, NOW + 2]
+    assert [rejected.raw.received for rejected in batch.rejected] == [NOW + 1]
 
 
 def test_series_of_batches_share_their_names() -> None:

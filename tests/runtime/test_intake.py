@@ -93,6 +93,7 @@ def numbers(*those: int) -> list[Message]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(taking, "MOST_A_COMMIT", 6)
 
 
 # ------------------------------------------------------------------------------------------------------- laws
@@ -235,9 +236,8 @@ def test_a_write_waits_for_company_but_not_long() -> None:
     assert logged(port.log) == numbers(1, 2)
 
 
-def test_a_write_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_has_a_limit() -> None:
     """A great heap is written in several entries, whole deliveries in order."""
-    monkeypatch.setattr(taking, "MOST_A_COMMIT", 4)
     port = Port()
     for number in range(0, 15, 3):
         port.deliver(number, number + 1, number + 2)

@@ -1,0 +1,373 @@
+"""The trainer: it follows the index of models, admits new series at a measured pace, and outlives its child."""
+
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from subprocess import PIPE, Popen
+from threading import Thread, Timer
+from threading import enumerate as enumerate_threads
+from time import monotonic
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.errors import ModelFileError
+from insa_anomaly.ports import SeriesKey, Swap
+from insa_anomaly.runtime import trainer as training
+from insa_anomaly.runtime.trainer import Admission, Answer, Child, Order, Trainer
+from insa_anomaly.settings import Training
+from insa_anomaly.testing import MemoryModels
+from tests.runtime.streams import SERIES, model_row, removal, swap
+
+CHILD = """
+import json, sys, time
+for line in sys.stdin:
+    order = json.loads(line)
+    if order["device_id"] == "dies":
+        sys.exit(3)
+    if order["device_id"] == "hangs":
+        time.sleep(600)
+    if order["device_id"] == "babbles":
+        print("hello")
+    elif order["device_id"] == "fails":
+        print('{"seconds": 0.5, "reason": "too few"}')
+    else:
+        print(json.dumps({"seconds": 1.5, "model_id": "-".join(order.values())}))
+    sys.stdout.flush()
+"""
+
+
+# -------------------------------------------------------------------------------------------------- the admission
+@given(
+    st.integers(0, 5),
+    st.sampled_from([7.5, 15.0, 60.0, 240.0]),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(1, 4)), max_size=40),
+)
+def test_admission_is_arithmetic_on_the_times_given(burst: int, a_minute: float, steps: list[tuple[int, int]]) -> None:
+    """As an exact bucket: `burst` at once, `a_minute` after that, never more saved up than the burst."""
+    now = 1000.0
+    admission, tokens = Admission(burst, a_minute, now), Fraction(burst)
+    for quarters, asked in steps:
+        now += quarters / 4
+        tokens = min(Fraction(burst), tokens + Fraction(quarters, 4) * Fraction(a_minute) / 60)
+        for _ in range(asked):
+            assert admission.admit(now) == (tokens >= 1)
+            tokens -= tokens >= 1
+
+
+# ------------------------------------------------------------------------------------------------------ the child
+class Nursery:
+    """Starts children, and remembers them."""
+
+    def __init__(self) -> None:
+        self.born: list[Popen[bytes]] = []
+        self.trouble: Exception | None = None
+
+    def start(self) -> "Popen[bytes]":
+        """One more."""
+        if self.trouble:
+            raise self.trouble
+        self.born.append(Popen([sys.executable, "-IS", "-c", CHILD], stdin=PIPE, stdout=PIPE))
+        return self.born[-1]
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    """Where children come from; none is left."""
+    nursery = Nursery()
+    yield nursery
+    for child in nursery.born:
+        child.kill()
+        child.wait()
+        assert child.stdin
+        assert child.stdout
+        child.stdin.close()
+        child.stdout.close()
+
+
+@pytest.fixture
+def child(nursery: Nursery) -> Child:
+    """One that has a minute for each answer."""
+    return Child(nursery.start, 60.0)
+
+
+def test_one_child_answers_all_questions(child: Child, nursery: Nursery) -> None:
+    """It is started when it is first asked; an answer says the model, or why there is none."""
+    assert nursery.born == []
+    assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
+    assert child.ask(Order("fails", "a")) == Answer(0.5, None, "too few")
+    assert child.ask(Order("pump", "b")) == Answer(1.5, "pump-b")
+    assert len(nursery.born) == 1
+
+
+@pytest.mark.parametrize("how", ["dies", "babbles"])
+def test_a_child_that_is_lost_is_replaced(child: Child, nursery: Nursery, how: str) -> None:
+    """Its series is not trained this time; the next question goes to a new one, and the old one is gone."""
+    assert child.ask(Order(how, "a")).model_id is None
+    assert nursery.born[0].poll() is not None
+    assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
+    assert len(nursery.born) == 2
+
+
+def test_a_child_that_died_between_two_questions_is_replaced(child: Child, nursery: Nursery) -> None:
+    """Whoever killed it."""
+    child.ask(Order("pump", "a"))
+    nursery.born[0].kill()
+    nursery.born[0].wait()
+    assert child.ask(Order("pump", "b")).model_id is None
+    assert child.ask(Order("pump", "b")).model_id == "pump-b"
+
+
+def test_a_child_that_hangs_is_killed_at_its_deadline(child: Child, nursery: Nursery) -> None:
+    """The question ends then, and the next goes to a new one."""
+    child._deadline = 0.05
+    began = monotonic()
+    assert child.ask(Order("hangs", "a")).model_id is None
+    assert 0.05 <= monotonic() - began < 10.0
+    assert nursery.born[0].poll() is not None
+    child._deadline = 60.0
+    assert child.ask(Order("pump", "a")).model_id == "pump-a"
+
+
+def test_a_deadline_that_was_kept_kills_nobody(child: Child, nursery: Nursery) -> None:
+    """With the answer its clock is stopped; the next question has its own."""
+    for _ in range(3):
+        assert child.ask(Order("pump", "a")).model_id
+        assert all(clock.finished.is_set() for clock in enumerate_threads() if isinstance(clock, Timer))
+    assert len(nursery.born) == 1
+
+
+def test_a_child_that_cannot_be_started_is_a_training_that_failed(child: Child, nursery: Nursery) -> None:
+    """No memory for a process, or a pipe that breaks at once: it is tried again with the next question."""
+    nursery.trouble = OSError("cannot allocate memory")
+    assert child.ask(Order("pump", "a")).model_id is None
+    nursery.trouble = None
+    assert child.ask(Order("pump", "a")).model_id == "pump-a"
+
+
+def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> None:
+    """Who waits for the answer gets one at once; nothing is left, and nothing is started any more."""
+    answers: list[Answer] = []
+    asking = Thread(target=lambda: answers.append(child.ask(Order("hangs", "a"))))
+    asking.start()
+    while not nursery.born or child._process is None:
+        time.sleep(0.001)
+    child.close()
+    asking.join(10)
+    assert [answer.model_id for answer in answers] == [None]
+    assert nursery.born[0].poll() is not None
+    assert child.ask(Order("pump", "a")).model_id is None
+    assert len(nursery.born) == 1
+
+
+# ------------------------------------------------------------------------------------------------------ the index
+class Pupil:
+    """Stands in for the child: trains model 0, 1 or 2 for its series, or fails."""
+
+    def __init__(self, shelf: MemoryModels) -> None:
+        self.orders: list[SeriesKey] = []
+        self.fails = False
+        self._shelf = shelf
+
+    def ask(self, order: Order) -> Answer:
+        """Train at once."""
+        key = (order.device_id, order.metric_name)
+        self.orders.append(key)
+        if self.fails or key not in SERIES:
+            return Answer(0.0, None, "too few readings")
+        number = SERIES.index(key)
+        self._shelf.put(model_row(number, "active"), b"")
+        return Answer(1.0, model_row(number).id)
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class Unreadable(MemoryModels):
+    """An index that cannot be read while `broken`."""
+
+    broken = False
+
+    @property
+    def revision(self) -> object:
+        """The revision, if it can be read."""
+        if self.broken:
+            raise ModelFileError("database is locked")
+        return super().revision
+
+
+class School:
+    """A trainer with an index, and all swaps it asked for."""
+
+    def __init__(self, **settings: float) -> None:
+        self.shelf = Unreadable()
+        self.swaps: list[Swap] = []
+        self.trainer = Trainer(self.shelf, self.swaps.extend, Nursery().start, msgspec.convert(settings, Training))
+        self.pupil = Pupil(self.shelf)
+        self.trainer._child = self.pupil  # type: ignore[assignment]
+
+    def serving(self) -> dict[SeriesKey, str]:
+        """What serves, when all swaps are done."""
+        serving: dict[SeriesKey, str] = {}
+        for one in self.swaps:
+            key = (one.device_id, one.metric_name)
+            assert serving.get(key) != one.model_id
+            serving.pop(key, None)
+            if one.model_id is not None:
+                serving[key] = one.model_id
+        return serving
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "INDEX_POLL_SECONDS", 0.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["active", "archived", "step", "due"]), st.integers(0, 5)), max_size=40))
+def test_swaps_follow_the_index(happenings: list[tuple[str, int]]) -> None:
+    """Whoever writes it: what serves is what is active, and no swap is without effect."""
+    school = School()
+    for what, number in happenings:
+        if what == "step":
+            school.trainer.step(0.0)
+        elif what == "due":
+            school.trainer.due([SERIES[number % 3]])
+        else:
+            school.shelf.put(model_row(number, what), b"")
+    school.trainer.step(0.0)
+    assert school.serving() == school.shelf.active()
+
+
+def test_what_serves_already_is_not_swapped_again() -> None:
+    """At the start the models of the checkpoint are known; only what differs from the index goes into the log."""
+    school = School()
+    for number in (0, 1, 5):
+        school.shelf.put(model_row(number, "active"), b"")
+    known = [swap(0), swap(4), replace_key(swap(1), ("old", "a"))]
+    school.trainer.follow_index({(one.device_id, one.metric_name): one.model_id or "" for one in known})
+    assert school.swaps == [swap(1), swap(5), Swap("old", "a", None)]
+
+
+def replace_key(one: Swap, key: SeriesKey) -> Swap:
+    """The swap for another series."""
+    return Swap(*key, one.model_id)
+
+
+def test_a_model_that_is_taken_away_is_swapped_out() -> None:
+    """Its series goes on without."""
+    school = School()
+    school.shelf.put(model_row(0, "active"), b"")
+    school.trainer.step(0.0)
+    school.shelf.put(model_row(0, "deleted"), b"")
+    school.trainer.step(0.0)
+    assert school.swaps == [swap(0), removal(0)]
+
+
+def test_an_index_that_cannot_be_read_is_looked_at_again() -> None:
+    """It ends neither the trainer nor the stream."""
+    school = School()
+    school.shelf.put(model_row(0, "active"), b"")
+    school.shelf.broken = True
+    school.trainer.due([SERIES[1]])
+    school.trainer.step(0.0)
+    assert school.swaps == []
+    school.shelf.broken = False
+    school.trainer.step(0.0)
+    assert set(school.swaps) == {swap(0), swap(1)}
+
+
+def test_the_index_is_looked_at_now_and_then() -> None:
+    """Not at every step; a look costs a query."""
+    school = School()
+    school.trainer.step(0.0)
+    school.trainer._next_look = monotonic() + 60.0
+    school.shelf.put(model_row(0, "active"), b"")
+    school.trainer.step(0.0)
+    assert school.swaps == []
+    school.trainer._next_look = 0.0
+    school.trainer.step(0.0)
+    assert school.swaps == [swap(0)]
+
+
+# ----------------------------------------------------------------------------------------------------- the queue
+def test_a_series_that_asks_is_trained_and_its_model_swapped_in() -> None:
+    """However often it asks meanwhile; one series a step, in the order they asked."""
+    school = School()
+    school.trainer.due([SERIES[1], SERIES[0]])
+    school.trainer.due([SERIES[0]])
+    assert school.trainer.step(5.0) == 0.0
+    assert (school.pupil.orders, school.swaps) == ([SERIES[1]], [swap(1)])
+    assert school.trainer.step(5.0) == 0.0
+    assert (school.pupil.orders, school.swaps) == ([SERIES[1], SERIES[0]], [swap(1), swap(0)])
+
+
+def test_with_nothing_to_train_it_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No longer than until the next look at the index."""
+    monkeypatch.setattr(training, "INDEX_POLL_SECONDS", 1.0)
+    assert School().trainer.step(0.2) == 0.2
+    assert School().trainer.step(5.0) == 1.0
+
+
+def test_where_series_do_not_train_themselves_nobody_waits() -> None:
+    """`training.automatic: false` leaves it to commands."""
+    school = School(automatic=False)
+    school.trainer.due(list(SERIES))
+    school.trainer.step(0.0)
+    assert school.pupil.orders == []
+
+
+def test_the_queue_is_bounded() -> None:
+    """What finds no room asks again by itself later."""
+    school = School(waiting=2)
+    school.trainer.due(list(SERIES))
+    for _ in range(4):
+        school.trainer.step(0.0)
+    assert school.pupil.orders == list(SERIES[:2])
+
+
+def test_new_series_are_admitted_at_a_measured_pace_and_hold_up_no_refit() -> None:
+    """Beyond the burst they wait; series that have a model are trained at once though they asked later."""
+    school = School(burst=1, a_minute=1e-6)
+    school.trainer.due(list(SERIES))
+    for _ in range(3):
+        school.trainer.step(0.0)
+    assert school.pupil.orders == [SERIES[0]]
+    school.trainer.due([SERIES[0]])
+    for _ in range(3):
+        school.trainer.step(0.0)
+    assert school.pupil.orders == [SERIES[0], SERIES[0]]
+    assert list(school.trainer._waiting) == list(SERIES[1:])
+
+
+def test_a_training_that_failed_is_tried_again_in_time() -> None:
+    """Not at once, and not before others."""
+    school = School(retry_after=60.0)
+    school.pupil.fails = True
+    school.trainer.due([SERIES[0]])
+    school.trainer.step(0.0)
+    school.pupil.fails = False
+    school.trainer.due([SERIES[0], SERIES[1]])
+    for _ in range(3):
+        school.trainer.step(0.0)
+    assert school.pupil.orders == [SERIES[0], SERIES[1]]
+    assert 50.0 < school.trainer._waiting[SERIES[0]] - monotonic() <= 60.0
+    school.trainer._waiting[SERIES[0]] = 0.0
+    school.trainer.step(0.0)
+    assert school.swaps == [swap(1), swap(0)]
+
+
+def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> None:
+    """The whole way once, with a real process: asked, answered, and closed with the trainer."""
+    school = School()
+    school.trainer._child = Child(nursery.start, 60.0)
+    school.trainer.due([("fails", "a"), ("pump", "a")])
+    school.trainer.step(0.0)
+    assert list(school.trainer._waiting) == [("pump", "a"), ("fails", "a")]
+    school.trainer.step(0.0)
+    assert list(school.trainer._waiting) == [("fails", "a")]
+    school.trainer.close()
+    assert nursery.born[0].poll() is not None
