@@ -6,7 +6,7 @@ from threading import Thread
 from time import monotonic, sleep
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.errors import LogBroken
@@ -102,6 +102,7 @@ STEPS = st.lists(st.sampled_from(["deliver", "step", "break", "mend", "reconnect
 
 @settings(max_examples=100, deadline=None)
 @given(STEPS)
+@example(["break", *["deliver"] * 5, "step", "mend"])
 def test_what_is_acknowledged_is_in_the_log_and_what_was_taken_gets_there(steps: list[str]) -> None:
     """In any weather: acknowledgements follow the log; what was taken is in it once, in order, when the disk is well again.
 

@@ -1,0 +1,351 @@
+"""The daemon: a stop loses nothing that was acknowledged, a restart is invisible, and half a daemon does not go on."""
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from subprocess import Popen
+from threading import Thread, active_count
+from time import sleep
+
+import pytest
+
+from insa_anomaly.core.reading import Quality
+from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken
+from insa_anomaly.runtime import daemon as running
+from insa_anomaly.runtime import show as showing
+from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
+from insa_anomaly.runtime.feed import Feed, Registry
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.record import Record
+from insa_anomaly.runtime.score import Score
+from insa_anomaly.runtime.show import Show
+from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.runtime.trainer import Trainer
+from insa_anomaly.settings import Grouping, Paging, Training
+from insa_anomaly.testing import MemoryBroker, MemoryLatest, MemoryLog, MemoryModels, MemoryRecorder, MemoryState, MemoryTables
+from tests.conftest import wait_for
+from tests.runtime.streams import (
+    CAPACITY,
+    NOW,
+    PARAMETERS,
+    POLICY,
+    SECOND,
+    Message,
+    message,
+    model_row,
+    models,
+    parser,
+    stream,
+    swap,
+    topic,
+)
+
+THREADS = ("intake", "score", "tell", "record", "trainer", "show")
+
+
+class Careful(MemoryLog):
+    """A log that forgets only what is recorded, kept in a checkpoint and on disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state, self.recorder = MemoryState(), MemoryRecorder()
+        self.dropped = 0
+
+    def drop(self, through: int) -> None:
+        """Forget entries."""
+        assert through <= self.state.synced
+        assert through <= self.state.restore()[0]
+        assert through <= self.recorder.tables.cursors.get(self.id, 0)
+        self.dropped = max(self.dropped, through)
+        super().drop(through)
+
+
+class Server(MemoryBroker):
+    """A broker that may refuse, and says when it was closed."""
+
+    refusal: Exception | None = None
+
+    def open(self, patience: float = 0.0) -> bool:
+        """Connect, or refuse to."""
+        if self.refusal:
+            raise self.refusal
+        return super().open(patience)
+
+
+@dataclass
+class Plant:
+    """What outlives the daemon, and a daemon on it."""
+
+    log: Careful = field(default_factory=Careful)
+    shelf: MemoryModels = field(default_factory=lambda: models(6))
+    latest: MemoryLatest = field(default_factory=MemoryLatest)
+    published: list[tuple[str, bytes]] = field(default_factory=list)
+    acknowledged: list[Message] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state, self.recorder = self.log.state, self.log.recorder
+        self.start()
+
+    def start(self) -> None:
+        """Put a daemon together."""
+        registry = Registry(CAPACITY)
+        feed = Feed(self.log, parser(), registry)
+        grouping = Grouping(messages=50, seconds=0.001, waiting=200, patience=5.0)
+        intake = Intake(self.log, feed, lambda: NOW, grouping)
+        self.broker = intake.broker = Server(intake.hand_over)
+        fleet = Fleet(registry, PARAMETERS, POLICY)
+        trainer = Trainer(self.shelf, intake.swap, no_child, Training(automatic=False))
+        tell, show = Tell(self.state, self.broker), Show(self.latest)
+        score = Score(feed, self.state, fleet, self.shelf, Listeners(tell, trainer, show), checkpoint_seconds=0.02)
+        paging = Paging(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
+        record = Record(self.log, feed, self.state, self.recorder, self.shelf, paging)
+        self.parts = Parts(self.log, self.state, feed, fleet, intake, self.broker, score, record, tell, show, trainer)
+        self.daemon = Daemon(self.parts)
+        self.daemon.restore()
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[], int]]:
+        """The daemon runs; what is given ends it and answers its status."""
+        statuses: list[int] = []
+        thread = Thread(target=lambda: statuses.append(self.daemon.run()))
+        before = active_count()
+        thread.start()
+
+        def end() -> int:
+            self.daemon.end()
+            thread.join(30)
+            assert active_count() == before
+            self.published += [(one[1], one[2]) for one in self.broker.published]
+            self.acknowledged += [one for delivery in self.broker.acknowledged for one in delivery.messages]
+            return statuses[0]
+
+        try:
+            wait_for(lambda: self.broker.connected or not thread.is_alive())
+            yield end
+        finally:
+            self.daemon.end()
+            thread.join(30)
+
+
+def no_child() -> "Popen[bytes]":
+    """Nobody trains here."""
+    raise AssertionError
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "TURN_SECONDS", 0.005)
+    monkeypatch.setattr(running, "WATCH_SECONDS", 0.002)
+    monkeypatch.setattr(running, "TRIM_SECONDS", 0.01)
+    monkeypatch.setattr(showing, "EVERY_SECONDS", 0.002)
+
+
+def numbered(count: int) -> list[Message]:
+    """Messages, each with a time of its own."""
+    return [message("pump", i / 1000, {"a": i % 9}) for i in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------------- laws
+@pytest.mark.parametrize("seed", range(4))
+def test_stops_and_starts_are_invisible(seed: int) -> None:
+    """Stopped in the midst of the stream, again and again: what is recorded and told is as if it had run through.
+
+    What was not acknowledged comes again, as a broker would have it, so that some messages come twice.
+    """
+    plain, plant = Plant(), Plant()
+    messages = [one for one in stream(seed, 150).messages if stamped(one)]
+    for number in (0, 1, 2):
+        plain.shelf.put(model_row(number, "active"), plain.shelf.scorer(model_row(number).id))
+        plant.shelf.put(model_row(number, "active"), plant.shelf.scorer(model_row(number).id))
+    pause = random.Random(seed)
+    for one in (plain, plant):  # the models serve from the first message on
+        one.daemon.restore()
+        one.parts.intake.step(0.0)
+    while len(plant.acknowledged) < len(messages):
+        with plant.running() as end:
+            deliver(plant, messages[len(plant.acknowledged) :], pause)
+            assert end() == 0
+        plant.start()
+    with plain.running() as end:
+        deliver(plain, messages, None)
+        wait_for(lambda: len(plain.broker.acknowledged) == len(messages))
+        wait_for(lambda: plain.log.dropped)
+        assert end() == 0
+    assert plant.recorder.tables.telemetry == plain.recorder.tables.telemetry
+    assert plant.recorder.tables.anomalies == plain.recorder.tables.anomalies != {}
+    assert plant.recorder.tables.episodes == plain.recorder.tables.episodes
+    assert plant.state.restore()[1] == plain.state.restore()[1]
+    assert sorted(set(plant.published)) == sorted(plain.published) != []
+
+
+def stamped(one: Message) -> bool:
+    """Whether the message has a timestamp that is taken: the time of receipt is not the same in two plants."""
+    found = re.search(rb'"timestamp": ([0-9.]+)', one[1])
+    return found is not None and float(found[1]) < NOW / SECOND + 250
+
+
+def deliver(plant: Plant, messages: list[Message], pause: random.Random | None) -> None:
+    """One by one; with `pause`, now and then a moment passes, and it ends after a while, perhaps with the connection."""
+    for one in messages:
+        plant.broker.deliver([one])
+        if pause and pause.random() < 0.02:
+            sleep(0.003)
+        if pause and pause.random() < 0.02:
+            if pause.random() < 0.5:
+                plant.broker.close()  # what is not acknowledged by now will come again
+            return
+
+
+# ------------------------------------------------------------------------------------------------------- the end
+def test_an_end_winds_down_in_order_and_drains() -> None:
+    """What was taken is logged and acknowledged, scored, kept, told and recorded; then the broker is gone and no thread is left."""
+    plant = Plant()
+    with plant.running() as end:
+        for one in numbered(500):
+            plant.broker.deliver([one])
+        assert end() == 0
+    assert plant.acknowledged == numbered(500)
+    assert len(plant.recorder.tables.telemetry) == 500
+    assert plant.state.restore()[0] == plant.state.cursor == plant.log.last
+    assert not plant.broker.connected
+    assert plant.latest.shown.keys() == {("pump", "a")}
+
+
+def test_what_comes_after_the_end_began_is_not_taken() -> None:
+    """It is not acknowledged, and so comes again after the next start."""
+    plant = Plant()
+    with plant.running() as end:
+        plant.broker.deliver(numbered(1))
+        wait_for(lambda: plant.broker.acknowledged)
+        assert end() == 0
+    plant.broker.open()
+    plant.broker.deliver(numbered(2)[1:])
+    assert plant.acknowledged == numbered(1)
+    assert len(plant.recorder.tables.telemetry) == 1
+
+
+def test_a_database_that_is_away_holds_up_no_end() -> None:
+    """The rest stays in the log, and is recorded after the next start."""
+    plant = Plant()
+    plant.recorder.trouble = DatabaseAway("no answer")
+    with plant.running() as end:
+        plant.broker.deliver(numbered(20))
+        wait_for(lambda: plant.parts.record.trouble)
+        assert end() == 0
+    assert plant.recorder.tables == MemoryTables()
+    plant.recorder.trouble = None
+    plant.start()
+    with plant.running() as end:
+        assert end() == 0
+    assert len(plant.recorder.tables.telemetry) == 20
+
+
+# -------------------------------------------------------------------------------------------------- what breaks
+@pytest.mark.parametrize("name", THREADS)
+def test_a_thread_that_dies_ends_the_daemon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With status 1 and its reason; the broker is left, so that nothing more is taken, and all other threads end."""
+    plant = Plant()
+
+    def die(*_: object) -> None:
+        raise RuntimeError("by accident")
+
+    monkeypatch.setattr(type(getattr(plant.parts, name)), "step", die)
+    with plant.running() as end:
+        wait_for(lambda: plant.daemon._failure is not None)
+        wait_for(lambda: not plant.broker.connected)
+        assert end() == 1
+    assert f"the {name} thread died: by accident" in plant.daemon.troubles()
+
+
+def test_after_a_death_nothing_is_finished_that_may_be_half_done() -> None:
+    """The states are not kept, nor is anything recorded: the next start computes it again from the log."""
+    plant = Plant()
+    with plant.running() as end:
+        plant.recorder.trouble = ValueError("a bug")
+        plant.broker.deliver(numbered(3))
+        wait_for(lambda: plant.daemon._failure is not None)
+        assert end() == 1
+    assert plant.recorder.tables == MemoryTables()
+    plant.recorder.trouble = None
+    plant.start()
+    with plant.running() as end:
+        assert end() == 0
+    assert len(plant.recorder.tables.telemetry) == 3
+
+
+def test_a_broker_that_refuses_ends_the_start() -> None:
+    """With its reason, and without a thread left."""
+    plant = Plant()
+    plant.broker.refusal = BrokerRefused("not authorised")
+    before = active_count()
+    with pytest.raises(BrokerRefused, match="not authorised"):
+        plant.daemon.run()
+    assert active_count() == before
+
+
+def test_a_state_that_cannot_be_put_on_disk_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is dropped from the log that it was made from."""
+    plant = Plant()
+
+    def refuse(_: object) -> None:
+        raise StateBroken("no space left on device")
+
+    monkeypatch.setattr(MemoryState, "sync", refuse)
+    with pytest.raises(StateBroken):
+        plant.daemon.run()
+    assert plant.log.dropped == 0
+
+
+# -------------------------------------------------------------------------------------------------- the outside
+def test_troubles_are_said_in_words() -> None:
+    """Nothing to say while all is well; each thing that is wrong has its line."""
+    plant = Plant()
+    assert plant.daemon.troubles() == ["the broker is not connected"]
+    plant.broker.open()
+    assert plant.daemon.troubles() == []
+    plant.parts.intake.writable = False
+    plant.parts.record.trouble = "no answer"
+    assert plant.daemon.troubles() == ["the log cannot be written", "the database does not record: no answer"]
+
+
+def test_figures_say_where_every_reader_is() -> None:
+    """After an end all are at the end of the log."""
+    plant = Plant()
+    plant.shelf.put(model_row(0, "active"), plant.shelf.scorer(model_row(0).id))
+    with plant.running() as end:
+        plant.broker.deliver(numbered(5))
+        wait_for(lambda: plant.parts.fleet.model)
+        assert end() == 0
+    figures = plant.daemon.figures()
+    assert (figures.pop("series"), figures.pop("series_with_model")) == (1, 1)
+    assert set(figures) == {"log_last", "scored", "recorded", "checkpoint"}
+    assert set(figures.values()) == {plant.log.last}
+
+
+def test_a_start_follows_the_index_and_the_log() -> None:
+    """The state is bound to the log, and models that became active meanwhile are swapped in."""
+    plant = Plant()
+    plant.shelf.put(model_row(1, "active"), plant.shelf.scorer(model_row(1).id))
+    plant.start()
+    plant.parts.intake.step(0.0)
+    assert plant.log.read(0, 10)[-1].swaps == [swap(1)]
+    before = plant.log.last
+    plant.parts.score.drain()
+    plant.start()
+    plant.parts.intake.step(0.0)
+    assert plant.log.last == before
+
+
+def test_readings_of_every_kind_reach_the_tables() -> None:
+    """Good and bad, stamped and not; what holds no reading is a dead letter."""
+    plant = Plant()
+    with plant.running() as end:
+        said = [message("pump", 0, {"a": 1.0}, '"quality": "bad", '), (topic("pump"), b'{"b": 2}'), (topic("pump"), b"{")]
+        plant.broker.deliver(said)
+        wait_for(lambda: plant.broker.acknowledged)
+        assert end() == 0
+    assert sorted(row[1] for row in plant.recorder.tables.telemetry.values()) == [Quality.GOOD, Quality.BAD]
+    assert len(plant.recorder.tables.dead_letters) == 1
