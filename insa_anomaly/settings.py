@@ -3,22 +3,68 @@
 A variable beats the file: `INSA_BROKER__HOST` is `broker.host`. Secrets are never settings but files that settings name.
 """
 
+import json
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from insa_anomaly.core.detector import Parameters
-from insa_anomaly.core.reading import Acceptance
+from insa_anomaly.core.reading import Acceptance, Subscription
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")
+_PREFIX, _BETWEEN = "INSA_", "__"
+_LEVEL = re.compile(r"\{device_id\}|\{metric_name\}|\+|[^+#{}\0]+")
+_SECRET = re.compile(r"(?<=://)[^@/\s]*@")
+
+
+def _auto_or(kind: Callable[[Any], float], least: float, most: float) -> PlainValidator:
+    """Allows the word auto, and numbers within these bounds."""
+
+    def check(value: object) -> float | str:
+        allowed = f"'auto', or a number from {least} to {most}"
+        if value == "auto":
+            return "auto"
+        try:
+            number = kind(value)
+        except (TypeError, ValueError):
+            raise ValueError(allowed) from None
+        if not least <= number <= most or (isinstance(value, float) and number != value):
+            raise ValueError(allowed)
+        return number
+
+    return PlainValidator(check)
+
+
+def _usable(subscription: Subscription) -> Subscription:
+    *levels, last = subscription.topic.split("/")
+    if not all(_LEVEL.fullmatch(level) for level in levels) or not (last == "#" or _LEVEL.fullmatch(last)):
+        raise ValueError("a level of a topic is a word, {device_id}, {metric_name}, + or, as the last one, #")
+    return subscription
+
+
+def _listed(value: object) -> object:
+    """A list as it stands in a variable: JSON."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _some(subscriptions: tuple[Subscription, ...]) -> tuple[Subscription, ...]:
+    if not subscriptions:
+        raise ValueError("at least one is needed")
+    return subscriptions
+
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Nonnegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -78,6 +124,56 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Readings(Acceptance):
+    """What a message may be, within bounds."""
+
+    subscriptions: Annotated[
+        tuple[Annotated[Subscription, AfterValidator(_usable)], ...], BeforeValidator(_listed), AfterValidator(_some)
+    ] = (Subscription(),)
+    max_age: Positive | None = Acceptance.max_age
+    max_ahead: Nonnegative = Acceptance.max_ahead
+    historical_after: Nonnegative = Acceptance.historical_after
+    max_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = Acceptance.max_bytes
+    max_depth: Annotated[int, Field(ge=1, le=500)] = Acceptance.max_depth
+
+
+@dataclass(frozen=True)
+class Detection(Parameters):
+    """How a series is learnt, within bounds."""
+
+    n_estimators: Annotated[int, Field(ge=1, le=1000)] = Parameters.n_estimators
+    contamination: Annotated[float | str, _auto_or(float, 1e-6, 0.5)] = Parameters.contamination
+    max_samples: Annotated[int | str, _auto_or(int, 2, 256)] = Parameters.max_samples
+    random_state: Annotated[int, Field(ge=0, lt=1 << 32)] = Parameters.random_state
+    alpha: Annotated[float, Field(gt=0, le=0.1)] = Parameters.alpha
+    gap_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Parameters.gap_factor
+    first_fit_readings: Count = Parameters.first_fit_readings
+    first_fit_seconds: Nonnegative = Parameters.first_fit_seconds
+    first_fit_retry_readings: Count = Parameters.first_fit_retry_readings
+    refit_readings_least: Count = Parameters.refit_readings_least
+    refit_readings_most: Count = Parameters.refit_readings_most
+    history_days: Positive = Parameters.history_days
+    history_readings_least: Annotated[int, Field(ge=100)] = Parameters.history_readings_least
+    history_readings_most: Annotated[int, Field(ge=100, le=1_000_000)] = Parameters.history_readings_most
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a lower bound is above its upper one."""
+        for name in ("refit_readings", "history_readings"):
+            if getattr(self, f"{name}_least") > getattr(self, f"{name}_most"):
+                raise ValueError(f"{name}_least is more than {name}_most")
+
+
+@dataclass(frozen=True)
+class Verdict(Policy):
+    """When an episode opens, worsens and closes, within bounds."""
+
+    merge_gap_readings: Count = Policy.merge_gap_readings
+    worsen_step: Annotated[float, Field(gt=0, le=1)] = Policy.worsen_step
+    false_alarms_per_day: Positive = Policy.false_alarms_per_day
+    highest_threshold: Share = Policy.highest_threshold
+
+
+@dataclass(frozen=True)
 class Storage:
     """Where the log and the states are, and how often (seconds) states are checkpointed."""
 
@@ -132,8 +228,9 @@ class Settings(BaseSettings):
     """Every setting with its default; the sections are what the parts take."""
 
     model_config = SettingsConfigDict(
-        env_prefix="INSA_",
-        env_nested_delimiter="__",
+        env_prefix=_PREFIX,
+        env_nested_delimiter=_BETWEEN,
+        env_parse_none_str="null",
         extra="forbid",
         frozen=True,
         validate_default=True,
@@ -141,7 +238,7 @@ class Settings(BaseSettings):
     )
 
     broker: BrokerAddress = Field(default_factory=BrokerAddress)
-    readings: Acceptance = Field(default_factory=Acceptance)
+    readings: Readings = Field(default_factory=Readings)
     storage: Storage = Field(default_factory=Storage)
     intake: Grouping = Field(default_factory=Grouping)
     database: DatabaseAddress = Field(default_factory=DatabaseAddress)
@@ -149,8 +246,8 @@ class Settings(BaseSettings):
     redis: RedisAddress = Field(default_factory=RedisAddress)
     http: Http = Field(default_factory=Http)
     models: ModelStorage = Field(default_factory=ModelStorage)
-    detection: Parameters = Field(default_factory=Parameters)
-    verdict: Policy = Field(default_factory=Policy)
+    detection: Detection = Field(default_factory=Detection)
+    verdict: Verdict = Field(default_factory=Verdict)
     training: Training = Field(default_factory=Training)
     logging: Logging = Field(default_factory=Logging)
 
@@ -179,6 +276,8 @@ def load(path: Path | None = None) -> tuple[Settings, str]:
         return Settings(**said), source
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(one, source) for one in error.errors(include_url=False))) from error
+    except SettingsError as error:
+        raise ConfigError(f"a variable {_PREFIX}* is not JSON: {error}") from error
 
 
 def _usual_path() -> Path | None:
@@ -197,14 +296,26 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if said is not None and not isinstance(said, dict):
         raise ConfigError(f"{path}: expected sections with settings, found {type(said).__name__}")
-    return said or {}
+    return {name: section for name, section in (said or {}).items() if section is not None}  # all its keys may be comments
 
 
 def _explain(error: Any, source: str) -> str:  # noqa: ANN401 - pydantic's own record
     key = ".".join(str(part) for part in error["loc"])
+    source = _variable(error["loc"]) or source
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{source}: {key}: there is no such setting"
-    return f"{source}: {key}: {error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"
+    said = _SECRET.sub("***@", repr(error["input"]))
+    why = error["msg"].removeprefix("Value error, ")
+    return f"{source}: {key}: {said} is not allowed: {why[0].lower()}{why[1:]}"
+
+
+def _variable(place: tuple[str | int, ...]) -> str | None:
+    """The variable that says this setting, where one does."""
+    for length in range(len(place), 0, -1):
+        name = (_PREFIX + _BETWEEN.join(map(str, place[:length]))).upper()
+        if any(variable.upper() == name for variable in os.environ):
+            return name
+    return None
 
 
 def secret(path: Path | None) -> str | None:

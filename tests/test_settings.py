@@ -1,5 +1,7 @@
 """`config.yaml` is the manual: all settings, with their true defaults; mistakes are explained in one line each."""
 
+import os
+import re
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from insa_anomaly.core.reading import Subscription
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.settings import Settings, load, secret
 
@@ -37,11 +40,16 @@ def test_the_manual_holds_every_setting_with_its_true_default() -> None:
     assert yaml.safe_load(MANUAL.read_text()) == defaults
 
 
-def test_every_setting_of_the_manual_says_why_or_names_itself() -> None:
-    """Each section has a sentence beside its name."""
-    sections = [line for line in MANUAL.read_text().splitlines() if line and not line.startswith((" ", "#"))]
-    assert len(sections) == len(Settings.model_fields)
-    assert all(" # " in line for line in sections)
+def test_the_manual_says_of_every_setting_what_it_is() -> None:
+    """Beside it, in a few words at least; the line of seconds, bytes or readings names them."""
+    lines = [line for line in MANUAL.read_text().splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if len(line.partition(" # ")[2].split()) < 2] == []
+    assert [line for line in lines if "seconds:" in line and not re.search(r"# .*(seconds|wait|so long)", line)] == []
+
+
+def test_no_variable_of_this_machine_is_in_the_tests() -> None:
+    """The suite would not know what it tests."""
+    assert [name for name in os.environ if name.upper().startswith("INSA_") and "__" in name] == []
 
 
 def test_the_manual_loads_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +84,18 @@ def test_a_variable_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("readings: {subscriptions: [{format: xml}]}", ["readings.subscriptions.0.format", "'xml'", "'influx'"]),
         ("logging: {level: LOUD}", ["logging.level", "'LOUD'", "'WARNING'"]),
         ("record: {linger: .nan}", ["record.linger"]),
+        ("detection: {n_estimators: 0}", ["detection.n_estimators", "0", "1"]),
+        ("detection: {max_samples: 500}", ["detection.max_samples", "500", "'auto', or a number from 2 to 256"]),
+        ("detection: {max_samples: 3.5}", ["detection.max_samples", "3.5"]),
+        ("detection: {contamination: most}", ["detection.contamination", "'most'", "0.5"]),
+        ("detection: {refit_readings_least: 900, refit_readings_most: 800}", ["detection", "refit_readings_least is more than"]),
+        ("verdict: {highest_threshold: 2}", ["verdict.highest_threshold", "2", "1"]),
+        ("readings: {max_age: 0}", ["readings.max_age", "0"]),
+        ("readings: {subscriptions: []}", ["readings.subscriptions", "[]", "at least one"]),
+        ("readings: {subscriptions: [{topic: 'a/#/b'}]}", ["readings.subscriptions.0", "a/#/b", "as the last one, #"]),
+        ("readings: {subscriptions: [{topic: 'a/{device}'}]}", ["readings.subscriptions.0", "a/{device}", "{device_id}"]),
+        ("readings: {subscriptions: [{topic: ''}]}", ["readings.subscriptions.0", "{device_id}"]),
+        ("database: postgresql://insa:s3cret@plant/insa", ["database", "***@plant", "dictionary"]),
         ("broker: [1, 2", ["not YAML"]),
         ("- 1\n- 2", ["sections", "list"]),
     ],
@@ -87,6 +107,75 @@ def test_a_mistake_is_explained_in_one_line(tmp_path: Path, text: str, words: li
         load(path)
     (line,) = str(caught.value).splitlines()
     assert all(word in line for word in [str(path), *words])
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("INSA_BROKER__PORT", "many", ["broker.port", "'many'", "integer"]),
+        ("INSA_BROKER__PROT", "1", ["broker.prot", "no such setting"]),
+        ("INSA_DETECTION__ALPHA", "-1", ["detection.alpha", "'-1'", "greater than 0"]),
+        ("INSA_BROKER", '{"port": 0}', ["broker.port", "0"]),
+    ],
+)
+def test_a_mistake_in_a_variable_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: list[str]
+) -> None:
+    """Not the file, which is innocent."""
+    monkeypatch.setenv(variable, value)
+    path = written(tmp_path, "broker: {host: plant}")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{variable}: ")
+    assert all(word in line for word in words)
+    assert str(path) not in line
+
+
+def test_a_variable_that_is_no_json_where_it_must_be_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole section, or a list, is JSON."""
+    monkeypatch.setenv("INSA_READINGS__SUBSCRIPTIONS", "a/b")
+    with pytest.raises(ConfigError, match="INSA_READINGS__SUBSCRIPTIONS: readings.subscriptions: 'a/b' is not allowed"):
+        load()
+    monkeypatch.delenv("INSA_READINGS__SUBSCRIPTIONS")
+    monkeypatch.setenv("INSA_READINGS", "a/b")
+    with pytest.raises(ConfigError, match=r'INSA_\* .*"readings"'):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "section", "key", "said"),
+    [
+        ("INSA_HTTP__PORT", "9000", "http", "port", 9000),
+        ("insa_http__enabled", "false", "http", "enabled", False),
+        ("INSA_READINGS__MAX_AGE", "null", "readings", "max_age", None),
+        ("INSA_DETECTION__MAX_SAMPLES", "128", "detection", "max_samples", 128),
+        ("INSA_DETECTION__CONTAMINATION", "auto", "detection", "contamination", "auto"),
+        ("INSA_MODELS__DIRECTORY", "/m", "models", "directory", Path("/m")),
+        ("INSA_READINGS__SUBSCRIPTIONS", '[{"topic": "a/{device_id}"}]', "readings", "subscriptions", (Subscription("a/{device_id}"),)),
+    ],
+)
+def test_every_kind_of_setting_can_be_a_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, section: str, key: str, said: object
+) -> None:
+    """Numbers, truth, nothing, paths and lists; the letters' case does not matter."""
+    monkeypatch.setenv(variable, value)
+    assert getattr(getattr(load()[0], section), key) == said
+
+
+def test_a_section_whose_keys_are_all_comments_is_its_defaults(tmp_path: Path) -> None:
+    """As someone leaves it who tries the defaults again."""
+    assert load(written(tmp_path, "broker:\n  # host: plant\nhttp: {port: 9000}\n"))[0].broker == Settings().broker
+    assert load(written(tmp_path, ""))[0] == Settings()
+
+
+def test_settings_reach_the_training_process_whole(tmp_path: Path) -> None:
+    """Written as JSON and read again they are the same."""
+    settings, _ = load(
+        written(tmp_path, "broker: {password_file: /p}\nreadings: {max_age: null, subscriptions: [{topic: a, format: number}]}")
+    )
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
 def test_every_mistake_is_named(tmp_path: Path) -> None:
