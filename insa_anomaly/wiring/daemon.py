@@ -34,7 +34,7 @@ from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
 
-MODEL_BYTES = 256 * 1024  # the most a model takes in memory
+TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 def run(settings: Settings, source: str) -> int:
@@ -61,7 +61,7 @@ def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
     log = stack.enter_context(Spool(directory / "spool.db"))
     state = stack.enter_context(StateFile(directory / "state.db"))
     models = stack.enter_context(model_files(settings))
-    registry = Registry(max(1, settings.models.max_bytes // MODEL_BYTES))
+    registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
     feed = Feed(log, Parser(settings.readings), registry)
     intake = Intake(log, feed, clock.now, settings.intake)
     broker = intake.broker = _broker(settings, intake, directory)
@@ -81,11 +81,24 @@ def _show(address: RedisAddress, stack: ExitStack) -> Show | None:
 def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
     """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
-    remembered = directory / "subscriptions.json"
-    stale = msgspec.json.decode(remembered.read_bytes(), type=list[str]) if remembered.exists() else []
-    remembered.write_bytes(msgspec.json.encode(sorted({*filters, *stale})))
+    stale = _remember(directory / "subscriptions.json", filters)
     terms = Terms(filters, stale, expiry=settings.broker.session_expiry, linger=settings.intake.linger)
     return Connection(access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader)
+
+
+def _remember(file: Path, filters: list[str]) -> list[str]:
+    """The subscriptions of earlier runs; these are remembered with them, in a file that is whole or as it was."""
+    try:
+        earlier = msgspec.json.decode(file.read_bytes(), type=list[str]) if file.exists() else []
+        every = sorted({*filters, *earlier})
+        if every != earlier:
+            new = file.with_suffix(".new")
+            new.write_bytes(msgspec.json.encode(every))
+            new.replace(file)
+    except (OSError, msgspec.DecodeError) as error:
+        message = f"what was subscribed to before cannot be read from {file}, or not be written there: {error}"
+        raise ConfigError(message) from error
+    return earlier
 
 
 @contextmanager

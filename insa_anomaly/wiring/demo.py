@@ -20,10 +20,9 @@ from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.reading import SECOND
-from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import BrokerAway, ServiceError
 from insa_anomaly.ports import Page, SeriesKey, Telemetry
-from insa_anomaly.settings import BrokerAddress, DatabaseAddress, Http, ModelStorage, RedisAddress, Settings, Storage, Training
+from insa_anomaly.settings import BrokerAddress, DatabaseAddress, Http, ModelStorage, RedisAddress, Settings, Storage, Training, Verdict
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
 from insa_anomaly.wiring.training import train_many
@@ -80,7 +79,7 @@ class Services:
             redis=RedisAddress(url=redis),
             http=Http(port=embedded.free_port()),
             models=ModelStorage(directory=folder / "ml_models", key_file=folder / "model.key"),
-            verdict=Policy(false_alarms_per_day=FALSE_ALARMS_PER_DAY),
+            verdict=Verdict(false_alarms_per_day=FALSE_ALARMS_PER_DAY),
             training=Training(automatic=False),
         )
         self._history = stack.enter_context(PostgresHistory(dsn))
