@@ -95,7 +95,7 @@ class Grouping:
     """
 
     messages: Count = 500
-    seconds: Positive = 0.005
+    seconds: Positive = 0.01
     waiting: Count = 20_000
     patience: Positive = 5.0
     linger: Annotated[float, Field(ge=0, le=1)] = 0.002

@@ -115,9 +115,15 @@ class Spool:
         """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""
         entries: list[Entry] = []
         had = 0
-        with self._faults(), closing(self._reader().execute(
-            "SELECT seq, received, count, crc, body FROM entries WHERE seq > ? ORDER BY seq", (after,),
-        )) as rows:
+        with (
+            self._faults(),
+            closing(
+                self._reader().execute(
+                    "SELECT seq, received, count, crc, body FROM entries WHERE seq > ? ORDER BY seq",
+                    (after,),
+                )
+            ) as rows,
+        ):
             for row in rows:
                 entries.append(self._entry(*row))
                 had += row[2]

@@ -403,6 +403,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(short_path: Path, tool
 
 def certificates(folder: Path) -> Path:
     """An authority, and a certificate for localhost, readable by the account the broker runs as."""
+
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
@@ -559,7 +560,7 @@ def test_stale_acknowledgements_cannot_swallow_messages_of_a_new_session(reader:
             connection.acknowledge(delivery)
         time.sleep(0.1)
         assert [wire.pubacks for wire in server.wires] == [[], []]
-        for delivery in inbox.deliveries[len(old):]:
+        for delivery in inbox.deliveries[len(old) :]:
             connection.acknowledge(delivery)
         wait_for(lambda: server.wires[1].pubacks == list(range(1, 21)))
 
@@ -718,5 +719,3 @@ def test_closing_before_opening_is_harmless() -> None:
     connection.close()
     with pytest.raises(BrokerAway):
         connection.publish("t", b"x")
-
-

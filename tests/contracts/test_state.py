@@ -47,7 +47,11 @@ commits = st.lists(st.tuples(st.none() | st.binary(max_size=50), told), max_size
 @settings(max_examples=40, deadline=None)
 @given(commits=commits, forget=st.integers(0, 9), after=st.integers(0, 9), most=st.integers(1, 30))
 def test_law_what_is_committed_is_kept_until_it_is_let_go(
-    body: Body, commits: Commits, forget: int, after: int, most: int,
+    body: Body,
+    commits: Commits,
+    forget: int,
+    after: int,
+    most: int,
 ) -> None:
     """Results and events come back in order and unaltered, those forgotten excepted, and the cursor is the last commit's."""
     with body() as state:

@@ -43,7 +43,12 @@ class StockClient(paho.Client):
     def __init__(self, client_id: str, protocol: MQTTProtocolVersion, deliver: Deliver, settle: Settle, *, clean: bool) -> None:
         clean_session = clean if protocol != MQTTProtocolVersion.MQTTv5 else None
         super().__init__(
-            CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=protocol, reconnect_on_failure=False, manual_ack=True,
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session,
+            protocol=protocol,
+            reconnect_on_failure=False,
+            manual_ack=True,
         )
         self._deliver, self._settle = deliver, settle
         self._messages: list[Message] = []

@@ -78,7 +78,10 @@ class Connection(Session):
         super().granted(link, session_present=session_present)
         self._last_refusal = ""
         instrumentation.broker_connected(
-            self._access.host, self._access.port, protocol="5" if link.protocol == 5 else "3.1.1", session_present=session_present,
+            self._access.host,
+            self._access.port,
+            protocol="5" if link.protocol == 5 else "3.1.1",
+            session_present=session_present,
         )
         if self._had_session and not session_present:
             self._sessions_lost += 1

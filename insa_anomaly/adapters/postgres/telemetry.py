@@ -151,4 +151,3 @@ def _add_partition(session: Session, name: str, monday: date) -> None:
         "ALTER TABLE telemetry ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})",
     ):
         session.execute(sql.SQL(statement).format(**bounds))
-
