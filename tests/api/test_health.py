@@ -1,0 +1,130 @@
+"""The admin port: alive, ready, counted, and where every reader is; nothing else, and to nobody else."""
+
+import json
+import socket
+from threading import active_count
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from insa_anomaly import instrumentation
+from insa_anomaly.api import app
+from insa_anomaly.errors import AddressInUse
+
+FIGURES = {"series": 3, "log_last": 7}
+
+
+class Daemon:
+    """What the application asks."""
+
+    def __init__(self) -> None:
+        self.troubles: list[str] = []
+        self.client = TestClient(app.create("1.2.3", lambda: self.troubles, lambda: FIGURES))
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    """One that is well."""
+    return Daemon()
+
+
+def test_alive_means_that_it_answers(daemon: Daemon) -> None:
+    """Whatever is wrong with it: a restart would not put it right."""
+    daemon.troubles = ["the database does not record"]
+    answer = daemon.client.get("/healthz")
+    assert (answer.status_code, answer.text) == (200, "ok\n")
+
+
+def test_ready_means_that_all_of_the_job_is_done(daemon: Daemon) -> None:
+    """503 with every reason where it is not, and 200 again when it is."""
+    for troubles, status in (([], 200), (["no broker", "no database"], 503), ([], 200)):
+        daemon.troubles = troubles
+        answer = daemon.client.get("/readyz")
+        assert answer.status_code == status
+        assert answer.json() == {"ready": not troubles, "reasons": troubles}
+
+
+def test_the_status_says_what_runs_and_where_every_reader_is(daemon: Daemon) -> None:
+    """Always 200: it is an answer, not a judgement."""
+    assert daemon.client.get("/api/v1/status").json() == {"version": "1.2.3", "state": "running", "reasons": [], **FIGURES}
+    daemon.troubles = ["no broker"]
+    answer = daemon.client.get("/api/v1/status")
+    assert answer.status_code == 200
+    assert (answer.json()["state"], answer.json()["reasons"]) == ("degraded", ["no broker"])
+
+
+def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
+    """Every metric is ours by its name, and counts what happened."""
+    found = {family.name: family for family in text_string_to_metric_families(daemon.client.get("/metrics").text)}
+    assert found
+    assert all(name.startswith("insa_") for name in found)
+    before = found["insa_readings_recorded"].samples[0].value
+    instrumentation.page_recorded(5)
+    answer = daemon.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    [after] = [one for one in text_string_to_metric_families(answer.text) if one.name == "insa_readings_recorded"]
+    assert after.samples[0].value == before + 5
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/openapi.json", "/api/v1/models"])
+def test_there_is_nothing_else(daemon: Daemon, path: str) -> None:
+    """No pages that load scripts from elsewhere, and no route before its time."""
+    assert daemon.client.get(path).status_code == 404
+
+
+def test_nothing_is_changed_through_it(daemon: Daemon) -> None:
+    """The port has no password."""
+    for path in ("/healthz", "/readyz", "/metrics", "/api/v1/status"):
+        assert daemon.client.post(path).status_code == 405
+
+
+# ----------------------------------------------------------------------------------------- on a loopback socket
+def ask(port: int, path: str) -> tuple[int, str]:
+    """Status and body."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_it_is_served_while_the_block_runs(daemon: Daemon) -> None:
+    """On the socket that was had before; afterwards the port is free and no thread is left."""
+    before = active_count()
+    bound = app.listen("127.0.0.1", 0)
+    with app.served(app.create("1.2.3", lambda: ["no broker"], lambda: FIGURES), bound) as port:
+        assert ask(port, "/healthz") == (200, "ok\n")
+        status, body = ask(port, "/readyz")
+        assert (status, json.loads(body)["reasons"]) == (503, ["no broker"])
+    assert active_count() == before
+    app.listen("127.0.0.1", port).close()
+
+
+def test_a_port_that_is_taken_is_explained() -> None:
+    """The address, and what can be done."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{port}.*http\.port"):
+            app.listen("127.0.0.1", port)
+
+
+def test_an_address_that_is_not_ours_is_explained() -> None:
+    """As one that is taken."""
+    with pytest.raises(AddressInUse, match="192"):
+        app.listen("192.0.2.1", 0)
+    with pytest.raises(AddressInUse, match="no such host"):
+        app.listen("no such host", 0)
+
+
+def test_loopback_may_be_ipv6() -> None:
+    """Where there is one."""
+    try:
+        bound = app.listen("::1", 0)
+    except AddressInUse:
+        pytest.skip("this machine has no IPv6 loopback")
+    with bound:
+        assert bound.family is socket.AF_INET6

@@ -1,0 +1,112 @@
+"""Training a series: which history is learnt, what is kept of it, and that nothing is kept of what fails."""
+
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core.detector import Model, Parameters
+from insa_anomaly.core.training import Trained
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.errors import NotEnoughData
+from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.services.training import Readings, TrainingService
+from insa_anomaly.testing import MemoryHistory, MemoryTables
+
+KEY = ("pump", "a")
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+NOW = 1_760_000_000 * SECOND
+PARAMETERS = Parameters(n_estimators=3, history_days=1.0, history_readings_least=200, history_readings_most=400)
+
+
+class Shelf:
+    """Where models are put; it remembers them."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Trained, int]] = []
+
+    def next_version(self, key: SeriesKey) -> int:
+        """One more than there are."""
+        return 1 + sum((one.model.device_id, one.model.metric_name) == key for one, _ in self.kept)
+
+    def save(self, trained: Trained, trained_at: int) -> ModelRow:
+        """Keep it."""
+        self.kept.append((trained, trained_at))
+        one = trained.model
+        path = f"{one.device_id}/{one.metric_name}"
+        return ModelRow(one.id, one.device_id, one.metric_name, one.version, "active", path, trained_at, trained.samples, 0.5, {}, {}, "")
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """An empty one."""
+    return Shelf()
+
+
+@pytest.fixture
+def service(shelf: Shelf) -> TrainingService:
+    """One with small models."""
+    return TrainingService(shelf, PARAMETERS, Policy())
+
+
+def history(ages: range, *, noise: float = 1.0) -> MemoryHistory:
+    """Readings so many seconds old; the value is about the age, so that it tells what was learnt."""
+    random = np.random.default_rng(1)
+    telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
+    telemetry |= {(KEY, NOW - age * SECOND, 0): (age + noise * float(random.normal()), 0, 0, None) for age in ages}
+    return MemoryHistory(MemoryTables(telemetry=telemetry))
+
+
+def learnt(shelf: Shelf) -> int:
+    """How many readings the last model was made from."""
+    return shelf.kept[-1][0].samples
+
+
+def test_the_model_is_kept_as_the_next_version(service: TrainingService, shelf: Shelf) -> None:
+    """Under a fresh id, with the time it was trained; the row is the shelf's answer."""
+    rows = [service.from_history(KEY, history(range(300)), NOW + i) for i in range(2)]
+    assert [(row.version, row.device_id, row.metric_name, row.trained_at) for row in rows] == [(1, *KEY, NOW), (2, *KEY, NOW + 1)]
+    assert len({UUID(row.id) for row in rows}) == 2
+    assert [one.model.id for one, _ in shelf.kept] == [row.id for row in rows]
+
+
+def test_the_last_days_are_learnt(service: TrainingService, shelf: Shelf) -> None:
+    """Readings older than `history_days` are left out where the newer ones are enough."""
+    step = 86_400 // 250
+    service.from_history(KEY, history(range(step, 86_400 * 3, step)), NOW)
+    assert learnt(shelf) == 250
+
+
+def test_a_slow_series_is_learnt_from_longer_ago(service: TrainingService, shelf: Shelf) -> None:
+    """Where the last days hold fewer than `history_readings_least`, so many of the newest count."""
+    service.from_history(KEY, history(range(0, 86_400 * 30, 7200)), NOW)
+    assert learnt(shelf) == PARAMETERS.history_readings_least
+
+
+def test_a_fast_series_is_learnt_from_its_newest(service: TrainingService, shelf: Shelf) -> None:
+    """No more than `history_readings_most`."""
+    service.from_history(KEY, history(range(2000)), NOW)
+    assert learnt(shelf) == PARAMETERS.history_readings_most
+    assert 100 < float(shelf.kept[-1][0].model.numbers[0]) < 300  # the centre of the newest 400
+
+
+def test_too_few_readings_leave_nothing(service: TrainingService, shelf: Shelf) -> None:
+    """Neither a version nor a file."""
+    with pytest.raises(NotEnoughData, match="40 different readings"):
+        service.from_history(KEY, history(range(40)), NOW)
+    with pytest.raises(NotEnoughData):
+        service.from_history(("no", "such"), history(range(400)), NOW)
+    assert shelf.kept == []
+
+
+def test_readings_can_be_given(service: TrainingService, shelf: Shelf) -> None:
+    """From a file, say: the same readings make the same model but for its id, whatever the hour."""
+    times, values = history(range(300)).readings(KEY, 0, 1000)
+    for now in (NOW, 0):
+        service.from_readings(KEY, Readings(times, values), now)
+    first, second = (one.model for one, _ in shelf.kept)
+    assert first.id != second.id
+    assert np.array_equal(first.numbers, second.numbers)
+    assert np.array_equal(first.forest.thresholds, second.forest.thresholds)
+    assert isinstance(Model.from_bytes(first.to_bytes()), Model)

@@ -1,0 +1,165 @@
+"""The command line: every command explains itself, wrong arguments are one clear word, errors are one clear line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
+from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, InsaError
+from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.wiring import daemon
+
+NAMES = sorted(getattr(get_command(cli), "commands", {}))
+SHOWN = [name for name in NAMES if name != "train-orders"]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command sets logging up, to the standard error of its time."""
+    yield
+    set_up_logging()
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    """Status and all that is said."""
+    done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(cli, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+# ------------------------------------------------------------------------------------------------------- help
+def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
+    """Without a word, or asked; the training process's own command is nobody's business."""
+    status, text = said("--help")
+    assert status == 0
+    assert all(name in text for name in SHOWN)
+    assert "train-orders" not in text
+    assert said("-h") == (0, text)
+    assert said()[1].strip() == text.strip()
+
+
+def test_these_are_the_commands() -> None:
+    """One that is new is added here, and to the README."""
+    assert SHOWN == ["check-config", "demo", "migrate", "models", "replay", "run", "train"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_explains_itself(name: str) -> None:
+    """`--help` says what it does in its own words, and every option what it is for."""
+    status, text = said(name, "--help")
+    command = getattr(get_command(cli), "commands")[name]  # noqa: B009 - typed as less than it is
+    assert status == 0
+    assert " ".join((command.help or "?").split()) in " ".join(text.split())
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name} is not explained"
+        assert all(option in text for option in parameter.opts if option.startswith("--"))
+
+
+# ------------------------------------------------------------------------------------------------ wrong arguments
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["run", "--fast"], "No such option"),
+        (["run", "now"], "unexpected extra argument"),
+        (["run", "--config"], "requires an argument"),
+        (["demo", "--duration", "1"], "greater than or equal to 5"),
+        (["demo", "--duration", "long"], "valid number"),
+        (["train"], "say what to train"),
+        (["train", "--device", "pump"], "say what to train"),
+        (["train", "--all", "--jobs", "0"], "greater than or equal to 1"),
+        (["train", "--csv", "x.csv", "--rows", "5"], "greater than or equal to 100"),
+        (["replay"], "Missing argument"),
+        (["replay", "x.csv", "--speed", "0"], "greater than or equal to 0.001"),
+        (["models", "--json=yes"], "does not take a value"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_word(arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 2 and what is wrong; nothing is done."""
+    monkeypatch.chdir(tmp_path)
+    status, text = said(*arguments)
+    assert status == 2
+    assert word in " ".join(text.replace("│", " ").split())
+    assert "Traceback" not in text
+    assert "Error" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------ errors
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigError("broker.port: one\nhttp.port: two"), BAD_CONFIG),
+        (AlreadyRunning("another daemon uses /var"), ALREADY_RUNNING),
+        (AddressInUse("the HTTP port is taken"), 1),
+        (BrokerRefused(), 1),
+    ],
+)
+def test_an_error_of_ours_is_a_clear_line(
+    error: InsaError, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of its lines with the program's name, and the status that tells systemd whether to try again."""
+
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(daemon, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["insa-anomaly", "run"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == status
+    assert capsys.readouterr().err.splitlines() == [f"insa-anomaly: {line}" for line in str(error).splitlines()]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_daemons_status_is_the_programs(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 after a thread died: systemd starts it again."""
+    monkeypatch.setattr(daemon, "run", lambda *_: status)
+    assert said("run")[0] == status
+
+
+@pytest.mark.parametrize("name", [name for name in SHOWN if name != "demo"])
+def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is touched."""
+    config = tmp_path / "config.yaml"
+    config.write_text("broker: {port: none}\n")
+    monkeypatch.setattr(sys, "argv", ["insa-anomaly", name, "--config", str(config), *(["x.csv"] if name == "replay" else [])])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == BAD_CONFIG
+    assert list(tmp_path.iterdir()) == [config]
+
+
+# ------------------------------------------------------------------------------------------------------ models
+def test_models_lists_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For people and for programs; where there is none, how to get one."""
+    monkeypatch.setenv("INSA_MODELS__DIRECTORY", str(tmp_path / "models"))
+    monkeypatch.setenv("INSA_MODELS__KEY_FILE", str(tmp_path / "key"))
+    assert "insa-anomaly train" in said("models")[1]
+    assert json.loads(said("models", "--json")[1]) == []
+    rows = "timestamp,value\n" + "".join(f"{1_760_000_000 + 60 * i},{i % 7}\n" for i in range(300))
+    (tmp_path / "history.csv").write_text(rows)
+    monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "3")
+    status, text = said("train", "--csv", str(tmp_path / "history.csv"), "--device", "pump", "--metric", "pressure")
+    assert (status, "pump/pressure: trained in" in text) == (0, True)
+    status, text = said("models")
+    assert status == 0
+    assert "pump/pressure  v1  active" in text
+    [row] = json.loads(said("models", "--json")[1])
+    assert (row["device_id"], row["metric_name"], row["training_samples"]) == ("pump", "pressure", 300)
+
+
+# ----------------------------------------------------------------------------------------------- as a program
+def test_help_is_quick_and_loads_no_scikit_learn() -> None:
+    """As a module too; only what trains loads what trains."""
+    code = "import sys, runpy; sys.argv = ['insa-anomaly', '--help']\ntry:\n    runpy.run_module('insa_anomaly', run_name='__main__')\n"
+    code += "except SystemExit as end:\n    assert not end.code\nassert 'sklearn' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: insa-anomaly" in done.stdout
