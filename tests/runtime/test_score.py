@@ -274,6 +274,27 @@ def test_states_are_kept_as_often_as_was_said() -> None:
         assert score.checkpoint == world.state.restore()[0] == seq
 
 
+def test_states_are_kept_no_oftener_than_was_said() -> None:
+    """Keeping costs; the time runs from the last one."""
+    world = World()
+    world.score._next_checkpoint = 0.0
+    for seq in (1, 2):
+        world.take([message("pump", seq, {"a": 1.0})])
+        world.score.step(0.0)
+    assert world.score.checkpoint == world.state.restore()[0] == 1
+
+
+def test_what_is_said_again_is_found_once() -> None:
+    """A strange reading that comes twice, at once or long after, is one anomaly; nor is a late one scored against what followed it."""
+    world = World()
+    world.take(faulty(range(100), range(90, 100)), [swap(0)])
+    before = world.outcome()
+    world.take(faulty(range(99, 100), range(99, 100)))
+    world.take(faulty(range(100), range(90, 100)))
+    world.take(faulty(range(50, 60), range(50, 60)))
+    assert world.outcome() == before
+
+
 def test_a_state_that_is_newer_than_what_the_log_still_holds_goes_on_from_there() -> None:
     """Entries that were dropped after a checkpoint are not missed; nor are those of a state that was lost."""
     world = World(stream(0, 100).log({250}))
