@@ -179,6 +179,8 @@ class Daemon:
         if self._failure is None and not any(thread.is_alive() for thread in threads):
             parts.intake.drain()
             parts.score.drain()
+            if parts.show is not None:
+                parts.show.flush()
             parts.tell.drain(monotonic() + TELL_DRAIN_SECONDS)
             parts.broker.close()
             parts.record.drain(monotonic() + RECORD_DRAIN_SECONDS)

@@ -30,8 +30,12 @@ class Show:
             self._newest.update(newest)
 
     def step(self, stop: Event) -> None:
-        """Show what changed since the last call."""
+        """Wait a second, and show what changed meanwhile."""
         stop.wait(EVERY_SECONDS)
+        self.flush()
+
+    def flush(self) -> None:
+        """Show what changed since the last time."""
         with self._lock:
             newest, self._newest = self._newest, {}
         if newest:
