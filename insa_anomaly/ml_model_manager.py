@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid5
 from zipfile import BadZipFile
 
@@ -29,17 +31,25 @@ from insa_anomaly.core.reasons import describe
 from insa_anomaly.core.verdict import Policy, Transition
 from insa_anomaly.errors import ModelFileError, TrainingError
 
+if TYPE_CHECKING:
+    from insa_anomaly.core.training import HeldOut, Past
+
 Timestamp = float | str | datetime | np.datetime64
 
 _STATUS_NAMES = np.array([status.name.lower() for status in Status])
 _TRANSITION_NAMES = np.array([transition.name.lower() for transition in Transition])
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHUNK = 4096  # readings advanced at once
+_SEEN = np.dtype([("time", np.int64), ("value", np.float64), ("alarm", np.float64)])  # alarm: the score, where it was below 0
+_REMEMBERED = [Status.COLLECTING, Status.WARMING, Status.SCORED, Status.LATE]
 _CONTEXT = features.FLAT_CAP + features.LONG  # readings of the training data that fill the window
 
 
 class AnomalyDetector:
     """Learns one metric of one device, and says of every further reading how strange it is.
+
+    It goes on learning: once a day of readings it is refitted on the newest of what it has seen, at once, between that reading and the
+    next, which takes about a second; an untrained one learns from its first 500 readings. Versions count the refits.
 
     Timestamps may be seconds since the epoch, datetimes (naive ones are UTC), ISO 8601 texts, or numpy and pandas times. Parameters are
     those of `core.detector.Parameters` and `core.verdict.Policy`.
@@ -54,6 +64,8 @@ class AnomalyDetector:
         self.device_id, self.metric_name = device_id, metric_name
         self.parameters, self.policy = _settings(parameters)
         self._state = features.empty(1)
+        self._seen: deque[tuple[int, float, float]] = deque(maxlen=self.parameters.history_readings_most)
+        self._held_out: HeldOut | None = None
         self._take(None, {})
 
     def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,15 +74,11 @@ class AnomalyDetector:
         `data` is a mapping or a DataFrame. The newest readings fill the window, unless it has moved beyond them already. Raises
         NotEnoughData or TrainingError.
         """
-        from insa_anomaly.core.training import fit  # noqa: PLC0415 - loads scikit-learn, which scoring does without
-
         times, values = _micros(data["timestamp"]), np.asarray(data["value"], np.float64)
         if times.shape != values.shape or values.ndim != 1:
             raise TrainingError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
-        version = self._model.version + 1 if self._model else 1
-        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
-        trained = fit(times, values, (self.device_id, self.metric_name), name, version, self.parameters, self.policy)
-        self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
+        self._learn(times, values, refit=None)
+        self._remember_all(times, values)
         self._warm_up(times, values)
         return self.get_model_info()
 
@@ -81,30 +89,33 @@ class AnomalyDetector:
     def predict(self, value: float, timestamp: Timestamp | None = None) -> dict[str, Any]:
         """What if this were the next reading? Changes nothing. Without a timestamp: one typical pause after the newest."""
         time = self._next_time() if timestamp is None else int(_micros([timestamp])[0])
-        return self._single(self._advance(np.array([float(value)]), np.array([time]))[1])
+        return self._single(self._advance(np.array([float(value)]), np.array([time]))[1], self._model)
 
     def observe(self, value: float, timestamp: Timestamp) -> dict[str, Any]:
         """The next reading; moves the window."""
-        self._state, results = self._advance(np.array([float(value)]), _micros([timestamp]))
-        return self._single(results)
+        values, times = np.array([float(value)]), _micros([timestamp])
+        model = self._model
+        return self._single(self._observe(values, times), model)
 
     def observe_many(self, values: Sequence[float] | Floats, timestamps: Iterable[Timestamp]) -> dict[str, Any]:
         """The next n readings: arrays [n] of what `observe` says of each, to the bit."""
         values, times = np.asarray(values, np.float64), _micros(timestamps)
         if times.shape != values.shape or values.ndim != 1:
             raise ValueError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
-        parts = []
-        for begin in range(0, max(len(values), 1), _CHUNK):
-            part = slice(begin, begin + _CHUNK)
-            self._state, results = self._advance(values[part], times[part])
+        parts, begin = [], 0
+        while begin < len(values) or not parts:
+            results = self._observe(values[begin:], times[begin:])
             parts.append(_columns(results))
+            begin += len(results.score)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def save_model(self, path: str | os.PathLike[str]) -> bool:
         """Keep model and window in this file, whole or not at all; True when it is done. Raises ModelFileError."""
         buffer = io.BytesIO()
         scorer = np.frombuffer(self._model.to_bytes() if self._model else b"", np.uint8)
-        np.savez_compressed(buffer, scorer=scorer, state=self._state, figures=np.frombuffer(msgspec.json.encode(self._figures), np.uint8))
+        figures = np.frombuffer(msgspec.json.encode(self._figures), np.uint8)
+        seen = np.array(self._seen, _SEEN)
+        np.savez_compressed(buffer, scorer=scorer, state=self._state, seen=seen, figures=figures)
         try:
             _write_whole(Path(path), buffer.getvalue())
         except OSError as error:
@@ -115,7 +126,8 @@ class AnomalyDetector:
         """Go on from what `save_model` kept; True when it is done. Raises ModelFileError, and nothing has changed then."""
         try:
             with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
-                scorer, state, figures = npz["scorer"].tobytes(), npz["state"], msgspec.json.decode(npz["figures"].tobytes())
+                scorer, state, seen = npz["scorer"].tobytes(), npz["state"], npz["seen"]
+                figures = msgspec.json.decode(npz["figures"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, msgspec.DecodeError) as error:
             raise ModelFileError(f"{path} cannot be read as a saved model: {error}") from error
         model = Model.from_bytes(scorer) if scorer else None
@@ -125,6 +137,8 @@ class AnomalyDetector:
             raise ModelFileError(f"{path} holds the model of {model.device_id}/{model.metric_name}")
         self._take(model, figures)
         self._state = np.asarray(state, np.float64)
+        self._seen.clear()
+        self._seen.extend(seen.tolist())
         return True
 
     def get_model_info(self) -> dict[str, Any]:
@@ -142,6 +156,55 @@ class AnomalyDetector:
         if model is not None:
             models.put(0, model)
         self._model, self._models, self._figures = model, models, figures
+
+    # ------------------------------------------------------------------------------------------------ going on learning
+    def _observe(self, values: Floats, times: Ints) -> Results:
+        """Take the first of these readings: up to and with that at which a refit is due, which follows at once."""
+        n = self._at_once()
+        state, results = self._advance(values[:n], times[:n])
+        due = np.flatnonzero(results.refit_due) + 1
+        if len(due) and due[0] < len(results.score):
+            state, results = self._advance(values[: due[0]], times[: due[0]])
+        self._state = state
+        self._remember(values, times, results)
+        if len(due):
+            self._refit()
+        return results
+
+    def _at_once(self) -> int:
+        """So many readings that a refit is hardly due before the last of them."""
+        step = self._model.numbers[detector.REFIT_STEP] if self._model else self.parameters.first_fit_retry_readings
+        return int(np.clip(np.ceil(step - self._state[0, features.SINCE_DUE]), 1, _CHUNK))
+
+    def _remember(self, values: Floats, times: Ints, results: Results) -> None:
+        n = len(results.score)
+        kept = np.isin(results.status, _REMEMBERED)
+        alarms = np.where(results.status == Status.SCORED, np.minimum(results.score, 0.0), 0.0)[kept]
+        self._seen.extend(zip(times[:n][kept].tolist(), values[:n][kept].tolist(), alarms.tolist(), strict=True))
+
+    def _refit(self) -> None:
+        from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        times, values, alarms = (np.array(column) for column in zip(*self._seen, strict=True))
+        past = Past(self._model, self._held_out, times[alarms < 0]) if self._model else None
+        with suppress(TrainingError):  # it goes on with what it has, and tries again a day later
+            self._learn(times, values, past)
+
+    def _learn(self, times: Ints, values: Floats, refit: "Past | None") -> None:
+        from insa_anomaly.core.training import fit  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        version = self._model.version + 1 if self._model else 1
+        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
+        trained = fit(times, values, (self.device_id, self.metric_name), name, version, self.parameters, self.policy, refit)
+        self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
+        self._held_out = trained.held_out
+
+    def _remember_all(self, times: Ints, values: Floats) -> None:
+        """What was given to training is the history from now on."""
+        order = np.argsort(times, kind="stable")
+        order = order[np.isfinite(values[order])]
+        self._seen.clear()
+        self._seen.extend((time, value, 0.0) for time, value in zip(times[order].tolist(), values[order].tolist(), strict=True))
 
     def _warm_up(self, times: Ints, values: Floats) -> None:
         """Let the newest training data fill the window."""
@@ -164,16 +227,13 @@ class AnomalyDetector:
         newest, pause = self._state[0, features.LAST], self._model.numbers[detector.INTERVAL] if self._model else 0.0
         return int(newest + pause) if np.isfinite(newest) else 0
 
-    def _single(self, results: Results) -> dict[str, Any]:
+    def _single(self, results: Results, model: Model | None) -> dict[str, Any]:
         said: dict[str, Any] = {name: column[0].item() for name, column in _columns(results).items()}
-        model = (
-            {"model_id": self._model.id, "model_version": self._model.version} if self._model else {"model_id": None, "model_version": None}
-        )
         said["reasons"] = []
-        if self._model and said["is_anomaly"]:
-            reasons = describe(results.features[0], self._model.numbers[detector.FEATURES])
+        if model and said["is_anomaly"]:
+            reasons = describe(results.features[0], model.numbers[detector.FEATURES], int(results.rules[0]))
             said["reasons"] = [msgspec.structs.asdict(reason) for reason in reasons]
-        return said | model
+        return said | {"model_id": model.id if model else None, "model_version": model.version if model else None}
 
 
 class DeviceDetector:

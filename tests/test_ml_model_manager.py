@@ -199,10 +199,13 @@ def test_parameters_are_named_and_checked() -> None:
 
 
 def test_a_reading_that_stands_out_has_reasons() -> None:
-    """With shares and words; an ordinary one has none."""
+    """What a rule saw, by its name; then features with their shares, and words; an ordinary one has none."""
     detector, (times, values) = ready(), later(5)
     assert detector.observe(values[0], times[0])["reasons"] == []
-    reasons = detector.observe(90.0, times[1])["reasons"]
+    named, reasons = [], detector.observe(90.0, times[1])["reasons"]
+    while reasons[0]["share"] == 1:
+        named.append(reasons.pop(0)["feature"])
+    assert named == ["new_extreme", "impossible_rate"]
     assert reasons[0]["share"] >= reasons[-1]["share"] > 0
     assert sum(reason["share"] for reason in reasons) <= 1
     assert any("+" in reason["text"] for reason in reasons)

@@ -8,6 +8,7 @@ of a batch, of however many series, go through each step together, and the resul
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from zipfile import BadZipFile
@@ -15,20 +16,22 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import calibration, charts, features, verdict
+from insa_anomaly.core import calibration, charts, features, rules, verdict
 from insa_anomaly.core.features import Arrival, Bools, Features, Floats, Ints
 from insa_anomaly.core.forest import Arena, Forest
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.errors import ModelFileError
 
-FORMAT = 1  # of a scorer file
+FORMAT = 2  # of a scorer file
 
 # The columns of what was learnt about one series.
 FEATURES = slice(0, features.NUMBERS_WIDTH)
-MEMBERS = 2  # forest, window z
-TABLES = tuple(
+CHARTS = slice(FEATURES.stop, FEATURES.stop + charts.NUMBERS_WIDTH)
+RULES = slice(CHARTS.stop, CHARTS.stop + rules.NUMBERS_WIDTH)
+MEMBERS = ("forest", "forecast", "forecast_smoothed", "window")
+TABLES = tuple(  # one for each member, and one for them together
     slice(start, start + calibration.TABLE_WIDTH)
-    for start in range(FEATURES.stop, FEATURES.stop + (MEMBERS + 1) * calibration.TABLE_WIDTH, calibration.TABLE_WIDTH)
+    for start in range(RULES.stop, RULES.stop + (len(MEMBERS) + 1) * calibration.TABLE_WIDTH, calibration.TABLE_WIDTH)
 )
 OFFSET = TABLES[-1].stop  # what the forest's `contamination` sets; `raw_score` is less this
 ALPHA = OFFSET + 1
@@ -37,7 +40,10 @@ GAP = THRESHOLD + 1  # a longer pause restarts the window, microseconds
 INTERVAL = GAP + 1  # typical pause between readings, microseconds
 REFIT_STEP = INTERVAL + 1  # readings between refits
 BAND = REFIT_STEP + 1  # reaches so far from the expected value, both ways
-MODEL_WIDTH = BAND + 1
+MATURE = BAND + 1  # 1: the strangest of all members decides; 0: young, the forest alone
+KNOWN = MATURE + 1  # readings ever learnt from
+RELEASED = KNOWN + 1  # readings up to this time are learnt, whether they alarmed or not
+MODEL_WIDTH = RELEASED + 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Parameters:
     history_days: float = 14.0  # a model is learnt from this much, within these bounds
     history_readings_least: int = 4000
     history_readings_most: int = 20_000
+    mature_days: float = 7.0  # with a history as long as this and as many readings as this, a series is mature
+    mature_readings: int = 10_000
 
 
 class Status(IntEnum):
@@ -179,6 +187,8 @@ class Results:
     episode_readings: Ints  # 0: no episode
     episode_peak: Floats
     features: Features  # [n, features.WIDTH], scaled
+    member: npt.NDArray[np.uint8]  # the strangest one, its place in MEMBERS
+    rules: rules.Rules  # rules.Rule, what they saw
 
 
 def advance(
@@ -209,8 +219,8 @@ def advance(
     pushed = features.push(states, which[good], value, time, discriminators[good], gaps)
     results = _nothing_said(len(values))
     results.status[good] = _statuses(pushed, known)
-    ready = np.flatnonzero(known & (pushed.counts >= features.LONG))
-    _score(results, good[ready], pushed, ready, models, row[ready])
+    ready = known & (pushed.counts >= features.LONG)
+    _score(results, good, pushed, which[good], time, ready, models, row)
     _judge(results, good, pushed, which[good], time, row, known, models, policy)
     _refits(results, good, states, pushed, which[good], time, row, known, models, parameters)
     return pushed.states, results
@@ -231,6 +241,8 @@ def _nothing_said(n: int) -> Results:
         episode_readings=np.zeros(n, np.int64),
         episode_peak=np.zeros(n),
         features=np.zeros((n, features.WIDTH), np.float32),
+        member=np.zeros(n, np.uint8),
+        rules=np.zeros(n, np.uint8),
     )
 
 
@@ -241,33 +253,50 @@ def _statuses(pushed: features.Pushed, known: Bools) -> npt.NDArray[np.uint8]:
     return status.astype(np.uint8)
 
 
-def _score(results: Results, at: Ints, pushed: features.Pushed, ready: Ints, models: Models, row: Ints) -> None:
-    """Score the readings `ready` of `pushed`, which are `at` in the results."""
-    numbers = models.numbers[row]
+def _score(
+    results: Results, good: Ints, pushed: features.Pushed, which: Ints, time: Floats, ready: Ints, models: Models, row: Ints
+) -> None:
+    """Score the readings `ready` of `pushed`, whose window is full; writes the smoothed forecast errors into the new states."""
+    at, numbers = good[ready], models.numbers[row[ready]]
     look = features.look(pushed.windows[ready], pushed.stamps[ready], pushed.flats[ready], numbers[:, FEATURES])
-    scaled = features.features(look, numbers[:, FEATURES])
-    samples = models.arena.score(row, scaled)
-    results.features[at] = scaled
-    results.raw_score[at] = samples - numbers[:, OFFSET]
-    results.score[at] = calibration.score(_surprise(samples, scaled, numbers), numbers[:, ALPHA])
+    raw = features.unscaled(look, numbers[:, FEATURES])
+    results.features[at] = scaled = features.scaled(raw, numbers[:, FEATURES])
+    samples = models.arena.score(row[ready], scaled)
+    error = charts.forecast_error(look, numbers[:, CHARTS])
+    smoothed = _smoothed(pushed, which, ready, error)
+    members = (-samples, error, smoothed, charts.window_z(raw, numbers[:, CHARTS]))
+    surprises = member_surprises(members, numbers)
+    results.member[at] = surprises.argmax(axis=1)
+    results.rules[at] = seen = rules.seen(pushed, ready, time[ready], numbers[:, FEATURES], numbers[:, RULES])
+    together = calibration.surprise(surprises.max(axis=1), numbers[:, TABLES[-1]])
+    results.score[at] = calibration.score(ruled(together, seen, pushed.windows[ready, -1], numbers), numbers[:, ALPHA])
     results.confidence[at] = np.abs(results.score[at])
+    results.raw_score[at] = samples - numbers[:, OFFSET]
     results.expected[at] = expected = features.expected(look, numbers[:, FEATURES])
     results.lower[at], results.upper[at] = expected - numbers[:, BAND], expected + numbers[:, BAND]
 
 
-def strangeness(samples: Floats, scaled: Features) -> tuple[Floats, Floats]:
-    """The members, higher = stranger: forest and window z."""
-    return -samples, charts.window_z(scaled)
+def _smoothed(pushed: features.Pushed, which: Ints, ready: Ints, error: Floats) -> Floats:
+    """The smoothed forecast error at the readings `ready`; what is left of it goes into the new states."""
+    errors = np.full(len(which), np.nan)
+    errors[ready] = error
+    moved = pushed.arrivals == Arrival.MOVES
+    seen, pushed.states[:, features.SMOOTHED] = charts.smoothed(pushed.states[:, features.SMOOTHED], which, errors, moved)
+    return seen[ready]
 
 
-def combine(members: tuple[Floats, Floats], numbers: Floats) -> Floats:
-    """The largest -log10 p of the members [n]; `numbers` [n, MODEL_WIDTH]."""
-    surprises = [calibration.surprise(member, numbers[:, table]) for member, table in zip(members, TABLES, strict=False)]
-    return np.maximum(*surprises)
+def member_surprises(members: Sequence[Floats], numbers: Floats) -> Floats:
+    """-log10 p of each member [n, len(MEMBERS)] by its own table; those that have no say yet are never surprised."""
+    out = np.stack([calibration.surprise(member, numbers[:, table]) for member, table in zip(members, TABLES, strict=False)], axis=1)
+    out[:, 1:] *= numbers[:, MATURE, None]
+    return out
 
 
-def _surprise(samples: Floats, scaled: Features, numbers: Floats) -> Floats:
-    return calibration.surprise(combine(strangeness(samples, scaled), numbers), numbers[:, TABLES[-1]])
+def ruled(surprises: Floats, seen: rules.Rules, values: Floats, numbers: Floats) -> Floats:
+    """What is left of -log10 p [n], or added to it, where a rule speaks."""
+    relief = np.where(rules.at_known_level(values, numbers[:, RULES]), rules.RELIEF, 0.0)
+    charted = np.maximum(surprises - relief, 0.0)
+    return np.where(seen & np.uint8(rules.SPEAK), np.maximum(charted, rules.SURPRISE), charted)
 
 
 def _judge(

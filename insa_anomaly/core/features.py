@@ -36,7 +36,10 @@ FLAT = COUNT + 1  # readings since the value last changed, at most FLAT_CAP
 SEEN = FLAT + 1  # readings that ever moved the window
 FIRST = SEEN + 1  # time of the first of them
 SINCE_DUE = FIRST + 1  # readings since a refit was last due
-EPISODE = slice(SINCE_DUE + 1, SINCE_DUE + 6)  # the open episode; `core.verdict` owns its meaning
+LOW = SINCE_DUE + 1  # least and largest value that ever moved the window, +inf and -inf before the first
+HIGH = LOW + 1
+SMOOTHED = HIGH + 1  # a running mean of the forecast's error; `core.charts` owns its meaning, negative where there is none
+EPISODE = slice(SMOOTHED + 1, SMOOTHED + 6)  # the open episode; `core.verdict` owns its meaning
 HELD = EPISODE.stop  # discriminators remembered of the time LAST
 SLOTS = slice(HELD + 1, HELD + 1 + _REMEMBERED)  # their int64 bits
 STATE_WIDTH = SLOTS.stop
@@ -49,13 +52,14 @@ BINS_MOST = 48
 CENTER, SCALE = 0, 1
 MEANS = slice(2, 2 + WIDTH)
 SPREADS = slice(MEANS.stop, MEANS.stop + WIDTH)
-FLAT_MOST = SPREADS.stop  # a flat run counts up to this
+FLAT_FREE = SPREADS.stop  # so many repetitions in a row are nothing special
+FLAT_MOST = FLAT_FREE + 1  # a flat run counts up to this
 BINS = FLAT_MOST + 1  # number of time-of-day bins, 0 where no daily profile was learnt
 PROFILE = slice(BINS + 1, BINS + 1 + BINS_MOST)
 NUMBERS_WIDTH = PROFILE.stop
 
 _Z_CAP = 1e3
-_SCALED_CAP = 30.0
+SCALED_CAP = 30.0
 _LANE = 1024  # apart enough that the run before a batch of one series never reaches into the series before it
 
 
@@ -78,6 +82,8 @@ class Pushed:
     counts: Floats  # [n]
     flats: Floats  # [n]
     seen: Floats  # [n]
+    lows: Floats  # [n] least and largest value that ever moved the window before the reading
+    highs: Floats  # [n]
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def empty(k: int) -> Floats:
     """States [k, STATE_WIDTH] of series that have seen nothing."""
     states = np.zeros((k, STATE_WIDTH))
     states[:, TIMES] = -np.inf
+    states[:, LOW], states[:, HIGH], states[:, SMOOTHED] = np.inf, -np.inf, -1.0
     return states
 
 
@@ -126,18 +133,22 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
     counts = np.minimum(_run(restarts, states[:, COUNT] - 1, which, moved, ordinal, begin) + 1, LONG)
     flats = np.minimum(_run(changes, states[:, FLAT], which, moved, ordinal, begin), FLAT_CAP)
     seen = states[which, SEEN] + (ordinal - begin[which] + 1)
+    counted = moved & ~np.isnan(values)
+    lows, lows_left = _largest(-states[:, LOW], which, 0.0 - values, counted)  # one zero: bits shall not depend on the batch
+    highs, highs_left = _largest(states[:, HIGH], which, values + 0.0, counted)
 
     after = states.copy()
     after[:, VALUES], after[:, TIMES] = values_left, times_left
     touched = np.flatnonzero(per_row)
     newest = np.flatnonzero(moved)[(begin + per_row - 1)[touched]]
     after[touched, COUNT], after[touched, FLAT] = counts[newest], flats[newest]
+    after[:, LOW], after[:, HIGH] = -lows_left, highs_left
     after[touched, SEEN] += per_row[touched]
     after[touched, SINCE_DUE] += per_row[touched]
     oldest = np.flatnonzero(moved)[begin[touched]]
     after[touched, FIRST] = np.where(states[touched, SEEN] > 0, states[touched, FIRST], times[oldest])
     _remember(after, touched, discriminators[newest], remembered)
-    return Pushed(after, arrivals, values_seen, times_seen, counts, flats, seen)
+    return Pushed(after, arrivals, values_seen, times_seen, counts, flats, seen, -lows, highs)
 
 
 def _arrivals(states: Floats, which: Ints, times: Floats, discriminators: Ints) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:
@@ -227,6 +238,21 @@ def _run(marks: Bools, before: Floats, which: Ints, moved: Bools, ordinal: Ints,
     return out
 
 
+def _largest(before: Floats, which: Ints, values: Floats, counted: Bools) -> tuple[Floats, Floats]:
+    """Per reading the largest value that counted in its row before it, and per row the largest that is left; `before` [s]."""
+    left = before.copy()
+    np.maximum.at(left, which[counted], values[counted])
+    seen = before[which]
+    again = np.flatnonzero(which[1:] == which[:-1]) + 1
+    if len(again):  # a running maximum over ranks, which a lane for each row keeps apart
+        ladder, ranks = np.unique(np.concatenate((seen, values)), return_inverse=True)
+        own, new = ranks[: len(seen)], np.where(counted, ranks[len(seen) :], 0)
+        lane = which * len(ladder)
+        reached = np.maximum.accumulate(lane + np.maximum(own, new)) - lane
+        seen[again] = ladder[reached[again - 1]]
+    return seen, left
+
+
 def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Look:
     """Full windows [n, LONG] in the units of the model; `numbers` [n, NUMBERS_WIDTH], of which MEANS and SPREADS are not read."""
     with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
@@ -247,7 +273,7 @@ def unscaled(look: Look, numbers: Floats) -> Floats:
     out[:, 2] = level
     out[:, 3] = level - look.z.sum(axis=1) / LONG
     out[:, 4] = np.log(np.sqrt(deviation.sum(axis=1) / (SHORT - 1)) + 0.05)
-    out[:, 5] = np.log1p(np.minimum(look.flats, numbers[:, FLAT_MOST]))
+    out[:, 5] = np.log1p(np.maximum(np.minimum(look.flats, numbers[:, FLAT_MOST]) - numbers[:, FLAT_FREE], 0.0))
     residuals = short
     residuals -= look.profile[:, 1:]
     residuals[numbers[:, BINS] == 0] = 0.0
@@ -256,12 +282,16 @@ def unscaled(look: Look, numbers: Floats) -> Floats:
     return out
 
 
+def scaled(raw: Floats, numbers: Floats) -> Features:
+    """Features [n, WIDTH] as `unscaled` gives them -> within +-30, as the forest takes them."""
+    out = raw - numbers[:, MEANS]
+    out /= numbers[:, SPREADS]
+    return np.clip(out, -SCALED_CAP, SCALED_CAP, out=out).astype(np.float32)
+
+
 def features(look: Look, numbers: Floats) -> Features:
-    """Scaled features [n, WIDTH], within +-30, as the forest takes them."""
-    scaled = unscaled(look, numbers)
-    scaled -= numbers[:, MEANS]
-    scaled /= numbers[:, SPREADS]
-    return np.clip(scaled, -_SCALED_CAP, _SCALED_CAP, out=scaled).astype(np.float32)
+    """Scaled features [n, WIDTH]."""
+    return scaled(unscaled(look, numbers), numbers)
 
 
 def expected(look: Look, numbers: Floats) -> Floats:

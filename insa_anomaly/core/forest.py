@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.features import WIDTH, Features, Floats, Ints
+from insa_anomaly.core.features import Features, Floats, Ints
 
 DEPTH = 8
 NODES = 2**DEPTH - 1
@@ -26,7 +26,7 @@ NodeFeatures = npt.NDArray[np.uint8]
 LeafCodes = npt.NDArray[np.uint16]
 
 _BLOCK = 128  # rows walked together: the walk's own arrays stay in the cache
-_FEATURE_BITS = 3
+_FEATURE_BITS = 4  # at most 16 features
 _FEATURE_MASK = np.array(2**_FEATURE_BITS - 1)  # an array of no dimensions is passed to numpy faster than a number
 _SIGN_BIT = np.array(63)
 _MAGNITUDE = 0x7FFFFFFF
@@ -63,7 +63,7 @@ class Forest:
     offset: float
 
     def score_samples(self, features: Features) -> Floats:
-        """As scikit-learn's: features [n, WIDTH] -> [n] in [-1, 0), lower = stranger."""
+        """As scikit-learn's: features [n, w] -> [n] in [-1, 0), lower = stranger."""
         arena = Arena(1, len(self.thresholds))
         arena.put(0, self)
         return arena.score(np.zeros(len(features), np.int64), features)
@@ -106,7 +106,7 @@ class Arena:
         self._scale[row] = -1.0 / (trees * float(average_path_length(np.array(float(forest.max_samples)))))
 
     def score(self, rows: Ints, features: Features) -> Floats:
-        """`score_samples` of each row's own forest: rows [k], features [k, WIDTH] -> [k]."""
+        """`score_samples` of each row's own forest: rows [k], features [k, w] -> [k]."""
         values = _sortable(features) << _FEATURE_BITS
         lengths = np.empty(len(rows))
         for begin in range(0, len(rows), _BLOCK):
@@ -118,7 +118,7 @@ class Arena:
     def _path_lengths(self, rows: Ints, values: Ints) -> Floats:
         """Sum over the trees of the path length of each row, all trees of all rows walked in step."""
         place = rows[:, None] * self.trees + np.arange(self.trees)
-        own = np.arange(0, len(rows) * WIDTH, WIDTH)[:, None]
+        own = np.arange(0, values.size, values.shape[1])[:, None]
         node, at = np.empty_like(place), np.empty_like(place)
         flat = values.ravel()
         for level in self._levels:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from insa_anomaly.core.event import Reason
+from insa_anomaly.core.rules import Rule
 from insa_anomaly.core.features import MEANS, NAMES, SCALE, SPREADS, Features, Floats
 
 _MOST = 3
@@ -18,11 +19,27 @@ _SHIFTS = {
 }
 
 
-def describe(scaled: Features, numbers: Floats) -> list[Reason]:
-    """The features [WIDTH] that stand out most, strongest first; a share is that of the squared scaled feature.
+_NAMED = {
+    Rule.NEW_EXTREME: "new extreme: further out than it ever was, by more than 5 % of its range",
+    Rule.MOVED: "moved: it never took another value",
+    Rule.STUCK: "stuck: it repeats its value far longer than it ever does by itself",
+    Rule.DROPOUT: "dropout: exactly zero, which it never says",
+    Rule.SATURATED: "saturated: it stays at the end of its range",
+    Rule.IMPOSSIBLE_RATE: "impossible rate: no change from one reading to the next was ever a third as large",
+}
 
-    `numbers` [features.NUMBERS_WIDTH] are those of the model that scaled them. No feature out of the ordinary: no reason.
+
+def describe(scaled: Features, numbers: Floats, seen: int = 0) -> list[Reason]:
+    """What the rules saw, and the features [WIDTH] that stand out most, strongest first.
+
+    A feature's share is that of its square; a rule's share is 1. `numbers` [features.NUMBERS_WIDTH] are those of the model that scaled the
+    features, `seen` are `rules.Rule`. No feature out of the ordinary: no reason.
     """
+    named = [Reason(rule.name.lower(), 1.0, words) for rule, words in _NAMED.items() if seen & rule and rule.name]
+    return named + _features(scaled, numbers)
+
+
+def _features(scaled: Features, numbers: Floats) -> list[Reason]:
     weights = scaled.astype(np.float64) ** 2
     total = float(weights.sum())
     if total == 0:

@@ -13,7 +13,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree._tree import Tree
 
-from insa_anomaly.core import calibration, detector, features, verdict
+from insa_anomaly.core import calibration, charts, detector, features, rules, verdict
 from insa_anomaly.core.detector import Model, Parameters
 from insa_anomaly.core.features import DAY, Bools, Floats, Ints
 from insa_anomaly.core.forest import DEPTH, LEAVES, NODES, SAMPLES_MOST, Forest, LeafCodes, NodeFeatures, Thresholds, leaf_code
@@ -23,14 +23,53 @@ FEWEST_READINGS = 100
 _FEWEST_WINDOWS = 32
 _BLOCKS = 4
 _CHUNK = 4096  # readings pushed at once
-# Two equal readings in a row, which fine resolution makes rare, shall not weigh like a sensor that is stuck: a run of
-# 1, 10 or 60 repetitions is at most 1.4, 4.8 or 8.2 spreads long.
+_CONTEXT = features.FLAT_CAP + features.LONG  # readings before those that are new, which fill the window
+# Where repetitions hardly ever exceed what is free, one more shall not weigh like a sensor that is stuck: 1, 10 or 60 beyond are
+# at most 1.4, 4.8 or 8.2 spreads.
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in features.NAMES])
+_RARELY = 0.05
+_NEW_LEVEL = 0.5
+_PENALTY = 1.0  # of the ridge regression, on standardised values
 _PROFILE_DAYS = 2.9
 _PROFILE_INTERVAL = 3700e6
 _PROFILE_GAIN = 0.15
 
 Figures = dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Readings as models that had not seen them saw them, in time order: what a table is calibrated on."""
+
+    times: Floats  # [n]
+    values: Floats  # [n]
+    members: Floats  # [n, len(detector.MEMBERS)] strangeness
+    errors: Floats  # [n] distance from the expected value
+
+    def __getitem__(self, rows: Bools) -> "HeldOut":
+        return HeldOut(self.times[rows], self.values[rows], self.members[rows], self.errors[rows])
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a refit is told of the time before it."""
+
+    model: Model  # that served since the last refit
+    held_out: HeldOut | None  # as its training left it; None: it is lost
+    anomalous: Ints  # times of the readings that it, or one before it, called anomalous
+
+    @property
+    def numbers(self) -> Floats:
+        """What the model knows, [detector.MODEL_WIDTH]."""
+        return self.model.numbers
+
+    @property
+    def through(self) -> float:
+        """Time of the newest reading that was learnt from."""
+        return float(self.numbers[detector.RULES][rules.THROUGH])
 
 
 @dataclass(frozen=True)
@@ -40,10 +79,26 @@ class Trained:
     model: Model
     forest: IsolationForest
     scaler: StandardScaler
+    held_out: HeldOut
     parameters: Parameters
     samples: int
     figures: Figures
     made_with: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _History:
+    """Readings in time order, and which of them alarmed and shall not be learnt."""
+
+    times: Floats  # [n]
+    values: Floats  # [n]
+    quarantined: Bools  # [n]
+
+    def __getitem__(self, rows: slice | Bools) -> "_History":
+        return _History(self.times[rows], self.values[rows], self.quarantined[rows])
+
+    def __len__(self) -> int:
+        return len(self.times)
 
 
 @dataclass(frozen=True)
@@ -53,9 +108,10 @@ class _Windows:
     values: Floats  # [n, LONG]
     stamps: Floats  # [n, SHORT + 1]
     flats: Floats  # [n]
+    begins: Bools  # [n] the one before was not full
 
     def __getitem__(self, rows: Bools) -> "_Windows":
-        return _Windows(self.values[rows], self.stamps[rows], self.flats[rows])
+        return _Windows(self.values[rows], self.stamps[rows], self.flats[rows], self.begins[rows])
 
     def __len__(self) -> int:
         return len(self.flats)
@@ -67,50 +123,63 @@ class _Windows:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What one fit learnt; `numbers` [features.NUMBERS_WIDTH]."""
+    """What one fit learnt."""
 
-    numbers: Floats
-    forest: IsolationForest
-    scaler: StandardScaler
-    scaled: features.Features
+    numbers: Floats  # [features.NUMBERS_WIDTH]
+    charts: Floats  # [charts.NUMBERS_WIDTH]
+    compiled: Forest
 
 
 def fit(
-    times: Ints, values: Floats, key: tuple[str, str], model_id: str, version: int, parameters: Parameters, policy: verdict.Policy
+    times: Ints,
+    values: Floats,
+    key: tuple[str, str],
+    model_id: str,
+    version: int,
+    parameters: Parameters,
+    policy: verdict.Policy,
+    past: Past | None = None,
 ) -> Trained:
     """Learn from readings: times [n] in microseconds since the epoch, values [n]; any order, what is not finite is left out.
 
+    With a `past`, this is a refit: what alarmed in mature age is not learnt, unless it has become the rule. Without, all is learnt.
     Raises NotEnoughData below 100 readings or 32 full windows, TrainingError for data nothing can be learnt from.
     """
-    when, what = _history(times, values, parameters)
-    interval = _interval(when)
-    gap, windows = _windows(when, what, interval, parameters)
-    fitted = _learn(windows, interval, parameters)
-    forest = compiled(fitted.forest, fitted.scaled)
-    held_out = _cross_fit(windows, interval, replace(parameters, contamination="auto"))  # saves a pass: only the serving forest's is read
+    given = _ordered(times, values)
+    recent = _recent(given, parameters)
+    interval = _interval(recent.times)
+    days = _covered(recent.times, parameters.gap_factor * interval)
     numbers = np.empty(detector.MODEL_WIDTH)
-    numbers[detector.FEATURES] = fitted.numbers
-    numbers[detector.OFFSET] = forest.offset
-    numbers[detector.ALPHA] = parameters.alpha
-    numbers[detector.GAP], numbers[detector.INTERVAL] = gap, interval
-    days = float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY
-    per_day = len(when) / max(days, 1e-9)
+    numbers[detector.ALPHA], numbers[detector.INTERVAL] = parameters.alpha, interval
+    per_day = len(recent) / max(days, 1e-9)
     numbers[detector.REFIT_STEP] = np.clip(per_day, parameters.refit_readings_least, parameters.refit_readings_most)
-    numbers[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
-    scores = _calibrate(numbers, held_out)
+    _grow_older(numbers, given, parameters, past)
+    history = _quarantine(numbers, recent, past)
+    numbers[detector.GAP], windows = _windows(history, interval, parameters)
+    fitted, forest, scaler = _learn(windows, interval, parameters)
+    held_out = _cross_fit(windows, interval, parameters) if past is None or past.held_out is None else _lengthened(past, given)
+    held_out = held_out[held_out.times >= recent.times[0]]
+    ordinary = held_out[~np.isin(held_out.times, history.times[history.quarantined])]
+    numbers[detector.FEATURES], numbers[detector.CHARTS] = fitted.numbers, fitted.charts
+    numbers[detector.RULES] = _rules(given, windows, past)
+    numbers[detector.OFFSET] = fitted.compiled.offset
+    numbers[detector.BAND] = np.quantile(ordinary.errors, 1 - parameters.alpha)
+    scores = _calibrate(numbers, ordinary)
     numbers[detector.THRESHOLD] = verdict.threshold_for(scores, len(scores) / per_day, policy)
     model = Model(model_id, version, *key, forest, numbers)
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
-    figures = _figures(times, when, windows, scores, numbers)
-    return Trained(model, fitted.forest, fitted.scaler, parameters, len(when), figures, made_with)
+    figures = _figures(times, history, scores, numbers)
+    return Trained(model, forest, scaler, held_out, parameters, len(history), figures, made_with)
 
 
-def _figures(times: Ints, when: Floats, windows: _Windows, scores: Floats, numbers: Floats) -> Figures:
+def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) -> Figures:
     return {
         "readings_given": len(times),
-        "readings_used": len(when),
-        "windows": len(windows),
-        "span_days": round(float(when[-1] - when[0]) / DAY, 6),
+        "readings_used": len(history),
+        "readings_quarantined": int(history.quarantined.sum()),
+        "readings_ever": int(numbers[detector.KNOWN]),
+        "age": "mature" if numbers[detector.MATURE] else "young",
+        "span_days": round(float(history.times[-1] - history.times[0]) / DAY, 6),
         "interval_seconds": float(numbers[detector.INTERVAL]) / 1e6,
         "held_out": len(scores),
         "held_out_anomalous": int((scores < 0).sum()),
@@ -122,8 +191,8 @@ def _figures(times: Ints, when: Floats, windows: _Windows, scores: Floats, numbe
     }
 
 
-def _history(times: Ints, values: Floats, parameters: Parameters) -> tuple[Floats, Floats]:
-    """The finite readings in time order without repetitions, cut to the newest that a model is learnt from."""
+def _ordered(times: Ints, values: Floats) -> _History:
+    """The finite readings in time order without repetitions."""
     if len(times) != len(values):
         raise TrainingError(f"{len(times)} timestamps for {len(values)} values")
     finite = np.isfinite(values)
@@ -137,9 +206,56 @@ def _history(times: Ints, values: Floats, parameters: Parameters) -> tuple[Float
     when, what = when[fresh], what[fresh]
     if len(when) < FEWEST_READINGS:
         raise NotEnoughData(f"{len(when)} different readings with finite values; at least {FEWEST_READINGS} are needed")
-    recent = int((when >= when[-1] - parameters.history_days * DAY).sum())
-    keep = min(max(recent, parameters.history_readings_least), parameters.history_readings_most)
-    return when[-keep:], what[-keep:]
+    return _History(when, what, np.zeros(len(when), np.bool_))
+
+
+def _recent(given: _History, parameters: Parameters) -> _History:
+    """The newest readings, those that a model is learnt from."""
+    recent = int((given.times >= given.times[-1] - parameters.history_days * DAY).sum())
+    return given[-min(max(recent, parameters.history_readings_least), parameters.history_readings_most) :]
+
+
+def _covered(when: Floats, gap: float) -> float:
+    """Days with readings: a long pause counts as long as the longest that is none."""
+    return float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY
+
+
+# ------------------------------------------------------------------------------------------ what is learnt, and when
+def _grow_older(numbers: Floats, given: _History, parameters: Parameters, past: Past | None) -> None:
+    """How much is known by now, since when, and whether that is enough to be mature."""
+    known, first = float(len(given)), given.times[0]
+    if past is not None:
+        before = past.numbers[detector.RULES]
+        known = past.numbers[detector.KNOWN] + float((given.times > past.through).sum())
+        first = min(first, before[rules.FROM])
+    numbers[detector.KNOWN] = known
+    span = given.times[-1] - first + numbers[detector.INTERVAL]
+    old = known >= parameters.mature_readings and span >= parameters.mature_days * DAY
+    numbers[detector.MATURE] = old or (past is not None and past.numbers[detector.MATURE] > 0)
+
+
+def _quarantine(numbers: Floats, recent: _History, past: Past | None) -> _History:
+    """Mark the readings that are not learnt, and note up to when all is learnt for good.
+
+    What alarmed while the series was young is learnt, and a new level, once more than half of the readings of the last four steps alarmed.
+    """
+    numbers[detector.RELEASED] = recent.times[-1]
+    if past is None or not past.numbers[detector.MATURE]:
+        return recent
+    released = past.numbers[detector.RELEASED]
+    alarmed = np.isin(recent.times, past.anomalous.astype(np.float64)) & (recent.times > released)
+    if alarmed[-4 * int(numbers[detector.REFIT_STEP]) :].mean() >= _NEW_LEVEL or (~alarmed).sum() < FEWEST_READINGS:
+        return recent
+    numbers[detector.RELEASED] = released
+    return _History(recent.times, recent.values, alarmed)
+
+
+def _rules(given: _History, windows: _Windows, past: Past | None) -> Floats:
+    ever = np.array([given.values.min(), given.values.max(), given.times[0], given.times[-1]])
+    if past is not None:
+        low, high, first, last = past.numbers[detector.RULES][: rules.THROUGH + 1].tolist()
+        ever = np.array([min(ever[0], low), max(ever[1], high), min(ever[2], first), max(ever[3], last)])
+    return rules.learn(windows.values[:, -1], windows.flats, ever)
 
 
 def _interval(when: Floats) -> float:
@@ -151,51 +267,75 @@ def _interval(when: Floats) -> float:
     return float(np.median(pauses))
 
 
-def _windows(when: Floats, what: Floats, interval: float, parameters: Parameters) -> tuple[float, _Windows]:
+def _windows(history: _History, interval: float, parameters: Parameters) -> tuple[float, _Windows]:
     """The full windows, and the pause that restarts one; a rule that would void most windows is not this series' rule."""
     gap = parameters.gap_factor * interval
-    windows = _unroll(when, what, gap)
-    if len(windows) < (len(when) - features.LONG + 1) / 2:
+    windows = _unroll(history, gap)
+    if len(windows) < (int((~history.quarantined).sum()) - features.LONG + 1) / 2:
         gap = float("inf")
-        windows = _unroll(when, what, gap)
+        windows = _unroll(history, gap)
     if len(windows) < _FEWEST_WINDOWS:
         needed = features.LONG + _FEWEST_WINDOWS
         raise NotEnoughData(f"{len(windows)} full windows; at least {_FEWEST_WINDOWS} are needed: {needed} readings without a long pause")
     return gap, windows
 
 
-def _unroll(when: Floats, what: Floats, gap: float) -> _Windows:
-    """The full windows of a history, by the same `push` that moves them in the stream."""
-    state, parts = features.empty(1), []
-    for begin in range(0, len(when), _CHUNK):
+def _unroll(history: _History, gap: float) -> _Windows:
+    """The full windows of what is learnt, by the same `push` that moves them in the stream; what is left out leaves no pause."""
+    state, parts, learnt = features.empty(1), [], history[~history.quarantined]
+    gaps = np.full(len(learnt), gap)
+    gaps[1:][history.quarantined[:-1][~history.quarantined[1:]]] = np.inf
+    full_before = np.False_
+    for begin in range(0, len(learnt), _CHUNK):
         part = slice(begin, begin + _CHUNK)
-        n = len(when[part])
+        n = len(learnt.times[part])
         series, own = np.zeros(n, np.int64), np.arange(begin, begin + n)
-        pushed = features.push(state, series, what[part], when[part], own, np.full(n, gap))
+        pushed = features.push(state, series, learnt.values[part], learnt.times[part], own, gaps[part])
         state, full = pushed.states, pushed.counts >= features.LONG
-        parts.append(_Windows(pushed.windows, pushed.stamps, pushed.flats)[full])
-    return _Windows(
-        np.concatenate([p.values for p in parts]), np.concatenate([p.stamps for p in parts]), np.concatenate([p.flats for p in parts])
-    )
+        begins = full & ~np.concatenate(([full_before], full[:-1]))
+        full_before = full[-1]
+        parts.append(_Windows(pushed.windows, pushed.stamps, pushed.flats, begins)[full])
+    return _Windows(*(np.concatenate([getattr(p, name) for p in parts]) for name in _Windows.__dataclass_fields__))
 
 
 # --------------------------------------------------------------------------------------------------- one fit
-def _learn(windows: _Windows, interval: float, parameters: Parameters) -> _Fitted:
+def _learn(windows: _Windows, interval: float, parameters: Parameters) -> tuple[_Fitted, IsolationForest, StandardScaler]:
     numbers = np.zeros(features.NUMBERS_WIDTH)
     values, when = windows.values[:, -1], windows.stamps[:, -1]
     numbers[features.CENTER], numbers[features.SCALE] = center, scale = _robust_scale(values)
     profile = _profile((values - center) / scale, when, interval)
     # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
     numbers[features.FLAT_MOST] = features.FLAT_CAP if windows.flats.min() < features.LONG - 1 else features.LONG - 1
+    numbers[features.FLAT_FREE] = _free_run(windows.flats)
     numbers[features.BINS] = len(profile)
     numbers[features.PROFILE.start : features.PROFILE.start + len(profile)] = profile
     everywhere = np.broadcast_to(numbers, (len(windows), len(numbers)))
     look = windows.look(everywhere)
-    scaler = StandardScaler().fit(features.unscaled(look, everywhere))
+    raw = features.unscaled(look, everywhere)
+    scaler = StandardScaler().fit(raw)
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
     numbers[features.MEANS], numbers[features.SPREADS] = scaler.mean_, scaler.scale_
-    scaled = features.features(look, everywhere)
-    return _Fitted(numbers, _grow(scaled, parameters), scaler, scaled)
+    scaled = features.scaled(raw, everywhere)
+    forest = _grow(scaled, parameters)
+    return _Fitted(numbers, _charts(look, raw), compiled(forest, scaled)), forest, scaler
+
+
+def _free_run(flats: Floats) -> float:
+    """Repetitions in a row that say nothing: all usual ones, where repeating is rare."""
+    return rules.usual_run(flats) if (flats > 0).mean() < _RARELY else 0.0
+
+
+def _charts(look: features.Look, raw: Floats) -> Floats:
+    """The forecast, fitted by ridge regression on the values within the cap, and the robust scales of its errors and of the features."""
+    out = np.zeros(charts.NUMBERS_WIDTH)
+    z = charts.recent(look, charts.FIT_CAP)
+    known = charts.predictors(z)
+    out[charts.WEIGHTS] = weights = np.linalg.solve(known.T @ known + _PENALTY * np.eye(known.shape[1]), known.T @ z[:, -1])
+    out[charts.ERROR_CENTER], out[charts.ERROR_SCALE] = _robust_scale(z[:, -1] - known @ weights)
+    scales = [_robust_scale(column) for column in np.ascontiguousarray(raw.T)]
+    out[charts.CENTERS], out[charts.SCALES] = np.array(scales).T
+    out[charts.SCALES] = np.maximum(out[charts.SCALES], _LEAST_SPREADS)
+    return out
 
 
 def _robust_scale(values: Floats) -> tuple[float, float]:
@@ -293,37 +433,54 @@ def _rounded_down(thresholds: Floats) -> Thresholds:
 
 
 # ---------------------------------------------------------------------------------------------- calibration
-@dataclass(frozen=True)
-class _HeldOut:
-    """Per window [n], in time order, by a model that has not seen it: the members' strangeness, the error of the expected value."""
-
-    members: tuple[Floats, Floats]
-    errors: Floats
-
-
-def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _HeldOut:
+def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> HeldOut:
     edges = np.linspace(0, len(windows), _BLOCKS + 1).astype(int)
     at = np.arange(len(windows))
-    parts = [_held_out(windows, (at >= begin) & (at < end), interval, parameters) for begin, end in pairwise(edges)]
-    forest, chart = (np.concatenate([p.members[m] for p in parts]) for m in range(detector.MEMBERS))
-    return _HeldOut((forest, chart), np.concatenate([p.errors for p in parts]))
+    blocks = [(at >= begin) & (at < end) for begin, end in pairwise(edges)]
+    return _joined([_seen_by(_learn(windows[~block], interval, parameters)[0], windows[block]) for block in blocks])
 
 
-def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Parameters) -> _HeldOut:
-    fitted, unseen = _learn(windows[~block], interval, parameters), windows[block]
+def _lengthened(past: Past, given: _History) -> HeldOut:
+    """What was held out before, and how the model that served since then saw what is new."""
+    assert past.held_out is not None  # noqa: S101 - the caller asked
+    first = int(np.searchsorted(given.times, past.through, "right"))
+    numbers = past.numbers
+    windows = _unroll(given[max(first - _CONTEXT, 0) :], numbers[detector.GAP])
+    served = _Fitted(numbers[detector.FEATURES], numbers[detector.CHARTS], past.model.forest)
+    fresh = _seen_by(served, windows)
+    return _joined([past.held_out, fresh[fresh.times > past.through]])
+
+
+def _joined(parts: list[HeldOut]) -> HeldOut:
+    return HeldOut(*(np.concatenate([getattr(part, name) for part in parts]) for name in HeldOut.__dataclass_fields__))
+
+
+def _seen_by(fitted: _Fitted, unseen: _Windows) -> HeldOut:
     numbers = np.broadcast_to(fitted.numbers, (len(unseen), len(fitted.numbers)))
+    own = np.broadcast_to(fitted.charts, (len(unseen), len(fitted.charts)))
     look = unseen.look(numbers)
-    scaled = features.features(look, numbers)
-    members = detector.strangeness(fitted.forest.score_samples(scaled), scaled)
-    return _HeldOut(members, np.abs(unseen.values[:, -1] - features.expected(look, numbers)))
+    raw = features.unscaled(look, numbers)
+    errors = charts.forecast_error(look, own)
+    forest = -fitted.compiled.score_samples(features.scaled(raw, numbers))
+    members = np.stack((forest, errors, _smoothed(errors, unseen.begins), charts.window_z(raw, own)), axis=1)
+    values = unseen.values[:, -1]
+    return HeldOut(unseen.stamps[:, -1], values, members, np.abs(values - features.expected(look, numbers)))
 
 
-def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:
-    """Write the tables into `numbers`; answers the scores of the held-out windows."""
-    for place, values in zip(detector.TABLES, held_out.members, strict=False):
+def _smoothed(errors: Floats, begins: Bools) -> Floats:
+    """As the stream smooths them: each beginning is a row of its own."""
+    which = np.cumsum(begins)
+    return charts.smoothed(np.full(int(which[-1]) + 1, charts.NONE), which, errors, np.ones(len(errors), np.bool_))[0]
+
+
+def _calibrate(numbers: Floats, held_out: HeldOut) -> Floats:
+    """Write the tables into `numbers`; answers the scores of the held-out readings."""
+    members = tuple(np.ascontiguousarray(held_out.members.T))
+    for place, values in zip(detector.TABLES, members, strict=False):
         numbers[place] = calibration.table(values)
-    everywhere = np.broadcast_to(numbers, (len(held_out.errors), len(numbers)))
-    together = detector.combine(held_out.members, everywhere)
+    everywhere = np.broadcast_to(numbers, (len(held_out), len(numbers)))
+    together = detector.member_surprises(members, everywhere).max(axis=1)
     numbers[detector.TABLES[-1]] = calibration.table(together)
-    surprises = calibration.surprise(together, np.broadcast_to(numbers[detector.TABLES[-1]], (len(together), calibration.TABLE_WIDTH)))
-    return calibration.score(surprises, everywhere[:, detector.ALPHA])
+    surprises = calibration.surprise(together, everywhere[:, detector.TABLES[-1]])
+    silent = np.zeros(len(held_out), np.uint8)
+    return calibration.score(detector.ruled(surprises, silent, held_out.values, everywhere), everywhere[:, detector.ALPHA])

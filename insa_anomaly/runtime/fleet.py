@@ -65,7 +65,7 @@ class Fleet:
 
     def reasons(self, number: int, results: Results, i: int) -> list[Reason]:
         """Why reading i of the results, which belongs to series `number`, stands out."""
-        return describe(results.features[i], self._models.numbers[number, FEATURES])
+        return describe(results.features[i], self._models.numbers[number, FEATURES], int(results.rules[i]))
 
     def moved(self) -> dict[SeriesKey, bytes]:
         """Checkpoints of the series that moved since the last call."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, floor, inf, log
+from math import exp, floor, inf, isnan, log
 
 import numpy as np
 
-from insa_anomaly.core import features
+from insa_anomaly.core import charts, features
 from insa_anomaly.core.features import Arrival, Floats
 from insa_anomaly.core.verdict import Policy, Transition
 
@@ -22,6 +22,8 @@ class Window:
     times: list[float] = field(default_factory=list)
     flat: int = 0
     seen: int = 0
+    low: float = inf
+    high: float = -inf
     discriminators: list[int] = field(default_factory=list)
 
     def push(self, value: float, time: float, discriminator: int, gap: float) -> Arrival:
@@ -40,6 +42,8 @@ class Window:
         self.flat = min(self.flat + 1, 500) if self.values and value == self.values[-1] else 0
         self.values, self.times = [*self.values, value][-60:], [*self.times, time][-60:]
         self.seen += 1
+        if not isnan(value):
+            self.low, self.high = min(self.low, value), max(self.high, value)
         return Arrival.MOVES
 
     def if_next(self, value: float, time: float) -> "Window":
@@ -55,7 +59,7 @@ def unscaled(values: Sequence[float], times: Sequence[float], flat: float, numbe
     level = sum(short) / 10
     spread = (sum((v - level) ** 2 for v in short) / 9) ** 0.5
     residuals = [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)] if numbers[features.BINS] else [0.0] * 10
-    run = log(1 + min(flat, numbers[features.FLAT_MOST]))
+    run = log(1 + max(min(flat, numbers[features.FLAT_MOST]) - numbers[features.FLAT_FREE], 0))
     return [z[-1], z[-1] - z[-2], level, level - sum(z) / 60, log(spread + 0.05), run, residuals[-1], sum(residuals) / 10]
 
 
@@ -122,6 +126,27 @@ def dues(moved: Sequence[bool], eligible: Sequence[bool], steps: Sequence[float]
     return out
 
 
-def window_z(scaled: features.Features) -> list[float]:
-    """Log root mean square, row by row."""
-    return [log(1 + (sum(float(f) ** 2 for f in row) / len(row)) ** 0.5) for row in np.asarray(scaled)]
+def window_z(raw: Floats, numbers: Floats) -> list[float]:
+    """Log root mean square of the robustly scaled features, row by row."""
+    out = []
+    for row, learnt in zip(raw.tolist(), numbers, strict=True):
+        scaled = [min(max((f - c) / s, -30), 30) for f, c, s in zip(row, learnt[charts.CENTERS], learnt[charts.SCALES], strict=True)]
+        out.append(log(1 + (sum(z * z for z in scaled) / len(scaled)) ** 0.5))
+    return out
+
+
+def forecast_error(values: Sequence[float], scaling: Floats, numbers: Floats) -> float:
+    """Log of how far the forecast of the newest value was off."""
+    z = [min(max((v - scaling[features.CENTER]) / scaling[features.SCALE], -200), 200) for v in values]
+    known = [*z[-2:-7:-1], sum(z[-21:-1]) / 20, 1.0]
+    off = z[-1] - sum(weight * value for weight, value in zip(numbers[charts.WEIGHTS], known, strict=True))
+    return log(1 + min(abs((off - numbers[charts.ERROR_CENTER]) / numbers[charts.ERROR_SCALE]), 50))
+
+
+def smoothed(errors: Sequence[float], full: Sequence[bool]) -> list[float]:
+    """Exponentially weighted mean, span 10, from each full window on anew."""
+    out, now = [], -1.0
+    for error, ready in zip(errors, full, strict=True):
+        now = (error if now < 0 else now + 2 / 11 * (error - now)) if ready else -1.0
+        out.append(now)
+    return out

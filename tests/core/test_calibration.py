@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core import calibration, charts
-from insa_anomaly.core.features import WIDTH, Floats
+from insa_anomaly.core import calibration
+from insa_anomaly.core.features import Floats
 from tests.core import oracle
 
 shapes = st.sampled_from(["normal", "exponential", "pareto", "uniform", "two", "one"])
@@ -90,9 +90,3 @@ def test_law_the_score_is_below_zero_exactly_where_p_is_below_alpha(p: float, al
 def test_the_scale_of_the_score(decades: float, score: float) -> None:
     """At alpha 1e-3."""
     assert calibration.score(np.array([decades]), np.array([1e-3]))[0] == pytest.approx(score)
-
-
-def test_the_window_chart_is_the_naive_one() -> None:
-    """Log root mean square of the scaled features."""
-    scaled = np.random.default_rng(0).normal(0, 5, (20, WIDTH)).astype(np.float32)
-    np.testing.assert_allclose(charts.window_z(scaled), oracle.window_z(scaled), atol=1e-12)

@@ -27,7 +27,7 @@ def numbers(seed: int = 0, bins: int = 24) -> Floats:
     learnt = random.normal(size=features.NUMBERS_WIDTH)
     learnt[features.CENTER], learnt[features.SCALE], learnt[features.BINS] = 20.0, 1.7, bins
     learnt[features.SPREADS] = random.uniform(0.1, 2, features.WIDTH)
-    learnt[features.FLAT_MOST] = 15
+    learnt[features.FLAT_MOST], learnt[features.FLAT_FREE] = 15, 2
     return learnt
 
 
@@ -46,6 +46,7 @@ def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> Non
     for position, i in enumerate(np.argsort(stream.which, kind="stable")):
         window = naive[stream.which[i]]
         value, time = float(stream.values[i]), float(stream.times[i])
+        assert (got.lows[position], got.highs[position]) == (window.low, window.high)
         arrival = window.push(value, time, int(stream.discriminators[i]), GAP)
         seen = window if arrival == Arrival.MOVES else window.if_next(value, time)
         assert got.arrivals[position] == arrival
@@ -58,6 +59,7 @@ def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> Non
     for row, window in enumerate(naive):
         assert got.states[row, features.COUNT] == len(window.values)
         assert got.states[row, features.SEEN] == window.seen
+        assert (got.states[row, features.LOW], got.states[row, features.HIGH]) == (window.low, window.high)
 
 
 @settings(max_examples=60, deadline=None)

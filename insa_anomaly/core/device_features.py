@@ -1,0 +1,300 @@
+"""What a device model looks at: forecasts, residuals, windows and levels of all metrics together, and their four measures.
+
+Every metric is forecast one step ahead by a ridge regression on its own last five values, the mean of its last twenty and the last
+value of every metric. Four measures, higher = stranger:
+
+- residual forest: an isolation forest over ten summaries of the residuals, at two speeds, and of the level's T2 and Q;
+- Mahalanobis distance of the level (mean of ten), whose covariance is widened by how far the level wandered between blocks of the
+  training span, and shrunk towards its diagonal (after Ledoit and Wolf 2004), so that slow drift and collinear metrics do not alarm;
+- the root mean square of the residuals, and that of the scaled window features, each a running mean.
+
+The same code for training and for scoring, and the same to the bit however rows are batched: reductions run along the last,
+contiguous axis, and nothing goes through BLAS. A metric that takes no part in a row counts in none of the measures; its level is
+taken as what the others make of it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from insa_anomaly.core import device_window, features
+from insa_anomaly.core.device_window import Rows
+from insa_anomaly.core.features import LONG, SHORT, Bools, Features, Floats
+
+SPAN = 10  # of every running mean, in rows
+GAIN = 2 / (SPAN + 1)
+LAGS = 5
+MIDDLE = 20  # rows in the mean that a forecast looks at
+
+# The columns of the moments of a window, in units of the metric's own robust scale.
+NOW = 0
+PREDICTORS = slice(1, LAGS + 2)  # the last LAGS values, newest first, and the mean of the last MIDDLE before the newest
+SHORT_MEAN, LONG_MEAN, DEVIATION = range(LAGS + 2, LAGS + 5)
+MOMENTS = LAGS + 5
+
+NAMES = ("value", "jump", "level", "trend", "spread", "flat_run")
+WIDTH = len(NAMES)
+SUMMARIES = 10
+MEMBERS = 4  # residual forest, Mahalanobis, residuals, windows
+
+_Z_CAP = 200.0
+LEVEL_CAP = 50.0
+_RESIDUAL_CAP = 50.0
+_SCALED_CAP = 30.0
+_BLOCK = 512  # rows whose windows are unfolded together
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What one fit learnt about the d metrics of a device."""
+
+    center: Floats  # [d]
+    scale: Floats  # [d]
+    profile: Floats  # [d, features.NUMBERS_WIDTH], of which BINS and PROFILE are read
+    flat_most: Floats  # [d], a flat run counts up to this
+    weights: Floats  # [d, LAGS + 1] of the metric's own PREDICTORS
+    cross: Floats  # [d, d] of the last value of every metric
+    constant: Floats  # [d]
+    residual_center: Floats  # [d]
+    residual_scale: Floats  # [d]
+    feature_center: Floats  # [d, WIDTH]
+    feature_scale: Floats  # [d, WIDTH]
+    level_center: Floats  # [d]
+    precision: Floats  # [d, d] inverse of the level's covariance
+    wander: Floats  # [d] scale of the level with its drift
+    axes: Floats  # [d, d] principal axes of the level, a row each
+    stiffness: Floats  # [d] 1 / variance along the axes that are kept, 0 along the others
+    typical: Floats  # [2] medians of T2 and Q
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen in n rows of d metrics before any running mean."""
+
+    forecast: Floats  # [n, d], in scaled units
+    residual: Floats  # [n, d], scaled
+    scaled: Floats  # [n, d, WIDTH], features scaled
+    level: Floats  # [n, d], mean of ten less what is usual
+    value: Floats  # [n, d], scaled
+
+
+@dataclass(frozen=True)
+class Running:
+    """The running means after each of n rows."""
+
+    residual: Floats  # [n, d]
+    energy: Floats  # [n, d], of the squared residual
+    level: Floats  # [n, d], of the value
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model sees in n rows, but for what its forest makes of it."""
+
+    sight: Sight
+    means: Running
+    level: Floats  # [n, d], that of the sight with that of the missing filled in
+    used: Bools  # [n, d]
+    summaries: Features  # [n, SUMMARIES], what the forest is fed
+    measures: Floats  # [n, MEMBERS - 1], higher = stranger: Mahalanobis, residuals, windows
+
+
+def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, Look]:
+    """Look at rows, and carry on the running means of `state`; answers the new state."""
+    return look_at(state, rows, moments(standardised(rows.values, rows.times, known)), known)
+
+
+def look_at(state: Floats, rows: Rows, seen: Floats, known: Knowledge) -> tuple[Floats, Look]:
+    """`look`, where the moments of the rows are known."""
+    after, used = state.copy(), rows.used
+    at_once = sight(seen, rows.flats, known)
+    means = running(after, rows, at_once)
+    for which, column in zip(device_window.MEANS, (means.residual, means.energy, means.level), strict=True):
+        device_window.block(after, which)[:] = column[-1]
+    charted = smoothed(after[device_window.CHARTS], charts(at_once, used), device_gains(rows, 2))
+    after[device_window.CHARTS] = charted[-1]
+    level = filled_level(at_once, used, known)
+    measures = np.concatenate((mahalanobis(level, used, known)[:, None], charted), axis=1)
+    return after, Look(at_once, means, level, used, summaries(at_once, means, level, used, known), measures)
+
+
+def device_gains(rows: Rows, columns: int) -> Floats:
+    """Gains [n, columns] of the running means of a device: the first row of a window begins them, one in which none takes part holds them."""
+    gains = np.where(rows.used.any(axis=1), np.where(rows.counts <= 1, 1.0, GAIN), 0.0)
+    return np.repeat(gains[:, None], columns, axis=1)
+
+
+def standardised(values: Floats, times: Floats, known: Knowledge) -> Floats:
+    """Values [n, d] at times [n] in units of each metric's robust scale, less its daily profile; 0 where there is none."""
+    with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
+        z = (values - known.center) / known.scale
+    z -= daily(times, known)
+    return np.nan_to_num(np.clip(z, -_Z_CAP, _Z_CAP, out=z), copy=False)
+
+
+def daily(times: Floats, known: Knowledge) -> Floats:
+    """The daily profile of every metric at times [n], in scaled units [n, d]; 0 where none was learnt."""
+    if not known.profile[:, features.BINS].any():
+        return np.zeros((len(times), len(known.center)))
+    stamps = np.ascontiguousarray(np.broadcast_to(times, (len(known.center), len(times))))
+    return np.ascontiguousarray(features.profile(stamps, known.profile).T)
+
+
+def moments(z: Floats) -> Floats:
+    """Moments [n, d, MOMENTS] of the window that ends at each row; z [LONG + n, d] with the window before them in front."""
+    n, metrics = len(z) - LONG, z.shape[1]
+    out = np.empty((n, metrics, MOMENTS))
+    for begin in range(0, n, _BLOCK):
+        part = out[begin : begin + _BLOCK]
+        views = np.lib.stride_tricks.sliding_window_view(z[begin + 1 : begin + LONG + len(part)], LONG, axis=0)
+        _moments(np.ascontiguousarray(views), part)
+    return out
+
+
+def _moments(windows: Floats, out: Floats) -> None:
+    short = np.ascontiguousarray(windows[..., -SHORT:])
+    middle = np.ascontiguousarray(windows[..., -MIDDLE - 1 : -1])
+    mean = short.sum(axis=-1) / SHORT
+    short -= mean[..., None]
+    short *= short
+    out[..., : LAGS + 1] = windows[..., : -LAGS - 2 : -1]
+    out[..., LAGS + 1] = middle.sum(axis=-1) / MIDDLE
+    out[..., SHORT_MEAN] = mean
+    out[..., LONG_MEAN] = windows.sum(axis=-1) / LONG
+    out[..., DEVIATION] = np.sqrt(short.sum(axis=-1) / (SHORT - 1))
+
+
+def sight(seen: Floats, flats: Floats, known: Knowledge) -> Sight:
+    """What is seen in moments [n, d, MOMENTS] and flat runs [n, d]."""
+    forecast = forecasts(seen, known)
+    value = np.ascontiguousarray(seen[..., NOW])
+    residual = np.clip((value - forecast - known.residual_center) / known.residual_scale, -_RESIDUAL_CAP, _RESIDUAL_CAP)
+    scaled = np.clip((unscaled(seen, flats, known) - known.feature_center) / known.feature_scale, -_SCALED_CAP, _SCALED_CAP)
+    level = np.clip(seen[..., SHORT_MEAN], -LEVEL_CAP, LEVEL_CAP) - known.level_center
+    return Sight(forecast, residual, scaled, level, value)
+
+
+def forecasts(seen: Floats, known: Knowledge) -> Floats:
+    """The value to be expected one step ahead [n, d], in scaled units."""
+    own = np.ascontiguousarray(seen[..., PREDICTORS]) * known.weights
+    return own.sum(axis=-1) + projected(np.ascontiguousarray(seen[..., PREDICTORS.start]), known.cross) + known.constant
+
+
+def unscaled(seen: Floats, flats: Floats, known: Knowledge) -> Floats:
+    """Window features [n, d, WIDTH] before scaling."""
+    out = np.empty((*flats.shape, WIDTH))
+    out[..., 0] = seen[..., NOW]
+    out[..., 1] = seen[..., NOW] - seen[..., PREDICTORS.start]
+    out[..., 2] = seen[..., SHORT_MEAN]
+    out[..., 3] = seen[..., SHORT_MEAN] - seen[..., LONG_MEAN]
+    out[..., 4] = np.log(np.ascontiguousarray(seen[..., DEVIATION]) + 0.05)
+    out[..., 5] = np.log1p(np.minimum(flats, known.flat_most))
+    return out
+
+
+def projected(rows: Floats, axes: Floats) -> Floats:
+    """rows [n, d] times axes [k, d] -> [n, k], summed in the same order for any number of rows."""
+    out = np.zeros((len(rows), len(axes)))
+    for j in range(rows.shape[1]):
+        out += rows[:, j, None] * axes[:, j]
+    return out
+
+
+def running(state: Floats, rows: Rows, seen: Sight) -> Running:
+    """The running means of the metrics, from those in `state` on; a metric that comes (back) begins with its first value."""
+    start = np.concatenate([device_window.block(state, which) for which in device_window.MEANS])
+    gains = np.where(rows.observed, np.where(rows.fresh <= 1, 1.0, GAIN), 0.0)
+    inputs = np.concatenate((seen.residual, seen.residual * seen.residual, seen.value), axis=1)
+    means = smoothed(start, inputs, np.concatenate((gains, gains, gains), axis=1))
+    return Running(*np.split(means, 3, axis=1))
+
+
+def smoothed(start: Floats, inputs: Floats, gains: Floats) -> Floats:
+    """Exponentially weighted means [n, w] of inputs [n, w], each row with its own gains [n, w], from start [w] on."""
+    out = gains * inputs
+    last = start
+    for kept, mean in zip(1.0 - gains, out, strict=True):
+        mean += kept * last  # noqa: PLW2901 - a row of `out`
+        last = mean
+    return out
+
+
+def filled_level(seen: Sight, used: Bools, known: Knowledge) -> Floats:
+    """The level [n, d] with that of metrics that take no part set to what the others make of it (the conditional mean)."""
+    if used.all():
+        return seen.level
+    level = seen.level.copy()
+    masks, at = np.unique(used, axis=0, return_inverse=True)
+    for i in np.flatnonzero(~masks.all(axis=1)).tolist():
+        rows = np.flatnonzero(at.ravel() == i)
+        present = np.where(masks[i], level[rows], 0.0)
+        level[rows] = present + projected(present, imputation(known.precision, masks[i]))
+    return level
+
+
+def imputation(precision: Floats, present: Bools) -> Floats:
+    """The matrix [d, d] that gives the conditional mean of what is not present from what is: rows of the missing, else 0."""
+    swept = precision.copy()
+    missing = np.flatnonzero(~present)
+    for k in missing.tolist():  # Gauss-Jordan, pivot by pivot
+        swept[k] /= swept[k, k]
+        others = np.arange(len(swept)) != k
+        swept[others] -= swept[others, k, None] * swept[k]
+    out = np.zeros_like(precision)
+    out[np.ix_(missing, present)] = -swept[np.ix_(missing, present)]
+    return out
+
+
+def summaries(seen: Sight, means: Running, level: Floats, used: Bools, known: Knowledge) -> Features:
+    """What the forest is fed [n, SUMMARIES]; `used` [n, d] says which metrics take part."""
+    fast, slow = np.abs(seen.residual), np.abs(means.residual) * np.sqrt(SPAN / 2)
+    wide = np.abs(np.clip(means.level / known.wander, -LEVEL_CAP, LEVEL_CAP))
+    t2, q = t2_and_q(level, known)
+    out = np.empty((SUMMARIES, len(level)))
+    out[0], out[1] = np.log1p(largest(fast, used)), np.log1p(root_mean_square(fast, used))
+    out[2], out[3] = np.log1p(largest(slow, used)), np.log1p(root_mean_square(slow, used))
+    out[4], out[5] = np.log(largest(means.energy, used) + 0.1), np.log(smallest(means.energy, used) + 1e-3)
+    out[6], out[7] = np.log1p(t2 / known.typical[0]), np.log1p(q / known.typical[1])
+    out[8], out[9] = np.log1p(largest(wide, used)), np.log1p(root_mean_square(wide, used))
+    return np.ascontiguousarray(out.T, np.float32)
+
+
+def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
+    """Hotelling's T2 [n] of the level along the principal axes that are kept, and its squared distance from them [n]."""
+    along = projected(level / known.wander, known.axes)
+    along *= along
+    return (along * known.stiffness).sum(axis=1), np.where(known.stiffness > 0, 0.0, along).sum(axis=1)
+
+
+def mahalanobis(level: Floats, used: Bools, known: Knowledge) -> Floats:
+    """Log squared Mahalanobis distance of the level [n, d], for as many metrics as take part -> [n]."""
+    squared = (level * projected(level, known.precision)).sum(axis=1)
+    return np.log1p(np.maximum(squared, 0.0) * level.shape[1] / np.maximum(used.sum(axis=1), 1))
+
+
+def charts(seen: Sight, used: Bools) -> Floats:
+    """Log root mean square of the residuals and of the scaled features of the metrics that take part [n, 2]."""
+    features_squared = (seen.scaled * seen.scaled).sum(axis=-1) / WIDTH
+    out = np.empty((2, len(used)))
+    out[0] = np.log1p(root_mean_square(seen.residual, used))
+    out[1] = np.log1p(np.sqrt(mean(features_squared, used)))
+    return np.ascontiguousarray(out.T)
+
+
+def largest(values: Floats, used: Bools) -> Floats:
+    out: Floats = np.where(used, values, 0.0).max(axis=1)
+    return out
+
+
+def smallest(values: Floats, used: Bools) -> Floats:
+    out: Floats = np.where(used.any(axis=1), np.where(used, values, np.inf).min(axis=1), 0.0)
+    return out
+
+
+def mean(values: Floats, used: Bools) -> Floats:
+    out: Floats = np.where(used, values, 0.0).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
+    return out
+
+
+def root_mean_square(values: Floats, used: Bools) -> Floats:
+    return np.sqrt(mean(values * values, used))
