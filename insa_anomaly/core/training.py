@@ -166,7 +166,7 @@ def fit(
     numbers[detector.BAND] = np.quantile(ordinary.errors, 1 - parameters.alpha)
     scores = _calibrate(numbers, ordinary)
     numbers[detector.THRESHOLD] = verdict.threshold_for(scores, len(scores) / per_day, policy)
-    model = Model(model_id, version, *key, forest, numbers)
+    model = Model(model_id, version, *key, fitted.compiled, numbers)
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, history, scores, numbers)
     return Trained(model, forest, scaler, held_out, parameters, len(history), figures, made_with)
