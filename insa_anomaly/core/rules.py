@@ -82,7 +82,10 @@ def usual_run(flats: Floats) -> float:
 
 
 def seen(pushed: Pushed, ready: Ints, times: Floats, scaling: Floats, numbers: Floats) -> Rules:
-    """What the rules see in the readings `ready` [k] of a batch; times [k], scaling [k, features.NUMBERS_WIDTH], numbers [k, NUMBERS_WIDTH]."""
+    """What the rules see in the readings `ready` [k] of a batch.
+
+    times [k], scaling [k, features.NUMBERS_WIDTH], numbers [k, NUMBERS_WIDTH].
+    """
     value, before, flats = pushed.windows[ready, -1], pushed.windows[ready, -2], pushed.flats[ready]
     low, high = np.minimum(pushed.lows[ready], numbers[:, LOW]), np.maximum(pushed.highs[ready], numbers[:, HIGH])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -105,6 +108,6 @@ def seen(pushed: Pushed, ready: Ints, times: Floats, scaling: Floats, numbers: F
 
 
 def at_known_level(values: Floats, numbers: Floats) -> Bools:
-    """Is each value [n] one of the few that its tag takes?"""
+    """Whether each value [n] is one of the few that its tag takes."""
     known: Bools = (values[:, None] == numbers[:, LEVELS]).any(axis=1)
     return known

@@ -4,7 +4,7 @@ Held-out values come from a contiguous cross-fit: the history is cut into four b
 other three, and what is calibrated on them is used with the model of all four.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -34,7 +34,7 @@ _PROFILE_DAYS = 2.9
 _PROFILE_INTERVAL = 3700e6
 _PROFILE_GAIN = 0.15
 
-Figures = dict[str, float | int | str | None]
+Figures = dict[str, float | int | str | dict[str, float] | None]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) ->
         "accuracy": None,
         "false_positive_rate": None,
         "true_positive_rate": None,
-        "basis": "not assessed: needs a holdout by time with injected faults",
+        "basis": "not assessed: learnt on from the version before it",
     }
 
 
@@ -207,6 +207,12 @@ def _ordered(times: Ints, values: Floats) -> _History:
     if len(when) < FEWEST_READINGS:
         raise NotEnoughData(f"{len(when)} different readings with finite values; at least {FEWEST_READINGS} are needed")
     return _History(when, what, np.zeros(len(when), np.bool_))
+
+
+def usable(times: Ints, values: Floats, parameters: Parameters) -> tuple[Ints, Floats]:
+    """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""
+    recent = _recent(_ordered(times, values), parameters)
+    return recent.times.astype(np.int64), recent.values
 
 
 def _recent(given: _History, parameters: Parameters) -> _History:
@@ -254,7 +260,8 @@ def _with_lead(values: Floats, alarmed: Bools) -> Bools:
     """What alarmed, and the whole of a flat run in which it did: it was as stuck before it was long enough to tell."""
     run = np.cumsum(np.concatenate(([0], values[1:] != values[:-1])))
     long = np.bincount(run) >= features.SHORT
-    return alarmed | (np.isin(run, run[alarmed]) & long[run])
+    lead: Bools = np.isin(run, run[alarmed]) & long[run]
+    return alarmed | lead
 
 
 def _rules(given: _History, windows: _Windows, past: Past | None) -> Floats:
@@ -476,7 +483,7 @@ def _seen_by(fitted: _Fitted, unseen: _Windows) -> HeldOut:
 
 def _smoothed(errors: Floats, begins: Bools) -> Floats:
     """As the stream smooths them: each beginning is a row of its own."""
-    which = np.cumsum(begins)
+    which = np.cumsum(begins, dtype=np.int64)
     return charts.smoothed(np.full(int(which[-1]) + 1, charts.NONE), which, errors, np.ones(len(errors), np.bool_))[0]
 
 

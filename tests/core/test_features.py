@@ -105,6 +105,7 @@ def test_features_are_the_naive_features(bins: int) -> None:
     """Every feature of every full window, recomputed from its sixty values; the expected value too."""
     times, values = daily(200, 3)
     values[100:120] = values[100]
+    values[150] = 1e4
     learnt = numbers(1, bins)
     own = np.arange(200)
     got = features.push(features.empty(1), own * 0, values, times.astype(np.float64), own, np.full(200, np.inf))
