@@ -33,7 +33,7 @@ from insa_anomaly.errors import ModelFileError, TrainingError
 
 if TYPE_CHECKING:
     from insa_anomaly.core.challenge import Challenge, Name
-    from insa_anomaly.core.training import HeldOut, Past
+    from insa_anomaly.core.training import Past
 
 Timestamp = float | str | datetime | np.datetime64
 
@@ -66,7 +66,6 @@ class AnomalyDetector:
         self.parameters, self.policy = _settings(parameters)
         self._state = features.empty(1)
         self._seen: deque[tuple[int, float, float]] = deque(maxlen=self.parameters.history_readings_most)
-        self._held_out: HeldOut | None = None
         self._take(None, {})
 
     def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +210,6 @@ class AnomalyDetector:
         if challenge.promoted:
             trained = challenge.trained
             self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
-            self._held_out = trained.held_out
 
     def _next_name(self) -> Name:
         from insa_anomaly.core.challenge import Name  # noqa: PLC0415 - loads scikit-learn, which scoring does without
@@ -226,7 +224,7 @@ class AnomalyDetector:
 
         assert self._model is not None  # noqa: S101 - the caller asked
         times, _, alarms = self._history()
-        return Past(self._model, self._held_out, times[alarms < 0])
+        return Past(self._model, times[alarms < 0])
 
     def _history(self) -> tuple[Ints, Floats, Floats]:
         """What was seen: times, values, and the scores of what alarmed."""
