@@ -67,6 +67,11 @@ class Trained:
     figures: Figures
     made_with: dict[str, str]
 
+    def assessed(self, figure: str) -> float | None:
+        """A figure of the assessment, None where it is not known."""
+        known = self.figures[figure]
+        return float(known) if isinstance(known, (int, float)) else None
+
 
 @dataclass(frozen=True)
 class _History:
