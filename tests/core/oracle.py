@@ -20,8 +20,6 @@ class Window:
     times: list[float] = field(default_factory=list)
     flat: int = 0
     seen: int = 0
-    low: float = inf
-    high: float = -inf
     discriminators: list[int] = field(default_factory=list)
 
     def push(self, value: float, time: float, discriminator: int, gap: float) -> Arrival:
@@ -40,8 +38,6 @@ class Window:
         self.flat = min(self.flat + 1, 500) if self.values and value == self.values[-1] else 0
         self.values, self.times = [*self.values, value][-60:], [*self.times, time][-60:]
         self.seen += 1
-        if not isnan(value):
-            self.low, self.high = min(self.low, value), max(self.high, value)
         return Arrival.MOVES
 
     def if_next(self, value: float, time: float) -> "Window":
