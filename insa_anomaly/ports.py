@@ -211,6 +211,32 @@ class History(Protocol):
         """Times and values of good readings from `since` on, the newest `most`, in time order."""
 
 
+# ---------------------------------------------------------------------------------------------- who may do what
+class Key(msgspec.Struct, frozen=True):
+    """An API key as it is stored: known by its id, proved by a digest."""
+
+    id: str
+    name: str
+    digest: str
+    permissions: tuple[str, ...]
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+    predictions_a_minute: int | None = None  # None: what the settings say
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A change for the audit log: who, from where, what, of which thing, and what it was and is to be."""
+
+    who: str
+    origin: str
+    action: str
+    subject: str
+    before: object = None
+    after: object = None
+
+
 # ----------------------------------------------------------------------------------------------- the models
 class Models(Protocol):
     """The index of models on disk: works with the database away."""

@@ -200,11 +200,18 @@ class RedisAddress:
 
 @dataclass(frozen=True)
 class Http:
-    """The admin port: metrics, health and status."""
+    """The admin port. With a certificate and its key (files in PEM) it speaks TLS."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where one of the files is named without the other."""
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file are named together or not at all")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.admin import admin
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -41,11 +42,12 @@ def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
     with ExitStack() as stack:
-        daemon = _assemble(settings, stack)
+        stack.enter_context(_alone(settings.storage.directory))
+        dsn = stack.enter_context(database(settings))
+        daemon = _assemble(settings, dsn, stack)
         daemon.restore()
         if settings.http.enabled:
-            bound = app.listen(settings.http.host, settings.http.port)
-            stack.enter_context(app.served(app.create(version("insa-anomaly"), daemon.troubles, daemon.figures), bound))
+            _serve(settings, daemon, dsn, stack)
         with _stopping(daemon.end):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
@@ -54,10 +56,17 @@ def run(settings: Settings, source: str) -> int:
     return status
 
 
-def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
+def _serve(settings: Settings, daemon: Daemon, dsn: str, stack: ExitStack) -> None:
+    http = settings.http
+    bound = app.listen(http.host, http.port)
+    certificate = app.Certificate(http.certificate_file, http.key_file) if http.certificate_file and http.key_file else None
+    app.warn_unprotected(http.host, certificate)
+    application = app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, stack.enter_context(admin(settings, dsn)))
+    stack.enter_context(app.served(application, bound, certificate))
+
+
+def _assemble(settings: Settings, dsn: str, stack: ExitStack) -> Daemon:
     directory = settings.storage.directory
-    stack.enter_context(_alone(directory))
-    dsn = stack.enter_context(database(settings))
     log = stack.enter_context(Spool(directory / "spool.db"))
     state = stack.enter_context(StateFile(directory / "state.db"))
     models = stack.enter_context(model_files(settings))

@@ -137,3 +137,25 @@ SELECT pg_advisory_xact_lock(7308604897068083046)
 -- name: counts
 -- Readings of a span, and how many of them differ in series and time.
 SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry WHERE ts >= instant(%s) AND ts < instant(%s)
+
+-- name: api_keys
+-- All of them: a plant has a handful, and who is asked for a revoked one shall say so.
+SELECT id, name, digest, permissions, microseconds(created_at), microseconds(expires_at), microseconds(revoked_at),
+    microseconds(last_used_at), predictions_a_minute
+FROM api_keys ORDER BY created_at, id
+
+-- name: add_api_key
+INSERT INTO api_keys (id, name, digest, permissions, created_at, expires_at, predictions_a_minute)
+VALUES (%s, %s, %s, %s, instant(%s::bigint), instant(%s::bigint), %s)
+
+-- name: revoke_api_key
+-- The first revocation stays.
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, instant(%s::bigint)) WHERE id = %s
+
+-- name: use_api_keys
+-- Never backwards: several daemons may share the keys.
+UPDATE api_keys SET last_used_at = greatest(last_used_at, instant(used.at))
+FROM unnest(%s::text[], %s::bigint[]) AS used (id, at) WHERE api_keys.id = used.id
+
+-- name: audit
+INSERT INTO audit_log (who, origin, action, subject, before, after) VALUES (%s, %s, %s, %s, %s, %s)

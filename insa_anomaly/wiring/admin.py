@@ -1,0 +1,80 @@
+"""What the admin API and its commands work with, put together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from getpass import getuser
+from threading import Event, Thread
+
+from insa_anomaly import instrumentation
+from insa_anomaly.adapters.postgres.audit import PostgresAudit
+from insa_anomaly.adapters.postgres.keys import PostgresKeys
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.api.app import Admin
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused
+from insa_anomaly.ports import Key
+from insa_anomaly.services.keys import KeyRing, KeyService, Wish
+from insa_anomaly.settings import Settings
+from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.database import database
+
+KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
+
+
+@contextmanager
+def admin(settings: Settings, dsn: str) -> Iterator[Admin]:
+    """What the guarded routes need, while the block runs."""
+    with Pool(dsn, settings.database.deadline) as pool, kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
+        yield Admin(settings.http.host, ring)
+
+
+@contextmanager
+def kept_fresh(ring: KeyRing) -> Iterator[KeyRing]:
+    """Read the keys again every second, so that no request has to."""
+    stop = Event()
+    thread = Thread(target=_refresh, args=(ring, stop), name="keys", daemon=True)
+    thread.start()
+    try:
+        yield ring
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _refresh(ring: KeyRing, stop: Event) -> None:
+    trouble = False
+    while not stop.wait(KEYS_SECONDS):
+        try:
+            ring.refresh()
+            trouble = False
+        except (DatabaseAway, DatabaseRefused) as error:
+            if not trouble:
+                instrumentation.keys_unreadable(str(error))
+            trouble = True
+
+
+# ------------------------------------------------------------------------------------------------- the commands
+@contextmanager
+def _key_service(settings: Settings) -> Iterator[KeyService]:
+    with database(settings) as dsn:
+        migrate(dsn)
+        with Pool(dsn, settings.database.deadline, 1) as pool:
+            yield KeyService(PostgresKeys(pool), PostgresAudit(pool))
+
+
+def create_key(settings: Settings, wish: Wish) -> tuple[Key, str]:
+    """A new key, and the word to be presented, which is nowhere else."""
+    with _key_service(settings) as service:
+        return service.create(wish, getuser(), clock.now())
+
+
+def list_keys(settings: Settings) -> list[Key]:
+    """Every key, oldest first."""
+    with _key_service(settings) as service:
+        return service.all()
+
+
+def revoke_key(settings: Settings, key_id: str) -> None:
+    """End a key. Raises NotFound."""
+    with _key_service(settings) as service:
+        service.revoke(key_id, getuser(), clock.now())
