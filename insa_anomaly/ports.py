@@ -6,7 +6,7 @@ Times are integer microseconds since the Unix epoch (`int`), unless a name says 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
@@ -211,6 +211,46 @@ class History(Protocol):
         """Times and values of good readings from `since` on, the newest `most`, in time order."""
 
 
+# ------------------------------------------------------------------------------------------------ what was found
+@dataclass(frozen=True)
+class Filter:
+    """Which anomalies or episodes; None: any. since <= time < until, of the reading, or of the one that opened the episode."""
+
+    device_id: str | None = None
+    metric_name: str | None = None
+    model_id: str | None = None
+    episode_id: str | None = None
+    since: int | None = None
+    until: int | None = None
+    least_confidence: float | None = None
+    open: bool | None = None  # of episodes
+
+
+class Place(NamedTuple):
+    """Where a page ended: the next one has what is older."""
+
+    time: int
+    id: str
+
+
+class Feedback(msgspec.Struct, frozen=True):
+    """What an operator says of an episode."""
+
+    verdict: Literal["confirmed", "dismissed"]
+    note: str
+    given_by: str
+    given_at: int
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What came of a model: what it found in a span, and what operators said of all that it ever found."""
+
+    anomalies: int
+    episodes: int
+    confirmed: int
+    dismissed: int
+
+
 # ---------------------------------------------------------------------------------------------- who may do what
 class Key(msgspec.Struct, frozen=True):
     """An API key as it is stored: known by its id, proved by a digest."""
@@ -250,6 +290,9 @@ class Models(Protocol):
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
+
+    def of_series(self, key: SeriesKey) -> list[ModelRow]:
+        """The models of one series, newest first."""
 
     def row(self, model_id: str) -> ModelRow:
         """One model. Raises ModelFileError."""

@@ -335,6 +335,10 @@ class MemoryModels:
         """Every model, newest first."""
         return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)
 
+    def of_series(self, key: SeriesKey) -> list[ModelRow]:
+        """The models of one series, newest first."""
+        return sorted((row for row in self._rows.values() if (row.device_id, row.metric_name) == key), key=lambda row: -row.version)
+
     def row(self, model_id: str) -> ModelRow:
         """One model. Raises ModelFileError."""
         if model_id not in self._rows:

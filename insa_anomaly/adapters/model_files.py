@@ -116,6 +116,11 @@ class ModelFiles:
         rows = [_row(body) for (body,) in self._query("SELECT row FROM models")]
         return sorted(rows, key=lambda row: (row.trained_at, row.version), reverse=True)
 
+    def of_series(self, key: SeriesKey) -> list[ModelRow]:
+        """The models of one series, newest first."""
+        found = self._query("SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC", *key)
+        return [_row(body) for (body,) in found]
+
     def row(self, model_id: str) -> ModelRow:
         """One model. Raises ModelFileError."""
         found = self._query("SELECT row FROM models WHERE id = ?", model_id)

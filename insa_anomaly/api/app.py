@@ -13,12 +13,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import documents, health
+from insa_anomaly.api import anomalies, documents, health, models
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
 from insa_anomaly.errors import AddressInUse
+from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.keys import KeyRing
+from insa_anomaly.services.models import ModelService
 
 START_SECONDS = 10.0
 _OPEN_ON_LOOPBACK = frozenset({"/metrics", "/api/v1/status"})
@@ -29,7 +31,10 @@ class Admin:
     """What the guarded routes do their work with; `host` is where the port listens."""
 
     host: str
+    clock: Callable[[], int]
     ring: KeyRing
+    models: ModelService
+    findings: FindingService
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,12 @@ def create(version: str, troubles: Callable[[], list[str]], figures: Callable[[]
 def _add_guarded(app: FastAPI, admin: Admin) -> None:
     guard = Guard(admin.ring)
     route_class = guarded(guard)
-    for router in (documents.router(app, route_class),):
+    routers = (
+        documents.router(app, route_class),
+        models.router(admin.models, admin.clock, route_class),
+        anomalies.router(admin.findings, route_class),
+    )
+    for router in routers:
         app.router.routes.extend(router.routes)  # taken one by one, so that `app.routes` lists them all
     if not is_loopback(admin.host):
         app.add_middleware(Fence, guard=guard, paths=_OPEN_ON_LOOPBACK)

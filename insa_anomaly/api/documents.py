@@ -24,6 +24,7 @@ _PROBLEM = {
         "errors": {"type": "array", "items": {"type": "object"}},
     },
 }
+_COMPONENTS = "x-components"  # schemas that an answer refers to, until the document is put together
 _ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -32,10 +33,15 @@ def answered(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def answers(example: object, *more: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer: this on success, and a problem document with one of these statuses."""
-    said: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": example}}}}
-    return said | {int(status): problem(status) for status in sorted({*_ALWAYS, *more})}
+def answers(kind: Any, example: object, *more: HTTPStatus) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401 - any type msgspec knows
+    """What a route may answer: one of this kind on success, else a problem document, with one of these statuses."""
+    return success(kind, example) | {int(status): problem(status) for status in sorted({*_ALWAYS, *more})}
+
+
+def success(kind: Any, example: object, status: int = 200) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
+    """An answer of this kind."""
+    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+    return {status: {"content": {"application/json": {"schema": schema, "example": example}}, _COMPONENTS: components}}
 
 
 def problem(status: HTTPStatus) -> dict[str, Any]:
@@ -60,6 +66,9 @@ def described(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of an application."""
     said = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
     components = said.setdefault("components", {})
+    for operation in (operation for path in said["paths"].values() for operation in path.values()):
+        for response in operation["responses"].values():
+            components.setdefault("schemas", {}).update(response.pop(_COMPONENTS, {}))
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "made by `insa-anomaly keys create`"}}
     return said
 

@@ -2,18 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from getpass import getuser
 from threading import Event, Thread
 
 from insa_anomaly import instrumentation
+from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
+from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Key
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.live import LiveFleet
+from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.keys import KeyRing, KeyService, Wish
+from insa_anomaly.services.models import ModelService
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
@@ -21,11 +28,31 @@ from insa_anomaly.wiring.database import database
 KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What of the running daemon the API works with."""
+
+    models: ModelFiles
+    fleet: Fleet
+
+
 @contextmanager
-def admin(settings: Settings, dsn: str) -> Iterator[Admin]:
+def admin(settings: Settings, dsn: str, parts: Parts) -> Iterator[Admin]:
     """What the guarded routes need, while the block runs."""
     with Pool(dsn, settings.database.deadline) as pool, kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
-        yield Admin(settings.http.host, ring)
+        yield assembled(settings, pool, ring, parts)
+
+
+def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Admin:
+    """The services over these."""
+    findings = PostgresFindings(pool)
+    return Admin(
+        host=settings.http.host,
+        clock=clock.now,
+        ring=ring,
+        models=ModelService(parts.models, LiveFleet(parts.fleet), findings),
+        findings=FindingService(findings),
+    )
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 import msgspec
+from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
+from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.redis import RedisLatest
 from insa_anomaly.adapters.spool import Spool
@@ -30,7 +32,8 @@ from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock
-from insa_anomaly.wiring.admin import admin
+from insa_anomaly.wiring.admin import Parts as AdminParts
+from insa_anomaly.wiring.admin import admin as opened_admin
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -44,10 +47,13 @@ def run(settings: Settings, source: str) -> int:
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.storage.directory))
         dsn = stack.enter_context(database(settings))
-        daemon = _assemble(settings, dsn, stack)
+        models = stack.enter_context(model_files(settings))
+        parts = _assemble(settings, dsn, models, stack)
+        daemon = Daemon(parts)
         daemon.restore()
         if settings.http.enabled:
-            _serve(settings, daemon, dsn, stack)
+            admin = stack.enter_context(opened_admin(settings, dsn, AdminParts(models, parts.fleet)))
+            _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, admin), stack)
         with _stopping(daemon.end):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
@@ -56,20 +62,18 @@ def run(settings: Settings, source: str) -> int:
     return status
 
 
-def _serve(settings: Settings, daemon: Daemon, dsn: str, stack: ExitStack) -> None:
+def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
     http = settings.http
     bound = app.listen(http.host, http.port)
     certificate = app.Certificate(http.certificate_file, http.key_file) if http.certificate_file and http.key_file else None
     app.warn_unprotected(http.host, certificate)
-    application = app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, stack.enter_context(admin(settings, dsn)))
     stack.enter_context(app.served(application, bound, certificate))
 
 
-def _assemble(settings: Settings, dsn: str, stack: ExitStack) -> Daemon:
+def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
     log = stack.enter_context(Spool(directory / "spool.db"))
     state = stack.enter_context(StateFile(directory / "state.db"))
-    models = stack.enter_context(model_files(settings))
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
     feed = Feed(log, Parser(settings.readings), registry)
     intake = Intake(log, feed, clock.now, settings.intake)
@@ -80,7 +84,7 @@ def _assemble(settings: Settings, dsn: str, stack: ExitStack) -> Daemon:
     show = _show(settings.redis, stack)
     score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
     record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    return Daemon(Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer))
+    return Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer)
 
 
 def _show(address: RedisAddress, stack: ExitStack) -> Show | None:

@@ -1,25 +1,40 @@
 """The application as its callers see it, over a real database: who asks is one word."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, LiteralString
+from uuid import UUID, uuid4
 
 import httpx2
+import numpy as np
 import psycopg
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
+from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.api import app
-from insa_anomaly.api.app import Admin
+from insa_anomaly.core.detector import Model
+from insa_anomaly.core.event import Anomaly, Episode, Reason, anomaly_id, episode_id
+from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
+from insa_anomaly.runtime.feed import Registry
+from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
+from insa_anomaly.settings import Http, Settings
+from insa_anomaly.wiring.admin import Parts, assembled
+from tests.core.streams import trained
 
-HOUR = 3_600_000_000
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+KEY = ("PUMP-101", "temperature")
+NOTHING = Telemetry((), np.zeros(0, np.int32), *(np.zeros(0, np.int64),) * 2, np.zeros(0), *(np.zeros(0, np.int16),) * 2)
 WISHES = {
     "read": [Permission.READ],
     "write": [Permission.WRITE],
@@ -39,6 +54,8 @@ class Office:
 
     dsn: str
     pool: Pool
+    files: ModelFiles
+    fleet: Fleet
     service: KeyService
     ring: KeyRing
     application: FastAPI
@@ -66,6 +83,32 @@ class Office:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def train(self, key: SeriesKey = KEY, trained_at: int | None = None, **figures: float | str) -> ModelRow:
+        """The next version of a series' model, stored; its figures may be more than training gives."""
+        one = trained(0)
+        numbers = one.model.numbers
+        model = replace(
+            one.model, id=str(uuid4()), version=self.files.next_version(key), device_id=key[0], metric_name=key[1], numbers=numbers
+        )
+        return self.files.save(replace(one, model=model, figures={**one.figures, **figures}), trained_at or now())
+
+    def serve(self, row: ModelRow) -> None:
+        """Let the model take over its series in the stream."""
+        self.fleet.swap((row.device_id, row.metric_name), Model.from_bytes(self.files.scorer(row.id)))
+
+    def stream(self, values: Sequence[float], key: SeriesKey = KEY, since: int | None = None) -> None:
+        """Readings come in, a second apart."""
+        begin = now() - len(values) * SECOND if since is None else since
+        keys, n = self.fleet.registry.keys, len(values)
+        number = np.full(n, self.fleet.registry.number(key), np.int32)
+        times, zeros, good = begin + SECOND * np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int16)
+        self.fleet.advance(Telemetry(keys, number, times, zeros, np.array(values, float), good, good))
+
+    def record(self, anomalies: Sequence[Anomaly] = (), episodes: Sequence[Episode] = ()) -> None:
+        """Findings are recorded."""
+        with PostgresRecorder(self.dsn) as recorder:
+            recorder.record(Page(UUID(int=1), 1, NOTHING, anomalies, episodes))
+
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Rows of the database."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -91,11 +134,30 @@ def problem(answer: httpx2.Response, status: int) -> Mapping[str, Any]:
 
 
 @contextmanager
-def opened(dsn: str, host: str = "127.0.0.1") -> Iterator[Office]:
+def opened(dsn: str, folder: Path, host: str = "127.0.0.1") -> Iterator[Office]:
     """The application over this database, as it listens on `host`."""
-    with Pool(dsn) as pool:
+    settings = Settings(http=Http(host=host))
+    fleet = Fleet(Registry(16), settings.detection, settings.verdict)
+    with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:
         keys = PostgresKeys(pool)
         ring = KeyRing(keys, now)
-        application = app.create("1.2.3", list, lambda: {"series": 0}, Admin(host, ring))
+        admin = assembled(settings, pool, ring, Parts(files, fleet))
+        application = app.create("1.2.3", list, lambda: {"series": 0}, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
-            yield Office(dsn, pool, KeyService(keys, PostgresAudit(pool)), ring, application, client)
+            yield Office(dsn, pool, files, fleet, KeyService(keys, PostgresAudit(pool)), ring, application, client)
+
+
+def anomaly(row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None) -> Anomaly:
+    """A reading that this model found strange."""
+    key = (row.device_id, row.metric_name)
+    episode = None if started_at is None else episode_id(*key, started_at)
+    return Anomaly(
+        anomaly_id(*key, at, 0), row.id, row.version, *key, at, 9.5, -confidence, -0.1, confidence, 1.0, 0.0, 2.0,
+        [Reason("jump", 1.0, "a jump")], historical=False, episode_id=episode,
+    )  # fmt: skip
+
+
+def episode(row: ModelRow, started_at: int, closed_at: int | None = None, peak: float = 0.5) -> Episode:
+    """An episode that this model found."""
+    key = (row.device_id, row.metric_name)
+    return Episode(episode_id(*key, started_at), *key, row.id, row.version, started_at, closed_at or started_at, closed_at, 1, peak)

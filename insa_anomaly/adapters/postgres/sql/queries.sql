@@ -159,3 +159,57 @@ FROM unnest(%s::text[], %s::bigint[]) AS used (id, at) WHERE api_keys.id = used.
 
 -- name: audit
 INSERT INTO audit_log (who, origin, action, subject, before, after) VALUES (%s, %s, %s, %s, %s, %s)
+
+-- name: anomalies
+-- A page, newest first; what a filter leaves open is null, which the planner sees since the statement is not prepared.
+SELECT id::text, model_id::text, (metadata->>'model_version')::integer, device_id, metric_name, microseconds(timestamp), value,
+    anomaly_score, (metadata->>'raw_score')::double precision, confidence, (metadata->>'expected')::double precision,
+    (metadata->>'lower')::double precision, (metadata->>'upper')::double precision, metadata->'reasons',
+    (metadata->>'historical')::boolean, episode_id::text
+FROM anomaly_detections
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR episode_id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR timestamp >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR timestamp < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR confidence >= %(least_confidence)s)
+    AND (%(after_time)s::bigint IS NULL OR (timestamp, id) < (instant(%(after_time)s), %(after_id)s::uuid))
+ORDER BY timestamp DESC, id DESC LIMIT %(most)s
+
+-- name: count_anomalies
+-- All that the filter lets through, of every page.
+SELECT count(*) FROM anomaly_detections
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR episode_id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR timestamp >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR timestamp < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR confidence >= %(least_confidence)s)
+
+-- name: episodes
+-- As anomalies; with what an operator said of them.
+SELECT e.id::text, device_id, metric_name, model_id::text, model_version, microseconds(started_at), microseconds(updated_at),
+    microseconds(closed_at), readings, peak_confidence, historical, f.verdict, f.note, f.given_by, microseconds(f.given_at)
+FROM anomaly_episodes e LEFT JOIN feedback f ON f.episode_id = e.id
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR e.id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR started_at >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR started_at < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR peak_confidence >= %(least_confidence)s)
+    AND (%(open)s::boolean IS NULL OR (closed_at IS NULL) = %(open)s)
+    AND (%(after_time)s::bigint IS NULL OR (started_at, e.id) < (instant(%(after_time)s), %(after_id)s::uuid))
+ORDER BY started_at DESC, e.id DESC LIMIT %(most)s
+
+-- name: count_episodes
+SELECT count(*) FROM anomaly_episodes e
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR e.id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR started_at >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR started_at < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR peak_confidence >= %(least_confidence)s)
+    AND (%(open)s::boolean IS NULL OR (closed_at IS NULL) = %(open)s)
+
+-- name: tally
+-- What a model found since then, and what operators said of all its episodes.
+SELECT (SELECT count(*) FROM anomaly_detections WHERE model_id = %(model_id)s::uuid AND timestamp >= instant(%(since)s)),
+    (SELECT count(*) FROM anomaly_episodes WHERE model_id = %(model_id)s::uuid AND started_at >= instant(%(since)s)),
+    count(*) FILTER (WHERE verdict = 'confirmed'), count(*) FILTER (WHERE verdict = 'dismissed')
+FROM feedback JOIN anomaly_episodes e ON e.id = episode_id WHERE e.model_id = %(model_id)s::uuid
