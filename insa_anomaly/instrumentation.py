@@ -300,6 +300,16 @@ def request_failed(method: str, error: BaseException) -> None:
     _log(logging.ERROR, "request_failed", "A request to the admin API ran into a fault", method=method, exc_info=error)
 
 
+def catalogue_behind(model_id: str, reason: str) -> None:
+    _log(
+        logging.WARNING,
+        "catalogue_behind",
+        "A model was changed, and PostgreSQL does not show it until its series is swapped again",
+        model_id=model_id,
+        reason=reason,
+    )
+
+
 def port_unprotected(host: str) -> None:
     _log(logging.WARNING, "port_unprotected", "The admin port is open to the network without TLS: keys can be overheard", host=host)
 

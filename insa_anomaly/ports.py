@@ -21,11 +21,15 @@ SeriesKey = tuple[str, str]  # device_id, metric_name
 
 # ------------------------------------------------------------------------------------------------- the log
 class Swap(msgspec.Struct, frozen=True, array_like=True):
-    """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more."""
+    """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more.
+
+    `threshold` is one that was set by hand; None: that of its training.
+    """
 
     device_id: str
     metric_name: str
     model_id: str | None
+    threshold: float | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -176,6 +180,7 @@ class ModelRow(msgspec.Struct, frozen=True):
     accuracy: float | None = None
     false_positive_rate: float | None = None
     reason: str = ""
+    set_threshold: float | None = None  # by hand; then `threshold` is the same
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,9 @@ class Models(Protocol):
 
     def active(self) -> dict[SeriesKey, str]:
         """Id of the active model of every series that has one."""
+
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds that were set by hand, by the id of the active model."""
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""

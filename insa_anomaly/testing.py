@@ -331,6 +331,11 @@ class MemoryModels:
         """Id of the active model of every series that has one."""
         return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "active"}
 
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds that were set by hand, by the id of the active model."""
+        rows = [row for row in self._rows.values() if row.status == "active"]
+        return {row.id: row.set_threshold for row in rows if row.set_threshold is not None}
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)

@@ -13,14 +13,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import anomalies, documents, health, models
+from insa_anomaly.api import anomalies, documents, health, models, telemetry
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
 from insa_anomaly.errors import AddressInUse
 from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.keys import KeyRing
+from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.models import ModelService
+from insa_anomaly.services.telemetry import TelemetryService
 
 START_SECONDS = 10.0
 _OPEN_ON_LOOPBACK = frozenset({"/metrics", "/api/v1/status"})
@@ -34,7 +36,9 @@ class Admin:
     clock: Callable[[], int]
     ring: KeyRing
     models: ModelService
+    model_changes: ModelChangeService
     findings: FindingService
+    telemetry: TelemetryService
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
     route_class = guarded(guard)
     routers = (
         documents.router(app, route_class),
-        models.router(admin.models, admin.clock, route_class),
-        anomalies.router(admin.findings, route_class),
+        models.router(admin.models, admin.model_changes, admin.clock, route_class),
+        anomalies.router(admin.findings, admin.clock, route_class),
+        telemetry.router(admin.telemetry, route_class),
     )
     for router in routers:
         app.router.routes.extend(router.routes)  # taken one by one, so that `app.routes` lists them all

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from insa_anomaly import instrumentation
 from insa_anomaly.api.problems import Problem, answer
 from insa_anomaly.ports import Key
+from insa_anomaly.services.audit import Author
 from insa_anomaly.services.keys import Denied, KeyRing, Permission, grants
 
 PERMISSION = "x-permission"
@@ -29,9 +30,9 @@ class Caller:
     origin: str
 
     @property
-    def who(self) -> str:
-        """For the audit log."""
-        return f"{self.key.id} ({self.key.name})"
+    def author(self) -> Author:
+        """As the audit log names them."""
+        return Author(f"{self.key.id} ({self.key.name})", self.origin)
 
 
 def needs(permission: Permission) -> dict[str, Any]:

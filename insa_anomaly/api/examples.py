@@ -90,3 +90,14 @@ EPISODE = {
     "feedback": None,
 }
 EPISODES = {"episodes": [EPISODE], "total": 1, "next": None}
+THRESHOLD = {
+    "success": True,
+    "model_id": ID,
+    "threshold_before": 0.42,
+    "threshold": 0.5,
+    "alarms_per_day": {"days": 7.0, "before": 0.571, "after": 0.286},
+}
+ACTIVATED = {"success": True, "model_id": ID, "status": "active", "replaced_model_id": ANOMALY_ID}
+DELETED = {"success": True, "model_id": ID, "status": "deleted", "replaced_model_id": None}
+TAKEN = {"success": True, "readings": 2}
+READINGS = {"device_id": "PUMP-101", "timestamp": "2026-11-22T10:00:00Z", "id": "42", "metrics": {"temperature": 71.3, "pressure": 3.2}}

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from insa_anomaly.ports import Filter, Place
 from insa_anomaly.services.findings import place
@@ -35,6 +35,34 @@ class Strict(BaseModel):
     """A body."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class ThresholdBody(Strict):
+    """PUT .../threshold."""
+
+    threshold: Annotated[float, Field(ge=0, le=1, description="Least confidence that opens an episode.", examples=[0.5])]
+
+
+class FeedbackBody(Strict):
+    """POST .../feedback."""
+
+    verdict: Annotated[Literal["confirmed", "dismissed"], Field(examples=["confirmed"])]
+    note: Annotated[str, Field(max_length=2000, examples=["bearing replaced"])] = ""
+
+
+class TelemetryQuery(BaseModel):
+    """POST /telemetry: names that the payload leaves out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device_id: Name | None = None
+    metric_name: Name | None = None
+
+    @model_validator(mode="after")
+    def _metric_of_a_device(self) -> Self:
+        if self.metric_name is not None and self.device_id is None:
+            raise ValueError("metric_name goes with device_id")
+        return self
 
 
 class Query(BaseModel):

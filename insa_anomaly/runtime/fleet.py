@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import FEATURES, Model, Models, Parameters, Results, advance
+from insa_anomaly.core.detector import FEATURES, THRESHOLD, Model, Models, Parameters, Results, advance
 from insa_anomaly.core.event import Reason
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.core.reasons import describe
@@ -25,6 +25,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
     model_id: str | None
     state: bytes
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Fleet:
         self._moved = np.zeros(ROWS_AT_ONCE, bool)
         self.with_model = np.zeros(registry.capacity, bool)
         self.model: dict[int, tuple[str, int]] = {}  # number -> id and version
+        self._set_thresholds: dict[int, float] = {}
         self._changing = Lock()  # held for moments: while rows are written, and while one is copied
 
     def advance(self, telemetry: Telemetry) -> Results:
@@ -81,20 +83,23 @@ class Fleet:
         with self._changing:
             return results if self.model.get(window.number) == window.model else None
 
-    def swap(self, key: SeriesKey, model: Model | None) -> None:
-        """Give the series this model, or none."""
+    def swap(self, key: SeriesKey, model: Model | None, threshold: float | None = None) -> None:
+        """Give the series this model, or none; `threshold` is one set by hand."""
         number = self.registry.number(key)
         if number < 0:
             return
         self._grow(number + 1)
         self._moved[number] = True
         with self._changing:
+            self._set_thresholds.pop(number, None)
             if model is None:
                 self._models.remove(number)
                 self.model.pop(number, None)
             else:
                 self._models.put(number, model)
                 self.model[number] = (model.id, model.version)
+                if threshold is not None:
+                    self._models.numbers[number, THRESHOLD] = self._set_thresholds[number] = threshold
             self.with_model[number] = model is not None
 
     def reasons(self, number: int, results: Results, i: int) -> list[Reason]:
@@ -117,7 +122,7 @@ class Fleet:
 
     def _kept(self, number: int) -> bytes:
         model_id, _ = self.model.get(number, (None, 0))
-        return msgspec.msgpack.encode(Kept(model_id, self._states[number].tobytes()))
+        return msgspec.msgpack.encode(Kept(model_id, self._states[number].tobytes(), self._set_thresholds.get(number)))
 
     def _grow(self, least: int) -> None:
         have = len(self._states)

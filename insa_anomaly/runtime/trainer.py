@@ -120,7 +120,7 @@ class Trainer:
         self._child = Child(start_child, training.deadline)
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
-        self._swapped: dict[SeriesKey, str] = {}
+        self._swapped: dict[SeriesKey, Swap] = {}
         self._admission = Admission(training.burst, training.a_minute, monotonic())
         self._revision: object = None
         self._next_look = 0.0
@@ -135,7 +135,7 @@ class Trainer:
 
     def follow_index(self, known: dict[SeriesKey, str]) -> None:
         """Swap in what is active and not `known`; called before the stream starts, and whenever the index changes."""
-        self._swapped.update(known)
+        self._swapped.update({key: Swap(*key, model_id) for key, model_id in known.items()})
         self._follow()
 
     def step(self, timeout: float) -> float:
@@ -164,12 +164,13 @@ class Trainer:
 
     def _follow(self) -> None:
         self._revision = self._models.revision
-        active = self._models.active()
-        swaps = [Swap(*key, model_id) for key, model_id in active.items() if self._swapped.get(key) != model_id]
+        thresholds = self._models.thresholds()
+        active = {key: Swap(*key, model_id, thresholds.get(model_id)) for key, model_id in self._models.active().items()}
+        swaps = [swap for key, swap in active.items() if self._swapped.get(key) != swap]
         swaps += [Swap(*key, None) for key in self._swapped.keys() - active.keys()]
         if swaps:
             self._swap(swaps)
-            self._swapped = dict(active)
+            self._swapped = active
             for swap in swaps:
                 instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)
 

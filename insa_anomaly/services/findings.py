@@ -5,7 +5,9 @@ from typing import Protocol
 import msgspec
 
 from insa_anomaly.core.event import Anomaly, Episode
-from insa_anomaly.ports import Feedback, Filter, Place, Tally
+from insa_anomaly.errors import NotFound
+from insa_anomaly.ports import Feedback, Filter, Place, SeriesKey, Tally
+from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.views import AnomalyView, EpisodeView, anomaly_view, episode_view
 
 
@@ -27,6 +29,12 @@ class Findings(Protocol):
     def tally(self, model_id: str, since: int) -> Tally:
         """What this model found since then, and what operators said of all its episodes."""
 
+    def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
+        """Times and confidences of the series' anomalies since then, in time order, at most so many."""
+
+    def say(self, episode_id: str, feedback: Feedback) -> None:
+        """Keep what an operator says of an episode, instead of what was said before."""
+
 
 class AnomalyPage(msgspec.Struct, frozen=True):
     """Some anomalies, newest first; `total` counts all that the filter lets through, `next` is the cursor of the next page."""
@@ -45,10 +53,10 @@ class EpisodePage(msgspec.Struct, frozen=True):
 
 
 class FindingService:
-    """Reads what was found."""
+    """Reads what was found, and takes what operators say of it."""
 
-    def __init__(self, findings: Findings) -> None:
-        self._findings = findings
+    def __init__(self, findings: Findings, audit: Audit) -> None:
+        self._findings, self._audit = findings, audit
 
     def anomalies(self, wanted: Filter, after: Place | None, most: int) -> AnomalyPage:
         """A page of anomalies."""
@@ -61,6 +69,17 @@ class FindingService:
         found = self._findings.episodes(wanted, after, most + 1)
         last = cursor(found[most - 1][0].started_at, found[most - 1][0].id) if len(found) > most else None
         return EpisodePage([episode_view(*one) for one in found[:most]], self._findings.count_episodes(wanted), last)
+
+    def feedback(self, episode_id: str, feedback: Feedback, author: Author) -> EpisodeView:
+        """Keep what an operator says of an episode; the last word counts. Raises NotFound, DatabaseAway, DatabaseRefused."""
+        wanted = Filter(episode_id=episode_id)
+        found = self._findings.episodes(wanted, None, 1)
+        if not found:
+            raise NotFound(f"there is no episode {episode_id}")
+        episode, before = found[0]
+        self._audit.write(author.change("episode.feedback", episode_id, before, feedback))
+        self._findings.say(episode_id, feedback)
+        return episode_view(episode, feedback)
 
 
 def cursor(time: int, name: str) -> str:

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Protocol
 
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, NotFound
-from insa_anomaly.ports import Change, Key
+from insa_anomaly.ports import Key
+from insa_anomaly.services.audit import Audit, Author
 
 _SOONEST_SECONDS = 0.1  # between two looks into the database for a key that is not known
 _SECRET_BYTES, _ID_BYTES = 32, 6
@@ -53,13 +54,6 @@ class Keys(Protocol):
         """Note when these keys were last used."""
 
 
-class Audit(Protocol):
-    """Where changes are written down before they are made."""
-
-    def write(self, change: Change) -> None:
-        """It is kept when this returns. Raises DatabaseAway or DatabaseRefused, and then nothing may be changed."""
-
-
 @dataclass(frozen=True)
 class Wish:
     """What a new key is to be."""
@@ -89,7 +83,7 @@ class KeyService:
         permissions = tuple(str(permission) for permission in wish.permissions)
         key = Key(key_id, wish.name, _digest(token), permissions, now, expires_at, predictions_a_minute=wish.predictions_a_minute)
         shown = {"name": key.name, "permissions": permissions, "expires_at": expires_at}
-        self._audit.write(Change(who, "command", "key.create", key_id, after=shown))
+        self._audit.write(Author(who, "command").change("key.create", key_id, None, shown))
         self._keys.add(key)
         return key, token
 
@@ -101,7 +95,7 @@ class KeyService:
         """End a key. Raises NotFound."""
         if key_id not in {key.id for key in self._keys.all()}:
             raise NotFound(f"there is no key {key_id}")
-        self._audit.write(Change(who, "command", "key.revoke", key_id, after={"revoked_at": now}))
+        self._audit.write(Author(who, "command").change("key.revoke", key_id, None, {"revoked_at": now}))
         self._keys.revoke(key_id, now)
 
 

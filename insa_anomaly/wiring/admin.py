@@ -2,25 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from getpass import getuser
 from threading import Event, Thread
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
+from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.api.app import Admin
+from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Key
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.live import LiveFleet
 from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.keys import KeyRing, KeyService, Wish
+from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.models import ModelService
+from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet, TelemetryService
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
@@ -34,6 +38,7 @@ class Parts:
 
     models: ModelFiles
     fleet: Fleet
+    inlet: Inlet
 
 
 @contextmanager
@@ -45,13 +50,16 @@ def admin(settings: Settings, dsn: str, parts: Parts) -> Iterator[Admin]:
 
 def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Admin:
     """The services over these."""
-    findings = PostgresFindings(pool)
+    findings, audit = PostgresFindings(pool), PostgresAudit(pool)
+    merge_gap = settings.verdict.merge_gap_readings
     return Admin(
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
         models=ModelService(parts.models, LiveFleet(parts.fleet), findings),
-        findings=FindingService(findings),
+        model_changes=ModelChangeService(parts.models, PostgresCatalogue(pool), findings, audit, merge_gap),
+        findings=FindingService(findings, audit),
+        telemetry=TelemetryService(parser(settings), parts.inlet, clock.now),
     )
 
 
@@ -78,6 +86,11 @@ def _refresh(ring: KeyRing, stop: Event) -> None:
             if not trouble:
                 instrumentation.keys_unreadable(str(error))
             trouble = True
+
+
+def parser(settings: Settings) -> Parser:
+    """Knows what comes over MQTT and what comes over HTTP."""
+    return Parser(replace(settings.readings, subscriptions=(*SUBSCRIPTIONS, *settings.readings.subscriptions)))
 
 
 # ------------------------------------------------------------------------------------------------- the commands

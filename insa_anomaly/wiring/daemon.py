@@ -19,7 +19,6 @@ from insa_anomaly.adapters.redis import RedisLatest
 from insa_anomaly.adapters.spool import Spool
 from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.api import app
-from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import AlreadyRunning, ConfigError
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
 from insa_anomaly.runtime.feed import Feed, Registry
@@ -34,6 +33,7 @@ from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.admin import Parts as AdminParts
 from insa_anomaly.wiring.admin import admin as opened_admin
+from insa_anomaly.wiring.admin import parser
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -52,7 +52,7 @@ def run(settings: Settings, source: str) -> int:
         daemon = Daemon(parts)
         daemon.restore()
         if settings.http.enabled:
-            admin = stack.enter_context(opened_admin(settings, dsn, AdminParts(models, parts.fleet)))
+            admin = stack.enter_context(opened_admin(settings, dsn, AdminParts(models, parts.fleet, parts.intake)))
             _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, admin), stack)
         with _stopping(daemon.end):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
@@ -75,7 +75,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     log = stack.enter_context(Spool(directory / "spool.db"))
     state = stack.enter_context(StateFile(directory / "state.db"))
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
-    feed = Feed(log, Parser(settings.readings), registry)
+    feed = Feed(log, parser(settings), registry)
     intake = Intake(log, feed, clock.now, settings.intake)
     broker = intake.broker = _broker(settings, intake, directory)
     fleet = Fleet(registry, settings.detection, settings.verdict)

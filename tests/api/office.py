@@ -49,6 +49,20 @@ def now() -> int:
 
 
 @dataclass
+class Log:
+    """The way into the log: what came, and whether the disk takes it."""
+
+    messages: list[tuple[str, bytes]] = field(default_factory=list)
+    writable: bool = True
+
+    def post(self, topic: str, payload: bytes) -> bool:
+        """Keep it, where that can be."""
+        if self.writable:
+            self.messages.append((topic, payload))
+        return self.writable
+
+
+@dataclass
 class Office:
     """The application, a client, and keys by name: read, write, telemetry, admin, expired, revoked, bad."""
 
@@ -56,6 +70,7 @@ class Office:
     pool: Pool
     files: ModelFiles
     fleet: Fleet
+    log: Log
     service: KeyService
     ring: KeyRing
     application: FastAPI
@@ -109,6 +124,16 @@ class Office:
         with PostgresRecorder(self.dsn) as recorder:
             recorder.record(Page(UUID(int=1), 1, NOTHING, anomalies, episodes))
 
+    def do(self, method: str, path: str, body: object = None, who: str = "write") -> Any:  # noqa: ANN401 - any JSON
+        """What a route answers that must succeed."""
+        answer = self.ask(who, method, path, **({} if body is None else {"json": body}))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def audited(self, action: str) -> list[tuple[Any, ...]]:
+        """Who, from where, which, before and after, of the lines with this action."""
+        return self.query("SELECT who, origin, subject, before, after FROM audit_log WHERE action = %s ORDER BY id", action)
+
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Rows of the database."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -141,10 +166,11 @@ def opened(dsn: str, folder: Path, host: str = "127.0.0.1") -> Iterator[Office]:
     with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:
         keys = PostgresKeys(pool)
         ring = KeyRing(keys, now)
-        admin = assembled(settings, pool, ring, Parts(files, fleet))
+        log = Log()
+        admin = assembled(settings, pool, ring, Parts(files, fleet, log))
         application = app.create("1.2.3", list, lambda: {"series": 0}, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
-            yield Office(dsn, pool, files, fleet, KeyService(keys, PostgresAudit(pool)), ring, application, client)
+            yield Office(dsn, pool, files, fleet, log, KeyService(keys, PostgresAudit(pool)), ring, application, client)
 
 
 def anomaly(row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None) -> Anomaly:

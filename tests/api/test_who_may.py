@@ -27,6 +27,11 @@ NEEDED = {
     ("GET", "/api/v1/ml/models/{model_id}/performance"): "ml:read",
     ("GET", "/api/v1/ml/anomalies"): "ml:read",
     ("GET", "/api/v1/ml/episodes"): "ml:read",
+    ("PUT", "/api/v1/ml/models/{model_id}/threshold"): "ml:write",
+    ("POST", "/api/v1/ml/models/{model_id}/activate"): "ml:write",
+    ("DELETE", "/api/v1/ml/models/{model_id}"): "ml:write",
+    ("POST", "/api/v1/ml/episodes/{episode_id}/feedback"): "ml:write",
+    ("POST", "/api/v1/telemetry"): "telemetry:write",
 }
 MAY = {
     "ml:read": {"read", "write", "admin"},

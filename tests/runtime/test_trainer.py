@@ -257,6 +257,17 @@ def replace_key(one: Swap, key: SeriesKey) -> Swap:
     return Swap(*key, one.model_id)
 
 
+def test_a_threshold_that_is_set_by_hand_is_swapped_in() -> None:
+    """With the model that serves already; once."""
+    school = School()
+    school.shelf.put(model_row(0, "active"), b"")
+    school.trainer.follow_index({})
+    for threshold in (0.5, 0.5, 0.75):
+        school.shelf.put(msgspec.structs.replace(model_row(0, "active"), threshold=threshold, set_threshold=threshold), b"")
+        school.trainer._look()
+    assert school.swaps == [swap(0), Swap(*SERIES[0], swap(0).model_id, 0.5), Swap(*SERIES[0], swap(0).model_id, 0.75)]
+
+
 def test_a_model_that_is_taken_away_is_swapped_out() -> None:
     """Its series goes on without."""
     school = School()

@@ -8,8 +8,9 @@ import msgspec
 
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.text import storable
 from insa_anomaly.core.event import Anomaly, Episode, Reason
-from insa_anomaly.ports import Feedback, Filter, Place, Tally
+from insa_anomaly.ports import Feedback, Filter, Place, SeriesKey, Tally
 
 _REASONS, _BAND = 13, slice(10, 13)
 _EPISODE_WIDTH = 11
@@ -42,7 +43,17 @@ class PostgresFindings:
         """What this model found since then, and what operators said of all its episodes."""
         return Tally(*self._rows("tally", {"model_id": model_id, "since": since})[0])
 
-    def _rows(self, name: str, values: Mapping[str, object]) -> list[Any]:
+    def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
+        """Times and confidences of the series' anomalies since then, in time order, at most so many."""
+        return [(time, confidence) for time, confidence in self._rows("confidences", (*key, since, most))]
+
+    def say(self, episode_id: str, feedback: Feedback) -> None:
+        """Keep what an operator says of an episode, instead of what was said before."""
+        values = (episode_id, feedback.verdict, storable(feedback.note), storable(feedback.given_by), feedback.given_at)
+        with self._pool.session() as session:
+            session.execute(self._statements["put_feedback"], values)
+
+    def _rows(self, name: str, values: Mapping[str, object] | tuple[object, ...]) -> list[Any]:
         with self._pool.session() as session:
             return session.execute(self._statements[name], values, prepare=False).fetchall()
 

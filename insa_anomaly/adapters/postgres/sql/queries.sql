@@ -99,12 +99,16 @@ SELECT device_id, metric_name FROM series s WHERE EXISTS (SELECT FROM telemetry 
 SELECT id FROM series WHERE device_id = %s AND metric_name = %s
 
 -- name: good_readings
--- The newest of one series, in time order, as a binary stream that is a table of fixed width.
+-- The newest of one series, in time order, as a binary stream that is a table of fixed width. What an operator confirmed to be a
+-- fault is not to be learnt.
 COPY (
     SELECT ts, value FROM (
         SELECT ts, disc, value FROM telemetry
-        WHERE series_id = %s AND ts >= instant(%s) AND quality = 0
-        ORDER BY ts DESC, disc DESC LIMIT %s
+        WHERE series_id = %(series)s AND ts >= instant(%(since)s) AND quality = 0 AND ts NOT IN (
+            SELECT a.timestamp FROM series s JOIN anomaly_detections a USING (device_id, metric_name)
+            JOIN feedback f ON f.episode_id = a.episode_id AND f.verdict = 'confirmed' WHERE s.id = %(series)s
+        )
+        ORDER BY ts DESC, disc DESC LIMIT %(most)s
     ) AS newest ORDER BY ts, disc
 ) TO STDOUT (FORMAT binary)
 
@@ -213,3 +217,14 @@ SELECT (SELECT count(*) FROM anomaly_detections WHERE model_id = %(model_id)s::u
     (SELECT count(*) FROM anomaly_episodes WHERE model_id = %(model_id)s::uuid AND started_at >= instant(%(since)s)),
     count(*) FILTER (WHERE verdict = 'confirmed'), count(*) FILTER (WHERE verdict = 'dismissed')
 FROM feedback JOIN anomaly_episodes e ON e.id = episode_id WHERE e.model_id = %(model_id)s::uuid
+
+-- name: confidences
+-- What a series showed, in time order: enough to say what another threshold would have done.
+SELECT microseconds(timestamp), confidence FROM anomaly_detections
+WHERE device_id = %s AND metric_name = %s AND timestamp >= instant(%s::bigint) ORDER BY timestamp LIMIT %s
+
+-- name: put_feedback
+-- The last word counts; the audit log has those before it.
+INSERT INTO feedback (episode_id, verdict, note, given_by, given_at) VALUES (%s, %s, %s, %s, instant(%s::bigint))
+ON CONFLICT (episode_id) DO UPDATE SET verdict = excluded.verdict, note = excluded.note, given_by = excluded.given_by,
+    given_at = excluded.given_at
