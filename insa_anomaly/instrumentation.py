@@ -310,6 +310,10 @@ def catalogue_behind(model_id: str, reason: str) -> None:
     )
 
 
+def jobs_unreachable(reason: str) -> None:
+    _log(logging.WARNING, "jobs_unreachable", "The table of training jobs cannot be read or written now", reason=reason)
+
+
 def port_unprotected(host: str) -> None:
     _log(logging.WARNING, "port_unprotected", "The admin port is open to the network without TLS: keys can be overheard", host=host)
 

@@ -84,6 +84,9 @@ class State(Protocol):
     def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
         """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
 
+    def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
+
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
 
@@ -214,6 +217,27 @@ class History(Protocol):
 
     def readings(self, key: SeriesKey, since: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Times and values of good readings from `since` on, the newest `most`, in time order."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against."""
+
+    id: str
+    kind: Literal["train", "retrain"]
+    device_id: str
+    metric_name: str
+    window_days: float | None
+    champion_id: str | None
+    requested_by: str
+    status: Literal["queued", "running", "done", "failed", "cancelled"]
+    progress: int  # percent
+    created_at: int
+    started_at: int | None = None
+    finished_at: int | None = None
+    model_id: str | None = None
+    seconds: float | None = None
+    outcome: dict[str, float | int | str | bool | None] = {}
+    reason: str = ""
 
 
 # ------------------------------------------------------------------------------------------------ what was found

@@ -113,7 +113,10 @@ class Paging:
 
 @dataclass(frozen=True)
 class Training:
-    """Whether series train themselves; how many may start at once and how many a minute after that; seconds one may take."""
+    """Whether series train themselves; how many may start at once and how many a minute after that; seconds one may take.
+
+    `jobs` are those asked for by hand that may wait.
+    """
 
     automatic: bool = True
     burst: Count = 5000
@@ -121,6 +124,7 @@ class Training:
     deadline: Positive = 300.0
     retry_after: Positive = 60.0
     waiting: Count = 20_000
+    jobs: Count = 100
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,14 @@ class MemoryState:
             self._cursor = seq
             return outgoing
 
+    def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
+        with self._lock:
+            outgoing = [Outgoing(self._number + 1 + i, topic, payload) for i, (topic, payload) in enumerate(events)]
+            self._outbox.update((event.number, event) for event in outgoing)
+            self._number += len(outgoing)
+            return outgoing
+
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
         with self._lock:

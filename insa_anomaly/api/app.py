@@ -13,12 +13,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import anomalies, documents, health, models, telemetry
+from insa_anomaly.api import anomalies, documents, health, jobs, models, telemetry
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
 from insa_anomaly.errors import AddressInUse
 from insa_anomaly.services.findings import FindingService
+from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.models import ModelService
@@ -37,6 +38,7 @@ class Admin:
     ring: KeyRing
     models: ModelService
     model_changes: ModelChangeService
+    jobs: JobService
     findings: FindingService
     telemetry: TelemetryService
 
@@ -65,6 +67,7 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
     route_class = guarded(guard)
     routers = (
         documents.router(app, route_class),
+        jobs.router(admin.jobs, admin.clock, route_class),
         models.router(admin.models, admin.model_changes, admin.clock, route_class),
         anomalies.router(admin.findings, admin.clock, route_class),
         telemetry.router(admin.telemetry, route_class),

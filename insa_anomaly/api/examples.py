@@ -101,3 +101,31 @@ ACTIVATED = {"success": True, "model_id": ID, "status": "active", "replaced_mode
 DELETED = {"success": True, "model_id": ID, "status": "deleted", "replaced_model_id": None}
 TAKEN = {"success": True, "readings": 2}
 READINGS = {"device_id": "PUMP-101", "timestamp": "2026-11-22T10:00:00Z", "id": "42", "metrics": {"temperature": 71.3, "pressure": 3.2}}
+JOB = {
+    "job_id": EPISODE_ID,
+    "kind": "train",
+    "device_id": "PUMP-101",
+    "metric_name": "temperature",
+    "training_window": 14.0,
+    "status": "done",
+    "progress": 100,
+    "requested_by": "0a1b2c3d4e5f (shift)",
+    "created_at": "2026-11-22T10:00:00.000000Z",
+    "started_at": "2026-11-22T10:00:00.200000Z",
+    "finished_at": "2026-11-22T10:00:02.300000Z",
+    "model_id": ID,
+    "new_model_id": None,
+    "training_time": 2.1,
+    "training_samples": 20000,
+    "accuracy": None,
+    "false_positive_rate": None,
+    "true_positive_rate": None,
+    "basis": None,
+    "figures": {"threshold": 0.42},
+    "improvement_percentage": None,
+    "promoted": None,
+    "reason": "",
+}
+QUEUED = {**JOB, "status": "queued", "progress": 0, "started_at": None, "finished_at": None, "model_id": None, "training_time": None}
+RETRAINED = {**JOB, "kind": "retrain", "new_model_id": ANOMALY_ID, "promoted": True}
+JOBS = {"jobs": [JOB], "total": 1, "next": None}

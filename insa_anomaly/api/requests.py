@@ -43,6 +43,16 @@ class ThresholdBody(Strict):
     threshold: Annotated[float, Field(ge=0, le=1, description="Least confidence that opens an episode.", examples=[0.5])]
 
 
+class TrainBody(Strict):
+    """POST .../train."""
+
+    device_id: Annotated[Name, Field(examples=["PUMP-101"])]
+    metric_name: Annotated[Name, Field(examples=["temperature"])]
+    training_window: Annotated[
+        float | None, Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself.", examples=[14.0])
+    ] = None
+
+
 class FeedbackBody(Strict):
     """POST .../feedback."""
 
@@ -81,6 +91,12 @@ class Paged(Query):
     def after(self) -> Place | None:
         """Where the page before ended."""
         return self.cursor if isinstance(self.cursor, Place) else None
+
+
+class JobQuery(Paged):
+    """Which jobs."""
+
+    status: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
 
 
 class ModelQuery(Paged):

@@ -1,16 +1,18 @@
 """What the admin API and its commands work with, put together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from getpass import getuser
 from threading import Event, Thread
+from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
+from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
@@ -18,9 +20,12 @@ from insa_anomaly.api.app import Admin
 from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Key
+from insa_anomaly.runtime.daemon import Parts as DaemonParts
 from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.jobs import JobRunner
 from insa_anomaly.runtime.live import LiveFleet
 from insa_anomaly.services.findings import FindingService
+from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing, KeyService, Wish
 from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.models import ModelService
@@ -39,24 +44,30 @@ class Parts:
     models: ModelFiles
     fleet: Fleet
     inlet: Inlet
+    instance: UUID  # the id of the log
+    interrupt: Callable[[object], None]
 
 
 @contextmanager
-def admin(settings: Settings, dsn: str, parts: Parts) -> Iterator[Admin]:
-    """What the guarded routes need, while the block runs."""
+def opened(settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles) -> Iterator[tuple[Admin, JobRunner]]:
+    """What the guarded routes work with, and what runs the trainings they ask for, while the block runs."""
+    parts = Parts(models, daemon.fleet, daemon.intake, daemon.log.id, daemon.trainer.interrupt)
     with Pool(dsn, settings.database.deadline) as pool, kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
-        yield assembled(settings, pool, ring, parts)
+        jobs = PostgresJobs(pool, parts.instance)
+        runner = JobRunner(jobs, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now)
+        yield assembled(settings, pool, ring, parts), runner
 
 
 def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Admin:
     """The services over these."""
-    findings, audit = PostgresFindings(pool), PostgresAudit(pool)
+    findings, audit, live = PostgresFindings(pool), PostgresAudit(pool), LiveFleet(parts.fleet)
     merge_gap = settings.verdict.merge_gap_readings
     return Admin(
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
-        models=ModelService(parts.models, LiveFleet(parts.fleet), findings),
+        models=ModelService(parts.models, live, findings),
+        jobs=JobService(PostgresJobs(pool, parts.instance), parts.models, live, audit, parts.interrupt, settings.training.jobs),
         model_changes=ModelChangeService(parts.models, PostgresCatalogue(pool), findings, audit, merge_gap),
         findings=FindingService(findings, audit),
         telemetry=TelemetryService(parser(settings), parts.inlet, clock.now),

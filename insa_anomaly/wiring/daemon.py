@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -30,10 +31,7 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.settings import RedisAddress, Settings, secret
-from insa_anomaly.wiring import clock
-from insa_anomaly.wiring.admin import Parts as AdminParts
-from insa_anomaly.wiring.admin import admin as opened_admin
-from insa_anomaly.wiring.admin import parser
+from insa_anomaly.wiring import admin, clock
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -49,11 +47,11 @@ def run(settings: Settings, source: str) -> int:
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
         parts = _assemble(settings, dsn, models, stack)
-        daemon = Daemon(parts)
+        office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
+        daemon = Daemon(parts if office is None else replace(parts, others=(("jobs", office[1].step),)))
         daemon.restore()
-        if settings.http.enabled:
-            admin = stack.enter_context(opened_admin(settings, dsn, AdminParts(models, parts.fleet, parts.intake)))
-            _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, admin), stack)
+        if office is not None:
+            _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office[0]), stack)
         with _stopping(daemon.end):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
@@ -75,7 +73,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     log = stack.enter_context(Spool(directory / "spool.db"))
     state = stack.enter_context(StateFile(directory / "state.db"))
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
-    feed = Feed(log, parser(settings), registry)
+    feed = Feed(log, admin.parser(settings), registry)
     intake = Intake(log, feed, clock.now, settings.intake)
     broker = intake.broker = _broker(settings, intake, directory)
     fleet = Fleet(registry, settings.detection, settings.verdict)

@@ -1,7 +1,7 @@
 """The application as its callers see it, over a real database: who asks is one word."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,12 +27,13 @@ from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
-from insa_anomaly.settings import Http, Settings
+from insa_anomaly.settings import Http, Settings, Training
 from insa_anomaly.wiring.admin import Parts, assembled
 from tests.core.streams import trained
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
+JOBS_MOST = 3
 KEY = ("PUMP-101", "temperature")
 NOTHING = Telemetry((), np.zeros(0, np.int32), *(np.zeros(0, np.int64),) * 2, np.zeros(0), *(np.zeros(0, np.int16),) * 2)
 WISHES = {
@@ -71,6 +72,8 @@ class Office:
     files: ModelFiles
     fleet: Fleet
     log: Log
+    instance: UUID
+    interrupts: list[Callable[[object], None]]
     service: KeyService
     ring: KeyRing
     application: FastAPI
@@ -161,16 +164,24 @@ def problem(answer: httpx2.Response, status: int) -> Mapping[str, Any]:
 @contextmanager
 def opened(dsn: str, folder: Path, host: str = "127.0.0.1") -> Iterator[Office]:
     """The application over this database, as it listens on `host`."""
-    settings = Settings(http=Http(host=host))
+    settings = Settings(http=Http(host=host), training=Training(jobs=JOBS_MOST))
     fleet = Fleet(Registry(16), settings.detection, settings.verdict)
     with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:
         keys = PostgresKeys(pool)
         ring = KeyRing(keys, now)
-        log = Log()
-        admin = assembled(settings, pool, ring, Parts(files, fleet, log))
+        log, instance = Log(), uuid4()
+        interrupts: list[Callable[[object], None]] = []
+
+        def interrupt(name: object) -> None:
+            for one in interrupts:
+                one(name)
+
+        admin = assembled(settings, pool, ring, Parts(files, fleet, log, instance, interrupt))
         application = app.create("1.2.3", list, lambda: {"series": 0}, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
-            yield Office(dsn, pool, files, fleet, log, KeyService(keys, PostgresAudit(pool)), ring, application, client)
+            yield Office(
+                dsn, pool, files, fleet, log, instance, interrupts, KeyService(keys, PostgresAudit(pool)), ring, application, client
+            )
 
 
 def anomaly(row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None) -> Anomaly:

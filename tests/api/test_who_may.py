@@ -32,6 +32,11 @@ NEEDED = {
     ("DELETE", "/api/v1/ml/models/{model_id}"): "ml:write",
     ("POST", "/api/v1/ml/episodes/{episode_id}/feedback"): "ml:write",
     ("POST", "/api/v1/telemetry"): "telemetry:write",
+    ("POST", "/api/v1/ml/models/train"): "ml:write",
+    ("POST", "/api/v1/ml/models/{model_id}/retrain"): "ml:write",
+    ("GET", "/api/v1/ml/jobs"): "ml:read",
+    ("GET", "/api/v1/ml/jobs/{job_id}"): "ml:read",
+    ("DELETE", "/api/v1/ml/jobs/{job_id}"): "ml:write",
 }
 MAY = {
     "ml:read": {"read", "write", "admin"},

@@ -228,3 +228,53 @@ WHERE device_id = %s AND metric_name = %s AND timestamp >= instant(%s::bigint) O
 INSERT INTO feedback (episode_id, verdict, note, given_by, given_at) VALUES (%s, %s, %s, %s, instant(%s::bigint))
 ON CONFLICT (episode_id) DO UPDATE SET verdict = excluded.verdict, note = excluded.note, given_by = excluded.given_by,
     given_at = excluded.given_at
+
+-- name: series_exists
+SELECT EXISTS (SELECT FROM series WHERE device_id = %s AND metric_name = %s)
+
+-- name: add_job
+-- One of a series at a time, and no more than so many waiting.
+INSERT INTO training_jobs (id, instance, kind, device_id, metric_name, window_days, champion_id, requested_by, status, created_at)
+SELECT %(id)s, %(instance)s, %(kind)s, %(device_id)s, %(metric_name)s, %(window_days)s, %(champion_id)s, %(requested_by)s, 'queued',
+    instant(%(created_at)s::bigint)
+WHERE (SELECT count(*) FROM training_jobs WHERE status = 'queued') < %(most)s
+ON CONFLICT (device_id, metric_name) WHERE status IN ('queued', 'running') DO NOTHING
+
+-- name: job_of_series
+SELECT id::text FROM training_jobs WHERE device_id = %s AND metric_name = %s AND status IN ('queued', 'running')
+
+-- name: jobs
+-- A page, newest first, or one by its id.
+SELECT id::text, kind, device_id, metric_name, window_days, champion_id::text, requested_by, status, progress, microseconds(created_at),
+    microseconds(started_at), microseconds(finished_at), model_id::text, seconds, outcome, reason
+FROM training_jobs
+WHERE (%(id)s::uuid IS NULL OR id = %(id)s::uuid) AND (%(status)s::text IS NULL OR status = %(status)s)
+    AND (%(after_time)s::bigint IS NULL OR (created_at, id) < (instant(%(after_time)s), %(after_id)s::uuid))
+ORDER BY created_at DESC, id DESC LIMIT %(most)s
+
+-- name: count_jobs
+SELECT count(*) FROM training_jobs WHERE %(status)s::text IS NULL OR status = %(status)s
+
+-- name: begin_job
+-- The oldest that waits for this daemon.
+UPDATE training_jobs SET status = 'running', started_at = instant(%(now)s::bigint), progress = 0
+WHERE id = (SELECT id FROM training_jobs WHERE instance = %(instance)s AND status = 'queued' ORDER BY created_at, id LIMIT 1 FOR UPDATE)
+    AND status = 'queued'
+RETURNING id::text
+
+-- name: progress_job
+UPDATE training_jobs SET progress = %s WHERE id = %s AND status = 'running'
+
+-- name: end_job
+-- What was cancelled meanwhile stays so.
+UPDATE training_jobs SET status = %(status)s, progress = %(progress)s, finished_at = instant(%(finished_at)s::bigint),
+    model_id = %(model_id)s, seconds = %(seconds)s, outcome = %(outcome)s, reason = %(reason)s
+WHERE id = %(id)s AND status = 'running'
+
+-- name: cancel_job
+UPDATE training_jobs SET status = 'cancelled', finished_at = instant(%s::bigint), reason = %s
+WHERE id = %s AND status IN ('queued', 'running')
+
+-- name: resume_jobs
+-- What was under way when the daemon ended begins anew.
+UPDATE training_jobs SET status = 'queued', started_at = NULL, progress = 0 WHERE instance = %s AND status = 'running'
