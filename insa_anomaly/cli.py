@@ -140,7 +140,7 @@ def create_key(
     permission: Annotated[list[Permission], typer.Option(help="What it is good for; may be repeated.")],
     config: Config = None,
     days: Annotated[float | None, typer.Option(min=0.01, help="Days until it expires [default: never].")] = None,
-    predictions_a_minute: Annotated[int | None, typer.Option(min=1, help="Limit of its own [default: that of all].")] = None,
+    predictions_a_minute: Annotated[int | None, typer.Option(min=1, help="Limit of its own [default: http.predictions_a_minute].")] = None,
     *,
     json: Json = False,
 ) -> None:

@@ -67,6 +67,10 @@ class TooMany(InsaError):
         self.retry_seconds = retry_seconds
 
 
+class TooLarge(InsaError):
+    """More than is taken at once; the same would be refused again."""
+
+
 class NotEnoughData(TrainingError):
     """There are too few readings to train on."""
 

@@ -47,6 +47,8 @@ READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has 
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
 REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
+PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
+PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Of these, values that would be anomalous")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the publication of its event")
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
@@ -312,6 +314,15 @@ def catalogue_behind(model_id: str, reason: str) -> None:
 
 def jobs_unreachable(reason: str) -> None:
     _log(logging.WARNING, "jobs_unreachable", "The table of training jobs cannot be read or written now", reason=reason)
+
+
+def rate_limit_local(reason: str) -> None:
+    _log(logging.WARNING, "rate_limit_local", "Redis is away; rate limits are counted by this process alone", reason=reason)
+
+
+def predictions_given(count: int, anomalies: int) -> None:
+    PREDICTIONS.inc(count)
+    PREDICTED_ANOMALIES.inc(anomalies)
 
 
 def port_unprotected(host: str) -> None:

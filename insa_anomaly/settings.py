@@ -204,13 +204,14 @@ class RedisAddress:
 
 @dataclass(frozen=True)
 class Http:
-    """The admin port. With a certificate and its key (files in PEM) it speaks TLS."""
+    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
     certificate_file: Path | None = None
     key_file: Path | None = None
+    predictions_a_minute: Count = 100
 
     def __post_init__(self) -> None:
         """Raises ValueError where one of the files is named without the other."""

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import anomalies, documents, health, jobs, models, telemetry
+from insa_anomaly.api import anomalies, documents, health, jobs, models, predictions, telemetry
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
@@ -23,6 +23,7 @@ from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.models import ModelService
+from insa_anomaly.services.prediction import PredictionService
 from insa_anomaly.services.telemetry import TelemetryService
 
 START_SECONDS = 10.0
@@ -39,6 +40,7 @@ class Admin:
     models: ModelService
     model_changes: ModelChangeService
     jobs: JobService
+    predictions: PredictionService
     findings: FindingService
     telemetry: TelemetryService
 
@@ -70,6 +72,7 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
         jobs.router(admin.jobs, admin.clock, route_class),
         models.router(admin.models, admin.model_changes, admin.clock, route_class),
         anomalies.router(admin.findings, admin.clock, route_class),
+        predictions.router(admin.predictions, route_class),
         telemetry.router(admin.telemetry, route_class),
     )
     for router in routers:

@@ -129,3 +129,22 @@ JOB = {
 QUEUED = {**JOB, "status": "queued", "progress": 0, "started_at": None, "finished_at": None, "model_id": None, "training_time": None}
 RETRAINED = {**JOB, "kind": "retrain", "new_model_id": ANOMALY_ID, "promoted": True}
 JOBS = {"jobs": [JOB], "total": 1, "next": None}
+PREDICTION = {
+    "is_anomaly": True,
+    "score": -0.58,
+    "confidence": 0.58,
+    "expected": 68.84,
+    "lower": 65.0,
+    "upper": 72.68,
+    "model_id": ID,
+    "model_version": 3,
+}
+PREDICTIONS = {
+    "predictions": [
+        {"value": 71.3, "is_anomaly": False, "score": 0.83, "confidence": 0.83, "expected": 68.84, "lower": 65.0, "upper": 72.68},
+        {"value": 105.8, "is_anomaly": True, "score": -0.58, "confidence": 0.58, "expected": 68.84, "lower": 65.0, "upper": 72.68},
+    ],
+    "anomaly_count": 1,
+    "model_id": ID,
+    "model_version": 3,
+}

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, InsaError, NotFound, TooMany
+from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, InsaError, NotFound, TooLarge, TooMany
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_RETRY_SECONDS = 5
@@ -55,6 +55,8 @@ async def _ours(request: Request, error: Exception) -> Response:
         return answer(HTTPStatus.CONFLICT, str(error))
     if isinstance(error, TooMany):
         return answer(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": str(max(1, round(error.retry_seconds + 0.5)))})
+    if isinstance(error, TooLarge):
+        return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
     if isinstance(error, DatabaseAway | DatabaseRefused):
         instrumentation.request_unanswerable(request.method, str(error))
         detail = "the database does not answer, or refuses; nothing was changed"

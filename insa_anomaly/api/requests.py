@@ -12,6 +12,7 @@ from insa_anomaly.services.findings import place
 from insa_anomaly.services.models import ModelFilter
 
 PAGE, PAGE_MOST = 100, 1000
+BATCH_MOST = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,11 +44,28 @@ class ThresholdBody(Strict):
     threshold: Annotated[float, Field(ge=0, le=1, description="Least confidence that opens an episode.", examples=[0.5])]
 
 
-class TrainBody(Strict):
-    """POST .../train."""
+class _SeriesBody(Strict):
+    """Which series."""
 
     device_id: Annotated[Name, Field(examples=["PUMP-101"])]
     metric_name: Annotated[Name, Field(examples=["temperature"])]
+
+
+class PredictBody(_SeriesBody):
+    """POST .../predict."""
+
+    value: Annotated[float, Field(examples=[105.8])]
+
+
+class BatchBody(_SeriesBody):
+    """POST .../predict/batch."""
+
+    values: Annotated[list[float], Field(min_length=1, max_length=BATCH_MOST, examples=[[71.3, 105.8]])]
+
+
+class TrainBody(_SeriesBody):
+    """POST .../train."""
+
     training_window: Annotated[
         float | None, Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself.", examples=[14.0])
     ] = None

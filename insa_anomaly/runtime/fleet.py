@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import FEATURES, THRESHOLD, Model, Models, Parameters, Results, advance
+from insa_anomaly.core.detector import FEATURES, INTERVAL, THRESHOLD, Model, Models, Parameters, Results, advance
 from insa_anomaly.core.event import Reason
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.core.reasons import describe
@@ -73,12 +73,16 @@ class Fleet:
             state = self._states[number : number + 1].copy() if number < len(self._states) else features.empty(1)
             return Window(number, state, self.model.get(number))
 
-    def foresee(self, window: Window, values: npt.NDArray[np.float64], time: int) -> Results | None:
-        """What each of these values would be as the next reading of the series, at `time`; None where its model was swapped meanwhile."""
-        n = len(values)
+    def foresee(self, window: Window, values: npt.NDArray[np.float64]) -> Results | None:
+        """What each of these values would be as the next reading of the series, one usual pause after the newest.
+
+        None where its model was swapped meanwhile: what was computed is then of neither.
+        """
+        n, row = len(values), window.number
+        times = np.full(n, int(window.state[0, features.LAST] + self._models.numbers[row, INTERVAL]), np.int64)
         _, results = advance(
-            np.repeat(window.state, n, axis=0), np.arange(n), self._models, np.full(n, window.number), values, np.full(n, time, np.int64),
-            np.zeros(n, np.int64), np.full(n, int(Quality.GOOD)), self._policy, self._parameters,
+            np.repeat(window.state, n, axis=0), np.arange(n), self._models, np.full(n, row), values, times, np.zeros(n, np.int64),
+            np.full(n, int(Quality.GOOD)), self._policy, self._parameters,
         )  # fmt: skip
         with self._changing:
             return results if self.model.get(window.number) == window.model else None

@@ -1,5 +1,6 @@
 """What the stream knows of a series at this moment."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -19,8 +20,22 @@ class Standing(msgspec.Struct, frozen=True):
     in_episode: bool
 
 
+class Foreseen(msgspec.Struct, frozen=True):
+    """What n values would be, each as the next reading of its series; None where it is not known."""
+
+    model_id: str
+    model_version: int
+    score: list[float]
+    expected: list[float | None]
+    lower: list[float | None]
+    upper: list[float | None]
+
+
 class Live(Protocol):
     """The stream, to be asked by any thread."""
 
     def standing(self, key: SeriesKey) -> Standing | None:
         """How this series stands; None where it was never seen."""
+
+    def foresee(self, key: SeriesKey, values: Sequence[float]) -> Foreseen | None:
+        """What these values would be; None unless the series is serving."""

@@ -16,6 +16,7 @@ from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.api.app import Admin
 from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
@@ -29,8 +30,9 @@ from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing, KeyService, Wish
 from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.models import ModelService
+from insa_anomaly.services.prediction import PredictionService, RateLimit
 from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet, TelemetryService
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
 
@@ -69,6 +71,7 @@ def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Ad
         models=ModelService(parts.models, live, findings),
         jobs=JobService(PostgresJobs(pool, parts.instance), parts.models, live, audit, parts.interrupt, settings.training.jobs),
         model_changes=ModelChangeService(parts.models, PostgresCatalogue(pool), findings, audit, merge_gap),
+        predictions=PredictionService(live, parts.models, limit(settings.redis), settings.http.predictions_a_minute),
         findings=FindingService(findings, audit),
         telemetry=TelemetryService(parser(settings), parts.inlet, clock.now),
     )
@@ -97,6 +100,11 @@ def _refresh(ring: KeyRing, stop: Event) -> None:
             if not trouble:
                 instrumentation.keys_unreadable(str(error))
             trouble = True
+
+
+def limit(address: RedisAddress) -> RateLimit:
+    """Shared by all daemons where there is a Redis."""
+    return RedisRateLimit(address.url, secret(address.password_file)) if address.url else LocalRateLimit()
 
 
 def parser(settings: Settings) -> Parser:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -23,13 +24,14 @@ from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.api import app
 from insa_anomaly.core.detector import Model
 from insa_anomaly.core.event import Anomaly, Episode, Reason, anomaly_id, episode_id
+from insa_anomaly.core.training import Trained, fit
 from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
-from insa_anomaly.settings import Http, Settings, Training
+from insa_anomaly.settings import Http, RedisAddress, Settings, Training
 from insa_anomaly.wiring.admin import Parts, assembled
-from tests.core.streams import trained
+from tests.runtime.streams import PARAMETERS, POLICY
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
@@ -42,6 +44,13 @@ WISHES = {
     "telemetry": [Permission.TELEMETRY],
     "admin": [Permission.ADMIN],
 }
+
+
+@cache
+def learnt() -> Trained:
+    """A small model of noise around 10."""
+    values = 10 + np.random.default_rng(0).normal(size=400)
+    return fit(SECOND * np.arange(400), values, KEY, str(UUID(int=0)), 1, PARAMETERS, POLICY)
 
 
 def now() -> int:
@@ -103,11 +112,8 @@ class Office:
 
     def train(self, key: SeriesKey = KEY, trained_at: int | None = None, **figures: float | str) -> ModelRow:
         """The next version of a series' model, stored; its figures may be more than training gives."""
-        one = trained(0)
-        numbers = one.model.numbers
-        model = replace(
-            one.model, id=str(uuid4()), version=self.files.next_version(key), device_id=key[0], metric_name=key[1], numbers=numbers
-        )
+        one, version = learnt(), self.files.next_version(key)
+        model = replace(one.model, id=str(uuid4()), version=version, device_id=key[0], metric_name=key[1])
         return self.files.save(replace(one, model=model, figures={**one.figures, **figures}), trained_at or now())
 
     def serve(self, row: ModelRow) -> None:
@@ -162,9 +168,9 @@ def problem(answer: httpx2.Response, status: int) -> Mapping[str, Any]:
 
 
 @contextmanager
-def opened(dsn: str, folder: Path, host: str = "127.0.0.1") -> Iterator[Office]:
+def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | None = None) -> Iterator[Office]:
     """The application over this database, as it listens on `host`."""
-    settings = Settings(http=Http(host=host), training=Training(jobs=JOBS_MOST))
+    settings = Settings(http=Http(host=host), training=Training(jobs=JOBS_MOST), redis=RedisAddress(redis_url))
     fleet = Fleet(Registry(16), settings.detection, settings.verdict)
     with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:
         keys = PostgresKeys(pool)

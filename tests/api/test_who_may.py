@@ -32,6 +32,8 @@ NEEDED = {
     ("DELETE", "/api/v1/ml/models/{model_id}"): "ml:write",
     ("POST", "/api/v1/ml/episodes/{episode_id}/feedback"): "ml:write",
     ("POST", "/api/v1/telemetry"): "telemetry:write",
+    ("POST", "/api/v1/ml/predict"): "ml:read",
+    ("POST", "/api/v1/ml/predict/batch"): "ml:read",
     ("POST", "/api/v1/ml/models/train"): "ml:write",
     ("POST", "/api/v1/ml/models/{model_id}/retrain"): "ml:write",
     ("GET", "/api/v1/ml/jobs"): "ml:read",

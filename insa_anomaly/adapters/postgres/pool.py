@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
 from typing import Self
 
@@ -28,18 +28,19 @@ class Pool:
 
     def close(self) -> None:
         """Close all connections; those in use too, once they come back or fail."""
+        connections, self._connections = self._connections, []
         until = time.monotonic() + self._deadline
-        for _ in self._connections:
-            try:
+        for _ in connections:
+            with suppress(Empty):
                 self._free.get(timeout=max(0.0, until - time.monotonic()))
-            except Empty:
-                break
-        for connection in self._connections:
+        for connection in connections:
             connection.close()
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A live connection, in autocommit, for this block alone. Raises DatabaseAway or DatabaseRefused."""
+        if not self._connections:
+            raise DatabaseAway("The connections to the database are closed")
         try:
             connection = self._free.get(timeout=self._deadline)
         except Empty:
