@@ -11,7 +11,8 @@ import typer
 from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, InsaError
 from insa_anomaly.instrumentation import set_up_logging
-from insa_anomaly.wiring import broker, checks, daemon, training
+from insa_anomaly.services.keys import Permission, Wish
+from insa_anomaly.wiring import admin, broker, checks, daemon, training
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.workbench import recording
 from insa_anomaly.workbench.progress import open_console
@@ -127,6 +128,56 @@ def models(config: Config = None, *, json: Json = False) -> None:
         typer.echo(f"{row.device_id}/{row.metric_name}  v{row.version}  {known}  {row.id}")
     if not found:
         typer.echo("no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`")
+
+
+keys = typer.Typer(help="Keys for the admin API: make, list and revoke them.", no_args_is_help=True)
+cli.add_typer(keys, name="keys")
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Whose key it is, for lists and the audit log.")],
+    permission: Annotated[list[Permission], typer.Option(help="What it is good for; may be repeated.")],
+    config: Config = None,
+    days: Annotated[float | None, typer.Option(min=0.01, help="Days until it expires [default: never].")] = None,
+    predictions_a_minute: Annotated[int | None, typer.Option(min=1, help="Limit of its own [default: http.predictions_a_minute].")] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Make a key. It is printed this once and kept nowhere."""
+    settings, _ = _load(config)
+    lifetime = None if days is None else round(days * 86_400e6)
+    key, token = admin.create_key(settings, Wish(name, permission, lifetime, predictions_a_minute))
+    typer.echo(msgspec.json.encode({"id": key.id, "key": token}).decode() if json else token)
+
+
+@keys.command("list")
+def list_keys(config: Config = None, *, json: Json = False) -> None:
+    """List the keys, without what proves them."""
+    settings, _ = _load(config)
+    found = admin.list_keys(settings)
+    if json:
+        typer.echo(msgspec.json.encode([{**msgspec.structs.asdict(key), "digest": None} for key in found]).decode())
+        return
+    for key in found:
+        ends = f"revoked {_when(key.revoked_at)}" if key.revoked_at else f"expires {_when(key.expires_at)}"
+        typer.echo(f"{key.id}  {key.name}  {' '.join(key.permissions)}  {ends}  last used {_when(key.last_used_at)}")
+    if not found:
+        typer.echo("no keys yet: make one with `insa-anomaly keys create`")
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Its id: the part between the first two underscores.")], config: Config = None
+) -> None:
+    """End a key for good; a running daemon knows within seconds."""
+    settings, _ = _load(config)
+    admin.revoke_key(settings, key_id)
+    typer.echo(f"{key_id} is revoked")
+
+
+def _when(microseconds: int | None) -> str:
+    return "never" if microseconds is None else f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M}"
 
 
 @cli.command()

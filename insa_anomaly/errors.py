@@ -51,6 +51,26 @@ class TrainingError(InsaError):
     """A model cannot be trained on this data."""
 
 
+class NotFound(InsaError):
+    """There is no such thing."""
+
+
+class Conflict(InsaError):
+    """The thing is not in a state in which this can be done."""
+
+
+class TooMany(InsaError):
+    """There is no room for more of this now; the same may succeed later."""
+
+    def __init__(self, message: str = "", retry_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class TooLarge(InsaError):
+    """More than is taken at once; the same would be refused again."""
+
+
 class NotEnoughData(TrainingError):
     """There are too few readings to train on."""
 

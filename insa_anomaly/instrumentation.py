@@ -46,6 +46,9 @@ DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what
 READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
+REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
+PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
+PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Of these, values that would be anomalous")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the publication of its event")
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
@@ -283,3 +286,48 @@ def index_unreadable(reason: str) -> None:
 
 def trainer_restarted(reason: str) -> None:
     _log(logging.WARNING, "trainer_restarted", "The training process ended and is started again", reason=reason)
+
+
+# -------------------------------------------------------------------------------------------------- the admin API
+def request_denied(reason: str, origin: str) -> None:
+    REQUESTS_DENIED.labels(reason).inc()
+    _log(logging.WARNING, "request_denied", "A request to the admin API was denied", reason=reason, origin=origin)
+
+
+def request_unanswerable(method: str, reason: str) -> None:
+    _log(logging.WARNING, "request_unanswerable", "A request to the admin API cannot be answered now", method=method, reason=reason)
+
+
+def request_failed(method: str, error: BaseException) -> None:
+    _log(logging.ERROR, "request_failed", "A request to the admin API ran into a fault", method=method, exc_info=error)
+
+
+def catalogue_behind(model_id: str, reason: str) -> None:
+    _log(
+        logging.WARNING,
+        "catalogue_behind",
+        "A model was changed, and PostgreSQL does not show it until its series is swapped again",
+        model_id=model_id,
+        reason=reason,
+    )
+
+
+def jobs_unreachable(reason: str) -> None:
+    _log(logging.WARNING, "jobs_unreachable", "The table of training jobs cannot be read or written now", reason=reason)
+
+
+def rate_limit_local(reason: str) -> None:
+    _log(logging.WARNING, "rate_limit_local", "Redis is away; rate limits are counted by this process alone", reason=reason)
+
+
+def predictions_given(count: int, anomalies: int) -> None:
+    PREDICTIONS.inc(count)
+    PREDICTED_ANOMALIES.inc(anomalies)
+
+
+def port_unprotected(host: str) -> None:
+    _log(logging.WARNING, "port_unprotected", "The admin port is open to the network without TLS: keys can be overheard", host=host)
+
+
+def keys_unreadable(reason: str) -> None:
+    _log(logging.WARNING, "keys_unreadable", "The API keys cannot be read; those that are known go on being good", reason=reason)

@@ -6,7 +6,7 @@ Times are integer microseconds since the Unix epoch (`int`), unless a name says 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
@@ -21,11 +21,15 @@ SeriesKey = tuple[str, str]  # device_id, metric_name
 
 # ------------------------------------------------------------------------------------------------- the log
 class Swap(msgspec.Struct, frozen=True, array_like=True):
-    """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more."""
+    """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more.
+
+    `threshold` is one that was set by hand; None: that of its training.
+    """
 
     device_id: str
     metric_name: str
     model_id: str | None
+    threshold: float | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -79,6 +83,9 @@ class State(Protocol):
 
     def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
         """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
+
+    def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
 
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
@@ -176,6 +183,7 @@ class ModelRow(msgspec.Struct, frozen=True):
     accuracy: float | None = None
     false_positive_rate: float | None = None
     reason: str = ""
+    set_threshold: float | None = None  # by hand; then `threshold` is the same
 
 
 @dataclass(frozen=True)
@@ -211,6 +219,93 @@ class History(Protocol):
         """Times and values of good readings from `since` on, the newest `most`, in time order."""
 
 
+class Job(msgspec.Struct, frozen=True):
+    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against."""
+
+    id: str
+    kind: Literal["train", "retrain"]
+    device_id: str
+    metric_name: str
+    window_days: float | None
+    champion_id: str | None
+    requested_by: str
+    status: Literal["queued", "running", "done", "failed", "cancelled"]
+    progress: int  # percent
+    created_at: int
+    started_at: int | None = None
+    finished_at: int | None = None
+    model_id: str | None = None
+    seconds: float | None = None
+    outcome: dict[str, float | int | str | bool | None] = {}
+    reason: str = ""
+
+
+# ------------------------------------------------------------------------------------------------ what was found
+@dataclass(frozen=True)
+class Filter:
+    """Which anomalies or episodes; None: any. since <= time < until, of the reading, or of the one that opened the episode."""
+
+    device_id: str | None = None
+    metric_name: str | None = None
+    model_id: str | None = None
+    episode_id: str | None = None
+    since: int | None = None
+    until: int | None = None
+    least_confidence: float | None = None
+    open: bool | None = None  # of episodes
+
+
+class Place(NamedTuple):
+    """Where a page ended: the next one has what is older."""
+
+    time: int
+    id: str
+
+
+class Feedback(msgspec.Struct, frozen=True):
+    """What an operator says of an episode."""
+
+    verdict: Literal["confirmed", "dismissed"]
+    note: str
+    given_by: str
+    given_at: int
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What came of a model: what it found in a span, and what operators said of all that it ever found."""
+
+    anomalies: int
+    episodes: int
+    confirmed: int
+    dismissed: int
+
+
+# ---------------------------------------------------------------------------------------------- who may do what
+class Key(msgspec.Struct, frozen=True):
+    """An API key as it is stored: known by its id, proved by a digest."""
+
+    id: str
+    name: str
+    digest: str
+    permissions: tuple[str, ...]
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+    predictions_a_minute: int | None = None  # None: what the settings say
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A change for the audit log: who, from where, what, of which thing, and what it was and is to be."""
+
+    who: str
+    origin: str
+    action: str
+    subject: str
+    before: object = None
+    after: object = None
+
+
 # ----------------------------------------------------------------------------------------------- the models
 class Models(Protocol):
     """The index of models on disk: works with the database away."""
@@ -222,8 +317,14 @@ class Models(Protocol):
     def active(self) -> dict[SeriesKey, str]:
         """Id of the active model of every series that has one."""
 
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds that were set by hand, by the id of the active model."""
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
+
+    def of_series(self, key: SeriesKey) -> list[ModelRow]:
+        """The models of one series, newest first."""
 
     def row(self, model_id: str) -> ModelRow:
         """One model. Raises ModelFileError."""

@@ -113,7 +113,10 @@ class Paging:
 
 @dataclass(frozen=True)
 class Training:
-    """Whether series train themselves; how many may start at once and how many a minute after that; seconds one may take."""
+    """Whether series train themselves; how many may start at once and how many a minute after that; seconds one may take.
+
+    `jobs` are those asked for by hand that may wait.
+    """
 
     automatic: bool = True
     burst: Count = 5000
@@ -121,6 +124,7 @@ class Training:
     deadline: Positive = 300.0
     retry_after: Positive = 60.0
     waiting: Count = 20_000
+    jobs: Count = 100
 
 
 @dataclass(frozen=True)
@@ -200,11 +204,19 @@ class RedisAddress:
 
 @dataclass(frozen=True)
 class Http:
-    """The admin port: metrics, health and status."""
+    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    predictions_a_minute: Count = 100
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where one of the files is named without the other."""
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file are named together or not at all")
 
 
 @dataclass(frozen=True)

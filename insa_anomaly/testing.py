@@ -96,6 +96,14 @@ class MemoryState:
             self._cursor = seq
             return outgoing
 
+    def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
+        with self._lock:
+            outgoing = [Outgoing(self._number + 1 + i, topic, payload) for i, (topic, payload) in enumerate(events)]
+            self._outbox.update((event.number, event) for event in outgoing)
+            self._number += len(outgoing)
+            return outgoing
+
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
         with self._lock:
@@ -331,9 +339,18 @@ class MemoryModels:
         """Id of the active model of every series that has one."""
         return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "active"}
 
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds that were set by hand, by the id of the active model."""
+        rows = [row for row in self._rows.values() if row.status == "active"]
+        return {row.id: row.set_threshold for row in rows if row.set_threshold is not None}
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)
+
+    def of_series(self, key: SeriesKey) -> list[ModelRow]:
+        """The models of one series, newest first."""
+        return sorted((row for row in self._rows.values() if (row.device_id, row.metric_name) == key), key=lambda row: -row.version)
 
     def row(self, model_id: str) -> ModelRow:
         """One model. Raises ModelFileError."""

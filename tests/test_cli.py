@@ -46,7 +46,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
-    assert SHOWN == ["check-config", "demo", "migrate", "models", "replay", "run", "train"]
+    assert SHOWN == ["check-config", "demo", "keys", "migrate", "models", "replay", "run", "train"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,7 +129,8 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
     """Before anything is touched."""
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
-    monkeypatch.setattr(sys, "argv", ["insa-anomaly", name, "--config", str(config), *(["x.csv"] if name == "replay" else [])])
+    command = ["keys", "list"] if name == "keys" else [name]
+    monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *(["x.csv"] if name == "replay" else [])])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == BAD_CONFIG

@@ -62,12 +62,24 @@ class StoredFile(msgspec.Struct, frozen=True):
     hmac: str
 
 
+class _Threshold(msgspec.Struct):
+    """The part of a row that the stream asks for: reading it alone is quick."""
+
+    set_threshold: float | None = None
+
+
 class _Described(msgspec.Struct, frozen=True):
     """A version in metadata.json."""
 
     model: ModelRow
     files: dict[str, StoredFile]
     made_with: dict[str, str]
+
+
+class _Metadata(msgspec.Struct):
+    """metadata.json, as far as it is read."""
+
+    versions: list[_Described] = []
 
 
 class ModelFiles:
@@ -111,10 +123,21 @@ class ModelFiles:
         found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'active'")
         return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
 
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds that were set by hand, by the id of the active model."""
+        found = self._query("SELECT id, row FROM models WHERE status = 'active'")
+        read = {model_id: msgspec.json.decode(body, type=_Threshold).set_threshold for model_id, body in found}
+        return {model_id: threshold for model_id, threshold in read.items() if threshold is not None}
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         rows = [_row(body) for (body,) in self._query("SELECT row FROM models")]
         return sorted(rows, key=lambda row: (row.trained_at, row.version), reverse=True)
+
+    def of_series(self, key: SeriesKey) -> list[ModelRow]:
+        """The models of one series, newest first."""
+        found = self._query("SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC", *key)
+        return [_row(body) for (body,) in found]
 
     def row(self, model_id: str) -> ModelRow:
         """One model. Raises ModelFileError."""
@@ -144,7 +167,8 @@ class ModelFiles:
     def save(self, trained: "Trained", trained_at: int) -> ModelRow:
         """Store the model and make it the active one of its series. Raises ModelFileError: nothing changed then.
 
-        `trained_at` is in microseconds since the epoch. The files of versions long replaced are removed.
+        `trained_at` is in microseconds since the epoch. The files of versions long replaced are removed. A threshold that was set by hand
+        on the version before holds for this one too.
         """
         model = trained.model
         folder = self._series_folder((model.device_id, model.metric_name))
@@ -158,7 +182,7 @@ class ModelFiles:
         }
         try:
             files = {kind: self._write(path, data) for kind, (path, data) in contents.items()}
-            row = _new_row(trained, files["scorer"], trained_at)
+            row = self._as_set(_new_row(trained, files["scorer"], trained_at))
             self._enter(row, files)
         except ModelFileError:
             for path, _ in contents.values():
@@ -174,7 +198,36 @@ class ModelFiles:
             raise ModelFileError(f"model {model_id} is {row.status}")
         with self._transaction():
             self._retire((row.device_id, row.metric_name))
-            return self._set_status(row, "active", "")
+            row = self._set_status(row, "active", "")
+        self._describe_again((row.device_id, row.metric_name))
+        return row
+
+    def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
+        """Let the model speak from this confidence on, instead of what its training found. Raises ModelFileError."""
+        with self._transaction():
+            row = msgspec.structs.replace(self._stored(model_id), threshold=threshold, set_threshold=threshold)
+            self._index.execute("UPDATE models SET row = ? WHERE id = ?", (msgspec.json.encode(row), model_id))
+        self._describe_again((row.device_id, row.metric_name))
+        return row
+
+    def delete(self, model_id: str, reason: str) -> ModelRow:
+        """Remove the model's files; its row stays. Where it was the active one, its series has none. Raises ModelFileError."""
+        with self._transaction():
+            row = self._set_status(self._stored(model_id), "deleted", reason)
+        self._remove_files(model_id)
+        self._describe_again((row.device_id, row.metric_name))
+        return row
+
+    def _stored(self, model_id: str) -> ModelRow:
+        """A model with files; within a transaction."""
+        found = self._index.execute("SELECT row FROM models WHERE id = ? AND status != 'deleted'", (model_id,)).fetchone()
+        if found is None:
+            raise ModelFileError(f"there is no model {model_id}, or it is deleted")
+        return _row(found[0])
+
+    def _as_set(self, row: ModelRow) -> ModelRow:
+        held = next((old.set_threshold for old in self.of_series((row.device_id, row.metric_name)) if old.status == "active"), None)
+        return row if held is None else msgspec.structs.replace(row, threshold=held, set_threshold=held)
 
     def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
         """Put this model aside as failed, and let the newest earlier version that is stored serve; answers that one."""
@@ -226,6 +279,13 @@ class ModelFiles:
         ]
         text = msgspec.json.format(msgspec.json.encode({"device_id": key[0], "metric_name": key[1], "versions": versions}), indent=2)
         self._write(self._series_folder(key) / "metadata.json", text)
+
+    def _describe_again(self, key: SeriesKey) -> None:
+        """After a change of a version that is there: what made them is known from what was written before."""
+        with _faults(f"the metadata of {'/'.join(key)} cannot be read"):
+            path = self._series_folder(key) / "metadata.json"
+            before = msgspec.json.decode(path.read_bytes(), type=_Metadata) if path.exists() else _Metadata()
+        self._describe(key, before.versions[0].made_with if before.versions else {})
 
     # ---------------------------------------------------------------------------------------------- the index
     def _enter(self, row: ModelRow, files: dict[str, StoredFile]) -> None:

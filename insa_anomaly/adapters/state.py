@@ -85,6 +85,11 @@ class StateFile:
         self._cursor = seq
         return outgoing
 
+    def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
+        with self._transaction():
+            return [Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events]
+
     def _add(self, topic: str, payload: bytes) -> int:
         return self._file.execute("INSERT INTO outbox (topic, payload) VALUES (?, ?)", (topic, payload)).lastrowid or 0
 

@@ -3,23 +3,90 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
 
 import uvicorn
 from fastapi import FastAPI
 
-from insa_anomaly.api import health
+from insa_anomaly import instrumentation
+from insa_anomaly.api import anomalies, documents, health, jobs, models, predictions, telemetry
+from insa_anomaly.api.auth import Fence, Guard, guarded
+from insa_anomaly.api.problems import describe_all
+from insa_anomaly.api.shell import Shell
 from insa_anomaly.errors import AddressInUse
+from insa_anomaly.services.findings import FindingService
+from insa_anomaly.services.jobs import JobService
+from insa_anomaly.services.keys import KeyRing
+from insa_anomaly.services.model_changes import ModelChangeService
+from insa_anomaly.services.models import ModelService
+from insa_anomaly.services.prediction import PredictionService
+from insa_anomaly.services.telemetry import TelemetryService
 
 START_SECONDS = 10.0
+_OPEN_ON_LOOPBACK = frozenset({"/metrics", "/api/v1/status"})
 
 
-def create(version: str, troubles: Callable[[], list[str]], figures: Callable[[], dict[str, int]]) -> FastAPI:
-    """The application; it knows the daemon only by these questions."""
+@dataclass(frozen=True)
+class Admin:
+    """What the guarded routes do their work with; `host` is where the port listens."""
+
+    host: str
+    clock: Callable[[], int]
+    ring: KeyRing
+    models: ModelService
+    model_changes: ModelChangeService
+    jobs: JobService
+    predictions: PredictionService
+    findings: FindingService
+    telemetry: TelemetryService
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The port's own certificate and its key, files in PEM."""
+
+    certificate: Path
+    key: Path
+
+
+def create(version: str, troubles: Callable[[], list[str]], figures: Callable[[], dict[str, int]], admin: Admin | None = None) -> FastAPI:
+    """The application; it knows the daemon only by these questions. Without `admin` it has the open routes alone."""
     app = FastAPI(title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(health.router(version, troubles, figures))
+    app.router.routes.extend(health.router(version, troubles, figures).routes)
+    describe_all(app)
+    if admin is not None:
+        _add_guarded(app, admin)
+    app.add_middleware(Shell)
     return app
+
+
+def _add_guarded(app: FastAPI, admin: Admin) -> None:
+    guard = Guard(admin.ring)
+    route_class = guarded(guard)
+    routers = (
+        documents.router(app, route_class),
+        jobs.router(admin.jobs, admin.clock, route_class),
+        models.router(admin.models, admin.model_changes, admin.clock, route_class),
+        anomalies.router(admin.findings, admin.clock, route_class),
+        predictions.router(admin.predictions, route_class),
+        telemetry.router(admin.telemetry, route_class),
+    )
+    for router in routers:
+        app.router.routes.extend(router.routes)  # taken one by one, so that `app.routes` lists them all
+    if not is_loopback(admin.host):
+        app.add_middleware(Fence, guard=guard, paths=_OPEN_ON_LOOPBACK)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -37,9 +104,23 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def served(app: FastAPI, bound: socket.socket) -> Iterator[int]:
-    """Serve the application on the socket while the block runs; gives the port."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2))
+def served(app: FastAPI, bound: socket.socket, certificate: Certificate | None = None) -> Iterator[int]:
+    """Serve the application on the socket while the block runs; gives the port.
+
+    No header is believed about where a request comes from, and no answer says what serves it.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        ssl_certfile=certificate.certificate if certificate else None,
+        ssl_keyfile=certificate.key if certificate else None,
+    )
+    server = uvicorn.Server(config)
     thread = Thread(target=server.run, kwargs={"sockets": [bound]}, name="http", daemon=True)
     thread.start()
     deadline = monotonic() + START_SECONDS
@@ -51,3 +132,9 @@ def served(app: FastAPI, bound: socket.socket) -> Iterator[int]:
         server.should_exit = True
         thread.join(START_SECONDS)
         bound.close()
+
+
+def warn_unprotected(host: str, certificate: Certificate | None) -> None:
+    """Say it once where keys would go over the network in the clear."""
+    if certificate is None and not is_loopback(host):
+        instrumentation.port_unprotected(host)

@@ -77,6 +77,7 @@ class Parts:
     tell: Tell
     show: Show | None
     trainer: Trainer
+    others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
 
 
 class Daemon:
@@ -143,6 +144,7 @@ class Daemon:
             ("record", lambda: parts.record.step(self._stop, TURN_SECONDS)),
             ("trainer", lambda: self._stop.wait(parts.trainer.step(TURN_SECONDS))),
         ]
+        turns += [(name, lambda turn=turn: self._stop.wait(turn())) for name, turn in parts.others]  # type: ignore[misc]
         show = parts.show
         return turns if show is None else [*turns, ("show", lambda: show.step(self._stop))]
 

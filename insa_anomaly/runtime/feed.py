@@ -37,6 +37,10 @@ class Registry:
         found = self.numbers([key])
         return -1 if found is None else found[0]
 
+    def known(self, key: SeriesKey) -> int | None:
+        """The number of the series, None where it was never seen; it is not let in by this."""
+        return self._numbers.get(key)
+
     def numbers(self, keys: Sequence[SeriesKey]) -> list[int] | None:
         """The numbers of these series; None where some are new and there is no room for all: then none of them is let in."""
         try:

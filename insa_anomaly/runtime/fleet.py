@@ -1,14 +1,17 @@
 """Every series with its state and its model, as matrices: one row a series, its number in the registry."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Lock
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import Model, Models, Parameters, Results, advance
+from insa_anomaly.core.detector import INTERVAL, THRESHOLD, Model, Models, Parameters, Results, advance
 from insa_anomaly.core.event import Reason
+from insa_anomaly.core.reading import Quality
 from insa_anomaly.core.reasons import reasons
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import SeriesKey, Telemetry
@@ -22,10 +25,20 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
     model_id: str | None
     state: bytes
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A series at one moment: its number, a copy of its state [1, features.STATE_WIDTH], and id and version of its model, if any."""
+
+    number: int
+    state: npt.NDArray[np.float64]
+    model: tuple[str, int] | None
 
 
 class Fleet:
-    """States and models of all series. One thread, the score reader's, uses it."""
+    """States and models of all series. One thread, the score reader's, changes it; any thread may look."""
 
     def __init__(self, registry: Registry, parameters: Parameters, policy: Policy) -> None:
         self.registry, self._parameters, self._policy = registry, parameters, policy
@@ -34,6 +47,8 @@ class Fleet:
         self._moved = np.zeros(ROWS_AT_ONCE, bool)
         self.with_model = np.zeros(registry.capacity, bool)
         self.model: dict[int, tuple[str, int]] = {}  # number -> id and version
+        self._set_thresholds: dict[int, float] = {}
+        self._changing = Lock()  # held for moments: while rows are written, and while one is copied
 
     def advance(self, telemetry: Telemetry) -> Results:
         """Score the readings in order and move the states of their series."""
@@ -44,24 +59,52 @@ class Fleet:
             self._states[numbers], which, self._models, rows, telemetry.value, telemetry.timestamp, telemetry.discriminator,
             telemetry.quality, self._policy, self._parameters,
         )  # fmt: skip
-        self._states[numbers] = states
+        with self._changing:
+            self._states[numbers] = states
         self._moved[numbers] = True
         return results
 
-    def swap(self, key: SeriesKey, model: Model | None) -> None:
-        """Give the series this model, or none."""
+    def look(self, key: SeriesKey) -> Window | None:
+        """The series as it is between two batches; None where it was never seen."""
+        number = self.registry.known(key)
+        if number is None:
+            return None
+        with self._changing:
+            state = self._states[number : number + 1].copy() if number < len(self._states) else features.empty(1)
+            return Window(number, state, self.model.get(number))
+
+    def foresee(self, window: Window, values: npt.NDArray[np.float64]) -> Results | None:
+        """What each of these values would be as the next reading of the series, one usual pause after the newest.
+
+        None where its model was swapped meanwhile: what was computed is then of neither.
+        """
+        n, row = len(values), window.number
+        times = np.full(n, int(window.state[0, features.LAST] + self._models.numbers[row, INTERVAL]), np.int64)
+        _, results = advance(
+            np.repeat(window.state, n, axis=0), np.arange(n), self._models, np.full(n, row), values, times, np.zeros(n, np.int64),
+            np.full(n, int(Quality.GOOD)), self._policy, self._parameters,
+        )  # fmt: skip
+        with self._changing:
+            return results if self.model.get(window.number) == window.model else None
+
+    def swap(self, key: SeriesKey, model: Model | None, threshold: float | None = None) -> None:
+        """Give the series this model, or none; `threshold` is one set by hand."""
         number = self.registry.number(key)
         if number < 0:
             return
         self._grow(number + 1)
         self._moved[number] = True
-        if model is None:
-            self._models.remove(number)
-            self.model.pop(number, None)
-        else:
-            self._models.put(number, model)
-            self.model[number] = (model.id, model.version)
-        self.with_model[number] = model is not None
+        with self._changing:
+            self._set_thresholds.pop(number, None)
+            if model is None:
+                self._models.remove(number)
+                self.model.pop(number, None)
+            else:
+                self._models.put(number, model)
+                self.model[number] = (model.id, model.version)
+                if threshold is not None:
+                    self._models.numbers[number, THRESHOLD] = self._set_thresholds[number] = threshold
+            self.with_model[number] = model is not None
 
     def reasons(self, number: int, results: Results, i: int) -> list[Reason]:
         """Why reading i of the results, which belongs to series `number`, stands out."""
@@ -83,13 +126,14 @@ class Fleet:
 
     def _kept(self, number: int) -> bytes:
         model_id, _ = self.model.get(number, (None, 0))
-        return msgspec.msgpack.encode(Kept(model_id, self._states[number].tobytes()))
+        return msgspec.msgpack.encode(Kept(model_id, self._states[number].tobytes(), self._set_thresholds.get(number)))
 
     def _grow(self, least: int) -> None:
         have = len(self._states)
         if least > have:
             more = max(least, 2 * have) - have
-            self._states = np.concatenate([self._states, features.empty(more)])
+            with self._changing:
+                self._states = np.concatenate([self._states, features.empty(more)])
             self._moved = np.concatenate([self._moved, np.zeros(more, bool)])
 
 

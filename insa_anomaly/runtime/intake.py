@@ -6,7 +6,7 @@ reading from the socket, and when that lasts too long the messages go back to th
 
 from collections import deque
 from collections.abc import Callable
-from threading import Condition
+from threading import Condition, Event
 from time import monotonic
 
 from insa_anomaly import instrumentation
@@ -16,7 +16,14 @@ from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.settings import Grouping
 
 MOST_A_COMMIT = 5000
+POST_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+
+
+class _Posted(Delivery, frozen=True):
+    """A message that came by another way than the broker; whoever brought it waits until it is on disk."""
+
+    durable: Event
 
 
 class Intake:
@@ -47,6 +54,11 @@ class Intake:
         if not room:
             instrumentation.messages_shed(len(delivery.messages))
         return room
+
+    def post(self, topic: str, payload: bytes) -> bool:
+        """Take one message from somewhere else; True once it is on disk, False where there was no room or no disk for too long."""
+        durable = Event()
+        return not self._closed and self.hand_over(_Posted(0, [(topic, payload)], [0], durable)) and durable.wait(POST_SECONDS)
 
     def swap(self, swaps: list[Swap]) -> None:
         """Write model swaps into the log, before the messages that are written with them."""
@@ -109,7 +121,9 @@ class Intake:
         self.writable = True
         self._feed.offer(entry)
         for came, delivery in deliveries:
-            if self.broker is not None:
+            if isinstance(delivery, _Posted):
+                delivery.durable.set()
+            elif self.broker is not None:
                 self.broker.acknowledge(delivery)
             instrumentation.messages_logged(len(delivery.messages), monotonic() - came)
         self._make_room(len(messages))

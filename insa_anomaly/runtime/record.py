@@ -9,7 +9,7 @@ from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
-from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, State
+from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.score import Findings
 from insa_anomaly.settings import Paging
@@ -76,8 +76,18 @@ class Record:
         )
 
     def _model_rows(self, batches: list[Batch]) -> list[ModelRow]:
-        ids = {swap.model_id for batch in batches for swap in batch.swaps if swap.model_id is not None}
-        return [row for model_id in sorted(ids) if (row := self._row(model_id)) is not None]
+        """The models that took over, and of a series that has none any more those that were put aside."""
+        swaps = [swap for batch in batches for swap in batch.swaps]
+        ids = {swap.model_id for swap in swaps if swap.model_id is not None}
+        left = {(swap.device_id, swap.metric_name) for swap in swaps if swap.model_id is None}
+        rows = [row for model_id in sorted(ids) if (row := self._row(model_id)) is not None]
+        return rows + [row for key in sorted(left) for row in self._of_series(key) if row.status not in {"active", "archived"}]
+
+    def _of_series(self, key: SeriesKey) -> list[ModelRow]:
+        try:
+            return self._models.of_series(key)
+        except ModelFileError:
+            return []  # an index that cannot be read holds nothing up
 
     def _row(self, model_id: str) -> ModelRow | None:
         try:

@@ -15,7 +15,7 @@ from insa_anomaly.core.detector import Model, Results, Status
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
 from insa_anomaly.core.reading import Flag
 from insa_anomaly.errors import ModelFileError
-from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Swap, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet import Fleet, Kept, due
 
@@ -72,7 +72,7 @@ class Score:
         decoded = [(key, msgspec.msgpack.decode(data, type=Kept)) for key, data in kept.items()]
         self._fleet.restore(decoded)
         for key, one in decoded:
-            self._give(key, one.model_id)
+            self._give(Swap(*key, one.model_id, one.threshold))
         again = self._again(self._state.cursor)
         instrumentation.states_restored(len(decoded), self.checkpoint, again)
 
@@ -186,14 +186,16 @@ class Score:
     # Models
     def _take_swaps(self, batch: Batch) -> None:
         for swap in batch.swaps:
-            self._give((swap.device_id, swap.metric_name), swap.model_id)
+            self._give(swap)
 
-    def _give(self, key: SeriesKey, model_id: str | None) -> None:
+    def _give(self, swap: Swap) -> None:
         """One that cannot be loaded, or has more trees than the configuration makes room for, leaves the series without."""
+        key = (swap.device_id, swap.metric_name)
         try:
-            self._fleet.swap(key, None if model_id is None else Model.from_bytes(self._models.scorer(model_id)))
+            model = None if swap.model_id is None else Model.from_bytes(self._models.scorer(swap.model_id))
+            self._fleet.swap(key, model, swap.threshold)
         except (ModelFileError, ValueError) as error:
-            instrumentation.model_unusable(*key, model_id or "", str(error))
+            instrumentation.model_unusable(*key, swap.model_id or "", str(error))
             self._fleet.swap(key, None)
 
 

@@ -7,6 +7,7 @@ ever loads scikit-learn; it takes one series a line on standard input and answer
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from subprocess import Popen
 from threading import Lock, Timer
 from time import monotonic
@@ -19,13 +20,28 @@ from insa_anomaly.ports import Models, SeriesKey, Swap
 from insa_anomaly.settings import Training
 
 INDEX_POLL_SECONDS = 1.0
+_PROGRESS = b'{"progress":'
 
 
-class Order(msgspec.Struct, frozen=True):
-    """What the child is asked: train this series."""
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the child is asked: train this series, on its last `window_days` where that is said."""
 
     device_id: str
     metric_name: str
+    window_days: float | None = None
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What the child says on the way to its answer: percent."""
+
+    progress: int
+
+
+Tell = Callable[[int], None]
+
+
+def _nobody(_: int) -> None:
+    """Nobody asks how far an automatic training is."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -58,16 +74,30 @@ class Child:
     def __init__(self, start: Callable[[], "Popen[bytes]"], deadline: float) -> None:
         self._start, self._deadline = start, deadline
         self._process: Popen[bytes] | None = None
-        self._closed = False
+        self.closed = False
         self._lock = Lock()
+        self._one_at_a_time = Lock()
 
-    def ask(self, order: Order) -> Answer:
-        """One question, one answer, within the deadline: a child that takes longer is killed, which ends the read."""
+    def ask(self, order: Order, tell: Tell = _nobody) -> Answer:
+        """One question, one answer, within the deadline: a child that takes longer is killed, which ends the read.
+
+        `tell` hears how far it is. Any thread may ask; one waits for the other.
+        """
+        with self._one_at_a_time:
+            return self._answer(order, tell)
+
+    def interrupt(self) -> None:
+        """End the training under way: whoever asked for it has no model."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+
+    def _answer(self, order: Order, tell: Tell) -> Answer:
         try:
             process = self._running()
             if process is None:
                 return Answer(0.0, None, "no more is trained: the end has come")
-            return self._asked(process, order)
+            return self._asked(process, order, tell)
         except (OSError, ValueError, msgspec.DecodeError) as error:
             self._end()
             instrumentation.trainer_restarted(str(error))
@@ -76,17 +106,17 @@ class Child:
     def close(self) -> None:
         """End it for good."""
         with self._lock:
-            self._closed = True
+            self.closed = True
         self._end()
 
     def _running(self) -> "Popen[bytes] | None":
         """The process; None once all is closed. Under the lock, so that none is started after the end."""
         with self._lock:
-            if not self._closed:
+            if not self.closed:
                 self._process = self._process or self._start()
             return self._process
 
-    def _asked(self, process: "Popen[bytes]", order: Order) -> Answer:
+    def _asked(self, process: "Popen[bytes]", order: Order, tell: Tell) -> Answer:
         assert process.stdin is not None and process.stdout is not None  # noqa: PT018, S101 - both are pipes by the start
         killer = Timer(self._deadline, process.kill)
         killer.daemon = True
@@ -94,7 +124,9 @@ class Child:
         try:
             process.stdin.write(msgspec.json.encode(order) + b"\n")
             process.stdin.flush()
-            return msgspec.json.decode(process.stdout.readline(), type=Answer)
+            while (line := process.stdout.readline()).startswith(_PROGRESS):
+                tell(msgspec.json.decode(line, type=Progress).progress)
+            return msgspec.json.decode(line, type=Answer)
         finally:
             killer.cancel()
 
@@ -120,10 +152,38 @@ class Trainer:
         self._child = Child(start_child, training.deadline)
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
-        self._swapped: dict[SeriesKey, str] = {}
+        self._swapped: dict[SeriesKey, Swap] = {}
         self._admission = Admission(training.burst, training.a_minute, monotonic())
         self._revision: object = None
         self._next_look = 0.0
+        self._urgent = 0  # orders given by hand, which go before the automatic ones
+        self._under_way: object = None
+
+    def train(self, order: Order, name: object, tell: Tell) -> Answer:
+        """Train what was asked for by hand, as the next one; `interrupt` knows it by its name."""
+        with self._lock:
+            self._urgent += 1
+        try:
+            return self._child.ask(order, partial(self._heard, name, tell))
+        finally:
+            with self._lock:
+                self._urgent, self._under_way = self._urgent - 1, None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the end has come: what has no model now has none because of that."""
+        return self._child.closed
+
+    def interrupt(self, name: object) -> None:
+        """End the training of this name, if it is under way."""
+        with self._lock:
+            if self._under_way == name:
+                self._child.interrupt()
+
+    def _heard(self, name: object, tell: Tell, percent: int) -> None:
+        with self._lock:
+            self._under_way = name
+        tell(percent)
 
     def due(self, keys: list[SeriesKey]) -> None:
         """These series ask for training; what finds no room asks again."""
@@ -135,14 +195,14 @@ class Trainer:
 
     def follow_index(self, known: dict[SeriesKey, str]) -> None:
         """Swap in what is active and not `known`; called before the stream starts, and whenever the index changes."""
-        self._swapped.update(known)
+        self._swapped.update({key: Swap(*key, model_id) for key, model_id in known.items()})
         self._follow()
 
     def step(self, timeout: float) -> float:
         """Train the next series that waits and follow the index; answers how many seconds may pass before the next call."""
         if monotonic() >= self._next_look:
             self._look()
-        key = self._next()
+        key = None if self._urgent else self._next()
         if key is None:
             return min(timeout, INDEX_POLL_SECONDS)
         self._train(key)
@@ -164,12 +224,13 @@ class Trainer:
 
     def _follow(self) -> None:
         self._revision = self._models.revision
-        active = self._models.active()
-        swaps = [Swap(*key, model_id) for key, model_id in active.items() if self._swapped.get(key) != model_id]
+        thresholds = self._models.thresholds()
+        active = {key: Swap(*key, model_id, thresholds.get(model_id)) for key, model_id in self._models.active().items()}
+        swaps = [swap for key, swap in active.items() if self._swapped.get(key) != swap]
         swaps += [Swap(*key, None) for key in self._swapped.keys() - active.keys()]
         if swaps:
             self._swap(swaps)
-            self._swapped = dict(active)
+            self._swapped = active
             for swap in swaps:
                 instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)
 

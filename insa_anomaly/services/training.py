@@ -1,5 +1,6 @@
 """Training a series: its history in, a stored model out. The only service that loads scikit-learn, so it is imported late."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
@@ -35,8 +36,14 @@ class Readings:
 class TrainingService:
     """Trains models by one set of parameters and puts them on the shelf."""
 
-    def __init__(self, shelf: Shelf, parameters: Parameters, policy: Policy) -> None:
-        self._shelf, self._parameters, self._policy = shelf, parameters, policy
+    def __init__(self, shelf: Shelf, parameters: Parameters, policy: Policy, tell: Callable[[int], None] = lambda _: None) -> None:
+        """`tell` hears how far a training is, in percent."""
+        self._shelf, self._parameters, self._policy, self._tell = shelf, parameters, policy, tell
+
+    def from_window(self, key: SeriesKey, history: History, now: int, days: float) -> ModelRow:
+        """Train on what is recorded of the last `days`, and nothing older. Raises as `from_history`."""
+        times, values = history.readings(key, now - int(days * 86_400e6), self._parameters.history_readings_most)
+        return self.from_readings(key, Readings(times, values), now)
 
     def from_history(self, key: SeriesKey, history: History, now: int) -> ModelRow:
         """Train on what is recorded of the series. Raises TrainingError, NotEnoughData, DatabaseAway, ModelFileError."""
@@ -49,4 +56,7 @@ class TrainingService:
     def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
         """Train on these readings. Raises TrainingError, NotEnoughData, ModelFileError."""
         name = Name(key, str(uuid4()), self._shelf.next_version(key))
-        return self._shelf.save(train(readings.times, readings.values, name, self._parameters, self._policy).trained, now)
+        self._tell(20)
+        trained = train(readings.times, readings.values, name, self._parameters, self._policy).trained
+        self._tell(90)
+        return self._shelf.save(trained, now)

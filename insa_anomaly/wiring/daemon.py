@@ -5,19 +5,21 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
 import msgspec
+from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
+from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.redis import RedisLatest
 from insa_anomaly.adapters.spool import Spool
 from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.api import app
-from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import AlreadyRunning, ConfigError
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
 from insa_anomaly.runtime.feed import Feed, Registry
@@ -29,7 +31,7 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.settings import RedisAddress, Settings, secret
-from insa_anomaly.wiring import clock
+from insa_anomaly.wiring import admin, clock
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -41,11 +43,15 @@ def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
     with ExitStack() as stack:
-        daemon = _assemble(settings, stack)
+        stack.enter_context(_alone(settings.storage.directory))
+        dsn = stack.enter_context(database(settings))
+        models = stack.enter_context(model_files(settings))
+        parts = _assemble(settings, dsn, models, stack)
+        office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
+        daemon = Daemon(parts if office is None else replace(parts, others=(("jobs", office[1].step),)))
         daemon.restore()
-        if settings.http.enabled:
-            bound = app.listen(settings.http.host, settings.http.port)
-            stack.enter_context(app.served(app.create(version("insa-anomaly"), daemon.troubles, daemon.figures), bound))
+        if office is not None:
+            _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office[0]), stack)
         with _stopping(daemon.end):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
@@ -54,15 +60,20 @@ def run(settings: Settings, source: str) -> int:
     return status
 
 
-def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
+def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
+    http = settings.http
+    bound = app.listen(http.host, http.port)
+    certificate = app.Certificate(http.certificate_file, http.key_file) if http.certificate_file and http.key_file else None
+    app.warn_unprotected(http.host, certificate)
+    stack.enter_context(app.served(application, bound, certificate))
+
+
+def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
-    stack.enter_context(_alone(directory))
-    dsn = stack.enter_context(database(settings))
     log = stack.enter_context(Spool(directory / "spool.db"))
     state = stack.enter_context(StateFile(directory / "state.db"))
-    models = stack.enter_context(model_files(settings))
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
-    feed = Feed(log, Parser(settings.readings), registry)
+    feed = Feed(log, admin.parser(settings), registry)
     intake = Intake(log, feed, clock.now, settings.intake)
     broker = intake.broker = _broker(settings, intake, directory)
     fleet = Fleet(registry, settings.detection, settings.verdict)
@@ -71,7 +82,7 @@ def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
     show = _show(settings.redis, stack)
     score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
     record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    return Daemon(Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer))
+    return Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer)
 
 
 def _show(address: RedisAddress, stack: ExitStack) -> Show | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,12 +21,15 @@ from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.errors import InsaError
 from insa_anomaly.ports import ModelRow, SeriesKey
-from insa_anomaly.runtime.trainer import Answer, Child, Order
+from insa_anomaly.runtime.trainer import Answer, Child, Order, Progress
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
 from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recording import Recording
+
+if TYPE_CHECKING:
+    from insa_anomaly.services.training import TrainingService
 
 Outcomes = dict[SeriesKey, str]
 
@@ -56,16 +60,22 @@ def train_orders() -> None:
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
     with model_files(settings) as files, PostgresHistory(dsn) as history:
-        service = TrainingService(files, settings.detection, settings.verdict)
+        service = TrainingService(files, settings.detection, settings.verdict, lambda percent: _say(Progress(percent)))
         for line in sys.stdin.buffer:
-            key = _key(msgspec.json.decode(line, type=Order))
-            answer = _answered(partial(service.from_history, key, history, clock.now()))
-            sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-            sys.stdout.buffer.flush()
+            _say(Progress(0))
+            _say(_answered(partial(_obey, service, history, msgspec.json.decode(line, type=Order))))
 
 
-def _key(order: Order) -> SeriesKey:
-    return order.device_id, order.metric_name
+def _obey(service: "TrainingService", history: PostgresHistory, order: Order) -> ModelRow:
+    key, now = (order.device_id, order.metric_name), clock.now()
+    if order.window_days is None:
+        return service.from_history(key, history, now)
+    return service.from_window(key, history, now, order.window_days)
+
+
+def _say(said: msgspec.Struct) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _answered(train: Callable[[], ModelRow]) -> Answer:

@@ -117,3 +117,13 @@ def test_sync_can_be_called_at_any_time(state: State) -> None:
     state.commit(1, b"r", [])
     state.sync()
     assert state.results(0, 1) == {1: b"r"}
+
+
+def test_what_no_entry_made_waits_in_the_outbox_too(state: State) -> None:
+    """In its order among the others; the cursor does not move."""
+    state.commit(1, None, [("a", b"1")])
+    posted = state.post([("b", b"2"), ("b", b"3")])
+    state.commit(2, None, [("a", b"4")])
+    assert state.outgoing(0, 10)[1:3] == posted
+    assert [event.payload for event in state.outgoing(0, 10)] == [b"1", b"2", b"3", b"4"]
+    assert state.cursor == 2

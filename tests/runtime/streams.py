@@ -106,7 +106,9 @@ def stream(seed: int, length: int) -> Stream:
     messages += [_one(random, i) for i in range(length)]
     for place in (210 + random.integers(length, size=3)).tolist() if length else []:
         number = int(random.integers(6))
-        swaps.setdefault(place, []).append(swap(number) if random.random() < 0.7 else removal(number))
+        threshold = float(random.choice([0.1, 0.7])) if number % 2 else None
+        taken = Swap(*SERIES[number % len(SERIES)], model(number).id, threshold)
+        swaps.setdefault(place, []).append(taken if random.random() < 0.7 else removal(number))
     return Stream(messages, swaps)
 
 

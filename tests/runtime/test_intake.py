@@ -298,3 +298,27 @@ def test_draining_ends_where_the_disk_refuses() -> None:
     port.log.broken = True
     port.intake.drain()
     assert port.acknowledged == []
+
+
+# ------------------------------------------------------------------------------------------- by another way
+def test_what_is_posted_is_answered_when_it_is_in_the_log() -> None:
+    """And is no business of the broker's."""
+    port, answers = Port(), list[bool]()
+    poster = Thread(target=lambda: answers.append(port.intake.post(*said(1))))
+    poster.start()
+    while not logged(port.log):
+        assert answers == []
+        port.intake.step(0.01)
+    poster.join(10)
+    assert (answers, logged(port.log), port.acknowledged) == ([True], [said(1)], [])
+
+
+def test_what_finds_no_disk_or_no_room_is_not_answered_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what comes after the end."""
+    monkeypatch.setattr(taking, "POST_SECONDS", 0.01)
+    port = Port()
+    assert not port.intake.post(*said(1))  # nobody writes
+    port.deliver(*range(AT_ONCE.waiting))
+    assert not port.intake.post(*said(2))
+    port.intake.close()
+    assert not port.intake.post(*said(3))

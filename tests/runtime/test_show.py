@@ -36,7 +36,7 @@ def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObj
     newest: dict[SeriesKey, tuple[float, int]] = {}
     for batch in world.feed.read(0, EVERYTHING):
         for swap in batch.swaps:
-            world.score._give((swap.device_id, swap.metric_name), swap.model_id)
+            world.score._give(swap)
         results = world.fleet.advance(batch.telemetry)
         show.results(batch.telemetry, results)
         for i, status in enumerate(results.status.tolist()):

@@ -30,6 +30,9 @@ for line in sys.stdin:
         sys.exit(3)
     if order["device_id"] == "hangs":
         time.sleep(600)
+    if order["device_id"] == "slow":
+        print('{"progress":20}', flush=True)
+        time.sleep(600)
     if order["device_id"] == "babbles":
         print("hello")
     elif order["device_id"] == "fails":
@@ -163,6 +166,37 @@ def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> No
     assert len(nursery.born) == 1
 
 
+def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
+    """One of another name is left alone; how far it is was heard; the next goes to a new child."""
+    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
+    heard: list[int] = []
+    answers: list[Answer] = []
+    asking = Thread(target=lambda: answers.append(trainer.train(Order("slow", "a"), "job 1", heard.append)))
+    asking.start()
+    while not heard:
+        time.sleep(0.001)
+    trainer.interrupt("job 2")
+    assert nursery.born[0].poll() is None
+    trainer.interrupt("job 1")
+    asking.join(10)
+    assert (heard, [answer.model_id for answer in answers]) == ([20], [None])
+    assert trainer.train(Order("pump", "a"), "job 3", heard.append).model_id == "pump-a"
+    trainer.interrupt("job 3")
+    assert nursery.born[1].poll() is None
+
+
+def test_what_is_asked_for_by_hand_goes_first(nursery: Nursery) -> None:
+    """No automatic training begins while one is waiting."""
+    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
+    trainer.due([("pump", "b")])
+    trainer._urgent = 1
+    trainer.step(0.5)
+    assert nursery.born == []
+    trainer._urgent = 0
+    trainer.step(0.5)
+    assert len(nursery.born) == 1
+
+
 # ------------------------------------------------------------------------------------------------------ the index
 class Pupil:
     """Stands in for the child: trains model 0, 1 or 2 for its series, or fails."""
@@ -255,6 +289,17 @@ def test_what_serves_already_is_not_swapped_again() -> None:
 def replace_key(one: Swap, key: SeriesKey) -> Swap:
     """The swap for another series."""
     return Swap(*key, one.model_id)
+
+
+def test_a_threshold_that_is_set_by_hand_is_swapped_in() -> None:
+    """With the model that serves already; once."""
+    school = School()
+    school.shelf.put(model_row(0, "active"), b"")
+    school.trainer.follow_index({})
+    for threshold in (0.5, 0.5, 0.75):
+        school.shelf.put(msgspec.structs.replace(model_row(0, "active"), threshold=threshold, set_threshold=threshold), b"")
+        school.trainer._look()
+    assert school.swaps == [swap(0), Swap(*SERIES[0], swap(0).model_id, 0.5), Swap(*SERIES[0], swap(0).model_id, 0.75)]
 
 
 def test_a_model_that_is_taken_away_is_swapped_out() -> None:

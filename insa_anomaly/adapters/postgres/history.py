@@ -46,7 +46,7 @@ class PostgresHistory:
             found = cursor.execute(self._statements["series_id"], key).fetchone()
             if found is None:
                 return _parsed(b"")
-            with cursor.copy(self._statements["good_readings"], (found[0], since, most)) as stream:
+            with cursor.copy(self._statements["good_readings"], {"series": found[0], "since": since, "most": most}) as stream:
                 return _parsed(b"".join(stream))
 
     def counts(self, start: int, end: int) -> tuple[int, int]:

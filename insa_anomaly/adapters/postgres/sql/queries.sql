@@ -99,12 +99,16 @@ SELECT device_id, metric_name FROM series s WHERE EXISTS (SELECT FROM telemetry 
 SELECT id FROM series WHERE device_id = %s AND metric_name = %s
 
 -- name: good_readings
--- The newest of one series, in time order, as a binary stream that is a table of fixed width.
+-- The newest of one series, in time order, as a binary stream that is a table of fixed width. What an operator confirmed to be a
+-- fault is not to be learnt.
 COPY (
     SELECT ts, value FROM (
         SELECT ts, disc, value FROM telemetry
-        WHERE series_id = %s AND ts >= instant(%s) AND quality = 0
-        ORDER BY ts DESC, disc DESC LIMIT %s
+        WHERE series_id = %(series)s AND ts >= instant(%(since)s) AND quality = 0 AND ts NOT IN (
+            SELECT a.timestamp FROM series s JOIN anomaly_detections a USING (device_id, metric_name)
+            JOIN feedback f ON f.episode_id = a.episode_id AND f.verdict = 'confirmed' WHERE s.id = %(series)s
+        )
+        ORDER BY ts DESC, disc DESC LIMIT %(most)s
     ) AS newest ORDER BY ts, disc
 ) TO STDOUT (FORMAT binary)
 
@@ -137,3 +141,140 @@ SELECT pg_advisory_xact_lock(7308604897068083046)
 -- name: counts
 -- Readings of a span, and how many of them differ in series and time.
 SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry WHERE ts >= instant(%s) AND ts < instant(%s)
+
+-- name: api_keys
+-- All of them: a plant has a handful, and who is asked for a revoked one shall say so.
+SELECT id, name, digest, permissions, microseconds(created_at), microseconds(expires_at), microseconds(revoked_at),
+    microseconds(last_used_at), predictions_a_minute
+FROM api_keys ORDER BY created_at, id
+
+-- name: add_api_key
+INSERT INTO api_keys (id, name, digest, permissions, created_at, expires_at, predictions_a_minute)
+VALUES (%s, %s, %s, %s, instant(%s::bigint), instant(%s::bigint), %s)
+
+-- name: revoke_api_key
+-- The first revocation stays.
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, instant(%s::bigint)) WHERE id = %s
+
+-- name: use_api_keys
+-- Never backwards: several daemons may share the keys.
+UPDATE api_keys SET last_used_at = greatest(last_used_at, instant(used.at))
+FROM unnest(%s::text[], %s::bigint[]) AS used (id, at) WHERE api_keys.id = used.id
+
+-- name: audit
+INSERT INTO audit_log (who, origin, action, subject, before, after) VALUES (%s, %s, %s, %s, %s, %s)
+
+-- name: anomalies
+-- A page, newest first; what a filter leaves open is null, which the planner sees since the statement is not prepared.
+SELECT id::text, model_id::text, (metadata->>'model_version')::integer, device_id, metric_name, microseconds(timestamp), value,
+    anomaly_score, (metadata->>'raw_score')::double precision, confidence, (metadata->>'expected')::double precision,
+    (metadata->>'lower')::double precision, (metadata->>'upper')::double precision, metadata->'reasons',
+    (metadata->>'historical')::boolean, episode_id::text
+FROM anomaly_detections
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR episode_id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR timestamp >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR timestamp < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR confidence >= %(least_confidence)s)
+    AND (%(after_time)s::bigint IS NULL OR (timestamp, id) < (instant(%(after_time)s), %(after_id)s::uuid))
+ORDER BY timestamp DESC, id DESC LIMIT %(most)s
+
+-- name: count_anomalies
+-- All that the filter lets through, of every page.
+SELECT count(*) FROM anomaly_detections
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR episode_id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR timestamp >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR timestamp < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR confidence >= %(least_confidence)s)
+
+-- name: episodes
+-- As anomalies; with what an operator said of them.
+SELECT e.id::text, device_id, metric_name, model_id::text, model_version, microseconds(started_at), microseconds(updated_at),
+    microseconds(closed_at), readings, peak_confidence, historical, f.verdict, f.note, f.given_by, microseconds(f.given_at)
+FROM anomaly_episodes e LEFT JOIN feedback f ON f.episode_id = e.id
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR e.id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR started_at >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR started_at < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR peak_confidence >= %(least_confidence)s)
+    AND (%(open)s::boolean IS NULL OR (closed_at IS NULL) = %(open)s)
+    AND (%(after_time)s::bigint IS NULL OR (started_at, e.id) < (instant(%(after_time)s), %(after_id)s::uuid))
+ORDER BY started_at DESC, e.id DESC LIMIT %(most)s
+
+-- name: count_episodes
+SELECT count(*) FROM anomaly_episodes e
+WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
+    AND (%(episode_id)s::uuid IS NULL OR e.id = %(episode_id)s::uuid)
+    AND (%(since)s::bigint IS NULL OR started_at >= instant(%(since)s)) AND (%(until)s::bigint IS NULL OR started_at < instant(%(until)s))
+    AND (%(least_confidence)s::double precision IS NULL OR peak_confidence >= %(least_confidence)s)
+    AND (%(open)s::boolean IS NULL OR (closed_at IS NULL) = %(open)s)
+
+-- name: tally
+-- What a model found since then, and what operators said of all its episodes.
+SELECT (SELECT count(*) FROM anomaly_detections WHERE model_id = %(model_id)s::uuid AND timestamp >= instant(%(since)s)),
+    (SELECT count(*) FROM anomaly_episodes WHERE model_id = %(model_id)s::uuid AND started_at >= instant(%(since)s)),
+    count(*) FILTER (WHERE verdict = 'confirmed'), count(*) FILTER (WHERE verdict = 'dismissed')
+FROM feedback JOIN anomaly_episodes e ON e.id = episode_id WHERE e.model_id = %(model_id)s::uuid
+
+-- name: confidences
+-- What a series showed, in time order: enough to say what another threshold would have done.
+SELECT microseconds(timestamp), confidence FROM anomaly_detections
+WHERE device_id = %s AND metric_name = %s AND timestamp >= instant(%s::bigint) ORDER BY timestamp LIMIT %s
+
+-- name: put_feedback
+-- The last word counts; the audit log has those before it.
+INSERT INTO feedback (episode_id, verdict, note, given_by, given_at) VALUES (%s, %s, %s, %s, instant(%s::bigint))
+ON CONFLICT (episode_id) DO UPDATE SET verdict = excluded.verdict, note = excluded.note, given_by = excluded.given_by,
+    given_at = excluded.given_at
+
+-- name: series_exists
+SELECT EXISTS (SELECT FROM series WHERE device_id = %s AND metric_name = %s)
+
+-- name: add_job
+-- One of a series at a time, and no more than so many waiting.
+INSERT INTO training_jobs (id, instance, kind, device_id, metric_name, window_days, champion_id, requested_by, status, created_at)
+SELECT %(id)s, %(instance)s, %(kind)s, %(device_id)s, %(metric_name)s, %(window_days)s, %(champion_id)s, %(requested_by)s, 'queued',
+    instant(%(created_at)s::bigint)
+WHERE (SELECT count(*) FROM training_jobs WHERE status = 'queued') < %(most)s
+ON CONFLICT (device_id, metric_name) WHERE status IN ('queued', 'running') DO NOTHING
+
+-- name: job_of_series
+SELECT id::text FROM training_jobs WHERE device_id = %s AND metric_name = %s AND status IN ('queued', 'running')
+
+-- name: jobs
+-- A page, newest first, or one by its id.
+SELECT id::text, kind, device_id, metric_name, window_days, champion_id::text, requested_by, status, progress, microseconds(created_at),
+    microseconds(started_at), microseconds(finished_at), model_id::text, seconds, outcome, reason
+FROM training_jobs
+WHERE (%(id)s::uuid IS NULL OR id = %(id)s::uuid) AND (%(status)s::text IS NULL OR status = %(status)s)
+    AND (%(after_time)s::bigint IS NULL OR (created_at, id) < (instant(%(after_time)s), %(after_id)s::uuid))
+ORDER BY created_at DESC, id DESC LIMIT %(most)s
+
+-- name: count_jobs
+SELECT count(*) FROM training_jobs WHERE %(status)s::text IS NULL OR status = %(status)s
+
+-- name: begin_job
+-- The oldest that waits for this daemon.
+UPDATE training_jobs SET status = 'running', started_at = instant(%(now)s::bigint), progress = 0
+WHERE id = (SELECT id FROM training_jobs WHERE instance = %(instance)s AND status = 'queued' ORDER BY created_at, id LIMIT 1 FOR UPDATE)
+    AND status = 'queued'
+RETURNING id::text
+
+-- name: progress_job
+UPDATE training_jobs SET progress = %s WHERE id = %s AND status = 'running'
+
+-- name: end_job
+-- What was cancelled meanwhile stays so.
+UPDATE training_jobs SET status = %(status)s, progress = %(progress)s, finished_at = instant(%(finished_at)s::bigint),
+    model_id = %(model_id)s, seconds = %(seconds)s, outcome = %(outcome)s, reason = %(reason)s
+WHERE id = %(id)s AND status = 'running'
+
+-- name: cancel_job
+UPDATE training_jobs SET status = 'cancelled', finished_at = instant(%s::bigint), reason = %s
+WHERE id = %s AND status IN ('queued', 'running')
+
+-- name: resume_jobs
+-- What was under way when the daemon ended begins anew.
+UPDATE training_jobs SET status = 'queued', started_at = NULL, progress = 0 WHERE instance = %s AND status = 'running'

@@ -1,0 +1,20 @@
+"""`ml_models` when a model is changed by hand: the record reader writes it whenever the stream swaps."""
+
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.text import document
+from insa_anomaly.ports import ModelRow
+
+
+class PostgresCatalogue:
+    """The table `ml_models`. Any thread may call."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._statements = pool, queries.load()
+
+    def put(self, row: ModelRow) -> None:
+        """Write the row as it is now; one that is active archives the one before. Raises DatabaseAway or DatabaseRefused."""
+        with self._pool.session() as session, session.transaction():
+            if row.status == "active":
+                session.execute(self._statements["retire_model"], (row.device_id, row.metric_name, row.id))
+            session.execute(self._statements["put_model"], (document(row),))

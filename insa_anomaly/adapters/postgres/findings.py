@@ -1,0 +1,70 @@
+"""Recorded anomalies and episodes, read page by page, and what operators say of them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.text import storable
+from insa_anomaly.core.event import Anomaly, Episode, Reason
+from insa_anomaly.ports import Feedback, Filter, Place, SeriesKey, Tally
+
+_REASONS, _BAND = 13, slice(10, 13)
+_EPISODE_WIDTH = 11
+
+
+class PostgresFindings:
+    """The tables `anomaly_detections`, `anomaly_episodes` and `feedback`. Any call may raise DatabaseAway or DatabaseRefused."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._statements = pool, queries.load()
+
+    def anomalies(self, wanted: Filter, after: Place | None, most: int) -> list[Anomaly]:
+        """The newest `most` that the filter lets through, or those after a place."""
+        return [_anomaly(row) for row in self._rows("anomalies", {**asdict(wanted), **_after(after), "most": most})]
+
+    def count_anomalies(self, wanted: Filter) -> int:
+        """How many the filter lets through."""
+        return int(self._rows("count_anomalies", asdict(wanted))[0][0])
+
+    def episodes(self, wanted: Filter, after: Place | None, most: int) -> list[tuple[Episode, Feedback | None]]:
+        """As `anomalies`, by the time they opened."""
+        rows = self._rows("episodes", {**asdict(wanted), **_after(after), "most": most})
+        return [(Episode(*row[:_EPISODE_WIDTH]), Feedback(*row[_EPISODE_WIDTH:]) if row[_EPISODE_WIDTH] else None) for row in rows]
+
+    def count_episodes(self, wanted: Filter) -> int:
+        """How many the filter lets through."""
+        return int(self._rows("count_episodes", asdict(wanted))[0][0])
+
+    def tally(self, model_id: str, since: int) -> Tally:
+        """What this model found since then, and what operators said of all its episodes."""
+        return Tally(*self._rows("tally", {"model_id": model_id, "since": since})[0])
+
+    def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
+        """Times and confidences of the series' anomalies since then, in time order, at most so many."""
+        return [(time, confidence) for time, confidence in self._rows("confidences", (*key, since, most))]
+
+    def say(self, episode_id: str, feedback: Feedback) -> None:
+        """Keep what an operator says of an episode, instead of what was said before."""
+        values = (episode_id, feedback.verdict, storable(feedback.note), storable(feedback.given_by), feedback.given_at)
+        with self._pool.session() as session:
+            session.execute(self._statements["put_feedback"], values)
+
+    def _rows(self, name: str, values: Mapping[str, object] | tuple[object, ...]) -> list[Any]:
+        with self._pool.session() as session:
+            return session.execute(self._statements[name], values, prepare=False).fetchall()
+
+
+def _after(place: Place | None) -> dict[str, object]:
+    return {"after_time": place.time if place else None, "after_id": place.id if place else None}
+
+
+def _anomaly(row: tuple[Any, ...]) -> Anomaly:
+    """What is null there cannot be: an anomaly was scored, so that something was expected."""
+    cells = list(row)
+    cells[_BAND] = [float("nan") if cell is None else cell for cell in cells[_BAND]]
+    cells[_REASONS] = msgspec.convert(cells[_REASONS], list[Reason])
+    return Anomaly(*cells)

@@ -1,0 +1,80 @@
+"""Trainings that were asked for: they wait, run and end in a table, so that a restart forgets none."""
+
+from typing import Any
+from uuid import UUID
+
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.text import document, storable
+from insa_anomaly.errors import Conflict, NotFound, TooMany
+from insa_anomaly.ports import Job, Place, SeriesKey
+
+
+class PostgresJobs:
+    """The table `training_jobs` as one daemon sees it. Any thread may call; any call may raise DatabaseAway or DatabaseRefused."""
+
+    def __init__(self, pool: Pool, instance: UUID) -> None:
+        """`instance` is the daemon's, by the id of its log."""
+        self._pool, self._instance, self._statements = pool, instance, queries.load()
+
+    def knows(self, key: SeriesKey) -> bool:
+        """Whether readings of this series were ever recorded."""
+        return bool(self._rows("series_exists", key)[0][0])
+
+    def add(self, job: Job, most: int) -> None:
+        """Let it wait its turn. Raises Conflict where its series has one, TooMany where `most` wait already."""
+        names = ("id", "kind", "device_id", "metric_name", "window_days", "champion_id", "created_at")
+        values = {name: getattr(job, name) for name in names} | {"requested_by": storable(job.requested_by)}
+        if self._change("add_job", {**values, "instance": self._instance, "most": most}):
+            return
+        under_way = self._rows("job_of_series", (job.device_id, job.metric_name))
+        if under_way:
+            raise Conflict(f"job {under_way[0][0]} trains this series already")
+        raise TooMany(f"{most} jobs wait already", retry_seconds=10.0)
+
+    def one(self, job_id: str) -> Job:
+        """A job by its id. Raises NotFound."""
+        found = self._rows("jobs", {"id": job_id, "status": None, "after_time": None, "after_id": None, "most": 1})
+        if not found:
+            raise NotFound(f"there is no job {job_id}")
+        return Job(*found[0])
+
+    def page(self, status: str | None, after: Place | None, most: int) -> list[Job]:
+        """The newest `most`, or those after a place."""
+        place = {"after_time": after.time if after else None, "after_id": after.id if after else None}
+        return [Job(*row) for row in self._rows("jobs", {"id": None, "status": status, "most": most, **place})]
+
+    def count(self, status: str | None) -> int:
+        """How many there are."""
+        return int(self._rows("count_jobs", {"status": status})[0][0])
+
+    def begin(self, now: int) -> Job | None:
+        """The oldest that waits for us begins; None where none does."""
+        found = self._rows("begin_job", {"instance": self._instance, "now": now})
+        return self.one(found[0][0]) if found else None
+
+    def progress(self, job_id: str, percent: int) -> None:
+        """It has come so far."""
+        self._change("progress_job", (percent, job_id))
+
+    def end(self, job: Job) -> bool:
+        """It is done or failed, as it says; False where it was cancelled meanwhile."""
+        names = ("id", "status", "progress", "finished_at", "model_id", "seconds")
+        values = {name: getattr(job, name) for name in names}
+        return self._change("end_job", {**values, "outcome": document(job.outcome), "reason": storable(job.reason)})
+
+    def cancel(self, job_id: str, now: int, reason: str) -> bool:
+        """It waits or runs no longer; False where it had ended before."""
+        return self._change("cancel_job", (now, storable(reason), job_id))
+
+    def resume(self) -> None:
+        """What was under way when the daemon ended waits again."""
+        self._change("resume_jobs", (self._instance,))
+
+    def _rows(self, name: str, values: Any) -> list[Any]:  # noqa: ANN401 - parameters of any query
+        with self._pool.session() as session:
+            return session.execute(self._statements[name], values, prepare=False).fetchall()
+
+    def _change(self, name: str, values: Any) -> bool:  # noqa: ANN401
+        with self._pool.session() as session:
+            return session.execute(self._statements[name], values, prepare=False).rowcount > 0

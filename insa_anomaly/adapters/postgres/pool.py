@@ -1,0 +1,52 @@
+"""A few connections for many threads: whoever asks takes the one used last, so that a quiet daemon holds one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, LifoQueue
+from typing import Self
+
+from insa_anomaly.adapters.postgres.connection import Connection, Session
+from insa_anomaly.errors import DatabaseAway
+
+
+class Pool:
+    """Connections for any thread; each is made when it is first needed. `deadline` is in seconds, for waiting and for each session."""
+
+    def __init__(self, dsn: str, deadline: float = 10.0, size: int = 4) -> None:
+        self._deadline = deadline
+        self._connections = [Connection(dsn, deadline) for _ in range(size)]
+        self._free: LifoQueue[Connection] = LifoQueue()
+        for connection in self._connections:
+            self._free.put(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; those in use too, once they come back or fail."""
+        connections, self._connections = self._connections, []
+        until = time.monotonic() + self._deadline
+        for _ in connections:
+            with suppress(Empty):
+                self._free.get(timeout=max(0.0, until - time.monotonic()))
+        for connection in connections:
+            connection.close()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A live connection, in autocommit, for this block alone. Raises DatabaseAway or DatabaseRefused."""
+        if not self._connections:
+            raise DatabaseAway("The connections to the database are closed")
+        try:
+            connection = self._free.get(timeout=self._deadline)
+        except Empty:
+            raise DatabaseAway("Every connection to the database is busy") from None
+        try:
+            with connection.session() as session:
+                yield session
+        finally:
+            self._free.put(connection)

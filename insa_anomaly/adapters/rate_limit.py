@@ -1,0 +1,63 @@
+"""How much of something a caller had within the last minute: counted in Redis for all daemons, or here while Redis is away."""
+
+import time
+from math import inf
+from typing import Any
+
+from limits import RateLimitItemPerMinute
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from insa_anomaly import instrumentation
+
+_TIMEOUT_SECONDS = 0.25
+_LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
+
+
+class LocalRateLimit:
+    """The port `RateLimit` in this process."""
+
+    def __init__(self) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def take(self, name: str, cost: int, a_minute: int) -> float | None:
+        """Take so much of what `name` may have a minute; None, or the seconds after which to come again: then nothing was taken."""
+        return _taken(self._limiter, name, cost, a_minute)
+
+
+class RedisRateLimit:
+    """The port `RateLimit` in Redis; while that is away, or slow, each process counts for itself."""
+
+    def __init__(self, url: str, password: str | None = None, rest_seconds: float = 5.0) -> None:
+        given: dict[str, Any] = {} if password is None else {"password": password}
+        storage = RedisStorage(
+            url,
+            wrap_exceptions=True,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]  # handed on to the driver
+            **given,
+        )
+        self._shared, self._local = SlidingWindowCounterRateLimiter(storage), LocalRateLimit()
+        self._rest, self._failed_at = rest_seconds, -inf
+
+    def take(self, name: str, cost: int, a_minute: int) -> float | None:
+        """Take so much of what `name` may have a minute; None, or the seconds after which to come again: then nothing was taken."""
+        if time.monotonic() - self._failed_at >= self._rest:
+            try:
+                return _taken(self._shared, name, cost, a_minute)
+            except StorageError as error:
+                self._failed_at = time.monotonic()
+                instrumentation.rate_limit_local(str(error.storage_error))
+        return self._local.take(name, cost, a_minute)
+
+
+def _taken(limiter: SlidingWindowCounterRateLimiter, name: str, cost: int, a_minute: int) -> float | None:
+    item = RateLimitItemPerMinute(a_minute)
+    if limiter.hit(item, "predictions", name, cost=cost):
+        return None
+    wait = limiter.get_window_stats(item, "predictions", name).reset_time - time.time()  # noqa: TID251 - the library's own clock
+    return min(_MOST_WAIT, max(_LEAST_WAIT, wait))

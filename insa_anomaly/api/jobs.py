@@ -1,0 +1,76 @@
+"""Routes that train, and /api/v1/ml/jobs: what was asked for, how far it is, what came of it."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from insa_anomaly.api import examples
+from insa_anomaly.api.auth import caller, needs
+from insa_anomaly.api.documents import answered, answers, success
+from insa_anomaly.api.problems import Problem
+from insa_anomaly.api.requests import JobQuery, TrainBody
+from insa_anomaly.services.jobs import JobPage, JobService, JobView
+from insa_anomaly.services.keys import Permission
+
+_BAD, _UNKNOWN, _CONFLICT, _FULL = (
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
+
+
+def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRoute]) -> APIRouter:
+    """The routes over trainings."""
+    routes = APIRouter(prefix="/api/v1/ml", tags=["training"], route_class=route_class)
+    reads, writes = needs(Permission.READ), needs(Permission.WRITE)
+    accepted = success(JobView, examples.QUEUED, 202)
+
+    @routes.post(
+        "/models/train",
+        openapi_extra=writes,
+        responses={**answers(JobView, examples.JOB, _BAD, _UNKNOWN, _CONFLICT, _FULL), **accepted},
+    )
+    def train(request: Request, asked: TrainBody) -> Response:
+        """Train a model for a series on what is recorded of it. 202 with a job to poll where it takes longer than some seconds."""
+        key = (asked.device_id, asked.metric_name)
+        return _trained(jobs.wait(jobs.train(key, asked.training_window, caller(request).author, clock())))
+
+    @routes.post(
+        "/models/{model_id}/retrain",
+        openapi_extra=writes,
+        responses={**answers(JobView, examples.RETRAINED, _BAD, _UNKNOWN, _CONFLICT, _FULL), **accepted},
+    )
+    def retrain(request: Request, model_id: UUID) -> Response:
+        """Train a new version of a model. 202 with a job to poll where it takes longer than some seconds."""
+        return _trained(jobs.wait(jobs.retrain(str(model_id), caller(request).author, clock())))
+
+    @routes.get("/jobs", openapi_extra=reads, responses=answers(JobPage, examples.JOBS, _BAD))
+    def list_jobs(asked: Annotated[JobQuery, Query()]) -> Response:
+        """Trainings that were asked for, newest first."""
+        return answered(jobs.page(asked.status, asked.after, asked.limit))
+
+    @routes.get("/jobs/{job_id}", openapi_extra=reads, responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN))
+    def show_job(job_id: UUID) -> Response:
+        """One training: how far it is, in percent, and what came of it."""
+        return answered(jobs.one(str(job_id)))
+
+    @routes.delete("/jobs/{job_id}", openapi_extra=writes, responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN, _CONFLICT))
+    def cancel(request: Request, job_id: UUID) -> Response:
+        """End a training that waits or is under way."""
+        return answered(jobs.cancel(str(job_id), caller(request).author, clock()))
+
+    return routes
+
+
+def _trained(job: JobView) -> Response:
+    if job.status == "failed":
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"not trained: {job.reason}")
+    answer = answered(job, 200 if job.status == "done" else 202)
+    answer.headers["Location"] = f"/api/v1/ml/jobs/{job.job_id}"
+    return answer

@@ -1,0 +1,34 @@
+"""Routes /api/v1/ml/predict: what a value would be as the next reading of its series."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from insa_anomaly.api import examples
+from insa_anomaly.api.auth import caller, needs
+from insa_anomaly.api.documents import answered, answers
+from insa_anomaly.api.requests import BatchBody, PredictBody
+from insa_anomaly.services.keys import Permission
+from insa_anomaly.services.prediction import BatchAnswer, PredictionAnswer, PredictionService
+
+_MORE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRouter:
+    """The routes that predict; each key has so many predictions a minute."""
+    routes = APIRouter(prefix="/api/v1/ml", tags=["predictions"], route_class=route_class)
+    reads = needs(Permission.READ)
+
+    @routes.post("/predict", openapi_extra=reads, responses=answers(PredictionAnswer, examples.PREDICTION, *_MORE))
+    def predict(request: Request, asked: PredictBody) -> Response:
+        """What if this were the next reading of the series? Changes nothing."""
+        return answered(predictions.predict(caller(request).key, (asked.device_id, asked.metric_name), asked.value))
+
+    @routes.post("/predict/batch", openapi_extra=reads, responses=answers(BatchAnswer, examples.PREDICTIONS, *_MORE))
+    def predict_many(request: Request, asked: BatchBody) -> Response:
+        """The same for many values, each by itself as the next reading; every value counts as a prediction."""
+        return answered(predictions.predict_many(caller(request).key, (asked.device_id, asked.metric_name), asked.values))
+
+    return routes

@@ -1,0 +1,175 @@
+"""What callers send: strict forms, in which every field is known and every number finite."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from insa_anomaly.ports import Filter, Place
+from insa_anomaly.services.findings import place
+from insa_anomaly.services.models import ModelFilter
+
+PAGE, PAGE_MOST = 100, 1000
+BATCH_MOST = 10_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _usable(name: str) -> str:
+    if not name.isprintable() or name != name.strip() or set(name) & set("/+#"):
+        raise ValueError("a name is printable, without /, + and #, and begins and ends with no space")
+    return name
+
+
+def _cursor(said: str) -> Place:
+    found = place(said)
+    return Place(found.time, str(UUID(found.id)))
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/+#\x00-\x1f\x7f]+$"), AfterValidator(_usable)]
+Cursor = Annotated[str, Field(max_length=100), AfterValidator(_cursor)]
+Status = Literal["active", "shadow", "archived", "disabled", "failed", "deleted"]
+
+
+class Strict(BaseModel):
+    """A body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class ThresholdBody(Strict):
+    """PUT .../threshold."""
+
+    threshold: Annotated[float, Field(ge=0, le=1, description="Least confidence that opens an episode.", examples=[0.5])]
+
+
+class _SeriesBody(Strict):
+    """Which series."""
+
+    device_id: Annotated[Name, Field(examples=["PUMP-101"])]
+    metric_name: Annotated[Name, Field(examples=["temperature"])]
+
+
+class PredictBody(_SeriesBody):
+    """POST .../predict."""
+
+    value: Annotated[float, Field(examples=[105.8])]
+
+
+class BatchBody(_SeriesBody):
+    """POST .../predict/batch."""
+
+    values: Annotated[list[float], Field(min_length=1, max_length=BATCH_MOST, examples=[[71.3, 105.8]])]
+
+
+class TrainBody(_SeriesBody):
+    """POST .../train."""
+
+    training_window: Annotated[
+        float | None, Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself.", examples=[14.0])
+    ] = None
+
+
+class FeedbackBody(Strict):
+    """POST .../feedback."""
+
+    verdict: Annotated[Literal["confirmed", "dismissed"], Field(examples=["confirmed"])]
+    note: Annotated[str, Field(max_length=2000, examples=["bearing replaced"])] = ""
+
+
+class TelemetryQuery(BaseModel):
+    """POST /telemetry: names that the payload leaves out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device_id: Name | None = None
+    metric_name: Name | None = None
+
+    @model_validator(mode="after")
+    def _metric_of_a_device(self) -> Self:
+        if self.metric_name is not None and self.device_id is None:
+            raise ValueError("metric_name goes with device_id")
+        return self
+
+
+class Query(BaseModel):
+    """What stands behind the question mark; its values are text by nature."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Paged(Query):
+    """A page: how long, and after which place."""
+
+    limit: Annotated[int, Field(ge=1, le=PAGE_MOST)] = PAGE
+    cursor: Cursor | None = None
+
+    @property
+    def after(self) -> Place | None:
+        """Where the page before ended."""
+        return self.cursor if isinstance(self.cursor, Place) else None
+
+
+class JobQuery(Paged):
+    """Which jobs."""
+
+    status: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
+
+
+class ModelQuery(Paged):
+    """Which models."""
+
+    device_id: Name | None = None
+    metric_name: Name | None = None
+    status: Status | None = None
+
+    def wanted(self) -> ModelFilter:
+        """As the service takes it."""
+        return ModelFilter(self.device_id, self.metric_name, self.status)
+
+
+class _Found(Paged):
+    """Which anomalies or episodes."""
+
+    device_id: Name | None = None
+    metric_name: Name | None = None
+    model_id: UUID | None = None
+    since: Annotated[AwareDatetime | None, Field(alias="from")] = None
+    until: Annotated[AwareDatetime | None, Field(alias="to")] = None
+    min_confidence: Annotated[float | None, Field(ge=0, le=1)] = None
+
+    def wanted(self) -> Filter:
+        """As the service takes it."""
+        return Filter(
+            device_id=self.device_id,
+            metric_name=self.metric_name,
+            model_id=None if self.model_id is None else str(self.model_id),
+            since=_micros(self.since),
+            until=_micros(self.until),
+            least_confidence=self.min_confidence,
+        )
+
+
+class AnomalyQuery(_Found):
+    """Which anomalies."""
+
+    episode_id: UUID | None = None
+
+    def wanted(self) -> Filter:
+        """As the service takes it."""
+        return replace(super().wanted(), episode_id=None if self.episode_id is None else str(self.episode_id))
+
+
+class EpisodeQuery(_Found):
+    """Which episodes."""
+
+    open: bool | None = None
+
+    def wanted(self) -> Filter:
+        """As the service takes it."""
+        return replace(super().wanted(), open=self.open)
+
+
+def _micros(said: datetime | None) -> int | None:
+    return None if said is None else (said - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,64 @@
+"""What holds for every request: bodies have a limit, answers are not kept, and nothing guesses at their type."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from insa_anomaly.api.problems import answer
+
+BODY_BYTES = 1_000_000
+_TOO_LARGE = f"a body may have {BODY_BYTES} bytes"
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
+_TLS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}
+
+
+class Shell:
+    """Wraps an application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        marked = _Marked(send, _HEADERS if scope.get("scheme") == "http" else {**_HEADERS, **_TLS_HEADERS})
+        if _announced(scope) > BODY_BYTES:
+            await answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)(scope, receive, marked)
+        else:
+            await self._app(scope, _Limited(receive), marked)
+
+
+class _Limited:
+    """Receives until the limit."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._had = receive, 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._had += len(message.get("body", b""))
+        if self._had > BODY_BYTES:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
+        return message
+
+
+class _Marked:
+    """Sends with the headers that every answer has."""
+
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+        self._send, self._headers = send, headers
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(self._headers)
+        await self._send(message)
+
+
+def _announced(scope: Scope) -> int:
+    said = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(said) if said.isdigit() else 0

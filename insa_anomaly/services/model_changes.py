@@ -1,0 +1,142 @@
+"""What can be done to a model that is there: its threshold set, a version activated or deleted; audited before it is done.
+
+The index on disk is changed; the trainer sees that and writes the swap into the log, so that the stream follows within a second.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from insa_anomaly import instrumentation
+from insa_anomaly.core.detector import INTERVAL, Model
+from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
+from insa_anomaly.ports import ModelRow, Models, SeriesKey
+from insa_anomaly.services.audit import Audit, Author
+from insa_anomaly.services.findings import Findings
+from insa_anomaly.services.models import DAY, LIVE_DAYS
+from insa_anomaly.services.views import Id
+
+ANOMALIES_MOST = 200_000
+
+
+class Shelf(Models, Protocol):
+    """The models, and what can be done to them; any call may raise ModelFileError."""
+
+    def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
+        """Let the model speak from this confidence on."""
+
+    def activate(self, model_id: str) -> ModelRow:
+        """Let this version serve its series."""
+
+    def delete(self, model_id: str, reason: str) -> ModelRow:
+        """Remove the model's files; its row stays."""
+
+
+class Catalogue(Protocol):
+    """Where models are shown to others."""
+
+    def put(self, row: ModelRow) -> None:
+        """Show it as it is now. Raises DatabaseAway or DatabaseRefused."""
+
+
+class AlarmsPerDay(msgspec.Struct, frozen=True):
+    """Episodes a day over the last `days`: as the threshold was, and as it would have been."""
+
+    days: float
+    before: float | None
+    after: float | None
+
+
+class ThresholdChange(msgspec.Struct, frozen=True):
+    """What became of a threshold, and what it would have done."""
+
+    success: bool
+    model_id: Id
+    threshold_before: float
+    threshold: float
+    alarms_per_day: AlarmsPerDay
+
+
+class StatusChange(msgspec.Struct, frozen=True):
+    """What became of a model; `replaced_model_id` is the one that served before."""
+
+    success: bool
+    model_id: Id
+    status: str
+    replaced_model_id: Id | None
+
+
+class ModelChangeService:
+    """Changes models by hand. Every call may raise NotFound, Conflict, DatabaseAway, DatabaseRefused; then nothing was changed."""
+
+    def __init__(self, shelf: Shelf, catalogue: Catalogue, findings: Findings, audit: Audit, merge_gap_readings: int) -> None:
+        self._shelf, self._catalogue, self._findings, self._audit = shelf, catalogue, findings, audit
+        self._gap = merge_gap_readings
+
+    def set_threshold(self, model_id: str, threshold: float, author: Author, now: int) -> ThresholdChange:
+        """Let the model speak from this confidence on, over refits too, until it is set again."""
+        before = self._stored(model_id)
+        effect = self._effect(before, threshold, now)
+        self._audit.write(author.change("model.threshold", model_id, before.threshold, threshold))
+        self._show(self._shelf.set_threshold(model_id, threshold))
+        return ThresholdChange(True, model_id, before.threshold, threshold, effect)  # noqa: FBT003 - the answer's word for it
+
+    def activate(self, model_id: str, author: Author) -> StatusChange:
+        """Let this version serve its series, forward or back."""
+        row = self._stored(model_id)
+        if row.status == "failed":
+            raise Conflict(f"model {model_id} failed: {row.reason}")
+        serving = self._shelf.active().get((row.device_id, row.metric_name))
+        self._audit.write(author.change("model.activate", model_id, serving, model_id))
+        if serving != model_id:
+            row = self._shelf.activate(model_id)
+        self._show(row)
+        return StatusChange(True, model_id, row.status, serving if serving != model_id else None)  # noqa: FBT003
+
+    def delete(self, model_id: str, author: Author) -> StatusChange:
+        """Remove the model's files. Where it served, its series has no model until another is trained or activated."""
+        row = self._stored(model_id)
+        self._audit.write(author.change("model.delete", model_id, row.status, "deleted"))
+        row = self._shelf.delete(model_id, f"deleted by {author.who}")
+        self._show(row)
+        return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
+
+    def _stored(self, model_id: str) -> ModelRow:
+        try:
+            row = self._shelf.row(model_id)
+        except ModelFileError as error:
+            raise NotFound(f"there is no model {model_id}") from error
+        if row.status == "deleted":
+            raise Conflict(f"model {model_id} is deleted")
+        return row
+
+    def _show(self, row: ModelRow) -> None:
+        try:
+            self._catalogue.put(row)
+        except (DatabaseAway, DatabaseRefused) as error:
+            instrumentation.catalogue_behind(row.id, str(error))
+
+    def _effect(self, row: ModelRow, threshold: float, now: int) -> AlarmsPerDay:
+        """Of the readings that were found anomalous; the series' first model is as old as the span can be."""
+        key: SeriesKey = (row.device_id, row.metric_name)
+        began = min((one.trained_at for one in self._shelf.of_series(key)), default=row.trained_at)
+        days = min(float(LIVE_DAYS), max(0.0, (now - began) / DAY))
+        found = self._findings.confidences(key, now - LIVE_DAYS * DAY, ANOMALIES_MOST)
+        pause = (self._gap + 0.5) * float(Model.from_bytes(self._shelf.scorer(row.id)).numbers[INTERVAL])
+        before, after = (opened(found, one, pause) / days if days > 0 else None for one in (row.threshold, threshold))
+        return AlarmsPerDay(round(days, 3), before, after)
+
+
+def opened(found: list[tuple[int, float]], threshold: float, pause: float) -> int:
+    """How many episodes anomalies (time in microseconds, confidence), in time order, open at this threshold.
+
+    As the verdict has it: one opens where the confidence reaches the threshold, goes on while anomalies of any confidence come less
+    than `pause` microseconds apart, and is over after that.
+    """
+    count, until = 0, -float("inf")
+    for time, confidence in found:
+        if time <= until:
+            until = time + pause
+        elif confidence >= threshold:
+            count, until = count + 1, time + pause
+    return count

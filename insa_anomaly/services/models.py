@@ -1,0 +1,180 @@
+"""Models: which there are, how each does."""
+
+import msgspec
+
+from insa_anomaly.core.event import rfc3339
+from insa_anomaly.errors import ModelFileError, NotFound
+from insa_anomaly.ports import ModelRow, Models, Place, SeriesKey, Tally
+from insa_anomaly.services.findings import Findings, cursor
+from insa_anomaly.services.live import Live
+from insa_anomaly.services.views import Figure, Id, Instant, ModelView, model_view
+
+DAY = 86_400_000_000
+LIVE_DAYS = 7
+UNKNOWN = "this model carries no self-assessment"
+
+
+class ModelPage(msgspec.Struct, frozen=True):
+    """Some models, newest first; `total` and `active_count` count all that the filter lets through."""
+
+    models: list[ModelView]
+    total: int
+    active_count: int
+    next: str | None
+
+
+class LiveView(msgspec.Struct, frozen=True):
+    """The model's series in the stream."""
+
+    state: str
+    readings: int
+    newest: Instant | None
+    serving: bool  # this very model scores it
+    in_episode: bool
+
+
+class ModelDetail(msgspec.Struct, frozen=True):
+    """All about one model."""
+
+    info: ModelView
+    metrics: dict[str, Figure]
+    parameters: dict[str, Figure]
+    status: str
+    live: LiveView | None
+
+
+class LiveRate(msgspec.Struct, frozen=True):
+    """What the model found over the last days."""
+
+    days: float
+    anomalies: int
+    episodes: int
+    alarms_per_day: float | None
+
+
+class Precision(msgspec.Struct, frozen=True):
+    """What operators said of its episodes."""
+
+    confirmed: int
+    dismissed: int
+    precision: float | None
+
+
+class VersionView(msgspec.Struct, frozen=True):
+    """One version of the series' models."""
+
+    id: Id
+    version: int
+    status: str
+    trained_at: Instant
+    training_samples: int
+    accuracy: float | None
+    false_positive_rate: float | None
+    reason: str
+
+
+class Performance(msgspec.Struct, frozen=True):
+    """How a model does: what its training says of it, what the stream shows, what operators say."""
+
+    model_id: Id
+    accuracy: float | None
+    false_positive_rate: float | None
+    true_positive_rate: float | None
+    basis: str | None
+    reason: str
+    last_trained: Instant
+    figures: dict[str, Figure]
+    live: LiveRate
+    feedback: Precision
+    versions: list[VersionView]
+
+
+class ModelFilter(msgspec.Struct, frozen=True):
+    """Which models; None: any."""
+
+    device_id: str | None = None
+    metric_name: str | None = None
+    status: str | None = None
+
+    def admits(self, row: ModelRow) -> bool:
+        """Whether this is one of them."""
+        wanted, found = (self.device_id, self.metric_name, self.status), (row.device_id, row.metric_name, row.status)
+        return all(want in (None, got) for want, got in zip(wanted, found, strict=True))
+
+
+class ModelService:
+    """Reads models: from the index on disk, so that the database may be away, except for what only it knows."""
+
+    def __init__(self, models: Models, live: Live, findings: Findings) -> None:
+        self._models, self._live, self._findings = models, live, findings
+
+    def page(self, wanted: ModelFilter, after: Place | None, most: int) -> ModelPage:
+        """A page of models."""
+        every = sorted((row for row in self._models.rows() if wanted.admits(row)), key=_place, reverse=True)
+        rest = every if after is None else [row for row in every if _place(row) < after]
+        last = cursor(*_place(rest[most - 1])) if len(rest) > most else None
+        return ModelPage([model_view(row) for row in rest[:most]], len(every), sum(row.status == "active" for row in every), last)
+
+    def detail(self, model_id: str) -> ModelDetail:
+        """All about one model. Raises NotFound."""
+        row = self.row(model_id)
+        return ModelDetail(model_view(row), row.figures, row.parameters, row.status, self._live_view(row))
+
+    def performance(self, model_id: str, now: int) -> Performance:
+        """How a model does. Raises NotFound, DatabaseAway, DatabaseRefused."""
+        row = self.row(model_id)
+        view, days = model_view(row), min(float(LIVE_DAYS), max(0.0, (now - row.trained_at) / DAY))
+        tally = self._findings.tally(model_id, now - LIVE_DAYS * DAY)
+        return Performance(
+            model_id=row.id,
+            accuracy=view.accuracy,
+            false_positive_rate=view.false_positive_rate,
+            true_positive_rate=view.true_positive_rate,
+            basis=view.basis,
+            reason=str(row.figures.get("reason") or ("" if view.accuracy is not None else view.basis or UNKNOWN)),
+            last_trained=view.trained_at,
+            figures=row.figures,
+            live=LiveRate(round(days, 3), tally.anomalies, tally.episodes, tally.episodes / days if days > 0 else None),
+            feedback=_precision(tally),
+            versions=[_version(model_view(one)) for one in self._models.of_series((row.device_id, row.metric_name))],
+        )
+
+    def row(self, model_id: str) -> ModelRow:
+        """A model by its id. Raises NotFound."""
+        try:
+            return self._models.row(model_id)
+        except ModelFileError as error:
+            raise NotFound(f"there is no model {model_id}") from error
+
+    def _live_view(self, row: ModelRow) -> LiveView | None:
+        standing = self._live.standing(_key(row))
+        if standing is None:
+            return None
+        newest = None if standing.newest is None else rfc3339(standing.newest)
+        return LiveView(standing.state, standing.readings, newest, standing.model_id == row.id, standing.in_episode)
+
+
+def _place(row: ModelRow) -> Place:
+    return Place(row.trained_at, row.id)
+
+
+def _key(row: ModelRow) -> SeriesKey:
+    return row.device_id, row.metric_name
+
+
+def _precision(tally: Tally) -> Precision:
+    said = tally.confirmed + tally.dismissed
+    return Precision(tally.confirmed, tally.dismissed, tally.confirmed / said if said else None)
+
+
+def _version(view: ModelView) -> VersionView:
+    return VersionView(
+        id=view.id,
+        version=view.version,
+        status=view.status,
+        trained_at=view.trained_at,
+        training_samples=view.training_samples,
+        accuracy=view.accuracy,
+        false_positive_rate=view.false_positive_rate,
+        reason=view.reason,
+    )

@@ -1,0 +1,46 @@
+"""Readings that come over HTTP: the same forms, into the same log; answered when they are on disk."""
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Protocol
+
+import msgspec
+
+from insa_anomaly.core.reading import Parser, Raw, Rejected, Subscription
+from insa_anomaly.errors import LogBroken
+
+ROOT = "$http"  # no MQTT topic begins so, but a broker's own
+SUBSCRIPTIONS = tuple(Subscription(topic) for topic in (ROOT, f"{ROOT}/{{device_id}}", f"{ROOT}/{{device_id}}/{{metric_name}}"))
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """So many readings are on disk."""
+
+    success: bool
+    readings: int
+
+
+class Inlet(Protocol):
+    """The way into the log."""
+
+    def post(self, topic: str, payload: bytes) -> bool:
+        """Take one message; True once it is on disk, False where there was no room or no disk for too long."""
+
+
+class TelemetryService:
+    """Takes messages; `parser` must know `SUBSCRIPTIONS`."""
+
+    def __init__(self, parser: Parser, inlet: Inlet, clock: Callable[[], int]) -> None:
+        self._parser, self._inlet, self._clock = parser, inlet, clock
+        self._parsing = Lock()
+
+    def take(self, device_id: str | None, metric_name: str | None, payload: bytes) -> Taken | Rejected:
+        """Readings of a payload, or why there are none: then nothing is kept. Raises LogBroken: send it again, with its id."""
+        topic = "/".join(filter(None, (ROOT, device_id, metric_name)))
+        with self._parsing:
+            readings = self._parser.parse(Raw(topic, payload, self._clock()))
+        if isinstance(readings, Rejected):
+            return readings
+        if not self._inlet.post(topic, payload):
+            raise LogBroken("the log takes nothing at the moment; what was sent may be in it or not, so send it again with its id")
+        return Taken(True, len(readings))  # noqa: FBT003 - the answer's word for it

@@ -1,0 +1,206 @@
+"""The application as its callers see it, over a real database: who asks is one word."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import httpx2
+import numpy as np
+import psycopg
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+
+from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres.audit import PostgresAudit
+from insa_anomaly.adapters.postgres.keys import PostgresKeys
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.api import app
+from insa_anomaly.core.detector import Model
+from insa_anomaly.core.event import Anomaly, Episode, Reason, anomaly_id, episode_id
+from insa_anomaly.core.training import Trained, fit
+from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
+from insa_anomaly.runtime.feed import Registry
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
+from insa_anomaly.settings import Http, RedisAddress, Settings, Training
+from insa_anomaly.wiring.admin import Parts, assembled
+from tests.runtime.streams import PARAMETERS, POLICY
+
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+JOBS_MOST = 3
+KEY = ("PUMP-101", "temperature")
+NOTHING = Telemetry((), np.zeros(0, np.int32), *(np.zeros(0, np.int64),) * 2, np.zeros(0), *(np.zeros(0, np.int16),) * 2)
+WISHES = {
+    "read": [Permission.READ],
+    "write": [Permission.WRITE],
+    "telemetry": [Permission.TELEMETRY],
+    "admin": [Permission.ADMIN],
+}
+
+
+@cache
+def learnt() -> Trained:
+    """A small model of noise around 10."""
+    values = 10 + np.random.default_rng(0).normal(size=400)
+    return fit(SECOND * np.arange(400), values, KEY, str(UUID(int=0)), 1, PARAMETERS, POLICY)
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+@dataclass
+class Log:
+    """The way into the log: what came, and whether the disk takes it."""
+
+    messages: list[tuple[str, bytes]] = field(default_factory=list)
+    writable: bool = True
+
+    def post(self, topic: str, payload: bytes) -> bool:
+        """Keep it, where that can be."""
+        if self.writable:
+            self.messages.append((topic, payload))
+        return self.writable
+
+
+@dataclass
+class Office:
+    """The application, a client, and keys by name: read, write, telemetry, admin, expired, revoked, bad."""
+
+    dsn: str
+    pool: Pool
+    files: ModelFiles
+    fleet: Fleet
+    log: Log
+    instance: UUID
+    interrupts: list[Callable[[object], None]]
+    service: KeyService
+    ring: KeyRing
+    application: FastAPI
+    client: TestClient
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, permissions in WISHES.items():
+            self.tokens[name] = self.service.create(Wish(name, permissions), "tests", now())[1]
+        self.tokens["expired"] = self.service.create(Wish("expired", [Permission.ADMIN], HOUR), "tests", now() - 2 * HOUR)[1]
+        revoked, self.tokens["revoked"] = self.service.create(Wish("revoked", [Permission.ADMIN]), "tests", now())
+        self.service.revoke(revoked.id, "tests", now())
+        self.tokens["bad"] = self.tokens["admin"][:-1] + ("0" if self.tokens["admin"][-1] != "0" else "1")
+        self.ring.refresh()
+
+    def ask(self, who: str, method: str, path: str, **more: Any) -> httpx2.Response:  # noqa: ANN401 - what the client takes
+        """One request with the key of this name; "nobody" has none."""
+        headers = {**more.pop("headers", {}), **({} if who == "nobody" else {"Authorization": f"Bearer {self.tokens[who]}"})}
+        answer: httpx2.Response = self.client.request(method, path, headers=headers, **more)
+        return answer
+
+    def get(self, path: str, who: str = "read", **params: Any) -> Any:  # noqa: ANN401 - any JSON
+        """What a route answers that must succeed."""
+        answer = self.ask(who, "GET", path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def train(self, key: SeriesKey = KEY, trained_at: int | None = None, **figures: float | str) -> ModelRow:
+        """The next version of a series' model, stored; its figures may be more than training gives."""
+        one, version = learnt(), self.files.next_version(key)
+        model = replace(one.model, id=str(uuid4()), version=version, device_id=key[0], metric_name=key[1])
+        return self.files.save(replace(one, model=model, figures={**one.figures, **figures}), trained_at or now())
+
+    def serve(self, row: ModelRow) -> None:
+        """Let the model take over its series in the stream."""
+        self.fleet.swap((row.device_id, row.metric_name), Model.from_bytes(self.files.scorer(row.id)))
+
+    def stream(self, values: Sequence[float], key: SeriesKey = KEY, since: int | None = None) -> None:
+        """Readings come in, a second apart."""
+        begin = now() - len(values) * SECOND if since is None else since
+        keys, n = self.fleet.registry.keys, len(values)
+        number = np.full(n, self.fleet.registry.number(key), np.int32)
+        times, zeros, good = begin + SECOND * np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int16)
+        self.fleet.advance(Telemetry(keys, number, times, zeros, np.array(values, float), good, good))
+
+    def record(self, anomalies: Sequence[Anomaly] = (), episodes: Sequence[Episode] = ()) -> None:
+        """Findings are recorded."""
+        with PostgresRecorder(self.dsn) as recorder:
+            recorder.record(Page(UUID(int=1), 1, NOTHING, anomalies, episodes))
+
+    def do(self, method: str, path: str, body: object = None, who: str = "write") -> Any:  # noqa: ANN401 - any JSON
+        """What a route answers that must succeed."""
+        answer = self.ask(who, method, path, **({} if body is None else {"json": body}))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def audited(self, action: str) -> list[tuple[Any, ...]]:
+        """Who, from where, which, before and after, of the lines with this action."""
+        return self.query("SELECT who, origin, subject, before, after FROM audit_log WHERE action = %s ORDER BY id", action)
+
+    def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        """Rows of the database."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            found = connection.execute(statement, values)
+            return found.fetchall() if found.description else []
+
+    def routes(self) -> Iterator[tuple[str, str]]:
+        """Method and path of every route there is."""
+        for route in self.application.routes:
+            assert isinstance(route, APIRoute)
+            for method in sorted((route.methods or set()) - {"HEAD", "OPTIONS"}):
+                yield method, route.path
+
+
+def problem(answer: httpx2.Response, status: int) -> Mapping[str, Any]:
+    """The document of an answer that must be this problem."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    said: dict[str, Any] = answer.json()
+    assert said["status"] == status
+    assert {"type", "title", "detail"} <= said.keys()
+    return said
+
+
+@contextmanager
+def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | None = None) -> Iterator[Office]:
+    """The application over this database, as it listens on `host`."""
+    settings = Settings(http=Http(host=host), training=Training(jobs=JOBS_MOST), redis=RedisAddress(redis_url))
+    fleet = Fleet(Registry(16), settings.detection, settings.verdict)
+    with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:
+        keys = PostgresKeys(pool)
+        ring = KeyRing(keys, now)
+        log, instance = Log(), uuid4()
+        interrupts: list[Callable[[object], None]] = []
+
+        def interrupt(name: object) -> None:
+            for one in interrupts:
+                one(name)
+
+        admin = assembled(settings, pool, ring, Parts(files, fleet, log, instance, interrupt))
+        application = app.create("1.2.3", list, lambda: {"series": 0}, admin)
+        with TestClient(application, raise_server_exceptions=False) as client:
+            yield Office(
+                dsn, pool, files, fleet, log, instance, interrupts, KeyService(keys, PostgresAudit(pool)), ring, application, client
+            )
+
+
+def anomaly(row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None) -> Anomaly:
+    """A reading that this model found strange."""
+    key = (row.device_id, row.metric_name)
+    episode = None if started_at is None else episode_id(*key, started_at)
+    return Anomaly(
+        anomaly_id(*key, at, 0), row.id, row.version, *key, at, 9.5, -confidence, -0.1, confidence, 1.0, 0.0, 2.0,
+        [Reason("jump", 1.0, "a jump")], historical=False, episode_id=episode,
+    )  # fmt: skip
+
+
+def episode(row: ModelRow, started_at: int, closed_at: int | None = None, peak: float = 0.5) -> Episode:
+    """An episode that this model found."""
+    key = (row.device_id, row.metric_name)
+    return Episode(episode_id(*key, started_at), *key, row.id, row.version, started_at, closed_at or started_at, closed_at, 1, peak)

@@ -1,0 +1,270 @@
+"""What can be changed: thresholds, versions, feedback; each audited before it is done, and refused where it cannot be."""
+
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.core.detector import INTERVAL, Model
+from insa_anomaly.core.verdict import Policy, Standing, Transition, step
+from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.services.model_changes import opened
+from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, problem
+
+API = "/api/v1/ml"
+CHANGES: list[tuple[str, str, Any]] = [
+    ("PUT", "models/{}/threshold", {"threshold": 0.5}),
+    ("POST", "models/{}/activate", None),
+    ("DELETE", "models/{}", None),
+    ("POST", "episodes/{}/feedback", {"verdict": "confirmed"}),
+]
+
+
+# ------------------------------------------------------------------------------------------------- every change
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+def test_a_change_that_cannot_be_audited_is_refused(office: Office, method: str, path: str, body: object) -> None:
+    """And nothing is changed."""
+    first, second = office.train(), office.train()
+    office.record([], [episode(first, now())])
+    subject = episode(first, now()).id if "episodes" in path else first.id
+    subject = office.get(f"{API}/episodes")["episodes"][0]["id"] if "episodes" in path else subject
+    before = (office.get(f"{API}/models"), office.get(f"{API}/episodes"))
+    office.query("ALTER TABLE audit_log RENAME TO gone")
+    problem(office.ask("write", method, f"{API}/{path.format(subject)}", json=body), 503)
+    assert (office.get(f"{API}/models"), office.get(f"{API}/episodes")) == before
+    assert office.files.active() == {KEY: second.id}
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+def test_what_is_not_there_cannot_be_changed(office: Office, method: str, path: str, body: object) -> None:
+    """404, and no line in the audit log; names that are none are refused."""
+    problem(office.ask("write", method, f"{API}/{path.format(uuid4())}", json=body), 404)
+    for hostile in ("x", "%2e%2e", "%00", "x" * 5000):
+        assert office.ask("write", method, f"{API}/{path.format(hostile)}", json=body).status_code in {404, 405, 422}
+    assert office.query("SELECT count(*) FROM audit_log WHERE action NOT LIKE 'key.%%'") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *[("threshold", {"threshold": value}) for value in (-0.1, 1.1, True, "0.5", None, [0.5])],
+        ("threshold", {}),
+        ("threshold", {"threshold": 0.5, "also": 1}),
+        ("threshold", []),
+        ("feedback", {"verdict": "maybe"}),
+        ("feedback", {"verdict": "confirmed", "note": "x" * 2001}),
+        ("feedback", {"verdict": "confirmed", "episode": 1}),
+        ("feedback", {"note": "x"}),
+    ],
+)
+def test_bodies_that_make_no_sense_are_refused(office: Office, path: str, body: object) -> None:
+    """Unknown fields, other types, numbers out of range."""
+    method, where = ("PUT", "models") if path == "threshold" else ("POST", "episodes")
+    problem(office.ask("write", method, f"{API}/{where}/{uuid4()}/{path}", json=body), 422)
+
+
+@pytest.mark.parametrize(
+    "number", [b"NaN", b"Infinity", b"1e999", b"-1e999", b"1" * 5000, b'"\\ud800"', b"{" * 2000, b"", b"0.5]", b"\xff"]
+)
+def test_numbers_that_are_none_are_refused(office: Office, number: bytes) -> None:
+    """As bytes on the wire: what JSON libraries take without a word."""
+    headers = {"Content-Type": "application/json"}
+    content = b'{"threshold": ' + number + b"}"
+    answer = office.ask("write", "PUT", f"{API}/models/{uuid4()}/threshold", content=content, headers=headers)
+    assert answer.status_code in {400, 422}, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+# --------------------------------------------------------------------------------------------------- thresholds
+def test_a_threshold_is_set_audited_and_shown(office: Office) -> None:
+    """In the index, in PostgreSQL, and in the next version of the model too."""
+    row = office.train()
+    said = office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.625})
+    assert (said["success"], said["threshold_before"], said["threshold"]) == (True, row.threshold, 0.625)
+    assert office.get(f"{API}/models/{row.id}")["info"]["threshold"] == 0.625
+    assert office.query("SELECT threshold FROM ml_models WHERE id = %s", row.id) == [(0.625,)]
+    assert office.files.thresholds() == {row.id: 0.625}
+    [(who, origin, subject, before, after)] = office.audited("model.threshold")
+    assert ("(write)" in who, origin, subject, before, after) == (True, "testclient", row.id, row.threshold, 0.625)
+    assert office.train().threshold == 0.625
+
+
+def test_a_threshold_says_what_it_would_have_done(office: Office) -> None:
+    """Episodes a day over the last week, as it was and as it would have been."""
+    row = office.train(trained_at=now() - 4 * 24 * HOUR)
+    office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.1})
+    spikes = [anomaly(row, now() - hour * HOUR, confidence) for hour, confidence in ((1, 0.2), (2, 0.4), (3, 0.6), (4, 0.8))]
+    office.record([*spikes, anomaly(row, now() - 24 * 9 * HOUR, 0.9)], [])
+    said = office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.5})
+    assert said["alarms_per_day"]["days"] == pytest.approx(4, abs=0.01)
+    assert (said["alarms_per_day"]["before"], said["alarms_per_day"]["after"]) == (pytest.approx(1, abs=0.01), pytest.approx(0.5, abs=0.01))
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=40), st.integers(0, 10), st.integers(1, 5))
+def test_law_counting_from_anomalies_is_counting_from_all_readings(steps: list[tuple[int, int]], tenths: int, gap: int) -> None:
+    """As the verdict would have it, for readings that come evenly: what lies between two anomalies was ordinary."""
+    policy, threshold = Policy(merge_gap_readings=gap), tenths / 10
+    at, found = 0, []
+    for pause, confidence in steps:
+        at += pause + 1
+        found.append((at, confidence / 10))
+    strange, count, standing = dict(found), 0, Standing(0, 0, 0, 0, 0)
+    for time in range(at + 1):
+        transition, standing = step(standing, time, -strange.get(time, -0.5), threshold, policy)
+        count += transition is Transition.OPENED
+        standing = Standing(0, 0, 0, 0, 0) if transition is Transition.CLOSED else standing
+    assert opened(found, threshold, gap + 0.5) == count
+
+
+def test_the_stream_takes_the_threshold_with_the_model(office: Office) -> None:
+    """A threshold set by hand is the one that counts, and is kept in the checkpoint."""
+    row = office.train()
+    office.fleet.swap(KEY, Model.from_bytes(office.files.scorer(row.id)), 0.875)
+    assert office.fleet._models.numbers[0, :].tolist().count(0.875) == 1
+    assert b"threshold" not in office.fleet.moved()[KEY]
+    office.serve(row)
+    assert 0.875 not in office.fleet._models.numbers[0, :].tolist()
+
+
+# ----------------------------------------------------------------------------------------------------- versions
+def test_a_version_is_rolled_back_and_forth(office: Office) -> None:
+    """The index says so at once; PostgreSQL too; asked again, nothing changes."""
+    first, second = office.train(), office.train()
+    said = office.do("POST", f"{API}/models/{first.id}/activate")
+    assert said == {"success": True, "model_id": first.id, "status": "active", "replaced_model_id": second.id}
+    assert office.files.active() == {KEY: first.id}
+    assert office.query("SELECT id::text FROM ml_models WHERE status = 'active'") == [(first.id,)]
+    assert office.do("POST", f"{API}/models/{first.id}/activate")["replaced_model_id"] is None
+    office.do("POST", f"{API}/models/{second.id}/activate")
+    assert office.files.active() == {KEY: second.id}
+    assert [line[2] for line in office.audited("model.activate")] == [first.id, first.id, second.id]
+
+
+def test_a_deleted_model_leaves_its_row(office: Office) -> None:
+    """Its files go, it is never active again, and nothing else can be done to it."""
+    row, other = office.train(), office.train(("FAN-7", "current"))
+    folder = (office.files._directory / row.model_path).parent
+    said = office.do("DELETE", f"{API}/models/{row.id}")
+    assert said == {"success": True, "model_id": row.id, "status": "deleted", "replaced_model_id": None}
+    assert [path.name for path in folder.iterdir()] == ["metadata.json"]
+    assert office.files.active() == {("FAN-7", "current"): other.id}
+    assert office.get(f"{API}/models/{row.id}")["status"] == "deleted"
+    assert office.query("SELECT status FROM ml_models WHERE id = %s", row.id) == [("deleted",)]
+    for method, path, body in CHANGES[:3]:
+        problem(office.ask("write", method, f"{API}/{path.format(row.id)}", json=body), 409)
+
+
+def test_metadata_still_says_what_made_the_versions(office: Office) -> None:
+    """After a change too."""
+    row = office.train()
+    path = (office.files._directory / row.model_path).with_name("metadata.json")
+    before = path.read_text()
+    assert '"numpy"' in before
+    office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": row.threshold})
+    assert path.read_text().replace(f'"set_threshold": {row.threshold}', '"set_threshold": null') == before
+
+
+def test_postgres_follows_later_where_it_refuses_now(office: Office) -> None:
+    """The change is made: the index on disk is the truth."""
+    row = office.train()
+    office.query("ALTER TABLE ml_models RENAME TO gone")
+    assert office.do("DELETE", f"{API}/models/{row.id}")["status"] == "deleted"
+    assert office.files.active() == {}
+
+
+# ----------------------------------------------------------------------------------------------------- feedback
+def test_the_last_word_on_an_episode_counts(office: Office) -> None:
+    """With who said it; the words before are in the audit log."""
+    row, at = office.train(), now()
+    one = episode(row, at)
+    office.record([], [one])
+    path = f"{API}/episodes/{one.id}/feedback"
+    assert office.do("POST", path, {"verdict": "dismissed"})["feedback"]["verdict"] == "dismissed"
+    said = office.do("POST", path, {"verdict": "confirmed", "note": "bearing \u03a9\x00"})["feedback"]
+    assert (said["verdict"], "(write)" in said["given_by"]) == ("confirmed", True)
+    [shown] = office.get(f"{API}/episodes")["episodes"]
+    assert shown["feedback"]["note"] == "bearing \u03a9\\x00"
+    first, second = office.audited("episode.feedback")
+    assert (first[3], second[3]["verdict"], second[4]["verdict"]) == (None, "dismissed", "confirmed")
+    assert office.get(f"{API}/models/{row.id}/performance")["feedback"] == {"confirmed": 1, "dismissed": 0, "precision": 1.0}
+
+
+@pytest.mark.parametrize(("verdict", "learnt"), [("confirmed", 9), ("dismissed", 10)])
+def test_a_confirmed_fault_is_not_learnt(office: Office, verdict: str, learnt: int) -> None:
+    """Its anomalous readings are left out of the history; those of a dismissed episode are in it."""
+    row, begin = office.train(), now() - HOUR
+    zeros, flags = np.zeros(10, np.int64), np.zeros(10, np.int16)
+    telemetry = Telemetry([KEY], np.zeros(10, np.int32), begin + SECOND * np.arange(10), zeros, np.arange(10.0), flags, flags)
+    with PostgresRecorder(office.dsn) as recorder:
+        recorder.record(
+            Page(uuid4(), 1, telemetry, [anomaly(row, begin + 4 * SECOND, started_at=begin)], [episode(row, begin)]),
+        )
+    office.do("POST", f"{API}/episodes/{episode(row, begin).id}/feedback", {"verdict": verdict})
+    with PostgresHistory(office.dsn) as history:
+        assert len(history.readings(KEY, 0, 100)[0]) == learnt
+
+
+# ---------------------------------------------------------------------------------------------------- telemetry
+@pytest.mark.parametrize(
+    ("names", "body", "readings"),
+    [
+        ({}, b'{"device_id": "PUMP-101", "metrics": {"temperature": 71.3, "pressure": 3.2}}', 2),
+        ({"device_id": "PUMP-101"}, b'[{"temperature": 71.3}, {"metric_name": "pressure", "value": 3, "id": "7"}]', 2),
+        ({"device_id": "PUMP-101", "metric_name": "temperature"}, b"71.3", 1),
+        ({}, b"pump,device_id=PUMP-101 temperature=71.3,pressure=3.2 1795341600000000000", 2),
+    ],
+)
+def test_readings_are_taken_in_every_form(office: Office, names: dict[str, str], body: bytes, readings: int) -> None:
+    """As they came, into the log."""
+    answer = office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=body)
+    assert (answer.status_code, answer.json()) == (200, {"success": True, "readings": readings})
+    assert office.log.messages == [("/".join(["$http", *names.values()]), body)]
+
+
+@pytest.mark.parametrize(
+    ("names", "body", "reason"),
+    [
+        ({}, b'{"temperature": 71.3}', "no_device"),
+        ({"device_id": "a"}, b'{"device_id": "b", "metrics": {"t": 1}}', "mismatch"),
+        ({"device_id": "a"}, b'{"t": NaN}', "not_finite"),
+        ({"device_id": "a"}, b'{"t": true}', "boolean"),
+        ({"device_id": "a"}, b"\xff\xfe", "not_utf8"),
+        ({"device_id": "a"}, b"", "empty"),
+        ({"device_id": "a"}, b'{"t": ' + b" " * 300_000 + b"1}", "too_large"),
+    ],
+)
+def test_readings_that_are_none_are_refused(office: Office, names: dict[str, str], body: bytes, reason: str) -> None:
+    """With the reason they would have among the dead letters; they are not kept: who sent them knows."""
+    said = problem(office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=body), 422)
+    assert said["detail"].startswith(reason)
+    assert office.log.messages == []
+
+
+@pytest.mark.parametrize("names", [{"device_id": "a/b"}, {"device_id": "#"}, {"metric_name": "t"}, {"device_id": "\x00"}, {"other": "x"}])
+def test_names_that_are_none_are_refused(office: Office, names: dict[str, str]) -> None:
+    """They would be levels of a topic."""
+    problem(office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=b"1"), 422)
+
+
+def test_a_disk_that_takes_nothing_is_said(office: Office) -> None:
+    """503: send it again."""
+    office.log.writable = False
+    answer = office.ask("telemetry", "POST", "/api/v1/telemetry", params={"device_id": "a"}, content=b'{"t": 1}')
+    assert "again" in problem(answer, 503)["detail"]
+
+
+def test_a_body_that_grows_is_cut_off(office: Office) -> None:
+    """Whether its size was announced or not."""
+    for content in (b"x" * 1_000_001, (b"x" * 100_000 for _ in range(11))):
+        problem(office.ask("telemetry", "POST", "/api/v1/telemetry", params={"device_id": "a"}, content=content), 413)
+
+
+def test_the_interval_of_a_model_is_in_microseconds(office: Office) -> None:
+    """What the effect of a threshold rests on."""
+    row = office.train()
+    assert Model.from_bytes(office.files.scorer(row.id)).numbers[INTERVAL] >= SECOND / 1000

@@ -1,0 +1,275 @@
+"""What if this were the next reading: against the live window, changing nothing, and so many times a minute."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from insa_anomaly import instrumentation
+from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
+from insa_anomaly.core import features
+from insa_anomaly.core.detector import INTERVAL
+from insa_anomaly.ports import Telemetry
+from insa_anomaly.services.keys import Permission, Wish
+from tests.api.office import HOUR, KEY, Office, now, opened, problem
+from tests.conftest import Server
+
+API = "/api/v1/ml"
+WHERE = {"device_id": KEY[0], "metric_name": KEY[1]}
+ORDINARY, STRANGE = 10.0, 1e6
+
+
+@pytest.fixture
+def serving(office: Office) -> Office:
+    """A series with a full window and a model."""
+    return served(office)
+
+
+def served(office: Office) -> Office:
+    """A series with a full window and a model; the key "fast" has a limit that nobody reaches."""
+    random = np.random.default_rng(3)
+    office.serve(office.train())
+    office.stream((ORDINARY + random.normal(size=80)).tolist())
+    office.tokens["fast"] = office.service.create(Wish("fast", [Permission.READ], None, 10**9), "tests", now())[1]
+    office.ring.refresh()
+    return office
+
+
+def predict(office: Office, value: float, who: str = "fast") -> Any:  # noqa: ANN401 - any JSON
+    """One prediction."""
+    return office.do("POST", f"{API}/predict", {**WHERE, "value": value}, who)
+
+
+def states(office: Office) -> bytes:
+    """All that the stream knows of all series."""
+    return office.fleet._states.tobytes() + office.fleet._models.numbers.tobytes()
+
+
+def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
+    """To the bit, for the same value one usual pause later."""
+    for value in (ORDINARY, ORDINARY + 3, STRANGE, -STRANGE, 0, 1e308):
+        said = predict(serving, value)
+        window = serving.fleet.look(KEY)
+        assert window is not None
+        at = int(window.state[0, features.LAST] + serving.fleet._models.numbers[0, INTERVAL])
+        zeros, good = np.zeros(1, np.int64), np.zeros(1, np.int16)
+        states_before = serving.fleet._states.copy()
+        telemetry = Telemetry(
+            serving.fleet.registry.keys, np.zeros(1, np.int32), np.array([at]), zeros, np.array([float(value)]), good, good
+        )
+        result = serving.fleet.advance(telemetry)
+        serving.fleet._states = states_before
+        assert (said["score"], said["confidence"]) == (result.score[0], abs(result.score[0]))
+        assert said["is_anomaly"] == (result.score[0] < 0)
+        assert (said["expected"], said["lower"], said["upper"]) == (result.expected[0], result.lower[0], result.upper[0])
+        assert said["model_version"] == 1
+
+
+def test_asking_changes_nothing(serving: Office) -> None:
+    """Neither a window, nor an episode, nor what a checkpoint would hold."""
+    before = states(serving)
+    serving.fleet.moved()
+    for value in (ORDINARY, STRANGE):
+        predict(serving, value)
+    serving.do("POST", f"{API}/predict/batch", {**WHERE, "values": [ORDINARY, STRANGE] * 500}, "fast")
+    assert states(serving) == before
+    assert serving.fleet.moved() == {}
+    assert len(serving.fleet.registry) == 1
+
+
+def test_strange_is_strange_and_ordinary_is_not(serving: Office) -> None:
+    """The score is below 0 where it is anomalous, and the confidence is its absolute value."""
+    ordinary, strange = predict(serving, ORDINARY), predict(serving, STRANGE)
+    assert (ordinary["is_anomaly"], strange["is_anomaly"]) == (False, True)
+    assert strange["score"] == -strange["confidence"] < 0
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 1000])
+def test_a_batch_is_so_many_predictions(serving: Office, count: int) -> None:
+    """Each by itself as the next reading, in the order given."""
+    values = [ORDINARY + number % 7 - 3 if number % 5 else STRANGE for number in range(count)]
+    said = serving.do("POST", f"{API}/predict/batch", {**WHERE, "values": values}, "fast")
+    assert [one["value"] for one in said["predictions"]] == values
+    for place in {0, count // 2, count - 1}:
+        single = predict(serving, values[place])
+        assert said["predictions"][place].items() >= {name: single[name] for name in ("score", "expected", "is_anomaly")}.items()
+    assert said["anomaly_count"] == sum(one["is_anomaly"] for one in said["predictions"]) > 0
+
+
+def test_a_prediction_needs_neither_database_nor_redis(serving: Office) -> None:
+    """The stream is in memory."""
+    serving.pool.close()
+    assert predict(serving, STRANGE)["is_anomaly"]
+
+
+def test_a_model_swapped_meanwhile_is_asked_again(serving: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer mixes two models; one that is swapped without end is not waited for."""
+    look, swaps = serving.fleet.look, [serving.train() for _ in range(2)]
+
+    def swapping(key: tuple[str, str]) -> object:
+        window = look(key)
+        if swaps:
+            serving.serve(swaps.pop())
+        return window
+
+    monkeypatch.setattr(serving.fleet, "look", swapping)
+    assert predict(serving, STRANGE)["model_version"] == 2
+    swaps.extend([serving.train() for _ in range(3)] * 3)
+    problem(serving.ask("fast", "POST", f"{API}/predict", json={**WHERE, "value": 1.0}), 409)
+
+
+# -------------------------------------------------------------------------------------------- what cannot be said
+@pytest.mark.parametrize("path", ["predict", "predict/batch"])
+def test_series_that_cannot_be_predicted_say_why(office: Office, path: str) -> None:
+    """404 for one that never reported; 409 while it collects, while its window fills, and where its model is disabled."""
+    body = {**WHERE, "value": 1.0} if path == "predict" else {**WHERE, "values": [1.0]}
+
+    def refused(status: int) -> str:
+        return str(problem(office.ask("read", "POST", f"{API}/{path}", json=body), status)["detail"])
+
+    assert "never reported" in refused(404)
+    office.stream([1.0] * 20, since=now() - HOUR)
+    assert "collecting" in refused(409)
+    assert "20" in refused(409)
+    row = office.train()
+    office.serve(row)
+    assert "window" in refused(409)
+    office.fleet.swap(KEY, None)
+    with office.files._transaction():
+        office.files._set_status(row, "disabled", "failed three times")
+    assert "disabled: failed three times" in refused(409)
+    assert len(office.fleet.registry) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**WHERE},
+        {**WHERE, "value": None},
+        {**WHERE, "value": "1"},
+        {**WHERE, "value": True},
+        {**WHERE, "value": [1]},
+        {**WHERE, "value": 1, "timestamp": 2},
+        {"device_id": "a", "value": 1},
+        {"device_id": "a\x00", "metric_name": "m", "value": 1},
+        {"device_id": "x" * 201, "metric_name": "m", "value": 1},
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(office: Office, body: object) -> None:
+    """With what is wrong where."""
+    assert problem(office.ask("read", "POST", f"{API}/predict", json=body), 422)["errors"]
+
+
+@pytest.mark.parametrize("values", [[], "1", [None], [True], ["1"], [[1]], [1.0] * 10_001])
+def test_batches_that_make_no_sense_are_refused(office: Office, values: object) -> None:
+    """None, too many, or not of numbers."""
+    problem(office.ask("read", "POST", f"{API}/predict/batch", json={**WHERE, "values": values}), 422)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"1" * 400])
+def test_numbers_that_are_not_finite_are_refused(office: Office, number: bytes) -> None:
+    """As bytes on the wire."""
+    headers = {"Content-Type": "application/json"}
+    for content in (
+        b'{"device_id": "a", "metric_name": "m", "value": ' + number + b"}",
+        b'{"device_id": "a", "metric_name": "m", "values": [1, ' + number + b"]}",
+    ):
+        path = "predict/batch" if b"values" in content else "predict"
+        problem(office.ask("read", "POST", f"{API}/{path}", content=content, headers=headers), 422)
+
+
+# ------------------------------------------------------------------------------------------------------ the limit
+def until_refused(office: Office, who: str, most: int) -> int:
+    """How many predictions are given before the first 429."""
+    for given in range(most):
+        answer = office.ask(who, "POST", f"{API}/predict", json={**WHERE, "value": ORDINARY})
+        if answer.status_code == 429:
+            problem(answer, 429)
+            assert 1 <= int(answer.headers["retry-after"]) <= 61
+            return given
+    return most
+
+
+def test_a_key_has_so_many_predictions_a_minute(serving: Office) -> None:
+    """100, each key for itself, whatever headers and paths say; a key may have a limit of its own."""
+    assert until_refused(serving, "read", 150) == 100
+    for headers in ({"X-Forwarded-For": "1.2.3.4"}, {"X-Real-IP": "1.2.3.4"}, {"Forwarded": "for=1.2.3.4"}):
+        answer = serving.ask("read", "POST", f"{API}/predict", json={**WHERE, "value": 1.0}, headers=headers)
+        assert answer.status_code == 429
+    for path in (f"{API}/predict?x=1", f"{API}//predict", f"{API}/predict/", f"{API}/PREDICT", f"{API}/%70redict"):
+        answer = serving.ask("read", "POST", path, json={**WHERE, "value": 1.0}, follow_redirects=False)
+        assert answer.status_code in {307, 404, 405, 429}, path
+    assert until_refused(serving, "write", 20) == 20
+    serving.tokens["slow"] = serving.service.create(Wish("slow", [Permission.READ], None, 3), "tests", now())[1]
+    serving.ring.refresh()
+    assert until_refused(serving, "slow", 10) == 3
+
+
+def test_a_batch_counts_its_values(serving: Office) -> None:
+    """One larger than the limit could never be: 422; one that is too much now takes nothing."""
+
+    def ask(count: int) -> int:
+        return serving.ask("read", "POST", f"{API}/predict/batch", json={**WHERE, "values": [ORDINARY] * count}).status_code
+
+    assert [ask(count) for count in (101, 60, 60, 40, 1)] == [422, 200, 429, 200, 429]
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A real server."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+def test_the_limit_is_shared(url: str) -> None:
+    """By all daemons on one Redis: between them a key has its 100; what is counted there goes by itself."""
+    daemons = [RedisRateLimit(url) for _ in range(3)]
+    given = [daemons[number % 3].take("key", 1, 100) is None for number in range(150)]
+    assert given == [True] * 100 + [False] * 50
+    assert daemons[0].take("other", 100, 100) is None
+    with redis.Redis.from_url(url) as client:
+        assert all(0 < int(str(client.ttl(key))) <= 120 for key in client.keys("LIMITS*"))
+        assert client.keys("LIMITS*")
+
+
+def test_without_redis_each_counts_for_itself(own_redis: Server[str]) -> None:
+    """While it is away the limit holds here; when it is back it is shared again."""
+    limit = RedisRateLimit(own_redis.address, rest_seconds=0.0)
+    assert limit.take("key", 100, 100) is None
+    own_redis.stop()
+    began = time.monotonic()
+    assert [limit.take("key", 50, 100) is None for _ in range(3)] == [True, True, False]
+    assert time.monotonic() - began < 3
+    own_redis.start()
+    assert limit.take("key", 100, 100) is None
+    assert RedisRateLimit(own_redis.address).take("key", 1, 100) is not None
+
+
+def test_a_redis_that_is_away_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request waits for it twice."""
+    asked: list[str] = []
+    monkeypatch.setattr(instrumentation, "rate_limit_local", asked.append)
+    limit = RedisRateLimit("redis://127.0.0.1:1/0")
+    assert all(limit.take("key", 1, 100) is None for _ in range(50))
+    assert len(asked) == 1
+
+
+def test_the_limit_flows_back() -> None:
+    """After the time that was said, some of it is there again."""
+    limit = LocalRateLimit()
+    assert limit.take("key", 60, 60) is None
+    wait = limit.take("key", 1, 60)
+    assert wait is not None
+    assert 1 <= wait <= 60
+
+
+def test_predictions_share_redis_where_there_is_one(database: str, tmp_path: Path, redis_url: str) -> None:
+    """The API counts where the settings say."""
+    with opened(database, tmp_path, redis_url=redis_url) as office:
+        served(office)
+        assert until_refused(office, "read", 150) == 100
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.keys("LIMITS*")

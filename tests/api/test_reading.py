@@ -1,0 +1,211 @@
+"""What can be read: models, how they do, what was found; page by page, and nothing of it twice."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from insa_anomaly.core.event import rfc3339
+from insa_anomaly.ports import Feedback
+from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, problem
+
+OTHER = ("FAN-7", "current")
+API = "/api/v1/ml"
+
+
+# ---------------------------------------------------------------------------------------------------- models
+def test_there_is_nothing_at_first(office: Office) -> None:
+    """Empty lists with totals, not errors."""
+    assert office.get(f"{API}/models") == {"models": [], "total": 0, "active_count": 0, "next": None}
+    assert office.get(f"{API}/anomalies") == {"anomalies": [], "total": 0, "next": None}
+    assert office.get(f"{API}/episodes") == {"episodes": [], "total": 0, "next": None}
+
+
+def test_models_are_listed_newest_first(office: Office) -> None:
+    """With how many there are and how many serve, by device, metric and status."""
+    rows = [office.train(key, now() + i) for i, key in enumerate((KEY, OTHER, KEY))]
+    said = office.get(f"{API}/models")
+    assert [one["id"] for one in said["models"]] == [row.id for row in reversed(rows)]
+    assert (said["total"], said["active_count"]) == (3, 2)
+    assert said["models"][0]["trained_at"] == rfc3339(rows[2].trained_at)
+    for query, expected in (
+        ({"device_id": KEY[0]}, (2, 1)),
+        ({"metric_name": OTHER[1]}, (1, 1)),
+        ({"status": "archived"}, (1, 0)),
+        ({"device_id": "nobody"}, (0, 0)),
+    ):
+        said = office.get(f"{API}/models", **query)
+        assert (said["total"], said["active_count"]) == expected
+
+
+def test_models_can_be_read_while_the_database_is_away(office: Office) -> None:
+    """The index is on disk."""
+    row = office.train()
+    office.pool.close()
+    assert office.get(f"{API}/models")["total"] == 1
+    assert office.get(f"{API}/models/{row.id}")["status"] == "active"
+
+
+def test_a_model_says_what_it_is_and_how_its_series_stands(office: Office) -> None:
+    """Info, metrics, status, and the stream: never seen, collecting, warming, serving."""
+    row = office.train()
+    said = office.get(f"{API}/models/{row.id}")
+    assert (said["info"]["id"], said["status"], said["live"]) == (row.id, "active", None)
+    assert said["metrics"] == row.figures
+    office.stream([1.0] * 10, since=now() - HOUR)
+    assert office.get(f"{API}/models/{row.id}")["live"]["state"] == "collecting"
+    office.serve(row)
+    assert office.get(f"{API}/models/{row.id}")["live"]["state"] == "warming"
+    newest = now()
+    office.stream([1.0] * 60, since=newest - 59 * SECOND)  # the long pause before it began the window anew
+    live = office.get(f"{API}/models/{row.id}")["live"]
+    assert live == {"state": "serving", "readings": 70, "newest": rfc3339(newest), "serving": True, "in_episode": live["in_episode"]}
+    assert office.get(f"{API}/models/{office.train().id}")["live"]["serving"] is False
+
+
+def test_performance_says_what_is_known(office: Office) -> None:
+    """Figures of the training where it gave any; what the last week showed; what operators said; every version."""
+    first = office.train(trained_at=now() - 48 * HOUR, basis="not assessed")
+    second = office.train(accuracy=0.93, true_positive_rate=0.9, false_positive_rate=0.04, basis="faults injected into the holdout")
+    began = [now() - hours * HOUR for hours in (1, 2, 3, 24 * 8)]
+    office.record([anomaly(first, at, started_at=at) for at in began], [episode(first, at) for at in began])
+    for at, verdict in zip(began[1:], ("confirmed", "dismissed", "dismissed"), strict=True):
+        office.query("INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, %s, 'a')", episode(first, at).id, verdict)
+    said = office.get(f"{API}/models/{first.id}/performance")
+    assert (said["accuracy"], said["false_positive_rate"], said["basis"]) == (None, None, "not assessed")
+    assert said["reason"] == "not assessed"
+    assert said["last_trained"] == rfc3339(first.trained_at)
+    assert (said["live"]["anomalies"], said["live"]["episodes"], said["live"]["days"]) == (3, 3, pytest.approx(2, abs=0.01))
+    assert said["live"]["alarms_per_day"] == pytest.approx(1.5, abs=0.01)
+    assert said["feedback"] == {"confirmed": 1, "dismissed": 2, "precision": pytest.approx(1 / 3)}
+    assert [(one["id"], one["status"]) for one in said["versions"]] == [(second.id, "active"), (first.id, "archived")]
+    said = office.get(f"{API}/models/{second.id}/performance")
+    assert (said["accuracy"], said["true_positive_rate"], said["false_positive_rate"], said["reason"]) == (0.93, 0.9, 0.04, "")
+    assert said["feedback"]["precision"] is None
+
+
+@pytest.mark.parametrize("path", ["{}", "{}/performance"])
+def test_a_model_there_is_not(office: Office, path: str) -> None:
+    """404 for one that is well named, 422 for what is no name."""
+    problem(office.ask("read", "GET", f"{API}/models/" + path.format(uuid4())), 404)
+    for hostile in ("1", "..", "%00", "x" * 5000, "%2e%2e%5c", "'; DROP TABLE ml_models; --"):
+        assert office.ask("read", "GET", f"{API}/models/" + path.format(hostile)).status_code in {404, 422}
+
+
+# -------------------------------------------------------------------------------------------------- findings
+def test_anomalies_are_read_with_all_that_is_known_of_them(office: Office) -> None:
+    """Times as RFC 3339, reasons, the episode."""
+    row, at = office.train(), now() - HOUR
+    one = anomaly(row, at, 0.6, started_at=at)
+    office.record([one], [episode(row, at)])
+    [said] = office.get(f"{API}/anomalies")["anomalies"]
+    assert said["id"] == one.id
+    assert said["timestamp"] == rfc3339(at)
+    assert (said["value"], said["score"], said["confidence"], said["expected"]) == (9.5, -0.6, 0.6, 1.0)
+    assert said["reasons"] == [{"feature": "jump", "share": 1.0, "text": "a jump"}]
+    assert said["episode_id"] == one.episode_id
+
+
+def test_filters_let_through_what_they_say(office: Office) -> None:
+    """Alone and together; `from` is the first moment that counts, `to` the first that does not."""
+    rows = {key: office.train(key) for key in (KEY, OTHER)}
+    base = now() - 10 * HOUR
+    every = [anomaly(rows[key], base + hour * HOUR, hour / 10, base) for hour in range(5) for key in (KEY, OTHER)]
+    office.record(every, [])
+    for query, expected in (
+        ({}, 10),
+        ({"device_id": KEY[0]}, 5),
+        ({"metric_name": OTHER[1]}, 5),
+        ({"device_id": KEY[0], "metric_name": OTHER[1]}, 0),
+        ({"model_id": rows[KEY].id}, 5),
+        ({"episode_id": every[0].episode_id}, 5),
+        ({"from": rfc3339(base + HOUR)}, 8),
+        ({"to": rfc3339(base + HOUR)}, 2),
+        ({"from": rfc3339(base + HOUR), "to": rfc3339(base + 3 * HOUR), "device_id": OTHER[0]}, 2),
+        ({"min_confidence": 0.3}, 4),
+    ):
+        said = office.get(f"{API}/anomalies", **query)
+        assert (said["total"], len(said["anomalies"])) == (expected, expected), query
+
+
+@pytest.mark.parametrize("kind", ["anomalies", "episodes", "models"])
+def test_pages_join_to_the_whole(office: Office, kind: str) -> None:
+    """Each once, newest first, and the total on every page, also where many share one time."""
+    base = now() - HOUR
+    rows = [office.train((f"d{i}", "m"), base + i // 3) for i in range(7)]
+    office.record([anomaly(row, base + i // 3) for i, row in enumerate(rows)], [episode(row, base + i // 3) for i, row in enumerate(rows)])
+    whole = [one["id"] for one in office.get(f"{API}/{kind}")[kind]]
+    assert len(set(whole)) == 7
+    for limit in (1, 2, 3, 7):
+        found: list[str] = []
+        query: dict[str, Any] = {"limit": limit}
+        while True:
+            page = office.get(f"{API}/{kind}", **query)
+            assert page["total"] == 7
+            found += [one["id"] for one in page[kind]]
+            if page["next"] is None:
+                break
+            query["cursor"] = page["next"]
+        assert found == whole
+
+
+def test_episodes_are_read_with_what_was_said_of_them(office: Office) -> None:
+    """Open or closed."""
+    row, base = office.train(), now() - HOUR
+    office.record([], [episode(row, base), episode(row, base + 1, base + 2)])
+    feedback = Feedback("confirmed", "bearing", "someone", now())
+    office.query(
+        "INSERT INTO feedback VALUES (%s, 'confirmed', 'bearing', 'someone', instant(%s))", episode(row, base).id, feedback.given_at
+    )
+    closed, still_open = office.get(f"{API}/episodes")["episodes"]
+    assert (closed["closed_at"], closed["feedback"]) == (rfc3339(base + 2), None)
+    assert still_open["closed_at"] is None
+    assert still_open["feedback"] == {
+        "verdict": "confirmed",
+        "note": "bearing",
+        "given_by": "someone",
+        "given_at": rfc3339(feedback.given_at),
+    }
+    assert [one["id"] for one in office.get(f"{API}/episodes", open=True)["episodes"]] == [still_open["id"]]
+    assert [one["id"] for one in office.get(f"{API}/episodes", open="false")["episodes"]] == [closed["id"]]
+
+
+@pytest.mark.parametrize("kind", ["anomalies", "episodes", "models"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"limit": 0},
+        {"limit": 1001},
+        {"limit": "many"},
+        {"cursor": "x"},
+        {"cursor": "1~x"},
+        {"cursor": "99999999999999999999~00000000-0000-4000-8000-000000000000"},
+        {"device_id": ""},
+        {"device_id": "a/b"},
+        {"device_id": "\x00"},
+        {"device_id": "x" * 201},
+        {"no_such": 1},
+    ],
+)
+def test_queries_that_make_no_sense_are_refused(office: Office, kind: str, query: dict[str, Any]) -> None:
+    """Each with what is wrong where, and without repeating what was sent."""
+    said = problem(office.ask("read", "GET", f"{API}/{kind}", params=query), 422)
+    assert said["errors"][0]["where"].startswith("query")
+
+
+@pytest.mark.parametrize(
+    "query", [{"from": "yesterday"}, {"from": "2026-11-22T10:00:00"}, {"min_confidence": "nan"}, {"min_confidence": 1.5}, {"model_id": 7}]
+)
+def test_filters_that_make_no_sense_are_refused(office: Office, query: dict[str, Any]) -> None:
+    """A time needs a zone, a confidence is a number from 0 to 1."""
+    problem(office.ask("read", "GET", f"{API}/anomalies", params=query), 422)
+
+
+def test_what_only_the_database_knows_needs_it(office: Office) -> None:
+    """503 and when to come again, while it refuses."""
+    row = office.train()
+    office.query("ALTER TABLE anomaly_detections RENAME TO gone")
+    for path in ("anomalies", f"models/{row.id}/performance"):
+        answer = office.ask("read", "GET", f"{API}/{path}")
+        assert "gone" not in problem(answer, 503)["detail"]
+        assert int(answer.headers["retry-after"]) > 0

@@ -1,0 +1,292 @@
+"""Training over the API: taken once a series, run one after the other, told, cancelled, and not forgotten by a restart."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.errors import DatabaseRefused
+from insa_anomaly.ports import SeriesKey
+from insa_anomaly.runtime.jobs import JobRunner
+from insa_anomaly.runtime.trainer import Answer, Order
+from insa_anomaly.services import jobs as jobs_service
+from insa_anomaly.testing import MemoryState
+from tests.api.office import JOBS_MOST, KEY, Office, now, problem
+
+API = "/api/v1/ml"
+TRAIN = {"device_id": KEY[0], "metric_name": KEY[1]}
+
+
+@dataclass
+class Trainer:
+    """Trains by what the office has; waits where it is told to."""
+
+    office: Office
+    go: Event = field(default_factory=Event)
+    began: Event = field(default_factory=Event)
+    reason: str = ""
+    closed: bool = False
+    orders: list[Order] = field(default_factory=list)
+    figures: dict[str, float | str] = field(default_factory=dict)
+
+    def train(self, order: Order, name: object, tell: Callable[[int], None]) -> Answer:
+        """As the trainer does, with a word on the way."""
+        del name
+        self.orders.append(order)
+        tell(0)
+        self.began.set()
+        self.go.wait(10)
+        tell(90)
+        if self.reason:
+            return Answer(0.1, None, self.reason)
+        return Answer(0.5, self.office.train((order.device_id, order.metric_name), None, **self.figures).id)
+
+    def interrupt(self, name: object) -> None:
+        """End it."""
+        del name
+        self.reason = "the training process ended, or took too long"
+        self.go.set()
+
+
+@dataclass
+class School:
+    """A runner of the office's jobs."""
+
+    office: Office
+
+    def __post_init__(self) -> None:
+        self.trainer, self.state = Trainer(self.office), MemoryState()
+        self.told: list[object] = []
+        self.jobs = PostgresJobs(self.office.pool, self.office.instance)
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew, as after a restart."""
+        trainer: object = self.trainer
+        self.runner = JobRunner(self.jobs, trainer, self.office.files, self.state, self.told.extend, now)  # type: ignore[arg-type]
+
+    def run(self) -> Thread:
+        """One turn, beside the test."""
+        thread = Thread(target=self.runner.step)
+        thread.start()
+        return thread
+
+    def finish(self) -> None:
+        """One turn, to its end."""
+        self.trainer.go.set()
+        self.runner.step()
+
+
+@pytest.fixture
+def school(office: Office, monkeypatch: pytest.MonkeyPatch) -> School:
+    """One whose callers do not wait for an answer, over a series that was seen."""
+    monkeypatch.setattr(jobs_service, "WAIT_SECONDS", 0.0)
+    office.stream([1.0])
+    return School(office)
+
+
+def asked(office: Office, body: object = None, path: str = "models/train") -> str:
+    """A job that was taken, by its id."""
+    answer = office.ask("write", "POST", f"{API}/{path}", json=body)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["location"] == f"{API}/jobs/{answer.json()['job_id']}"
+    return str(answer.json()["job_id"])
+
+
+def test_a_training_is_taken_run_and_told(office: Office, school: School) -> None:
+    """202 with a job to poll; then the model with its figures, and an event on MQTT."""
+    school.trainer.figures = {"accuracy": 0.93, "basis": "injected faults"}
+    job_id = asked(office, {**TRAIN, "training_window": 14})
+    assert office.get(f"{API}/jobs/{job_id}")["status"] == "queued"
+    thread = school.run()
+    school.trainer.began.wait(10)
+    assert office.get(f"{API}/jobs/{job_id}")["status"] == "running"
+    school.trainer.go.set()
+    thread.join(10)
+    said = office.get(f"{API}/jobs/{job_id}")
+    [model] = office.get(f"{API}/models")["models"]
+    assert (said["status"], said["progress"], said["model_id"], said["new_model_id"]) == ("done", 100, model["id"], None)
+    assert (said["accuracy"], said["basis"], said["training_time"], said["training_samples"]) == (0.93, "injected faults", 0.5, 400)
+    assert said["figures"]["accuracy"] == 0.93
+    assert school.trainer.orders == [Order(*KEY, 14.0)]
+    [event] = school.state.outgoing(0, 10)
+    told = msgspec.json.decode(event.payload)
+    assert (event.topic, told["model_id"], told["job_id"]) == ("insa/iiot/ml/model/trained", model["id"], job_id)
+    assert school.told == [event]
+    [(who, _, subject, before, after)] = office.audited("model.train")
+    assert ("(write)" in who, subject, before, after["device_id"]) == (True, job_id, None, KEY[0])
+
+
+def test_an_answer_that_comes_soon_is_waited_for(office: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 with the model; or what kept it from being made."""
+    monkeypatch.setattr(jobs_service, "WAIT_SECONDS", 10.0)
+    school.trainer.go.set()
+    for reason, status in (("", 200), ("40 readings are too few", 422)):
+        school.trainer.reason = reason
+        stop = Event()
+        thread = Thread(target=lambda: [school.runner.step() for _ in iter(lambda: stop.wait(0.02), True)])  # noqa: B023
+        thread.start()
+        answer = office.ask("write", "POST", f"{API}/models/train", json=TRAIN)
+        stop.set()
+        thread.join(10)
+        assert answer.status_code == status, answer.text
+        assert reason in answer.text
+
+
+def test_a_model_is_retrained(office: Office, school: School) -> None:
+    """By its id; the improvement is what training measured on one holdout, else it is not known, and why."""
+    first = office.train()
+    for figures, improvement in (({}, None), ({"improvement_percentage": -1.5}, -1.5)):
+        school.trainer.figures = dict(figures)
+        job_id = asked(office, None, f"models/{first.id}/retrain")
+        school.finish()
+        said = office.get(f"{API}/jobs/{job_id}")
+        assert (said["kind"], said["model_id"], said["promoted"], said["improvement_percentage"]) == (
+            "retrain",
+            first.id,
+            True,
+            improvement,
+        )
+        assert ("holdout" in said["reason"]) == (improvement is None)
+        assert office.files.active() == {KEY: said["new_model_id"]}
+    assert [event.topic for event in school.state.outgoing(0, 10)] == ["insa/iiot/ml/model/retrained"] * 2
+
+
+def test_a_series_has_one_job_at_a_time(office: Office, school: School) -> None:
+    """409 naming the one there is, also while it runs; afterwards the next is taken."""
+    job_id = asked(office, TRAIN)
+    assert job_id in problem(office.ask("write", "POST", f"{API}/models/train", json=TRAIN), 409)["detail"]
+    thread = school.run()
+    school.trainer.began.wait(10)
+    problem(office.ask("write", "POST", f"{API}/models/train", json=TRAIN), 409)
+    school.trainer.go.set()
+    thread.join(10)
+    asked(office, TRAIN)
+
+
+def test_so_many_may_wait(office: Office, school: School) -> None:
+    """429 and when to come again."""
+    del school
+    for number in range(JOBS_MOST):
+        key = (f"d{number}", "m")
+        office.stream([1.0], key)
+        asked(office, {"device_id": key[0], "metric_name": key[1]})
+    answer = office.ask("write", "POST", f"{API}/models/train", json=TRAIN)
+    problem(answer, 429)
+    assert int(answer.headers["retry-after"]) > 0
+    page = office.get(f"{API}/jobs", status="queued", limit=2)
+    assert (page["total"], len(page["jobs"])) == (JOBS_MOST, 2)
+    assert page["next"]
+    assert office.get(f"{API}/jobs", limit=2, cursor=page["next"])["jobs"][0]["job_id"] not in {job["job_id"] for job in page["jobs"]}
+
+
+def test_a_job_that_waits_is_cancelled(office: Office, school: School) -> None:
+    """It never begins, and its series is free again; a second time it is no more."""
+    job_id = asked(office, TRAIN)
+    said = office.do("DELETE", f"{API}/jobs/{job_id}")
+    assert (said["status"], "cancelled by" in said["reason"]) == ("cancelled", True)
+    school.finish()
+    assert school.trainer.orders == []
+    problem(office.ask("write", "DELETE", f"{API}/jobs/{job_id}"), 409)
+    asked(office, TRAIN)
+
+
+def test_a_job_under_way_is_cancelled(office: Office, school: School) -> None:
+    """Its training is ended, and it stays cancelled whatever the child says."""
+    office.interrupts.append(school.trainer.interrupt)
+    job_id = asked(office, TRAIN)
+    thread = school.run()
+    school.trainer.began.wait(10)
+    office.do("DELETE", f"{API}/jobs/{job_id}")
+    thread.join(10)
+    assert office.get(f"{API}/jobs/{job_id}")["status"] == "cancelled"
+    assert school.state.outgoing(0, 10) == []
+
+
+def test_a_restart_forgets_no_job(office: Office, school: School) -> None:
+    """What was under way when the daemon ended begins anew; another daemon's jobs are not ours."""
+    job_id = asked(office, TRAIN)
+    school.trainer.closed, school.trainer.reason = True, "the end"
+    school.finish()
+    assert office.get(f"{API}/jobs/{job_id}")["status"] == "running"
+    other = PostgresJobs(office.pool, uuid4())
+    other.resume()
+    assert other.begin(now()) is None
+    assert office.get(f"{API}/jobs/{job_id}")["status"] == "running"
+    school.trainer.closed, school.trainer.reason = False, ""
+    school.start()
+    school.finish()
+    assert office.get(f"{API}/jobs/{job_id}")["status"] == "done"
+
+
+def test_what_ended_is_written_when_the_database_is_back(office: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was made is not made again."""
+    job_id = asked(office, TRAIN)
+
+    def refuse(_: object) -> bool:
+        raise DatabaseRefused
+
+    with monkeypatch.context() as away:
+        away.setattr(school.jobs, "end", refuse)
+        school.finish()
+    school.runner._next_at = 0.0
+    school.finish()
+    assert office.get(f"{API}/jobs/{job_id}")["status"] == "done"
+    assert len(school.trainer.orders) == 1
+
+
+@pytest.mark.parametrize("key", [("nobody", "temperature"), (KEY[0], "nothing")])
+def test_what_never_reported_cannot_be_trained(office: Office, school: School, key: SeriesKey) -> None:
+    """404, and no job."""
+    del school
+    problem(office.ask("write", "POST", f"{API}/models/train", json={"device_id": key[0], "metric_name": key[1]}), 404)
+    assert office.get(f"{API}/jobs")["total"] == 0
+
+
+def test_what_is_only_recorded_can_be_trained(office: Office, school: School) -> None:
+    """A series of long ago, which this run of the daemon has not seen."""
+    del school
+    office.query("INSERT INTO series (device_id, metric_name) VALUES ('old', 'm')")
+    asked(office, {"device_id": "old", "metric_name": "m"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"device_id": "a"},
+        {**TRAIN, "training_window": 0},
+        {**TRAIN, "training_window": -1},
+        {**TRAIN, "training_window": "14"},
+        {**TRAIN, "training_window": 1e6},
+        {**TRAIN, "window": 14},
+        {"device_id": "a/b", "metric_name": "m"},
+        {"device_id": 7, "metric_name": "m"},
+    ],
+)
+def test_trainings_that_make_no_sense_are_refused(office: Office, school: School, body: object) -> None:
+    """With what is wrong where."""
+    del school
+    assert problem(office.ask("write", "POST", f"{API}/models/train", json=body), 422)["errors"]
+
+
+def test_a_training_that_cannot_be_audited_is_refused(office: Office, school: School) -> None:
+    """Nothing waits then, and nothing is cancelled."""
+    del school
+    job_id = asked(office, TRAIN)
+    office.query("ALTER TABLE audit_log RENAME TO gone")
+    office.stream([1.0], ("other", "m"))
+    problem(office.ask("write", "POST", f"{API}/models/train", json={"device_id": "other", "metric_name": "m"}), 503)
+    problem(office.ask("write", "DELETE", f"{API}/jobs/{job_id}"), 503)
+    assert [job["status"] for job in office.get(f"{API}/jobs")["jobs"]] == ["queued"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "jobs/{}"), ("DELETE", "jobs/{}"), ("POST", "models/{}/retrain")])
+def test_jobs_and_models_there_are_not(office: Office, method: str, path: str) -> None:
+    """404; and names that are none are refused."""
+    problem(office.ask("write", method, f"{API}/{path.format(uuid4())}"), 404)
+    assert office.ask("write", method, f"{API}/{path.format('%00')}").status_code in {404, 422}

@@ -1,0 +1,240 @@
+"""Who may do what: every route against every kind of caller, and what keys are made of."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi import APIRouter
+
+from insa_anomaly.api.auth import Guard, guarded
+from insa_anomaly.errors import DatabaseRefused, NotFound
+from insa_anomaly.services.keys import Denied, KeyRing, Permission, Wish
+from tests.api.office import Office, now, opened, problem
+
+CALLERS = ("nobody", "bad", "expired", "revoked", "read", "write", "telemetry", "admin")
+OPEN = "open"
+# Every route there is, and what it needs. One that is new needs a row, or the test fails.
+NEEDED = {
+    ("GET", "/healthz"): OPEN,
+    ("GET", "/readyz"): OPEN,
+    ("GET", "/metrics"): OPEN,
+    ("GET", "/api/v1/status"): OPEN,
+    ("GET", "/api/v1/openapi.json"): "ml:read",
+    ("GET", "/api/v1/ml/models"): "ml:read",
+    ("GET", "/api/v1/ml/models/{model_id}"): "ml:read",
+    ("GET", "/api/v1/ml/models/{model_id}/performance"): "ml:read",
+    ("GET", "/api/v1/ml/anomalies"): "ml:read",
+    ("GET", "/api/v1/ml/episodes"): "ml:read",
+    ("PUT", "/api/v1/ml/models/{model_id}/threshold"): "ml:write",
+    ("POST", "/api/v1/ml/models/{model_id}/activate"): "ml:write",
+    ("DELETE", "/api/v1/ml/models/{model_id}"): "ml:write",
+    ("POST", "/api/v1/ml/episodes/{episode_id}/feedback"): "ml:write",
+    ("POST", "/api/v1/telemetry"): "telemetry:write",
+    ("POST", "/api/v1/ml/predict"): "ml:read",
+    ("POST", "/api/v1/ml/predict/batch"): "ml:read",
+    ("POST", "/api/v1/ml/models/train"): "ml:write",
+    ("POST", "/api/v1/ml/models/{model_id}/retrain"): "ml:write",
+    ("GET", "/api/v1/ml/jobs"): "ml:read",
+    ("GET", "/api/v1/ml/jobs/{job_id}"): "ml:read",
+    ("DELETE", "/api/v1/ml/jobs/{job_id}"): "ml:write",
+}
+MAY = {
+    "ml:read": {"read", "write", "admin"},
+    "ml:write": {"write", "admin"},
+    "telemetry:write": {"telemetry", "admin"},
+    OPEN: set(CALLERS),
+}
+SOME_ID = "00000000-0000-4000-8000-000000000000"
+
+
+def test_every_route_has_a_row(office: Office) -> None:
+    """No route without a decision who may use it."""
+    assert set(office.routes()) == NEEDED.keys()
+
+
+@pytest.mark.parametrize(("method", "path"), NEEDED)
+def test_who_may(office: Office, method: str, path: str) -> None:
+    """401 without a good key, 403 with one that is good for something else; else the route itself answers."""
+    for who in CALLERS:
+        answer = office.ask(who, method, re.sub(r"\{\w+\}", SOME_ID, path))
+        if who in MAY[NEEDED[method, path]]:
+            assert answer.status_code not in {401, 403}, who
+        elif who in {"nobody", "bad", "expired", "revoked"}:
+            problem(answer, 401)
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        else:
+            assert NEEDED[method, path] in problem(answer, 403)["detail"]
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/status"])
+def test_on_the_network_what_is_open_on_loopback_needs_a_key(database: str, tmp_path: Path, path: str) -> None:
+    """Health stays open: whoever asks for it has no key, and learns nothing else."""
+    with opened(database, tmp_path, host="0.0.0.0") as office:  # noqa: S104 - nothing listens
+        for who in CALLERS:
+            assert office.ask(who, "GET", path).status_code == (200 if who in MAY["ml:read"] else 403 if who == "telemetry" else 401)
+        assert office.ask("nobody", "GET", "/healthz").status_code == 200
+
+
+def test_a_route_that_names_no_permission_is_closed(office: Office) -> None:
+    """Deny by default: to forget it is to shut it, for an admin too."""
+    routes = APIRouter(route_class=guarded(Guard(office.ring)))
+
+    @routes.get("/forgotten")
+    def forgotten() -> str:
+        return "secret"
+
+    office.application.router.routes.extend(routes.routes)
+    problem(office.ask("admin", "GET", "/forgotten"), 403)
+    problem(office.ask("nobody", "GET", "/forgotten"), 401)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Basic dTpw"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer insa__"},
+        {"Authorization": "Bearer \xff"},
+        {"Authorization": "Bearer " + "x" * 5000},
+        {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1"},
+        {"Cookie": "key=1"},
+    ],
+)
+def test_nothing_but_a_key_lets_in(office: Office, headers: dict[str, str]) -> None:
+    """No other scheme, no half of it, no claim to come from nearby."""
+    raw: Any = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    problem(office.client.get("/api/v1/openapi.json", headers=raw), 401)
+
+
+def test_a_key_is_asked_for_once(office: Office) -> None:
+    """Two of them are none: a proxy and we might take a different one."""
+    key = f"Bearer {office.tokens['admin']}"
+    problem(office.client.get("/api/v1/openapi.json", headers=[("Authorization", key), ("Authorization", key)]), 401)
+
+
+def test_who_may_is_asked_before_what(office: Office) -> None:
+    """A path that nobody declares is unknown, and a method that is not there is not allowed: problem documents as well."""
+    problem(office.ask("nobody", "GET", "/api/v1/nothing"), 404)
+    problem(office.ask("admin", "PATCH", "/api/v1/openapi.json"), 405)
+
+
+# ------------------------------------------------------------------------------------------------------ the keys
+def test_a_key_is_256_bits_and_is_stored_by_its_digest_alone(office: Office) -> None:
+    """Nothing in the database holds what is presented."""
+    _, _, secret = office.tokens["admin"].split("_")
+    assert len(bytes.fromhex(secret)) == 32
+    stored = str(office.query("SELECT * FROM api_keys"))
+    audited = str(office.query("SELECT * FROM audit_log"))
+    assert not any(token.rsplit("_", 1)[1] in stored + audited for token in office.tokens.values())
+    assert len(set(office.tokens.values())) == len(office.tokens)
+
+
+def test_a_key_ends_when_it_is_revoked(office: Office) -> None:
+    """As soon as the keys are read again."""
+    key, token = office.service.create(Wish("short-lived", [Permission.READ]), "tests", now())
+    office.ring.refresh()
+    assert office.ring.authenticate(token) == key
+    office.service.revoke(key.id, "tests", now())
+    office.ring.refresh()
+    assert office.ring.authenticate(token) is Denied.REVOKED
+    with pytest.raises(NotFound):
+        office.service.revoke("nobody", "tests", now())
+
+
+def test_a_key_ends_by_itself(office: Office) -> None:
+    """At the microsecond, whether the database answers or not."""
+    begin = now()
+    _, token = office.service.create(Wish("brief", [Permission.READ], 1000), "tests", begin)
+    for at, expected in ((begin + 999, None), (begin + 1000, Denied.EXPIRED)):
+        found = KeyRing(office.service._keys, lambda at=at: at).authenticate(token)  # type: ignore[misc]
+        assert (found if isinstance(found, Denied) else None) is expected
+
+
+def test_when_a_key_was_last_used_is_kept(office: Office) -> None:
+    """To the minute."""
+    office.get("/api/v1/openapi.json")
+    office.ring.refresh()
+    used = {key.name: key.last_used_at for key in office.service.all()}
+    assert used["write"] is None
+    assert used["read"] is not None
+    assert abs(used["read"] - now()) < 60_000_000
+
+
+def test_known_keys_are_good_while_the_database_is_away(office: Office) -> None:
+    """What is not known cannot be told; a ring that never knew anything says that it cannot say."""
+    office.query("ALTER TABLE api_keys RENAME TO gone")
+    with pytest.raises(DatabaseRefused):
+        office.ring.refresh()
+    office.get("/api/v1/openapi.json")
+    problem(office.ask("bad", "GET", "/api/v1/openapi.json"), 401)
+    with pytest.raises(DatabaseRefused):
+        KeyRing(office.service._keys, now).authenticate(office.tokens["read"])
+
+
+def test_keys_that_cannot_be_read_are_503(office: Office) -> None:
+    """With the time after which to come again, and without a word about the database."""
+    office.query("ALTER TABLE api_keys RENAME TO gone")
+    office.ring._keys = None
+    answer = office.ask("admin", "GET", "/api/v1/openapi.json")
+    assert "api_keys" not in problem(answer, 503)["detail"]
+    assert int(answer.headers["retry-after"]) > 0
+
+
+# ------------------------------------------------------------------------------------------------- the audit log
+def test_making_and_ending_keys_is_audited(office: Office) -> None:
+    """Who, what, of which."""
+    rows = office.query("SELECT who, action, subject, after FROM audit_log ORDER BY id")
+    assert [row[1] for row in rows] == ["key.create"] * 6 + ["key.revoke"]
+    assert {row[0] for row in rows} == {"tests"}
+    assert rows[0][3]["name"] == "read"
+
+
+@pytest.mark.parametrize("change", ["UPDATE audit_log SET who = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"])
+def test_the_audit_log_is_append_only(office: Office, change: Any) -> None:  # noqa: ANN401 - a literal string
+    """For a superuser too."""
+    before = office.query("SELECT * FROM audit_log")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+        office.query(change)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        office.query("SET session_replication_role = replica; " + change)
+    assert office.query("SELECT * FROM audit_log") == before
+
+
+def test_what_is_older_than_two_years_may_go(office: Office) -> None:
+    """For retention."""
+    office.query("INSERT INTO audit_log (at, who, origin, action, subject) VALUES (now() - interval '3 years', 'a', 'b', 'c', 'd')")
+    office.query("DELETE FROM audit_log WHERE at < now() - interval '2 years'")
+    assert office.query("SELECT count(*) FROM audit_log WHERE who = 'a'") == [(0,)]
+
+
+def test_a_key_that_cannot_be_audited_is_not_made(office: Office) -> None:
+    """The change is refused where it cannot be written down."""
+    office.query("ALTER TABLE audit_log RENAME TO gone")
+    with pytest.raises(DatabaseRefused):
+        office.service.create(Wish("secret", [Permission.ADMIN]), "tests", now())
+    with pytest.raises(DatabaseRefused):
+        office.service.revoke(office.service.all()[0].id, "tests", now())
+    assert "secret" not in {key.name for key in office.service.all()}
+    assert office.service.all()[0].revoked_at is None
+
+
+# ------------------------------------------------------------------------------------------------ every request
+def test_a_body_has_a_limit(office: Office) -> None:
+    """Before anything is looked at: also that of somebody who may not."""
+    problem(office.ask("nobody", "POST", "/healthz", content=b"x" * 1_000_001), 413)
+
+
+def test_every_answer_forbids_guessing_and_keeping(office: Office) -> None:
+    """Problem documents too."""
+    for answer in (office.ask("read", "GET", "/api/v1/openapi.json"), office.ask("nobody", "GET", "/api/v1/openapi.json")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "strict-transport-security" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/api/v1/%2e%2e/%2e%2e/etc/passwd", "/api/v1/\x00", "/api/v1/openapi.json%00", "/" + "a" * 60_000])
+def test_hostile_paths_are_unknown(office: Office, path: str) -> None:
+    """Not an error of ours."""
+    problem(office.ask("admin", "GET", path.replace("\x00", "%00")), 404)
