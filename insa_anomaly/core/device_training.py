@@ -15,8 +15,8 @@ import sklearn
 from sklearn.ensemble import IsolationForest
 
 from insa_anomaly.core import calibration, device, device_features, device_window, features, verdict
-from insa_anomaly.core.device import DeviceModel, DeviceParameters
-from insa_anomaly.core.device_features import LAGS, MEMBERS, MOMENTS, PREDICTORS, SHORT_MEAN, WIDTH, Knowledge, Look
+from insa_anomaly.core.device import CELLS_MOST, DeviceModel, DeviceParameters
+from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_MEAN, WIDTH, Knowledge, Look
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
 from insa_anomaly.core.forest import SAMPLES_MOST, Forest
@@ -26,7 +26,6 @@ from insa_anomaly.errors import NotEnoughData, TrainingError
 FEWEST_ROWS = 100
 _FEWEST_FULL = 32  # rows with a full window
 _LEAST_COVERAGE = 0.5  # share of rows that a metric must have a reading in
-_CELLS_MOST = 400_000  # rows times metrics
 _FOLDS = 4
 _DRIFT_BLOCKS = 8
 _PIECE = 512
@@ -42,7 +41,7 @@ _PROFILE_DAYS = 2.9
 _PROFILE_INTERVAL = 3700e6
 _PROFILE_GAIN = 0.15
 
-Figures = dict[str, float | int | str | None | dict[str, str]]
+Figures = dict[str, float | int | str | dict[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,9 @@ def _recent(when: Floats, what: Floats, parameters: DeviceParameters) -> tuple[F
     if len(when) < FEWEST_ROWS:
         raise NotEnoughData(f"{len(when)} different rows with finite values; at least {FEWEST_ROWS} are needed")
     recent = int((when >= when[-1] - parameters.history_days * DAY).sum())
-    keep = min(max(recent, parameters.history_readings_least), parameters.history_readings_most, max(_CELLS_MOST // what.shape[1], FEWEST_ROWS))
+    keep = min(
+        max(recent, parameters.history_readings_least), parameters.history_readings_most, max(CELLS_MOST // what.shape[1], FEWEST_ROWS)
+    )
     return when[-keep:], what[-keep:]
 
 
@@ -276,8 +277,7 @@ def _predictors(near: Floats, last: Floats, j: int) -> Floats:
 
 
 def _ridge(A: Floats, b: Floats) -> Floats:
-    weights: Floats = np.linalg.solve(A.T @ A + _RIDGE * np.eye(A.shape[1]), A.T @ b)
-    return weights
+    return np.asarray(np.linalg.solve(A.T @ A + _RIDGE * np.eye(A.shape[1]), A.T @ b), np.float64)
 
 
 def _with_features(known: Knowledge, seen: Floats, flats: Floats, used: Bools) -> Knowledge:
@@ -294,7 +294,7 @@ def _with_levels(known: Knowledge, seen: Floats, used: Bools, keep: Bools) -> Kn
     level -= center
     within, between = _covariance(level), _covariance(_block_means(level))
     wide = within + _DRIFT * between
-    precision = np.linalg.inv(wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d))
+    precision = np.asarray(np.linalg.inv(wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d)), np.float64)
     values = np.where(used, seen[..., 0], np.nan)[keep]
     wander = np.sqrt(1.0 + _DRIFT * np.array([_between(column[np.isfinite(column)]) for column in values.T]))
     variances, axes = np.linalg.eigh((within + _DRIFT * between) / np.outer(wander, wander) + 1e-9 * np.eye(d))
@@ -423,7 +423,9 @@ def _ahead(together: Floats) -> Floats:
     """
     means = np.array([part.mean() for part in np.array_split(together, _DRIFT_BLOCKS)])
     away = np.sqrt(_DRIFT) * means.std(ddof=1)
-    return (together + away * np.array([[NormalDist().inv_cdf((i + 0.5) / _SHIFTS)] for i in range(_SHIFTS)])).ravel()
+    shifts = np.array([NormalDist().inv_cdf((i + 0.5) / _SHIFTS) for i in range(_SHIFTS)])
+    ahead: Floats = together + away * shifts[:, None]
+    return ahead.ravel()
 
 
 def _band(held_out: _HeldOut, history: _History, alpha: float) -> Floats:
