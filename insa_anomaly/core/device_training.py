@@ -20,7 +20,7 @@ from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_M
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
 from insa_anomaly.core.forest import SAMPLES_MOST, Forest
-from insa_anomaly.core.training import compiled
+from insa_anomaly.core.training import compiled, daily_profile
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
@@ -37,9 +37,6 @@ _RIDGE = 1.0
 _FIT_CAP = 20.0  # further out, a value does not pull harder on a forecast
 _EXPLAINED = 0.9  # share of the level's variance along the axes that are kept
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in device_features.NAMES])
-_PROFILE_DAYS = 2.9
-_PROFILE_INTERVAL = 3700e6
-_PROFILE_GAIN = 0.15
 
 Figures = dict[str, float | int | str | dict[str, str] | None]
 
@@ -61,6 +58,8 @@ class _History:
     """The rows of a history in pieces, as the stream would push them: none of them holds a long pause."""
 
     pieces: list[Rows]
+    interval: float  # typical pause between rows, microseconds
+    times: Floats  # [n]
     values: Floats  # [n, d], held where missing
     flats: Floats  # [n, d]
     used: Bools  # [n, d]
@@ -101,7 +100,7 @@ def fit(
     kept, left_out = _kept(what, metrics)
     when, what = _recent(when, what[:, kept], parameters)
     interval = _interval(when)
-    gap, history = _history(when, what, parameters.gap_factor * interval)
+    gap, history = _history(when, what, interval, parameters)
     known, _ = _learn(history, history.full)
     held_out = _cross_fit(history)
     forest, fitted = _forest(held_out.summaries[history.full], parameters)
@@ -193,11 +192,12 @@ def _interval(when: Floats) -> float:
     return float(np.median(pauses))
 
 
-def _history(when: Floats, what: Floats, gap: float) -> tuple[float, _History]:
+def _history(when: Floats, what: Floats, interval: float, parameters: DeviceParameters) -> tuple[float, _History]:
     """The history, and the pause that restarts a window; a rule that would void most windows is not this device's rule."""
-    history = _pushed(when, what, gap)
+    gap = parameters.gap_factor * interval
+    history = _pushed(when, what, interval, gap)
     if history.full.sum() < (len(when) - LONG + 1) / 2:
-        gap, history = float("inf"), _pushed(when, what, np.inf)
+        gap, history = float("inf"), _pushed(when, what, interval, np.inf)
     if history.full.sum() < _FEWEST_FULL:
         needed = LONG + _FEWEST_FULL
         raise NotEnoughData(
@@ -206,7 +206,7 @@ def _history(when: Floats, what: Floats, gap: float) -> tuple[float, _History]:
     return gap, history
 
 
-def _pushed(when: Floats, what: Floats, gap: float) -> _History:
+def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _History:
     state, pieces = device_window.empty(what.shape[1]), []
     edges = np.concatenate(([0], np.flatnonzero(np.diff(when) > gap) + 1, [len(when)])).tolist()
     for first, end in pairwise(edges):
@@ -217,7 +217,7 @@ def _pushed(when: Floats, what: Floats, gap: float) -> _History:
             pieces.append(rows)
     values, flats, used = (np.concatenate(parts) for parts in zip(*((p.values[LONG:], p.flats, p.used) for p in pieces), strict=True))
     counts = np.concatenate([piece.counts for piece in pieces])
-    return _History(pieces, values, flats, used, (counts >= LONG) & used.any(axis=1))
+    return _History(pieces, interval, when, values, flats, used, (counts >= LONG) & used.any(axis=1))
 
 
 # ---------------------------------------------------------------------------------------------------- one fit
@@ -241,7 +241,7 @@ def _blank(history: _History, used: Bools) -> Knowledge:
     return Knowledge(
         center,
         scale,
-        profile=np.zeros((d, features.NUMBERS_WIDTH)),
+        profile=_profiles(history, used, center, scale),
         # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
         flat_most=np.where(flat, LONG - 1.0, FLAT_CAP),
         weights=np.zeros((d, LAGS + 1)),
@@ -258,6 +258,16 @@ def _blank(history: _History, used: Bools) -> Knowledge:
         stiffness=one,
         typical=np.ones(2),
     )
+
+
+def _profiles(history: _History, used: Bools, center: Floats, scale: Floats) -> Floats:
+    """The daily profile of every metric that has one [d, features.NUMBERS_WIDTH]."""
+    out = np.zeros((used.shape[1], features.NUMBERS_WIDTH))
+    for j, rows in enumerate(used.T):
+        z, when = (history.values[rows, j] - center[j]) / scale[j], history.times[rows]
+        own = daily_profile(z, when, history.interval) if len(when) else z
+        out[j, features.BINS], out[j, features.PROFILE.start : features.PROFILE.start + len(own)] = len(own), own
+    return out
 
 
 def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:

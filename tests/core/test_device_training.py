@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from insa_anomaly.core import device, device_window
+from insa_anomaly.core import device, device_window, features
 from insa_anomaly.core.detector import Status
 from insa_anomaly.core.device import DeviceParameters
 from insa_anomaly.core.device_training import TrainedDevice, fit
@@ -152,3 +152,18 @@ def test_how_much_is_learnt_is_bounded() -> None:
     assert learnt(rows, few).samples == 361
     assert learnt(rows, replace(few, history_readings_least=450)).samples == 450
     assert learnt(rows, replace(few, history_days=9.0)).samples == 500
+
+
+def test_what_is_usual_at_a_time_of_day_is_learnt() -> None:
+    """From three days on, of the metrics that have such a pattern: what is ordinary at noon stands out at midnight."""
+    at = np.arange(5 * 1440)
+    random = np.random.default_rng(4)
+    warm = 10 * np.sin(2 * np.pi * at / 1440) + random.normal(0, 0.5, len(at))
+    rows = Rows(at * MINUTE, np.column_stack((warm, random.normal(0, 1, len(at)), warm + random.normal(0, 0.5, len(at)))))
+    one = learnt(rows[: 4 * 1440])
+    assert (one.model.known.profile[:, features.BINS] > 0).tolist() == [True, False, True]
+    said = seen_by(one, rows[3 * 1440 :])
+    assert (said.score[1500:] < 0).mean() < 0.03
+    rows.values[4 * 1440 + 1080 :, [0, 2]] += 15.0
+    said = seen_by(one, rows[3 * 1440 :])
+    assert (said.score[1440 + 1085 : 1440 + 1200] < 0).all()
