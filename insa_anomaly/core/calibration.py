@@ -1,15 +1,17 @@
 """How strange is it? Values of a measure become p-values, and p-values a score.
 
 A table is learnt from values of the measure on readings its model had not seen: the empirical distribution up to its 95 %
-quantile, and above it a generalised Pareto tail (peaks over threshold; probability-weighted moments after Hosking and
-Wallis 1987; shape within [0, 0.6]), so that a p-value goes on falling beyond the strangest value ever held out.
+quantile, and above it the rarer of that and a generalised Pareto tail (peaks over threshold; probability-weighted moments
+after Hosking and Wallis 1987; shape within [0, 0.6]), so that a p-value goes on falling beyond the strangest value ever held
+out, and is no larger than what was counted where the tail ends sooner than a Pareto tail would.
 """
 
 import numpy as np
 
 from insa_anomaly.core.features import Floats
 
-_KNOTS = 32
+_BODY_KNOTS, _TAIL_KNOTS = 32, 16
+_KNOTS = _BODY_KNOTS + _TAIL_KNOTS
 _X = slice(0, _KNOTS)
 _Y = slice(_KNOTS, 2 * _KNOTS)
 _U, _Y_U, _SHAPE, _SCALE = range(2 * _KNOTS, 2 * _KNOTS + 4)
@@ -29,19 +31,20 @@ def table(values: Floats) -> Floats:
     excess = ordered[ordered > limit] - limit
     shape, scale = _tail(excess, float(ordered[-1] - ordered[0]))
     out = np.empty(TABLE_WIDTH)
-    out[_X], out[_Y] = _body(ordered, limit)
     out[_U], out[_SHAPE], out[_SCALE] = limit, shape, scale
     out[_Y_U] = -np.log10(max(len(excess), 1) / len(ordered))
-    out[_Y] = np.minimum(out[_Y], out[_Y_U])
+    out[_X] = knots = _knots(ordered, limit)
+    out[_Y] = -np.log10(1 - np.searchsorted(ordered, knots, "left") / (len(ordered) + 1))
+    out[_Y][:_BODY_KNOTS] = np.minimum(out[_Y][:_BODY_KNOTS], out[_Y_U])
     return out
 
 
-def _body(ordered: Floats, limit: float) -> tuple[Floats, Floats]:
-    """Knots and -log10 of the share of values that are at least as large."""
-    knots = np.quantile(ordered, np.linspace(0, 1, _KNOTS) * _BODY, method="lower")
-    knots[-1] = limit
-    below = np.searchsorted(ordered, knots, "left")
-    return knots, -np.log10(1 - below / (len(ordered) + 1))
+def _knots(ordered: Floats, limit: float) -> Floats:
+    """Values between which the share of those at least as large is interpolated [_KNOTS]: evenly spread in the body, by halves in the tail."""
+    body = np.quantile(ordered, np.linspace(0, 1, _BODY_KNOTS) * _BODY, method="lower")
+    body[-1] = limit
+    exceeding = np.geomspace(max((1 - _BODY) * len(ordered), 1.0), 1.0, _TAIL_KNOTS)
+    return np.concatenate((body, np.maximum(ordered[-np.ceil(exceeding).astype(np.int64)], limit)))
 
 
 def _tail(excess: Floats, span: float) -> tuple[float, float]:
@@ -62,11 +65,11 @@ def surprise(values: Floats, tables: Floats) -> Floats:
     x0, x1 = tables[at, right - 1], tables[at, right]
     y0, y1 = tables[at, _KNOTS + right - 1], tables[at, _KNOTS + right]
     share = np.clip((values - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0)
-    body = y0 + share * (y1 - y0)
+    counted = y0 + share * (y1 - y0)
     excess = np.maximum(values - tables[:, _U], 0.0) / tables[:, _SCALE]
     shape = np.maximum(tables[:, _SHAPE], 1e-6)  # at 1e-6 the tail is exponential to seven digits
     tail = tables[:, _Y_U] + np.log1p(shape * excess) / (shape * np.log(10.0))
-    surprises: Floats = np.where(excess > _RESOLUTION, tail, body)
+    surprises: Floats = np.where(excess > _RESOLUTION, np.maximum(tail, counted), counted)
     return np.minimum(surprises, _SURPRISE_CAP)
 
 

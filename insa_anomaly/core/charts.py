@@ -39,8 +39,10 @@ def predictors(z: Floats) -> Floats:
 
 
 def recent(look: Look, cap: float) -> Floats:
-    """The end of the windows in robust units [n, MEAN_OF + 1]."""
-    return np.clip(look.z[:, LONG - MEAN_OF - 1 :], -cap, cap)
+    """The end of the windows in robust units [n, MEAN_OF + 1], the newest within the cap."""
+    z = look.z[:, LONG - MEAN_OF - 1 :].copy()
+    z[:, -1] = np.clip(look.newest[:, 1], -cap, cap)
+    return z
 
 
 def forecast_error(look: Look, numbers: Floats) -> Floats:

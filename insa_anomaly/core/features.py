@@ -59,6 +59,7 @@ PROFILE = slice(BINS + 1, BINS + 1 + BINS_MOST)
 NUMBERS_WIDTH = PROFILE.stop
 
 _Z_CAP = 1e3
+_WINDOW_CAP = 6.0
 SCALED_CAP = 30.0
 _LANE = 1024  # apart enough that the run before a batch of one series never reaches into the series before it
 
@@ -90,7 +91,8 @@ class Pushed:
 class Look:
     """Full windows as a model sees them: in units of the series' own robust scale, with what is usual at the time of day."""
 
-    z: Floats  # [n, LONG], within +-1000
+    z: Floats  # [n, LONG], each within +-6, so that one reading far out does not bend the window for as long as it is in there
+    newest: Floats  # [n, 2] the last two, within +-1000
     profile: Floats  # [n, SHORT + 1], 0 where none was learnt
     flats: Floats  # [n]
 
@@ -258,7 +260,8 @@ def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Loo
     with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
         z = windows - numbers[:, CENTER, None]
         z /= numbers[:, SCALE, None]
-    return Look(np.clip(z, -_Z_CAP, _Z_CAP, out=z), profile(stamps, numbers), flats)
+    newest = np.clip(z[:, -2:], -_Z_CAP, _Z_CAP)
+    return Look(np.clip(z, -_WINDOW_CAP, _WINDOW_CAP, out=z), newest, profile(stamps, numbers), flats)
 
 
 def unscaled(look: Look, numbers: Floats) -> Floats:
@@ -268,17 +271,17 @@ def unscaled(look: Look, numbers: Floats) -> Floats:
     deviation = short - level[:, None]
     deviation *= deviation
     out = np.empty((len(short), WIDTH))
-    out[:, 0] = short[:, -1]
-    out[:, 1] = short[:, -1] - short[:, -2]
+    out[:, 0] = look.newest[:, 1]
+    out[:, 1] = look.newest[:, 1] - look.newest[:, 0]
     out[:, 2] = level
     out[:, 3] = level - look.z.sum(axis=1) / LONG
     out[:, 4] = np.log(np.sqrt(deviation.sum(axis=1) / (SHORT - 1)) + 0.05)
     out[:, 5] = np.log1p(np.maximum(np.minimum(look.flats, numbers[:, FLAT_MOST]) - numbers[:, FLAT_FREE], 0.0))
     residuals = short
     residuals -= look.profile[:, 1:]
-    residuals[numbers[:, BINS] == 0] = 0.0
-    out[:, 6] = residuals[:, -1]
+    out[:, 6] = look.newest[:, 1] - look.profile[:, -1]
     out[:, 7] = residuals.sum(axis=1) / SHORT
+    out[numbers[:, BINS] == 0, 6:] = 0.0
     return out
 
 

@@ -247,7 +247,14 @@ def _quarantine(numbers: Floats, recent: _History, past: Past | None) -> _Histor
     if alarmed[-4 * int(numbers[detector.REFIT_STEP]) :].mean() >= _NEW_LEVEL or (~alarmed).sum() < FEWEST_READINGS:
         return recent
     numbers[detector.RELEASED] = released
-    return _History(recent.times, recent.values, alarmed)
+    return _History(recent.times, recent.values, _with_lead(recent.values, alarmed))
+
+
+def _with_lead(values: Floats, alarmed: Bools) -> Bools:
+    """What alarmed, and the whole of a flat run in which it did: it was as stuck before it was long enough to tell."""
+    run = np.cumsum(np.concatenate(([0], values[1:] != values[:-1])))
+    long = np.bincount(run) >= features.SHORT
+    return alarmed | (np.isin(run, run[alarmed]) & long[run])
 
 
 def _rules(given: _History, windows: _Windows, past: Past | None) -> Floats:
