@@ -4,6 +4,7 @@
                            scaler_20251028_170500.pkl   its StandardScaler
                            scorer_20251028_170500.npz   what the stream loads; holds no pickle
                            metadata.json                versions, digests, parameters, figures, library versions
+    DEVICE-001/_device/                                 the same of the model of all its metrics, but for the scaler
     models.db                                           the index
 
 Every file is written whole (temporary, fsync, rename, fsync of the folder) and authenticated by HMAC-SHA256 over its name and
@@ -34,6 +35,7 @@ from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import ModelRow, SeriesKey
 
 if TYPE_CHECKING:
+    from insa_anomaly.core.device_training import TrainedDevice
     from insa_anomaly.core.training import Trained
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -141,7 +143,7 @@ class ModelFiles:
         return int(found[0][0] or 0) + 1
 
     # ------------------------------------------------------------------------------------------------- writing
-    def save(self, trained: "Trained", trained_at: int) -> ModelRow:
+    def save(self, trained: "Trained | TrainedDevice", trained_at: int) -> ModelRow:
         """Store the model and make it the active one of its series. Raises ModelFileError: nothing changed then.
 
         `trained_at` is in microseconds since the epoch. The files of versions long replaced are removed.
@@ -151,11 +153,8 @@ class ModelFiles:
         stamp = f"{datetime.fromtimestamp(trained_at // 1_000_000, UTC):%Y%m%d_%H%M%S}"
         if (folder / f"scorer_{stamp}.npz").exists():
             stamp = f"{stamp}_v{model.version}"
-        contents = {
-            "model": (folder / f"model_{stamp}.pkl", _pickled(trained.forest)),
-            "scaler": (folder / f"scaler_{stamp}.pkl", _pickled(trained.scaler)),
-            "scorer": (folder / f"scorer_{stamp}.npz", model.to_bytes()),
-        }
+        contents = {kind: (folder / f"{kind}_{stamp}.pkl", _pickled(one)) for kind, one in trained.estimators.items()}
+        contents["scorer"] = (folder / f"scorer_{stamp}.npz", model.to_bytes())
         try:
             files = {kind: self._write(path, data) for kind, (path, data) in contents.items()}
             row = _new_row(trained, files["scorer"], trained_at)
@@ -290,7 +289,7 @@ def safe_part(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else f"sha256.{hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def _new_row(trained: "Trained", scorer: StoredFile, trained_at: int) -> ModelRow:
+def _new_row(trained: "Trained | TrainedDevice", scorer: StoredFile, trained_at: int) -> ModelRow:
     model = trained.model
     return ModelRow(
         id=model.id,

@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import calibration, device_features, device_window, verdict
+from insa_anomaly.core import calibration, device_features, device_window, reading, verdict
 from insa_anomaly.core.detector import Status
 from insa_anomaly.core.device_features import MEMBERS, Knowledge, Look
 from insa_anomaly.core.device_window import CHARTS, COMBINED, COUNT, EPISODE, FIRST, LAST, SEEN, SINCE_DUE, TAG, TIMES, Rows
@@ -29,7 +29,7 @@ from insa_anomaly.core.forest import Arena, Forest
 from insa_anomaly.errors import ModelFileError
 
 FORMAT = 1  # of a device model file
-METRIC_NAME = "_device"  # stands where a series has its metric's name
+METRIC_NAME = reading.DEVICE_METRIC  # stands where a series has its metric's name
 CELLS_MOST = 400_000  # rows times metrics that a model is learnt from
 
 _SURPRISE_CAP = 8.0  # of one member, so that none outvotes the other three for long
@@ -43,7 +43,7 @@ class DeviceParameters:
     """How a device is learnt."""
 
     n_estimators: int = 100
-    contamination: float = 0.1  # sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
+    contamination: float | str = 0.1  # or "auto": sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
     max_samples: int | str = "auto"  # at most 256
     random_state: int = 42
     alpha: float = 1e-2  # a row whose p-value is below this is anomalous
@@ -77,6 +77,11 @@ class DeviceModel:
     gap: float  # a longer pause restarts the window, microseconds
     interval: float  # typical pause between rows, microseconds
     refit_step: float  # rows between refits
+
+    @property
+    def metric_name(self) -> str:
+        """What stands where the model of a series has its metric."""
+        return METRIC_NAME
 
     @property
     def tag(self) -> float:

@@ -38,7 +38,7 @@ _FIT_CAP = 20.0  # further out, a value does not pull harder on a forecast
 _EXPLAINED = 0.9  # share of the level's variance along the axes that are kept
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in device_features.NAMES])
 
-Figures = dict[str, float | int | str | dict[str, str] | None]
+Figures = dict[str, float | int | str | None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class TrainedDevice:
     samples: int
     figures: Figures
     made_with: dict[str, str]
+
+    @property
+    def estimators(self) -> dict[str, object]:
+        """What scikit-learn made, by what it is; the scales of a device are the scorer's own."""
+        return {"model": self.forest}
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def fit(
     return TrainedDevice(model, forest, parameters, len(when), figures, made_with)
 
 
-def _figures(times: Ints, when: Floats, interval: float, scores: Floats, left_out: dict[str, str]) -> Figures:
+def _figures(times: Ints, when: Floats, interval: float, scores: Floats, left_out: list[str]) -> Figures:
     return {
         "rows_given": len(times),
         "rows_used": len(when),
@@ -135,7 +140,7 @@ def _figures(times: Ints, when: Floats, interval: float, scores: Floats, left_ou
         "interval_seconds": interval / 1e6,
         "held_out": len(scores),
         "held_out_anomalous": int((scores < 0).sum()),
-        "left_out": left_out,
+        "left_out": "; ".join(left_out) or None,
         "accuracy": None,
         "false_positive_rate": None,
         "true_positive_rate": None,
@@ -160,11 +165,11 @@ def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]
     return when[same], what[same]
 
 
-def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], dict[str, str]]:
+def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]:
     """The columns that a model is made of, and why the others are not."""
     coverage = np.isfinite(values).mean(axis=0) if len(values) else np.zeros(len(metrics))
     kept = np.flatnonzero(coverage >= _LEAST_COVERAGE).tolist()
-    left_out = {metrics[j]: f"has a reading in {coverage[j]:.0%} of the rows" for j in range(len(metrics)) if j not in kept}
+    left_out = [f"{metrics[j]} has a reading in {coverage[j]:.0%} of the rows" for j in range(len(metrics)) if j not in kept]
     if not kept and len(values):
         raise TrainingError(f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows: they do not report together")
     return kept, left_out
@@ -374,8 +379,11 @@ def _forest(summaries: features.Features, parameters: DeviceParameters) -> tuple
         contamination=parameters.contamination,
         max_samples=min(most, len(summaries)),
         random_state=parameters.random_state,
-    ).fit(summaries)
-    return forest, compiled(forest, summaries)
+    )
+    try:
+        return forest.fit(summaries), compiled(forest, summaries)
+    except ValueError as error:  # scikit-learn's word for a parameter out of its range
+        raise TrainingError(str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------- calibration

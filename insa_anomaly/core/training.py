@@ -85,6 +85,11 @@ class Trained:
     figures: Figures
     made_with: dict[str, str]
 
+    @property
+    def estimators(self) -> dict[str, object]:
+        """What scikit-learn made, by what it is."""
+        return {"model": self.forest, "scaler": self.scaler}
+
 
 @dataclass(frozen=True)
 class _History:

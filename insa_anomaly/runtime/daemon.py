@@ -94,7 +94,7 @@ class Daemon:
         parts = self._parts
         parts.state.bind(parts.log.id)
         parts.score.restore()
-        parts.trainer.follow_index({parts.fleet.registry.keys[number]: one[0] for number, one in parts.fleet.model.items()})
+        parts.trainer.follow_index(parts.fleet.serving)
 
     def run(self) -> int:
         """Run until `end` is called or a thread dies; answers the exit status."""
@@ -128,6 +128,7 @@ class Daemon:
         return {
             "series": len(parts.fleet.registry),
             "series_with_model": int(parts.fleet.with_model.sum()),
+            "devices_with_model": len(parts.fleet.devices.models),
             "log_last": parts.feed.last,
             "scored": parts.state.cursor,
             "recorded": parts.record.reached,

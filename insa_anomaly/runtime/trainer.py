@@ -14,18 +14,22 @@ from time import monotonic
 import msgspec
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import Models, SeriesKey, Swap
 from insa_anomaly.settings import Training
 
 INDEX_POLL_SECONDS = 1.0
+DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
+FEWEST_METRICS = 2  # of a device that gets a model of all of them
 
 
-class Order(msgspec.Struct, frozen=True):
-    """What the child is asked: train this series."""
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the child is asked: train this series; or, where the metric is `_device`, these metrics of the device together."""
 
     device_id: str
     metric_name: str
+    metrics: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -121,6 +125,7 @@ class Trainer:
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
         self._swapped: dict[SeriesKey, str] = {}
+        self._devices_next: dict[str, float] = {}  # when a device that has no model may be tried again
         self._admission = Admission(training.burst, training.a_minute, monotonic())
         self._revision: object = None
         self._next_look = 0.0
@@ -147,6 +152,7 @@ class Trainer:
             return min(timeout, INDEX_POLL_SECONDS)
         self._train(key)
         self._look()
+        self._try_device(key[0])
         return 0.0
 
     def close(self) -> None:
@@ -185,10 +191,29 @@ class Trainer:
         return None
 
     def _train(self, key: SeriesKey) -> None:
-        answer = self._child.ask(Order(*key))
-        if answer.model_id is not None:
+        answer = self._child.ask(self._order(key))
+        if answer.model_id is None:
+            instrumentation.training_failed(*key, answer.reason)
+        else:
             instrumentation.model_trained(*key, answer.model_id, answer.seconds)
+        if key[1] == METRIC_NAME:
+            return  # a device whose model fails is asked for again by its metrics, or by its rows
+        if answer.model_id is None:
+            with self._lock:
+                self._waiting[key] = monotonic() + self._training.retry_after
+
+    def _order(self, key: SeriesKey) -> Order:
+        return Order(*key, self._metrics(key[0])) if key[1] == METRIC_NAME else Order(*key)
+
+    def _metrics(self, device_id: str) -> tuple[str, ...]:
+        """The metrics of a device that have a model."""
+        return tuple(sorted(metric for device, metric in self._swapped if device == device_id and metric != METRIC_NAME))
+
+    def _try_device(self, device_id: str) -> None:
+        """One of its metrics was trained: where that is not alone and there is no model of all yet, one is due."""
+        now, key = monotonic(), (device_id, METRIC_NAME)
+        if not self._training.devices or key in self._swapped or now < self._devices_next.get(device_id, 0.0):
             return
-        instrumentation.training_failed(*key, answer.reason)
-        with self._lock:
-            self._waiting[key] = monotonic() + self._training.retry_after
+        if len(self._metrics(device_id)) >= FEWEST_METRICS:
+            self._devices_next[device_id] = now + DEVICE_RETRY_SECONDS
+            self.due([key])

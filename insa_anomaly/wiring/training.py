@@ -18,6 +18,7 @@ from rich.console import Console
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.errors import InsaError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.runtime.trainer import Answer, Child, Order
@@ -51,21 +52,23 @@ def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
 def train_orders() -> None:
     """Be it: settings and database on the first two lines of standard input, then an order a line; an answer a line."""
     os.nice(10)  # the stream goes first
-    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+    from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - as this does
 
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
     with model_files(settings) as files, PostgresHistory(dsn) as history:
         service = TrainingService(files, settings.detection, settings.verdict)
+        together = settings.devices
+        devices = DeviceTrainingService(files, together.parameters(settings.detection), together.tolerance, settings.verdict)
         for line in sys.stdin.buffer:
-            key = _key(msgspec.json.decode(line, type=Order))
-            answer = _answered(partial(service.from_history, key, history, clock.now()))
+            order = msgspec.json.decode(line, type=Order)
+            if order.metric_name == METRIC_NAME:
+                answer = _answered(partial(devices.from_history, order.device_id, order.metrics, history, clock.now()))
+            else:
+                answer = _answered(partial(service.from_history, (order.device_id, order.metric_name), history, clock.now()))
             sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
             sys.stdout.buffer.flush()
-
-
-def _key(order: Order) -> SeriesKey:
-    return order.device_id, order.metric_name
 
 
 def _answered(train: Callable[[], ModelRow]) -> Answer:

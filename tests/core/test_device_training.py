@@ -92,7 +92,7 @@ def test_a_metric_that_is_seldom_there_is_left_out() -> None:
     rows.values[np.arange(400) % 5 > 0, 2] = np.nan
     one = learnt(rows)
     assert one.model.metrics == ("a", "b")
-    assert one.figures["left_out"] == {"c": "has a reading in 20% of the rows"}
+    assert one.figures["left_out"] == "c has a reading in 20% of the rows"
 
 
 def test_one_metric_alone_is_a_device_too() -> None:
