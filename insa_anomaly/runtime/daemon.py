@@ -126,7 +126,7 @@ class Daemon:
         """Where every reader is."""
         parts = self._parts
         return {
-            "series": len(parts.fleet.registry),
+            "series": parts.fleet.series,
             "series_with_model": int(parts.fleet.with_model.sum()),
             "devices_with_model": len(parts.fleet.devices.models),
             "log_last": parts.feed.last,

@@ -110,7 +110,12 @@ class Devices:
         return {(one.device_id, METRIC_NAME): one.served.model.id for one in self._all if one.served}
 
     def swap(self, device_id: str, model: DeviceModel | None) -> None:
-        """Give the device this model, or none: its window stays, and so does an open episode."""
+        """Give the device this model, or none: its window stays, and so does an open episode.
+
+        A device takes a place in the registry, as a series does, since that bounds the memory of models; without one it gets none.
+        """
+        if self._registry.number((device_id, METRIC_NAME)) < 0:
+            return
         place = self._places.get(device_id)
         if place is None and model is not None:
             rows, state = alignment.empty(len(model.metrics)), device_window.empty(len(model.metrics))
@@ -125,7 +130,9 @@ class Devices:
                 self._forget_numbers()
 
     def restore(self, device_id: str, kept: KeptDevice, model: DeviceModel | None) -> None:
-        """Take a device from its checkpoint."""
+        """Take a device from its checkpoint, where there is room."""
+        if self._registry.number((device_id, METRIC_NAME)) < 0:
+            return
         rows, state = np.frombuffer(kept.rows, np.float64), np.frombuffer(kept.state, np.float64)
         self._add(_Device(device_id, kept.metrics, None, rows, state, moved=False))
         self.swap(device_id, model)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from insa_anomaly.core import features
 from insa_anomaly.core.detector import FEATURES, Model, Models, Parameters, Results, advance
+from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.core.event import Reason
 from insa_anomaly.core.reasons import describe
 from insa_anomaly.core.verdict import Policy
@@ -49,6 +50,11 @@ class Fleet:
         self._states[numbers] = states
         self._moved[numbers] = True
         return results
+
+    @property
+    def series(self) -> int:
+        """How many series are known; devices, which have a number too, are none."""
+        return sum(metric != METRIC_NAME for _, metric in self.registry.keys)
 
     @property
     def serving(self) -> dict[SeriesKey, str]:

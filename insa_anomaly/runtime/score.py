@@ -122,7 +122,7 @@ class Score:
         self._state.checkpoint(self._reached, self._fleet.moved())
         self.checkpoint = self._reached
         self._next_checkpoint = monotonic() + self._every
-        instrumentation.series_known(len(self._fleet.registry), int(self._fleet.with_model.sum()))
+        instrumentation.series_known(self._fleet.series, int(self._fleet.with_model.sum()))
 
     def _score(self, group: list[Batch]) -> None:
         began = monotonic()

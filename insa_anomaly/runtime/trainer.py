@@ -14,14 +14,13 @@ from time import monotonic
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.device import METRIC_NAME
+from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import Models, SeriesKey, Swap
 from insa_anomaly.settings import Training
 
 INDEX_POLL_SECONDS = 1.0
 DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
-FEWEST_METRICS = 2  # of a device that gets a model of all of them
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,13 +8,12 @@ import numpy as np
 
 from insa_anomaly.core import alignment
 from insa_anomaly.core.alignment import Aligned
-from insa_anomaly.core.device import METRIC_NAME, DeviceParameters
+from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME, DeviceParameters
 from insa_anomaly.core.device_training import TrainedDevice, fit
+from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import TrainingError
 from insa_anomaly.ports import History, ModelRow, SeriesKey
-
-FEWEST_METRICS = 2
 
 
 class DeviceShelf(Protocol):
@@ -35,14 +34,20 @@ class DeviceTrainingService:
         self._shelf, self._parameters, self._tolerance, self._policy = shelf, parameters, tolerance * 1e6, policy
 
     def from_history(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> ModelRow:
-        """Train on what is recorded of these metrics.
+        """Train on what is recorded of these metrics, or, where none is named, of all that the device has.
 
         Raises TrainingError where fewer than two of them report together, NotEnoughData, DatabaseAway, ModelFileError.
         """
+        metrics = metrics or [metric for device, metric in history.series() if device == device_id]
+        if len(metrics) < FEWEST_METRICS:
+            raise TrainingError(f"{len(metrics)} metrics are recorded of {device_id}; at least {FEWEST_METRICS} are needed")
         rows = self._rows(device_id, metrics, history, now)
-        key = (device_id, METRIC_NAME)
-        version = self._shelf.next_version(key)
-        trained = fit(rows.times, rows.values, device_id, metrics, str(uuid4()), version, self._parameters, self._policy)
+        return self.from_rows(device_id, metrics, rows.times, rows.values, now)
+
+    def from_rows(self, device_id: str, metrics: Sequence[str], times: Ints, values: Floats, now: int) -> ModelRow:
+        """Train on rows: times [n] in microseconds, values [n, metrics]; NaN where there is none. Raises as `from_history` does."""
+        version = self._shelf.next_version((device_id, METRIC_NAME))
+        trained = fit(times, values, device_id, metrics, str(uuid4()), version, self._parameters, self._policy)
         if len(trained.model.metrics) < FEWEST_METRICS:
             raise TrainingError(f"fewer than {FEWEST_METRICS} of {', '.join(metrics)} report together")
         return self._shelf.save(trained, now)

@@ -185,3 +185,17 @@ def test_without_a_device_model_nothing_is_kept_of_devices() -> None:
     world.take(rows(range(100)), [swap(0)])
     assert PUMP not in world.outcome()[3]
     assert len(world.fleet.devices) == 0
+
+
+def test_a_device_that_finds_no_room_goes_without() -> None:
+    """Places are for series and devices alike; which of them has one is decided by the log."""
+    world = World(shelf=shelf(), capacity=2)
+    world.take(rows(range(100)))
+    world.take(rows(range(100, 200), range(150, 180)), [device_swap(0)])
+    assert world.outcome()[0] == []
+    assert world.fleet.series == 2
+    roomy = World(shelf=shelf(), capacity=3)
+    roomy.take(rows(range(100)))
+    roomy.take(rows(range(100, 200), range(150, 180)), [device_swap(0)])
+    assert roomy.outcome()[0]
+    assert roomy.fleet.series == 2

@@ -90,9 +90,11 @@ def test_how_much_is_learnt_is_bounded(service: DeviceTrainingService, shelf: Sh
 
 def test_too_little_leaves_nothing(service: DeviceTrainingService, shelf: Shelf) -> None:
     """Neither a version nor a file."""
-    for metrics in (["a", "b"], ["no", "such"]):
+    for metrics in (["a", "b"], ["no", "such"], []):
         with pytest.raises(NotEnoughData):
             service.from_history("pump", metrics, history(("a", every(60, 40)), ("b", every(60, 40))), NOW)
+    with pytest.raises(TrainingError, match="1 metrics are recorded of pump; at least 2 are needed"):
+        service.from_history("pump", [], history(("a", every(60, 300))), NOW)
     assert shelf.kept == []
 
 
