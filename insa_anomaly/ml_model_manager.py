@@ -1,4 +1,4 @@
-"""The faces that people import: a model of one metric, or of one device, with its window, in a few calls.
+"""The faces that people import: a model of one metric, or of one device (`device_detector`), with its window, in a few calls.
 
 Thin over `core`: they turn timestamps into microseconds, keep a model and a state, and save both in a file the caller names. The
 daemon keeps its own models, sealed, in `adapters/model_files.py`.
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid5
@@ -28,18 +26,21 @@ from insa_anomaly.core.event import NAMESPACE
 from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.core.reasons import reasons
-from insa_anomaly.core.verdict import Policy, Transition
+from insa_anomaly.core.verdict import Transition
+from insa_anomaly.device_detector import DeviceDetector
 from insa_anomaly.errors import ModelFileError, TrainingError
+from insa_anomaly.parameters import parameters as sorted_parameters
+from insa_anomaly.saved_file import write_whole
+from insa_anomaly.timestamps import Timestamp, micros
 
 if TYPE_CHECKING:
     from insa_anomaly.core.challenge import Challenge, Name
     from insa_anomaly.core.training import Past
 
-Timestamp = float | str | datetime | np.datetime64
+__all__ = ["AnomalyDetector", "DeviceDetector"]
 
 _STATUS_NAMES = np.array([status.name.lower() for status in Status])
 _TRANSITION_NAMES = np.array([transition.name.lower() for transition in Transition])
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHUNK = 4096  # readings advanced at once
 _SEEN = np.dtype([("time", np.int64), ("value", np.float64), ("alarm", np.float64)])  # alarm: the score, where it was below 0
 _REMEMBERED = [Status.COLLECTING, Status.WARMING, Status.SCORED, Status.LATE]
@@ -63,7 +64,7 @@ class AnomalyDetector:
 
     def __init__(self, device_id: str, metric_name: str, **parameters: float | str) -> None:
         self.device_id, self.metric_name = device_id, metric_name
-        self.parameters, self.policy = _settings(parameters)
+        self.parameters, self.policy = sorted_parameters(parameters, Parameters)
         self._state = features.empty(1)
         self._seen: deque[tuple[int, float, float]] = deque(maxlen=self.parameters.history_readings_most)
         self._take(None, {})
@@ -92,18 +93,18 @@ class AnomalyDetector:
 
     def predict(self, value: float, timestamp: Timestamp | None = None) -> dict[str, Any]:
         """What if this were the next reading? Changes nothing. Without a timestamp: one typical pause after the newest."""
-        time = self._next_time() if timestamp is None else int(_micros([timestamp])[0])
+        time = self._next_time() if timestamp is None else int(micros([timestamp])[0])
         return self._single(self._advance(np.array([float(value)]), np.array([time]))[1], self._model)
 
     def observe(self, value: float, timestamp: Timestamp) -> dict[str, Any]:
         """The next reading; moves the window."""
-        values, times = np.array([float(value)]), _micros([timestamp])
+        values, times = np.array([float(value)]), micros([timestamp])
         model = self._model
         return self._single(self._observe(values, times), model)
 
     def observe_many(self, values: Sequence[float] | Floats, timestamps: Iterable[Timestamp]) -> dict[str, Any]:
         """The next n readings: arrays [n] of what `observe` says of each, to the bit."""
-        values, times = np.asarray(values, np.float64), _micros(timestamps)
+        values, times = np.asarray(values, np.float64), micros(timestamps)
         if times.shape != values.shape or values.ndim != 1:
             raise ValueError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
         parts: list[dict[str, Any]] = []
@@ -122,7 +123,7 @@ class AnomalyDetector:
         seen = np.array(self._seen, _SEEN)
         np.savez_compressed(buffer, scorer=scorer, state=self._state, seen=seen, figures=figures)
         try:
-            _write_whole(Path(path), buffer.getvalue())
+            write_whole(Path(path), buffer.getvalue())
         except OSError as error:
             raise ModelFileError(f"{path} cannot be written: {error}") from error
         return True
@@ -268,57 +269,12 @@ class AnomalyDetector:
         return said | {"model_id": model.id if model else None, "model_version": model.version if model else None}
 
 
-class DeviceDetector:
-    """All metrics of a device together: each has its own detector, and the strangest of them decides.
-
-    A metric that is missing from a row, None or NaN takes no part in it.
-    """
-
-    def __init__(self, device_id: str, metrics: Sequence[str], **parameters: float | str) -> None:
-        self.device_id, self.metrics = device_id, tuple(metrics)
-        self._detectors = {metric: AnomalyDetector(device_id, metric, **parameters) for metric in self.metrics}
-
-    def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Learn from `data["timestamp"]` and a column a metric; answers the model information of every metric."""
-        times = data["timestamp"]
-        return {metric: one.train({"timestamp": times, "value": data[metric]}) for metric, one in self._detectors.items()}
-
-    def observe(self, row: Mapping[str, float | None], timestamp: Timestamp) -> dict[str, Any]:
-        """The next row; the answer is that of the strangest metric, named in `metric_name`."""
-        columns = {metric: [np.nan if row.get(metric) is None else row[metric]] for metric in self.metrics}
-        said = self.observe_many({"timestamp": [timestamp], **columns})
-        return {name: column[0].item() for name, column in said.items()}
-
-    def observe_many(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The next n rows: arrays [n] of what `observe` says of each."""
-        parts = [one.observe_many(data[metric], data["timestamp"]) for metric, one in self._detectors.items() if metric in data]
-        if not parts:
-            raise ValueError(f"none of the metrics {', '.join(self.metrics)} is in the data")
-        names = np.array([metric for metric in self.metrics if metric in data])
-        strangest = np.argmin([part["score"] for part in parts], axis=0)
-        at = np.arange(len(strangest))
-        said = {name: np.stack([part[name] for part in parts])[strangest, at] for name in parts[0]}
-        return said | {"metric_name": names[strangest]}
-
-
 def _readings(data: Mapping[str, Any]) -> tuple[Ints, Floats]:
     """Times and values of a mapping or a DataFrame. Raises TrainingError."""
-    times, values = _micros(data["timestamp"]), np.asarray(data["value"], np.float64)
+    times, values = micros(data["timestamp"]), np.asarray(data["value"], np.float64)
     if times.shape != values.shape or values.ndim != 1:
         raise TrainingError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
     return times, values
-
-
-def _settings(given: dict[str, float | str]) -> tuple[Parameters, Policy]:
-    """The parameters sorted into those of learning and those of the verdict. Raises TypeError for one that neither takes."""
-    known = [{field.name for field in fields(kind)} for kind in (Parameters, Policy)]
-    if unknown := set(given) - known[0] - known[1]:
-        raise TypeError(f"unknown parameter {', '.join(sorted(unknown))}; known: {', '.join(sorted(known[0] | known[1]))}")
-    learning, verdict = ({name: value for name, value in given.items() if name in names} for names in known)
-    try:
-        return msgspec.convert(learning, Parameters), msgspec.convert(verdict, Policy)
-    except msgspec.ValidationError as error:
-        raise TypeError(f"a parameter is not what it should be: {error}") from error
 
 
 def _columns(results: Results) -> dict[str, Any]:
@@ -334,43 +290,3 @@ def _columns(results: Results) -> dict[str, Any]:
         "status": _STATUS_NAMES[results.status],
         "transition": _TRANSITION_NAMES[results.transition],
     }
-
-
-def _micros(timestamps: Iterable[Timestamp]) -> Ints:
-    """Timestamps of any accepted kind -> microseconds since the epoch. Raises ValueError."""
-    given = np.asarray(timestamps if hasattr(timestamps, "__array__") or isinstance(timestamps, Sequence) else list(timestamps))
-    if given.dtype.kind == "M":
-        micros = given.astype("datetime64[us]")
-        if np.isnat(micros).any():
-            raise ValueError("a timestamp is missing")
-        return micros.astype(np.int64)
-    if given.dtype.kind in "iu":
-        return given.astype(np.int64) * 1_000_000
-    if given.dtype.kind == "f":
-        if not np.isfinite(given).all():
-            raise ValueError("a timestamp is not finite")
-        return np.rint(given * 1e6).astype(np.int64)
-    return np.array([_micro(one) for one in given.tolist()], np.int64)
-
-
-def _micro(timestamp: Timestamp) -> int:
-    if isinstance(timestamp, str):
-        timestamp = datetime.fromisoformat(timestamp)
-    if isinstance(timestamp, datetime):
-        since = (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)) - _EPOCH
-        return since // timedelta(microseconds=1)
-    return round(float(timestamp) * 1e6)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Either the old file or all of the new one is there."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -216,7 +216,10 @@ class History(Protocol):
         """Every series with readings."""
 
     def readings(self, key: SeriesKey, since: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Times and values of good readings from `since` on, the newest `most`, in time order."""
+        """Times and values of good readings from `since` on, the newest `most`, in time order; without what was confirmed a fault."""
+
+    def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """Times of readings from `since` on that were called anomalous, but for those of episodes that were dismissed."""
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from insa_anomaly.core.detector import Parameters
+from insa_anomaly.core.device import DeviceParameters
 from insa_anomaly.core.reading import Acceptance, Subscription
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import ConfigError
@@ -113,12 +114,13 @@ class Paging:
 
 @dataclass(frozen=True)
 class Training:
-    """Whether series train themselves; how many may start at once and how many a minute after that; seconds one may take.
+    """Whether series train themselves, and devices all their metrics together.
 
-    `jobs` are those asked for by hand that may wait.
+    How many may start at once and how many a minute after that; seconds one may take. `jobs` are those asked for by hand that may wait.
     """
 
     automatic: bool = True
+    devices: bool = True
     burst: Count = 5000
     a_minute: Positive = 50.0
     deadline: Positive = 300.0
@@ -165,6 +167,22 @@ class Detection(Parameters):
         for name in ("refit_readings", "history_readings"):
             if getattr(self, f"{name}_least") > getattr(self, f"{name}_most"):
                 raise ValueError(f"{name}_least is more than {name}_most")
+
+
+@dataclass(frozen=True)
+class Together:
+    """How the metrics of a device are learnt together, where it is not as `Detection` says.
+
+    Readings of different metrics within `tolerance` seconds of each other are a row; `alpha` is the line of rows.
+    """
+
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    alpha: Annotated[float, Field(gt=0, le=0.1)] = DeviceParameters.alpha
+
+    def parameters(self, detection: Detection) -> DeviceParameters:
+        """All of it."""
+        shared = {name: getattr(detection, name) for name in DeviceParameters.__dataclass_fields__}
+        return DeviceParameters(**(shared | {"alpha": self.alpha}))
 
 
 @dataclass(frozen=True)
@@ -259,6 +277,7 @@ class Settings(BaseSettings):
     http: Http = Field(default_factory=Http)
     models: ModelStorage = Field(default_factory=ModelStorage)
     detection: Detection = Field(default_factory=Detection)
+    devices: Together = Field(default_factory=Together)
     verdict: Verdict = Field(default_factory=Verdict)
     training: Training = Field(default_factory=Training)
     logging: Logging = Field(default_factory=Logging)

@@ -311,6 +311,11 @@ class MemoryHistory:
         )[-most:]
         return np.array([time for time, _, _ in good], np.int64), np.array([value for _, _, value in good], np.float64)
 
+    def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """Times of readings from `since` on that were called anomalous; nobody dismisses an episode here."""
+        found = self._tables.anomalies.values()
+        return np.array([one.timestamp for one in found if (one.device_id, one.metric_name) == key and one.timestamp >= since], np.int64)
+
 
 # ----------------------------------------------------------------------------------------------- the models
 class MemoryModels:

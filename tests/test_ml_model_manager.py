@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from insa_anomaly import AnomalyDetector, DeviceDetector
+from insa_anomaly import AnomalyDetector
 from insa_anomaly.core.features import Floats
 from insa_anomaly.errors import ModelFileError, NotEnoughData, TrainingError
 
@@ -211,34 +211,15 @@ def test_a_reading_that_stands_out_has_reasons() -> None:
     assert any("+" in reason["text"] for reason in reasons)
 
 
-def test_a_device_is_as_strange_as_its_strangest_metric() -> None:
-    """The answer names it; a metric that is missing takes no part; rows and columns say the same."""
-    times, values = signal(500)
-    columns = {"timestamp": times, "a": values, "b": values[::-1].copy()}
-    first, second = (DeviceDetector("PUMP-1", ["a", "b"], **QUICK) for _ in range(2))
-    for device in (first, second):
-        device.train({name: column[:400] for name, column in columns.items()})
-    columns["b"][450] = 99
-    columns["a"][460] = np.nan
-    many = first.observe_many({name: column[400:] for name, column in columns.items()})
-    each = [second.observe({"a": a, "b": b}, t) for t, a, b in zip(*(c[400:] for c in columns.values()), strict=True)]
-    for name, column in many.items():
-        np.testing.assert_array_equal(column, np.array([said[name] for said in each]))
-    assert many["metric_name"][50] == "b"
-    assert many["is_anomaly"][50]
-    assert second.observe({"b": 99.0}, times[-1] + 60)["metric_name"] == "b"
-    with pytest.raises(ValueError, match="none of the metrics a, b"):
-        first.observe_many({"timestamp": [START], "c": [1.0]})
-
-
 def test_scoring_loads_no_scikit_learn() -> None:
     """Neither does importing the package, which loads not even numpy."""
     code = """
 import sys
 import insa_anomaly
 assert "numpy" not in sys.modules
-from insa_anomaly import AnomalyDetector
+from insa_anomaly import AnomalyDetector, DeviceDetector
 AnomalyDetector("P", "m").observe(1.0, 0.0)
+DeviceDetector("P", ["m", "n"]).observe({"m": 1.0}, 0.0)
 assert "sklearn" not in sys.modules and "joblib" not in sys.modules
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

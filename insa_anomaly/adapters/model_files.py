@@ -4,6 +4,7 @@
                            scaler_20251028_170500.pkl   its StandardScaler
                            scorer_20251028_170500.npz   what the stream loads; holds no pickle
                            metadata.json                versions, digests, parameters, figures, library versions
+    DEVICE-001/_device/                                 the same of the model of all its metrics, but for the scaler
     models.db                                           the index
 
 Every file is written whole (temporary, fsync, rename, fsync of the folder) and authenticated by HMAC-SHA256 over its name and
@@ -30,10 +31,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from insa_anomaly.core.detector import Model
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import ModelRow, SeriesKey
 
 if TYPE_CHECKING:
+    from insa_anomaly.core.device_training import TrainedDevice
     from insa_anomaly.core.training import Trained
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -158,14 +161,22 @@ class ModelFiles:
             raise ModelFileError(f"{stored.name} was altered: its authentication fails")
         return data
 
+    def serving(self, key: SeriesKey) -> Model | None:
+        """The active model of a series; None where there is none, or it cannot be read. Raises ModelFileError."""
+        found = self._query("SELECT id FROM models WHERE device_id = ? AND metric_name = ? AND status = 'active'", *key)
+        try:
+            return Model.from_bytes(self.scorer(found[0][0])) if found else None
+        except ModelFileError:  # what cannot be read is nothing to learn on from; who serves it says so
+            return None
+
     def next_version(self, key: SeriesKey) -> int:
         """The version that the next model of the series gets."""
         found = self._query("SELECT max(version) FROM models WHERE device_id = ? AND metric_name = ?", *key)
         return int(found[0][0] or 0) + 1
 
     # ------------------------------------------------------------------------------------------------- writing
-    def save(self, trained: "Trained", trained_at: int) -> ModelRow:
-        """Store the model and make it the active one of its series. Raises ModelFileError: nothing changed then.
+    def save(self, trained: "Trained | TrainedDevice", trained_at: int, refusal: str = "") -> ModelRow:
+        """Store the model and make it the active one of its series, unless it is refused. Raises ModelFileError: nothing changed then.
 
         `trained_at` is in microseconds since the epoch. The files of versions long replaced are removed. A threshold that was set by hand
         on the version before holds for this one too.
@@ -175,14 +186,11 @@ class ModelFiles:
         stamp = f"{datetime.fromtimestamp(trained_at // 1_000_000, UTC):%Y%m%d_%H%M%S}"
         if (folder / f"scorer_{stamp}.npz").exists():
             stamp = f"{stamp}_v{model.version}"
-        contents = {
-            "model": (folder / f"model_{stamp}.pkl", _pickled(trained.forest)),
-            "scaler": (folder / f"scaler_{stamp}.pkl", _pickled(trained.scaler)),
-            "scorer": (folder / f"scorer_{stamp}.npz", model.to_bytes()),
-        }
+        contents = {kind: (folder / f"{kind}_{stamp}.pkl", _pickled(one)) for kind, one in trained.estimators.items()}
+        contents["scorer"] = (folder / f"scorer_{stamp}.npz", model.to_bytes())
         try:
             files = {kind: self._write(path, data) for kind, (path, data) in contents.items()}
-            row = self._as_set(_new_row(trained, files["scorer"], trained_at))
+            row = self._as_set(_new_row(trained, files["scorer"], trained_at, refusal))
             self._enter(row, files)
         except ModelFileError:
             for path, _ in contents.values():
@@ -289,10 +297,11 @@ class ModelFiles:
 
     # ---------------------------------------------------------------------------------------------- the index
     def _enter(self, row: ModelRow, files: dict[str, StoredFile]) -> None:
-        """Make the new row the active one, and let go of versions long replaced."""
+        """Add the new row, which replaces the active one if it is to serve, and let go of versions long replaced."""
         key = (row.device_id, row.metric_name)
         with self._transaction():
-            self._retire(key)
+            if row.status == "active":
+                self._retire(key)
             values = (row.id, *key, row.version, row.status, msgspec.json.encode(row), msgspec.json.encode(files))
             self._index.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             self._index.execute(
@@ -350,24 +359,29 @@ def safe_part(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else f"sha256.{hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def _new_row(trained: "Trained", scorer: StoredFile, trained_at: int) -> ModelRow:
+def _new_row(trained: "Trained | TrainedDevice", scorer: StoredFile, trained_at: int, refusal: str) -> ModelRow:
     model = trained.model
     return ModelRow(
         id=model.id,
         device_id=model.device_id,
         metric_name=model.metric_name,
         version=model.version,
-        status="active",
+        status="archived" if refusal else "active",
         model_path=scorer.name,
         trained_at=trained_at,
         training_samples=trained.samples,
         threshold=model.threshold,
         parameters=asdict(trained.parameters),
-        figures=trained.figures,
+        figures=dict(trained.figures),
         sha256=scorer.sha256,
-        accuracy=trained.assessed("accuracy"),
-        false_positive_rate=trained.assessed("false_positive_rate"),
+        accuracy=_number(trained.figures["accuracy"]),
+        false_positive_rate=_number(trained.figures["false_positive_rate"]),
+        reason=refusal,
     )
+
+
+def _number(figure: object) -> float | None:
+    return float(figure) if isinstance(figure, int | float) else None
 
 
 def _row(body: bytes) -> ModelRow:

@@ -202,12 +202,14 @@ def advance(
     qualities: npt.NDArray[np.integer],
     policy: verdict.Policy,
     parameters: Parameters,
+    muted: Bools | None = None,
 ) -> tuple[Floats, Results]:
     """Move the states of s series by n readings of them.
 
     states [s, features.STATE_WIDTH]; which [n]: each reading's row of `states`; rows [n]: its row of `models` or -1; values [n];
     times [n]: microseconds since the epoch; discriminators [n] int64: what tells readings of one time apart; qualities [n]:
-    `reading.Quality`. Readings of one series are in order of arrival. Answers new states and the results; changes nothing it is given.
+    `reading.Quality`; muted [n]: readings that open no episode. Readings of one series are in order of arrival. Answers new states and
+    the results; changes nothing it is given.
     """
     order = np.argsort(which, kind="stable")
     good = order[(qualities[order] == Quality.GOOD) & np.isfinite(values[order])]
@@ -221,7 +223,8 @@ def advance(
     results.status[good] = _statuses(pushed, known)
     ready = known & (pushed.counts >= features.LONG)
     _score(results, good, pushed, which[good], time, ready, models, row)
-    _judge(results, good, pushed, which[good], time, row, known, models, policy)
+    loud = np.ones(len(good), np.bool_) if muted is None else ~muted[good]
+    _judge(results, good, pushed, which[good], time, row, known, loud, models, policy)
     _refits(results, good, states, pushed, which[good], time, row, known, models, parameters)
     return pushed.states, results
 
@@ -307,6 +310,7 @@ def _judge(
     time: Floats,
     row: Ints,
     known: Bools,
+    loud: Bools,
     models: Models,
     policy: verdict.Policy,
 ) -> None:
@@ -314,6 +318,7 @@ def _judge(
     moved = np.flatnonzero(pushed.arrivals == Arrival.MOVES)
     thresholds = np.zeros(len(good))
     thresholds[known] = models.numbers[row[known], THRESHOLD]
+    thresholds[~loud] = np.inf
     at = good[moved]
     episodes, verdicts = verdict.judge(
         pushed.states[:, features.EPISODE], which[moved], time[moved], results.score[at], thresholds[moved], policy

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from uuid import UUID
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import calibration, device_features, device_window, verdict
+from insa_anomaly.core import calibration, device_features, device_window, reading, verdict
 from insa_anomaly.core.detector import Status
 from insa_anomaly.core.device_features import MEMBERS, Knowledge, Look
 from insa_anomaly.core.device_window import CHARTS, COMBINED, COUNT, EPISODE, FIRST, LAST, SEEN, SINCE_DUE, TAG, TIMES, Rows
@@ -28,7 +29,9 @@ from insa_anomaly.core.forest import Arena, Forest
 from insa_anomaly.errors import ModelFileError
 
 FORMAT = 1  # of a device model file
-METRIC_NAME = "_device"  # stands where a series has its metric's name
+METRIC_NAME = reading.DEVICE_METRIC  # stands where a series has its metric's name
+FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
+CELLS_MOST = 400_000  # rows times metrics that a model is learnt from
 
 _SURPRISE_CAP = 8.0  # of one member, so that none outvotes the other three for long
 _BLOCK = 512  # rows moved at once: what is computed of them stays small
@@ -41,7 +44,7 @@ class DeviceParameters:
     """How a device is learnt."""
 
     n_estimators: int = 100
-    contamination: float = 0.1  # sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
+    contamination: float | str = 0.1  # or "auto": sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
     max_samples: int | str = "auto"  # at most 256
     random_state: int = 42
     alpha: float = 1e-2  # a row whose p-value is below this is anomalous
@@ -54,6 +57,8 @@ class DeviceParameters:
     history_days: float = 14.0  # a model is learnt from this much, within these bounds
     history_readings_least: int = 4000
     history_readings_most: int = 20_000
+    mature_days: float = 7.0  # with a history as long as this and as many rows as this, a device is mature
+    mature_readings: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class DeviceModel:
     gap: float  # a longer pause restarts the window, microseconds
     interval: float  # typical pause between rows, microseconds
     refit_step: float  # rows between refits
+
+    @property
+    def metric_name(self) -> str:
+        """What stands where the model of a series has its metric."""
+        return METRIC_NAME
 
     @property
     def tag(self) -> float:
@@ -108,7 +118,8 @@ class DeviceModel:
         metrics = tuple(map(str, arrays["metrics"].tolist()))
         tables = np.asarray(arrays["tables"], np.float64)
         known = Knowledge(*(np.asarray(arrays[f"known_{field.name}"], np.float64) for field in fields(Knowledge)))
-        if int(arrays["format"].item()) != FORMAT or tables.shape != (MEMBERS + 1, calibration.TABLE_WIDTH) or len(known.center) != len(metrics):
+        of_this_form = tables.shape == (MEMBERS + 1, calibration.TABLE_WIDTH) and len(known.center) == len(metrics)
+        if int(arrays["format"].item()) != FORMAT or not of_this_form:
             message = "the device model file has another format"
             raise ValueError(message)
         forest = Forest(
@@ -118,9 +129,9 @@ class DeviceModel:
             int(arrays["forest_max_samples"].item()),
             float(arrays["forest_offset"].item()),
         )
-        scalars = {name: float(arrays[name].item()) for name in _SCALARS}
         about = str(arrays["id"].item()), int(arrays["version"].item()), str(arrays["device_id"].item())
-        return cls(*about, metrics, forest, known, tables, np.asarray(arrays["band"], np.float64), **scalars)
+        scalars = (float(arrays[name].item()) for name in _SCALARS)
+        return cls(*about, metrics, forest, known, tables, np.asarray(arrays["band"], np.float64), *scalars)
 
 
 _SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
@@ -189,7 +200,7 @@ def advance(
 
 def _arrivals(state: Floats, times: Floats, values: Floats) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """What each row is to the window (SCORED: moves it), and the discriminators of the newest time after them."""
-    nothing = ~np.isfinite(values).any(axis=1)
+    nothing: Bools = np.array(np.isnan(values).all(axis=1))
     status = np.where(nothing, Status.BAD_QUALITY, Status.SCORED).astype(np.uint8)
     newest, held, own = state[LAST], device_window.remembered(state), device_window.discriminators(values).tolist()
     if not nothing.any() and (np.diff(times, prepend=newest) > 0).all():
@@ -217,7 +228,7 @@ def _pieces(status: npt.NDArray[np.uint8], times: Floats, last: float, gap: floa
     edges = np.flatnonzero(cuts).tolist()
     return [
         (slice(begin, min(begin + _BLOCK, end)), bool(restarts[begin]))
-        for first, end in zip(edges, [*edges[1:], len(status)], strict=True)
+        for first, end in pairwise([*edges, len(status)])
         for begin in range(first, end, _BLOCK)
     ]
 
@@ -316,7 +327,7 @@ def shares(look: Look, members: Floats, known: Knowledge) -> Floats:
         part = np.where(look.used, part, 0.0)  # noqa: PLW2901 - that of the metrics that take part
         out += members[:, m, None] * part / np.maximum(part.sum(axis=1, keepdims=True), 1e-300)
     total = out.sum(axis=1, keepdims=True)
-    return np.divide(out, total, out=np.zeros_like(out), where=total > 0)
+    return out / np.where(total > 0, total, 1.0)
 
 
 def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel) -> list[Reason]:

@@ -119,7 +119,10 @@ def look_at(state: Floats, rows: Rows, seen: Floats, known: Knowledge) -> tuple[
 
 
 def device_gains(rows: Rows, columns: int) -> Floats:
-    """Gains [n, columns] of the running means of a device: the first row of a window begins them, one in which none takes part holds them."""
+    """Gains [n, columns] of the running means of a device.
+
+    The first row of a window begins them; one in which no metric takes part holds them.
+    """
     gains = np.where(rows.used.any(axis=1), np.where(rows.counts <= 1, 1.0, GAIN), 0.0)
     return np.repeat(gains[:, None], columns, axis=1)
 
@@ -177,7 +180,9 @@ def sight(seen: Floats, flats: Floats, known: Knowledge) -> Sight:
 def forecasts(seen: Floats, known: Knowledge) -> Floats:
     """The value to be expected one step ahead [n, d], in scaled units."""
     own = np.ascontiguousarray(seen[..., PREDICTORS]) * known.weights
-    return own.sum(axis=-1) + projected(np.ascontiguousarray(seen[..., PREDICTORS.start]), known.cross) + known.constant
+    others = projected(np.ascontiguousarray(seen[..., PREDICTORS.start]), known.cross)
+    ahead: Floats = own.sum(axis=-1) + others + known.constant
+    return ahead
 
 
 def unscaled(seen: Floats, flats: Floats, known: Knowledge) -> Floats:
@@ -193,7 +198,7 @@ def unscaled(seen: Floats, flats: Floats, known: Knowledge) -> Floats:
 
 
 def projected(rows: Floats, axes: Floats) -> Floats:
-    """rows [n, d] times axes [k, d] -> [n, k], summed in the same order for any number of rows."""
+    """Rows [n, d] times axes [k, d] -> [n, k], summed in the same order for any number of rows."""
     out = np.zeros((len(rows), len(axes)))
     for j in range(rows.shape[1]):
         out += rows[:, j, None] * axes[:, j]
@@ -268,8 +273,10 @@ def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
 
 def mahalanobis(level: Floats, used: Bools, known: Knowledge) -> Floats:
     """Log squared Mahalanobis distance of the level [n, d], for as many metrics as take part -> [n]."""
-    squared = (level * projected(level, known.precision)).sum(axis=1)
-    return np.log1p(np.maximum(squared, 0.0) * level.shape[1] / np.maximum(used.sum(axis=1), 1))
+    squared: Floats = (level * projected(level, known.precision)).sum(axis=1)
+    per_metric: Floats = np.maximum(squared, 0.0) / np.maximum(used.sum(axis=1), 1)
+    distance: Floats = np.log1p(per_metric * level.shape[1])
+    return distance
 
 
 def charts(seen: Sight, used: Bools) -> Floats:

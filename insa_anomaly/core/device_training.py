@@ -15,18 +15,17 @@ import sklearn
 from sklearn.ensemble import IsolationForest
 
 from insa_anomaly.core import calibration, device, device_features, device_window, features, verdict
-from insa_anomaly.core.device import DeviceModel, DeviceParameters
-from insa_anomaly.core.device_features import LAGS, MEMBERS, MOMENTS, PREDICTORS, SHORT_MEAN, WIDTH, Knowledge, Look
+from insa_anomaly.core.device import CELLS_MOST, DeviceModel, DeviceParameters
+from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_MEAN, WIDTH, Knowledge, Look
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
 from insa_anomaly.core.forest import SAMPLES_MOST, Forest
-from insa_anomaly.core.training import compiled
+from insa_anomaly.core.training import compiled, daily_profile
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
 _FEWEST_FULL = 32  # rows with a full window
 _LEAST_COVERAGE = 0.5  # share of rows that a metric must have a reading in
-_CELLS_MOST = 400_000  # rows times metrics
 _FOLDS = 4
 _DRIFT_BLOCKS = 8
 _PIECE = 512
@@ -38,11 +37,8 @@ _RIDGE = 1.0
 _FIT_CAP = 20.0  # further out, a value does not pull harder on a forecast
 _EXPLAINED = 0.9  # share of the level's variance along the axes that are kept
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in device_features.NAMES])
-_PROFILE_DAYS = 2.9
-_PROFILE_INTERVAL = 3700e6
-_PROFILE_GAIN = 0.15
 
-Figures = dict[str, float | int | str | None | dict[str, str]]
+Figures = dict[str, float | int | str | dict[str, float] | None]
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,19 @@ class TrainedDevice:
     figures: Figures
     made_with: dict[str, str]
 
+    @property
+    def estimators(self) -> dict[str, object]:
+        """What scikit-learn made, by what it is; the scales of a device are the scorer's own."""
+        return {"model": self.forest}
+
 
 @dataclass(frozen=True)
 class _History:
     """The rows of a history in pieces, as the stream would push them: none of them holds a long pause."""
 
     pieces: list[Rows]
+    interval: float  # typical pause between rows, microseconds
+    times: Floats  # [n]
     values: Floats  # [n, d], held where missing
     flats: Floats  # [n, d]
     used: Bools  # [n, d]
@@ -102,7 +105,7 @@ def fit(
     kept, left_out = _kept(what, metrics)
     when, what = _recent(when, what[:, kept], parameters)
     interval = _interval(when)
-    gap, history = _history(when, what, parameters.gap_factor * interval)
+    gap, history = _history(when, what, interval, parameters)
     known, _ = _learn(history, history.full)
     held_out = _cross_fit(history)
     forest, fitted = _forest(held_out.summaries[history.full], parameters)
@@ -129,7 +132,7 @@ def fit(
     return TrainedDevice(model, forest, parameters, len(when), figures, made_with)
 
 
-def _figures(times: Ints, when: Floats, interval: float, scores: Floats, left_out: dict[str, str]) -> Figures:
+def _figures(times: Ints, when: Floats, interval: float, scores: Floats, left_out: list[str]) -> Figures:
     return {
         "rows_given": len(times),
         "rows_used": len(when),
@@ -137,7 +140,7 @@ def _figures(times: Ints, when: Floats, interval: float, scores: Floats, left_ou
         "interval_seconds": interval / 1e6,
         "held_out": len(scores),
         "held_out_anomalous": int((scores < 0).sum()),
-        "left_out": left_out,
+        "left_out": "; ".join(left_out) or None,
         "accuracy": None,
         "false_positive_rate": None,
         "true_positive_rate": None,
@@ -162,11 +165,11 @@ def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]
     return when[same], what[same]
 
 
-def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], dict[str, str]]:
+def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]:
     """The columns that a model is made of, and why the others are not."""
     coverage = np.isfinite(values).mean(axis=0) if len(values) else np.zeros(len(metrics))
     kept = np.flatnonzero(coverage >= _LEAST_COVERAGE).tolist()
-    left_out = {metrics[j]: f"has a reading in {coverage[j]:.0%} of the rows" for j in range(len(metrics)) if j not in kept}
+    left_out = [f"{metrics[j]} has a reading in {coverage[j]:.0%} of the rows" for j in range(len(metrics)) if j not in kept]
     if not kept and len(values):
         raise TrainingError(f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows: they do not report together")
     return kept, left_out
@@ -179,7 +182,9 @@ def _recent(when: Floats, what: Floats, parameters: DeviceParameters) -> tuple[F
     if len(when) < FEWEST_ROWS:
         raise NotEnoughData(f"{len(when)} different rows with finite values; at least {FEWEST_ROWS} are needed")
     recent = int((when >= when[-1] - parameters.history_days * DAY).sum())
-    keep = min(max(recent, parameters.history_readings_least), parameters.history_readings_most, max(_CELLS_MOST // what.shape[1], FEWEST_ROWS))
+    keep = min(
+        max(recent, parameters.history_readings_least), parameters.history_readings_most, max(CELLS_MOST // what.shape[1], FEWEST_ROWS)
+    )
     return when[-keep:], what[-keep:]
 
 
@@ -192,11 +197,12 @@ def _interval(when: Floats) -> float:
     return float(np.median(pauses))
 
 
-def _history(when: Floats, what: Floats, gap: float) -> tuple[float, _History]:
+def _history(when: Floats, what: Floats, interval: float, parameters: DeviceParameters) -> tuple[float, _History]:
     """The history, and the pause that restarts a window; a rule that would void most windows is not this device's rule."""
-    history = _pushed(when, what, gap)
+    gap = parameters.gap_factor * interval
+    history = _pushed(when, what, interval, gap)
     if history.full.sum() < (len(when) - LONG + 1) / 2:
-        gap, history = float("inf"), _pushed(when, what, np.inf)
+        gap, history = float("inf"), _pushed(when, what, interval, np.inf)
     if history.full.sum() < _FEWEST_FULL:
         needed = LONG + _FEWEST_FULL
         raise NotEnoughData(
@@ -205,7 +211,7 @@ def _history(when: Floats, what: Floats, gap: float) -> tuple[float, _History]:
     return gap, history
 
 
-def _pushed(when: Floats, what: Floats, gap: float) -> _History:
+def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _History:
     state, pieces = device_window.empty(what.shape[1]), []
     edges = np.concatenate(([0], np.flatnonzero(np.diff(when) > gap) + 1, [len(when)])).tolist()
     for first, end in pairwise(edges):
@@ -216,7 +222,7 @@ def _pushed(when: Floats, what: Floats, gap: float) -> _History:
             pieces.append(rows)
     values, flats, used = (np.concatenate(parts) for parts in zip(*((p.values[LONG:], p.flats, p.used) for p in pieces), strict=True))
     counts = np.concatenate([piece.counts for piece in pieces])
-    return _History(pieces, values, flats, used, (counts >= LONG) & used.any(axis=1))
+    return _History(pieces, interval, when, values, flats, used, (counts >= LONG) & used.any(axis=1))
 
 
 # ---------------------------------------------------------------------------------------------------- one fit
@@ -240,7 +246,7 @@ def _blank(history: _History, used: Bools) -> Knowledge:
     return Knowledge(
         center,
         scale,
-        profile=np.zeros((d, features.NUMBERS_WIDTH)),
+        profile=_profiles(history, used, center, scale),
         # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
         flat_most=np.where(flat, LONG - 1.0, FLAT_CAP),
         weights=np.zeros((d, LAGS + 1)),
@@ -257,6 +263,16 @@ def _blank(history: _History, used: Bools) -> Knowledge:
         stiffness=one,
         typical=np.ones(2),
     )
+
+
+def _profiles(history: _History, used: Bools, center: Floats, scale: Floats) -> Floats:
+    """The daily profile of every metric that has one [d, features.NUMBERS_WIDTH]."""
+    out = np.zeros((used.shape[1], features.NUMBERS_WIDTH))
+    for j, rows in enumerate(used.T):
+        z, when = (history.values[rows, j] - center[j]) / scale[j], history.times[rows]
+        own = daily_profile(z, when, history.interval) if len(when) else z
+        out[j, features.BINS], out[j, features.PROFILE.start : features.PROFILE.start + len(own)] = len(own), own
+    return out
 
 
 def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
@@ -276,8 +292,7 @@ def _predictors(near: Floats, last: Floats, j: int) -> Floats:
 
 
 def _ridge(A: Floats, b: Floats) -> Floats:
-    weights: Floats = np.linalg.solve(A.T @ A + _RIDGE * np.eye(A.shape[1]), A.T @ b)
-    return weights
+    return np.asarray(np.linalg.solve(A.T @ A + _RIDGE * np.eye(A.shape[1]), A.T @ b), np.float64)
 
 
 def _with_features(known: Knowledge, seen: Floats, flats: Floats, used: Bools) -> Knowledge:
@@ -294,7 +309,7 @@ def _with_levels(known: Knowledge, seen: Floats, used: Bools, keep: Bools) -> Kn
     level -= center
     within, between = _covariance(level), _covariance(_block_means(level))
     wide = within + _DRIFT * between
-    precision = np.linalg.inv(wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d))
+    precision = np.asarray(np.linalg.inv(wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d)), np.float64)
     values = np.where(used, seen[..., 0], np.nan)[keep]
     wander = np.sqrt(1.0 + _DRIFT * np.array([_between(column[np.isfinite(column)]) for column in values.T]))
     variances, axes = np.linalg.eigh((within + _DRIFT * between) / np.outer(wander, wander) + 1e-9 * np.eye(d))
@@ -364,8 +379,11 @@ def _forest(summaries: features.Features, parameters: DeviceParameters) -> tuple
         contamination=parameters.contamination,
         max_samples=min(most, len(summaries)),
         random_state=parameters.random_state,
-    ).fit(summaries)
-    return forest, compiled(forest, summaries)
+    )
+    try:
+        return forest.fit(summaries), compiled(forest, summaries)
+    except ValueError as error:  # scikit-learn's word for a parameter out of its range
+        raise TrainingError(str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------- calibration
@@ -423,7 +441,9 @@ def _ahead(together: Floats) -> Floats:
     """
     means = np.array([part.mean() for part in np.array_split(together, _DRIFT_BLOCKS)])
     away = np.sqrt(_DRIFT) * means.std(ddof=1)
-    return (together + away * np.array([[NormalDist().inv_cdf((i + 0.5) / _SHIFTS)] for i in range(_SHIFTS)])).ravel()
+    shifts = np.array([NormalDist().inv_cdf((i + 0.5) / _SHIFTS) for i in range(_SHIFTS)])
+    ahead: Floats = together + away * shifts[:, None]
+    return ahead.ravel()
 
 
 def _band(held_out: _HeldOut, history: _History, alpha: float) -> Floats:

@@ -131,7 +131,8 @@ def discriminators(values: Floats) -> Ints:
     bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
     odd = np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
     mixed = (bits ^ (bits >> np.uint64(29))) * odd
-    return np.bitwise_xor.reduce(mixed, axis=1).view(np.int64)
+    hashes: Ints = np.bitwise_xor.reduce(mixed, axis=1).view(np.int64)
+    return hashes
 
 
 def remember(state: Floats, held: list[int]) -> None:

@@ -67,10 +67,10 @@ class Trained:
     figures: Figures
     made_with: dict[str, str]
 
-    def assessed(self, figure: str) -> float | None:
-        """A figure of the assessment, None where it is not known."""
-        known = self.figures[figure]
-        return float(known) if isinstance(known, (int, float)) else None
+    @property
+    def estimators(self) -> dict[str, object]:
+        """What scikit-learn made, by what it is."""
+        return {"model": self.forest, "scaler": self.scaler}
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def _learn(windows: _Windows, interval: float, parameters: Parameters) -> _Fitte
     numbers = np.zeros(features.NUMBERS_WIDTH)
     values, when = windows.values[:, -1], windows.stamps[:, -1]
     numbers[features.CENTER], numbers[features.SCALE] = center, scale = _robust_scale(values)
-    profile = _profile((values - center) / scale, when, interval)
+    profile = daily_profile((values - center) / scale, when, interval)
     # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
     numbers[features.FLAT_MOST] = features.FLAT_CAP if windows.flats.min() < features.LONG - 1 else features.LONG - 1
     numbers[features.FLAT_FREE] = _free_run(windows.flats)
@@ -352,7 +352,7 @@ def _robust_scale(values: Floats) -> tuple[float, float]:
     return p50, scale
 
 
-def _profile(z: Floats, when: Floats, interval: float) -> Floats:
+def daily_profile(z: Floats, when: Floats, interval: float) -> Floats:
     """Median per time of day, empty where less than three days are there or the first half does not explain the second."""
     span = when[-1] - when[0]
     if span < _PROFILE_DAYS * DAY or interval > _PROFILE_INTERVAL:

@@ -95,7 +95,7 @@ class Daemon:
         parts = self._parts
         parts.state.bind(parts.log.id)
         parts.score.restore()
-        parts.trainer.follow_index({parts.fleet.registry.keys[number]: one[0] for number, one in parts.fleet.model.items()})
+        parts.trainer.follow_index(parts.fleet.serving)
 
     def run(self) -> int:
         """Run until `end` is called or a thread dies; answers the exit status."""
@@ -127,8 +127,9 @@ class Daemon:
         """Where every reader is."""
         parts = self._parts
         return {
-            "series": len(parts.fleet.registry),
+            "series": parts.fleet.series,
             "series_with_model": int(parts.fleet.with_model.sum()),
+            "devices_with_model": len(parts.fleet.devices.models),
             "log_last": parts.feed.last,
             "scored": parts.state.cursor,
             "recorded": parts.record.reached,

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from insa_anomaly.core import features
 from insa_anomaly.core.detector import INTERVAL, THRESHOLD, Model, Models, Parameters, Results, advance
+from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.core.event import Reason
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.core.reasons import reasons
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import SeriesKey, Telemetry
+from insa_anomaly.runtime.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.feed import Registry
 
 ROWS_AT_ONCE = 256
@@ -40,8 +42,9 @@ class Window:
 class Fleet:
     """States and models of all series. One thread, the score reader's, changes it; any thread may look."""
 
-    def __init__(self, registry: Registry, parameters: Parameters, policy: Policy) -> None:
+    def __init__(self, registry: Registry, parameters: Parameters, policy: Policy, terms: DeviceTerms | None = None) -> None:
         self.registry, self._parameters, self._policy = registry, parameters, policy
+        self.devices = Devices(registry, policy, terms or DeviceTerms())
         self._models = Models(registry.capacity, parameters.n_estimators)
         self._states = features.empty(ROWS_AT_ONCE)
         self._moved = np.zeros(ROWS_AT_ONCE, bool)
@@ -50,19 +53,29 @@ class Fleet:
         self._set_thresholds: dict[int, float] = {}
         self._changing = Lock()  # held for moments: while rows are written, and while one is copied
 
-    def advance(self, telemetry: Telemetry) -> Results:
-        """Score the readings in order and move the states of their series."""
+    def advance(self, telemetry: Telemetry, muted: npt.NDArray[np.bool_] | None = None) -> Results:
+        """Score the readings in order and move the states of their series; those that are `muted` open no episode."""
         numbers, which = np.unique(telemetry.key, return_inverse=True)
         self._grow(int(numbers[-1]) + 1 if len(numbers) else 0)
         rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
         states, results = advance(
             self._states[numbers], which, self._models, rows, telemetry.value, telemetry.timestamp, telemetry.discriminator,
-            telemetry.quality, self._policy, self._parameters,
+            telemetry.quality, self._policy, self._parameters, muted,
         )  # fmt: skip
         with self._changing:
             self._states[numbers] = states
         self._moved[numbers] = True
         return results
+
+    @property
+    def series(self) -> int:
+        """How many series are known; devices, which have a number too, are none."""
+        return sum(metric != METRIC_NAME for _, metric in self.registry.keys)
+
+    @property
+    def serving(self) -> dict[SeriesKey, str]:
+        """Id of the model of every series and device that has one."""
+        return {self.registry.keys[number]: one[0] for number, one in self.model.items()} | self.devices.models
 
     def look(self, key: SeriesKey) -> Window | None:
         """The series as it is between two batches; None where it was never seen."""
@@ -111,10 +124,10 @@ class Fleet:
         return reasons(self._models, number, results, i)
 
     def moved(self) -> dict[SeriesKey, bytes]:
-        """Checkpoints of the series that moved since the last call."""
+        """Checkpoints of the series and devices that moved since the last call."""
         numbers = np.flatnonzero(self._moved)
         self._moved[numbers] = False
-        return {self.registry.keys[number]: self._kept(int(number)) for number in numbers}
+        return {self.registry.keys[number]: self._kept(int(number)) for number in numbers} | self.devices.moved()
 
     def restore(self, kept: Iterable[tuple[SeriesKey, Kept]]) -> None:
         """Take states from checkpoints, as many as there is room for; models are given by `swap`."""

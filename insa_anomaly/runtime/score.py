@@ -4,24 +4,30 @@ Everything it does is a function of the log, so after a crash it starts at the n
 again; what lies before its cursor was committed then and is not written again.
 """
 
+from collections.abc import Callable, Iterator
+from heapq import merge
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
+from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
 from insa_anomaly.core.reading import Flag
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Swap, Telemetry
+from insa_anomaly.runtime.devices import KeptDevice, Outcome
 from insa_anomaly.runtime.feed import Batch, Feed, joined
+from insa_anomaly.runtime.finding import Finding, finding
 from insa_anomaly.runtime.fleet import Fleet, Kept, due
 
 MOST_READINGS = 2000
 ANOMALY_TOPIC = "insa/iiot/ml/anomaly/"
 _HISTORICAL = int(Flag.HISTORICAL)
+M = TypeVar("M")
 
 
 class Findings(msgspec.Struct, frozen=True, array_like=True):
@@ -69,12 +75,15 @@ class Score:
     def restore(self) -> None:
         """Take the newest checkpoint and advance again to the cursor, writing nothing."""
         self.checkpoint, kept = self._state.restore()
-        decoded = [(key, msgspec.msgpack.decode(data, type=Kept)) for key, data in kept.items()]
+        decoded = [(key, msgspec.msgpack.decode(data, type=Kept)) for key, data in kept.items() if key[1] != METRIC_NAME]
         self._fleet.restore(decoded)
         for key, one in decoded:
             self._give(Swap(*key, one.model_id, one.threshold))
+        for key in kept.keys() - dict(decoded).keys():
+            device = msgspec.msgpack.decode(kept[key], type=KeptDevice)
+            self._fleet.devices.restore(key[0], device, self._loaded(key, device.model_id, DeviceModel.from_bytes))
         again = self._again(self._state.cursor)
-        instrumentation.states_restored(len(decoded), self.checkpoint, again)
+        instrumentation.states_restored(len(kept), self.checkpoint, again)
 
     def _again(self, cursor: int) -> int:
         self._reached = self.checkpoint
@@ -83,7 +92,7 @@ class Score:
             for batch in batches:
                 self._take_swaps(batch)
                 if len(batch):
-                    self._fleet.advance(batch.telemetry)
+                    self._advance(batch.telemetry)
             self._reached = batches[-1].seq
             entries += len(batches)
         self._reached = max(self._reached, cursor)
@@ -113,7 +122,7 @@ class Score:
         self._state.checkpoint(self._reached, self._fleet.moved())
         self.checkpoint = self._reached
         self._next_checkpoint = monotonic() + self._every
-        instrumentation.series_known(len(self._fleet.registry), int(self._fleet.with_model.sum()))
+        instrumentation.series_known(self._fleet.series, int(self._fleet.with_model.sum()))
 
     def _score(self, group: list[Batch]) -> None:
         began = monotonic()
@@ -121,8 +130,8 @@ class Score:
         telemetry = joined(group)
         findings, told = Findings([], []), list[Event]()
         if len(telemetry.value):
-            results = self._fleet.advance(telemetry)
-            findings, told = self._find(telemetry, results)
+            results, outcome = self._advance(telemetry)
+            findings, told = self._find(telemetry, results, outcome)
         events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in told]
         outgoing = self._state.commit(group[-1].seq, findings.to_bytes(), events)
         self._reached = group[-1].seq
@@ -132,7 +141,7 @@ class Score:
                 instrumentation.episode_changed(one)
         if len(telemetry.value):
             self._audience.results(telemetry, results)
-            self._audience.due([telemetry.keys[number] for number in due(results, telemetry)])
+            self._audience.due([telemetry.keys[number] for number in due(results, telemetry)] + outcome.due)
         self._count(group, findings, len(telemetry.value), monotonic() - began)
 
     def _count(self, group: list[Batch], findings: Findings, readings: int, seconds: float) -> None:
@@ -140,30 +149,43 @@ class Score:
         for rejected in (one for batch in group for one in batch.rejected):
             instrumentation.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
 
+    def _advance(self, telemetry: Telemetry) -> tuple[Results, Outcome]:
+        """Move all states: those of devices first, since a metric opens no episode while its device has one."""
+        outcome = self._fleet.devices.advance(telemetry)
+        return self._fleet.advance(telemetry, outcome.episodes > 0), outcome
+
     # Findings
-    def _find(self, telemetry: Telemetry, results: Results) -> tuple[Findings, list[Event]]:
+    def _find(self, telemetry: Telemetry, results: Results, outcome: Outcome) -> tuple[Findings, list[Event]]:
         """Every anomalous reading, every episode that changed as it stands now, and an event for each change.
 
-        A reading that moved nothing leaves no anomaly: it may have come before, and its score against a window it does not follow
-        would stand where the first time, in its place, there was none.
+        What is found of a device comes after what is found of the reading that completed its row.
         """
         found, events = Findings([], []), []
-        anomalous = (results.score < 0) & (results.status == Status.SCORED)
-        for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
-            reading = self._anomaly(telemetry, results, i)
-            if anomalous[i]:
-                found.anomalies.append(reading)
-            if results.transition[i] != Transition.NONE:
-                transition = Transition(int(results.transition[i]))
-                found.episodes.append(_episode(reading, results, i, transition))
-                events.append(event_of(transition, reading, found.episodes[-1]))
+        of_readings = self._of_readings(telemetry, results, outcome)
+        for one in merge(of_readings, sorted(outcome.findings(), key=_place), key=_place):
+            if one.anomalous:
+                found.anomalies.append(one.reading)
+            if one.episode is not None:
+                found.episodes.append(one.episode)
+                events.append(event_of(one.transition, one.reading, one.episode))
         return found, events
 
-    def _anomaly(self, telemetry: Telemetry, results: Results, i: int) -> Anomaly:
+    def _of_readings(self, telemetry: Telemetry, results: Results, outcome: Outcome) -> Iterator[Finding]:
+        """A reading that moved nothing leaves no anomaly.
+
+        It may have come before, and its score against a window it does not follow would stand where the first time, in its place,
+        there was none.
+        """
+        anomalous = (results.score < 0) & (results.status == Status.SCORED)
+        for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
+            yield finding(i, self._anomaly(telemetry, results, outcome, i), results, i)
+
+    def _anomaly(self, telemetry: Telemetry, results: Results, outcome: Outcome, i: int) -> Anomaly:
+        """It belongs to the episode of its series, or else to that of its device, if any is open."""
         number = int(telemetry.key[i])
         device_id, metric_name = telemetry.keys[number]
         model_id, version = self._fleet.model.get(number, (NO_MODEL, 0))
-        timestamp, score = int(telemetry.timestamp[i]), float(results.score[i])
+        timestamp, score, of_device = int(telemetry.timestamp[i]), float(results.score[i]), int(outcome.episodes[i])
         return Anomaly(
             id=anomaly_id(device_id, metric_name, timestamp, int(telemetry.discriminator[i])),
             model_id=model_id,
@@ -180,7 +202,7 @@ class Score:
             upper=float(results.upper[i]),
             reasons=self._fleet.reasons(number, results, i) if score < 0 else [],
             historical=bool(telemetry.flags[i] & _HISTORICAL),
-            episode_id=episode_id(device_id, metric_name, int(results.episode_started[i])) if results.episode_readings[i] else None,
+            episode_id=_episode_of(telemetry.keys[number], int(results.episode_readings[i] and results.episode_started[i]), of_device),
         )
 
     # Models
@@ -191,28 +213,31 @@ class Score:
     def _give(self, swap: Swap) -> None:
         """One that cannot be loaded, or has more trees than the configuration makes room for, leaves the series without."""
         key = (swap.device_id, swap.metric_name)
+        if swap.metric_name == METRIC_NAME:
+            self._fleet.devices.swap(swap.device_id, self._loaded(key, swap.model_id, DeviceModel.from_bytes))
+            return
         try:
-            model = None if swap.model_id is None else Model.from_bytes(self._models.scorer(swap.model_id))
-            self._fleet.swap(key, model, swap.threshold)
-        except (ModelFileError, ValueError) as error:
+            self._fleet.swap(key, self._loaded(key, swap.model_id, Model.from_bytes), swap.threshold)
+        except ValueError as error:
             instrumentation.model_unusable(*key, swap.model_id or "", str(error))
             self._fleet.swap(key, None)
 
+    def _loaded(self, key: SeriesKey, model_id: str | None, from_bytes: Callable[[bytes], M]) -> M | None:
+        try:
+            return None if model_id is None else from_bytes(self._models.scorer(model_id))
+        except ModelFileError as error:
+            instrumentation.model_unusable(*key, model_id or "", str(error))
+            return None
 
-def _episode(reading: Anomaly, results: Results, i: int, transition: Transition) -> Episode:
-    return Episode(
-        id=reading.episode_id or "",
-        device_id=reading.device_id,
-        metric_name=reading.metric_name,
-        model_id=reading.model_id,
-        model_version=reading.model_version,
-        started_at=int(results.episode_started[i]),
-        updated_at=reading.timestamp,
-        closed_at=reading.timestamp if transition is Transition.CLOSED else None,
-        readings=int(results.episode_readings[i]),
-        peak_confidence=float(results.episode_peak[i]),
-        historical=reading.historical,
-    )
+
+def _place(one: Finding) -> int:
+    return one.at
+
+
+def _episode_of(key: SeriesKey, started: int, of_device: int) -> str | None:
+    if started:
+        return episode_id(*key, started)
+    return episode_id(key[0], METRIC_NAME, of_device) if of_device else None
 
 
 def _groups(batches: list[Batch]) -> list[list[Batch]]:

@@ -15,20 +15,27 @@ from time import monotonic
 import msgspec
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import Models, SeriesKey, Swap
 from insa_anomaly.settings import Training
 
 INDEX_POLL_SECONDS = 1.0
+DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
 _PROGRESS = b'{"progress":'
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the child is asked: train this series, on its last `window_days` where that is said."""
+    """What the child is asked: train this series; or, where the metric is `_device`, these metrics of the device together.
+
+    On the last `window_days`, where that is said; as a refit, it is learnt on from where the serving model stands.
+    """
 
     device_id: str
     metric_name: str
     window_days: float | None = None
+    metrics: tuple[str, ...] = ()
+    refit: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -153,6 +160,7 @@ class Trainer:
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
         self._swapped: dict[SeriesKey, Swap] = {}
+        self._devices_next: dict[str, float] = {}  # when a device that has no model may be tried again
         self._admission = Admission(training.burst, training.a_minute, monotonic())
         self._revision: object = None
         self._next_look = 0.0
@@ -207,6 +215,7 @@ class Trainer:
             return min(timeout, INDEX_POLL_SECONDS)
         self._train(key)
         self._look()
+        self._try_device(key[0])
         return 0.0
 
     def close(self) -> None:
@@ -246,10 +255,29 @@ class Trainer:
         return None
 
     def _train(self, key: SeriesKey) -> None:
-        answer = self._child.ask(Order(*key))
-        if answer.model_id is not None:
+        answer = self._child.ask(self._order(key))
+        if answer.model_id is None:
+            instrumentation.training_failed(*key, answer.reason)
+        else:
             instrumentation.model_trained(*key, answer.model_id, answer.seconds)
+        if key[1] == METRIC_NAME:
+            return  # a device whose model fails is asked for again by its metrics, or by its rows
+        if answer.model_id is None:
+            with self._lock:
+                self._waiting[key] = monotonic() + self._training.retry_after
+
+    def _order(self, key: SeriesKey) -> Order:
+        return Order(*key, metrics=self._metrics(key[0])) if key[1] == METRIC_NAME else Order(*key, refit=key in self._swapped)
+
+    def _metrics(self, device_id: str) -> tuple[str, ...]:
+        """The metrics of a device that have a model."""
+        return tuple(sorted(metric for device, metric in self._swapped if device == device_id and metric != METRIC_NAME))
+
+    def _try_device(self, device_id: str) -> None:
+        """One of its metrics was trained: where that is not alone and there is no model of all yet, one is due."""
+        now, key = monotonic(), (device_id, METRIC_NAME)
+        if not self._training.devices or key in self._swapped or now < self._devices_next.get(device_id, 0.0):
             return
-        instrumentation.training_failed(*key, answer.reason)
-        with self._lock:
-            self._waiting[key] = monotonic() + self._training.retry_after
+        if len(self._metrics(device_id)) >= FEWEST_METRICS:
+            self._devices_next[device_id] = now + DEVICE_RETRY_SECONDS
+            self.due([key])

@@ -38,7 +38,7 @@ class ModelDetail(msgspec.Struct, frozen=True):
 
     info: ModelView
     metrics: dict[str, Figure]
-    parameters: dict[str, Figure]
+    parameters: dict[str, float | int | str | bool | None]
     status: str
     live: LiveView | None
 

@@ -10,7 +10,7 @@ NOT_COMPARED = "the two versions were not assessed on the same holdout, so that 
 
 
 class Promotion(msgspec.Struct, frozen=True):
-    """What became of a challenger; `improvement_percentage` in points, None with the reason where it is not known."""
+    """What became of a challenger; `improvement_percentage` of balanced accuracy, None with the reason where it is not known."""
 
     promoted: bool
     improvement_percentage: float | None
@@ -18,12 +18,11 @@ class Promotion(msgspec.Struct, frozen=True):
 
 
 def judge(challenger: ModelRow) -> Promotion:
-    """A version that was trained serves: there is nothing yet to refuse it by.
+    """What its training found against the version before, on one holdout with the same faults.
 
-    The improvement is what its training measured against the version before, on one holdout with the same faults; the difference of
-    figures from two holdouts would be a difference of holdouts.
+    The difference of figures from two holdouts would be a difference of holdouts.
     """
-    measured = challenger.figures.get("improvement_percentage")
-    if isinstance(measured, int | float) and isfinite(measured):
-        return Promotion(promoted=True, improvement_percentage=float(measured), reason="")
-    return Promotion(promoted=True, improvement_percentage=None, reason=NOT_COMPARED)
+    measured, unknown = (challenger.figures.get(name) for name in ("improvement_percentage", "improvement_unknown"))
+    improvement = float(measured) if isinstance(measured, int | float) and isfinite(measured) else None
+    why = challenger.reason or ("" if improvement is not None else str(unknown or NOT_COMPARED))
+    return Promotion(not challenger.reason, improvement, why)

@@ -1,16 +1,16 @@
 """Training a series: its history in, a stored model out. The only service that loads scikit-learn, so it is imported late."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.challenge import Name, train
-from insa_anomaly.core.detector import Parameters
-from insa_anomaly.core.training import Trained
+from insa_anomaly.core.challenge import Challenge, Name, refit, train
+from insa_anomaly.core.detector import Model, Parameters
+from insa_anomaly.core.training import Figures, Past, Trained
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import History, ModelRow, SeriesKey
 
@@ -21,8 +21,11 @@ class Shelf(Protocol):
     def next_version(self, key: SeriesKey) -> int:
         """The version that the next model of the series gets."""
 
-    def save(self, trained: Trained, trained_at: int) -> ModelRow:
-        """Store the model and make it the active one of its series. Raises ModelFileError."""
+    def serving(self, key: SeriesKey) -> Model | None:
+        """The active model of the series; None where there is none that can be read."""
+
+    def save(self, trained: Trained, trained_at: int, refusal: str = "") -> ModelRow:
+        """Store the model, and make it the active one of its series, unless it is refused. Raises ModelFileError."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,50 @@ class TrainingService:
 
     def from_window(self, key: SeriesKey, history: History, now: int, days: float) -> ModelRow:
         """Train on what is recorded of the last `days`, and nothing older. Raises as `from_history`."""
-        times, values = history.readings(key, now - int(days * 86_400e6), self._parameters.history_readings_most)
-        return self.from_readings(key, Readings(times, values), now)
+        readings = Readings(*history.readings(key, now - int(days * 86_400e6), self._parameters.history_readings_most))
+        return self._trained(key, readings, self._past(key, history, readings), now)
 
     def from_history(self, key: SeriesKey, history: History, now: int) -> ModelRow:
-        """Train on what is recorded of the series. Raises TrainingError, NotEnoughData, DatabaseAway, ModelFileError."""
+        """Train on what is recorded of the series; where a model serves, the new one takes its place only if it is not worse.
+
+        Raises TrainingError, NotEnoughData, DatabaseAway, ModelFileError.
+        """
+        readings = self._recorded(key, history, now)
+        return self._trained(key, readings, self._past(key, history, readings), now)
+
+    def refit(self, key: SeriesKey, history: History, now: int) -> ModelRow:
+        """Learn on from where the serving model stands; where none does, as `from_history`, which says what it raises."""
+        readings = self._recorded(key, history, now)
+        past = self._past(key, history, readings)
+        if past is None:
+            return self._trained(key, readings, None, now)
+        return self._kept(refit(readings.times, readings.values, self._name(key), self._parameters, self._policy, past), now)
+
+    def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
+        """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
+        return self._trained(key, readings, None, now)
+
+    def _trained(self, key: SeriesKey, readings: Readings, past: Past | None, now: int) -> ModelRow:
+        self._tell(20)
+        challenge = train(readings.times, readings.values, self._name(key), self._parameters, self._policy, past)
+        self._tell(90)
+        return self._kept(challenge, now)
+
+    def _kept(self, challenge: Challenge, now: int) -> ModelRow:
+        known: Figures = {"improvement_percentage": challenge.improvement_percentage, "improvement_unknown": challenge.unknown}
+        trained = replace(challenge.trained, figures=challenge.trained.figures | known)
+        return self._shelf.save(trained, now, challenge.refusal)
+
+    def _name(self, key: SeriesKey) -> Name:
+        return Name(key, str(uuid4()), self._shelf.next_version(key))
+
+    def _recorded(self, key: SeriesKey, history: History, now: int) -> Readings:
         since = now - int(self._parameters.history_days * 86_400e6)
         times, values = history.readings(key, since, self._parameters.history_readings_most)
         if len(times) < self._parameters.history_readings_least:  # few in that span: a slow series learns from a longer one
             times, values = history.readings(key, -(2**53), self._parameters.history_readings_least)
-        return self.from_readings(key, Readings(times, values), now)
+        return Readings(times, values)
 
-    def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
-        """Train on these readings. Raises TrainingError, NotEnoughData, ModelFileError."""
-        name = Name(key, str(uuid4()), self._shelf.next_version(key))
-        self._tell(20)
-        trained = train(readings.times, readings.values, name, self._parameters, self._policy).trained
-        self._tell(90)
-        return self._shelf.save(trained, now)
+    def _past(self, key: SeriesKey, history: History, readings: Readings) -> Past | None:
+        champion = self._shelf.serving(key)
+        return Past(champion, history.anomalous(key, int(readings.times.min(initial=0)))) if champion else None

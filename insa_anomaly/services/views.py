@@ -8,7 +8,7 @@ import msgspec
 from insa_anomaly.core.event import Anomaly, Episode, Reason, rfc3339
 from insa_anomaly.ports import Feedback, ModelRow
 
-Figure = float | int | str | None
+Figure = float | int | str | dict[str, float] | None
 Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 Id = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uuid"})]
 

@@ -22,6 +22,7 @@ from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.api import app
 from insa_anomaly.errors import AlreadyRunning, ConfigError
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
+from insa_anomaly.runtime.devices import DeviceTerms
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.intake import Intake
@@ -76,7 +77,8 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     feed = Feed(log, admin.parser(settings), registry)
     intake = Intake(log, feed, clock.now, settings.intake)
     broker = intake.broker = _broker(settings, intake, directory)
-    fleet = Fleet(registry, settings.detection, settings.verdict)
+    terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
+    fleet = Fleet(registry, settings.detection, settings.verdict, terms)
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(state, broker)
     show = _show(settings.redis, stack)

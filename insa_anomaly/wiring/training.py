@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from rich.console import Console
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
+from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.errors import InsaError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.runtime.trainer import Answer, Child, Order, Progress
@@ -29,9 +32,11 @@ from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recording import Recording
 
 if TYPE_CHECKING:
+    from insa_anomaly.services.device_training import DeviceTrainingService
     from insa_anomaly.services.training import TrainingService
 
 Outcomes = dict[SeriesKey, str]
+Column = tuple[Ints, Floats]  # times in microseconds, values
 
 
 @contextmanager
@@ -55,19 +60,26 @@ def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
 def train_orders() -> None:
     """Be it: settings and database on the first two lines of standard input, then an order a line; an answer a line."""
     os.nice(10)  # the stream goes first
-    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+    from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - as this does
 
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
     with model_files(settings) as files, PostgresHistory(dsn) as history:
         service = TrainingService(files, settings.detection, settings.verdict, lambda percent: _say(Progress(percent)))
+        together = settings.devices
+        devices = DeviceTrainingService(files, together.parameters(settings.detection), together.tolerance, settings.verdict)
         for line in sys.stdin.buffer:
             _say(Progress(0))
-            _say(_answered(partial(_obey, service, history, msgspec.json.decode(line, type=Order))))
+            _say(_answered(partial(_obey, service, devices, history, msgspec.json.decode(line, type=Order))))
 
 
-def _obey(service: "TrainingService", history: PostgresHistory, order: Order) -> ModelRow:
+def _obey(service: "TrainingService", devices: "DeviceTrainingService", history: PostgresHistory, order: Order) -> ModelRow:
     key, now = (order.device_id, order.metric_name), clock.now()
+    if order.metric_name == METRIC_NAME:
+        return devices.from_history(order.device_id, order.metrics, history, now)
+    if order.refit:
+        return service.refit(key, history, now)
     if order.window_days is None:
         return service.from_history(key, history, now)
     return service.from_window(key, history, now, order.window_days)
@@ -95,8 +107,15 @@ def train_stored(settings: Settings, keys: Sequence[SeriesKey] | None, jobs: int
         if keys is None:
             with PostgresHistory(dsn) as history:
                 keys = history.series()
+            keys += _devices(keys) if settings.training.devices else []
         with progress(console, "models trained", len(keys)) as advance:
             return train_many(settings, dsn, keys, jobs, advance)
+
+
+def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
+    """Those that may have a model of all their metrics."""
+    counts = Counter(device_id for device_id, _ in keys)
+    return [(device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS]
 
 
 def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], jobs: int, advance: Advance) -> Outcomes:
@@ -129,22 +148,28 @@ def _outcome(answer: Answer) -> str:
 
 
 def train_recordings(settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console) -> Outcomes:
-    """Train every series of the recordings on their first `rows` rows (None: all)."""
-    from insa_anomaly.services.training import Readings, TrainingService  # noqa: PLC0415 - loads scikit-learn, other commands do without
+    """Train every series of the recordings, and every device of several, on their first `rows` rows (None: all)."""
+    from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, other commands do without
+    from insa_anomaly.services.training import Readings, TrainingService  # noqa: PLC0415 - as this does
 
     outcomes: Outcomes = {}
     with model_files(settings) as files, progress(console, "recordings learnt", len(recordings)) as advance:
         service = TrainingService(files, settings.detection, settings.verdict)
+        together = settings.devices
+        devices = DeviceTrainingService(files, together.parameters(settings.detection), together.tolerance, settings.verdict)
         for recording in recordings:
-            for name, (times, values) in _columns(recording, rows).items():
+            columns = _columns(recording, rows)
+            for name, (times, values) in columns.items():
                 key = (recording.device_id, name)
-                readings = Readings(np.array(times, np.int64), np.array(values, np.float64))
-                outcomes[key] = _outcome(_answered(partial(service.from_readings, key, readings, clock.now())))
+                outcomes[key] = _outcome(_answered(partial(service.from_readings, key, Readings(times, values), clock.now())))
+            if settings.training.devices and len(columns) >= FEWEST_METRICS:
+                train = partial(devices.from_rows, recording.device_id, list(columns), *_rows(columns), clock.now())
+                outcomes[recording.device_id, METRIC_NAME] = _outcome(_answered(train))
             advance(1)
     return outcomes
 
 
-def _columns(recording: Recording, rows: int | None) -> dict[str, tuple[list[int], list[float]]]:
+def _columns(recording: Recording, rows: int | None) -> dict[str, Column]:
     columns: dict[str, tuple[list[int], list[float]]] = {}
     for number, row in enumerate(recording.rows()):
         if rows is not None and number >= rows:
@@ -153,4 +178,13 @@ def _columns(recording: Recording, rows: int | None) -> dict[str, tuple[list[int
             times, values = columns.setdefault(name, ([], []))
             times.append(row.timestamp)
             values.append(value)
-    return columns
+    return {name: (np.array(times, np.int64), np.array(values, np.float64)) for name, (times, values) in columns.items()}
+
+
+def _rows(columns: dict[str, Column]) -> tuple[Ints, Floats]:
+    """Columns as rows: times [n], values [n, columns], NaN where a column has none."""
+    moments = np.unique(np.concatenate([times for times, _ in columns.values()]))
+    values = np.full((len(moments), len(columns)), np.nan)
+    for place, (times, column) in enumerate(columns.values()):
+        values[np.searchsorted(moments, times), place] = column
+    return moments, values

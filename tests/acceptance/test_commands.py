@@ -55,7 +55,8 @@ def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> Non
     trained = site.run("train", "--all", "--jobs", "2")
     assert trained.returncode == 0, trained.stdout + trained.stderr
     lines = dict(line.split(": ", 1) for line in trained.stdout.splitlines())
-    assert sorted(lines) == sorted(SERIES)
+    every = [*SERIES, *(f"{name}/_device" for name in DEVICES)]
+    assert sorted(lines) == sorted(every)
     assert all(outcome.startswith("trained in ") for outcome in lines.values())
 
     listed = json.loads(site.run("models", "--json").stdout)
@@ -63,14 +64,15 @@ def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> Non
         name: outcome.rsplit(" ", 1)[1] for name, outcome in lines.items()
     }
     assert {(row["status"], row["version"], row["training_samples"]) for row in listed} == {("active", 1, TRAINING_ROWS)}
-    assert len(site.run("models").stdout.splitlines()) == len(SERIES)
+    assert len(site.run("models").stdout.splitlines()) == len(every)
 
     wait_for(lambda: daemon.status()["series_with_model"] == len(SERIES), 30)
+    wait_for(lambda: daemon.status()["devices_with_model"] == len(DEVICES), 30)
     with site.listen() as heard, site.feeder() as feeder:
         for message in stream(machines(200)):
             feeder.publish(*message)
         wait_for(lambda: any(event.kind == "opened" for event in heard.events), 30)
-    wait_for(lambda: len(site.query("SELECT 1 FROM ml_models WHERE status = 'active'")) == len(SERIES), 30)
+    wait_for(lambda: len(site.query("SELECT 1 FROM ml_models WHERE status = 'active'")) == len(every), 30)
     assert daemon.terminate() == 0
 
 

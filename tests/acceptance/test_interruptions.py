@@ -14,7 +14,7 @@ import pytest
 
 from insa_anomaly.adapters.embedded import Tools
 from tests.acceptance.daemon import Daemon
-from tests.acceptance.plant import METRICS, Message, machines, stream
+from tests.acceptance.plant import DEVICES, METRICS, Message, machines, stream
 from tests.acceptance.site import Heard, Site, empty_database, opened
 from tests.conftest import wait_for
 
@@ -84,7 +84,8 @@ def test_the_uninterrupted_run_is_worth_comparing(uninterrupted: Outcome) -> Non
     assert len({row[:3] for row in uninterrupted.telemetry}) == len(uninterrupted.telemetry) == READINGS
     assert len(uninterrupted.anomalies) > 20
     assert len(uninterrupted.episodes) > 5
-    assert len(uninterrupted.states) == 2 * len(METRICS)
+    assert {row[3] for row in uninterrupted.anomalies} == {*METRICS, "_device"}
+    assert len(uninterrupted.states) == len(DEVICES) * (len(METRICS) + 1)  # the device itself is one
     told = [msgspec.json.decode(payload) for payload in uninterrupted.events.values()]
     opened = {str(row[0]) for row in uninterrupted.episodes}
     closed = {str(row[0]) for row in uninterrupted.episodes if row[7] is not None}

@@ -47,6 +47,43 @@ def test_a_new_series_trains_itself_and_then_speaks(site: Site) -> None:
     assert not Path(f"/proc/{trainer}").exists(), "the trainer goes with the daemon"
 
 
+def test_a_device_of_several_metrics_is_learnt_as_a_whole_and_then_speaks(site: Site) -> None:
+    """Once its metrics have models it gets one of its own; a fault that lasts is told of the device, with the metric that makes it."""
+    site.put("training", {"automatic": True})
+    daemon = site.daemon()
+    random = np.random.default_rng(7)
+    begin = time.time() - (COLLECTED + 100) * STEP
+    load = np.sin(np.arange(COLLECTED + 60) / 40)
+    values = np.column_stack((60 + 5 * load, 4 + load, 9 + 2 * load)) + random.normal(0, 0.2, (len(load), 3))
+    values[-40:-10, 1] += 2.0
+    with site.listen() as heard:
+        daemon.start()
+        publish_rows(site, begin, values, 0, COLLECTED)
+        wait_for(lambda: daemon.status()["devices_with_model"] == 1, 120)
+        publish_rows(site, begin, values, COLLECTED, len(values))
+        wait_for(lambda: any(event.metric_name == "_device" for event in heard.events), 30)
+        daemon.wait_idle()
+    event = next(event for event in heard.events if event.metric_name == "_device")
+    assert (event.kind, event.device_id, event.historical) == ("opened", "newcomer", False)
+    assert event.reasons[0].feature == "pressure"
+    assert event.value in values[-40:, 1]
+    assert event.upper is not None
+    assert site.query("SELECT status, version FROM ml_models WHERE metric_name = '_device'") == [("active", 1)]
+    recorded = site.query("SELECT value, episode_id, metadata FROM anomaly_detections WHERE metric_name = '_device' ORDER BY timestamp")
+    assert event.value in [value for value, _, _ in recorded]
+    assert {str(episode) for _, episode, _ in recorded if episode} >= {event.episode_id}
+    assert all(metadata["reasons"] for _, _, metadata in recorded)
+    assert daemon.terminate() == 0
+
+
+def publish_rows(site: Site, begin: float, values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]", first: int, last: int) -> None:
+    """Rows `first` to `last`, each in one message."""
+    with site.feeder() as feeder:
+        for number in range(first, last):
+            metrics = dict(zip(("temperature", "pressure", "current"), values[number].tolist(), strict=True))
+            feeder.publish(TOPIC, json.dumps({"metrics": metrics, "timestamp": begin + number * STEP}).encode())
+
+
 def publish(site: Site, begin: float, values: "np.ndarray[tuple[int], np.dtype[np.float64]]", first: int, last: int) -> None:
     """Readings `first` to `last`, each in a message of its own."""
     with site.feeder() as feeder:

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from insa_anomaly.adapters.model_files import ModelFiles, safe_part
 from insa_anomaly.core.detector import Model
+from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.training import Trained
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import ModelRow, Models, SeriesKey
 from insa_anomaly.testing import MemoryModels
+from tests.core import device_rows
 from tests.core.streams import trained
 
 NOON = 1_761_671_100_000_000  # 2025-10-28 17:05:00 UTC
@@ -282,3 +284,15 @@ def test_a_folder_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> Non
     (tmp_path / "models" / "models.db").write_bytes(b"nonsense" * 1000)
     with pytest.raises(ModelFileError, match="cannot be opened"):
         ModelFiles(tmp_path / "models", tmp_path / "key")
+
+
+def test_a_device_has_a_folder_among_its_metrics(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """Its model is stored, listed and served like theirs; it has no scaler file of its own."""
+    one = device_rows.trained(0)
+    row = files.save(one, NOON)
+    assert files.active() == {("D", METRIC_NAME): one.model.id}
+    assert files.row(row.id) == row
+    assert (row.metric_name, row.training_samples, row.figures["left_out"]) == (METRIC_NAME, 400, None)
+    assert DeviceModel.from_bytes(files.scorer(row.id)).to_bytes() == one.model.to_bytes()
+    kinds = sorted(path.name.split("_")[0] for path in (place[0] / "D" / METRIC_NAME).iterdir())
+    assert kinds == ["metadata.json", "model", "scorer"]

@@ -320,7 +320,7 @@ def test_figures_say_where_every_reader_is() -> None:
         wait_for(lambda: plant.parts.fleet.model)
         assert end() == 0
     figures = plant.daemon.figures()
-    assert (figures.pop("series"), figures.pop("series_with_model")) == (1, 1)
+    assert (figures.pop("series"), figures.pop("series_with_model"), figures.pop("devices_with_model")) == (1, 1, 0)
     assert set(figures) == {"log_last", "scored", "recorded", "checkpoint"}
     assert set(figures.values()) == {plant.log.last}
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime import trainer as training
@@ -203,6 +204,7 @@ class Pupil:
 
     def __init__(self, shelf: MemoryModels) -> None:
         self.orders: list[SeriesKey] = []
+        self.metrics: list[tuple[str, ...]] = []
         self.fails = False
         self._shelf = shelf
 
@@ -210,6 +212,10 @@ class Pupil:
         """Train at once."""
         key = (order.device_id, order.metric_name)
         self.orders.append(key)
+        self.metrics.append(order.metrics)
+        if key[1] == METRIC_NAME and not self.fails:
+            self._shelf.put(model_row(3, "active", key), b"")
+            return Answer(1.0, model_row(3).id)
         if self.fails or key not in SERIES:
             return Answer(0.0, None, "too few readings")
         number = SERIES.index(key)
@@ -236,10 +242,10 @@ class Unreadable(MemoryModels):
 class School:
     """A trainer with an index, and all swaps it asked for."""
 
-    def __init__(self, **settings: float) -> None:
+    def __init__(self, *, devices: bool = False, **settings: float) -> None:
         self.shelf = Unreadable()
         self.swaps: list[Swap] = []
-        self.trainer = Trainer(self.shelf, self.swaps.extend, Nursery().start, msgspec.convert(settings, Training))
+        self.trainer = Trainer(self.shelf, self.swaps.extend, Nursery().start, msgspec.convert(settings | {"devices": devices}, Training))
         self.pupil = Pupil(self.shelf)
         self.trainer._child = self.pupil  # type: ignore[assignment]
 
@@ -403,6 +409,49 @@ def test_a_training_that_failed_is_tried_again_in_time() -> None:
     school.trainer._waiting[SERIES[0]] = 0.0
     school.trainer.step(0.0)
     assert school.swaps == [swap(1), swap(0)]
+
+
+# ---------------------------------------------------------------------------------------------------- the devices
+def trained(school: School, keys: list[SeriesKey]) -> list[SeriesKey]:
+    """What is trained when these ask."""
+    before = len(school.pupil.orders)
+    school.trainer.due(keys)
+    for _ in range(len(keys) + 2):
+        school.trainer.step(0.0)
+    return school.pupil.orders[before:]
+
+
+def test_a_device_of_two_metrics_is_trained_once_both_are() -> None:
+    """With the metrics that have a model; one that is alone is none, and one that has its model is not asked for again."""
+    school, pump = School(devices=True), ("pump", METRIC_NAME)
+    assert trained(school, [SERIES[2], SERIES[0]]) == [SERIES[2], SERIES[0]]
+    assert trained(school, [SERIES[1]]) == [SERIES[1], pump]
+    assert school.pupil.metrics[-1] == ("a", "b")
+    assert school.serving()[pump] == model_row(3).id
+    assert trained(school, [SERIES[0]]) == [SERIES[0]]
+    assert trained(school, [pump]) == [pump]
+
+
+def test_a_device_that_fails_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one of its metrics was trained again, and not too soon."""
+    school, pump = School(devices=True), ("pump", METRIC_NAME)
+    trained(school, [SERIES[1]])
+    school.trainer.due([SERIES[0]])
+    school.trainer.step(0.0)
+    school.pupil.fails = True
+    school.trainer.step(0.0)
+    assert school.pupil.orders[-1] == pump
+    assert not school.trainer._waiting
+    school.pupil.fails = False
+    assert trained(school, [SERIES[0]]) == [SERIES[0]]
+    later = monotonic() + training.DEVICE_RETRY_SECONDS + 1
+    monkeypatch.setattr(training, "monotonic", lambda: later)
+    assert trained(school, [SERIES[0]]) == [SERIES[0], pump]
+
+
+def test_devices_need_not_be_learnt() -> None:
+    """`training.devices: false` leaves it at the metrics."""
+    assert trained(School(), list(SERIES)) == list(SERIES)
 
 
 def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> None:

@@ -25,14 +25,22 @@ class Shelf:
 
     def __init__(self) -> None:
         self.kept: list[tuple[Trained, int]] = []
+        self.refusals: list[str] = []
 
     def next_version(self, key: SeriesKey) -> int:
         """One more than there are."""
         return 1 + sum((one.model.device_id, one.model.metric_name) == key for one, _ in self.kept)
 
-    def save(self, trained: Trained, trained_at: int) -> ModelRow:
+    def serving(self, key: SeriesKey) -> Model | None:
+        """The last that was kept and not refused."""
+        own = zip((one.model for one, _ in self.kept), self.refusals, strict=True)
+        served = [model for model, refusal in own if not refusal and (model.device_id, model.metric_name) == key]
+        return served[-1] if served else None
+
+    def save(self, trained: Trained, trained_at: int, refusal: str = "") -> ModelRow:
         """Keep it."""
         self.kept.append((trained, trained_at))
+        self.refusals.append(refusal)
         one = trained.model
         path = f"{one.device_id}/{one.metric_name}"
         return ModelRow(one.id, one.device_id, one.metric_name, one.version, "active", path, trained_at, trained.samples, 0.5, {}, {}, "")

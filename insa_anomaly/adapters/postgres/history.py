@@ -49,6 +49,15 @@ class PostgresHistory:
             with cursor.copy(self._statements["good_readings"], {"series": found[0], "since": since, "most": most}) as stream:
                 return _parsed(b"".join(stream))
 
+    def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """Times (microseconds since the epoch) of readings from `since` on that were called anomalous, and not dismissed.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
+        with self._connection.session() as session:
+            rows = session.execute(self._statements["anomalous_times"], (*key, since)).fetchall()
+        return np.array([time for (time,) in rows], np.int64)
+
     def counts(self, start: int, end: int) -> tuple[int, int]:
         """Rows with start <= time < end (microseconds), and how many different (series, time) there are among them.
 

@@ -1,0 +1,98 @@
+"""Rows of a small device to hold the laws against, and models of it that are made in a moment."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from hypothesis import strategies as st
+
+from insa_anomaly.core import device, device_window
+from insa_anomaly.core.device import DeviceModel, DeviceParameters, DeviceResults, Served
+from insa_anomaly.core.device_training import TrainedDevice, fit
+from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.verdict import Policy
+from tests.core.streams import MINUTE, SECOND, START
+
+METRICS = ("a", "b", "c")
+SMALL = DeviceParameters(n_estimators=12, max_samples=64, first_fit_readings=30, first_fit_seconds=600, first_fit_retry_readings=7)
+POLICY = Policy(merge_gap_readings=3, worsen_step=0.1)
+PAUSES = (MINUTE, MINUTE, MINUTE, MINUTE, 0, 0, -MINUTE, 7 * SECOND, 30 * MINUTE)
+LEVELS = (20.0, 20.0, 20.4, 19.1, 26.0, 0.0, -300.0, 1e300, np.inf, np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows in order of arrival."""
+
+    times: Ints
+    values: Floats  # [n, 3]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        return Rows(self.times[part], self.values[part])
+
+
+def wave(n: int, seed: int = 0) -> Rows:
+    """A row a minute: a follows a slow wave, b follows a, c is on its own."""
+    random, at = np.random.default_rng(seed), np.arange(n)
+    a = 20 + np.sin(at / 30) + random.normal(0, 0.3, n)
+    return Rows(START + at * MINUTE, np.column_stack((a, 2 * a - 20 + random.normal(0, 0.2, n), 20 + random.normal(0, 1, n))))
+
+
+@cache
+def trained(seed: int) -> TrainedDevice:
+    """A model of 400 rows."""
+    rows = wave(400, seed)
+    return fit(rows.times, rows.values, "D", METRICS, f"00000000-0000-0000-0000-00000000000{seed}", 1, SMALL, POLICY)
+
+
+def served(seed: int = 0, refit_step: float = 25.0) -> Served:
+    """That model, which asks for a refit often."""
+    return Served(replace(trained(seed).model, refit_step=refit_step, threshold=0.2))
+
+
+@cache
+def _warm() -> Floats:
+    rows = wave(70, 9)
+    return device.advance(device_window.empty(3), None, rows.times, rows.values, POLICY, SMALL)[0]
+
+
+def warm() -> Floats:
+    """The state of a device whose window is full."""
+    return _warm().copy()
+
+
+@st.composite
+def streams(draw: st.DrawFn, most: int = 60) -> Rows:
+    """Any mixture of pauses (none, backwards and long ones too), ordinary and strange values, and readings that are not there."""
+    level = st.sampled_from(LEVELS)
+    drawn = draw(st.lists(st.tuples(st.sampled_from(PAUSES), level, level, level), max_size=most))
+    table = np.array(drawn, np.float64).reshape(-1, 4)
+    return Rows(START + 69 * MINUTE + np.cumsum(table[:, 0]).astype(np.int64), table[:, 1:].copy())
+
+
+def run(state: Floats, rows: Rows, model: Served | None) -> tuple[Floats, DeviceResults]:
+    """Advance by these rows."""
+    return device.advance(state, model, rows.times, rows.values, POLICY, SMALL)
+
+
+def same(left: DeviceResults, right: DeviceResults) -> bool:
+    """Equal to the bit."""
+    return all(getattr(left, name).tobytes() == getattr(right, name).tobytes() for name in left.__dataclass_fields__)
+
+
+def joined(parts: list[DeviceResults]) -> DeviceResults:
+    """Results one after another."""
+    return DeviceResults(*(np.concatenate([getattr(part, name) for part in parts]) for name in DeviceResults.__dataclass_fields__))
+
+
+def prefix(results: DeviceResults, n: int) -> DeviceResults:
+    """The results of the first n rows."""
+    return DeviceResults(*(getattr(results, name)[:n] for name in DeviceResults.__dataclass_fields__))
+
+
+def reloaded(model: Served) -> Served:
+    """The same model, written and read again."""
+    return Served(DeviceModel.from_bytes(model.model.to_bytes()))

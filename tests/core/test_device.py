@@ -1,0 +1,268 @@
+"""The laws of the device detector: pieces, restarts and what comes later change nothing; whatever is missing, it goes on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core import device, device_features, device_window
+from insa_anomaly.core.detector import Status
+from insa_anomaly.core.device import DeviceModel, Served
+from insa_anomaly.core.device_window import ABSENT_MOST
+from insa_anomaly.core.features import FLAT_CAP, LONG, Floats
+from insa_anomaly.errors import ModelFileError
+from tests.core.device_rows import METRICS, Rows, joined, prefix, reloaded, run, same, served, streams, warm, wave
+from tests.core.streams import MINUTE, START
+
+cuts = st.lists(st.integers(0, 60), max_size=5).map(sorted)
+some_model = st.sampled_from([None, 0, 1])
+
+
+def model_of(which: int | None) -> Served | None:
+    """One of the models, or none."""
+    return None if which is None else served(which)
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams(), cuts, some_model, st.booleans())
+def test_law_pieces_change_nothing(rows: Rows, at: list[int], which: int | None, cold: bool) -> None:
+    """To the bit, of results and of the state that is left: for any stream, with a full window and from nothing."""
+    start = device_window.empty(3) if cold else warm()
+    model = model_of(which)
+    whole, results = run(start, rows, model)
+    state, parts = start, []
+    for begin, end in zip([0, *at], [*at, len(rows)], strict=True):
+        state, part = run(state, rows[begin : max(begin, end)], model)
+        parts.append(part)
+    assert whole.tobytes() == state.tobytes()
+    assert same(results, joined(parts))
+
+
+def test_law_row_by_row_is_all_at_once() -> None:
+    """Over more rows than are moved at once."""
+    rows, model = wave(1300, 3), served()
+    rows.values[200:260] += 5
+    whole, results = run(device_window.empty(3), rows, model)
+    state, parts = device_window.empty(3), []
+    for i in range(len(rows)):
+        state, part = run(state, rows[i : i + 1], model)
+        parts.append(part)
+    assert whole.tobytes() == state.tobytes()
+    assert same(results, joined(parts))
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams(), st.integers(0, 60), some_model)
+def test_law_what_comes_later_changes_nothing(rows: Rows, n: int, which: int | None) -> None:
+    """The results of a prefix are the prefix of the results."""
+    model = model_of(which)
+    assert same(run(warm(), rows[:n], model)[1], prefix(run(warm(), rows, model)[1], n))
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams(), some_model)
+def test_law_nothing_that_is_given_is_changed(rows: Rows, which: int | None) -> None:
+    """Neither state nor rows: so a prediction is an advance whose state is let go."""
+    state, times, values = warm(), rows.times.copy(), rows.values.copy()
+    first = run(state, rows, model_of(which))[1]
+    assert state.tobytes() == warm().tobytes()
+    assert (rows.times.tobytes(), rows.values.tobytes()) == (times.tobytes(), values.tobytes())
+    assert same(first, run(state, rows, model_of(which))[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams(), st.integers(0, 60))
+def test_law_a_restart_changes_nothing(rows: Rows, at: int) -> None:
+    """State and model as bytes, and back."""
+    model = served()
+    whole, results = run(warm(), rows, model)
+    state, head = run(warm(), rows[:at], model)
+    state, tail = run(np.frombuffer(state.tobytes(), np.float64), rows[at:], reloaded(model))
+    assert whole.tobytes() == state.tobytes()
+    assert same(results, joined([head, tail]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams(), st.integers(0, 60), cuts)
+def test_law_another_model_goes_on_from_the_same_window(rows: Rows, swap: int, at: list[int]) -> None:
+    """Its running means are those of the rows in the window, however these came."""
+    state, _ = run(warm(), rows[:swap], served(0))
+    whole, results = run(state, rows[swap:], served(1))
+    pieces, parts = state, []
+    for begin, end in zip([swap, *(swap + cut for cut in at)], [*(swap + cut for cut in at), len(rows)], strict=True):
+        pieces, part = run(pieces, rows[begin : max(begin, end)], served(1))
+        parts.append(part)
+    assert whole.tobytes() == pieces.tobytes()
+    assert same(results, joined(parts))
+
+
+@settings(max_examples=100, deadline=None)
+@given(streams(), some_model)
+def test_law_results_are_well_formed(rows: Rows, which: int | None) -> None:
+    """Scores within [-1, 1], 0 where nothing was scored; shares sum to 1 where there are any, and the missing have none."""
+    _, said = run(warm(), rows, model_of(which))
+    scored = np.isin(said.status, [Status.SCORED, Status.LATE, Status.DUPLICATE]) & np.isfinite(said.expected).any(axis=1)
+    assert np.isfinite(said.score).all()
+    assert (np.abs(said.score) <= 1).all()
+    assert not said.score[~scored].any()
+    assert scored[said.status == Status.SCORED].all()
+    assert np.isfinite(said.expected[scored]).all()
+    total = said.shares.sum(axis=1)
+    assert (np.isclose(total, 1) | (total == 0)).all()
+    assert not said.shares[~said.used].any()
+    assert ((said.metric >= 0) == (total > 0)).all()
+    assert (said.status[~np.isfinite(rows.values).any(axis=1)] == Status.BAD_QUALITY).all()
+
+
+# ------------------------------------------------------------------------------------------------ the window, naively
+def naive(rows: Rows) -> tuple[list[list[float]], list[list[float]], list[list[bool]]]:
+    """Per row: readings since each metric last changed, its held value, whether it takes part; one row after another."""
+    n, d = rows.values.shape
+    flats, held, used = [[0.0] * d for _ in range(n)], [[np.nan] * d for _ in range(n)], [[False] * d for _ in range(n)]
+    for j in range(d):
+        value, flat, fresh, absent = np.nan, 0, 0, ABSENT_MOST + 1
+        for i, now in enumerate(rows.values[:, j].tolist()):
+            there = bool(np.isfinite(now))
+            if there and absent > ABSENT_MOST:
+                fresh, flat = 0, -1
+            elif there and now != value:
+                flat = -1
+            value, absent = (now, 0) if there else (value, absent + 1)
+            flat, fresh = flat + there, min(fresh + 1, LONG)
+            flats[i][j], held[i][j] = min(flat, FLAT_CAP), value
+            used[i][j] = there and fresh >= min(i + 1, LONG)
+    return flats, held, used
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from((1.0, 2.0, np.nan))] * 3), min_size=1, max_size=40), st.integers(1, 6))
+def test_running_is_recomputed(drawn: list[tuple[float, ...]], repeated: int) -> None:
+    """What the window carries along is what a look back over all rows gives."""
+    values = np.repeat(np.array(drawn), repeated, axis=0)
+    if np.isnan(values[0]).all():
+        values[0] = 1.0
+    rows = Rows(START + np.arange(len(values)) * MINUTE, values)
+    state, pushed = device_window.push(device_window.empty(3), rows.times.astype(np.float64), values)
+    flats, held, used = naive(rows)
+    there = np.isfinite(np.array(held))
+    np.testing.assert_array_equal(pushed.values[LONG:], held)
+    np.testing.assert_array_equal(pushed.used, used)
+    np.testing.assert_array_equal(pushed.flats[there], np.array(flats)[there])
+    np.testing.assert_array_equal(device_window.history(state)[-len(values) :], np.array(held)[-LONG:])
+
+
+def test_moments_are_those_of_the_window() -> None:
+    """Means and scatter of each row's own window, by numpy, one at a time."""
+    z = np.random.default_rng(1).normal(0, 1, (LONG + 600, 2))
+    seen = device_features.moments(z)
+    for i in (0, 1, 511, 512, 599):
+        window = z[i + 1 : LONG + i + 1]
+        np.testing.assert_allclose(seen[i, :, : device_features.LAGS + 1], window[: -device_features.LAGS - 2 : -1].T)
+        np.testing.assert_allclose(seen[i, :, device_features.LAGS + 1], window[-21:-1].mean(axis=0))
+        np.testing.assert_allclose(seen[i, :, device_features.SHORT_MEAN], window[-10:].mean(axis=0))
+        np.testing.assert_allclose(seen[i, :, device_features.LONG_MEAN], window.mean(axis=0))
+        np.testing.assert_allclose(seen[i, :, device_features.DEVIATION], window[-10:].std(axis=0, ddof=1))
+
+
+def test_what_is_missing_is_taken_as_what_the_others_make_of_it() -> None:
+    """The conditional mean of a Gaussian, by its textbook formula."""
+    random = np.random.default_rng(2)
+    mixed = random.normal(0, 1, (5, 5))
+    covariance = mixed @ mixed.T + 0.1 * np.eye(5)
+    present = np.array([True, False, True, True, False])
+    expected = covariance[np.ix_(~present, present)] @ np.linalg.inv(covariance[np.ix_(present, present)])
+    found = device_features.imputation(np.asarray(np.linalg.inv(covariance), np.float64), present)
+    np.testing.assert_allclose(found[np.ix_(~present, present)], expected, atol=1e-9)
+    assert not found[present].any()
+
+
+# ----------------------------------------------------------------------------------------------- what comes and goes
+def scored(values: Floats, seed: int = 0) -> device.DeviceResults:
+    """Rows after the training's, seen by the model."""
+    rows = wave(400, seed)
+    state, _ = run(device_window.empty(3), rows, served(seed))
+    return run(state, Rows(rows.times[-1] + MINUTE * np.arange(1, len(values) + 1), values), served(seed))[1]
+
+
+@pytest.mark.parametrize("missing", [(0,), (2,), (0, 1), (1, 2)])
+def test_without_some_metrics_the_others_decide(missing: tuple[int, ...]) -> None:
+    """Calm stays calm, and a fault among those that are there is found and named."""
+    values = wave(600, 0).values[400:]
+    values[:, missing] = np.nan
+    left = next(j for j in range(3) if j not in missing)
+    said = scored(values)
+    assert (said.status == Status.SCORED).all()
+    assert (said.score < 0).mean() < 0.1
+    assert not said.shares[:, missing].any()
+    values[100:, left] += 12
+    said = scored(values)
+    assert (said.score[105:115] < 0).all()
+    assert (said.metric[100:115] == left).all()
+
+
+def test_a_metric_that_comes_back_takes_part_once_its_window_is_filled() -> None:
+    """A few rows away are nothing; after more, it starts anew."""
+    values = wave(600, 0).values[400:]
+    values[10:15, 0] = np.nan
+    values[20:40, 0] = np.nan
+    said = scored(values)
+    assert said.used[15:20, 0].all()
+    assert not said.used[40 : 40 + LONG - 1, 0].any()
+    assert said.used[40 + LONG - 1 :, 0].all()
+
+
+def test_other_metrics_take_over_the_window() -> None:
+    """Those that stay keep their readings; one that is new has none yet; the episode stays open."""
+    state = warm()
+    state[device_window.EPISODE] = 1.0, 2.0, 0.5, 0.5, 0.0
+    other = device_window.rearranged(state, METRICS, ("c", "new", "a"))
+    np.testing.assert_array_equal(device_window.history(other)[:, [0, 2]], device_window.history(state)[:, [2, 0]])
+    assert np.isnan(device_window.history(other)[:, 1]).all()
+    assert other[device_window.LAST] == state[device_window.LAST]
+    assert other[device_window.EPISODE].tolist() == [1.0, 2.0, 0.5, 0.5, 0.0]
+    _, said = run(other, wave(75, 9)[70:], served())
+    assert said.status.tolist() == [Status.SCORED] * 5
+    assert not said.used[:, 1].any()
+
+
+def test_a_window_begins_anew_after_a_long_pause() -> None:
+    """Nothing is said until it is full again."""
+    values = wave(600, 0).values[400:]
+    rows = Rows(START + MINUTE * np.arange(200), values)
+    rows.times[100:] += int(served().model.gap)
+    said = run(warm(), Rows(rows.times + 70 * MINUTE, values), served())[1]
+    assert (said.status[:100] == Status.SCORED).all()
+    assert (said.status[100 : 100 + LONG - 1] == Status.WARMING).all()
+    assert (said.status[100 + LONG - 1 :] == Status.SCORED).all()
+
+
+def test_equal_times_late_rows_and_repetitions() -> None:
+    """A row of another value at the same time moves; the same again, or an older one, does not."""
+    newest = START + 70 * MINUTE
+    a, b = [20.0, 20.0, 20.0], [21.0, 20.0, 20.0]
+    times = np.array([newest, newest, newest, newest, newest - MINUTE])
+    state, said = run(warm(), Rows(times, np.array([a, a, b, a, a])), served())
+    assert said.status.tolist() == [Status.SCORED, Status.DUPLICATE, Status.SCORED, Status.DUPLICATE, Status.LATE]
+    assert state[device_window.SEEN] == warm()[device_window.SEEN] + 2
+
+
+def test_refits_fall_due_as_counted() -> None:
+    """With a model once a step of rows; without, not before the first rows and time."""
+    rows = wave(100, 9)
+    state, said = run(device_window.empty(3), rows, None)
+    assert np.flatnonzero(said.refit_due).tolist() == list(range(29, 100, 7))
+    _, said = run(state, Rows(rows.times + 100 * MINUTE, rows.values), served(refit_step=30))
+    first = int(30 - state[device_window.SINCE_DUE]) - 1
+    assert np.flatnonzero(said.refit_due).tolist() == list(range(first, 100, 30))
+
+
+def test_a_file_that_is_no_model_is_refused() -> None:
+    """Empty, damaged, of another form."""
+    data = served().model.to_bytes()
+    for wrong in (b"", b"hello", data[:1000], data.replace(b"format", b"formed")):
+        with pytest.raises(ModelFileError):
+            DeviceModel.from_bytes(wrong)
+    with pytest.raises(ModelFileError):
+        DeviceModel.from_bytes(replace(served().model, metrics=("a", "b")).to_bytes())

@@ -1,0 +1,63 @@
+"""A simulated pump: correlated metrics of one machine, as calm or as faulty as a test wants it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from insa_anomaly.core.features import Floats
+
+METRICS = ("pressure", "flow", "current", "power", "vibration", "temperature")
+NOISE = np.array([0.05, 1.0, 0.15, 0.08, 0.3, 0.2])  # of every sensor, in its own unit
+KINDS = ("spike", "shift", "drift", "noise", "stuck")
+STUCK_ROWS = 120
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one metric, and from which row on."""
+
+    kind: str
+    metric: int
+    begin: int
+    rows: int = 60
+    size: float = 12.0  # in units of the sensor's noise; a sensor that is stuck has none
+
+    @property
+    def end(self) -> int:
+        """The first row after it."""
+        return self.begin + (3 if self.kind == "spike" else STUCK_ROWS if self.kind == "stuck" else self.rows)
+
+
+def pump(rows: int, seed: int, interval: float = 60.0) -> tuple[Floats, Floats]:
+    """Times [rows] in seconds, values [rows, len(METRICS)]: a load that wanders drives all metrics, each sensor adds its noise."""
+    random = np.random.default_rng(seed)
+    load, heat = 0.0, 0.0
+    course = np.empty((rows, 2))
+    for i, step in enumerate(random.normal(0, 0.12, rows).tolist()):
+        load = 0.97 * load + step
+        heat += 0.03 * (load - heat)
+        course[i] = load, heat
+    loads, heats = course.T
+    flow = 50 + 12 * loads
+    pressure = 4 + 0.6 * loads - 0.15 * loads * loads
+    current = 9 + 2.0 * loads
+    power = 0.4 * current + 0.02 * flow
+    clean = np.column_stack((pressure, flow, current, power, 3 + 0.8 * np.abs(loads), 55 + 4 * heats))
+    values: Floats = clean + random.normal(0, 1, clean.shape) * NOISE
+    return 1_700_000_000.0 + np.arange(rows) * interval, values
+
+
+def faulty(values: Floats, fault: Fault, seed: int) -> Floats:
+    """The same values with a fault planted in one metric."""
+    out, at = values.copy(), slice(fault.begin, fault.end)
+    column, n = out[at, fault.metric], fault.end - fault.begin
+    reach = fault.size * NOISE[fault.metric]
+    if fault.kind in {"spike", "shift"}:
+        column += reach
+    elif fault.kind == "drift":
+        column += reach * np.linspace(0, 1, n)
+    elif fault.kind == "noise":
+        column += np.random.default_rng(seed).normal(0, reach / 3, n)
+    else:
+        column[:] = column[0]
+    return out

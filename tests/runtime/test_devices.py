@@ -1,0 +1,201 @@
+"""Devices in the score reader: what is found of them is a function of the log alone; meanwhile their metrics open nothing."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core.device import METRIC_NAME
+from insa_anomaly.core.event import NO_MODEL, Event, episode_id
+from insa_anomaly.ports import Outgoing, Swap
+from insa_anomaly.testing import MemoryLog, MemoryModels
+from tests.runtime.device_streams import PUMP, device_model, device_row, device_stream, device_swap, shelf
+from tests.runtime.streams import Message, message, swap
+from tests.runtime.world import Outcome, World
+
+
+def scored(log: MemoryLog) -> Outcome:
+    """What an undisturbed reader makes of the log."""
+    return World(log, shelf=shelf()).outcome()
+
+
+@cache
+def expected(seed: int) -> Outcome:
+    """What is made of a stream in the fewest entries there can be."""
+    return scored(device_stream(seed, 200).log(set()))
+
+
+def told(outgoing: Sequence[Outgoing]) -> list[Event]:
+    """The events themselves."""
+    return [msgspec.json.decode(one.payload, type=Event) for one in outgoing]
+
+
+# ------------------------------------------------------------------------------------------------------- laws
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 5), st.sets(st.integers(0, 400), max_size=60))
+def test_chunking_changes_nothing(seed: int, cuts: set[int]) -> None:
+    """The same messages in other entries: the same anomalies, episodes and events, and the same states to the bit."""
+    assert scored(device_stream(seed, 200).log(cuts)) == expected(seed)
+
+
+def test_an_entry_for_every_message_changes_nothing() -> None:
+    """The finest chunking there is."""
+    assert scored(device_stream(3, 200).log(set(range(1000)))) == expected(3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 5), st.sets(st.integers(0, 400), max_size=60), st.data())
+def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.DataObject) -> None:
+    """Stopped dead and started anew after any entry, with or without a checkpoint: the same to the bit, and nothing twice."""
+    world = World(shelf=shelf())
+    for entry in device_stream(seed, 200).entries(cuts):
+        world.take(entry.messages, entry.swaps)
+        for happening in data.draw(st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)):
+            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[happening]()
+    assert world.outcome() == expected(seed)
+
+
+def test_the_streams_are_worth_it() -> None:
+    """What the laws are held on has device episodes that open and close, metrics of their own, and anomalies that belong to either."""
+    outcomes = [expected(seed) for seed in range(6)]
+    events = [event for outcome in outcomes for event in told(outcome[2])]
+    assert {(event.metric_name, event.kind) for event in events} >= {
+        (METRIC_NAME, "opened"),
+        (METRIC_NAME, "closed"),
+        ("a", "opened"),
+        ("a", "closed"),
+    }
+    anomalies = [anomaly for outcome in outcomes for anomaly in outcome[0]]
+    devices = {anomaly.episode_id for anomaly in anomalies if anomaly.metric_name == METRIC_NAME}
+    assert any(anomaly.metric_name == "a" and anomaly.episode_id in devices - {None} for anomaly in anomalies)
+    assert len({anomaly.model_id for anomaly in anomalies if anomaly.metric_name == METRIC_NAME}) > 1
+
+
+# ------------------------------------------------------------------------------------------------------- cases
+def rows(places: range, faults: range = range(0), size: float = 9.0) -> list[Message]:
+    """One message a second with a and b; a is off by `size` in `faults`."""
+    wobble = [(i * 37 % 11 - 5) / 5 for i in places]
+    return [message("pump", i, {"a": 10 + w + size * (i in faults), "b": 10 - w}) for i, w in zip(places, wobble, strict=True)]
+
+
+def test_a_device_episode_is_told_like_any_other() -> None:
+    """Its rows carry the value of the metric with the largest share, and the shares as reasons."""
+    world = World(shelf=shelf())
+    world.take(rows(range(200), range(100, 140)), [device_swap(0)])
+    anomalies, episodes, outgoing, _ = world.outcome()
+    kinds = [(event.kind, event.device_id, event.metric_name) for event in told(outgoing)]
+    assert kinds[0] == ("opened", *PUMP)
+    assert kinds[-1] == ("closed", *PUMP)
+    first = anomalies[0]
+    assert (first.model_id, first.model_version, first.metric_name) == (device_model(0).id, 1, METRIC_NAME)
+    assert first.value > 15
+    assert first.reasons[0].feature == "a"
+    assert first.reasons[0].share > 0.5
+    assert first.upper < first.value
+    assert {anomaly.episode_id for anomaly in anomalies if anomaly.episode_id} == {episodes[0].id}
+    assert episodes[0].id == episode_id(*PUMP, episodes[0].started_at)
+    assert len({anomaly.id for anomaly in anomalies}) == len(anomalies)
+
+
+def test_while_a_device_episode_is_open_its_metrics_open_none() -> None:
+    """What they find is recorded in the device's episode; afterwards they speak for themselves again."""
+    alone, together = World(shelf=shelf()), World(shelf=shelf())
+    messages = rows(range(300), range(100, 140))
+    messages[120:125] = rows(range(120, 125), range(120, 125), size=40.0)  # far beyond what metric a has seen, once the device has spoken
+    messages[250:255] = rows(range(250, 255), range(250, 252), size=400.0)
+    alone.take(messages, [swap(0), swap(1)])
+    together.take(messages, [swap(0), swap(1), device_swap(0)])
+    by_itself = {event.event_id for event in told(alone.outcome()[2]) if event.metric_name == "a" and event.kind == "opened"}
+    anomalies, _, outgoing, _ = together.outcome()
+    opened = [event for event in told(outgoing) if event.kind == "opened"]
+    device = next(event for event in opened if event.metric_name == METRIC_NAME)
+    closed = next(event for event in told(outgoing) if event.metric_name == METRIC_NAME and event.kind == "closed")
+    assert not [one for one in opened if one.metric_name != METRIC_NAME and device.timestamp <= one.timestamp < closed.timestamp]
+    assert {event.event_id for event in opened if event.timestamp > closed.timestamp and event.metric_name == "a"} <= by_itself
+    assert [event for event in opened if event.timestamp > closed.timestamp and event.metric_name == "a"]
+    mine = [anomaly for anomaly in anomalies if anomaly.metric_name == "a" and anomaly.episode_id == device.episode_id]
+    assert mine
+
+
+def test_a_metric_that_is_already_told_goes_on() -> None:
+    """Its own episode was open before the device's: it stays its own, and closes."""
+    world = World(shelf=shelf())
+    messages = rows(range(200), range(100, 140), size=40.0)
+    world.take(messages, [swap(0), swap(1), device_swap(0)])
+    events = [(event.metric_name, event.kind) for event in told(world.outcome()[2])]
+    assert events.index(("a", "opened")) < events.index((METRIC_NAME, "opened"))
+    assert ("a", "closed") in events
+
+
+def test_a_device_whose_model_is_taken_away_still_closes() -> None:
+    """With what is known then, and nothing is expected."""
+    world = World(shelf=shelf())
+    world.take(rows(range(120), range(100, 120)), [device_swap(0)])
+    world.take(rows(range(120, 150)), [Swap(*PUMP, None)])
+    _, _, outgoing, kept = world.outcome()
+    closed = told(outgoing)[-1]
+    assert (closed.kind, closed.metric_name, closed.model_id, closed.expected) == ("closed", METRIC_NAME, NO_MODEL, None)
+    assert PUMP in kept
+    world.start()
+    assert world.fleet.devices.models == {}
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_device_without() -> None:
+    """At the swap and at a start; the stream goes on."""
+    models = MemoryModels()
+    models.put(device_row(0), b"not a model")
+    world = World(shelf=models)
+    world.take(rows(range(80)), [device_swap(0)])
+    assert world.outcome()[0] == []
+    assert world.fleet.devices.models == {}
+    models.put(device_row(0), device_model(0).to_bytes())
+    world.take(rows(range(80, 90)), [device_swap(0)])
+    world.score.drain()
+    assert world.fleet.devices.models == {PUMP: device_model(0).id}
+    models.lost.add(device_model(0).id)
+    world.start()
+    assert world.fleet.devices.models == {}
+    assert len(world.fleet.devices) == 1
+
+
+def test_a_device_asks_for_its_refit() -> None:
+    """As its model says."""
+    world = World(shelf=shelf())
+    world.take(rows(range(100)), [device_swap(0)])
+    world.score.drain()
+    assert world.audience.asked.count(PUMP) == 1
+    assert device_model(0).refit_step == 40
+
+
+def test_historical_rows_are_told_as_such() -> None:
+    """As their first reading is."""
+    world = World(shelf=shelf())
+    world.take(rows(range(-2000, -1800), range(-1900, -1880)), [device_swap(0)])
+    anomalies, episodes, outgoing, _ = world.outcome()
+    assert {anomaly.historical for anomaly in anomalies} == {True}
+    assert {episode.historical for episode in episodes} == {True}
+    assert {event.historical for event in told(outgoing)} == {True}
+
+
+def test_without_a_device_model_nothing_is_kept_of_devices() -> None:
+    """Neither states nor rows."""
+    world = World(shelf=shelf())
+    world.take(rows(range(100)), [swap(0)])
+    assert PUMP not in world.outcome()[3]
+    assert len(world.fleet.devices) == 0
+
+
+def test_a_device_that_finds_no_room_goes_without() -> None:
+    """Places are for series and devices alike; which of them has one is decided by the log."""
+    world = World(shelf=shelf(), capacity=2)
+    world.take(rows(range(100)))
+    world.take(rows(range(100, 200), range(150, 180)), [device_swap(0)])
+    assert world.outcome()[0] == []
+    assert world.fleet.series == 2
+    roomy = World(shelf=shelf(), capacity=3)
+    roomy.take(rows(range(100)))
+    roomy.take(rows(range(100, 200), range(150, 180)), [device_swap(0)])
+    assert roomy.outcome()[0]
+    assert roomy.fleet.series == 2

@@ -1,0 +1,105 @@
+"""Training a device: its metrics' histories become rows as the stream would make them, and a model that fails leaves nothing."""
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core.device import METRIC_NAME, DeviceModel, DeviceParameters
+from insa_anomaly.core.device_training import TrainedDevice
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.errors import NotEnoughData, TrainingError
+from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.services.device_training import DeviceTrainingService
+from insa_anomaly.testing import MemoryHistory, MemoryTables
+
+SECOND = 1_000_000
+NOW = 1_760_000_000 * SECOND
+PARAMETERS = DeviceParameters(n_estimators=3, history_days=1.0, history_readings_least=200, history_readings_most=400)
+
+
+class Shelf:
+    """Where models are put; it remembers them."""
+
+    def __init__(self) -> None:
+        self.kept: list[TrainedDevice] = []
+
+    def next_version(self, key: SeriesKey) -> int:
+        """One more than there are."""
+        return 1 + sum((one.model.device_id, one.model.metric_name) == key for one in self.kept)
+
+    def save(self, trained: TrainedDevice, trained_at: int) -> ModelRow:
+        """Keep it."""
+        self.kept.append(trained)
+        one = trained.model
+        return ModelRow(one.id, one.device_id, one.metric_name, one.version, "active", "", trained_at, trained.samples, 0.5, {}, {}, "")
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """An empty one."""
+    return Shelf()
+
+
+@pytest.fixture
+def service(shelf: Shelf) -> DeviceTrainingService:
+    """One with small models; readings within two seconds belong together."""
+    return DeviceTrainingService(shelf, PARAMETERS, 2.0, Policy())
+
+
+def history(*columns: tuple[str, list[float]]) -> MemoryHistory:
+    """Readings of a pump's metrics, so many seconds old."""
+    random = np.random.default_rng(1)
+    telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
+    for metric, ages in columns:
+        telemetry |= {(("pump", metric), NOW - round(age * SECOND), 0): (float(random.normal()), 0, 0, None) for age in ages}
+    return MemoryHistory(MemoryTables(telemetry=telemetry))
+
+
+def every(seconds: float, count: int, *, late: float = 0.0) -> list[float]:
+    """Ages of readings."""
+    return [i * seconds - late for i in range(count)]
+
+
+def test_the_model_is_kept_as_the_next_version(service: DeviceTrainingService, shelf: Shelf) -> None:
+    """Under the reserved name, and a fresh id."""
+    told = history(("a", every(60, 300)), ("b", every(60, 300)))
+    kept = [service.from_history("pump", ["a", "b"], told, NOW) for _ in range(2)]
+    assert [(row.device_id, row.metric_name, row.version, row.training_samples) for row in kept] == [
+        ("pump", METRIC_NAME, 1, 300),
+        ("pump", METRIC_NAME, 2, 300),
+    ]
+    assert len({row.id for row in kept}) == 2
+    assert DeviceModel.from_bytes(shelf.kept[0].model.to_bytes()).metrics == ("a", "b")
+
+
+def test_readings_within_the_tolerance_are_a_row(service: DeviceTrainingService, shelf: Shelf) -> None:
+    """Whichever comes first; further apart they are not."""
+    service.from_history("pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(60, 300, late=1.5))), NOW)
+    assert shelf.kept[-1].samples == 300
+    with pytest.raises(TrainingError, match="fewer than 2 of a, b report together|do not report together"):
+        service.from_history("pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(91, 40, late=30))), NOW)
+    assert len(shelf.kept) == 1
+
+
+def test_how_much_is_learnt_is_bounded(service: DeviceTrainingService, shelf: Shelf) -> None:
+    """The last days; longer ago where these hold little; and no more than there may be."""
+    for seconds, expected in ((86_400 / 250, 251), (7200, 200), (1, 400)):
+        ages = every(seconds, 900)
+        service.from_history("pump", ["a", "b"], history(("a", ages), ("b", ages)), NOW)
+        assert shelf.kept[-1].samples == expected
+
+
+def test_too_little_leaves_nothing(service: DeviceTrainingService, shelf: Shelf) -> None:
+    """Neither a version nor a file."""
+    for metrics in (["a", "b"], ["no", "such"], []):
+        with pytest.raises(NotEnoughData):
+            service.from_history("pump", metrics, history(("a", every(60, 40)), ("b", every(60, 40))), NOW)
+    with pytest.raises(TrainingError, match="1 metrics are recorded of pump; at least 2 are needed"):
+        service.from_history("pump", [], history(("a", every(60, 300))), NOW)
+    assert shelf.kept == []
+
+
+def test_a_metric_that_is_seldom_there_is_left_out(service: DeviceTrainingService, shelf: Shelf) -> None:
+    """And the model says so."""
+    service.from_history("pump", ["a", "b", "c"], history(("a", every(60, 300)), ("b", every(60, 300)), ("c", every(300, 60))), NOW)
+    assert shelf.kept[-1].model.metrics == ("a", "b")
+    assert shelf.kept[-1].figures["left_out"] == "c has a reading in 20% of the rows"
