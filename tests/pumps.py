@@ -44,7 +44,8 @@ def pump(rows: int, seed: int, interval: float = 60.0) -> tuple[Floats, Floats]:
     power = 0.4 * current + 0.02 * flow
     clean = np.column_stack((pressure, flow, current, power, 3 + 0.8 * np.abs(loads), 55 + 4 * heats))
     values: Floats = clean + random.normal(0, 1, clean.shape) * NOISE
-    return 1_700_000_000.0 + np.arange(rows) * interval, values
+    times: Floats = 1_700_000_000.0 + np.arange(rows, dtype=np.float64) * interval
+    return times, values
 
 
 def faulty(values: Floats, fault: Fault, seed: int) -> Floats:
