@@ -6,6 +6,7 @@ Times are integer microseconds since the Unix epoch (`int`), unless a name says 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core.event import Anomaly, Episode
-from insa_anomaly.core.reading import Rejected
+from insa_anomaly.core.reading import Raw, Rejected
 
 SeriesKey = tuple[str, str]  # device_id, metric_name
 
@@ -189,6 +190,12 @@ class Page:
     episodes: Sequence[Episode] = ()
     rejected: Sequence[Rejected] = ()
     models: Sequence[ModelRow] = ()
+    late: Sequence[tuple[int, Anomaly]] = ()  # anomalies that count only where their reading, with its row here, is not recorded yet
+
+
+def letter_digest(raw: Raw) -> bytes:
+    """What a dead letter is known by: SHA-256 of its topic, a zero byte and its payload."""
+    return sha256(raw.topic.encode(errors="backslashreplace") + b"\0" + raw.payload).digest()
 
 
 class Recorder(Protocol):

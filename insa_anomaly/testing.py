@@ -15,7 +15,7 @@ import numpy.typing as npt
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
 from insa_anomaly.errors import BrokerAway, ModelFileError
-from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry
+from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry, letter_digest
 
 
 class MemoryLog:
@@ -228,7 +228,7 @@ class MemoryTables:
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = field(default_factory=dict)
     anomalies: dict[str, Anomaly] = field(default_factory=dict)
     episodes: dict[str, Episode] = field(default_factory=dict)
-    dead_letters: dict[tuple[UUID, int], Rejected] = field(default_factory=dict)
+    dead_letters: dict[bytes, tuple[Rejected, int, int]] = field(default_factory=dict)
     models: dict[str, ModelRow] = field(default_factory=dict)
     cursors: dict[UUID, int] = field(default_factory=dict)
 
@@ -248,14 +248,15 @@ class MemoryRecorder:
     def record(self, page: Page) -> None:
         """All of the page and its cursor; repeating it changes nothing."""
         self._answer()
+        late = [anomaly for row, anomaly in page.late if _place(page.telemetry, row) not in self.tables.telemetry]
         self._record_telemetry(page.telemetry)
-        for anomaly in page.anomalies:
+        for anomaly in [*page.anomalies, *late]:
             self.tables.anomalies.setdefault(anomaly.id, anomaly)
         for episode in page.episodes:
             known = self.tables.episodes.setdefault(episode.id, episode)
             self.tables.episodes[episode.id] = max(known, episode, key=_progress)
         for rejected in page.rejected:
-            self.tables.dead_letters.setdefault((page.log_id, rejected.raw.received), rejected)
+            self._record_letter(rejected)
         for row in page.models:
             self._record_model(row)
         self.tables.cursors[page.log_id] = max(page.seq, self.tables.cursors.get(page.log_id, 0))
@@ -271,6 +272,12 @@ class MemoryRecorder:
             place = (telemetry.keys[key], time, discriminator)
             self.tables.telemetry.setdefault(place, (value, quality, flags, telemetry.original.get(row)))
 
+    def _record_letter(self, rejected: Rejected) -> None:
+        digest, received = letter_digest(rejected.raw), rejected.raw.received
+        first, times, last = self.tables.dead_letters.get(digest, (rejected, 0, received - 1))
+        if received > last:
+            self.tables.dead_letters[digest] = first, times + 1, received
+
     def _record_model(self, row: ModelRow) -> None:
         models = self.tables.models
         if row.status == "active":
@@ -278,6 +285,10 @@ class MemoryRecorder:
                 if (other.device_id, other.metric_name, other.status) == (row.device_id, row.metric_name, "active"):
                     models[other.id] = msgspec.structs.replace(other, status="archived")
         models[row.id] = row
+
+
+def _place(telemetry: Telemetry, row: int) -> tuple[SeriesKey, int, int]:
+    return telemetry.keys[int(telemetry.key[row])], int(telemetry.timestamp[row]), int(telemetry.discriminator[row])
 
 
 def _progress(episode: Episode) -> tuple[bool, int, int]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
@@ -24,11 +25,20 @@ ANOMALY_TOPIC = "insa/iiot/ml/anomaly/"
 _HISTORICAL = int(Flag.HISTORICAL)
 
 
+class Late(msgspec.Struct, frozen=True, array_like=True):
+    """An anomaly that moved nothing. It counts only where its reading, of a message `received` then, is not one that came before."""
+
+    anomaly: Anomaly
+    discriminator: int
+    received: int
+
+
 class Findings(msgspec.Struct, frozen=True, array_like=True):
     """What one commit of the score reader leaves for the record reader."""
 
     anomalies: list[Anomaly]
     episodes: list[Episode]
+    late: list[Late] = []
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Findings":
@@ -37,7 +47,7 @@ class Findings(msgspec.Struct, frozen=True, array_like=True):
 
     def to_bytes(self) -> bytes | None:
         """None where there is nothing to leave."""
-        return msgspec.msgpack.encode(self) if self.anomalies or self.episodes else None
+        return msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
 
 
 class Audience(Protocol):
@@ -119,10 +129,11 @@ class Score:
         began = monotonic()
         self._take_swaps(group[0])
         telemetry = joined(group)
-        findings, told = Findings([], []), list[Event]()
+        findings, told = Findings([], [], []), list[Event]()
         if len(telemetry.value):
             results = self._fleet.advance(telemetry)
             findings, told = self._find(telemetry, results)
+            findings.late.extend(self._late(telemetry, results, np.concatenate([batch.received for batch in group])))
         events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in told]
         outgoing = self._state.commit(group[-1].seq, findings.to_bytes(), events)
         self._reached = group[-1].seq
@@ -144,10 +155,9 @@ class Score:
     def _find(self, telemetry: Telemetry, results: Results) -> tuple[Findings, list[Event]]:
         """Every anomalous reading, every episode that changed as it stands now, and an event for each change.
 
-        A reading that moved nothing leaves no anomaly: it may have come before, and its score against a window it does not follow
-        would stand where the first time, in its place, there was none.
+        A reading that moved nothing is not among them (see `_late`).
         """
-        found, events = Findings([], []), []
+        found, events = Findings([], [], []), []
         anomalous = (results.score < 0) & (results.status == Status.SCORED)
         for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
             reading = self._anomaly(telemetry, results, i)
@@ -158,6 +168,15 @@ class Score:
                 found.episodes.append(_episode(reading, results, i, transition))
                 events.append(event_of(transition, reading, found.episodes[-1]))
         return found, events
+
+    def _late(self, telemetry: Telemetry, results: Results, received: npt.NDArray[np.int64]) -> list[Late]:
+        """Anomalous readings older than their window.
+
+        Where one came before, its score against a window it does not follow must not stand where the first time, in its place, there was
+        none: only the record reader can tell, and decides.
+        """
+        found = np.flatnonzero((results.score < 0) & (results.status == Status.LATE)).tolist()
+        return [Late(self._anomaly(telemetry, results, i), int(telemetry.discriminator[i]), int(received[i])) for i in found]
 
     def _anomaly(self, telemetry: Telemetry, results: Results, i: int) -> Anomaly:
         number = int(telemetry.key[i])

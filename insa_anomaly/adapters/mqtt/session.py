@@ -17,7 +17,8 @@ from insa_anomaly.errors import BrokerRefused
 
 READERS: dict[str, type[StockClient]] = {"fast": FastClient, "stock": StockClient}
 _LEAVE_SECONDS = 2.0
-_SUSPICIOUS = 3  # connections lost without a word soon after they were granted, in a row
+_SUSPICIOUS = 5  # connections lost without a word soon after they were granted, in a row
+_SOON = 5.0  # seconds
 _ALWAYS = Backoff()
 
 
@@ -99,13 +100,14 @@ class Session:
             lasted = monotonic() - began
             if self._link is not None:
                 self._link = None
+                self._failures = 0  # it was granted: the broker is there, and a network that flaps must not keep us away for long
                 self._generation += 1
                 end = self._suspected(end, lasted)
             else:
                 self._lost_soon = 0
             if end.cause is Cause.CLOSED or self._closing.is_set():
                 return
-            delay = self._after(end, lasted)
+            delay = self._after(end)
             self._trouble = end.reason
             self.ended(end, delay)
             self._closing.wait(delay)
@@ -122,12 +124,12 @@ class Session:
 
     def _suspected(self, end: End, lasted: float) -> End:
         """Some brokers, mosquitto 2.0 for one, do not say that another client took over: they hang up."""
-        self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < self._backoff.most else 0
+        self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < _SOON else 0
         if self._lost_soon < _SUSPICIOUS:
             return end
         return End(Cause.TAKEN_OVER, f"{end.reason}, {self._lost_soon} times in a row soon after it was granted")
 
-    def _after(self, end: End, lasted: float) -> float:
+    def _after(self, end: End) -> float:
         """Seconds to wait before the next attempt."""
         if end.cause is Cause.REFUSED and not self._decided.is_set():
             self._refused = end.reason
@@ -136,7 +138,7 @@ class Session:
             self._version = (self._version + 1) % len(self._access.versions)
             if self._version:
                 return 0.0
-        self._failures = 1 if lasted > self._backoff.most else self._failures + 1
+        self._failures += 1
         failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures  # two of us must not throw each other out in turn
         return self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
 
