@@ -5,6 +5,9 @@ Labels are bounded: a device or a series is a field of a log line, never a label
 
 import logging
 import sys
+import threading
+import traceback
+from collections.abc import Collection
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from insa_anomaly.core.event import Event
 
 REGISTRY = CollectorRegistry()
+TROUBLES = ("broker", "log", "database", "thread")  # all that `insa_trouble` can tell
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 
@@ -46,6 +50,8 @@ DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what
 READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
+DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
+TROUBLE = _gauge("trouble", "1 while this is in trouble", "what")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the publication of its event")
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
@@ -95,7 +101,30 @@ def daemon_stopped(seconds: float) -> None:
 
 
 def thread_died(thread: str, error: BaseException) -> None:
-    _log(logging.CRITICAL, "thread_died", "A thread died; the daemon ends so that it is restarted", thread=thread, exc_info=error)
+    """Died or stuck: with its reason, and where every thread is."""
+    _log(
+        logging.CRITICAL,
+        "thread_died",
+        "A thread died; the daemon ends so that it is restarted",
+        thread=thread,
+        exc_info=error,
+        stacks=_stacks(),
+    )
+
+
+def _stacks() -> dict[str, list[str]]:
+    names = {each.ident: each.name for each in threading.enumerate()}
+    return {
+        names.get(ident, str(ident)): [f"{place.filename}:{place.lineno} {place.name}" for place in traceback.extract_stack(frame)]
+        for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the one way to see other threads
+    }
+
+
+def state_watched(troubled: Collection[str]) -> None:
+    """`troubled`: what is in trouble, of `TROUBLES`."""
+    DEGRADED.set(bool(troubled))
+    for one in TROUBLES:
+        TROUBLE.labels(one).set(one in troubled)
 
 
 # ------------------------------------------------------------------------------------------------- the broker

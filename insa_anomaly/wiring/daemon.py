@@ -1,10 +1,13 @@
 """The daemon, put together: what it is made of, the order it opens in, the signals that end it."""
 
+import faulthandler
 import fcntl
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -16,12 +19,15 @@ from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.redis import RedisLatest
 from insa_anomaly.adapters.spool import Spool
 from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
 from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import AlreadyRunning, ConfigError
-from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
+from insa_anomaly.runtime import announce
+from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
@@ -34,12 +40,15 @@ from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
 
+MIGRATION_SECONDS = 600.0  # one may take, in the record thread
+LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
 TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
+    faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         daemon = _assemble(settings, stack)
         daemon.restore()
@@ -50,6 +59,7 @@ def run(settings: Settings, source: str) -> int:
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
         stopping = time.monotonic()
+    faulthandler.cancel_dump_traceback_later()
     instrumentation.daemon_stopped(time.monotonic() - stopping)
     return status
 
@@ -71,7 +81,19 @@ def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
     show = _show(settings.redis, stack)
     score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
     record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    return Daemon(Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer))
+    parts = Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer)
+    return Daemon(parts, _supervision(settings, broker))
+
+
+def _supervision(settings: Settings, broker: Connection) -> Supervision:
+    usual = settings.supervision.stuck_seconds
+    limits = {"record": usual + MIGRATION_SECONDS, "trainer": usual + settings.training.deadline}
+    return Supervision(
+        announce.Announcer(broker, settings.broker.client_id, version("insa-anomaly")),
+        Heartbeats(usual, limits),
+        Notifier(os.environ.get("NOTIFY_SOCKET")).tell,
+        partial(faulthandler.dump_traceback_later, LAST_SECONDS, exit=True),
+    )
 
 
 def _show(address: RedisAddress, stack: ExitStack) -> Show | None:
@@ -82,7 +104,8 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
     """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
     stale = _remember(directory / "subscriptions.json", filters)
-    terms = Terms(filters, stale, expiry=settings.broker.session_expiry, linger=settings.intake.linger)
+    will = announce.gone(settings.broker.client_id, version("insa-anomaly"))
+    terms = Terms(filters, stale, will, settings.broker.session_expiry, linger=settings.intake.linger)
     return Connection(access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader)
 
 

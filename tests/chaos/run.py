@@ -107,7 +107,7 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     """Do it all."""
     chance, heard = random.Random(plan.seed), Heard()
     with ExitStack() as stack:
-        world = stack.enter_context(opened(folder, tools))
+        world = stack.enter_context(opened(folder, tools, broker_is_killed=plan.replay))
         injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance)
         stack.enter_context(operator(world.broker.address, EVENTS, heard))
         world.daemon.start()

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ from tests.chaos.proxy import Proxy
 from tests.conftest import Server
 
 RESTART_SECONDS = 0.2  # between the end of a daemon and the start of the next
-_SAFE = {"autosave_interval": "1", "autosave_on_changes": "true"}  # at most one message is lost with a killed broker
+_SAFE = {"autosave_interval": "1", "autosave_on_changes": "true"}  # at most one message is lost with a killed broker, and all is slower
 _Address = TypeVar("_Address")
 _SLOW = 0.3  # seconds a slow wire adds
 
@@ -187,7 +187,7 @@ def _of_wire(name: str, wire: Proxy) -> list[Fault]:
 
 
 @contextmanager
-def opened(folder: Path, tools: Tools) -> Iterator[World]:
+def opened(folder: Path, tools: Tools, *, broker_is_killed: bool) -> Iterator[World]:
     """Servers, wires and models are there; the daemon is not started yet."""
     command = tools.command("redis-server")
     if tools.command("mosquitto") is None or command is None:
@@ -196,7 +196,7 @@ def opened(folder: Path, tools: Tools) -> Iterator[World]:
     with ExitStack() as stack:
         postgres = stack.enter_context(_server(_postgres(folder)))
         cache = stack.enter_context(_server(_redis(folder, command)))
-        broker = stack.enter_context(_server(_mosquitto(folder, tools)))
+        broker = stack.enter_context(_server(_mosquitto(folder, tools, _SAFE if broker_is_killed else {})))
         wires = {
             "broker": Proxy((broker.address.host, broker.address.port)),
             "postgres": Proxy(f"{_host(postgres.address)}/.s.PGSQL.5432"),
@@ -249,7 +249,7 @@ def _redis_pid(url: str) -> int:
         return int(client.info("server")["process_id"])
 
 
-def _mosquitto(folder: Path, tools: Tools) -> Server[Listener]:
+def _mosquitto(folder: Path, tools: Tools, settings: Mapping[str, str]) -> Server[Listener]:
     port, password = embedded.free_port(), token_urlsafe(12)
-    begin = partial(embedded.mosquitto, folder / "mosquitto", tools, port, password, _SAFE)
+    begin = partial(embedded.mosquitto, folder / "mosquitto", tools, port, password, settings)
     return Server(begin, lambda listener: listener.pid)

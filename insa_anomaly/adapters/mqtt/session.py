@@ -4,6 +4,7 @@ Each connection is a `Link` with a paho client of its own; this decides which ve
 """
 
 import random
+from math import inf
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
@@ -33,6 +34,7 @@ class Session:
         self._link: Link | None = None  # the one that stands
         self._trying: Link | None = None
         self._failures = 0
+        self._beat = monotonic()
         self._lost_soon = 0
         self._trouble = "not connected yet"
         self._refused: str | None = None
@@ -82,6 +84,16 @@ class Session:
         return self._thread.is_alive()
 
     @property
+    def silent_for(self) -> float:
+        """Seconds since the thread that keeps us connected showed life; infinite once it has ended, 0 before it has begun."""
+        if self._thread.ident is None:
+            return 0.0
+        if not self._thread.is_alive():
+            return inf
+        link = self._trying
+        return monotonic() - max(self._beat, 0.0 if link is None else link.beat)
+
+    @property
     def trouble(self) -> str:
         """Why we are not connected, or last were not."""
         return self._trouble
@@ -95,7 +107,7 @@ class Session:
     # ----------------------------------------------------------------------------------------- in the thread of ours
     def _run(self) -> None:
         while not self._closing.is_set():
-            began = monotonic()
+            began = self._beat = monotonic()
             end = self._live()
             lasted = monotonic() - began
             if self._link is not None:
@@ -110,6 +122,7 @@ class Session:
             delay = self._after(end)
             self._trouble = end.reason
             self.ended(end, delay)
+            self._beat = monotonic() + delay
             self._closing.wait(delay)
 
     def _live(self) -> End:
