@@ -41,6 +41,7 @@ EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "rea
 RECORDED = _counter("readings_recorded", "Readings recorded in PostgreSQL")
 MODELS_TRAINED = _counter("models_trained", "Models trained")
 TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a model")
+MODELS_FAILED = _counter("models_failed", "Models put aside because their files are not what was written")
 BROKER_CONNECTED = _gauge("broker_connected", "1 while the broker connection stands")
 CONNECTIONS = _counter("broker_connections", "Connections made to the broker")
 SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broker had forgotten our session")
@@ -254,6 +255,26 @@ def log_not_trimmed(reason: str) -> None:
     _log(logging.ERROR, "log_not_trimmed", "The log cannot forget what is done; it grows until it can", reason=reason)
 
 
+def log_damaged(aside: str, kept: int, lost: int) -> None:
+    _log(
+        logging.CRITICAL,
+        "log_damaged",
+        "The log was damaged: it is set aside, what could be read of it begins a new one, the rest is lost",
+        aside=aside,
+        entries_kept=kept,
+        entries_lost=lost,
+    )
+
+
+def state_damaged(aside: str) -> None:
+    _log(
+        logging.CRITICAL,
+        "state_damaged",
+        "The file of states was damaged: it is set aside, and all of it is computed again from what the log still holds",
+        aside=aside,
+    )
+
+
 def reader_lag(reader: str, entries: int) -> None:
     READER_LAG.labels(reader).set(entries)
 
@@ -303,6 +324,20 @@ def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str)
         metric_name=metric_name,
         model_id=model_id,
         reason=reason,
+    )
+
+
+def model_fell_back(device_id: str, metric_name: str, failed: str, to: str | None) -> None:
+    """`to` None: there is no earlier version; the series trains a new one when it is due."""
+    MODELS_FAILED.inc()
+    _log(
+        logging.ERROR,
+        "model_fell_back",
+        "A model failed its check and is put aside; the version before it serves",
+        device_id=device_id,
+        metric_name=metric_name,
+        failed=failed,
+        model_id=to,
     )
 
 

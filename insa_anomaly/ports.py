@@ -236,7 +236,10 @@ class Models(Protocol):
         """One model. Raises ModelFileError."""
 
     def scorer(self, model_id: str) -> bytes:
-        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError."""
+        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError; ModelStorageError: later, perhaps."""
+
+    def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
+        """Put this model aside as failed, and let the newest earlier version serve; answers that one. Raises ModelFileError."""
 
 
 class Latest(Protocol):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
-from insa_anomaly.errors import BrokerAway, ModelFileError
+from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
 from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry, letter_digest
 
 
@@ -322,9 +322,10 @@ class MemoryHistory:
 
 # ----------------------------------------------------------------------------------------------- the models
 class MemoryModels:
-    """The port `Models`; `lost` holds ids of models whose scorers cannot be loaded."""
+    """The port `Models`; `lost` holds ids of models whose scorers cannot be loaded; with `away` none can be, for now."""
 
     def __init__(self) -> None:
+        self.away = False
         self.lost: set[str] = set()
         self._rows: dict[str, ModelRow] = {}
         self._scorers: dict[str, bytes] = {}
@@ -360,9 +361,24 @@ class MemoryModels:
     def scorer(self, model_id: str) -> bytes:
         """Its scorer file. Raises ModelFileError."""
         self.row(model_id)
+        if self.away:
+            raise ModelStorageError
         if model_id in self.lost:
             raise ModelFileError(f"the scorer of model {model_id} cannot be read")
         return self._scorers[model_id]
+
+    def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
+        """Put this model aside as failed, and let the newest earlier version serve. Raises ModelFileError."""
+        row = self.row(model_id)
+        key = (row.device_id, row.metric_name)
+        others = [one for one in self._rows.values() if (one.device_id, one.metric_name, one.status) == (*key, "archived")]
+        earlier = max((one for one in others if one.version < row.version), key=lambda one: one.version, default=None)
+        self._rows[model_id] = msgspec.structs.replace(row, status="failed", reason=reason)
+        self._revision += 1
+        if earlier is None or row.status != "active":
+            return None
+        self._rows[earlier.id] = msgspec.structs.replace(earlier, status="active", reason=f"version {row.version} failed")
+        return self._rows[earlier.id]
 
 
 # ------------------------------------------------------------------------------------------- the latest state

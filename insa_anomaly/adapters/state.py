@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from insa_anomaly.errors import StateBroken
+from insa_anomaly.errors import StateBroken, StateDamaged
 from insa_anomaly.ports import Outgoing, SeriesKey
 
 _VERSION = 1
@@ -133,6 +133,13 @@ class StateFile:
         with self._lock, self._faults():
             return bool(self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
 
+    def verify(self) -> None:
+        """Look through the file. Raises StateDamaged."""
+        with self._lock, self._faults():
+            found = self._file.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StateDamaged(f"{self._path}: {found}")
+
     def _rows(self, query: str, *values: int) -> list[Any]:
         with self._lock, self._faults():
             return self._file.execute(query, values).fetchall()
@@ -154,7 +161,7 @@ class StateFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StateBroken(f"{self._path}: {error}") from error
+            raise (StateDamaged if _is_damage(error) else StateBroken)(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -166,6 +173,11 @@ class StateFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether it is the file's content that SQLite complains of, not the disk or a lock."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def _create_private(path: Path) -> None:

@@ -15,7 +15,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
 from insa_anomaly.core.reading import Flag
-from insa_anomaly.errors import ModelFileError
+from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet import Fleet, Kept, due
@@ -85,6 +85,12 @@ class Score:
             self._give(key, one.model_id)
         again = self._again(self._state.cursor)
         instrumentation.states_restored(len(decoded), self.checkpoint, again)
+
+    def adopt(self) -> None:
+        """Give every series its active model, before `restore`: for states that were lost, and with them which model served."""
+        for key, model_id in self._models.active().items():
+            self._give(key, model_id)
+        self._state.checkpoint(0, self._fleet.moved())
 
     def _again(self, cursor: int) -> int:
         self._reached = self.checkpoint
@@ -214,6 +220,16 @@ class Score:
         except (ModelFileError, ValueError) as error:
             instrumentation.model_unusable(*key, model_id or "", str(error))
             self._fleet.swap(key, None)
+            if isinstance(error, ModelFileError) and not isinstance(error, ModelStorageError):
+                self._fall_back(key, model_id or "", str(error))
+
+    def _fall_back(self, key: SeriesKey, model_id: str, reason: str) -> None:
+        """The index goes back a version; who follows it writes the swap into the log."""
+        try:
+            earlier = self._models.fall_back(model_id, reason)
+        except ModelFileError:
+            return  # the index does not know it, or cannot be written: the series stays without
+        instrumentation.model_fell_back(*key, model_id, None if earlier is None else earlier.id)
 
 
 def _episode(reading: Anomaly, results: Results, i: int, transition: Transition) -> Episode:

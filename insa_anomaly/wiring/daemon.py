@@ -17,8 +17,6 @@ import msgspec
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.redis import RedisLatest
-from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
 from insa_anomaly.core.reading import Parser
@@ -35,7 +33,7 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.settings import RedisAddress, Settings, secret
-from insa_anomaly.wiring import clock
+from insa_anomaly.wiring import clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -68,8 +66,9 @@ def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
     directory = settings.storage.directory
     stack.enter_context(_alone(directory))
     dsn = stack.enter_context(database(settings))
-    log = stack.enter_context(Spool(directory / "spool.db"))
-    state = stack.enter_context(StateFile(directory / "state.db"))
+    log = stack.enter_context(storage.log(directory / "spool.db"))
+    found, lost = storage.states(directory / "state.db")
+    states = stack.enter_context(found)
     models = stack.enter_context(model_files(settings))
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
     feed = Feed(log, Parser(settings.readings), registry)
@@ -77,11 +76,14 @@ def _assemble(settings: Settings, stack: ExitStack) -> Daemon:
     broker = intake.broker = _broker(settings, intake, directory)
     fleet = Fleet(registry, settings.detection, settings.verdict)
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
-    tell = Tell(state, broker)
+    tell = Tell(states, broker)
     show = _show(settings.redis, stack)
-    score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
-    record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    parts = Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer)
+    score = Score(feed, states, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
+    if lost:
+        states.bind(log.id)
+        score.adopt()
+    record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
+    parts = Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer)
     return Daemon(parts, _supervision(settings, broker))
 
 

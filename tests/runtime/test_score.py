@@ -27,6 +27,7 @@ from tests.runtime.streams import (
     Message,
     message,
     model,
+    model_row,
     models,
     removal,
     stream,
@@ -175,6 +176,38 @@ def test_a_model_that_cannot_be_loaded_leaves_its_series_without() -> None:
     world.take([message("fan", i, {"a": 10.0 if i < 65 else 90.0}) for i in range(70)])
     anomalies = world.outcome()[0]
     assert {(anomaly.device_id, anomaly.metric_name) for anomaly in anomalies} == {SERIES[2]}
+
+
+def test_a_model_that_fails_its_check_gives_way_to_the_one_before_it() -> None:
+    """The index goes back a version, from where the swap comes; a disk that only refuses for a moment changes nothing there."""
+    shelf = models(6)
+    for number in (0, 3):
+        shelf.put(model_row(number, "active"), shelf.scorer(model(number).id))
+    shelf.lost.add(model(3).id)
+    world = World(shelf=shelf)
+    world.take(faulty(range(10), range(0)), [swap(3)])
+    world.score.step(0.0)
+    assert shelf.active() == {SERIES[0]: model(0).id}
+    assert shelf.row(model(3).id).status == "failed"
+
+    shelf.away = True
+    world.take(faulty(range(10, 20), range(0)), [swap(0)])
+    world.score.step(0.0)
+    assert shelf.active() == {SERIES[0]: model(0).id}
+
+
+def test_lost_states_take_up_the_active_models() -> None:
+    """What the log still holds is scored again, although the swaps may be long gone from it."""
+    shelf = models(3)
+    shelf.put(model_row(0, "active"), shelf.scorer(model(0).id))
+    log = MemoryLog()
+    log.append(faulty(range(80), range(70, 80)), [], NOW)
+    world = World(log, shelf=shelf)
+    world.state.bind(log.id)
+    world.score.adopt()
+    world.score.restore()
+    assert world.state.restore()[1].keys() == {SERIES[0]}
+    assert {one.model_id for one in world.outcome()[0]} == {model(0).id}
 
 
 def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_loaded() -> None:
