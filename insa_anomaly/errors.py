@@ -43,8 +43,16 @@ class LogDamaged(LogBroken):
     """The log of incoming messages is there, and is not what was written."""
 
 
+class LogDead(LogBroken):
+    """The device failed under the log of incoming messages, which must be opened anew before it is written again."""
+
+
 class StateBroken(InsaError):
     """The file of states, results and outgoing events cannot be written or read."""
+
+
+class StateUnwritable(StateBroken):
+    """The disk does not take the states now; the same call may succeed later."""
 
 
 class StateDamaged(StateBroken):

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from insa_anomaly.core.event import Event
 
 REGISTRY = CollectorRegistry()
-TROUBLES = ("broker", "log", "database", "thread")  # all that `insa_trouble` can tell
+TROUBLES = ("broker", "log", "state", "database", "thread")  # all that `insa_trouble` can tell
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 
@@ -249,6 +249,10 @@ def partitions_failed(reason: str) -> None:
 
 def log_unwritable(reason: str) -> None:
     _log(logging.ERROR, "log_unwritable", "The log cannot be written; nothing is acknowledged until it can", reason=reason)
+
+
+def state_unwritable(reason: str) -> None:
+    _log(logging.ERROR, "state_unwritable", "The states cannot be written; scoring waits until they can", reason=reason)
 
 
 def log_not_trimmed(reason: str) -> None:

@@ -188,6 +188,11 @@ class MemoryBroker:
         return self._generation
 
     @property
+    def listening(self) -> bool:
+        """True between `open` and `close`."""
+        return self._connected
+
+    @property
     def silent_for(self) -> float:
         """There is no thread."""
         return 0.0

@@ -17,7 +17,7 @@ from typing import Self
 
 import msgspec
 
-from insa_anomaly.errors import LogBroken, LogDamaged
+from insa_anomaly.errors import LogBroken, LogDamaged, LogDead
 from insa_anomaly.ports import Entry, Swap
 
 _VERSION = 1
@@ -26,6 +26,7 @@ _WAIT = 5.0  # seconds a connection waits for another one's lock
 _VERIFIED_AT_ONCE = 10_000  # messages
 _DROP_AT_ONCE = 64  # entries deleted in one transaction, so that an append waits for no more than that
 _FREE_PAGES = 4096  # free pages kept for reuse; more than that are given back to the file system
+_REFUSED_WRITE = "SQLITE_IOERR_WRITE"  # a read-only disk; nothing of it is on its way
 _WAL_BYTES = 64 << 20  # a write-ahead file that grew beyond this, because of a slow reader, is cut back
 
 _SCHEMA = """
@@ -39,8 +40,8 @@ _SCHEMA = """
 class Spool:
     """The port `Log` on a SQLite file (write-ahead, synchronous=FULL). Any call may raise LogBroken.
 
-    A disk that is full is no end: the next `append` may succeed. After an error of reading or writing the device the log
-    stays broken, since a failed fsync must never be tried again: the kernel may have dropped the pages it could not write.
+    A disk that is full or read-only is no end: the next `append` may succeed. After any other error of the device the log stays
+    broken (LogDead), since a failed fsync must never be tried again: the kernel may have dropped the pages it could not write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +105,7 @@ class Spool:
         body = self._encode((messages, swaps))
         with self._lock, self._faults():
             if self._dead:
-                raise LogBroken(self._dead)
+                raise LogDead(self._dead)
             entry = Entry(self._last + 1, max(now, self._free), messages, swaps)
             count = len(messages)
             row = (entry.seq, entry.received, count, _checksum(entry.seq, entry.received, count, body), body)
@@ -192,9 +193,13 @@ class Spool:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")
             text = f"{self._path}: {error}" + (f" ({name})" if name else "")
-            if name.startswith("SQLITE_IOERR") or _is_damage(error):
+            if _is_damage(error):
                 self._dead = text
-            raise (LogDamaged if _is_damage(error) else LogBroken)(text) from error
+                raise LogDamaged(text) from error
+            if name.startswith("SQLITE_IOERR") and name != _REFUSED_WRITE:
+                self._dead = text
+                raise LogDead(text) from error
+            raise LogBroken(text) from error
         except (OSError, msgspec.DecodeError) as error:
             raise LogBroken(f"{self._path}: {error}") from error
 

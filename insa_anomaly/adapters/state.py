@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from insa_anomaly.errors import StateBroken, StateDamaged
+from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey
 
 _VERSION = 1
+_REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
 
@@ -161,7 +162,7 @@ class StateFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise (StateDamaged if _is_damage(error) else StateBroken)(f"{self._path}: {error}") from error
+            raise _ours(error)(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -175,9 +176,12 @@ class StateFile:
         self.close()
 
 
-def _is_damage(error: Exception) -> bool:
-    """Whether it is the file's content that SQLite complains of, not the disk or a lock."""
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+def _ours(error: Exception) -> type[StateBroken]:
+    """Whether it is the file's content that SQLite complains of, or a disk that is full or read-only, or worse."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StateDamaged
+    return StateUnwritable if name in _REFUSED or name.startswith("SQLITE_READONLY") else StateBroken
 
 
 def _create_private(path: Path) -> None:

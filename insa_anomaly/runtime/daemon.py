@@ -11,6 +11,7 @@ from typing import Protocol
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Results
+from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
@@ -39,6 +40,10 @@ class Stuck(RuntimeError):
 
 class Connection(Broker, Protocol):
     """The broker as something to open and close."""
+
+    @property
+    def listening(self) -> bool:
+        """True once the broker has granted every subscription of this connection."""
 
     @property
     def silent_for(self) -> float:
@@ -144,8 +149,10 @@ class Daemon:
     def _troubles(self) -> dict[str, str]:
         """By what is in trouble: a label of a metric, so there are few."""
         parts = self._parts
-        found = {} if parts.broker.connected else {"broker": "the broker is not connected"}
+        found = {} if parts.broker.listening else {"broker": "the broker has not granted our subscriptions"}
+        found |= {} if parts.broker.connected else {"broker": "the broker is not connected"}
         found |= {} if parts.intake.writable else {"log": "the log cannot be written"}
+        found |= {} if parts.score.writable else {"state": "the states cannot be written"}
         found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
         found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
         return found
@@ -207,9 +214,16 @@ class Daemon:
             instrumentation.reader_lag(reader, max(0, parts.feed.last - reached))
         if monotonic() >= self._next_trim:
             self._next_trim = monotonic() + TRIM_SECONDS
-            through = min(parts.record.reached, parts.score.checkpoint)
-            parts.state.sync()  # what was made of the entries must be on disk before they go
-            parts.intake.drop(through)
+            self._trim(min(parts.record.reached, parts.score.checkpoint))
+
+    def _trim(self, through: int) -> None:
+        """What was made of the entries must be on disk before they go; a full disk keeps them, and is tried again."""
+        try:
+            self._parts.state.sync()
+        except StateUnwritable as error:
+            instrumentation.log_not_trimmed(str(error))
+        else:
+            self._parts.intake.drop(through)
 
     def _wind_down(self, threads: list[Thread]) -> None:
         """Take nothing more; deal with what was taken; keep the states.

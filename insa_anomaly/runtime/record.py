@@ -4,6 +4,7 @@ It follows the score reader, waits out a database that is away, and tells what t
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Event
 from time import monotonic
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.event import Anomaly
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
 from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, State, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.score import Findings, Late
@@ -95,7 +96,8 @@ class Record:
         if self.trouble is not None:
             instrumentation.database_back()
         self.trouble, self._retry, self.reached = None, self._paging.first_retry, page.seq
-        self._state.forget(page.seq)
+        with suppress(StateUnwritable):  # a full disk; a later page forgets these as well
+            self._state.forget(page.seq)
         instrumentation.page_recorded(len(page.telemetry.value))
 
     def _back_off(self, reason: str, happening: Callable[[str, float], None]) -> None:

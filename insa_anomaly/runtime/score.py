@@ -4,7 +4,10 @@ Everything it does is a function of the log, so after a crash it starts at the n
 again; what lies before its cursor was committed then and is not written again.
 """
 
-from time import monotonic
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import Protocol
 
 import msgspec
@@ -15,7 +18,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
 from insa_anomaly.core.reading import Flag
-from insa_anomaly.errors import ModelFileError, ModelStorageError
+from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
 from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet import Fleet, Kept, due
@@ -63,8 +66,24 @@ class Audience(Protocol):
         """These series ask for training."""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a group of batches gave, before and until it is committed."""
+
+    group: list[Batch]
+    telemetry: Telemetry
+    results: Results | None
+    findings: Findings
+    told: list[Event]
+    seconds: float
+
+
 class Score:
-    """The score reader."""
+    """The score reader.
+
+    While the disk does not take its results it waits with those it has, for as long as that lasts: the windows have moved, so nothing
+    is scored twice.
+    """
 
     def __init__(
         self, feed: Feed, state: State, fleet: Fleet, models: Models, audience: Audience, checkpoint_seconds: float = 10.0
@@ -72,6 +91,9 @@ class Score:
         self._feed, self._state, self._fleet, self._models, self._audience = feed, state, fleet, models, audience
         self._every = checkpoint_seconds
         self._reached = 0
+        self._groups: deque[list[Batch]] = deque()  # read, and not scored yet
+        self._waiting: Scored | None = None  # scored, and not committed yet
+        self.writable = True
         self._next_checkpoint = monotonic() + checkpoint_seconds
         self.checkpoint = 0  # sequence up to which the states are kept
 
@@ -108,49 +130,76 @@ class Score:
     # Run
     def step(self, timeout: float) -> None:
         """Score what there is; wait up to `timeout` seconds for it."""
-        if self._feed.wait(self._reached, timeout):
+        if not self._groups and self._waiting is None and self._feed.wait(self._reached, timeout):
             last = self._feed.last
             batches = self._feed.read(self._reached, MOST_READINGS)
-            for group in _groups(batches):
-                self._score(group)
+            self._groups.extend(_groups(batches))
             if not batches:  # the log dropped what came before a state that is now lost
                 self._reached = last
-        if monotonic() >= self._next_checkpoint:
-            self.keep()
+        try:
+            self._finish()
+            if monotonic() >= self._next_checkpoint:
+                self.keep()
+        except StateUnwritable as error:
+            if self.writable:
+                instrumentation.state_unwritable(str(error))
+            self.writable = False
+            sleep(timeout)
 
     def drain(self) -> None:
-        """Score all there is and keep the states."""
+        """Score all there is and keep the states, unless the disk refuses."""
         while self._reached < self._feed.last:
             self.step(0.0)
-        self.keep()
+            if not self.writable:
+                return
+        with suppress(StateUnwritable):  # the next start computes them again
+            self.keep()
+
+    def _finish(self) -> None:
+        """Score and commit what was read."""
+        while self._waiting is not None or self._groups:
+            if self._waiting is None:
+                self._waiting = self._score(self._groups.popleft())
+            self._commit(self._waiting)
+            self._waiting = None
 
     def keep(self) -> None:
         """Checkpoint the states of the series that moved."""
-        self._state.checkpoint(self._reached, self._fleet.moved())
-        self.checkpoint = self._reached
+        moved = self._fleet.moved()
+        try:
+            self._state.checkpoint(self._reached, moved)
+        except StateUnwritable:
+            self._fleet.not_kept(moved)
+            raise
+        self.checkpoint, self.writable = self._reached, True
         self._next_checkpoint = monotonic() + self._every
         instrumentation.series_known(len(self._fleet.registry), int(self._fleet.with_model.sum()))
 
-    def _score(self, group: list[Batch]) -> None:
+    def _score(self, group: list[Batch]) -> Scored:
         began = monotonic()
         self._take_swaps(group[0])
         telemetry = joined(group)
-        findings, told = Findings([], [], []), list[Event]()
-        if len(telemetry.value):
-            results = self._fleet.advance(telemetry)
-            findings, told = self._find(telemetry, results)
-            findings.late.extend(self._late(telemetry, results, np.concatenate([batch.received for batch in group])))
-        events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in told]
-        outgoing = self._state.commit(group[-1].seq, findings.to_bytes(), events)
-        self._reached = group[-1].seq
+        if not len(telemetry.value):
+            return Scored(group, telemetry, None, Findings([], []), [], monotonic() - began)
+        results = self._fleet.advance(telemetry)
+        findings, told = self._find(telemetry, results)
+        findings.late.extend(self._late(telemetry, results, np.concatenate([batch.received for batch in group])))
+        return Scored(group, telemetry, results, findings, told, monotonic() - began)
+
+    def _commit(self, scored: Scored) -> None:
+        events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in scored.told]
+        outgoing = self._state.commit(scored.group[-1].seq, scored.findings.to_bytes(), events)
+        self._reached = scored.group[-1].seq
+        self.writable = True
         if outgoing:
             self._audience.events(outgoing)
-            for one in told:
+            for one in scored.told:
                 instrumentation.episode_changed(one)
-        if len(telemetry.value):
+        telemetry, results = scored.telemetry, scored.results
+        if results is not None:
             self._audience.results(telemetry, results)
             self._audience.due([telemetry.keys[number] for number in due(results, telemetry)])
-        self._count(group, findings, len(telemetry.value), monotonic() - began)
+        self._count(scored.group, scored.findings, len(telemetry.value), scored.seconds)
 
     def _count(self, group: list[Batch], findings: Findings, readings: int, seconds: float) -> None:
         instrumentation.readings_scored(readings, len(findings.anomalies), seconds)
@@ -163,7 +212,7 @@ class Score:
 
         A reading that moved nothing is not among them (see `_late`).
         """
-        found, events = Findings([], [], []), []
+        found, events = Findings([], []), []
         anomalous = (results.score < 0) & (results.status == Status.SCORED)
         for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
             reading = self._anomaly(telemetry, results, i)

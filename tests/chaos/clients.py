@@ -72,6 +72,10 @@ class Devices:
         while self.puback < len(self.said) and self._thread.is_alive() and time.monotonic() < until:
             time.sleep(0.05)
 
+    def again(self) -> None:
+        """Say the newest messages once more."""
+        self._again.extend(self.said[-_KEPT:])
+
     def close(self) -> None:
         """Leave."""
         self._closing.set()
@@ -118,7 +122,7 @@ class Devices:
     def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: object, properties: object) -> None:  # noqa: ANN401
         del client, userdata, reason, properties
         if self._replay and not flags.session_present:
-            self._again.extend(self.said[-_KEPT:])
+            self.again()
 
 
 @contextmanager

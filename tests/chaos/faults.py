@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-LEAST_PAUSE, MOST_PAUSE = 0.5, 1.5  # seconds from the beginning of one fault to that of the next
+PAUSE = (0.5, 1.5)  # seconds from the beginning of one fault to that of the next, at least and at most
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Injector:
 
     faults: Sequence[Fault]
     chance: random.Random
+    pause: tuple[float, float] = PAUSE
     done: Counter[str] = field(default_factory=Counter)
     healed: list[tuple[str, float]] = field(default_factory=list)
     _due: list[tuple[float, int, Fault]] = field(default_factory=list)
@@ -42,12 +43,12 @@ class Injector:
     def run(self, seconds: float, watch: Callable[[], None], *, spared: str | None = None) -> None:
         """Inject for so long; `watch` is called often; the `spared` subject is left alone. What goes on at the end goes on."""
         now = time.monotonic()
-        until, following = now + seconds, now + self.chance.uniform(LEAST_PAUSE, MOST_PAUSE)
+        until, following = now + seconds, now + self.chance.uniform(*self.pause)
         while (now := time.monotonic()) < until:
             self._heal()
             if now >= following:
                 self._inject(spared)
-                following = max(now, following) + self.chance.uniform(LEAST_PAUSE, MOST_PAUSE)
+                following = max(now, following) + self.chance.uniform(*self.pause)
             watch()
             time.sleep(0.02)
 

@@ -3,7 +3,7 @@
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.acceptance.site import EVENTS, Heard
 from tests.chaos import plant
 from tests.chaos.checker import Left, Verdict, judge
 from tests.chaos.clients import Devices, operator
-from tests.chaos.faults import Injector
+from tests.chaos.faults import PAUSE, Injector
 from tests.chaos.oracle import expected
 from tests.chaos.world import World, opened
 from tests.conftest import wait_for
@@ -26,6 +26,7 @@ from tests.conftest import wait_for
 UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
 DRAIN_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
+_SLOWEST = 8
 _CALM_SHARE = 0.25  # of the time, at the end, in which the daemon itself is left alone so that its memory can be watched
 _WARM_SECONDS = 10.0  # of a daemon's life, in which its memory is not looked at
 
@@ -38,6 +39,10 @@ class Plan:
     seed: int = 1
     rate: float = 500.0
     kinds: Collection[str] | None = None
+    pause: tuple[float, float] = PAUSE  # between faults, seconds
+    latency: float = 0.0  # seconds that the wire to the broker always takes
+    program: Sequence[str] = ("insa_anomaly",)  # the daemon's module and its first arguments
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # of the daemon, by section
 
     def wants(self, kind: str) -> bool:
         """Whether this kind of fault is to happen."""
@@ -74,6 +79,7 @@ class Outcome:
     complaints: list[str]
     count: dict[str, int]
     exits: list[str]
+    slowest: list[tuple[float, str]]  # recoveries, in seconds
 
 
 @dataclass
@@ -108,9 +114,12 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     chance, heard = random.Random(plan.seed), Heard()
     with ExitStack() as stack:
         world = stack.enter_context(opened(folder, tools, broker_is_killed=plan.replay))
-        injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance)
+        injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.pause)
         stack.enter_context(operator(world.broker.address, EVENTS, heard))
-        world.daemon.start()
+        for section, settings in plan.settings.items():
+            world.site.put(section, settings)
+        world.wires["broker"].delay(plan.latency)
+        world.restart_as(plan.program)
         devices = Devices(world.broker.address, plant.messages(plan.seed), plan.rate, replay=plan.replay)
         stack.callback(devices.close)
         watch = stack.enter_context(Watch(world))
@@ -123,8 +132,9 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     assert devices.failure is None, devices.failure
     everything = expected(devices.said)
     verdict = judge(devices.said, None if plan.replay else everything, left, everything)
-    figures = _figures(devices, injector, watch, verdict)
-    return Outcome(figures, verdict.complaints, dict(injector.done), world.exits)
+    recoveries = _recoveries(devices, injector.healed, watch.newest)
+    figures = _figures(devices, injector, watch, verdict, recoveries)
+    return Outcome(figures, verdict.complaints, dict(injector.done), world.exits, sorted(recoveries)[-_SLOWEST:])
 
 
 def settle(world: World, devices: Devices, heard: Heard) -> None:
@@ -141,7 +151,7 @@ def settle(world: World, devices: Devices, heard: Heard) -> None:
     assert world.daemon.terminate() == 0, world.daemon.log[-3000:]
 
 
-def _figures(devices: Devices, injector: Injector, watch: Watch, verdict: Verdict) -> Figures:
+def _figures(devices: Devices, injector: Injector, watch: Watch, verdict: Verdict, recoveries: Sequence[tuple[float, str]]) -> Figures:
     return Figures(
         faults=sum(injector.done.values()),
         published=len(devices.said),
@@ -153,26 +163,22 @@ def _figures(devices: Devices, injector: Injector, watch: Watch, verdict: Verdic
         poison=verdict.poison,
         events_missing=verdict.events_missing,
         event_duplicates=verdict.event_duplicates,
-        recovery_p99_s=_recovery(devices, injector.healed, watch.newest),
+        recovery_p99_s=round(float(np.quantile([seconds for seconds, _ in recoveries], 0.99)), 2) if recoveries else None,
         rss_slope_kb_min=_slope(watch.memory),
     )
 
 
-def _recovery(devices: Devices, healed: Sequence[tuple[str, float]], newest: Sequence[tuple[float, int]]) -> float | None:
-    """Seconds from the end of a fault until a reading that was said after it is in the database, whatever else goes wrong meanwhile."""
+def _recoveries(devices: Devices, healed: Sequence[tuple[str, float]], newest: Sequence[tuple[float, int]]) -> list[tuple[float, str]]:
+    """Seconds from the end of each fault until a reading said after it is in the database, whatever else goes wrong meanwhile."""
     said: dict[int, float] = {}
     device, _ = plant.KEYS[0]
     for message, at in zip(devices.said, devices.said_at, strict=True):
         if not plant.is_poison(message) and message[0].endswith(device):
             said.setdefault(plant.time_of(message), at)
     looks = [(looked, said[time]) for looked, time in newest if time in said]
-    waited = []
     times = np.maximum.accumulate([at for _, at in looks]).tolist() if looks else []
-    for _, over in healed:
-        place = bisect_left(times, over)
-        if place < len(looks):
-            waited.append(max(0.0, looks[place][0] - over))
-    return round(float(np.quantile(waited, 0.99)), 2) if waited else None
+    places = [(kind, over, bisect_left(times, over)) for kind, over in healed]
+    return [(max(0.0, looks[place][0] - over), kind) for kind, over, place in places if place < len(looks)]
 
 
 def _slope(memory: Sequence[tuple[float, int, int]]) -> float | None:

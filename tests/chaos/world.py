@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +59,12 @@ class World:
         elif time.monotonic() >= self._again_at:
             self._again_at, self._expected = None, False
             self.daemon.launch()
+
+    def restart_as(self, program: Sequence[str]) -> None:
+        """Start it as this module with these arguments, under the settings as they are now."""
+        self.site.config()
+        self.daemon.program = program
+        self.daemon.start()
 
     def keep_running(self, seconds: float = 5.0) -> None:
         """Watch until it runs."""

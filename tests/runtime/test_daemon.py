@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.reading import Quality
-from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken
+from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateUnwritable
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import show as showing
 from insa_anomaly.runtime.announce import TOPIC, Announcer
@@ -311,7 +311,8 @@ def test_the_state_is_announced() -> None:
 def test_every_trouble_has_its_label() -> None:
     """What can be in trouble is what the metric can tell."""
     plant = Plant()
-    plant.parts.intake.writable, plant.parts.record.trouble, plant.daemon._failure = False, "no answer", ("score", ValueError("a bug"))
+    plant.parts.intake.writable = plant.parts.score.writable = False
+    plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
     assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
 
 
@@ -352,6 +353,25 @@ def test_a_state_that_cannot_be_put_on_disk_ends_the_daemon(monkeypatch: pytest.
     with pytest.raises(StateBroken):
         plant.daemon.run()
     assert plant.log.dropped == 0
+
+
+def test_a_full_disk_drops_nothing_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the states were made of stays in the log until they are on disk."""
+    plant = Plant()
+
+    def refuse(_: object) -> None:
+        raise StateUnwritable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryState, "sync", refuse)
+        with plant.running() as end:
+            plant.broker.deliver(numbered(5))
+            wait_for(lambda: plant.parts.record.reached == plant.log.last != 0)
+            sleep(0.1)
+            assert plant.log.dropped == 0
+            patch.undo()
+            wait_for(lambda: plant.log.dropped)
+            assert end() == 0
 
 
 # -------------------------------------------------------------------------------------------------- the outside

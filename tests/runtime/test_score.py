@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.event import NO_MODEL, Event, episode_id
-from insa_anomaly.errors import StateBroken
-from insa_anomaly.ports import Outgoing, Swap
+from insa_anomaly.errors import StateBroken, StateUnwritable
+from insa_anomaly.ports import Outgoing, SeriesKey, Swap
 from insa_anomaly.runtime import fleet as fleets
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
@@ -115,6 +115,46 @@ def test_a_commit_that_fails_or_seems_to_is_made_good_by_a_restart(seed: int, cu
             with pytest.raises(StateBroken):
                 world.score.step(0.0)
             world.start()
+    assert world.outcome() == expected(seed)
+
+
+class Full(MemoryState):
+    """A state on a disk that is full when told so."""
+
+    full = False
+
+    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Commit, where there is room."""
+        self._room()
+        return super().commit(seq, results, events)
+
+    def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
+        """Keep the states, where there is room."""
+        self._room()
+        super().checkpoint(seq, states)
+
+    def _room(self) -> None:
+        if self.full:
+            raise StateUnwritable
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 410), min_size=1, max_size=30), st.data())
+def test_a_full_disk_is_waited_out(seed: int, cuts: set[int], data: st.DataObject) -> None:
+    """However often the disk is full, and whether or not it is started anew then: nothing is scored twice, nothing is missing."""
+    state = Full()
+    world = World(state=state)
+    world.score._next_checkpoint = 0.0
+    for entry in stream(seed, 200).entries(cuts):
+        world.take(entry.messages, entry.swaps)
+        state.full = data.draw(st.booleans())
+        for _ in range(data.draw(st.integers(0, 2))):
+            world.score.step(0.0)
+            assert world.score.writable != state.full
+        if data.draw(st.integers(0, 9)) == 0:
+            world.start()
+            world.score._next_checkpoint = 0.0
+    state.full = False
     assert world.outcome() == expected(seed)
 
 

@@ -31,6 +31,7 @@ class Session:
         self._context = access.tls.context() if access.tls else None
         self._version, self._proven = 0, False
         self._generation = 0
+        self._subscribed = -1  # number of the connection on which every subscription is granted
         self._link: Link | None = None  # the one that stands
         self._trying: Link | None = None
         self._failures = 0
@@ -77,6 +78,12 @@ class Session:
     def connected(self) -> bool:
         """True between a granted connection and its end."""
         return self._link is not None
+
+    @property
+    def listening(self) -> bool:
+        """True once every subscription of the connection that stands is granted."""
+        link = self._link
+        return link is not None and link.generation == self._subscribed
 
     @property
     def alive(self) -> bool:
@@ -164,7 +171,7 @@ class Session:
 
     def subscribed(self, link: Link, refused: str | None) -> None:
         """Every subscription is answered."""
-        del link
+        self._subscribed = -1 if refused else link.generation
         if refused and not self._decided.is_set():
             self._refused = f"subscription to {refused}"
         self._decided.set()
