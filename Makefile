@@ -18,13 +18,14 @@ endif
 # A killed make takes its demo with it: the kernel tells the demo, which then stops in good order.
 WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help demo test lint bench deps clean
+.PHONY: help demo test lint bench chaos deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
 	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
 	@echo "make lint                         the first three alone"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
+	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
 	@echo "make clean                        remove .venv, .tools and every cache"
 	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
@@ -46,6 +47,11 @@ lint:
 bench: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.benchmarks
+
+chaos: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1) --rate $(or $(RATE),500) \
+	  $(if $(KINDS),--kinds $(KINDS))
 
 deps:
 	@$(PY) scripts/deps install mosquitto redis-server postgresql

@@ -39,12 +39,32 @@ class LogBroken(InsaError):
     """The log of incoming messages cannot be written or read."""
 
 
+class LogDamaged(LogBroken):
+    """The log of incoming messages is there, and is not what was written."""
+
+
+class LogDead(LogBroken):
+    """The device failed under the log of incoming messages, which must be opened anew before it is written again."""
+
+
 class StateBroken(InsaError):
     """The file of states, results and outgoing events cannot be written or read."""
 
 
+class StateUnwritable(StateBroken):
+    """The disk does not take the states now; the same call may succeed later."""
+
+
+class StateDamaged(StateBroken):
+    """The file of states is there, and is not what was written."""
+
+
 class ModelFileError(InsaError):
     """A model's files are missing, altered or of another version."""
+
+
+class ModelStorageError(ModelFileError):
+    """The disk does not give a model's files; the same call may succeed later."""
 
 
 class TrainingError(InsaError):

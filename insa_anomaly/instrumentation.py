@@ -5,6 +5,9 @@ Labels are bounded: a device or a series is a field of a log line, never a label
 
 import logging
 import sys
+import threading
+import traceback
+from collections.abc import Collection
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from insa_anomaly.core.event import Event
 
 REGISTRY = CollectorRegistry()
+TROUBLES = ("broker", "log", "state", "database", "thread")  # all that `insa_trouble` can tell
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 
@@ -37,6 +41,7 @@ EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "rea
 RECORDED = _counter("readings_recorded", "Readings recorded in PostgreSQL")
 MODELS_TRAINED = _counter("models_trained", "Models trained")
 TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a model")
+MODELS_FAILED = _counter("models_failed", "Models put aside because their files are not what was written")
 BROKER_CONNECTED = _gauge("broker_connected", "1 while the broker connection stands")
 CONNECTIONS = _counter("broker_connections", "Connections made to the broker")
 SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broker had forgotten our session")
@@ -49,6 +54,8 @@ SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
 REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
 PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
 PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Of these, values that would be anomalous")
+DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
+TROUBLE = _gauge("trouble", "1 while this is in trouble", "what")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the publication of its event")
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
@@ -98,7 +105,30 @@ def daemon_stopped(seconds: float) -> None:
 
 
 def thread_died(thread: str, error: BaseException) -> None:
-    _log(logging.CRITICAL, "thread_died", "A thread died; the daemon ends so that it is restarted", thread=thread, exc_info=error)
+    """Died or stuck: with its reason, and where every thread is."""
+    _log(
+        logging.CRITICAL,
+        "thread_died",
+        "A thread died; the daemon ends so that it is restarted",
+        thread=thread,
+        exc_info=error,
+        stacks=_stacks(),
+    )
+
+
+def _stacks() -> dict[str, list[str]]:
+    names = {each.ident: each.name for each in threading.enumerate()}
+    return {
+        names.get(ident, str(ident)): [f"{place.filename}:{place.lineno} {place.name}" for place in traceback.extract_stack(frame)]
+        for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the one way to see other threads
+    }
+
+
+def state_watched(troubled: Collection[str]) -> None:
+    """`troubled`: what is in trouble, of `TROUBLES`."""
+    DEGRADED.set(bool(troubled))
+    for one in TROUBLES:
+        TROUBLE.labels(one).set(one in troubled)
 
 
 # ------------------------------------------------------------------------------------------------- the broker
@@ -224,8 +254,32 @@ def log_unwritable(reason: str) -> None:
     _log(logging.ERROR, "log_unwritable", "The log cannot be written; nothing is acknowledged until it can", reason=reason)
 
 
+def state_unwritable(reason: str) -> None:
+    _log(logging.ERROR, "state_unwritable", "The states cannot be written; scoring waits until they can", reason=reason)
+
+
 def log_not_trimmed(reason: str) -> None:
     _log(logging.ERROR, "log_not_trimmed", "The log cannot forget what is done; it grows until it can", reason=reason)
+
+
+def log_damaged(aside: str, kept: int, lost: int) -> None:
+    _log(
+        logging.CRITICAL,
+        "log_damaged",
+        "The log was damaged: it is set aside, what could be read of it begins a new one, the rest is lost",
+        aside=aside,
+        entries_kept=kept,
+        entries_lost=lost,
+    )
+
+
+def state_damaged(aside: str) -> None:
+    _log(
+        logging.CRITICAL,
+        "state_damaged",
+        "The file of states was damaged: it is set aside, and all of it is computed again from what the log still holds",
+        aside=aside,
+    )
 
 
 def reader_lag(reader: str, entries: int) -> None:
@@ -277,6 +331,20 @@ def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str)
         metric_name=metric_name,
         model_id=model_id,
         reason=reason,
+    )
+
+
+def model_fell_back(device_id: str, metric_name: str, failed: str, to: str | None) -> None:
+    """`to` None: there is no earlier version; the series trains a new one when it is due."""
+    MODELS_FAILED.inc()
+    _log(
+        logging.ERROR,
+        "model_fell_back",
+        "A model failed its check and is put aside; the version before it serves",
+        device_id=device_id,
+        metric_name=metric_name,
+        failed=failed,
+        model_id=to,
     )
 
 

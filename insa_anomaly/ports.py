@@ -6,6 +6,7 @@ Times are integer microseconds since the Unix epoch (`int`), unless a name says 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core.event import Anomaly, Episode
-from insa_anomaly.core.reading import Rejected
+from insa_anomaly.core.reading import Raw, Rejected
 
 SeriesKey = tuple[str, str]  # device_id, metric_name
 
@@ -197,6 +198,12 @@ class Page:
     episodes: Sequence[Episode] = ()
     rejected: Sequence[Rejected] = ()
     models: Sequence[ModelRow] = ()
+    late: Sequence[tuple[int, Anomaly]] = ()  # anomalies that count only where their reading, with its row here, is not recorded yet
+
+
+def letter_digest(raw: Raw) -> bytes:
+    """What a dead letter is known by: SHA-256 of its topic, a zero byte and its payload."""
+    return sha256(raw.topic.encode(errors="backslashreplace") + b"\0" + raw.payload).digest()
 
 
 class Recorder(Protocol):
@@ -333,7 +340,10 @@ class Models(Protocol):
         """One model. Raises ModelFileError."""
 
     def scorer(self, model_id: str) -> bytes:
-        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError."""
+        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError; ModelStorageError: later, perhaps."""
+
+    def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
+        """Put this model aside as failed, and let the newest earlier version serve; answers that one. Raises ModelFileError."""
 
 
 class Latest(Protocol):

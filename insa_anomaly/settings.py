@@ -247,6 +247,13 @@ class ModelStorage:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """After how many silent seconds a thread is stuck, which ends the process so that it is started anew."""
+
+    stuck_seconds: Annotated[float, Field(ge=10, le=3600)] = 60.0
+
+
+@dataclass(frozen=True)
 class Logging:
     """`form` auto: lines for people on a terminal, JSON elsewhere."""
 
@@ -280,6 +287,7 @@ class Settings(BaseSettings):
     devices: Together = Field(default_factory=Together)
     verdict: Verdict = Field(default_factory=Verdict)
     training: Training = Field(default_factory=Training)
+    supervision: Supervised = Field(default_factory=Supervised)
     logging: Logging = Field(default_factory=Logging)
 
     @classmethod

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
-from insa_anomaly.errors import BrokerAway, ModelFileError
-from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry
+from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
+from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry, letter_digest
 
 
 class MemoryLog:
@@ -196,6 +196,16 @@ class MemoryBroker:
         return self._generation
 
     @property
+    def listening(self) -> bool:
+        """True between `open` and `close`."""
+        return self._connected
+
+    @property
+    def silent_for(self) -> float:
+        """There is no thread."""
+        return 0.0
+
+    @property
     def connected(self) -> bool:
         """True between `open` and `close`."""
         return self._connected
@@ -236,7 +246,7 @@ class MemoryTables:
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = field(default_factory=dict)
     anomalies: dict[str, Anomaly] = field(default_factory=dict)
     episodes: dict[str, Episode] = field(default_factory=dict)
-    dead_letters: dict[tuple[UUID, int], Rejected] = field(default_factory=dict)
+    dead_letters: dict[bytes, tuple[Rejected, int, int]] = field(default_factory=dict)
     models: dict[str, ModelRow] = field(default_factory=dict)
     cursors: dict[UUID, int] = field(default_factory=dict)
 
@@ -256,14 +266,15 @@ class MemoryRecorder:
     def record(self, page: Page) -> None:
         """All of the page and its cursor; repeating it changes nothing."""
         self._answer()
+        late = [anomaly for row, anomaly in page.late if _place(page.telemetry, row) not in self.tables.telemetry]
         self._record_telemetry(page.telemetry)
-        for anomaly in page.anomalies:
+        for anomaly in [*page.anomalies, *late]:
             self.tables.anomalies.setdefault(anomaly.id, anomaly)
         for episode in page.episodes:
             known = self.tables.episodes.setdefault(episode.id, episode)
             self.tables.episodes[episode.id] = max(known, episode, key=_progress)
         for rejected in page.rejected:
-            self.tables.dead_letters.setdefault((page.log_id, rejected.raw.received), rejected)
+            self._record_letter(rejected)
         for row in page.models:
             self._record_model(row)
         self.tables.cursors[page.log_id] = max(page.seq, self.tables.cursors.get(page.log_id, 0))
@@ -279,6 +290,12 @@ class MemoryRecorder:
             place = (telemetry.keys[key], time, discriminator)
             self.tables.telemetry.setdefault(place, (value, quality, flags, telemetry.original.get(row)))
 
+    def _record_letter(self, rejected: Rejected) -> None:
+        digest, received = letter_digest(rejected.raw), rejected.raw.received
+        first, times, last = self.tables.dead_letters.get(digest, (rejected, 0, received - 1))
+        if received > last:
+            self.tables.dead_letters[digest] = first, times + 1, received
+
     def _record_model(self, row: ModelRow) -> None:
         models = self.tables.models
         if row.status == "active":
@@ -286,6 +303,10 @@ class MemoryRecorder:
                 if (other.device_id, other.metric_name, other.status) == (row.device_id, row.metric_name, "active"):
                     models[other.id] = msgspec.structs.replace(other, status="archived")
         models[row.id] = row
+
+
+def _place(telemetry: Telemetry, row: int) -> tuple[SeriesKey, int, int]:
+    return telemetry.keys[int(telemetry.key[row])], int(telemetry.timestamp[row]), int(telemetry.discriminator[row])
 
 
 def _progress(episode: Episode) -> tuple[bool, int, int]:
@@ -319,9 +340,10 @@ class MemoryHistory:
 
 # ----------------------------------------------------------------------------------------------- the models
 class MemoryModels:
-    """The port `Models`; `lost` holds ids of models whose scorers cannot be loaded."""
+    """The port `Models`; `lost` holds ids of models whose scorers cannot be loaded; with `away` none can be, for now."""
 
     def __init__(self) -> None:
+        self.away = False
         self.lost: set[str] = set()
         self._rows: dict[str, ModelRow] = {}
         self._scorers: dict[str, bytes] = {}
@@ -366,9 +388,24 @@ class MemoryModels:
     def scorer(self, model_id: str) -> bytes:
         """Its scorer file. Raises ModelFileError."""
         self.row(model_id)
+        if self.away:
+            raise ModelStorageError
         if model_id in self.lost:
             raise ModelFileError(f"the scorer of model {model_id} cannot be read")
         return self._scorers[model_id]
+
+    def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
+        """Put this model aside as failed, and let the newest earlier version serve. Raises ModelFileError."""
+        row = self.row(model_id)
+        key = (row.device_id, row.metric_name)
+        others = [one for one in self._rows.values() if (one.device_id, one.metric_name, one.status) == (*key, "archived")]
+        earlier = max((one for one in others if one.version < row.version), key=lambda one: one.version, default=None)
+        self._rows[model_id] = msgspec.structs.replace(row, status="failed", reason=reason)
+        self._revision += 1
+        if earlier is None or row.status != "active":
+            return None
+        self._rows[earlier.id] = msgspec.structs.replace(earlier, status="active", reason=f"version {row.version} failed")
+        return self._rows[earlier.id]
 
 
 # ------------------------------------------------------------------------------------------- the latest state

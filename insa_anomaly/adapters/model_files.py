@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from insa_anomaly.core.detector import Model
-from insa_anomaly.errors import ModelFileError
+from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import ModelRow, SeriesKey
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ class ModelFiles:
             _make_private(directory)
             if key_file.resolve().is_relative_to(directory.resolve()):
                 raise ModelFileError(f"the key file {key_file} lies in the folder that it is to protect")
-            self._key = _key(key_file)
             _create_private(directory / "models.db")
             self._index = sqlite3.connect(directory / "models.db", timeout=_WAIT, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
+                self._key = self._key_of(key_file)
             except BaseException:
                 self._index.close()
                 raise
@@ -114,6 +114,12 @@ class ModelFiles:
                 for statement in _SCHEMA.split(";"):
                     self._index.execute(statement)
                 self._index.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _key_of(self, key_file: Path) -> bytes:
+        """A key that is lost is not replaced: with another one every model there is would look altered."""
+        if not key_file.exists() and self._query("SELECT count(*) FROM models")[0][0]:
+            raise ModelFileError(f"the key file {key_file} is missing, without which no model in {self._directory} can be used: restore it")
+        return _key(key_file)
 
     # ------------------------------------------------------------------------------------------------- reading
     @property
@@ -156,7 +162,12 @@ class ModelFiles:
             raise ModelFileError(f"there is no model {model_id}")
         stored = msgspec.json.decode(found[0][0], type=dict[str, StoredFile])["scorer"]
         with _faults(f"the scorer of model {model_id} cannot be read"):
-            data = (self._directory / stored.name).read_bytes()
+            try:
+                data = (self._directory / stored.name).read_bytes()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise ModelStorageError(f"the scorer of model {model_id} cannot be read now: {error}") from error
         if not hmac.compare_digest(stored.hmac, self._authentication(stored.name, data)):
             raise ModelFileError(f"{stored.name} was altered: its authentication fails")
         return data

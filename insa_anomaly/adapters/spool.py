@@ -17,14 +17,16 @@ from typing import Self
 
 import msgspec
 
-from insa_anomaly.errors import LogBroken
+from insa_anomaly.errors import LogBroken, LogDamaged, LogDead
 from insa_anomaly.ports import Entry, Swap
 
 _VERSION = 1
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
 _WAIT = 5.0  # seconds a connection waits for another one's lock
+_VERIFIED_AT_ONCE = 10_000  # messages
 _DROP_AT_ONCE = 64  # entries deleted in one transaction, so that an append waits for no more than that
 _FREE_PAGES = 4096  # free pages kept for reuse; more than that are given back to the file system
+_REFUSED_WRITE = "SQLITE_IOERR_WRITE"  # a read-only disk; nothing of it is on its way
 _WAL_BYTES = 64 << 20  # a write-ahead file that grew beyond this, because of a slow reader, is cut back
 
 _SCHEMA = """
@@ -38,8 +40,8 @@ _SCHEMA = """
 class Spool:
     """The port `Log` on a SQLite file (write-ahead, synchronous=FULL). Any call may raise LogBroken.
 
-    A disk that is full is no end: the next `append` may succeed. After an error of reading or writing the device the log
-    stays broken, since a failed fsync must never be tried again: the kernel may have dropped the pages it could not write.
+    A disk that is full or read-only is no end: the next `append` may succeed. After any other error of the device the log stays
+    broken (LogDead), since a failed fsync must never be tried again: the kernel may have dropped the pages it could not write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +105,7 @@ class Spool:
         body = self._encode((messages, swaps))
         with self._lock, self._faults():
             if self._dead:
-                raise LogBroken(self._dead)
+                raise LogDead(self._dead)
             entry = Entry(self._last + 1, max(now, self._free), messages, swaps)
             count = len(messages)
             row = (entry.seq, entry.received, count, _checksum(entry.seq, entry.received, count, body), body)
@@ -133,8 +135,18 @@ class Spool:
 
     def _entry(self, seq: int, received: int, count: int, crc: int, body: bytes) -> Entry:
         if crc != _checksum(seq, received, count, body):
-            raise LogBroken(f"{self._path}: entry {seq} is damaged: its checksum is wrong")
+            raise LogDamaged(f"{self._path}: entry {seq} is damaged: its checksum is wrong")
         return Entry(seq, received, *self._decode(body))
+
+    def verify(self) -> None:
+        """Look through the file, and read every entry. Raises LogDamaged where something is not what was written."""
+        with self._faults():
+            found = self._reader().execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise LogDamaged(f"{self._path}: {found}")
+        after = 0
+        while entries := self.read(after, _VERIFIED_AT_ONCE):
+            after = entries[-1].seq
 
     def drop(self, through: int) -> None:
         """Forget entries with seq <= through, in small transactions, and keep the files small."""
@@ -181,8 +193,12 @@ class Spool:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")
             text = f"{self._path}: {error}" + (f" ({name})" if name else "")
-            if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            if _is_damage(error):
                 self._dead = text
+                raise LogDamaged(text) from error
+            if name.startswith("SQLITE_IOERR") and name != _REFUSED_WRITE:
+                self._dead = text
+                raise LogDead(text) from error
             raise LogBroken(text) from error
         except (OSError, msgspec.DecodeError) as error:
             raise LogBroken(f"{self._path}: {error}") from error
@@ -199,6 +215,39 @@ class Spool:
         self.close()
 
 
+def salvaged(aside: Path, spool: Spool) -> tuple[int, int]:
+    """Put what can be read of a damaged log into a new one, in order; answers how many entries could be, and could not."""
+    kept = lost = 0
+    with closing(sqlite3.connect(aside, isolation_level=None)) as damaged:
+        for seq in _sequences(damaged):
+            entry = _salvageable(damaged, seq)
+            if entry is None:
+                lost += 1
+                continue
+            spool.append(entry.messages, entry.swaps, entry.received)
+            kept += 1
+    return kept, lost
+
+
+def _salvageable(damaged: sqlite3.Connection, seq: int) -> Entry | None:
+    try:
+        row = damaged.execute("SELECT received, count, crc, body FROM entries WHERE seq = ?", (seq,)).fetchone()
+        received, count, crc, body = row or (0, 0, -1, b"")
+        whole = crc == _checksum(seq, received, count, body)
+        return Entry(seq, received, *msgspec.msgpack.decode(body, type=tuple[list[tuple[str, bytes]], list[Swap]])) if whole else None
+    except (sqlite3.Error, TypeError, msgspec.DecodeError):
+        return None
+
+
+def _sequences(damaged: sqlite3.Connection) -> range:
+    """Those that the entries of a damaged log may have; none where it is no database at all."""
+    try:
+        first, last = damaged.execute("SELECT (SELECT min(seq) FROM entries), (SELECT max(seq) FROM entries)").fetchone()
+    except sqlite3.Error:
+        return range(0)
+    return range(first or 0, (last or -1) + 1)
+
+
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
@@ -209,6 +258,11 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether it is the file's content that SQLite complains of, not the disk or a lock."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def _checksum(seq: int, received: int, count: int, body: bytes) -> int:

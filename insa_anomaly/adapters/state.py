@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from insa_anomaly.errors import StateBroken
+from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey
 
 _VERSION = 1
+_REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
 
@@ -138,6 +139,13 @@ class StateFile:
         with self._lock, self._faults():
             return bool(self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
 
+    def verify(self) -> None:
+        """Look through the file. Raises StateDamaged."""
+        with self._lock, self._faults():
+            found = self._file.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StateDamaged(f"{self._path}: {found}")
+
     def _rows(self, query: str, *values: int) -> list[Any]:
         with self._lock, self._faults():
             return self._file.execute(query, values).fetchall()
@@ -159,7 +167,7 @@ class StateFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StateBroken(f"{self._path}: {error}") from error
+            raise _ours(error)(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -171,6 +179,14 @@ class StateFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _ours(error: Exception) -> type[StateBroken]:
+    """Whether it is the file's content that SQLite complains of, or a disk that is full or read-only, or worse."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StateDamaged
+    return StateUnwritable if name in _REFUSED or name.startswith("SQLITE_READONLY") else StateBroken
 
 
 def _create_private(path: Path) -> None:

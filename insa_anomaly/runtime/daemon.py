@@ -1,19 +1,22 @@
 """The threads of the daemon: started in order, watched, and stopped so that nothing taken is left half done.
 
-A thread that dies takes the process down, with its reason: a restart is better than half a daemon.
+A thread that dies or is stuck takes the process down, with its reason and the stacks of all: a restart is better than half a daemon.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event, Thread
 from time import monotonic
 from typing import Protocol
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Results
+from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
@@ -28,10 +31,23 @@ TELL_DRAIN_SECONDS = 2.0
 RECORD_DRAIN_SECONDS = 10.0
 JOIN_SECONDS = 15.0
 OPEN_SECONDS = 5.0
+STUCK_SECONDS = 60.0
+
+
+class Stuck(RuntimeError):
+    """A thread began no turn for longer than one can take."""
 
 
 class Connection(Broker, Protocol):
     """The broker as something to open and close."""
+
+    @property
+    def listening(self) -> bool:
+        """True once the broker has granted every subscription of this connection."""
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the thread that reads showed life; infinite once it has ended."""
 
     def open(self, patience: float) -> bool:
         """Connect, and stay connected; waits up to `patience` seconds for the first time. Raises BrokerRefused."""
@@ -80,11 +96,22 @@ class Parts:
     others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
 
 
+@dataclass(frozen=True)
+class Supervision:
+    """Who hears how it goes. `notify` takes systemd's words; `give_up` is called once it must end, in case that hangs as well."""
+
+    announcer: Announcer | None = None
+    heartbeats: Heartbeats = field(default_factory=lambda: Heartbeats(STUCK_SECONDS))
+    notify: Callable[[str], None] = lambda _: None
+    give_up: Callable[[], None] = lambda: None
+
+
 class Daemon:
     """Runs the parts until told to stop."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, supervision: Supervision | None = None) -> None:
         self._parts = parts
+        self._supervision = supervision or Supervision()
         self._stop = Event()
         self._end = Event()
         self._failure: tuple[str, BaseException] | None = None
@@ -104,8 +131,10 @@ class Daemon:
             thread.start()
         try:
             self._parts.broker.open(OPEN_SECONDS)
+            self._supervision.notify("READY=1")
             while not self._end.wait(WATCH_SECONDS):
                 self._watch()
+                self._judge()
         finally:
             self._wind_down(threads)
         return 0 if self._failure is None else 1
@@ -116,11 +145,17 @@ class Daemon:
 
     def troubles(self) -> list[str]:
         """What keeps the daemon from doing all of its job, in words."""
+        return list(self._troubles().values())
+
+    def _troubles(self) -> dict[str, str]:
+        """By what is in trouble: a label of a metric, so there are few."""
         parts = self._parts
-        found = [] if parts.broker.connected else ["the broker is not connected"]
-        found += [] if parts.intake.writable else ["the log cannot be written"]
-        found += [] if parts.record.trouble is None else [f"the database does not record: {parts.record.trouble}"]
-        found += [] if self._failure is None else [f"the {self._failure[0]} thread died: {self._failure[1]}"]
+        found = {} if parts.broker.listening else {"broker": "the broker has not granted our subscriptions"}
+        found |= {} if parts.broker.connected else {"broker": "the broker is not connected"}
+        found |= {} if parts.intake.writable else {"log": "the log cannot be written"}
+        found |= {} if parts.score.writable else {"state": "the states cannot be written"}
+        found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
+        found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
         return found
 
     def figures(self) -> dict[str, int]:
@@ -152,11 +187,29 @@ class Daemon:
     def _watched(self, name: str, turn: Callable[[], object]) -> None:
         try:
             while not self._stop.is_set():
+                self._supervision.heartbeats.beat(name, monotonic())
                 turn()
         except BaseException as error:  # noqa: BLE001 - whatever it was, the daemon must not go on with this thread missing
-            self._failure = self._failure or (name, error)
-            instrumentation.thread_died(name, error)
-            self._end.set()
+            self._fail(name, error)
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        self._failure = self._failure or (name, error)
+        instrumentation.thread_died(name, error)
+        self._supervision.give_up()
+        self._end.set()
+
+    def _judge(self) -> None:
+        """Say how it goes; systemd hears that we live only while every thread does."""
+        stuck = self._supervision.heartbeats.stuck(monotonic(), [("mqtt", self._parts.broker.silent_for)])
+        if stuck is not None:
+            self._fail(stuck[0], Stuck(f"it has been silent for {stuck[1]:.0f} s"))
+        troubles = self._troubles()
+        instrumentation.state_watched(troubles.keys())
+        if self._supervision.announcer is not None:
+            self._supervision.announcer.say(list(troubles.values()))
+        if self._failure is None:
+            self._supervision.notify("WATCHDOG=1")
+            self._supervision.notify(f"STATUS={'; '.join(troubles.values()) or 'running'}")
 
     def _watch(self) -> None:
         parts = self._parts
@@ -164,9 +217,16 @@ class Daemon:
             instrumentation.reader_lag(reader, max(0, parts.feed.last - reached))
         if monotonic() >= self._next_trim:
             self._next_trim = monotonic() + TRIM_SECONDS
-            through = min(parts.record.reached, parts.score.checkpoint)
-            parts.state.sync()  # what was made of the entries must be on disk before they go
-            parts.intake.drop(through)
+            self._trim(min(parts.record.reached, parts.score.checkpoint))
+
+    def _trim(self, through: int) -> None:
+        """What was made of the entries must be on disk before they go; a full disk keeps them, and is tried again."""
+        try:
+            self._parts.state.sync()
+        except StateUnwritable as error:
+            instrumentation.log_not_trimmed(str(error))
+        else:
+            self._parts.intake.drop(through)
 
     def _wind_down(self, threads: list[Thread]) -> None:
         """Take nothing more; deal with what was taken; keep the states.
@@ -174,6 +234,7 @@ class Daemon:
         What cannot be told or recorded in time is in the outbox and in the log, and is taken up by the next start.
         """
         parts = self._parts
+        self._supervision.notify("STOPPING=1")
         parts.intake.close()
         self._stop.set()
         parts.trainer.close()  # ends a training under way, which its thread waits for
@@ -185,6 +246,8 @@ class Daemon:
             if parts.show is not None:
                 parts.show.flush()
             parts.tell.drain(monotonic() + TELL_DRAIN_SECONDS)
+            if self._supervision.announcer is not None:
+                self._supervision.announcer.say_stopped()
             parts.broker.close()
             parts.record.drain(monotonic() + RECORD_DRAIN_SECONDS)
         else:

@@ -129,6 +129,11 @@ class Fleet:
         self._moved[numbers] = False
         return {self.registry.keys[number]: self._kept(int(number)) for number in numbers} | self.devices.moved()
 
+    def not_kept(self, keys: Iterable[SeriesKey]) -> None:
+        """These moved after all: their checkpoint could not be written."""
+        for key in keys:
+            self._moved[self.registry.number(key)] = True
+
     def restore(self, kept: Iterable[tuple[SeriesKey, Kept]]) -> None:
         """Take states from checkpoints, as many as there is room for; models are given by `swap`."""
         for key, one in kept:

@@ -10,7 +10,7 @@ from threading import Condition, Event
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import LogBroken
+from insa_anomaly.errors import LogBroken, LogDead
 from insa_anomaly.ports import Broker, Delivery, Log, Swap
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.settings import Grouping
@@ -115,6 +115,8 @@ class Intake:
         messages = [message for _, delivery in deliveries for message in delivery.messages]
         try:
             entry = self._log.append(messages, swaps, self._clock())
+        except LogDead:
+            raise  # only a new start may write it again
         except LogBroken as error:
             self._put_back(deliveries, swaps, str(error))
             return

@@ -3,15 +3,19 @@
 It follows the score reader, waits out a database that is away, and tells what the log may forget.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Event
 from time import monotonic
 
+import numpy as np
+
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
-from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State
+from insa_anomaly.core.event import Anomaly
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
+from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
-from insa_anomaly.runtime.score import Findings
+from insa_anomaly.runtime.score import Findings, Late
 from insa_anomaly.settings import Paging
 
 
@@ -54,25 +58,28 @@ class Record:
             self._feed.wait(max(through, self.reached), timeout)
             self._next_at = monotonic() + min(self._paging.linger, 0.01)
             return
-        page = self._compose(batches)
+        page = self._compose(batches, through)
         self._recorder.record(page)
         self._recorded(page)
         full = len(page.telemetry.value) >= self._paging.readings
         self._next_at = 0.0 if full else monotonic() + self._paging.linger
 
-    def _compose(self, batches: list[Batch]) -> Page:
+    def _compose(self, batches: list[Batch], through: int) -> Page:
         last = batches[-1].seq
-        # All there are: after a power cut that took the state back, some are of entries recorded long ago.
-        found = self._state.results(0, last)
-        findings = [Findings.from_bytes(found[seq]) for seq in sorted(found)]
+        # All there are: after a power cut that took the state back, some are of entries recorded long ago. And those of entries scored
+        # together stand at the last of them, which may be on a later page: what is late must be decided with its reading.
+        found = {seq: Findings.from_bytes(body) for seq, body in self._state.results(0, through).items()}
+        findings = [found[seq] for seq in sorted(found) if seq <= last]
+        telemetry = joined(batches)
         return Page(
             self._log.id,
             last,
-            joined(batches),
+            telemetry,
             anomalies=[anomaly for finding in findings for anomaly in finding.anomalies],
             episodes=[episode for finding in findings for episode in finding.episodes],
             rejected=[rejected for batch in batches for rejected in batch.rejected],
             models=self._model_rows(batches),
+            late=_first_here([late for finding in found.values() for late in finding.late], telemetry, batches),
         )
 
     def _model_rows(self, batches: list[Batch]) -> list[ModelRow]:
@@ -99,7 +106,8 @@ class Record:
         if self.trouble is not None:
             instrumentation.database_back()
         self.trouble, self._retry, self.reached = None, self._paging.first_retry, page.seq
-        self._state.forget(page.seq)
+        with suppress(StateUnwritable):  # a full disk; a later page forgets these as well
+            self._state.forget(page.seq)
         instrumentation.page_recorded(len(page.telemetry.value))
 
     def _back_off(self, reason: str, happening: Callable[[str, float], None]) -> None:
@@ -109,3 +117,19 @@ class Record:
         self.trouble, self._sure = reason, False
         self._next_at = monotonic() + self._retry
         self._retry = min(2 * self._retry, self._paging.last_retry)
+
+
+def _first_here(found: Sequence[Late], telemetry: Telemetry, batches: Sequence[Batch]) -> list[tuple[int, Anomaly]]:
+    """The late anomalies whose reading is on this page and comes there for the first time, with its row."""
+    if not found:
+        return []
+    received = np.concatenate([batch.received for batch in batches])
+    numbers = {telemetry.keys[number]: number for number in np.unique(telemetry.key).tolist()}
+    kept = []
+    for one in found:
+        number = numbers.get((one.anomaly.device_id, one.anomaly.metric_name), -1)
+        same = (telemetry.key == number) & (telemetry.timestamp == one.anomaly.timestamp) & (telemetry.discriminator == one.discriminator)
+        rows = np.flatnonzero(same)
+        if len(rows) and received[rows[0]] == one.received:
+            kept.append((int(rows[0]), one.anomaly))
+    return kept

@@ -4,20 +4,24 @@ Everything it does is a function of the log, so after a crash it starts at the n
 again; what lies before its cursor was committed then and is not written again.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from heapq import merge
-from time import monotonic
+from time import monotonic, sleep
 from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
 from insa_anomaly.core.reading import Flag
-from insa_anomaly.errors import ModelFileError
+from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
 from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Swap, Telemetry
 from insa_anomaly.runtime.devices import KeptDevice, Outcome
 from insa_anomaly.runtime.feed import Batch, Feed, joined
@@ -30,11 +34,20 @@ _HISTORICAL = int(Flag.HISTORICAL)
 M = TypeVar("M")
 
 
+class Late(msgspec.Struct, frozen=True, array_like=True):
+    """An anomaly that moved nothing. It counts only where its reading, of a message `received` then, is not one that came before."""
+
+    anomaly: Anomaly
+    discriminator: int
+    received: int
+
+
 class Findings(msgspec.Struct, frozen=True, array_like=True):
     """What one commit of the score reader leaves for the record reader."""
 
     anomalies: list[Anomaly]
     episodes: list[Episode]
+    late: list[Late] = []
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Findings":
@@ -43,7 +56,7 @@ class Findings(msgspec.Struct, frozen=True, array_like=True):
 
     def to_bytes(self) -> bytes | None:
         """None where there is nothing to leave."""
-        return msgspec.msgpack.encode(self) if self.anomalies or self.episodes else None
+        return msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
 
 
 class Audience(Protocol):
@@ -59,8 +72,25 @@ class Audience(Protocol):
         """These series ask for training."""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a group of batches gave, before and until it is committed."""
+
+    group: list[Batch]
+    telemetry: Telemetry
+    results: Results | None
+    findings: Findings
+    told: list[Event]
+    due: list[SeriesKey]
+    seconds: float
+
+
 class Score:
-    """The score reader."""
+    """The score reader.
+
+    While the disk does not take its results it waits with those it has, for as long as that lasts: the windows have moved, so nothing
+    is scored twice.
+    """
 
     def __init__(
         self, feed: Feed, state: State, fleet: Fleet, models: Models, audience: Audience, checkpoint_seconds: float = 10.0
@@ -68,6 +98,9 @@ class Score:
         self._feed, self._state, self._fleet, self._models, self._audience = feed, state, fleet, models, audience
         self._every = checkpoint_seconds
         self._reached = 0
+        self._groups: deque[list[Batch]] = deque()  # read, and not scored yet
+        self._waiting: Scored | None = None  # scored, and not committed yet
+        self.writable = True
         self._next_checkpoint = monotonic() + checkpoint_seconds
         self.checkpoint = 0  # sequence up to which the states are kept
 
@@ -85,6 +118,13 @@ class Score:
         again = self._again(self._state.cursor)
         instrumentation.states_restored(len(kept), self.checkpoint, again)
 
+    def adopt(self) -> None:
+        """Give every series its active model, before `restore`: for states that were lost, and with them which model served."""
+        thresholds = self._models.thresholds()
+        for key, model_id in self._models.active().items():
+            self._give(Swap(*key, model_id, thresholds.get(model_id)))
+        self._state.checkpoint(0, self._fleet.moved())
+
     def _again(self, cursor: int) -> int:
         self._reached = self.checkpoint
         entries = 0
@@ -101,48 +141,77 @@ class Score:
     # Run
     def step(self, timeout: float) -> None:
         """Score what there is; wait up to `timeout` seconds for it."""
-        if self._feed.wait(self._reached, timeout):
+        if not self._groups and self._waiting is None and self._feed.wait(self._reached, timeout):
             last = self._feed.last
             batches = self._feed.read(self._reached, MOST_READINGS)
-            for group in _groups(batches):
-                self._score(group)
+            self._groups.extend(_groups(batches))
             if not batches:  # the log dropped what came before a state that is now lost
                 self._reached = last
-        if monotonic() >= self._next_checkpoint:
-            self.keep()
+        try:
+            self._finish()
+            if monotonic() >= self._next_checkpoint:
+                self.keep()
+        except StateUnwritable as error:
+            if self.writable:
+                instrumentation.state_unwritable(str(error))
+            self.writable = False
+            sleep(timeout)
 
     def drain(self) -> None:
-        """Score all there is and keep the states."""
+        """Score all there is and keep the states, unless the disk refuses."""
         while self._reached < self._feed.last:
             self.step(0.0)
-        self.keep()
+            if not self.writable:
+                return
+        with suppress(StateUnwritable):  # the next start computes them again
+            self.keep()
+
+    def _finish(self) -> None:
+        """Score and commit what was read."""
+        while self._waiting is not None or self._groups:
+            if self._waiting is None:
+                self._waiting = self._score(self._groups.popleft())
+            self._commit(self._waiting)
+            self._waiting = None
 
     def keep(self) -> None:
         """Checkpoint the states of the series that moved."""
-        self._state.checkpoint(self._reached, self._fleet.moved())
-        self.checkpoint = self._reached
+        moved = self._fleet.moved()
+        try:
+            self._state.checkpoint(self._reached, moved)
+        except StateUnwritable:
+            self._fleet.not_kept(moved)
+            raise
+        self.checkpoint, self.writable = self._reached, True
         self._next_checkpoint = monotonic() + self._every
         instrumentation.series_known(self._fleet.series, int(self._fleet.with_model.sum()))
 
-    def _score(self, group: list[Batch]) -> None:
+    def _score(self, group: list[Batch]) -> Scored:
         began = monotonic()
         self._take_swaps(group[0])
         telemetry = joined(group)
-        findings, told = Findings([], []), list[Event]()
-        if len(telemetry.value):
-            results, outcome = self._advance(telemetry)
-            findings, told = self._find(telemetry, results, outcome)
-        events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in told]
-        outgoing = self._state.commit(group[-1].seq, findings.to_bytes(), events)
-        self._reached = group[-1].seq
+        if not len(telemetry.value):
+            return Scored(group, telemetry, None, Findings([], []), [], [], monotonic() - began)
+        results, outcome = self._advance(telemetry)
+        findings, told = self._find(telemetry, results, outcome)
+        findings.late.extend(self._late(telemetry, results, outcome, np.concatenate([batch.received for batch in group])))
+        wanted = [telemetry.keys[number] for number in due(results, telemetry)] + outcome.due
+        return Scored(group, telemetry, results, findings, told, wanted, monotonic() - began)
+
+    def _commit(self, scored: Scored) -> None:
+        events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in scored.told]
+        outgoing = self._state.commit(scored.group[-1].seq, scored.findings.to_bytes(), events)
+        self._reached = scored.group[-1].seq
+        self.writable = True
         if outgoing:
             self._audience.events(outgoing)
-            for one in told:
+            for one in scored.told:
                 instrumentation.episode_changed(one)
-        if len(telemetry.value):
+        telemetry, results = scored.telemetry, scored.results
+        if results is not None:
             self._audience.results(telemetry, results)
-            self._audience.due([telemetry.keys[number] for number in due(results, telemetry)] + outcome.due)
-        self._count(group, findings, len(telemetry.value), monotonic() - began)
+            self._audience.due(scored.due)
+        self._count(scored.group, scored.findings, len(telemetry.value), scored.seconds)
 
     def _count(self, group: list[Batch], findings: Findings, readings: int, seconds: float) -> None:
         instrumentation.readings_scored(readings, len(findings.anomalies), seconds)
@@ -171,14 +240,19 @@ class Score:
         return found, events
 
     def _of_readings(self, telemetry: Telemetry, results: Results, outcome: Outcome) -> Iterator[Finding]:
-        """A reading that moved nothing leaves no anomaly.
-
-        It may have come before, and its score against a window it does not follow would stand where the first time, in its place,
-        there was none.
-        """
+        """A reading that moved nothing is not among them (see `_late`)."""
         anomalous = (results.score < 0) & (results.status == Status.SCORED)
         for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
             yield finding(i, self._anomaly(telemetry, results, outcome, i), results, i)
+
+    def _late(self, telemetry: Telemetry, results: Results, outcome: Outcome, received: npt.NDArray[np.int64]) -> list[Late]:
+        """Anomalous readings older than their window.
+
+        Where one came before, its score against a window it does not follow must not stand where the first time, in its place, there was
+        none: only the record reader can tell, and decides.
+        """
+        found = np.flatnonzero((results.score < 0) & (results.status == Status.LATE)).tolist()
+        return [Late(self._anomaly(telemetry, results, outcome, i), int(telemetry.discriminator[i]), int(received[i])) for i in found]
 
     def _anomaly(self, telemetry: Telemetry, results: Results, outcome: Outcome, i: int) -> Anomaly:
         """It belongs to the episode of its series, or else to that of its device, if any is open."""
@@ -222,11 +296,21 @@ class Score:
             instrumentation.model_unusable(*key, swap.model_id or "", str(error))
             self._fleet.swap(key, None)
 
+    def _fall_back(self, key: SeriesKey, model_id: str, reason: str) -> None:
+        """The index goes back a version; who follows it writes the swap into the log."""
+        try:
+            earlier = self._models.fall_back(model_id, reason)
+        except ModelFileError:
+            return  # the index does not know it, or cannot be written: the series stays without
+        instrumentation.model_fell_back(*key, model_id, None if earlier is None else earlier.id)
+
     def _loaded(self, key: SeriesKey, model_id: str | None, from_bytes: Callable[[bytes], M]) -> M | None:
         try:
             return None if model_id is None else from_bytes(self._models.scorer(model_id))
         except ModelFileError as error:
             instrumentation.model_unusable(*key, model_id or "", str(error))
+            if not isinstance(error, ModelStorageError):
+                self._fall_back(key, model_id or "", str(error))
             return None
 
 

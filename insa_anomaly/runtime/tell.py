@@ -5,11 +5,12 @@ sent twice within one connection.
 """
 
 from collections import deque
+from contextlib import suppress
 from threading import Event
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import BrokerAway
+from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports import Outgoing, Publisher, State
 
 UNDER_WAY = 100
@@ -28,6 +29,7 @@ class Tell:
         self._under_way: dict[int, tuple[Outgoing, float | None]] = {}
         self._generation = -1
         self._reached = 0  # number of the last event published on this connection
+        self._told: list[int] = []  # and still in the outbox
         self._again_at: float | None = None
 
     def offer(self, events: list[Outgoing]) -> None:
@@ -61,19 +63,20 @@ class Tell:
         self._reached = 0
 
     def _take_answers(self) -> None:
-        told = []
         for answer in self._publisher.settled(0.0):
             event, offered = self._under_way.pop(answer.token, (None, None))
             if event is None:
                 continue
             if answer.refused is None:
-                told.append(event.number)
+                self._told.append(event.number)
                 instrumentation.event_told(None if offered is None else monotonic() - offered)
             else:  # stays in the outbox: what forbids it may be put right
                 self._again_at = monotonic() + REFUSED_SECONDS
                 instrumentation.event_refused(event.topic, answer.refused)
-        if told:
-            self._state.told(told)
+        if self._told:
+            with suppress(StateUnwritable):  # a full disk: until it takes this, what was told may be told again after a restart
+                self._state.told(self._told)
+                self._told = []
 
     def _publish(self) -> None:
         for offered, event in self._waiting(UNDER_WAY - len(self._under_way)):

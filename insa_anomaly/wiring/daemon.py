@@ -1,11 +1,14 @@
 """The daemon, put together: what it is made of, the order it opens in, the signals that end it."""
 
+import faulthandler
 import fcntl
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -17,14 +20,16 @@ from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.redis import RedisLatest
-from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
 from insa_anomaly.errors import AlreadyRunning, ConfigError
-from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
+from insa_anomaly.ports import Broker
+from insa_anomaly.runtime import announce
+from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
 from insa_anomaly.runtime.devices import DeviceTerms
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
@@ -32,24 +37,29 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.settings import RedisAddress, Settings, secret
-from insa_anomaly.wiring import admin, clock
+from insa_anomaly.wiring import admin, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
 
+MIGRATION_SECONDS = 600.0  # one may take, in the record thread
+LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
 TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
+    faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.storage.directory))
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
         parts = _assemble(settings, dsn, models, stack)
         office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
-        daemon = Daemon(parts if office is None else replace(parts, others=(("jobs", office[1].step),)))
+        daemon = Daemon(
+            parts if office is None else replace(parts, others=(("jobs", office[1].step),)), _supervision(settings, parts.broker)
+        )
         daemon.restore()
         if office is not None:
             _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office[0]), stack)
@@ -57,6 +67,7 @@ def run(settings: Settings, source: str) -> int:
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
         stopping = time.monotonic()
+    faulthandler.cancel_dump_traceback_later()
     instrumentation.daemon_stopped(time.monotonic() - stopping)
     return status
 
@@ -71,8 +82,9 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
 
 def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
-    log = stack.enter_context(Spool(directory / "spool.db"))
-    state = stack.enter_context(StateFile(directory / "state.db"))
+    log = stack.enter_context(storage.log(directory / "spool.db"))
+    found, lost = storage.states(directory / "state.db")
+    states = stack.enter_context(found)
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
     feed = Feed(log, admin.parser(settings), registry)
     intake = Intake(log, feed, clock.now, settings.intake)
@@ -80,11 +92,26 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms)
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
-    tell = Tell(state, broker)
+    tell = Tell(states, broker)
     show = _show(settings.redis, stack)
-    score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
-    record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    return Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer)
+    score = Score(feed, states, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
+    if lost:
+        states.bind(log.id)
+        score.adopt()
+    record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
+    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer)
+
+
+def _supervision(settings: Settings, broker: Broker) -> Supervision:
+    usual = settings.supervision.stuck_seconds
+    training = usual + 2 * settings.training.deadline  # one, and the other's that it waits for
+    limits = {"record": usual + MIGRATION_SECONDS, "trainer": training, "jobs": training}
+    return Supervision(
+        announce.Announcer(broker, settings.broker.client_id, version("insa-anomaly")),
+        Heartbeats(usual, limits),
+        Notifier(os.environ.get("NOTIFY_SOCKET")).tell,
+        partial(faulthandler.dump_traceback_later, LAST_SECONDS, exit=True),
+    )
 
 
 def _show(address: RedisAddress, stack: ExitStack) -> Show | None:
@@ -95,7 +122,8 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
     """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
     stale = _remember(directory / "subscriptions.json", filters)
-    terms = Terms(filters, stale, expiry=settings.broker.session_expiry, linger=settings.intake.linger)
+    will = announce.gone(settings.broker.client_id, version("insa-anomaly"))
+    terms = Terms(filters, stale, will, settings.broker.session_expiry, linger=settings.intake.linger)
     return Connection(access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader)
 
 

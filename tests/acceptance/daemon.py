@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -28,6 +28,7 @@ class Daemon:
 
     config: Path
     port: int
+    program: Sequence[str] = ("insa_anomaly",)  # a module and its first arguments
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
@@ -56,7 +57,7 @@ class Daemon:
         """Start it; the kernel ends it should the tests be killed."""
         assert not self.running
         with self.config.with_name("daemon.log").open("ab") as log:
-            argv = [*command("run"), "--config", str(self.config)]
+            argv = [sys.executable, "-m", *self.program, "run", "--config", str(self.config)]
             self._process = embedded.spawn(argv, stdout=log.fileno(), stderr=log.fileno(), cwd=ROOT)
 
     def wait_ready(self) -> None:

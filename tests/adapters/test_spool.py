@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.errors import LogBroken
+from insa_anomaly.adapters.spool import Spool, salvaged
+from insa_anomaly.errors import LogBroken, LogDamaged
+from insa_anomaly.ports import Swap
 
 
 @pytest.fixture
@@ -98,6 +99,43 @@ def test_a_damaged_entry_is_named(path: Path) -> None:
         assert [entry.seq for entry in spool.read(0, 1)] == [1]
         with pytest.raises(LogBroken, match=r"spool\.db: entry 2 is damaged"):
             spool.read(1, 1)
+
+
+def test_what_can_be_read_of_a_damaged_log_is_salvaged(path: Path) -> None:
+    """Every entry that is as it was written comes into the new log, in order, with its time of receipt; the others are counted."""
+    aside = path.with_name("aside.db")
+    with Spool(aside) as spool:
+        for number in range(1, 6):
+            spool.append([("t", b"%d" % number)], [Swap("d", "m", None)] if number == 3 else [], 1000 * number)
+        damage(aside, "UPDATE entries SET body = zeroblob(10) WHERE seq = 2")
+        with pytest.raises(LogDamaged, match="entry 2"):
+            spool.verify()
+    damage(aside, "DELETE FROM entries WHERE seq = 4")
+    with Spool(path) as spool:
+        assert salvaged(aside, spool) == (3, 2)
+        assert [(entry.received, entry.messages, len(entry.swaps)) for entry in spool.read(0, 10)] == [
+            (1000, [("t", b"1")], 0),
+            (3000, [("t", b"3")], 1),
+            (5000, [("t", b"5")], 0),
+        ]
+        spool.verify()
+
+
+def test_nothing_is_salvaged_of_what_is_no_log(path: Path) -> None:
+    """And nothing breaks."""
+    path.parent.mkdir()
+    aside = path.with_name("aside.db")
+    aside.write_bytes(b"not a database, " * 1000)
+    with Spool(path) as spool:
+        assert salvaged(aside, spool) == (0, 0)
+
+
+def damage(path: Path, statement: str) -> None:
+    """Change the file behind the log's back."""
+    file = sqlite3.connect(path)
+    with file:
+        file.execute(statement)
+    file.close()
 
 
 def test_a_full_disk_refuses_and_recovers(path: Path) -> None:

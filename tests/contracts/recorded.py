@@ -118,7 +118,7 @@ class InMemory:
         """What is recorded, text as a database can hold it."""
         tables = self.recorder.tables
         readings = {place: (*row[:3], None if row[3] is None else held(row[3])) for place, row in tables.telemetry.items()}
-        letters = {place: _held(letter) for place, letter in tables.dead_letters.items()}
+        letters = {digest: (_held(letter), times, last) for digest, (letter, times, last) in tables.dead_letters.items()}
         return dataclasses.replace(_copied(tables), telemetry=readings, dead_letters=letters)
 
     def clear(self) -> None:
@@ -141,7 +141,7 @@ class InPostgres:
             {((row[0], row[1]), us(row[2]), row[3]): row[4:] for row in self.session.execute(_TELEMETRY)},
             {row[0]: _anomaly(row) for row in self.session.execute(_ANOMALIES)},
             {row[0]: Episode(*(us(cell) for cell in row)) for row in self.session.execute(_EPISODES)},
-            {(row[0], us(row[1])): _letter(row) for row in self.session.execute(_LETTERS)},
+            {row[0]: (_letter(row), row[1], us(row[2])) for row in self.session.execute(_LETTERS)},
             {row[0]: ModelRow(*(us(cell) for cell in row)) for row in self.session.execute(_MODELS)},
             dict(self.session.execute("SELECT log_id, seq FROM ingest_cursor").fetchall()),
         )
@@ -161,7 +161,7 @@ _ANOMALIES = """SELECT id::text, model_id::text, (metadata->>'model_version')::i
     WHERE is_anomaly = (anomaly_score < 0)"""
 _EPISODES = """SELECT id::text, device_id, metric_name, model_id::text, model_version, started_at, updated_at, closed_at, readings,
     peak_confidence, historical FROM anomaly_episodes"""
-_LETTERS = "SELECT log_id, received, topic, payload, reason, detail FROM dead_letters"
+_LETTERS = "SELECT digest, times, last_received, received, topic, payload, reason, detail FROM dead_letters"
 _MODELS = """SELECT id::text, device_id, metric_name, version, status, model_path, trained_at, training_samples, threshold, parameters,
     figures, sha256, accuracy, false_positive_rate, reason FROM ml_models WHERE model_type = 'isolation_forest'"""
 
@@ -206,5 +206,5 @@ def _anomaly(row: tuple[Any, ...]) -> Anomaly:
 
 
 def _letter(row: tuple[Any, ...]) -> Rejected:
-    _, received, topic, payload, cause, detail = row
+    received, topic, payload, cause, detail = row[3:]
     return Rejected(Cause(cause), detail, Raw(topic, payload, us(received)))

@@ -1,5 +1,6 @@
 """What every index of models promises; and of the one on disk: what was saved is read, nothing else is, every process sees the same."""
 
+import errno
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from insa_anomaly.adapters.model_files import ModelFiles, safe_part
 from insa_anomaly.core.detector import Model
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.training import Trained
-from insa_anomaly.errors import ModelFileError
+from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import ModelRow, Models, SeriesKey
 from insa_anomaly.testing import MemoryModels
 from tests.core import device_rows
@@ -256,8 +257,44 @@ def test_a_file_that_is_not_what_was_written_is_refused(files: ModelFiles, place
 def test_another_key_opens_nothing(files: ModelFiles, place: tuple[Path, Path]) -> None:
     """The key is the proof that we wrote it."""
     row = saved(files)
-    with ModelFiles(place[0], place[1].with_name("other.key")) as other, pytest.raises(ModelFileError, match="altered"):
+    key = place[1].with_name("other.key")
+    ModelFiles(place[0].with_name("elsewhere"), key).close()
+    with ModelFiles(place[0], key) as other, pytest.raises(ModelFileError, match="altered"):
         other.scorer(row.id)
+
+
+def test_a_key_that_is_lost_is_not_replaced(files: ModelFiles, place: tuple[Path, Path]) -> None:
+    """A new one would make every model there is look altered."""
+    saved(files)
+    place[1].unlink()
+    with pytest.raises(ModelFileError, match="is missing.* restore it"):
+        ModelFiles(*place)
+
+
+def test_a_file_that_cannot_be_read_now_is_not_altered(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that refuses for a moment is no reason to put a model aside."""
+    row = saved(files)
+
+    def refuse(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ModelStorageError, match="too many open files"):
+        files.scorer(row.id)
+    monkeypatch.undo()
+    assert files.scorer(row.id)
+
+
+def test_a_failed_model_gives_way_to_the_one_before_it(body: tuple[Models, Save]) -> None:
+    """In the index of either body; without one before it the series has none."""
+    models, save = body
+    rows = [save(KEY, NOON), save(KEY, NOON + 1_000_000)]
+    earlier = models.fall_back(rows[1].id, "altered")
+    assert earlier is not None
+    assert models.active() == {KEY: earlier.id} == {KEY: rows[0].id}
+    assert (models.row(rows[1].id).status, models.row(rows[1].id).reason) == ("failed", "altered")
+    assert models.fall_back(rows[0].id, "altered too") is None
+    assert models.active() == {}
 
 
 def test_a_key_that_is_no_secret_is_refused(place: tuple[Path, Path]) -> None:

@@ -1,5 +1,6 @@
 """What every recorder promises, in memory and in PostgreSQL; and what only a real one can break."""
 
+import dataclasses
 import os
 import signal
 import socket
@@ -108,6 +109,25 @@ def test_a_page_with_a_duplicate_is_not_copied_for_a_while(database: str) -> Non
         assert len(body.rows().telemetry) == 4
 
 
+def test_a_message_that_comes_again_is_one_dead_letter(body: Body) -> None:
+    """Under another time of receipt it is the same row, counted; a page that comes twice counts nothing twice."""
+    first, again = (Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW + second)) for second in (0, 7))
+    for number in (1, 2, 2, 1):
+        body.recorder.record(page(number, [first] if number == 1 else [again, Rejected(Cause.EMPTY, "", Raw("t", b"", NOW + 9))]))
+    letters = {letter.raw.payload: (letter.raw.received, times, last) for letter, times, last in body.rows().dead_letters.values()}
+    assert letters == {b"{": (NOW, 2, NOW + 7), b"": (NOW + 9, 1, NOW + 9)}
+
+
+def test_a_late_anomaly_counts_where_its_reading_is_new(body: Body) -> None:
+    """It is recorded with its reading; where that is there already, it is left out; the same page again changes nothing."""
+    found = [reading(1.0), reading(2.0)]
+    body.recorder.record(page(1, found[:1]))
+    late = [(row, recorded.anomaly(row)) for row in range(2)]
+    for _ in "12":
+        body.recorder.record(dataclasses.replace(page(2, found), late=late))
+        assert list(body.rows().anomalies) == [recorded.anomaly(1).id]
+
+
 # ---------------------------------------------------------------------------------------------------- bad input
 def reading(value: float = 1.0) -> Reading:
     """A reading of one series and time, told apart by its value."""
@@ -119,7 +139,7 @@ def test_text_that_a_database_cannot_hold_is_kept_as_an_escape(postgres: InPostg
     payload = bytes(range(256))
     letter = Rejected(Cause.MALFORMED, "\ud800 and \0", Raw("a/\0/\udcff", payload, NOW))
     postgres.recorder.record(page(1, [letter, Reading("a", "x", NOW, 1.0, 1, original="\0\ud800")]))
-    (kept,) = postgres.rows().dead_letters.values()
+    ((kept, *_),) = postgres.rows().dead_letters.values()
     assert kept == Rejected(Cause.MALFORMED, "\\ud800 and \\x00", Raw("a/\\x00/\\udcff", payload, NOW))
     assert [row[3] for row in postgres.rows().telemetry.values()] == ["\\x00\\ud800"]
 

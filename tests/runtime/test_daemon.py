@@ -1,23 +1,28 @@
 """The daemon: a stop loses nothing that was acknowledged, a restart is invisible, and half a daemon does not go on."""
 
+import json
 import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from subprocess import Popen
-from threading import Thread, active_count
+from threading import Event, Thread, active_count
 from time import sleep
 
 import pytest
+from structlog.testing import capture_logs
 
+from insa_anomaly import instrumentation
 from insa_anomaly.core.reading import Quality
-from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken
+from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateUnwritable
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import show as showing
-from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts
+from insa_anomaly.runtime.announce import TOPIC, Announcer
+from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
@@ -260,6 +265,57 @@ def test_a_thread_that_dies_ends_the_daemon(name: str, monkeypatch: pytest.Monke
     assert f"the {name} thread died: by accident" in plant.daemon.troubles()
 
 
+@pytest.mark.parametrize("name", ["score", "tell", "trainer"])
+def test_a_thread_that_is_stuck_ends_the_daemon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With status 1, its reason and the stacks of all threads; the supervisor is no longer told that we live."""
+    plant, release, words, given_up = Plant(), Event(), list[str](), list[bool]()
+    monkeypatch.setattr(running, "JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(type(getattr(plant.parts, name)), "step", lambda *_: release.wait(30))
+    supervision = Supervision(heartbeats=Heartbeats(0.3, dict.fromkeys({*THREADS} - {name}, 30.0)), notify=words.append)
+    plant.daemon = Daemon(plant.parts, replace(supervision, give_up=lambda: given_up.append(True)))
+    with capture_logs() as logs, plant.running() as end:
+        wait_for(lambda: plant.daemon._failure is not None)
+        fed = words.count("WATCHDOG=1")
+        wait_for(lambda: "STOPPING=1" in words)
+        release.set()
+        assert end() == 1
+    assert words[0] == "READY=1"
+    assert 0 < fed == words.count("WATCHDOG=1")
+    assert given_up == [True]
+    [death] = [log for log in logs if log["action"] == "thread_died"]
+    assert "silent" in str(death["exc_info"])
+    assert any("wait" in place for place in death["stacks"][name])
+
+
+def test_the_state_is_announced() -> None:
+    """Degraded with the reason while the database is away, running when it is back, stopped at the end."""
+    plant = Plant()
+    plant.daemon = Daemon(plant.parts, Supervision(Announcer(plant.broker, "line-1", "1.2.3")))
+
+    def states() -> list[str]:
+        return [json.loads(payload)["state"] for _, topic, payload, _ in plant.broker.published if topic == TOPIC]
+
+    with plant.running() as end:
+        wait_for(lambda: states() == ["running"])
+        plant.recorder.trouble = DatabaseAway("no answer")
+        plant.broker.deliver(numbered(1))
+        wait_for(lambda: states() == ["running", "degraded"])
+        assert instrumentation.REGISTRY.get_sample_value("insa_trouble", {"what": "database"}) == 1
+        plant.recorder.trouble = None
+        wait_for(lambda: states() == ["running", "degraded", "running"])
+        assert instrumentation.REGISTRY.get_sample_value("insa_degraded") == 0
+        assert end() == 0
+    assert states()[-1] == "stopped"
+
+
+def test_every_trouble_has_its_label() -> None:
+    """What can be in trouble is what the metric can tell."""
+    plant = Plant()
+    plant.parts.intake.writable = plant.parts.score.writable = False
+    plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
+    assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
+
+
 def test_after_a_death_nothing_is_finished_that_may_be_half_done() -> None:
     """The states are not kept, nor is anything recorded: the next start computes it again from the log."""
     plant = Plant()
@@ -297,6 +353,25 @@ def test_a_state_that_cannot_be_put_on_disk_ends_the_daemon(monkeypatch: pytest.
     with pytest.raises(StateBroken):
         plant.daemon.run()
     assert plant.log.dropped == 0
+
+
+def test_a_full_disk_drops_nothing_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the states were made of stays in the log until they are on disk."""
+    plant = Plant()
+
+    def refuse(_: object) -> None:
+        raise StateUnwritable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryState, "sync", refuse)
+        with plant.running() as end:
+            plant.broker.deliver(numbered(5))
+            wait_for(lambda: plant.parts.record.reached == plant.log.last != 0)
+            sleep(0.1)
+            assert plant.log.dropped == 0
+            patch.undo()
+            wait_for(lambda: plant.log.dropped)
+            assert end() == 0
 
 
 # -------------------------------------------------------------------------------------------------- the outside

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.errors import LogBroken
+from insa_anomaly.errors import LogBroken, LogDead
 from insa_anomaly.ports import Delivery, Entry, Swap
 from insa_anomaly.runtime import intake as taking
 from insa_anomaly.runtime.feed import Feed, Registry
@@ -50,6 +50,20 @@ class Watched(MemoryBroker):
         """Acknowledge what is in the log."""
         assert set(delivery.messages) <= set(logged(self.log))
         super().acknowledge(delivery)
+
+
+def test_a_device_that_failed_ends_the_intake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed fsync nobody knows what is on disk: nothing is acknowledged, nothing is tried again."""
+    port = Port()
+
+    def fail(*_: object) -> Entry:
+        raise LogDead
+
+    monkeypatch.setattr(port.log, "append", fail)
+    port.deliver(1)
+    with pytest.raises(LogDead):
+        port.intake.step(0.0)
+    assert port.acknowledged == []
 
 
 def logged(log: MemoryLog) -> list[Message]:

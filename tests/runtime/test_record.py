@@ -1,7 +1,9 @@
 """The record reader: every page reaches the database exactly once, whatever the database does, and nothing before it is scored."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from threading import Event
 from time import monotonic
@@ -14,9 +16,10 @@ from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.runtime import score as scoring
 from insa_anomaly.runtime.record import Record
+from insa_anomaly.runtime.score import Findings
 from insa_anomaly.settings import Paging
 from insa_anomaly.testing import MemoryRecorder, MemoryTables
-from tests.runtime.streams import Stream, message, model, models, stream, swap
+from tests.runtime.streams import NOW, SECOND, Stream, message, model, models, stream, swap
 from tests.runtime.world import EVERYTHING, World
 
 PAGING = Paging(readings=25, linger=0.0, first_retry=1e-9, last_retry=1e-9)
@@ -80,9 +83,7 @@ def expected(seed: int) -> MemoryTables:
 
 def nameless(world: Recording) -> MemoryTables:
     """All that is recorded; the log's id, which is never the same, taken out."""
-    tables = world.finish()
-    letters = {received: letter for (_, received), letter in tables.dead_letters.items()}
-    return MemoryTables(tables.telemetry, tables.anomalies, tables.episodes, letters, tables.models)  # type: ignore[arg-type]
+    return replace(world.finish(), cursors={})
 
 
 # ------------------------------------------------------------------------------------------------------- laws
@@ -93,14 +94,37 @@ def test_what_is_expected_is_all_of_it() -> None:
     batches = world.feed.read(0, EVERYTHING)
     tables = expected(4)
     assert len(tables.telemetry) == len({place for batch in batches for place in _places(batch.telemetry)})
-    assert tables.anomalies == {anomaly.id: anomaly for anomaly in anomalies}
+    on_time = {anomaly.id: anomaly for anomaly in anomalies}
+    late = {one.anomaly.id for body in world.state.results(0, EVERYTHING).values() for one in Findings.from_bytes(body).late}
+    assert tables.anomalies.items() >= on_time.items()
+    assert set() != tables.anomalies.keys() - on_time.keys() <= late
     assert tables.episodes.keys() == {episode.id for episode in episodes} != set()
-    assert list(tables.dead_letters.values()) == [rejected for batch in batches for rejected in batch.rejected] != []
+    rejected = [(one.raw.topic, one.raw.payload) for batch in batches for one in batch.rejected]
+    assert {(one.raw.topic, one.raw.payload): times for one, times, _ in tables.dead_letters.values()} == Counter(rejected) != {}
     assert tables.models.keys() == {one.model_id for batch in batches for one in batch.swaps} - {None}
 
 
 def _places(telemetry: Telemetry) -> Iterator[tuple[int, int, int]]:
     return zip(telemetry.key.tolist(), telemetry.timestamp.tolist(), telemetry.discriminator.tolist(), strict=True)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_late_reading_that_stands_out_is_an_anomaly_and_one_said_again_is_none(together: bool) -> None:
+    """A late one is told from one that came before by what is recorded, be that on the same page or on an earlier one."""
+    world = Recording()
+    on_time, late = message("pump", 95, {"a": 10.0}), message("pump", 97.5, {"a": 60.0})
+    level = [message("pump", i, {"a": 10 + (i * 37 % 11 - 5) / 5}) for i in range(100)]
+    far_off = [message("pump", i, {"a": 30.0}) for i in range(100, 160)]
+    world.take([*level[:95], on_time, *level[96:]], [swap(0)])
+    if not together:
+        world.score.drain()
+        world.turn()
+    world.take([*far_off, late, on_time, late])
+    anomalies = world.finish().anomalies
+    found = {(one.timestamp - NOW) / SECOND for one in anomalies.values()}
+    assert 97.5 in found
+    assert 95 not in found
+    assert [one.episode_id for one in anomalies.values() if one.timestamp == NOW + 97.5 * SECOND] == [None]
 
 
 HAPPENINGS = ["score", "record", "record", "away", "refused", "unsure", "keep", "start", "back_from_cursor"]

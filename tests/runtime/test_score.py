@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.event import NO_MODEL, Event, episode_id
-from insa_anomaly.errors import StateBroken
-from insa_anomaly.ports import Outgoing, Swap
+from insa_anomaly.errors import StateBroken, StateUnwritable
+from insa_anomaly.ports import Outgoing, SeriesKey, Swap
 from insa_anomaly.runtime import fleet as fleets
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
@@ -27,6 +27,7 @@ from tests.runtime.streams import (
     Message,
     message,
     model,
+    model_row,
     models,
     removal,
     stream,
@@ -117,6 +118,46 @@ def test_a_commit_that_fails_or_seems_to_is_made_good_by_a_restart(seed: int, cu
     assert world.outcome() == expected(seed)
 
 
+class Full(MemoryState):
+    """A state on a disk that is full when told so."""
+
+    full = False
+
+    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Commit, where there is room."""
+        self._room()
+        return super().commit(seq, results, events)
+
+    def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
+        """Keep the states, where there is room."""
+        self._room()
+        super().checkpoint(seq, states)
+
+    def _room(self) -> None:
+        if self.full:
+            raise StateUnwritable
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 9), st.sets(st.integers(0, 410), min_size=1, max_size=30), st.data())
+def test_a_full_disk_is_waited_out(seed: int, cuts: set[int], data: st.DataObject) -> None:
+    """However often the disk is full, and whether or not it is started anew then: nothing is scored twice, nothing is missing."""
+    state = Full()
+    world = World(state=state)
+    world.score._next_checkpoint = 0.0
+    for entry in stream(seed, 200).entries(cuts):
+        world.take(entry.messages, entry.swaps)
+        state.full = data.draw(st.booleans())
+        for _ in range(data.draw(st.integers(0, 2))):
+            world.score.step(0.0)
+            assert world.score.writable != state.full
+        if data.draw(st.integers(0, 9)) == 0:
+            world.start()
+            world.score._next_checkpoint = 0.0
+    state.full = False
+    assert world.outcome() == expected(seed)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=20), st.integers(1, 6))
 def test_a_full_house_is_decided_by_the_log(seed: int, cuts: set[int], capacity: int) -> None:
@@ -175,6 +216,38 @@ def test_a_model_that_cannot_be_loaded_leaves_its_series_without() -> None:
     world.take([message("fan", i, {"a": 10.0 if i < 65 else 90.0}) for i in range(70)])
     anomalies = world.outcome()[0]
     assert {(anomaly.device_id, anomaly.metric_name) for anomaly in anomalies} == {SERIES[2]}
+
+
+def test_a_model_that_fails_its_check_gives_way_to_the_one_before_it() -> None:
+    """The index goes back a version, from where the swap comes; a disk that only refuses for a moment changes nothing there."""
+    shelf = models(6)
+    for number in (0, 3):
+        shelf.put(model_row(number, "active"), shelf.scorer(model(number).id))
+    shelf.lost.add(model(3).id)
+    world = World(shelf=shelf)
+    world.take(faulty(range(10), range(0)), [swap(3)])
+    world.score.step(0.0)
+    assert shelf.active() == {SERIES[0]: model(0).id}
+    assert shelf.row(model(3).id).status == "failed"
+
+    shelf.away = True
+    world.take(faulty(range(10, 20), range(0)), [swap(0)])
+    world.score.step(0.0)
+    assert shelf.active() == {SERIES[0]: model(0).id}
+
+
+def test_lost_states_take_up_the_active_models() -> None:
+    """What the log still holds is scored again, although the swaps may be long gone from it."""
+    shelf = models(3)
+    shelf.put(model_row(0, "active"), shelf.scorer(model(0).id))
+    log = MemoryLog()
+    log.append(faulty(range(80), range(70, 80)), [], NOW)
+    world = World(log, shelf=shelf)
+    world.state.bind(log.id)
+    world.score.adopt()
+    world.score.restore()
+    assert world.state.restore()[1].keys() == {SERIES[0]}
+    assert {one.model_id for one in world.outcome()[0]} == {model(0).id}
 
 
 def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_loaded() -> None:

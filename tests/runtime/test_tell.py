@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.errors import BrokerAway
+from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports import Settled
 from insa_anomaly.runtime import tell as telling
 from insa_anomaly.runtime.tell import Tell
@@ -259,6 +259,26 @@ def test_a_refused_event_stays_and_is_tried_again_in_time() -> None:
         box.steps(4)
         assert box.waiting() == ([] if last else [2, 4])
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 4, 5, 2, 4, 2, 4]
+
+
+def test_a_full_disk_loses_no_event_and_tells_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was told and cannot be taken from the outbox is taken from it later."""
+    state, broker = MemoryState(), MemoryBroker()
+    tell = Tell(state, broker)
+    broker.open()
+    state.commit(1, None, [("t", b"1"), ("t", b"2")])
+
+    def refuse(_: object, __: object) -> None:
+        raise StateUnwritable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryState, "told", refuse)
+        for _ in range(3):
+            tell.step(0.0)
+        assert len(state.outgoing(0, 10)) == 2
+    tell.step(0.0)
+    assert state.outgoing(0, 10) == []
+    assert [payload for _, _, payload, _ in broker.published] == [b"1", b"2"]
 
 
 def test_what_is_refused_does_not_stop_what_is_under_way() -> None:

@@ -82,6 +82,7 @@ class Link:
         self.most = MOST  # bytes of a packet that the broker takes
         self.receive_maximum = 0xFFFF  # publishes that may be under way to it
         self._access, self._terms, self._owner = access, terms, owner
+        self.beat = monotonic()  # when its thread last showed life
         self._granted = False
         self._end: End | None = None
         self._closing = Event()
@@ -122,6 +123,7 @@ class Link:
         self._connect()
         deadline = monotonic() + _ANSWER_SECONDS
         while self._end is None:
+            self.beat = monotonic()
             rc = self.client.step(_TURN_SECONDS)
             if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or self.client.socket() is None:
                 return End(Cause.LOST, "connection lost") if self._granted else End(Cause.UNANSWERED, "closed without an answer to CONNECT")

@@ -4,6 +4,7 @@ Each connection is a `Link` with a paho client of its own; this decides which ve
 """
 
 import random
+from math import inf
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
@@ -17,7 +18,8 @@ from insa_anomaly.errors import BrokerRefused
 
 READERS: dict[str, type[StockClient]] = {"fast": FastClient, "stock": StockClient}
 _LEAVE_SECONDS = 2.0
-_SUSPICIOUS = 3  # connections lost without a word soon after they were granted, in a row
+_SUSPICIOUS = 5  # connections lost without a word soon after they were granted, in a row
+_SOON = 5.0  # seconds
 _ALWAYS = Backoff()
 
 
@@ -29,9 +31,11 @@ class Session:
         self._context = access.tls.context() if access.tls else None
         self._version, self._proven = 0, False
         self._generation = 0
+        self._subscribed = -1  # number of the connection on which every subscription is granted
         self._link: Link | None = None  # the one that stands
         self._trying: Link | None = None
         self._failures = 0
+        self._beat = monotonic()
         self._lost_soon = 0
         self._trouble = "not connected yet"
         self._refused: str | None = None
@@ -76,9 +80,25 @@ class Session:
         return self._link is not None
 
     @property
+    def listening(self) -> bool:
+        """True once every subscription of the connection that stands is granted."""
+        link = self._link
+        return link is not None and link.generation == self._subscribed
+
+    @property
     def alive(self) -> bool:
         """False once the thread that keeps us connected has ended."""
         return self._thread.is_alive()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the thread that keeps us connected showed life; infinite once it has ended, 0 before it has begun."""
+        if self._thread.ident is None:
+            return 0.0
+        if not self._thread.is_alive():
+            return inf
+        link = self._trying
+        return monotonic() - max(self._beat, 0.0 if link is None else link.beat)
 
     @property
     def trouble(self) -> str:
@@ -94,20 +114,22 @@ class Session:
     # ----------------------------------------------------------------------------------------- in the thread of ours
     def _run(self) -> None:
         while not self._closing.is_set():
-            began = monotonic()
+            began = self._beat = monotonic()
             end = self._live()
             lasted = monotonic() - began
             if self._link is not None:
                 self._link = None
+                self._failures = 0  # it was granted: the broker is there, and a network that flaps must not keep us away for long
                 self._generation += 1
                 end = self._suspected(end, lasted)
             else:
                 self._lost_soon = 0
             if end.cause is Cause.CLOSED or self._closing.is_set():
                 return
-            delay = self._after(end, lasted)
+            delay = self._after(end)
             self._trouble = end.reason
             self.ended(end, delay)
+            self._beat = monotonic() + delay
             self._closing.wait(delay)
 
     def _live(self) -> End:
@@ -122,12 +144,12 @@ class Session:
 
     def _suspected(self, end: End, lasted: float) -> End:
         """Some brokers, mosquitto 2.0 for one, do not say that another client took over: they hang up."""
-        self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < self._backoff.most else 0
+        self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < _SOON else 0
         if self._lost_soon < _SUSPICIOUS:
             return end
         return End(Cause.TAKEN_OVER, f"{end.reason}, {self._lost_soon} times in a row soon after it was granted")
 
-    def _after(self, end: End, lasted: float) -> float:
+    def _after(self, end: End) -> float:
         """Seconds to wait before the next attempt."""
         if end.cause is Cause.REFUSED and not self._decided.is_set():
             self._refused = end.reason
@@ -136,7 +158,7 @@ class Session:
             self._version = (self._version + 1) % len(self._access.versions)
             if self._version:
                 return 0.0
-        self._failures = 1 if lasted > self._backoff.most else self._failures + 1
+        self._failures += 1
         failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures  # two of us must not throw each other out in turn
         return self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
 
@@ -149,7 +171,7 @@ class Session:
 
     def subscribed(self, link: Link, refused: str | None) -> None:
         """Every subscription is answered."""
-        del link
+        self._subscribed = -1 if refused else link.generation
         if refused and not self._decided.is_set():
             self._refused = f"subscription to {refused}"
         self._decided.set()

@@ -1,7 +1,7 @@
 """What the record reader writes: readings, anomalies, episodes, dead letters and models, a page of the log in one transaction."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Self
 from uuid import UUID
@@ -15,8 +15,9 @@ from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import Connection, Session
 from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDumper, SeriesIds, columns, copy_stream, ensure_partitions
 from insa_anomaly.adapters.postgres.text import document, storable
+from insa_anomaly.core.event import Anomaly
 from insa_anomaly.core.reading import Rejected
-from insa_anomaly.ports import Page
+from insa_anomaly.ports import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
 
@@ -74,12 +75,22 @@ class PostgresRecorder:
             if time.monotonic() - self._upkept > _UPKEEP_SECONDS:
                 self._upkeep(session)
             series_ids = self._series.of(page.telemetry, session)
+            if page.late:
+                page = replace(page, anomalies=[*page.anomalies, *self._not_recorded_yet(session, page, series_ids)], late=())
             if not (self._is_bulk(page) and self._copied(session, page, series_ids)):
                 self._insert(session, page, series_ids)
 
     def _is_bulk(self, page: Page) -> bool:
         rested = time.monotonic() - self._duplicate_at >= self._bulk.rest_seconds
         return rested and len(page.telemetry.key) >= self._bulk.readings and not page.telemetry.original
+
+    def _not_recorded_yet(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> list[Anomaly]:
+        """The late anomalies whose readings the database does not know. Nobody else writes them, so asking before is enough."""
+        rows = np.array([row for row, _ in page.late])
+        telemetry = page.telemetry
+        keys = (series_ids[telemetry.key[rows]].tolist(), telemetry.timestamp[rows].tolist(), telemetry.discriminator[rows].tolist())
+        known = {row for (row,) in session.execute(self._statements["known_readings"], keys).fetchall()}
+        return [anomaly for number, (_, anomaly) in enumerate(page.late, 1) if number not in known]
 
     def _copied(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> bool:
         """Record a page of new readings; False: some are there already, and nothing was recorded."""
@@ -138,4 +149,4 @@ class PostgresRecorder:
 
 def _dead_letter(log_id: UUID, rejected: Rejected) -> tuple[object, ...]:
     raw = rejected.raw
-    return log_id, raw.received, storable(raw.topic), raw.payload, str(rejected.reason), storable(rejected.detail)
+    return letter_digest(raw), log_id, raw.received, storable(raw.topic), raw.payload, str(rejected.reason), storable(rejected.detail)

@@ -51,11 +51,20 @@ ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at, closed_at = exc
 WHERE (excluded.closed_at IS NOT NULL, excluded.updated_at, excluded.readings)
     > (known.closed_at IS NOT NULL, known.updated_at, known.readings)
 
+-- name: known_readings
+-- Which of these, counted from 1, are recorded.
+SELECT wanted.number::integer
+FROM unnest(%s::integer[], %s::bigint[], %s::bigint[]) WITH ORDINALITY AS wanted (series_id, ts, disc, number)
+JOIN telemetry t ON t.series_id = wanted.series_id AND t.ts = instant(wanted.ts) AND t.disc = wanted.disc
+
 -- name: add_dead_letter
--- One row a message, whatever its size: an array of payloads could outgrow what one parameter may hold.
-INSERT INTO dead_letters (log_id, received, topic, payload, reason, detail)
-VALUES (%s, instant(%s::bigint), %s, %b, %s, %s)
-ON CONFLICT DO NOTHING
+-- One row a message, whatever its size: an array of payloads could outgrow what one parameter may hold. Receive times are unique in a
+-- log, so that a page which comes twice counts nothing twice.
+INSERT INTO dead_letters AS known (digest, log_id, received, last_received, topic, payload, reason, detail)
+SELECT digest, log_id, instant(received), instant(received), topic, payload, reason, detail
+FROM (VALUES (%b, %s::uuid, %s::bigint, %s, %b, %s, %s)) AS letter (digest, log_id, received, topic, payload, reason, detail)
+ON CONFLICT (digest) DO UPDATE SET times = known.times + 1, last_received = excluded.last_received, log_id = excluded.log_id
+WHERE excluded.last_received > known.last_received
 
 -- name: retire_model
 -- Make room for the model that takes over: one active a series.

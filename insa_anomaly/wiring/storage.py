@@ -1,0 +1,52 @@
+"""The log and the states on disk, whole or set aside: a damaged file ends no start, and a person can look at it later."""
+
+from itertools import count
+from pathlib import Path
+
+from insa_anomaly import instrumentation
+from insa_anomaly.adapters import spool, state
+from insa_anomaly.errors import ConfigError, LogDamaged, StateDamaged
+
+_PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
+
+
+def log(path: Path) -> spool.Spool:
+    """The log; what can be read of a damaged one begins a new one. Raises LogBroken, ConfigError."""
+    found = None
+    try:
+        found = spool.Spool(path)
+        found.verify()
+    except LogDamaged:
+        if found is not None:
+            found.close()
+        aside = set_aside(path)
+        found = spool.Spool(path)
+        instrumentation.log_damaged(str(aside), *spool.salvaged(aside, found))
+    return found
+
+
+def states(path: Path) -> tuple[state.StateFile, bool]:
+    """The states, and whether they were lost: damaged ones are computed again from the log. Raises StateBroken, ConfigError."""
+    found = None
+    try:
+        found = state.StateFile(path)
+        found.verify()
+    except StateDamaged:
+        if found is not None:
+            found.close()
+        instrumentation.state_damaged(str(set_aside(path)))
+        return state.StateFile(path), True
+    return found, False
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the file and those that SQLite keeps beside it; answers the new name, which was free. Raises ConfigError."""
+    aside = next(one for number in count(1) if not (one := path.with_name(f"{path.name}.damaged-{number}")).exists())
+    try:
+        for part in _PARTS:
+            source = path.with_name(path.name + part)
+            if source.exists():
+                source.rename(aside.with_name(aside.name + part))
+    except OSError as error:
+        raise ConfigError(f"{path} is damaged and cannot be set aside: {error}") from error
+    return aside

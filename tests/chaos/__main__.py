@@ -1,0 +1,46 @@
+"""`make chaos`: how it goes on standard error, the figures as one JSON object last on standard output; status 1 where anything is wrong."""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from insa_anomaly.adapters.embedded import Tools
+from tests.chaos.run import Plan, run
+
+
+def _plan() -> Plan:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=500.0, help="messages a second")
+    parser.add_argument("--kinds", nargs="*", help="only faults whose name begins so: daemon, 'wire to broker', ...")
+    given = parser.parse_args()
+    return Plan(given.seconds, given.seed, given.rate, given.kinds or None)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"chaos: {text}\n")
+
+
+def main() -> int:
+    """Run it; answers the exit status."""
+    unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
+    with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # servers that may not run as root must get through to folders of their own
+        outcome = run(_plan(), Path(folder), Tools(unpacked if unpacked.is_dir() else None), _say)
+    _say(", ".join(f"{kind} {times}" for kind, times in sorted(outcome.count.items())))
+    _say("slowest recoveries: " + ", ".join(f"{seconds:.1f} s after {kind}" for seconds, kind in outcome.slowest))
+    for words in outcome.complaints:
+        _say(f"WRONG: {words}")
+    for words in outcome.exits:
+        _say(f"the daemon ended by itself; its last words:\n{words}")
+    sys.stdout.write(msgspec.json.encode(outcome.figures).decode() + "\n")
+    return 1 if outcome.complaints or outcome.exits else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

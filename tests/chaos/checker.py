@@ -1,0 +1,122 @@
+"""Looks from outside at what is left of a run, and holds it against what was said and what the detector makes of that."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isclose
+
+import msgspec
+
+from insa_anomaly.core.event import Event
+from tests.acceptance.site import Heard, Site
+from tests.chaos.oracle import Expected, Standing
+from tests.chaos.plant import Message, is_poison
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is in the database, and what was heard."""
+
+    readings: list[tuple[str, str, int, float]]
+    dead: list[tuple[str, bytes]]
+    anomalies: dict[str, tuple[float, str | None]]  # score and episode by id
+    episodes: dict[str, Standing]
+    events: list[Event]
+
+    @classmethod
+    def of(cls, site: Site, heard: Heard) -> "Left":
+        """All of it."""
+        return cls(
+            site.query("SELECT device_id, metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value FROM telemetry_readings"),
+            [(topic, bytes(payload)) for topic, payload in site.query("SELECT topic, payload FROM dead_letters")],
+            {str(row[0]): (row[1], row[2]) for row in site.query("SELECT id, anomaly_score, episode_id::text FROM anomaly_detections")},
+            {
+                str(row[0]): Standing(*row[1:])
+                for row in site.query(
+                    "SELECT id, readings, peak_confidence, (extract(epoch FROM closed_at) * 1000000)::bigint FROM anomaly_episodes"
+                )
+            },
+            [msgspec.json.decode(payload, type=Event) for _, payload in heard.told],
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The figures, and everything that is not as it must be, in words."""
+
+    stored: int
+    lost: int
+    duplicates: int
+    dead_letters: int
+    poison: int
+    events_missing: int
+    event_duplicates: int
+    complaints: list[str]
+
+
+def judge(said: Sequence[Message], expected: Expected | None, left: Left, known: Expected) -> Verdict:
+    """`known`: what the messages hold; `expected`: what the detector makes of them in this order, None where the order was lost."""
+    complaints: list[str] = []
+    found = Counter((device, metric, time) for device, metric, time, _ in left.readings)
+    missing = known.readings.keys() - found.keys()
+    poison = Counter(message for message in said if is_poison(message))
+    dead = Counter(left.dead)
+    lost = len(missing) + (poison - dead).total()
+    duplicates = found.total() - len(found)
+    _complain(complaints, "readings lost", missing)
+    _complain(complaints, "readings stored more than once", [key for key, times in found.items() if times > 1])
+    _complain(complaints, "readings nobody sent", found.keys() - known.readings.keys())
+    _complain(complaints, "values altered", [row for row in left.readings if known.readings.get(row[:3], row[3]) != row[3]])
+    _complain(complaints, "dead letters missing", poison - dead)
+    _complain(complaints, "dead letters too many", dead - poison)
+    heard = Counter(event.event_id for event in left.events)
+    wanted = set(expected.events) if expected else set()
+    if expected:
+        _compare(complaints, expected, left)
+    untold = _untold(left)
+    missing_events = len(wanted - heard.keys()) if expected else len(untold)
+    _complain(complaints, "transitions untold", untold)
+    _complain(complaints, "events missing", wanted - heard.keys())
+    _complain(complaints, "events without their rows", [event for event in left.events if not _has_rows(event, left)])
+    _complain(complaints, "ids told in two ways", _told_in_two_ways(left.events))
+    return Verdict(found.total(), lost, duplicates, dead.total(), poison.total(), missing_events, heard.total() - len(heard), complaints)
+
+
+def _compare(complaints: list[str], expected: Expected, left: Left) -> None:
+    _complain(complaints, "anomalies missing", expected.anomalies.keys() - left.anomalies.keys())
+    _complain(complaints, "anomalies too many", left.anomalies.keys() - expected.anomalies.keys())
+    _complain(
+        complaints,
+        "anomalies with another score",
+        [name for name, (score, _) in left.anomalies.items() if not isclose(expected.anomalies.get(name, score), score, abs_tol=1e-12)],
+    )
+    _complain(complaints, "episodes missing", expected.episodes.keys() - left.episodes.keys())
+    _complain(complaints, "episodes too many", left.episodes.keys() - expected.episodes.keys())
+    _complain(
+        complaints, "episodes that went otherwise", [name for name, one in left.episodes.items() if expected.episodes.get(name, one) != one]
+    )
+
+
+def _untold(left: Left) -> set[tuple[str, str]]:
+    """Beginnings and ends of episodes of the database that nobody was told of."""
+    told = {(event.episode_id, event.kind) for event in left.events}
+    due = {(name, "opened") for name in left.episodes} | {(name, "closed") for name, one in left.episodes.items() if one.closed_at}
+    return due - told
+
+
+def _has_rows(event: Event, left: Left) -> bool:
+    episode = left.episodes.get(event.episode_id)
+    return episode is not None and (event.kind != "closed" or episode.closed_at is not None)
+
+
+def _told_in_two_ways(events: Sequence[Event]) -> list[str]:
+    first: dict[str, Event] = {}
+    return [event.event_id for event in events if first.setdefault(event.event_id, event) != event]
+
+
+def _complain(complaints: list[str], word: str, what: Iterable[object]) -> None:
+    found = sorted(map(repr, what))
+    if found:
+        complaints.append(f"{len(found)} {word}: {', '.join(found[:_SHOWN])[:400]}")

@@ -1,0 +1,132 @@
+"""The daemon that kills itself at a named place, the nth time it comes there: `python -m tests.chaos.crashing <place> <n> run ...`."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+from unittest.mock import patch
+
+from insa_anomaly.adapters import model_files
+from insa_anomaly.adapters.mqtt import Connection
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.spool import Spool
+from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.cli import main
+from insa_anomaly.runtime.fleet import Fleet
+
+Crash = Callable[[], None]
+
+
+def before(owner: type, name: str) -> Callable[[Crash], None]:
+    """Where this method begins."""
+
+    def arm(crash: Crash) -> None:
+        plain = getattr(owner, name)
+
+        def crashing(*values: Any, **named: Any) -> object:  # noqa: ANN401 - whatever the method takes
+            crash()
+            return plain(*values, **named)
+
+        patch.object(owner, name, crashing).start()
+
+    return arm
+
+
+def after(owner: type, name: str) -> Callable[[Crash], None]:
+    """Where this method ends."""
+
+    def arm(crash: Crash) -> None:
+        plain = getattr(owner, name)
+
+        def crashing(*values: Any, **named: Any) -> object:  # noqa: ANN401 - whatever the method takes
+            answer = plain(*values, **named)
+            crash()
+            return answer
+
+        patch.object(owner, name, crashing).start()
+
+    return arm
+
+
+def before_commit_of(name: str) -> Callable[[Crash], None]:
+    """Within this method of the state, when all is written and nothing is committed."""
+
+    def arm(crash: Crash) -> None:
+        plain, transaction, within = getattr(StateFile, name), StateFile._transaction, list[str]()
+
+        @contextmanager
+        def watched(self: StateFile) -> Iterator[None]:
+            with transaction(self):
+                yield
+                if within:
+                    crash()
+
+        def method(*values: Any) -> object:  # noqa: ANN401 - whatever the method takes
+            within.append(name)
+            try:
+                return plain(*values)
+            finally:
+                within.pop()
+
+        patch.object(StateFile, "_transaction", watched).start()
+        patch.object(StateFile, name, method).start()
+
+    return arm
+
+
+def in_a_rename(crash: Crash) -> None:
+    """Where a file of a model is written, and has not its name yet."""
+    plain = os.fsync
+
+    def crashing(descriptor: int) -> None:
+        plain(descriptor)
+        crash()
+
+    patch.object(os, "fsync", crashing).start()
+
+
+# Of the daemon in its stream.
+PLACES: dict[str, Callable[[Crash], None]] = {
+    "before the log is written": before(Spool, "append"),
+    "after the log is written, before PUBACK": after(Spool, "append"),
+    "after PUBACK": after(Connection, "acknowledge"),
+    "before a commit of results": before_commit_of("commit"),
+    "after a commit of results": after(StateFile, "commit"),
+    "in a checkpoint": before_commit_of("checkpoint"),
+    "after a checkpoint": after(StateFile, "checkpoint"),
+    "between insert and commit": before(PostgresRecorder, "_finish"),
+    "after the database's commit, before it is known": after(PostgresRecorder, "record"),
+    "before recorded results are forgotten": before(StateFile, "forget"),
+    "before log rows are dropped": before(Spool, "drop"),
+    "while log rows are dropped": after(Spool, "_drop_some"),
+    "between publish and PUBACK": after(Connection, "publish"),
+    "between PUBACK and what is told": before(StateFile, "told"),
+    "in a model swap": before(Fleet, "swap"),
+    "after a model swap": after(Fleet, "swap"),
+}
+# Of the training.
+TRAINING_PLACES: dict[str, Callable[[Crash], None]] = {
+    "in a model's rename": in_a_rename,
+    "before the index knows the model": before(model_files.ModelFiles, "_enter"),
+    "after the index knows the model": after(model_files.ModelFiles, "_enter"),
+}
+
+
+def crash_at(nth: int) -> Crash:
+    """Kill this process the nth time it is called."""
+    calls = count(1)
+
+    def crash() -> None:
+        if next(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return crash
+
+
+if __name__ == "__main__":
+    place, nth = sys.argv.pop(1), int(sys.argv.pop(1))
+    (PLACES | TRAINING_PLACES)[place](crash_at(nth))
+    main()

@@ -1,0 +1,81 @@
+"""What can go wrong, drawn at random from a seed: every fault has a subject, which has one fault at a time, and an end."""
+
+import heapq
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+PAUSE = (0.5, 1.5)  # seconds from the beginning of one fault to that of the next, at least and at most
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind: `begin` does it, `heal` ends it after some time between the bounds (seconds), and answers whether it is over."""
+
+    subject: str
+    name: str
+    begin: Callable[[], None]
+    heal: Callable[[], bool] = lambda: True
+    least: float = 0.0
+    most: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """What it is called."""
+        return f"{self.subject} {self.name}"
+
+
+@dataclass
+class Injector:
+    """Draws faults, ends them in time, and remembers when each was over (monotonic)."""
+
+    faults: Sequence[Fault]
+    chance: random.Random
+    pause: tuple[float, float] = PAUSE
+    done: Counter[str] = field(default_factory=Counter)
+    healed: list[tuple[str, float]] = field(default_factory=list)
+    _due: list[tuple[float, int, Fault]] = field(default_factory=list)
+    _numbers: Iterable[int] = field(default_factory=count)
+
+    def run(self, seconds: float, watch: Callable[[], None], *, spared: str | None = None) -> None:
+        """Inject for so long; `watch` is called often; the `spared` subject is left alone. What goes on at the end goes on."""
+        now = time.monotonic()
+        until, following = now + seconds, now + self.chance.uniform(*self.pause)
+        while (now := time.monotonic()) < until:
+            self._heal()
+            if now >= following:
+                self._inject(spared)
+                following = max(now, following) + self.chance.uniform(*self.pause)
+            watch()
+            time.sleep(0.02)
+
+    def heal_all(self, watch: Callable[[], None], seconds: float = 60.0) -> None:
+        """Wait until every fault is over."""
+        until = time.monotonic() + seconds
+        while self._due and time.monotonic() < until:
+            self._heal()
+            watch()
+            time.sleep(0.02)
+        assert not self._due, f"not over after {seconds} s: {[fault.kind for _, _, fault in self._due]}"
+
+    def _inject(self, spared: str | None) -> None:
+        busy = {fault.subject for _, _, fault in self._due}
+        free = [fault for fault in self.faults if fault.subject not in busy and fault.subject != spared]
+        if free:
+            fault = self.chance.choice(free)
+            lasts = self.chance.uniform(fault.least, fault.most)
+            fault.begin()
+            self.done[fault.kind] += 1
+            heapq.heappush(self._due, (time.monotonic() + lasts, next(iter(self._numbers)), fault))
+
+    def _heal(self) -> None:
+        while self._due and self._due[0][0] <= time.monotonic():
+            _, number, fault = heapq.heappop(self._due)
+            if fault.heal():
+                self.healed.append((fault.kind, time.monotonic()))
+            else:
+                heapq.heappush(self._due, (time.monotonic() + 0.05, number, fault))
+                return

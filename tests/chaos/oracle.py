@@ -1,0 +1,74 @@
+"""The run that nothing happens to: the same detector over the same readings, in one thread, without log, broker or database."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from insa_anomaly.core.detector import Parameters, Results, Status
+from insa_anomaly.core.event import Transition, anomaly_id, deterministic_id, episode_id
+from insa_anomaly.core.reading import Acceptance, Parser
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.ports import Entry, Telemetry
+from insa_anomaly.runtime.feed import Registry, parsed
+from insa_anomaly.runtime.fleet import Fleet
+from tests.chaos.plant import BEGIN, KEYS, Message, for_every_series
+
+_AT_ONCE = 2000  # messages
+_RECEIVED = BEGIN + 10**14  # long after any of it
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An episode at its newest transition; `closed_at` in microseconds."""
+
+    readings: int
+    peak: float
+    closed_at: int | None
+
+
+@dataclass
+class Expected:
+    """What must be there in the end: values by (device, metric, microseconds), scores, episodes and kinds of events by id."""
+
+    readings: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    anomalies: dict[str, float] = field(default_factory=dict)
+    episodes: dict[str, Standing] = field(default_factory=dict)
+    events: dict[str, str] = field(default_factory=dict)
+
+    def take(self, telemetry: Telemetry, results: Results) -> None:
+        """Readings in the order of their arrival, and what the detector says of them."""
+        anomalous = (results.score < 0) & ((results.status == Status.SCORED) | (results.status == Status.LATE))
+        for i, number in enumerate(telemetry.key.tolist()):
+            device, metric = telemetry.keys[number]
+            time = int(telemetry.timestamp[i])
+            if (device, metric, time) in self.readings:
+                continue  # said twice
+            self.readings[device, metric, time] = float(telemetry.value[i])
+            name = anomaly_id(device, metric, time, int(telemetry.discriminator[i]))
+            if anomalous[i]:
+                self.anomalies[name] = float(results.score[i])
+            if results.transition[i] != Transition.NONE:
+                self._turn(device, metric, time, name, results, i)
+
+    def _turn(self, device: str, metric: str, time: int, reading: str, results: Results, i: int) -> None:
+        kind = Transition(int(results.transition[i])).name.lower()
+        episode = episode_id(device, metric, int(results.episode_started[i]))
+        closed_at = time if kind == "closed" else None
+        self.episodes[episode] = Standing(int(results.episode_readings[i]), float(results.episode_peak[i]), closed_at)
+        self.events[deterministic_id("event", episode, kind, reading)] = kind
+
+
+def expected(messages: Iterable[Message]) -> Expected:
+    """What comes of these messages, in this order."""
+    registry = Registry(len(KEYS))
+    fleet = Fleet(registry, Parameters(), Policy())
+    for one in for_every_series():
+        fleet.swap((one.model.device_id, one.model.metric_name), one.model)
+    parser = Parser(Acceptance(max_age=None))
+    found, said = Expected(), list(messages)
+    for begin in range(0, len(said), _AT_ONCE):
+        batch = parsed(Entry(1 + begin, _RECEIVED, said[begin : begin + _AT_ONCE], []), parser, registry)
+        found.take(batch.telemetry, fleet.advance(batch.telemetry))
+    assert np.isfinite(list(found.anomalies.values())).all()
+    return found

@@ -1,0 +1,191 @@
+"""One run: devices speak, faults happen, an operator listens; then all is healed, and what is left is judged."""
+
+import random
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from typing import Self
+
+import msgspec
+import numpy as np
+
+from insa_anomaly.adapters.embedded import Tools
+from tests.acceptance.site import EVENTS, Heard
+from tests.chaos import plant
+from tests.chaos.checker import Left, Verdict, judge
+from tests.chaos.clients import Devices, operator
+from tests.chaos.faults import PAUSE, Injector
+from tests.chaos.oracle import expected
+from tests.chaos.world import World, opened
+from tests.conftest import wait_for
+
+UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
+DRAIN_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
+_SLOWEST = 8
+_CALM_SHARE = 0.25  # of the time, at the end, in which the daemon itself is left alone so that its memory can be watched
+_WARM_SECONDS = 10.0  # of a daemon's life, in which its memory is not looked at
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done. `rate` is messages a second; `kinds` limits the faults, None: all but the unusual."""
+
+    seconds: float = 120.0
+    seed: int = 1
+    rate: float = 500.0
+    kinds: Collection[str] | None = None
+    pause: tuple[float, float] = PAUSE  # between faults, seconds
+    latency: float = 0.0  # seconds that the wire to the broker always takes
+    program: Sequence[str] = ("insa_anomaly",)  # the daemon's module and its first arguments
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # of the daemon, by section
+
+    def wants(self, kind: str) -> bool:
+        """Whether this kind of fault is to happen."""
+        return kind not in UNUSUAL if self.kinds is None else any(kind.startswith(one) for one in self.kinds)
+
+    @property
+    def replay(self) -> bool:
+        """Whether devices say again what a broker without our session may have lost."""
+        return self.kinds is not None and any(self.wants(kind) for kind in UNUSUAL)
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What a run gave, as it is printed."""
+
+    faults: int
+    published: int
+    puback: int
+    stored: int
+    lost: int
+    duplicates: int
+    dead_letters: int
+    poison: int
+    events_missing: int
+    event_duplicates: int
+    recovery_p99_s: float | None
+    rss_slope_kb_min: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The figures; what is not as it must be; and how it went."""
+
+    figures: Figures
+    complaints: list[str]
+    count: dict[str, int]
+    exits: list[str]
+    slowest: list[tuple[float, str]]  # recoveries, in seconds
+
+
+@dataclass
+class Watch:
+    """Looks at the database and at the daemon's memory from time to time, in a thread of its own."""
+
+    world: World
+    newest: list[tuple[float, int]] = field(default_factory=list)
+    memory: list[tuple[float, int, int]] = field(default_factory=list)  # monotonic, pid, kB
+    _stop: Event = field(default_factory=Event)
+
+    def __enter__(self) -> Self:
+        self._thread = Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            newest, rss = self.world.newest(), self.world.rss()
+            if newest is not None:
+                self.newest.append((time.monotonic(), newest))
+            if rss is not None:
+                self.memory.append((time.monotonic(), self.world.daemon.pid, rss))
+
+
+def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> Outcome:
+    """Do it all."""
+    chance, heard = random.Random(plan.seed), Heard()
+    with ExitStack() as stack:
+        world = stack.enter_context(opened(folder, tools, broker_is_killed=plan.replay))
+        injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.pause)
+        stack.enter_context(operator(world.broker.address, EVENTS, heard))
+        for section, settings in plan.settings.items():
+            world.site.put(section, settings)
+        world.wires["broker"].delay(plan.latency)
+        world.restart_as(plan.program)
+        devices = Devices(world.broker.address, plant.messages(plan.seed), plan.rate, replay=plan.replay)
+        stack.callback(devices.close)
+        watch = stack.enter_context(Watch(world))
+        injector.run(plan.seconds * (1 - _CALM_SHARE), world.watch)
+        injector.run(plan.seconds * _CALM_SHARE, world.watch, spared="daemon")
+        injector.heal_all(world.watch)
+        say(f"{sum(injector.done.values())} faults, all over; waiting for {len(devices.said)} messages to come through")
+        settle(world, devices, heard)
+        left = Left.of(world.site, heard)
+    assert devices.failure is None, devices.failure
+    everything = expected(devices.said)
+    verdict = judge(devices.said, None if plan.replay else everything, left, everything)
+    recoveries = _recoveries(devices, injector.healed, watch.newest)
+    figures = _figures(devices, injector, watch, verdict, recoveries)
+    return Outcome(figures, verdict.complaints, dict(injector.done), world.exits, sorted(recoveries)[-_SLOWEST:])
+
+
+def settle(world: World, devices: Devices, heard: Heard) -> None:
+    """Everything said is acknowledged, scored, recorded and told; the daemon stops in good order."""
+    devices.stop(DRAIN_SECONDS)
+    world.keep_running()
+    world.daemon.wait_ready()
+    wait_for(lambda: world.newest() is not None, 10)
+    before = -1
+    while before != (before := world.site.stored()):  # what is on its way from the broker
+        world.daemon.wait_idle(DRAIN_SECONDS)
+        time.sleep(0.5)
+    world.site.wait_told(heard)
+    assert world.daemon.terminate() == 0, world.daemon.log[-3000:]
+
+
+def _figures(devices: Devices, injector: Injector, watch: Watch, verdict: Verdict, recoveries: Sequence[tuple[float, str]]) -> Figures:
+    return Figures(
+        faults=sum(injector.done.values()),
+        published=len(devices.said),
+        puback=devices.puback,
+        stored=verdict.stored,
+        lost=verdict.lost,
+        duplicates=verdict.duplicates,
+        dead_letters=verdict.dead_letters,
+        poison=verdict.poison,
+        events_missing=verdict.events_missing,
+        event_duplicates=verdict.event_duplicates,
+        recovery_p99_s=round(float(np.quantile([seconds for seconds, _ in recoveries], 0.99)), 2) if recoveries else None,
+        rss_slope_kb_min=_slope(watch.memory),
+    )
+
+
+def _recoveries(devices: Devices, healed: Sequence[tuple[str, float]], newest: Sequence[tuple[float, int]]) -> list[tuple[float, str]]:
+    """Seconds from the end of each fault until a reading said after it is in the database, whatever else goes wrong meanwhile."""
+    said: dict[int, float] = {}
+    device, _ = plant.KEYS[0]
+    for message, at in zip(devices.said, devices.said_at, strict=True):
+        if not plant.is_poison(message) and message[0].endswith(device):
+            said.setdefault(plant.time_of(message), at)
+    looks = [(looked, said[time]) for looked, time in newest if time in said]
+    times = np.maximum.accumulate([at for _, at in looks]).tolist() if looks else []
+    places = [(kind, over, bisect_left(times, over)) for kind, over in healed]
+    return [(max(0.0, looks[place][0] - over), kind) for kind, over, place in places if place < len(looks)]
+
+
+def _slope(memory: Sequence[tuple[float, int, int]]) -> float | None:
+    """Kilobytes a minute by which the last daemon grew; None where it did not live for long enough."""
+    lived = [(at, rss) for at, pid, rss in memory if pid == memory[-1][1]]
+    looked = [(at, rss) for at, rss in lived if at > lived[0][0] + _WARM_SECONDS]
+    if len(looked) < 20:
+        return None
+    at, rss = np.array(looked).T
+    return round(float(np.polyfit((at - at[0]) / 60, rss, 1)[0]), 1)

@@ -1,0 +1,115 @@
+"""The daemon with one strand of its safety net cut: `python -m tests.chaos.sabotaged <name> run ...`. The checker must see each."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from unittest.mock import patch
+from uuid import uuid4
+
+import msgspec
+
+from insa_anomaly.adapters.mqtt import Connection
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.cli import main
+from insa_anomaly.core.event import Anomaly, Episode, Event, Transition, event_of
+from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.ports import Delivery, Page, SeriesKey
+from insa_anomaly.runtime import score
+from insa_anomaly.runtime.intake import Intake
+
+
+def acknowledge_before_commit() -> None:
+    """What comes in is acknowledged at once, and written afterwards."""
+    take = Intake.hand_over
+
+    def hand_over(self: Intake, delivery: Delivery) -> bool:
+        if self.broker is not None:
+            self.broker.acknowledge(delivery)
+        return take(self, msgspec.structs.replace(delivery, mids=[]))
+
+    patch.object(Intake, "hand_over", hand_over).start()
+
+
+def store_whatever_comes() -> None:
+    """Readings are inserted without a look at what is there; the test takes the table's key away."""
+    load = queries.load
+
+    def without_conflicts() -> Mapping[str, bytes]:
+        known = load()
+        return {**known, "add_telemetry": known["add_telemetry"].replace(b"ON CONFLICT DO NOTHING", b"")}
+
+    patch.object(queries, "load", without_conflicts).start()
+
+
+def go_on_after_a_failed_page() -> None:
+    """A page that the database did not take counts as recorded."""
+    record = PostgresRecorder.record
+
+    def swallowing(self: PostgresRecorder, page: Page) -> None:
+        try:
+            record(self, page)
+        except DatabaseAway:
+            return
+
+    patch.object(PostgresRecorder, "record", swallowing).start()
+
+
+def forget_what_is_not_sent() -> None:
+    """An event counts as told when it is made, not when the broker has it."""
+    commit = StateFile.commit
+
+    def committing(self: StateFile, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> object:
+        outgoing = commit(self, seq, results, events)
+        self.told([event.number for event in outgoing])
+        return outgoing
+
+    patch.object(StateFile, "commit", committing).start()
+
+
+def begin_anew_at_every_start() -> None:
+    """The states of the series are not taken up again."""
+    restore = StateFile.restore
+
+    def restoring(self: StateFile) -> tuple[int, dict[SeriesKey, bytes]]:
+        return restore(self)[0], {}
+
+    patch.object(StateFile, "restore", restoring).start()
+
+
+def give_ids_by_chance() -> None:
+    """An event computed again gets another id."""
+
+    def made(transition: Transition, reading: Anomaly, episode: Episode) -> Event:
+        return msgspec.structs.replace(event_of(transition, reading, episode), event_id=str(uuid4()))
+
+    patch.object(score, "event_of", made).start()
+
+
+def acknowledge_on_any_connection() -> None:
+    """What came over one connection is acknowledged on the next as well, where its number may be another message's."""
+
+    def acknowledging(self: Connection, delivery: Delivery) -> None:
+        link = self._link
+        if link is not None:
+            link.client.acknowledge(delivery.mids)
+
+    patch.object(Connection, "acknowledge", acknowledging).start()
+
+
+SABOTAGES: dict[str, Callable[[], None]] = {
+    cut.__name__: cut
+    for cut in (
+        acknowledge_before_commit,
+        store_whatever_comes,
+        go_on_after_a_failed_page,
+        forget_what_is_not_sent,
+        begin_anew_at_every_start,
+        give_ids_by_chance,
+        acknowledge_on_any_connection,
+    )
+}
+
+if __name__ == "__main__":
+    SABOTAGES[sys.argv.pop(1)]()
+    main()

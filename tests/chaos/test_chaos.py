@@ -1,0 +1,146 @@
+"""Under random faults nothing is lost, doubled or untold; and the parts of the harness do what they say."""
+
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from insa_anomaly.adapters.embedded import Tools
+from tests.chaos import plant
+from tests.chaos.faults import Fault, Injector
+from tests.chaos.oracle import expected
+from tests.chaos.proxy import Proxy
+from tests.chaos.run import Plan, run
+
+SHORT = Plan(seconds=30.0, seed=7, rate=200.0)
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_doubled_or_untold_under_random_faults(short_path: Path, tools: Tools) -> None:
+    """Daemon, database, broker, cache and wires fail, twenty times and more; what is left is what an undisturbed run leaves."""
+    outcome = run(SHORT, short_path, tools, lambda _: None)
+    figures = outcome.figures
+    assert (outcome.complaints, outcome.exits) == ([], [])
+    assert figures.faults >= 20
+    assert figures.published == figures.puback > 4000
+    assert (figures.lost, figures.duplicates, figures.events_missing) == (0, 0, 0)
+    assert figures.dead_letters == figures.poison > 20
+
+
+# ---------------------------------------------------------------------------------------------------- the plant
+def test_the_plant_is_the_same_for_the_same_seed() -> None:
+    """And another for another."""
+    first, again, other = (list(islice(plant.messages(seed), 3000)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_the_plant_has_everything_in_it() -> None:
+    """About one in a hundred each is poison, said twice or out of order; and there are anomalies, late ones too, and episodes."""
+    said = list(islice(plant.messages(3), 20_000))
+    poison = [message for message in said if plant.is_poison(message)]
+    assert len(set(poison)) == len(poison)
+    assert 140 < len(poison) < 260
+    good = Counter(message for message in said if not plant.is_poison(message))
+    assert 140 < good.total() - len(good) < 260
+    assert 140 < sum(_late(good)) < 260
+    found = expected(said)
+    assert len(found.readings) == len(good) * len(plant.METRICS)
+    assert len(found.anomalies) > 300
+    assert {"opened", "closed"} <= set(found.events.values())
+    assert sum(one.closed_at is not None for one in found.episodes.values()) > 50
+
+
+def _late(said: Iterable[plant.Message]) -> Iterator[bool]:
+    newest: dict[str, int] = {}
+    for message in said:
+        topic, at = message[0], plant.time_of(message)
+        yield at < newest.get(topic, 0)
+        newest[topic] = max(at, newest.get(topic, 0))
+
+
+# --------------------------------------------------------------------------------------------------- the faults
+def test_faults_are_drawn_from_the_seed_and_all_of_them_end() -> None:
+    """A subject has one fault at a time; the spared one has none."""
+    under: set[str] = set()
+
+    def fault(subject: str, name: str) -> Fault:
+        def begin() -> None:
+            assert subject not in under
+            under.add(subject)
+
+        def heal() -> bool:
+            under.discard(subject)
+            return True
+
+        return Fault(subject, name, begin, heal, 0.0, 0.3)
+
+    faults = [fault(subject, name) for subject in ("a", "b", "c") for name in ("x", "y")]
+    injector = Injector(faults, random.Random(1))
+    injector.run(4.0, lambda: None, spared="c")
+    injector.heal_all(lambda: None)
+    assert under == set()
+    assert len(injector.healed) == sum(injector.done.values()) >= 2
+    assert not [kind for kind in injector.done if kind.startswith("c")]
+
+
+# ----------------------------------------------------------------------------------------------------- the wire
+@pytest.fixture
+def echo() -> Iterator[tuple[str, int]]:
+    """A server that says everything back."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            try:
+                while True:
+                    client, _ = server.accept()
+                    threading.Thread(target=answer, args=(client,), daemon=True).start()
+            except OSError:
+                return
+
+        def answer(client: socket.socket) -> None:
+            with closing(client), suppress(ConnectionResetError):
+                while data := client.recv(1000):
+                    client.sendall(data)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def wire(echo: tuple[str, int]) -> Iterator[Proxy]:
+    """A wire to it."""
+    proxy = Proxy(echo)
+    yield proxy
+    proxy.close()
+
+
+def test_a_wire_carries_delays_swallows_and_breaks(wire: Proxy) -> None:
+    """Bytes come through as they are; later, where it is slow; not before it ends, where all is swallowed; and a reset is a reset."""
+    with socket.create_connection(("127.0.0.1", wire.port), 5.0) as client:
+        client.settimeout(0.5)
+        client.sendall(b"one")
+        assert client.recv(10) == b"one"
+        wire.delay(0.15)
+        began = time.monotonic()
+        client.sendall(b"two")
+        assert client.recv(10) == b"two"
+        assert time.monotonic() - began >= 0.3
+        wire.delay(0.0)
+        wire.swallow(everything=True)
+        time.sleep(0.3)
+        client.sendall(b"three")
+        with pytest.raises(TimeoutError):
+            client.recv(10)
+        wire.swallow(everything=False)
+        assert client.recv(10) == b"three"
+        wire.reset()
+        with pytest.raises(ConnectionResetError):
+            client.recv(10)

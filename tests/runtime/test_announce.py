@@ -1,0 +1,46 @@
+"""The state on MQTT: retained, said anew when it changes and on every connection, and no oftener."""
+
+import msgspec
+
+from insa_anomaly.runtime.announce import TOPIC, Announcement, Announcer, gone
+from insa_anomaly.testing import MemoryBroker
+
+
+def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:
+    """State and reasons of all that was published."""
+    assert {(topic, retained) for _, topic, _, retained in broker.published} <= {(TOPIC, True)}
+    found = [msgspec.json.decode(payload, type=Announcement) for _, _, payload, _ in broker.published]
+    assert {(one.instance, one.version) for one in found} <= {("line-1", "1.2.3")}
+    return [(one.state, list(one.reasons)) for one in found]
+
+
+def test_it_is_said_once_and_again_when_it_changes() -> None:
+    """Running, degraded with its reasons, running again; an end in good order."""
+    broker = MemoryBroker()
+    announcer = Announcer(broker, "line-1", "1.2.3")
+    broker.open()
+    for troubles in ([], [], ["no database"], ["no database"], []):
+        announcer.say(troubles)
+    announcer.say_stopped()
+    assert said(broker) == [("running", []), ("degraded", ["no database"]), ("running", []), ("stopped", [])]
+
+
+def test_a_new_connection_hears_it_again() -> None:
+    """The broker may have published the last will meanwhile; without a connection nothing is tried."""
+    broker = MemoryBroker()
+    announcer = Announcer(broker, "line-1", "1.2.3")
+    announcer.say([])
+    broker.open()
+    announcer.say([])
+    broker.close()
+    announcer.say([])
+    broker.open()
+    announcer.say([])
+    assert said(broker) == [("running", []), ("running", [])]
+
+
+def test_the_last_will_is_of_the_same_form() -> None:
+    """So that whoever reads one reads the other."""
+    topic, payload = gone("line-1", "1.2.3")
+    assert topic == TOPIC
+    assert msgspec.json.decode(payload, type=Announcement).state == "offline"
