@@ -102,7 +102,7 @@ def test_a_device_episode_is_told_like_any_other() -> None:
 def test_while_a_device_episode_is_open_its_metrics_open_none() -> None:
     """What they find is recorded in the device's episode; afterwards they speak for themselves again."""
     alone, together = World(shelf=shelf()), World(shelf=shelf())
-    messages = rows(range(300), range(100, 140))
+    messages = rows(range(300), range(100, 140), size=2.5)
     messages[120:125] = rows(range(120, 125), range(120, 125), size=40.0)  # far beyond what metric a has seen, once the device has spoken
     messages[250:255] = rows(range(250, 255), range(250, 252), size=400.0)
     alone.take(messages, [swap(0), swap(1)])
