@@ -18,13 +18,17 @@ endif
 # A killed make takes its demo with it: the kernel tells the demo, which then stops in good order.
 WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help demo test lint bench deps clean
+# The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
+JUDGE ?= ../shared/judge
+
+.PHONY: help demo test lint bench judge deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
 	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
 	@echo "make lint                         the first three alone"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
+	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
 	@echo "make clean                        remove .venv, .tools and every cache"
 	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
@@ -46,6 +50,13 @@ lint:
 bench: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.benchmarks
+
+# A line a set, as each is done; the longest first, two at once.
+judge:
+	@if [ ! -f $(JUDGE)/harness.py ]; then echo "judge: skipped, there is no evaluation kit at $(JUDGE)"; exit 0; fi; \
+	($(call sync,--group judge)) && cd $(JUDGE) && export OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1 && \
+	printf '%s\n' 'nab product_adapter:metric' 'skab product_adapter:device' 'synth product_adapter:metric' \
+	| xargs -P 2 -L 1 $(WITH_PARENT) $(CURDIR)/.venv/bin/python harness.py
 
 deps:
 	@$(PY) scripts/deps install mosquitto redis-server postgresql
