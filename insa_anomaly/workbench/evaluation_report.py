@@ -7,6 +7,7 @@ from textwrap import shorten
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from insa_anomaly.core.verdict import Policy
@@ -199,7 +200,7 @@ def _grid(*headings: str) -> Grid:
 
 def _name(run: Run) -> str:
     name = run.table.name
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return escape(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
 
 
 def _finite(value: float) -> float | None:
