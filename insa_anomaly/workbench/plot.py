@@ -110,7 +110,9 @@ def _draw_scores(figure: "Figure", run: Run, shown: Ints, row: int) -> None:
     figure.add_hline(y=0, line={"color": _RED, "width": 1}, row=row, col=1)
     if run.threshold:
         line = {"color": _RED, "width": 1, "dash": "dash"}
-        figure.add_hline(y=-run.threshold, line=line, annotation_text="an episode opens below", row=row, col=1)
+        figure.add_hline(
+            y=-run.threshold, line=line, annotation_text="an episode opens below", annotation_position="bottom left", row=row, col=1
+        )
     figure.update_yaxes(title_text="score", range=[-1.05, 1.05], row=row, col=1)
 
 
