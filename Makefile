@@ -18,7 +18,10 @@ endif
 # A killed make takes its demo with it: the kernel tells the demo, which then stops in good order.
 WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help demo test lint bench chaos deps clean
+# The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
+JUDGE ?= ../shared/judge
+
+.PHONY: help demo test lint bench chaos judge deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
@@ -26,6 +29,7 @@ help:
 	@echo "make lint                         the first three alone"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
+	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
 	@echo "make clean                        remove .venv, .tools and every cache"
 	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
@@ -52,6 +56,13 @@ chaos: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1) --rate $(or $(RATE),500) \
 	  $(if $(KINDS),--kinds $(KINDS))
+
+# A line a set, as each is done; the longest first, two at once.
+judge:
+	@if [ ! -f $(JUDGE)/harness.py ]; then echo "judge: skipped, there is no evaluation kit at $(JUDGE)"; exit 0; fi; \
+	($(call sync,--group judge)) && cd $(JUDGE) && export OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1 && \
+	printf '%s\n' 'nab product_adapter:metric' 'skab product_adapter:device' 'synth product_adapter:metric' \
+	| xargs -P 2 -L 1 $(WITH_PARENT) $(CURDIR)/.venv/bin/python harness.py
 
 deps:
 	@$(PY) scripts/deps install mosquitto redis-server postgresql

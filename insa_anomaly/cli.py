@@ -12,9 +12,12 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import admin, broker, checks, daemon, training
+from insa_anomaly.wiring import admin, broker, checks, daemon, evaluation, training
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.workbench import recording
+from insa_anomaly.workbench.evaluation import Split
+from insa_anomaly.workbench.evaluation_report import tell, to_json
+from insa_anomaly.workbench.plot import check_plots, write_plots
 from insa_anomaly.workbench.progress import open_console
 
 BAD_CONFIG = 78  # sysexits' EX_CONFIG: systemd does not restart after it
@@ -196,6 +199,46 @@ def replay(
     recordings = recording.inspect_all(files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()])
     counts = broker.replay_recordings(settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr))
     raise typer.Exit(INTERRUPTED if counts.stopped else 1 if counts.unacknowledged else 0)
+
+
+@cli.command()
+def evaluate(
+    files: Annotated[
+        list[Path], typer.Argument(help="Recorded: `timestamp,value`, or a column per metric; a column `anomaly` of 0 and 1 is its labels.")
+    ],
+    config: Config = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Events: JSON as NAB's combined_windows.json, or CSV with start,end and maybe file.")
+    ] = None,
+    train: Annotated[
+        str, typer.Option(help="Learn from the first part: a share, rows, or both, whichever is less (0.15,750).", metavar="SHARE|ROWS")
+    ] = "0.3",
+    *,
+    device: Annotated[bool, typer.Option("--device", help="Take all columns of a file together, as one device.")] = False,
+    recovery: Annotated[int, typer.Option(min=0, help="Readings after an event that still belong to it: no alarm in them is false.")] = 60,
+    plot: Annotated[Path | None, typer.Option(help="Draw series, bands, labels, episodes and scores into this HTML file.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as one JSON object last; the rest goes to standard error.")
+    ] = False,
+) -> None:
+    """Run the detector over recorded data and say how good its alarms are, or without labels how many there are and why."""
+    settings, _ = _load(config)
+    if plot:
+        check_plots(plot)
+    outcome = evaluation.evaluate_files(settings, files, labels, _split(train), device=device, console=open_console(sys.stderr))
+    tell(open_console(sys.stderr if json else sys.stdout), outcome, settings.verdict, recovery)
+    if plot:
+        write_plots(plot, outcome.runs)
+    if json:
+        typer.echo(to_json(outcome, settings.verdict, recovery))
+    raise typer.Exit(1 if outcome.refused else 0)
+
+
+def _split(text: str) -> Split:
+    try:
+        return Split.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--train {text}: {error}; say a share (0.3), rows (400), or both (0.15,750)") from error
 
 
 @cli.command()

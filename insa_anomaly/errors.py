@@ -103,6 +103,10 @@ class FileFormatError(InsaError):
     """A file of recorded readings cannot be understood."""
 
 
+class PlotUnavailable(InsaError):
+    """A picture needs plotly: install insa-anomaly with its extra `plot`."""
+
+
 class AddressInUse(InsaError):
     """The HTTP port is taken by another process."""
 

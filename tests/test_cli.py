@@ -46,7 +46,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
-    assert SHOWN == ["check-config", "demo", "keys", "migrate", "models", "replay", "run", "train"]
+    assert SHOWN == ["check-config", "demo", "evaluate", "keys", "migrate", "models", "replay", "run", "train"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,6 +75,9 @@ def test_every_command_explains_itself(name: str) -> None:
         (["train", "--device", "pump"], "say what to train"),
         (["train", "--all", "--jobs", "0"], "greater than or equal to 1"),
         (["train", "--csv", "x.csv", "--rows", "5"], "greater than or equal to 100"),
+        (["evaluate"], "Missing argument"),
+        (["evaluate", "x.csv", "--train", "half"], "say a share (0.3)"),
+        (["evaluate", "x.csv", "--recovery", "-1"], "greater than or equal to 0"),
         (["replay"], "Missing argument"),
         (["replay", "x.csv", "--speed", "0"], "greater than or equal to 0.001"),
         (["models", "--json=yes"], "does not take a value"),
@@ -130,7 +133,8 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
-    monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *(["x.csv"] if name == "replay" else [])])
+    files = ["x.csv"] if name in {"replay", "evaluate"} else []
+    monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *files])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == BAD_CONFIG

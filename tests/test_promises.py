@@ -148,6 +148,13 @@ def test_make_explains_every_target() -> None:
     assert targets == set(re.findall(r"^make ([a-z]+)", done.stdout, re.MULTILINE))
 
 
+def test_without_the_kit_nothing_is_judged(tmp_path: Path) -> None:
+    """`make judge` says so in a line, fetches nothing and fails nothing."""
+    command = ["make", "-s", "-C", str(ROOT), "judge", f"JUDGE={tmp_path}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout == f"judge: skipped, there is no evaluation kit at {tmp_path}\n"
+
+
 def test_dashboards_are_json() -> None:
     """What lies in dashboards/ can be read."""
     for path in _files():

@@ -84,7 +84,7 @@ class Recording:
         return values
 
     def _timestamp(self, line: int, cell: str) -> int:
-        timestamp = _time(cell)
+        timestamp = time_of(cell)
         if timestamp is None:
             _wrong(self.path, line, f"time {cell.strip()[:40]!r}", EXPECTED_TIME)
         return timestamp
@@ -157,10 +157,10 @@ def _shape(path: Path, head: list[str]) -> tuple[str, list[list[str]], bool, int
         rows = list(csv.reader(head, delimiter=separator))
         if len(rows[0]) < 2:
             continue
-        if _time(rows[0][0]) is not None:
+        if time_of(rows[0][0]) is not None:
             return separator, rows, False, 0
         time = _time_column(rows[0])
-        if len(rows) > 1 and len(rows[1]) > time and _time(rows[1][time]) is not None:
+        if len(rows) > 1 and len(rows[1]) > time and time_of(rows[1][time]) is not None:
             return separator, rows, True, time
     return _shapeless(path, head)
 
@@ -224,7 +224,8 @@ def _value(cell: str) -> float | None:
     return value if isfinite(value) or isinf(value) else None
 
 
-def _time(cell: str) -> int | None:
+def time_of(cell: str) -> int | None:
+    """The time in the cell, microseconds since the epoch; None where it is no time."""
     text = cell.strip()
     if not _is_number(text):
         return microseconds(text)

@@ -1,0 +1,246 @@
+"""The very detector that runs in the daemon, over recorded data, faster than real time: what it says, and how good that is.
+
+It learns from the first part of a recording and is then given the rest, a reading at a time as far as it can tell. It goes on learning as
+it does in the daemon, with one difference: a refit is there at once, where the daemon scores with the model before until the new one is
+ready, a second or so later.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from insa_anomaly import AnomalyDetector, DeviceDetector
+from insa_anomaly.core.features import Bools, Floats, Ints
+from insa_anomaly.errors import FileFormatError, InsaError
+from insa_anomaly.workbench import accuracy
+from insa_anomaly.workbench.accuracy import Alarms, Counts
+from insa_anomaly.workbench.progress import Advance, progress
+from insa_anomaly.workbench.table import Table
+
+_CHUNK = 1024  # readings between two movements of the bar
+_COLUMNS = ("score", "expected", "lower", "upper", "transition")
+
+Said = dict[str, npt.NDArray[Any]]
+
+
+class Detector(Protocol):
+    """A detector of rows, whatever it looks at in them: times [n] (microseconds), values [n, d]."""
+
+    def train(self, times: Ints, values: Floats) -> Mapping[str, Any]:
+        """Learn; answers what is known of the model. Raises TrainingError."""
+
+    def observe_many(self, times: Ints, values: Floats) -> Said:
+        """Take the next rows; a column of answers each."""
+
+    def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
+        """Take the next row; the same answers with reasons."""
+
+
+class MetricDetector:
+    """One metric."""
+
+    def __init__(self, table: Table, parameters: Mapping[str, float | str]) -> None:
+        self._detector = AnomalyDetector(table.device_id, table.metrics[0], **parameters)
+
+    def train(self, times: Ints, values: Floats) -> Mapping[str, Any]:
+        """As `Detector`."""
+        return self._detector.train({"timestamp": _moments(times), "value": values[:, 0]})
+
+    def observe_many(self, times: Ints, values: Floats) -> Said:
+        """As `Detector`."""
+        return self._detector.observe_many(values[:, 0], _moments(times))
+
+    def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
+        """As `Detector`."""
+        return self._detector.observe(float(row[0]), np.datetime64(time, "us"))
+
+
+class WholeDevice:
+    """All metrics of a device together."""
+
+    def __init__(self, table: Table, parameters: Mapping[str, float | str]) -> None:
+        self._metrics = table.metrics
+        self._detector = DeviceDetector(table.device_id, table.metrics, **parameters)
+
+    def train(self, times: Ints, values: Floats) -> Mapping[str, Any]:
+        """As `Detector`."""
+        return self._detector.train(self._data(times, values))
+
+    def observe_many(self, times: Ints, values: Floats) -> Said:
+        """As `Detector`."""
+        return self._detector.observe_many(self._data(times, values))
+
+    def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
+        """As `Detector`."""
+        return self._detector.observe(dict(zip(self._metrics, row.tolist(), strict=True)), np.datetime64(time, "us"))
+
+    def _data(self, times: Ints, values: Floats) -> dict[str, Any]:
+        return {"timestamp": _moments(times), **dict(zip(self._metrics, values.T, strict=True))}
+
+
+@dataclass(frozen=True)
+class Split:
+    """How much of a recording is learnt from: this share of it, at most so many rows; None: no such limit."""
+
+    share: float | None = None
+    rows: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Split":
+        """Read `0.3`, `400` or `0.15,750`. Raises ValueError."""
+        split = cls()
+        for number in map(float, text.split(",")):
+            split = cls(number, split.rows) if 0 < number < 1 else cls(split.share, _whole(number))
+        return split
+
+    def of(self, rows: int) -> int:
+        """So many of these rows."""
+        limits = [rows] if self.rows is None else [rows, self.rows]
+        return min([*limits, int(self.share * rows)] if self.share is not None else limits)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode as an operator is told of it, from `first` to the `last` anomalous row; values are those of the row that opened it."""
+
+    first: int
+    last: int
+    metric: str
+    value: float
+    expected: float
+    lower: float
+    upper: float
+    peak: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the detector said of the rows that it had not learnt from: columns [m] beside the rows of `table`."""
+
+    table: Table
+    trained: int
+    said: Said
+    episodes: tuple[Episode, ...]
+    threshold: float | None
+    known_before: int  # labelled events that lie wholly in what it learnt from
+
+    @property
+    def days(self) -> float:
+        """Time from the first row to the last."""
+        return float(self.table.times[-1] - self.table.times[0]) / 86_400e6
+
+    @property
+    def flags(self) -> Bools:
+        """Rows with a score below 0."""
+        return np.asarray(self.said["score"] < 0)
+
+    def counts(self, gap: int, recovery: int) -> Counts | None:
+        """What it comes to against the labels; None where there are none. `gap`, `recovery`: readings."""
+        if self.table.truth is None:
+            return None
+        told = np.zeros(len(self.flags), np.bool_)
+        for episode in self.episodes:
+            told[episode.first : episode.last + 1] = True
+        spans = [(episode.first, episode.last) for episode in self.episodes]
+        alarms = Alarms(told & self.flags, spans)
+        return accuracy.count(self.table.times, self.said["score"], self.table.truth, alarms, gap, recovery)
+
+
+def run(detector: Detector, table: Table, split: Split, advance: Advance) -> Run:
+    """Train on the first part, observe the rest; `advance` takes the number of rows observed since the last call.
+
+    Raises TrainingError, or FileFormatError where nothing is left to observe.
+    """
+    trained = split.of(len(table.times))
+    if trained >= len(table.times):
+        raise FileFormatError(f"all {len(table.times):,} readings would be learnt, none is left to judge by; see --train")
+    information = detector.train(table.times[:trained], table.values[:trained])
+    rest = _part(table, slice(trained, None))
+    said, reasons = _observed(detector, rest, advance)
+    return Run(rest, trained, said, tuple(_episodes(rest, said, reasons)), information.get("threshold"), _known(table, trained))
+
+
+def _known(table: Table, trained: int) -> int:
+    """Events that lie wholly in the first rows, `trained` of them."""
+    if table.truth is None:
+        return 0
+    return sum(not table.truth[last + 1] for _, last in accuracy.runs(table.truth[:trained]))
+
+
+def _observed(detector: Detector, table: Table, advance: Advance) -> tuple[Said, dict[int, tuple[str, ...]]]:
+    """What it says of every row, and why it opened an episode where it did."""
+    parts: list[Said] = []
+    reasons: dict[int, tuple[str, ...]] = {}
+    for begin in range(0, len(table.times), _CHUNK):
+        part = _part(table, slice(begin, begin + _CHUNK))
+        before = deepcopy(detector)  # reasons cost time, so they are asked of a twin, and only where there is something to explain
+        parts.append(detector.observe_many(part.times, part.values))
+        reasons |= {begin + i: why for i, why in _explained(before, part, np.flatnonzero(parts[-1]["transition"] == "opened"))}
+        advance(len(part.times))
+    names = [*_COLUMNS, *(["metric_name"] if "metric_name" in parts[0] else [])]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}, reasons
+
+
+def _explained(twin: Detector, table: Table, rows: Sequence[int] | Ints) -> Iterator[tuple[int, tuple[str, ...]]]:
+    begin = 0
+    for i in map(int, rows):
+        if i > begin:
+            twin.observe_many(table.times[begin:i], table.values[begin:i])
+        said = twin.observe(int(table.times[i]), table.values[i])
+        yield i, tuple(reason["text"] for reason in said.get("reasons", []))
+        begin = i + 1
+
+
+def _episodes(table: Table, said: Said, reasons: Mapping[int, tuple[str, ...]]) -> Iterator[Episode]:
+    flagged = np.flatnonzero(said["score"] < 0)
+    closings = np.append(np.flatnonzero(said["transition"] == "closed"), len(table.times))
+    for first in np.flatnonzero(said["transition"] == "opened").tolist():
+        end = int(closings[np.searchsorted(closings, first)])
+        last = int(flagged[np.searchsorted(flagged, end) - 1])
+        metric = str(said["metric_name"][first]) if "metric_name" in said else table.metrics[0]
+        value = float(table.values[first, table.metrics.index(metric)]) if metric in table.metrics else np.nan
+        expected, lower, upper = (float(said[name][first]) for name in ("expected", "lower", "upper"))
+        peak = -float(said["score"][first : last + 1].min())
+        yield Episode(first, last, metric, value, expected, lower, upper, peak, reasons.get(first, ()))
+
+
+def _part(table: Table, rows: slice) -> Table:
+    truth = None if table.truth is None else table.truth[rows]
+    return Table(table.path, table.device_id, table.metrics, table.times[rows], table.values[rows], truth)
+
+
+def _moments(times: Ints) -> npt.NDArray[np.datetime64]:
+    return times.astype("datetime64[us]")
+
+
+def _whole(number: float) -> int:
+    if not number.is_integer() or number < 1:
+        raise ValueError("a share lies between 0 and 1, a number of rows is whole")
+    return int(number)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of several series; `refused`: why there is nothing to say of a series, by its name."""
+
+    runs: tuple[Run, ...]
+    refused: Mapping[str, str]
+
+
+def evaluate(tables: Sequence[Table], make: Callable[[Table], Detector], split: Split, console: Console) -> Outcome:
+    """Run a new detector over each of the tables. One that cannot be learnt from does not keep the others from it."""
+    runs, refused = list[Run](), dict[str, str]()
+    readings = sum(len(table.times) - split.of(len(table.times)) for table in tables)
+    with progress(console, "readings evaluated", readings) as advance:
+        for table in tables:
+            try:
+                runs.append(run(make(table), table, split, advance))
+            except InsaError as error:
+                refused[table.name] = str(error)
+    return Outcome(tuple(runs), refused)

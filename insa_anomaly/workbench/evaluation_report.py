@@ -1,0 +1,224 @@
+"""How an evaluation speaks to people and to programs: a table with a row a series, the episodes one by one, one JSON object."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from math import isfinite
+from textwrap import shorten
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.workbench.accuracy import Counts, EventFigures, Figures, figures
+from insa_anomaly.workbench.evaluation import Episode, Outcome, Run
+
+_LISTED = 200  # episodes on a console; JSON has them all
+_LONGEST_NAME = 40
+_LONGEST_REASON = 120
+_WIDTH = 160  # a narrower terminal folds the lines: a figure that is cut is worse than a line that is folded
+_HEADINGS = (
+    *("events\ncaught", "delay", "false\nalarms", "a day"),
+    *("FPR\nreadings", "TPR\nreadings", "precision\nreadings", "precision\nepisodes", "AUC-PR", "threshold"),
+)
+
+
+class EpisodeSaid(msgspec.Struct, frozen=True):
+    """An episode as it is printed in JSON; numbers are None where there was nothing to expect."""
+
+    metric: str
+    opened: str
+    last: str
+    value: float | None
+    expected: float | None
+    lower: float | None
+    upper: float | None
+    confidence: float
+    reasons: tuple[str, ...]
+
+
+class SeriesSaid(msgspec.Struct, frozen=True):
+    """A series as it is printed in JSON."""
+
+    series: str
+    file: str
+    learnt_readings: int
+    readings: int
+    days: float
+    threshold: float | None
+    episodes_per_day: float | None
+    events_in_learnt_part: int
+    figures: Figures | None
+    episodes: tuple[EpisodeSaid, ...]
+
+
+class Said(msgspec.Struct, frozen=True):
+    """The whole evaluation as it is printed in JSON; `total` is of the labelled series."""
+
+    series: list[SeriesSaid]
+    refused: dict[str, str]
+    total: Figures | None
+
+
+def tell(console: Console, outcome: Outcome, policy: Policy, recovery: int) -> None:
+    """Print the table, what its words mean, and the episodes where there are no labels to count them against."""
+    counted = [(run, counts) for run in outcome.runs if (counts := run.counts(policy.merge_gap_readings, recovery))]
+    unlabelled = [run for run in outcome.runs if run.table.truth is None]
+    if counted:
+        console.print()
+        console.print(_accuracy_grid(counted), width=_WIDTH, crop=False)
+        for line in _explained(counted, policy, recovery):
+            console.print(line)
+    if unlabelled:
+        console.print()
+        console.print(_quiet_grid(unlabelled), width=_WIDTH, crop=False)
+        console.print(_chosen(policy))
+        for line in _episode_lines(unlabelled):
+            console.print(line, markup=False)
+    for name, reason in outcome.refused.items():
+        console.print(f"not evaluated: {name}: {reason}", markup=False)
+
+
+def to_json(outcome: Outcome, policy: Policy, recovery: int) -> str:
+    """One object on one line."""
+    counts = [run.counts(policy.merge_gap_readings, recovery) for run in outcome.runs]
+    series = [_series(run, one) for run, one in zip(outcome.runs, counts, strict=True)]
+    known = [one for one in counts if one]
+    return msgspec.json.encode(Said(series, dict(outcome.refused), figures(known) if known else None)).decode()
+
+
+# ------------------------------------------------------------------------------------------------------------ with labels
+def _accuracy_grid(counted: Sequence[tuple[Run, Counts]]) -> Grid:
+    grid = _grid(*_HEADINGS)
+    for run, counts in counted:
+        grid.add_row(_name(run), *_rates(figures([counts])), _number(run.threshold, "{:.2f}"))
+    grid.add_section()
+    grid.add_row(f"total of {len(counted)} series", *_rates(figures([counts for _, counts in counted])), "")
+    return grid
+
+
+def _rates(of: Figures) -> list[str]:
+    told = of.told
+    return [
+        f"{told.caught}/{told.events}",
+        _delay(told.median_delay_s),
+        str(told.false_alarms),
+        _number(told.false_alarms_per_day, "{:.2f}"),
+        *(_number(rate, "{:.2%}") for rate in (of.fpr, of.tpr, of.precision, told.precision)),
+        _number(of.auc_pr, "{:.3f}"),
+    ]
+
+
+def _explained(counted: Sequence[tuple[Run, Counts]], policy: Policy, recovery: int) -> Iterator[str]:
+    total = figures([counts for _, counts in counted])
+    yield (
+        f"All readings: F1 {_number(total.f1, '{:.3f}')}, balanced accuracy {_number(total.balanced_accuracy, '{:.3f}')} at "
+        f"FPR {_number(total.fpr, '{:.2%}')}; nothing is point-adjusted."
+    )
+    yield f"If every anomalous reading were told, threshold or not: {_sentence(total.flagged)}."
+    yield (
+        "Caught: an anomalous reading of an episode lies in the event; delay: median from the event's start to the first of them. False "
+        f"alarm: an episode that touches no event, nor the {recovery} readings after it."
+    )
+    yield "FPR, TPR and precision of readings are taken at score < 0, of episodes at the threshold; AUC-PR needs neither."
+    yield _chosen(policy)
+    if known := sum(run.known_before for run, _ in counted):
+        yield f"Not counted: {known} event{'s' * (known > 1)} in the parts that were learnt from."
+    if short := sum(counts.normal_days < 1 for _, counts in counted):
+        yield f"Less than a day of normal running: {short} of {len(counted)} series. There, false alarms a day are far extrapolated."
+
+
+def _sentence(of: EventFigures) -> str:
+    rate, precision = _number(of.false_alarms_per_day, "{:.2f}"), _number(of.precision, "{:.2f}")
+    return f"{of.caught} of {of.events} events caught, {of.false_alarms} false alarms, {rate} a day, precision of episodes {precision}"
+
+
+def _chosen(policy: Policy) -> str:
+    return (
+        "Threshold: the least confidence that opens an episode. Training chose it from what it learnt from, without labels, to give "
+        f"at most {policy.false_alarms_per_day:g} false episodes a day and series; a refit chooses anew. Refits are taken up at once; "
+        "in the daemon that takes a second or so."
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- without labels
+def _quiet_grid(runs: Sequence[Run]) -> Grid:
+    grid = _grid("learnt", "readings", "days", "episodes", "a day", "anomalous\nreadings", "threshold")
+    for run in runs:
+        rate = _number(len(run.episodes) / run.days if run.days else None, "{:.2f}")
+        counts = (f"{run.trained:,}", f"{len(run.flags):,}", f"{run.days:.1f}", str(len(run.episodes)), rate)
+        grid.add_row(_name(run), *counts, f"{run.flags.mean():.2%}", _number(run.threshold, "{:.2f}"))
+    return grid
+
+
+def _episode_lines(runs: Sequence[Run]) -> Iterator[str]:
+    found = [(run, episode) for run in runs for episode in run.episodes]
+    if found:
+        yield ""
+    for run, episode in found[:_LISTED]:
+        times = run.table.times
+        band = f"  expected {episode.expected:.4g} ({episode.lower:.4g} to {episode.upper:.4g})" if isfinite(episode.expected) else ""
+        lasted = _delay(float(times[episode.last] - times[episode.first]) / 1e6)
+        why = shorten("; ".join(episode.reasons), _LONGEST_REASON, placeholder=" ...")
+        where = f"{run.table.device_id}/{episode.metric}"
+        yield f"{_clock(times[episode.first])}  {where}  {episode.value:.4g}{band}  confidence {episode.peak:.2f}  lasted {lasted}  {why}"
+    if len(found) > _LISTED:
+        yield f"and {len(found) - _LISTED:,} more; --json tells all"
+
+
+# ------------------------------------------------------------------------------------------------------------------- JSON
+def _series(run: Run, counts: Counts | None) -> SeriesSaid:
+    return SeriesSaid(
+        series=run.table.name,
+        file=str(run.table.path),
+        learnt_readings=run.trained,
+        readings=len(run.flags),
+        days=run.days,
+        threshold=run.threshold,
+        episodes_per_day=len(run.episodes) / run.days if run.days else None,
+        events_in_learnt_part=run.known_before,
+        figures=figures([counts]) if counts else None,
+        episodes=tuple(_episode(run, episode) for episode in run.episodes),
+    )
+
+
+def _episode(run: Run, episode: Episode) -> EpisodeSaid:
+    value, expected, lower, upper = map(_finite, (episode.value, episode.expected, episode.lower, episode.upper))
+    opened, last = (_clock(run.table.times[row]).replace(" ", "T") + "Z" for row in (episode.first, episode.last))
+    return EpisodeSaid(episode.metric, opened, last, value, expected, lower, upper, episode.peak, episode.reasons)
+
+
+# ------------------------------------------------------------------------------------------------------------------ words
+def _grid(*headings: str) -> Grid:
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("series", no_wrap=True, vertical="bottom")
+    for heading in headings:
+        grid.add_column(heading, no_wrap=True, justify="right", vertical="bottom")
+    return grid
+
+
+def _name(run: Run) -> str:
+    name = run.table.name
+    return escape(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _delay(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _clock(micros: int) -> str:
+    return f"{datetime.fromtimestamp(int(micros) // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"

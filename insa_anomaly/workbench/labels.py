@@ -1,0 +1,114 @@
+"""What is known to have been wrong in a recording: a file of events that lie in time.
+
+Two forms are read: JSON as the Numenta Anomaly Benchmark has it (`combined_windows.json`: for every recording a list of [start, end]),
+and CSV with the columns `start`, `end` and, where it speaks of several recordings, `file`. Both ends belong to the event. Recordings are
+found by the end of their path, so that it does not matter where they lie or whether they are packed.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import numpy as np
+
+from insa_anomaly.core.features import Bools, Ints
+from insa_anomaly.errors import FileFormatError
+from insa_anomaly.workbench.recording import EXPECTED_TIME, time_of
+
+Event = tuple[int, int]  # first and last time, microseconds
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The events by recording; `complete`: a recording that is not named has none. Events under None are those of any recording."""
+
+    path: Path
+    events: Mapping[str | None, Sequence[Event]]
+    complete: bool
+
+    def of(self, recording: Path) -> Sequence[Event]:
+        """The events of this recording. Raises FileFormatError where it is not clear which they are."""
+        if None in self.events:
+            return self.events[None]
+        shared = {name: _shared(name, recording) for name in self.events if name is not None}
+        most = max(shared.values(), default=0)
+        best = [name for name, parts in shared.items() if parts == most]
+        if most and len(best) == 1:
+            return self.events[best[0]]
+        if most:
+            raise FileFormatError(f"{self.path}: {recording} could be any of {', '.join(map(repr, best[:3]))}")
+        if self.complete:
+            return ()
+        raise FileFormatError(f"{self.path}: says nothing of {recording}; it speaks of {', '.join(map(repr, list(self.events)[:3]))}, ...")
+
+
+def read_labels(path: Path) -> Labels:
+    """The file of labels. Raises FileFormatError."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return _from_json(path, text) if text.lstrip().startswith("{") else _from_csv(path, text)
+
+
+def inside(times: Ints, events: Sequence[Event]) -> Bools:
+    """Which of the times [n] (microseconds) lie in an event."""
+    within = np.zeros(len(times), np.bool_)
+    for start, end in events:
+        within |= (times >= start) & (times <= end)
+    return within
+
+
+def _from_json(path: Path, text: str) -> Labels:
+    try:
+        said = msgspec.json.decode(text.encode(), type=dict[str, list[Any]])
+    except msgspec.DecodeError as error:
+        raise FileFormatError(f"{path}: {error}; expected for every recording a list of [start, end]") from error
+    return Labels(path, {name: [_window(path, name, window) for window in windows] for name, windows in said.items()}, complete=False)
+
+
+def _window(path: Path, name: str, window: object) -> Event:
+    if not isinstance(window, list) or len(window) != 2:
+        _wrong(
+            path, name, f"{window!r:.60}", "[start, end]; single times say nothing of how long it was wrong (combined_windows.json does)"
+        )
+    return _event(path, name, *map(str, window))
+
+
+def _from_csv(path: Path, text: str) -> Labels:
+    rows = csv.DictReader(text.splitlines(), restkey="", restval="")
+    names = [(name or "").strip().lower() for name in rows.fieldnames or ()]
+    if not {"start", "end"} <= set(names):
+        _wrong(path, "line 1", f"the columns {', '.join(names) or 'of nothing'}", "start,end or start,end,file; or JSON as NAB has it")
+    rows.fieldnames = names
+    events: dict[str | None, list[Event]] = {} if "file" in names else {None: []}
+    for row in rows:
+        event = _event(path, f"line {rows.line_num}", row["start"], row["end"])
+        events.setdefault(row["file"].strip() if "file" in names else None, []).append(event)
+    return Labels(path, events, complete=True)
+
+
+def _event(path: Path, place: str, start: str, end: str) -> Event:
+    first, last = time_of(start), time_of(end)
+    if first is None or last is None:
+        _wrong(path, place, f"time {(start if first is None else end).strip()[:40]!r}", EXPECTED_TIME)
+    if last < first:
+        _wrong(path, place, f"an end before its start, {start} to {end}", "the start first")
+    return first, last
+
+
+def _shared(name: str, recording: Path) -> int:
+    """So many parts at the end of the two paths are the same."""
+    parts = 0
+    for own, other in zip(reversed(Path(name).parts), reversed(recording.absolute().parts), strict=False):
+        if own.removesuffix(".gz") != other.removesuffix(".gz"):
+            break
+        parts += 1
+    return parts
+
+
+def _wrong(path: Path, place: str, found: str, expected: str) -> NoReturn:
+    raise FileFormatError(f"{path}, {place}: {found}; expected {expected}")
