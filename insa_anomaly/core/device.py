@@ -285,8 +285,8 @@ def _seen(state: Floats, served: Served | None, times: Floats, values: Floats) -
 
 def surprises(members: Floats, tables: Floats) -> Floats:
     """-log10 p of every member [n, MEMBERS]."""
-    each = [_surprise(member, table) for member, table in zip(np.ascontiguousarray(members.T), tables[:MEMBERS], strict=True)]
-    return np.minimum(np.stack(each, axis=1), _SURPRISE_CAP)
+    each = calibration.surprise(members.ravel(), np.tile(tables[:MEMBERS], (len(members), 1)))
+    return np.minimum(each.reshape(members.shape), _SURPRISE_CAP)
 
 
 def combined(before: float, rows: Rows, members: Floats) -> Floats:
@@ -395,5 +395,7 @@ def _nothing_said(n: int, metrics: int) -> DeviceResults:
 
 
 def _joined(parts: list[DeviceResults], shape: tuple[int, int]) -> DeviceResults:
+    if len(parts) == 1:
+        return parts[0]
     parts = parts or [_nothing_said(0, shape[1])]
     return DeviceResults(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(DeviceResults)))
