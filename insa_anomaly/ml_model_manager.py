@@ -25,7 +25,7 @@ from insa_anomaly.core.detector import Model, Models, Parameters, Results, Statu
 from insa_anomaly.core.event import NAMESPACE
 from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.reading import Quality
-from insa_anomaly.core.reasons import describe
+from insa_anomaly.core.reasons import reasons
 from insa_anomaly.core.verdict import Transition
 from insa_anomaly.device_detector import DeviceDetector
 from insa_anomaly.errors import ModelFileError, TrainingError
@@ -34,7 +34,8 @@ from insa_anomaly.saved_file import write_whole
 from insa_anomaly.timestamps import Timestamp, micros
 
 if TYPE_CHECKING:
-    from insa_anomaly.core.training import HeldOut, Past
+    from insa_anomaly.core.challenge import Challenge, Name
+    from insa_anomaly.core.training import Past
 
 __all__ = ["AnomalyDetector", "DeviceDetector"]
 
@@ -66,7 +67,6 @@ class AnomalyDetector:
         self.parameters, self.policy = sorted_parameters(parameters, Parameters)
         self._state = features.empty(1)
         self._seen: deque[tuple[int, float, float]] = deque(maxlen=self.parameters.history_readings_most)
-        self._held_out: HeldOut | None = None
         self._take(None, {})
 
     def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,17 +75,21 @@ class AnomalyDetector:
         `data` is a mapping or a DataFrame. The newest readings fill the window, unless it has moved beyond them already. Raises
         NotEnoughData or TrainingError.
         """
-        times, values = micros(data["timestamp"]), np.asarray(data["value"], np.float64)
-        if times.shape != values.shape or values.ndim != 1:
-            raise TrainingError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
-        self._learn(times, values, refit=None)
-        self._remember_all(times, values)
-        self._warm_up(times, values)
+        times, values = _readings(data)
+        self._learn(times, values, None)
         return self.get_model_info()
 
     def retrain(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Learn anew from `data`, as the next version; the window and an open episode stay."""
-        return self.train(data) | {"improvement_percentage": None, "promoted": True}
+        """Learn anew from `data`; the window and an open episode stay. The new model serves only where it is not worse (`promoted`).
+
+        Adds `improvement_percentage` of balanced accuracy over the serving model, on readings that neither has learnt, None where there
+        are too few; and the reason of a refusal, or of the None.
+        """
+        times, values = _readings(data)
+        challenge = self._learn(times, values, self._past() if self._model else None)
+        why = challenge.refusal or challenge.unknown
+        outcome = {"improvement_percentage": challenge.improvement_percentage, "promoted": challenge.promoted, "reason": why}
+        return self.get_model_info() | outcome
 
     def predict(self, value: float, timestamp: Timestamp | None = None) -> dict[str, Any]:
         """What if this were the next reading? Changes nothing. Without a timestamp: one typical pause after the newest."""
@@ -103,7 +107,8 @@ class AnomalyDetector:
         values, times = np.asarray(values, np.float64), micros(timestamps)
         if times.shape != values.shape or values.ndim != 1:
             raise ValueError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
-        parts, begin = [], 0
+        parts: list[dict[str, Any]] = []
+        begin = 0
         while begin < len(values) or not parts:
             results = self._observe(values[begin:], times[begin:])
             parts.append(_columns(results))
@@ -184,21 +189,48 @@ class AnomalyDetector:
         self._seen.extend(zip(times[:n][kept].tolist(), values[:n][kept].tolist(), alarms.tolist(), strict=True))
 
     def _refit(self) -> None:
-        from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
-        times, values, alarms = (np.array(column) for column in zip(*self._seen, strict=True))
-        past = Past(self._model, self._held_out, times[alarms < 0]) if self._model else None
+        times, values, _ = self._history()
         with suppress(TrainingError):  # it goes on with what it has, and tries again a day later
-            self._learn(times, values, past)
+            if self._model is None:
+                self._take_up(challenge.train(times, values, self._next_name(), self.parameters, self.policy))
+            else:
+                self._take_up(challenge.refit(times, values, self._next_name(), self.parameters, self.policy, self._past()))
 
-    def _learn(self, times: Ints, values: Floats, refit: Past | None) -> None:
-        from insa_anomaly.core.training import fit  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+    def _learn(self, times: Ints, values: Floats, past: Past | None) -> Challenge:
+        from insa_anomaly.core.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        challenge = train(times, values, self._next_name(), self.parameters, self.policy, past)
+        self._take_up(challenge)
+        self._remember_all(times, values)
+        self._warm_up(times, values)
+        return challenge
+
+    def _take_up(self, challenge: Challenge) -> None:
+        if challenge.promoted:
+            trained = challenge.trained
+            self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
+
+    def _next_name(self) -> Name:
+        from insa_anomaly.core.challenge import Name  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         version = self._model.version + 1 if self._model else 1
-        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
-        trained = fit(times, values, (self.device_id, self.metric_name), name, version, self.parameters, self.policy, refit)
-        self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
-        self._held_out = trained.held_out
+        return Name(
+            (self.device_id, self.metric_name), str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}")), version
+        )
+
+    def _past(self) -> Past:
+        from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        assert self._model is not None  # noqa: S101 - the caller asked
+        times, _, alarms = self._history()
+        return Past(self._model, times[alarms < 0])
+
+    def _history(self) -> tuple[Ints, Floats, Floats]:
+        """What was seen: times, values, and the scores of what alarmed."""
+        seen = np.array(self._seen, _SEEN)
+        return seen["time"], seen["value"], seen["alarm"]
 
     def _remember_all(self, times: Ints, values: Floats) -> None:
         """What was given to training is the history from now on."""
@@ -232,9 +264,17 @@ class AnomalyDetector:
         said: dict[str, Any] = {name: column[0].item() for name, column in _columns(results).items()}
         said["reasons"] = []
         if model and said["is_anomaly"]:
-            reasons = describe(results.features[0], model.numbers[detector.FEATURES], int(results.rules[0]))
-            said["reasons"] = [msgspec.structs.asdict(reason) for reason in reasons]
+            why = reasons(self._models, 0, results, 0)
+            said["reasons"] = [msgspec.structs.asdict(reason) for reason in why]
         return said | {"model_id": model.id if model else None, "model_version": model.version if model else None}
+
+
+def _readings(data: Mapping[str, Any]) -> tuple[Ints, Floats]:
+    """Times and values of a mapping or a DataFrame. Raises TrainingError."""
+    times, values = micros(data["timestamp"]), np.asarray(data["value"], np.float64)
+    if times.shape != values.shape or values.ndim != 1:
+        raise TrainingError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
+    return times, values
 
 
 def _columns(results: Results) -> dict[str, Any]:

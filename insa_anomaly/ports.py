@@ -171,7 +171,7 @@ class ModelRow(msgspec.Struct, frozen=True):
     training_samples: int
     threshold: float
     parameters: dict[str, float | int | str | bool | None]
-    figures: dict[str, float | int | str | None]
+    figures: dict[str, float | int | str | dict[str, float] | None]
     sha256: str
     accuracy: float | None = None
     false_positive_rate: float | None = None

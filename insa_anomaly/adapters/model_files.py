@@ -304,6 +304,8 @@ def _new_row(trained: "Trained | TrainedDevice", scorer: StoredFile, trained_at:
         parameters=asdict(trained.parameters),
         figures=trained.figures,
         sha256=scorer.sha256,
+        accuracy=trained.assessed("accuracy"),
+        false_positive_rate=trained.assessed("false_positive_rate"),
     )
 
 

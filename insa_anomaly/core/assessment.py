@@ -24,7 +24,7 @@ FALSE_POSITIVE_RATE_MOST = 0.05
 CONTEXT = features.FLAT_CAP + features.LONG  # readings before the holdout that fill the window
 _SIZES = (3.0, 6.0, 12.0)  # in units of the series' local noise
 _LENGTHS = {"spike": 2, "level_shift": 60, "drift": 100, "stuck": 60, "noise": 60, "dropout": 4, "oscillation": 60}
-_APART = 200  # readings from the beginning of one fault to that of the next, and room to recover
+_APART = 200  # readings from the beginning of one fault to that of the next: room to recover, where there is room
 _PERIOD = 8
 _MIDDLE_OF = 31
 _SEED = 20_240_901
@@ -47,6 +47,9 @@ class Holdout:
     times: Ints
     values: Floats
     context: int
+
+    def __len__(self) -> int:
+        return len(self.times) - self.context
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,13 @@ class Comparison:
     lower_bound: float  # of the difference in balanced accuracy: below it with a chance of 1 in 40
     challenger_false_positive_rate: float
 
-    def better(self) -> str:
+    def objection(self) -> str:
         """Why the challenger is not to be promoted; empty where it is."""
         if self.lower_bound < -WORSE_BY:
             return f"balanced accuracy may be lower by {-100 * self.lower_bound:.1f} points, more than {100 * WORSE_BY:g}"
         if self.challenger_false_positive_rate > FALSE_POSITIVE_RATE_MOST:
-            return f"it calls {100 * self.challenger_false_positive_rate:.1f} % of ordinary readings anomalous, more than {100 * FALSE_POSITIVE_RATE_MOST:g} %"
+            rate, most = 100 * self.challenger_false_positive_rate, 100 * FALSE_POSITIVE_RATE_MOST
+            return f"it calls {rate:.1f} % of ordinary readings anomalous, more than {most:g} %"
         return ""
 
 
@@ -115,9 +119,7 @@ def compare(champion: Assessment, challenger: Assessment) -> Comparison:
     more_caught = challenger.caught.astype(np.float64) - champion.caught
     differences = (_resampled(random, less_alarmed) + _resampled(random, more_caught)) / 2
     gain = challenger.accuracy - champion.accuracy
-    return Comparison(
-        100 * gain / max(champion.accuracy, 1e-9), float(np.quantile(differences, 0.025)), challenger.false_positive_rate
-    )
+    return Comparison(100 * gain / max(champion.accuracy, 1e-9), float(np.quantile(differences, 0.025)), challenger.false_positive_rate)
 
 
 def interval(share: Bools) -> tuple[float, float]:
@@ -138,7 +140,7 @@ def local_noise(values: Floats) -> float:
 def _plans(n: int) -> list[list[Fault]]:
     """Every kind in every size, evenly spread over n readings; in as many passes as it takes to keep them apart."""
     wanted = [(kind, size) for size in _SIZES for kind in _LENGTHS]
-    at_once = max(1, n // _APART)
+    at_once = max(2, n // _APART)
     plans = [wanted[begin : begin + at_once] for begin in range(0, len(wanted), at_once)]
     return [
         [Fault(kind, size, first, min(first + _LENGTHS[kind], n)) for (kind, size), first in zip(plan, _places(n, len(plan)), strict=True)]

@@ -40,7 +40,7 @@ def table(values: Floats) -> Floats:
 
 
 def _knots(ordered: Floats, limit: float) -> Floats:
-    """Values between which the share of those at least as large is interpolated [_KNOTS]: evenly spread in the body, by halves in the tail."""
+    """Values [_KNOTS] between which counted shares are interpolated: in even steps in the body, in equal ratios in the tail."""
     body = np.quantile(ordered, np.linspace(0, 1, _BODY_KNOTS) * _BODY, method="lower")
     body[-1] = limit
     exceeding = np.geomspace(max((1 - _BODY) * len(ordered), 1.0), 1.0, _TAIL_KNOTS)

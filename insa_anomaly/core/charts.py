@@ -51,7 +51,8 @@ def forecast_error(look: Look, numbers: Floats) -> Floats:
     off = z[:, -1] - (predictors(z) * numbers[:, WEIGHTS]).sum(axis=1)
     off -= numbers[:, ERROR_CENTER]
     off /= numbers[:, ERROR_SCALE]
-    return np.log1p(np.minimum(np.abs(off), _ERROR_CAP))
+    error: Floats = np.log1p(np.minimum(np.abs(off), _ERROR_CAP))
+    return error
 
 
 def smoothed(before: Floats, which: Ints, errors: Floats, moved: Bools) -> tuple[Floats, Floats]:

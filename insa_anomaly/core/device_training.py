@@ -20,7 +20,7 @@ from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_M
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
 from insa_anomaly.core.forest import SAMPLES_MOST, Forest
-from insa_anomaly.core.training import compiled, daily_profile
+from insa_anomaly.core.training import Figures, compiled, daily_profile
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
@@ -38,8 +38,6 @@ _FIT_CAP = 20.0  # further out, a value does not pull harder on a forecast
 _EXPLAINED = 0.9  # share of the level's variance along the axes that are kept
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in device_features.NAMES])
 
-Figures = dict[str, float | int | str | None]
-
 
 @dataclass(frozen=True)
 class TrainedDevice:
@@ -56,6 +54,11 @@ class TrainedDevice:
     def estimators(self) -> dict[str, object]:
         """What scikit-learn made, by what it is; the scales of a device are the scorer's own."""
         return {"model": self.forest}
+
+    def assessed(self, figure: str) -> float | None:
+        """A figure of the assessment, None where it is not known."""
+        known = self.figures[figure]
+        return float(known) if isinstance(known, (int, float)) else None
 
 
 @dataclass(frozen=True)

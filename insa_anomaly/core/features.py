@@ -36,9 +36,7 @@ FLAT = COUNT + 1  # readings since the value last changed, at most FLAT_CAP
 SEEN = FLAT + 1  # readings that ever moved the window
 FIRST = SEEN + 1  # time of the first of them
 SINCE_DUE = FIRST + 1  # readings since a refit was last due
-LOW = SINCE_DUE + 1  # least and largest value that ever moved the window, +inf and -inf before the first
-HIGH = LOW + 1
-SMOOTHED = HIGH + 1  # a running mean of the forecast's error; `core.charts` owns its meaning, negative where there is none
+SMOOTHED = SINCE_DUE + 1  # a running mean of the forecast's error; `core.charts` owns its meaning, negative where there is none
 EPISODE = slice(SMOOTHED + 1, SMOOTHED + 6)  # the open episode; `core.verdict` owns its meaning
 HELD = EPISODE.stop  # discriminators remembered of the time LAST
 SLOTS = slice(HELD + 1, HELD + 1 + _REMEMBERED)  # their int64 bits
@@ -83,8 +81,6 @@ class Pushed:
     counts: Floats  # [n]
     flats: Floats  # [n]
     seen: Floats  # [n]
-    lows: Floats  # [n] least and largest value that ever moved the window before the reading
-    highs: Floats  # [n]
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def empty(k: int) -> Floats:
     """States [k, STATE_WIDTH] of series that have seen nothing."""
     states = np.zeros((k, STATE_WIDTH))
     states[:, TIMES] = -np.inf
-    states[:, LOW], states[:, HIGH], states[:, SMOOTHED] = np.inf, -np.inf, -1.0
+    states[:, SMOOTHED] = -1.0
     return states
 
 
@@ -135,22 +131,18 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
     counts = np.minimum(_run(restarts, states[:, COUNT] - 1, which, moved, ordinal, begin) + 1, LONG)
     flats = np.minimum(_run(changes, states[:, FLAT], which, moved, ordinal, begin), FLAT_CAP)
     seen = states[which, SEEN] + (ordinal - begin[which] + 1)
-    counted = moved & ~np.isnan(values)
-    lows, lows_left = _largest(-states[:, LOW], which, 0.0 - values, counted)  # one zero: bits shall not depend on the batch
-    highs, highs_left = _largest(states[:, HIGH], which, values + 0.0, counted)
 
     after = states.copy()
     after[:, VALUES], after[:, TIMES] = values_left, times_left
     touched = np.flatnonzero(per_row)
     newest = np.flatnonzero(moved)[(begin + per_row - 1)[touched]]
     after[touched, COUNT], after[touched, FLAT] = counts[newest], flats[newest]
-    after[:, LOW], after[:, HIGH] = -lows_left, highs_left
     after[touched, SEEN] += per_row[touched]
     after[touched, SINCE_DUE] += per_row[touched]
     oldest = np.flatnonzero(moved)[begin[touched]]
     after[touched, FIRST] = np.where(states[touched, SEEN] > 0, states[touched, FIRST], times[oldest])
     _remember(after, touched, discriminators[newest], remembered)
-    return Pushed(after, arrivals, values_seen, times_seen, counts, flats, seen, -lows, highs)
+    return Pushed(after, arrivals, values_seen, times_seen, counts, flats, seen)
 
 
 def _arrivals(states: Floats, which: Ints, times: Floats, discriminators: Ints) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:
@@ -238,21 +230,6 @@ def _run(marks: Bools, before: Floats, which: Ints, moved: Bools, ordinal: Ints,
     previous[fresh] = run[ordinal[still][fresh]]
     out[still] = np.where(marks[still], 0, previous + 1)
     return out
-
-
-def _largest(before: Floats, which: Ints, values: Floats, counted: Bools) -> tuple[Floats, Floats]:
-    """Per reading the largest value that counted in its row before it, and per row the largest that is left; `before` [s]."""
-    left = before.copy()
-    np.maximum.at(left, which[counted], values[counted])
-    seen = before[which]
-    again = np.flatnonzero(which[1:] == which[:-1]) + 1
-    if len(again):  # a running maximum over ranks, which a lane for each row keeps apart
-        ladder, ranks = np.unique(np.concatenate((seen, values)), return_inverse=True)
-        own, new = ranks[: len(seen)], np.where(counted, ranks[len(seen) :], 0)
-        lane = which * len(ladder)
-        reached = np.maximum.accumulate(lane + np.maximum(own, new)) - lane
-        seen[again] = ladder[reached[again - 1]]
-    return seen, left
 
 
 def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Look:

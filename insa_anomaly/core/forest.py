@@ -133,6 +133,40 @@ class Arena:
         lengths: Floats = self._lengths.take(self._leaves.ravel().take(place)).sum(axis=1)
         return lengths
 
+    def shares(self, row: int, features: Features) -> Floats:
+        """How much each feature [w] shortened the way of one reading through the forest in this row: shares [w] that sum to 1.
+
+        A split moves the path length that is to be expected from that of the node to that of the child; what the splits on one feature
+        took away, over all trees, is the feature's part (path attribution after Saabas 2014). All 0 where nothing was taken away.
+        """
+        lengths, samples = self._expected_lengths(row)
+        values, trees = _sortable(features) << _FEATURE_BITS, np.arange(self.trees)
+        place = np.zeros(self.trees, np.int64)
+        taken = np.zeros(len(features))
+        for depth, level in enumerate(self._levels):
+            node = level[row, trees, place]
+            by = node & _FEATURE_MASK
+            below = 2 * place + (node - values[by] < 0)
+            inner = samples[depth][trees, place] > samples[depth + 1][trees, below]  # else there is no split here
+            steps = np.where(inner, lengths[depth][trees, place] - lengths[depth + 1][trees, below], 0.0)
+            taken += np.bincount(by, steps, len(taken))
+            place = below
+        taken = np.maximum(taken, 0.0)
+        total = float(taken.sum())
+        return taken / total if total > 0 else taken
+
+    def _expected_lengths(self, row: int) -> tuple[list[Floats], list[Ints]]:
+        """Per level [trees, 2**depth]: the mean path length of the samples that were grown from below a node, and their number."""
+        codes = self._leaves[row].astype(np.int64)
+        samples = [np.where(codes > 0, (codes - 1) % SAMPLES_MOST + 1, 0)]
+        lengths = [self._lengths[codes]]
+        for _ in range(DEPTH):
+            left, right = samples[0][:, ::2], samples[0][:, 1::2]
+            mean = (lengths[0][:, ::2] * left + lengths[0][:, 1::2] * right) / np.maximum(left + right, 1)
+            samples.insert(0, left + right)
+            lengths.insert(0, mean)
+        return lengths, samples
+
 
 def _sortable(floats: npt.NDArray[np.float32]) -> Ints:
     """Integers that compare as these floats do; both zeros are 0. NaN has no place here."""

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from insa_anomaly.core.detector import FEATURES, MEMBERS, Models, Results
 from insa_anomaly.core.event import Reason
+from insa_anomaly.core.features import FLAT_FREE, MEANS, NAMES, SCALE, SPREADS, Features, Floats
 from insa_anomaly.core.rules import Rule
-from insa_anomaly.core.features import MEANS, NAMES, SCALE, SPREADS, Features, Floats
+from insa_anomaly.core.verdict import Transition
 
 _MOST = 3
 _LEAST_SHARE = 0.1
@@ -29,24 +31,29 @@ _NAMED = {
 }
 
 
-def describe(scaled: Features, numbers: Floats, seen: int = 0) -> list[Reason]:
-    """What the rules saw, and the features [WIDTH] that stand out most, strongest first.
+_SPOKE = {
+    "forecast": "forecast: far from what the last readings led to expect",
+    "forecast_smoothed": "forecast: the last ten readings together lay further from their forecasts than usual",
+    "window": "window: taken together, the features of the last readings lie further out than usual",
+}
 
-    A feature's share is that of its square; a rule's share is 1. `numbers` [features.NUMBERS_WIDTH] are those of the model that scaled the
-    features, `seen` are `rules.Rule`. No feature out of the ordinary: no reason.
+
+def reasons(models: Models, row: int, results: Results, i: int) -> list[Reason]:
+    """Why reading i stands out, which the model in this row scored: what the rules saw, which member spoke, what isolated it.
+
+    The share of a rule, and of a chart that was the strangest member, is 1; those of the features (`forest.Arena.shares`) sum to 1, and
+    come strongest first without the small ones. A reading that merely goes on with an episode is explained by the one that opened it,
+    or made it worse: in a plant where everything alarms there is no time for more.
     """
+    seen, numbers, scaled = int(results.rules[i]), models.numbers[row, FEATURES], results.features[i]
+    member = MEMBERS[results.member[i]]
     named = [Reason(rule.name.lower(), 1.0, words) for rule, words in _NAMED.items() if seen & rule and rule.name]
-    return named + _features(scaled, numbers)
-
-
-def _features(scaled: Features, numbers: Floats) -> list[Reason]:
-    weights = scaled.astype(np.float64) ** 2
-    total = float(weights.sum())
-    if total == 0:
-        return []
-    strongest = np.argsort(-weights, kind="stable")[:_MOST]
-    shares = weights / total
-    return [Reason(NAMES[i], float(shares[i]), _words(i, scaled, numbers)) for i in strongest.tolist() if shares[i] >= _LEAST_SHARE]
+    named += [Reason(member, 1.0, _SPOKE[member])] if member in _SPOKE else []
+    if results.episode_readings[i] and results.transition[i] == Transition.NONE:
+        return named
+    shares = models.arena.shares(row, scaled)
+    strongest = np.argsort(-shares, kind="stable")[:_MOST]
+    return named + [Reason(NAMES[j], float(shares[j]), _words(j, scaled, numbers)) for j in strongest.tolist() if shares[j] >= _LEAST_SHARE]
 
 
 def _words(i: int, scaled: Features, numbers: Floats) -> str:
@@ -56,5 +63,6 @@ def _words(i: int, scaled: Features, numbers: Floats) -> str:
         now, usual = (max(float(np.exp(x)) - 0.05, 0.0) * numbers[SCALE] for x in (raw, mean))
         return f"spread: the last 10 readings scatter by {now:.3g} (usual {usual:.3g})"
     if NAMES[i] == "flat_run":
-        return f"flat: unchanged for {max(round(float(np.expm1(raw))), 0)} readings (usual {max(round(float(np.expm1(mean))), 0)})"
+        now, usual = (max(round(float(np.expm1(x) + numbers[FLAT_FREE])), 0) for x in (raw, mean))
+        return f"flat: unchanged for {now} readings (usual {usual})"
     return _SHIFTS[NAMES[i]].format(raw * numbers[SCALE], spread * numbers[SCALE])

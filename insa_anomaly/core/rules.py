@@ -13,7 +13,7 @@ from insa_anomaly.core.features import DAY, FLAT_CAP, FLAT_FREE, Bools, Floats, 
 
 SURPRISE = 8.0  # -log10 p
 RELIEF = 3.0  # decades that a known level is less surprising than the charts say
-EXTREME_SHARE = 0.05  # of the range ever seen, once that is a day's; of half a day's twice as much, and so on
+EXTREME_SHARE = 0.05  # of the range ever learnt, once that is a day's; of half a day's twice as much, and so on
 
 # The columns of what was learnt for the rules of one series.
 LOW, HIGH = 0, 1  # of all values that were given to training
@@ -82,9 +82,12 @@ def usual_run(flats: Floats) -> float:
 
 
 def seen(pushed: Pushed, ready: Ints, times: Floats, scaling: Floats, numbers: Floats) -> Rules:
-    """What the rules see in the readings `ready` [k] of a batch; times [k], scaling [k, features.NUMBERS_WIDTH], numbers [k, NUMBERS_WIDTH]."""
+    """What the rules see in the readings `ready` [k] of a batch.
+
+    times [k], scaling [k, features.NUMBERS_WIDTH], numbers [k, NUMBERS_WIDTH].
+    """
     value, before, flats = pushed.windows[ready, -1], pushed.windows[ready, -2], pushed.flats[ready]
-    low, high = np.minimum(pushed.lows[ready], numbers[:, LOW]), np.maximum(pushed.highs[ready], numbers[:, HIGH])
+    low, high = numbers[:, LOW], numbers[:, HIGH]
     with np.errstate(over="ignore", invalid="ignore"):
         share = EXTREME_SHARE * DAY / np.clip(np.maximum(times, numbers[:, THROUGH]) - numbers[:, FROM], 1.0, DAY)
         beyond = np.maximum(value - high, low - value) > share * (high - low)
@@ -105,6 +108,6 @@ def seen(pushed: Pushed, ready: Ints, times: Floats, scaling: Floats, numbers: F
 
 
 def at_known_level(values: Floats, numbers: Floats) -> Bools:
-    """Is each value [n] one of the few that its tag takes?"""
+    """Whether each value [n] is one of the few that its tag takes."""
     known: Bools = (values[:, None] == numbers[:, LEVELS]).any(axis=1)
     return known

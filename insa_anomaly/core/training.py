@@ -34,23 +34,7 @@ _PROFILE_DAYS = 2.9
 _PROFILE_INTERVAL = 3700e6
 _PROFILE_GAIN = 0.15
 
-Figures = dict[str, float | int | str | None]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Readings as models that had not seen them saw them, in time order: what a table is calibrated on."""
-
-    times: Floats  # [n]
-    values: Floats  # [n]
-    members: Floats  # [n, len(detector.MEMBERS)] strangeness
-    errors: Floats  # [n] distance from the expected value
-
-    def __getitem__(self, rows: Bools) -> "HeldOut":
-        return HeldOut(self.times[rows], self.values[rows], self.members[rows], self.errors[rows])
-
-    def __len__(self) -> int:
-        return len(self.times)
+Figures = dict[str, float | int | str | dict[str, float] | None]
 
 
 @dataclass(frozen=True)
@@ -58,8 +42,7 @@ class Past:
     """What a refit is told of the time before it."""
 
     model: Model  # that served since the last refit
-    held_out: HeldOut | None  # as its training left it; None: it is lost
-    anomalous: Ints  # times of the readings that it, or one before it, called anomalous
+    anomalous: Ints  # times of the readings that it, or one before it, called anomalous, but for what an operator dismissed
 
     @property
     def numbers(self) -> Floats:
@@ -79,7 +62,6 @@ class Trained:
     model: Model
     forest: IsolationForest
     scaler: StandardScaler
-    held_out: HeldOut
     parameters: Parameters
     samples: int
     figures: Figures
@@ -89,6 +71,11 @@ class Trained:
     def estimators(self) -> dict[str, object]:
         """What scikit-learn made, by what it is."""
         return {"model": self.forest, "scaler": self.scaler}
+
+    def assessed(self, figure: str) -> float | None:
+        """A figure of the assessment, None where it is not known."""
+        known = self.figures[figure]
+        return float(known) if isinstance(known, (int, float)) else None
 
 
 @dataclass(frozen=True)
@@ -132,7 +119,9 @@ class _Fitted:
 
     numbers: Floats  # [features.NUMBERS_WIDTH]
     charts: Floats  # [charts.NUMBERS_WIDTH]
-    compiled: Forest
+    forest: IsolationForest
+    scaler: StandardScaler
+    scaled: features.Features  # [n, features.WIDTH] what the forest was grown on
 
 
 def fit(
@@ -161,20 +150,19 @@ def fit(
     _grow_older(numbers, given, parameters, past)
     history = _quarantine(numbers, recent, past)
     numbers[detector.GAP], windows = _windows(history, interval, parameters)
-    fitted, forest, scaler = _learn(windows, interval, parameters)
-    held_out = _cross_fit(windows, interval, parameters) if past is None or past.held_out is None else _lengthened(past, given)
-    held_out = held_out[held_out.times >= recent.times[0]]
-    ordinary = held_out[~np.isin(held_out.times, history.times[history.quarantined])]
+    fitted = _learn(windows, interval, parameters)
+    forest = compiled(fitted.forest, fitted.scaled)
+    held_out = _cross_fit(windows, interval, replace(parameters, contamination="auto"))  # saves a pass: only the serving forest's is read
     numbers[detector.FEATURES], numbers[detector.CHARTS] = fitted.numbers, fitted.charts
     numbers[detector.RULES] = _rules(given, windows, past)
-    numbers[detector.OFFSET] = fitted.compiled.offset
-    numbers[detector.BAND] = np.quantile(ordinary.errors, 1 - parameters.alpha)
-    scores = _calibrate(numbers, ordinary)
+    numbers[detector.OFFSET] = forest.offset
+    numbers[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
+    scores = _calibrate(numbers, held_out)
     numbers[detector.THRESHOLD] = verdict.threshold_for(scores, len(scores) / per_day, policy)
-    model = Model(model_id, version, *key, fitted.compiled, numbers)
+    model = Model(model_id, version, *key, forest, numbers)
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, history, scores, numbers)
-    return Trained(model, forest, scaler, held_out, parameters, len(history), figures, made_with)
+    return Trained(model, fitted.forest, fitted.scaler, parameters, len(history), figures, made_with)
 
 
 def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) -> Figures:
@@ -192,7 +180,7 @@ def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) ->
         "accuracy": None,
         "false_positive_rate": None,
         "true_positive_rate": None,
-        "basis": "not assessed: needs a holdout by time with injected faults",
+        "basis": "not assessed: learnt on from the version before it",
     }
 
 
@@ -212,6 +200,12 @@ def _ordered(times: Ints, values: Floats) -> _History:
     if len(when) < FEWEST_READINGS:
         raise NotEnoughData(f"{len(when)} different readings with finite values; at least {FEWEST_READINGS} are needed")
     return _History(when, what, np.zeros(len(when), np.bool_))
+
+
+def usable(times: Ints, values: Floats, parameters: Parameters) -> tuple[Ints, Floats]:
+    """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""
+    recent = _recent(_ordered(times, values), parameters)
+    return recent.times.astype(np.int64), recent.values
 
 
 def _recent(given: _History, parameters: Parameters) -> _History:
@@ -259,7 +253,8 @@ def _with_lead(values: Floats, alarmed: Bools) -> Bools:
     """What alarmed, and the whole of a flat run in which it did: it was as stuck before it was long enough to tell."""
     run = np.cumsum(np.concatenate(([0], values[1:] != values[:-1])))
     long = np.bincount(run) >= features.SHORT
-    return alarmed | (np.isin(run, run[alarmed]) & long[run])
+    lead: Bools = np.isin(run, run[alarmed]) & long[run]
+    return alarmed | lead
 
 
 def _rules(given: _History, windows: _Windows, past: Past | None) -> Floats:
@@ -311,7 +306,7 @@ def _unroll(history: _History, gap: float) -> _Windows:
 
 
 # --------------------------------------------------------------------------------------------------- one fit
-def _learn(windows: _Windows, interval: float, parameters: Parameters) -> tuple[_Fitted, IsolationForest, StandardScaler]:
+def _learn(windows: _Windows, interval: float, parameters: Parameters) -> _Fitted:
     numbers = np.zeros(features.NUMBERS_WIDTH)
     values, when = windows.values[:, -1], windows.stamps[:, -1]
     numbers[features.CENTER], numbers[features.SCALE] = center, scale = _robust_scale(values)
@@ -328,8 +323,7 @@ def _learn(windows: _Windows, interval: float, parameters: Parameters) -> tuple[
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
     numbers[features.MEANS], numbers[features.SPREADS] = scaler.mean_, scaler.scale_
     scaled = features.scaled(raw, everywhere)
-    forest = _grow(scaled, parameters)
-    return _Fitted(numbers, _charts(look, raw), compiled(forest, scaled)), forest, scaler
+    return _Fitted(numbers, _charts(look, raw), _grow(scaled, parameters), scaler, scaled)
 
 
 def _free_run(flats: Floats) -> float:
@@ -445,47 +439,45 @@ def _rounded_down(thresholds: Floats) -> Thresholds:
 
 
 # ---------------------------------------------------------------------------------------------- calibration
-def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> HeldOut:
+@dataclass(frozen=True)
+class _HeldOut:
+    """Windows [n] in time order, as models that had not seen them saw them: what the tables are calibrated on."""
+
+    values: Floats  # [n] the newest of each
+    members: Floats  # [n, len(detector.MEMBERS)] strangeness
+    errors: Floats  # [n] distance from the expected value
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _HeldOut:
     edges = np.linspace(0, len(windows), _BLOCKS + 1).astype(int)
     at = np.arange(len(windows))
-    blocks = [(at >= begin) & (at < end) for begin, end in pairwise(edges)]
-    return _joined([_seen_by(_learn(windows[~block], interval, parameters)[0], windows[block]) for block in blocks])
+    parts = [_held_out(windows, (at >= begin) & (at < end), interval, parameters) for begin, end in pairwise(edges)]
+    return _HeldOut(*(np.concatenate(columns) for columns in zip(*((p.values, p.members, p.errors) for p in parts), strict=True)))
 
 
-def _lengthened(past: Past, given: _History) -> HeldOut:
-    """What was held out before, and how the model that served since then saw what is new."""
-    assert past.held_out is not None  # noqa: S101 - the caller asked
-    first = int(np.searchsorted(given.times, past.through, "right"))
-    numbers = past.numbers
-    windows = _unroll(given[max(first - _CONTEXT, 0) :], numbers[detector.GAP])
-    served = _Fitted(numbers[detector.FEATURES], numbers[detector.CHARTS], past.model.forest)
-    fresh = _seen_by(served, windows)
-    return _joined([past.held_out, fresh[fresh.times > past.through]])
-
-
-def _joined(parts: list[HeldOut]) -> HeldOut:
-    return HeldOut(*(np.concatenate([getattr(part, name) for part in parts]) for name in HeldOut.__dataclass_fields__))
-
-
-def _seen_by(fitted: _Fitted, unseen: _Windows) -> HeldOut:
+def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Parameters) -> _HeldOut:
+    fitted, unseen = _learn(windows[~block], interval, parameters), windows[block]
     numbers = np.broadcast_to(fitted.numbers, (len(unseen), len(fitted.numbers)))
     own = np.broadcast_to(fitted.charts, (len(unseen), len(fitted.charts)))
     look = unseen.look(numbers)
     raw = features.unscaled(look, numbers)
     errors = charts.forecast_error(look, own)
-    forest = -fitted.compiled.score_samples(features.scaled(raw, numbers))
+    forest = -fitted.forest.score_samples(features.scaled(raw, numbers))
     members = np.stack((forest, errors, _smoothed(errors, unseen.begins), charts.window_z(raw, own)), axis=1)
     values = unseen.values[:, -1]
-    return HeldOut(unseen.stamps[:, -1], values, members, np.abs(values - features.expected(look, numbers)))
+    return _HeldOut(values, members, np.abs(values - features.expected(look, numbers)))
 
 
 def _smoothed(errors: Floats, begins: Bools) -> Floats:
     """As the stream smooths them: each beginning is a row of its own."""
-    which = np.cumsum(begins)
+    which = np.cumsum(begins, dtype=np.int64)
     return charts.smoothed(np.full(int(which[-1]) + 1, charts.NONE), which, errors, np.ones(len(errors), np.bool_))[0]
 
 
-def _calibrate(numbers: Floats, held_out: HeldOut) -> Floats:
+def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:
     """Write the tables into `numbers`; answers the scores of the held-out readings."""
     members = tuple(np.ascontiguousarray(held_out.members.T))
     for place, values in zip(detector.TABLES, members, strict=False):

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import FEATURES, Model, Models, Parameters, Results, advance
+from insa_anomaly.core.detector import Model, Models, Parameters, Results, advance
 from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.core.event import Reason
-from insa_anomaly.core.reasons import describe
+from insa_anomaly.core.reasons import reasons
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import SeriesKey, Telemetry
 from insa_anomaly.runtime.devices import Devices, DeviceTerms
@@ -78,7 +78,7 @@ class Fleet:
 
     def reasons(self, number: int, results: Results, i: int) -> list[Reason]:
         """Why reading i of the results, which belongs to series `number`, stands out."""
-        return describe(results.features[i], self._models.numbers[number, FEATURES], int(results.rules[i]))
+        return reasons(self._models, number, results, i)
 
     def moved(self) -> dict[SeriesKey, bytes]:
         """Checkpoints of the series and devices that moved since the last call."""

@@ -7,8 +7,9 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.challenge import Name, train
 from insa_anomaly.core.detector import Parameters
-from insa_anomaly.core.training import Trained, fit
+from insa_anomaly.core.training import Trained
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import History, ModelRow, SeriesKey
 
@@ -47,6 +48,5 @@ class TrainingService:
 
     def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
         """Train on these readings. Raises TrainingError, NotEnoughData, ModelFileError."""
-        version = self._shelf.next_version(key)
-        trained = fit(readings.times, readings.values, key, str(uuid4()), version, self._parameters, self._policy)
-        return self._shelf.save(trained, now)
+        name = Name(key, str(uuid4()), self._shelf.next_version(key))
+        return self._shelf.save(train(readings.times, readings.values, name, self._parameters, self._policy).trained, now)

@@ -58,7 +58,7 @@ def model(number: int, status: str = "active", reason: str = "") -> ModelRow:
     """The state of a model: numbers below 3 are of one series, the others of another."""
     names = (deterministic_id(number), "pump-1", "a" if number < 3 else "b")
     parameters: dict[str, float | int | str | bool | None] = {"n_estimators": 100, "max_samples": "auto", "warm": False}
-    figures: dict[str, float | int | str | None] = {"n": 500, "basis": "holdout", "span": None, "share": 0.25}
+    figures: dict[str, float | int | str | dict[str, float] | None] = {"n": 500, "basis": "holdout", "span": None, "share": 0.25}
     return ModelRow(*names, number, status, f"a/{number}", NOW + number, 500, 0.4, parameters, figures, "ab" * 32, 0.9, None, reason)
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, floor, inf, isnan, log
 
-import numpy as np
-
 from insa_anomaly.core import charts, features
 from insa_anomaly.core.features import Arrival, Floats
 from insa_anomaly.core.verdict import Policy, Transition
@@ -22,8 +20,6 @@ class Window:
     times: list[float] = field(default_factory=list)
     flat: int = 0
     seen: int = 0
-    low: float = inf
-    high: float = -inf
     discriminators: list[int] = field(default_factory=list)
 
     def push(self, value: float, time: float, discriminator: int, gap: float) -> Arrival:
@@ -42,8 +38,6 @@ class Window:
         self.flat = min(self.flat + 1, 500) if self.values and value == self.values[-1] else 0
         self.values, self.times = [*self.values, value][-60:], [*self.times, time][-60:]
         self.seen += 1
-        if not isnan(value):
-            self.low, self.high = min(self.low, value), max(self.high, value)
         return Arrival.MOVES
 
     def if_next(self, value: float, time: float) -> "Window":
@@ -54,18 +48,21 @@ class Window:
 
 def unscaled(values: Sequence[float], times: Sequence[float], flat: float, numbers: Floats) -> list[float]:
     """The features of one full window."""
-    z = [min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -1e3), 1e3) for v in values]
+    far = [min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -1e3), 1e3) for v in values]
+    z = [min(max(v, -6.0), 6.0) for v in far]
     short = z[-10:]
     level = sum(short) / 10
     spread = (sum((v - level) ** 2 for v in short) / 9) ** 0.5
-    residuals = [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)] if numbers[features.BINS] else [0.0] * 10
+    now, residuals = 0.0, [0.0] * 10
+    if numbers[features.BINS]:
+        now, residuals = far[-1] - profile(times[-1], numbers), [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)]
     run = log(1 + max(min(flat, numbers[features.FLAT_MOST]) - numbers[features.FLAT_FREE], 0))
-    return [z[-1], z[-1] - z[-2], level, level - sum(z) / 60, log(spread + 0.05), run, residuals[-1], sum(residuals) / 10]
+    return [far[-1], far[-1] - far[-2], level, level - sum(z) / 60, log(spread + 0.05), run, now, sum(residuals) / 10]
 
 
 def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -> float:
     """The value that was to be expected, from the ten before it."""
-    z = [(v - numbers[features.CENTER]) / numbers[features.SCALE] for v in values[-11:-1]]
+    z = [min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -6.0), 6.0) for v in values[-11:-1]]
     residual = sum(v - profile(t, numbers) for v, t in zip(z, times[-11:-1], strict=True)) / 10
     return float(numbers[features.CENTER] + numbers[features.SCALE] * (residual + profile(times[-1], numbers)))
 
@@ -137,16 +134,17 @@ def window_z(raw: Floats, numbers: Floats) -> list[float]:
 
 def forecast_error(values: Sequence[float], scaling: Floats, numbers: Floats) -> float:
     """Log of how far the forecast of the newest value was off."""
-    z = [min(max((v - scaling[features.CENTER]) / scaling[features.SCALE], -200), 200) for v in values]
+    far = [(v - scaling[features.CENTER]) / scaling[features.SCALE] for v in values]
+    z = [*(min(max(v, -6.0), 6.0) for v in far[:-1]), min(max(far[-1], -200), 200)]
     known = [*z[-2:-7:-1], sum(z[-21:-1]) / 20, 1.0]
     off = z[-1] - sum(weight * value for weight, value in zip(numbers[charts.WEIGHTS], known, strict=True))
     return log(1 + min(abs((off - numbers[charts.ERROR_CENTER]) / numbers[charts.ERROR_SCALE]), 50))
 
 
-def smoothed(errors: Sequence[float], full: Sequence[bool]) -> list[float]:
-    """Exponentially weighted mean, span 10, from each full window on anew."""
+def smoothed(errors: Sequence[float]) -> list[float]:
+    """Exponentially weighted mean, span 10, from each full window on anew; NaN: the window is not full."""
     out, now = [], -1.0
-    for error, ready in zip(errors, full, strict=True):
-        now = (error if now < 0 else now + 2 / 11 * (error - now)) if ready else -1.0
+    for error in errors:
+        now = -1.0 if isnan(error) else error if now < 0 else now + 2 / 11 * (error - now)
         out.append(now)
     return out

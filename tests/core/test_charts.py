@@ -32,7 +32,8 @@ def test_the_forecast_is_the_naive_one() -> None:
     windows[3, -1], windows[4, -2], windows[5, -1] = 1e300, -1e300, 400
     scaling, numbers = learnt(20, 2)
     naive = [oracle.forecast_error(w.tolist(), s, n) for w, s, n in zip(windows, scaling, numbers, strict=True)]
-    np.testing.assert_allclose(charts.forecast_error(windows, scaling, numbers), naive, atol=1e-12)
+    look = features.look(windows, np.zeros((20, features.SHORT + 1)), np.zeros(20), scaling)
+    np.testing.assert_allclose(charts.forecast_error(look, numbers), naive, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,16 +42,17 @@ def test_law_smoothing_one_by_one_is_smoothing_at_once(seed: int, n: int, cut: i
     """Each series by itself, in two batches, and by the naive way: the same to the bit; what does not move leaves nothing."""
     random = np.random.default_rng(seed)
     which, errors = np.sort(random.integers(0, 3, n)), random.exponential(size=n)
-    ready, moved = random.uniform(size=n) < 0.9, random.uniform(size=n) < 0.8
+    errors[random.uniform(size=n) < 0.1] = np.nan
+    moved = random.uniform(size=n) < 0.8
     before = np.array([-1.0, 0.4, 2.0])
-    whole, left = charts.smoothed(before, which, errors, ready, moved)
+    whole, left = charts.smoothed(before, which, errors, moved)
     halves, state = [], before
     for part in (slice(cut), slice(cut, None)):
-        seen, state = charts.smoothed(state, which[part], errors[part], ready[part], moved[part])
+        seen, state = charts.smoothed(state, which[part], errors[part], moved[part])
         halves.append(seen)
     assert whole.tobytes() == np.concatenate(halves).tobytes()
     assert left.tobytes() == state.tobytes()
-    fresh = charts.smoothed(np.full(3, -1.0), which[moved], errors[moved], ready[moved], moved[moved])[0]
+    fresh = charts.smoothed(np.full(3, -1.0), which[moved], errors[moved], moved[moved])[0]
     for row in range(3):
         own = which[moved] == row
-        assert fresh[own].tolist() == oracle.smoothed(errors[moved][own].tolist(), ready[moved][own].tolist())
+        assert fresh[own].tolist() == oracle.smoothed(errors[moved][own].tolist())

@@ -46,7 +46,6 @@ def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> Non
     for position, i in enumerate(np.argsort(stream.which, kind="stable")):
         window = naive[stream.which[i]]
         value, time = float(stream.values[i]), float(stream.times[i])
-        assert (got.lows[position], got.highs[position]) == (window.low, window.high)
         arrival = window.push(value, time, int(stream.discriminators[i]), GAP)
         seen = window if arrival == Arrival.MOVES else window.if_next(value, time)
         assert got.arrivals[position] == arrival
@@ -59,7 +58,6 @@ def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> Non
     for row, window in enumerate(naive):
         assert got.states[row, features.COUNT] == len(window.values)
         assert got.states[row, features.SEEN] == window.seen
-        assert (got.states[row, features.LOW], got.states[row, features.HIGH]) == (window.low, window.high)
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,6 +103,7 @@ def test_features_are_the_naive_features(bins: int) -> None:
     """Every feature of every full window, recomputed from its sixty values; the expected value too."""
     times, values = daily(200, 3)
     values[100:120] = values[100]
+    values[150] = 1e4
     learnt = numbers(1, bins)
     own = np.arange(200)
     got = features.push(features.empty(1), own * 0, values, times.astype(np.float64), own, np.full(200, np.inf))
