@@ -31,7 +31,7 @@ from insa_anomaly.errors import ModelFileError
 FORMAT = 1  # of a device model file
 METRIC_NAME = reading.DEVICE_METRIC  # stands where a series has its metric's name
 FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
-CELLS_MOST = 400_000  # rows times metrics that a model is learnt from
+CELLS_MOST = 200_000  # rows times metrics that a model is learnt from
 
 _SURPRISE_CAP = 8.0  # of one member, so that none outvotes the other three for long
 _BLOCK = 512  # rows moved at once: what is computed of them stays small
