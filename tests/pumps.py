@@ -31,21 +31,19 @@ class Fault:
 def pump(rows: int, seed: int, interval: float = 60.0) -> tuple[Floats, Floats]:
     """Times [rows] in seconds, values [rows, len(METRICS)]: a load that wanders drives all metrics, each sensor adds its noise."""
     random = np.random.default_rng(seed)
-    load, heat = 0.0, 0.0
-    course = np.empty((rows, 2))
+    course, demand, warmth = np.empty((rows, 2)), 0.0, 0.0
     for i, step in enumerate(random.normal(0, 0.12, rows).tolist()):
-        load = 0.97 * load + step
-        heat += 0.03 * (load - heat)
-        course[i] = load, heat
-    loads, heats = course.T
-    flow = 50 + 12 * loads
-    pressure = 4 + 0.6 * loads - 0.15 * loads * loads
-    current = 9 + 2.0 * loads
+        demand = 0.97 * demand + step
+        warmth += 0.03 * (demand - warmth)
+        course[i] = demand, warmth
+    load, heat = course.T
+    flow = 50 + 12 * load
+    pressure = 4 + 0.6 * load - 0.15 * load * load
+    current = 9 + 2.0 * load
     power = 0.4 * current + 0.02 * flow
-    clean = np.column_stack((pressure, flow, current, power, 3 + 0.8 * np.abs(loads), 55 + 4 * heats))
+    clean = np.column_stack((pressure, flow, current, power, 3 + 0.8 * np.abs(load), 55 + 4 * heat))
     values: Floats = clean + random.normal(0, 1, clean.shape) * NOISE
-    times: Floats = 1_700_000_000.0 + np.arange(rows, dtype=np.float64) * interval
-    return times, values
+    return 1_700_000_000.0 + np.arange(rows, dtype=np.float64) * interval, values
 
 
 def faulty(values: Floats, fault: Fault, seed: int) -> Floats:

@@ -31,7 +31,7 @@ from insa_anomaly.errors import ModelFileError
 FORMAT = 1  # of a device model file
 METRIC_NAME = reading.DEVICE_METRIC  # stands where a series has its metric's name
 FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
-CELLS_MOST = 400_000  # rows times metrics that a model is learnt from
+CELLS_MOST = 200_000  # rows times metrics that a model is learnt from
 
 _SURPRISE_CAP = 8.0  # of one member, so that none outvotes the other three for long
 _BLOCK = 512  # rows moved at once: what is computed of them stays small
@@ -285,8 +285,8 @@ def _seen(state: Floats, served: Served | None, times: Floats, values: Floats) -
 
 def surprises(members: Floats, tables: Floats) -> Floats:
     """-log10 p of every member [n, MEMBERS]."""
-    each = [_surprise(member, table) for member, table in zip(np.ascontiguousarray(members.T), tables[:MEMBERS], strict=True)]
-    return np.minimum(np.stack(each, axis=1), _SURPRISE_CAP)
+    each = calibration.surprise(members.ravel(), np.tile(tables[:MEMBERS], (len(members), 1)))
+    return np.minimum(each.reshape(members.shape), _SURPRISE_CAP)
 
 
 def combined(before: float, rows: Rows, members: Floats) -> Floats:
@@ -395,5 +395,7 @@ def _nothing_said(n: int, metrics: int) -> DeviceResults:
 
 
 def _joined(parts: list[DeviceResults], shape: tuple[int, int]) -> DeviceResults:
+    if len(parts) == 1:
+        return parts[0]
     parts = parts or [_nothing_said(0, shape[1])]
     return DeviceResults(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(DeviceResults)))

@@ -101,13 +101,8 @@ class Look:
 
 def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, Look]:
     """Look at rows, and carry on the running means of `state`; answers the new state."""
-    return look_at(state, rows, moments(standardised(rows.values, rows.times, known)), known)
-
-
-def look_at(state: Floats, rows: Rows, seen: Floats, known: Knowledge) -> tuple[Floats, Look]:
-    """`look`, where the moments of the rows are known."""
     after, used = state.copy(), rows.used
-    at_once = sight(seen, rows.flats, known)
+    at_once = sight(moments(standardised(rows.values, rows.times, known)), rows.flats, known)
     means = running(after, rows, at_once)
     for which, column in zip(device_window.MEANS, (means.residual, means.energy, means.level), strict=True):
         device_window.block(after, which)[:] = column[-1]

@@ -4,7 +4,7 @@ Held-out values come from a contiguous cross-fit in four blocks of time, each se
 them is used with the model of all four.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
@@ -20,7 +20,7 @@ from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_M
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
 from insa_anomaly.core.forest import SAMPLES_MOST, Forest
-from insa_anomaly.core.training import compiled, daily_profile
+from insa_anomaly.core.training import Figures, compiled, daily_profile
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
@@ -38,8 +38,6 @@ _FIT_CAP = 20.0  # further out, a value does not pull harder on a forecast
 _EXPLAINED = 0.9  # share of the level's variance along the axes that are kept
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in device_features.NAMES])
 
-Figures = dict[str, float | int | str | dict[str, float] | None]
-
 
 @dataclass(frozen=True)
 class TrainedDevice:
@@ -56,6 +54,11 @@ class TrainedDevice:
     def estimators(self) -> dict[str, object]:
         """What scikit-learn made, by what it is; the scales of a device are the scorer's own."""
         return {"model": self.forest}
+
+    def assessed(self, figure: str) -> float | None:
+        """A figure of the assessment, None where it is not known."""
+        known = self.figures[figure]
+        return float(known) if isinstance(known, (int, float)) else None
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def fit(
     when, what = _recent(when, what[:, kept], parameters)
     interval = _interval(when)
     gap, history = _history(when, what, interval, parameters)
-    known, _ = _learn(history, history.full)
+    known = _learn(history, history.full)
     held_out = _cross_fit(history)
     forest, fitted = _forest(held_out.summaries[history.full], parameters)
     samples = _held_out_samples(held_out, history, parameters)
@@ -226,15 +229,19 @@ def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _History
 
 
 # ---------------------------------------------------------------------------------------------------- one fit
-def _learn(history: _History, keep: Bools) -> tuple[Knowledge, list[Look]]:
-    """Learn from the rows `keep` [n] of a history; answers what is seen in all of it, too."""
+def _learn(history: _History, keep: Bools) -> Knowledge:
+    """Learn from the rows `keep` [n] of a history."""
     used = history.used & keep[:, None]
     known = _blank(history, used)
-    seen = np.concatenate([device_features.moments(device_features.standardised(p.values, p.times, known)) for p in history.pieces])
+    seen = np.concatenate([_moments(piece, known) for piece in history.pieces])
     known = _with_forecasts(known, seen, used)
     known = _with_features(known, seen, history.flats, used)
     known = _with_levels(known, seen, used, keep)
-    return known, _looks(history, seen, known)
+    return known
+
+
+def _moments(piece: Rows, known: Knowledge) -> Floats:
+    return device_features.moments(device_features.standardised(piece.values, piece.times, known))
 
 
 def _blank(history: _History, used: Bools) -> Knowledge:
@@ -278,17 +285,18 @@ def _profiles(history: _History, used: Bools, center: Floats, scale: Floats) -> 
 def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
     """Ridge regressions, a metric each, and the scale of what they leave."""
     d = used.shape[1]
-    near = np.clip(seen, -_FIT_CAP, _FIT_CAP)
-    last = near[..., PREDICTORS.start] * (1.0 if d > 1 else 0.0)  # one metric alone has its own last value already
-    weights = np.stack([_ridge(_predictors(near, last, j)[rows], near[rows, j, 0]) for j, rows in enumerate(used.T)])
+    last = np.clip(seen[..., PREDICTORS.start], -_FIT_CAP, _FIT_CAP) * (1.0 if d > 1 else 0.0)  # one alone has its own already
+    weights = np.stack([_regression(seen[rows, j], last[rows]) for j, rows in enumerate(used.T)])
     known = replace(known, weights=weights[:, : LAGS + 1], cross=weights[:, LAGS + 1 : -1], constant=weights[:, -1])
     left = seen[..., 0] - device_features.forecasts(seen, known)
     center, scale = _robust(left, used, _DRIFT)
     return replace(known, residual_center=center, residual_scale=scale)
 
 
-def _predictors(near: Floats, last: Floats, j: int) -> Floats:
-    return np.column_stack((near[:, j, PREDICTORS], last, np.ones(len(near))))
+def _regression(seen: Floats, last: Floats) -> Floats:
+    """Weights of one metric's predictors, those of all metrics' last values, and a constant."""
+    near = np.clip(seen, -_FIT_CAP, _FIT_CAP)
+    return _ridge(np.column_stack((near[:, PREDICTORS], last, np.ones(len(near)))), near[:, device_features.NOW])
 
 
 def _ridge(A: Floats, b: Floats) -> Floats:
@@ -360,13 +368,12 @@ def _robust_scale(values: Floats, drift: float) -> tuple[float, float]:
     return p50, float(np.sqrt(scale * scale + drift * _between(values))) if drift else scale
 
 
-def _looks(history: _History, seen: Floats, known: Knowledge) -> list[Look]:
+def _looks(history: _History, known: Knowledge) -> Iterator[tuple[Rows, Look]]:
     """What the model sees in every piece of the history."""
-    state, looks = device_window.empty(history.used.shape[1]), []
-    for piece, moments in zip(history.pieces, history.split(seen), strict=True):
-        state, look = device_features.look_at(state, piece, moments, known)
-        looks.append(look)
-    return looks
+    state = device_window.empty(history.used.shape[1])
+    for piece in history.pieces:
+        state, look = device_features.look(state, piece, known)
+        yield piece, look
 
 
 def _forest(summaries: features.Features, parameters: DeviceParameters) -> tuple[IsolationForest, Forest]:
@@ -400,10 +407,10 @@ def _cross_fit(history: _History) -> _HeldOut:
 def _held_out(history: _History, block: slice) -> _HeldOut:
     keep = history.full.copy()
     keep[block] = False
-    known, looks = _learn(history, keep)
-    wanted = np.concatenate([device.expected(look, piece, known) for piece, look in zip(history.pieces, looks, strict=True)])
-    measures, summaries = (np.concatenate(parts)[block] for parts in zip(*((look.measures, look.summaries) for look in looks), strict=True))
-    return _HeldOut(summaries, measures, np.abs(history.values - wanted)[block])
+    known = _learn(history, keep)
+    seen = [(look.summaries, look.measures, device.expected(look, piece, known)) for piece, look in _looks(history, known)]
+    summaries, measures, expected = (np.concatenate(parts)[block] for parts in zip(*seen, strict=True))
+    return _HeldOut(summaries, measures, np.abs(history.values[block] - expected))
 
 
 def _held_out_samples(held_out: _HeldOut, history: _History, parameters: DeviceParameters) -> Floats:

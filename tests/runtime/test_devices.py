@@ -102,21 +102,19 @@ def test_a_device_episode_is_told_like_any_other() -> None:
 def test_while_a_device_episode_is_open_its_metrics_open_none() -> None:
     """What they find is recorded in the device's episode; afterwards they speak for themselves again."""
     alone, together = World(shelf=shelf()), World(shelf=shelf())
-    messages = rows(range(300), range(100, 140), size=2.5)
-    messages[120:125] = rows(range(120, 125), range(120, 125), size=40.0)  # far beyond what metric a has seen, once the device has spoken
-    messages[250:255] = rows(range(250, 255), range(250, 252), size=400.0)
+    messages = rows(range(300), range(100, 140))
+    for second in (*range(120, 124), *range(250, 254)):  # once the device has spoken, and once it is calm again
+        messages[second] = message("pump", second, {"a": 10.0, "b": 400.0})
     alone.take(messages, [swap(0), swap(1)])
     together.take(messages, [swap(0), swap(1), device_swap(0)])
-    by_itself = {event.event_id for event in told(alone.outcome()[2]) if event.metric_name == "a" and event.kind == "opened"}
     anomalies, _, outgoing, _ = together.outcome()
-    opened = [event for event in told(outgoing) if event.kind == "opened"]
-    device = next(event for event in opened if event.metric_name == METRIC_NAME)
-    closed = next(event for event in told(outgoing) if event.metric_name == METRIC_NAME and event.kind == "closed")
-    assert not [one for one in opened if one.metric_name != METRIC_NAME and device.timestamp <= one.timestamp < closed.timestamp]
-    assert {event.event_id for event in opened if event.timestamp > closed.timestamp and event.metric_name == "a"} <= by_itself
-    assert [event for event in opened if event.timestamp > closed.timestamp and event.metric_name == "a"]
-    mine = [anomaly for anomaly in anomalies if anomaly.metric_name == "a" and anomaly.episode_id == device.episode_id]
-    assert mine
+    of_device = [event for event in told(outgoing) if event.metric_name == METRIC_NAME]
+    first, closed = of_device[0], next(event for event in of_device if event.kind == "closed")
+    opened_alone, opened = ([one for one in told(world.outcome()[2]) if one.kind == "opened"] for world in (alone, together))
+    assert next(one.timestamp for one in opened_alone if one.metric_name == "b") < closed.timestamp
+    assert not [one for one in opened if one.metric_name == "b" and first.timestamp <= one.timestamp < closed.timestamp]
+    assert [one for one in opened if one.metric_name == "b" and one.timestamp > closed.timestamp]
+    assert [anomaly for anomaly in anomalies if anomaly.metric_name == "b" and anomaly.episode_id == first.episode_id]
 
 
 def test_a_metric_that_is_already_told_goes_on() -> None:
