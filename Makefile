@@ -18,12 +18,13 @@ endif
 # A killed make takes its demo with it: the kernel tells the demo, which then stops in good order.
 WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help demo test lint bench deps clean
+.PHONY: help demo test lint fuzz bench deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
 	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
 	@echo "make lint                         the first three alone"
+	@echo "make fuzz                         the admin API under 200 generated requests of every kind, good and bad"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
 	@echo "make clean                        remove .venv, .tools and every cache"
@@ -42,6 +43,10 @@ lint:
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+
+fuzz: deps
+	@$(call sync)
+	@INSA_API_EXAMPLES=200 .venv/bin/python -m pytest tests/api/test_openapi.py --timeout 1800
 
 bench: deps
 	@$(call sync)

@@ -194,7 +194,16 @@ def test_queries_that_make_no_sense_are_refused(office: Office, kind: str, query
 
 
 @pytest.mark.parametrize(
-    "query", [{"from": "yesterday"}, {"from": "2026-11-22T10:00:00"}, {"min_confidence": "nan"}, {"min_confidence": 1.5}, {"model_id": 7}]
+    "query",
+    [
+        {"from": "yesterday"},
+        {"from": "0.0"},
+        {"to": "1795341600"},
+        {"from": "2026-11-22T10:00:00"},
+        {"min_confidence": "nan"},
+        {"min_confidence": 1.5},
+        {"model_id": 7},
+    ],
 )
 def test_filters_that_make_no_sense_are_refused(office: Office, query: dict[str, Any]) -> None:
     """A time needs a zone, a confidence is a number from 0 to 1."""
