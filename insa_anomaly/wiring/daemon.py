@@ -79,14 +79,17 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     fleet = Fleet(registry, settings.detection, settings.verdict)
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(state, broker)
-    show = _show(settings.redis, stack)
+    show = _show(settings.redis, fleet, stack)
     score = Score(feed, state, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
     record = Record(log, feed, state, stack.enter_context(recorder(dsn, settings)), models, settings.record)
     return Parts(log, state, feed, fleet, intake, broker, score, record, tell, show, trainer)
 
 
-def _show(address: RedisAddress, stack: ExitStack) -> Show | None:
-    return Show(stack.enter_context(RedisLatest(address.url, secret(address.password_file)))) if address.url else None
+def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> Show | None:
+    if not address.url:
+        return None
+    latest = stack.enter_context(RedisLatest(address.url, secret(address.password_file)))
+    return Show(latest, lambda number: fleet.model.get(number, (None, 0))[0])
 
 
 def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
