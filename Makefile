@@ -21,12 +21,13 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test lint bench chaos judge deps clean
+.PHONY: help demo test lint fuzz bench chaos judge deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
 	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
 	@echo "make lint                         the first three alone"
+	@echo "make fuzz                         the admin API under 200 generated requests of every kind, good and bad"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
@@ -47,6 +48,10 @@ lint:
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+
+fuzz: deps
+	@$(call sync)
+	@INSA_API_EXAMPLES=200 .venv/bin/python -m pytest tests/api/test_openapi.py --timeout 1800
 
 bench: deps
 	@$(call sync)

@@ -56,6 +56,8 @@ PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
 PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Of these, values that would be anomalous")
 DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
 TROUBLE = _gauge("trouble", "1 while this is in trouble", "what")
+CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind")
+CACHE_MISSES = _counter("cache_misses", "Answers of the admin API that had to be asked of PostgreSQL", "kind")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the publication of its event")
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
@@ -391,6 +393,14 @@ def rate_limit_local(reason: str) -> None:
 def predictions_given(count: int, anomalies: int) -> None:
     PREDICTIONS.inc(count)
     PREDICTED_ANOMALIES.inc(anomalies)
+
+
+def cache_looked_up(kind: str, *, hit: bool) -> None:
+    (CACHE_HITS if hit else CACHE_MISSES).labels(kind).inc()
+
+
+def cache_unavailable(reason: str) -> None:
+    _log(logging.WARNING, "cache_unavailable", "Redis is away; what it would know is asked of PostgreSQL", reason=reason)
 
 
 def port_unprotected(host: str) -> None:

@@ -351,3 +351,16 @@ class Latest(Protocol):
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
         """Replace the results of these series. Never raises, never waits longer than its deadline."""
+
+    def serve(self, models: dict[SeriesKey, str]) -> None:
+        """Show the ids of the models that serve these series. As `show`."""
+
+
+class Cache(Protocol):
+    """Answers that may be asked for again, where all daemons find them; losable."""
+
+    def get(self, name: str) -> bytes | None:
+        """What was put under this name, while it is good. Never raises, never waits longer than its deadline."""
+
+    def put(self, name: str, value: bytes, seconds: int) -> None:
+        """Keep it for so long. As `get`."""

@@ -82,9 +82,17 @@ class BrokerAddress:
     keepalive: Annotated[int, Field(ge=5, le=120)] = 15
     session_expiry: Annotated[int, Field(ge=0, lt=0xFFFFFFFF)] = 604800
     reader: Literal["fast", "stock"] = "fast"
+    tls: bool = False
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for files that would not be used."""
+        if self.certificate_file and not (self.tls or self.ca_file):
+            raise ValueError("certificate_file needs TLS: set tls, or ca_file")
+        if self.key_file and not self.certificate_file:
+            raise ValueError("key_file belongs to a certificate_file")
 
 
 @dataclass(frozen=True)

@@ -410,11 +410,32 @@ class MemoryModels:
 
 # ------------------------------------------------------------------------------------------- the latest state
 class MemoryLatest:
-    """The port `Latest`; `shown` holds what is there now."""
+    """The port `Latest`; `shown` and `serving` hold what is there now."""
 
     def __init__(self) -> None:
         self.shown: dict[SeriesKey, bytes] = {}
+        self.serving: dict[SeriesKey, str] = {}
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
         """Replace the results of these series."""
         self.shown.update(results)
+
+    def serve(self, models: dict[SeriesKey, str]) -> None:
+        """Replace the models of these series."""
+        self.serving.update(models)
+
+
+class MemoryCache:
+    """The port `Cache`, where nothing fades; `kept` holds what is there."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def get(self, name: str) -> bytes | None:
+        """What was put under this name."""
+        return self.kept.get(name)
+
+    def put(self, name: str, value: bytes, seconds: int) -> None:
+        """Keep it."""
+        del seconds
+        self.kept[name] = value

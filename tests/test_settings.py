@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from insa_anomaly.adapters.mqtt import Tls
 from insa_anomaly.core.reading import Subscription
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.settings import Settings, load, secret
+from insa_anomaly.wiring.broker import access
 
 MANUAL = Path(__file__).parent.parent / "config.yaml"
 
@@ -198,3 +200,25 @@ def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
     assert secret(None) is None
     with pytest.raises(ConfigError, match="absent"):
         secret(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("broker: {certificate_file: /c}", "needs TLS"),
+        ("broker: {tls: true, key_file: /k}", "belongs to a certificate_file"),
+        ("http: {certificate_file: /c}", "together"),
+        ("http: {key_file: /k}", "together"),
+        ("http: {predictions_a_minute: 0}", "greater than 0"),
+    ],
+)
+def test_files_for_tls_that_would_not_be_used_are_mistakes(tmp_path: Path, said: str, why: str) -> None:
+    """Who names a certificate believes that it protects something."""
+    with pytest.raises(ConfigError, match=why):
+        load(written(tmp_path, said))
+
+
+def test_the_broker_may_be_trusted_by_the_system(tmp_path: Path) -> None:
+    """`tls` alone takes the authorities of the system, `ca_file` its own; neither: no TLS."""
+    for said, expected in (("{}", None), ("{tls: true}", Tls()), ("{ca_file: /ca.pem}", Tls(Path("/ca.pem")))):
+        assert access(load(written(tmp_path, f"broker: {said}"))[0].broker).tls == expected

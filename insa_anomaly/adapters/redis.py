@@ -1,7 +1,7 @@
 """The newest result of every series in Redis or Valkey: losable, so nothing here waits long, and nothing is raised."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
@@ -17,7 +17,7 @@ from insa_anomaly.ports import SeriesKey
 
 _TIMEOUT_SECONDS = 0.25  # for one wait; the driver's own would be 5 s, and again on every retry
 _BUDGET_SECONDS = 1.0  # for one call, however many waits it has
-_TTL_SECONDS = 300
+_RESULT_SECONDS, _MODEL_SECONDS = 300, 3600
 _COMMANDS_AT_ONCE = 500
 
 
@@ -37,14 +37,51 @@ class Breaker:
         return Breaker(self.rest_seconds, now)
 
 
-class RedisLatest:
-    """The port `Latest`: `ml:predictions:<device>:<metric>:latest`, for five minutes."""
+def _client(url: str, password: str | None) -> "redis.Redis":
+    given = {} if password is None else {"password": password}
+    return redis.Redis.from_url(
+        url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
+    )
+
+
+class RedisCache:
+    """The port `Cache`."""
 
     def __init__(self, url: str, password: str | None = None, breaker: Breaker | None = None) -> None:
-        given = {} if password is None else {"password": password}
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
-        )
+        self._client = _client(url, password)
+        self._breaker = breaker or Breaker()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def get(self, name: str) -> bytes | None:
+        """What was put under this name, while it is good; None too where Redis does not answer at once."""
+        found = self._asked(lambda: self._client.get(name))
+        return found if isinstance(found, bytes) else None
+
+    def put(self, name: str, value: bytes, seconds: int) -> None:
+        """Keep it for so long, or let it go where Redis does not answer at once."""
+        self._asked(lambda: self._client.set(name, value, ex=seconds))
+
+    def _asked(self, ask: Callable[[], object]) -> object:
+        if not self._breaker.allows(time.monotonic()):
+            return None
+        try:
+            return ask()
+        except (redis.RedisError, OSError) as error:
+            self._breaker = self._breaker.failed(time.monotonic())
+            instrumentation.cache_unavailable(str(error))
+            return None
+
+
+class RedisLatest:
+    """The port `Latest`: `ml:predictions:<device>:<metric>:latest` for five minutes, `ml:model:<device>:<metric>` for an hour."""
+
+    def __init__(self, url: str, password: str | None = None, breaker: Breaker | None = None) -> None:
+        self._client = _client(url, password)
         self._breaker = breaker or Breaker()
 
     def __enter__(self) -> Self:
@@ -59,20 +96,27 @@ class RedisLatest:
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
         """Replace the results of these series, or let them go where Redis does not answer at once."""
+        self._try((f"ml:predictions:{device}:{metric}:latest", value, _RESULT_SECONDS) for (device, metric), value in results.items())
+
+    def serve(self, models: dict[SeriesKey, str]) -> None:
+        """Show the ids of the models that serve these series, or let it be where Redis does not answer at once."""
+        self._try((f"ml:model:{device}:{metric}", name.encode(), _MODEL_SECONDS) for (device, metric), name in models.items())
+
+    def _try(self, values: Iterable[tuple[str, bytes, int]]) -> None:
         if not self._breaker.allows(time.monotonic()):
             return
         try:
-            self._set(results, time.monotonic() + _BUDGET_SECONDS)
+            self._set(values, time.monotonic() + _BUDGET_SECONDS)
         except (redis.RedisError, OSError) as error:
             self._breaker = self._breaker.failed(time.monotonic())
             instrumentation.latest_unavailable(str(error))
 
-    def _set(self, results: dict[SeriesKey, bytes], until: float) -> None:
+    def _set(self, values: Iterable[tuple[str, bytes, int]], until: float) -> None:
         """Commands are packed here: the driver's pipeline takes five times the processor time (12 us a key against 2)."""
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:
-            for commands in _packed(results):
+            for commands in _packed(values):
                 connection.send_packed_command([b"".join(commands)])  # type: ignore[no-untyped-call]
                 _take_answers(connection, len(commands), until)
         except BaseException:
@@ -89,13 +133,13 @@ def _take_answers(connection: Connection, count: int, until: float) -> None:
             raise redis.TimeoutError(f"Not done within {_BUDGET_SECONDS} s")
 
 
-def _packed(results: dict[SeriesKey, bytes]) -> Iterator[list[bytes]]:
-    commands = (_command(f"ml:predictions:{device}:{metric}:latest".encode(), value) for (device, metric), value in results.items())
+def _packed(values: Iterable[tuple[str, bytes, int]]) -> Iterator[list[bytes]]:
+    commands = (_command(name.encode(), value, seconds) for name, value, seconds in values)
     while chunk := list(islice(commands, _COMMANDS_AT_ONCE)):
         yield chunk
 
 
-def _command(key: bytes, value: bytes) -> bytes:
-    """SET key value EX ttl, as it goes over the wire."""
-    words = (b"SET", key, value, b"EX", b"%d" % _TTL_SECONDS)
+def _command(key: bytes, value: bytes, seconds: int) -> bytes:
+    """SET key value EX seconds, as it goes over the wire."""
+    words = (b"SET", key, value, b"EX", b"%d" % seconds)
     return b"*5\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])

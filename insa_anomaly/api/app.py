@@ -1,6 +1,7 @@
 """The admin port: a FastAPI application served by uvicorn in a thread of the daemon."""
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from insa_anomaly.api import anomalies, documents, health, jobs, models, predict
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
-from insa_anomaly.errors import AddressInUse
+from insa_anomaly.errors import AddressInUse, ConfigError
 from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing
@@ -92,7 +93,7 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to the address. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, else asyncio leaves Nagle's 40 ms in every answer
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
@@ -107,7 +108,8 @@ def listen(host: str, port: int) -> socket.socket:
 def served(app: FastAPI, bound: socket.socket, certificate: Certificate | None = None) -> Iterator[int]:
     """Serve the application on the socket while the block runs; gives the port.
 
-    No header is believed about where a request comes from, and no answer says what serves it.
+    No header is believed about where a request comes from, and no answer says what serves it. Raises ConfigError for a certificate that
+    cannot be used.
     """
     config = uvicorn.Config(
         app,
@@ -120,6 +122,12 @@ def served(app: FastAPI, bound: socket.socket, certificate: Certificate | None =
         ssl_certfile=certificate.certificate if certificate else None,
         ssl_keyfile=certificate.key if certificate else None,
     )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        bound.close()
+        named = f"{certificate.certificate} and {certificate.key}" if certificate else "no certificate"
+        raise ConfigError(f"the HTTP port cannot speak TLS with {named}: {error}") from error
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, kwargs={"sockets": [bound]}, name="http", daemon=True)
     thread.start()

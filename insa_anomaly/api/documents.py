@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from insa_anomaly.api.auth import needs
+from insa_anomaly.api.auth import PERMISSION, needs
 from insa_anomaly.api.problems import MEDIA_TYPE
 from insa_anomaly.services.keys import Permission
 
@@ -25,6 +25,7 @@ _PROBLEM = {
     },
 }
 _COMPONENTS = "x-components"  # schemas that an answer refers to, until the document is put together
+_EXAMPLE = "x-example"  # as text: FastAPI takes every null out of what it describes
 _ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -41,7 +42,8 @@ def answers(kind: Any, example: object, *more: HTTPStatus) -> dict[int | str, di
 def success(kind: Any, example: object, status: int = 200) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
     """An answer of this kind."""
     (schema,), components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
-    return {status: {"content": {"application/json": {"schema": schema, "example": example}}, _COMPONENTS: components}}
+    kept = {"schema": schema, _EXAMPLE: msgspec.json.encode(example).decode()}
+    return {status: {"content": {"application/json": kept}, _COMPONENTS: components}}
 
 
 def problem(status: HTTPStatus) -> dict[str, Any]:
@@ -64,11 +66,15 @@ def router(app: FastAPI, route_class: type[APIRoute]) -> APIRouter:
 
 def described(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of an application."""
-    said = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and PERMISSION in (route.openapi_extra or {})]
+    said = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=routes)
     components = said.setdefault("components", {})
     for operation in (operation for path in said["paths"].values() for operation in path.values()):
         for response in operation["responses"].values():
             components.setdefault("schemas", {}).update(response.pop(_COMPONENTS, {}))
+            for content in response.get("content", {}).values():
+                if _EXAMPLE in content:
+                    content["example"] = msgspec.json.decode(content.pop(_EXAMPLE))
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "made by `insa-anomaly keys create`"}}
     return said
 

@@ -35,7 +35,7 @@ PERFORMANCE = {
     "reason": "this model carries no self-assessment",
     "last_trained": "2026-11-22T10:00:00.000000Z",
     "figures": {"threshold": 0.42},
-    "live": {"days": 7.0, "anomalies": 31, "episodes": 2, "alarms_per_day": 0.286},
+    "live": {"days": 7.0, "anomalies": 31, "episodes": 2, "alarms_per_day": 0.286, "device_anomalies_24h": 4},
     "feedback": {"confirmed": 1, "dismissed": 1, "precision": 0.5},
     "versions": [
         {

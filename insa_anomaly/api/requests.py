@@ -1,11 +1,12 @@
 """What callers send: strict forms, in which every field is known and every number finite."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from insa_anomaly.ports import Filter, Place
 from insa_anomaly.services.findings import place
@@ -27,6 +28,14 @@ def _cursor(said: str) -> Place:
     return Place(found.time, str(UUID(found.id)))
 
 
+def _written(said: object) -> object:
+    """A number is no time here: whether it would be seconds or milliseconds is anybody's guess."""
+    if isinstance(said, str) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]", said):
+        raise ValueError("a time is written as RFC 3339, as in 2026-11-22T10:00:00Z")
+    return said
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/+#\x00-\x1f\x7f]+$"), AfterValidator(_usable)]
 Cursor = Annotated[str, Field(max_length=100), AfterValidator(_cursor)]
 Status = Literal["active", "shadow", "archived", "disabled", "failed", "deleted"]
@@ -135,8 +144,8 @@ class _Found(Paged):
     device_id: Name | None = None
     metric_name: Name | None = None
     model_id: UUID | None = None
-    since: Annotated[AwareDatetime | None, Field(alias="from")] = None
-    until: Annotated[AwareDatetime | None, Field(alias="to")] = None
+    since: Annotated[Instant | None, Field(alias="from")] = None
+    until: Annotated[Instant | None, Field(alias="to")] = None
     min_confidence: Annotated[float | None, Field(ge=0, le=1)] = None
 
     def wanted(self) -> Filter:

@@ -15,7 +15,7 @@ from insa_anomaly.services.jobs import Jobs, job_view
 from insa_anomaly.services.promotion import judge
 
 TOPICS = {"train": "insa/iiot/ml/model/trained", "retrain": "insa/iiot/ml/model/retrained"}
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.5
 AWAY_SECONDS = 2.0
 
 

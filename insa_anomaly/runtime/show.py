@@ -1,7 +1,9 @@
-"""The newest result of every series, for whoever looks (Redis); losable, so it never holds anything up."""
+"""The newest result of every series, and which model serves it, for whoever looks (Redis); losable, so it never holds anything up."""
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from threading import Event, Lock
+from time import monotonic
 
 import msgspec
 
@@ -9,13 +11,16 @@ from insa_anomaly.core.detector import Results, Status
 from insa_anomaly.ports import Latest, SeriesKey, Telemetry
 
 EVERY_SECONDS = 1.0
+AGAIN_SECONDS = 1800.0  # a model is shown again long before it fades
 
 
 class Show:
     """Keeps the newest result of a series and shows those that changed, once a second."""
 
-    def __init__(self, latest: Latest) -> None:
-        self._latest = latest
+    def __init__(self, latest: Latest, model_of: Callable[[int], str | None] = lambda _: None) -> None:
+        """`model_of` says which model serves the series of this number."""
+        self._latest, self._model_of = latest, model_of
+        self._said: dict[int, tuple[str, float]] = {}  # the model last shown of a series, and when
         self._newest: dict[int, tuple[float, int]] = {}
         self._keys: list[SeriesKey] = []
         self._lock = Lock()
@@ -40,6 +45,20 @@ class Show:
             newest, self._newest = self._newest, {}
         if newest:
             self._latest.show({self._keys[number]: _shown(score, time) for number, (score, time) in newest.items()})
+            self._serve(newest)
+
+    def _serve(self, numbers: Iterable[int]) -> None:
+        """The models of these series, where they are new or have not been shown for long."""
+        now = monotonic()
+        found = {number: model_id for number in numbers if (model_id := self._model_of(number)) is not None}
+        due = {number: one for number, one in found.items() if self._due(number, one, now)}
+        if due:
+            self._said.update({number: (model_id, now) for number, model_id in due.items()})
+            self._latest.serve({self._keys[number]: model_id for number, model_id in due.items()})
+
+    def _due(self, number: int, model_id: str, now: float) -> bool:
+        said, at = self._said.get(number, ("", 0.0))
+        return said != model_id or now - at > AGAIN_SECONDS
 
 
 def _shown(score: float, microseconds: int) -> bytes:

@@ -15,6 +15,7 @@ from insa_anomaly.errors import DatabaseAway, DatabaseRefused, NotFound
 from insa_anomaly.ports import Key
 from insa_anomaly.services.audit import Audit, Author
 
+_STALE_SECONDS = 30.0  # since whoever refreshes last tried: then they are read again before a key is taken
 _SOONEST_SECONDS = 0.1  # between two looks into the database for a key that is not known
 _SECRET_BYTES, _ID_BYTES = 32, 6
 _USED_EVERY = 60_000_000  # microseconds between two notes that a key was used
@@ -115,7 +116,8 @@ class KeyRing:
 
     def knows(self, token: str) -> bool:
         """Whether `authenticate` answers from memory, without asking the database."""
-        return self._keys is not None and (_id(token) in self._keys or monotonic() - self._read_at < _SOONEST_SECONDS)
+        age = monotonic() - self._read_at
+        return self._keys is not None and age < _STALE_SECONDS and (_id(token) in self._keys or age < _SOONEST_SECONDS)
 
     def authenticate(self, token: str) -> Key | Denied:
         """The key of this word. Raises DatabaseAway or DatabaseRefused where no keys could ever be read."""

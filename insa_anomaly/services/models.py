@@ -4,13 +4,15 @@ import msgspec
 
 from insa_anomaly.core.event import rfc3339
 from insa_anomaly.errors import ModelFileError, NotFound
-from insa_anomaly.ports import ModelRow, Models, Place, SeriesKey, Tally
+from insa_anomaly.ports import Filter, ModelRow, Models, Place, SeriesKey, Tally
+from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.findings import Findings, cursor
 from insa_anomaly.services.live import Live
 from insa_anomaly.services.views import Figure, Id, Instant, ModelView, model_view
 
 DAY = 86_400_000_000
 LIVE_DAYS = 7
+COUNT_SECONDS = 900
 UNKNOWN = "this model carries no self-assessment"
 
 
@@ -50,6 +52,7 @@ class LiveRate(msgspec.Struct, frozen=True):
     anomalies: int
     episodes: int
     alarms_per_day: float | None
+    device_anomalies_24h: int  # of all metrics of its device; may be a quarter of an hour old
 
 
 class Precision(msgspec.Struct, frozen=True):
@@ -105,8 +108,8 @@ class ModelFilter(msgspec.Struct, frozen=True):
 class ModelService:
     """Reads models: from the index on disk, so that the database may be away, except for what only it knows."""
 
-    def __init__(self, models: Models, live: Live, findings: Findings) -> None:
-        self._models, self._live, self._findings = models, live, findings
+    def __init__(self, models: Models, live: Live, findings: Findings, cached: Cached) -> None:
+        self._models, self._live, self._findings, self._cached = models, live, findings, cached
 
     def page(self, wanted: ModelFilter, after: Place | None, most: int) -> ModelPage:
         """A page of models."""
@@ -124,7 +127,7 @@ class ModelService:
         """How a model does. Raises NotFound, DatabaseAway, DatabaseRefused."""
         row = self.row(model_id)
         view, days = model_view(row), min(float(LIVE_DAYS), max(0.0, (now - row.trained_at) / DAY))
-        tally = self._findings.tally(model_id, now - LIVE_DAYS * DAY)
+        tally, lately = self._findings.tally(model_id, now - LIVE_DAYS * DAY), self._lately(row.device_id, now)
         return Performance(
             model_id=row.id,
             accuracy=view.accuracy,
@@ -134,7 +137,7 @@ class ModelService:
             reason=str(row.figures.get("reason") or ("" if view.accuracy is not None else view.basis or UNKNOWN)),
             last_trained=view.trained_at,
             figures=row.figures,
-            live=LiveRate(round(days, 3), tally.anomalies, tally.episodes, tally.episodes / days if days > 0 else None),
+            live=LiveRate(round(days, 3), tally.anomalies, tally.episodes, tally.episodes / days if days > 0 else None, lately),
             feedback=_precision(tally),
             versions=[_version(model_view(one)) for one in self._models.of_series((row.device_id, row.metric_name))],
         )
@@ -145,6 +148,11 @@ class ModelService:
             return self._models.row(model_id)
         except ModelFileError as error:
             raise NotFound(f"there is no model {model_id}") from error
+
+    def _lately(self, device_id: str, now: int) -> int:
+        wanted = Filter(device_id=device_id, since=now - DAY)
+        name = f"ml:anomalies:{device_id}:count:24h"
+        return self._cached.count("anomaly_count", name, COUNT_SECONDS, lambda: self._findings.count_anomalies(wanted))
 
     def _live_view(self, row: ModelRow) -> LiveView | None:
         standing = self._live.standing(_key(row))

@@ -17,6 +17,7 @@ from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
+from insa_anomaly.adapters.redis import RedisCache
 from insa_anomaly.api.app import Admin
 from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
@@ -25,6 +26,7 @@ from insa_anomaly.runtime.daemon import Parts as DaemonParts
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.jobs import JobRunner
 from insa_anomaly.runtime.live import LiveFleet
+from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing, KeyService, Wish
@@ -68,7 +70,7 @@ def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Ad
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
-        models=ModelService(parts.models, live, findings),
+        models=ModelService(parts.models, live, findings, Cached(cache(settings.redis))),
         jobs=JobService(PostgresJobs(pool, parts.instance), parts.models, live, audit, parts.interrupt, settings.training.jobs),
         model_changes=ModelChangeService(parts.models, PostgresCatalogue(pool), findings, audit, merge_gap),
         predictions=PredictionService(live, parts.models, limit(settings.redis), settings.http.predictions_a_minute),
@@ -100,6 +102,11 @@ def _refresh(ring: KeyRing, stop: Event) -> None:
             if not trouble:
                 instrumentation.keys_unreadable(str(error))
             trouble = True
+
+
+def cache(address: RedisAddress) -> RedisCache | None:
+    """Shared by all daemons where there is a Redis."""
+    return RedisCache(address.url, secret(address.password_file)) if address.url else None
 
 
 def limit(address: RedisAddress) -> RateLimit:

@@ -19,7 +19,7 @@ CONNECT_SECONDS = 10.0
 
 def access(address: BrokerAddress) -> Access:
     """The address with the secret read from its file."""
-    tls = Tls(address.ca_file, address.certificate_file, address.key_file) if address.ca_file else None
+    tls = Tls(address.ca_file, address.certificate_file, address.key_file) if address.tls or address.ca_file else None
     password = secret(address.password_file)
     return Access(address.host, address.port, address.client_id, address.username, password, tls, address.keepalive)
 

@@ -93,7 +93,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     fleet = Fleet(registry, settings.detection, settings.verdict, terms)
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(states, broker)
-    show = _show(settings.redis, stack)
+    show = _show(settings.redis, fleet, stack)
     score = Score(feed, states, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
     if lost:
         states.bind(log.id)
@@ -114,8 +114,11 @@ def _supervision(settings: Settings, broker: Broker) -> Supervision:
     )
 
 
-def _show(address: RedisAddress, stack: ExitStack) -> Show | None:
-    return Show(stack.enter_context(RedisLatest(address.url, secret(address.password_file)))) if address.url else None
+def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> Show | None:
+    if not address.url:
+        return None
+    latest = stack.enter_context(RedisLatest(address.url, secret(address.password_file)))
+    return Show(latest, lambda number: fleet.model.get(number, (None, 0))[0])
 
 
 def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:

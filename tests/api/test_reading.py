@@ -1,13 +1,15 @@
 """What can be read: models, how they do, what was found; page by page, and nothing of it twice."""
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import redis
 
 from insa_anomaly.core.event import rfc3339
 from insa_anomaly.ports import Feedback
-from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, problem
+from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, opened, problem
 
 OTHER = ("FAN-7", "current")
 API = "/api/v1/ml"
@@ -82,6 +84,24 @@ def test_performance_says_what_is_known(office: Office) -> None:
     said = office.get(f"{API}/models/{second.id}/performance")
     assert (said["accuracy"], said["true_positive_rate"], said["false_positive_rate"], said["reason"]) == (0.93, 0.9, 0.04, "")
     assert said["feedback"]["precision"] is None
+
+
+def test_the_anomalies_of_a_device_are_counted_once_in_a_while(database: str, tmp_path: Path, redis_url: str) -> None:
+    """The last 24 hours of it, in Redis for a quarter of an hour."""
+    with opened(database, tmp_path, redis_url=redis_url) as office:
+        row = office.train()
+        office.record([anomaly(row, now() - hours * HOUR) for hours in (1, 2, 25)], [])
+
+        def counted() -> object:
+            return office.get(f"{API}/models/{row.id}/performance")["live"]["device_anomalies_24h"]
+
+        assert counted() == 2
+        office.record([anomaly(row, now() - HOUR // 2)], [])
+        assert counted() == 2
+        with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+            name = f"ml:anomalies:{KEY[0]}:count:24h"
+            assert client.get(name) == "2"
+            assert 890 <= int(str(client.ttl(name))) <= 900
 
 
 @pytest.mark.parametrize("path", ["{}", "{}/performance"])
@@ -194,7 +214,16 @@ def test_queries_that_make_no_sense_are_refused(office: Office, kind: str, query
 
 
 @pytest.mark.parametrize(
-    "query", [{"from": "yesterday"}, {"from": "2026-11-22T10:00:00"}, {"min_confidence": "nan"}, {"min_confidence": 1.5}, {"model_id": 7}]
+    "query",
+    [
+        {"from": "yesterday"},
+        {"from": "0.0"},
+        {"to": "1795341600"},
+        {"from": "2026-11-22T10:00:00"},
+        {"min_confidence": "nan"},
+        {"min_confidence": 1.5},
+        {"model_id": 7},
+    ],
 )
 def test_filters_that_make_no_sense_are_refused(office: Office, query: dict[str, Any]) -> None:
     """A time needs a zone, a confidence is a number from 0 to 1."""

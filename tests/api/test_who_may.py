@@ -10,6 +10,7 @@ from fastapi import APIRouter
 
 from insa_anomaly.api.auth import Guard, guarded
 from insa_anomaly.errors import DatabaseRefused, NotFound
+from insa_anomaly.services import keys
 from insa_anomaly.services.keys import Denied, KeyRing, Permission, Wish
 from tests.api.office import Office, now, opened, problem
 
@@ -160,6 +161,15 @@ def test_when_a_key_was_last_used_is_kept(office: Office) -> None:
     assert used["write"] is None
     assert used["read"] is not None
     assert abs(used["read"] - now()) < 60_000_000
+
+
+def test_keys_that_nobody_refreshes_are_read_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever became of whoever should: a revoked key is not good for ever."""
+    [key] = [one for one in office.service.all() if one.name == "read"]
+    office.service.revoke(key.id, "tests", now())
+    assert office.ask("read", "GET", "/api/v1/openapi.json").status_code == 200
+    monkeypatch.setattr(keys, "_STALE_SECONDS", 0.0)
+    problem(office.ask("read", "GET", "/api/v1/openapi.json"), 401)
 
 
 def test_known_keys_are_good_while_the_database_is_away(office: Office) -> None:

@@ -101,3 +101,13 @@ def test_law_the_breaker_rests_then_allows(rest: float, failed: float, later: fl
     """A breaker allows everything until a failure, then nothing before its rest is over, then everything again."""
     assert Breaker(rest).allows(failed)
     assert Breaker(rest).failed(failed).allows(failed + later) == ((failed + later) - failed >= rest)
+
+
+def test_the_model_of_a_series_is_there_for_an_hour(redis_url: str) -> None:
+    """Under its own name, beside the latest result."""
+    with RedisLatest(redis_url) as latest, redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        latest.serve({})
+        latest.serve({("press 1", "température"): "m1", ("b", "y"): "m2"})
+        latest.serve({("b", "y"): "m3"})
+        assert (client.get("ml:model:press 1:température"), client.get("ml:model:b:y")) == ("m1", "m3")
+        assert 3595 <= int(str(client.ttl("ml:model:b:y"))) <= 3600

@@ -136,3 +136,27 @@ def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Show(MemoryLatest()).step(Watch())
     assert waited == [showing.EVERY_SECONDS]
+
+
+def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of series that report; once, until it changes or half an hour is over."""
+    world, latest = World(stream(0, 0).log(set())), MemoryLatest()
+    model_of: dict[int, str] = {0: "m0", 1: "m1"}
+    show = Show(latest, model_of.get)
+
+    def shown() -> dict[SeriesKey, str]:
+        latest.serving.clear()
+        for batch in world.feed.read(0, EVERYTHING):
+            show.results(batch.telemetry, world.fleet.advance(batch.telemetry))
+        for number in range(len(world.fleet.registry)):
+            show._newest[number] = (1.0, NOW)
+        show.flush()
+        return dict(latest.serving)
+
+    keys = world.feed._registry.keys
+    assert shown() == {keys[0]: "m0", keys[1]: "m1"}
+    assert shown() == {}
+    model_of[1] = "m2"
+    assert shown() == {keys[1]: "m2"}
+    monkeypatch.setattr(showing, "AGAIN_SECONDS", -1.0)
+    assert shown() == {keys[0]: "m0", keys[1]: "m2"}

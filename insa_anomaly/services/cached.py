@@ -1,0 +1,64 @@
+"""Answers kept for a while: in this process, by bytes, and behind that where all daemons find them."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from time import monotonic
+
+from insa_anomaly import instrumentation
+from insa_anomaly.ports import Cache
+
+MOST_BYTES = 4_000_000
+_ENTRY_BYTES = 300  # about what one takes beside its text
+
+
+class Cached:
+    """Reads through memory and the cache. Any thread may call."""
+
+    def __init__(self, behind: Cache | None, most_bytes: int = MOST_BYTES) -> None:
+        self._behind, self._most = behind, most_bytes
+        self._kept: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # by use, the newest last
+        self._weight = 0
+        self._lock = Lock()
+
+    def count(self, kind: str, name: str, seconds: int, make: Callable[[], int]) -> int:
+        """A number that may be `seconds` old; made where nobody has it. Raises what `make` raises."""
+        found = self._near(name) or self._far(name, seconds)
+        instrumentation.cache_looked_up(kind, hit=found is not None)
+        if found is not None:
+            return int(found)
+        made = make()
+        self._keep(name, b"%d" % made, seconds)
+        if self._behind is not None:
+            self._behind.put(name, b"%d" % made, seconds)
+        return made
+
+    def _near(self, name: str) -> bytes | None:
+        with self._lock:
+            value, until = self._kept.get(name, (None, 0.0))
+            if value is None or until <= monotonic():
+                return None
+            self._kept.move_to_end(name)
+            return value
+
+    def _far(self, name: str, seconds: int) -> bytes | None:
+        """What is there is nobody's promise: anything but a number is nothing. It is kept here for a little of its time."""
+        found = None if self._behind is None else self._behind.get(name)
+        if found is None or not found.isdigit():
+            return None
+        self._keep(name, found, seconds // 10)
+        return found
+
+    def _keep(self, name: str, value: bytes, seconds: int) -> None:
+        with self._lock:
+            self._weight -= self._weigh(name) if name in self._kept else 0
+            self._kept[name] = value, monotonic() + seconds
+            self._kept.move_to_end(name)
+            self._weight += self._weigh(name)
+            while self._weight > self._most:
+                oldest = next(iter(self._kept))
+                self._weight -= self._weigh(oldest)
+                del self._kept[oldest]
+
+    def _weigh(self, name: str) -> int:
+        return _ENTRY_BYTES + len(name) + len(self._kept[name][0])

@@ -1,0 +1,116 @@
+"""What every cache promises, in memory and in Redis; and what reading through it promises."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from insa_anomaly import instrumentation
+from insa_anomaly.adapters.redis import Breaker, RedisCache
+from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.ports import Cache
+from insa_anomaly.services.cached import Cached
+from insa_anomaly.testing import MemoryCache
+from tests.conftest import Server
+
+
+@pytest.fixture(params=["memory", "redis", "valkey"])
+def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
+    """A body."""
+    if request.param == "memory":
+        yield MemoryCache()
+    else:
+        with RedisCache(request.getfixturevalue(f"{request.param}_url")) as cache:
+            yield cache
+
+
+def test_what_was_put_is_there(cache: Cache) -> None:
+    """The last of it, byte for byte; of another name nothing."""
+    for value in (b"1", b"2\r\n\0"):
+        cache.put("ml:a é", value, 60)
+    assert (cache.get("ml:a é"), cache.get("ml:b")) == (b"2\r\n\0", None)
+
+
+def test_it_fades(redis_url: str) -> None:
+    """When its time is over."""
+    with RedisCache(redis_url) as cache:
+        cache.put("ml:x", b"1", 1)
+        time.sleep(1.1)
+        assert cache.get("ml:x") is None
+
+
+def test_away_it_knows_nothing_and_holds_nobody_up(own_redis: Server[str]) -> None:
+    """And it comes back."""
+    with RedisCache(own_redis.address, breaker=Breaker(rest_seconds=0.0)) as cache:
+        cache.put("ml:x", b"1", 60)
+        own_redis.stop()
+        began = time.monotonic()
+        assert cache.get("ml:x") is None
+        cache.put("ml:x", b"2", 60)
+        assert time.monotonic() - began < 1.5
+        own_redis.start()
+        cache.put("ml:x", b"3", 60)
+        assert cache.get("ml:x") == b"3"
+
+
+# -------------------------------------------------------------------------------------------------- read through
+def looked_up() -> tuple[float, float]:
+    """Hits and misses so far."""
+    names = ("insa_cache_hits_total", "insa_cache_misses_total")
+    hits, misses = (instrumentation.REGISTRY.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names)
+    return hits, misses
+
+
+def test_what_is_known_is_not_made_again(cache: Cache) -> None:
+    """By this process nor by another that shares the cache; each look is counted."""
+    (hits, misses), made = looked_up(), []
+
+    def make() -> int:
+        made.append(1)
+        return 7
+
+    processes = [Cached(cache), Cached(cache)]
+    assert [one.count("test", "ml:n", 60, make) for one in processes * 3] == [7] * 6
+    assert len(made) == 1
+    assert looked_up() == (hits + 5, misses + 1)
+
+
+def test_what_is_too_old_is_made_again() -> None:
+    """A number is never older than was said."""
+    numbers = iter(range(10))
+    alone = Cached(None)
+    assert [alone.count("test", "ml:n", seconds, lambda: next(numbers)) for seconds in (60, 60)] == [0, 0]
+    assert [alone.count("test", "ml:m", 0, lambda: next(numbers)) for _ in range(3)] == [1, 2, 3]
+
+
+def test_what_cannot_be_made_is_not_kept() -> None:
+    """The next one tries again."""
+    alone = Cached(None)
+
+    def fail() -> int:
+        raise DatabaseAway
+
+    with pytest.raises(DatabaseAway):
+        alone.count("test", "ml:n", 60, fail)
+    assert alone.count("test", "ml:n", 60, lambda: 3) == 3
+
+
+@pytest.mark.parametrize("value", [b"", b"many", b"-1", b"1e9", b"\xff"])
+def test_what_somebody_else_put_there_is_not_believed(value: bytes) -> None:
+    """Unless it is a number."""
+    cache = MemoryCache()
+    cache.put("ml:n", value, 60)
+    assert Cached(cache).count("test", "ml:n", 60, lambda: 5) == 5
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.integers(1000, 4000))
+def test_law_memory_has_a_limit_and_the_last_asked_stays(names: list[int], most: int) -> None:
+    """Whatever is asked for."""
+    alone = Cached(None, most)
+    for name in names:
+        assert alone.count("test", f"ml:{name}", 60, lambda name=name: name) == name  # type: ignore[misc]
+        assert alone._weight <= most
+        assert alone._weight == sum(alone._weigh(one) for one in alone._kept)
+        assert f"ml:{name}" in alone._kept
