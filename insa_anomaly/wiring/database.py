@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from uuid import UUID
 
 from insa_anomaly import instrumentation
@@ -9,9 +11,11 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.postgres.connection import with_password
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.errors import DatabaseAway, InsaError
 from insa_anomaly.ports import Page
 from insa_anomaly.settings import Settings, secret
+
+START_SECONDS = 2.0  # a start waits for the database; readings are taken without it
 
 
 @contextmanager
@@ -36,17 +40,39 @@ class UpToDate:
     def __init__(self, recorder: PostgresRecorder, dsn: str) -> None:
         self._recorder, self._dsn = recorder, dsn
         self._migrated = False
+        self._lock = Lock()  # the attempt of the start may still be under way when the record reader begins
 
     def cursor(self, log_id: UUID) -> int:
         """The recorder's, after the migrations."""
-        if not self._migrated:
-            migrate(self._dsn)
-            self._migrated = True
-        return self._recorder.cursor(log_id)
+        with self._lock:
+            if not self._migrated:
+                migrate(self._dsn)
+                self._migrated = True
+            return self._recorder.cursor(log_id)
 
     def record(self, page: Page) -> None:
         """The recorder's."""
-        self._recorder.record(page)
+        with self._lock:
+            self._recorder.record(page)
+
+    def attempt(self, seconds: float) -> None:
+        """Reach the database for once. Raises DatabaseAway where that takes longer, DatabaseRefused."""
+        answers: SimpleQueue[InsaError | None] = SimpleQueue()
+        Thread(target=self._try, args=(answers,), name="database", daemon=True).start()
+        try:
+            error = answers.get(timeout=seconds)
+        except Empty:
+            raise DatabaseAway(f"no answer within {seconds:.0f} s") from None
+        if error is not None:
+            raise error
+
+    def _try(self, answers: "SimpleQueue[InsaError | None]") -> None:
+        try:
+            self.cursor(UUID(int=0))
+        except InsaError as error:
+            answers.put(error)
+        else:
+            answers.put(None)
 
 
 @contextmanager
@@ -55,7 +81,7 @@ def recorder(dsn: str, settings: Settings) -> Iterator[UpToDate]:
     with PostgresRecorder(dsn, settings.database.deadline) as inner:
         prepared = UpToDate(inner, dsn)
         try:
-            prepared.cursor(UUID(int=0))
+            prepared.attempt(START_SECONDS)
         except DatabaseAway as error:
             instrumentation.database_away(str(error), settings.record.first_retry)
         yield prepared

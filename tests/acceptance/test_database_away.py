@@ -1,6 +1,7 @@
 """PostgreSQL goes away in mid-stream, or is not there at the start: events are told all the same, and rows follow."""
 
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -101,3 +102,23 @@ def answer(daemon: Daemon) -> str:
         return daemon.get("/readyz")[1]
     except OSError:
         return ""
+
+
+def test_a_start_with_a_frozen_database(away_site: Site, own_postgres: Server[str]) -> None:
+    """A server that accepts and never answers holds up neither the start nor what comes in; once it answers, rows follow."""
+    daemon = away_site.daemon()
+    daemon.start()
+    assert daemon.terminate() == 0
+    pid = own_postgres.pid(own_postgres.address)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        daemon.launch()
+        wait_for(lambda: "the database does not record" in answer(daemon) or "insa-anomaly is running" in daemon.log[-2000:], 30)
+        with away_site.feeder() as feeder:
+            for message in stream(machines(5)):
+                feeder.publish(*message)
+        wait_for(lambda: answer(daemon) and daemon.status()["scored"] == daemon.status()["log_last"] != 0, 30)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: away_site.stored() == 2 * 5 * len(METRICS), 60)
+    assert daemon.terminate() == 0

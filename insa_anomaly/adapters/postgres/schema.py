@@ -9,6 +9,8 @@ from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import Connection, Session
 from insa_anomaly.errors import MigrationError
 
+LOOK_SECONDS = 10.0  # to see whether anything is to be done: a frozen server must not hold whoever asks for as long as a migration may
+
 
 @dataclass(frozen=True)
 class Migration:
@@ -38,6 +40,9 @@ def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] |
     """
     known = shipped() if migrations is None else list(migrations)
     statements = queries.load()
+    with Connection(dsn, min(deadline, LOOK_SECONDS)) as connection, connection.session() as session:
+        if not pending(known, _look(session, statements)):
+            return []
     with Connection(dsn, deadline) as connection, connection.session() as session:
         session.execute(b"SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)")
         session.execute(statements["one_at_a_time"])
@@ -58,10 +63,17 @@ def pending(known: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) 
     return [migration for migration in known if migration.version not in applied]
 
 
+def _look(session: Session, statements: Mapping[str, bytes]) -> dict[int, tuple[str, str]]:
+    """What is applied, without changing anything."""
+    if session.execute(statements["migrations_table"]).fetchone() == (False,):
+        return {}
+    return {version: (name, digest) for version, name, digest in session.execute(statements["migrations"])}
+
+
 def _applied(session: Session, statements: Mapping[str, bytes]) -> dict[int, tuple[str, str]]:
     if session.execute(statements["migrations_table"]).fetchone() == (False,):
         session.execute(statements["add_migrations_table"])
-    return {version: (name, digest) for version, name, digest in session.execute(statements["migrations"])}
+    return _look(session, statements)
 
 
 def _apply(session: Session, statements: Mapping[str, bytes], migration: Migration) -> None:

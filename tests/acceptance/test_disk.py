@@ -1,0 +1,134 @@
+"""The disk: nothing is acknowledged before it is on it, whatever it does; full, it is waited for; failing, it ends the daemon."""
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from insa_anomaly.adapters import embedded
+from tests.acceptance.daemon import Daemon
+from tests.acceptance.plant import METRICS, Message, machines, stream
+from tests.acceptance.site import Site
+from tests.conftest import ROOT, wait_for
+
+ROWS = 400
+READINGS = 2 * ROWS * len(METRICS)
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace here")
+
+
+def publish(site: Site, messages: list[Message]) -> None:
+    """As fast as it goes."""
+    with site.feeder() as feeder:
+        for message in messages:
+            feeder.publish(*message)
+
+
+def test_a_full_disk_is_waited_for(trained: Site) -> None:
+    """Nothing is acknowledged, so the broker keeps it; the daemon stays and says what is wrong; with room again it goes on by itself."""
+    pages = trained.folder / "pages"
+    daemon = trained.daemon()
+    daemon.program = ("tests.chaos.cramped", str(pages))
+    daemon.start()
+    messages = stream(machines(ROWS))
+    third = len(messages) // 3
+    publish(trained, messages[:third])
+    wait_for(lambda: trained.stored() >= READINGS // 3, 60)
+    daemon.wait_idle()
+    pages.write_text("1")
+    publish(trained, messages[third : 2 * third])
+    wait_for(lambda: daemon.get("/readyz")[0] == 503, 30)
+    wait_for(lambda: "the log cannot be written" in daemon.get("/readyz")[1], 30)
+    logged = daemon.status()["log_last"]
+    publish(trained, messages[2 * third :])
+    assert daemon.status()["log_last"] == logged
+    pages.unlink()
+    daemon.wait_ready()
+    wait_for(lambda: trained.stored() >= READINGS, 60)
+    daemon.wait_idle()
+    assert daemon.running
+    assert daemon.terminate() == 0
+    assert trained.stored() == READINGS
+    stored = Counter(trained.query("SELECT device_id, metric_name, timestamp FROM telemetry_readings"))
+    assert set(stored.values()) == {1}
+
+
+# ----------------------------------------------------------------------------------------------------- strace
+def traced(daemon: Daemon, log: Path, *words: str) -> None:
+    """Start it under strace."""
+    argv = ["strace", "-f", "-qq", "-o", str(log), *words, sys.executable, "-m", *daemon.program, "run", "--config", str(daemon.config)]
+    with daemon.config.with_name("daemon.log").open("ab") as said:
+        daemon._process = embedded.spawn(argv, stdout=said.fileno(), stderr=said.fileno(), cwd=ROOT)
+    daemon.wait_ready()
+
+
+def dirty_pubacks(trace: Path) -> tuple[int, int]:
+    """How many times PUBACKs were sent, and how often while something that was appended to the log was not synced."""
+    text = trace.read_text(errors="replace")
+    opened = set(re.findall(r'"[^"]*/spool\.db-wal", .*= (\d+)$', text, re.MULTILINE))
+    calls = re.findall(r"^\d+ +(pwrite64|fdatasync|fsync|sendto|write)\((\d+)(.*)", text, re.MULTILINE)
+    written = Counter(descriptor for name, descriptor, _ in calls if name == "pwrite64" and descriptor in opened)
+    [(log, _)] = written.most_common(1)  # others of the same file drop what is done, which needs no sync
+    dirty, sent, early = False, 0, 0
+    for name, descriptor, rest in calls:
+        if descriptor == log:
+            dirty = name == "pwrite64"
+        elif rest.startswith(', "@\\2'):
+            sent += 1
+            early += dirty
+    return sent, early
+
+
+@needs_strace
+@pytest.mark.parametrize(("program", "clean"), [("insa_anomaly", True), ("tests.chaos.unsynced", False)])
+def test_what_is_acknowledged_is_synced_before(site: Site, tmp_path: Path, program: str, clean: bool) -> None:
+    """By the order of system calls: no PUBACK leaves while the log holds what is not synced. A log that does not sync is seen to."""
+    daemon = site.daemon()
+    daemon.program = (program,)
+    traced(daemon, tmp_path / "trace", "-e", "trace=openat,pwrite64,fdatasync,fsync,sendto,write")
+    with site.feeder() as feeder:
+        for number, message in enumerate(stream(machines(8))):  # one at a time: else one is written while the one before is acknowledged
+            feeder.publish(*message)
+            wait_for(partial(logged_more_than, daemon, number), 30)
+            time.sleep(0.05)
+    wait_for(lambda: daemon.status()["log_last"] == daemon.status()["scored"] != 0, 30)
+    end(daemon)
+    sent, early = dirty_pubacks(tmp_path / "trace")
+    assert sent >= 8
+    assert (early == 0) == clean, f"{early} of {sent}"
+
+
+def logged_more_than(daemon: Daemon, messages: int) -> bool:
+    """Whether so many are in its log, and more."""
+    return daemon.metric("insa_messages_total") > messages
+
+
+def end(daemon: Daemon) -> None:
+    """End what strace runs, and strace with it."""
+    child = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    for pid in child:
+        os.kill(int(pid), 15)
+    daemon.wait()
+
+
+@needs_strace
+def test_a_failed_fsync_ends_the_daemon_and_is_not_tried_again(site: Site, tmp_path: Path) -> None:
+    """Nothing of that write is acknowledged: it comes again after the next start, and is stored once."""
+    daemon = site.daemon()
+    daemon.start()
+    assert daemon.terminate() == 0
+    traced(daemon, tmp_path / "trace", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=12+")
+    messages = stream(machines(100))
+    publish(site, messages)
+    assert daemon.wait(60) != 0
+    assert "the device failed" in daemon.log.lower() or "disk I/O error" in daemon.log
+    daemon.start()
+    wait_for(lambda: site.stored() >= 2 * 100 * len(METRICS), 60)
+    daemon.wait_idle()
+    assert site.stored() == 2 * 100 * len(METRICS)
+    assert daemon.terminate() == 0

@@ -1,0 +1,23 @@
+"""The daemon with a log that is not synced before it is acknowledged: `python -m tests.chaos.unsynced run ...`."""
+
+import sqlite3
+from unittest.mock import patch
+
+from insa_anomaly.adapters.spool import Spool
+from insa_anomaly.cli import main
+
+
+def install() -> None:
+    """Every connection to the log is opened with synchronous=NORMAL."""
+    connect = Spool._connect
+
+    def lax(self: Spool, synchronous: str) -> sqlite3.Connection:
+        del synchronous
+        return connect(self, "NORMAL")
+
+    patch.object(Spool, "_connect", lax).start()
+
+
+if __name__ == "__main__":
+    install()
+    main()
