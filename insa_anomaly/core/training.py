@@ -153,7 +153,8 @@ def fit(
     numbers[detector.OFFSET] = forest.offset
     numbers[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
     scores = _calibrate(numbers, held_out)
-    numbers[detector.THRESHOLD] = verdict.threshold_for(scores, len(scores) / per_day, policy)
+    highest = policy.highest_threshold * _most_confident(numbers, forest)
+    numbers[detector.THRESHOLD] = min(verdict.threshold_for(scores, len(scores) / per_day, policy), highest)
     model = Model(model_id, version, *key, forest, numbers)
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, history, scores, numbers)
@@ -470,6 +471,17 @@ def _smoothed(errors: Floats, begins: Bools) -> Floats:
     """As the stream smooths them: each beginning is a row of its own."""
     which = np.cumsum(begins, dtype=np.int64)
     return charts.smoothed(np.full(int(which[-1]) + 1, charts.NONE), which, errors, np.ones(len(errors), np.bool_))[0]
+
+
+def _most_confident(numbers: Floats, forest: Forest) -> float:
+    """Confidence at which the strangest reading there can be is called anomalous: a forest is flat far out, charts are not."""
+    if numbers[detector.MATURE]:
+        return 1.0
+    farthest = np.outer([-features.SCALED_CAP, features.SCALED_CAP], np.ones(features.WIDTH)).astype(np.float32)
+    everywhere = np.broadcast_to(numbers, (len(farthest), len(numbers)))
+    alone = calibration.surprise(-forest.score_samples(farthest), everywhere[:, detector.TABLES[0]])
+    together = calibration.surprise(alone, everywhere[:, detector.TABLES[-1]])
+    return float(np.maximum(-calibration.score(together, everywhere[:, detector.ALPHA]), 0.0).max())
 
 
 def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:

@@ -34,7 +34,9 @@ class Policy:
     merge_gap_readings: int = 12  # ordinary readings in a row that close an episode
     worsen_step: float = 0.2  # an open episode speaks again when its confidence exceeds what was told by this
     false_alarms_per_day: float = 0.14  # accepted per series; sets the threshold of a newly trained model
-    highest_threshold: float = 0.9  # no threshold is set above this, so that an obvious fault always speaks
+    highest_threshold: float = (
+        0.9  # of the largest confidence a model can have: no threshold is set above it, an obvious fault always speaks
+    )
 
 
 class Standing(NamedTuple):

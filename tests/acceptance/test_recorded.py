@@ -18,7 +18,7 @@ from tests.conftest import ROOT, wait_for
 DATA = ROOT.parent / "shared" / "data"
 NAB = DATA / "NAB" / "data" / "realKnownCause" / "machine_temperature_system_failure.csv.gz"
 WINDOWS = DATA / "NAB" / "labels" / "combined_windows.json"
-SKAB = DATA / "SKAB" / "data" / "valve1" / "1.csv.gz"
+SKAB = DATA / "SKAB" / "data" / "valve1" / "0.csv.gz"
 
 Rows = Sequence[dict[str, str]]
 
