@@ -1,0 +1,111 @@
+"""Champion and challenger: figures from a holdout, and a gate that lets nothing worse through."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core import challenge, detector
+from insa_anomaly.core.challenge import Name, refit, train
+from insa_anomaly.core.assessment import Assessment, Holdout, assess
+from insa_anomaly.core.detector import Model, Parameters
+from insa_anomaly.core.features import Floats
+from insa_anomaly.core.training import Past
+from insa_anomaly.core.verdict import Policy
+from tests.core.streams import SMALL, daily
+
+POLICY = Policy()
+NAME = Name(("D", "m"), "id", 1)
+NOBODY = np.zeros(0, np.int64)
+
+
+def test_the_figures_come_from_a_holdout() -> None:
+    """With an interval, how many readings and faults they rest on, and on what basis."""
+    figures = train(*daily(3000), NAME, SMALL, POLICY).trained.figures
+    low, rate, high = (figures[f"false_positive_rate{end}"] for end in ("_low", "", "_high"))
+    assert isinstance(low, float) and isinstance(rate, float) and isinstance(high, float)  # noqa: PT018 - for the types
+    assert 0 <= low <= rate <= high < 0.05
+    assert 0.3 < float(str(figures["true_positive_rate"])) <= 1
+    assert figures["accuracy"] == pytest.approx((float(str(figures["true_positive_rate"])) + 1 - rate) / 2)
+    assert figures["holdout_readings"] == 3000 - 2100 - 60
+    assert figures["holdout_faults"] == 21
+    assert str(figures["basis"]).startswith("injected")
+
+
+def test_too_little_is_not_assessed_and_says_so() -> None:
+    """Below 2000 readings there is a model, and no figure."""
+    found = train(*daily(1999), NAME, SMALL, POLICY)
+    assert found.promoted
+    assert found.trained.figures["accuracy"] is None
+    assert "at least 2000" in str(found.trained.figures["basis"])
+
+
+def test_the_same_data_make_the_same_challenge() -> None:
+    """Model and figures."""
+    first, second = (train(*daily(2500), NAME, SMALL, POLICY) for _ in range(2))
+    assert first.trained.model.to_bytes() == second.trained.model.to_bytes()
+    assert first.trained.figures == second.trained.figures
+
+
+def past(n: int) -> Past:
+    """A champion of the first n readings of the same signal."""
+    return Past(train(*daily(n), NAME, SMALL, POLICY).trained.model, NOBODY)
+
+
+def test_a_retrained_model_is_held_against_the_one_that_serves() -> None:
+    """On readings that neither has learnt: one that learnt the same signal is no worse, and the improvement is told."""
+    found = train(*daily(4000), NAME, SMALL, POLICY, past(2000))
+    assert found.promoted
+    assert found.improvement_percentage is not None
+    assert abs(found.improvement_percentage) < 20
+    assert not found.unknown
+
+
+def test_a_champion_that_has_learnt_all_cannot_be_compared() -> None:
+    """The improvement is not known, and it says why."""
+    found = train(*daily(3000), NAME, SMALL, POLICY, past(2900))
+    assert found.promoted
+    assert found.improvement_percentage is None
+    assert "all but 100" in found.unknown
+
+
+def spoilt(values: Floats) -> Floats:
+    """What a model that is good for nothing is learnt from: noise a hundred times as large."""
+    return values + np.random.default_rng(3).normal(0, 30, len(values))
+
+
+def test_a_worse_one_is_refused() -> None:
+    """By the gate of a retraining, and by the wider one of a daily refit."""
+    times, values = daily(4000)
+    worse = values.copy()
+    worse[:2800] = spoilt(values[:2800])
+    found = train(times, worse, NAME, SMALL, POLICY, past(2000))
+    assert not found.promoted
+    assert "balanced accuracy" in found.refusal
+    assert found.improvement_percentage is not None
+    assert found.improvement_percentage < 0
+    worse[:3600] = spoilt(values[:3600])
+    assert "balanced accuracy" in refit(times, worse, NAME, SMALL, POLICY, past(3600)).refusal
+
+
+def test_a_daily_refit_goes_on() -> None:
+    """It learns what came since, and serves."""
+    found = refit(*daily(3000), NAME, SMALL, POLICY, past(2700))
+    assert found.promoted
+    assert found.trained.model.numbers[detector.KNOWN] == 3000
+    assert found.trained.figures["accuracy"] is None
+
+
+def test_its_age_decides_how_it_is_assessed() -> None:
+    """The model that stands in for a mature one on the holdout is as mature, though it has learnt from less."""
+    seen: list[Model] = []
+    parameters = replace(SMALL, mature_days=1.0, mature_readings=2500)
+
+    def watched(model: Model, holdout: Holdout, chosen: Parameters) -> Assessment:
+        seen.append(model)
+        return assess(model, holdout, chosen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(challenge, "assess", watched)
+        trained = train(*daily(3000), NAME, parameters, POLICY).trained
+    assert trained.model.numbers[detector.MATURE] == seen[0].numbers[detector.MATURE] == 1

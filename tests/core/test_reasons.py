@@ -1,0 +1,79 @@
+"""Why a reading stands out: the paths through the forest are the naive ones, and a planted cause is named."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core import features
+from insa_anomaly.core.detector import Models, Results, advance
+from insa_anomaly.core.features import Floats
+from insa_anomaly.core.forest import Arena, average_path_length
+from insa_anomaly.core.reasons import reasons
+from insa_anomaly.core.training import Trained, fit
+from insa_anomaly.core.verdict import Policy, Transition
+from tests.core.streams import MINUTE, SMALL, START, daily, trained
+
+
+def naive_shares(one: Trained, row: Floats) -> Floats:
+    """Walk scikit-learn's own trees: what every split took away from the path length that was to be expected."""
+    taken = np.zeros(features.WIDTH)
+    for estimator, wanted in zip(one.forest.estimators_, one.forest.estimators_features_, strict=True):
+        tree = estimator.tree_
+
+        def expected(node: int, depth: int, tree=tree) -> float:  # type: ignore[no-untyped-def] # noqa: ANN001 - a private class of scikit-learn
+            left, right = int(tree.children_left[node]), int(tree.children_right[node])
+            if left < 0:
+                return depth + float(average_path_length(np.array(float(tree.n_node_samples[node]))))
+            parts = [(int(tree.n_node_samples[child]), expected(child, depth + 1)) for child in (left, right)]
+            return sum(n * length for n, length in parts) / sum(n for n, _ in parts)
+
+        node, depth = 0, 0
+        while tree.children_left[node] >= 0:
+            feature = int(wanted[tree.feature[node]])
+            below = int(tree.children_left[node] if row[feature] <= tree.threshold[node] else tree.children_right[node])
+            taken[feature] += expected(node, depth) - expected(below, depth + 1)
+            node, depth = below, depth + 1
+    taken = np.maximum(taken, 0)
+    return taken / taken.sum() if taken.sum() > 0 else taken
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2), row=st.lists(st.floats(-30, 30, width=32), min_size=features.WIDTH, max_size=features.WIDTH))
+def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[float]) -> None:
+    """Of scikit-learn's own trees; none is negative, and they sum to 1 or there are none."""
+    one = trained(seed)
+    arena = Arena(2, SMALL.n_estimators + 3)  # room for more trees than there are
+    arena.put(1, one.model.forest)
+    shares = arena.shares(1, np.array(row, np.float32))
+    np.testing.assert_allclose(shares, naive_shares(one, np.array(row)), atol=1e-9)
+    assert (shares >= 0).all()
+    assert shares.sum() == pytest.approx(1) or not shares.any()
+
+
+def followed(values: Floats, learnt: Floats) -> tuple[Models, Results]:
+    """What a model of `learnt` says of `values`, which follow, a reading a minute."""
+    times = START + np.arange(len(learnt) + len(values)) * MINUTE
+    one = fit(times[: len(learnt)], learnt, ("D", "m"), "id", 1, SMALL, Policy(merge_gap_readings=3))
+    models = Models(1, SMALL.n_estimators)
+    models.put(0, one.model)
+    all_values, row = np.concatenate((learnt, values)), np.zeros(len(times), np.int64)
+    return models, advance(features.empty(1), row, models, row, all_values, times, np.arange(len(times)), row, Policy(), SMALL)[1]
+
+
+def test_a_planted_cause_is_named_and_an_episode_that_goes_on_is_not_explained_again() -> None:
+    """A sensor that jumps out of all that was learnt: the rule, the features of it with their shares, in words."""
+    _, learnt = daily(1600, 1)
+    models, results = followed(np.full(30, 90.0), learnt)
+    opened = np.flatnonzero(results.transition == Transition.OPENED)[-1]
+    why = reasons(models, 0, results, int(opened))
+    assert opened == len(learnt)
+    assert {"new_extreme", "impossible_rate"} <= {one.feature for one in why}
+    named = [one for one in why if one.feature in features.NAMES]
+    assert named == sorted(named, key=lambda one: -one.share)
+    assert 0.1 <= sum(one.share for one in named) <= 1
+    assert {"value", "jump"} & {one.feature for one in named}
+    goes_on = next(
+        i for i in range(int(opened) + 1, len(results.score)) if results.transition[i] == Transition.NONE and results.score[i] < 0
+    )
+    assert not [one for one in reasons(models, 0, results, goes_on) if one.feature in features.NAMES]

@@ -1,0 +1,77 @@
+"""The rules: every way a sensor fails that has a name is seen, and none is seen in what was learnt."""
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core import features
+from insa_anomaly.core.detector import Models, Results, Status, advance
+from insa_anomaly.core.features import Floats
+from insa_anomaly.core.rules import Rule
+from insa_anomaly.core.training import fit
+from insa_anomaly.core.verdict import Policy
+from tests.core.streams import MINUTE, SMALL, START
+
+LEARNT = 3000
+
+
+def noisy(n: int = LEARNT) -> Floats:
+    """A pressure around 20 with two decimals."""
+    return np.round(20 + np.random.default_rng(5).normal(0, 0.5, n), 2)
+
+
+def switched(n: int = LEARNT) -> Floats:
+    """A tag of three levels that stays at each for a while."""
+    return np.repeat(np.random.default_rng(6).choice([20.0, 35.0, 50.0], n // 25 + 1), 25)[:n]
+
+
+def after(learnt: Floats, values: list[float]) -> tuple[Results, slice]:
+    """What a model of `learnt` says of the values that follow, and where they are."""
+    n = len(learnt)
+    times = START + np.arange(n + len(values)) * MINUTE
+    one = fit(times[:n], learnt, ("D", "m"), "id", 1, SMALL, Policy())
+    models = Models(1, SMALL.n_estimators)
+    models.put(0, one.model)
+    row = np.zeros(len(times), np.int64)
+    said = advance(features.empty(1), row, models, row, np.r_[learnt, values], times, np.arange(len(times)), row, Policy(), SMALL)[1]
+    return said, slice(n, None)
+
+
+FAULTS = {
+    Rule.NEW_EXTREME: [26.0],
+    Rule.STUCK: [20.5] * 45,
+    Rule.DROPOUT: [0.0],
+    Rule.SATURATED: [float(noisy().max())] * 8,
+    Rule.IMPOSSIBLE_RATE: [32.0],
+}
+
+
+@pytest.mark.parametrize("rule", FAULTS)
+def test_a_fault_is_named(rule: Rule) -> None:
+    """And is anomalous, where the rule speaks by itself."""
+    said, there = after(noisy(), FAULTS[rule])
+    assert said.rules[there][-1] & rule
+    if rule not in {Rule.SATURATED, Rule.IMPOSSIBLE_RATE}:
+        assert said.score[there][-1] == -1
+
+
+def test_what_was_learnt_breaks_no_rule() -> None:
+    """Seen again, reading by reading."""
+    for learnt in (noisy(), switched(), np.full(LEARNT, 7.0)):
+        said, _ = after(learnt, learnt[:200].tolist())
+        scored = said.status == Status.SCORED
+        assert not (said.rules[scored] & ~np.uint8(Rule.SATURATED)).any()
+
+
+def test_a_constant_is_quiet_until_it_moves() -> None:
+    """By however little."""
+    said, there = after(np.full(LEARNT, 7.0), [7.0] * 100 + [7.001])
+    assert (said.score[there][:-1] > 0).all()
+    assert said.rules[there][-1] & Rule.MOVED
+    assert said.score[there][-1] == -1
+
+
+def test_a_switch_is_quiet_at_its_levels() -> None:
+    """Stepping from one to another alarms at no time; a level that it never had does."""
+    said, there = after(switched(), [*switched(500).tolist(), 42.0])
+    assert (said.score[there][:-1] > 0).all()
+    assert said.score[there][-1] < said.score[there][:-1].min()
