@@ -261,7 +261,7 @@ def test_two_with_one_client_id_wage_no_war(mosquitto: Broker, unique: str, read
         assert second.alive
     taken = [log for log in logs if log["action"] == "broker_taken_over"]
     assert taken[0]["client_id"] == unique
-    assert taken[0]["retry_seconds"] >= 30
+    assert taken[0]["retry_seconds"] >= 8
 
 
 def test_a_takeover_that_is_named_is_waited_out_at_once() -> None:

@@ -20,6 +20,7 @@ from tests.chaos.plant import Message
 
 _NOBODY = 0x10  # a PUBACK's reason: nobody is subscribed to this
 _KEPT = 20_000  # messages a device can say again
+_RECENT = 200  # of them, after every connection that was lost
 _WINDOW = 400  # messages without an answer
 _RETRY_SECONDS = 0.1
 
@@ -72,9 +73,9 @@ class Devices:
         while self.puback < len(self.said) and self._thread.is_alive() and time.monotonic() < until:
             time.sleep(0.05)
 
-    def again(self) -> None:
+    def again(self, newest: int = _KEPT) -> None:
         """Say the newest messages once more."""
-        self._again.extend(self.said[-_KEPT:])
+        self._again.extend(self.said[-newest:])
 
     def close(self) -> None:
         """Leave."""
@@ -121,8 +122,8 @@ class Devices:
 
     def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: object, properties: object) -> None:  # noqa: ANN401
         del client, userdata, reason, properties
-        if self._replay and not flags.session_present:
-            self.again()
+        if self._replay:  # a broker that was killed may have kept the session, and lost what came last
+            self.again(_RECENT if flags.session_present else _KEPT)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ READERS: dict[str, type[StockClient]] = {"fast": FastClient, "stock": StockClien
 _LEAVE_SECONDS = 2.0
 _SUSPICIOUS = 5  # connections lost without a word soon after they were granted, in a row
 _SOON = 5.0  # seconds
+_SUSPECTED_SECONDS = 8.0  # to wait then, at the most: it may have been a bad network after all
 _ALWAYS = Backoff()
 
 
@@ -160,7 +161,8 @@ class Session:
                 return 0.0
         self._failures += 1
         failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures  # two of us must not throw each other out in turn
-        return self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
+        delay = self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
+        return min(delay, _SUSPECTED_SECONDS) if self._lost_soon >= _SUSPICIOUS else delay
 
     def granted(self, link: Link, *, session_present: bool) -> None:
         """The broker took us; called before anything is subscribed to."""
