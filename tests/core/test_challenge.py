@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from insa_anomaly.core import challenge, detector
-from insa_anomaly.core.challenge import Name, refit, train
 from insa_anomaly.core.assessment import Assessment, Holdout, assess
+from insa_anomaly.core.challenge import Name, refit, train
 from insa_anomaly.core.detector import Model, Parameters
 from insa_anomaly.core.features import Floats
 from insa_anomaly.core.training import Past
