@@ -81,6 +81,31 @@ def test_law_saving_and_loading_in_mid_stream_changes_nothing(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
 
 
+def test_law_it_learns_on_the_same_however_it_is_fed(tmp_path: Path) -> None:
+    """Refits fall between the same two readings, one by one, in pieces, or saved and loaded on the way; the age and what alarmed count."""
+    often = {**QUICK, "refit_readings_least": 60, "refit_readings_most": 60, "mature_days": 0.01, "mature_readings": 450}
+    times, values = signal(900, 3)
+    values[600:640] += 9
+    fed = [AnomalyDetector("PUMP-1", "pressure", **often) for _ in range(3)]
+    for one in fed:
+        one.train({"timestamp": times[:400], "value": values[:400]})
+    whole = fed[0].observe_many(values[400:], times[400:])
+    pieces = [fed[1].observe_many(values[begin : begin + 37], times[begin : begin + 37]) for begin in range(400, 637, 37)]
+    fed[1].save_model(tmp_path / "model.npz")
+    loaded = AnomalyDetector("PUMP-1", "pressure", **often)
+    loaded.load_model(tmp_path / "model.npz")
+    pieces.append(loaded.observe_many(values[659:], times[659:]))
+    each = [fed[2].observe(value, time) for value, time in zip(values[400:], times[400:], strict=True)]
+    for name, column in whole.items():
+        assert column.tobytes() == np.concatenate([piece[name] for piece in pieces]).tobytes()
+        np.testing.assert_array_equal(column, np.array([said[name] for said in each]))
+    assert [said["model_version"] for said in each][:: len(each) - 1] == [1, 9]
+    info = fed[0].get_model_info()
+    assert info == loaded.get_model_info() == fed[2].get_model_info()
+    assert (info["age"], info["readings_ever"]) == ("mature", 880)
+    assert 20 < info["readings_quarantined"] < 150
+
+
 def test_a_file_that_is_no_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     """Missing, empty, damaged, another series'."""
     good, stranger = ready(), AnomalyDetector("PUMP-2", "pressure", **QUICK)
