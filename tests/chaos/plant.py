@@ -104,7 +104,10 @@ def trained() -> tuple[Trained, ...]:
     values = np.round(_ordinary(np.random.default_rng(0), at, (_TRAINING_ROWS, len(METRICS))), 4)
     times = BEGIN + at[:, 0] * STEP
     policy = Policy(false_alarms_per_day=5.0)
-    return tuple(fit(times, values[:, i], ("any", metric), metric, 1, Parameters(), policy) for i, metric in enumerate(METRICS))
+    return tuple(
+        fit(times, values[:, i], ("any", metric), metric, 1, Parameters(mature_days=0.0, mature_readings=0), policy)
+        for i, metric in enumerate(METRICS)
+    )
 
 
 def for_every_series() -> Iterator[Trained]:
