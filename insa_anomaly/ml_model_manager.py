@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -134,7 +135,7 @@ class AnomalyDetector:
             with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
                 scorer, state, seen = npz["scorer"].tobytes(), npz["state"], npz["seen"]
                 figures = msgspec.json.decode(npz["figures"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, msgspec.DecodeError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
             raise ModelFileError(f"{path} cannot be read as a saved model: {error}") from error
         model = Model.from_bytes(scorer) if scorer else None
         if state.shape != (1, features.STATE_WIDTH):

@@ -8,6 +8,7 @@ of a batch, of however many series, go through each step together, and the resul
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -119,7 +120,7 @@ class Model:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
             raise ModelFileError("this is not a scorer file that this version reads") from error
 
     @classmethod

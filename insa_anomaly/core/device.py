@@ -11,6 +11,7 @@ any pieces: the results are the same to the bit.
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from uuid import UUID
@@ -110,7 +111,7 @@ class DeviceModel:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
             raise ModelFileError("this is not a device model file that this version reads") from error
 
     @classmethod

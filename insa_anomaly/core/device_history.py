@@ -7,6 +7,7 @@ more than half of the last four refit steps: then they are how it is now, and ar
 from __future__ import annotations
 
 import io
+import zlib
 from collections import deque
 from zipfile import BadZipFile
 
@@ -73,6 +74,6 @@ class DeviceHistory:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 out.add(npz["times"], npz["values"].reshape(-1, metrics), npz["told"])
                 out._ever, out._first = int(npz["ever"]), float(npz["first"])
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
             raise ModelFileError("the rows kept with a device model cannot be read") from error
         return out

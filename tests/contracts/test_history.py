@@ -43,6 +43,17 @@ def test_law_the_newest_good_readings_in_time_order(body: Body, found: list[Read
         assert (times.dtype, values.dtype) == (np.dtype(np.int64), np.dtype(np.float64))
 
 
+def test_what_was_called_anomalous_is_known(body: Body) -> None:
+    """Of one series, from a time on."""
+    found = [recorded.anomaly(number) for number in (1, 2)]
+    body.recorder.record(page(1, found))
+    key, at = (found[0].device_id, found[0].metric_name), found[0].timestamp
+    assert set(body.history.anomalous(key, at).tolist()) == {one.timestamp for one in found}
+    assert body.history.anomalous(key, at).dtype == np.int64
+    assert not len(body.history.anomalous(key, max(one.timestamp for one in found) + 1))
+    assert not len(body.history.anomalous(("nobody", "nothing"), at))
+
+
 def test_a_long_history_comes_back_whole(body: Body) -> None:
     """A generated history of many thousand readings is recorded as one page, and read back to the bit."""
     rng = np.random.default_rng(1)

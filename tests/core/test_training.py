@@ -82,10 +82,20 @@ def test_repeated_readings_count_once() -> None:
 
 
 def test_a_hundred_readings_are_enough() -> None:
-    """Any hundred, a short history is told from a long one by its threshold."""
-    short, long = learn(*daily(100)), learn(*daily(3000))
+    """Any hundred; a short history is told from a long one by its threshold, where charts can reach it."""
+    old = replace(SMALL, mature_days=0.0, mature_readings=0)
+    short, long = learn(*daily(100), old), learn(*daily(3000), old)
     assert short.samples == 100
     assert short.model.threshold > long.model.threshold
+
+
+@pytest.mark.parametrize("readings", [100, 400, 3000])
+def test_a_threshold_lies_within_what_the_model_can_say(readings: int) -> None:
+    """A forest alone is flat far out: what is as strange as can be reaches the threshold of a young model, if it is anomalous at all."""
+    trained = learn(*daily(readings))
+    times, values = daily(readings)
+    results = follow(trained, np.r_[times, times[-1] + MINUTE], np.r_[values, 1e9])
+    assert results.confidence[-1] >= trained.model.threshold or results.score[-1] >= 0
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ COPY (
 ) TO STDOUT (FORMAT binary)
 
 -- name: anomalous_times
-SELECT micros(a.timestamp) FROM anomaly_detections a LEFT JOIN feedback f ON f.episode_id = a.episode_id
+SELECT microseconds(a.timestamp) FROM anomaly_detections a LEFT JOIN feedback f ON f.episode_id = a.episode_id
 WHERE a.device_id = %s AND a.metric_name = %s AND a.is_anomaly AND a.timestamp >= instant(%s::bigint)
     AND f.verdict IS DISTINCT FROM 'dismissed'
 
