@@ -21,11 +21,12 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test lint fuzz bench chaos judge deps clean
+.PHONY: help demo test test-long lint fuzz bench chaos judge deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
 	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
+	@echo "make test-long                    what takes longer: killed at every named place, more ways to cut the safety net"
 	@echo "make lint                         the first three alone"
 	@echo "make fuzz                         the admin API under 200 generated requests of every kind, good and bad"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
@@ -42,6 +43,10 @@ demo:
 
 test: deps lint
 	@.venv/bin/python -m pytest
+
+test-long: deps
+	@$(call sync)
+	@.venv/bin/python -m pytest -m long
 
 lint:
 	@$(call sync)

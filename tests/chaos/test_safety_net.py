@@ -48,7 +48,10 @@ SHOWN: Mapping[str, tuple[Plan, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SHOWN)
+LONG = {"go_on_after_a_failed_page", "begin_anew_at_every_start", "give_ids_by_chance"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in SHOWN])
 def test_a_strand_that_is_cut_is_seen(short_path: Path, tools: Tools, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run ends, and the checker says what is wrong."""
     plan, words = SHOWN[name]
@@ -72,6 +75,7 @@ def test_every_strand_has_its_test() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- crash places
+@pytest.mark.long
 @pytest.mark.timeout(240 + 100 * TIMES)
 def test_killed_at_the_worst_places_nothing_is_lost_doubled_or_untold(short_path: Path, tools: Tools) -> None:
     """At each of them in turn, the nth time it is come to; what is left is what an undisturbed run leaves."""
@@ -109,6 +113,7 @@ def crash(world: World, place: str, nth: int) -> None:
     assert daemon.wait() == -9, f"{place}: it ended otherwise: {daemon.log[-2000:]}"
 
 
+@pytest.mark.long
 def test_a_training_that_is_killed_leaves_what_was_or_what_is_to_be(tmp_path: Path) -> None:
     """Wherever that hits it, the index names models that are whole, and the next training succeeds."""
     training = tmp_path / "a.csv"
