@@ -1,5 +1,6 @@
 """The daemon, put together: what it is made of, the order it opens in, the signals that end it."""
 
+import ctypes
 import faulthandler
 import fcntl
 import os
@@ -44,12 +45,14 @@ from insa_anomaly.wiring.training import model_files, start_child
 
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
+M_ARENA_MAX, ARENAS = -8, 2  # the first is mallopt's name for the second
 TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
+    _share_arenas()
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.storage.directory))
@@ -70,6 +73,13 @@ def run(settings: Settings, source: str) -> int:
     faulthandler.cancel_dump_traceback_later()
     instrumentation.daemon_stopped(time.monotonic() - stopping)
     return status
+
+
+def _share_arenas() -> None:
+    """Let glibc keep few arenas: by itself it makes one a thread, each of which holds on to what its thread once needed."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # other C libraries have none, and no arenas
+        libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
 def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
