@@ -92,7 +92,7 @@ class Demo:
     services: DemoServices
     console: Console
     leaving: Leaving
-    history_days: float = 5.0
+    history_days: float = 8.0
     patience: float = 60.0
     quiet: float = 1.5
 
