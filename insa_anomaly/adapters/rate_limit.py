@@ -8,8 +8,6 @@ from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from insa_anomaly import instrumentation
 
@@ -32,6 +30,9 @@ class RedisRateLimit:
     """The port `RateLimit` in Redis; while that is away, or slow, each process counts for itself."""
 
     def __init__(self, url: str, password: str | None = None, rest_seconds: float = 5.0) -> None:
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s: only where there is a Redis
+        from redis.retry import Retry  # noqa: PLC0415
+
         given: dict[str, Any] = {} if password is None else {"password": password}
         storage = RedisStorage(
             url,

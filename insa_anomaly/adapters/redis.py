@@ -37,51 +37,14 @@ class Breaker:
         return Breaker(self.rest_seconds, now)
 
 
-def _client(url: str, password: str | None) -> "redis.Redis":
-    given = {} if password is None else {"password": password}
-    return redis.Redis.from_url(
-        url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
-    )
-
-
-class RedisCache:
-    """The port `Cache`."""
+class _Losable:
+    """A connection that is asked once and shortly, and left alone for a while after it failed."""
 
     def __init__(self, url: str, password: str | None = None, breaker: Breaker | None = None) -> None:
-        self._client = _client(url, password)
-        self._breaker = breaker or Breaker()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def get(self, name: str) -> bytes | None:
-        """What was put under this name, while it is good; None too where Redis does not answer at once."""
-        found = self._asked(lambda: self._client.get(name))
-        return found if isinstance(found, bytes) else None
-
-    def put(self, name: str, value: bytes, seconds: int) -> None:
-        """Keep it for so long, or let it go where Redis does not answer at once."""
-        self._asked(lambda: self._client.set(name, value, ex=seconds))
-
-    def _asked(self, ask: Callable[[], object]) -> object:
-        if not self._breaker.allows(time.monotonic()):
-            return None
-        try:
-            return ask()
-        except (redis.RedisError, OSError) as error:
-            self._breaker = self._breaker.failed(time.monotonic())
-            instrumentation.cache_unavailable(str(error))
-            return None
-
-
-class RedisLatest:
-    """The port `Latest`: `ml:predictions:<device>:<metric>:latest` for five minutes, `ml:model:<device>:<metric>` for an hour."""
-
-    def __init__(self, url: str, password: str | None = None, breaker: Breaker | None = None) -> None:
-        self._client = _client(url, password)
+        given = {} if password is None else {"password": password}
+        self._client = redis.Redis.from_url(
+            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
+        )
         self._breaker = breaker or Breaker()
 
     def __enter__(self) -> Self:
@@ -94,6 +57,34 @@ class RedisLatest:
         """Close the connections."""
         self._client.close()
 
+    def _asked(self, ask: Callable[[], object], failed: Callable[[str], None]) -> object:
+        """What it answers; None where it does not answer at once."""
+        if not self._breaker.allows(time.monotonic()):
+            return None
+        try:
+            return ask()
+        except (redis.RedisError, OSError) as error:
+            self._breaker = self._breaker.failed(time.monotonic())
+            failed(str(error))
+            return None
+
+
+class RedisCache(_Losable):
+    """The port `Cache`."""
+
+    def get(self, name: str) -> bytes | None:
+        """What was put under this name, while it is good; None too where Redis does not answer at once."""
+        found = self._asked(lambda: self._client.get(name), instrumentation.cache_unavailable)
+        return found if isinstance(found, bytes) else None
+
+    def put(self, name: str, value: bytes, seconds: int) -> None:
+        """Keep it for so long, or let it go where Redis does not answer at once."""
+        self._asked(lambda: self._client.set(name, value, ex=seconds), instrumentation.cache_unavailable)
+
+
+class RedisLatest(_Losable):
+    """The port `Latest`: `ml:predictions:<device>:<metric>:latest` for five minutes, `ml:model:<device>:<metric>` for an hour."""
+
     def show(self, results: dict[SeriesKey, bytes]) -> None:
         """Replace the results of these series, or let them go where Redis does not answer at once."""
         self._try((f"ml:predictions:{device}:{metric}:latest", value, _RESULT_SECONDS) for (device, metric), value in results.items())
@@ -103,13 +94,7 @@ class RedisLatest:
         self._try((f"ml:model:{device}:{metric}", name.encode(), _MODEL_SECONDS) for (device, metric), name in models.items())
 
     def _try(self, values: Iterable[tuple[str, bytes, int]]) -> None:
-        if not self._breaker.allows(time.monotonic()):
-            return
-        try:
-            self._set(values, time.monotonic() + _BUDGET_SECONDS)
-        except (redis.RedisError, OSError) as error:
-            self._breaker = self._breaker.failed(time.monotonic())
-            instrumentation.latest_unavailable(str(error))
+        self._asked(lambda: self._set(values, time.monotonic() + _BUDGET_SECONDS), instrumentation.latest_unavailable)
 
     def _set(self, values: Iterable[tuple[str, bytes, int]], until: float) -> None:
         """Commands are packed here: the driver's pipeline takes five times the processor time (12 us a key against 2)."""

@@ -17,11 +17,10 @@ from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
-from insa_anomaly.adapters.redis import RedisCache
 from insa_anomaly.api.app import Admin
 from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
-from insa_anomaly.ports import Key
+from insa_anomaly.ports import Cache, Key
 from insa_anomaly.runtime.daemon import Parts as DaemonParts
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.jobs import JobRunner
@@ -104,9 +103,13 @@ def _refresh(ring: KeyRing, stop: Event) -> None:
             trouble = True
 
 
-def cache(address: RedisAddress) -> RedisCache | None:
+def cache(address: RedisAddress) -> Cache | None:
     """Shared by all daemons where there is a Redis."""
-    return RedisCache(address.url, secret(address.password_file)) if address.url else None
+    if not address.url:
+        return None
+    from insa_anomaly.adapters.redis import RedisCache  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+
+    return RedisCache(address.url, secret(address.password_file))
 
 
 def limit(address: RedisAddress) -> RateLimit:

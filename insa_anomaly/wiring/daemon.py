@@ -20,7 +20,6 @@ from fastapi import FastAPI
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
-from insa_anomaly.adapters.redis import RedisLatest
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
 from insa_anomaly.errors import AlreadyRunning, ConfigError
@@ -127,6 +126,8 @@ def _supervision(settings: Settings, broker: Broker) -> Supervision:
 def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> Show | None:
     if not address.url:
         return None
+    from insa_anomaly.adapters.redis import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+
     latest = stack.enter_context(RedisLatest(address.url, secret(address.password_file)))
     return Show(latest, lambda number: fleet.model.get(number, (None, 0))[0])
 
