@@ -30,6 +30,7 @@ FEATURES = slice(0, features.NUMBERS_WIDTH)
 CHARTS = slice(FEATURES.stop, FEATURES.stop + charts.NUMBERS_WIDTH)
 RULES = slice(CHARTS.stop, CHARTS.stop + rules.NUMBERS_WIDTH)
 MEMBERS = ("forest", "forecast", "forecast_smoothed", "window")
+SMOOTHED = MEMBERS.index("forecast_smoothed")
 TABLES = tuple(  # one for each member, and one for them together
     slice(start, start + calibration.TABLE_WIDTH)
     for start in range(RULES.stop, RULES.stop + (len(MEMBERS) + 1) * calibration.TABLE_WIDTH, calibration.TABLE_WIDTH)
@@ -45,6 +46,8 @@ MATURE = BAND + 1  # 1: the strangest of all members decides; 0: young, the fore
 KNOWN = MATURE + 1  # readings ever learnt from
 RELEASED = KNOWN + 1  # readings up to this time are learnt, whether they alarmed or not
 MODEL_WIDTH = RELEASED + 1
+
+_BLOCK = 2000  # readings scored together: what was learnt about their series is copied, 2.5 kB a reading
 
 
 @dataclass(frozen=True)
@@ -258,35 +261,48 @@ def _statuses(pushed: features.Pushed, known: Bools) -> npt.NDArray[np.uint8]:
 
 
 def _score(
-    results: Results, good: Ints, pushed: features.Pushed, which: Ints, time: Floats, ready: Ints, models: Models, row: Ints
+    results: Results, good: Ints, pushed: features.Pushed, which: Ints, time: Floats, ready: Bools, models: Models, row: Ints
 ) -> None:
     """Score the readings `ready` of `pushed`, whose window is full; writes the smoothed forecast errors into the new states."""
-    at, numbers = good[ready], models.numbers[row[ready]]
-    look = features.look(pushed.windows[ready], pushed.stamps[ready], pushed.flats[ready], numbers[:, FEATURES])
+    at = np.flatnonzero(ready)
+    blocks = [at[begin : begin + _BLOCK] for begin in range(0, len(at), _BLOCK)]
+    members = np.full((len(good), len(MEMBERS)), np.nan)
+    for block in blocks:
+        members[block] = _members(results, good[block], pushed, block, models, row[block])
+    _smooth(members, pushed, which, ready)
+    for block in blocks:
+        _weigh(results, good[block], pushed, block, time[block], members[block], models.numbers[row[block]])
+
+
+def _members(results: Results, at: Ints, pushed: features.Pushed, block: Ints, models: Models, row: Ints) -> Floats:
+    """What each member sees [n, len(MEMBERS)] in the readings `block` of `pushed`, which are `at` in the results; none is smoothed yet."""
+    numbers = models.numbers[row]
+    look = features.look(pushed.windows[block], pushed.stamps[block], pushed.flats[block], numbers[:, FEATURES])
     raw = features.unscaled(look, numbers[:, FEATURES])
     results.features[at] = scaled = features.scaled(raw, numbers[:, FEATURES])
-    samples = models.arena.score(row[ready], scaled)
+    samples = models.arena.score(row, scaled)
     error = charts.forecast_error(look, numbers[:, CHARTS])
-    smoothed = _smoothed(pushed, which, ready, error)
-    members = (-samples, error, smoothed, charts.window_z(raw, numbers[:, CHARTS]))
-    surprises = member_surprises(members, numbers)
-    results.member[at] = surprises.argmax(axis=1)
-    results.rules[at] = seen = rules.seen(pushed, ready, time[ready], numbers[:, FEATURES], numbers[:, RULES])
-    together = calibration.surprise(surprises.max(axis=1), numbers[:, TABLES[-1]])
-    results.score[at] = calibration.score(ruled(together, seen, pushed.windows[ready, -1], numbers), numbers[:, ALPHA])
-    results.confidence[at] = np.abs(results.score[at])
     results.raw_score[at] = samples - numbers[:, OFFSET]
     results.expected[at] = expected = features.expected(look, numbers[:, FEATURES])
     results.lower[at], results.upper[at] = expected - numbers[:, BAND], expected + numbers[:, BAND]
+    return np.stack((-samples, error, error, charts.window_z(raw, numbers[:, CHARTS])), axis=1)
 
 
-def _smoothed(pushed: features.Pushed, which: Ints, ready: Ints, error: Floats) -> Floats:
-    """The smoothed forecast error at the readings `ready`; what is left of it goes into the new states."""
-    errors = np.full(len(which), np.nan)
-    errors[ready] = error
+def _smooth(members: Floats, pushed: features.Pushed, which: Ints, ready: Bools) -> None:
+    """Smooth the forecast errors of all readings in place; what is left of them goes into the new states."""
     moved = pushed.arrivals == Arrival.MOVES
-    seen, pushed.states[:, features.SMOOTHED] = charts.smoothed(pushed.states[:, features.SMOOTHED], which, errors, moved)
-    return seen[ready]
+    seen, left = charts.smoothed(pushed.states[:, features.SMOOTHED], which, members[:, SMOOTHED].copy(), moved)
+    members[ready, SMOOTHED], pushed.states[:, features.SMOOTHED] = seen[ready], left
+
+
+def _weigh(results: Results, at: Ints, pushed: features.Pushed, block: Ints, time: Floats, members: Floats, numbers: Floats) -> None:
+    """Scores of the readings `block` of `pushed`, which are `at` in the results, from what the members and the rules see in them."""
+    surprises = member_surprises(tuple(members.T), numbers)
+    results.member[at] = surprises.argmax(axis=1)
+    results.rules[at] = seen = rules.seen(pushed, block, time, numbers[:, FEATURES], numbers[:, RULES])
+    together = calibration.surprise(surprises.max(axis=1), numbers[:, TABLES[-1]])
+    results.score[at] = calibration.score(ruled(together, seen, pushed.windows[block, -1], numbers), numbers[:, ALPHA])
+    results.confidence[at] = np.abs(results.score[at])
 
 
 def member_surprises(members: Sequence[Floats], numbers: Floats) -> Floats:
