@@ -40,6 +40,19 @@ def test_law_chunking_changes_nothing(stream: Stream, cuts: list[int]) -> None:
 
 
 @laws
+@given(stream=streams.streams(), block=st.integers(1, 20))
+def test_law_the_size_of_a_block_changes_nothing(stream: Stream, block: int) -> None:
+    """A batch is scored in blocks of any size, to the bit."""
+    held = models()
+    after, whole = run(warm(), stream, held)
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(detector, "_BLOCK", block)
+        states, results = run(warm(), stream, held)
+    assert same(whole, results)
+    assert after.tobytes() == states.tobytes()
+
+
+@laws
 @given(stream=streams.streams())
 def test_law_other_series_change_nothing(stream: Stream) -> None:
     """Each series by itself gives what it gives among the others."""
