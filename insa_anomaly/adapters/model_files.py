@@ -34,6 +34,7 @@ import msgspec
 from insa_anomaly.core.detector import Model
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.saved_file import sync_folder, write_whole
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device_training import TrainedDevice
@@ -281,7 +282,7 @@ class ModelFiles:
     def _write(self, path: Path, data: bytes) -> StoredFile:
         name = path.relative_to(self._directory).as_posix()
         with _faults(f"{path} cannot be written"):
-            _write_whole(path, data)
+            write_whole(path, data)
         return StoredFile(name, hashlib.sha256(data).hexdigest(), self._authentication(name, data))
 
     def _authentication(self, name: str, data: bytes) -> str:
@@ -429,7 +430,7 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileExistsError:
         return
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _make_private(folder: Path) -> None:
@@ -440,29 +441,6 @@ def _make_private(folder: Path) -> None:
 def _create_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     path.chmod(0o600)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Either the old file or all of the new one is there, also after a power cut."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

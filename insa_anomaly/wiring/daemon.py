@@ -36,6 +36,7 @@ from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
+from insa_anomaly.saved_file import write_whole
 from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import admin, clock, storage
 from insa_anomaly.wiring.broker import access
@@ -147,9 +148,7 @@ def _remember(file: Path, filters: list[str]) -> list[str]:
         earlier = msgspec.json.decode(file.read_bytes(), type=list[str]) if file.exists() else []
         every = sorted({*filters, *earlier})
         if every != earlier:
-            new = file.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode(every))
-            new.replace(file)
+            write_whole(file, msgspec.json.encode(every))
     except (OSError, msgspec.DecodeError) as error:
         message = f"what was subscribed to before cannot be read from {file}, or not be written there: {error}"
         raise ConfigError(message) from error
