@@ -26,6 +26,7 @@ FIT_CAP = 20.0  # robust units: what lies further out shall not steer the foreca
 _CAP = 200.0
 _ERROR_CAP = 50.0
 _WEIGHT = 2.0 / (SPAN + 1)
+_TARGET = 0.535  # mean of log(1 + |z|) where z is standard normal
 
 
 def predictors(z: Floats) -> Floats:
@@ -58,14 +59,15 @@ def forecast_error(look: Look, numbers: Floats) -> Floats:
 def smoothed(before: Floats, which: Ints, errors: Floats, moved: Bools) -> tuple[Floats, Floats]:
     """Exponentially weighted mean of the errors [n] as each reading sees it, and what is left per row [s].
 
-    A row's readings are in order. Where a window is not full the error is NaN, and the mean starts anew after it.
-    A reading that does not move its window leaves nothing.
+    A row's readings are in order. Where a window is not full the error is NaN, and the mean starts anew after it, at what is to be
+    expected (Roberts 1959): a first error taken for the mean of ten would be an alarm too often. A reading that does not move its
+    window leaves nothing.
     """
     left = before.tolist()
     out = list(repeat(NONE, len(errors)))
     for i, (row, error, moves) in enumerate(zip(which.tolist(), errors.tolist(), moved.tolist(), strict=True)):
-        held = left[row]
-        now = NONE if error != error else error if held < 0 else held + _WEIGHT * (error - held)  # noqa: PLR0124 - NaN
+        held = left[row] if left[row] >= 0 else _TARGET
+        now = NONE if error != error else held + _WEIGHT * (error - held)  # noqa: PLR0124 - NaN
         out[i] = now
         if moves:
             left[row] = now

@@ -142,9 +142,10 @@ def forecast_error(values: Sequence[float], scaling: Floats, numbers: Floats) ->
 
 
 def smoothed(errors: Sequence[float]) -> list[float]:
-    """Exponentially weighted mean, span 10, from each full window on anew; NaN: the window is not full."""
+    """Exponentially weighted mean, span 10, from each full window on anew, from 0.535 on; NaN: the window is not full."""
     out, now = [], -1.0
     for error in errors:
-        now = -1.0 if isnan(error) else error if now < 0 else now + 2 / 11 * (error - now)
+        before = 0.535 if now < 0 else now
+        now = -1.0 if isnan(error) else before + 2 / 11 * (error - before)
         out.append(now)
     return out
