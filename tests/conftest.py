@@ -74,6 +74,14 @@ def wait_for(truth: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def alive(pid: int) -> bool:
+    """True for a process that runs; a zombie nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.fixture(scope="session")
 def tools() -> Tools:
     """Where mosquitto and redis-server are found: on this machine, or where `make deps` unpacked them without root."""

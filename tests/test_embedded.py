@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Installation, Listener, Tools, database
 from insa_anomaly.errors import ServiceError
-from tests.conftest import QUICK, Server, wait_for
+from tests.conftest import QUICK, Server, alive, wait_for
 
 
 def _installations(kind: str) -> list[Installation]:
@@ -48,14 +48,6 @@ def _connack(listener: Listener, password: str) -> str:
     finally:
         client.disconnect()
         client.loop_stop()
-
-
-def _alive(pid: int) -> bool:
-    """True for a process that runs; a zombie nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 # ----------------------------------------------------------------------------------------------- PostgreSQL
@@ -308,11 +300,11 @@ def test_no_server_outlives_a_killed_parent(short_path: Path, tools: Tools) -> N
         assert parent.stdout
         pids = [int(parent.stdout.readline()) for _ in range(3)]
         children = [*pids, *_listening_under(short_path)]
-        assert all(_alive(pid) for pid in children)
+        assert all(alive(pid) for pid in children)
         parent.kill()
     with embedded.postgres(short_path / "pg", settings=QUICK) as dsn:
         assert _one(dsn, "SELECT 1") == 1
-    wait_for(lambda: not any(_alive(pid) for pid in children))
+    wait_for(lambda: not any(alive(pid) for pid in children))
 
 
 def _listening_under(folder: Path) -> list[int]:
