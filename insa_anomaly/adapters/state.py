@@ -112,6 +112,10 @@ class StateFile:
         with self._transaction():
             self._file.executemany("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])
 
+    def untold(self) -> int:
+        """How many events are not yet told."""
+        return int(self._rows("SELECT count(*) FROM outbox")[0][0])
+
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
         """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
         with self._transaction():

@@ -60,10 +60,10 @@ def test_the_status_says_what_runs_and_where_every_reader_is(daemon: Daemon) -> 
 
 
 def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
-    """Every metric is ours by its name, and counts what happened."""
+    """Every metric is ours by its name, or what is usually said of a process; they count what happened."""
     found = {family.name: family for family in text_string_to_metric_families(daemon.client.get("/metrics").text)}
     assert found
-    assert all(name.startswith("insa_") for name in found)
+    assert all(name.startswith(("insa_", "process_")) for name in found)
     before = found["insa_readings_recorded"].samples[0].value
     instrumentation.page_recorded(5)
     answer = daemon.client.get("/metrics")
