@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -20,15 +21,36 @@ from insa_anomaly.core.event import Event, Transition
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
-ProcessCollector(registry=REGISTRY)
 TROUBLES = ("broker", "log", "state", "database", "thread")  # all that `insa_trouble` can tell
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
+_UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_entries": "entries", "_events": "events", "_rate": "share", "_accuracy": "share"}
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 
+class Definition(NamedTuple):
+    """What a metric is, for whoever watches."""
+
+    name: str
+    kind: str
+    unit: str
+    labels: tuple[str, ...]
+    text: str
+
+
+_DEFINED: list[Definition] = []
+
+
+def _define(name: str, kind: str, text: str, labels: tuple[str, ...] = ()) -> None:
+    """The unit is the end of the name, as Prometheus wants it; what has none counts, or says yes (1) or no."""
+    stem = name.removesuffix("_total")
+    of_name = next((unit for end, unit in _UNITS.items() if stem.endswith(end)), "count")
+    _DEFINED.append(Definition(name, kind, "0 or 1" if text.startswith("1 w") else of_name, labels, text))
+
+
 def _counter(name: str, text: str, *labels: str, begin: Iterable[str] = ()) -> Counter:
+    _define(f"insa_{name}_total", "counter", text, labels)
     counter = Counter(f"insa_{name}", text, labels, registry=REGISTRY)
     for value in begin:
         counter.labels(value)
@@ -36,6 +58,7 @@ def _counter(name: str, text: str, *labels: str, begin: Iterable[str] = ()) -> C
 
 
 def _gauge(name: str, text: str, *labels: str, begin: Iterable[str] = ()) -> Gauge:
+    _define(f"insa_{name}", "gauge", text, labels)
     gauge = Gauge(f"insa_{name}", text, labels, registry=REGISTRY)
     for value in begin:
         gauge.labels(value)
@@ -43,6 +66,7 @@ def _gauge(name: str, text: str, *labels: str, begin: Iterable[str] = ()) -> Gau
 
 
 def _histogram(name: str, text: str) -> Histogram:
+    _define(f"insa_{name}", "histogram", text)
     return Histogram(f"insa_{name}", text, buckets=_LATENCY, registry=REGISTRY)
 
 
@@ -64,14 +88,16 @@ TAKEN_OVER = _counter("broker_takeovers", "Connections ended because another cli
 SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
 DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
 READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader", begin=READERS)
-READER_LAG_SECONDS = _gauge("reader_lag_seconds", "Since the oldest of these entries was received", "reader", begin=READERS)
+READER_LAG_SECONDS = _gauge(
+    "reader_lag_seconds", "Since the oldest entry that a reader has not dealt with was received", "reader", begin=READERS
+)
 OUTBOX = _gauge("outbox_events", "Events that wait to be told, or for the broker's word that they were")
 STORAGE = _gauge("storage_bytes", "Size of the files on disk", "what")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
 REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
 PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
-PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Of these, values that would be anomalous")
+PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Predictions given over the admin API of values that would be anomalous")
 DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
 TROUBLE = _gauge("trouble", "1 while this is in trouble", "what", begin=TROUBLES)
 CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind", begin=CACHED)
@@ -80,6 +106,8 @@ DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the 
 RESULT_SECONDS = _histogram("receive_to_score_seconds", "From receipt of the oldest reading of a batch to its score, committed")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the broker's word that it has its event")
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
+for _family in ProcessCollector(registry=REGISTRY).collect():
+    _define(_family.name + "_total" * (_family.type == "counter"), _family.type, _family.documentation.rstrip("."))
 
 
 def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
@@ -103,9 +131,23 @@ def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
     )
 
 
+def definitions() -> list[Definition]:
+    """Every metric: the daemon's, its process's, the single models'."""
+    return _DEFINED
+
+
 def metrics_text() -> bytes:
     """All metrics but those of single models, in Prometheus' text format."""
     return generate_latest(REGISTRY)
+
+
+_MODEL_LABELS = ("device_id", "metric_name")
+_MODEL_METRICS = {
+    "insa_model_accuracy": "Accuracy of the model that serves, as assessed at its training",
+    "insa_model_false_positive_rate": "False positive rate of the model that serves, of readings, as assessed at its training",
+}
+for _name, _text in _MODEL_METRICS.items():
+    _define(_name, "gauge", _text, _MODEL_LABELS)
 
 
 class ModelMetrics(Collector):
@@ -116,15 +158,12 @@ class ModelMetrics(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The two families."""
-        labels = ("device_id", "metric_name")
-        accuracy = GaugeMetricFamily("insa_model_accuracy", "Accuracy of the model that serves, as assessed at its training", labels=labels)
-        rate = GaugeMetricFamily("insa_model_false_positive_rate", "False positive rate of the same, of readings", labels=labels)
+        families = [GaugeMetricFamily(name, text, labels=_MODEL_LABELS) for name, text in _MODEL_METRICS.items()]
         for device_id, metric_name, *known in self._figures:
-            for family, figure in zip((accuracy, rate), known, strict=True):
+            for family, figure in zip(families, known, strict=True):
                 if figure is not None:
                     family.add_metric((device_id, metric_name), figure)
-        yield accuracy
-        yield rate
+        yield from families
 
 
 def model_metrics_text(figures: Iterable[tuple[str, str, float | None, float | None]]) -> bytes:
