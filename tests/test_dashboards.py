@@ -245,9 +245,11 @@ CASES = {
 }
 
 
-def test_every_alert_has_a_case() -> None:
-    """And every case its alert, of the severity that it says."""
-    assert {rule["alert"]: rule["labels"]["severity"] for rule in RULES} == {name: case.severity for name, case in CASES.items()}
+def test_every_alert_has_a_case_and_a_line() -> None:
+    """And every case its alert, of the severity that it says; so has every line of the README."""
+    alerts = {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
+    assert alerts == {name: case.severity for name, case in CASES.items()}
+    assert alerts == dict(re.findall(r"^\| `(Insa\w+)` \| (\w+) \|", (FOLDER / "README.md").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,8 +1,9 @@
 """What is offered to whoever watches, for real: every query of the dashboard on a Prometheus that scraped a daemon, and on its database."""
 
-import json
 import re
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -35,8 +36,24 @@ def plant(short_root: Path, tools: Tools, postgres_dsn: str) -> Iterator[Watched
         pytest.skip("there is no Prometheus: run `make deps` where Debian's archive can be reached")
     folder = short_root / "watched"
     folder.mkdir(mode=0o711)
-    with empty_database(postgres_dsn) as database, opened(folder, tools, database) as site, watched(site, program) as one:
+    with (
+        empty_database(postgres_dsn) as database,
+        opened(folder, tools, database) as site,
+        watched(site, program) as one,
+        reader(database),
+    ):
         yield one
+
+
+@contextmanager
+def reader(database: str) -> Iterator[None]:
+    """The role that the README makes for Grafana."""
+    block = (DASHBOARDS / "README.md").read_text().partition("```sql\n")[2].partition("```")[0]
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(block.encode())
+        yield
+        connection.execute("DROP OWNED BY insa_grafana")
+        connection.execute("DROP ROLE insa_grafana")
 
 
 def promql(text: str) -> str:
@@ -62,13 +79,30 @@ def test_prometheus_answers_every_panel(plant: Watched, name: str) -> None:
 
 @pytest.mark.parametrize("name", SQL)
 def test_postgresql_answers_every_panel(plant: Watched, name: str) -> None:
-    """With a row that says something, whether all devices are chosen or one; and a device that is none gives no row of another's."""
+    """With a row that says something, whether all devices are chosen or one; and a device that is none gives no row of another's.
+
+    The role that the README makes may ask all of it.
+    """
     with psycopg.connect(plant.site.database) as connection:
+        connection.execute("SET ROLE insa_grafana")
         for devices in (VARIABLES["device"]["allValue"], f"'{DEVICE}','other'"):
             statement = sql(SQL[name], devices).encode()
             wait_for(partial(_says_something, connection, statement), SECONDS)
         if "${device" in SQL[name]:
             assert connection.execute(sql(SQL[name], "'other'").encode()).fetchall() == []
+
+
+@pytest.mark.parametrize("name", ["telemetry_readings", "api_keys", "audit_log", "training_jobs"])
+def test_the_role_for_grafana_sees_nothing_else(plant: Watched, name: str) -> None:
+    """Least of all the keys, and it changes nothing."""
+    with psycopg.connect(plant.site.database) as connection:
+        connection.execute("SET ROLE insa_grafana")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(f"SELECT FROM {name}".encode())
+        connection.rollback()
+        connection.execute("SET ROLE insa_grafana")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM feedback")
 
 
 def _says_something(connection: "psycopg.Connection[Any]", statement: bytes) -> bool:
@@ -108,6 +142,15 @@ def test_the_alert_rules_are_evaluated(plant: Watched) -> None:
     assert [rule["name"] for rule in rules() if rule["state"] == "firing"] == []
 
 
+def test_prometheus_finds_no_fault_with_the_metrics(plant: Watched, tools: Tools) -> None:
+    """Names, types and words are as Prometheus wants them."""
+    for page in ("/metrics", "/metrics/models"):
+        said = plant.daemon.get(page)[1]
+        argv = [*(tools.command("promtool") or []), "check", "metrics"]
+        done = subprocess.run(argv, check=False, input=said, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_is_scraped_is_what_is_documented(plant: Watched) -> None:
     """Name, type, labels and meaning of every metric, and nothing besides: neither a metric without a line nor a line without a metric."""
     lines = (DASHBOARDS / "README.md").read_text().splitlines()
@@ -125,8 +168,3 @@ def test_what_is_scraped_is_what_is_documented(plant: Watched) -> None:
         assert not scraped[name][1] or ", ".join(sorted(scraped[name][1])) == labelled
     hot = {label for name, (_, found, _) in scraped.items() if not name.startswith("`insa_model_") for label in found}
     assert not hot & {"device_id", "metric_name", "device", "metric", "model_id"}
-
-
-def test_the_committed_dashboard_is_the_one_that_was_asked() -> None:
-    """`make dashboards` writes it."""
-    assert json.loads((DASHBOARDS / "insa-anomaly.json").read_text()) == BOARD

@@ -28,7 +28,7 @@ from tests.conftest import ROOT, wait_for
 DASHBOARDS = ROOT / "dashboards"
 DEVICE, METRIC = "press-9", "temperature"
 LEARNT, LIVE, STEP = 2100, 500, 10  # readings, readings, seconds between them
-RATE = 100.0  # messages a second
+RATE = 150.0  # messages a second
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,10 @@ class Signal:
 
 def _use(one: Watched) -> None:
     """The admin API, by somebody who looks at the model, predicts, and judges the first episode."""
-    [model] = one.ask("GET", "models")["models"]
-    one.ask("POST", "predict", {"device_id": DEVICE, "metric_name": METRIC, "value": 60.0})
-    for _ in range(3):
-        one.ask("GET", f"models/{model['model_id']}/performance")
-        time.sleep(1.0)  # seen by a scrape
     wait_for(lambda: one.ask("GET", "episodes")["episodes"], 20)
     episode = one.ask("GET", "episodes")["episodes"][0]
-    one.ask("POST", f"episodes/{episode['episode_id']}/feedback", {"verdict": "confirmed"})
+    one.ask("POST", f"episodes/{episode['id']}/feedback", {"verdict": "confirmed"})
+    one.ask("POST", "predict", {"device_id": DEVICE, "metric_name": METRIC, "value": 60.0})
+    for _ in range(2):
+        one.ask("GET", f"models/{episode['model_id']}/performance")
+        time.sleep(1.0)  # seen by a scrape
