@@ -54,14 +54,14 @@ def test_what_operators_asked_for_is_there() -> None:
     """By kind and title."""
     kinds = {panel["title"]: panel["type"] for panel in PANELS}
     asked = {
-        "ML model status": "gauge",
-        "Anomaly detection rate": "timeseries",
-        "Model accuracy": "barchart",
-        "Prediction latency": "timeseries",
-        "False positive rate, 24 h": "gauge",
+        "ML Model Status": "gauge",
+        "Anomaly Detection Rate": "timeseries",
+        "Model Accuracy": "barchart",
+        "Prediction Latency": "timeseries",
+        "False Positive Rate, 24 h": "gauge",
     }
     assert asked.items() <= kinds.items()
-    [latency] = [panel for panel in PANELS if panel["title"] == "Prediction latency"]
+    [latency] = [panel for panel in PANELS if panel["title"] == "Prediction Latency"]
     assert [target["legendFormat"] for target in latency["targets"]] == ["p50", "p95", "p99"]
 
 

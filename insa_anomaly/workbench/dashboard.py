@@ -55,20 +55,20 @@ def _models() -> list[Panel]:
     return [
         heading("Models"),
         gauge(
-            "ML model status",
+            "ML Model Status",
             "Share of the series known that a model serves. A new series has none until it has told enough to learn from.",
             [Promql(f"sum(insa_series_with_model{_OF}) / sum(insa_series{_OF})", "series with a model", now=True)],
             Scale(_SHARE, most=1, steps=_LOW_IS_BAD),
         ),
         gauge(
-            "False positive rate, 24 h",
+            "False Positive Rate, 24 h",
             "As assessed: the mean over the models that serve and over 24 hours, from held-out readings. At the most: the share of all "
             "readings of 24 hours that scored below 0, which is the rate if every one of them was a false positive.",
             [Promql(assessed, "as assessed", now=True), Promql(alarmed, "at the most", now=True)],
             Scale(_SHARE, most=0.2, steps=((GOOD, None), (FAIR, 0.05), (BAD, 0.1)), decimals=2),
         ),
         lines(
-            "Anomaly detection rate",
+            "Anomaly Detection Rate",
             "Readings that scored below 0, and transitions of episodes, an hour.",
             [
                 Promql(f"3600 * {_rate('insa_anomalies_total')}", "anomalous readings"),
@@ -79,7 +79,7 @@ def _models() -> list[Panel]:
             label="an hour",
         ),
         bars(
-            "Model accuracy",
+            "Model Accuracy",
             "Of the models that serve, the 25 lowest: (true positive rate + 1 - false positive rate) / 2, as assessed. "
             "Models of fewer than 2000 readings have none yet.",
             Sql(
@@ -90,7 +90,7 @@ def _models() -> list[Panel]:
             Scale(_SHARE, most=1, steps=((BAD, None), (FAIR, 0.8), (GOOD, 0.9)), decimals=1),
         ),
         lines(
-            "Prediction latency",
+            "Prediction Latency",
             "From the receipt of a reading to its score, committed: of the oldest reading of each batch.",
             [Promql(_quantile(q, "insa_receive_to_score_seconds"), f"p{round(100 * q)}") for q in (0.5, 0.95, 0.99)],
             latency,

@@ -113,7 +113,7 @@ def _says_something(connection: "psycopg.Connection[Any]", statement: bytes) -> 
 
 def test_the_bars_are_of_devices_and_metrics(plant: Watched) -> None:
     """A name and a share each."""
-    [(model, accuracy)] = plant.site.query(sql(SQL["Model accuracy A"], f"'{DEVICE}'"))
+    [(model, accuracy)] = plant.site.query(sql(SQL["Model Accuracy A"], f"'{DEVICE}'"))
     assert model == f"{DEVICE} / {METRIC}"
     assert 0 < accuracy <= 1
     labels = f'{{device_id="{DEVICE}",metric_name="{METRIC}"}}'
