@@ -25,7 +25,7 @@ JUDGE ?= ../shared/judge
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
-	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
+	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis, mosquitto, Prometheus"
 	@echo "make test-long                    what takes longer: killed at every named place, more ways to cut the safety net"
 	@echo "make lint                         the first three alone"
 	@echo "make fuzz                         the admin API under 200 generated requests of every kind, good and bad"
