@@ -60,7 +60,7 @@ class MemoryLog:
 
     def received(self, after: int) -> int | None:
         """When the oldest entry with seq > after was received; None where there is none."""
-        return next((entry.received for seq, entry in self._entries.items() if seq > after), None)
+        return next((entry.received for entry in self.read(after, 1)), None)
 
 
 class MemoryState:

@@ -215,8 +215,9 @@ class Score:
         self._count(scored, came)
 
     def _count(self, scored: Scored, came: float | None) -> None:
-        since = None if came is None else monotonic() - came
-        instrumentation.readings_scored(len(scored.telemetry.value), len(scored.findings.anomalies), scored.seconds, since)
+        readings = len(scored.telemetry.value)
+        since = monotonic() - came if came is not None and readings else None
+        instrumentation.readings_scored(readings, len(scored.findings.anomalies), scored.seconds, since)
         for rejected in (one for batch in scored.group for one in batch.rejected):
             instrumentation.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
 
