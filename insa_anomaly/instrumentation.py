@@ -131,9 +131,9 @@ def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
     )
 
 
-def definitions() -> list[Definition]:
+def definitions() -> tuple[Definition, ...]:
     """Every metric: the daemon's, its process's, the single models'."""
-    return _DEFINED
+    return tuple(_DEFINED)
 
 
 def metrics_text() -> bytes:
