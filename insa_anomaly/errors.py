@@ -59,6 +59,10 @@ class StateDamaged(StateBroken):
     """The file of states is there, and is not what was written."""
 
 
+class DiskUnreadable(InsaError):
+    """What is stored cannot be looked at."""
+
+
 class ModelFileError(InsaError):
     """A model's files are missing, altered or of another version."""
 

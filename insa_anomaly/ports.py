@@ -62,6 +62,9 @@ class Log(Protocol):
     def drop(self, through: int) -> None:
         """Forget entries with seq <= through."""
 
+    def received(self, after: int) -> int | None:
+        """When the oldest entry with seq > after was received; None where there is none."""
+
 
 # ----------------------------------------------------------------------------------------------- the state
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
@@ -99,6 +102,9 @@ class State(Protocol):
 
     def told(self, numbers: Sequence[int]) -> None:
         """These events were acknowledged by the broker; drop them."""
+
+    def untold(self) -> int:
+        """How many events are not yet told."""
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
         """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
@@ -317,6 +323,15 @@ class Change(msgspec.Struct, frozen=True):
 
 
 # ----------------------------------------------------------------------------------------------- the models
+class Figures(NamedTuple):
+    """How good a model was found to be at its training; None: that is not known."""
+
+    device_id: str
+    metric_name: str
+    accuracy: float | None
+    false_positive_rate: float | None
+
+
 class Models(Protocol):
     """The index of models on disk: works with the database away."""
 
@@ -329,6 +344,9 @@ class Models(Protocol):
 
     def thresholds(self) -> dict[str, float]:
         """Thresholds that were set by hand, by the id of the active model."""
+
+    def figures(self) -> list[Figures]:
+        """What is known of every active model, in the order of their series."""
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""

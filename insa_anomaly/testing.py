@@ -15,7 +15,7 @@ import numpy.typing as npt
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
 from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
-from insa_anomaly.ports import Delivery, Entry, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry, letter_digest
+from insa_anomaly.ports import Delivery, Entry, Figures, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry, letter_digest
 
 
 class MemoryLog:
@@ -57,6 +57,10 @@ class MemoryLog:
     def drop(self, through: int) -> None:
         """Forget entries with seq <= through."""
         self._entries = {seq: entry for seq, entry in self._entries.items() if seq > through}
+
+    def received(self, after: int) -> int | None:
+        """When the oldest entry with seq > after was received; None where there is none."""
+        return next((entry.received for entry in self.read(after, 1)), None)
 
 
 class MemoryState:
@@ -124,6 +128,10 @@ class MemoryState:
         with self._lock:
             for number in numbers:
                 self._outbox.pop(number, None)
+
+    def untold(self) -> int:
+        """How many events are not yet told."""
+        return len(self._outbox)
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
         """Keep the states of the series that moved."""
@@ -370,6 +378,11 @@ class MemoryModels:
         """Thresholds that were set by hand, by the id of the active model."""
         rows = [row for row in self._rows.values() if row.status == "active"]
         return {row.id: row.set_threshold for row in rows if row.set_threshold is not None}
+
+    def figures(self) -> list[Figures]:
+        """What is known of every active model, in the order of their series."""
+        rows = [row for row in self._rows.values() if row.status == "active"]
+        return sorted(Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows)
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
