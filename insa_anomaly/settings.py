@@ -230,7 +230,10 @@ class RedisAddress:
 
 @dataclass(frozen=True)
 class Http:
-    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`."""
+    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`.
+
+    A request must have come whole within `request_seconds`.
+    """
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -238,6 +241,7 @@ class Http:
     certificate_file: Path | None = None
     key_file: Path | None = None
     predictions_a_minute: Count = 100
+    request_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
 
     def __post_init__(self) -> None:
         """Raises ValueError where one of the files is named without the other."""

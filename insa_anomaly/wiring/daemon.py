@@ -93,7 +93,7 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
     bound = app.listen(http.host, http.port)
     certificate = app.Certificate(http.certificate_file, http.key_file) if http.certificate_file and http.key_file else None
     app.warn_unprotected(http.host, certificate)
-    stack.enter_context(app.served(application, bound, certificate))
+    stack.enter_context(app.served(application, bound, certificate, http.request_seconds))
 
 
 def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
