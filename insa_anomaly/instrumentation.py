@@ -427,6 +427,11 @@ def model_swapped(device_id: str, metric_name: str, model_id: str | None) -> Non
     _log(logging.INFO, "model_swapped", "A model took over", device_id=device_id, metric_name=metric_name, model_id=model_id)
 
 
+def shadow_swapped(device_id: str, metric_name: str, model_id: str | None) -> None:
+    message = "A version scores along, and says nothing" if model_id else "No version scores along any more"
+    _log(logging.INFO, "shadow_swapped", message, device_id=device_id, metric_name=metric_name, model_id=model_id)
+
+
 def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str) -> None:
     _log(
         logging.ERROR,

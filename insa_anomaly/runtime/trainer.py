@@ -233,15 +233,15 @@ class Trainer:
 
     def _follow(self) -> None:
         self._revision = self._models.revision
-        thresholds = self._models.thresholds()
-        active = {key: Swap(*key, model_id, thresholds.get(model_id)) for key, model_id in self._models.active().items()}
+        thresholds, shadows = self._models.thresholds(), self._models.shadows()
+        active = {key: Swap(*key, one, thresholds.get(one), shadows.get(key)) for key, one in self._models.active().items()}
         swaps = [swap for key, swap in active.items() if self._swapped.get(key) != swap]
         swaps += [Swap(*key, None) for key in self._swapped.keys() - active.keys()]
         if swaps:
             self._swap(swaps)
-            self._swapped = active
+            before, self._swapped = self._swapped, active
             for swap in swaps:
-                instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)
+                _say(swap, before.get((swap.device_id, swap.metric_name), Swap(swap.device_id, swap.metric_name, None)))
 
     def _next(self) -> SeriesKey | None:
         """The first that may be trained now: a series that has a model needs no admission, and waits for none that does."""
@@ -281,3 +281,11 @@ class Trainer:
         if len(self._metrics(device_id)) >= FEWEST_METRICS:
             self._devices_next[device_id] = now + DEVICE_RETRY_SECONDS
             self.due([key])
+
+
+def _say(swap: Swap, before: Swap) -> None:
+    """What is another than before."""
+    if swap.shadow_id != before.shadow_id:
+        instrumentation.shadow_swapped(swap.device_id, swap.metric_name, swap.shadow_id)
+    if (swap.model_id, swap.threshold) != (before.model_id, before.threshold):
+        instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)

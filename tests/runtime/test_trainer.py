@@ -297,6 +297,17 @@ def replace_key(one: Swap, key: SeriesKey) -> Swap:
     return Swap(*key, one.model_id)
 
 
+def test_a_version_that_is_to_score_along_is_swapped_in() -> None:
+    """With the one that serves, which does not change; and out again."""
+    school = School()
+    for row in (model_row(0, "active"), model_row(3, "shadow")):
+        school.shelf.put(row, b"")
+    school.trainer.step(0.0)
+    school.shelf.put(model_row(3, "archived"), b"")
+    school.trainer.step(0.0)
+    assert school.swaps == [Swap(*SERIES[0], swap(0).model_id, None, swap(3).model_id), swap(0)]
+
+
 def test_a_threshold_that_is_set_by_hand_is_swapped_in() -> None:
     """With the model that serves already; once."""
     school = School()
