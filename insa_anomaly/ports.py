@@ -237,10 +237,13 @@ class History(Protocol):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against."""
+    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against.
+
+    A fleet has a pattern for its `device_id`, and its `outcome` says how far it is.
+    """
 
     id: str
-    kind: Literal["train", "retrain"]
+    kind: Literal["train", "retrain", "fleet"]
     device_id: str
     metric_name: str
     window_days: float | None

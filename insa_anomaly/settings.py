@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
@@ -61,6 +62,14 @@ def _some(subscriptions: tuple[Subscription, ...]) -> tuple[Subscription, ...]:
     if not subscriptions:
         raise ValueError("at least one is needed")
     return subscriptions
+
+
+def _sheltered(scheduler: str) -> str:
+    """Dask unpickles what it is sent, so whoever can write to it can run programs."""
+    parts = urlsplit(scheduler)
+    if parts.scheme != "tls" and not (parts.scheme == "tcp" and parts.hostname in {"127.0.0.1", "::1", "localhost"}):
+        raise ValueError("tls://host:port, or tcp://127.0.0.1:port: Dask runs what it is sent")
+    return scheduler
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -125,6 +134,7 @@ class Training:
     """Whether series train themselves, and devices all their metrics together.
 
     How many may start at once and how many a minute after that; seconds one may take. `jobs` are those asked for by hand that may wait.
+    Where many are asked for at once, so many `processes` train them, or the workers of a `dask_scheduler`.
     """
 
     automatic: bool = True
@@ -135,6 +145,8 @@ class Training:
     retry_after: Positive = 60.0
     waiting: Count = 20_000
     jobs: Count = 100
+    processes: Annotated[int, Field(ge=1, le=64)] = 2
+    dask_scheduler: Annotated[str, AfterValidator(_sheltered)] | None = None
 
 
 @dataclass(frozen=True)

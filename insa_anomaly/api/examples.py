@@ -138,6 +138,7 @@ JOB = {
     "figures": {"threshold": 0.42},
     "improvement_percentage": None,
     "promoted": None,
+    "fleet": None,
     "reason": "",
 }
 QUEUED = {**JOB, "status": "queued", "progress": 0, "started_at": None, "finished_at": None, "model_id": None, "training_time": None}

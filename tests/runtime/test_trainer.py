@@ -18,7 +18,7 @@ from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime import trainer as training
-from insa_anomaly.runtime.trainer import Admission, Answer, Child, Order, Trainer
+from insa_anomaly.runtime.trainer import Admission, Answer, Child, FleetAnswer, FleetOrder, Order, Trainer
 from insa_anomaly.settings import Training
 from insa_anomaly.testing import MemoryModels
 from tests.runtime.streams import SERIES, model_row, removal, swap
@@ -27,6 +27,12 @@ CHILD = """
 import json, sys, time
 for line in sys.stdin:
     order = json.loads(line)
+    if order.pop("type") == "many":
+        for device_id, metric_name in reversed(order["keys"]):
+            if device_id == "dies":
+                sys.exit(3)
+            print(json.dumps({"key": [device_id, metric_name], "answer": {"seconds": 1.5, "model_id": device_id}}), flush=True)
+        continue
     if order["device_id"] == "dies":
         sys.exit(3)
     if order["device_id"] == "hangs":
@@ -112,6 +118,17 @@ def test_a_child_that_is_lost_is_replaced(child: Child, nursery: Nursery, how: s
     """Its series is not trained this time; the next question goes to a new one, and the old one is gone."""
     assert child.ask(Order(how, "a")).model_id is None
     assert nursery.born[0].poll() is not None
+    assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
+    assert len(nursery.born) == 2
+
+
+def test_many_are_asked_for_at_once(child: Child, nursery: Nursery) -> None:
+    """An answer each, in any order; where the child is lost, those that came before, and the next question finds another one."""
+    heard: list[FleetAnswer] = []
+    for keys in ((("fan", "a"), ("pump", "a")), (("dies", "a"), ("pump", "b"))):
+        child.ask_many(FleetOrder(keys), heard.append)
+    assert [one.key for one in heard] == [("pump", "a"), ("fan", "a"), ("pump", "b")]
+    assert {one.answer for one in heard} == {Answer(1.5, "pump"), Answer(1.5, "fan")}
     assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
     assert len(nursery.born) == 2
 
