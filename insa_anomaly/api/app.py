@@ -71,13 +71,13 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
     guard = Guard(admin.ring)
     route_class = guarded(guard)
     routers = (
+        predictions.router(admin.predictions, route_class),  # first, since a route is looked for in their order
+        telemetry.router(admin.telemetry, route_class),
         health.models_router(admin.models.figures),
         documents.router(app, route_class),
         jobs.router(admin.jobs, admin.clock, route_class),
         models.router(admin.models, admin.model_changes, admin.clock, route_class),
         anomalies.router(admin.findings, admin.clock, route_class),
-        predictions.router(admin.predictions, route_class),
-        telemetry.router(admin.telemetry, route_class),
     )
     for router in routers:
         app.router.routes.extend(router.routes)  # taken one by one, so that `app.routes` lists them all
