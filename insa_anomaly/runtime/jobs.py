@@ -43,7 +43,7 @@ class JobRunner:
         self._offer, self._clock, self._devices = offer, clock, devices
         self._resumed = False
         self._ended: Job | None = None  # not written yet
-        self._many: Job | None = None  # of many series, under way
+        self._many: list[Job] = []  # of many series each, under way: the first is trained on
         self._next_at = 0.0
 
     def step(self) -> float:
@@ -64,10 +64,11 @@ class JobRunner:
         if self._ended is not None:
             self._jobs.end(self._ended)
             self._ended = None
-        job = self._many or self._jobs.begin(self._clock())
-        if job is None:
-            return LOOK_SECONDS
-        return self._train_some(job) if job.kind == "fleet" else self._train(job)
+        job = self._jobs.begin(self._clock())
+        if job is not None and job.kind != "fleet":
+            return self._train(job)
+        self._many += [] if job is None else [job]
+        return self._train_some(self._many[0]) if self._many else LOOK_SECONDS
 
     def _train(self, job: Job) -> float:
         order = Order(job.device_id, job.metric_name, job.window_days)
@@ -82,16 +83,15 @@ class JobRunner:
         keys = self._named(job)
         rest = keys[bisect_right(keys, _reached(job), key=_order) :]
         if not rest:
-            self._many = None
+            self._many.pop(0)
             self._end(self._all_done(job))
             return 0.0
-        self._many = job
         answers = self._trainer.train_many(FleetOrder(tuple(rest[:AT_ONCE]), job.window_days), job.id)
         if self._trainer.closed:
             return LOOK_SECONDS
-        self._many = self._advanced(job, rest[:AT_ONCE], answers, len(keys))
-        if not self._jobs.advance(self._many):
-            self._many = None  # cancelled
+        self._many[0] = self._advanced(job, rest[:AT_ONCE], answers, len(keys))
+        if not self._jobs.advance(self._many[0]):
+            self._many.pop(0)  # cancelled
         return 0.0
 
     def _named(self, job: Job) -> list[SeriesKey]:

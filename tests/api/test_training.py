@@ -364,6 +364,21 @@ def test_a_restart_goes_on_where_a_fleet_was(plant: Office, school: School, monk
     assert parts == [FLEET[0], ("PUMP-1", "_device"), ("PUMP-1", "_device"), FLEET[3], FLEET[4]]
 
 
+def test_a_series_does_not_wait_for_a_fleet(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for one has it between two parts; a second fleet begins when the first is done."""
+    monkeypatch.setattr(jobs_runtime, "AT_ONCE", 4)
+    fleets = [asked(plant, {"device_pattern": pattern}) for pattern in ("PUMP-*", "FAN-*")]
+    school.finish()
+    one = asked(plant, {"device_id": "FAN-1", "metric_name": "a"})
+    for _ in range(2):
+        school.finish()
+    assert [plant.get(f"{API}/jobs/{job_id}")["status"] for job_id in (one, *fleets)] == ["done", "running", "running"]
+    for _ in range(4):
+        school.finish()
+    assert [plant.get(f"{API}/jobs/{job_id}")["status"] for job_id in fleets] == ["done", "done"]
+    assert [order.keys[0] for order in school.trainer.fleets] == [FLEET[0], FLEET[3], FLEET[5]]
+
+
 def test_a_fleet_is_cancelled(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is trained by then stays; the next job begins."""
     monkeypatch.setattr(jobs_runtime, "AT_ONCE", 2)
