@@ -25,7 +25,7 @@ class LokyWorkers:
         """Call each task, and give what came of it, in any order."""
         from joblib import parallel_config  # noqa: PLC0415 - only whoever trains needs it
 
-        with parallel_config("loky", n_jobs=self._processes, inner_max_num_threads=1, idle_worker_timeout=IDLE_SECONDS):
+        with parallel_config("loky", n_jobs=self._processes, inner_max_num_threads=1, max_nbytes=None, idle_worker_timeout=IDLE_SECONDS):
             yield from _called(partial(_call, task) for task in tasks)
 
 

@@ -8,7 +8,7 @@ ever loads scikit-learn; it takes an order a line on standard input and answers 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from threading import Lock, Timer
 from time import monotonic
 from typing import TypeVar
@@ -23,6 +23,7 @@ from insa_anomaly.settings import Training
 
 INDEX_POLL_SECONDS = 1.0
 DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
+FINISH_SECONDS = 10.0
 _PROGRESS = b'{"progress":'
 
 
@@ -129,6 +130,17 @@ class Child:
         with self._lock:
             if self._process is not None:
                 self._process.kill()
+
+    def finish(self) -> None:
+        """Let it end by itself, and with it the processes it has; for who waits for no answer."""
+        with self._lock:
+            process = self._process
+        if process is not None:
+            with suppress(OSError, TimeoutExpired):
+                assert process.stdin is not None  # noqa: S101 - it is a pipe by the start
+                process.stdin.close()
+                process.wait(FINISH_SECONDS)
+        self.close()
 
     def close(self) -> None:
         """End it for good."""

@@ -146,6 +146,7 @@ def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], processe
     try:
         for begin in range(0, len(keys), AT_ONCE):
             child.ask_many(FleetOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear)
+        child.finish()
     finally:
         child.close()
     return found

@@ -169,6 +169,15 @@ def test_a_child_that_cannot_be_started_is_a_training_that_failed(child: Child, 
     assert child.ask(Order("pump", "a")).model_id == "pump-a"
 
 
+def test_a_child_that_has_done_all_ends_by_itself(child: Child, nursery: Nursery) -> None:
+    """With what it has to put away; and no other one is started."""
+    child.ask(Order("pump", "a"))
+    child.finish()
+    assert nursery.born[0].returncode == 0
+    assert child.ask(Order("pump", "a")).model_id is None
+    assert len(nursery.born) == 1
+
+
 def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> None:
     """Who waits for the answer gets one at once; nothing is left, and nothing is started any more."""
     answers: list[Answer] = []
