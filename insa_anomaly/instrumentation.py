@@ -96,6 +96,7 @@ STORAGE = _gauge("storage_bytes", "Size of the files on disk", "what")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
 REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
+REQUESTS_TOO_SLOW = _counter("requests_too_slow", "Connections to the admin API ended because a request did not come whole in time")
 PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
 PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Predictions given over the admin API of values that would be anomalous")
 DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
@@ -426,6 +427,11 @@ def model_swapped(device_id: str, metric_name: str, model_id: str | None) -> Non
     _log(logging.INFO, "model_swapped", "A model took over", device_id=device_id, metric_name=metric_name, model_id=model_id)
 
 
+def shadow_swapped(device_id: str, metric_name: str, model_id: str | None) -> None:
+    message = "A version scores along, and says nothing" if model_id else "No version scores along any more"
+    _log(logging.INFO, "shadow_swapped", message, device_id=device_id, metric_name=metric_name, model_id=model_id)
+
+
 def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str) -> None:
     _log(
         logging.ERROR,
@@ -468,6 +474,11 @@ def request_denied(reason: str, origin: str) -> None:
 
 def request_unanswerable(method: str, reason: str) -> None:
     _log(logging.WARNING, "request_unanswerable", "A request to the admin API cannot be answered now", method=method, reason=reason)
+
+
+def request_too_slow(origin: str, seconds: float) -> None:
+    REQUESTS_TOO_SLOW.inc()
+    _log(logging.WARNING, "request_too_slow", "A request to the admin API did not come whole in time", origin=origin, seconds=seconds)
 
 
 def request_failed(method: str, error: BaseException) -> None:

@@ -24,13 +24,14 @@ SeriesKey = tuple[str, str]  # device_id, metric_name
 class Swap(msgspec.Struct, frozen=True, array_like=True):
     """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more.
 
-    `threshold` is one that was set by hand; None: that of its training.
+    `threshold` is one that was set by hand; None: that of its training. `shadow_id`: a second version that scores along and says nothing.
     """
 
     device_id: str
     metric_name: str
     model_id: str | None
     threshold: float | None = None
+    shadow_id: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -236,10 +237,13 @@ class History(Protocol):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against."""
+    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against.
+
+    A fleet has a pattern for its `device_id`, and its `outcome` says how far it is.
+    """
 
     id: str
-    kind: Literal["train", "retrain"]
+    kind: Literal["train", "retrain", "fleet"]
     device_id: str
     metric_name: str
     window_days: float | None
@@ -347,6 +351,9 @@ class Models(Protocol):
 
     def figures(self) -> list[Figures]:
         """What is known of every active model, in the order of their series."""
+
+    def shadows(self) -> dict[SeriesKey, str]:
+        """Id of the version that scores along, of every series that has one."""
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
@@ -61,6 +62,14 @@ def _some(subscriptions: tuple[Subscription, ...]) -> tuple[Subscription, ...]:
     if not subscriptions:
         raise ValueError("at least one is needed")
     return subscriptions
+
+
+def _sheltered(scheduler: str) -> str:
+    """Dask unpickles what it is sent, so whoever can write to it can run programs."""
+    parts = urlsplit(scheduler)
+    if parts.scheme != "tls" and not (parts.scheme == "tcp" and parts.hostname in {"127.0.0.1", "::1", "localhost"}):
+        raise ValueError("tls://host:port, or tcp://127.0.0.1:port: Dask runs what it is sent")
+    return scheduler
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -125,6 +134,7 @@ class Training:
     """Whether series train themselves, and devices all their metrics together.
 
     How many may start at once and how many a minute after that; seconds one may take. `jobs` are those asked for by hand that may wait.
+    Where many are asked for at once, so many `processes` train them, or the workers of a `dask_scheduler`.
     """
 
     automatic: bool = True
@@ -135,6 +145,8 @@ class Training:
     retry_after: Positive = 60.0
     waiting: Count = 20_000
     jobs: Count = 100
+    processes: Annotated[int, Field(ge=1, le=64)] = 2
+    dask_scheduler: Annotated[str, AfterValidator(_sheltered)] | None = None
 
 
 @dataclass(frozen=True)
@@ -230,7 +242,10 @@ class RedisAddress:
 
 @dataclass(frozen=True)
 class Http:
-    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`."""
+    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`.
+
+    A request must have come whole within `request_seconds`.
+    """
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -238,6 +253,7 @@ class Http:
     certificate_file: Path | None = None
     key_file: Path | None = None
     predictions_a_minute: Count = 100
+    request_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
 
     def __post_init__(self) -> None:
         """Raises ValueError where one of the files is named without the other."""

@@ -384,6 +384,10 @@ class MemoryModels:
         rows = [row for row in self._rows.values() if row.status == "active"]
         return sorted(Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows)
 
+    def shadows(self) -> dict[SeriesKey, str]:
+        """Id of the version that scores along, of every series that has one."""
+        return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "shadow"}
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)
