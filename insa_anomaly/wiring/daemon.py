@@ -38,7 +38,7 @@ from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
 from insa_anomaly.settings import RedisAddress, Settings, secret
-from insa_anomaly.wiring import admin, clock, storage
+from insa_anomaly.wiring import admin, alerts, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -61,7 +61,8 @@ def run(settings: Settings, source: str) -> int:
         parts = _assemble(settings, dsn, models, stack)
         office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
         daemon = Daemon(
-            parts if office is None else replace(parts, others=(("jobs", office[1].step),)), _supervision(settings, parts.broker)
+            parts if office is None else replace(parts, others=(*parts.others, ("jobs", office[1].step))),
+            _supervision(settings, parts.broker),
         )
         daemon.restore()
         if office is not None:
@@ -104,12 +105,16 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(states, broker)
     show = _show(settings.redis, fleet, stack)
-    score = Score(feed, states, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
+    hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
+    score = Score(
+        feed, states, fleet, models, Listeners(tell, trainer, show, hearing.alert, hearing.listen), settings.storage.checkpoint_seconds
+    )
     if lost:
         states.bind(log.id)
         score.adopt()
     record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer)
+    others = (("alert", hearing.alert.step), ("silence", hearing.listen.step))
+    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others)
 
 
 def _supervision(settings: Settings, broker: Broker) -> Supervision:
