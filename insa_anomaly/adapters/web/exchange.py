@@ -79,9 +79,11 @@ class Exchange:
                 raise ValueError("the answer is too long")
             return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
         finally:
-            with self._lock:
-                self._socket = None
             connection.close()
+            with self._lock:
+                connected, self._socket = self._socket, None
+            if connected is not None:
+                connected.close()
 
     def _connected(self, host: str, port: int, *, secure: bool) -> socket.socket:
         plain = socket.create_connection((reachable(host, port, self.networks), port), self.deadline)
