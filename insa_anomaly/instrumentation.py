@@ -377,7 +377,10 @@ def alerts_decided(sent: Collection[str], held: Mapping[str, int]) -> None:
         ALERTS.labels(target).inc()
     for target, count in held.items():
         ALERTS_HELD.labels(target).inc(count)
-        _log(logging.WARNING, "alerts_held", "The daily budget of alerts is spent: more wait for a summary", target=target, count=count)
+
+
+def alert_budget_spent(target: str) -> None:
+    _log(logging.WARNING, "alert_budget_spent", "The daily budget of alerts is spent: what comes now waits for a summary", target=target)
 
 
 def alerts_waiting(backlog: Mapping[str, int]) -> None:

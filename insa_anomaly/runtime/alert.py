@@ -72,6 +72,8 @@ class Alert:
         now = self._clock()
         decision = decide(alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now)
         self._store.keep(decision, [one.event_id for one in alerts], now)
+        for name in decision.held.keys() - {name for name, account in accounts.items() if account.digest.count}:
+            instrumentation.alert_budget_spent(name)
         accounts |= decision.accounts
         self._state.noticed(notices[-1].number)
         instrumentation.alerts_decided([name for name, _ in decision.sent], decision.held)
