@@ -16,7 +16,7 @@ from insa_anomaly.core.alert import Alert
 from insa_anomaly.core.event import Event
 
 REGISTRY = CollectorRegistry()
-TROUBLES = ("broker", "log", "state", "database", "thread")  # all that `insa_trouble` can tell
+TROUBLES = ("broker", "log", "state", "database", "alerts", "thread")  # all that `insa_trouble` can tell
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 

@@ -48,17 +48,15 @@ class Mail:
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
         """Send it. Raises TargetAway, TargetRefused."""
-        try:
-            with self._bounded() as session:
-                session.send_message(self._message(delivery_id, alert, decided_at), self._post.sender, list(self._post.recipients))
-                with suppress(smtplib.SMTPException, OSError):
-                    session.quit()  # it has been taken by now
-        except (smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as error:
-            raise _refusal(error.smtp_code, error) from error
-        except smtplib.SMTPRecipientsRefused as error:
-            raise TargetAway(f"all recipients are refused: {error.recipients}") from error
-        except (smtplib.SMTPException, OSError, ValueError, InsaError) as error:
-            raise TargetAway(f"{self._post.host}:{self._post.port}: {error or type(error).__name__}") from error
+        with self._bounded() as session:
+            session.send_message(self._message(delivery_id, alert, decided_at), self._post.sender, list(self._post.recipients))
+            with suppress(smtplib.SMTPException, OSError):
+                session.quit()  # it has been taken by now
+
+    def try_out(self) -> None:
+        """Log in, and send nothing. Raises TargetAway."""
+        with self._bounded() as session:
+            session.noop()
 
     def interrupt(self) -> None:
         """End a delivery under way."""
@@ -71,12 +69,18 @@ class Mail:
 
     @contextmanager
     def _bounded(self) -> Iterator[smtplib.SMTP]:
-        """A session, logged in, that no server can hold up for longer than the deadline."""
+        """A session, logged in, that no server can hold up for longer than the deadline. Raises TargetAway, TargetRefused."""
         killer = Timer(self._post.deadline, self.interrupt)
         killer.daemon = True
         killer.start()
         try:
             yield self._logged_in()
+        except (smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as error:
+            raise _refusal(error.smtp_code, error) from error
+        except smtplib.SMTPRecipientsRefused as error:
+            raise TargetAway(f"all recipients are refused: {error.recipients}") from error
+        except (smtplib.SMTPException, OSError, ValueError, InsaError) as error:
+            raise TargetAway(f"{self._post.host}:{self._post.port}: {error or type(error).__name__}") from error
         finally:
             killer.cancel()
             with self._lock:

@@ -38,7 +38,14 @@ class Alert:
         self._news = Event()
         self._accounts: dict[str, Account] | None = None
         self._recent: set[str] = set()
+        self._backlog: dict[str, int] = {}
         self._next_summary = self._next_forget = 0.0
+
+    @property
+    def trouble(self) -> str | None:
+        """Who hears nothing now of what waits for them, in words."""
+        silent = [courier.name for courier in self._couriers if courier.failing and self._backlog.get(courier.name)]
+        return f"alerts are not delivered to: {', '.join(silent)}" if silent else None
 
     def offer(self, events: Sequence[Outgoing]) -> None:
         """New events are among the notices."""
@@ -96,7 +103,8 @@ class Alert:
             accounts |= decision.accounts
             instrumentation.alerts_decided([name for name, _ in decision.sent], decision.held)
             self._wake()
-        instrumentation.alerts_waiting({target.name: 0 for target in self._targets} | self._store.backlog())
+        self._backlog = {target.name: 0 for target in self._targets} | self._store.backlog()
+        instrumentation.alerts_waiting(self._backlog)
         if monotonic() >= self._next_forget:
             self._next_forget = monotonic() + FORGET_SECONDS
             self._store.forget(now)

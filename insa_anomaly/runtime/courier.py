@@ -28,6 +28,11 @@ class Courier:
         self._circuit = Circuit()
         self._news, self._stop = Event(), Event()
 
+    @property
+    def failing(self) -> bool:
+        """Whether several deliveries in a row failed."""
+        return self._circuit.failures >= self._retry.trip
+
     def wake(self) -> None:
         """There may be something to deliver."""
         self._news.set()

@@ -102,6 +102,7 @@ class Parts:
     show: Show | None
     trainer: Trainer
     others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
+    alert: Alert | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ class Daemon:
         found |= {} if parts.intake.writable else {"log": "the log cannot be written"}
         found |= {} if parts.score.writable else {"state": "the states cannot be written"}
         found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
+        undelivered = parts.alert.trouble if parts.alert is not None else None
+        found |= {} if undelivered is None else {"alerts": undelivered}
         found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
         return found
 

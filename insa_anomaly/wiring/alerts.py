@@ -67,26 +67,30 @@ def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:
     routes, budget = settings.alerts.routes, settings.alerts.daily_budget
     link = partial(_link, settings.alerts.link or "")
     if settings.mail.host:
-        yield Target("mail", routes, budget), Mail(_post(settings, settings.mail.host), link)
+        yield Target("mail", routes, budget), _mail(settings, settings.mail.host, link)
     for webhook in settings.alerts.webhooks:
         yield Target(webhook.target, routes, budget), _webhook(settings, webhook, link)
     if settings.github.repository:
         yield Target("github", (_ISSUES,), budget, follows=True), _github(settings, settings.github.repository, link)
 
 
-def _post(settings: Settings, host: str) -> Post:
+def try_out(settings: Settings) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What can be tried without telling anybody anything: raises TargetAway or TargetRefused where it fails."""
+    if settings.mail.host:
+        yield "mail", _mail(settings, settings.mail.host).try_out
+    if settings.github.repository:
+        yield "github", _github(settings, settings.github.repository).try_out
+
+
+def _nowhere(_: CoreAlert) -> str:
+    return ""
+
+
+def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _nowhere) -> Mail:
     mail = settings.mail
-    return Post(
-        host,
-        mail.port,
-        mail.security,
-        mail.sender,
-        mail.recipients,
-        mail.username,
-        _secret(mail.password_file),
-        mail.ca_file,
-        settings.alerts.deadline,
-    )
+    password, deadline = _secret(mail.password_file), settings.alerts.deadline
+    post = Post(host, mail.port, mail.security, mail.sender, mail.recipients, mail.username, password, mail.ca_file, deadline)
+    return Mail(post, link)
 
 
 def _webhook(settings: Settings, webhook: WebhookAddress, link: Callable[[CoreAlert], str]) -> Webhook:
@@ -94,7 +98,7 @@ def _webhook(settings: Settings, webhook: WebhookAddress, link: Callable[[CoreAl
     return Webhook(webhook.url, Exchange(networks, settings.alerts.deadline), _secret(webhook.secret_file), clock.now, link)
 
 
-def _github(settings: Settings, repository: str, link: Callable[[CoreAlert], str]) -> GitHub:
+def _github(settings: Settings, repository: str, link: Callable[[CoreAlert], str] = _nowhere) -> GitHub:
     github = settings.github
     exchange = Exchange(_EVERYWHERE, settings.alerts.deadline, github.ca_file)
     return GitHub(Repository(github.url, repository, _secret(github.token_file)), exchange, clock.now, link)

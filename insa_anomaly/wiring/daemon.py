@@ -114,7 +114,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
         score.adopt()
     record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
     others = (("alert", hearing.alert.step), ("silence", hearing.listen.step))
-    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others)
+    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert)
 
 
 def _supervision(settings: Settings, broker: Broker) -> Supervision:

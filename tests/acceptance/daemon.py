@@ -90,6 +90,12 @@ class Daemon:
         answer: dict[str, object] = json.loads(self.get("/api/v1/status")[1])
         return answer
 
+    @property
+    def troubles(self) -> list[str]:
+        """What it says keeps it from doing all of its job."""
+        reasons: list[str] = json.loads(self.get("/api/v1/status")[1])["reasons"]
+        return reasons
+
     def metric(self, name: str, labels: Mapping[str, str] | None = None) -> float:
         """One sample of /metrics, 0 where it has not been counted yet."""
         for family in text_string_to_metric_families(self.get("/metrics")[1]):

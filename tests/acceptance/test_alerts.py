@@ -116,6 +116,7 @@ def test_whoever_is_away_or_hangs_holds_nothing_up_and_hears_later(trained: Site
         daemon.wait_idle()
         trained.wait_told(heard)
     assert trained.stored() == READINGS
+    wait_for(lambda: any("alerts are not delivered to: mail" in one for one in daemon.troubles), 20)
     assert "Traceback" not in daemon.log
     daemon.kill()
     assert hearers.mail.taken == []
@@ -131,6 +132,7 @@ def test_whoever_is_away_or_hangs_holds_nothing_up_and_hears_later(trained: Site
     assert time.monotonic() - began < 15.0
 
 
+@pytest.mark.long
 def test_a_restart_and_an_outage_of_the_broker_page_nobody(trained: Site, hearers: Hearers) -> None:
     """Series whose habits are known; a start into silence is one alert, not one a device."""
     trained.put("silence", {"stream_seconds": 2.0, "device_seconds": 4.0, "pauses": 2, "spans": 1.0})

@@ -56,7 +56,8 @@ class FakeGitHub:
 
     def _issues(self, method: str, path: str, query: dict[str, str], said: dict[str, Any]) -> Reply:
         if path == "" and method == "GET":
-            found = [one for one in self.issues.values() if one["state"] == query["state"] and query["labels"] in one["labels"]]
+            state, label = query.get("state", "open"), query.get("labels")
+            found = [one for one in self.issues.values() if one["state"] == state and (label is None or label in one["labels"])]
             return _page(found[::-1], query)
         if path == "":
             return self._new(said)
@@ -82,7 +83,7 @@ class FakeGitHub:
 
 
 def _page(found: list[dict[str, Any]], query: dict[str, str]) -> Reply:
-    size, page = int(query["per_page"]), int(query["page"])
+    size, page = int(query["per_page"]), int(query.get("page", 1))
     return _reply(200, found[size * (page - 1) : size * page])
 
 

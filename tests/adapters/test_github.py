@@ -193,6 +193,14 @@ def test_a_token_that_is_wrong_or_missing_is_waited_for(desk: Desk) -> None:
         deliver(desk.tracker(name="plant/other"), degraded())
 
 
+def test_a_repository_can_be_tried_out(desk: Desk) -> None:
+    """Without writing anything into it."""
+    desk.tracker().try_out()
+    with pytest.raises(TargetAway, match="401"):
+        desk.tracker(token="old").try_out()  # noqa: S106
+    assert {one.method for one in desk.server.server.asked} == {"GET"}
+
+
 def test_a_slow_server_is_cut_off(desk: Desk) -> None:
     """No request has more time than the deadline."""
     desk.server.failing = [Reply(pause=1.0)]

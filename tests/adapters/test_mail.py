@@ -103,9 +103,19 @@ def test_a_server_that_is_not_satisfied_is_tried_again(
 ) -> None:
     """It is the configuration that is wrong, which may be put right; the reason is said."""
     said = {"ca_file" if name == "trust" else name: certificate[0] if name == "trust" else one for name, one in changes.items()}
+    way = post(secure.port, **said)
     with pytest.raises(TargetAway, match=why):
-        deliver(post(secure.port, **said))
+        deliver(way)
     assert secure.taken == []
+
+
+def test_a_server_can_be_tried_out(secure: MailServer, certificate: tuple[Path, Path]) -> None:
+    """Without writing to anybody."""
+    way = post(secure.port, security="starttls", ca_file=certificate[0], username=USER, password=lambda: PASSWORD)
+    Mail(way).try_out()
+    with pytest.raises(TargetAway, match="535"):
+        Mail(replace(way, password=lambda: "wrong")).try_out()
+    assert (secure.taken, secure.logins) == ([], [USER] * len(secure.logins))
 
 
 def test_no_password_goes_to_a_server_without_tls(server: MailServer) -> None:

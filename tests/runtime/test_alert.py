@@ -65,10 +65,10 @@ class Office:
     def __post_init__(self) -> None:
         self.start()
 
-    def start(self) -> None:
+    def start(self, retry: Retry = QUICK) -> None:
         """Begin where the last run ended, or was killed."""
         targets = [Target("mail", (Route(),), self.budget)]
-        self.courier = Courier("mail", self.person, self.store, QUICK, 86_400.0, lambda: self.now)
+        self.courier = Courier("mail", self.person, self.store, retry, 86_400.0, lambda: self.now)
         self.reader = AlertReader(self.state, self.store, targets, [self.courier], Alerting(), lambda: self.now)
 
     def post(self, *numbers: int, kind: str = "opened") -> None:
@@ -210,13 +210,16 @@ def test_a_target_that_is_away_hears_later_all_of_it() -> None:
 def test_a_target_that_fails_is_left_alone_for_a_while() -> None:
     """However many alerts wait for it."""
     office = Office()
-    office.courier = Courier("mail", office.person, office.store, replace(QUICK, rest=60.0, last=60.0), 86_400.0, lambda: office.now)
+    office.start(replace(QUICK, rest=60.0, last=60.0))
     waiting(office, *range(20))
     office.person.trouble = [TargetAway("x")] * 100
+    assert office.reader.trouble is None
     for _ in range(50):
         office.now += 10_000
         office.courier.step()
     assert len(office.person.trouble) == 97
+    office.reader.step()
+    assert office.reader.trouble == "alerts are not delivered to: mail"
 
 
 def test_a_target_that_asks_for_rest_gets_it() -> None:

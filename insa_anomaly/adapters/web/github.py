@@ -55,6 +55,10 @@ class GitHub:
             self._call("PATCH", f"/issues/{number}", {"state": "closed", "state_reason": "completed"})
             self._numbers.pop(mark, None)
 
+    def try_out(self) -> None:
+        """Look at an issue, and write nothing. Raises TargetAway, TargetRefused."""
+        self._call("GET", "/issues?per_page=1", None, list[dict[str, Any]])
+
     def interrupt(self) -> None:
         """End a delivery under way."""
         self._exchange.interrupt()
