@@ -400,6 +400,11 @@ def target_away(target: str, error: Exception, retry_seconds: float, *, resting:
     _log(logging.WARNING, "target_away", message, target=target, reason=str(error) or repr(error), retry_seconds=round(retry_seconds, 1))
 
 
+def recipients_refused(recipients: Collection[str]) -> None:
+    message = "The mail server takes an alert, but not for everybody"
+    _log(logging.ERROR, "recipients_refused", message, recipients=list(recipients))
+
+
 def target_answers(target: str) -> None:
     TARGET_RESTING.labels(target).set(0)
     _log(logging.INFO, "target_answers", "Alerts are delivered again", target=target)

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock, Timer
 from typing import Literal
 
+from insa_anomaly import instrumentation
 from insa_anomaly.core.alert import Alert, described
 from insa_anomaly.core.event import deterministic_id
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
@@ -49,7 +50,10 @@ class Mail:
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
         """Send it. Raises TargetAway, TargetRefused."""
         with self._bounded() as session:
-            session.send_message(self._message(delivery_id, alert, decided_at), self._post.sender, list(self._post.recipients))
+            message = self._message(delivery_id, alert, decided_at)
+            refused = session.send_message(message, self._post.sender, list(self._post.recipients))
+            if refused:
+                instrumentation.recipients_refused(list(refused))
             with suppress(smtplib.SMTPException, OSError):
                 session.quit()  # it has been taken by now
 

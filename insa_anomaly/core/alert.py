@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from insa_anomaly.core.event import deterministic_id
+from insa_anomaly.core.event import deterministic_id, rfc3339
 
 ANOMALY_TOPIC = "insa/iiot/ml/anomaly/"
 SILENCE_TOPIC = "insa/iiot/ml/silence"
@@ -61,7 +61,7 @@ def alerts_of(topic: str, payload: bytes, critical_confidence: float) -> list[Al
         if topic.startswith(SILENCE_TOPIC):
             return [_of_silence(fields)]
         return [_of_model(fields, topic.removeprefix(MODEL_TOPIC))] if topic.startswith(MODEL_TOPIC) else []
-    except (msgspec.DecodeError, KeyError, ValueError, TypeError):
+    except (msgspec.DecodeError, KeyError, ValueError, TypeError, OverflowError):
         return []
 
 
@@ -91,6 +91,8 @@ def _of_silence(event: Fields) -> Alert:
 def _of_model(event: Fields, kind: str) -> Alert:
     severity = Severity[str(event.get("severity", "info")).upper()] if kind in MODEL_KINDS else Severity.INFO
     ends = event.get("open") is False
+    if "at" in event:
+        event = {"timestamp": rfc3339(event["at"]), **event}
     return _alert(event, kind, severity, str(event.get("cause") or event["event_id"]), str(event.get("reason") or kind), ends=ends)
 
 
@@ -121,10 +123,10 @@ def described(alert: Alert, link: str) -> str:
     event = alert.event
     lines = [f"{alert.severity.name}: {alert.subject}: {alert.text}", ""]
     shown = [("device", alert.device_id), ("metric", alert.metric_name), ("time", alert.timestamp), *_measured(event)]
-    lines += [f"{name:<12}{value}" for name, value in shown if value not in {"", None}]
+    lines += [f"{name:<16} {value}" for name, value in shown if value != ""]
     reasons = [f"  - {one['text']} ({one['share']:.0%})" for one in event.get("reasons") or []]
     lines += ["", "Reasons:", *reasons] if reasons else []
-    lines += ["", *event["lines"]] if alert.kind == SUMMARY else []
+    lines += ["", *event.get("lines", [])] if alert.kind == SUMMARY else []
     lines += ["", link] if link else []
     return "\n".join(lines) + "\n"
 
@@ -133,7 +135,8 @@ def _measured(event: Fields) -> list[tuple[str, object]]:
     numbers = [(name, event.get(name)) for name in ("value", "expected", "lower", "upper", "confidence")]
     shown: list[tuple[str, object]] = [(name, f"{value:.6g}") for name, value in numbers if isinstance(value, (int, float))]
     named = [(name, event.get(name)) for name in ("episode_id", "model_id", "model_version", "since")]
-    return shown + [(name.removesuffix("_id"), value) for name, value in named if value is not None]
+    figures = list((event.get("figures") or {}).items())
+    return shown + [(name.removesuffix("_id").replace("_", " "), value) for name, value in named + figures if value is not None]
 
 
 def linked(template: str, alert: Alert, milliseconds: int) -> str:

@@ -57,8 +57,8 @@ class Alert:
         self._news.wait(IDLE_SECONDS)
         self._news.clear()
         try:
-            while self._turn():
-                pass
+            if self._turn():
+                self._news.set()
             if monotonic() >= self._next_summary:
                 self._summarise()
         except (AlertsBroken, StateBroken) as error:

@@ -20,7 +20,10 @@ CLOSE_SECONDS = 2.0
 
 
 class Courier:
-    """The way to one target. `clock` is microseconds since the epoch; `keep` seconds are how long an alert is worth telling."""
+    """The way to one target. `clock` is microseconds since the epoch.
+
+    An alert is tried for `keep` seconds; and once in any case, though the daemon was off for long or its clock jumped ahead.
+    """
 
     def __init__(self, name: str, target: AlertTarget, store: AlertStore, retry: Retry, keep: float, clock: Callable[[], int]) -> None:
         self.name = name
@@ -57,7 +60,7 @@ class Courier:
         one = self._store.next(self.name, self._clock())
         if one is None:
             return False
-        if self._clock() - one.decided_at > self._keep * 1e6:
+        if one.attempts and self._clock() - one.decided_at > self._keep * 1e6:
             self._give_up(one, "it could not be delivered in time")
             return True
         return self._deliver(one)

@@ -107,7 +107,12 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     show = _show(settings.redis, fleet, stack)
     hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
     score = Score(
-        feed, states, fleet, models, Listeners(tell, trainer, show, hearing.alert, hearing.listen), settings.storage.checkpoint_seconds
+        feed,
+        states,
+        fleet,
+        models,
+        Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen),
+        settings.storage.checkpoint_seconds,
     )
     if lost:
         states.bind(log.id)

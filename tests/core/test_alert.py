@@ -54,6 +54,10 @@ def test_models_and_silences_say_themselves() -> None:
     degraded = {"event_id": "e2", "severity": "critical", "cause": "degraded:a/b", "open": True, "device_id": "a", "metric_name": "b"}
     assert heard(MODEL_TOPIC + "degraded", **degraded) == [(Severity.CRITICAL, "degraded:a/b", False)]
     assert heard(MODEL_TOPIC + "recovered", **(degraded | {"severity": "info", "open": False})) == [(Severity.INFO, "degraded:a/b", True)]
+    recovered = {"at": 1_767_323_045_000_000, "figures": {"accuracy": 0.81}, "reason": "it is not what it was", "model_id": "m1"}
+    (alert,) = alerts_of(MODEL_TOPIC + "degraded", msgspec.json.encode(degraded | recovered), 0.9)
+    assert alert.timestamp == "2026-01-02T03:04:05.000000Z"
+    assert all(word in described(alert, "") for word in ("it is not what it was", "accuracy", "0.81", "m1", "2026-01-02"))
     assert heard(MODEL_TOPIC + "trained", event_id="e3") == [(Severity.INFO, "e3", False)]
     silent = {"event_id": "e4", "kind": "device_silent", "device_id": "a", "reason": "nothing has come of it for 400 s"}
     assert heard(SILENCE_TOPIC + "/a", **silent) == [(Severity.WARNING, "silence:a", False)]

@@ -157,7 +157,8 @@ def test_a_storm_becomes_a_summary() -> None:
     """More notices than are read at once, more alerts than the budget has: all are counted, and none is there twice."""
     office = Office(budget=5)
     office.post(*range(1234))
-    office.reader.step()
+    for _ in range(3):
+        office.reader.step()
     assert office.state.notices(9) == []
     assert office.store.backlog() == {"mail": 4}
     office.now += 2 * HOUR
@@ -244,15 +245,18 @@ def test_what_a_target_refuses_is_a_dead_letter_and_the_next_is_told() -> None:
 
 
 def test_what_is_too_old_is_a_dead_letter() -> None:
-    """After a day; what is younger is told."""
+    """After a day of trying; what is younger is told, and so is what nobody tried yet."""
     office = Office()
     waiting(office, 1)
+    office.person.trouble = [TargetAway("x")]
+    office.deliver()
+    waiting(office, 3)
     office.now += 23 * HOUR
     waiting(office, 2)
     office.now += 2 * HOUR
     with capture_logs() as logs:
         office.deliver()
-    assert office.told == ["opened-2"]
+    assert office.told == ["opened-3", "opened-2"]
     assert [one.alert.event_id for one, _ in office.store.dead] == ["opened-1"]
     (line,) = [line for line in logs if line["action"] == "alert_given_up"]
     assert (line["target"], line["event_id"], line["about"]) == ("mail", "opened-1", "press-1/pressure")
