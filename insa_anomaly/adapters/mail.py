@@ -11,12 +11,13 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Lock
 from typing import Literal
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.alert import Alert, described
 from insa_anomaly.core.event import deterministic_id
+from insa_anomaly.deadline import bounded
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 _LONGEST_SUBJECT = 150
@@ -74,11 +75,9 @@ class Mail:
     @contextmanager
     def _bounded(self) -> Iterator[smtplib.SMTP]:
         """A session, logged in, that no server can hold up for longer than the deadline. Raises TargetAway, TargetRefused."""
-        killer = Timer(self._post.deadline, self.interrupt)
-        killer.daemon = True
-        killer.start()
         try:
-            yield self._logged_in()
+            with bounded(self._post.deadline, self.interrupt):
+                yield self._logged_in()
         except (smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as error:
             raise _refusal(error.smtp_code, error) from error
         except smtplib.SMTPRecipientsRefused as error:
@@ -86,7 +85,6 @@ class Mail:
         except (smtplib.SMTPException, OSError, ValueError, InsaError) as error:
             raise TargetAway(f"{self._post.host}:{self._post.port}: {error or type(error).__name__}") from error
         finally:
-            killer.cancel()
             with self._lock:
                 session, self._session = self._session, None
             if session is not None:

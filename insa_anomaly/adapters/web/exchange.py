@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Lock
 from urllib.parse import urlsplit
 
+from insa_anomaly.deadline import bounded
 from insa_anomaly.errors import TargetAway
 
 _MOST_BYTES = 4 << 20  # of an answer
@@ -45,15 +46,11 @@ class Exchange:
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """Raises TargetAway where there is no answer in time, or where the address is not one we may reach."""
-        killer = Timer(self.deadline, self.interrupt)
-        killer.daemon = True
-        killer.start()
         try:
-            return self._send(method, url, headers, body)
+            with bounded(self.deadline, self.interrupt):
+                return self._send(method, url, headers, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise TargetAway(f"{urlsplit(url).hostname}: {error or type(error).__name__}") from error
-        finally:
-            killer.cancel()
 
     def interrupt(self) -> None:
         """End the exchange under way, from another thread."""
