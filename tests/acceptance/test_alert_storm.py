@@ -34,6 +34,7 @@ STORM = 10_000
 TOGETHER = 20  # events of one commit
 BUDGET = 20
 RATE, SECONDS = 4000.0, 60.0  # readings a second, of the whole daemon
+READINGS = 2000  # a series is learnt from
 SPIKES = 0.2  # of readings; but a series that had one has no other for forty readings
 
 
@@ -123,7 +124,7 @@ def test_a_whole_daemon_in_a_storm() -> None:
             "mail": {"host": "127.0.0.1", "port": server.port, "security": "none", "recipients": ["shift@plant.test"]},
             "alerts": {"daily_budget": BUDGET, "summary_seconds": 1.0, "routes": [{"kinds": ["opened"]}]},
         }
-        with live(on, trained(ROOT / ".benchmarks", now), settings, print) as plant:
+        with live(on, trained(ROOT / ".benchmarks", now, readings=READINGS), settings, print) as plant:
             before, storm, after = (ingest(plant, spikes, SECONDS) for spikes in (0.0, SPIKES, 0.0))
             plant.settle()
             wait_for(lambda: len(server.taken) >= BUDGET, 30)
