@@ -4,10 +4,11 @@ Nothing here may hold up or end the stream: a file that cannot be written is wai
 """
 
 from collections.abc import Callable, Sequence
-from threading import Event
+from threading import Event as Flag
 from time import monotonic
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core.alert import Alert as Event
 from insa_anomaly.core.alert import alerts_of
 from insa_anomaly.core.alerting import Account, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
@@ -35,7 +36,7 @@ class Alert:
     ) -> None:
         self._state, self._store, self._targets, self._couriers = state, store, targets, couriers
         self._alerting, self._clock = alerting, clock
-        self._news = Event()
+        self._news = Flag()
         self._accounts: dict[str, Account] | None = None
         self._recent: set[str] = set()
         self._backlog: dict[str, int] = {}
@@ -71,21 +72,23 @@ class Alert:
         notices = self._state.notices(AT_ONCE)
         if not notices:
             return False
-        accounts = self._restored()
-        critical = self._alerting.critical_confidence
-        alerts = [
-            one for notice in notices for one in alerts_of(notice.topic, notice.payload, critical) if one.event_id not in self._recent
-        ]
-        now = self._clock()
+        self._decide([one for notice in notices for one in alerts_of(notice.topic, notice.payload, self._alerting.critical_confidence)])
+        self._state.noticed(notices[-1].number)
+        return len(notices) == AT_ONCE
+
+    def _decide(self, found: Sequence[Event]) -> None:
+        """But for those that were decided on before the notices could be dropped."""
+        accounts, now = self._restored(), self._clock()
+        alerts = [one for one in found if one.event_id not in self._recent]
         decision = decide(alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now)
-        self._store.keep(decision, [one.event_id for one in alerts], now)
+        recent = [one.event_id for one in found]
+        self._store.keep(decision, recent, now)
+        self._recent = set(recent)
         for name in decision.held.keys() - {name for name, account in accounts.items() if account.digest.count}:
             instrumentation.alert_budget_spent(name)
         accounts |= decision.accounts
-        self._state.noticed(notices[-1].number)
         instrumentation.alerts_decided([name for name, _ in decision.sent], decision.held)
         self._wake()
-        return len(notices) == AT_ONCE
 
     def _restored(self) -> dict[str, Account]:
         """What targets have had; and, with that, what a crash may bring again."""

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from insa_anomaly.core.alert import ANOMALY_TOPIC, SUMMARY, Alert, alerts_of, delivery_id
 from insa_anomaly.core.alerting import Decision, Route, Target
 from insa_anomaly.core.retry import Retry
-from insa_anomaly.errors import AlertsBroken, TargetAway, TargetRefused
+from insa_anomaly.errors import AlertsBroken, StateUnwritable, TargetAway, TargetRefused
 from insa_anomaly.runtime import alert as reading
 from insa_anomaly.runtime import courier as couriers
 from insa_anomaly.runtime.alert import Alert as AlertReader
@@ -123,6 +123,28 @@ def test_a_crash_between_the_two_files_loses_and_repeats_nothing(crash: str) -> 
     office.reader.step()
     office.deliver()
     assert office.told == ["opened-1", "opened-2", "opened-3"]
+
+
+def test_notices_that_cannot_be_dropped_repeat_nothing() -> None:
+    """The disk refuses for a while: what was decided is decided, also of a cause that is over already."""
+    office = Office()
+    office.post(1)
+    office.post(1, kind="closed")
+    whole, refusals = office.state.noticed, [StateUnwritable("full")] * 3
+
+    def noticed(through: int) -> None:
+        if refusals:
+            raise refusals.pop()
+        whole(through)
+
+    office.state.noticed = noticed  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        for number in range(2, 7):
+            office.post(number)
+            office.reader.step()
+    office.deliver()
+    assert office.told == [f"opened-{number}" for number in range(1, 7)]
+    assert [line["action"] for line in logs] == ["alerts_unwritable"] * 3
 
 
 def test_what_is_no_event_of_ours_is_passed_over() -> None:
