@@ -358,7 +358,7 @@ class AlertStore(Protocol):
         """All of the decision at once, on disk when this returns."""
 
     def next(self, target: str, now: int) -> Waiting | None:
-        """The alert that is due first, if any is."""
+        """The alert that is due first, if any is; those of one cause go in their order."""
 
     def done(self, one: Waiting) -> None:
         """It was delivered."""

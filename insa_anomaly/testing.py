@@ -477,9 +477,13 @@ class MemoryAlerts:
             self._recent = set(event_ids) or self._recent
 
     def next(self, target: str, now: int) -> Waiting | None:
-        """The alert that is due first, if any is."""
+        """The alert that is due first, if any is; those of one cause go in their order."""
         with self._lock:
-            due = [(at, one.number, one) for at, one in self._waiting.values() if one.target == target and at <= now]
+            first: dict[str, tuple[int, Waiting]] = {}
+            for at, one in self._waiting.values():
+                if one.target == target:
+                    first.setdefault(one.alert.cause, (at, one))
+            due = [(at, one.number, one) for at, one in first.values() if at <= now]
             return min(due, key=lambda one: one[:2])[2] if due else None
 
     def done(self, one: Waiting) -> None:

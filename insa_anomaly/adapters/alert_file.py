@@ -3,7 +3,6 @@
 A decision is fsynced before the state forgets the events it was made of. Nobody but the alerts waits for this file.
 """
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from insa_anomaly.core.alerting import DAY, Account, Decision, Known
 from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.ports import SeriesKey, Silences, Waiting
+from insa_anomaly.saved_file import create_private
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
@@ -30,10 +30,11 @@ _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 _SCHEMA = """
     CREATE TABLE waiting (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, body BLOB NOT NULL, decided_at INTEGER NOT NULL,
-        attempts INTEGER NOT NULL DEFAULT 0, due INTEGER NOT NULL DEFAULT 0
+        number INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, cause TEXT NOT NULL, body BLOB NOT NULL,
+        decided_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due INTEGER NOT NULL DEFAULT 0
     );
     CREATE INDEX waiting_due ON waiting (target, due, number);
+    CREATE INDEX waiting_cause ON waiting (target, cause, number);
     CREATE TABLE dead (
         number INTEGER PRIMARY KEY, target TEXT NOT NULL, body BLOB NOT NULL, given_up_at INTEGER NOT NULL, reason TEXT NOT NULL
     );
@@ -49,6 +50,11 @@ _SCHEMA = """
     ) WITHOUT ROWID;
     CREATE TABLE silences (device_id TEXT, since INTEGER NOT NULL)
 """
+_NEXT = """
+    SELECT number, body, decided_at, attempts FROM waiting AS one WHERE target = ? AND due <= ? AND NOT EXISTS (
+        SELECT 1 FROM waiting AS before WHERE before.target = one.target AND before.cause = one.cause AND before.number < one.number
+    ) ORDER BY due, number LIMIT 1
+"""
 _encode = msgspec.msgpack.encode
 
 
@@ -59,7 +65,7 @@ class AlertFile:
         self._path = path
         self._lock = threading.Lock()
         with self._faults():
-            _create_private(path)
+            create_private(path)
             self._file = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
             try:
                 self._open()
@@ -110,10 +116,8 @@ class AlertFile:
         kept = [(*key, int(known.severity), known.held, now) for key, known in decision.known.items() if known is not None]
         with self._transaction():
             many = self._file.executemany
-            many(
-                "INSERT INTO waiting (target, body, decided_at) VALUES (?, ?, ?)",
-                [(name, _encode(one), now) for name, one in decision.sent],
-            )
+            waiting = [(name, one.cause, _encode(one), now) for name, one in decision.sent]
+            many("INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", waiting)
             many("DELETE FROM known WHERE target = ? AND cause = ?", gone)
             many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", kept)
             many("INSERT OR REPLACE INTO accounts VALUES (?, ?)", [(name, _encode(one)) for name, one in decision.accounts.items()])
@@ -129,9 +133,8 @@ class AlertFile:
 
     # What is to be delivered
     def next(self, target: str, now: int) -> Waiting | None:
-        """The alert that is due first, if any is."""
-        query = "SELECT number, body, decided_at, attempts FROM waiting WHERE target = ? AND due <= ? ORDER BY due, number LIMIT 1"
-        for number, body, decided_at, attempts in self._rows(query, target, now):
+        """The alert that is due first, if any is; those of one cause go in their order."""
+        for number, body, decided_at, attempts in self._rows(_NEXT, target, now):
             try:
                 return Waiting(number, target, msgspec.msgpack.decode(body, type=Alert), decided_at, attempts)
             except msgspec.DecodeError as error:  # of another version: it must not stand before those that can be read
@@ -231,13 +234,3 @@ class AlertFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _create_private(path: Path) -> None:
-    """Make the file readable by its owner alone before SQLite sees it: the files SQLite puts beside it follow its mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(file, 0o600)
-    finally:
-        os.close(file)

@@ -4,7 +4,6 @@ All of it but the events can be computed again from the log, so commits are not 
 the newest, never the file); `sync` does that before the log forgets what these were made from.
 """
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from uuid import UUID
 
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey
+from insa_anomaly.saved_file import create_private
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
@@ -39,7 +39,7 @@ class StateFile:
         self._path = path
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
         with self._faults():
-            _create_private(path)
+            create_private(path)
             self._file, self._syncer = (sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False) for _ in "12")
             try:
                 self._open()
@@ -201,13 +201,3 @@ def _ours(error: Exception) -> type[StateBroken]:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StateDamaged
     return StateUnwritable if name in _REFUSED or name.startswith("SQLITE_READONLY") else StateBroken
-
-
-def _create_private(path: Path) -> None:
-    """Make the file readable by its owner alone before SQLite sees it: the files SQLite puts beside it follow its mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(file, 0o600)
-    finally:
-        os.close(file)

@@ -66,6 +66,23 @@ def test_what_is_postponed_lets_others_pass(store: AlertStore) -> None:
     assert store.next("mail", DAY_ZERO) is not None
 
 
+def test_what_is_of_one_cause_keeps_its_order(store: AlertStore) -> None:
+    """Nobody hears that something is over before they heard of it, though that is tried again later."""
+    opened, closed, other = an_alert(1, "a"), an_alert(2, "a", "closed"), an_alert(3, "b")
+    store.keep(Decision(sent=[("mail", one) for one in (opened, closed, other)]), [], DAY_ZERO)
+    first = store.next("mail", DAY_ZERO)
+    assert first is not None
+    store.postpone(first, DAY_ZERO + 5)
+    told = []
+    while (one := store.next("mail", DAY_ZERO)) is not None:
+        told.append(one.alert)
+        store.done(one)
+    while (one := store.next("mail", DAY_ZERO + 5)) is not None:
+        told.append(one.alert)
+        store.done(one)
+    assert told == [other, opened, closed]
+
+
 def test_what_is_given_up_waits_no_longer(store: AlertStore) -> None:
     """It is a dead letter."""
     put(store, "mail")
