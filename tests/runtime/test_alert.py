@@ -29,6 +29,7 @@ QUICK = Retry(first=0.001, last=0.002, trip=3, rest=0.001)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "IDLE_SECONDS", 0.001)
     monkeypatch.setattr(reading, "SUMMARY_SECONDS", 0.0)
+    monkeypatch.setattr(reading, "LINGER_SECONDS", 0.0)
     monkeypatch.setattr(couriers, "IDLE_SECONDS", 0.005)
 
 
