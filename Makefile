@@ -21,17 +21,18 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test test-long lint fuzz bench chaos judge deps clean
+.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
-	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis and mosquitto"
+	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis, mosquitto, Prometheus"
 	@echo "make test-long                    what takes longer: killed at every named place, more ways to cut the safety net"
 	@echo "make lint                         the first three alone"
 	@echo "make fuzz                         the admin API under 200 generated requests of every kind, good and bad"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
+	@echo "make dashboards                   write what dashboards/ holds of the project's own definitions: the dashboard, the table of metrics"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
 	@echo "make clean                        remove .venv, .tools and every cache"
 	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
@@ -74,8 +75,13 @@ judge:
 	printf '%s\n' 'nab product_adapter:metric' 'skab product_adapter:device' 'synth product_adapter:metric' \
 	| xargs -P 2 -L 1 $(WITH_PARENT) $(CURDIR)/.venv/bin/python harness.py
 
+dashboards:
+	@$(call sync)
+	@.venv/bin/python -m insa_anomaly.workbench.dashboard dashboards
+
 deps:
 	@$(PY) scripts/deps install mosquitto redis-server postgresql
+	@$(PY) scripts/deps unpack prometheus || echo "deps: going on without Prometheus, whose tests are skipped" >&2
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks dist build

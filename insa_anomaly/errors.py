@@ -79,6 +79,10 @@ class TargetRefused(InsaError):
     """Whoever is to hear of an alert refuses it; it would be refused again."""
 
 
+class DiskUnreadable(InsaError):
+    """What is stored cannot be looked at."""
+
+
 class ModelFileError(InsaError):
     """A model's files are missing, altered or of another version."""
 

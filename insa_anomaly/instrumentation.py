@@ -1,44 +1,84 @@
 """Every happening by its name: one function logs it and counts it, and nobody else touches a logger or a counter.
 
-Labels are bounded: a device or a series is a field of a log line, never a label.
+Labels are bounded: a device or a series is a field of a log line, never a label, but for the figures of single models, which are a
+text of their own. Values that are known beforehand are at 0 from the start, so that the first rise is seen. `dashboards/README.md`
+lists all metrics.
 """
 
 import logging
 import sys
 import threading
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from insa_anomaly.core.alert import Alert
-from insa_anomaly.core.event import Event
+from insa_anomaly.core.event import Event, Transition
+from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
 TROUBLES = ("broker", "log", "state", "database", "alerts", "thread")  # all that `insa_trouble` can tell
+READERS = ("score", "record")
+TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
+CACHED = ("anomaly_count",)
+SILENCE_KINDS = ("device_silent", "device_back", "stream_silent", "stream_back")
+_UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_entries": "entries", "_events": "events", "_rate": "share", "_accuracy": "share"}
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 
-def _counter(name: str, text: str, *labels: str) -> Counter:
-    return Counter(f"insa_{name}", text, labels, registry=REGISTRY)
+class Definition(NamedTuple):
+    """What a metric is, for whoever watches."""
+
+    name: str
+    kind: str
+    unit: str
+    labels: tuple[str, ...]
+    text: str
 
 
-def _gauge(name: str, text: str, *labels: str) -> Gauge:
-    return Gauge(f"insa_{name}", text, labels, registry=REGISTRY)
+_DEFINED: list[Definition] = []
+
+
+def _define(name: str, kind: str, text: str, labels: tuple[str, ...] = ()) -> None:
+    """The unit is the end of the name, as Prometheus wants it; what has none counts, or says yes (1) or no."""
+    stem = name.removesuffix("_total")
+    of_name = next((unit for end, unit in _UNITS.items() if stem.endswith(end)), "count")
+    _DEFINED.append(Definition(name, kind, "0 or 1" if text.startswith("1 w") else of_name, labels, text))
+
+
+def _counter(name: str, text: str, *labels: str, begin: Iterable[str] = ()) -> Counter:
+    _define(f"insa_{name}_total", "counter", text, labels)
+    counter = Counter(f"insa_{name}", text, labels, registry=REGISTRY)
+    for value in begin:
+        counter.labels(value)
+    return counter
+
+
+def _gauge(name: str, text: str, *labels: str, begin: Iterable[str] = ()) -> Gauge:
+    _define(f"insa_{name}", "gauge", text, labels)
+    gauge = Gauge(f"insa_{name}", text, labels, registry=REGISTRY)
+    for value in begin:
+        gauge.labels(value)
+    return gauge
 
 
 def _histogram(name: str, text: str) -> Histogram:
+    _define(f"insa_{name}", "histogram", text)
     return Histogram(f"insa_{name}", text, buckets=_LATENCY, registry=REGISTRY)
 
 
 MESSAGES = _counter("messages", "Messages written to the log")
 READINGS = _counter("readings", "Readings scored, late and duplicate ones included")
-REJECTED = _counter("rejected_messages", "Messages that hold no reading we can take", "reason")
+REJECTED = _counter("rejected_messages", "Messages that hold no reading we can take", "reason", begin=Cause)
 ANOMALIES = _counter("anomalies", "Readings with a score below 0")
-EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind")
+EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind", begin=TRANSITIONS)
 EVENTS_TOLD = _counter("events_told", "Events acknowledged by the broker")
-EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "reason")
+EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "reason", begin=("broker",))
 RECORDED = _counter("readings_recorded", "Readings recorded in PostgreSQL")
 MODELS_TRAINED = _counter("models_trained", "Models trained")
 TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a model")
@@ -49,16 +89,21 @@ SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broke
 TAKEN_OVER = _counter("broker_takeovers", "Connections ended because another client uses our client id")
 SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
 DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
-READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader")
+READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader", begin=READERS)
+READER_LAG_SECONDS = _gauge(
+    "reader_lag_seconds", "Since the oldest entry that a reader has not dealt with was received", "reader", begin=READERS
+)
+OUTBOX = _gauge("outbox_events", "Events that wait to be told, or for the broker's word that they were")
+STORAGE = _gauge("storage_bytes", "Size of the files on disk", "what")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
 REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
 PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
-PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Of these, values that would be anomalous")
+PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Predictions given over the admin API of values that would be anomalous")
 DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
-TROUBLE = _gauge("trouble", "1 while this is in trouble", "what")
-CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind")
-CACHE_MISSES = _counter("cache_misses", "Answers of the admin API that had to be asked of PostgreSQL", "kind")
+TROUBLE = _gauge("trouble", "1 while this is in trouble", "what", begin=TROUBLES)
+CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind", begin=CACHED)
+CACHE_MISSES = _counter("cache_misses", "Answers of the admin API that had to be asked of PostgreSQL", "kind", begin=CACHED)
 ALERTS = _counter("alerts", "Alerts decided on, summaries included", "target")
 ALERTS_HELD = _counter("alerts_held", "Alerts beyond the daily budget, which became part of a summary", "target")
 ALERTS_DELIVERED = _counter("alerts_delivered", "Alerts delivered", "target")
@@ -66,13 +111,16 @@ ALERTS_FAILED = _counter("alerts_failed", "Attempts to deliver an alert that fai
 ALERTS_DEAD = _counter("alerts_dead", "Alerts given up", "target")
 ALERT_BACKLOG = _gauge("alert_backlog", "Alerts that wait to be delivered", "target")
 TARGET_RESTING = _gauge("target_resting", "1 while a target that failed several times in a row is left alone", "target")
-SILENCES = _counter("silences", "Devices, or the stream, that went silent or came back", "kind")
+SILENCES = _counter("silences", "Devices, or the stream, that went silent or came back", "kind", begin=SILENCE_KINDS)
 DEVICES_SILENT = _gauge("devices_silent", "Devices that are silent")
 STREAM_SILENT = _gauge("stream_silent", "1 while the stream as a whole is silent")
 ALERT_SECONDS = _histogram("alert_seconds", "From the decision on an alert to its delivery")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
-EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the publication of its event")
+RESULT_SECONDS = _histogram("receive_to_score_seconds", "From receipt of the oldest reading of a batch to its score, committed")
+EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the broker's word that it has its event")
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
+for _family in ProcessCollector(registry=REGISTRY).collect():
+    _define(_family.name + "_total" * (_family.type == "counter"), _family.type, _family.documentation.rstrip("."))
 
 
 def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
@@ -96,9 +144,46 @@ def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
     )
 
 
+def definitions() -> tuple[Definition, ...]:
+    """Every metric: the daemon's, its process's, the single models'."""
+    return tuple(_DEFINED)
+
+
 def metrics_text() -> bytes:
-    """All metrics in Prometheus' text format."""
+    """All metrics but those of single models, in Prometheus' text format."""
     return generate_latest(REGISTRY)
+
+
+_MODEL_LABELS = ("device_id", "metric_name")
+_MODEL_METRICS = {
+    "insa_model_accuracy": "Accuracy of the model that serves, as assessed at its training",
+    "insa_model_false_positive_rate": "False positive rate of the model that serves, of readings, as assessed at its training",
+}
+for _name, _text in _MODEL_METRICS.items():
+    _define(_name, "gauge", _text, _MODEL_LABELS)
+
+
+class ModelMetrics(Collector):
+    """Accuracy and false positive rate of models, by (device_id, metric_name). A figure that is not known is not there."""
+
+    def __init__(self, figures: Iterable[tuple[str, str, float | None, float | None]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The two families."""
+        families = [GaugeMetricFamily(name, text, labels=_MODEL_LABELS) for name, text in _MODEL_METRICS.items()]
+        for device_id, metric_name, *known in self._figures:
+            for family, figure in zip(families, known, strict=True):
+                if figure is not None:
+                    family.add_metric((device_id, metric_name), figure)
+        yield from families
+
+
+def model_metrics_text(figures: Iterable[tuple[str, str, float | None, float | None]]) -> bytes:
+    """The metrics of single models in Prometheus' text format: as many as there are models, so they are asked for apart, and seldom."""
+    registry = CollectorRegistry()
+    registry.register(ModelMetrics(figures))
+    return generate_latest(registry)
 
 
 def _log(level: int, action: str, message: str, **fields: object) -> None:
@@ -196,10 +281,13 @@ def message_rejected(reason: str, detail: str, topic: str) -> None:
     _log(logging.DEBUG, "message_rejected", "A message was rejected", reason=reason, detail=detail, topic=topic)
 
 
-def readings_scored(count: int, anomalies: int, seconds: float) -> None:
+def readings_scored(count: int, anomalies: int, seconds: float, since: float | None) -> None:
+    """`seconds` the scoring took; `since` the receipt of the oldest reading, None where nobody knows."""
     READINGS.inc(count)
     ANOMALIES.inc(anomalies)
     SCORE_SECONDS.observe(seconds)
+    if since is not None:
+        RESULT_SECONDS.observe(since)
 
 
 def episode_changed(event: Event) -> None:
@@ -218,7 +306,7 @@ def episode_changed(event: Event) -> None:
 
 
 def event_told(seconds: float | None) -> None:
-    """`seconds` None: it waited in the outbox, nobody knows how long."""
+    """`seconds` since the reading came; None: it waited in the outbox, nobody knows how long."""
     EVENTS_TOLD.inc()
     if seconds is not None:
         EVENT_SECONDS.observe(seconds)
@@ -296,8 +384,23 @@ def state_damaged(aside: str) -> None:
     )
 
 
-def reader_lag(reader: str, entries: int) -> None:
+def reader_lag(reader: str, entries: int, seconds: float) -> None:
     READER_LAG.labels(reader).set(entries)
+    READER_LAG_SECONDS.labels(reader).set(seconds)
+
+
+def outbox_measured(events: int) -> None:
+    OUTBOX.set(events)
+
+
+def storage_measured(sizes: Mapping[str, int]) -> None:
+    """`sizes`: bytes on disk, by what is there."""
+    for what, size in sizes.items():
+        STORAGE.labels(what).set(size)
+
+
+def measuring_failed(reason: str) -> None:
+    _log(logging.WARNING, "measuring_failed", "What waits and what is stored cannot be measured now", reason=reason)
 
 
 def states_restored(series: int, checkpoint: int, readvanced: int) -> None:

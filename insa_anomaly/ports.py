@@ -65,6 +65,9 @@ class Log(Protocol):
     def drop(self, through: int) -> None:
         """Forget entries with seq <= through."""
 
+    def received(self, after: int) -> int | None:
+        """When the oldest entry with seq > after was received; None where there is none."""
+
 
 # ----------------------------------------------------------------------------------------------- the state
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
@@ -108,6 +111,9 @@ class State(Protocol):
 
     def noticed(self, through: int) -> None:
         """Events with number <= through are taken; drop them from the notices."""
+
+    def untold(self) -> int:
+        """How many events are not yet told."""
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
         """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
@@ -402,6 +408,15 @@ class AlertTarget(Protocol):
 
 
 # ----------------------------------------------------------------------------------------------- the models
+class Figures(NamedTuple):
+    """How good a model was found to be at its training; None: that is not known."""
+
+    device_id: str
+    metric_name: str
+    accuracy: float | None
+    false_positive_rate: float | None
+
+
 class Models(Protocol):
     """The index of models on disk: works with the database away."""
 
@@ -414,6 +429,9 @@ class Models(Protocol):
 
     def thresholds(self) -> dict[str, float]:
         """Thresholds that were set by hand, by the id of the active model."""
+
+    def figures(self) -> list[Figures]:
+        """What is known of every active model, in the order of their series."""
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""

@@ -21,6 +21,7 @@ from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
 from insa_anomaly.ports import (
     Delivery,
     Entry,
+    Figures,
     ModelRow,
     Outgoing,
     Page,
@@ -73,6 +74,10 @@ class MemoryLog:
     def drop(self, through: int) -> None:
         """Forget entries with seq <= through."""
         self._entries = {seq: entry for seq, entry in self._entries.items() if seq > through}
+
+    def received(self, after: int) -> int | None:
+        """When the oldest entry with seq > after was received; None where there is none."""
+        return next((entry.received for entry in self.read(after, 1)), None)
 
 
 class MemoryState:
@@ -152,6 +157,10 @@ class MemoryState:
         """Events with number <= through are taken; drop them from the notices."""
         with self._lock:
             self._notices = {number: event for number, event in self._notices.items() if number > through}
+
+    def untold(self) -> int:
+        """How many events are not yet told."""
+        return len(self._outbox)
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
         """Keep the states of the series that moved."""
@@ -398,6 +407,11 @@ class MemoryModels:
         """Thresholds that were set by hand, by the id of the active model."""
         rows = [row for row in self._rows.values() if row.status == "active"]
         return {row.id: row.set_threshold for row in rows if row.set_threshold is not None}
+
+    def figures(self) -> list[Figures]:
+        """What is known of every active model, in the order of their series."""
+        rows = [row for row in self._rows.values() if row.status == "active"]
+        return sorted(Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows)
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""

@@ -33,7 +33,7 @@ import msgspec
 
 from insa_anomaly.core.detector import Model
 from insa_anomaly.errors import ModelFileError, ModelStorageError
-from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.ports import Figures, ModelRow, SeriesKey
 from insa_anomaly.saved_file import sync_folder, write_whole
 
 if TYPE_CHECKING:
@@ -70,6 +70,13 @@ class _Threshold(msgspec.Struct):
     """The part of a row that the stream asks for: reading it alone is quick."""
 
     set_threshold: float | None = None
+
+
+class _Figures(msgspec.Struct):
+    """As `_Threshold`, of a row's figures."""
+
+    accuracy: float | None = None
+    false_positive_rate: float | None = None
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -138,6 +145,11 @@ class ModelFiles:
         found = self._query("SELECT id, row FROM models WHERE status = 'active'")
         read = {model_id: msgspec.json.decode(body, type=_Threshold).set_threshold for model_id, body in found}
         return {model_id: threshold for model_id, threshold in read.items() if threshold is not None}
+
+    def figures(self) -> list[Figures]:
+        """What is known of every active model, in the order of their series."""
+        found = self._query("SELECT device_id, metric_name, row FROM models WHERE status = 'active' ORDER BY device_id, metric_name")
+        return [_figures(device_id, metric_name, body) for device_id, metric_name, body in found]
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
@@ -394,6 +406,11 @@ def _new_row(trained: "Trained | TrainedDevice", scorer: StoredFile, trained_at:
 
 def _number(figure: object) -> float | None:
     return float(figure) if isinstance(figure, int | float) else None
+
+
+def _figures(device_id: str, metric_name: str, body: bytes) -> Figures:
+    known = msgspec.json.decode(body, type=_Figures)
+    return Figures(device_id, metric_name, known.accuracy, known.false_positive_rate)
 
 
 def _row(body: bytes) -> ModelRow:

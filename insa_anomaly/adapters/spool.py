@@ -133,6 +133,12 @@ class Spool:
                     break
         return entries
 
+    def received(self, after: int) -> int | None:
+        """When the oldest entry with seq > after was received; None where there is none."""
+        with self._faults():
+            row = self._reader().execute("SELECT received FROM entries WHERE seq > ? ORDER BY seq LIMIT 1", (after,)).fetchone()
+        return None if row is None else int(row[0])
+
     def _entry(self, seq: int, received: int, count: int, crc: int, body: bytes) -> Entry:
         if crc != _checksum(seq, received, count, body):
             raise LogDamaged(f"{self._path}: entry {seq} is damaged: its checksum is wrong")

@@ -126,6 +126,11 @@ class StateFile:
         with self._transaction():
             self._file.execute("DELETE FROM notices WHERE number <= ?", (through,))
 
+    def untold(self) -> int:
+        """How many events are not yet told; no commit waits for the counting."""
+        with self._sync_lock, self._faults():
+            return int(self._syncer.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
         """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
         with self._transaction():

@@ -28,7 +28,7 @@ from insa_anomaly.services.prediction import PredictionService
 from insa_anomaly.services.telemetry import TelemetryService
 
 START_SECONDS = 10.0
-_OPEN_ON_LOOPBACK = frozenset({"/metrics", "/api/v1/status"})
+_OPEN_ON_LOOPBACK = frozenset({"/metrics", "/metrics/models", "/api/v1/status"})
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
     guard = Guard(admin.ring)
     route_class = guarded(guard)
     routers = (
+        health.models_router(admin.models.figures),
         documents.router(app, route_class),
         jobs.router(admin.jobs, admin.clock, route_class),
         models.router(admin.models, admin.model_changes, admin.clock, route_class),

@@ -6,6 +6,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from insa_anomaly import instrumentation
+from insa_anomaly.ports import Figures
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def router(version: str, troubles: Callable[[], list[str]], figures: Callable[[], dict[str, int]]) -> APIRouter:
@@ -26,12 +29,24 @@ def router(version: str, troubles: Callable[[], list[str]], figures: Callable[[]
     @routes.get("/metrics")
     def metrics() -> Response:
         """Prometheus' text format."""
-        return Response(instrumentation.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(instrumentation.metrics_text(), media_type=TEXT)
 
     @routes.get("/api/v1/status")
     def status() -> dict[str, object]:
         """State, what is wrong, and where every reader of the log is."""
         found = troubles()
         return {"version": version, "state": "degraded" if found else "running", "reasons": found, **figures()}
+
+    return routes
+
+
+def models_router(figures: Callable[[], list[Figures]]) -> APIRouter:
+    """Route /metrics/models."""
+    routes = APIRouter()
+
+    @routes.get("/metrics/models")
+    def models() -> Response:
+        """The metrics of single models in Prometheus' text format: many, so they are to be asked for once a minute or less."""
+        return Response(instrumentation.model_metrics_text(figures()), media_type=TEXT)
 
     return routes

@@ -68,9 +68,9 @@ class Listeners:
     alert: Alert | None = None
     listen: Listen | None = None
 
-    def events(self, outgoing: list[Outgoing]) -> None:
+    def events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """New events are in the outbox."""
-        self.tell.offer(outgoing)
+        self.tell.offer(outgoing, came)
         if self.alert is not None:
             self.alert.offer(outgoing)
 
@@ -224,8 +224,6 @@ class Daemon:
 
     def _watch(self) -> None:
         parts = self._parts
-        for reader, reached in (("score", parts.state.cursor), ("record", parts.record.reached)):
-            instrumentation.reader_lag(reader, max(0, parts.feed.last - reached))
         if monotonic() >= self._next_trim:
             self._next_trim = monotonic() + TRIM_SECONDS
             self._trim(min(parts.record.reached, parts.score.checkpoint))

@@ -8,6 +8,7 @@ is before the score reader.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, Lock
+from time import monotonic
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from insa_anomaly.core.reading import Cause, Parser, Raw, Reading, Rejected
 from insa_anomaly.ports import Entry, Log, SeriesKey, Swap, Telemetry
 
+KEEP_TIMES = 4096
 KEEP_BYTES = 3_000_000  # of entries not parsed yet, and as much of batches
 _MESSAGE_BYTES, _READING_BYTES, _BATCH_BYTES, _REJECTED_BYTES = 160, 42, 1500, 400  # about what each takes beside its text
 _Kept = TypeVar("_Kept")
@@ -108,7 +110,8 @@ class Feed:
         self._log, self._parser, self._registry = log, parser, registry
         self._entries = _Memory(_entry_bytes)
         self._batches = _Memory(_batch_bytes)
-        self._last = log.last
+        self._last = self._earlier = log.last
+        self._came: dict[int, float] = {}
         self._news = Condition()
 
     @property
@@ -116,9 +119,12 @@ class Feed:
         """Sequence of the newest entry."""
         return self._last
 
-    def offer(self, entry: Entry) -> None:
-        """A new entry is in the log."""
+    def offer(self, entry: Entry, came: float | None = None) -> None:
+        """A new entry is in the log; the first of its messages came then (monotonic; None: now)."""
         with self._news:
+            self._came[entry.seq] = monotonic() if came is None else came
+            if len(self._came) > KEEP_TIMES:
+                del self._came[next(iter(self._came))]
             self._entries.put(entry.seq, entry)
             self._last = entry.seq
             self._news.notify_all()
@@ -127,6 +133,11 @@ class Feed:
         """True once there is an entry past `after`, False when `timeout` seconds have gone by without."""
         with self._news:
             return self._news.wait_for(lambda: self._last > after, timeout)
+
+    def came(self, seq: int) -> float | None:
+        """When the first message of this entry came (monotonic); at the latest, where many came since. None: before this process began."""
+        with self._news:
+            return None if seq <= self._earlier else self._came.get(seq, next(iter(self._came.values()), None))
 
     def read(self, after: int, most: int, through: int | None = None) -> list[Batch]:
         """Batches with seq > after (and <= through) in order, until `most` readings are had; at least one where there is one."""

@@ -121,7 +121,7 @@ class Intake:
             self._put_back(deliveries, swaps, str(error))
             return
         self.writable = True
-        self._feed.offer(entry)
+        self._feed.offer(entry, deliveries[0][0] if deliveries else None)
         for came, delivery in deliveries:
             if isinstance(delivery, _Posted):
                 delivery.durable.set()

@@ -62,8 +62,8 @@ class Findings(msgspec.Struct, frozen=True, array_like=True):
 class Audience(Protocol):
     """Who is told of scored batches at once."""
 
-    def events(self, outgoing: list[Outgoing]) -> None:
-        """New events are in the outbox."""
+    def events(self, outgoing: list[Outgoing], came: float | None) -> None:
+        """New events are in the outbox; the oldest of their messages came then (monotonic), None: nobody knows when."""
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
@@ -203,19 +203,22 @@ class Score:
         outgoing = self._state.commit(scored.group[-1].seq, scored.findings.to_bytes(), events)
         self._reached = scored.group[-1].seq
         self.writable = True
+        came = self._feed.came(scored.group[0].seq)
         if outgoing:
-            self._audience.events(outgoing)
+            self._audience.events(outgoing, came)
             for one in scored.told:
                 instrumentation.episode_changed(one)
         telemetry, results = scored.telemetry, scored.results
         if results is not None:
             self._audience.results(telemetry, results)
             self._audience.due(scored.due)
-        self._count(scored.group, scored.findings, len(telemetry.value), scored.seconds)
+        self._count(scored, came)
 
-    def _count(self, group: list[Batch], findings: Findings, readings: int, seconds: float) -> None:
-        instrumentation.readings_scored(readings, len(findings.anomalies), seconds)
-        for rejected in (one for batch in group for one in batch.rejected):
+    def _count(self, scored: Scored, came: float | None) -> None:
+        readings = len(scored.telemetry.value)
+        since = monotonic() - came if came is not None and readings else None
+        instrumentation.readings_scored(readings, len(scored.findings.anomalies), scored.seconds, since)
+        for rejected in (one for batch in scored.group for one in batch.rejected):
             instrumentation.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
 
     def _advance(self, telemetry: Telemetry) -> tuple[Results, Outcome]:

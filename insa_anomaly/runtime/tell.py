@@ -25,17 +25,16 @@ class Tell:
     def __init__(self, state: State, publisher: Publisher) -> None:
         self._state, self._publisher = state, publisher
         self._news = Event()
-        self._fresh: deque[tuple[float, Outgoing]] = deque(maxlen=10_000)  # a short cut past the file; what falls out is read there
+        self._fresh: deque[tuple[float | None, Outgoing]] = deque(maxlen=10_000)  # a short cut past the file; what falls out is read there
         self._under_way: dict[int, tuple[Outgoing, float | None]] = {}
         self._generation = -1
         self._reached = 0  # number of the last event published on this connection
         self._told: list[int] = []  # and still in the outbox
         self._again_at: float | None = None
 
-    def offer(self, events: list[Outgoing]) -> None:
-        """New events are in the outbox."""
-        now = monotonic()
-        self._fresh.extend((now, event) for event in events)
+    def offer(self, events: list[Outgoing], came: float | None = None) -> None:
+        """New events are in the outbox; what they are made of came then (monotonic; None: it did not come, or nobody knows when)."""
+        self._fresh.extend((came, event) for event in events)
         self._news.set()
 
     def step(self, timeout: float) -> None:
@@ -64,12 +63,12 @@ class Tell:
 
     def _take_answers(self) -> None:
         for answer in self._publisher.settled(0.0):
-            event, offered = self._under_way.pop(answer.token, (None, None))
+            event, came = self._under_way.pop(answer.token, (None, None))
             if event is None:
                 continue
             if answer.refused is None:
                 self._told.append(event.number)
-                instrumentation.event_told(None if offered is None else monotonic() - offered)
+                instrumentation.event_told(None if came is None else monotonic() - came)
             else:  # stays in the outbox: what forbids it may be put right
                 self._again_at = monotonic() + REFUSED_SECONDS
                 instrumentation.event_refused(event.topic, answer.refused)
@@ -79,12 +78,12 @@ class Tell:
                 self._told = []
 
     def _publish(self) -> None:
-        for offered, event in self._waiting(UNDER_WAY - len(self._under_way)):
+        for came, event in self._waiting(UNDER_WAY - len(self._under_way)):
             try:
                 token = self._publisher.publish(event.topic, event.payload)
             except BrokerAway:
                 return
-            self._under_way[token] = (event, offered)
+            self._under_way[token] = (event, came)
             self._reached = event.number
 
     def _waiting(self, most: int) -> list[tuple[float | None, Outgoing]]:

@@ -4,7 +4,7 @@ import msgspec
 
 from insa_anomaly.core.event import rfc3339
 from insa_anomaly.errors import ModelFileError, NotFound
-from insa_anomaly.ports import Filter, ModelRow, Models, Place, SeriesKey, Tally
+from insa_anomaly.ports import Figures, Filter, ModelRow, Models, Place, SeriesKey, Tally
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.findings import Findings, cursor
 from insa_anomaly.services.live import Live
@@ -117,6 +117,10 @@ class ModelService:
         rest = every if after is None else [row for row in every if _place(row) < after]
         last = cursor(*_place(rest[most - 1])) if len(rest) > most else None
         return ModelPage([model_view(row) for row in rest[:most]], len(every), sum(row.status == "active" for row in every), last)
+
+    def figures(self) -> list[Figures]:
+        """How good every model that serves was found to be. Raises ModelFileError."""
+        return self._models.figures()
 
     def detail(self, model_id: str) -> ModelDetail:
         """All about one model. Raises NotFound."""

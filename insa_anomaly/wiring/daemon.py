@@ -31,6 +31,7 @@ from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.measure import Measure, Waiting
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
@@ -44,6 +45,7 @@ from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
 
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
+SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
 M_ARENA_MAX, ARENAS = -8, 2  # the first is mallopt's name for the second
 TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
@@ -60,10 +62,8 @@ def run(settings: Settings, source: str) -> int:
         models = stack.enter_context(model_files(settings))
         parts = _assemble(settings, dsn, models, stack)
         office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
-        daemon = Daemon(
-            parts if office is None else replace(parts, others=(*parts.others, ("jobs", office[1].step))),
-            _supervision(settings, parts.broker),
-        )
+        others = [*parts.others, ("measure", _measure(settings, parts).step)] + ([] if office is None else [("jobs", office[1].step)])
+        daemon = Daemon(replace(parts, others=tuple(others)), _supervision(settings, parts.broker))
         daemon.restore()
         if office is not None:
             _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office[0]), stack)
@@ -74,6 +74,11 @@ def run(settings: Settings, source: str) -> int:
     faulthandler.cancel_dump_traceback_later()
     instrumentation.daemon_stopped(time.monotonic() - stopping)
     return status
+
+
+def _measure(settings: Settings, parts: Parts) -> Measure:
+    waiting = Waiting(parts.log, parts.state, lambda: parts.record.reached, clock.now)
+    return Measure(waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory))
 
 
 def _share_arenas() -> None:
@@ -93,8 +98,8 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
 
 def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
-    log = stack.enter_context(storage.log(directory / "spool.db"))
-    found, lost = storage.states(directory / "state.db")
+    log = stack.enter_context(storage.log(directory / storage.LOG))
+    found, lost = storage.states(directory / storage.STATE)
     states = stack.enter_context(found)
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
     feed = Feed(log, admin.parser(settings), registry)
@@ -125,7 +130,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
 def _supervision(settings: Settings, broker: Broker) -> Supervision:
     usual = settings.supervision.stuck_seconds
     training = usual + 2 * settings.training.deadline  # one, and the other's that it waits for
-    limits = {"record": usual + MIGRATION_SECONDS, "trainer": training, "jobs": training}
+    limits = {"record": usual + MIGRATION_SECONDS, "trainer": training, "jobs": training, "measure": usual + SIZES_SECONDS}
     return Supervision(
         announce.Announcer(broker, settings.broker.client_id, version("insa-anomaly")),
         Heartbeats(usual, limits),

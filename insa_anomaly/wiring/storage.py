@@ -5,8 +5,10 @@ from pathlib import Path
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import alert_file, spool, state
+from insa_anomaly.adapters.disk import size_of_file, size_of_folder
 from insa_anomaly.errors import AlertsDamaged, ConfigError, LogDamaged, StateDamaged
 
+LOG, STATE = "spool.db", "state.db"
 _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
 
 
@@ -59,3 +61,8 @@ def set_aside(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"{path} is damaged and cannot be set aside: {error}") from error
     return aside
+
+
+def sizes(directory: Path, models: Path) -> dict[str, int]:
+    """Bytes on disk, of the log and the states in the storage directory, and of the models. Raises DiskUnreadable."""
+    return {"log": size_of_file(directory / LOG), "state": size_of_file(directory / STATE), "models": size_of_folder(models)}

@@ -77,6 +77,7 @@ def goes_on_without(daemon: Daemon, heard: Heard) -> None:
     assert daemon.status()["state"] == "degraded"
     assert daemon.get("/healthz")[0] == 200
     time.sleep(max(0.0, until - time.monotonic()))
+    assert daemon.metric("insa_reader_lag_seconds", {"reader": "record"}) > 1
     assert daemon.running
 
 

@@ -376,7 +376,7 @@ def test_over_tls(short_path: Path, tools: Tools, unique: str, reader: str) -> N
     settings = {"cafile": str(files / "ca.crt"), "certfile": str(files / "server.crt"), "keyfile": str(files / "server.key")}
     messages = [(f"{unique}/{i}", bytes([i % 256]) * size) for i, size in enumerate([0, 1, 100, 20_000, 200_000] * 20)]
     with embedded.mosquitto(short_path / "m", tools, settings=settings) as broker:
-        place = replace(access(broker, unique), host="localhost", tls=Tls(ca=files / "ca.crt"))
+        place = replace(access(broker, unique), tls=Tls(ca=files / "ca.crt"))
         inbox = Inbox()
         terms = Terms([f"{unique}/#"], expiry=100)
         with connect(place, terms, inbox, reader) as connection, Feeder(replace(place, client_id="f")) as feeder:
@@ -396,21 +396,21 @@ def test_a_certificate_of_an_unknown_authority_is_refused(short_path: Path, tool
     files = certificates(short_path)
     settings = {"certfile": str(files / "server.crt"), "keyfile": str(files / "server.key")}
     with embedded.mosquitto(short_path / "m", tools, settings=settings) as broker:
-        place = replace(access(broker, unique), host="localhost", tls=Tls())
+        place = replace(access(broker, unique), tls=Tls())
         with pytest.raises(BrokerRefused, match="certificate is not accepted"):
             Connection(place, Terms(), lambda _: True, reader=reader).open(10)
 
 
 def certificates(folder: Path) -> Path:
-    """An authority, and a certificate for localhost, readable by the account the broker runs as."""
+    """An authority, and a certificate for 127.0.0.1, readable by the account the broker runs as."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
     openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test authority")
-    openssl(*new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    openssl(*new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
     openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
             "-out", "server.crt", "-extfile", "names")  # fmt: skip
     for file in folder.iterdir():

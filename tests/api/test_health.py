@@ -9,12 +9,14 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import app
+from insa_anomaly.api import app, health
 from insa_anomaly.errors import AddressInUse
+from insa_anomaly.ports import Figures
 from tests.conftest import wait_for
 
 FIGURES = {"series": 3, "log_last": 7}
@@ -60,16 +62,31 @@ def test_the_status_says_what_runs_and_where_every_reader_is(daemon: Daemon) -> 
 
 
 def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
-    """Every metric is ours by its name, and counts what happened."""
+    """Every metric is ours by its name, or what is usually said of a process; they count what happened."""
     found = {family.name: family for family in text_string_to_metric_families(daemon.client.get("/metrics").text)}
     assert found
-    assert all(name.startswith("insa_") for name in found)
+    assert all(name.startswith(("insa_", "process_")) for name in found)
     before = found["insa_readings_recorded"].samples[0].value
     instrumentation.page_recorded(5)
     answer = daemon.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     [after] = [one for one in text_string_to_metric_families(answer.text) if one.name == "insa_readings_recorded"]
     assert after.samples[0].value == before + 5
+
+
+def test_the_figures_of_models_are_a_page_of_their_own() -> None:
+    """By device and metric, whatever their names; what is not known is not there."""
+    known = [Figures('a "b"\n\\', "temperature", 0.75, 0.0), Figures("new", "x", None, None)]
+    application = FastAPI()
+    application.router.routes.extend(health.models_router(lambda: known).routes)
+    answer = TestClient(application).get("/metrics/models")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
+    labels = {"device_id": 'a "b"\n\\', "metric_name": "temperature"}
+    assert [(one.name, one.labels, one.value) for one in samples] == [
+        ("insa_model_accuracy", labels, 0.75),
+        ("insa_model_false_positive_rate", labels, 0.0),
+    ]
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/openapi.json", "/api/v1/models"])

@@ -21,6 +21,7 @@ NEEDED = {
     ("GET", "/healthz"): OPEN,
     ("GET", "/readyz"): OPEN,
     ("GET", "/metrics"): OPEN,
+    ("GET", "/metrics/models"): OPEN,
     ("GET", "/api/v1/status"): OPEN,
     ("GET", "/api/v1/openapi.json"): "ml:read",
     ("GET", "/api/v1/ml/models"): "ml:read",
@@ -69,7 +70,7 @@ def test_who_may(office: Office, method: str, path: str) -> None:
             assert NEEDED[method, path] in problem(answer, 403)["detail"]
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/api/v1/status"])
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/models", "/api/v1/status"])
 def test_on_the_network_what_is_open_on_loopback_needs_a_key(database: str, tmp_path: Path, path: str) -> None:
     """Health stays open: whoever asks for it has no key, and learns nothing else."""
     with opened(database, tmp_path, host="0.0.0.0") as office:  # noqa: S104 - nothing listens

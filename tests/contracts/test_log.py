@@ -87,6 +87,18 @@ def test_an_entry_larger_than_asked_for_comes_whole(body: Body) -> None:
 
 
 @bodies
+def test_the_age_of_what_waits_is_known(body: Body) -> None:
+    """When the oldest entry past a place was received, dropped ones left out; None past the end."""
+    with body() as log:
+        assert log.received(0) is None
+        for now in (1000, 2000, 3000):
+            log.append([("t", b"x")], [], now)
+        assert [log.received(after) for after in range(4)] == [1000, 2000, 3000, None]
+        log.drop(2)
+        assert log.received(0) == 3000
+
+
+@bodies
 def test_dropping_all_keeps_the_place(body: Body) -> None:
     """After everything was dropped, sequences and receive times go on where they were."""
     with body() as log:

@@ -117,6 +117,17 @@ def test_the_revision_moves_with_every_change_and_with_nothing_else(body: tuple[
         assert models.revision == seen[-1]
 
 
+def test_figures_are_those_of_the_models_that_serve(body: tuple[Models, Save]) -> None:
+    """One line a series that has a model, in order, as its row says; None where that is not known."""
+    models, save = body
+    assert models.figures() == []
+    for key in (KEY, KEY, HOSTILE):
+        save(key, NOON)
+    rows = sorted((row for row in models.rows() if row.status == "active"), key=lambda row: (row.device_id, row.metric_name))
+    assert models.figures() == [(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows]
+    assert len(rows) == 2
+
+
 @pytest.mark.parametrize("key", [KEY, HOSTILE, ("Ω" * 300, ""), ("..", ".")])
 def test_what_was_saved_is_read(files: ModelFiles, key: SeriesKey) -> None:
     """The scorer to the bit, the row, the active model of the series; whatever the series is called."""

@@ -69,9 +69,12 @@ def test_law_what_is_committed_is_kept_until_it_is_let_go(
 def test_told_events_go_and_their_numbers_stay_used(state: State) -> None:
     """An acknowledged event is gone; its number never comes again."""
     first, second = state.commit(1, None, [("a", b"1"), ("b", b"2")])
+    assert state.untold() == 2
     state.told([second.number, 999])
     assert state.outgoing(0, 10) == [first]
+    assert state.untold() == 1
     state.told([first.number])
+    assert state.untold() == 0
     (third,) = state.commit(2, None, [("c", b"3")])
     assert third == Outgoing(third.number, "c", b"3")
     assert third.number > second.number

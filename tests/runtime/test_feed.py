@@ -226,6 +226,20 @@ def test_waiting_ends_with_news_or_in_time() -> None:
     coming.join()
 
 
+def test_it_is_known_when_an_entry_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the moment; of one long ago, that it was no later than the oldest that is remembered; of an earlier run nothing."""
+    monkeypatch.setattr(feeding, "KEEP_TIMES", 3)
+    log = MemoryLog()
+    log.append([], [], NOW)
+    feed = fed(log)
+    for seq in range(2, 7):
+        feed.offer(log.append([], [], NOW), came=float(seq))
+    assert [feed.came(seq) for seq in range(1, 7)] == [None, 4.0, 4.0, 4.0, 5.0, 6.0]
+    before = monotonic()
+    feed.offer(log.append([], [], NOW))
+    assert before <= (feed.came(7) or 0.0) <= monotonic()
+
+
 def test_each_message_has_a_time_of_its_own() -> None:
     """Message i of an entry came i microseconds after the entry: readings, rejections and stamps have it from there."""
     log = MemoryLog()

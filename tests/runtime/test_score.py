@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.event import NO_MODEL, Event, episode_id
 from insa_anomaly.errors import StateBroken, StateUnwritable
@@ -389,3 +390,21 @@ def test_findings_read_back_as_they_were() -> None:
     findings = Findings(anomalies, episodes)
     assert Findings.from_bytes(findings.to_bytes() or b"") == findings
     assert Findings([], []).to_bytes() is None
+
+
+def test_the_time_to_a_result_is_from_the_receipt_of_the_oldest_reading() -> None:
+    """Whoever tells of it hears when that was; what an earlier run took in is not counted."""
+    count = "insa_receive_to_score_seconds_count"
+    world = World()
+    spike = [message("pump", second, {"a": 10.0 + 90.0 * (second > 80)}) for second in range(90)]
+    before = instrumentation.REGISTRY.get_sample_value(count) or 0.0
+    world.take([], [swap(0)])
+    world.take(spike)
+    world.score.drain()
+    assert world.audience.told
+    assert all(came == world.feed.came(1) for came in world.audience.came)
+    assert instrumentation.REGISTRY.get_sample_value(count) == before + 1
+    again = World(world.log)
+    again.score.drain()
+    assert again.audience.came == [None] * len(world.audience.came)
+    assert instrumentation.REGISTRY.get_sample_value(count) == before + 1

@@ -1,12 +1,14 @@
 """Telling: every event at least once and in order, a bounded number under way, nothing forgotten before the broker has answered."""
 
 from collections import deque
+from functools import partial
 from time import monotonic
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports import Settled
 from insa_anomaly.runtime import tell as telling
@@ -335,3 +337,19 @@ def test_numbers_that_are_missing_are_no_obstacle() -> None:
     box.steps(3)
     assert [number for _, number in box.broker.tried] == [1, 4, 6]
     assert box.waiting() == []
+
+
+def test_the_time_to_an_event_is_from_the_receipt_of_its_reading() -> None:
+    """To the broker's answer; what was not received, or nobody knows when, is not counted."""
+    name, said = "insa_receive_to_event_seconds", instrumentation.REGISTRY.get_sample_value
+    seconds, told = partial(said, f"{name}_sum"), partial(said, f"{name}_count")
+    before = (seconds() or 0.0, told() or 0.0)
+    outbox = Outbox()
+    outbox.broker.open()
+    outbox.steps(1)
+    outbox.tell.offer(outbox.state.commit(1, None, [("a", b"1")]), monotonic() - 7.0)
+    outbox.tell.offer(outbox.state.commit(2, None, [("b", b"2")]))
+    outbox.steps(3)
+    assert not outbox.waiting()
+    assert (told() or 0.0) - before[1] == 1
+    assert 7.0 <= (seconds() or 0.0) - before[0] < 8.0

@@ -22,14 +22,16 @@ class Watching:
 
     def __init__(self, state: State) -> None:
         self.told: list[Outgoing] = []
+        self.came: list[float | None] = []
         self.scored = 0
         self.asked: list[SeriesKey] = []
         self._state = state
 
-    def events(self, outgoing: list[Outgoing]) -> None:
+    def events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """New events are in the outbox."""
         assert self._state.outgoing(outgoing[0].number - 1, len(outgoing)) == outgoing
         self.told += outgoing
+        self.came.append(came)
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""

@@ -1,0 +1,42 @@
+"""How much is stored: sizes of files as they are, whoever writes them meanwhile."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from insa_anomaly.errors import DiskUnreadable
+
+
+def size_of_file(path: Path) -> int:
+    """Bytes of a file of SQLite and of those it keeps beside it; 0 where there is none. Raises DiskUnreadable."""
+    return sum(_size(Path(f"{path}{part}")) for part in ("", "-wal", "-shm"))
+
+
+def size_of_folder(path: Path) -> int:
+    """Bytes of all files below it. Raises DiskUnreadable."""
+    return sum(_sizes(path))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise DiskUnreadable(str(error)) from error
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _sizes(Path(entry.path))
+                else:
+                    with suppress(FileNotFoundError):  # replaced since it was listed
+                        yield entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DiskUnreadable(str(error)) from error

@@ -1,0 +1,59 @@
+"""What waits and what is stored, measured now and then in a thread of its own: it holds nothing up."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import DiskUnreadable, LogBroken, StateBroken
+from insa_anomaly.ports import Log, State
+
+EVERY_SECONDS = 1.0
+SIZES_EVERY_SECONDS = 300.0  # a thousand models are twelve thousand files
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What is looked at. `recorded` answers the sequence that the record reader has reached; `clock` gives microseconds."""
+
+    log: Log
+    state: State
+    recorded: Callable[[], int]
+    clock: Callable[[], int]
+
+
+class Measure:
+    """One thread of the daemon. `sizes` answers bytes on disk by what is stored, and may raise DiskUnreadable."""
+
+    def __init__(self, waiting: Waiting, sizes: Callable[[], Mapping[str, int]]) -> None:
+        self._waiting, self._sizes = waiting, sizes
+        self._sizes_at = 0.0
+        self._failed = False
+
+    def step(self) -> float:
+        """Measure; answers how many seconds may pass before the next call."""
+        try:
+            self._measure()
+            self._failed = False
+        except (LogBroken, StateBroken, DiskUnreadable) as error:
+            if not self._failed:
+                instrumentation.measuring_failed(str(error))
+            self._failed = True
+        return EVERY_SECONDS
+
+    def _measure(self) -> None:
+        state = self._waiting.state
+        for reader, reached in (("score", state.cursor), ("record", self._waiting.recorded())):
+            instrumentation.reader_lag(reader, *self._lag(reached))
+        instrumentation.outbox_measured(state.untold())
+        if monotonic() >= self._sizes_at:
+            self._sizes_at = monotonic() + SIZES_EVERY_SECONDS
+            instrumentation.storage_measured(self._sizes())
+
+    def _lag(self, reached: int) -> tuple[int, float]:
+        """Entries past this one, and seconds since the oldest of them was received."""
+        log = self._waiting.log
+        received = log.received(reached) if log.last > reached else None
+        if received is None:
+            return 0, 0.0
+        return log.last - reached, max(0.0, (self._waiting.clock() - received) / 1e6)

@@ -1,0 +1,181 @@
+"""Grafana's panels as plain dicts: what each kind needs, and no more. For Grafana 11.4 and later, schema 39."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+Json = dict[str, Any]
+PROMETHEUS: Json = {"type": "prometheus", "uid": "${prometheus}"}
+POSTGRES: Json = {"type": "grafana-postgresql-datasource", "uid": "${postgres}"}
+COLUMNS, HEIGHT = 24, 8  # of Grafana's grid, and of a panel on it
+GOOD, FAIR, BAD, PLAIN = "green", "yellow", "red", "text"
+
+
+@dataclass(frozen=True)
+class Promql:
+    """A query of Prometheus, and what its lines are called. `now`: its newest value alone."""
+
+    text: str
+    legend: str = ""
+    now: bool = False
+
+    def target(self) -> Json:
+        """As a panel holds it."""
+        asked = {"instant": True, "range": False} if self.now else {"instant": False, "range": True}
+        return {"datasource": PROMETHEUS, "editorMode": "code", "expr": self.text, "legendFormat": self.legend or "__auto", **asked}
+
+
+@dataclass(frozen=True)
+class Sql:
+    """A query of PostgreSQL: a table."""
+
+    text: str
+
+    def target(self) -> Json:
+        """As a panel holds it."""
+        return {"datasource": POSTGRES, "editorMode": "code", "format": "table", "rawQuery": True, "rawSql": self.text}
+
+
+Query = Promql | Sql
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the numbers of a panel are: Grafana's name of the unit, bounds, and (colour, from which value on), the first from nowhere."""
+
+    unit: str = "short"
+    least: float | None = 0
+    most: float | None = None
+    steps: Sequence[tuple[str, float | None]] = ((GOOD, None),)
+    decimals: int | None = None
+
+    def defaults(self) -> Json:
+        """As `fieldConfig` holds it."""
+        said = {"min": self.least, "max": self.most, "decimals": self.decimals}
+        thresholds = {"mode": "absolute", "steps": [{"color": colour, "value": value} for colour, value in self.steps]}
+        return {"unit": self.unit, "thresholds": thresholds, **{name: value for name, value in said.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel and its size on the grid."""
+
+    width: int
+    height: int
+    body: Json
+
+
+def lines(title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 8, label: str = "") -> Panel:
+    """Values over time; the steps of the scale are drawn as lines where there is more than one."""
+    custom = {
+        "axisLabel": label,
+        "drawStyle": "line",
+        "fillOpacity": 10,
+        "lineWidth": 1,
+        "showPoints": "auto",
+        "spanNulls": False,
+        "thresholdsStyle": {"mode": "line" if len(scale.steps) > 1 else "off"},
+    }
+    options = {
+        "legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    field = {**scale.defaults(), "color": {"mode": "palette-classic"}, "custom": custom}
+    return _panel("timeseries", title, about, queries, field, options, (width, HEIGHT))
+
+
+def gauge(title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 6) -> Panel:
+    """How full something is; the scale needs bounds."""
+    options = {**_reduced(), "showThresholdLabels": False, "showThresholdMarkers": True}
+    return _panel("gauge", title, about, queries, {**scale.defaults(), "color": {"mode": "thresholds"}}, options, (width, HEIGHT))
+
+
+def stat(
+    title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 6, words: dict[str, str] | None = None, height: int = 4
+) -> Panel:
+    """Large numbers, or `words` for them: the text of each value. A table gives one a row."""
+    rows = any(isinstance(query, Sql) for query in queries)
+    options = {**_reduced(rows=rows), "colorMode": "background" if words else "value", "graphMode": "none", "textMode": "auto"}
+    mapped = {value: {"text": text, "index": i} for i, (value, text) in enumerate((words or {}).items())}
+    mappings = [{"type": "value", "options": mapped}] if mapped else []
+    field = {**scale.defaults(), "color": {"mode": "thresholds"}, "mappings": mappings}
+    return _panel("stat", title, about, queries, field, options, (width, height))
+
+
+def bars(title: str, about: str, query: Sql, names: str, scale: Scale, *, width: int = 12) -> Panel:
+    """A bar a row; the column `names` says what of."""
+    options = {
+        "xField": names,
+        "orientation": "horizontal",
+        "showValue": "auto",
+        "stacking": "none",
+        "barWidth": 0.9,
+        "groupWidth": 0.7,
+        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
+        "tooltip": {"mode": "single", "sort": "none"},
+    }
+    custom = {"axisPlacement": "auto", "fillOpacity": 80, "lineWidth": 1, "thresholdsStyle": {"mode": "off"}}
+    field = {**scale.defaults(), "color": {"mode": "thresholds"}, "custom": custom}
+    return _panel("barchart", title, about, [query], field, options, (width, HEIGHT))
+
+
+def table(title: str, about: str, query: Sql, *, width: int = 12) -> Panel:
+    """Rows as they are."""
+    options = {"cellHeight": "sm", "showHeader": True, "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""}}
+    field = {"custom": {"align": "auto", "cellOptions": {"type": "auto"}, "filterable": True}}
+    return _panel("table", title, about, [query], field, options, (width, HEIGHT))
+
+
+def states(title: str, about: str, query: Promql, words: dict[str, tuple[str, str]], *, width: int = 8) -> Panel:
+    """Which of a few states each thing was in, over time: (text, colour) by value."""
+    mapped = {value: {"text": text, "color": colour, "index": i} for i, (value, (text, colour)) in enumerate(words.items())}
+    options = {
+        "mergeValues": True,
+        "rowHeight": 0.8,
+        "showValue": "never",
+        "alignValue": "left",
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "single", "sort": "none"},
+    }
+    field = {
+        **Scale().defaults(),
+        "color": {"mode": "thresholds"},
+        "custom": {"fillOpacity": 80, "lineWidth": 0},
+        "mappings": [{"type": "value", "options": mapped}],
+    }
+    return _panel("state-timeline", title, about, [query], field, options, (width, HEIGHT))
+
+
+def heading(title: str) -> Panel:
+    """A line that begins a part of the dashboard."""
+    return Panel(COLUMNS, 1, {"type": "row", "title": title, "collapsed": False, "panels": []})
+
+
+def placed(panels: Iterable[Panel]) -> list[Json]:
+    """The panels with their places: from left to right, and a new line where there is no room."""
+    x = y = tallest = 0
+    found: list[Json] = []
+    for number, panel in enumerate(panels, 1):
+        if x + panel.width > COLUMNS:
+            x, y, tallest = 0, y + tallest, 0
+        found.append({"id": number, **panel.body, "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height}})
+        x, tallest = x + panel.width, max(tallest, panel.height)
+    return found
+
+
+def _panel(kind: str, title: str, about: str, queries: Sequence[Query], field: Json, options: Json, size: tuple[int, int]) -> Panel:
+    body = {
+        "type": kind,
+        "title": title,
+        "description": about,
+        "datasource": POSTGRES if isinstance(queries[0], Sql) else PROMETHEUS,
+        "targets": [{"refId": letter, **query.target()} for letter, query in zip(ascii_uppercase, queries, strict=False)],
+        "fieldConfig": {"defaults": field, "overrides": []},
+        "options": options,
+    }
+    return Panel(*size, body)
+
+
+def _reduced(*, rows: bool = False) -> Json:
+    return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": rows}, "orientation": "auto"}

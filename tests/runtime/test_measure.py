@@ -1,0 +1,95 @@
+"""What waits and what is stored is measured; what cannot be measured now ends nothing."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import DiskUnreadable
+from insa_anomaly.runtime import measure as measuring
+from insa_anomaly.runtime.measure import Measure, Waiting
+from insa_anomaly.testing import MemoryLog, MemoryState
+
+NOW = 1_760_000_000_000_000
+SECOND = 1_000_000
+
+
+class Site:
+    """Three entries, received a second apart, and the place that was recorded."""
+
+    def __init__(self) -> None:
+        self.log, self.state, self.recorded, self.now = MemoryLog(), MemoryState(), 0, NOW
+        self.sizes: Mapping[str, int] | None = {"log": 5, "models": 7}
+        self.asked = 0
+        for number in range(3):
+            self.log.append([("t", b"1")], [], NOW + number * SECOND)
+        self.measure = Measure(Waiting(self.log, self.state, lambda: self.recorded, lambda: self.now), self._sizes)
+
+    def _sizes(self) -> Mapping[str, int]:
+        self.asked += 1
+        if self.sizes is None:
+            raise DiskUnreadable
+        return self.sizes
+
+
+@pytest.fixture
+def site() -> Site:
+    """Nothing measured yet."""
+    return Site()
+
+
+def said(name: str, **labels: str) -> float | None:
+    """A metric as it is now."""
+    return instrumentation.REGISTRY.get_sample_value(f"insa_{name}", labels)
+
+
+def lag(reader: str) -> tuple[float | None, float | None]:
+    """Entries and seconds."""
+    return said("reader_lag_entries", reader=reader), said("reader_lag_seconds", reader=reader)
+
+
+def test_a_reader_lags_by_what_it_has_not_dealt_with(site: Site) -> None:
+    """In entries, and in seconds since the oldest of them was received; one that has dealt with all lags by nothing."""
+    site.state.commit(2, None, [("a", b"1"), ("b", b"2")])
+    site.recorded, site.now = 1, NOW + 10 * SECOND
+    assert site.measure.step() > 0
+    assert lag("score") == (1, 8)
+    assert lag("record") == (2, 9)
+    assert said("outbox_events") == 2
+    site.state.commit(3, None, [])
+    site.recorded = 3
+    site.measure.step()
+    assert lag("score") == lag("record") == (0, 0)
+
+
+def test_a_clock_that_goes_back_gives_no_negative_age(site: Site) -> None:
+    """The lag is at least nothing."""
+    site.now = NOW - SECOND
+    site.measure.step()
+    assert lag("record") == (3, 0)
+
+
+def test_sizes_are_looked_at_seldom(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking through a large folder costs."""
+    for _ in range(3):
+        site.measure.step()
+    assert site.asked == 1
+    assert (said("storage_bytes", what="log"), said("storage_bytes", what="models")) == (5, 7)
+    monkeypatch.setattr(measuring, "SIZES_EVERY_SECONDS", 0.0)
+    site.measure = Measure(Waiting(site.log, site.state, lambda: 0, lambda: NOW), lambda: {"log": 6})
+    site.measure.step()
+    assert said("storage_bytes", what="log") == 6
+
+
+def test_what_cannot_be_measured_is_said_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is tried again."""
+    reasons: list[str] = []
+    monkeypatch.setattr(instrumentation, "measuring_failed", reasons.append)
+    site.sizes = None
+    for _ in range(2):
+        site.measure._sizes_at = 0.0
+        site.measure.step()
+    assert reasons == ["What is stored cannot be looked at."]
+    site.sizes, site.measure._sizes_at = {"log": 9}, 0.0
+    site.measure.step()
+    assert said("storage_bytes", what="log") == 9
