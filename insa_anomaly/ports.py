@@ -14,6 +14,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.alert import Alert
+from insa_anomaly.core.alerting import Account, Decision, Known
+from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Raw, Rejected
 
@@ -103,6 +106,12 @@ class State(Protocol):
 
     def told(self, numbers: Sequence[int]) -> None:
         """These events were acknowledged by the broker; drop them."""
+
+    def notices(self, most: int) -> list[Outgoing]:
+        """The oldest events that the alerts have not taken yet, in order: kept apart, whatever becomes of them on MQTT."""
+
+    def noticed(self, through: int) -> None:
+        """Events with number <= through are taken; drop them from the notices."""
 
     def untold(self) -> int:
         """How many events are not yet told."""
@@ -324,6 +333,82 @@ class Change(msgspec.Struct, frozen=True):
     subject: str
     before: object = None
     after: object = None
+
+
+# ----------------------------------------------------------------------------------------------- the alerts
+class Waiting(msgspec.Struct, frozen=True):
+    """An alert to be delivered to one target, decided at that time (microseconds), after so many failed attempts."""
+
+    number: int
+    target: str
+    alert: Alert
+    decided_at: int
+    attempts: int = 0
+
+
+class Silences(msgspec.Struct, frozen=True):
+    """What is silent now, and since when (microseconds); the stream is `None`."""
+
+    since: dict[str | None, int] = {}
+
+
+class AlertStore(Protocol):
+    """What was decided about alerts and is not done. Any thread may call; any call may raise AlertsBroken, and then has changed nothing."""
+
+    def recent(self) -> set[str]:
+        """Ids of the events of the last decision: after a crash they come again."""
+
+    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
+        """What targets know of these causes, by (target, cause)."""
+
+    def accounts(self) -> dict[str, Account]:
+        """What every target has had today."""
+
+    def keep(self, decision: Decision, event_ids: Sequence[str], now: int) -> None:
+        """All of the decision at once, on disk when this returns."""
+
+    def next(self, target: str, now: int) -> Waiting | None:
+        """The alert that is due first, if any is; those of one cause go in their order."""
+
+    def done(self, one: Waiting) -> None:
+        """It was delivered."""
+
+    def postpone(self, one: Waiting, due: int) -> None:
+        """It failed once more, and is to be tried again then."""
+
+    def hasten(self, target: str) -> None:
+        """The target answers again: everything that waits for it is due."""
+
+    def give_up(self, one: Waiting, reason: str, now: int) -> None:
+        """It will not be delivered: a dead letter."""
+
+    def backlog(self) -> dict[str, int]:
+        """How many alerts wait for each target."""
+
+    def forget(self, now: int) -> None:
+        """Drop causes that nobody spoke of for long, and old dead letters."""
+
+    def cadences(self) -> tuple[list[SeriesKey], Cadence]:
+        """How often series report; of the stream under two empty names."""
+
+    def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
+        """Keep how often these report, a row each."""
+
+    def silences(self) -> Silences:
+        """What was silent when that was last kept."""
+
+    def keep_silences(self, silences: Silences) -> None:
+        """What is silent now."""
+
+
+class AlertTarget(Protocol):
+    """The way to somebody who hears: a mail server, a webhook, an issue tracker."""
+
+    def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
+        """Tell it. The same id again is the same delivery. Raises TargetAway (later, perhaps), TargetRefused (never)."""
+
+    def interrupt(self) -> None:
+        """End a delivery under way, from another thread: it raises TargetAway."""
 
 
 # ----------------------------------------------------------------------------------------------- the models

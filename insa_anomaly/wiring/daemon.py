@@ -40,7 +40,7 @@ from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
 from insa_anomaly.settings import RedisAddress, Settings, secret
-from insa_anomaly.wiring import admin, clock, storage
+from insa_anomaly.wiring import admin, alerts, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
@@ -65,7 +65,7 @@ def run(settings: Settings, source: str) -> int:
         models = stack.enter_context(model_files(settings))
         parts = _assemble(settings, dsn, models, stack)
         office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
-        others = [("measure", _measure(settings, parts).step)] + ([] if office is None else [("jobs", office[1].step)])
+        others = [*parts.others, ("measure", _measure(settings, parts).step)] + ([] if office is None else [("jobs", office[1].step)])
         daemon = Daemon(replace(parts, others=tuple(others)), _supervision(settings, parts.broker))
         daemon.restore()
         if office is not None:
@@ -113,12 +113,21 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(states, broker)
     show = _show(settings.redis, fleet, stack)
-    score = Score(feed, states, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
+    hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
+    score = Score(
+        feed,
+        states,
+        fleet,
+        models,
+        Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen),
+        settings.storage.checkpoint_seconds,
+    )
     if lost:
         states.bind(log.id)
         score.adopt()
     record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer)
+    others = (("alert", hearing.alert.step), ("silence", hearing.listen.step))
+    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert)
 
 
 def _supervision(settings: Settings, broker: Broker) -> Supervision:
