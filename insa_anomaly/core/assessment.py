@@ -103,7 +103,7 @@ def assess(model: Model, holdout: Holdout, parameters: Parameters) -> Assessment
     noise = local_noise(holdout.values[holdout.context :])
     plain = _scored(model, holdout.times, holdout.values, parameters)[holdout.context :]
     said, faults = [], []
-    for planted in _plans(len(plain)):
+    for planted in plans(len(plain)):
         values = holdout.values.copy()
         values[holdout.context :] = plant(values[holdout.context :], planted, noise)
         scores = _scored(model, holdout.times, values, parameters)[holdout.context :]
@@ -137,7 +137,7 @@ def local_noise(values: Floats) -> float:
     return 1.4826 * float(np.median(np.abs(off - np.median(off)))) or float(values.std()) or 1e-9
 
 
-def _plans(n: int) -> list[list[Fault]]:
+def plans(n: int) -> list[list[Fault]]:
     """Every kind in every size, evenly spread over n readings; in as many passes as it takes to keep them apart."""
     wanted = [(kind, size) for size in _SIZES for kind in _LENGTHS]
     at_once = max(2, n // _APART)
