@@ -35,8 +35,8 @@ from insa_anomaly.saved_file import write_whole
 from insa_anomaly.timestamps import Timestamp, micros
 
 if TYPE_CHECKING:
-    from insa_anomaly.core.challenge import Challenge, Name
-    from insa_anomaly.core.training import Past
+    from insa_anomaly.core.challenge import Challenge
+    from insa_anomaly.core.training import Past, SeriesLearner
 
 __all__ = ["AnomalyDetector", "DeviceDetector"]
 
@@ -88,9 +88,7 @@ class AnomalyDetector:
         """
         times, values = _readings(data)
         challenge = self._learn(times, values, self._past() if self._model else None)
-        why = challenge.refusal or challenge.unknown
-        outcome = {"improvement_percentage": challenge.improvement_percentage, "promoted": challenge.promoted, "reason": why}
-        return self.get_model_info() | outcome
+        return self.get_model_info() | challenge.outcome
 
     def predict(self, value: float, timestamp: Timestamp | None = None) -> dict[str, Any]:
         """What if this were the next reading? Changes nothing. Without a timestamp: one typical pause after the newest."""
@@ -195,33 +193,32 @@ class AnomalyDetector:
         times, values, _ = self._history()
         with suppress(TrainingError):  # it goes on with what it has, and tries again a day later
             if self._model is None:
-                self._take_up(challenge.train(times, values, self._next_name(), self.parameters, self.policy))
+                self._take_up(challenge.train(self._learner(), times, values))
             else:
-                self._take_up(challenge.refit(times, values, self._next_name(), self.parameters, self.policy, self._past()))
+                self._take_up(challenge.refit(self._learner(), times, values, self._past()))
 
-    def _learn(self, times: Ints, values: Floats, past: Past | None) -> Challenge:
+    def _learn(self, times: Ints, values: Floats, past: Past[Model] | None) -> Challenge[Model]:
         from insa_anomaly.core.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
-        challenge = train(times, values, self._next_name(), self.parameters, self.policy, past)
+        challenge = train(self._learner(), times, values, past)
         self._take_up(challenge)
         self._remember_all(times, values)
         self._warm_up(times, values)
         return challenge
 
-    def _take_up(self, challenge: Challenge) -> None:
+    def _take_up(self, challenge: Challenge[Model]) -> None:
         if challenge.promoted:
             trained = challenge.trained
             self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
 
-    def _next_name(self) -> Name:
-        from insa_anomaly.core.challenge import Name  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+    def _learner(self) -> SeriesLearner:
+        from insa_anomaly.core.training import SeriesLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         version = self._model.version + 1 if self._model else 1
-        return Name(
-            (self.device_id, self.metric_name), str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}")), version
-        )
+        model_id = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
+        return SeriesLearner((self.device_id, self.metric_name), model_id, version, self.parameters, self.policy)
 
-    def _past(self) -> Past:
+    def _past(self) -> Past[Model]:
         from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         assert self._model is not None  # noqa: S101 - the caller asked

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.challenge import Challenge, Name, refit, train
+from insa_anomaly.core import challenge
+from insa_anomaly.core.challenge import Challenge
 from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.training import Figures, Past, Trained
+from insa_anomaly.core.training import Figures, Learnt, Past, SeriesLearner, Trained, TrainedModel
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import History, ModelRow, SeriesKey
+
+M = TypeVar("M", bound=Learnt)
 
 
 class Shelf(Protocol):
@@ -62,25 +65,21 @@ class TrainingService:
         past = self._past(key, history, readings)
         if past is None:
             return self._trained(key, readings, None, now)
-        return self._kept(refit(readings.times, readings.values, self._name(key), self._parameters, self._policy, past), now)
+        challenger = challenge.refit(self._learner(key), readings.times, readings.values, past)
+        return self._shelf.save(told(challenger), now, challenger.refusal)
 
     def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
         """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
         return self._trained(key, readings, None, now)
 
-    def _trained(self, key: SeriesKey, readings: Readings, past: Past | None, now: int) -> ModelRow:
+    def _trained(self, key: SeriesKey, readings: Readings, past: Past[Model] | None, now: int) -> ModelRow:
         self._tell(20)
-        challenge = train(readings.times, readings.values, self._name(key), self._parameters, self._policy, past)
+        challenger = challenge.train(self._learner(key), readings.times, readings.values, past)
         self._tell(90)
-        return self._kept(challenge, now)
+        return self._shelf.save(told(challenger), now, challenger.refusal)
 
-    def _kept(self, challenge: Challenge, now: int) -> ModelRow:
-        known: Figures = {"improvement_percentage": challenge.improvement_percentage, "improvement_unknown": challenge.unknown}
-        trained = replace(challenge.trained, figures=challenge.trained.figures | known)
-        return self._shelf.save(trained, now, challenge.refusal)
-
-    def _name(self, key: SeriesKey) -> Name:
-        return Name(key, str(uuid4()), self._shelf.next_version(key))
+    def _learner(self, key: SeriesKey) -> SeriesLearner:
+        return SeriesLearner(key, str(uuid4()), self._shelf.next_version(key), self._parameters, self._policy)
 
     def _recorded(self, key: SeriesKey, history: History, now: int) -> Readings:
         since = now - int(self._parameters.history_days * 86_400e6)
@@ -89,6 +88,12 @@ class TrainingService:
             times, values = history.readings(key, -(2**53), self._parameters.history_readings_least)
         return Readings(times, values)
 
-    def _past(self, key: SeriesKey, history: History, readings: Readings) -> Past | None:
+    def _past(self, key: SeriesKey, history: History, readings: Readings) -> Past[Model] | None:
         champion = self._shelf.serving(key)
         return Past(champion, history.anomalous(key, int(readings.times.min(initial=0)))) if champion else None
+
+
+def told(challenger: Challenge[M]) -> TrainedModel[M]:
+    """What was trained, with what became of it among its figures."""
+    known: Figures = {"improvement_percentage": challenger.improvement_percentage, "improvement_unknown": challenger.unknown}
+    return replace(challenger.trained, figures=challenger.trained.figures | known)

@@ -77,7 +77,8 @@ def train_orders() -> None:
 def _obey(service: "TrainingService", devices: "DeviceTrainingService", history: PostgresHistory, order: Order) -> ModelRow:
     key, now = (order.device_id, order.metric_name), clock.now()
     if order.metric_name == METRIC_NAME:
-        return devices.from_history(order.device_id, order.metrics, history, now)
+        learn = devices.refit if order.refit else devices.from_history
+        return learn(order.device_id, order.metrics, history, now)
     if order.refit:
         return service.refit(key, history, now)
     if order.window_days is None:

@@ -117,7 +117,7 @@ def test_too_little_is_refused() -> None:
         learnt(rows[:0])
     with pytest.raises(TrainingError, match="none of the 1200 values is a finite number"):
         learnt(Rows(rows.times, nothing))
-    with pytest.raises(TrainingError, match="all rows carry the same timestamp"):
+    with pytest.raises(TrainingError, match="all readings carry the same timestamp"):
         learnt(Rows(same_time, rows.values))
     with pytest.raises(TrainingError, match="too far apart"):
         learnt(Rows(rows.times, far))
