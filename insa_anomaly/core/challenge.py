@@ -73,12 +73,12 @@ def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None
     twin = learner.fit(when[:cut], what[:cut], _as_old(trained, learner.parameters), past)
     first = cut + features.LONG
     assess = _assessor(learner)
-    holdout = _holdout(when, what, first)
+    holdout = held_out(when, what, first)
     found = assess(twin.model, holdout)
     trained = replace(trained, figures=trained.figures | _figures(found, holdout))
     if past is None:
         return Challenge(trained)
-    unseen = _holdout(when, what, max(first, int(np.searchsorted(when, past.model.life.through, "right"))))
+    unseen = held_out(when, what, max(first, int(np.searchsorted(when, past.model.life.through, "right"))))
     if len(unseen) < FEWEST_TO_COMPARE:
         return _unknown(
             trained, f"the serving model has learnt all but {len(unseen)} of these readings; {FEWEST_TO_COMPARE} are needed to compare"
@@ -95,7 +95,7 @@ def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Ch
     """
     trained = learner.fit(times, values, learner.parameters, past)
     when, what = learner.usable(times, values)
-    since = _holdout(when, what, int(np.searchsorted(when, past.model.life.through, "right")))
+    since = held_out(when, what, int(np.searchsorted(when, past.model.life.through, "right")))
     if len(since) < FEWEST_TO_COMPARE:
         return Challenge(trained, unknown=f"{len(since)} readings since the model before it")
     assess = _assessor(learner)
@@ -118,7 +118,7 @@ def _unknown(trained: TrainedModel[M], reason: str) -> Challenge[M]:
     return Challenge(replace(trained, figures=trained.figures | basis), unknown=reason)
 
 
-def _holdout(when: Ints, what: Floats, first: int) -> Holdout:
+def held_out(when: Ints, what: Floats, first: int) -> Holdout:
     """The readings from `first` on, and those before them that fill the window."""
     begin = max(first - CONTEXT, 0)
     return Holdout(when[begin:], what[begin:], first - begin)

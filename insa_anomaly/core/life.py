@@ -7,18 +7,27 @@ steps alarmed: then that is how it is now, and is learnt for good.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from insa_anomaly.core.features import DAY, Bools, Floats, Ints
 
-if TYPE_CHECKING:
-    from insa_anomaly.core.detector import Parameters
-
 _STEPS = 4
 _NEW_LEVEL = 0.5
 _FEWEST = 100  # readings that a model is learnt from
+
+
+class ComingOfAge(Protocol):
+    """With a history as long as this and as many readings as this, a model is mature."""
+
+    @property
+    def mature_days(self) -> float:
+        """So many days."""
+
+    @property
+    def mature_readings(self) -> int:
+        """So many readings."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Life:
     mature: bool
 
 
-def grown(before: Life | None, times: Floats, interval: float, parameters: Parameters) -> Life:
+def grown(before: Life | None, times: Floats, interval: float, parameters: ComingOfAge) -> Life:
     """The life of a model of readings at `times` [n], in order, a typical `interval` apart; `before`: of the model that served till now."""
     known, first, through, mature = float(len(times)), float(times[0]), float(times[-1]), False
     if before is not None:
