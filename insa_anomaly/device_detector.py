@@ -5,16 +5,13 @@ Thin over `core.device`, as `ml_model_manager.AnomalyDetector` is over `core.det
 
 from __future__ import annotations
 
-import io
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid5
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -28,7 +25,7 @@ from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.verdict import Transition
 from insa_anomaly.errors import ModelFileError, TrainingError
 from insa_anomaly.parameters import parameters as sorted_parameters
-from insa_anomaly.saved_file import write_whole
+from insa_anomaly.saved_file import decoded, read_arrays, write_arrays
 from insa_anomaly.timestamps import Timestamp, micros
 
 if TYPE_CHECKING:
@@ -111,36 +108,21 @@ class DeviceDetector:
 
     def save_model(self, path: str | os.PathLike[str]) -> bool:
         """Keep model, window and history in this file, whole or not at all; True when it is done. Raises ModelFileError."""
-        buffer = io.BytesIO()
-        model = np.frombuffer(self._served.model.to_bytes() if self._served else b"", np.uint8)
-        about = {"device_id": self.device_id, "metrics": self.metrics, "figures": self._figures}
-        np.savez_compressed(
-            buffer,
-            about=np.frombuffer(msgspec.json.encode(about), np.uint8),
-            model=model,
-            state=self._state,
-            history=np.frombuffer(self._history.to_bytes(), np.uint8),
-        )
-        try:
-            write_whole(Path(path), buffer.getvalue())
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be written: {error}") from error
+        about = msgspec.json.encode({"device_id": self.device_id, "metrics": self.metrics, "figures": self._figures})
+        model = self._served.model.to_bytes() if self._served else b""
+        write_arrays(Path(path), about=about, model=model, state=self._state, history=self._history.to_bytes())
         return True
 
     def load_model(self, path: str | os.PathLike[str]) -> bool:
         """Go on from what `save_model` kept; True when it is done. Raises ModelFileError, and nothing has changed then."""
-        try:
-            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
-                about = msgspec.json.decode(npz["about"].tobytes())
-                model, state, history = npz["model"].tobytes(), np.asarray(npz["state"], np.float64), npz["history"].tobytes()
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
-            raise ModelFileError(f"{path} cannot be read as a saved device model: {error}") from error
+        packed, model, state, history = read_arrays(Path(path), "about", "model", "state", "history")
+        about = decoded(Path(path), packed)
         if (about["device_id"], tuple(about["metrics"])) != (self.device_id, self.metrics):
             raise ModelFileError(f"{path} holds the model of {about['device_id']} with the metrics {', '.join(about['metrics'])}")
-        served = Served(DeviceModel.from_bytes(model)) if model else None
+        served = Served(DeviceModel.from_bytes(model.tobytes())) if model.size else None
         if state.shape != (device_window.width(len(served.model.metrics if served else self.metrics)),):
             raise ModelFileError(f"{path} was saved by another version: its window has another form")
-        rows = DeviceHistory.from_bytes(history, len(self.metrics), self.parameters)
+        rows = DeviceHistory.from_bytes(history.tobytes(), len(self.metrics), self.parameters)
         self._served, self._state, self._history, self._figures = served, state, rows, about["figures"]
         return True
 
