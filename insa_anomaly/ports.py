@@ -244,6 +244,9 @@ class History(Protocol):
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Times of readings from `since` on that were called anomalous, but for those of episodes that were dismissed."""
 
+    def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """The same, but for those that were part of no episode."""
+
 
 class Job(msgspec.Struct, frozen=True):
     """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against.

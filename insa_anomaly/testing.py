@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, cycle
@@ -371,8 +371,15 @@ class MemoryHistory:
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Times of readings from `since` on that were called anomalous; nobody dismisses an episode here."""
+        return np.array([one.timestamp for one in self._anomalies(key, since)], np.int64)
+
+    def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """The same, but for those that were part of no episode."""
+        return np.array([one.timestamp for one in self._anomalies(key, since) if one.episode_id is not None], np.int64)
+
+    def _anomalies(self, key: SeriesKey, since: int) -> Iterator[Anomaly]:
         found = self._tables.anomalies.values()
-        return np.array([one.timestamp for one in found if (one.device_id, one.metric_name) == key and one.timestamp >= since], np.int64)
+        return (one for one in found if (one.device_id, one.metric_name) == key and one.timestamp >= since)
 
 
 # ----------------------------------------------------------------------------------------------- the models

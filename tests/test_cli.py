@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from typer.main import get_command
@@ -46,7 +47,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
-    assert SHOWN == ["check-config", "demo", "evaluate", "keys", "migrate", "models", "replay", "run", "train"]
+    assert SHOWN == ["check-config", "demo", "evaluate", "keys", "migrate", "models", "replay", "run", "train", "tune"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +134,7 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
-    files = ["x.csv"] if name in {"replay", "evaluate"} else []
+    files = ["x.csv"] if name in {"replay", "evaluate", "tune"} else []
     monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *files])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -168,3 +169,26 @@ def test_help_is_quick_and_loads_no_scikit_learn() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Usage: insa-anomaly" in done.stdout
+
+
+# -------------------------------------------------------------------------------------------------------- tune
+def test_tune_shows_what_settings_would_have_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row a setting, the configured one among them; a series that is too short is named; the same as JSON."""
+    monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "12")
+    monkeypatch.setenv("INSA_DETECTION__ALPHA", "0.01")
+    random = Random(1)
+    rows = [f"{1_700_000_000 + 60 * i},{random.gauss(20, 1):.3f}" for i in range(2500)]
+    (tmp_path / "long.csv").write_text("\n".join(["timestamp,value", *rows]))
+    (tmp_path / "short.csv").write_text("\n".join(["timestamp,value", *rows[:500]]))
+    status, text = said("tune", str(tmp_path / "long.csv"), "--accept", "1", "--accept", "5")
+    assert status == 0
+    assert [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()] == ["0.14", "1", "5"]
+    assert "configured" in text
+    assert "Nothing was chosen" in text
+    both = [str(tmp_path / name) for name in ("long.csv", "short.csv")]
+    status, text = said("tune", *both, "--accept", "1", "--json")
+    found = json.loads(text.splitlines()[-1])
+    assert status == 1
+    assert [one["setting"]["false_alarms_per_day"] for one in found["series"]["long/value"]] == [0.14, 1.0]
+    assert "at least 2000" in found["refused"]["short/value"]
+    assert "say what to try it on" in said("tune")[1]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from insa_anomaly.core import calibration, charts, features, rules, verdict
 from insa_anomaly.core.features import Arrival, Bools, Features, Floats, Ints
 from insa_anomaly.core.forest import Arena, Forest
+from insa_anomaly.core.life import Life
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.errors import ModelFileError
 
@@ -98,6 +99,13 @@ class Model:
     def threshold(self) -> float:
         """Least confidence at which an anomalous reading opens an episode."""
         return float(self.numbers[THRESHOLD])
+
+    @property
+    def life(self) -> Life:
+        """What it has behind it."""
+        first, through = self.numbers[RULES][[rules.FROM, rules.THROUGH]].tolist()
+        known, released = self.numbers[[KNOWN, RELEASED]].tolist()
+        return Life(known, first, through, released, bool(self.numbers[MATURE]))
 
     def to_bytes(self) -> bytes:
         """One npz that needs no pickle."""
