@@ -22,7 +22,7 @@ from insa_anomaly.core.event import Event, Transition
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
-TROUBLES = ("broker", "log", "state", "database", "alerts", "thread")  # all that `insa_trouble` can tell
+TROUBLES = ("broker", "canary", "log", "state", "database", "alerts", "thread")  # all that `insa_trouble` can tell
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
@@ -264,6 +264,14 @@ def broker_taken_over(client_id: str, reason: str, retry_seconds: float) -> None
 def session_lost() -> None:
     SESSIONS_LOST.inc()
     _log(logging.WARNING, "session_lost", "The broker had forgotten our session: what it queued for us while we were away is lost")
+
+
+def delivery_doubted(doubt: str | None) -> None:
+    """`doubt` None: it delivers after all."""
+    if doubt is None:
+        _log(logging.INFO, "delivery_proved", "The broker delivers to us")
+    else:
+        _log(logging.ERROR, "delivery_doubted", "Nothing proves that the broker delivers to us", reason=doubt)
 
 
 def messages_shed(count: int) -> None:

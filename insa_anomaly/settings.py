@@ -107,7 +107,10 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """The MQTT broker, and how we present ourselves. `reader: stock` reads with paho's own loop: slower, and nothing of ours in it."""
+    """The MQTT broker, and how we present ourselves.
+
+    `reader: stock` reads with paho's own loop: slower, and nothing of ours in it. Under `canary`, a topic, we publish to ourselves.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 1883
@@ -117,6 +120,7 @@ class BrokerAddress:
     keepalive: Annotated[int, Field(ge=5, le=120)] = 15
     session_expiry: Annotated[int, Field(ge=0, lt=0xFFFFFFFF)] = 604800
     reader: Literal["fast", "stock"] = "fast"
+    canary: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^+#[:cntrl:]]+$")] | None = "insa/iiot/ml/canary"
     tls: bool = False
     ca_file: Path | None = None
     certificate_file: Path | None = None

@@ -191,6 +191,8 @@ class MemoryBroker:
         self.acknowledged: list[Delivery] = []
         self.refusing: dict[str, str] = {}
         self.answering = True
+        self.trouble = "not connected yet"
+        self.undelivered: str | None = None
         self._hand_over = hand_over
         self._generation = 0
         self._connected = False

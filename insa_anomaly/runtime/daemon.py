@@ -48,6 +48,14 @@ class Connection(Broker, Protocol):
         """True once the broker has granted every subscription of this connection."""
 
     @property
+    def trouble(self) -> str:
+        """Why it is not connected, or last was not."""
+
+    @property
+    def undelivered(self) -> str | None:
+        """Why nothing proves that what is published reaches us; None where something does, or may yet."""
+
+    @property
     def silent_for(self) -> float:
         """Seconds since the thread that reads showed life; infinite once it has ended."""
 
@@ -160,7 +168,8 @@ class Daemon:
         """By what is in trouble: a label of a metric, so there are few."""
         parts = self._parts
         found = {} if parts.broker.listening else {"broker": "the broker has not granted our subscriptions"}
-        found |= {} if parts.broker.connected else {"broker": "the broker is not connected"}
+        found |= {} if parts.broker.connected else {"broker": f"the broker is not connected: {parts.broker.trouble}"}
+        found |= {} if parts.broker.undelivered is None else {"canary": parts.broker.undelivered}
         found |= {} if parts.intake.writable else {"log": "the log cannot be written"}
         found |= {} if parts.score.writable else {"state": "the states cannot be written"}
         found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}

@@ -4,6 +4,7 @@ import ctypes
 import faulthandler
 import fcntl
 import os
+import re
 import signal
 import sys
 import time
@@ -39,7 +40,7 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
-from insa_anomaly.settings import RedisAddress, Settings, secret
+from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
 from insa_anomaly.wiring import admin, alerts, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
@@ -154,10 +155,17 @@ def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> Show | None:
 def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
     """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
-    stale = _remember(directory / "subscriptions.json", filters)
+    canary = _canary(settings.broker)
+    stale = _remember(directory / "subscriptions.json", filters if canary is None else [*filters, canary])
     will = announce.gone(settings.broker.client_id, version("insa-anomaly"))
-    terms = Terms(filters, stale, will, settings.broker.session_expiry, linger=settings.intake.linger)
+    terms = Terms(filters, stale, will, settings.broker.session_expiry, linger=settings.intake.linger, canary=canary)
     return Connection(access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader)
+
+
+def _canary(address: BrokerAddress) -> str | None:
+    """A topic of our own: other daemons have other client ids, what these hold that is no part of a topic replaced."""
+    level = re.sub(r"[^\w.-]", "_", address.client_id)
+    return None if address.canary is None else f"{address.canary}/{level}"
 
 
 def _remember(file: Path, filters: list[str]) -> list[str]:

@@ -324,6 +324,7 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Alert, "trouble", "alerts are not delivered to: mail")
     plant = Plant()
     plant.parts.intake.writable = plant.parts.score.writable = False
+    plant.broker.undelivered = "nothing comes back"
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
     assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
 
