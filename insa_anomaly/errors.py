@@ -27,6 +27,10 @@ class DatabaseAway(InsaError):
     """PostgreSQL does not answer; the same call may succeed later."""
 
 
+class DatabaseTaken(DatabaseAway):
+    """Another daemon with our client id records into this database."""
+
+
 class DatabaseRefused(InsaError):
     """PostgreSQL answers and refuses; the same call would be refused again."""
 
@@ -136,4 +140,4 @@ class AddressInUse(InsaError):
 
 
 class AlreadyRunning(InsaError):
-    """Another daemon uses this storage directory."""
+    """Another daemon has our storage directory, or our client id."""
