@@ -47,6 +47,10 @@ class LogDamaged(LogBroken):
     """The log of incoming messages is there, and is not what was written."""
 
 
+class LogFull(LogBroken):
+    """The log of incoming messages has its full size; it has room again once what is in it is dealt with."""
+
+
 class LogDead(LogBroken):
     """The device failed under the log of incoming messages, which must be opened anew before it is written again."""
 

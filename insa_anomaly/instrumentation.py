@@ -75,6 +75,9 @@ def _histogram(name: str, text: str) -> Histogram:
 MESSAGES = _counter("messages", "Messages written to the log")
 READINGS = _counter("readings", "Readings scored, late and duplicate ones included")
 REJECTED = _counter("rejected_messages", "Messages that hold no reading we can take", "reason", begin=Cause)
+LETTERS_DROPPED = _counter(
+    "dead_letters_dropped", "Rejected messages of which nothing is kept, because there were too many", "reason", begin=Cause
+)
 ANOMALIES = _counter("anomalies", "Readings with a score below 0")
 EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind", begin=TRANSITIONS)
 EVENTS_TOLD = _counter("events_told", "Events acknowledged by the broker")
@@ -89,6 +92,7 @@ SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broke
 TAKEN_OVER = _counter("broker_takeovers", "Connections ended because another client uses our client id")
 SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
 DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
+CLOCK_STEPS = _counter("clock_steps", "Steps of the system clock by more than a second")
 READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader", begin=READERS)
 READER_LAG_SECONDS = _gauge(
     "reader_lag_seconds", "Since the oldest entry that a reader has not dealt with was received", "reader", begin=READERS
@@ -290,6 +294,13 @@ def message_rejected(reason: str, detail: str, topic: str) -> None:
     _log(logging.DEBUG, "message_rejected", "A message was rejected", reason=reason, detail=detail, topic=topic)
 
 
+def letters_dropped(by_reason: Mapping[Cause, int]) -> None:
+    for reason, count in by_reason.items():
+        LETTERS_DROPPED.labels(reason).inc(count)
+    if by_reason:
+        _log(logging.WARNING, "letters_dropped", "Too many messages hold no reading: a sample of them is kept", **{str(one): by_reason[one] for one in by_reason})
+
+
 def readings_scored(count: int, anomalies: int, seconds: float, since: float | None) -> None:
     """`seconds` the scoring took; `since` the receipt of the oldest reading, None where nobody knows."""
     READINGS.inc(count)
@@ -359,6 +370,11 @@ def partitions_failed(reason: str) -> None:
         "Partitions of telemetry could not be made ahead; the default one takes the rows",
         reason=reason,
     )
+
+
+def clock_stepped(seconds: float) -> None:
+    CLOCK_STEPS.inc()
+    _log(logging.WARNING, "clock_stepped", "The system clock was set", seconds=round(seconds, 3))
 
 
 def log_unwritable(reason: str) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Results
 from insa_anomaly.errors import StateUnwritable
-from insa_anomaly.ports import Broker, Log, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
@@ -74,6 +74,7 @@ class Listeners:
     trainer: Trainer
     show: Show | None
     alert: Alert | None = None
+    reserve: Reserve | None = None
     listen: Listen | None = None
 
     def events(self, outgoing: list[Outgoing], came: float | None) -> None:
@@ -170,7 +171,7 @@ class Daemon:
         found = {} if parts.broker.listening else {"broker": "the broker has not granted our subscriptions"}
         found |= {} if parts.broker.connected else {"broker": f"the broker is not connected: {parts.broker.trouble}"}
         found |= {} if parts.broker.undelivered is None else {"canary": parts.broker.undelivered}
-        found |= {} if parts.intake.writable else {"log": "the log cannot be written"}
+        found |= {} if parts.intake.writable else {"log": f"the log cannot be written: {parts.intake.trouble}"}
         found |= {} if parts.score.writable else {"state": "the states cannot be written"}
         found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
         undelivered = parts.alert.trouble if parts.alert is not None else None
@@ -233,6 +234,8 @@ class Daemon:
 
     def _watch(self) -> None:
         parts = self._parts
+        if parts.reserve is not None and not parts.score.writable:
+            parts.reserve.release()  # what was taken must be finished; the intake takes no more until there is room for it again
         if monotonic() >= self._next_trim:
             self._next_trim = monotonic() + TRIM_SECONDS
             self._trim(min(parts.record.reached, parts.score.checkpoint))

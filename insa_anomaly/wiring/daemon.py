@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.reserve import Reserve
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
 from insa_anomaly.errors import AlreadyRunning, ConfigError
@@ -102,12 +103,13 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
 
 def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
-    log = stack.enter_context(storage.log(directory / storage.LOG))
-    found, lost = storage.states(directory / storage.STATE)
+    reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
+    log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
+    stack.enter_context(log)
     states = stack.enter_context(found)
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
     feed = Feed(log, admin.parser(settings), registry)
-    intake = Intake(log, feed, clock.now, settings.intake)
+    intake = Intake(log, feed, clock.now, settings.intake, reserve)
     broker = intake.broker = _broker(settings, intake, directory)
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms)
@@ -115,20 +117,14 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     tell = Tell(states, broker)
     show = _show(settings.redis, fleet, stack)
     hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
-    score = Score(
-        feed,
-        states,
-        fleet,
-        models,
-        Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen),
-        settings.storage.checkpoint_seconds,
-    )
+    listeners = Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen)
+    score = Score(feed, states, fleet, models, listeners, settings.storage.checkpoint_seconds, settings.readings.max_ahead)
     if lost:
         states.bind(log.id)
         score.adopt()
-    record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
+    record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings, log.id)), models, settings.record)
     others = (("alert", hearing.alert.step), ("silence", hearing.listen.step))
-    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert)
+    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert, reserve)
 
 
 def _supervision(settings: Settings, broker: Broker) -> Supervision:

@@ -255,3 +255,12 @@ def test_series_of_batches_share_their_names() -> None:
     batches = fed(stream(0, 0).log({50})).read(0, 10**6)
     assert all(batch.telemetry.keys is batches[0].telemetry.keys for batch in batches)
     assert key in batches[0].telemetry.keys
+
+
+def test_messages_that_hold_no_reading_count_too() -> None:
+    """A backlog of nothing but those comes into memory in pieces, as any other."""
+    log = MemoryLog()
+    for _ in range(50):
+        log.append([("nonsense", b"-")] * 10, [], NOW)
+    feed = Feed(log, parser(), Registry(10))
+    assert sum(len(batch.rejected) for batch in feed.read(0, 100)) == 100
