@@ -298,7 +298,12 @@ def letters_dropped(by_reason: Mapping[Cause, int]) -> None:
     for reason, count in by_reason.items():
         LETTERS_DROPPED.labels(reason).inc(count)
     if by_reason:
-        _log(logging.WARNING, "letters_dropped", "Too many messages hold no reading: a sample of them is kept", **{str(one): by_reason[one] for one in by_reason})
+        _log(
+            logging.WARNING,
+            "letters_dropped",
+            "Too many messages hold no reading: a sample of them is kept",
+            **{str(one): by_reason[one] for one in by_reason},
+        )
 
 
 def readings_scored(count: int, anomalies: int, seconds: float, since: float | None) -> None:

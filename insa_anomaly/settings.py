@@ -197,6 +197,7 @@ class Readings(Acceptance):
     historical_after: Nonnegative = Acceptance.historical_after
     max_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = Acceptance.max_bytes
     max_depth: Annotated[int, Field(ge=1, le=500)] = Acceptance.max_depth
+    max_values: Count = Acceptance.max_values
 
 
 @dataclass(frozen=True)

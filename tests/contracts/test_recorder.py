@@ -288,6 +288,23 @@ def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(own_
                 assert there.cursor(LOG) == 2
 
 
+class Growing(list[tuple[str, str]]):
+    """Names to which another thread adds one whenever somebody looks."""
+
+    def __len__(self) -> int:
+        """How many there are, and one more the next time."""
+        self.append(("new", f"m{super().__len__()}"))
+        return super().__len__()
+
+
+def test_series_may_be_found_while_a_page_is_recorded(postgres: InPostgres) -> None:
+    """The names are those of all series, and the score reader goes on finding new ones."""
+    one = page(1, [reading(1.0)])
+    telemetry = dataclasses.replace(one.telemetry, keys=Growing(one.telemetry.keys))
+    postgres.recorder.record(dataclasses.replace(one, telemetry=telemetry))
+    assert len(postgres.rows().telemetry) == 1
+
+
 # ------------------------------------------------------------------------------------------------- one of a name
 def test_of_two_daemons_of_one_name_the_second_is_told(database: str) -> None:
     """Also with a log of its own, elsewhere; under another name it may, and once the first is gone it may."""
