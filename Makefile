@@ -21,7 +21,7 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test test-long lint fuzz fuzz-live bench chaos judge dashboards deps clean
+.PHONY: help demo test test-long lint fuzz fuzz-live bench chaos outage strangers judge dashboards deps clean
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
@@ -32,6 +32,8 @@ help:
 	@echo "make fuzz-live [PAYLOADS=1000000]  so many payloads, most of them bad, through a real broker into the daemon; one JSON object last"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
+	@echo "make outage [SECONDS=300]         PostgreSQL away that long at 500 readings a second: what events and intake notice, how long it takes to catch up"
+	@echo "make strangers [DEVICES=100000]   so many unknown devices in SECONDS=300: what known ones and memory notice"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make dashboards                   write what dashboards/ holds of the project's own definitions: the dashboard, the table of metrics"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
@@ -74,6 +76,11 @@ chaos: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1) --rate $(or $(RATE),500) \
 	  $(if $(KINDS),--kinds $(KINDS))
+
+outage strangers: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure $@ --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500) \
+	  $(if $(DEVICES),--devices $(DEVICES))
 
 # A line a set, as each is done; the longest first, two at once.
 judge:

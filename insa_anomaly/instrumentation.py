@@ -22,7 +22,7 @@ from insa_anomaly.core.event import Event, Transition
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
-TROUBLES = ("broker", "canary", "log", "state", "database", "alerts", "thread")  # all that `insa_trouble` can tell
+TROUBLES = ("broker", "canary", "log", "state", "database", "events", "alerts", "thread")  # all that `insa_trouble` can tell
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
@@ -82,6 +82,7 @@ ANOMALIES = _counter("anomalies", "Readings with a score below 0")
 EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind", begin=TRANSITIONS)
 EVENTS_TOLD = _counter("events_told", "Events acknowledged by the broker")
 EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "reason", begin=("broker",))
+EVENTS_DROPPED = _counter("events_dropped", "Events given up because the broker refused too many")
 RECORDED = _counter("readings_recorded", "Readings recorded in PostgreSQL")
 MODELS_TRAINED = _counter("models_trained", "Models trained")
 TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a model")
@@ -340,6 +341,10 @@ def event_told(seconds: float | None) -> None:
 def event_refused(topic: str, reason: str) -> None:
     EVENTS_REFUSED.labels("broker").inc()
     _log(logging.ERROR, "event_refused", "The broker refused an event", topic=topic, reason=reason)
+
+
+def event_dropped() -> None:
+    EVENTS_DROPPED.inc()
 
 
 def page_recorded(readings: int) -> None:

@@ -174,6 +174,7 @@ class Daemon:
         found |= {} if parts.intake.writable else {"log": f"the log cannot be written: {parts.intake.trouble}"}
         found |= {} if parts.score.writable else {"state": "the states cannot be written"}
         found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
+        found |= {} if parts.tell.trouble is None else {"events": parts.tell.trouble}
         undelivered = parts.alert.trouble if parts.alert is not None else None
         found |= {} if undelivered is None else {"alerts": undelivered}
         found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}

@@ -325,6 +325,7 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     plant = Plant()
     plant.parts.intake.trouble, plant.parts.score.writable = "it is full", False
     plant.broker.undelivered = "nothing comes back"
+    plant.parts.tell.trouble = "refused"
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
     assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
 
