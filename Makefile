@@ -77,10 +77,14 @@ chaos: deps
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1) --rate $(or $(RATE),500) \
 	  $(if $(KINDS),--kinds $(KINDS))
 
-outage strangers: deps
+outage: deps
 	@$(call sync)
-	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure $@ --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500) \
-	  $(if $(DEVICES),--devices $(DEVICES))
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure outage --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500)
+
+strangers: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure strangers --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500) \
+	  --devices $(or $(DEVICES),100000)
 
 # A line a set, as each is done; the longest first, two at once.
 judge:
