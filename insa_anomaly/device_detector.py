@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import io
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid5
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
 
 from insa_anomaly.core import device, device_window, features
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.detector import Status
 from insa_anomaly.core.device import DeviceModel, DeviceParameters, DeviceResults, Served
 from insa_anomaly.core.device_history import DeviceHistory
@@ -128,7 +127,7 @@ class DeviceDetector:
             with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
                 about = msgspec.json.decode(npz["about"].tobytes())
                 model, state, history = npz["model"].tobytes(), np.asarray(npz["state"], np.float64), npz["history"].tobytes()
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
+        except (*DAMAGE, msgspec.DecodeError) as error:
             raise ModelFileError(f"{path} cannot be read as a saved device model: {error}") from error
         if (about["device_id"], tuple(about["metrics"])) != (self.device_id, self.metrics):
             raise ModelFileError(f"{path} holds the model of {about['device_id']} with the metrics {', '.join(about['metrics'])}")

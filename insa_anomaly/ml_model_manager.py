@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid5
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
 
 from insa_anomaly.core import detector, features
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.detector import Model, Models, Parameters, Results, Status, advance
 from insa_anomaly.core.event import NAMESPACE
 from insa_anomaly.core.features import Floats, Ints
@@ -135,7 +134,7 @@ class AnomalyDetector:
             with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
                 scorer, state, seen = npz["scorer"].tobytes(), npz["state"], npz["seen"]
                 figures = msgspec.json.decode(npz["figures"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
+        except (*DAMAGE, msgspec.DecodeError) as error:
             raise ModelFileError(f"{path} cannot be read as a saved model: {error}") from error
         model = Model.from_bytes(scorer) if scorer else None
         if state.shape != (1, features.STATE_WIDTH):

@@ -7,12 +7,11 @@ more than half of the last four refit steps: then they are how it is now, and ar
 from __future__ import annotations
 
 import io
-import zlib
 from collections import deque
-from zipfile import BadZipFile
 
 import numpy as np
 
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.device import CELLS_MOST, DeviceParameters
 from insa_anomaly.core.features import DAY, Bools, Floats, Ints
 from insa_anomaly.errors import ModelFileError
@@ -74,6 +73,6 @@ class DeviceHistory:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 out.add(npz["times"], npz["values"].reshape(-1, metrics), npz["told"])
                 out._ever, out._first = int(npz["ever"]), float(npz["first"])
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise ModelFileError("the rows kept with a device model cannot be read") from error
         return out
