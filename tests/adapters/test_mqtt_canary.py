@@ -98,7 +98,12 @@ def test_a_denial_is_remembered_for_an_hour() -> None:
 
 
 def test_a_broker_that_hangs_up_over_it_is_left_in_peace() -> None:
-    """Twice in a row is a denial, once may be the network."""
+    """Twice in a row is a denial, once may be the network; and so may be a connection that is found dead later, however often."""
+    canary, _ = begun()
+    for second in range(10, 60, 10):
+        canary.end(second - 1.0, lost=True)
+        canary.begin(None, second)
+        assert canary.due(second) is not None
     canary, _ = begun()
     canary.end(1.0, lost=True)
     assert canary.trouble is None

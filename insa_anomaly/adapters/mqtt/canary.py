@@ -13,7 +13,8 @@ from insa_anomaly.adapters.mqtt.packets import Message
 DEADLINE_SECONDS = 10.0  # in which it is back, or something else has come
 EVERY_SECONDS = 60.0
 DENIED_SECONDS = 3600.0
-_HANGING_UP = 2  # connections lost in a row while the canary was out: taken for a denial
+_HANGING_UP = 2  # connections lost in a row right after the canary went out: taken for a denial
+_RIGHT_AFTER = 2.0  # seconds; a network that fails is noticed later, or by chance
 
 
 class Canary:
@@ -27,6 +28,7 @@ class Canary:
         self._payload = b""  # of the one that is out
         self._mid = 0
         self._deadline = self._next = inf
+        self._sent = -inf
         self._denied_until = -inf
         self._hung_up = 0
 
@@ -46,7 +48,7 @@ class Canary:
 
     def end(self, now: float, *, lost: bool) -> None:
         """The connection ended, `lost` without a word: what was out will not come."""
-        self._hung_up = self._hung_up + 1 if lost and self._payload else 0
+        self._hung_up = self._hung_up + 1 if lost and self._payload and now - self._sent < _RIGHT_AFTER else 0
         if self._hung_up >= _HANGING_UP:
             self._deny(f"the broker hangs up when we publish to {self._topic}", now)
         self._forget()
@@ -69,7 +71,7 @@ class Canary:
         if self._topic is None or self._payload or now < self._next:
             return None
         self._payload = token_hex(8).encode()
-        self._next, self._deadline = now + EVERY_SECONDS, now + DEADLINE_SECONDS
+        self._sent, self._next, self._deadline = now, now + EVERY_SECONDS, now + DEADLINE_SECONDS
         return self._topic, self._payload
 
     def sent(self, mid: int) -> None:
