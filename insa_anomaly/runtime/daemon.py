@@ -74,7 +74,6 @@ class Listeners:
     trainer: Trainer
     show: Show | None
     alert: Alert | None = None
-    reserve: Reserve | None = None
     listen: Listen | None = None
 
     def events(self, outgoing: list[Outgoing], came: float | None) -> None:
@@ -112,6 +111,7 @@ class Parts:
     trainer: Trainer
     others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
     alert: Alert | None = None
+    reserve: Reserve | None = None
 
 
 @dataclass(frozen=True)
