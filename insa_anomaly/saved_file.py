@@ -3,15 +3,14 @@
 import io
 import os
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.errors import ModelFileError
 
 
@@ -65,7 +64,7 @@ def read_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
             return [npz[name] for name in names]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise ModelFileError(f"{path} cannot be read as a saved model: {error}") from error
 
 

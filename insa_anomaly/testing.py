@@ -32,7 +32,24 @@ from insa_anomaly.ports import (
     Telemetry,
     Waiting,
     letter_digest,
+    received,
 )
+
+
+class MemoryReserve:
+    """The port `Reserve`: taken again while there is `room`."""
+
+    def __init__(self) -> None:
+        self.held, self.room = True, True
+
+    def hold(self) -> bool:
+        """Take it, where there is room."""
+        self.held = self.held or self.room
+        return self.held
+
+    def release(self) -> None:
+        """Give it back."""
+        self.held = False
 
 
 class MemoryLog:
@@ -56,7 +73,7 @@ class MemoryLog:
 
     def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
         """Keep one entry."""
-        entry = Entry(self._last + 1, max(now, self._free), list(messages), list(swaps))
+        entry = Entry(self._last + 1, received(now, self._free), list(messages), list(swaps))
         self._entries[entry.seq] = entry
         self._last, self._free = entry.seq, entry.received + max(1, len(messages))
         return entry
@@ -191,6 +208,8 @@ class MemoryBroker:
         self.acknowledged: list[Delivery] = []
         self.refusing: dict[str, str] = {}
         self.answering = True
+        self.trouble = "not connected yet"
+        self.undelivered: str | None = None
         self._hand_over = hand_over
         self._generation = 0
         self._connected = False

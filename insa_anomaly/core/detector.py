@@ -8,16 +8,15 @@ of a batch, of however many series, go through each step together, and the resul
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import calibration, charts, features, rules, verdict
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.features import Arrival, Bools, Features, Floats, Ints
 from insa_anomaly.core.forest import Arena, Forest
 from insa_anomaly.core.life import Life
@@ -131,7 +130,7 @@ class Model:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise ModelFileError("this is not a scorer file that this version reads") from error
 
     @classmethod

@@ -11,16 +11,15 @@ any pieces: the results are the same to the bit.
 from __future__ import annotations
 
 import io
-import zlib
 from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
 from uuid import UUID
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import calibration, device_features, device_window, reading, verdict
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.detector import Parameters, Status
 from insa_anomaly.core.device_features import MEMBERS, Knowledge, Look
 from insa_anomaly.core.device_window import CHARTS, COMBINED, COUNT, EPISODE, FIRST, LAST, SEEN, SINCE_DUE, TAG, TIMES, Rows
@@ -100,7 +99,7 @@ class DeviceModel:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise ModelFileError("this is not a device model file that this version reads") from error
 
     @classmethod

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections import deque
-from zipfile import BadZipFile
 
 import numpy as np
 
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.device import CELLS_MOST
 from insa_anomaly.core.features import Bools, Floats, Ints
@@ -53,6 +52,6 @@ class DeviceHistory:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 out.add(npz["times"], npz["values"].reshape(-1, metrics), npz["told"])
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise ModelFileError("the rows kept with a device model cannot be read") from error
         return out

@@ -17,6 +17,7 @@ from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDum
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.event import Anomaly
 from insa_anomaly.core.reading import Rejected
+from insa_anomaly.errors import DatabaseAway, DatabaseTaken
 from insa_anomaly.ports import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
@@ -34,6 +35,19 @@ class Bulk:
     rest_seconds: float = 60.0
 
 
+@dataclass(frozen=True)
+class Claim:
+    """Under this `name`, a client id, one daemon alone records into a database: that with this log."""
+
+    name: str
+    log_id: UUID
+
+    @property
+    def session(self) -> str:
+        """What the server shows our session as, and we know it by."""
+        return f"insa-anomaly {self.log_id}"
+
+
 class PostgresRecorder:
     """Records pages, and makes the partitions they go to ahead of time. For one thread.
 
@@ -41,9 +55,10 @@ class PostgresRecorder:
     reads `cursor` or records the page again; both are right, since repeating a page changes nothing.
     """
 
-    def __init__(self, dsn: str, deadline: float = 10.0, bulk: Bulk | None = None) -> None:
+    def __init__(self, dsn: str, deadline: float = 10.0, bulk: Bulk | None = None, claim: Claim | None = None) -> None:
         self._statements = queries.load()
         self._bulk = bulk or Bulk()
+        self._claim = claim
         self._duplicate_at = -inf
         self._series = SeriesIds(self._statements)
         self._connection = Connection(dsn, deadline, self._prepare)
@@ -133,7 +148,20 @@ class PostgresRecorder:
 
     def _prepare(self, session: Session) -> None:
         session.adapters.register_dumper(BinaryArray, BinaryArrayDumper)
+        if self._claim is not None:
+            self._claim_alone(session, self._claim)
         self._upkeep(session)
+
+    def _claim_alone(self, session: Session, claim: Claim) -> None:
+        """Raises DatabaseTaken. A session of our own that the server takes for alive is ended; the next attempt then succeeds."""
+        names = {"name": claim.name, "session": claim.session}
+        if session.execute(self._statements["claim"], names).fetchone() == (claim.session, True):
+            return
+        if session.execute(self._statements["end_own_session"], names).fetchall():
+            raise DatabaseAway("an earlier session of ours still had to be ended")
+        raise DatabaseTaken(
+            f"another daemon with the client id {claim.name} records into this database: give each its own (broker.client_id)"
+        )
 
     def _upkeep(self, session: Session) -> None:
         """Partitions can wait, readings cannot: while a long report holds the lock, the default partition takes the rows."""
