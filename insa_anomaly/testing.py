@@ -388,6 +388,11 @@ class MemoryModels:
         """Id of the version that scores along, of every series that has one."""
         return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "shadow"}
 
+    def disabled(self) -> set[SeriesKey]:
+        """Series that have a disabled model and no active one."""
+        without = {(row.device_id, row.metric_name) for row in self._rows.values() if row.status == "disabled"}
+        return without - self.active().keys()
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)

@@ -35,6 +35,7 @@ class Challenge:
     improvement_percentage: float | None = None  # of balanced accuracy over the champion's
     unknown: str = ""  # why there is no improvement to tell, where there is a champion
     refusal: str = ""  # why it is not promoted
+    champion: Assessment | None = None  # how the one before did on what it had not learnt
 
     @property
     def promoted(self) -> bool:
@@ -72,10 +73,10 @@ def refit(times: Ints, values: Floats, name: Name, parameters: Parameters, polic
     since = _holdout(when, what, int(np.searchsorted(when, past.through, "right")))
     if len(since) < FEWEST_TO_COMPARE:
         return Challenge(trained, unknown=f"{len(since)} readings since the model before it")
-    before, now = (assess(model, since, parameters).accuracy for model in (past.model, trained.model))
-    worse = before - now
+    champion = assess(past.model, since, parameters)
+    worse = champion.accuracy - assess(trained.model, since, parameters).accuracy
     refused = f"balanced accuracy lower by {100 * worse:.1f} points on what came since" if worse > PLAINLY_WORSE_BY else ""
-    return Challenge(trained, unknown="learnt on from the version before it", refusal=refused)
+    return Challenge(trained, unknown="learnt on from the version before it", refusal=refused, champion=champion)
 
 
 def _as_old(trained: Trained, parameters: Parameters) -> Parameters:
@@ -90,8 +91,9 @@ def _against(past: Past, twin: Trained, trained: Trained, holdout: Holdout, para
         return _unknown(
             trained, f"the serving model has learnt all but {len(holdout)} of these readings; {FEWEST_TO_COMPARE} are needed to compare"
         )
-    comparison = assessment.compare(*(assess(model, holdout, parameters) for model in (past.model, twin.model)))
-    return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection())
+    champion, challenger = (assess(model, holdout, parameters) for model in (past.model, twin.model))
+    comparison = assessment.compare(champion, challenger)
+    return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection(), champion=champion)
 
 
 def _unknown(trained: Trained, reason: str) -> Challenge:

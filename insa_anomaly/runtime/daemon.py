@@ -13,6 +13,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet import Fleet
@@ -63,6 +64,7 @@ class Listeners:
     tell: Tell
     trainer: Trainer
     show: Show | None
+    activity: Activity
 
     def events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """New events are in the outbox."""
@@ -70,6 +72,7 @@ class Listeners:
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
+        self.activity.results(telemetry, results)
         if self.show is not None:
             self.show.results(telemetry, results)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -79,7 +79,8 @@ class TrainingService:
         past = self._past(key, history, readings)
         if past is None:
             return self._trained(self._lesson(key, readings, None), now)
-        return self.keep(refit(readings.times, readings.values, self._name(key), self._parameters, self._policy, past), now)
+        challenge = refit(readings.times, readings.values, self._name(key), self._parameters, self._policy, past)
+        return self.keep(challenge, now, "refit")
 
     def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
         """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
@@ -94,9 +95,15 @@ class TrainingService:
         self._tell(90)
         return self.keep(challenge, now)
 
-    def keep(self, challenge: Challenge, now: int) -> ModelRow:
+    def keep(self, challenge: Challenge, now: int, training: Literal["anew", "refit"] = "anew") -> ModelRow:
         """Put what was learnt on the shelf. Raises ModelFileError."""
         known: Figures = {"improvement_percentage": challenge.improvement_percentage, "improvement_unknown": challenge.unknown}
+        known |= {"training": training, "refusal": challenge.refusal}
+        if challenge.champion is not None:
+            known |= {
+                "predecessor_accuracy": challenge.champion.accuracy,
+                "predecessor_false_positive_rate": challenge.champion.false_positive_rate,
+            }
         trained = replace(challenge.trained, figures=challenge.trained.figures | known)
         return self._shelf.save(trained, now, challenge.refusal)
 
