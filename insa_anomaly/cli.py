@@ -3,18 +3,19 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 import typer
 
 from insa_anomaly import settings as configuration
-from insa_anomaly.errors import AlreadyRunning, ConfigError, InsaError
+from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
 from insa_anomaly.wiring import admin, broker, checks, daemon, evaluation, training, tuning
 from insa_anomaly.wiring import demo as demonstration
-from insa_anomaly.workbench import recording, tuning_report
+from insa_anomaly.wiring import health as orchestration
+from insa_anomaly.workbench import health_report, recording, tuning_report
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
 from insa_anomaly.workbench.plot import check_plots, write_plots
@@ -52,7 +53,7 @@ def main() -> None:
         _fail(error, 1)
 
 
-def _fail(error: InsaError, status: int) -> None:
+def _fail(error: InsaError, status: int) -> NoReturn:
     for line in str(error).splitlines():
         sys.stderr.write(f"insa-anomaly: {line}\n")
     sys.exit(status)
@@ -133,6 +134,37 @@ def models(config: Config = None, *, json: Json = False) -> None:
         typer.echo(f"{row.device_id}/{row.metric_name}  v{row.version}  {known}  {row.id}")
     if not found:
         typer.echo("no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`")
+
+
+@cli.command()
+def health(
+    config: Config = None,
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE/METRIC", help="Check nothing: print what was decided about the models of this series, and why."),
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Check all models now: status 0 where all is well, 1 where something needs a person. A running daemon does what is decided."""
+    settings, _ = _load(config)
+    if why is not None:
+        trail = orchestration.trail(settings, _series(why))
+        typer.echo(msgspec.json.encode(trail).decode() if json else health_report.trail_text(trail))
+        return
+    try:
+        report = orchestration.check(settings)
+    except Conflict as error:
+        _fail(error, ALREADY_RUNNING)
+    typer.echo(msgspec.json.encode(report).decode() if json else health_report.text(report))
+    raise typer.Exit(0 if report.healthy else 1)
+
+
+def _series(text: str) -> tuple[str, str]:
+    device, mark, metric = text.partition("/")
+    if not (device and mark and metric):
+        raise typer.BadParameter(f"--why {text}: say DEVICE/METRIC")
+    return device, metric
 
 
 keys = typer.Typer(help="Keys for the admin API: make, list and revoke them.", no_args_is_help=True)

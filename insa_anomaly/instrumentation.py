@@ -10,7 +10,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from math import inf
+from typing import NamedTuple, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -19,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from insa_anomaly.core.alert import Alert
 from insa_anomaly.core.event import Event, Transition
+from insa_anomaly.core.health import Decision, Kind
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
@@ -121,6 +123,9 @@ SILENCES = _counter("silences", "Devices, or the stream, that went silent or cam
 DEVICES_SILENT = _gauge("devices_silent", "Devices that are silent")
 STREAM_SILENT = _gauge("stream_silent", "1 while the stream as a whole is silent")
 ALERT_SECONDS = _histogram("alert_seconds", "From the decision on an alert to its delivery")
+HEALTH_DECISIONS = _counter("health_decisions", "Decisions of the daily health check", "kind", begin=get_args(Kind))
+FLEET_HEALTHY = _gauge("fleet_healthy", "1 where the last health check of this daemon found nothing that a person should look at")
+HEALTH_SECONDS = _gauge("health_check_seconds", "How long the last health check of this daemon took")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
 RESULT_SECONDS = _histogram("receive_to_score_seconds", "From receipt of the oldest reading of a batch to its score, committed")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the broker's word that it has its event")
@@ -513,6 +518,10 @@ def trainer_restarted(reason: str) -> None:
     _log(logging.WARNING, "trainer_restarted", "The training process ended and is started again", reason=reason)
 
 
+def event_waits(reason: str) -> None:
+    _log(logging.WARNING, "event_waits", "An event of a model waits until the disk takes it", reason=reason)
+
+
 # -------------------------------------------------------------------------------------------------- the alerts
 def alerts_decided(sent: Collection[str], held: Mapping[str, int]) -> None:
     """`sent`: the target of each that is to be delivered; `held`: by target, what exceeds the budget."""
@@ -590,6 +599,51 @@ def silence_changed(kind: str, device_id: str | None, reason: str) -> None:
 def silent_watched(devices: int, *, stream: bool) -> None:
     DEVICES_SILENT.set(devices)
     STREAM_SILENT.set(stream)
+
+
+# ---------------------------------------------------------------------------------------------- the health check
+def batches_scored(seconds: float) -> tuple[int, int]:
+    """Batches scored since the start, and those that took longer than this; between two buckets, longer than the lower one."""
+    [metric] = SCORE_SECONDS.collect()
+    below = {float(one.labels["le"]): int(one.value) for one in metric.samples if one.name.endswith("_bucket")}
+    return below[inf], below[inf] - below[max((bound for bound in below if bound <= seconds), default=min(below))]
+
+
+def health_decided(one: Decision) -> None:
+    HEALTH_DECISIONS.labels(one.kind).inc()
+    level = {"disable": logging.ERROR, "escalate": logging.WARNING}.get(one.kind, logging.INFO)
+    _log(
+        level,
+        f"health_{one.kind}",
+        f"Health check: {one.kind.replace('_', ' ')}",
+        cause=one.cause,
+        reason=one.reason,
+        device_id=one.device_id,
+        metric_name=one.metric_name,
+        model_id=one.model_id,
+    )
+
+
+def health_acted(one: Decision, outcome: str) -> None:
+    _log(
+        logging.DEBUG,
+        "health_acted",
+        "A decision of the health check was carried out",
+        kind=one.kind,
+        device_id=one.device_id,
+        metric_name=one.metric_name,
+        outcome=outcome,
+    )
+
+
+def health_checked(summary: str, seconds: float, *, healthy: bool) -> None:
+    FLEET_HEALTHY.set(healthy)
+    HEALTH_SECONDS.set(seconds)
+    _log(logging.INFO, "health_checked", "Health check", summary=summary, seconds=seconds, healthy=healthy)
+
+
+def health_unreachable(reason: str) -> None:
+    _log(logging.WARNING, "health_unreachable", "The health check, or what it decided, waits", reason=reason)
 
 
 # -------------------------------------------------------------------------------------------------- the admin API

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core.alert import Alert
-from insa_anomaly.core.alerting import Account, Decision, Known
+from insa_anomaly.core.alerting import Account, Dispatch, Known
 from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.core.event import Anomaly, Episode
+from insa_anomaly.core.health import Decision
 from insa_anomaly.core.reading import Raw, Rejected
 
 SeriesKey = tuple[str, str]  # device_id, metric_name
@@ -338,6 +339,42 @@ class Tally(msgspec.Struct, frozen=True):
     dismissed: int
 
 
+# ---------------------------------------------------------------------------------------------- the health check
+class Counted(msgspec.Struct, frozen=True):
+    """What was scored in a while: readings and anomalies a series, and batches with those of them that were slow."""
+
+    keys: Sequence[SeriesKey]
+    readings: Sequence[int]
+    anomalies: Sequence[int]
+    batches: int
+    slow: int
+
+
+class KeptDecision(msgspec.Struct, frozen=True):
+    """A decision of a check, and what became of it: it waits, is done, or void, since there was nothing to do any more."""
+
+    id: str
+    run_id: str
+    at: int
+    decision: Decision
+    status: Literal["waiting", "done", "void"]
+    due_at: int | None
+    settled_at: int | None
+    outcome: str
+    job_id: str | None
+    job_status: str | None
+    job_outcome: str | None
+
+
+class DecisionFilter(msgspec.Struct, frozen=True):
+    """Which decisions; None: any."""
+
+    device_id: str | None = None
+    metric_name: str | None = None
+    model_id: str | None = None
+    run_id: str | None = None
+
+
 # ---------------------------------------------------------------------------------------------- who may do what
 class Key(msgspec.Struct, frozen=True):
     """An API key as it is stored: known by its id, proved by a digest."""
@@ -393,7 +430,7 @@ class AlertStore(Protocol):
     def accounts(self) -> dict[str, Account]:
         """What every target has had today."""
 
-    def keep(self, decision: Decision, event_ids: Sequence[str], now: int) -> None:
+    def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
         """All of the decision at once, on disk when this returns."""
 
     def next(self, target: str, now: int) -> Waiting | None:
@@ -468,6 +505,9 @@ class Models(Protocol):
 
     def shadows(self) -> dict[SeriesKey, str]:
         """Id of the version that scores along, of every series that has one."""
+
+    def disabled(self) -> set[SeriesKey]:
+        """Series that have a disabled model and no active one: nothing serves them until a person says so."""
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""

@@ -22,6 +22,7 @@ from insa_anomaly.core.alerting import Route
 from insa_anomaly.core.cadence import Patience
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.device import DeviceParameters
+from insa_anomaly.core.health import Limits
 from insa_anomaly.core.reading import Acceptance, Subscription
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import ConfigError
@@ -313,6 +314,20 @@ class ModelStorage:
 
 
 @dataclass(frozen=True)
+class Health(Limits):
+    """The daily health check: at which `hour` (UTC), or None, and from where on something is the matter."""
+
+    hour: Annotated[int, Field(ge=0, le=23)] | None = 2
+    age_days: Positive = Limits.age_days
+    accuracy: Share = Limits.accuracy
+    accuracy_drop: Share = Limits.accuracy_drop
+    false_positive_rate: Share = Limits.false_positive_rate
+    latency: Positive = Limits.latency
+    failures: Count = Limits.failures
+    inactive_days: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Limits.inactive_days
+
+
+@dataclass(frozen=True)
 class Supervised:
     """After how many silent seconds a thread is stuck, which ends the process so that it is started anew."""
 
@@ -447,6 +462,7 @@ class Settings(BaseSettings):
     mail: MailServer = Field(default_factory=MailServer)
     github: IssueTracker = Field(default_factory=IssueTracker)
     silence: Silences = Field(default_factory=Silences)
+    health: Health = Field(default_factory=Health)
     supervision: Supervised = Field(default_factory=Supervised)
     logging: Logging = Field(default_factory=Logging)
 

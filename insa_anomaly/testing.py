@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.alerting import Account, Decision, Known
+from insa_anomaly.core.alerting import Account, Dispatch, Known
 from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
@@ -443,6 +443,11 @@ class MemoryModels:
         """Id of the version that scores along, of every series that has one."""
         return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "shadow"}
 
+    def disabled(self) -> set[SeriesKey]:
+        """Series that have a disabled model and no active one."""
+        without = {(row.device_id, row.metric_name) for row in self._rows.values() if row.status == "disabled"}
+        return without - self.active().keys()
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)
@@ -507,17 +512,17 @@ class MemoryAlerts:
         """What every target has had today."""
         return dict(self._accounts)
 
-    def keep(self, decision: Decision, event_ids: Sequence[str], now: int) -> None:
-        """All of the decision at once."""
+    def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
+        """All of the dispatch at once."""
         with self._lock:
-            for target, alert in decision.sent:
+            for target, alert in dispatch.sent:
                 number = next(self._numbers)
                 self._waiting[number] = 0, Waiting(number, target, alert, now)
-            for key, known in decision.known.items():
+            for key, known in dispatch.known.items():
                 self._known.pop(key, None)
                 if known is not None:
                     self._known[key] = known
-            self._accounts |= decision.accounts
+            self._accounts |= dispatch.accounts
             self._recent = set(event_ids) or self._recent
 
     def next(self, target: str, now: int) -> Waiting | None:

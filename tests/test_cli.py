@@ -12,9 +12,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
-from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, InsaError
+from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
-from insa_anomaly.wiring import daemon
+from insa_anomaly.services.health import HealthReport
+from insa_anomaly.wiring import daemon, health
 
 NAMES = sorted(getattr(get_command(cli), "commands", {}))
 SHOWN = [name for name in NAMES if name != "train-orders"]
@@ -47,7 +48,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
-    assert SHOWN == ["check-config", "demo", "evaluate", "keys", "migrate", "models", "replay", "run", "train", "tune"]
+    assert SHOWN == ["check-config", "demo", "evaluate", "health", "keys", "migrate", "models", "replay", "run", "train", "tune"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,6 +82,7 @@ def test_every_command_explains_itself(name: str) -> None:
         (["evaluate", "x.csv", "--recovery", "-1"], "greater than or equal to 0"),
         (["replay"], "Missing argument"),
         (["replay", "x.csv", "--speed", "0"], "greater than or equal to 0.001"),
+        (["health", "--why", "pump"], "say DEVICE/METRIC"),
         (["models", "--json=yes"], "does not take a value"),
     ],
 )
@@ -140,6 +142,21 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
         main()
     assert ended.value.code == BAD_CONFIG
     assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(("healthy", "status"), [(True, 0), (False, 1), (None, ALREADY_RUNNING)])
+def test_the_status_of_a_health_check(healthy: bool | None, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Well, not well, or under way elsewhere."""
+
+    def check(_: object) -> HealthReport:
+        if healthy is None:
+            raise Conflict("a health check is under way")
+        return HealthReport("r", "t", [], "me", "now", 0.1, healthy, "1 of 2 models", 2, 0, {}, {"retrain": 1}, [])
+
+    monkeypatch.setattr(health, "check", check)
+    answer = said("health")
+    assert answer[0] == status
+    assert ("decided: 1 retrain" in answer[1]) == (healthy is not None)
 
 
 # ------------------------------------------------------------------------------------------------------ models

@@ -1,6 +1,6 @@
 """Alerts on disk: what was decided and is not delivered, what targets know, how often series report; one SQLite file.
 
-A decision is fsynced before the state forgets the events it was made of. Nobody but the alerts waits for this file.
+A dispatch is fsynced before the state forgets the events it was made of. Nobody but the alerts waits for this file.
 """
 
 import sqlite3
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from insa_anomaly.core.alert import Alert, Severity
-from insa_anomaly.core.alerting import DAY, Account, Decision, Known
+from insa_anomaly.core.alerting import DAY, Account, Dispatch, Known
 from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.ports import SeriesKey, Silences, Waiting
@@ -89,7 +89,7 @@ class AlertFile:
 
     # What was decided
     def recent(self) -> set[str]:
-        """Ids of the events of the last decision."""
+        """Ids of the events of the last dispatch."""
         return {event_id for (event_id,) in self._rows("SELECT event_id FROM recent")}
 
     def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
@@ -110,17 +110,17 @@ class AlertFile:
                 found[target] = msgspec.msgpack.decode(body, type=Account)
         return found
 
-    def keep(self, decision: Decision, event_ids: Sequence[str], now: int) -> None:
-        """All of the decision at once, on disk when this returns."""
-        gone = [key for key, known in decision.known.items() if known is None]
-        kept = [(*key, int(known.severity), known.held, now) for key, known in decision.known.items() if known is not None]
+    def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
+        """All of the dispatch at once, on disk when this returns."""
+        gone = [key for key, known in dispatch.known.items() if known is None]
+        kept = [(*key, int(known.severity), known.held, now) for key, known in dispatch.known.items() if known is not None]
         with self._transaction():
             many = self._file.executemany
-            waiting = [(name, one.cause, _encode(one), now) for name, one in decision.sent]
+            waiting = [(name, one.cause, _encode(one), now) for name, one in dispatch.sent]
             many("INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", waiting)
             many("DELETE FROM known WHERE target = ? AND cause = ?", gone)
             many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", kept)
-            many("INSERT OR REPLACE INTO accounts VALUES (?, ?)", [(name, _encode(one)) for name, one in decision.accounts.items()])
+            many("INSERT OR REPLACE INTO accounts VALUES (?, ?)", [(name, _encode(one)) for name, one in dispatch.accounts.items()])
             if event_ids:
                 self._file.execute("DELETE FROM recent")
                 many("INSERT INTO recent VALUES (?)", [(event_id,) for event_id in event_ids])

@@ -27,7 +27,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -159,6 +159,14 @@ class ModelFiles:
         found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'shadow'")
         return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
 
+    def disabled(self) -> set[SeriesKey]:
+        """Series that have a disabled model and no active one."""
+        found = self._query(
+            "SELECT DISTINCT device_id, metric_name FROM models AS m WHERE status = 'disabled' AND NOT EXISTS (SELECT 1 FROM models AS a"
+            " WHERE a.device_id = m.device_id AND a.metric_name = m.metric_name AND a.status = 'active')"
+        )
+        return {(device_id, metric_name) for device_id, metric_name in found}
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         rows = [_row(body) for (body,) in self._query("SELECT row FROM models")]
@@ -273,6 +281,13 @@ class ModelFiles:
         with self._transaction():
             row = msgspec.structs.replace(self._stored(model_id), threshold=threshold, set_threshold=threshold)
             self._index.execute("UPDATE models SET row = ? WHERE id = ?", (msgspec.json.encode(row), model_id))
+        self._describe_again((row.device_id, row.metric_name))
+        return row
+
+    def put_aside(self, model_id: str, status: Literal["archived", "disabled"], reason: str) -> ModelRow:
+        """Let the model serve no longer, without another in its place; its files stay. Raises ModelFileError."""
+        with self._transaction():
+            row = self._set_status(self._stored(model_id), status, reason)
         self._describe_again((row.device_id, row.metric_name))
         return row
 

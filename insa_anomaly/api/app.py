@@ -14,13 +14,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import anomalies, documents, health, jobs, models, predictions, telemetry
+from insa_anomaly.api import anomalies, documents, health, health_check, jobs, models, predictions, telemetry
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
 from insa_anomaly.errors import AddressInUse, ConfigError
 from insa_anomaly.services.findings import FindingService
+from insa_anomaly.services.health import HealthService
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.model_changes import ModelChangeService
@@ -46,6 +47,7 @@ class Admin:
     predictions: PredictionService
     findings: FindingService
     telemetry: TelemetryService
+    health: HealthService
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
         jobs.router(admin.jobs, admin.clock, route_class),
         models.router(admin.models, admin.model_changes, admin.clock, route_class),
         anomalies.router(admin.findings, admin.clock, route_class),
+        health_check.router(admin.health, admin.clock, route_class),
     )
     for router in routers:
         app.router.routes.extend(router.routes)  # taken one by one, so that `app.routes` lists them all

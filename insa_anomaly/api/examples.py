@@ -163,3 +163,50 @@ PREDICTIONS = {
     "model_id": ID,
     "model_version": 3,
 }
+HEALTH_REPORT = {
+    "run_id": EPISODE_ID,
+    "task_type": "ml_model_health_check",
+    "actions": ["check_model_age", "check_model_accuracy", "auto_retrain_if_needed", "escalate_if_degraded"],
+    "requested_by": "health check",
+    "started_at": "2026-11-22T02:00:12.000000Z",
+    "seconds": 0.41,
+    "healthy": False,
+    "summary": "1 of 300 models are below accuracy 0.9, the lowest PUMP-101/temperature with 0.71; 1 degraded",
+    "models": 300,
+    "disabled": 0,
+    "found": {"degraded": 1, "inaccurate": 1},
+    "decided": {"escalate": 1, "retrain": 1},
+    "worst": [
+        {
+            "device_id": "PUMP-101",
+            "metric_name": "temperature",
+            "model_id": ID,
+            "accuracy": 0.71,
+            "reasons": {
+                "inaccurate": "accuracy 0.710, below 0.9",
+                "degraded": "accuracy 0.710, 9.0 points below the 0.800 at its promotion",
+            },
+        }
+    ],
+}
+DECISION = {
+    "id": ANOMALY_ID,
+    "run_id": EPISODE_ID,
+    "at": "2026-11-22T02:00:12.000000Z",
+    "kind": "retrain",
+    "cause": "degraded",
+    "reason": "accuracy 0.710, 9.0 points below the 0.800 at its promotion",
+    "device_id": "PUMP-101",
+    "metric_name": "temperature",
+    "model_id": ID,
+    "model_version": 3,
+    "figures": {"age_days": 3.2, "accuracy": 0.71, "accuracy_at_promotion": 0.8, "readings": 86400, "failures": 0},
+    "status": "done",
+    "due_at": "2026-11-22T02:00:12.000000Z",
+    "settled_at": "2026-11-22T02:00:31.000000Z",
+    "outcome": "queued: job 0d0f5b0c-8f0e-5d0f-9a57-1f9c0f6f7a11",
+    "job_id": EPISODE_ID,
+    "job_status": "done",
+    "job_outcome": "promoted",
+}
+DECISIONS = {"decisions": [DECISION], "next": None}

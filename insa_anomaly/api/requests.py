@@ -8,7 +8,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from insa_anomaly.ports import Filter, Place
+from insa_anomaly.core.health import Action
+from insa_anomaly.ports import DecisionFilter, Filter, Place
 from insa_anomaly.services.findings import place
 from insa_anomaly.services.models import ModelFilter
 
@@ -104,6 +105,16 @@ class FeedbackBody(Strict):
     note: Annotated[str, Field(max_length=2000, examples=["bearing replaced"])] = ""
 
 
+class HealthCheckBody(Strict):
+    """POST .../health-check."""
+
+    task_type: Annotated[Literal["ml_model_health_check"], Field(examples=["ml_model_health_check"])]
+    actions: Annotated[
+        list[Annotated[Action, Field(strict=False)]],
+        Field(min_length=1, max_length=len(Action), description="Left out: all.", examples=[["check_model_age", "auto_retrain_if_needed"]]),
+    ] = list(Action)
+
+
 class TelemetryQuery(BaseModel):
     """POST /telemetry: names that the payload leaves out."""
 
@@ -141,6 +152,20 @@ class JobQuery(Paged):
     """Which jobs."""
 
     status: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
+
+
+class DecisionQuery(Paged):
+    """Which decisions of health checks."""
+
+    device_id: Name | None = None
+    metric_name: Name | None = None
+    model_id: UUID | None = None
+    run_id: UUID | None = None
+
+    def wanted(self) -> DecisionFilter:
+        """As the service takes it."""
+        model_id, run_id = (None if one is None else str(one) for one in (self.model_id, self.run_id))
+        return DecisionFilter(self.device_id, self.metric_name, model_id, run_id)
 
 
 class ModelQuery(Paged):

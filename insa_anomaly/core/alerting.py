@@ -82,7 +82,7 @@ Knowledge = Mapping[tuple[str, str], Known]  # (target, cause) -> what it knows
 
 
 @dataclass
-class Decision:
+class Dispatch:
     """What is to be sent, and what is to be remembered (None: forgotten). `held` counts, by target, what went into its summary."""
 
     sent: list[tuple[str, Alert]] = field(default_factory=list)
@@ -91,39 +91,39 @@ class Decision:
     held: Counter[str] = field(default_factory=Counter)
 
 
-def decide(alerts: Sequence[Alert], targets: Sequence[Target], known: Knowledge, accounts: Mapping[str, Account], now: int) -> Decision:
+def decide(alerts: Sequence[Alert], targets: Sequence[Target], known: Knowledge, accounts: Mapping[str, Account], now: int) -> Dispatch:
     """Who hears of these, in order. What is historical opens nothing: nobody can do anything about it now."""
-    decision = Decision(accounts={target.name: _today(accounts.get(target.name, Account()), now) for target in targets})
+    dispatch = Dispatch(accounts={target.name: _today(accounts.get(target.name, Account()), now) for target in targets})
     held: dict[str, list[Alert]] = {}
     for alert in alerts:
         for target in targets:
             key = (target.name, alert.cause)
-            knows = decision.known[key] if key in decision.known else known.get(key)
+            knows = dispatch.known[key] if key in dispatch.known else known.get(key)
             if alert.ends:
-                kept = _ended(decision, target, alert, knows)
+                kept = _ended(dispatch, target, alert, knows)
             elif alert.historical or not target.wants(alert) or (_heard(alert, knows) and not target.follows):
                 continue
             else:
-                kept = _told(decision, target, alert, knows)
+                kept = _told(dispatch, target, alert, knows)
             if kept:
                 held.setdefault(target.name, []).append(alert)
     for name, kept_back in held.items():
-        account = decision.accounts[name]
-        decision.accounts[name] = msgspec.structs.replace(account, digest=_added(account.digest, kept_back, now))
-        decision.held[name] += len(kept_back)
-    return decision
+        account = dispatch.accounts[name]
+        dispatch.accounts[name] = msgspec.structs.replace(account, digest=_added(account.digest, kept_back, now))
+        dispatch.held[name] += len(kept_back)
+    return dispatch
 
 
-def summaries(targets: Sequence[Target], accounts: Mapping[str, Account], after: float, now: int) -> Decision:
+def summaries(targets: Sequence[Target], accounts: Mapping[str, Account], after: float, now: int) -> Dispatch:
     """The summaries that are due: so many seconds after the first of what they hold, where the day's budget has room for one."""
-    decision = Decision()
+    dispatch = Dispatch()
     for target in targets:
         account = _today(accounts.get(target.name, Account()), now)
         digest = account.digest
         if digest.count and now - digest.since >= after * 1e6 and account.sent < target.a_day:
-            decision.sent.append((target.name, _summary(target.name, digest, now)))
-            decision.accounts[target.name] = Account(account.day, account.sent + 1)
-    return decision
+            dispatch.sent.append((target.name, _summary(target.name, digest, now)))
+            dispatch.accounts[target.name] = Account(account.day, account.sent + 1)
+    return dispatch
 
 
 def _today(account: Account, now: int) -> Account:
@@ -136,34 +136,34 @@ def _heard(alert: Alert, knows: Known | None) -> bool:
     return knows is not None and alert.severity <= knows.severity
 
 
-def _told(decision: Decision, target: Target, alert: Alert, knows: Known | None) -> bool:
+def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: Known | None) -> bool:
     """Send it, or answer that it is to be held back: the last of a day's budget is the summary's."""
-    key, account = (target.name, alert.cause), decision.accounts[target.name]
+    key, account = (target.name, alert.cause), dispatch.accounts[target.name]
     follows = target.follows and knows is not None and not knows.held
     room = account.sent < target.a_day - 1
     severity = max(alert.severity, knows.severity) if knows else alert.severity
-    decision.known[key] = Known(severity, not (follows or room))
+    dispatch.known[key] = Known(severity, not (follows or room))
     if not (follows or room):
         return knows is None or not knows.held
-    decision.sent.append((target.name, alert))
+    dispatch.sent.append((target.name, alert))
     if not follows:
-        decision.accounts[target.name] = msgspec.structs.replace(account, sent=account.sent + 1)
+        dispatch.accounts[target.name] = msgspec.structs.replace(account, sent=account.sent + 1)
     return False
 
 
-def _ended(decision: Decision, target: Target, alert: Alert, knows: Known | None) -> bool:
+def _ended(dispatch: Dispatch, target: Target, alert: Alert, knows: Known | None) -> bool:
     """Forget the cause, and tell that it is over whoever heard of it and wants to know; answers as `_told`."""
     if knows is None:
         return False
-    decision.known[target.name, alert.cause] = None
+    dispatch.known[target.name, alert.cause] = None
     if knows.held or not (target.follows or target.wants(alert)):
         return False
-    account = decision.accounts[target.name]
+    account = dispatch.accounts[target.name]
     room = target.follows or account.sent < target.a_day - 1
     if room:
-        decision.sent.append((target.name, alert))
+        dispatch.sent.append((target.name, alert))
         cost = 0 if target.follows else 1
-        decision.accounts[target.name] = msgspec.structs.replace(account, sent=account.sent + cost)
+        dispatch.accounts[target.name] = msgspec.structs.replace(account, sent=account.sent + cost)
     return not room
 
 

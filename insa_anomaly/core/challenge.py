@@ -47,6 +47,7 @@ class Challenge(Generic[M]):
     improvement_percentage: float | None = None  # of balanced accuracy over the champion's
     unknown: str = ""  # why there is no improvement to tell, where there is a champion
     refusal: str = ""  # why it is not promoted
+    champion: Assessment | None = None  # how the one before did on what it had not learnt
 
     @property
     def promoted(self) -> bool:
@@ -84,8 +85,9 @@ def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None
             trained, f"the serving model has learnt all but {len(unseen)} of these readings; {FEWEST_TO_COMPARE} are needed to compare"
         )
     # The twin stands for the new model: neither it nor the champion has learnt the holdout.
-    comparison = assessment.compare(assess(past.model, unseen), assess(twin.model, unseen))
-    return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection())
+    champion = assess(past.model, unseen)
+    comparison = assessment.compare(champion, assess(twin.model, unseen))
+    return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection(), champion=champion)
 
 
 def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Challenge[M]:
@@ -99,9 +101,10 @@ def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Ch
     if len(since) < FEWEST_TO_COMPARE:
         return Challenge(trained, unknown=f"{len(since)} readings since the model before it")
     assess = _assessor(learner)
-    worse = assess(past.model, since).accuracy - assess(trained.model, since).accuracy
+    champion = assess(past.model, since)
+    worse = champion.accuracy - assess(trained.model, since).accuracy
     refused = f"balanced accuracy lower by {100 * worse:.1f} points on what came since" if worse > PLAINLY_WORSE_BY else ""
-    return Challenge(trained, unknown="learnt on from the version before it", refusal=refused)
+    return Challenge(trained, unknown="learnt on from the version before it", refusal=refused, champion=champion)
 
 
 def _assessor(learner: Learner[M]) -> Callable[[M, Holdout], Assessment]:

@@ -82,14 +82,14 @@ class Alert:
         """But for those that were decided on before the notices could be dropped."""
         accounts, now = self._restored(), self._clock()
         alerts = [one for one in found if one.event_id not in self._recent]
-        decision = decide(alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now)
+        dispatch = decide(alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now)
         recent = [one.event_id for one in found]
-        self._store.keep(decision, recent, now)
+        self._store.keep(dispatch, recent, now)
         self._recent = set(recent)
-        for name in decision.held.keys() - {name for name, account in accounts.items() if account.digest.count}:
+        for name in dispatch.held.keys() - {name for name, account in accounts.items() if account.digest.count}:
             instrumentation.alert_budget_spent(name)
-        accounts |= decision.accounts
-        instrumentation.alerts_decided([name for name, _ in decision.sent], decision.held)
+        accounts |= dispatch.accounts
+        instrumentation.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
         self._wake()
 
     def _restored(self) -> dict[str, Account]:
@@ -102,11 +102,11 @@ class Alert:
     def _summarise(self) -> None:
         self._next_summary = monotonic() + SUMMARY_SECONDS
         accounts, now = self._restored(), self._clock()
-        decision = summaries(self._targets, accounts, self._alerting.summary_seconds, now)
-        if decision.sent:
-            self._store.keep(decision, [], now)
-            accounts |= decision.accounts
-            instrumentation.alerts_decided([name for name, _ in decision.sent], decision.held)
+        dispatch = summaries(self._targets, accounts, self._alerting.summary_seconds, now)
+        if dispatch.sent:
+            self._store.keep(dispatch, [], now)
+            accounts |= dispatch.accounts
+            instrumentation.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
             self._wake()
         self._backlog = {target.name: 0 for target in self._targets} | self._store.backlog()
         instrumentation.alerts_waiting(self._backlog)

@@ -13,6 +13,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, SeriesKey, State, Telemetry
+from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
@@ -73,6 +74,7 @@ class Listeners:
     tell: Tell
     trainer: Trainer
     show: Show | None
+    activity: Activity
     alert: Alert | None = None
     listen: Listen | None = None
 
@@ -84,6 +86,7 @@ class Listeners:
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
+        self.activity.results(telemetry, results)
         if self.show is not None:
             self.show.results(telemetry, results)
         if self.listen is not None:

@@ -11,14 +11,13 @@ import msgspec
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
-from insa_anomaly.core.event import deterministic_id
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
 from insa_anomaly.ports import Job, ModelRow, Models, Outgoing, SeriesKey, State
+from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.runtime.trainer import Answer, FleetAnswer, FleetOrder, Order, Trainer
-from insa_anomaly.services.jobs import EVERY_METRIC, FleetView, Jobs, fleet_view, job_view, named
+from insa_anomaly.services.jobs import EVERY_METRIC, FleetView, Jobs, fleet_view, named
 from insa_anomaly.services.promotion import judge
 
-TOPICS = {"train": "insa/iiot/ml/model/trained", "retrain": "insa/iiot/ml/model/retrained"}
 LOOK_SECONDS = 0.5
 AWAY_SECONDS = 2.0
 AT_ONCE = 32  # of many series: half a minute on two cores
@@ -39,8 +38,9 @@ class JobRunner:
         devices: bool = True,
     ) -> None:
         """`devices`: a training of many makes models of devices as well."""
-        self._jobs, self._trainer, self._models, self._state = jobs, trainer, models, state
-        self._offer, self._clock, self._devices = offer, clock, devices
+        self._jobs, self._trainer, self._models = jobs, trainer, models
+        self._clock, self._devices = clock, devices
+        self._events = ModelEvents(state, offer)
         self._resumed = False
         self._ended: Job | None = None  # not written yet
         self._many: list[Job] = []  # of many series each, under way: the first is trained on
@@ -151,13 +151,8 @@ class JobRunner:
         outcome = {"improvement_percentage": promotion.improvement_percentage, "promoted": promotion.promoted} if promotion else {}
         reason = promotion.reason if promotion else ""
         ended = msgspec.structs.replace(ended, status="done", progress=100, outcome=outcome, reason=reason)
-        self._publish(ended, row)
+        self._events.trained(ended, row)
         return ended
-
-    def _publish(self, job: Job, row: ModelRow) -> None:
-        event_id = deterministic_id("model", row.id, job.kind)
-        said = {"event_id": event_id, **msgspec.to_builtins(job_view(job, row)), "model_version": row.version}
-        self._offer(self._state.post([(TOPICS[job.kind], msgspec.json.encode(said))]))
 
     def _row(self, model_id: str) -> ModelRow | None:
         try:

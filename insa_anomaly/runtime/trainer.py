@@ -11,14 +11,14 @@ from functools import partial
 from subprocess import Popen, TimeoutExpired
 from threading import Lock, Timer
 from time import monotonic
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import ModelFileError
-from insa_anomaly.ports import Models, SeriesKey, Swap
+from insa_anomaly.ports import ModelRow, Models, SeriesKey, Swap
 from insa_anomaly.settings import Training
 
 INDEX_POLL_SECONDS = 1.0
@@ -56,10 +56,15 @@ class Progress(msgspec.Struct, frozen=True):
 
 Tell = Callable[[int], None]
 Said = TypeVar("Said")
+Told = Callable[[ModelRow, Literal["train", "retrain"], float], None]
 
 
 def _nobody(_: int) -> None:
     """Nobody asks how far an automatic training is."""
+
+
+def _unheard(row: ModelRow, kind: Literal["train", "retrain"], seconds: float) -> None:
+    """Nobody asks what an automatic training made."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -209,13 +214,20 @@ class Trainer:
     """One thread, one child, one series at a time."""
 
     def __init__(
-        self, models: Models, swap: Callable[[list[Swap]], None], start_child: Callable[[], "Popen[bytes]"], training: Training
+        self,
+        models: Models,
+        swap: Callable[[list[Swap]], None],
+        start_child: Callable[[], "Popen[bytes]"],
+        training: Training,
+        told: Told = _unheard,
     ) -> None:
-        self._models, self._swap, self._training = models, swap, training
+        """`told` hears of what is trained without being asked for: the model, whether it is the first, and how long it took."""
+        self._models, self._swap, self._training, self._told = models, swap, training, told
         self._child = Child(start_child, training.deadline)
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
         self._swapped: dict[SeriesKey, Swap] = {}
+        self._disabled: set[SeriesKey] = set()  # these train no more by themselves
         self._devices_next: dict[str, float] = {}  # when a device that has no model may be tried again
         self._admission = Admission(training.burst, training.a_minute, monotonic())
         self._revision: object = None
@@ -266,7 +278,7 @@ class Trainer:
         if keys and self._training.automatic:
             with self._lock:
                 for key in keys:
-                    if len(self._waiting) < self._training.waiting:
+                    if len(self._waiting) < self._training.waiting and key not in self._disabled:
                         self._waiting.setdefault(key, 0.0)
 
     def follow_index(self, known: dict[SeriesKey, str]) -> None:
@@ -301,6 +313,7 @@ class Trainer:
 
     def _follow(self) -> None:
         self._revision = self._models.revision
+        self._disabled = self._models.disabled()
         thresholds, shadows = self._models.thresholds(), self._models.shadows()
         active = {key: Swap(*key, one, thresholds.get(one), shadows.get(key)) for key, one in self._models.active().items()}
         swaps = [swap for key, swap in active.items() if self._swapped.get(key) != swap]
@@ -323,16 +336,23 @@ class Trainer:
         return None
 
     def _train(self, key: SeriesKey) -> None:
+        if key in self._disabled:
+            return  # while it waited
         answer = self._child.ask(self._order(key))
         if answer.model_id is None:
             instrumentation.training_failed(*key, answer.reason)
         else:
             instrumentation.model_trained(*key, answer.model_id, answer.seconds)
+            self._tell(key, answer.model_id, answer.seconds)
         if key[1] == METRIC_NAME:
             return  # a device whose model fails is asked for again by its metrics, or by its rows
         if answer.model_id is None:
             with self._lock:
                 self._waiting[key] = monotonic() + self._training.retry_after
+
+    def _tell(self, key: SeriesKey, model_id: str, seconds: float) -> None:
+        with suppress(ModelFileError):  # the next look at the index says what is wrong with it
+            self._told(self._models.row(model_id), "retrain" if key in self._swapped else "train", seconds)
 
     def _order(self, key: SeriesKey) -> Order:
         metrics = self._metrics(key[0]) if key[1] == METRIC_NAME else ()

@@ -3,7 +3,7 @@
 The index on disk is changed; the trainer sees that and writes the swap into the log, so that the stream follows within a second.
 """
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -18,6 +18,7 @@ from insa_anomaly.services.models import DAY, LIVE_DAYS
 from insa_anomaly.services.views import Id
 
 ANOMALIES_MOST = 200_000
+Aside = Literal["archived", "disabled"]
 
 
 class Shelf(Models, Protocol):
@@ -34,6 +35,9 @@ class Shelf(Models, Protocol):
 
     def end_shadow(self, model_id: str) -> ModelRow:
         """Let this version score along no more."""
+
+    def put_aside(self, model_id: str, status: Aside, reason: str) -> ModelRow:
+        """Let the model serve no longer, without another in its place; its files stay."""
 
     def delete(self, model_id: str, reason: str) -> ModelRow:
         """Remove the model's files; its row stays."""
@@ -119,6 +123,14 @@ class ModelChangeService:
             raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
         self._audit.write(author.change("model.shadow", model_id, model_id, None))
         row = self._shelf.end_shadow(model_id)
+        self._show(row)
+        return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
+
+    def put_aside(self, model_id: str, status: Aside, reason: str, author: Author) -> StatusChange:
+        """Let the model serve no longer. A series whose model is disabled gets none until a model is trained or activated by hand."""
+        row = self._stored(model_id)
+        self._audit.write(author.change(f"model.{status}", model_id, row.status, {"status": status, "reason": reason}))
+        row = self._shelf.put_aside(model_id, status, reason)
         self._show(row)
         return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -16,6 +16,7 @@ from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import History, ModelRow, SeriesKey
 
 M = TypeVar("M", bound=Learnt)
+Kind = Literal["anew", "refit"]  # of training
 
 
 class Shelf(Protocol):
@@ -80,7 +81,8 @@ class TrainingService:
         past = self._past(key, history, readings)
         if past is None:
             return self._trained(self._lesson(key, readings, None), now)
-        return self.keep(challenge.refit(self._learner(key), readings.times, readings.values, past), now)
+        challenger = challenge.refit(self._learner(key), readings.times, readings.values, past)
+        return self.keep(challenger, now, "refit")
 
     def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
         """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
@@ -95,9 +97,9 @@ class TrainingService:
         self._tell(90)
         return self.keep(challenger, now)
 
-    def keep(self, challenger: Challenge[Model], now: int) -> ModelRow:
+    def keep(self, challenger: Challenge[Model], now: int, training: Kind = "anew") -> ModelRow:
         """Put what was learnt on the shelf. Raises ModelFileError."""
-        return self._shelf.save(told(challenger), now, challenger.refusal)
+        return self._shelf.save(told(challenger, training), now, challenger.refusal)
 
     def _learner(self, key: SeriesKey) -> SeriesLearner:
         return SeriesLearner(key, str(uuid4()), self._shelf.next_version(key), self._parameters, self._policy)
@@ -114,7 +116,13 @@ class TrainingService:
         return Past(champion, history.anomalous(key, int(readings.times.min(initial=0)))) if champion else None
 
 
-def told(challenger: Challenge[M]) -> TrainedModel[M]:
+def told(challenger: Challenge[M], training: Kind = "anew") -> TrainedModel[M]:
     """What was trained, with what became of it among its figures."""
     known: Figures = {"improvement_percentage": challenger.improvement_percentage, "improvement_unknown": challenger.unknown}
+    known |= {"training": training, "refusal": challenger.refusal}
+    if challenger.champion is not None:
+        known |= {
+            "predecessor_accuracy": challenger.champion.accuracy,
+            "predecessor_false_positive_rate": challenger.champion.false_positive_rate,
+        }
     return replace(challenger.trained, figures=challenger.trained.figures | known)

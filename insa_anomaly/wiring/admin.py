@@ -12,6 +12,7 @@ from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
+from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
@@ -23,10 +24,10 @@ from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Cache, Key
 from insa_anomaly.runtime.daemon import Parts as DaemonParts
 from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.jobs import JobRunner
 from insa_anomaly.runtime.live import LiveFleet
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.findings import FindingService
+from insa_anomaly.services.health import HealthService
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing, KeyService, Wish
 from insa_anomaly.services.model_changes import ModelChangeService
@@ -52,30 +53,49 @@ class Parts:
 
 
 @contextmanager
-def opened(settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles) -> Iterator[tuple[Admin, JobRunner]]:
-    """What the guarded routes work with, and what runs the trainings they ask for, while the block runs."""
-    parts = Parts(models, daemon.fleet, daemon.intake, daemon.log.id, daemon.trainer.interrupt)
+def opened(settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles) -> Iterator[Admin]:
+    """What the guarded routes work with, while the block runs."""
     with Pool(dsn, settings.database.deadline) as pool, kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
-        jobs = PostgresJobs(pool, parts.instance)
-        runner = JobRunner(jobs, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=settings.training.devices)
-        yield assembled(settings, pool, ring, parts), runner
+        yield assembled(settings, pool, ring, parts_of(daemon, models))
+
+
+def parts_of(daemon: DaemonParts, models: ModelFiles) -> Parts:
+    """What of this daemon the API, and the health check, work with."""
+    return Parts(models, daemon.fleet, daemon.intake, daemon.log.id, daemon.trainer.interrupt)
 
 
 def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Admin:
     """The services over these."""
     findings, audit, live = PostgresFindings(pool), PostgresAudit(pool), LiveFleet(parts.fleet)
-    merge_gap = settings.verdict.merge_gap_readings
     return Admin(
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
         models=ModelService(parts.models, live, findings, Cached(cache(settings.redis))),
-        jobs=JobService(PostgresJobs(pool, parts.instance), parts.models, live, audit, parts.interrupt, settings.training.jobs),
-        model_changes=ModelChangeService(parts.models, PostgresCatalogue(pool), findings, audit, merge_gap),
+        jobs=job_service(pool, parts, settings.training.jobs),
+        model_changes=model_changes(settings, pool, parts.models),
+        health=health_service(settings, pool),
         predictions=PredictionService(live, parts.models, limit(settings.redis), settings.http.predictions_a_minute),
         findings=FindingService(findings, audit),
         telemetry=TelemetryService(parser(settings), parts.inlet, clock.now),
     )
+
+
+def job_service(pool: Pool, parts: Parts, most_waiting: int) -> JobService:
+    """Takes trainings, as long as no more than so many wait."""
+    live, audit = LiveFleet(parts.fleet), PostgresAudit(pool)
+    return JobService(PostgresJobs(pool, parts.instance), parts.models, live, audit, parts.interrupt, most_waiting)
+
+
+def model_changes(settings: Settings, pool: Pool, models: ModelFiles) -> ModelChangeService:
+    """Changes models that are there."""
+    catalogue, findings, audit = PostgresCatalogue(pool), PostgresFindings(pool), PostgresAudit(pool)
+    return ModelChangeService(models, catalogue, findings, audit, settings.verdict.merge_gap_readings)
+
+
+def health_service(settings: Settings, pool: Pool) -> HealthService:
+    """The health check."""
+    return HealthService(PostgresHealth(pool), PostgresAudit(pool), settings.health, settings.health.hour)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from insa_anomaly.api import app
 from insa_anomaly.errors import AlreadyRunning, ConfigError
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
+from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
 from insa_anomaly.runtime.devices import DeviceTerms
 from insa_anomaly.runtime.feed import Feed, Registry
@@ -35,6 +36,7 @@ from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.measure import Measure, Waiting
+from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
@@ -42,13 +44,14 @@ from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
 from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
-from insa_anomaly.wiring import admin, alerts, clock, storage
+from insa_anomaly.wiring import admin, alerts, clock, health, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.training import model_files, start_child
 
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk
+CHECK_SECONDS = 300.0  # a health check may take
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
 SWITCH_SECONDS = 0.001  # a thread that comes back from a socket waits so long for one that computes; Python's own 5 ms add up
 M_ARENA_MAX, ARENAS = -8, 2  # the first is mallopt's name for the second
@@ -65,13 +68,15 @@ def run(settings: Settings, source: str) -> int:
         stack.enter_context(_alone(settings.storage.directory))
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
-        parts = _assemble(settings, dsn, models, stack)
-        office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
-        others = [*parts.others, ("measure", _measure(settings, parts).step)] + ([] if office is None else [("jobs", office[1].step)])
-        daemon = Daemon(replace(parts, others=tuple(others)), _supervision(settings, parts.broker))
+        activity = Activity()
+        parts = _assemble(settings, dsn, models, activity, stack)
+        others = stack.enter_context(health.threads(settings, dsn, parts, models, activity))
+        others = (*parts.others, ("measure", _measure(settings, parts).step), *others)
+        daemon = Daemon(replace(parts, others=others), _supervision(settings, parts.broker))
         daemon.restore()
-        if office is not None:
-            _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office[0]), stack)
+        if settings.http.enabled:
+            office = stack.enter_context(admin.opened(settings, dsn, parts, models))
+            _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office), stack)
         with _stopping(daemon.end):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
@@ -101,7 +106,7 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
     stack.enter_context(app.served(application, bound, certificate, http.request_seconds))
 
 
-def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
+def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activity, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
     reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
     log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
@@ -113,11 +118,12 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     broker = intake.broker = _broker(settings, intake, directory)
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms)
-    trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(states, broker)
+    events = ModelEvents(states, tell.offer)
+    trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training, events.trained_by_itself)
     show = _show(settings.redis, fleet, stack)
     hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
-    listeners = Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen)
+    listeners = Listeners(tell, trainer, show, activity, alert=hearing.alert, listen=hearing.listen)
     score = Score(feed, states, fleet, models, listeners, settings.storage.checkpoint_seconds, settings.readings.max_ahead)
     if lost:
         states.bind(log.id)
@@ -130,7 +136,8 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
 def _supervision(settings: Settings, broker: Broker) -> Supervision:
     usual = settings.supervision.stuck_seconds
     training = usual + 2 * settings.training.deadline  # one, and the other's that it waits for
-    limits = {"record": usual + MIGRATION_SECONDS, "trainer": training, "jobs": training, "measure": usual + SIZES_SECONDS}
+    limits = {"record": usual + MIGRATION_SECONDS, "trainer": training, "jobs": training}
+    limits |= {"measure": usual + SIZES_SECONDS, "health": usual + CHECK_SECONDS}
     return Supervision(
         announce.Announcer(broker, settings.broker.client_id, version("insa-anomaly")),
         Heartbeats(usual, limits),

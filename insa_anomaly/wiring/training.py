@@ -15,13 +15,16 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
+from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
 from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.errors import InsaError
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.runtime.trainer import Answer, Child, FleetAnswer, FleetOrder, Order, Progress
 from insa_anomaly.settings import Settings
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from insa_anomaly.services.fleet_training import FleetTrainingService
     from insa_anomaly.services.training import TrainingService
 
+CHANGED_MOST = 8  # versions of a series, of which the newest may have changed by a training
 Outcomes = dict[SeriesKey, str]
 AT_ONCE = 64  # given to the training process as one order, which has a deadline
 Column = tuple[Ints, Floats]  # times in microseconds, values
@@ -67,7 +71,9 @@ def train_orders() -> None:
 
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
-    with model_files(settings) as files, PostgresHistory(dsn) as history:
+    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    with model_files(settings) as files, PostgresHistory(dsn) as history, Pool(dsn, settings.database.deadline, 1) as pool:
+        show = partial(show_others, files, PostgresCatalogue(pool))
         service = TrainingService(files, settings.detection, settings.verdict, lambda percent: _say(Progress(percent)))
         together = settings.devices
         devices = DeviceTrainingService(files, together.parameters(settings.detection), together.tolerance, settings.verdict)
@@ -76,9 +82,9 @@ def train_orders() -> None:
             order = msgspec.json.decode(line, type=Order | FleetOrder)
             if isinstance(order, FleetOrder):
                 fleet = FleetTrainingService(service, devices, _workers(settings, order.processes))
-                _obey_many(fleet, history, order)
+                _obey_many(fleet, history, order, show)
             else:
-                _say(_answered(partial(_obey, service, devices, history, order)))
+                _say(_answered(partial(_obey, service, devices, history, order), show))
 
 
 def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWorkers:
@@ -86,10 +92,24 @@ def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWor
     return DaskWorkers(training.dask_scheduler) if training.dask_scheduler else LokyWorkers(processes or training.processes)
 
 
-def _obey_many(fleet: "FleetTrainingService", history: PostgresHistory, order: FleetOrder) -> None:
+def _obey_many(fleet: "FleetTrainingService", history: PostgresHistory, order: FleetOrder, show: Callable[[ModelRow], None]) -> None:
     for key, found, seconds in fleet.train(order.keys, history, clock.now(), order.window_days):
         answer = Answer(round(seconds, 3), None, found) if isinstance(found, str) else Answer(round(seconds, 3), found.id)
+        if isinstance(found, ModelRow):
+            show(found)
         _say(FleetAnswer(key, answer))
+
+
+def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) -> None:
+    """What serves is written when the stream swaps it in; what was refused, or made room, is written here, or nobody would know."""
+    key = (row.device_id, row.metric_name)
+    changed = [one for one in files.of_series(key)[:CHANGED_MOST] if one.status in {"deleted", "failed"}]
+    for one in [*changed, *([row] if row.status != "active" else [])]:
+        try:
+            catalogue.put(one)
+        except (DatabaseAway, DatabaseRefused) as error:
+            instrumentation.catalogue_behind(one.id, str(error))
+            return
 
 
 def _obey(service: "TrainingService", devices: "DeviceTrainingService", history: PostgresHistory, order: Order) -> ModelRow:
@@ -107,11 +127,13 @@ def _say(said: msgspec.Struct) -> None:
     sys.stdout.buffer.flush()
 
 
-def _answered(train: Callable[[], ModelRow]) -> Answer:
+def _answered(train: Callable[[], ModelRow], show: Callable[[ModelRow], None] = lambda _: None) -> Answer:
     began = time.monotonic()
     model_id, reason = None, ""
     try:
-        model_id = train().id
+        row = train()
+        show(row)
+        model_id = row.id
     except InsaError as error:
         reason = str(error)
     return Answer(round(time.monotonic() - began, 3), model_id, reason)

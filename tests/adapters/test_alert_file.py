@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from insa_anomaly.adapters.alert_file import AlertFile
-from insa_anomaly.core.alerting import DAY, Decision
+from insa_anomaly.core.alerting import DAY, Dispatch
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.wiring.storage import alerts
 from tests.core.alerts import DAY_ZERO, an_alert
@@ -19,7 +19,7 @@ def test_it_outlives_the_process(tmp_path: Path) -> None:
     """What waits still waits, also where the process was killed; nobody else may read it."""
     path = tmp_path / "new" / "alerts.db"
     file = AlertFile(path)
-    file.keep(Decision(sent=[("mail", an_alert(1))]), ["e1"], DAY_ZERO)
+    file.keep(Dispatch(sent=[("mail", an_alert(1))]), ["e1"], DAY_ZERO)
     with AlertFile(path) as again:
         assert again.backlog() == {"mail": 1}
         assert again.recent() == {"e1"}
@@ -30,7 +30,7 @@ def test_it_outlives_the_process(tmp_path: Path) -> None:
 def test_a_dead_letter_can_be_read(tmp_path: Path) -> None:
     """For thirty days, with its reason."""
     with AlertFile(tmp_path / "alerts.db") as file:
-        file.keep(Decision(sent=[("mail", an_alert(1))]), [], DAY_ZERO)
+        file.keep(Dispatch(sent=[("mail", an_alert(1))]), [], DAY_ZERO)
         one = file.next("mail", DAY_ZERO)
         assert one is not None
         file.give_up(one, "too old", DAY_ZERO)
@@ -44,7 +44,7 @@ def test_what_cannot_be_read_holds_nobody_up(tmp_path: Path) -> None:
     """An alert of another version is a dead letter; the next one is delivered."""
     path = tmp_path / "alerts.db"
     with AlertFile(path) as file:
-        file.keep(Decision(sent=[("mail", an_alert(1)), ("mail", an_alert(2))]), [], DAY_ZERO)
+        file.keep(Dispatch(sent=[("mail", an_alert(1)), ("mail", an_alert(2))]), [], DAY_ZERO)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("UPDATE waiting SET body = x'93' WHERE number = 1")
             other.execute("INSERT INTO accounts VALUES ('mail', x'93')")
@@ -84,6 +84,6 @@ def test_a_file_in_other_hands_is_waited_for(tmp_path: Path, monkeypatch: pytest
     with AlertFile(path) as file, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(AlertsBroken):
-            file.keep(Decision(sent=[("mail", an_alert(1))]), [], DAY_ZERO)
+            file.keep(Dispatch(sent=[("mail", an_alert(1))]), [], DAY_ZERO)
         other.execute("ROLLBACK")
         assert file.backlog() == {}

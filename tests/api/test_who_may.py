@@ -44,6 +44,9 @@ NEEDED = {
     ("GET", "/api/v1/ml/jobs"): "ml:read",
     ("GET", "/api/v1/ml/jobs/{job_id}"): "ml:read",
     ("DELETE", "/api/v1/ml/jobs/{job_id}"): "ml:write",
+    ("POST", "/api/v1/ml/health-check"): "ml:write",
+    ("GET", "/api/v1/ml/health-check"): "ml:read",
+    ("GET", "/api/v1/ml/health-check/decisions"): "ml:read",
 }
 MAY = {
     "ml:read": {"read", "write", "admin"},

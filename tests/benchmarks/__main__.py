@@ -12,6 +12,7 @@ from insa_anomaly.core.training import Trained
 from tests.benchmarks import fleet, live, memory, predicting, scoring
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.figure import Figure
+from tests.benchmarks.health import health_check_10k
 from tests.benchmarks.learning import learning
 from tests.benchmarks.live import percentile
 from tests.benchmarks.signals import SERIES
@@ -21,7 +22,8 @@ _SCORING = ("score_one_row", "score_1000_series")
 _MEMORY = ("rss_1000_models", "bytes_per_model")
 _PREDICTING = ("predict_p99", "latency_p99_predicting", "predict_batch")
 _LEARNING = ("train_one", "train_all_100")
-FIGURES = (*_SCORING, "live_qos1", *_PACES, *_MEMORY, *_PREDICTING, *_LEARNING)
+_HEALTH = "health_check_10k"
+FIGURES = (*_SCORING, "live_qos1", *_PACES, *_MEMORY, *_PREDICTING, *_LEARNING, _HEALTH)
 _NAIVE_PACE = 50.0  # readings a second that the naive design keeps up with, also where the machine is busy
 _SPIKES_A_SECOND = 20.0  # at least, in a paced run, so that p99 is one of hundreds
 
@@ -60,6 +62,9 @@ class Laboratory:
             yield from self._live()
         if options.any_of(_LEARNING):
             yield from learning(set(options.figures), say)
+        if _HEALTH in options.figures:
+            say("checking 10 000 models; the baseline asks for 500 of them one by one, scaled up")
+            yield health_check_10k(_now())
 
     @cached_property
     def _trained(self) -> list[Trained]:

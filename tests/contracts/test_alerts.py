@@ -8,7 +8,7 @@ import pytest
 
 from insa_anomaly.adapters.alert_file import AlertFile
 from insa_anomaly.core.alert import Severity
-from insa_anomaly.core.alerting import Account, Decision, Digest, Known
+from insa_anomaly.core.alerting import Account, Digest, Dispatch, Known
 from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.ports import AlertStore, Silences
 from insa_anomaly.testing import MemoryAlerts
@@ -27,7 +27,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AlertStore
 
 def put(store: AlertStore, *targets: str) -> None:
     """An alert waits for each of these, in order."""
-    store.keep(Decision(sent=[(target, an_alert(number)) for number, target in enumerate(targets)]), [], DAY_ZERO)
+    store.keep(Dispatch(sent=[(target, an_alert(number)) for number, target in enumerate(targets)]), [], DAY_ZERO)
 
 
 def test_alerts_wait_for_their_target_in_order(store: AlertStore) -> None:
@@ -69,7 +69,7 @@ def test_what_is_postponed_lets_others_pass(store: AlertStore) -> None:
 def test_what_is_of_one_cause_keeps_its_order(store: AlertStore) -> None:
     """Nobody hears that something is over before they heard of it, though that is tried again later."""
     opened, closed, other = an_alert(1, "a"), an_alert(2, "a", "closed"), an_alert(3, "b")
-    store.keep(Decision(sent=[("mail", one) for one in (opened, closed, other)]), [], DAY_ZERO)
+    store.keep(Dispatch(sent=[("mail", one) for one in (opened, closed, other)]), [], DAY_ZERO)
     first = store.next("mail", DAY_ZERO)
     assert first is not None
     store.postpone(first, DAY_ZERO + 5)
@@ -97,13 +97,13 @@ def test_a_decision_is_kept_whole(store: AlertStore) -> None:
     """What targets know and have had, and what it was made of; what is forgotten is."""
     known = {("mail", "a"): Known(Severity.WARNING, held=False), ("github", "b"): Known(Severity.CRITICAL, held=True)}
     account = Account(5, 2, Digest(DAY_ZERO, 1, {"opened": 1}, {"press-1": 1}, ["x"]))
-    store.keep(Decision(known={**known}, accounts={"mail": account}), ["e1", "e2"], DAY_ZERO)
-    store.keep(Decision(known={("mail", "a"): None}), [], DAY_ZERO)
+    store.keep(Dispatch(known={**known}, accounts={"mail": account}), ["e1", "e2"], DAY_ZERO)
+    store.keep(Dispatch(known={("mail", "a"): None}), [], DAY_ZERO)
     assert store.known(["a", "b", "c"] * 400) == {("github", "b"): known["github", "b"]}
     assert store.known(["a"]) == {}
     assert store.accounts() == {"mail": account}
     assert store.recent() == {"e1", "e2"}
-    store.keep(Decision(), ["e3"], DAY_ZERO)
+    store.keep(Dispatch(), ["e3"], DAY_ZERO)
     assert store.recent() == {"e3"}
 
 

@@ -220,6 +220,22 @@ def test_an_older_version_serves_again(files: ModelFiles) -> None:
     assert files.active() == {}
 
 
+def test_a_model_that_is_put_aside_serves_no_more(files: ModelFiles) -> None:
+    """Without another in its place, as long as nobody says so; its files stay."""
+    first, second = saved(files), saved(files)
+    assert files.put_aside(second.id, "disabled", "failed three times").reason == "failed three times"
+    assert (files.active(), files.disabled()) == ({}, {KEY})
+    files.activate(first.id)
+    assert (files.active(), files.disabled()) == ({KEY: first.id}, set())
+    assert files.put_aside(first.id, "archived", "silent").status == "archived"
+    assert (files.active(), files.disabled()) == ({}, {KEY})
+    files.activate(second.id)
+    assert (files.row(second.id).status, files.disabled()) == ("active", set())
+    files.delete(first.id, "by hand")
+    with pytest.raises(ModelFileError):
+        files.put_aside(first.id, "archived", "silent")
+
+
 def test_a_change_by_another_process_shows(files: ModelFiles, place: tuple[Path, Path]) -> None:
     """The revision moves with every change, whoever makes it, and with nothing else."""
     with ModelFiles(*place) as other:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.core.alert import SUMMARY, Alert, Severity
-from insa_anomaly.core.alerting import DAY, SHOWN, Account, Decision, Known, Route, Target, decide, summaries
+from insa_anomaly.core.alerting import DAY, SHOWN, Account, Dispatch, Known, Route, Target, decide, summaries
 from tests.core.alerts import DAY_ZERO, HOUR, an_alert
 
 ALL = Route(kinds=(), severity="info")
@@ -42,7 +42,7 @@ class Desk:
         """Time passes; the summaries."""
         return self._keep(summaries(self.targets, self.accounts, self.after, now), now)
 
-    def _keep(self, decision: Decision, now: int) -> list[tuple[str, Alert]]:
+    def _keep(self, decision: Dispatch, now: int) -> list[tuple[str, Alert]]:
         for key, known in decision.known.items():
             self.known.pop(key, None)
             if known is not None:

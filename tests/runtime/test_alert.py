@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from insa_anomaly.core.alert import ANOMALY_TOPIC, SUMMARY, Alert, alerts_of, delivery_id
-from insa_anomaly.core.alerting import Decision, Route, Target
+from insa_anomaly.core.alerting import Dispatch, Route, Target
 from insa_anomaly.core.retry import Retry
 from insa_anomaly.errors import AlertsBroken, StateUnwritable, TargetAway, TargetRefused
 from insa_anomaly.runtime import alert as reading
@@ -294,7 +294,7 @@ def test_a_target_that_hangs_holds_up_nobody() -> None:
     alert = Office()
     alert.post(1)
     (told,) = alerts_of(ANOMALY_TOPIC, alert.state.notices(1)[0].payload, 0.9)
-    store.keep(Decision(sent=[(name, told) for name in ways]), [], DAY_ZERO)
+    store.keep(Dispatch(sent=[(name, told) for name in ways]), [], DAY_ZERO)
     with running(both):
         wait_for(lambda: quick.heard)
         assert slow.heard == []

@@ -18,6 +18,7 @@ from insa_anomaly.core.reading import Quality
 from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateUnwritable
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import show as showing
+from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import TOPIC, Announcer
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
@@ -114,7 +115,7 @@ class Plant:
         fleet = Fleet(registry, PARAMETERS, POLICY)
         trainer = Trainer(self.shelf, intake.swap, no_child, Training(automatic=False))
         tell, show = Tell(self.state, self.broker), Show(self.latest)
-        score = Score(feed, self.state, fleet, self.shelf, Listeners(tell, trainer, show), checkpoint_seconds=0.02)
+        score = Score(feed, self.state, fleet, self.shelf, Listeners(tell, trainer, show, Activity()), checkpoint_seconds=0.02)
         paging = Paging(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
         record = Record(self.log, feed, self.state, self.recorder, self.shelf, paging)
         alert = Alert(self.state, MemoryAlerts(), [], [], Alerting(), lambda: NOW)

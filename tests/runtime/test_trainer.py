@@ -273,7 +273,14 @@ class School:
     def __init__(self, *, devices: bool = False, **settings: float) -> None:
         self.shelf = Unreadable()
         self.swaps: list[Swap] = []
-        self.trainer = Trainer(self.shelf, self.swaps.extend, Nursery().start, msgspec.convert(settings | {"devices": devices}, Training))
+        self.told: list[tuple[str, str]] = []
+        self.trainer = Trainer(
+            self.shelf,
+            self.swaps.extend,
+            Nursery().start,
+            msgspec.convert(settings | {"devices": devices}, Training),
+            lambda row, kind, _: self.told.append((row.id, kind)),
+        )
         self.pupil = Pupil(self.shelf)
         self.trainer._child = self.pupil  # type: ignore[assignment]
 
@@ -448,6 +455,35 @@ def test_a_training_that_failed_is_tried_again_in_time() -> None:
     school.trainer._waiting[SERIES[0]] = 0.0
     school.trainer.step(0.0)
     assert school.swaps == [swap(1), swap(0)]
+
+
+def test_what_is_trained_is_told() -> None:
+    """The first model of a series, and each that follows on one."""
+    school = School()
+    for _ in range(2):
+        school.trainer.due([SERIES[0]])
+        school.trainer.step(0.0)
+    school.pupil.fails = True
+    school.trainer.due([SERIES[1]])
+    school.trainer.step(0.0)
+    assert school.told == [(model_row(0).id, "train"), (model_row(0).id, "retrain")]
+
+
+def test_what_is_disabled_trains_no_more_by_itself() -> None:
+    """Also where it waited already; once a person gives it a model, it does again."""
+    school = School()
+    school.trainer.due([SERIES[0]])
+    school.shelf.put(model_row(0, "disabled"), b"")
+    for _ in range(3):
+        school.trainer.due([SERIES[0]])
+        school.trainer.step(0.0)
+        school.trainer._next_look = 0.0
+    assert (school.pupil.orders, school.swaps) == ([], [])
+    school.shelf.put(model_row(0, "active"), b"")
+    school.trainer.step(0.0)
+    school.trainer.due([SERIES[0]])
+    school.trainer.step(0.0)
+    assert (school.pupil.orders, school.swaps) == ([SERIES[0]], [swap(0)])
 
 
 # ---------------------------------------------------------------------------------------------------- the devices

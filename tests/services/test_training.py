@@ -118,3 +118,15 @@ def test_readings_can_be_given(service: TrainingService, shelf: Shelf) -> None:
     assert first.numbers.tobytes() == second.numbers.tobytes()
     assert np.array_equal(first.forest.thresholds, second.forest.thresholds)
     assert isinstance(Model.from_bytes(first.to_bytes()), Model)
+
+
+def test_a_model_says_how_it_was_trained_and_how_the_one_before_did(service: TrainingService, shelf: Shelf) -> None:
+    """Anew or on from the one before; that one's accuracy on what it had not learnt, once there is enough of it."""
+    service.from_history(KEY, history(range(300, 600)), NOW)
+    service.refit(KEY, history(range(599)), NOW)
+    service.refit(KEY, history(range(600)), NOW)
+    first, second, third = (trained.figures for trained, _ in shelf.kept)
+    assert [one["training"] for one in (first, second, third)] == ["anew", "refit", "refit"]
+    assert {str(one["refusal"]) for one in (first, second, third)} == set(shelf.refusals)
+    assert ["predecessor_accuracy" in one for one in (first, second, third)] == [False, True, False]
+    assert 0 <= float(str(second["predecessor_accuracy"])) <= 1

@@ -14,7 +14,7 @@ class Pool:
     """Connections for any thread; each is made when it is first needed. `deadline` is in seconds, for waiting and for each session."""
 
     def __init__(self, dsn: str, deadline: float = 10.0, size: int = 4) -> None:
-        self._deadline = deadline
+        self._dsn, self._deadline = dsn, deadline
         self._connections = [Connection(dsn, deadline) for _ in range(size)]
         self._free: LifoQueue[Connection] = LifoQueue()
         for connection in self._connections:
@@ -35,6 +35,10 @@ class Pool:
                 self._free.get(timeout=max(0.0, until - time.monotonic()))
         for connection in connections:
             connection.close()
+
+    def apart(self) -> Connection:
+        """A connection of the caller's own, for what a session keeps between two statements."""
+        return Connection(self._dsn, self._deadline)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

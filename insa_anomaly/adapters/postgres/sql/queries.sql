@@ -312,3 +312,195 @@ WHERE id = %s AND status IN ('queued', 'running')
 -- name: resume_jobs
 -- What was under way when the daemon ended begins anew.
 UPDATE training_jobs SET status = 'queued', started_at = NULL, progress = 0 WHERE instance = %s AND status = 'running'
+
+-- name: health_alone
+-- As long as this connection stands: whoever else would check is told no.
+SELECT pg_try_advisory_lock(7308604897068083047)
+
+-- name: schedule_of
+SELECT microseconds(due_at) FROM schedule WHERE task_type = %s
+
+-- name: put_schedule
+INSERT INTO schedule (task_type, due_at, run_at) VALUES (%(task)s, instant(%(due)s::bigint), instant(%(run)s::bigint))
+ON CONFLICT (task_type) DO UPDATE SET due_at = greatest(schedule.due_at, excluded.due_at), run_at = excluded.run_at
+
+-- name: add_series_activity
+-- In one order everywhere, so that two daemons do not deadlock.
+INSERT INTO series_activity AS known (device_id, metric_name, hour, instance, newest, readings, anomalies)
+SELECT device_id, metric_name, date_trunc('hour', instant(%(now)s::bigint), 'UTC'), %(instance)s::uuid, instant(%(now)s::bigint), readings, anomalies
+FROM unnest(%(devices)s::text[], %(metrics)s::text[], %(readings)s::bigint[], %(anomalies)s::bigint[])
+    AS new (device_id, metric_name, readings, anomalies) ORDER BY 1, 2
+ON CONFLICT (device_id, metric_name, hour) DO UPDATE SET readings = known.readings + excluded.readings,
+    anomalies = known.anomalies + excluded.anomalies, newest = excluded.newest, instance = excluded.instance
+
+-- name: add_instance_activity
+INSERT INTO instance_activity AS known (instance, hour, batches, slow)
+VALUES (%(instance)s::uuid, date_trunc('hour', instant(%(now)s::bigint), 'UTC'), %(batches)s, %(slow)s)
+ON CONFLICT (instance, hour) DO UPDATE SET batches = known.batches + excluded.batches, slow = known.slow + excluded.slow
+
+-- name: forget_series_activity
+-- The oldest day of it.
+DELETE FROM series_activity
+WHERE hour < least(instant(%(activity)s::bigint), (SELECT min(hour) FROM series_activity) + interval '1 day')
+
+-- name: forget_instance_activity
+DELETE FROM instance_activity WHERE hour < instant(%(activity)s::bigint)
+
+-- name: forget_decisions
+DELETE FROM health_decision WHERE at < instant(%(decisions)s::bigint) AND status <> 'waiting'
+
+-- name: forget_reports
+DELETE FROM health_report WHERE started_at < instant(%(decisions)s::bigint)
+
+-- name: void_decisions
+-- Nobody carried them out: their daemon is away, or there is something newer to say.
+UPDATE health_decision SET status = 'void', settled_at = instant(%(now)s::bigint), outcome = 'nobody carried it out in time'
+WHERE status = 'waiting' AND at < instant(%(before)s::bigint)
+
+-- name: use_models
+-- When models were last used, and by whom.
+UPDATE ml_models m SET last_used_at = greatest(m.last_used_at, used.newest), instance = used.instance
+FROM ml_models serving CROSS JOIN LATERAL (
+    SELECT newest, instance FROM series_activity a
+    WHERE a.device_id = serving.device_id AND a.metric_name = serving.metric_name ORDER BY hour DESC LIMIT 1
+) AS used
+WHERE serving.status = 'active' AND m.id = serving.id
+
+-- name: use_device_models
+-- A model of all metrics is used when one of them reports.
+UPDATE ml_models m SET last_used_at = greatest(m.last_used_at, used.newest), instance = used.instance
+FROM ml_models serving CROSS JOIN LATERAL (
+    SELECT newest, instance FROM series_activity a
+    WHERE a.device_id = serving.device_id AND a.hour >= instant(%(since)s::bigint) ORDER BY newest DESC LIMIT 1
+) AS used
+WHERE serving.status = 'active' AND serving.metric_name = '_device' AND m.id = serving.id
+
+-- name: standings
+-- A page of serving models, by name, each with what the check judges it by. Every part is a look-up by index.
+SELECT m.device_id, m.metric_name, m.instance::text, m.id::text, m.version, microseconds(m.trained_at), microseconds(learnt.trained_at),
+    microseconds(coalesce(m.last_used_at, m.trained_at)), promoted.accuracy, promoted.false_positive_rate, measured.accuracy, measured.times,
+    greatest(0, active.readings - confirmed.readings), greatest(0, active.anomalies - confirmed.readings), tried.failures,
+    coalesce(tried.failure, ''), microseconds(tried.ended_at), tried.under_way OR coalesce(told.waiting, false),
+    microseconds(CASE WHEN told.degraded = 'escalate' THEN told.degraded_at END),
+    microseconds(CASE WHEN told.failing IN ('escalate', 'disable') THEN told.failing_at END)
+FROM (
+    SELECT id, device_id, metric_name, version, trained_at, last_used_at, instance FROM ml_models
+    WHERE status = 'active' AND (device_id, metric_name) > (%(device_id)s, %(metric_name)s)
+    ORDER BY device_id, metric_name LIMIT %(most)s
+) AS m
+LEFT JOIN LATERAL (
+    SELECT trained_at FROM ml_models v
+    WHERE v.device_id = m.device_id AND v.metric_name = m.metric_name AND v.figures ->> 'training' = 'anew' ORDER BY version DESC LIMIT 1
+) AS learnt ON true
+LEFT JOIN LATERAL (
+    SELECT version, trained_at, accuracy, false_positive_rate FROM ml_models v
+    WHERE v.device_id = m.device_id AND v.metric_name = m.metric_name AND v.accuracy IS NOT NULL
+        AND coalesce(v.figures ->> 'refusal', '') = '' ORDER BY version DESC LIMIT 1
+) AS promoted ON true
+CROSS JOIN LATERAL (
+    SELECT avg(accuracy) AS accuracy, count(*) AS times FROM (
+        SELECT (v.figures ->> 'predecessor_accuracy')::double precision AS accuracy FROM ml_models v
+        WHERE v.device_id = m.device_id AND v.metric_name = m.metric_name AND v.version > promoted.version
+            AND v.figures ->> 'predecessor_accuracy' IS NOT NULL ORDER BY version DESC LIMIT 7
+    ) AS newest
+) AS measured
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(a.readings), 0)::bigint AS readings, coalesce(sum(a.anomalies), 0)::bigint AS anomalies FROM series_activity a
+    WHERE a.device_id = m.device_id AND a.metric_name = m.metric_name
+        AND a.hour >= greatest(instant(%(since)s::bigint), promoted.trained_at)
+) AS active
+CROSS JOIN LATERAL (
+    SELECT count(*) AS readings FROM anomaly_episodes e JOIN feedback f ON f.episode_id = e.id AND f.verdict = 'confirmed'
+    JOIN anomaly_detections a ON a.episode_id = e.id AND a.metric_name = m.metric_name
+    WHERE e.device_id = m.device_id AND e.started_at >= instant(%(since)s::bigint) - interval '7 days'
+        AND a.timestamp >= greatest(instant(%(since)s::bigint), promoted.trained_at)
+) AS confirmed
+CROSS JOIN LATERAL (
+    SELECT bool_or(kind IN ('retrain', 'disable', 'retire') AND status = 'waiting') AS waiting,
+        (array_agg(kind ORDER BY at DESC, id) FILTER (WHERE cause = 'degraded' AND kind IN ('escalate', 'recover')))[1] AS degraded,
+        max(at) FILTER (WHERE cause = 'degraded' AND kind = 'escalate') AS degraded_at,
+        (array_agg(kind ORDER BY at DESC, id) FILTER (WHERE cause = 'failing'))[1] AS failing,
+        max(at) FILTER (WHERE cause = 'failing' AND kind <> 'recover') AS failing_at, max(at) FILTER (WHERE kind = 'disable') AS disabled_at
+    FROM health_decision d WHERE d.device_id = m.device_id AND d.metric_name = m.metric_name
+) AS told
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE status = 'failed' AND finished_at > greatest(succeeded, m.trained_at, told.disabled_at)) AS failures,
+        (array_agg(reason ORDER BY created_at DESC) FILTER (WHERE status = 'failed'))[1] AS failure,
+        max(finished_at) FILTER (WHERE status IN ('done', 'failed')) AS ended_at,
+        coalesce(bool_or(status IN ('queued', 'running')), false) AS under_way
+    FROM (
+        SELECT status, reason, created_at, finished_at, max(finished_at) FILTER (WHERE status = 'done') OVER () AS succeeded
+        FROM training_jobs j WHERE j.device_id = m.device_id AND j.metric_name = m.metric_name AND j.kind = 'retrain'
+        ORDER BY created_at DESC LIMIT 10
+    ) AS jobs
+) AS tried
+ORDER BY m.device_id, m.metric_name
+
+-- name: paces
+-- How quickly every daemon scored since then, and when it was last told that one does not.
+SELECT a.instance::text, sum(a.batches)::bigint, sum(a.slow)::bigint, microseconds((
+    SELECT CASE WHEN d.kind = 'escalate' THEN d.at END FROM health_decision d
+    WHERE d.device_id = '' AND d.metric_name = '' AND d.cause = 'slow' AND d.instance = a.instance ORDER BY d.at DESC LIMIT 1
+))
+FROM instance_activity a WHERE a.hour >= instant(%(since)s::bigint) GROUP BY a.instance ORDER BY a.instance
+
+-- name: idle_models
+-- A page of stored models that serve nothing, and have not for long; one whose series fell silent gets as long again.
+SELECT device_id, metric_name, instance::text, id::text, version, status, microseconds(greatest(trained_at, last_used_at))
+FROM ml_models
+WHERE status IN ('archived', 'disabled', 'failed') AND id > %(after)s::uuid
+    AND greatest(trained_at, last_used_at) < instant(%(before)s::bigint)
+    AND NOT EXISTS (SELECT FROM health_decision d WHERE d.device_id = ml_models.device_id AND d.metric_name = ml_models.metric_name
+        AND d.model_id = ml_models.id AND (d.kind = 'clean_up' OR (d.kind = 'retire' AND d.at >= instant(%(before)s::bigint))))
+ORDER BY id LIMIT %(most)s
+
+-- name: disabled_models
+SELECT count(*) FROM ml_models m WHERE status = 'disabled' AND NOT EXISTS (
+    SELECT FROM ml_models a WHERE a.device_id = m.device_id AND a.metric_name = m.metric_name AND a.status = 'active')
+
+-- name: add_decisions
+-- A retraining has no time yet: it gets one when it is known how many there are.
+INSERT INTO health_decision (id, run_id, at, kind, cause, reason, instance, device_id, metric_name, model_id, model_version, figures, due_at)
+SELECT id, %(run_id)s::uuid, instant(%(at)s::bigint), kind, cause, reason, instance, device_id, metric_name, model_id, model_version, figures,
+    CASE WHEN kind <> 'retrain' THEN instant(%(at)s::bigint) END
+FROM jsonb_to_recordset(%(decisions)s) AS decision (id uuid, kind text, cause text, reason text, instance uuid, device_id text,
+    metric_name text, model_id uuid, model_version integer, figures jsonb)
+ON CONFLICT (id) DO NOTHING
+
+-- name: spread_decisions
+-- What is worse goes first.
+UPDATE health_decision d SET due_at = d.at + (placed.place - 1) * %(pace)s * interval '1 second'
+FROM (
+    SELECT id, row_number() OVER (PARTITION BY instance ORDER BY cause = 'degraded' DESC, device_id, metric_name) AS place
+    FROM health_decision WHERE run_id = %(run_id)s::uuid AND kind = 'retrain' AND due_at IS NULL
+) AS placed WHERE placed.id = d.id
+
+-- name: put_report
+INSERT INTO health_report (id, task_type, started_at, report) VALUES (%(run_id)s::uuid, %(task)s, instant(%(at)s::bigint), %(report)s)
+
+-- name: newest_report
+SELECT report FROM health_report WHERE task_type = %s ORDER BY started_at DESC LIMIT 1
+
+-- name: due_decisions
+-- Ours, and those of nobody; retrainings last, since they may have to wait for room.
+SELECT id::text, run_id::text, microseconds(at), kind, cause, reason, instance::text, device_id, metric_name, model_id::text, model_version,
+    figures, status, microseconds(due_at), microseconds(settled_at), outcome, job_id::text, NULL, NULL
+FROM health_decision
+WHERE status = 'waiting' AND due_at <= instant(%(now)s::bigint) AND (instance = %(instance)s::uuid OR instance IS NULL)
+ORDER BY kind = 'retrain', due_at, id LIMIT %(most)s
+
+-- name: settle_decision
+UPDATE health_decision SET status = %(status)s, settled_at = instant(%(now)s::bigint), outcome = %(outcome)s, job_id = %(job_id)s::uuid
+WHERE id = %(id)s::uuid AND status = 'waiting'
+
+-- name: decisions
+-- A page, newest first, each with what came of the training it led to.
+SELECT d.id::text, d.run_id::text, microseconds(d.at), d.kind, d.cause, d.reason, d.instance::text, d.device_id, d.metric_name,
+    d.model_id::text, d.model_version, d.figures, d.status, microseconds(d.due_at), microseconds(d.settled_at), d.outcome, d.job_id::text,
+    j.status, CASE WHEN j.status = 'done' AND (j.outcome ->> 'promoted')::boolean THEN 'promoted'
+        WHEN j.status = 'done' THEN 'refused: ' || j.reason ELSE j.reason END
+FROM health_decision d LEFT JOIN training_jobs j ON j.id = d.job_id
+WHERE (%(device_id)s::text IS NULL OR d.device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR d.metric_name = %(metric_name)s)
+    AND (%(model_id)s::uuid IS NULL OR d.model_id = %(model_id)s::uuid) AND (%(run_id)s::uuid IS NULL OR d.run_id = %(run_id)s::uuid)
+    AND (%(after_time)s::bigint IS NULL OR (d.at, d.id) < (instant(%(after_time)s), %(after_id)s::uuid))
+ORDER BY d.at DESC, d.id DESC LIMIT %(most)s

@@ -1,0 +1,125 @@
+"""What the health check measures by, and what it decided: tables that all daemons share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.text import document, storable
+from insa_anomaly.core.health import Decision, Idle, Pace, Standing
+from insa_anomaly.ports import Counted, DecisionFilter, KeptDecision, Place, SeriesKey
+
+
+class PostgresHealth:
+    """The tables of the health check. Any thread may call; any call may raise DatabaseAway or DatabaseRefused."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._statements = pool, queries.load()
+
+    # ------------------------------------------------------------------------------------------------ the check
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody else checks while the block runs. The lock goes with its connection, however that ends."""
+        with self._pool.apart() as connection:
+            with connection.session() as session:
+                (granted,) = session.execute(self._statements["health_alone"]).fetchone() or (False,)
+            yield bool(granted)
+
+    def last_due(self, task: str) -> int | None:
+        """When the run of this task that was made last was due; None where there was none."""
+        found = self._rows("schedule_of", (task,))
+        return found[0][0] if found else None
+
+    def begin(self, since: int, before: int, now: int) -> None:
+        """Note when models were last used (those of devices by activity `since`), and give up what waited from `before`."""
+        self._change("use_models", ())
+        self._change("use_device_models", {"since": since})
+        self._change("void_decisions", {"before": before, "now": now})
+
+    def standings(self, after: SeriesKey, since: int, most: int) -> list[Standing]:
+        """The next serving models by name; what they did `since`."""
+        asked = {"device_id": after[0], "metric_name": after[1], "since": since, "most": most}
+        return [Standing(*row) for row in self._rows("standings", asked)]
+
+    def paces(self, since: int) -> list[Pace]:
+        """Every daemon that scored since then."""
+        return [Pace(*row) for row in self._rows("paces", {"since": since})]
+
+    def idle(self, after: str, before: int, most: int) -> list[Idle]:
+        """The next models by id that serve nothing and were last used `before`, and are not to go already."""
+        return [Idle(*row) for row in self._rows("idle_models", {"after": after, "before": before, "most": most})]
+
+    def disabled(self) -> int:
+        """How many series have a disabled model and none that serves."""
+        return int(self._rows("disabled_models", ())[0][0])
+
+    def decide(self, run_id: str, decisions: Sequence[Decision], at: int) -> None:
+        """Keep what was decided."""
+        said = [{**msgspec.structs.asdict(one), "id": one.id(run_id), "reason": storable(one.reason)} for one in decisions]
+        self._change("add_decisions", {"run_id": run_id, "at": at, "decisions": document(said)})
+
+    def finish(self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float) -> None:
+        """Spread the retrainings, `pace` seconds apart, and keep the report; `due` is when a scheduled run was."""
+        said = {"run_id": run_id, "task": task, "at": at, "report": document(report), "pace": pace}
+        with self._pool.session() as session, session.transaction():
+            session.execute(self._statements["spread_decisions"], said)
+            session.execute(self._statements["put_report"], said)
+            if due is not None:
+                session.execute(self._statements["put_schedule"], {"task": task, "due": due, "run": at})
+
+    def forget(self, activity: int, decisions: int) -> None:
+        """Drop activity, and decisions with their reports, from before these times; of activity a day at a time, which is much."""
+        for name in ("forget_instance_activity", "forget_decisions", "forget_reports"):
+            self._change(name, {"activity": activity, "decisions": decisions})
+        while self._change("forget_series_activity", {"activity": activity}):
+            pass
+
+    # -------------------------------------------------------------------------------------------- what was decided
+    def report(self, task: str) -> Mapping[str, Any] | None:
+        """The newest report; None where there is none."""
+        found = self._rows("newest_report", (task,))
+        return found[0][0] if found else None
+
+    def decisions(self, wanted: DecisionFilter, after: Place | None, most: int) -> list[KeptDecision]:
+        """The newest `most` that are wanted, or those after a place."""
+        place = {"after_time": after.time if after else None, "after_id": after.id if after else None}
+        return [_kept(row) for row in self._rows("decisions", {**msgspec.structs.asdict(wanted), **place, "most": most})]
+
+    def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
+        """What waits for this daemon, or for any, and has its turn."""
+        return [_kept(row) for row in self._rows("due_decisions", {"instance": instance, "now": now, "most": most})]
+
+    def settle(self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int) -> None:
+        """It is carried out, or there is nothing to carry out."""
+        values = {"id": decision_id, "status": status, "outcome": storable(outcome), "job_id": job_id, "now": now}
+        self._change("settle_decision", values)
+
+    # ------------------------------------------------------------------------------------------------ what was done
+    def note(self, instance: UUID, counted: Counted, now: int) -> None:
+        """Add what this daemon scored."""
+        about = {"instance": instance, "now": now}
+        columns = {"devices": [key[0] for key in counted.keys], "metrics": [key[1] for key in counted.keys]}
+        with self._pool.session() as session, session.transaction():
+            session.execute(
+                self._statements["add_series_activity"], {**about, **columns, "readings": counted.readings, "anomalies": counted.anomalies}
+            )
+            session.execute(self._statements["add_instance_activity"], {**about, "batches": counted.batches, "slow": counted.slow})
+
+    def _rows(self, name: str, values: Any) -> list[Any]:  # noqa: ANN401 - parameters of any query
+        with self._pool.session() as session:
+            return session.execute(self._statements[name], values, prepare=False).fetchall()
+
+    def _change(self, name: str, values: Any) -> int:  # noqa: ANN401
+        """How many rows were."""
+        with self._pool.session() as session:
+            return session.execute(self._statements[name], values, prepare=False).rowcount
+
+
+def _kept(row: Sequence[Any]) -> KeptDecision:
+    decision_id, run_id, at, kind, cause, reason, instance, device_id, metric_name, model_id, version, figures, *rest = row
+    decision = Decision(kind, cause, reason, instance, device_id, metric_name, model_id, version, figures)
+    return KeptDecision(decision_id, run_id, at, decision, *rest)

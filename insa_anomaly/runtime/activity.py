@@ -1,0 +1,58 @@
+"""How much every series was scored and how much of it stood out, counted beside the stream for the daily health check."""
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core.detector import Results, Status
+from insa_anomaly.ports import SeriesKey, Telemetry
+
+_GROWTH = 256
+
+
+class Taken(NamedTuple):
+    """Counts of some series: their numbers [n], and readings and anomalies [2, n]."""
+
+    keys: list[SeriesKey]
+    numbers: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+class Activity:
+    """Counts by the number of a series. The score reader counts, another thread takes what was counted."""
+
+    def __init__(self) -> None:
+        self._keys: Sequence[SeriesKey] = ()
+        self._counts = np.zeros((2, _GROWTH), np.int64)  # readings, anomalies
+        self._lock = Lock()
+
+    def results(self, telemetry: Telemetry, results: Results) -> None:
+        """A batch was scored."""
+        scored = results.status == Status.SCORED
+        numbers, anomalous = telemetry.key[scored], telemetry.key[scored & (results.score < 0)]
+        if not len(numbers):
+            return
+        with self._lock:
+            self._keys = telemetry.keys
+            self._grow(int(numbers.max()) + 1)
+            np.add.at(self._counts[0], numbers, 1)
+            np.add.at(self._counts[1], anomalous, 1)
+
+    def counted(self) -> Taken:
+        """What was counted since the last `forget`."""
+        with self._lock:
+            numbers = np.flatnonzero(self._counts[0])
+            return Taken([self._keys[number] for number in numbers.tolist()], numbers, self._counts[:, numbers])
+
+    def forget(self, taken: Taken) -> None:
+        """So much is written down."""
+        with self._lock:
+            self._counts[:, taken.numbers] -= taken.counts
+
+    def _grow(self, least: int) -> None:
+        have = self._counts.shape[1]
+        if least > have:
+            self._counts = np.concatenate([self._counts, np.zeros((2, max(least, 2 * have) - have), np.int64)], axis=1)

@@ -1,0 +1,64 @@
+"""The thread that keeps the fleet healthy: writes down what was scored, runs the daily check, carries out what it decided."""
+
+from collections.abc import Callable
+from time import monotonic
+from uuid import UUID
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
+from insa_anomaly.ports import Counted
+from insa_anomaly.runtime.activity import Activity
+from insa_anomaly.services.health import HealthService
+from insa_anomaly.services.remedies import Remedies
+
+TURN_SECONDS = 0.5
+LOOK_SECONDS = 5.0
+NOTE_SECONDS = 300.0
+TROUBLE_SECONDS = 60.0
+
+
+class HealthKeeper:
+    """One thread of the daemon. While the database is away nothing is done, and nothing is forgotten but what a crash takes."""
+
+    def __init__(
+        self,
+        service: HealthService,
+        remedies: Remedies,
+        activity: Activity,
+        note: Callable[[UUID, Counted, int], None],
+        instance: UUID,
+        latency: float,
+        clock: Callable[[], int],
+    ) -> None:
+        """`note` keeps what was scored; `latency` (seconds) is from where on a batch is slow."""
+        self._service, self._remedies, self._activity, self._note = service, remedies, activity, note
+        self._instance, self._latency, self._clock = instance, latency, clock
+        self._next_look, self._next_note = 0.0, monotonic() + LOOK_SECONDS
+        self._batches, self._slow = instrumentation.batches_scored(latency)  # written down, or none of ours
+
+    def step(self) -> float:
+        """Do what is due; answers how many seconds may pass before the next call."""
+        if monotonic() < self._next_look:
+            return TURN_SECONDS
+        self._next_look = monotonic() + LOOK_SECONDS
+        try:
+            self.turn()
+        except (DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError) as error:
+            instrumentation.health_unreachable(str(error))
+            self._next_look = monotonic() + TROUBLE_SECONDS
+        return TURN_SECONDS
+
+    def turn(self) -> None:
+        """Write down, check, carry out. Raises DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError."""
+        if monotonic() >= self._next_note:
+            self._write_down()
+            self._next_note = monotonic() + NOTE_SECONDS
+        self._service.run_due(self._clock())
+        self._remedies.step(self._instance, self._clock())
+
+    def _write_down(self) -> None:
+        taken, (batches, slow) = self._activity.counted(), instrumentation.batches_scored(self._latency)
+        readings, anomalies = taken.counts.tolist()
+        self._note(self._instance, Counted(taken.keys, readings, anomalies, batches - self._batches, slow - self._slow), self._clock())
+        self._activity.forget(taken)
+        self._batches, self._slow = batches, slow

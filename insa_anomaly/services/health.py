@@ -1,0 +1,317 @@
+"""The daily health check over all instances: measures every serving model, has it judged, and keeps what was decided and why.
+
+What was decided is carried out by whom it concerns: see `remedies`.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from heapq import heappush, heappushpop
+from time import monotonic
+from typing import Any, Protocol
+from uuid import uuid4
+
+import msgspec
+
+from insa_anomaly import instrumentation
+from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.health import (
+    DAY,
+    TASK,
+    Action,
+    Decision,
+    Finding,
+    Found,
+    Idle,
+    Limits,
+    Pace,
+    Standing,
+    decide,
+    examine,
+    judge_idle,
+    judge_pace,
+    pace_seconds,
+    slot,
+)
+from insa_anomaly.errors import Conflict, NotFound
+from insa_anomaly.ports import DecisionFilter, KeptDecision, Place, SeriesKey
+from insa_anomaly.services.audit import Audit, Author
+from insa_anomaly.services.findings import cursor
+from insa_anomaly.services.views import Figure, Id, Instant
+
+PAGE = 500
+WORST = 20  # models that a report names
+ACTIVITY_DAYS, DECISION_DAYS = 8, 730
+WAITING_DAYS = 2  # after which a decision that nobody carried out is void
+_FIRST_ID = "00000000-0000-0000-0000-000000000000"
+
+
+class Tables(Protocol):
+    """Where a check measures and keeps. Any call may raise DatabaseAway or DatabaseRefused."""
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Whether nobody else checks while the block runs."""
+
+    def last_due(self, task: str) -> int | None:
+        """When the run of this task that was made last was due; None where there was none."""
+
+    def begin(self, since: int, before: int, now: int) -> None:
+        """Note when models were last used (those of devices by activity `since`), and give up what waited from `before`."""
+
+    def standings(self, after: SeriesKey, since: int, most: int) -> list[Standing]:
+        """The next serving models by name; what they did `since`."""
+
+    def paces(self, since: int) -> list[Pace]:
+        """Every daemon that scored since then."""
+
+    def idle(self, after: str, before: int, most: int) -> list[Idle]:
+        """The next models by id that serve nothing and were last used `before`, and are not to go already."""
+
+    def disabled(self) -> int:
+        """How many series have a disabled model and none that serves."""
+
+    def decide(self, run_id: str, decisions: Sequence[Decision], at: int) -> None:
+        """Keep what was decided."""
+
+    def finish(self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float) -> None:
+        """Spread the retrainings, `pace` seconds apart, and keep the report; `due` is when a scheduled run was."""
+
+    def forget(self, activity: int, decisions: int) -> None:
+        """Drop activity, and decisions with their reports, from before these times."""
+
+    def report(self, task: str) -> Mapping[str, Any] | None:
+        """The newest report; None where there is none."""
+
+    def decisions(self, wanted: DecisionFilter, after: Place | None, most: int) -> list[KeptDecision]:
+        """The newest `most` that are wanted, or those after a place."""
+
+
+class Bad(msgspec.Struct, frozen=True):
+    """A model with which something is the matter."""
+
+    device_id: str
+    metric_name: str
+    model_id: Id
+    accuracy: float | None
+    reasons: dict[str, str]
+
+
+class HealthReport(msgspec.Struct, frozen=True):
+    """What a check saw and decided. `found` counts models by what is the matter, `decided` decisions by their kind."""
+
+    run_id: Id
+    task_type: str
+    actions: list[str]
+    requested_by: str
+    started_at: Instant
+    seconds: float
+    healthy: bool
+    summary: str
+    models: int
+    disabled: int
+    found: dict[str, int]
+    decided: dict[str, int]
+    worst: list[Bad]
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """A decision with its reason, the figures it rests on, and what came of it."""
+
+    id: Id
+    run_id: Id
+    at: Instant
+    kind: str
+    cause: str
+    reason: str
+    device_id: str
+    metric_name: str
+    model_id: Id | None
+    model_version: int
+    figures: dict[str, Figure]
+    status: str
+    due_at: Instant | None
+    settled_at: Instant | None
+    outcome: str
+    job_id: Id | None
+    job_status: str | None
+    job_outcome: str | None
+
+
+class DecisionPage(msgspec.Struct, frozen=True):
+    """Some decisions, newest first."""
+
+    decisions: list[DecisionView]
+    next: str | None
+
+
+@dataclass
+class _Tally:
+    """What a run counts as it goes; its size does not depend on the fleet's."""
+
+    models: int = 0
+    lowest: tuple[float, str] | None = None
+    found: Counter[str] = field(default_factory=Counter)
+    decided: Counter[str] = field(default_factory=Counter)
+    worst: list[tuple[float, int, Bad]] = field(default_factory=list)
+
+    def add(self, one: Standing, found: Finding) -> None:
+        """One more model was judged."""
+        self.models += 1
+        self.found.update(str(what) for what in found)
+        known = one.accuracy if one.accuracy is not None else one.accuracy_at_promotion
+        if known is not None and (self.lowest is None or known < self.lowest[0]):
+            self.lowest = known, f"{one.device_id}/{one.metric_name}"
+        if found:
+            self._keep(one, found, known)
+
+    def _keep(self, one: Standing, found: Finding, accuracy: float | None) -> None:
+        """Those that are worst: degraded or failing first, then by accuracy."""
+        weight = 2.0 * (not {Found.DEGRADED, Found.FAILING}.isdisjoint(found)) - (1.0 if accuracy is None else accuracy)
+        about = Bad(one.device_id, one.metric_name, one.model_id, accuracy, {str(what): why for what, why in found.items()})
+        if len(self.worst) < WORST:
+            heappush(self.worst, (weight, -self.models, about))
+        else:
+            heappushpop(self.worst, (weight, -self.models, about))
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing stands that a person should look at."""
+        return not any(self.found[what] for what in (Found.DEGRADED, Found.FAILING, Found.SLOW))
+
+    def summary(self, limits: Limits) -> str:
+        """The fleet in a line."""
+        low = self.found[Found.INACCURATE]
+        lowest = f", the lowest {self.lowest[1]} with {self.lowest[0]:.2f}" if low and self.lowest else ""
+        others = ", ".join(f"{count} {what}" for what, count in sorted(self.found.items()) if what != Found.INACCURATE and count)
+        return f"{low} of {self.models} models are below accuracy {limits.accuracy:g}{lowest}" + (f"; {others}" if others else "")
+
+
+class HealthService:
+    """Runs the check and shows what it found. Any call may raise DatabaseAway or DatabaseRefused."""
+
+    def __init__(self, tables: Tables, audit: Audit, limits: Limits, hour: int | None) -> None:
+        """`hour` (UTC) is when the daily run is due; None: never."""
+        self._tables, self._audit, self._limits, self._hour = tables, audit, limits, hour
+
+    def due(self, now: int) -> int | None:
+        """When the run that is due now was to be made; None where it was made. One that was missed stays due."""
+        if self._hour is None:
+            return None
+        newest, last = slot(now, self._hour), self._tables.last_due(TASK)
+        return None if last is not None and last >= newest else newest
+
+    def run_due(self, now: int) -> HealthReport | None:
+        """The daily run, where it is due and nobody else is at it."""
+        if self.due(now) is None:
+            return None
+        with self._tables.alone() as alone:
+            due = self.due(now) if alone else None  # asked again: another daemon may have run it just now
+            return None if due is None else self._checked(tuple(Action), Author("health check", "schedule"), now, due)
+
+    def run(self, actions: Collection[Action], author: Author, now: int) -> HealthReport:
+        """A run that was asked for. Raises Conflict where one is under way."""
+        with self._tables.alone() as alone:
+            if not alone:
+                raise Conflict("a health check is under way")
+            return self._checked(actions, author, now, None)
+
+    def report(self) -> HealthReport:
+        """The newest one. Raises NotFound."""
+        found = self._tables.report(TASK)
+        if found is None:
+            raise NotFound("no health check has run yet")
+        return msgspec.convert(found, HealthReport)
+
+    def decisions(self, wanted: DecisionFilter, after: Place | None, most: int) -> DecisionPage:
+        """A page of decisions, with what became of each."""
+        found = self._tables.decisions(wanted, after, most + 1)
+        last = cursor(found[most - 1].at, found[most - 1].id) if len(found) > most else None
+        return DecisionPage([decision_view(one) for one in found[:most]], last)
+
+    def _checked(self, actions: Collection[Action], author: Author, now: int, due: int | None) -> HealthReport:
+        began, run_id, tally = monotonic(), str(uuid4()), _Tally()
+        self._audit.write(author.change("health.check", run_id, None, {"actions": [str(action) for action in actions]}))
+        self._tables.begin(now - WAITING_DAYS * DAY, now - WAITING_DAYS * DAY, now)
+        self._models(run_id, actions, now, tally)
+        self._others(run_id, actions, now, tally)
+        report = self._report(run_id, actions, author, now, tally, monotonic() - began)
+        self._tables.finish(run_id, TASK, report, now, due, pace_seconds(tally.decided["retrain"]))
+        self._tables.forget(now - ACTIVITY_DAYS * DAY, now - DECISION_DAYS * DAY)
+        instrumentation.health_checked(report.summary, report.seconds, healthy=report.healthy)
+        return report
+
+    def _models(self, run_id: str, actions: Collection[Action], now: int, tally: _Tally) -> None:
+        """Page by page, so that a large fleet takes no more memory than a small one."""
+        after: SeriesKey = ("", "")
+        while page := self._tables.standings(after, now - DAY, PAGE):
+            decisions: list[Decision] = []
+            for one in page:
+                found = examine(one, actions, self._limits, now)
+                tally.add(one, found)
+                decisions += decide(one, found, actions, self._limits, now)
+            self._decided(run_id, decisions, now, tally)
+            after = page[-1].device_id, page[-1].metric_name
+
+    def _others(self, run_id: str, actions: Collection[Action], now: int, tally: _Tally) -> None:
+        """Daemons, and models that serve nothing."""
+        for pace in self._tables.paces(now - DAY):
+            found, decisions = judge_pace(pace, actions, self._limits, now)
+            tally.found.update(str(what) for what in found)
+            self._decided(run_id, decisions, now, tally)
+        after, before = _FIRST_ID, now - int(self._limits.inactive_days * DAY)
+        while Action.CLEAN_UP in actions and (page := self._tables.idle(after, before, PAGE)):
+            tally.found.update([str(Found.INACTIVE)] * len(page))
+            self._decided(run_id, [judge_idle(one, now) for one in page], now, tally)
+            after = page[-1].model_id
+
+    def _decided(self, run_id: str, decisions: list[Decision], now: int, tally: _Tally) -> None:
+        if not decisions:
+            return
+        self._tables.decide(run_id, decisions, now)
+        for one in decisions:
+            tally.decided[one.kind] += 1
+            instrumentation.health_decided(one)
+
+    def _report(self, run_id: str, actions: Collection[Action], author: Author, now: int, tally: _Tally, seconds: float) -> HealthReport:
+        disabled = self._tables.disabled()
+        return HealthReport(
+            run_id=run_id,
+            task_type=TASK,
+            actions=[str(action) for action in actions],
+            requested_by=author.who,
+            started_at=rfc3339(now),
+            seconds=round(seconds, 3),
+            healthy=tally.healthy and not disabled,
+            summary=tally.summary(self._limits) + (f"; {disabled} disabled" if disabled else ""),
+            models=tally.models,
+            disabled=disabled,
+            found=dict(sorted(tally.found.items())),
+            decided=dict(sorted(tally.decided.items())),
+            worst=[bad for _, _, bad in sorted(tally.worst, reverse=True)],
+        )
+
+
+def decision_view(kept: KeptDecision) -> DecisionView:
+    """A decision as callers see it."""
+    one = kept.decision
+    return DecisionView(
+        id=kept.id,
+        run_id=kept.run_id,
+        at=rfc3339(kept.at),
+        kind=one.kind,
+        cause=one.cause,
+        reason=one.reason,
+        device_id=one.device_id,
+        metric_name=one.metric_name,
+        model_id=one.model_id,
+        model_version=one.model_version,
+        figures=dict(one.figures),
+        status=kept.status,
+        due_at=None if kept.due_at is None else rfc3339(kept.due_at),
+        settled_at=None if kept.settled_at is None else rfc3339(kept.settled_at),
+        outcome=kept.outcome,
+        job_id=kept.job_id,
+        job_status=kept.job_status,
+        job_outcome=kept.job_outcome,
+    )

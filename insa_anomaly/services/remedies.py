@@ -1,0 +1,109 @@
+"""What the health check decided, carried out by the daemon whose models it is about: retrained, put aside, removed, told."""
+
+from collections.abc import Callable
+from typing import Protocol
+from uuid import UUID
+
+from insa_anomaly import instrumentation
+from insa_anomaly.core.health import notice
+from insa_anomaly.core.notice import Notice
+from insa_anomaly.errors import Conflict, NotFound, TooMany
+from insa_anomaly.ports import KeptDecision, ModelRow, Models
+from insa_anomaly.services.audit import Audit, Author
+from insa_anomaly.services.jobs import JobService
+from insa_anomaly.services.model_changes import ModelChangeService
+
+AT_ONCE = 100  # decisions a turn
+
+
+class Decided(Protocol):
+    """Where decisions wait. Any call may raise DatabaseAway or DatabaseRefused."""
+
+    def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
+        """What waits for this daemon, or for any, and has its turn."""
+
+    def settle(self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int) -> None:
+        """It is carried out, or there is nothing to carry out."""
+
+
+class Remedies:
+    """Carries decisions out. What is cut off is begun again: events have the same id then, and what is done is found done."""
+
+    def __init__(
+        self, decided: Decided, models: Models, jobs: JobService, changes: ModelChangeService, audit: Audit, tell: Callable[[Notice], None]
+    ) -> None:
+        """`tell` keeps a notice until it is told; it may raise StateUnwritable."""
+        self._decided, self._models, self._jobs, self._changes, self._audit = decided, models, jobs, changes, audit
+        self._tell = tell
+
+    def step(self, instance: UUID, now: int) -> int:
+        """Carry out what is due; answers how many are settled.
+
+        Raises DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError: the rest waits.
+        """
+        settled = 0
+        for one in self._decided.due(instance, now, AT_ONCE):
+            try:
+                done = self._carry_out(one, now)
+            except TooMany:
+                break  # retrainings come last: there is room for the others later
+            settled += done
+        return settled
+
+    def _carry_out(self, kept: KeptDecision, now: int) -> bool:
+        one = kept.decision
+        if one.kind in {"escalate", "recover"}:
+            self._audit.write(_author(kept).change(f"health.{one.kind}", one.model_id or one.instance or "", None, one))
+            return self._settled(kept, "told", None, now)
+        row = self._row(kept)
+        if row is None:
+            if one.instance is None:
+                return False  # another daemon may have it
+            self._decided.settle(kept.id, "void", "there is no such model any more", None, now)
+            return True
+        try:
+            outcome, job_id = self._changed(kept, row, now)
+        except (Conflict, NotFound) as error:
+            self._decided.settle(kept.id, "void", str(error), None, now)
+            return True
+        return self._settled(kept, outcome, job_id, now)
+
+    def _row(self, kept: KeptDecision) -> ModelRow | None:
+        """The model that serves the series by now, which may have been refitted since; of what serves nothing, the model itself."""
+        one = kept.decision
+        found = self._models.of_series((one.device_id, one.metric_name))
+        if one.kind == "clean_up":
+            return next((row for row in found if row.id == one.model_id and row.status not in {"active", "shadow", "deleted"}), None)
+        serving = next((row for row in found if row.status == "active"), None)
+        put_aside = next((row for row in found if row.status == "disabled"), None) if one.kind == "disable" else None
+        return serving or put_aside  # which was done, and not told
+
+    def _changed(self, kept: KeptDecision, row: ModelRow, now: int) -> tuple[str, str | None]:
+        """What was done, and the job that it led to. Raises Conflict, NotFound, TooMany."""
+        one, author = kept.decision, _author(kept)
+        match one.kind:
+            case "retrain":
+                job = self._jobs.retrain(row.id, author, now)
+                return f"queued: job {job.job_id}", job.job_id
+            case "disable":
+                if row.status != "disabled":
+                    self._changes.put_aside(row.id, "disabled", one.reason, author)
+                return f"version {row.version} is disabled", None
+            case "retire":
+                self._changes.put_aside(row.id, "archived", one.reason, author)
+                return f"version {row.version} is archived", None
+            case _:
+                self._changes.delete(row.id, author)
+                return f"version {row.version} is deleted", None
+
+    def _settled(self, kept: KeptDecision, outcome: str, job_id: str | None, now: int) -> bool:
+        said = notice(kept.id, kept.decision, kept.at)
+        if said is not None:
+            self._tell(said)
+        self._decided.settle(kept.id, "done", outcome, job_id, now)
+        instrumentation.health_acted(kept.decision, outcome)
+        return True
+
+
+def _author(kept: KeptDecision) -> Author:
+    return Author("health check", f"decision {kept.id}")

@@ -1,0 +1,72 @@
+"""The daily health check, put together: for the daemon, and for the command."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from getpass import getuser
+
+from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres.audit import PostgresAudit
+from insa_anomaly.adapters.postgres.health import PostgresHealth
+from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.core.health import Action
+from insa_anomaly.ports import DecisionFilter, Outgoing, SeriesKey, State
+from insa_anomaly.runtime.activity import Activity
+from insa_anomaly.runtime.daemon import Parts
+from insa_anomaly.runtime.health import HealthKeeper
+from insa_anomaly.runtime.jobs import JobRunner
+from insa_anomaly.runtime.model_events import ModelEvents
+from insa_anomaly.services.audit import Author
+from insa_anomaly.services.health import DecisionPage, HealthReport, HealthService
+from insa_anomaly.services.remedies import Remedies
+from insa_anomaly.settings import Settings
+from insa_anomaly.wiring import admin, clock
+from insa_anomaly.wiring.database import database
+
+TRAIL_MOST = 100
+Turns = tuple[tuple[str, Callable[[], float]], ...]
+
+
+@contextmanager
+def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, activity: Activity) -> Iterator[Turns]:
+    """What trains when it is asked for, and what asks for it once a day."""
+    with Pool(dsn, settings.database.deadline) as pool:
+        instance, parts = daemon.log.id, admin.parts_of(daemon, models)
+        queue, devices = PostgresJobs(pool, instance), settings.training.devices
+        runner = JobRunner(queue, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=devices)
+        remedies, service = assembled(settings, pool, parts, daemon.state, daemon.tell.offer)
+        note = PostgresHealth(pool).note
+        keeper = HealthKeeper(service, remedies, activity, note, instance, settings.health.latency, clock.now)
+        yield ("jobs", runner.step), ("health", keeper.step)
+
+
+def assembled(
+    settings: Settings, pool: Pool, parts: admin.Parts, state: State, offer: Callable[[list[Outgoing]], None]
+) -> tuple[Remedies, HealthService]:
+    """Who acts and who checks; half of the places for trainings are left to people."""
+    jobs, changes = admin.job_service(pool, parts, max(1, settings.training.jobs // 2)), admin.model_changes(settings, pool, parts.models)
+    events = ModelEvents(state, offer)
+    remedies = Remedies(PostgresHealth(pool), parts.models, jobs, changes, PostgresAudit(pool), events.notice)
+    return remedies, admin.health_service(settings, pool)
+
+
+# -------------------------------------------------------------------------------------------------- the command
+@contextmanager
+def _opened(settings: Settings) -> Iterator[HealthService]:
+    with database(settings) as dsn:
+        migrate(dsn)
+        with Pool(dsn, settings.database.deadline, 1) as pool:
+            yield admin.health_service(settings, pool)
+
+
+def check(settings: Settings) -> HealthReport:
+    """One run, by hand; a running daemon carries out what it decides. Raises Conflict where one is under way."""
+    with _opened(settings) as health:
+        return health.run(tuple(Action), Author(getuser(), "command line"), clock.now())
+
+
+def trail(settings: Settings, key: SeriesKey) -> DecisionPage:
+    """What was decided about the models of a series, newest first."""
+    with _opened(settings) as health:
+        return health.decisions(DecisionFilter(*key), None, TRAIL_MOST)

@@ -1,0 +1,62 @@
+"""What becomes of models is told by way of the outbox, once it can be."""
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from insa_anomaly.core.health import Decision, notice
+from insa_anomaly.core.notice import Notice
+from insa_anomaly.errors import StateUnwritable
+from insa_anomaly.ports import Outgoing
+from insa_anomaly.runtime.model_events import ModelEvents
+from insa_anomaly.testing import MemoryState
+from tests.runtime.streams import model_row
+
+
+class Disk(MemoryState):
+    """An outbox on a disk that may be full."""
+
+    full = False
+
+    def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        """Keep them, if there is room."""
+        if self.full:
+            raise StateUnwritable
+        return super().post(events)
+
+
+def said(state: MemoryState) -> list[tuple[str, dict[str, object]]]:
+    """What waits to be told."""
+    return [(one.topic, msgspec.json.decode(one.payload)) for one in state.outgoing(0, 100)]
+
+
+def test_a_series_that_trained_itself_is_told() -> None:
+    """As a training that was asked for, but for its job; what was refused with the reason."""
+    state, offered = MemoryState(), list[Outgoing]()
+    events = ModelEvents(state, offered.extend)
+    events.trained_by_itself(model_row(0, "active"), "train", 1.5)
+    events.trained_by_itself(msgspec.structs.replace(model_row(1), reason="worse"), "retrain", 2.5)
+    [(first, trained), (second, retrained)] = said(state)
+    assert (first, second) == ("insa/iiot/ml/model/trained", "insa/iiot/ml/model/retrained")
+    assert (trained["job_id"], trained["requested_by"], trained["training_time"]) == (None, "automatic", 1.5)
+    assert (trained["model_id"], trained["model_version"]) == (model_row(0).id, 1)
+    assert (retrained["promoted"], retrained["reason"], retrained["new_model_id"]) == (False, "worse", model_row(1).id)
+    assert offered == state.outgoing(0, 100)
+
+
+def test_a_full_disk_is_waited_for() -> None:
+    """What was trained meanwhile is told with the next; a notice is whoever's who gave it, until it is taken."""
+    state = Disk()
+    events = ModelEvents(state, lambda _: None)
+    state.full = True
+    events.trained_by_itself(model_row(0, "active"), "train", 1.5)
+    one = notice("e", Decision("disable", "failing", "why", "i", "a", "b", "m", 1), 0)
+    assert one
+    with pytest.raises(StateUnwritable):
+        events.notice(one)
+    state.full = False
+    events.trained_by_itself(model_row(1, "active"), "train", 1.5)
+    events.notice(one)
+    assert [topic.rsplit("/", 1)[1] for topic, _ in said(state)] == ["trained", "trained", "disabled"]
+    assert msgspec.json.decode(state.outgoing(2, 1)[0].payload, type=Notice) == one

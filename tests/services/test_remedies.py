@@ -1,0 +1,164 @@
+"""Decisions are carried out by the daemon that has the model, once, and what can no longer be done is said to be so."""
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from insa_anomaly.core.health import Decision, Kind
+from insa_anomaly.core.notice import Notice
+from insa_anomaly.errors import Conflict, InsaError, StateUnwritable, TooMany
+from insa_anomaly.ports import Change, KeptDecision
+from insa_anomaly.services.remedies import Remedies
+from insa_anomaly.testing import MemoryModels
+from tests.runtime.streams import SERIES, model_row
+
+HERE = UUID(int=1)
+
+
+@dataclass
+class Desk:
+    """Everything that a remedy needs, doing nothing but write down what was asked."""
+
+    waiting: list[KeptDecision] = field(default_factory=list)
+    settled: dict[str, tuple[str, str, str | None]] = field(default_factory=dict)
+    done: list[tuple[str, ...]] = field(default_factory=list)
+    audited: list[Change] = field(default_factory=list)
+    told: list[Notice] = field(default_factory=list)
+    trouble: InsaError | None = None
+
+    def __post_init__(self) -> None:
+        self.models = MemoryModels()
+        desk: Any = self
+        self.remedies = Remedies(desk, self.models, desk, desk, desk, self.tell)
+
+    def decide(self, kind: Kind, instance: str | None = str(HERE), number: int = 0) -> str:
+        """One more decision, about model `number`; answers its id."""
+        cause: Any = {"retrain": "age", "retire": "silent", "clean_up": "inactive"}.get(kind, "failing")
+        decision = Decision(kind, cause, "why", instance, *SERIES[number], model_row(number).id, 1, {"failures": 3})
+        kept = KeptDecision(f"decision-{len(self.waiting)}", "run", 7, decision, "waiting", 7, None, "", None, None, None)
+        self.waiting.append(kept)
+        return kept.id
+
+    def step(self) -> int:
+        """One turn."""
+        return self.remedies.step(HERE, 9)
+
+    # As the tables, the jobs, the changes, the audit log and the outbox
+    def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
+        """What is not settled."""
+        assert (instance, now) == (HERE, 9)
+        return [one for one in self.waiting if one.id not in self.settled][:most]
+
+    def settle(self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int) -> None:
+        """Write it down."""
+        assert now == 9
+        self.settled[decision_id] = status, outcome, job_id
+
+    def retrain(self, model_id: str, author: object, now: int) -> Any:  # noqa: ANN401 - a job, as far as it is looked at
+        """Take a job."""
+        del author, now
+        if self.trouble:
+            raise self.trouble
+        self.done.append(("retrain", model_id))
+        return type("Job", (), {"job_id": "job-1"})
+
+    def put_aside(self, model_id: str, status: str, reason: str, author: object) -> None:
+        """Put it aside."""
+        del author
+        self.done.append((status, model_id, reason))
+        self.models.put(msgspec.structs.replace(self.models.row(model_id), status=status), b"")
+
+    def delete(self, model_id: str, author: object) -> None:
+        """Delete it."""
+        del author
+        self.done.append(("deleted", model_id))
+
+    def write(self, change: Change) -> None:
+        """Audit it."""
+        self.audited.append(change)
+
+    def tell(self, notice: Notice) -> None:
+        """Tell it."""
+        if isinstance(self.trouble, StateUnwritable):
+            raise self.trouble
+        self.told.append(notice)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """One with a model that serves."""
+    desk = Desk()
+    desk.models.put(model_row(0, "active"), b"")
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("kind", "done", "outcome", "told"),
+    [
+        ("retrain", [("retrain", model_row(0).id)], "queued: job job-1", []),
+        ("disable", [("disabled", model_row(0).id, "why")], "version 1 is disabled", ["disabled"]),
+        ("retire", [("archived", model_row(0).id, "why")], "version 1 is archived", []),
+        ("escalate", [], "told", ["failing"]),
+        ("recover", [], "told", ["recovered"]),
+    ],
+)
+def test_what_is_decided_is_done_once(desk: Desk, kind: Kind, done: list[tuple[str, ...]], outcome: str, told: list[str]) -> None:
+    """And told, where somebody should know; what changes no model is audited here, the rest by whoever changes it."""
+    decision = desk.decide(kind)
+    assert (desk.step(), desk.step()) == (1, 0)
+    assert desk.done == done
+    assert desk.settled[decision][:2] == ("done", outcome)
+    assert [one.kind for one in desk.told] == told
+    assert [one.action for one in desk.audited] == ([f"health.{kind}"] if outcome == "told" else [])
+
+
+def test_the_model_that_serves_by_now_is_meant(desk: Desk) -> None:
+    """It may have been refitted since."""
+    newer = msgspec.structs.replace(model_row(0, "active"), id="newer", version=2)
+    desk.models.put(newer, b"")
+    desk.decide("retrain")
+    desk.step()
+    assert desk.done == [("retrain", "newer")]
+
+
+def test_files_of_what_serves_are_not_removed(desk: Desk) -> None:
+    """It was activated since; the other version goes."""
+    kept, gone = desk.decide("clean_up"), desk.decide("clean_up", number=1)
+    desk.models.put(model_row(1), b"")
+    assert desk.step() == 2
+    assert desk.done == [("deleted", model_row(1).id)]
+    assert (desk.settled[kept][0], desk.settled[gone][0]) == ("void", "done")
+
+
+@pytest.mark.parametrize(("instance", "status"), [(str(HERE), "void"), (None, None)])
+def test_a_model_that_is_not_here(desk: Desk, instance: str | None, status: str | None) -> None:
+    """Ours is gone; one that is nobody's may be another daemon's."""
+    decision = desk.decide("retrain", instance, number=2)
+    desk.step()
+    assert desk.settled.get(decision, (None,))[0] == status
+    assert desk.done == []
+
+
+@pytest.mark.parametrize(("trouble", "status"), [(Conflict("job 7 trains this series already"), "void"), (TooMany("100 wait"), None)])
+def test_a_retraining_that_finds_no_room_waits(desk: Desk, trouble: InsaError, status: str | None) -> None:
+    """And one that is under way is not asked for again."""
+    decision, desk.trouble = desk.decide("retrain"), trouble
+    desk.step()
+    assert desk.settled.get(decision, (None,))[0] == status
+    desk.trouble = None
+    assert desk.step() == (status is None)
+
+
+def test_what_was_done_and_not_told_is_told(desk: Desk) -> None:
+    """A full disk, or a crash, between the two: the second time there is nothing left to do but to say so."""
+    decision, desk.trouble = desk.decide("disable"), StateUnwritable()
+    with pytest.raises(StateUnwritable):
+        desk.step()
+    assert decision not in desk.settled
+    desk.trouble = None
+    assert desk.step() == 1
+    assert len(desk.done) == 1
+    assert [one.kind for one in desk.told] == ["disabled"]
