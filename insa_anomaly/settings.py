@@ -23,6 +23,7 @@ from insa_anomaly.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")
 _PREFIX, _BETWEEN = "INSA_", "__"
+_CREDENTIAL = "secret_"  # what systemd puts before the names of files of a folder; the units' `LoadCredential=secret:`
 _LEVEL = re.compile(r"\{device_id\}|\{metric_name\}|\+|[^+#{}\0]+")
 _SECRET = re.compile(r"(?<=://)[^@/\s]*@")
 
@@ -365,10 +366,19 @@ def _variable(place: tuple[str | int, ...]) -> str | None:
     return None
 
 
+def credential(path: Path) -> Path:
+    """Where a secret file is: one named by its name alone is what systemd hands over, else it lies with the system's configuration."""
+    if len(path.parts) != 1:
+        return path
+    handed = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(handed) / f"{_CREDENTIAL}{path}" if handed else SYSTEM_CONFIG.parent / "secrets" / path
+
+
 def secret(path: Path | None) -> str | None:
     """The secret in a file, without the line end. Raises ConfigError."""
     if path is None:
         return None
+    path = credential(path)
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ import yaml
 from insa_anomaly.adapters.mqtt import Tls
 from insa_anomaly.core.reading import Subscription
 from insa_anomaly.errors import ConfigError
-from insa_anomaly.settings import Settings, load, secret
+from insa_anomaly.settings import Settings, credential, load, secret
 from insa_anomaly.wiring.broker import access
 
 MANUAL = Path(__file__).parent.parent / "config.yaml"
@@ -200,6 +200,16 @@ def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
     assert secret(None) is None
     with pytest.raises(ConfigError, match="absent"):
         secret(tmp_path / "absent")
+
+
+def test_a_secret_named_by_its_name_alone_is_what_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under systemd it is the credential, by hand the file it is made from; a path with folders is that path."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert credential(Path("broker-password")) == Path("/etc/insa-anomaly/secrets/broker-password")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "secret_broker-password").write_text("s3cret\n")
+    assert secret(Path("broker-password")) == "s3cret"
+    assert credential(Path("secrets/broker-password")) == Path("secrets/broker-password")
 
 
 @pytest.mark.parametrize(

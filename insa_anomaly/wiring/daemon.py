@@ -38,7 +38,7 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
-from insa_anomaly.settings import RedisAddress, Settings, secret
+from insa_anomaly.settings import RedisAddress, Settings, credential, secret
 from insa_anomaly.wiring import admin, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
@@ -91,7 +91,7 @@ def _share_arenas() -> None:
 def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
     http = settings.http
     bound = app.listen(http.host, http.port)
-    certificate = app.Certificate(http.certificate_file, http.key_file) if http.certificate_file and http.key_file else None
+    certificate = app.Certificate(http.certificate_file, credential(http.key_file)) if http.certificate_file and http.key_file else None
     app.warn_unprotected(http.host, certificate)
     stack.enter_context(app.served(application, bound, certificate))
 
