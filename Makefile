@@ -21,18 +21,20 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean
+.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
 	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis, mosquitto, Prometheus"
 	@echo "make test-long                    what takes longer: killed at every named place, more ways to cut the safety net"
+	@echo "make test-lowest                  all tests with the oldest versions of what is needed; TESTS=tests/core for some"
 	@echo "make lint                         the first three alone"
 	@echo "make fuzz                         the admin API under 200 generated requests of every kind, good and bad"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make dashboards                   write what dashboards/ holds of the project's own definitions: the dashboard, the table of metrics"
+	@echo "make wheel                        a package to install, with its requirements by their hashes, in dist; tried in a clean environment"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
 	@echo "make clean                        remove .venv, .tools and every cache"
 	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
@@ -48,6 +50,12 @@ test: deps lint
 test-long: deps
 	@$(call sync)
 	@.venv/bin/python -m pytest -m long
+
+# The oldest of everything that pyproject.toml allows; what these need besides is as new as it gets, and says that they are old.
+test-lowest: deps
+	@mkdir -p .tools && uv=$$($(PY) scripts/bootstrap) && "$$uv" venv --quiet --clear --python $(PY) .tools/lowest \
+	  && "$$uv" pip install --quiet --python .tools/lowest --resolution lowest-direct --group dev --editable '.[embedded]'
+	@.tools/lowest/bin/python -m pytest -W ignore::DeprecationWarning $(or $(TESTS),tests)
 
 lint:
 	@$(call sync)
@@ -67,6 +75,14 @@ chaos: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1) --rate $(or $(RATE),500) \
 	  $(if $(KINDS),--kinds $(KINDS))
+
+# Into dist/: the wheel, and beside it what it needs, every file by its hash, for plants that install without a network.
+wheel:
+	@rm -rf dist && $(call sync)
+	@uv=$$($(PY) scripts/bootstrap) && "$$uv" build --quiet --wheel --python $(PY) --out-dir dist \
+	  && "$$uv" export --quiet --frozen --no-dev --extra embedded --no-emit-project --no-header --output-file dist/requirements.txt
+	@.venv/bin/python -m pytest tests/test_wheel.py -m wheel
+	@ls dist
 
 # A line a set, as each is done; the longest first, two at once.
 judge:
