@@ -12,7 +12,7 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import admin, broker, checks, daemon, evaluation, training
+from insa_anomaly.wiring import admin, broker, checks, daemon, evaluation, storage, training
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.workbench import recording
 from insa_anomaly.workbench.evaluation import Split
@@ -64,16 +64,23 @@ def _load(path: Path | None) -> tuple[configuration.Settings, str]:
     return settings, source
 
 
+def _load_for_use(path: Path | None) -> tuple[configuration.Settings, str]:
+    """For what writes into the storage directory."""
+    settings, source = _load(path)
+    storage.check_owner(settings.storage.directory)
+    return settings, source
+
+
 @cli.command()
 def run(config: Config = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
-    raise typer.Exit(daemon.run(*_load(config)))
+    raise typer.Exit(daemon.run(*_load_for_use(config)))
 
 
 @cli.command()
 def migrate(config: Config = None) -> None:
     """Bring the database to this version's schema; the daemon does it by itself at its start."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     applied = checks.migrate_database(settings)
     typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
 
@@ -81,12 +88,12 @@ def migrate(config: Config = None) -> None:
 @cli.command("check-config")
 def check_config(config: Config = None) -> None:
     """Explain mistakes in the configuration, one line each, and try the connections."""
-    settings, source = _load(config)
+    settings, source = _load_for_use(config)
     typer.echo(f"{source}: every setting is understood")
     failed = False
-    for name, result in checks.try_connections(settings):
-        failed |= result is not None
-        typer.echo(f"{name}: {'ok' if result is None else result}")
+    for name, said, wrong in checks.try_connections(settings):
+        failed |= wrong
+        typer.echo(f"{name}: {said}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -102,7 +109,7 @@ def train(
     jobs: Annotated[int, typer.Option(min=1, max=64, help="With --all: how many to train at once.")] = 1,
 ) -> None:
     """Train models: one series or all, from stored telemetry or from recorded files. A running daemon takes them over by itself."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     console = open_console(sys.stderr)
     if csv:
         recordings = recording.inspect_all(csv, device, metric)
@@ -119,7 +126,7 @@ def train(
 @cli.command()
 def models(config: Config = None, *, json: Json = False) -> None:
     """List the models on disk, newest first."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     with training.model_files(settings) as files:
         found = files.rows()
     if json:
@@ -148,7 +155,7 @@ def create_key(
     json: Json = False,
 ) -> None:
     """Make a key. It is printed this once and kept nowhere."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     lifetime = None if days is None else round(days * 86_400e6)
     key, token = admin.create_key(settings, Wish(name, permission, lifetime, predictions_a_minute))
     typer.echo(msgspec.json.encode({"id": key.id, "key": token}).decode() if json else token)
@@ -157,7 +164,7 @@ def create_key(
 @keys.command("list")
 def list_keys(config: Config = None, *, json: Json = False) -> None:
     """List the keys, without what proves them."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     found = admin.list_keys(settings)
     if json:
         typer.echo(msgspec.json.encode([{**msgspec.structs.asdict(key), "digest": None} for key in found]).decode())
@@ -174,7 +181,7 @@ def revoke_key(
     key_id: Annotated[str, typer.Argument(help="Its id: the part between the first two underscores.")], config: Config = None
 ) -> None:
     """End a key for good; a running daemon knows within seconds."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     admin.revoke_key(settings, key_id)
     typer.echo(f"{key_id} is revoked")
 
@@ -195,7 +202,7 @@ def replay(
     exclude: Annotated[str, typer.Option(help="Columns that are not readings, separated by commas.")] = ",".join(recording.LABELS),
 ) -> None:
     """Publish recorded readings through the broker, keeping their timestamps."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     recordings = recording.inspect_all(files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()])
     counts = broker.replay_recordings(settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr))
     raise typer.Exit(INTERRUPTED if counts.stopped else 1 if counts.unacknowledged else 0)

@@ -1,6 +1,8 @@
 """The command line: every command explains itself, wrong arguments are one clear word, errors are one clear line."""
 
 import json
+import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
 from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.wiring import daemon
+from insa_anomaly.wiring.storage import check_owner
 
 NAMES = sorted(getattr(get_command(cli), "commands", {}))
 SHOWN = [name for name in NAMES if name != "train-orders"]
@@ -168,3 +171,17 @@ def test_help_is_quick_and_loads_no_scikit_learn() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Usage: insa-anomaly" in done.stdout
+
+
+def test_root_leaves_nothing_behind_that_the_service_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage directory of another account is refused to root, with the command that is right; to the account itself it is not."""
+    user = pwd.getpwnam("nobody")
+    directory = tmp_path / "storage"
+    directory.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    check_owner(tmp_path / "absent")
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: os.stat_result([0o40700, 0, 0, 0, user.pw_uid, 0, 0, 0, 0, 0]))
+    with pytest.raises(ConfigError, match="belongs to nobody.*runuser -u nobody -- insa-anomaly"):
+        check_owner(directory)
+    monkeypatch.setattr(os, "geteuid", lambda: user.pw_uid)
+    check_owner(directory)

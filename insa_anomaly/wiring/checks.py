@@ -1,12 +1,14 @@
 """What can be tried before the daemon runs: the database's schema, the connections."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from insa_anomaly.adapters.postgres.connection import Connection
+from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.postgres.connection import Connection as DatabaseConnection
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.errors import InsaError
+from insa_anomaly.errors import BrokerAway, InsaError
 from insa_anomaly.settings import Settings
-from insa_anomaly.wiring.broker import feeder
+from insa_anomaly.wiring import storage
+from insa_anomaly.wiring.broker import CONNECT_SECONDS, access
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.training import model_files
 
@@ -17,30 +19,38 @@ def migrate_database(settings: Settings) -> list[str]:
         return migrate(dsn)
 
 
-def try_connections(settings: Settings) -> Iterator[tuple[str, str | None]]:
-    """Name of each thing the daemon needs, and what is wrong with it (None: nothing)."""
+def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
+    """Name of each thing the daemon needs, what came of trying it, and whether it failed."""
     for name, attempt in (("broker", _try_broker), ("database", _try_database), ("models", _try_models)):
-        yield name, _trouble(settings, attempt)
+        try:
+            yield name, attempt(settings) or "ok", False
+        except InsaError as error:
+            yield name, " ".join(str(error).split()), True  # a driver's words may take several lines
 
 
-def _trouble(settings: Settings, attempt: Callable[[Settings], None]) -> str | None:
+def _try_broker(settings: Settings) -> str | None:
+    """As the daemon itself, and leaving: nothing that comes is acknowledged.
+
+    A broker that knows sessions by their user would take any other name of ours for the daemon's too, and forget what it keeps for it.
+    """
+    if storage.taken(settings.storage.directory):
+        return "not tried: a daemon is connected under this name, and /readyz says how it is"
+    trial = Connection(access(settings.broker), Terms(expiry=settings.broker.session_expiry), lambda _: True)
     try:
-        attempt(settings)
-    except InsaError as error:
-        return " ".join(str(error).split())  # a driver's words may take several lines
+        if not trial.open(CONNECT_SECONDS):
+            raise BrokerAway(f"no MQTT broker answers at {settings.broker.host}:{settings.broker.port}: {trial.trouble}")
+    finally:
+        trial.close()
     return None
 
 
-def _try_broker(settings: Settings) -> None:
-    with feeder(settings.broker, "check"):
-        pass
-
-
-def _try_database(settings: Settings) -> None:
-    with database(settings) as dsn, Connection(dsn, settings.database.deadline) as connection, connection.session() as session:
+def _try_database(settings: Settings) -> str | None:
+    with database(settings) as dsn, DatabaseConnection(dsn, settings.database.deadline) as connection, connection.session() as session:
         session.execute(b"SELECT 1")
+    return None
 
 
-def _try_models(settings: Settings) -> None:
+def _try_models(settings: Settings) -> str | None:
     with model_files(settings) as files:
         files.active()
+    return None

@@ -2,7 +2,6 @@
 
 import ctypes
 import faulthandler
-import fcntl
 import os
 import signal
 import time
@@ -22,7 +21,7 @@ from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
-from insa_anomaly.errors import AlreadyRunning, ConfigError
+from insa_anomaly.errors import ConfigError
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
@@ -57,7 +56,7 @@ def run(settings: Settings, source: str) -> int:
     _share_arenas()
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
-        stack.enter_context(_alone(settings.storage.directory))
+        stack.enter_context(storage.alone(settings.storage.directory))
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
         parts = _assemble(settings, dsn, models, stack)
@@ -159,23 +158,6 @@ def _remember(file: Path, filters: list[str]) -> list[str]:
         message = f"what was subscribed to before cannot be read from {file}, or not be written there: {error}"
         raise ConfigError(message) from error
     return earlier
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold the storage directory for this process alone; the lock goes with the process, however it ends."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (directory / "daemon.lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"storage.directory {directory} cannot be used: {error.strerror}") from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another daemon uses {directory}: stop it, or set storage.directory"
-            raise AlreadyRunning(message) from error
-        yield
 
 
 @contextmanager
