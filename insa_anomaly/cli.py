@@ -78,10 +78,25 @@ def run(config: Config = None) -> None:
 
 
 @cli.command()
-def migrate(config: Config = None) -> None:
-    """Bring the database to this version's schema; the daemon does it by itself at its start."""
-    settings, _ = _load_for_use(config)
-    applied = checks.migrate_database(settings)
+def migrate(
+    config: Config = None,
+    administrator: Annotated[
+        str | None, typer.Option("--as", help="Address of a superuser or of the schema's owner, instead of database.url.", metavar="URL")
+    ] = None,
+    *,
+    roles: Annotated[bool, typer.Option("--roles", help="With --as: make the roles of least privilege, and the daemon's login.")] = False,
+    login: Annotated[str, typer.Option(help="The daemon's login, with --roles.")] = "insa-anomaly",
+) -> None:
+    """Bring the database to this version's schema; the daemon does it by itself at its start, where it may."""
+    if roles and administrator is None:
+        raise typer.BadParameter("--roles needs --as: the address of a superuser")
+    made: list[str] = []
+    if administrator is None:
+        applied = checks.migrate_database(_load_for_use(config)[0])
+    else:
+        made, applied = checks.migrate_as(administrator, login if roles else None)
+    for name in made:
+        typer.echo(f"made the role {name}")
     typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
 
 

@@ -330,13 +330,17 @@ def database_back() -> None:
     _log(logging.INFO, "database_back", "PostgreSQL records again")
 
 
-def partitions_failed(reason: str) -> None:
+def upkeep_failed(reason: str) -> None:
     _log(
         logging.WARNING,
-        "partitions_failed",
-        "Partitions of telemetry could not be made ahead; the default one takes the rows",
+        "upkeep_failed",
+        "Weeks of telemetry could not be made ahead, or what is too old not forgotten: tried again within the hour",
         reason=reason,
     )
+
+
+def forgotten(what: str, count: int) -> None:
+    _log(logging.INFO, "forgotten", "What is older than the settings keep is deleted", what=what, count=count)
 
 
 def log_unwritable(reason: str) -> None:

@@ -214,11 +214,25 @@ class Storage:
 
 @dataclass(frozen=True)
 class DatabaseAddress:
-    """PostgreSQL. Without a `url` the embedded server of the extra `embedded` is used, in the storage directory."""
+    """PostgreSQL. Without a `url` the embedded server of the extra `embedded` is used, in the storage directory.
+
+    With `roles` each part of the daemon has the rights of its group alone.
+    """
 
     url: str | None = None
     password_file: Path | None = None
     deadline: Positive = 10.0
+    roles: bool = False
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Days for which the database keeps things; None: for ever. The audit log gives up nothing that is younger than two years."""
+
+    telemetry: Positive | None = 90.0
+    anomalies: Positive | None = 730.0
+    dead_letters: Positive | None = 30.0
+    audit: Annotated[float, Field(ge=731, allow_inf_nan=False)] | None = 731.0
 
 
 @dataclass(frozen=True)
@@ -288,6 +302,7 @@ class Settings(BaseSettings):
     storage: Storage = Field(default_factory=Storage)
     intake: Grouping = Field(default_factory=Grouping)
     database: DatabaseAddress = Field(default_factory=DatabaseAddress)
+    retention: Retention = Field(default_factory=Retention)
     record: Paging = Field(default_factory=Paging)
     redis: RedisAddress = Field(default_factory=RedisAddress)
     http: Http = Field(default_factory=Http)

@@ -9,8 +9,10 @@ from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
+from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
@@ -55,15 +57,30 @@ class Parts:
 def opened(settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles) -> Iterator[tuple[Admin, JobRunner]]:
     """What the guarded routes work with, and what runs the trainings they ask for, while the block runs."""
     parts = Parts(models, daemon.fleet, daemon.intake, daemon.log.id, daemon.trainer.interrupt)
-    with Pool(dsn, settings.database.deadline) as pool, kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
+    with _pools(settings, dsn) as (pool, audit), kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
         jobs = PostgresJobs(pool, parts.instance)
         runner = JobRunner(jobs, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now)
-        yield assembled(settings, pool, ring, parts), runner
+        yield assembled(settings, pool, audit, ring, parts), runner
 
 
-def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Admin:
+@contextmanager
+def _pools(settings: Settings, dsn: str) -> Iterator[tuple[Pool, Pool]]:
+    """Connections to answer with, and others to add to the audit log with: who answers can neither read nor forge it."""
+    database = settings.database
+    if not database.roles:
+        with Pool(dsn, database.deadline) as pool:
+            yield pool, pool
+        return
+    with (
+        Pool(as_role(dsn, roles.API), database.deadline) as pool,
+        Pool(as_role(dsn, roles.AUDIT), database.deadline, 2) as audit,
+    ):
+        yield pool, audit
+
+
+def assembled(settings: Settings, pool: Pool, audit_pool: Pool, ring: KeyRing, parts: Parts) -> Admin:
     """The services over these."""
-    findings, audit, live = PostgresFindings(pool), PostgresAudit(pool), LiveFleet(parts.fleet)
+    findings, audit, live = PostgresFindings(pool), PostgresAudit(audit_pool), LiveFleet(parts.fleet)
     merge_gap = settings.verdict.merge_gap_readings
     return Admin(
         host=settings.http.host,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import Connection as DatabaseConnection
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import BrokerAway, InsaError
@@ -17,6 +18,12 @@ def migrate_database(settings: Settings) -> list[str]:
     """Apply what is missing; the names of what was applied."""
     with database(settings) as dsn:
         return migrate(dsn)
+
+
+def migrate_as(url: str, login: str | None) -> tuple[list[str], list[str]]:
+    """The same as the schema's owner, by an administrator's address; with `login` the roles are made first. Answers both kinds of names."""
+    made = roles.create_roles(url, login) if login else []
+    return made, roles.migrate_as_owner(url)
 
 
 def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:

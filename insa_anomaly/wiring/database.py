@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.postgres.connection import with_password
+from insa_anomaly.adapters.postgres import roles
+from insa_anomaly.adapters.postgres.connection import as_role, with_password
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import DatabaseAway, InsaError
@@ -78,7 +80,8 @@ class UpToDate:
 @contextmanager
 def recorder(dsn: str, settings: Settings) -> Iterator[UpToDate]:
     """A database that refuses ends the start with its reason; one that is away does not."""
-    with PostgresRecorder(dsn, settings.database.deadline) as inner:
+    ingest = as_role(dsn, roles.INGEST if settings.database.roles else None)
+    with PostgresRecorder(ingest, settings.database.deadline, keep_days=asdict(settings.retention)) as inner:
         prepared = UpToDate(inner, dsn)
         try:
             prepared.attempt(START_SECONDS)

@@ -19,6 +19,8 @@ from rich.console import Console
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres import roles
+from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.core.features import Floats, Ints
@@ -52,7 +54,8 @@ def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
     argv = [sys.executable, "-m", "insa_anomaly", "train-orders"]
     child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd())
     assert child.stdin is not None  # noqa: S101 - it was asked for
-    child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(dsn) + b"\n")
+    reader = as_role(dsn, roles.API if settings.database.roles else None)
+    child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(reader) + b"\n")
     child.stdin.flush()
     return child
 

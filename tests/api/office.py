@@ -182,7 +182,7 @@ def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | Non
             for one in interrupts:
                 one(name)
 
-        admin = assembled(settings, pool, ring, Parts(files, fleet, log, instance, interrupt))
+        admin = assembled(settings, pool, pool, ring, Parts(files, fleet, log, instance, interrupt))
         application = app.create("1.2.3", list, lambda: {"series": 0}, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
             yield Office(
