@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
 from insa_anomaly.wiring import admin, broker, checks, daemon, evaluation, storage, training
 from insa_anomaly.wiring import demo as demonstration
-from insa_anomaly.workbench import recording
+from insa_anomaly.workbench import installation, recording
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
 from insa_anomaly.workbench.plot import check_plots, write_plots
@@ -22,6 +23,7 @@ from insa_anomaly.workbench.progress import open_console
 
 BAD_CONFIG = 78  # sysexits' EX_CONFIG: systemd does not restart after it
 ALREADY_RUNNING = 75  # sysexits' EX_TEMPFAIL
+INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 INTERRUPTED = 130  # a shell's word for Ctrl-C
 
 cli = typer.Typer(
@@ -110,6 +112,46 @@ def check_config(config: Config = None) -> None:
         failed |= wrong
         typer.echo(f"{name}: {said}")
     raise typer.Exit(1 if failed else 0)
+
+
+Apply = Annotated[bool, typer.Option("--apply", help="Do it; without this it is only said what would be done.")]
+Root = Annotated[Path, typer.Option(help="Root folder to do it in, for images and trials.", file_okay=False)]
+
+
+@cli.command()
+def install(
+    *,
+    apply: Apply = False,
+    instance: Annotated[list[str] | None, typer.Option(help="A line or area with a daemon of its own; may be repeated.")] = None,
+    root: Root = Path("/"),
+) -> None:
+    """Make this machine ready for the service: account, folders, configuration, key, units. Safe to do again; needs root."""
+    site = installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")
+    _do(installation.install(site, _instances(instance or [])), apply)
+
+
+@cli.command()
+def uninstall(*, apply: Apply = False, root: Root = Path("/")) -> None:
+    """Take the units and the command away; data, configuration and account stay."""
+    _do(installation.uninstall(installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")), apply)
+
+
+def _instances(names: list[str]) -> list[str]:
+    for name in names:
+        if not INSTANCE.fullmatch(name) or name in {"config", "manual"}:
+            raise typer.BadParameter(f"--instance {name}: a name is letters, digits, - and _, and neither config nor manual")
+    return names
+
+
+def _do(steps: list[installation.Step], really: bool) -> None:  # noqa: FBT001 - what the option says
+    if not really:
+        for step in installation.pending(steps):
+            typer.echo(f"would {step.what}")
+        typer.echo("nothing was changed; --apply does it" if installation.pending(steps) else "there is nothing to do")
+        return
+    for what in installation.apply(steps):
+        typer.echo(what)
+    typer.echo("done")
 
 
 @cli.command()

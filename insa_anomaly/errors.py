@@ -111,6 +111,10 @@ class PlotUnavailable(InsaError):
     """A picture needs plotly: install insa-anomaly with its extra `plot`."""
 
 
+class InstallationFailed(InsaError):
+    """The service could not be installed."""
+
+
 class AddressInUse(InsaError):
     """The HTTP port is taken by another process."""
 

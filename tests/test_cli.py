@@ -49,7 +49,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
-    assert SHOWN == ["check-config", "demo", "evaluate", "keys", "migrate", "models", "replay", "run", "train"]
+    assert SHOWN == ["check-config", "demo", "evaluate", "install", "keys", "migrate", "models", "replay", "run", "train", "uninstall"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +130,7 @@ def test_the_daemons_status_is_the_programs(status: int, monkeypatch: pytest.Mon
     assert said("run")[0] == status
 
 
-@pytest.mark.parametrize("name", [name for name in SHOWN if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in SHOWN if name not in {"demo", "install", "uninstall"}])
 def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is touched."""
     config = tmp_path / "config.yaml"
