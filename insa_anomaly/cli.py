@@ -13,7 +13,7 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import admin, broker, checks, daemon, evaluation, storage, training
+from insa_anomaly.wiring import admin, backup, broker, checks, daemon, evaluation, storage, training
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.workbench import installation, recording
 from insa_anomaly.workbench.evaluation import Split
@@ -152,6 +152,23 @@ def _do(steps: list[installation.Step], really: bool) -> None:  # noqa: FBT001 -
     for what in installation.apply(steps):
         typer.echo(what)
     typer.echo("done")
+
+
+@cli.command("backup")
+def take_backup(
+    target: Annotated[Path, typer.Argument(help="Folder to put it in, under the time it was taken.")], config: Config = None
+) -> None:
+    """Back up database, models, log and states into a folder of their own; the daemon may run meanwhile."""
+    settings, _ = _load_for_use(config)
+    typer.echo(str(backup.backup(settings, target)))
+
+
+@cli.command()
+def restore(folder: Annotated[Path, typer.Argument(help="The backup: a folder that `backup` wrote.")], config: Config = None) -> None:
+    """Restore a backup to where the configuration says, while no daemon runs and nothing is there yet."""
+    settings, _ = _load_for_use(config)
+    manifest = backup.restore(settings, folder)
+    typer.echo(f"restored what version {manifest.version} backed up at {manifest.taken_at}")
 
 
 @cli.command()

@@ -49,7 +49,10 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
-    assert SHOWN == ["check-config", "demo", "evaluate", "install", "keys", "migrate", "models", "replay", "run", "train", "uninstall"]
+    assert [
+        *("backup", "check-config", "demo", "evaluate", "install", "keys", "migrate", "models"),
+        *("replay", "restore", "run", "train", "uninstall"),
+    ] == SHOWN
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,7 +139,7 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
-    files = ["x.csv"] if name in {"replay", "evaluate"} else []
+    files = ["x.csv"] if name in {"replay", "evaluate", "backup", "restore"} else []
     monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *files])
     with pytest.raises(SystemExit) as ended:
         main()
