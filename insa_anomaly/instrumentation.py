@@ -182,6 +182,15 @@ def daemon_started(version: str, **fields: object) -> None:
     _log(logging.INFO, "daemon_started", "insa-anomaly is running", version=version, **fields)
 
 
+def settings_read(changed: Collection[str], waiting: Collection[str]) -> None:
+    """`waiting`: changed in the file too, but only a new start takes them."""
+    _log(logging.INFO, "settings_read", "The settings were read again", changed=list(changed), wait_for_a_restart=list(waiting))
+
+
+def settings_refused(reason: str) -> None:
+    _log(logging.ERROR, "settings_refused", "The settings were read again and hold a mistake: all stay as they are", reason=reason)
+
+
 def daemon_stopping(reason: str) -> None:
     _log(logging.INFO, "daemon_stopping", "Stopping", reason=reason)
 

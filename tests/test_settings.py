@@ -14,6 +14,7 @@ from insa_anomaly.core.reading import Subscription
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.settings import Settings, credential, load, secret
 from insa_anomaly.wiring.broker import access
+from insa_anomaly.wiring.reload import LIVE
 
 MANUAL = Path(__file__).parent.parent / "config.yaml"
 
@@ -47,6 +48,16 @@ def test_the_manual_says_of_every_setting_what_it_is() -> None:
     lines = [line for line in MANUAL.read_text().splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if len(line.partition(" # ")[2].split()) < 2] == []
     assert [line for line in lines if "seconds:" in line and not re.search(r"# .*(seconds|wait|so long)", line)] == []
+
+
+def test_the_manual_says_what_changes_at_run_time() -> None:
+    """The word stands at those settings and no others."""
+    section, marked = "", set()
+    for line in MANUAL.read_text().splitlines():
+        section = line.partition(":")[0] if line[:1].isalpha() else section
+        if line.startswith("  ") and line.endswith("(SIGHUP)"):
+            marked.add(f"{section}.{line.strip().partition(':')[0]}")
+    assert marked == LIVE
 
 
 def test_no_variable_of_this_machine_is_in_the_tests() -> None:

@@ -21,6 +21,7 @@ from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
+from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
@@ -41,6 +42,7 @@ from insa_anomaly.settings import RedisAddress, Settings, credential, secret
 from insa_anomaly.wiring import admin, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
+from insa_anomaly.wiring.reload import Reload
 from insa_anomaly.wiring.training import model_files, start_child
 
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
@@ -61,12 +63,14 @@ def run(settings: Settings, source: str) -> int:
         models = stack.enter_context(model_files(settings))
         parts = _assemble(settings, dsn, models, stack)
         office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
-        others = [("measure", _measure(settings, parts).step)] + ([] if office is None else [("jobs", office[1].step)])
+        reload = Reload(settings, source, partial(_adjust, parts, None if office is None else office[0]))
+        others = [("measure", _measure(settings, parts).step), ("settings", reload.step)]
+        others += [] if office is None else [("jobs", office[1].step)]
         daemon = Daemon(replace(parts, others=tuple(others)), _supervision(settings, parts.broker))
         daemon.restore()
         if office is not None:
             _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office[0]), stack)
-        with _stopping(daemon.end):
+        with _stopping(daemon.end), _reloading(reload.ask):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
         stopping = time.monotonic()
@@ -78,6 +82,15 @@ def run(settings: Settings, source: str) -> int:
 def _measure(settings: Settings, parts: Parts) -> Measure:
     waiting = Waiting(parts.log, parts.state, lambda: parts.record.reached, clock.now)
     return Measure(waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory))
+
+
+def _adjust(parts: Parts, office: Admin | None, settings: Settings) -> None:
+    """Put settings into force that can change at run time (`reload.LIVE`)."""
+    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    parts.record.adjust(settings.record)
+    parts.trainer.adjust(settings.training)
+    if office is not None:
+        office.predictions.adjust(settings.http.predictions_a_minute)
 
 
 def _share_arenas() -> None:
@@ -158,6 +171,16 @@ def _remember(file: Path, filters: list[str]) -> list[str]:
         message = f"what was subscribed to before cannot be read from {file}, or not be written there: {error}"
         raise ConfigError(message) from error
     return earlier
+
+
+@contextmanager
+def _reloading(ask: Callable[[], None]) -> Iterator[None]:
+    """SIGHUP calls `ask` while the block runs."""
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: ask())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
