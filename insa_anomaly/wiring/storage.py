@@ -53,7 +53,7 @@ def check_owner(directory: Path) -> None:
     """Root leaves files behind that the service's account cannot use. Raises ConfigError."""
     if os.geteuid() == 0 and directory.is_dir() and (owner := directory.stat().st_uid):
         name = pwd.getpwuid(owner).pw_name
-        raise ConfigError(f"{directory} belongs to {name}, who could not use what root leaves there: `runuser -u {name} -- insa-anomaly ...`")
+        raise ConfigError(f"{directory} belongs to {name}, who could not use what root leaves: `runuser -u {name} -- insa-anomaly ...`")
 
 
 def log(path: Path) -> spool.Spool:

@@ -39,6 +39,7 @@ def asked(port: int, key: str, path: str, body: object = None) -> int:
             return error.code
 
 
+@pytest.mark.long
 def test_the_daemon_does_its_work_with_the_least_rights(shared: Site) -> None:
     """It records, answers, makes a key and audits what is asked; a second run of the command has nothing to do."""
     site = shared
