@@ -9,6 +9,10 @@ import pytest
 
 from insa_anomaly.adapters.embedded import Tools
 from insa_anomaly.adapters.postgres import dump
+from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.errors import BackupFailed
+from insa_anomaly.settings import load
+from insa_anomaly.wiring import backup
 from tests.acceptance.plant import machines, stream
 from tests.acceptance.site import Site, empty_database, opened
 
@@ -65,16 +69,16 @@ def test_a_backup_of_a_running_daemon_is_restored_on_another_machine(
 
 def test_a_backup_that_is_not_whole_is_not_restored(site: Site) -> None:
     """One that was altered, or never finished, is refused before anything is touched."""
-    assert site.run("migrate").returncode == 0
-    done = site.run("backup", str(site.folder / "backups"))
-    folder = Path(done.stdout.strip())
+    settings, _ = load(site.config())
+    migrate(site.database)
+    folder = backup.backup(settings, site.folder / "backups")
     with (folder / "database.dump").open("ab") as file:
         file.write(b"x")
-    refusal = site.run("restore", str(folder))
-    assert (refusal.returncode, "database.dump" in refusal.stderr) == (1, True)
+    with pytest.raises(BackupFailed, match=r"not as it was written: database\.dump"):
+        backup.restore(settings, folder)
     (folder / "manifest.json").unlink()
-    refusal = site.run("restore", str(folder))
-    assert (refusal.returncode, "not finished" in refusal.stderr) == (1, True)
+    with pytest.raises(BackupFailed, match="not finished"):
+        backup.restore(settings, folder)
 
 
 def test_no_password_is_in_an_argument(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
