@@ -180,7 +180,9 @@ def train(
     every: Annotated[bool, typer.Option("--all", help="Train every series that has recorded readings.")] = False,
     csv: Annotated[list[Path] | None, typer.Option(help="Train from recorded files instead of stored telemetry; may be repeated.")] = None,
     rows: Annotated[int | None, typer.Option(min=100, help="With --csv: the first rows only.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=64, help="With --all: how many to train at once.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, max=64, help="With --all: how many to train at once [default: training.processes].")
+    ] = None,
 ) -> None:
     """Train models: one series or all, from stored telemetry or from recorded files. A running daemon takes them over by itself."""
     settings, _ = _load_for_use(config)

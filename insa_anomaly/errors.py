@@ -59,6 +59,26 @@ class StateDamaged(StateBroken):
     """The file of states is there, and is not what was written."""
 
 
+class AlertsBroken(InsaError):
+    """The file of alerts cannot be written or read."""
+
+
+class AlertsDamaged(AlertsBroken):
+    """The file of alerts is there, and is not what was written."""
+
+
+class TargetAway(InsaError):
+    """Whoever is to hear of an alert cannot be reached; the same call may succeed later."""
+
+    def __init__(self, message: str = "", retry_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class TargetRefused(InsaError):
+    """Whoever is to hear of an alert refuses it; it would be refused again."""
+
+
 class DiskUnreadable(InsaError):
     """What is stored cannot be looked at."""
 

@@ -17,14 +17,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from insa_anomaly.core.alert import Alert
 from insa_anomaly.core.event import Event, Transition
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
-TROUBLES = ("broker", "log", "state", "database", "thread")  # all that `insa_trouble` can tell
+TROUBLES = ("broker", "log", "state", "database", "alerts", "thread")  # all that `insa_trouble` can tell
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
+SILENCE_KINDS = ("device_silent", "device_back", "stream_silent", "stream_back")
 _UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_entries": "entries", "_events": "events", "_rate": "share", "_accuracy": "share"}
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
@@ -96,12 +98,24 @@ STORAGE = _gauge("storage_bytes", "Size of the files on disk", "what")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
 REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
+REQUESTS_TOO_SLOW = _counter("requests_too_slow", "Connections to the admin API ended because a request did not come whole in time")
 PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
 PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Predictions given over the admin API of values that would be anomalous")
 DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
 TROUBLE = _gauge("trouble", "1 while this is in trouble", "what", begin=TROUBLES)
 CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind", begin=CACHED)
 CACHE_MISSES = _counter("cache_misses", "Answers of the admin API that had to be asked of PostgreSQL", "kind", begin=CACHED)
+ALERTS = _counter("alerts", "Alerts decided on, summaries included", "target")
+ALERTS_HELD = _counter("alerts_held", "Alerts beyond the daily budget, which became part of a summary", "target")
+ALERTS_DELIVERED = _counter("alerts_delivered", "Alerts delivered", "target")
+ALERTS_FAILED = _counter("alerts_failed", "Attempts to deliver an alert that failed", "target")
+ALERTS_DEAD = _counter("alerts_dead", "Alerts given up", "target")
+ALERT_BACKLOG = _gauge("alert_backlog", "Alerts that wait to be delivered", "target")
+TARGET_RESTING = _gauge("target_resting", "1 while a target that failed several times in a row is left alone", "target")
+SILENCES = _counter("silences", "Devices, or the stream, that went silent or came back", "kind", begin=SILENCE_KINDS)
+DEVICES_SILENT = _gauge("devices_silent", "Devices that are silent")
+STREAM_SILENT = _gauge("stream_silent", "1 while the stream as a whole is silent")
+ALERT_SECONDS = _histogram("alert_seconds", "From the decision on an alert to its delivery")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
 RESULT_SECONDS = _histogram("receive_to_score_seconds", "From receipt of the oldest reading of a batch to its score, committed")
 EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the broker's word that it has its event")
@@ -439,6 +453,11 @@ def model_swapped(device_id: str, metric_name: str, model_id: str | None) -> Non
     _log(logging.INFO, "model_swapped", "A model took over", device_id=device_id, metric_name=metric_name, model_id=model_id)
 
 
+def shadow_swapped(device_id: str, metric_name: str, model_id: str | None) -> None:
+    message = "A version scores along, and says nothing" if model_id else "No version scores along any more"
+    _log(logging.INFO, "shadow_swapped", message, device_id=device_id, metric_name=metric_name, model_id=model_id)
+
+
 def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str) -> None:
     _log(
         logging.ERROR,
@@ -473,6 +492,85 @@ def trainer_restarted(reason: str) -> None:
     _log(logging.WARNING, "trainer_restarted", "The training process ended and is started again", reason=reason)
 
 
+# -------------------------------------------------------------------------------------------------- the alerts
+def alerts_decided(sent: Collection[str], held: Mapping[str, int]) -> None:
+    """`sent`: the target of each that is to be delivered; `held`: by target, what exceeds the budget."""
+    for target in sent:
+        ALERTS.labels(target).inc()
+    for target, count in held.items():
+        ALERTS_HELD.labels(target).inc(count)
+
+
+def alert_budget_spent(target: str) -> None:
+    _log(logging.WARNING, "alert_budget_spent", "The daily budget of alerts is spent: what comes now waits for a summary", target=target)
+
+
+def alerts_waiting(backlog: Mapping[str, int]) -> None:
+    for target, count in backlog.items():
+        ALERT_BACKLOG.labels(target).set(count)
+
+
+def alert_delivered(target: str, seconds: float) -> None:
+    ALERTS_DELIVERED.labels(target).inc()
+    ALERT_SECONDS.observe(seconds)
+
+
+def target_away(target: str, error: Exception, retry_seconds: float, *, resting: bool) -> None:
+    ALERTS_FAILED.labels(target).inc()
+    TARGET_RESTING.labels(target).set(resting)
+    message = "An alert could not be delivered; it is tried again"
+    _log(logging.WARNING, "target_away", message, target=target, reason=str(error) or repr(error), retry_seconds=round(retry_seconds, 1))
+
+
+def recipients_refused(recipients: Collection[str]) -> None:
+    message = "The mail server takes an alert, but not for everybody"
+    _log(logging.ERROR, "recipients_refused", message, recipients=list(recipients))
+
+
+def target_answers(target: str) -> None:
+    TARGET_RESTING.labels(target).set(0)
+    _log(logging.INFO, "target_answers", "Alerts are delivered again", target=target)
+
+
+def alert_given_up(target: str, alert: Alert, reason: str) -> None:
+    ALERTS_DEAD.labels(target).inc()
+    _log(
+        logging.ERROR,
+        "alert_given_up",
+        "An alert was not delivered and will not be",
+        target=target,
+        reason=reason,
+        event_id=alert.event_id,
+        kind=alert.kind,
+        about=alert.subject,
+        text=alert.text,
+    )
+
+
+def courier_stumbled(target: str, error: Exception) -> None:
+    _log(logging.ERROR, "courier_stumbled", "The delivery of alerts ran into a fault; it goes on", target=target, exc_info=error)
+
+
+def alerts_unwritable(reason: str) -> None:
+    _log(logging.ERROR, "alerts_unwritable", "The file of alerts cannot be used now; events wait until it can", reason=reason)
+
+
+def alerts_damaged(aside: str) -> None:
+    message = "The file of alerts was damaged: it is set aside, and what it still had to deliver with it"
+    _log(logging.CRITICAL, "alerts_damaged", message, aside=aside)
+
+
+def silence_changed(kind: str, device_id: str | None, reason: str) -> None:
+    SILENCES.labels(kind).inc()
+    level = logging.INFO if kind.endswith("_back") else logging.WARNING
+    _log(level, kind, kind.replace("_", " ").capitalize(), device_id=device_id, reason=reason)
+
+
+def silent_watched(devices: int, *, stream: bool) -> None:
+    DEVICES_SILENT.set(devices)
+    STREAM_SILENT.set(stream)
+
+
 # -------------------------------------------------------------------------------------------------- the admin API
 def request_denied(reason: str, origin: str) -> None:
     REQUESTS_DENIED.labels(reason).inc()
@@ -481,6 +579,11 @@ def request_denied(reason: str, origin: str) -> None:
 
 def request_unanswerable(method: str, reason: str) -> None:
     _log(logging.WARNING, "request_unanswerable", "A request to the admin API cannot be answered now", method=method, reason=reason)
+
+
+def request_too_slow(origin: str, seconds: float) -> None:
+    REQUESTS_TOO_SLOW.inc()
+    _log(logging.WARNING, "request_too_slow", "A request to the admin API did not come whole in time", origin=origin, seconds=seconds)
 
 
 def request_failed(method: str, error: BaseException) -> None:

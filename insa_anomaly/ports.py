@@ -14,6 +14,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.alert import Alert
+from insa_anomaly.core.alerting import Account, Decision, Known
+from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Raw, Rejected
 
@@ -24,13 +27,14 @@ SeriesKey = tuple[str, str]  # device_id, metric_name
 class Swap(msgspec.Struct, frozen=True, array_like=True):
     """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more.
 
-    `threshold` is one that was set by hand; None: that of its training.
+    `threshold` is one that was set by hand; None: that of its training. `shadow_id`: a second version that scores along and says nothing.
     """
 
     device_id: str
     metric_name: str
     model_id: str | None
     threshold: float | None = None
+    shadow_id: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -102,6 +106,12 @@ class State(Protocol):
 
     def told(self, numbers: Sequence[int]) -> None:
         """These events were acknowledged by the broker; drop them."""
+
+    def notices(self, most: int) -> list[Outgoing]:
+        """The oldest events that the alerts have not taken yet, in order: kept apart, whatever becomes of them on MQTT."""
+
+    def noticed(self, through: int) -> None:
+        """Events with number <= through are taken; drop them from the notices."""
 
     def untold(self) -> int:
         """How many events are not yet told."""
@@ -236,10 +246,13 @@ class History(Protocol):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against."""
+    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against.
+
+    A fleet has a pattern for its `device_id`, and its `outcome` says how far it is.
+    """
 
     id: str
-    kind: Literal["train", "retrain"]
+    kind: Literal["train", "retrain", "fleet"]
     device_id: str
     metric_name: str
     window_days: float | None
@@ -322,6 +335,82 @@ class Change(msgspec.Struct, frozen=True):
     after: object = None
 
 
+# ----------------------------------------------------------------------------------------------- the alerts
+class Waiting(msgspec.Struct, frozen=True):
+    """An alert to be delivered to one target, decided at that time (microseconds), after so many failed attempts."""
+
+    number: int
+    target: str
+    alert: Alert
+    decided_at: int
+    attempts: int = 0
+
+
+class Silences(msgspec.Struct, frozen=True):
+    """What is silent now, and since when (microseconds); the stream is `None`."""
+
+    since: dict[str | None, int] = {}
+
+
+class AlertStore(Protocol):
+    """What was decided about alerts and is not done. Any thread may call; any call may raise AlertsBroken, and then has changed nothing."""
+
+    def recent(self) -> set[str]:
+        """Ids of the events of the last decision: after a crash they come again."""
+
+    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
+        """What targets know of these causes, by (target, cause)."""
+
+    def accounts(self) -> dict[str, Account]:
+        """What every target has had today."""
+
+    def keep(self, decision: Decision, event_ids: Sequence[str], now: int) -> None:
+        """All of the decision at once, on disk when this returns."""
+
+    def next(self, target: str, now: int) -> Waiting | None:
+        """The alert that is due first, if any is; those of one cause go in their order."""
+
+    def done(self, one: Waiting) -> None:
+        """It was delivered."""
+
+    def postpone(self, one: Waiting, due: int) -> None:
+        """It failed once more, and is to be tried again then."""
+
+    def hasten(self, target: str) -> None:
+        """The target answers again: everything that waits for it is due."""
+
+    def give_up(self, one: Waiting, reason: str, now: int) -> None:
+        """It will not be delivered: a dead letter."""
+
+    def backlog(self) -> dict[str, int]:
+        """How many alerts wait for each target."""
+
+    def forget(self, now: int) -> None:
+        """Drop causes that nobody spoke of for long, and old dead letters."""
+
+    def cadences(self) -> tuple[list[SeriesKey], Cadence]:
+        """How often series report; of the stream under two empty names."""
+
+    def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
+        """Keep how often these report, a row each."""
+
+    def silences(self) -> Silences:
+        """What was silent when that was last kept."""
+
+    def keep_silences(self, silences: Silences) -> None:
+        """What is silent now."""
+
+
+class AlertTarget(Protocol):
+    """The way to somebody who hears: a mail server, a webhook, an issue tracker."""
+
+    def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
+        """Tell it. The same id again is the same delivery. Raises TargetAway (later, perhaps), TargetRefused (never)."""
+
+    def interrupt(self) -> None:
+        """End a delivery under way, from another thread: it raises TargetAway."""
+
+
 # ----------------------------------------------------------------------------------------------- the models
 class Figures(NamedTuple):
     """How good a model was found to be at its training; None: that is not known."""
@@ -347,6 +436,9 @@ class Models(Protocol):
 
     def figures(self) -> list[Figures]:
         """What is known of every active model, in the order of their series."""
+
+    def shadows(self) -> dict[SeriesKey, str]:
+        """Id of the version that scores along, of every series that has one."""
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""

@@ -1,4 +1,4 @@
-"""A file that is either as it was or all of the new one, whatever happens while it is written."""
+"""Files that are whole, whatever happens while they are written, and that nobody but their owner can read."""
 
 import os
 import tempfile
@@ -18,6 +18,16 @@ def write_whole(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def create_private(path: Path) -> None:
+    """Make the file for its owner alone before SQLite sees it: what SQLite puts beside it follows its mode. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,13 +8,18 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from insa_anomaly.core.alert import Severity
+from insa_anomaly.core.alerting import Route
+from insa_anomaly.core.cadence import Patience
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.device import DeviceParameters
 from insa_anomaly.core.reading import Acceptance, Subscription
@@ -64,11 +69,41 @@ def _some(subscriptions: tuple[Subscription, ...]) -> tuple[Subscription, ...]:
     return subscriptions
 
 
+def _sheltered(scheduler: str) -> str:
+    """Dask unpickles what it is sent, so whoever can write to it can run programs."""
+    parts = urlsplit(scheduler)
+    if parts.scheme != "tls" and not (parts.scheme == "tcp" and parts.hostname in {"127.0.0.1", "::1", "localhost"}):
+        raise ValueError("tls://host:port, or tcp://127.0.0.1:port: Dask runs what it is sent")
+    return scheduler
+
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nonnegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Filled = Annotated[str, Field(min_length=1)]
+
+
+def _severity(word: str) -> str:
+    if word.upper() not in Severity.__members__:
+        raise ValueError("info, warning or critical")
+    return word
+
+
+def _network(word: str) -> str:
+    ip_network(word)
+    return word
+
+
+def _web_address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("http(s)://host/path, without a name or password in it")
+    return url
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 
 @dataclass(frozen=True)
@@ -126,6 +161,7 @@ class Training:
     """Whether series train themselves, and devices all their metrics together.
 
     How many may start at once and how many a minute after that; seconds one may take. `jobs` are those asked for by hand that may wait.
+    Where many are asked for at once, so many `processes` train them, or the workers of a `dask_scheduler`.
     """
 
     automatic: bool = True
@@ -136,6 +172,8 @@ class Training:
     retry_after: Positive = 60.0
     waiting: Count = 20_000
     jobs: Count = 100
+    processes: Annotated[int, Field(ge=1, le=64)] = 2
+    dask_scheduler: Annotated[str, AfterValidator(_sheltered)] | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +283,10 @@ class RedisAddress:
 
 @dataclass(frozen=True)
 class Http:
-    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`."""
+    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`.
+
+    A request must have come whole within `request_seconds`.
+    """
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -253,6 +294,7 @@ class Http:
     certificate_file: Path | None = None
     key_file: Path | None = None
     predictions_a_minute: Count = 100
+    request_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
 
     def __post_init__(self) -> None:
         """Raises ValueError where one of the files is named without the other."""
@@ -274,6 +316,96 @@ class Supervised:
     """After how many silent seconds a thread is stuck, which ends the process so that it is started anew."""
 
     stuck_seconds: Annotated[float, Field(ge=10, le=3600)] = 60.0
+
+
+@dataclass(frozen=True)
+class AlertRoute(Route):
+    """What goes where, within bounds."""
+
+    devices: Filled = Route.devices
+    kinds: tuple[Filled, ...] = Route.kinds
+    severity: Annotated[str, AfterValidator(_severity)] = Route.severity
+    targets: tuple[Filled, ...] = Route.targets
+
+
+@dataclass(frozen=True)
+class WebhookAddress:
+    """Alerts are posted to this `url` as JSON, signed with the secret in the file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+    url: WebAddress
+    secret_file: Path | None = None
+
+    @property
+    def target(self) -> str:
+        """What routes call it."""
+        return f"webhook:{self.name}"
+
+
+@dataclass(frozen=True)
+class Alerting:
+    """Who hears of what beside MQTT. Where no mail server, webhook or repository is set, nobody does."""
+
+    routes: Annotated[tuple[AlertRoute, ...], BeforeValidator(_listed)] = (AlertRoute(),)
+    webhooks: Annotated[tuple[WebhookAddress, ...], BeforeValidator(_listed)] = ()
+    allowed_networks: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_listed)] = ()
+    daily_budget: Annotated[int, Field(ge=2)] = 50
+    summary_seconds: Positive = 3600.0
+    keep_seconds: Positive = 86400.0
+    critical_confidence: Share = 0.9
+    deadline: Annotated[float, Field(gt=0, le=60)] = 10.0
+    first_retry: Positive = 2.0
+    last_retry: Positive = 900.0
+    link: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where two webhooks have one name."""
+        if len({webhook.name for webhook in self.webhooks}) < len(self.webhooks):
+            raise ValueError("two webhooks have the same name")
+
+
+@dataclass(frozen=True)
+class MailServer:
+    """Alerts by mail; without a `host` there are none. `security` none is for a relay on this machine."""
+
+    host: str | None = None
+    port: Port = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    sender: Filled = "insa-anomaly@localhost"
+    recipients: Annotated[tuple[Filled, ...], BeforeValidator(_listed)] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what would send nothing, or a password in the clear."""
+        if self.host and not self.recipients:
+            raise ValueError("recipients are missing")
+        if self.username and self.security == "none":
+            raise ValueError("a password is not sent without TLS: set security to starttls or tls")
+
+
+@dataclass(frozen=True)
+class IssueTracker:
+    """Issues about models on GitHub, or what speaks its REST API; without a `repository` (owner/name) there are none."""
+
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")] | None = None
+    token_file: Path | None = None
+    url: WebAddress = "https://api.github.com"
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Silences(Patience):
+    """When a device or the stream is silent, within bounds."""
+
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Patience.factor
+    pauses: Count = Patience.pauses
+    spans: Positive = Patience.spans
+    memory_seconds: Positive = Patience.memory_seconds
+    device_seconds: Positive = Patience.device_seconds
+    stream_seconds: Positive = Patience.stream_seconds
+    stream_share: Annotated[float, Field(gt=0, le=1)] = Patience.stream_share
 
 
 @dataclass(frozen=True)
@@ -311,6 +443,10 @@ class Settings(BaseSettings):
     devices: Together = Field(default_factory=Together)
     verdict: Verdict = Field(default_factory=Verdict)
     training: Training = Field(default_factory=Training)
+    alerts: Alerting = Field(default_factory=Alerting)
+    mail: MailServer = Field(default_factory=MailServer)
+    github: IssueTracker = Field(default_factory=IssueTracker)
+    silence: Silences = Field(default_factory=Silences)
     supervision: Supervised = Field(default_factory=Supervised)
     logging: Logging = Field(default_factory=Logging)
 

@@ -1,6 +1,7 @@
 """The ports in memory, with the same promises as the real bodies: for tests, and for whoever builds on them."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,10 +13,26 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.alerting import Account, Decision, Known
+from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.core.event import Anomaly, Episode
 from insa_anomaly.core.reading import Quality, Rejected
 from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
-from insa_anomaly.ports import Delivery, Entry, Figures, ModelRow, Outgoing, Page, SeriesKey, Settled, Swap, Telemetry, letter_digest
+from insa_anomaly.ports import (
+    Delivery,
+    Entry,
+    Figures,
+    ModelRow,
+    Outgoing,
+    Page,
+    SeriesKey,
+    Settled,
+    Silences,
+    Swap,
+    Telemetry,
+    Waiting,
+    letter_digest,
+)
 
 
 class MemoryLog:
@@ -73,6 +90,7 @@ class MemoryState:
         self._cursor = 0
         self._results: dict[int, bytes] = {}
         self._outbox: dict[int, Outgoing] = {}
+        self._notices: dict[int, Outgoing] = {}
         self._number = 0
         self._checkpoint = 0
         self._states: dict[SeriesKey, bytes] = {}
@@ -94,19 +112,20 @@ class MemoryState:
         with self._lock:
             if results is not None:
                 self._results[seq] = results
-            outgoing = [Outgoing(self._number + 1 + i, topic, payload) for i, (topic, payload) in enumerate(events)]
-            self._outbox.update((event.number, event) for event in outgoing)
-            self._number += len(outgoing)
             self._cursor = seq
-            return outgoing
+            return self._add(events)
 
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
         """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
         with self._lock:
-            outgoing = [Outgoing(self._number + 1 + i, topic, payload) for i, (topic, payload) in enumerate(events)]
-            self._outbox.update((event.number, event) for event in outgoing)
-            self._number += len(outgoing)
-            return outgoing
+            return self._add(events)
+
+    def _add(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+        outgoing = [Outgoing(self._number + 1 + i, topic, payload) for i, (topic, payload) in enumerate(events)]
+        for kept in (self._outbox, self._notices):
+            kept.update((event.number, event) for event in outgoing)
+        self._number += len(outgoing)
+        return outgoing
 
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
@@ -128,6 +147,16 @@ class MemoryState:
         with self._lock:
             for number in numbers:
                 self._outbox.pop(number, None)
+
+    def notices(self, most: int) -> list[Outgoing]:
+        """The oldest events that the alerts have not taken yet, in order."""
+        with self._lock:
+            return [event for _, event in sorted(self._notices.items())][:most]
+
+    def noticed(self, through: int) -> None:
+        """Events with number <= through are taken; drop them from the notices."""
+        with self._lock:
+            self._notices = {number: event for number, event in self._notices.items() if number > through}
 
     def untold(self) -> int:
         """How many events are not yet told."""
@@ -384,6 +413,10 @@ class MemoryModels:
         rows = [row for row in self._rows.values() if row.status == "active"]
         return sorted(Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows)
 
+    def shadows(self) -> dict[SeriesKey, str]:
+        """Id of the version that scores along, of every series that has one."""
+        return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "shadow"}
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)
@@ -419,6 +452,105 @@ class MemoryModels:
             return None
         self._rows[earlier.id] = msgspec.structs.replace(earlier, status="active", reason=f"version {row.version} failed")
         return self._rows[earlier.id]
+
+
+# ----------------------------------------------------------------------------------------------- the alerts
+class MemoryAlerts:
+    """The port `AlertStore`; `dead` holds the dead letters with their reasons."""
+
+    def __init__(self) -> None:
+        self.dead: list[tuple[Waiting, str]] = []
+        self._lock = threading.Lock()
+        self._recent: set[str] = set()
+        self._known: dict[tuple[str, str], Known] = {}
+        self._accounts: dict[str, Account] = {}
+        self._waiting: dict[int, tuple[int, Waiting]] = {}  # number -> when it is due, and what
+        self._numbers = count(1)
+        self._cadences: dict[SeriesKey, Cadence] = {}
+        self._silences = Silences()
+
+    def recent(self) -> set[str]:
+        """Ids of the events of the last decision."""
+        return set(self._recent)
+
+    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
+        """What targets know of these causes, by (target, cause)."""
+        return {key: known for key, known in self._known.items() if key[1] in set(causes)}
+
+    def accounts(self) -> dict[str, Account]:
+        """What every target has had today."""
+        return dict(self._accounts)
+
+    def keep(self, decision: Decision, event_ids: Sequence[str], now: int) -> None:
+        """All of the decision at once."""
+        with self._lock:
+            for target, alert in decision.sent:
+                number = next(self._numbers)
+                self._waiting[number] = 0, Waiting(number, target, alert, now)
+            for key, known in decision.known.items():
+                self._known.pop(key, None)
+                if known is not None:
+                    self._known[key] = known
+            self._accounts |= decision.accounts
+            self._recent = set(event_ids) or self._recent
+
+    def next(self, target: str, now: int) -> Waiting | None:
+        """The alert that is due first, if any is; those of one cause go in their order."""
+        with self._lock:
+            first: dict[str, tuple[int, Waiting]] = {}
+            for at, one in self._waiting.values():
+                if one.target == target:
+                    first.setdefault(one.alert.cause, (at, one))
+            due = [(at, one.number, one) for at, one in first.values() if at <= now]
+            return min(due, key=lambda one: one[:2])[2] if due else None
+
+    def done(self, one: Waiting) -> None:
+        """It was delivered."""
+        with self._lock:
+            self._waiting.pop(one.number, None)
+
+    def postpone(self, one: Waiting, due: int) -> None:
+        """It failed once more, and is to be tried again then."""
+        with self._lock:
+            known = self._waiting[one.number][1]
+            self._waiting[one.number] = due, msgspec.structs.replace(known, attempts=known.attempts + 1)
+
+    def hasten(self, target: str) -> None:
+        """The target answers again: everything that waits for it is due."""
+        with self._lock:
+            self._waiting = {number: (0 if one.target == target else at, one) for number, (at, one) in self._waiting.items()}
+
+    def give_up(self, one: Waiting, reason: str, now: int) -> None:
+        """It will not be delivered."""
+        del now
+        self.done(one)
+        self.dead.append((one, reason))
+
+    def backlog(self) -> dict[str, int]:
+        """How many alerts wait for each target."""
+        with self._lock:
+            return dict(Counter(one.target for _, one in self._waiting.values()))
+
+    def forget(self, now: int) -> None:
+        """Nothing grows old here."""
+
+    def cadences(self) -> tuple[list[SeriesKey], Cadence]:
+        """How often series report."""
+        rows = list(self._cadences.values())
+        columns = ([float(getattr(row, name)[0]) for row in rows] for name in ("longest", "pauses", "span"))
+        return list(self._cadences), Cadence(*map(np.array, columns))
+
+    def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
+        """Keep how often these report, a row each."""
+        self._cadences |= {key: cadence.rows(np.array([row])) for row, key in enumerate(keys)}
+
+    def silences(self) -> Silences:
+        """What was silent when that was last kept."""
+        return self._silences
+
+    def keep_silences(self, silences: Silences) -> None:
+        """What is silent now."""
+        self._silences = silences
 
 
 # ------------------------------------------------------------------------------------------- the latest state

@@ -151,6 +151,11 @@ class ModelFiles:
         found = self._query("SELECT device_id, metric_name, row FROM models WHERE status = 'active' ORDER BY device_id, metric_name")
         return [_figures(device_id, metric_name, body) for device_id, metric_name, body in found]
 
+    def shadows(self) -> dict[SeriesKey, str]:
+        """Id of the version that scores along, of every series that has one."""
+        found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'shadow'")
+        return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
+
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
         rows = [_row(body) for (body,) in self._query("SELECT row FROM models")]
@@ -229,10 +234,29 @@ class ModelFiles:
         if row.status in {"deleted", "failed"}:
             raise ModelFileError(f"model {model_id} is {row.status}")
         with self._transaction():
-            self._retire((row.device_id, row.metric_name))
+            self._retire((row.device_id, row.metric_name), "active")
             row = self._set_status(row, "active", "")
         self._describe_again((row.device_id, row.metric_name))
         return row
+
+    def shadow(self, model_id: str) -> ModelRow:
+        """Let this archived version score along, instead of the one that does. Raises ModelFileError."""
+        row = self.row(model_id)
+        if row.status not in {"archived", "shadow"}:
+            raise ModelFileError(f"model {model_id} is {row.status}")
+        with self._transaction():
+            self._retire((row.device_id, row.metric_name), "shadow")
+            row = self._set_status(row, "shadow", row.reason)
+        self._describe_again((row.device_id, row.metric_name))
+        return row
+
+    def end_shadow(self, model_id: str) -> ModelRow:
+        """Let this version score along no more. Raises ModelFileError."""
+        row = self.row(model_id)
+        with self._transaction():
+            self._retire((row.device_id, row.metric_name), "shadow")
+        self._describe_again((row.device_id, row.metric_name))
+        return self.row(model_id)
 
     def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
         """Let the model speak from this confidence on, instead of what its training found. Raises ModelFileError."""
@@ -325,7 +349,7 @@ class ModelFiles:
         key = (row.device_id, row.metric_name)
         with self._transaction():
             if row.status == "active":
-                self._retire(key)
+                self._retire(key, "active")
             values = (row.id, *key, row.version, row.status, msgspec.json.encode(row), msgspec.json.encode(files))
             self._index.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             self._index.execute(
@@ -338,9 +362,10 @@ class ModelFiles:
         for old in superfluous:
             self._remove_files(old.id)
 
-    def _retire(self, key: SeriesKey) -> None:
+    def _retire(self, key: SeriesKey, status: str) -> None:
+        """The version of this status is one of the archived ones from now on; within a transaction."""
         for old in self._of_series(key):
-            if old.status == "active":
+            if old.status == status:
                 self._set_status(old, "archived", old.reason)
 
     def _of_series(self, key: SeriesKey) -> list[ModelRow]:

@@ -1,29 +1,55 @@
 """How much of something a caller had within the last minute: counted in Redis for all daemons, or here while Redis is away."""
 
 import time
-from math import inf
-from typing import Any
+from math import floor, inf
+from threading import Lock
+from typing import Any, NamedTuple
 
 from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
-from limits.storage import MemoryStorage, RedisStorage
+from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from insa_anomaly import instrumentation
 
 _TIMEOUT_SECONDS = 0.25
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
+_MINUTE = 60.0
+
+
+class _Counted(NamedTuple):
+    """What one name had in a minute, and in the one before it."""
+
+    minute: int
+    had: int
+    had_before: int
+
+    def at(self, minute: int) -> "_Counted":
+        """The same in a later minute."""
+        if minute == self.minute:
+            return self
+        return _Counted(minute, 0, self.had if minute == self.minute + 1 else 0)
 
 
 class LocalRateLimit:
-    """The port `RateLimit` in this process."""
+    """The port `RateLimit` in this process: a sliding window of two counters, as `limits` counts in Redis.
+
+    Its own storage in memory starts a thread for every request.
+    """
 
     def __init__(self) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._counted: dict[str, _Counted] = {}
+        self._counting = Lock()
 
     def take(self, name: str, cost: int, a_minute: int) -> float | None:
         """Take so much of what `name` may have a minute; None, or the seconds after which to come again: then nothing was taken."""
-        return _taken(self._limiter, name, cost, a_minute)
+        minute, passed = divmod(time.monotonic(), _MINUTE)
+        with self._counting:
+            counted = self._counted.get(name, _Counted(int(minute), 0, 0)).at(int(minute))
+            if floor(counted.had_before * (1 - passed / _MINUTE)) + counted.had + cost > a_minute:
+                return min(_MOST_WAIT, max(_LEAST_WAIT, _MINUTE - passed))
+            self._counted[name] = counted._replace(had=counted.had + cost)
+            return None
 
 
 class RedisRateLimit:

@@ -4,7 +4,6 @@ All of it but the events can be computed again from the log, so commits are not 
 the newest, never the file); `sync` does that before the log forgets what these were made from.
 """
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,9 @@ from uuid import UUID
 
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey
+from insa_anomaly.saved_file import create_private
 
-_VERSION = 1
+_VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
@@ -29,6 +29,7 @@ _SCHEMA = """
     CREATE TABLE states (device_id TEXT NOT NULL, metric_name TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (device_id, metric_name));
     INSERT INTO place VALUES (NULL, 0, 0);
 """
+_NOTICES = "CREATE TABLE notices (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL)"  # since version 2
 
 
 class StateFile:
@@ -38,7 +39,7 @@ class StateFile:
         self._path = path
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
         with self._faults():
-            _create_private(path)
+            create_private(path)
             self._file, self._syncer = (sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False) for _ in "12")
             try:
                 self._open()
@@ -53,11 +54,13 @@ class StateFile:
         self._file.execute("PRAGMA secure_delete = FAST")  # else every result that is forgotten is first overwritten
         with self._transaction():
             version = self._file.execute("PRAGMA user_version").fetchone()[0]
-            if version not in {0, _VERSION}:
+            if version not in range(_VERSION + 1):
                 raise StateBroken(f"{self._path} is a state of version {version}; this program reads version {_VERSION}")
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._file.execute(statement)
+            if version < _VERSION:
+                self._file.execute(_NOTICES)
                 self._file.execute(f"PRAGMA user_version = {_VERSION}")
         self._cursor: int = self._file.execute("SELECT cursor FROM place").fetchone()[0]
 
@@ -92,7 +95,9 @@ class StateFile:
             return [Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events]
 
     def _add(self, topic: str, payload: bytes) -> int:
-        return self._file.execute("INSERT INTO outbox (topic, payload) VALUES (?, ?)", (topic, payload)).lastrowid or 0
+        number = self._file.execute("INSERT INTO outbox (topic, payload) VALUES (?, ?)", (topic, payload)).lastrowid or 0
+        self._file.execute("INSERT INTO notices VALUES (?, ?, ?)", (number, topic, payload))
+        return number
 
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
@@ -111,6 +116,15 @@ class StateFile:
         """These events were acknowledged by the broker; drop them."""
         with self._transaction():
             self._file.executemany("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])
+
+    def notices(self, most: int) -> list[Outgoing]:
+        """The oldest events that the alerts have not taken yet, in order."""
+        return [Outgoing(*row) for row in self._rows("SELECT * FROM notices ORDER BY number LIMIT ?", most)]
+
+    def noticed(self, through: int) -> None:
+        """Events with number <= through are taken; drop them from the notices."""
+        with self._transaction():
+            self._file.execute("DELETE FROM notices WHERE number <= ?", (through,))
 
     def untold(self) -> int:
         """How many events are not yet told; no commit waits for the counting."""
@@ -192,13 +206,3 @@ def _ours(error: Exception) -> type[StateBroken]:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StateDamaged
     return StateUnwritable if name in _REFUSED or name.startswith("SQLITE_READONLY") else StateBroken
-
-
-def _create_private(path: Path) -> None:
-    """Make the file readable by its owner alone before SQLite sees it: the files SQLite puts beside it follow its mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(file, 0o600)
-    finally:
-        os.close(file)

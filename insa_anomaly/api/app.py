@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from insa_anomaly import instrumentation
 from insa_anomaly.api import anomalies, documents, health, jobs, models, predictions, telemetry
 from insa_anomaly.api.auth import Fence, Guard, guarded
+from insa_anomaly.api.connection import impatient
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
 from insa_anomaly.errors import AddressInUse, ConfigError
@@ -28,6 +29,7 @@ from insa_anomaly.services.prediction import PredictionService
 from insa_anomaly.services.telemetry import TelemetryService
 
 START_SECONDS = 10.0
+REQUEST_SECONDS = 20.0
 _OPEN_ON_LOOPBACK = frozenset({"/metrics", "/metrics/models", "/api/v1/status"})
 
 
@@ -69,13 +71,13 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
     guard = Guard(admin.ring)
     route_class = guarded(guard)
     routers = (
+        predictions.router(admin.predictions, route_class),  # first, since a route is looked for in their order
+        telemetry.router(admin.telemetry, route_class),
         health.models_router(admin.models.figures),
         documents.router(app, route_class),
         jobs.router(admin.jobs, admin.clock, route_class),
         models.router(admin.models, admin.model_changes, admin.clock, route_class),
         anomalies.router(admin.findings, admin.clock, route_class),
-        predictions.router(admin.predictions, route_class),
-        telemetry.router(admin.telemetry, route_class),
     )
     for router in routers:
         app.router.routes.extend(router.routes)  # taken one by one, so that `app.routes` lists them all
@@ -106,14 +108,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def served(app: FastAPI, bound: socket.socket, certificate: Certificate | None = None) -> Iterator[int]:
+def served(
+    app: FastAPI, bound: socket.socket, certificate: Certificate | None = None, request_seconds: float = REQUEST_SECONDS
+) -> Iterator[int]:
     """Serve the application on the socket while the block runs; gives the port.
 
-    No header is believed about where a request comes from, and no answer says what serves it. Raises ConfigError for a certificate that
-    cannot be used.
+    A request has so many seconds to come whole. No header is believed about where it comes from, and no answer says what serves it.
+    Raises ConfigError for a certificate that cannot be used.
     """
     config = uvicorn.Config(
         app,
+        http=impatient(request_seconds),
         log_config=None,
         access_log=False,
         lifespan="off",

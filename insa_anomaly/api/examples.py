@@ -99,6 +99,20 @@ THRESHOLD = {
 }
 ACTIVATED = {"success": True, "model_id": ID, "status": "active", "replaced_model_id": ANOMALY_ID}
 DELETED = {"success": True, "model_id": ID, "status": "deleted", "replaced_model_id": None}
+SHADOWED = {"success": True, "model_id": ID, "status": "shadow", "replaced_model_id": None}
+UNSHADOWED = {**SHADOWED, "status": "archived"}
+COMPARISON = {
+    "model_id": ID,
+    "champion_id": ANOMALY_ID,
+    "champion_versions": 1,
+    "since": "2026-11-15T10:00:00.000000Z",
+    "newest": "2026-11-22T10:00:00.000000Z",
+    "readings": 10080,
+    "champion": {"anomalies": 31, "anomaly_rate": 0.0030754, "episodes": 4, "episodes_per_day": 0.571},
+    "shadow": {"anomalies": 19, "anomaly_rate": 0.0018849, "episodes": 2, "episodes_per_day": 0.286},
+    "both_anomalous": 17,
+    "agreement": 0.998413,
+}
 TAKEN = {"success": True, "readings": 2}
 READINGS = {"device_id": "PUMP-101", "timestamp": "2026-11-22T10:00:00Z", "id": "42", "metrics": {"temperature": 71.3, "pressure": 3.2}}
 JOB = {
@@ -124,6 +138,7 @@ JOB = {
     "figures": {"threshold": 0.42},
     "improvement_percentage": None,
     "promoted": None,
+    "fleet": None,
     "reason": "",
 }
 QUEUED = {**JOB, "status": "queued", "progress": 0, "started_at": None, "finished_at": None, "model_id": None, "training_time": None}

@@ -13,7 +13,7 @@ from insa_anomaly.api import examples
 from insa_anomaly.api.auth import caller, needs
 from insa_anomaly.api.documents import answered, answers, success
 from insa_anomaly.api.problems import Problem
-from insa_anomaly.api.requests import JobQuery, TrainBody
+from insa_anomaly.api.requests import FleetBody, JobQuery, TrainBody
 from insa_anomaly.services.jobs import JobPage, JobService, JobView
 from insa_anomaly.services.keys import Permission
 
@@ -36,8 +36,14 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
         openapi_extra=writes,
         responses={**answers(JobView, examples.JOB, _BAD, _UNKNOWN, _CONFLICT, _FULL), **accepted},
     )
-    def train(request: Request, asked: TrainBody) -> Response:
-        """Train a model for a series on what is recorded of it. 202 with a job to poll where it takes longer than some seconds."""
+    def train(request: Request, asked: TrainBody | FleetBody) -> Response:
+        """Train a model for a series on what is recorded of it. 202 with a job to poll where it takes longer than some seconds.
+
+        With a `device_pattern`: for every series of devices like that, and for these devices; always a job.
+        """
+        if isinstance(asked, FleetBody):
+            author = caller(request).author
+            return _trained(jobs.train_fleet(asked.device_pattern, asked.metric_name, asked.training_window, author, clock()))
         key = (asked.device_id, asked.metric_name)
         return _trained(jobs.wait(jobs.train(key, asked.training_window, caller(request).author, clock())))
 

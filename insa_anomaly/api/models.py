@@ -15,7 +15,7 @@ from insa_anomaly.api.documents import answered, answers
 from insa_anomaly.api.requests import ModelQuery, ThresholdBody
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.model_changes import ModelChangeService, StatusChange, ThresholdChange
-from insa_anomaly.services.models import ModelDetail, ModelPage, ModelService, Performance
+from insa_anomaly.services.models import Comparison, ModelDetail, ModelPage, ModelService, Performance
 
 _BAD, _UNKNOWN = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND
 
@@ -57,6 +57,33 @@ def router(models: ModelService, changes: ModelChangeService, clock: Callable[[]
     def activate(request: Request, model_id: UUID) -> Response:
         """Let this version serve its series: roll back, or promote. The stream takes it within a second."""
         return answered(changes.activate(str(model_id), caller(request).author))
+
+    @routes.get(
+        "/{model_id}/shadow",
+        openapi_extra=reads,
+        responses=answers(Comparison, examples.COMPARISON, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
+    )
+    def compare(model_id: UUID) -> Response:
+        """How a version that scores along does beside the one that serves, on the same readings. Activate it to promote it."""
+        return answered(models.comparison(str(model_id)))
+
+    @routes.post(
+        "/{model_id}/shadow",
+        openapi_extra=writes,
+        responses=answers(StatusChange, examples.SHADOWED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
+    )
+    def shadow(request: Request, model_id: UUID) -> Response:
+        """Let an archived version score the same stream without speaking, instead of the one that does."""
+        return answered(changes.shadow(str(model_id), caller(request).author))
+
+    @routes.delete(
+        "/{model_id}/shadow",
+        openapi_extra=writes,
+        responses=answers(StatusChange, examples.UNSHADOWED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
+    )
+    def end_shadow(request: Request, model_id: UUID) -> Response:
+        """Let it score along no more."""
+        return answered(changes.end_shadow(str(model_id), caller(request).author))
 
     @routes.delete(
         "/{model_id}", openapi_extra=writes, responses=answers(StatusChange, examples.DELETED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT)

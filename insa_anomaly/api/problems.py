@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, InsaError, NotFound, TooLarge, TooMany
@@ -39,6 +40,7 @@ def describe_all(app: FastAPI) -> None:
     app.add_exception_handler(InsaError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -77,6 +79,12 @@ async def _http(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, HTTPException)  # noqa: S101
     return answer(HTTPStatus(error.status_code), str(error.detail), error.headers)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody hears it, and it is no fault of ours."""
+    del request, error
+    return answer(HTTPStatus.BAD_REQUEST, "the request ended before it was whole")
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -80,6 +80,23 @@ class TrainBody(_SeriesBody):
     ] = None
 
 
+class FleetBody(Strict):
+    """POST .../train of many."""
+
+    device_pattern: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[^/+#\x00-\x1f\x7f]+$",
+            description="`*`: any characters, `?`: one, `[ab]`: one of these.",
+        ),
+        AfterValidator(_usable),
+    ]
+    metric_name: Annotated[Name | None, Field(description="Left out: all metrics, and each device as a whole.")] = None
+    training_window: Annotated[float | None, Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself.")] = None
+
+
 class FeedbackBody(Strict):
     """POST .../feedback."""
 

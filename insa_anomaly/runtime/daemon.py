@@ -13,6 +13,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet import Fleet
@@ -21,6 +22,7 @@ from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
+from insa_anomaly.runtime.silence import Listen
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 
@@ -63,15 +65,21 @@ class Listeners:
     tell: Tell
     trainer: Trainer
     show: Show | None
+    alert: Alert | None = None
+    listen: Listen | None = None
 
     def events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """New events are in the outbox."""
         self.tell.offer(outgoing, came)
+        if self.alert is not None:
+            self.alert.offer(outgoing)
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
         if self.show is not None:
             self.show.results(telemetry, results)
+        if self.listen is not None:
+            self.listen.results(telemetry)
 
     def due(self, keys: list[SeriesKey]) -> None:
         """These series ask for training."""
@@ -94,6 +102,7 @@ class Parts:
     show: Show | None
     trainer: Trainer
     others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
+    alert: Alert | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,8 @@ class Daemon:
         found |= {} if parts.intake.writable else {"log": "the log cannot be written"}
         found |= {} if parts.score.writable else {"state": "the states cannot be written"}
         found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
+        undelivered = parts.alert.trouble if parts.alert is not None else None
+        found |= {} if undelivered is None else {"alerts": undelivered}
         found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
         return found
 

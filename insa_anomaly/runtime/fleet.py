@@ -18,6 +18,7 @@ from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import SeriesKey, Telemetry
 from insa_anomaly.runtime.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.feed import Registry
+from insa_anomaly.runtime.shadows import KeptShadow, Shadows
 
 ROWS_AT_ONCE = 256
 
@@ -28,6 +29,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     model_id: str | None
     state: bytes
     threshold: float | None = None
+    shadow: KeptShadow | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Fleet:
         self.registry, self._parameters, self._policy = registry, parameters, policy
         self.devices = Devices(registry, policy, terms or DeviceTerms())
         self._models = Models(registry.capacity, parameters.n_estimators)
+        self.shadows = Shadows(registry.capacity, parameters, policy)
         self._states = features.empty(ROWS_AT_ONCE)
         self._moved = np.zeros(ROWS_AT_ONCE, bool)
         self.with_model = np.zeros(registry.capacity, bool)
@@ -65,6 +68,7 @@ class Fleet:
         with self._changing:
             self._states[numbers] = states
         self._moved[numbers] = True
+        self.shadows.follow(telemetry, results, muted)
         return results
 
     @property
@@ -107,6 +111,8 @@ class Fleet:
             return
         self._grow(number + 1)
         self._moved[number] = True
+        if model is not None and self.model.get(number, (model.id,))[0] != model.id:
+            self.shadows.served_by_another(number)
         with self._changing:
             self._set_thresholds.pop(number, None)
             if model is None:
@@ -118,6 +124,20 @@ class Fleet:
                 if threshold is not None:
                     self._models.numbers[number, THRESHOLD] = self._set_thresholds[number] = threshold
             self.with_model[number] = model is not None
+
+    def shadow(self, key: SeriesKey, model: Model | None, kept: KeptShadow | None = None) -> None:
+        """Let this version score the series along, or none; from where its checkpoint ended, else from the series' own window."""
+        number = self.registry.number(key)
+        if number < 0:
+            return
+        self._grow(number + 1)
+        self._moved[number] = True
+        if model is None:
+            self.shadows.remove(number)
+        elif kept is None:
+            self.shadows.put(number, model, self._states[number])
+        else:
+            self.shadows.put(number, model, np.frombuffer(kept.state, np.float64), kept.tally)
 
     def reasons(self, number: int, results: Results, i: int) -> list[Reason]:
         """Why reading i of the results, which belongs to series `number`, stands out."""
@@ -144,7 +164,8 @@ class Fleet:
 
     def _kept(self, number: int) -> bytes:
         model_id, _ = self.model.get(number, (None, 0))
-        return msgspec.msgpack.encode(Kept(model_id, self._states[number].tobytes(), self._set_thresholds.get(number)))
+        kept = Kept(model_id, self._states[number].tobytes(), self._set_thresholds.get(number), self.shadows.kept(number))
+        return msgspec.msgpack.encode(kept)
 
     def _grow(self, least: int) -> None:
         have = len(self._states)

@@ -1,34 +1,49 @@
 """Trainings that were asked for, one after the other, through the trainer's child; what came of each is told on MQTT."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
+from typing import Literal
 
 import msgspec
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.core.event import deterministic_id
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
-from insa_anomaly.ports import Job, ModelRow, Models, Outgoing, State
-from insa_anomaly.runtime.trainer import Answer, Order, Trainer
-from insa_anomaly.services.jobs import Jobs, job_view
+from insa_anomaly.ports import Job, ModelRow, Models, Outgoing, SeriesKey, State
+from insa_anomaly.runtime.trainer import Answer, FleetAnswer, FleetOrder, Order, Trainer
+from insa_anomaly.services.jobs import EVERY_METRIC, FleetView, Jobs, fleet_view, job_view, named
 from insa_anomaly.services.promotion import judge
 
 TOPICS = {"train": "insa/iiot/ml/model/trained", "retrain": "insa/iiot/ml/model/retrained"}
 LOOK_SECONDS = 0.5
 AWAY_SECONDS = 2.0
+AT_ONCE = 32  # of many series: half a minute on two cores
 
 
 class JobRunner:
     """One thread of the daemon. While the database is away nothing begins, and what has ended is written when it is back."""
 
     def __init__(
-        self, jobs: Jobs, trainer: Trainer, models: Models, state: State, offer: Callable[[list[Outgoing]], None], clock: Callable[[], int]
+        self,
+        jobs: Jobs,
+        trainer: Trainer,
+        models: Models,
+        state: State,
+        offer: Callable[[list[Outgoing]], None],
+        clock: Callable[[], int],
+        *,
+        devices: bool = True,
     ) -> None:
+        """`devices`: a training of many makes models of devices as well."""
         self._jobs, self._trainer, self._models, self._state = jobs, trainer, models, state
-        self._offer, self._clock = offer, clock
+        self._offer, self._clock, self._devices = offer, clock, devices
         self._resumed = False
         self._ended: Job | None = None  # not written yet
+        self._many: list[Job] = []  # of many series each, under way: the first is trained on
         self._next_at = 0.0
 
     def step(self) -> float:
@@ -50,16 +65,71 @@ class JobRunner:
             self._jobs.end(self._ended)
             self._ended = None
         job = self._jobs.begin(self._clock())
-        if job is None:
-            return LOOK_SECONDS
+        if job is not None and job.kind != "fleet":
+            return self._train(job)
+        self._many += [] if job is None else [job]
+        return self._train_some(self._many[0]) if self._many else LOOK_SECONDS
+
+    def _train(self, job: Job) -> float:
         order = Order(job.device_id, job.metric_name, job.window_days)
         answer = self._trainer.train(order, job.id, partial(self._tell, job))
         if answer.model_id is None and self._trainer.closed:
             return LOOK_SECONDS  # the daemon ends: the next one begins it anew
-        self._ended = self._concluded(job, answer)
-        self._jobs.end(self._ended)
-        self._ended = None
+        self._end(self._concluded(job, answer))
         return 0.0
+
+    def _train_some(self, job: Job) -> float:
+        """The next of many series, not all at once: between two parts others are trained, and a restart goes on there."""
+        keys = self._named(job)
+        rest = keys[bisect_right(keys, _reached(job), key=_order) :]
+        if not rest:
+            self._many.pop(0)
+            self._end(self._all_done(job))
+            return 0.0
+        answers = self._trainer.train_many(FleetOrder(tuple(rest[:AT_ONCE]), job.window_days), job.id)
+        if self._trainer.closed:
+            return LOOK_SECONDS
+        self._many[0] = self._advanced(job, rest[:AT_ONCE], answers, len(keys))
+        if not self._jobs.advance(self._many[0]):
+            self._many.pop(0)  # cancelled
+        return 0.0
+
+    def _named(self, job: Job) -> list[SeriesKey]:
+        """What the job names, in the order in which it is trained: of each device its series, then the device itself."""
+        keys = [key for key in self._jobs.series() if named(job, key)]
+        counts = Counter(device_id for device_id, _ in keys)
+        if self._devices and job.metric_name == EVERY_METRIC:
+            keys += [(device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS]
+        return sorted(keys, key=_order)
+
+    def _advanced(self, job: Job, keys: Sequence[SeriesKey], answers: Sequence[FleetAnswer], of: int) -> Job:
+        """The job with what came of these."""
+        known = {one.key: one.answer for one in answers}
+        found = [(key, known.get(key, Answer(0.0, None, "its training was cut short"))) for key in keys]
+        trained = sum(self._told(job, key, answer) for key, answer in found)
+        before = fleet_view(job)
+        failure = before.first_failure or next((f"{'/'.join(key)}: {one.reason}" for key, one in found if one.model_id is None), "")
+        now = FleetView(of, before.trained + trained, before.failed + len(found) - trained, failure)
+        device_id, metric_name = keys[-1]
+        outcome = {**msgspec.structs.asdict(now), "last_device": device_id, "last_metric": metric_name}
+        return msgspec.structs.replace(job, outcome=outcome, progress=min(99, 100 * (now.trained + now.failed) // of))
+
+    def _told(self, job: Job, key: SeriesKey, answer: Answer) -> bool:
+        """As if it had been asked for alone; whether there is a model."""
+        alone = msgspec.structs.replace(job, kind="train", device_id=key[0], metric_name=key[1], outcome={})
+        return self._concluded(alone, answer).status == "done"
+
+    def _all_done(self, job: Job) -> Job:
+        said = fleet_view(job)
+        reason = f"{said.failed} of {said.series} were not trained; the first: {said.first_failure}" if said.failed else ""
+        status: Literal["done", "failed"] = "done" if said.trained or not said.failed else "failed"
+        seconds = None if job.started_at is None else (self._clock() - job.started_at) / 1e6
+        return msgspec.structs.replace(job, status=status, progress=100, finished_at=self._clock(), seconds=seconds, reason=reason)
+
+    def _end(self, job: Job) -> None:
+        self._ended = job
+        self._jobs.end(job)
+        self._ended = None
 
     def _tell(self, job: Job, percent: int) -> None:
         """How far it is may be lost; a job that was cancelled before it began is ended here."""
@@ -95,3 +165,13 @@ class JobRunner:
         except ModelFileError as error:
             instrumentation.index_unreadable(str(error))
             return None
+
+
+def _order(key: SeriesKey) -> tuple[str, bool, str]:
+    """Of each device its series first."""
+    return key[0], key[1] == METRIC_NAME, key[1]
+
+
+def _reached(job: Job) -> tuple[str, bool, str]:
+    """The last that was trained."""
+    return _order((str(job.outcome.get("last_device", "")), str(job.outcome.get("last_metric", ""))))

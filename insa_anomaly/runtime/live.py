@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from math import isfinite
 
+import msgspec
 import numpy as np
 
 from insa_anomaly.core import features
 from insa_anomaly.core.detector import Results
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime.fleet import Fleet, Window
-from insa_anomaly.services.live import Foreseen, Standing, State
+from insa_anomaly.services.live import Compared, Foreseen, Standing, State
 
 ATTEMPTS = 5  # a model is swapped once a day
 AT_ONCE = 256  # values: between two such parts the stream has its turn
@@ -30,6 +31,12 @@ class LiveFleet:
         newest = int(state[features.LAST]) if isfinite(state[features.LAST]) else None
         in_episode = bool(state[features.EPISODE][1] > 0)
         return Standing(_state(window), int(state[features.SEEN]), newest, window.model and window.model[0], in_episode)
+
+    def compared(self, key: SeriesKey) -> Compared | None:
+        """What became of the series' shadow so far; None where it has none."""
+        number = self._fleet.registry.known(key)
+        found = None if number is None else self._fleet.shadows.tally(number)
+        return None if found is None else Compared(found[0], *msgspec.structs.astuple(found[1]))
 
     def foresee(self, key: SeriesKey, values: Sequence[float]) -> Foreseen | None:
         """What these values would be, each as the next reading; None unless the series is serving."""

@@ -112,6 +112,8 @@ class Score:
         self._fleet.restore(decoded)
         for key, one in decoded:
             self._give(Swap(*key, one.model_id, one.threshold))
+            if one.shadow is not None:
+                self._fleet.shadow(key, self._loaded(key, one.shadow.model_id, Model.from_bytes), one.shadow)
         for key in kept.keys() - dict(decoded).keys():
             device = msgspec.msgpack.decode(kept[key], type=KeptDevice)
             self._fleet.devices.restore(key[0], device, self._loaded(key, device.model_id, DeviceModel.from_bytes))
@@ -120,9 +122,9 @@ class Score:
 
     def adopt(self) -> None:
         """Give every series its active model, before `restore`: for states that were lost, and with them which model served."""
-        thresholds = self._models.thresholds()
+        thresholds, shadows = self._models.thresholds(), self._models.shadows()
         for key, model_id in self._models.active().items():
-            self._give(Swap(*key, model_id, thresholds.get(model_id)))
+            self._give(Swap(*key, model_id, thresholds.get(model_id), shadows.get(key)))
         self._state.checkpoint(0, self._fleet.moved())
 
     def _again(self, cursor: int) -> int:
@@ -298,6 +300,17 @@ class Score:
         except ValueError as error:
             instrumentation.model_unusable(*key, swap.model_id or "", str(error))
             self._fleet.swap(key, None)
+        self._give_shadow(key, swap.shadow_id)
+
+    def _give_shadow(self, key: SeriesKey, model_id: str | None) -> None:
+        """One that goes on goes on comparing."""
+        if model_id == self._fleet.shadows.model_of(self._fleet.registry.number(key)):
+            return
+        try:
+            self._fleet.shadow(key, self._loaded(key, model_id, Model.from_bytes))
+        except ValueError as error:
+            instrumentation.model_unusable(*key, model_id or "", str(error))
+            self._fleet.shadow(key, None)
 
     def _fall_back(self, key: SeriesKey, model_id: str, reason: str) -> None:
         """The index goes back a version; who follows it writes the swap into the log."""

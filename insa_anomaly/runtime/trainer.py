@@ -2,15 +2,16 @@
 
 The index of models is what should be; the log is what is. Whoever trains, this process's child or a command run by hand, writes
 the index; this thread sees the difference and writes model swaps into the log. The child is the only process of the daemon that
-ever loads scikit-learn; it takes one series a line on standard input and answers one line each.
+ever loads scikit-learn; it takes an order a line on standard input and answers a line for each series.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from threading import Lock, Timer
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 
@@ -22,10 +23,11 @@ from insa_anomaly.settings import Training
 
 INDEX_POLL_SECONDS = 1.0
 DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
+FINISH_SECONDS = 10.0
 _PROGRESS = b'{"progress":'
 
 
-class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
     """What the child is asked: train this series; or, where the metric is `_device`, these metrics of the device together.
 
     On the last `window_days`, where that is said; as a refit, it is learnt on from where the serving model stands.
@@ -38,6 +40,14 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     refit: bool = False
 
 
+class FleetOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):
+    """The child is asked to train these series and devices at once, in processes of its own; it answers a line each."""
+
+    keys: tuple[SeriesKey, ...]
+    window_days: float | None = None
+    processes: int | None = None  # None: as the settings say
+
+
 class Progress(msgspec.Struct, frozen=True):
     """What the child says on the way to its answer: percent."""
 
@@ -45,6 +55,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 Tell = Callable[[int], None]
+Said = TypeVar("Said")
 
 
 def _nobody(_: int) -> None:
@@ -57,6 +68,13 @@ class Answer(msgspec.Struct, frozen=True):
     seconds: float
     model_id: str | None = None
     reason: str = ""
+
+
+class FleetAnswer(msgspec.Struct, frozen=True):
+    """What the child answers of one of many."""
+
+    key: SeriesKey
+    answer: Answer
 
 
 class Admission:
@@ -75,6 +93,10 @@ class Admission:
         return True
 
 
+class _Lost(Exception):
+    """The child answers no more; says why."""
+
+
 class Child:
     """The process that trains, started when it is first asked and again after it was lost."""
 
@@ -90,8 +112,18 @@ class Child:
 
         `tell` hears how far it is. Any thread may ask; one waits for the other.
         """
-        with self._one_at_a_time:
-            return self._answer(order, tell)
+        try:
+            with self._one_at_a_time:
+                [answer] = self._answers(order, 1, Answer, tell)
+        except _Lost as lost:
+            return Answer(0.0, None, str(lost))
+        return answer
+
+    def ask_many(self, order: FleetOrder, hear: Callable[[FleetAnswer], None], tell: Tell = _nobody) -> None:
+        """One question, and an answer for each of its keys in any order, all within the deadline; fewer where the child was lost."""
+        with self._one_at_a_time, suppress(_Lost):
+            for answer in self._answers(order, len(order.keys), FleetAnswer, tell):
+                hear(answer)
 
     def interrupt(self) -> None:
         """End the training under way: whoever asked for it has no model."""
@@ -99,16 +131,16 @@ class Child:
             if self._process is not None:
                 self._process.kill()
 
-    def _answer(self, order: Order, tell: Tell) -> Answer:
-        try:
-            process = self._running()
-            if process is None:
-                return Answer(0.0, None, "no more is trained: the end has come")
-            return self._asked(process, order, tell)
-        except (OSError, ValueError, msgspec.DecodeError) as error:
-            self._end()
-            instrumentation.trainer_restarted(str(error))
-            return Answer(0.0, None, "the training process ended, or took too long")
+    def finish(self) -> None:
+        """Let it end by itself, and with it the processes it has; for who waits for no answer."""
+        with self._lock:
+            process = self._process
+        if process is not None:
+            with suppress(OSError, TimeoutExpired):
+                assert process.stdin is not None  # noqa: S101 - it is a pipe by the start
+                process.stdin.close()
+                process.wait(FINISH_SECONDS)
+        self.close()
 
     def close(self) -> None:
         """End it for good."""
@@ -116,24 +148,34 @@ class Child:
             self.closed = True
         self._end()
 
-    def _running(self) -> "Popen[bytes] | None":
-        """The process; None once all is closed. Under the lock, so that none is started after the end."""
+    def _running(self) -> "Popen[bytes]":
+        """The process. Under the lock, so that none is started after the end. Raises _Lost once all is closed."""
         with self._lock:
-            if not self.closed:
-                self._process = self._process or self._start()
+            if self.closed:
+                raise _Lost("no more is trained: the end has come")
+            self._process = self._process or self._start()
             return self._process
 
-    def _asked(self, process: "Popen[bytes]", order: Order, tell: Tell) -> Answer:
-        assert process.stdin is not None and process.stdout is not None  # noqa: PT018, S101 - both are pipes by the start
+    def _answers(self, order: Order | FleetOrder, count: int, kind: type[Said], tell: Tell) -> Iterator[Said]:
+        """So many answers. Raises _Lost where one does not come."""
+        try:
+            process = self._running()
+            with self._killed_in_time(process):
+                _write(process, msgspec.json.encode(order) + b"\n")
+                for _ in range(count):
+                    yield msgspec.json.decode(_line(process, tell), type=kind)
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            self._end()
+            instrumentation.trainer_restarted(str(error))
+            raise _Lost("the training process ended, or took too long") from error
+
+    @contextmanager
+    def _killed_in_time(self, process: "Popen[bytes]") -> Iterator[None]:
         killer = Timer(self._deadline, process.kill)
         killer.daemon = True
         killer.start()
         try:
-            process.stdin.write(msgspec.json.encode(order) + b"\n")
-            process.stdin.flush()
-            while (line := process.stdout.readline()).startswith(_PROGRESS):
-                tell(msgspec.json.decode(line, type=Progress).progress)
-            return msgspec.json.decode(line, type=Answer)
+            yield
         finally:
             killer.cancel()
 
@@ -147,6 +189,20 @@ class Child:
                 if pipe is not None:
                     with suppress(OSError):
                         pipe.close()
+
+
+def _write(process: "Popen[bytes]", line: bytes) -> None:
+    assert process.stdin is not None  # noqa: S101 - it is a pipe by the start, as is the other
+    process.stdin.write(line)
+    process.stdin.flush()
+
+
+def _line(process: "Popen[bytes]", tell: Tell) -> bytes:
+    """The next line that is an answer."""
+    assert process.stdout is not None  # noqa: S101
+    while (line := process.stdout.readline()).startswith(_PROGRESS):
+        tell(msgspec.json.decode(line, type=Progress).progress)
+    return line
 
 
 class Trainer:
@@ -173,10 +229,22 @@ class Trainer:
 
     def train(self, order: Order, name: object, tell: Tell) -> Answer:
         """Train what was asked for by hand, as the next one; `interrupt` knows it by its name."""
+        with self._by_hand():
+            return self._child.ask(order, partial(self._heard, name, tell))
+
+    def train_many(self, order: FleetOrder, name: object) -> list[FleetAnswer]:
+        """The same of several at once; answers those that came before it was interrupted, or its time was over."""
+        found: list[FleetAnswer] = []
+        with self._by_hand():
+            self._child.ask_many(order, found.append, partial(self._heard, name, _nobody))
+        return found
+
+    @contextmanager
+    def _by_hand(self) -> Iterator[None]:
         with self._lock:
             self._urgent += 1
         try:
-            return self._child.ask(order, partial(self._heard, name, tell))
+            yield
         finally:
             with self._lock:
                 self._urgent, self._under_way = self._urgent - 1, None
@@ -237,15 +305,15 @@ class Trainer:
 
     def _follow(self) -> None:
         self._revision = self._models.revision
-        thresholds = self._models.thresholds()
-        active = {key: Swap(*key, model_id, thresholds.get(model_id)) for key, model_id in self._models.active().items()}
+        thresholds, shadows = self._models.thresholds(), self._models.shadows()
+        active = {key: Swap(*key, one, thresholds.get(one), shadows.get(key)) for key, one in self._models.active().items()}
         swaps = [swap for key, swap in active.items() if self._swapped.get(key) != swap]
         swaps += [Swap(*key, None) for key in self._swapped.keys() - active.keys()]
         if swaps:
             self._swap(swaps)
-            self._swapped = active
+            before, self._swapped = self._swapped, active
             for swap in swaps:
-                instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)
+                _say(swap, before.get((swap.device_id, swap.metric_name), Swap(swap.device_id, swap.metric_name, None)))
 
     def _next(self) -> SeriesKey | None:
         """The first that may be trained now: a series that has a model needs no admission, and waits for none that does."""
@@ -285,3 +353,11 @@ class Trainer:
         if len(self._metrics(device_id)) >= FEWEST_METRICS:
             self._devices_next[device_id] = now + DEVICE_RETRY_SECONDS
             self.due([key])
+
+
+def _say(swap: Swap, before: Swap) -> None:
+    """What is another than before."""
+    if swap.shadow_id != before.shadow_id:
+        instrumentation.shadow_swapped(swap.device_id, swap.metric_name, swap.shadow_id)
+    if (swap.model_id, swap.threshold) != (before.model_id, before.threshold):
+        instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)

@@ -1,6 +1,7 @@
 """Training a device: the histories of its metrics in, a stored model of them together out. Loads scikit-learn, so it is imported late."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
 
@@ -26,6 +27,26 @@ class DeviceShelf(Protocol):
         """Store the model and make it the active one of its device. Raises ModelFileError."""
 
 
+@dataclass(frozen=True)
+class DeviceLesson:
+    """What a device is to be learnt from: rows of its metrics; needs nothing but processor time, and may be sent to another process."""
+
+    device_id: str
+    metrics: Sequence[str]
+    times: Ints  # [n] microseconds since the epoch
+    values: Floats  # [n, metrics]; NaN where there is none
+    version: int
+    parameters: DeviceParameters
+    policy: Policy
+
+    def learn(self) -> TrainedDevice:
+        """Learn it. Raises TrainingError where fewer than two metrics report together, NotEnoughData."""
+        trained = fit(self.times, self.values, self.device_id, self.metrics, str(uuid4()), self.version, self.parameters, self.policy)
+        if len(trained.model.metrics) < FEWEST_METRICS:
+            raise TrainingError(f"fewer than {FEWEST_METRICS} of {', '.join(self.metrics)} report together")
+        return trained
+
+
 class DeviceTrainingService:
     """Trains models of devices by one set of parameters and puts them on the shelf."""
 
@@ -38,19 +59,27 @@ class DeviceTrainingService:
 
         Raises TrainingError where fewer than two of them report together, NotEnoughData, DatabaseAway, ModelFileError.
         """
+        return self.keep(self.lesson(device_id, metrics, history, now).learn(), now)
+
+    def lesson(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> DeviceLesson:
+        """What `from_history` learns from. Raises TrainingError, DatabaseAway, ModelFileError."""
         metrics = metrics or [metric for device, metric in history.series() if device == device_id]
         if len(metrics) < FEWEST_METRICS:
             raise TrainingError(f"{len(metrics)} metrics are recorded of {device_id}; at least {FEWEST_METRICS} are needed")
         rows = self._rows(device_id, metrics, history, now)
-        return self.from_rows(device_id, metrics, rows.times, rows.values, now)
+        return self._lesson(device_id, metrics, rows.times, rows.values)
 
     def from_rows(self, device_id: str, metrics: Sequence[str], times: Ints, values: Floats, now: int) -> ModelRow:
         """Train on rows: times [n] in microseconds, values [n, metrics]; NaN where there is none. Raises as `from_history` does."""
-        version = self._shelf.next_version((device_id, METRIC_NAME))
-        trained = fit(times, values, device_id, metrics, str(uuid4()), version, self._parameters, self._policy)
-        if len(trained.model.metrics) < FEWEST_METRICS:
-            raise TrainingError(f"fewer than {FEWEST_METRICS} of {', '.join(metrics)} report together")
+        return self.keep(self._lesson(device_id, metrics, times, values).learn(), now)
+
+    def keep(self, trained: TrainedDevice, now: int) -> ModelRow:
+        """Put what was learnt on the shelf. Raises ModelFileError."""
         return self._shelf.save(trained, now)
+
+    def _lesson(self, device_id: str, metrics: Sequence[str], times: Ints, values: Floats) -> DeviceLesson:
+        version = self._shelf.next_version((device_id, METRIC_NAME))
+        return DeviceLesson(device_id, metrics, times, values, version, self._parameters, self._policy)
 
     def _rows(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> Aligned:
         """The newest readings of all metrics, aligned as the stream does it."""

@@ -1,6 +1,7 @@
 """Trainings that are asked for: taken, waited for, watched, cancelled."""
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from threading import BoundedSemaphore
 from time import monotonic, sleep
 from typing import Protocol
@@ -20,6 +21,7 @@ ENDED = frozenset({"done", "failed", "cancelled"})
 WAITING_CALLERS = 4  # may wait for an answer at a time; the others are told to come again
 WAIT_SECONDS = 3.0
 _LOOK_SECONDS = 0.05
+EVERY_METRIC = "*"  # no metric has this name
 
 
 class Jobs(Protocol):
@@ -27,6 +29,9 @@ class Jobs(Protocol):
 
     def knows(self, key: SeriesKey) -> bool:
         """Whether readings of this series were ever recorded."""
+
+    def series(self) -> list[SeriesKey]:
+        """Every series with recorded readings."""
 
     def add(self, job: Job, most: int) -> None:
         """Let it wait its turn. Raises Conflict where its series has one, TooMany where `most` wait already."""
@@ -46,6 +51,9 @@ class Jobs(Protocol):
     def progress(self, job_id: str, percent: int) -> None:
         """It has come so far."""
 
+    def advance(self, job: Job) -> bool:
+        """One of many series has come as far as it says; False where it was cancelled meanwhile."""
+
     def end(self, job: Job) -> bool:
         """It is done or failed, as it says; False where it was cancelled meanwhile."""
 
@@ -56,8 +64,20 @@ class Jobs(Protocol):
         """What was under way when the daemon ended waits again."""
 
 
+class FleetView(msgspec.Struct, frozen=True):
+    """How far a training of many is: how many series and devices its pattern names, and what came of them."""
+
+    series: int
+    trained: int
+    failed: int
+    first_failure: str
+
+
 class JobView(msgspec.Struct, frozen=True):
-    """A training and what came of it. Of a retraining `model_id` is the model it was asked for, `new_model_id` the one it made."""
+    """A training and what came of it. Of a retraining `model_id` is the model it was asked for, `new_model_id` the one it made.
+
+    Of a fleet `device_id` is the pattern, and `metric_name` the metric, or `*`.
+    """
 
     job_id: Id
     kind: str
@@ -81,6 +101,7 @@ class JobView(msgspec.Struct, frozen=True):
     figures: dict[str, Figure]
     improvement_percentage: float | None
     promoted: bool | None
+    fleet: FleetView | None
     reason: str
 
 
@@ -105,6 +126,13 @@ class JobService:
         if self._live.standing(key) is None and not self._jobs.knows(key):
             raise NotFound(f"there is no series {key[0]}/{key[1]}: it has never reported")
         return self._add(Job(str(uuid4()), "train", *key, window_days, None, author.who, "queued", 0, now), author)
+
+    def train_fleet(self, pattern: str, metric_name: str | None, window_days: float | None, author: Author, now: int) -> JobView:
+        """New models for all series of devices whose id is like the pattern, and for these devices. Raises as `train`."""
+        job = Job(str(uuid4()), "fleet", pattern, metric_name or EVERY_METRIC, window_days, None, author.who, "queued", 0, now)
+        if not any(named(job, key) for key in self._jobs.series()):
+            raise NotFound(f"there is no recorded series of a device like {pattern}")
+        return self._add(job, author)
 
     def retrain(self, model_id: str, author: Author, now: int) -> JobView:
         """A new version of this model, held against it. Raises NotFound, Conflict, TooMany."""
@@ -167,6 +195,16 @@ class JobService:
             return None  # so long ago that the index has forgotten it
 
 
+def named(job: Job, key: SeriesKey) -> bool:
+    """Whether a job of many names this series. In the pattern `*` stands for any characters, `?` for one, `[ab]` for one of these."""
+    return fnmatchcase(key[0], job.device_id) and job.metric_name in (EVERY_METRIC, key[1])
+
+
+def fleet_view(job: Job) -> FleetView:
+    """How far a job of many is."""
+    return msgspec.convert(job.outcome or {"series": 0, "trained": 0, "failed": 0, "first_failure": ""}, FleetView)
+
+
 def job_view(job: Job, row: ModelRow | None) -> JobView:
     """A job as callers see it; `row` is the model it made."""
     about = None if row is None else model_view(row)
@@ -194,5 +232,6 @@ def job_view(job: Job, row: ModelRow | None) -> JobView:
         figures={} if row is None else row.figures,
         improvement_percentage=improvement if isinstance(improvement, float) else None,
         promoted=promoted if isinstance(promoted, bool) else None,
+        fleet=None if job.kind != "fleet" else fleet_view(job),
         reason=job.reason,
     )

@@ -31,11 +31,29 @@ class Foreseen(msgspec.Struct, frozen=True):
     upper: list[float | None]
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """Two versions over the same readings: the one that serves, and its shadow. Times in microseconds; 0 before the first reading."""
+
+    shadow_id: str
+    since: int
+    newest: int
+    readings: int
+    anomalies: int
+    shadow_anomalies: int
+    both: int
+    episodes: int
+    shadow_episodes: int
+    champions: int  # versions that served meanwhile
+
+
 class Live(Protocol):
     """The stream, to be asked by any thread."""
 
     def standing(self, key: SeriesKey) -> Standing | None:
         """How this series stands; None where it was never seen."""
+
+    def compared(self, key: SeriesKey) -> Compared | None:
+        """What became of the series' shadow so far; None where it has none."""
 
     def foresee(self, key: SeriesKey, values: Sequence[float]) -> Foreseen | None:
         """What these values would be; None unless the series is serving."""

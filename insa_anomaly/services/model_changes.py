@@ -9,6 +9,7 @@ import msgspec
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import INTERVAL, Model
+from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
 from insa_anomaly.ports import ModelRow, Models, SeriesKey
 from insa_anomaly.services.audit import Audit, Author
@@ -27,6 +28,12 @@ class Shelf(Models, Protocol):
 
     def activate(self, model_id: str) -> ModelRow:
         """Let this version serve its series."""
+
+    def shadow(self, model_id: str) -> ModelRow:
+        """Let this archived version score along, instead of the one that does."""
+
+    def end_shadow(self, model_id: str) -> ModelRow:
+        """Let this version score along no more."""
 
     def delete(self, model_id: str, reason: str) -> ModelRow:
         """Remove the model's files; its row stays."""
@@ -93,6 +100,28 @@ class ModelChangeService:
         self._show(row)
         return StatusChange(True, model_id, row.status, serving if serving != model_id else None)  # noqa: FBT003
 
+    def shadow(self, model_id: str, author: Author) -> StatusChange:
+        """Let this version score its series along without a word, so that it can be compared with the one that serves."""
+        row = self._stored(model_id)
+        if row.status not in {"archived", "shadow"} or row.metric_name == METRIC_NAME:
+            raise Conflict(f"model {model_id} cannot score along: it is {row.status}, of {row.metric_name}")
+        before = self._shelf.shadows().get((row.device_id, row.metric_name))
+        self._audit.write(author.change("model.shadow", model_id, before, model_id))
+        if before != model_id:
+            row = self._shelf.shadow(model_id)
+            self._show_all(row, before)
+        return StatusChange(True, model_id, row.status, before if before != model_id else None)  # noqa: FBT003
+
+    def end_shadow(self, model_id: str, author: Author) -> StatusChange:
+        """Let this version score along no more; it is kept."""
+        row = self._stored(model_id)
+        if row.status != "shadow":
+            raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
+        self._audit.write(author.change("model.shadow", model_id, model_id, None))
+        row = self._shelf.end_shadow(model_id)
+        self._show(row)
+        return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
+
     def delete(self, model_id: str, author: Author) -> StatusChange:
         """Remove the model's files. Where it served, its series has no model until another is trained or activated."""
         row = self._stored(model_id)
@@ -109,6 +138,11 @@ class ModelChangeService:
         if row.status == "deleted":
             raise Conflict(f"model {model_id} is deleted")
         return row
+
+    def _show_all(self, row: ModelRow, before: str | None) -> None:
+        if before is not None:
+            self._show(self._shelf.row(before))
+        self._show(row)
 
     def _show(self, row: ModelRow) -> None:
         try:

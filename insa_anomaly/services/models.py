@@ -3,11 +3,11 @@
 import msgspec
 
 from insa_anomaly.core.event import rfc3339
-from insa_anomaly.errors import ModelFileError, NotFound
+from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports import Figures, Filter, ModelRow, Models, Place, SeriesKey, Tally
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.findings import Findings, cursor
-from insa_anomaly.services.live import Live
+from insa_anomaly.services.live import Compared, Live
 from insa_anomaly.services.views import Figure, Id, Instant, ModelView, model_view
 
 DAY = 86_400_000_000
@@ -92,6 +92,33 @@ class Performance(msgspec.Struct, frozen=True):
     versions: list[VersionView]
 
 
+class Side(msgspec.Struct, frozen=True):
+    """What one version said of the readings that both scored."""
+
+    anomalies: int
+    anomaly_rate: float | None
+    episodes: int
+    episodes_per_day: float | None
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """A version that scores along (`shadow`), and the one that serves (`champion`), on the same readings since the shadow began.
+
+    A daily refit may replace the serving version meanwhile: `champion_versions` served.
+    """
+
+    model_id: Id
+    champion_id: Id | None
+    champion_versions: int
+    since: Instant | None
+    newest: Instant | None
+    readings: int
+    champion: Side
+    shadow: Side
+    both_anomalous: int
+    agreement: float | None  # share of readings that both call the same
+
+
 class ModelFilter(msgspec.Struct, frozen=True):
     """Which models; None: any."""
 
@@ -146,6 +173,15 @@ class ModelService:
             versions=[_version(model_view(one)) for one in self._models.of_series((row.device_id, row.metric_name))],
         )
 
+    def comparison(self, model_id: str) -> Comparison:
+        """How a shadow does beside the version that serves. Raises NotFound, Conflict."""
+        row = self.row(model_id)
+        if row.status != "shadow":
+            raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
+        found = self._live.compared(_key(row))
+        begun = found if found is not None and found.shadow_id == model_id else Compared(model_id, *(0,) * 8, champions=1)
+        return _comparison(begun, self._models.active().get(_key(row)))
+
     def row(self, model_id: str) -> ModelRow:
         """A model by its id. Raises NotFound."""
         try:
@@ -172,6 +208,27 @@ def _place(row: ModelRow) -> Place:
 
 def _key(row: ModelRow) -> SeriesKey:
     return row.device_id, row.metric_name
+
+
+def _comparison(found: Compared, champion_id: str | None) -> Comparison:
+    days = (found.newest - found.since) / DAY
+    differ = found.anomalies + found.shadow_anomalies - 2 * found.both
+    return Comparison(
+        model_id=found.shadow_id,
+        champion_id=champion_id,
+        champion_versions=found.champions,
+        since=rfc3339(found.since) if found.readings else None,
+        newest=rfc3339(found.newest) if found.readings else None,
+        readings=found.readings,
+        champion=_side(found.anomalies, found.episodes, found.readings, days),
+        shadow=_side(found.shadow_anomalies, found.shadow_episodes, found.readings, days),
+        both_anomalous=found.both,
+        agreement=1.0 - differ / found.readings if found.readings else None,
+    )
+
+
+def _side(anomalies: int, episodes: int, readings: int, days: float) -> Side:
+    return Side(anomalies, anomalies / readings if readings else None, episodes, episodes / days if days > 0 else None)
 
 
 def _precision(tally: Tally) -> Precision:

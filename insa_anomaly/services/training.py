@@ -36,6 +36,21 @@ class Readings:
     values: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a series is to be learnt from: needs nothing but processor time, and may be sent to another process."""
+
+    readings: Readings
+    name: Name
+    parameters: Parameters
+    policy: Policy
+    past: Past | None
+
+    def learn(self) -> Challenge:
+        """Learn it. Raises TrainingError, NotEnoughData."""
+        return train(self.readings.times, self.readings.values, self.name, self.parameters, self.policy, self.past)
+
+
 class TrainingService:
     """Trains models by one set of parameters and puts them on the shelf."""
 
@@ -43,38 +58,44 @@ class TrainingService:
         """`tell` hears how far a training is, in percent."""
         self._shelf, self._parameters, self._policy, self._tell = shelf, parameters, policy, tell
 
-    def from_window(self, key: SeriesKey, history: History, now: int, days: float) -> ModelRow:
-        """Train on what is recorded of the last `days`, and nothing older. Raises as `from_history`."""
-        readings = Readings(*history.readings(key, now - int(days * 86_400e6), self._parameters.history_readings_most))
-        return self._trained(key, readings, self._past(key, history, readings), now)
-
-    def from_history(self, key: SeriesKey, history: History, now: int) -> ModelRow:
+    def from_history(self, key: SeriesKey, history: History, now: int, days: float | None = None) -> ModelRow:
         """Train on what is recorded of the series; where a model serves, the new one takes its place only if it is not worse.
 
-        Raises TrainingError, NotEnoughData, DatabaseAway, ModelFileError.
+        `days`: on the last so many, and nothing older. Raises TrainingError, NotEnoughData, DatabaseAway, ModelFileError.
         """
-        readings = self._recorded(key, history, now)
-        return self._trained(key, readings, self._past(key, history, readings), now)
+        return self._trained(self.lesson(key, history, now, days), now)
+
+    def lesson(self, key: SeriesKey, history: History, now: int, days: float | None = None) -> Lesson:
+        """What `from_history` learns from. Raises DatabaseAway, ModelFileError."""
+        if days is None:
+            readings = self._recorded(key, history, now)
+        else:
+            readings = Readings(*history.readings(key, now - int(days * 86_400e6), self._parameters.history_readings_most))
+        return self._lesson(key, readings, self._past(key, history, readings))
 
     def refit(self, key: SeriesKey, history: History, now: int) -> ModelRow:
         """Learn on from where the serving model stands; where none does, as `from_history`, which says what it raises."""
         readings = self._recorded(key, history, now)
         past = self._past(key, history, readings)
         if past is None:
-            return self._trained(key, readings, None, now)
-        return self._kept(refit(readings.times, readings.values, self._name(key), self._parameters, self._policy, past), now)
+            return self._trained(self._lesson(key, readings, None), now)
+        return self.keep(refit(readings.times, readings.values, self._name(key), self._parameters, self._policy, past), now)
 
     def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
         """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
-        return self._trained(key, readings, None, now)
+        return self._trained(self._lesson(key, readings, None), now)
 
-    def _trained(self, key: SeriesKey, readings: Readings, past: Past | None, now: int) -> ModelRow:
+    def _lesson(self, key: SeriesKey, readings: Readings, past: Past | None) -> Lesson:
+        return Lesson(readings, self._name(key), self._parameters, self._policy, past)
+
+    def _trained(self, lesson: Lesson, now: int) -> ModelRow:
         self._tell(20)
-        challenge = train(readings.times, readings.values, self._name(key), self._parameters, self._policy, past)
+        challenge = lesson.learn()
         self._tell(90)
-        return self._kept(challenge, now)
+        return self.keep(challenge, now)
 
-    def _kept(self, challenge: Challenge, now: int) -> ModelRow:
+    def keep(self, challenge: Challenge, now: int) -> ModelRow:
+        """Put what was learnt on the shelf. Raises ModelFileError."""
         known: Figures = {"improvement_percentage": challenge.improvement_percentage, "improvement_unknown": challenge.unknown}
         trained = replace(challenge.trained, figures=challenge.trained.figures | known)
         return self._shelf.save(trained, now, challenge.refusal)

@@ -59,7 +59,7 @@ def opened(settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles
     parts = Parts(models, daemon.fleet, daemon.intake, daemon.log.id, daemon.trainer.interrupt)
     with _pools(settings, dsn) as (pool, audit), kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
         jobs = PostgresJobs(pool, parts.instance)
-        runner = JobRunner(jobs, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now)
+        runner = JobRunner(jobs, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=settings.training.devices)
         yield assembled(settings, pool, audit, ring, parts), runner
 
 

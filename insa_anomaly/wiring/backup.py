@@ -23,7 +23,7 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock, storage
 from insa_anomaly.wiring.database import database
 
-_STATE, _SPOOL, _SUBSCRIPTIONS = "state.db", "spool.db", "subscriptions.json"
+_STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = storage.STATE, storage.LOG, "alerts.db", "subscriptions.json"
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -44,7 +44,11 @@ def backup(settings: Settings, target: Path) -> Path:
         raise BackupFailed(f"{folder} cannot be made: {error.strerror}") from error
     source = settings.storage.directory
     with ExitStack() as stack:
-        held = {name: stack.enter_context(backup_files.Snapshot(source / name)) for name in (_STATE, _SPOOL) if (source / name).exists()}
+        held = {
+            name: stack.enter_context(backup_files.Snapshot(source / name))
+            for name in (_ALERTS, _STATE, _SPOOL)
+            if (source / name).exists()
+        }
         with database(settings) as dsn:
             dump.dump(_programs("pg_dump", dump.server_major(dsn)), dsn, folder / "database.dump")
         for name, snapshot in held.items():
@@ -67,7 +71,7 @@ def restore(settings: Settings, folder: Path) -> Manifest:
     with storage.alone(target), database(settings) as dsn:
         _refuse_what_is_there(settings, dsn)
         dump.restore(_programs("pg_restore", dump.server_major(dsn)), dsn, folder / "database.dump")
-        for name in (_STATE, _SPOOL, _SUBSCRIPTIONS):
+        for name in (_ALERTS, _STATE, _SPOOL, _SUBSCRIPTIONS):
             if (folder / name).exists():
                 backup_files.copy_private(folder / name, target / name)
         if (folder / settings.models.key_file.name).exists() and not settings.models.key_file.exists():
@@ -104,7 +108,7 @@ def _checked(folder: Path) -> Manifest:
 
 def _refuse_what_is_there(settings: Settings, dsn: str) -> None:
     directory = settings.models.directory
-    there = [str(path) for name in (_STATE, _SPOOL) if (path := settings.storage.directory / name).exists()]
+    there = [str(path) for name in (_ALERTS, _STATE, _SPOOL) if (path := settings.storage.directory / name).exists()]
     there += [str(directory)] if directory.is_dir() and any(directory.iterdir()) else []
     there += [] if dump.is_empty(dsn) else ["the schema in the database"]
     if there:

@@ -1,6 +1,7 @@
 """What can be tried before the daemon runs: the database's schema, the connections."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.postgres import roles
@@ -8,7 +9,7 @@ from insa_anomaly.adapters.postgres.connection import Connection as DatabaseConn
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import BrokerAway, InsaError
 from insa_anomaly.settings import Settings
-from insa_anomaly.wiring import storage
+from insa_anomaly.wiring import alerts, storage
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.training import model_files
@@ -29,10 +30,16 @@ def migrate_as(url: str, login: str | None) -> tuple[list[str], list[str]]:
 def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
     """Name of each thing the daemon needs, what came of trying it, and whether it failed."""
     for name, attempt in (("broker", _try_broker), ("database", _try_database), ("models", _try_models)):
-        try:
-            yield name, attempt(settings) or "ok", False
-        except InsaError as error:
-            yield name, " ".join(str(error).split()), True  # a driver's words may take several lines
+        yield name, *_tried(partial(attempt, settings))
+    for name, try_out in alerts.try_out(settings):
+        yield name, *_tried(try_out)
+
+
+def _tried(attempt: Callable[[], str | None]) -> tuple[str, bool]:
+    try:
+        return attempt() or "ok", False
+    except InsaError as error:
+        return " ".join(str(error).split()), True  # a driver's words may take several lines
 
 
 def _try_broker(settings: Settings) -> str | None:

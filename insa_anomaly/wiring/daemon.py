@@ -4,6 +4,7 @@ import ctypes
 import faulthandler
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,7 +40,7 @@ from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
 from insa_anomaly.settings import RedisAddress, Settings, credential, secret
-from insa_anomaly.wiring import admin, clock, storage
+from insa_anomaly.wiring import admin, alerts, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.reload import Reload
@@ -48,6 +49,7 @@ from insa_anomaly.wiring.training import model_files, start_child
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
+SWITCH_SECONDS = 0.001  # a thread that comes back from a socket waits so long for one that computes; Python's own 5 ms add up
 M_ARENA_MAX, ARENAS = -8, 2  # the first is mallopt's name for the second
 TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
@@ -56,6 +58,7 @@ def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
     _share_arenas()
+    sys.setswitchinterval(SWITCH_SECONDS)
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
@@ -64,7 +67,7 @@ def run(settings: Settings, source: str) -> int:
         parts = _assemble(settings, dsn, models, stack)
         office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
         reload = Reload(settings, source, partial(_adjust, parts, None if office is None else office[0]))
-        others = [("measure", _measure(settings, parts).step), ("settings", reload.step)]
+        others = [*parts.others, ("measure", _measure(settings, parts).step), ("settings", reload.step)]
         others += [] if office is None else [("jobs", office[1].step)]
         daemon = Daemon(replace(parts, others=tuple(others)), _supervision(settings, parts.broker))
         daemon.restore()
@@ -105,7 +108,7 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
     bound = app.listen(http.host, http.port)
     certificate = app.Certificate(http.certificate_file, credential(http.key_file)) if http.certificate_file and http.key_file else None
     app.warn_unprotected(http.host, certificate)
-    stack.enter_context(app.served(application, bound, certificate))
+    stack.enter_context(app.served(application, bound, certificate, http.request_seconds))
 
 
 def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
@@ -122,12 +125,21 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training)
     tell = Tell(states, broker)
     show = _show(settings.redis, fleet, stack)
-    score = Score(feed, states, fleet, models, Listeners(tell, trainer, show), settings.storage.checkpoint_seconds)
+    hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
+    score = Score(
+        feed,
+        states,
+        fleet,
+        models,
+        Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen),
+        settings.storage.checkpoint_seconds,
+    )
     if lost:
         states.bind(log.id)
         score.adopt()
     record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
-    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer)
+    others = (("alert", hearing.alert.step), ("silence", hearing.listen.step))
+    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert)
 
 
 def _supervision(settings: Settings, broker: Broker) -> Supervision:

@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters import spool, state
+from insa_anomaly.adapters import alert_file, spool, state
 from insa_anomaly.adapters.disk import size_of_file, size_of_folder
-from insa_anomaly.errors import AlreadyRunning, ConfigError, LogDamaged, StateDamaged
+from insa_anomaly.errors import AlertsDamaged, AlreadyRunning, ConfigError, LogDamaged, StateDamaged
 
 LOG, STATE = "spool.db", "state.db"
 _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
@@ -83,6 +83,15 @@ def states(path: Path) -> tuple[state.StateFile, bool]:
         instrumentation.state_damaged(str(set_aside(path)))
         return state.StateFile(path), True
     return found, False
+
+
+def alerts(path: Path) -> alert_file.AlertFile:
+    """The alerts; damaged ones are begun anew. Raises AlertsBroken, ConfigError."""
+    try:
+        return alert_file.AlertFile(path)
+    except AlertsDamaged:
+        instrumentation.alerts_damaged(str(set_aside(path)))
+        return alert_file.AlertFile(path)
 
 
 def set_aside(path: Path) -> Path:

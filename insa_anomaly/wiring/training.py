@@ -6,11 +6,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,11 +20,12 @@ from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
 from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.errors import InsaError
 from insa_anomaly.ports import ModelRow, SeriesKey
-from insa_anomaly.runtime.trainer import Answer, Child, Order, Progress
+from insa_anomaly.runtime.trainer import Answer, Child, FleetAnswer, FleetOrder, Order, Progress
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
@@ -35,9 +34,11 @@ from insa_anomaly.workbench.recording import Recording
 
 if TYPE_CHECKING:
     from insa_anomaly.services.device_training import DeviceTrainingService
+    from insa_anomaly.services.fleet_training import FleetTrainingService
     from insa_anomaly.services.training import TrainingService
 
 Outcomes = dict[SeriesKey, str]
+AT_ONCE = 64  # given to the training process as one order, which has a deadline
 Column = tuple[Ints, Floats]  # times in microseconds, values
 
 
@@ -64,7 +65,8 @@ def train_orders() -> None:
     """Be it: settings and database on the first two lines of standard input, then an order a line; an answer a line."""
     os.nice(10)  # the stream goes first
     from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
-    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - as this does
+    from insa_anomaly.services.fleet_training import FleetTrainingService  # noqa: PLC0415 - as this does
+    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - and this
 
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
@@ -74,7 +76,23 @@ def train_orders() -> None:
         devices = DeviceTrainingService(files, together.parameters(settings.detection), together.tolerance, settings.verdict)
         for line in sys.stdin.buffer:
             _say(Progress(0))
-            _say(_answered(partial(_obey, service, devices, history, msgspec.json.decode(line, type=Order))))
+            order = msgspec.json.decode(line, type=Order | FleetOrder)
+            if isinstance(order, FleetOrder):
+                fleet = FleetTrainingService(service, devices, _workers(settings, order.processes))
+                _obey_many(fleet, history, order)
+            else:
+                _say(_answered(partial(_obey, service, devices, history, order)))
+
+
+def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWorkers:
+    training = settings.training
+    return DaskWorkers(training.dask_scheduler) if training.dask_scheduler else LokyWorkers(processes or training.processes)
+
+
+def _obey_many(fleet: "FleetTrainingService", history: PostgresHistory, order: FleetOrder) -> None:
+    for key, found, seconds in fleet.train(order.keys, history, clock.now(), order.window_days):
+        answer = Answer(round(seconds, 3), None, found) if isinstance(found, str) else Answer(round(seconds, 3), found.id)
+        _say(FleetAnswer(key, answer))
 
 
 def _obey(service: "TrainingService", devices: "DeviceTrainingService", history: PostgresHistory, order: Order) -> ModelRow:
@@ -83,9 +101,7 @@ def _obey(service: "TrainingService", devices: "DeviceTrainingService", history:
         return devices.from_history(order.device_id, order.metrics, history, now)
     if order.refit:
         return service.refit(key, history, now)
-    if order.window_days is None:
-        return service.from_history(key, history, now)
-    return service.from_window(key, history, now, order.window_days)
+    return service.from_history(key, history, now, order.window_days)
 
 
 def _say(said: msgspec.Struct) -> None:
@@ -104,15 +120,15 @@ def _answered(train: Callable[[], ModelRow]) -> Answer:
 
 
 # ------------------------------------------------------------------------------------------------------ the commands
-def train_stored(settings: Settings, keys: Sequence[SeriesKey] | None, jobs: int, console: Console) -> Outcomes:
-    """Train these series (None: all) on what is recorded of them, `jobs` at once."""
+def train_stored(settings: Settings, keys: Sequence[SeriesKey] | None, processes: int | None, console: Console) -> Outcomes:
+    """Train these series (None: all) on what is recorded of them, by so many processes at once (None: as the settings say)."""
     with database(settings) as dsn:
         if keys is None:
             with PostgresHistory(dsn) as history:
                 keys = history.series()
             keys += _devices(keys) if settings.training.devices else []
         with progress(console, "models trained", len(keys)) as advance:
-            return train_many(settings, dsn, keys, jobs, advance)
+            return train_many(settings, dsn, keys, processes, advance)
 
 
 def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
@@ -121,29 +137,22 @@ def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
     return [(device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS]
 
 
-def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], jobs: int, advance: Advance) -> Outcomes:
-    """Train in `jobs` processes; what came of it, by series."""
-    children = [Child(lambda: start_child(settings, dsn), settings.training.deadline) for _ in range(min(jobs, max(1, len(keys))))]
-    free: SimpleQueue[Child] = SimpleQueue()
-    for child in children:
-        free.put(child)
+def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], processes: int | None, advance: Advance) -> Outcomes:
+    """Train by so many processes at once; what came of it, by series."""
+    found = dict.fromkeys(keys, "not trained: its training was cut short")
 
-    def train(key: SeriesKey) -> str:
-        child = free.get()
-        try:
-            return _outcome(child.ask(Order(*key)))
-        finally:
-            free.put(child)
-            advance(1)
+    def hear(said: FleetAnswer) -> None:
+        found[said.key] = _outcome(said.answer)
+        advance(1)
 
-    # Threads stay until all is done: a child goes when the thread that started it does.
-    with ThreadPoolExecutor(len(children)) as pool:
-        try:
-            return dict(zip(keys, pool.map(train, keys), strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)
-            for child in children:
-                child.close()
+    child = Child(lambda: start_child(settings, dsn), settings.training.deadline)
+    try:
+        for begin in range(0, len(keys), AT_ONCE):
+            child.ask_many(FleetOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear)
+        child.finish()
+    finally:
+        child.close()
+    return found
 
 
 def _outcome(answer: Answer) -> str:

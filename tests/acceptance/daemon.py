@@ -74,11 +74,12 @@ class Daemon:
 
     @property
     def ready(self) -> bool:
-        """Whether /readyz says so."""
+        """Whether /readyz says so, or that nothing but alerts is in the way: those who are to hear them may be what a test takes away."""
         try:
-            return self.get("/readyz")[0] == 200
+            reasons: list[str] = json.loads(self.get("/readyz")[1])["reasons"]
         except OSError:
             return False
+        return all(reason.startswith("alerts are not delivered") for reason in reasons)
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of a page of the admin port. Raises URLError (an OSError) where nobody answers."""
@@ -93,6 +94,12 @@ class Daemon:
         """What /api/v1/status says."""
         answer: dict[str, object] = json.loads(self.get("/api/v1/status")[1])
         return answer
+
+    @property
+    def troubles(self) -> list[str]:
+        """What it says keeps it from doing all of its job."""
+        reasons: list[str] = json.loads(self.get("/api/v1/status")[1])["reasons"]
+        return reasons
 
     def metric(self, name: str, labels: Mapping[str, str] | None = None) -> float:
         """One sample of /metrics, 0 where it has not been counted yet."""

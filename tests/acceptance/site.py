@@ -130,6 +130,11 @@ class Site:
         with closing(sqlite3.connect(self.folder / "storage" / "state.db")) as state:
             return state.execute(statement).fetchall()
 
+    def alerts(self, statement: str) -> list[tuple[Any, ...]]:
+        """Rows of the daemon's file of alerts."""
+        with closing(sqlite3.connect(self.folder / "storage" / "alerts.db")) as alerts:
+            return alerts.execute(statement).fetchall()
+
     def wait_told(self, heard: Heard) -> None:
         """Until the outbox is empty, and what was in it has come to the subscriber: the broker keeps the order."""
         wait_for(lambda: self.state("SELECT count(*) FROM outbox") == [(0,)], 60)
@@ -168,9 +173,9 @@ class Site:
             assert feeder.drain(60.0) == 0
 
     @contextmanager
-    def listen(self, topics: str = EVENTS) -> Iterator[Heard]:
+    def listen(self, topics: str = EVENTS, heard: Heard | None = None) -> Iterator[Heard]:
         """An independent subscriber."""
-        heard = Heard()
+        heard = heard or Heard()
         with Listener(self._access("operator"), [topics], heard) as listener:
             assert listener.open(CONNECT_SECONDS), listener.trouble
             yield heard

@@ -16,7 +16,7 @@ from insa_anomaly.wiring import backup
 from tests.acceptance.plant import machines, stream
 from tests.acceptance.site import Site, empty_database, opened
 
-EXPECTED = ["database.dump", "manifest.json", "ml_models", "model.key", "spool.db", "state.db", "subscriptions.json"]
+EXPECTED = ["alerts.db", "database.dump", "manifest.json", "ml_models", "model.key", "spool.db", "state.db", "subscriptions.json"]
 
 
 @pytest.mark.long

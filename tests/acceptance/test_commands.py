@@ -80,11 +80,15 @@ def test_check_config_says_what_does_not_answer(site: Site) -> None:
     """One line for each thing, status 1 where one fails."""
     site.put("broker", {"port": 1})
     site.put("database", {"url": "host=127.0.0.1 port=1 user=insa dbname=insa"})
+    site.put("mail", {"host": "127.0.0.1", "port": 1, "recipients": ["shift@plant.test"]})
+    site.put("github", {"repository": "plant/line", "url": "http://127.0.0.1:1"})
     done = site.run("check-config")
     assert done.returncode == 1
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert "no MQTT broker answers at 127.0.0.1:1" in lines["broker"]
     assert "refused" in lines["database"]
+    assert "refused" in lines["mail"]
+    assert "refused" in lines["github"]
     assert lines["models"] == "ok"
     assert "Traceback" not in done.stderr
 

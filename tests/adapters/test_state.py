@@ -84,3 +84,17 @@ def test_only_the_owner_may_read_it(path: Path) -> None:
         state.commit(1, b"r", [])
         assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_state_of_the_version_before_is_taken_over(path: Path) -> None:
+    """With what it had to tell; from now on alerts have their list."""
+    with StateFile(path) as state:
+        told = state.post([("a", b"1")])
+    with sqlite3.connect(path) as file:
+        file.execute("DROP TABLE notices")
+        file.execute("PRAGMA user_version = 1")
+    file.close()
+    with StateFile(path) as state:
+        assert state.outgoing(0, 9) == told
+        assert state.notices(9) == []
+        assert state.post([("b", b"2")]) == state.notices(9)

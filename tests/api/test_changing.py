@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.detector import INTERVAL, Model
+from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.core.verdict import Policy, Standing, Transition, step
 from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.services.model_changes import opened
@@ -268,3 +269,65 @@ def test_the_interval_of_a_model_is_in_microseconds(office: Office) -> None:
     """What the effect of a threshold rests on."""
     row = office.train()
     assert Model.from_bytes(office.files.scorer(row.id)).numbers[INTERVAL] >= SECOND / 1000
+
+
+# ------------------------------------------------------------------------------------------------------ shadows
+def test_two_versions_are_compared_and_one_is_promoted(office: Office) -> None:
+    """The one that scores along says nothing; what it would have said stands beside what was said, until it takes over."""
+    second = office.train(trained_at=now() - 2 * HOUR)
+    first = office.train(trained_at=now() - HOUR)
+    said = office.do("POST", f"{API}/models/{second.id}/shadow")
+    assert (said["status"], said["replaced_model_id"]) == ("shadow", None)
+    assert office.query("SELECT status FROM ml_models WHERE id = %s", second.id) == [("shadow",)]
+    assert office.files.shadows() == {KEY: second.id}
+    empty = office.get(f"{API}/models/{second.id}/shadow")
+    assert (empty["readings"], empty["agreement"], empty["champion_id"]) == (0, None, first.id)
+
+    office.serve(first)
+    office.stream([10.0 + number % 3 / 2 for number in range(100)], since=now() - 300 * SECOND)
+    office.fleet.shadow(KEY, Model.from_bytes(office.files.scorer(second.id)))
+    office.stream([10.0 + number % 3 / 2 + (40 if number == 50 else 0) for number in range(100)], since=now() - 200 * SECOND)
+    compared = office.get(f"{API}/models/{second.id}/shadow")
+    assert (compared["readings"], compared["agreement"], compared["champion_versions"]) == (100, 1.0, 1)
+    assert compared["champion"] == compared["shadow"]
+    assert compared["shadow"]["anomalies"] == compared["both_anomalous"] > 0
+    assert compared["since"] < compared["newest"]
+
+    office.do("POST", f"{API}/models/{second.id}/activate")
+    assert (office.files.active(), office.files.shadows()) == ({KEY: second.id}, {})
+    assert [(before, after) for _, _, _, before, after in office.audited("model.shadow")] == [(None, second.id)]
+
+
+def test_a_series_has_one_shadow(office: Office) -> None:
+    """Another one takes its place; one that ends is kept; one that is asked for again goes on."""
+    rows = [office.train(trained_at=now() - hour * HOUR) for hour in (4, 3, 2)]
+    for row, before in ((rows[0], None), (rows[1], rows[0].id), (rows[1], None)):
+        said = office.do("POST", f"{API}/models/{row.id}/shadow")
+        assert (said["replaced_model_id"], office.files.shadows()) == (before, {KEY: row.id})
+    assert office.query("SELECT status FROM ml_models WHERE id = %s", rows[0].id) == [("archived",)]
+    assert office.do("DELETE", f"{API}/models/{rows[1].id}/shadow")["status"] == "archived"
+    assert office.files.shadows() == {}
+    for method in ("GET", "DELETE"):
+        problem(office.ask("write", method, f"{API}/models/{rows[1].id}/shadow"), 409)
+
+
+def test_only_what_is_kept_can_score_along(office: Office) -> None:
+    """Not the one that serves, none of a device, none that is gone."""
+    row = office.train()
+    together = office.train((KEY[0], METRIC_NAME), now() - HOUR)
+    office.train((KEY[0], METRIC_NAME))
+    for model_id in (row.id, together.id):
+        problem(office.ask("write", "POST", f"{API}/models/{model_id}/shadow"), 409)
+    problem(office.ask("write", "POST", f"{API}/models/{uuid4()}/shadow"), 404)
+
+
+def test_a_shadow_that_cannot_be_audited_is_refused(office: Office) -> None:
+    """Nothing begins then, and nothing ends."""
+    row = office.train(trained_at=now() - HOUR)
+    other = office.train(trained_at=now() - HOUR + SECOND)
+    office.train()
+    office.do("POST", f"{API}/models/{row.id}/shadow")
+    office.query("ALTER TABLE audit_log RENAME TO gone")
+    problem(office.ask("write", "POST", f"{API}/models/{other.id}/shadow"), 503)
+    problem(office.ask("write", "DELETE", f"{API}/models/{row.id}/shadow"), 503)
+    assert office.files.shadows() == {KEY: row.id}

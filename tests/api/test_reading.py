@@ -7,8 +7,10 @@ from uuid import uuid4
 import pytest
 import redis
 
+from insa_anomaly import instrumentation
 from insa_anomaly.core.event import rfc3339
 from insa_anomaly.ports import Feedback
+from insa_anomaly.workbench.plant import Plant
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, opened, problem
 
 OTHER = ("FAN-7", "current")
@@ -102,6 +104,25 @@ def test_the_anomalies_of_a_device_are_counted_once_in_a_while(database: str, tm
             name = f"ml:anomalies:{KEY[0]}:count:24h"
             assert client.get(name) == "2"
             assert 890 <= int(str(client.ttl(name))) <= 900
+
+
+def test_who_looks_on_finds_nearly_all_of_it_counted(database: str, tmp_path: Path, redis_url: str) -> None:
+    """A screen that shows every model of the demonstration's plant each ten seconds of its minute: over 95 % of the counts are known."""
+    with opened(database, tmp_path, redis_url=redis_url) as office:
+        rows = [office.train(key) for key in Plant().series]
+        before = _looked_up()
+        for _ in range(6):
+            for row in rows:
+                office.get(f"{API}/models/{row.id}/performance")
+        hits, misses = (after - then for after, then in zip(_looked_up(), before, strict=True))
+    assert hits + misses == 6 * len(rows)
+    assert hits / (hits + misses) > 0.95
+
+
+def _looked_up() -> tuple[float, float]:
+    """Hits and misses, as they are counted for Prometheus."""
+    hits, misses = (metric.labels("anomaly_count")._value.get() for metric in (instrumentation.CACHE_HITS, instrumentation.CACHE_MISSES))
+    return float(hits), float(misses)
 
 
 @pytest.mark.parametrize("path", ["{}", "{}/performance"])

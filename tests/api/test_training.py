@@ -6,16 +6,19 @@ from threading import Event, Thread
 from uuid import uuid4
 
 import msgspec
+import numpy as np
 import pytest
 
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.errors import DatabaseRefused
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.ports import Page, SeriesKey, Telemetry
+from insa_anomaly.runtime import jobs as jobs_runtime
 from insa_anomaly.runtime.jobs import JobRunner
-from insa_anomaly.runtime.trainer import Answer, Order
+from insa_anomaly.runtime.trainer import Answer, FleetAnswer, FleetOrder, Order
 from insa_anomaly.services import jobs as jobs_service
 from insa_anomaly.testing import MemoryState
-from tests.api.office import JOBS_MOST, KEY, Office, now, problem
+from tests.api.office import JOBS_MOST, KEY, SECOND, Office, now, problem
 
 API = "/api/v1/ml"
 TRAIN = {"device_id": KEY[0], "metric_name": KEY[1]}
@@ -31,6 +34,7 @@ class Trainer:
     reason: str = ""
     closed: bool = False
     orders: list[Order] = field(default_factory=list)
+    fleets: list[FleetOrder] = field(default_factory=list)
     figures: dict[str, float | str] = field(default_factory=dict)
 
     def train(self, order: Order, name: object, tell: Callable[[int], None]) -> Answer:
@@ -44,6 +48,16 @@ class Trainer:
         if self.reason:
             return Answer(0.1, None, self.reason)
         return Answer(0.5, self.office.train((order.device_id, order.metric_name), None, **self.figures).id)
+
+    def train_many(self, order: FleetOrder, name: object) -> list[FleetAnswer]:
+        """Each of them but for what is called missing, and for what is cut short."""
+        del name
+        self.fleets.append(order)
+        found = [key for key in order.keys if key[1] != "cut"]
+        return [FleetAnswer(key, Answer(0.5, None, "nothing is known")) if key[1] == "missing" else self._made(key) for key in found]
+
+    def _made(self, key: SeriesKey) -> FleetAnswer:
+        return FleetAnswer(key, Answer(0.5, self.office.train(key).id))
 
     def interrupt(self, name: object) -> None:
         """End it."""
@@ -290,3 +304,107 @@ def test_jobs_and_models_there_are_not(office: Office, method: str, path: str) -
     """404; and names that are none are refused."""
     problem(office.ask("write", method, f"{API}/{path.format(uuid4())}"), 404)
     assert office.ask("write", method, f"{API}/{path.format('%00')}").status_code in {404, 422}
+
+
+# ------------------------------------------------------------------------------------------------------- of many
+FLEET = (("PUMP-1", "a"), ("PUMP-1", "b"), ("PUMP-2", "a"), ("PUMP-2", "missing"), ("PUMP-3", "cut"), ("FAN-1", "a"))
+
+
+@pytest.fixture
+def plant(office: Office) -> Office:
+    """A plant of recorded series."""
+    times, keys = now() - SECOND * np.arange(len(FLEET)), np.arange(len(FLEET), dtype=np.int32)
+    columns = (times, times, np.ones(len(FLEET)), np.zeros(len(FLEET), np.int16), np.zeros(len(FLEET), np.int16))
+    with PostgresRecorder(office.dsn) as recorder:
+        recorder.record(Page(office.instance, 1, Telemetry(FLEET, keys, *columns)))
+    return office
+
+
+def test_a_fleet_is_trained(plant: Office, school: School) -> None:
+    """Every series of devices like the pattern, and the devices themselves; each model is told, and what failed is counted."""
+    job_id = asked(plant, {"device_pattern": "PUMP-*", "training_window": 7})
+    waiting = plant.get(f"{API}/jobs/{job_id}")
+    assert (waiting["kind"], waiting["device_id"], waiting["metric_name"], waiting["fleet"]["series"]) == ("fleet", "PUMP-*", "*", 0)
+    for _ in range(2):
+        school.finish()
+    said = plant.get(f"{API}/jobs/{job_id}")
+    assert (said["status"], said["progress"]) == ("done", 100)
+    assert said["fleet"] == {"series": 7, "trained": 5, "failed": 2, "first_failure": "PUMP-2/missing: nothing is known"}
+    assert said["reason"] == "2 of 7 were not trained; the first: PUMP-2/missing: nothing is known"
+    [order] = school.trainer.fleets
+    assert order == FleetOrder((*FLEET[:2], ("PUMP-1", "_device"), *FLEET[2:4], ("PUMP-2", "_device"), FLEET[4]), 7.0)
+    told = [msgspec.json.decode(one.payload) for one in school.state.outgoing(0, 10)]
+    assert [(one["device_id"], one["metric_name"]) for one in told] == [key for key in order.keys if key[1] not in {"missing", "cut"}]
+    assert {one["job_id"] for one in told} == {job_id}
+    [(_, _, subject, _, after)] = plant.audited("model.fleet")
+    assert (subject, after["device_id"]) == (job_id, "PUMP-*")
+
+
+def test_a_fleet_of_one_metric_has_no_devices(plant: Office, school: School) -> None:
+    """The metric that is named, and nothing else."""
+    asked(plant, {"device_pattern": "?*", "metric_name": "a"})
+    school.finish()
+    assert school.trainer.fleets == [FleetOrder((FLEET[5], FLEET[0], FLEET[2]))]
+
+
+def test_a_restart_goes_on_where_a_fleet_was(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part by part; what was trained is not trained again, and what is cut off by the end is."""
+    monkeypatch.setattr(jobs_runtime, "AT_ONCE", 2)
+    job_id = asked(plant, {"device_pattern": "PUMP-*"})
+    school.finish()
+    assert plant.get(f"{API}/jobs/{job_id}")["progress"] == 100 * 2 // 7
+    school.trainer.closed = True
+    school.finish()
+    school.trainer.closed = False
+    school.start()
+    for _ in range(4):
+        school.finish()
+    assert plant.get(f"{API}/jobs/{job_id}")["status"] == "done"
+    parts = [order.keys[0] for order in school.trainer.fleets]
+    assert parts == [FLEET[0], ("PUMP-1", "_device"), ("PUMP-1", "_device"), FLEET[3], FLEET[4]]
+
+
+def test_a_series_does_not_wait_for_a_fleet(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for one has it between two parts; a second fleet begins when the first is done."""
+    monkeypatch.setattr(jobs_runtime, "AT_ONCE", 4)
+    fleets = [asked(plant, {"device_pattern": pattern}) for pattern in ("PUMP-*", "FAN-*")]
+    school.finish()
+    one = asked(plant, {"device_id": "FAN-1", "metric_name": "a"})
+    for _ in range(2):
+        school.finish()
+    assert [plant.get(f"{API}/jobs/{job_id}")["status"] for job_id in (one, *fleets)] == ["done", "running", "running"]
+    for _ in range(4):
+        school.finish()
+    assert [plant.get(f"{API}/jobs/{job_id}")["status"] for job_id in fleets] == ["done", "done"]
+    assert [order.keys[0] for order in school.trainer.fleets] == [FLEET[0], FLEET[3], FLEET[5]]
+
+
+def test_a_fleet_is_cancelled(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained by then stays; the next job begins."""
+    monkeypatch.setattr(jobs_runtime, "AT_ONCE", 2)
+    job_id = asked(plant, {"device_pattern": "PUMP-*"})
+    school.finish()
+    plant.do("DELETE", f"{API}/jobs/{job_id}")
+    other = asked(plant, {"device_pattern": "FAN-*"})
+    for _ in range(3):
+        school.finish()
+    said = plant.get(f"{API}/jobs/{job_id}")
+    assert (said["status"], said["fleet"]["trained"]) == ("cancelled", 2)
+    assert plant.get(f"{API}/jobs/{other}")["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"device_pattern": "NOTHING-*"}, 404),
+        ({"device_pattern": "PUMP-1", "metric_name": "nothing"}, 404),
+        ({"device_pattern": ""}, 422),
+        ({"device_pattern": "a/b"}, 422),
+        ({"device_pattern": "*", "device_id": "PUMP-1"}, 422),
+        ({"device_pattern": "*", "training_window": 0}, 422),
+    ],
+)
+def test_fleets_that_make_no_sense_are_refused(plant: Office, school: School, body: object, status: int) -> None:
+    """Nobody is like that, or the pattern is none."""
+    del school
+    problem(plant.ask("write", "POST", f"{API}/models/train", json=body), status)

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from insa_anomaly.core.training import Trained
-from tests.benchmarks import fleet, live, memory, scoring
+from tests.benchmarks import fleet, live, memory, predicting, scoring
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.figure import Figure
+from tests.benchmarks.learning import learning
 from tests.benchmarks.live import percentile
 from tests.benchmarks.signals import SERIES
 
 _PACES = {"latency_p99_1k": 1_000.0, "latency_p99_5k": 5_000.0, "latency_p99_10k": 10_000.0}
 _SCORING = ("score_one_row", "score_1000_series")
 _MEMORY = ("rss_1000_models", "bytes_per_model")
-FIGURES = (*_SCORING, "live_qos1", *_PACES, *_MEMORY)
+_PREDICTING = ("predict_p99", "latency_p99_predicting", "predict_batch")
+_LEARNING = ("train_one", "train_all_100")
+FIGURES = (*_SCORING, "live_qos1", *_PACES, *_MEMORY, *_PREDICTING, *_LEARNING)
 _NAIVE_PACE = 50.0  # readings a second that the naive design keeps up with, also where the machine is busy
 _SPIKES_A_SECOND = 20.0  # at least, in a paced run, so that p99 is one of hundreds
 
@@ -53,8 +56,10 @@ class Laboratory:
             yield from self._scoring()
         if "bytes_per_model" in options.figures:
             yield Figure.less_is_better("bytes_per_model", self._sizes.model, "bytes", self._sizes.pickled)
-        if options.any_of(("live_qos1", "rss_1000_models", *_PACES)):
+        if options.any_of(("live_qos1", "rss_1000_models", *_PACES, *_PREDICTING)):
             yield from self._live()
+        if options.any_of(_LEARNING):
+            yield from learning(set(options.figures), say)
 
     @cached_property
     def _trained(self) -> list[Trained]:
@@ -83,6 +88,7 @@ class Laboratory:
                 found = {name: running.paced(pace, options.latency_seconds, self._spikes(pace)) for name, pace in paces.items()}
                 rate = running.saturated(options.seconds, options.spikes).rate if options.any_of(("live_qos1", "rss_1000_models")) else 0.0
                 peak = running.peak_bytes()
+                predicted = list(self._predicting(running, found.get("latency_p99_5k")))
                 running.settle()
             wanted = options.naive_seconds if "live_qos1" in options.figures else 0.0
             baseline = live.naive(bed, wanted, options.latency_seconds if paces else 0.0, _NAIVE_PACE, self._spikes(_NAIVE_PACE), say)
@@ -92,6 +98,20 @@ class Laboratory:
             yield Figure.less_is_better(name, 1e3 * percentile(latencies, 99), "ms", 1e3 * percentile(baseline.latencies, 99))
         if "rss_1000_models" in options.figures:
             yield Figure.less_is_better("rss_1000_models", peak / 1e6, "MB", self._sizes.unpickled_fleet / 1e6)
+        yield from predicted
+
+    def _predicting(self, running: live.Live, alone: Sequence[float] | None) -> Iterator[Figure]:
+        options, pace = self._options, predicting.STREAM_PACE
+        if not options.any_of(_PREDICTING):
+            return
+        token = predicting.new_token(running.bed.dsn)
+        if options.any_of(("predict_p99", "latency_p99_predicting")):
+            alone = alone or running.paced(pace, options.latency_seconds, self._spikes(pace))
+            for figure in predicting.predict_p99(running, token, self._trained, alone, options.latency_seconds, self._spikes(pace)):
+                if figure.figure in options.figures:
+                    yield figure
+        if "predict_batch" in options.figures:
+            yield predicting.predict_batch(running, token, self._trained)
 
     def _spikes(self, pace: float) -> float:
         return max(0.01, _SPIKES_A_SECOND / pace)

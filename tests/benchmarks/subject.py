@@ -65,8 +65,7 @@ class Subject:
 @contextmanager
 def subject(folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]]) -> Iterator[Subject]:
     """Run it in a folder that holds its models, for the length of the block."""
-    config, port = folder / "config.yaml", embedded.free_port()
-    config.write_text(msgspec.json.encode(_configuration(folder, listener, dsn, port, settings)).decode())  # YAML reads JSON
+    config, port = configured(folder, listener, dsn, settings)
     argv = [sys.executable, "-m", "insa_anomaly", "run", "--config", str(config)]
     with (folder / "daemon.log").open("wb") as log:
         process = embedded.spawn(argv, cwd=ROOT, stdout=log.fileno(), stderr=log.fileno())
@@ -76,6 +75,13 @@ def subject(folder: Path, listener: Listener, dsn: str, settings: dict[str, dict
         yield running
     finally:
         embedded.stop(process, seconds=30.0)
+
+
+def configured(folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]]) -> tuple[Path, int]:
+    """A configuration in the folder, and the admin port it names."""
+    config, port = folder / "config.yaml", embedded.free_port()
+    config.write_text(msgspec.json.encode(_configuration(folder, listener, dsn, port, settings)).decode())  # YAML reads JSON
+    return config, port
 
 
 def _configuration(

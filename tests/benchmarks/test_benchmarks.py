@@ -5,9 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from fastapi.responses import Response
 
+from insa_anomaly.api import app
 from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
 from tests.benchmarks import scoring
+from tests.benchmarks.caller import Call, obeyed
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.fleet import of_kind
 from tests.benchmarks.packets import Packets
@@ -60,6 +63,25 @@ def test_a_figure_is_one_line_of_json() -> None:
     """Of the five members that were agreed; the ratio is how many times better."""
     figure = Figure.less_is_better("rss_1000_models", 250.0, "MB", 1250.0)
     assert json.loads(figure.line()) == {"figure": "rss_1000_models", "value": 250.0, "unit": "MB", "baseline": 1250.0, "ratio": 5.0}
+
+
+def test_who_asks_counts_from_when_a_request_was_due() -> None:
+    """Answers of 50 ms at twenty-five a second over one line: what they hold back comes later and later."""
+    application = app.create("1.2.3", list, dict)
+
+    @application.post("/slow")
+    def slow(values: list[int]) -> Response:
+        time.sleep(0.05)
+        return Response("x" * 100_000, 200 if values[0] else 503)
+
+    with app.served(application, app.listen("127.0.0.1", 0)) as port:
+        heard = obeyed(Call(port, "", "/slow", ["[1]", "[0]"], 1.0, 25.0))
+        unpaced = obeyed(Call(port, "", "/slow", ["[1]"], 0.5, lines=2))
+    assert (len(heard.latencies), heard.refused) == (25, 12)
+    assert heard.latencies[0] >= 0.05
+    assert heard.latencies[-1] >= 24 * 0.01
+    assert 2 <= len(unpaced.latencies) <= 22
+    assert unpaced.refused == 0
 
 
 @pytest.mark.benchmark

@@ -12,7 +12,7 @@ from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import Entry, Telemetry
 from insa_anomaly.runtime.feed import Registry, parsed
 from insa_anomaly.runtime.fleet import Fleet
-from tests.chaos.plant import BEGIN, KEYS, Message, for_every_series
+from tests.chaos.plant import BEGIN, KEYS, NEVER_HISTORICAL, Message, for_every_series
 
 _AT_ONCE = 2000  # messages
 _RECEIVED = BEGIN + 10**14  # long after any of it
@@ -65,7 +65,7 @@ def expected(messages: Iterable[Message]) -> Expected:
     fleet = Fleet(registry, Parameters(), Policy())
     for one in for_every_series():
         fleet.swap((one.model.device_id, one.model.metric_name), one.model)
-    parser = Parser(Acceptance(max_age=None))
+    parser = Parser(Acceptance(max_age=None, historical_after=NEVER_HISTORICAL))
     found, said = Expected(), list(messages)
     for begin in range(0, len(said), _AT_ONCE):
         batch = parsed(Entry(1 + begin, _RECEIVED, said[begin : begin + _AT_ONCE], []), parser, registry)

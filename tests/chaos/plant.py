@@ -21,6 +21,7 @@ from insa_anomaly.core.verdict import Policy
 
 BEGIN = 1_700_000_000_000_000  # microseconds
 STEP = 1_000_000
+NEVER_HISTORICAL = 1e10  # seconds: readings of the past are told as if they were new
 DEVICES = 20
 METRICS = ("temperature", "pressure")
 KEYS = [(f"press-{number:02}", metric) for number in range(DEVICES) for metric in METRICS]

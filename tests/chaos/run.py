@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from insa_anomaly.adapters.embedded import Tools
-from tests.acceptance.site import EVENTS, Heard
+from insa_anomaly.core.alert import Alert
+from tests.acceptance.site import EVENTS, Heard, Site
 from tests.chaos import plant
 from tests.chaos.checker import Left, Verdict, judge
 from tests.chaos.clients import Devices, operator
@@ -128,13 +129,13 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
         injector.heal_all(world.watch)
         say(f"{sum(injector.done.values())} faults, all over; waiting for {len(devices.said)} messages to come through")
         settle(world, devices, heard)
-        left = Left.of(world.site, heard)
+        left, unheard = Left.of(world.site, heard), _unheard(world.site)
     assert devices.failure is None, devices.failure
     everything = expected(devices.said)
     verdict = judge(devices.said, None if plan.replay else everything, left, everything)
     recoveries = _recoveries(devices, injector.healed, watch.newest)
     figures = _figures(devices, injector, watch, verdict, recoveries)
-    return Outcome(figures, verdict.complaints, dict(injector.done), world.exits, sorted(recoveries)[-_SLOWEST:])
+    return Outcome(figures, verdict.complaints + unheard, dict(injector.done), world.exits, sorted(recoveries)[-_SLOWEST:])
 
 
 def settle(world: World, devices: Devices, heard: Heard) -> None:
@@ -149,6 +150,19 @@ def settle(world: World, devices: Devices, heard: Heard) -> None:
         time.sleep(0.5)
     world.site.wait_told(heard)
     assert world.daemon.terminate() == 0, world.daemon.log[-3000:]
+
+
+def _unheard(site: Site) -> list[str]:
+    """Episodes that are not among the alerts of everybody who is to hear them: all of them wait, since nobody took one."""
+    opened = {str(episode) for (episode,) in site.query("SELECT id FROM anomaly_episodes")}
+    waiting: dict[str, set[str]] = {"mail": set(), "webhook:gone": set()}
+    for target, body in site.alerts("SELECT target, body FROM waiting"):
+        waiting[target].add(msgspec.msgpack.decode(body, type=Alert).cause)
+    return [
+        f"{len(opened - causes)} of {len(opened)} episodes are no alert for {target}"
+        for target, causes in waiting.items()
+        if opened - causes
+    ]
 
 
 def _figures(devices: Devices, injector: Injector, watch: Watch, verdict: Verdict, recoveries: Sequence[tuple[float, str]]) -> Figures:

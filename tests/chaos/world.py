@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +24,7 @@ from tests.acceptance.daemon import Daemon
 from tests.acceptance.site import Site
 from tests.benchmarks.subject import put_models
 from tests.chaos.faults import Fault
-from tests.chaos.plant import BEGIN, KEYS, for_every_series
+from tests.chaos.plant import BEGIN, KEYS, NEVER_HISTORICAL, for_every_series
 from tests.chaos.proxy import Proxy
 from tests.conftest import Server
 
@@ -213,6 +214,7 @@ def opened(folder: Path, tools: Tools, *, broker_is_killed: bool) -> Iterator[Wo
         site = Site(folder, broker.address, postgres.address)
         stack.callback(site.close)
         _configure(site, wires)
+        _let_nobody_hear(site, stack.enter_context(socket.create_server(("127.0.0.1", 0))))
         yield World(site, site.daemon(), broker, postgres, cache, wires)
 
 
@@ -223,6 +225,15 @@ def _configure(site: Site, wires: dict[str, Proxy]) -> None:
     site.put("redis", {"url": f"redis://127.0.0.1:{wires['redis'].port}/0"})
     site.put("models", {"directory": str(site.folder / "models"), "key_file": str(site.folder / "model.key")})
     site.put("record", {"last_retry": 1.0})
+
+
+def _let_nobody_hear(site: Site, deaf: socket.socket) -> None:
+    """Every anomaly is worth an alert, and all who are to hear of it fail: the mail server never answers, the others are not there."""
+    site.put("readings", {"historical_after": NEVER_HISTORICAL})
+    site.put("mail", {"host": "127.0.0.1", "port": deaf.getsockname()[1], "security": "none", "recipients": ["shift@plant.test"]})
+    webhooks = [{"name": "gone", "url": "http://127.0.0.1:9/"}]
+    site.put("alerts", {"webhooks": webhooks, "allowed_networks": ["127.0.0.0/8"], "daily_budget": 1_000_000, "last_retry": 1.0})
+    site.put("github", {"repository": "plant/line", "url": "http://127.0.0.1:9"})
 
 
 def _host(dsn: str) -> str:

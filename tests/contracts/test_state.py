@@ -130,3 +130,18 @@ def test_what_no_entry_made_waits_in_the_outbox_too(state: State) -> None:
     assert state.outgoing(0, 10)[1:3] == posted
     assert [event.payload for event in state.outgoing(0, 10)] == [b"1", b"2", b"3", b"4"]
     assert state.cursor == 2
+
+
+def test_the_alerts_have_their_own_list(state: State) -> None:
+    """What was told on MQTT is still to be looked at for alerts, and the other way round; both know events by one number."""
+    first = state.commit(1, None, [("a", b"1"), ("a", b"2")])
+    second = state.post([("b", b"3")])
+    state.told([event.number for event in first + second])
+    assert state.notices(2) == first
+    assert state.notices(10) == first + second
+    state.noticed(first[-1].number)
+    assert state.notices(10) == second
+    third = state.post([("c", b"4")])
+    state.noticed(third[0].number)
+    assert state.notices(10) == []
+    assert state.outgoing(0, 10) == third

@@ -18,6 +18,7 @@ from insa_anomaly.core.reading import Quality
 from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateUnwritable
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import show as showing
+from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import TOPIC, Announcer
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
 from insa_anomaly.runtime.feed import Feed, Registry
@@ -29,8 +30,17 @@ from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
-from insa_anomaly.settings import Grouping, Paging, Training
-from insa_anomaly.testing import MemoryBroker, MemoryLatest, MemoryLog, MemoryModels, MemoryRecorder, MemoryState, MemoryTables
+from insa_anomaly.settings import Alerting, Grouping, Paging, Training
+from insa_anomaly.testing import (
+    MemoryAlerts,
+    MemoryBroker,
+    MemoryLatest,
+    MemoryLog,
+    MemoryModels,
+    MemoryRecorder,
+    MemoryState,
+    MemoryTables,
+)
 from tests.conftest import wait_for
 from tests.runtime.streams import (
     CAPACITY,
@@ -107,7 +117,8 @@ class Plant:
         score = Score(feed, self.state, fleet, self.shelf, Listeners(tell, trainer, show), checkpoint_seconds=0.02)
         paging = Paging(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
         record = Record(self.log, feed, self.state, self.recorder, self.shelf, paging)
-        self.parts = Parts(self.log, self.state, feed, fleet, intake, self.broker, score, record, tell, show, trainer)
+        alert = Alert(self.state, MemoryAlerts(), [], [], Alerting(), lambda: NOW)
+        self.parts = Parts(self.log, self.state, feed, fleet, intake, self.broker, score, record, tell, show, trainer, alert=alert)
         self.daemon = Daemon(self.parts)
         self.daemon.restore()
 
@@ -308,8 +319,9 @@ def test_the_state_is_announced() -> None:
     assert states()[-1] == "stopped"
 
 
-def test_every_trouble_has_its_label() -> None:
+def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be in trouble is what the metric can tell."""
+    monkeypatch.setattr(Alert, "trouble", "alerts are not delivered to: mail")
     plant = Plant()
     plant.parts.intake.writable = plant.parts.score.writable = False
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))

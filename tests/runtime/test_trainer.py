@@ -18,7 +18,7 @@ from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime import trainer as training
-from insa_anomaly.runtime.trainer import Admission, Answer, Child, Order, Trainer
+from insa_anomaly.runtime.trainer import Admission, Answer, Child, FleetAnswer, FleetOrder, Order, Trainer
 from insa_anomaly.settings import Training
 from insa_anomaly.testing import MemoryModels
 from tests.runtime.streams import SERIES, model_row, removal, swap
@@ -27,6 +27,12 @@ CHILD = """
 import json, sys, time
 for line in sys.stdin:
     order = json.loads(line)
+    if order.pop("type") == "many":
+        for device_id, metric_name in reversed(order["keys"]):
+            if device_id == "dies":
+                sys.exit(3)
+            print(json.dumps({"key": [device_id, metric_name], "answer": {"seconds": 1.5, "model_id": device_id}}), flush=True)
+        continue
     if order["device_id"] == "dies":
         sys.exit(3)
     if order["device_id"] == "hangs":
@@ -116,6 +122,17 @@ def test_a_child_that_is_lost_is_replaced(child: Child, nursery: Nursery, how: s
     assert len(nursery.born) == 2
 
 
+def test_many_are_asked_for_at_once(child: Child, nursery: Nursery) -> None:
+    """An answer each, in any order; where the child is lost, those that came before, and the next question finds another one."""
+    heard: list[FleetAnswer] = []
+    for keys in ((("fan", "a"), ("pump", "a")), (("dies", "a"), ("pump", "b"))):
+        child.ask_many(FleetOrder(keys), heard.append)
+    assert [one.key for one in heard] == [("pump", "a"), ("fan", "a"), ("pump", "b")]
+    assert {one.answer for one in heard} == {Answer(1.5, "pump"), Answer(1.5, "fan")}
+    assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
+    assert len(nursery.born) == 2
+
+
 def test_a_child_that_died_between_two_questions_is_replaced(child: Child, nursery: Nursery) -> None:
     """Whoever killed it."""
     child.ask(Order("pump", "a"))
@@ -150,6 +167,15 @@ def test_a_child_that_cannot_be_started_is_a_training_that_failed(child: Child, 
     assert child.ask(Order("pump", "a")).model_id is None
     nursery.trouble = None
     assert child.ask(Order("pump", "a")).model_id == "pump-a"
+
+
+def test_a_child_that_has_done_all_ends_by_itself(child: Child, nursery: Nursery) -> None:
+    """With what it has to put away; and no other one is started."""
+    child.ask(Order("pump", "a"))
+    child.finish()
+    assert nursery.born[0].returncode == 0
+    assert child.ask(Order("pump", "a")).model_id is None
+    assert len(nursery.born) == 1
 
 
 def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> None:
@@ -295,6 +321,17 @@ def test_what_serves_already_is_not_swapped_again() -> None:
 def replace_key(one: Swap, key: SeriesKey) -> Swap:
     """The swap for another series."""
     return Swap(*key, one.model_id)
+
+
+def test_a_version_that_is_to_score_along_is_swapped_in() -> None:
+    """With the one that serves, which does not change; and out again."""
+    school = School()
+    for row in (model_row(0, "active"), model_row(3, "shadow")):
+        school.shelf.put(row, b"")
+    school.trainer.step(0.0)
+    school.shelf.put(model_row(3, "archived"), b"")
+    school.trainer.step(0.0)
+    assert school.swaps == [Swap(*SERIES[0], swap(0).model_id, None, swap(3).model_id), swap(0)]
 
 
 def test_a_threshold_that_is_set_by_hand_is_swapped_in() -> None:

@@ -21,6 +21,10 @@ class PostgresJobs:
         """Whether readings of this series were ever recorded."""
         return bool(self._rows("series_exists", key)[0][0])
 
+    def series(self) -> list[SeriesKey]:
+        """Every series with recorded readings."""
+        return [(device_id, metric_name) for device_id, metric_name in self._rows("series_with_readings", ())]
+
     def add(self, job: Job, most: int) -> None:
         """Let it wait its turn. Raises Conflict where its series has one, TooMany where `most` wait already."""
         names = ("id", "kind", "device_id", "metric_name", "window_days", "champion_id", "created_at")
@@ -56,6 +60,10 @@ class PostgresJobs:
     def progress(self, job_id: str, percent: int) -> None:
         """It has come so far."""
         self._change("progress_job", (percent, job_id))
+
+    def advance(self, job: Job) -> bool:
+        """One of many series has come as far as it says; False where it was cancelled meanwhile."""
+        return self._change("advance_job", (job.progress, document(job.outcome), job.id))
 
     def end(self, job: Job) -> bool:
         """It is done or failed, as it says; False where it was cancelled meanwhile."""

@@ -296,6 +296,10 @@ RETURNING id::text
 -- name: progress_job
 UPDATE training_jobs SET progress = %s WHERE id = %s AND status = 'running'
 
+-- name: advance_job
+-- One of many series has come so far, and goes on from there after a restart.
+UPDATE training_jobs SET progress = %s, outcome = %s WHERE id = %s AND status = 'running'
+
 -- name: end_job
 -- What was cancelled meanwhile stays so.
 UPDATE training_jobs SET status = %(status)s, progress = %(progress)s, finished_at = instant(%(finished_at)s::bigint),

@@ -1,0 +1,236 @@
+"""Alerts on disk: what was decided and is not delivered, what targets know, how often series report; one SQLite file.
+
+A decision is fsynced before the state forgets the events it was made of. Nobody but the alerts waits for this file.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+
+from insa_anomaly.core.alert import Alert, Severity
+from insa_anomaly.core.alerting import DAY, Account, Decision, Known
+from insa_anomaly.core.cadence import Cadence
+from insa_anomaly.errors import AlertsBroken, AlertsDamaged
+from insa_anomaly.ports import SeriesKey, Silences, Waiting
+from insa_anomaly.saved_file import create_private
+
+_VERSION = 1
+_WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
+_AT_ONCE = 500  # causes asked for in one query
+_REMEMBERED_DAYS = 90  # a cause that never ends
+_DEAD_DAYS = 30
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+_SCHEMA = """
+    CREATE TABLE waiting (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, cause TEXT NOT NULL, body BLOB NOT NULL,
+        decided_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX waiting_due ON waiting (target, due, number);
+    CREATE INDEX waiting_cause ON waiting (target, cause, number);
+    CREATE TABLE dead (
+        number INTEGER PRIMARY KEY, target TEXT NOT NULL, body BLOB NOT NULL, given_up_at INTEGER NOT NULL, reason TEXT NOT NULL
+    );
+    CREATE TABLE known (
+        target TEXT NOT NULL, cause TEXT NOT NULL, severity INTEGER NOT NULL, held INTEGER NOT NULL, at INTEGER NOT NULL,
+        PRIMARY KEY (cause, target)
+    ) WITHOUT ROWID;
+    CREATE TABLE accounts (target TEXT PRIMARY KEY, body BLOB NOT NULL);
+    CREATE TABLE recent (event_id TEXT NOT NULL);
+    CREATE TABLE cadences (
+        device_id TEXT NOT NULL, metric_name TEXT NOT NULL, longest REAL NOT NULL, pauses REAL NOT NULL, span REAL NOT NULL,
+        PRIMARY KEY (device_id, metric_name)
+    ) WITHOUT ROWID;
+    CREATE TABLE silences (device_id TEXT, since INTEGER NOT NULL)
+"""
+_NEXT = """
+    SELECT number, body, decided_at, attempts FROM waiting AS one WHERE target = ? AND due <= ? AND NOT EXISTS (
+        SELECT 1 FROM waiting AS before WHERE before.target = one.target AND before.cause = one.cause AND before.number < one.number
+    ) ORDER BY due, number LIMIT 1
+"""
+_encode = msgspec.msgpack.encode
+
+
+class AlertFile:
+    """The port `AlertStore`. Any call may raise AlertsBroken, and then has changed nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with self._faults():
+            create_private(path)
+            self._file = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+            try:
+                self._open()
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self) -> None:
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("PRAGMA synchronous = FULL")
+        with self._transaction():
+            version = self._file.execute("PRAGMA user_version").fetchone()[0]
+            if version not in {0, _VERSION}:
+                raise AlertsBroken(f"{self._path} is a file of version {version}; this program reads version {_VERSION}")
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._file.execute(statement)
+                self._file.execute(f"PRAGMA user_version = {_VERSION}")
+        if self._file.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise AlertsDamaged
+
+    # What was decided
+    def recent(self) -> set[str]:
+        """Ids of the events of the last decision."""
+        return {event_id for (event_id,) in self._rows("SELECT event_id FROM recent")}
+
+    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
+        """What targets know of these causes, by (target, cause)."""
+        wanted = list(dict.fromkeys(causes))
+        found: dict[tuple[str, str], Known] = {}
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            query = f"SELECT target, cause, severity, held FROM known WHERE cause IN ({','.join('?' * len(some))})"  # noqa: S608 - marks alone
+            found |= {(target, cause): Known(Severity(severity), bool(held)) for target, cause, severity, held in self._rows(query, *some)}
+        return found
+
+    def accounts(self) -> dict[str, Account]:
+        """What every target has had today."""
+        found = {}
+        for target, body in self._rows("SELECT target, body FROM accounts"):
+            with suppress(msgspec.DecodeError):  # of another version: the day begins anew
+                found[target] = msgspec.msgpack.decode(body, type=Account)
+        return found
+
+    def keep(self, decision: Decision, event_ids: Sequence[str], now: int) -> None:
+        """All of the decision at once, on disk when this returns."""
+        gone = [key for key, known in decision.known.items() if known is None]
+        kept = [(*key, int(known.severity), known.held, now) for key, known in decision.known.items() if known is not None]
+        with self._transaction():
+            many = self._file.executemany
+            waiting = [(name, one.cause, _encode(one), now) for name, one in decision.sent]
+            many("INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", waiting)
+            many("DELETE FROM known WHERE target = ? AND cause = ?", gone)
+            many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", kept)
+            many("INSERT OR REPLACE INTO accounts VALUES (?, ?)", [(name, _encode(one)) for name, one in decision.accounts.items()])
+            if event_ids:
+                self._file.execute("DELETE FROM recent")
+                many("INSERT INTO recent VALUES (?)", [(event_id,) for event_id in event_ids])
+
+    def forget(self, now: int) -> None:
+        """Drop causes that nobody spoke of for long, and old dead letters."""
+        with self._transaction():
+            self._file.execute("DELETE FROM known WHERE at < ?", (now - _REMEMBERED_DAYS * DAY,))
+            self._file.execute("DELETE FROM dead WHERE given_up_at < ?", (now - _DEAD_DAYS * DAY,))
+
+    # What is to be delivered
+    def next(self, target: str, now: int) -> Waiting | None:
+        """The alert that is due first, if any is; those of one cause go in their order."""
+        for number, body, decided_at, attempts in self._rows(_NEXT, target, now):
+            try:
+                return Waiting(number, target, msgspec.msgpack.decode(body, type=Alert), decided_at, attempts)
+            except msgspec.DecodeError as error:  # of another version: it must not stand before those that can be read
+                self._bury(number, f"it cannot be read: {error}", now)
+                return self.next(target, now)
+        return None
+
+    def done(self, one: Waiting) -> None:
+        """It was delivered."""
+        self._change("DELETE FROM waiting WHERE number = ?", one.number)
+
+    def postpone(self, one: Waiting, due: int) -> None:
+        """It failed once more, and is to be tried again then."""
+        self._change("UPDATE waiting SET attempts = attempts + 1, due = ? WHERE number = ?", due, one.number)
+
+    def hasten(self, target: str) -> None:
+        """The target answers again: everything that waits for it is due."""
+        self._change("UPDATE waiting SET due = 0 WHERE target = ?", target)
+
+    def give_up(self, one: Waiting, reason: str, now: int) -> None:
+        """It will not be delivered: a dead letter."""
+        self._bury(one.number, reason, now)
+
+    def _bury(self, number: int, reason: str, now: int) -> None:
+        with self._transaction():
+            self._file.execute("INSERT INTO dead SELECT number, target, body, ?, ? FROM waiting WHERE number = ?", (now, reason, number))
+            self._file.execute("DELETE FROM waiting WHERE number = ?", (number,))
+
+    def backlog(self) -> dict[str, int]:
+        """How many alerts wait for each target."""
+        return dict(self._rows("SELECT target, count(*) FROM waiting GROUP BY target"))
+
+    def dead(self) -> list[tuple[str, Alert, str]]:
+        """Target, alert and reason of every dead letter, oldest first."""
+        rows = self._rows("SELECT target, body, reason FROM dead ORDER BY number")
+        return [(target, msgspec.msgpack.decode(body, type=Alert), reason) for target, body, reason in rows]
+
+    # Who is silent
+    def cadences(self) -> tuple[list[SeriesKey], Cadence]:
+        """How often series report; of the stream under two empty names."""
+        rows = self._rows("SELECT * FROM cadences")
+        numbers = np.array([row[2:] for row in rows], np.float64).reshape(-1, 3)
+        return [row[:2] for row in rows], Cadence(*numbers.T.copy())
+
+    def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
+        """Keep how often these report, a row each."""
+        columns = (cadence.longest.tolist(), cadence.pauses.tolist(), cadence.span.tolist())
+        rows = [(*key, *numbers) for key, *numbers in zip(keys, *columns, strict=True)]
+        with self._transaction():
+            self._file.executemany("INSERT OR REPLACE INTO cadences VALUES (?, ?, ?, ?, ?)", rows)
+
+    def silences(self) -> Silences:
+        """What was silent when that was last kept."""
+        return Silences(dict(self._rows("SELECT device_id, since FROM silences")))
+
+    def keep_silences(self, silences: Silences) -> None:
+        """What is silent now."""
+        with self._transaction():
+            self._file.execute("DELETE FROM silences")
+            self._file.executemany("INSERT INTO silences VALUES (?, ?)", list(silences.since.items()))
+
+    # The file
+    def _change(self, statement: str, *values: object) -> None:
+        with self._transaction():
+            self._file.execute(statement, values)
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock, self._faults():
+            return self._file.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._faults():
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._file.execute("COMMIT")
+            except BaseException:
+                if self._file.in_transaction:
+                    self._file.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            damaged = getattr(error, "sqlite_errorname", "").startswith(_DAMAGED)
+            raise (AlertsDamaged if damaged else AlertsBroken)(f"{self._path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Alerts over HTTP: webhooks and GitHub issues."""

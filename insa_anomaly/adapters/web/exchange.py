@@ -1,0 +1,124 @@
+"""One request and its answer over HTTP, bounded in time, bytes and reach: for addresses that come from a configuration.
+
+The name is resolved once, every address is checked, and the connection goes to one that was: what a name is said to be a moment later does
+not count. No redirect is followed and no proxy of the environment asked. From the standard library, because only there the whole
+exchange can be cut off from another thread, however slowly the other side talks.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from urllib.parse import urlsplit
+
+from insa_anomaly.deadline import bounded
+from insa_anomaly.errors import TargetAway
+
+_MOST_BYTES = 4 << 20  # of an answer
+_WELL_KNOWN = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses in IPv6 ones, where NAT64 translates
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, headers with lower-case names, and body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass
+class Exchange:
+    """Requests, one at a time. Only public addresses are reached, and those in `networks`."""
+
+    networks: Sequence[Network] = ()
+    deadline: float = 10.0
+    ca_file: Path | None = None
+    _lock: Lock = field(default_factory=Lock)
+    _socket: socket.socket | None = None
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Raises TargetAway where there is no answer in time, or where the address is not one we may reach."""
+        try:
+            with bounded(self.deadline, self.interrupt):
+                return self._send(method, url, headers, body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise TargetAway(f"{urlsplit(url).hostname}: {error or type(error).__name__}") from error
+
+    def interrupt(self) -> None:
+        """End the exchange under way, from another thread."""
+        with self._lock:
+            if self._socket is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # the raw socket's: no word of TLS waits for the other side
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+            raise ValueError("an address is http(s)://host/path, without a name or password in it")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=self.deadline)
+        try:
+            connection.sock = self._connected(parts.hostname, port, secure=parts.scheme == "https")
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            host = parts.netloc  # as it was written: a port that is not the usual one is part of it
+            connection.request(method, path, body, {"Host": host, "Connection": "close", **headers})
+            answer = connection.getresponse()
+            content = answer.read(_MOST_BYTES + 1)
+            if len(content) > _MOST_BYTES:
+                raise ValueError("the answer is too long")
+            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
+        finally:
+            connection.close()
+            with self._lock:
+                connected, self._socket = self._socket, None
+            if connected is not None:
+                connected.close()
+
+    def _connected(self, host: str, port: int, *, secure: bool) -> socket.socket:
+        plain = socket.create_connection((reachable(host, port, self.networks), port), self.deadline)
+        self._watch(plain)
+        if not secure:
+            return plain
+        plain.settimeout(self.deadline)
+        wrapped = ssl.create_default_context(cafile=self.ca_file).wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+        self._watch(wrapped)
+        wrapped.do_handshake()
+        return wrapped
+
+    def _watch(self, connected: socket.socket) -> None:
+        with self._lock:
+            self._socket = connected
+
+
+def reachable(host: str, port: int, networks: Sequence[Network]) -> str:
+    """The address of this name. Raises ValueError where one of those it has is not one we may reach."""
+    found = [str(where[0]) for *_, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for address in found:
+        if not allowed(ipaddress.ip_address(address.partition("%")[0]), networks):
+            raise ValueError(f"{address} is no public address, and none of alerts.allowed_networks")
+    return found[0]
+
+
+def allowed(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether we may reach it: it is public, or in one of the networks."""
+    meant = _meant(address)
+    listed = any(one in network for one in (address, meant) for network in networks if one.version == network.version)
+    return listed or (meant.is_global and not meant.is_multicast)
+
+
+def _meant(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for, where it does."""
+    if address.version == 4:
+        return address
+    if address in _WELL_KNOWN:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else address)

@@ -1,0 +1,80 @@
+"""Alerts as JSON to a webhook, signed, so that the receiver knows who wrote them and when."""
+
+import hmac
+from collections.abc import Callable
+from hashlib import sha256
+
+import msgspec
+
+from insa_anomaly.adapters.web.exchange import Exchange
+from insa_anomaly.core.alert import Alert
+from insa_anomaly.core.event import rfc3339
+from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
+
+_OF_THE_MESSAGE = {400, 413, 414, 422}  # it would be refused again; any other answer may change
+
+
+class Webhook:
+    """The port `AlertTarget`.
+
+    `X-Insa-Signature: t=<seconds>,v1=<hex>` is the HMAC-SHA256 of `<seconds>.<body>`; `X-Insa-Delivery` is the same whenever an alert comes
+    again. `secret` and `clock` (microseconds) are asked for each request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        exchange: Exchange,
+        secret: Callable[[], str | None],
+        clock: Callable[[], int],
+        link: Callable[[Alert], str] = lambda _: "",
+    ) -> None:
+        self._url, self._exchange, self._secret, self._clock, self._link = url, exchange, secret, clock, link
+
+    def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
+        """Send it. Raises TargetAway, TargetRefused."""
+        body = payload(delivery_id, alert, decided_at, self._link(alert))
+        try:
+            headers = {"Content-Type": "application/json", "User-Agent": "insa-anomaly", "X-Insa-Delivery": delivery_id} | self._signed(
+                body
+            )
+        except InsaError as error:
+            raise TargetAway(str(error)) from error
+        answer = self._exchange.send("POST", self._url, headers, body)
+        if answer.status in _OF_THE_MESSAGE:
+            raise TargetRefused(f"the receiver answers {answer.status}")
+        if not 200 <= answer.status < 300:
+            raise TargetAway(f"the receiver answers {answer.status}", _asked(answer.headers.get("retry-after", "")))
+
+    def interrupt(self) -> None:
+        """End a delivery under way."""
+        self._exchange.interrupt()
+
+    def _signed(self, body: bytes) -> dict[str, str]:
+        secret = self._secret()
+        if not secret:
+            return {}
+        seconds = str(self._clock() // 1_000_000)
+        return {"X-Insa-Signature": f"t={seconds},v1={signature(secret, seconds, body)}"}
+
+
+def signature(secret: str, seconds: str, body: bytes) -> str:
+    """HMAC-SHA256 of `<seconds>.<body>`, in hex."""
+    return hmac.new(secret.encode(), seconds.encode() + b"." + body, sha256).hexdigest()
+
+
+def payload(delivery_id: str, alert: Alert, decided_at: int, link: str) -> bytes:
+    """The alert as JSON."""
+    said = {
+        "delivery_id": delivery_id,
+        "decided_at": rfc3339(decided_at),
+        "severity": alert.severity.name.lower(),
+        **{name: getattr(alert, name) for name in ("kind", "cause", "device_id", "metric_name", "timestamp", "text", "ends", "event")},
+        "link": link or None,
+    }
+    return msgspec.json.encode(said)
+
+
+def _asked(retry_after: str) -> float | None:
+    """Seconds that the receiver asks to be left alone; a date instead of a number is no more than a wish."""
+    return min(float(retry_after), 3600.0) if retry_after.isdigit() else None

@@ -1,0 +1,46 @@
+"""When to try again: longer pauses after each failure of one thing, and a circuit that spares a target which fails every time.
+
+Times are seconds of any clock that only moves forward; they are arguments, so a test needs no waiting.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Retry:
+    """`first` seconds to the first retry, doubled with each to `last`; after `trip` failures in a row the target rests for `rest`."""
+
+    first: float = 2.0
+    last: float = 900.0
+    trip: int = 5
+    rest: float = 30.0
+
+
+class Circuit(NamedTuple):
+    """How a target does: failures in a row, and until when nothing is tried."""
+
+    failures: int = 0
+    closed_until: float = 0.0
+
+    def permits(self, now: float) -> bool:
+        """Whether one may be tried."""
+        return now >= self.closed_until
+
+    @property
+    def failing(self) -> bool:
+        """Whether the newest attempt failed."""
+        return self.failures > 0
+
+
+def backoff(attempts: int, retry: Retry, chance: float) -> float:
+    """Seconds to wait after so many failed attempts, at least 1; `chance` in [0, 1) takes up to a quarter off, which spreads retries."""
+    return float(min(retry.first * 2.0 ** min(attempts - 1, 40), retry.last) * (1.0 - chance / 4))
+
+
+def failed(circuit: Circuit, now: float, retry: Retry, chance: float, asked: float | None = None) -> Circuit:
+    """After one more failure; `asked` are seconds that the target asked to be left alone for."""
+    failures = circuit.failures + 1
+    over = failures - retry.trip
+    rest = 0.0 if over < 0 else min(retry.rest * 2.0 ** min(over, 40), retry.last) * (1.0 - chance / 4)
+    return Circuit(failures, now + max(rest, asked or 0.0))

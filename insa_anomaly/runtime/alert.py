@@ -1,0 +1,119 @@
+"""From the events of the outbox to what every target is to hear: decided once, kept on disk, delivered by couriers.
+
+Nothing here may hold up or end the stream: a file that cannot be written is waited for, and the events wait with it in the state.
+"""
+
+from collections.abc import Callable, Sequence
+from threading import Event as Flag
+from time import monotonic
+
+from insa_anomaly import instrumentation
+from insa_anomaly.core.alert import Alert as Event
+from insa_anomaly.core.alert import alerts_of
+from insa_anomaly.core.alerting import Account, Target, decide, summaries
+from insa_anomaly.errors import AlertsBroken, StateBroken
+from insa_anomaly.ports import AlertStore, Outgoing, State
+from insa_anomaly.runtime.courier import Courier
+from insa_anomaly.settings import Alerting
+
+AT_ONCE = 500
+IDLE_SECONDS = 0.5  # between two looks at what nobody told us of
+LINGER_SECONDS = 0.5  # between two decisions: each is an fsync, and the log is on the same disk
+SUMMARY_SECONDS = 1.0
+FORGET_SECONDS = 3600.0
+
+
+class Alert:
+    """The reader of the notices."""
+
+    def __init__(
+        self,
+        state: State,
+        store: AlertStore,
+        targets: Sequence[Target],
+        couriers: Sequence[Courier],
+        alerting: Alerting,
+        clock: Callable[[], int],
+    ) -> None:
+        self._state, self._store, self._targets, self._couriers = state, store, targets, couriers
+        self._alerting, self._clock = alerting, clock
+        self._news = Flag()
+        self._accounts: dict[str, Account] | None = None
+        self._recent: set[str] = set()
+        self._backlog: dict[str, int] = {}
+        self._next_summary = self._next_forget = 0.0
+
+    @property
+    def trouble(self) -> str | None:
+        """Who hears nothing now of what waits for them, in words."""
+        silent = [courier.name for courier in self._couriers if courier.failing and self._backlog.get(courier.name)]
+        return f"alerts are not delivered to: {', '.join(silent)}" if silent else None
+
+    def offer(self, events: Sequence[Outgoing]) -> None:
+        """New events are among the notices."""
+        if events:
+            self._news.set()
+
+    def step(self) -> float:
+        """Decide what there is; answers how many seconds may pass before the next call."""
+        self._news.wait(IDLE_SECONDS)
+        self._news.clear()
+        try:
+            decided = self._turn()
+            if monotonic() >= self._next_summary:
+                self._summarise()
+        except (AlertsBroken, StateBroken) as error:
+            instrumentation.alerts_unwritable(str(error))
+            return IDLE_SECONDS
+        if decided == AT_ONCE:
+            self._news.set()
+        return LINGER_SECONDS if decided else 0.0
+
+    def _turn(self) -> int:
+        """Decide on the oldest notices; how many they were."""
+        notices = self._state.notices(AT_ONCE)
+        if not notices:
+            return 0
+        self._decide([one for notice in notices for one in alerts_of(notice.topic, notice.payload, self._alerting.critical_confidence)])
+        self._state.noticed(notices[-1].number)
+        return len(notices)
+
+    def _decide(self, found: Sequence[Event]) -> None:
+        """But for those that were decided on before the notices could be dropped."""
+        accounts, now = self._restored(), self._clock()
+        alerts = [one for one in found if one.event_id not in self._recent]
+        decision = decide(alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now)
+        recent = [one.event_id for one in found]
+        self._store.keep(decision, recent, now)
+        self._recent = set(recent)
+        for name in decision.held.keys() - {name for name, account in accounts.items() if account.digest.count}:
+            instrumentation.alert_budget_spent(name)
+        accounts |= decision.accounts
+        instrumentation.alerts_decided([name for name, _ in decision.sent], decision.held)
+        self._wake()
+
+    def _restored(self) -> dict[str, Account]:
+        """What targets have had; and, with that, what a crash may bring again."""
+        if self._accounts is None:
+            self._recent = self._store.recent()
+            self._accounts = self._store.accounts()
+        return self._accounts
+
+    def _summarise(self) -> None:
+        self._next_summary = monotonic() + SUMMARY_SECONDS
+        accounts, now = self._restored(), self._clock()
+        decision = summaries(self._targets, accounts, self._alerting.summary_seconds, now)
+        if decision.sent:
+            self._store.keep(decision, [], now)
+            accounts |= decision.accounts
+            instrumentation.alerts_decided([name for name, _ in decision.sent], decision.held)
+            self._wake()
+        self._backlog = {target.name: 0 for target in self._targets} | self._store.backlog()
+        instrumentation.alerts_waiting(self._backlog)
+        if monotonic() >= self._next_forget:
+            self._next_forget = monotonic() + FORGET_SECONDS
+            self._store.forget(now)
+
+    def _wake(self) -> None:
+        for courier in self._couriers:
+            courier.wake()

@@ -1,0 +1,124 @@
+"""Brings what was decided to one target: in a thread of its own, so that a target which is slow or away holds up nobody else.
+
+Whatever a target does, its thread goes on: an alert that fails is tried again after a pause, and is a dead letter once it is too old.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from random import random
+from threading import Event, Thread
+from time import monotonic
+
+from insa_anomaly import instrumentation
+from insa_anomaly.core.alert import delivery_id
+from insa_anomaly.core.retry import Circuit, Retry, backoff, failed
+from insa_anomaly.errors import TargetAway, TargetRefused
+from insa_anomaly.ports import AlertStore, AlertTarget, Waiting
+
+IDLE_SECONDS = 1.0
+CLOSE_SECONDS = 2.0
+
+
+class Courier:
+    """The way to one target. `clock` is microseconds since the epoch.
+
+    An alert is tried for `keep` seconds; and once in any case, though the daemon was off for long or its clock jumped ahead.
+    """
+
+    def __init__(self, name: str, target: AlertTarget, store: AlertStore, retry: Retry, keep: float, clock: Callable[[], int]) -> None:
+        self.name = name
+        self._target, self._store, self._retry, self._keep, self._clock = target, store, retry, keep, clock
+        self._circuit = Circuit()
+        self._news, self._stop = Event(), Event()
+
+    @property
+    def failing(self) -> bool:
+        """Whether several deliveries in a row failed."""
+        return self._circuit.failures >= self._retry.trip
+
+    def wake(self) -> None:
+        """There may be something to deliver."""
+        self._news.set()
+
+    def run(self) -> None:
+        """Deliver until `close`."""
+        while not self._stop.is_set():
+            try:
+                delivered = self.step()
+            except Exception as error:  # noqa: BLE001 - whatever it was, the alerts wait on disk and the stream goes on
+                delivered = False
+                if not self._stop.is_set():
+                    instrumentation.courier_stumbled(self.name, error)
+            if not delivered:
+                self._news.wait(IDLE_SECONDS)
+                self._news.clear()
+
+    def step(self) -> bool:
+        """Deliver the next that is due; whether there may be more."""
+        if not self._circuit.permits(monotonic()):
+            return False
+        one = self._store.next(self.name, self._clock())
+        if one is None:
+            return False
+        if one.attempts and self._clock() - one.decided_at > self._keep * 1e6:
+            self._give_up(one, "it could not be delivered in time")
+            return True
+        return self._deliver(one)
+
+    def close(self) -> None:
+        """End soon, with what is under way: it is delivered by the next run."""
+        self._stop.set()
+        self._news.set()
+        self._target.interrupt()
+
+    def _deliver(self, one: Waiting) -> bool:
+        try:
+            self._target.deliver(delivery_id(self.name, one.alert), one.alert, one.decided_at)
+        except TargetRefused as error:
+            self._succeed()  # it answers
+            self._give_up(one, str(error))
+        except TargetAway as error:
+            return self._fail(one, error, error.retry_seconds)
+        except Exception as error:  # noqa: BLE001 - a fault of ours in a way out must not end the stream
+            return self._fail(one, error, None)
+        else:
+            self._store.done(one)
+            self._succeed()
+            instrumentation.alert_delivered(self.name, (self._clock() - one.decided_at) / 1e6)
+        return True
+
+    def _succeed(self) -> None:
+        failing, self._circuit = self._circuit.failing, Circuit()
+        if failing:
+            self._store.hasten(self.name)
+            instrumentation.target_answers(self.name)
+
+    def _fail(self, one: Waiting, error: Exception, asked: float | None) -> bool:
+        if self._stop.is_set():
+            return False
+        self._circuit = failed(self._circuit, monotonic(), self._retry, random(), asked)  # noqa: S311 - spreads retries, guards nothing
+        pause = max(backoff(one.attempts + 1, self._retry, random()), asked or 0.0)  # noqa: S311
+        self._store.postpone(one, self._clock() + int(pause * 1e6))
+        resting = not self._circuit.permits(monotonic())
+        instrumentation.target_away(self.name, error, pause, resting=resting)
+        return not resting
+
+    def _give_up(self, one: Waiting, reason: str) -> None:
+        self._store.give_up(one, reason, self._clock())
+        instrumentation.alert_given_up(self.name, one.alert, reason)
+
+
+@contextmanager
+def running(couriers: Sequence[Courier]) -> Iterator[None]:
+    """The couriers' threads, while the block runs. None waits for a target that hangs at the end: what it has is on disk."""
+    threads = [Thread(target=courier.run, name=f"courier-{courier.name}", daemon=True) for courier in couriers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for courier in couriers:
+            courier.close()
+        deadline = monotonic() + CLOSE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - monotonic()))

@@ -1,0 +1,157 @@
+"""Second versions of models that score along and say nothing, so that two versions can be compared on the same stream.
+
+A shadow has a window of its own, which begins as that of its series, and changes nothing of the version that serves. Where there is no
+shadow there is nothing to do and nothing held.
+"""
+
+from dataclasses import dataclass
+from threading import Lock
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core import features
+from insa_anomaly.core.detector import Model, Models, Parameters, Results, Status, advance
+from insa_anomaly.core.features import Bools, Floats, Ints
+from insa_anomaly.core.verdict import Policy, Transition
+from insa_anomaly.ports import Telemetry
+
+_NO_SHADOW = -1
+
+
+class Tally(msgspec.Struct, frozen=True, array_like=True):
+    """What both versions said of the readings that both scored. Times in microseconds of the event; 0 before the first reading."""
+
+    since: int = 0
+    newest: int = 0
+    readings: int = 0
+    anomalies: int = 0
+    shadow_anomalies: int = 0
+    both: int = 0  # readings that both called anomalous
+    episodes: int = 0  # that the serving version opened
+    shadow_episodes: int = 0  # that the shadow would have opened
+    champions: int = 1  # versions that served meanwhile
+
+    def with_readings(self, times: Ints, ours: Results, theirs: Results) -> "Tally":
+        """The same and these readings, in time order; `ours`: what the serving version said of them."""
+        scored = (ours.status == Status.SCORED) & (theirs.status == Status.SCORED)
+        if not scored.any():
+            return self
+        found, shadowed = ours.score[scored] < 0, theirs.score[scored] < 0
+        return Tally(
+            self.since or int(times[scored][0]),
+            int(times[scored][-1]),
+            self.readings + int(scored.sum()),
+            self.anomalies + int(found.sum()),
+            self.shadow_anomalies + int(shadowed.sum()),
+            self.both + int((found & shadowed).sum()),
+            self.episodes + int((ours.transition[scored] == Transition.OPENED).sum()),
+            self.shadow_episodes + int((theirs.transition[scored] == Transition.OPENED).sum()),
+            self.champions,
+        )
+
+
+class KeptShadow(msgspec.Struct, frozen=True, array_like=True):
+    """The checkpoint of one shadow."""
+
+    model_id: str
+    state: bytes
+    tally: Tally
+
+
+@dataclass
+class _Shadow:
+    """A shadow's row in the matrices, its model and what became of it so far."""
+
+    row: int
+    model_id: str
+    tally: Tally
+
+
+class Shadows:
+    """The shadows of a fleet, by the numbers of their series. The score reader's thread changes them; any thread may look."""
+
+    def __init__(self, capacity: int, parameters: Parameters, policy: Policy) -> None:
+        self._capacity, self._parameters, self._policy = capacity, parameters, policy
+        self._shadows: dict[int, _Shadow] = {}
+        self._models: Models | None = None  # made for the first shadow
+        self._row_of = np.zeros(0, np.int64)
+        self._states = features.empty(0)
+        self._changing = Lock()
+
+    def follow(self, telemetry: Telemetry, ours: Results, muted: Bools | None) -> None:
+        """Score what has a shadow again, by that; `ours`: what the serving versions said, `muted`: what opens no episode."""
+        if self._models is None or not self._shadows:
+            return
+        rows = self._row_of[telemetry.key]
+        at = np.flatnonzero(rows != _NO_SHADOW)
+        if len(at):
+            self._follow(telemetry, at, rows[at], self._models, ours, muted)
+
+    def _follow(self, telemetry: Telemetry, at: Ints, rows: Ints, models: Models, ours: Results, muted: Bools | None) -> None:
+        taken, which = np.unique(rows, return_inverse=True)
+        states, theirs = advance(
+            self._states[taken], which, models, rows, telemetry.value[at], telemetry.timestamp[at], telemetry.discriminator[at],
+            telemetry.quality[at], self._policy, self._parameters, None if muted is None else muted[at],
+        )  # fmt: skip
+        self._states[taken] = states
+        for number in np.unique(telemetry.key[at]).tolist():
+            own = np.flatnonzero(telemetry.key[at] == number)
+            shadow = self._shadows[number]
+            tally = shadow.tally.with_readings(telemetry.timestamp[at[own]], _picked(ours, at[own]), _picked(theirs, own))
+            with self._changing:
+                shadow.tally = tally
+
+    def model_of(self, number: int) -> str | None:
+        """Id of the model that shadows this series."""
+        found = self._shadows.get(number)
+        return None if found is None else found.model_id
+
+    def tally(self, number: int) -> tuple[str, Tally] | None:
+        """The model that shadows this series, and what became of it so far."""
+        with self._changing:
+            found = self._shadows.get(number)
+            return None if found is None else (found.model_id, found.tally)
+
+    def put(self, number: int, model: Model, state: Floats, tally: Tally | None = None) -> None:
+        """Let the model shadow the series from `state` [features.STATE_WIDTH] on. Raises ValueError where it has too many trees."""
+        models = self._models = self._models or Models(self._capacity, self._parameters.n_estimators)
+        self.remove(number)
+        row = min(set(range(len(self._shadows) + 1)) - {one.row for one in self._shadows.values()})
+        models.put(row, model)
+        self._make_room(number, row)
+        self._states[row], self._row_of[number] = state, row
+        with self._changing:
+            self._shadows[number] = _Shadow(row, model.id, tally or Tally())
+
+    def remove(self, number: int) -> None:
+        """Let nothing shadow the series any more."""
+        with self._changing:
+            found = self._shadows.pop(number, None)
+        if found is not None:
+            self._row_of[number] = _NO_SHADOW
+
+    def served_by_another(self, number: int) -> None:
+        """Another version serves the series; the comparison goes on with that."""
+        found = self._shadows.get(number)
+        if found is not None:
+            with self._changing:
+                found.tally = msgspec.structs.replace(found.tally, champions=found.tally.champions + 1)
+
+    def kept(self, number: int) -> KeptShadow | None:
+        """The checkpoint of the series' shadow, where it has one."""
+        found = self._shadows.get(number)
+        return None if found is None else KeptShadow(found.model_id, self._states[found.row].tobytes(), found.tally)
+
+    def _make_room(self, number: int, row: int) -> None:
+        if number >= len(self._row_of):
+            more: npt.NDArray[np.int64] = np.full(self._capacity - len(self._row_of), _NO_SHADOW)
+            self._row_of = np.concatenate([self._row_of, more])
+        if row >= len(self._states):
+            self._states = np.concatenate([self._states, features.empty(max(8, row))])
+
+
+def _picked(results: Results, at: Ints) -> Results:
+    """These readings of the results alone."""
+    return Results(**{name: getattr(results, name)[at] for name in Results.__dataclass_fields__})

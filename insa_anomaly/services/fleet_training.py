@@ -1,0 +1,83 @@
+"""Training many series and devices at once: histories are read and models stored here, what takes time is done by whoever works."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from insa_anomaly.core.challenge import Challenge
+from insa_anomaly.core.device import METRIC_NAME
+from insa_anomaly.core.device_training import TrainedDevice
+from insa_anomaly.errors import InsaError, TrainingError
+from insa_anomaly.ports import History, ModelRow, SeriesKey
+from insa_anomaly.services.device_training import DeviceLesson, DeviceTrainingService
+from insa_anomaly.services.training import Lesson, TrainingService
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What came of a task: something to keep, or why there is nothing."""
+
+    key: SeriesKey
+    found: Challenge | TrainedDevice | str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """A lesson that may be sent to another process; a text instead says why there is none."""
+
+    key: SeriesKey
+    lesson: Lesson | DeviceLesson | str
+
+    def __call__(self) -> Learnt:
+        """Learn it."""
+        began = monotonic()
+        try:
+            found = self.lesson if isinstance(self.lesson, str) else self.lesson.learn()
+        except InsaError as error:
+            found = str(error)
+        return Learnt(self.key, found, monotonic() - began)
+
+
+class Workers(Protocol):
+    """Processes, here or elsewhere. Any call may raise TrainingError: they are not there, or no longer."""
+
+    def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
+        """Call each task, and give what came of it, in any order. Tasks are taken as they are needed."""
+
+
+class FleetTrainingService:
+    """Trains series, and devices (whose metric is `_device`), through workers."""
+
+    def __init__(self, series: TrainingService, devices: DeviceTrainingService, workers: Workers) -> None:
+        self._series, self._devices, self._workers = series, devices, workers
+
+    def train(
+        self, keys: Sequence[SeriesKey], history: History, now: int, days: float | None = None
+    ) -> Iterator[tuple[SeriesKey, ModelRow | str, float]]:
+        """Each as soon as it is done: its model, or why there is none, and the seconds it took. `days`: learn the last so many alone."""
+        tasks = (Task(key, self._lesson(key, history, now, days)) for key in keys)
+        left = dict.fromkeys(keys)
+        try:
+            for learnt in self._workers.run(tasks):
+                left.pop(learnt.key)
+                yield learnt.key, self._kept(learnt.found, now), learnt.seconds
+        except TrainingError as error:  # there are no workers, or none any more
+            yield from ((key, str(error), 0.0) for key in left)
+
+    def _lesson(self, key: SeriesKey, history: History, now: int, days: float | None) -> Lesson | DeviceLesson | str:
+        try:
+            if key[1] == METRIC_NAME:
+                return self._devices.lesson(key[0], (), history, now)
+            return self._series.lesson(key, history, now, days)
+        except InsaError as error:
+            return str(error)
+
+    def _kept(self, found: Challenge | TrainedDevice | str, now: int) -> ModelRow | str:
+        try:
+            if isinstance(found, str):
+                return found
+            return self._devices.keep(found, now) if isinstance(found, TrainedDevice) else self._series.keep(found, now)
+        except InsaError as error:
+            return str(error)

@@ -1,0 +1,116 @@
+"""Alerts, put together: who hears, by which way, and what listens for silence."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+
+from insa_anomaly.adapters.mail import Mail, Post
+from insa_anomaly.adapters.web.exchange import Exchange
+from insa_anomaly.adapters.web.github import GitHub, Repository
+from insa_anomaly.adapters.web.webhook import Webhook
+from insa_anomaly.core.alert import MODEL_KINDS, linked
+from insa_anomaly.core.alert import Alert as CoreAlert
+from insa_anomaly.core.alerting import Route, Target
+from insa_anomaly.core.retry import Retry
+from insa_anomaly.errors import AlertsBroken
+from insa_anomaly.ports import AlertTarget, Outgoing, State
+from insa_anomaly.runtime import courier
+from insa_anomaly.runtime.alert import Alert
+from insa_anomaly.runtime.courier import Courier
+from insa_anomaly.runtime.feed import Registry
+from insa_anomaly.runtime.silence import Ears, Listen
+from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.settings import Settings, WebhookAddress, secret
+from insa_anomaly.wiring import clock, storage
+
+_EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))  # an issue tracker may be in the plant: its address is the operator's word
+_ISSUES = Route(kinds=MODEL_KINDS)
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What decides on alerts, and what listens for silence."""
+
+    alert: Alert
+    listen: Listen
+
+
+def opened(settings: Settings, state: State, registry: Registry, tell: Tell, listening: Callable[[], bool], stack: ExitStack) -> Hearing:
+    """All of it, its couriers under way until `stack` is unwound."""
+    store = stack.enter_context(storage.alerts(settings.storage.directory / "alerts.db"))
+    ways = dict(_ways(settings))
+    retry = Retry(settings.alerts.first_retry, settings.alerts.last_retry)
+    couriers = [Courier(target.name, way, store, retry, settings.alerts.keep_seconds, clock.now) for target, way in ways.items()]
+    alert = Alert(state, store, list(ways), couriers, settings.alerts, clock.now)
+
+    def offer(events: list[Outgoing]) -> None:
+        tell.offer(events)
+        alert.offer(events)
+
+    listen = Listen(state, store, registry.keys, settings.silence, Ears(listening, clock.now), offer)
+    stack.callback(_keep, listen)
+    stack.enter_context(courier.running(couriers))
+    return Hearing(alert, listen)
+
+
+def _keep(listen: Listen) -> None:
+    with suppress(AlertsBroken):  # it is learnt again
+        listen.keep()
+
+
+def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:
+    """Every target there is, and the way to it."""
+    routes, budget = settings.alerts.routes, settings.alerts.daily_budget
+    link = partial(_link, settings.alerts.link or "")
+    if settings.mail.host:
+        yield Target("mail", routes, budget), _mail(settings, settings.mail.host, link)
+    for webhook in settings.alerts.webhooks:
+        yield Target(webhook.target, routes, budget), _webhook(settings, webhook, link)
+    if settings.github.repository:
+        yield Target("github", (_ISSUES,), budget, follows=True), _github(settings, settings.github.repository, link)
+
+
+def try_out(settings: Settings) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What can be tried without telling anybody anything: raises TargetAway or TargetRefused where it fails."""
+    if settings.mail.host:
+        yield "mail", _mail(settings, settings.mail.host).try_out
+    if settings.github.repository:
+        yield "github", _github(settings, settings.github.repository).try_out
+
+
+def _nowhere(_: CoreAlert) -> str:
+    return ""
+
+
+def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _nowhere) -> Mail:
+    mail = settings.mail
+    password, deadline = _secret(mail.password_file), settings.alerts.deadline
+    post = Post(host, mail.port, mail.security, mail.sender, mail.recipients, mail.username, password, mail.ca_file, deadline)
+    return Mail(post, link)
+
+
+def _webhook(settings: Settings, webhook: WebhookAddress, link: Callable[[CoreAlert], str]) -> Webhook:
+    networks = [ip_network(word) for word in settings.alerts.allowed_networks]
+    return Webhook(webhook.url, Exchange(networks, settings.alerts.deadline), _secret(webhook.secret_file), clock.now, link)
+
+
+def _github(settings: Settings, repository: str, link: Callable[[CoreAlert], str] = _nowhere) -> GitHub:
+    github = settings.github
+    exchange = Exchange(_EVERYWHERE, settings.alerts.deadline, github.ca_file)
+    return GitHub(Repository(github.url, repository, _secret(github.token_file)), exchange, clock.now, link)
+
+
+def _secret(path: Path | None) -> Callable[[], str | None]:
+    return partial(secret, path)
+
+
+def _link(template: str, alert: CoreAlert) -> str:
+    try:
+        at = datetime.fromisoformat(alert.timestamp).timestamp()
+    except ValueError:
+        at = clock.now() / 1e6
+    return linked(template, alert, int(at * 1000))

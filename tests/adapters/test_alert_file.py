@@ -1,0 +1,89 @@
+"""The file of alerts: it outlives a process, is ours alone, and a damaged one is set aside."""
+
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.core.alerting import DAY, Decision
+from insa_anomaly.errors import AlertsBroken, AlertsDamaged
+from insa_anomaly.wiring.storage import alerts
+from tests.core.alerts import DAY_ZERO, an_alert
+
+
+def test_it_outlives_the_process(tmp_path: Path) -> None:
+    """What waits still waits, also where the process was killed; nobody else may read it."""
+    path = tmp_path / "new" / "alerts.db"
+    file = AlertFile(path)
+    file.keep(Decision(sent=[("mail", an_alert(1))]), ["e1"], DAY_ZERO)
+    with AlertFile(path) as again:
+        assert again.backlog() == {"mail": 1}
+        assert again.recent() == {"e1"}
+    assert {stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()} == {0o600}
+    file.close()
+
+
+def test_a_dead_letter_can_be_read(tmp_path: Path) -> None:
+    """For thirty days, with its reason."""
+    with AlertFile(tmp_path / "alerts.db") as file:
+        file.keep(Decision(sent=[("mail", an_alert(1))]), [], DAY_ZERO)
+        one = file.next("mail", DAY_ZERO)
+        assert one is not None
+        file.give_up(one, "too old", DAY_ZERO)
+        file.forget(DAY_ZERO + 29 * DAY)
+        assert file.dead() == [("mail", an_alert(1), "too old")]
+        file.forget(DAY_ZERO + 31 * DAY)
+        assert file.dead() == []
+
+
+def test_what_cannot_be_read_holds_nobody_up(tmp_path: Path) -> None:
+    """An alert of another version is a dead letter; the next one is delivered."""
+    path = tmp_path / "alerts.db"
+    with AlertFile(path) as file:
+        file.keep(Decision(sent=[("mail", an_alert(1)), ("mail", an_alert(2))]), [], DAY_ZERO)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("UPDATE waiting SET body = x'93' WHERE number = 1")
+            other.execute("INSERT INTO accounts VALUES ('mail', x'93')")
+        one = file.next("mail", DAY_ZERO)
+        assert one is not None
+        assert one.alert == an_alert(2)
+        assert file.backlog() == {"mail": 1}
+        assert file.accounts() == {}
+
+
+def test_a_file_of_the_future_is_refused(tmp_path: Path) -> None:
+    """Rather than misread."""
+    path = tmp_path / "alerts.db"
+    AlertFile(path).close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(AlertsBroken, match="version 99"):
+        AlertFile(path)
+
+
+def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    """And a new one begun: alerts must not keep the daemon from starting."""
+    path = tmp_path / "alerts.db"
+    path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
+    with pytest.raises(AlertsDamaged):
+        AlertFile(path)
+    with capture_logs() as logs, alerts(path) as file:
+        assert file.backlog() == {}
+    assert [line["action"] for line in logs] == ["alerts_damaged"]
+    assert (tmp_path / "alerts.db.damaged-1").exists()
+
+
+def test_a_file_in_other_hands_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that is held for too long is a broken file for now, and nothing has changed."""
+    monkeypatch.setattr("insa_anomaly.adapters.alert_file._WAIT", 0.05)
+    path = tmp_path / "alerts.db"
+    with AlertFile(path) as file, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(AlertsBroken):
+            file.keep(Decision(sent=[("mail", an_alert(1))]), [], DAY_ZERO)
+        other.execute("ROLLBACK")
+        assert file.backlog() == {}

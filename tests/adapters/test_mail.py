@@ -1,0 +1,208 @@
+"""Alerts by mail, on a real mail server: encrypted, with a password, and whatever the server does, bounded in time."""
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from insa_anomaly.adapters.mail import Mail, Post
+from insa_anomaly.core.alert import delivery_id
+from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
+from tests.adapters.mail_server import PASSWORD, USER, MailServer
+from tests.core.alerts import DAY_ZERO, an_alert
+
+ALERT = an_alert(1)
+ID = delivery_id("mail", ALERT)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "mail.pem", folder / "mail.key"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(made[1]), "-out", str(made[0])]
+    subprocess.run([*argv, *names], check=True, capture_output=True, timeout=60)
+    return made
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    """A relay that takes mail from anybody."""
+    server = MailServer()
+    with server.running():
+        yield server
+
+
+@pytest.fixture
+def secure(certificate: tuple[Path, Path]) -> Iterator[MailServer]:
+    """A server that wants TLS and a password."""
+    server = MailServer()
+    with server.running(*certificate):
+        yield server
+
+
+def post(port: int, **changes: object) -> Post:
+    """How to reach a server on this port."""
+    usual = Post("localhost", port, "none", "insa@plant.test", ("shift@plant.test", "office@plant.test"), deadline=3.0)
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def deliver(way: Post, text: str = ALERT.text) -> None:
+    """One mail."""
+    Mail(way, lambda _: "https://grafana/d/x").deliver(ID, msgspec.structs.replace(ALERT, text=text), DAY_ZERO)
+
+
+def test_a_mail_says_it_all(server: MailServer) -> None:
+    """From, to, what it is about, all of it in words, a link; the same id if it comes again, and one conversation for a cause."""
+    deliver(post(server.port))
+    deliver(post(server.port))
+    first, again = server.taken
+    assert (first["From"], first["To"]) == ("insa@plant.test", "shift@plant.test, office@plant.test")
+    assert first["Subject"] == "[WARNING] press-1/pressure: opened: 9, expected 5 (4 to 6)"
+    assert first["Message-ID"] == again["Message-ID"] == f"<{ID}@insa-anomaly.invalid>"
+    assert first["References"] == again["References"] is not None
+    assert first["Auto-Submitted"] == "auto-generated"
+    text = first.get_content()
+    assert all(word in text for word in ("press-1", "pressure", "expected", "https://grafana/d/x"))
+
+
+def test_a_mail_is_encrypted_and_the_password_right(secure: MailServer, certificate: tuple[Path, Path]) -> None:
+    """STARTTLS with a server whose certificate is trusted; the password is asked for each time, as it may have changed."""
+    asked: list[int] = []
+
+    def password() -> str:
+        asked.append(1)
+        return PASSWORD
+
+    way = post(secure.port, security="starttls", ca_file=certificate[0], username=USER, password=password)
+    deliver(way)
+    deliver(way)
+    assert (secure.encrypted, secure.logins, len(asked)) == ([True, True], [USER, USER], 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"security": "starttls"}, "CERTIFICATE_VERIFY_FAILED"),  # not trusted
+        ({"security": "starttls", "host": "127.0.0.1", "trust": True}, "certificate is not valid for '127.0.0.1'"),
+        ({"security": "starttls", "trust": True}, "530|Authentication required|refused"),  # no name
+        ({"security": "starttls", "trust": True, "username": USER, "password": lambda: "wrong"}, "535|[Aa]uthentication"),
+        ({"security": "none"}, "530|STARTTLS|refused"),  # in the clear
+    ],
+)
+def test_a_server_that_is_not_satisfied_is_tried_again(
+    secure: MailServer, certificate: tuple[Path, Path], changes: dict[str, object], why: str
+) -> None:
+    """It is the configuration that is wrong, which may be put right; the reason is said."""
+    said = {"ca_file" if name == "trust" else name: certificate[0] if name == "trust" else one for name, one in changes.items()}
+    way = post(secure.port, **said)
+    with pytest.raises(TargetAway, match=why):
+        deliver(way)
+    assert secure.taken == []
+
+
+def test_a_server_can_be_tried_out(secure: MailServer, certificate: tuple[Path, Path]) -> None:
+    """Without writing to anybody."""
+    way = post(secure.port, security="starttls", ca_file=certificate[0], username=USER, password=lambda: PASSWORD)
+    Mail(way).try_out()
+    with pytest.raises(TargetAway, match="535"):
+        Mail(replace(way, password=lambda: "wrong")).try_out()
+    assert (secure.taken, secure.logins) == ([], [USER] * len(secure.logins))
+
+
+def test_no_password_goes_to_a_server_without_tls(server: MailServer) -> None:
+    """A server that offers no STARTTLS hears nothing."""
+    with pytest.raises(TargetAway, match="STARTTLS"):
+        deliver(post(server.port, security="starttls", username=USER, password=lambda: PASSWORD))
+    assert (server.taken, server.logins) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [("451 try later", TargetAway), ("421 busy", TargetAway), ("554 no such thing", TargetRefused), ("552 too large", TargetRefused)],
+)
+def test_what_a_server_answers_decides(server: MailServer, answer: str, error: type[Exception]) -> None:
+    """Later, or never."""
+    server.answer = answer
+    with pytest.raises(error, match=answer[4:]):
+        deliver(post(server.port))
+
+
+def test_a_password_that_cannot_be_read_is_waited_for(secure: MailServer, certificate: tuple[Path, Path]) -> None:
+    """The file may be there again."""
+
+    def password() -> str:
+        raise ConfigError("the secret in /x cannot be read")
+
+    with pytest.raises(TargetAway, match="cannot be read"):
+        deliver(post(secure.port, security="starttls", ca_file=certificate[0], username=USER, password=password))
+
+
+def test_nobody_listens() -> None:
+    """A server that is away."""
+    with pytest.raises(TargetAway, match="refused"):
+        deliver(post(1))
+
+
+@pytest.mark.parametrize("text", ["x\r\nBcc: all@plant.test", "x\n\nbody", "\x00\u202e", "Größe ≥ 5 °C", "x" * 10_000])
+def test_what_a_device_calls_itself_writes_no_header(server: MailServer, text: str) -> None:
+    """Nor breaks the mail."""
+    deliver(post(server.port), text)
+    (mail,) = server.taken
+    assert mail["Bcc"] is None
+    assert mail["Subject"].startswith("[WARNING] press-1/pressure")
+    assert len(mail["Subject"]) <= 150
+
+
+@contextmanager
+def listening(say: bytes, pause: float) -> Iterator[int]:
+    """A server that says this byte by byte, with pauses; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for byte in say:
+                    if done.wait(pause):
+                        return
+                    try:
+                        connection.sendall(bytes([byte]))
+                    except OSError:
+                        return
+                done.wait(30)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        done.set()
+        thread.join(10)
+
+
+@pytest.mark.parametrize(("say", "pause"), [(b"", 1.0), (b"220-" + b"x" * 1000, 0.05)])
+def test_a_server_that_is_slow_is_cut_off(say: bytes, pause: float) -> None:
+    """One that says nothing, and one that says a byte now and then, for ever: neither has more time than the deadline."""
+    with listening(say, pause) as port:
+        began = time.monotonic()
+        with pytest.raises(TargetAway):
+            deliver(post(port, deadline=0.5))
+        assert time.monotonic() - began < 2.0
+
+
+def test_a_delivery_can_be_ended_from_outside() -> None:
+    """The daemon stops, and waits for nobody."""
+    with listening(b"", 1.0) as port:
+        mail = Mail(post(port, deadline=30.0))
+        threading.Timer(0.3, mail.interrupt).start()
+        began = time.monotonic()
+        with pytest.raises(TargetAway):
+            mail.deliver(ID, ALERT, DAY_ZERO)
+        assert time.monotonic() - began < 5.0

@@ -1,0 +1,90 @@
+"""The admin port keeps its connections for those who use them."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from fastapi import FastAPI, Request
+
+from insa_anomaly.api import app, connection
+
+PATIENCE = 0.4
+HEAD = b"POST /echo HTTP/1.1\r\nHost: plant\r\nContent-Length: 10\r\n"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A port of little patience, where /echo says what it was sent."""
+    application: FastAPI = app.create("1.2.3", list, dict)
+
+    @application.post("/echo")
+    async def echo(request: Request) -> str:
+        return (await request.body()).decode()
+
+    with app.served(application, app.listen("127.0.0.1", 0), request_seconds=PATIENCE) as served:
+        yield served
+
+
+def ended_after(line: socket.socket, drop: bytes) -> float:
+    """Seconds until the other side ends the connection, on which a drop falls every now and then."""
+    line.settimeout(0.1)
+    began = time.monotonic()
+    while time.monotonic() < began + 10.0:
+        try:
+            line.sendall(drop)
+            if not line.recv(100):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+def answer(line: socket.socket) -> bytes:
+    """The body of the next answer, which comes after its head."""
+    said = b""
+    while not said.endswith(b'"'):
+        said += line.recv(1000)
+    return said.rpartition(b"\r\n")[2]
+
+
+@pytest.mark.parametrize(("head", "drop"), [(b"", b""), (b"POST /ec", b"h"), (HEAD, b"x-a: b\r\n"), (HEAD + b"\r\n", b"1")])
+def test_who_sends_drop_by_drop_is_cut_off(port: int, head: bytes, drop: bytes) -> None:
+    """However it goes on: nothing at all, a line without end, headers without end, a body that takes its time."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        line.sendall(head)
+        assert PATIENCE / 2 < ended_after(line, drop) < 5.0
+
+
+def test_who_is_slow_between_requests_is_not(port: int) -> None:
+    """Each request has its own time, and one that came in two parts is a request like any other."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        for _ in range(3):
+            line.sendall(HEAD + b"\r\n12345")
+            time.sleep(PATIENCE / 2)
+            line.sendall(b"67890")
+            assert answer(line) == b'"1234567890"'
+            time.sleep(PATIENCE)
+
+
+def test_the_part_of_a_request_that_came_with_the_one_before_counts(port: int) -> None:
+    """Two in one packet, the second without its end."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        line.sendall(HEAD + b"\r\n1234567890" + HEAD + b"\r\n1")
+        assert answer(line) == b'"1234567890"'
+        assert ended_after(line, b"") < 5.0
+
+
+def test_there_are_only_so_many(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is closed at once, and the others go on."""
+    time.sleep(0.2)  # those of other tests are gone
+    monkeypatch.setattr(connection, "CONNECTIONS_MOST", 2)
+    with ExitStack() as stack:
+        lines = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(3)]
+        assert lines[2].recv(1) == b""
+        for line in lines[:2]:
+            line.sendall(HEAD + b"\r\n1234567890")
+            assert answer(line) == b'"1234567890"'

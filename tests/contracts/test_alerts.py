@@ -1,0 +1,120 @@
+"""What every store of alerts promises, in memory and on disk."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.core.alert import Severity
+from insa_anomaly.core.alerting import Account, Decision, Digest, Known
+from insa_anomaly.core.cadence import Cadence
+from insa_anomaly.ports import AlertStore, Silences
+from insa_anomaly.testing import MemoryAlerts
+from tests.core.alerts import DAY_ZERO, an_alert
+
+
+@pytest.fixture(params=["memory", "disk"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AlertStore]:
+    """An empty store."""
+    if request.param == "memory":
+        yield MemoryAlerts()
+        return
+    with AlertFile(tmp_path / "alerts.db") as file:
+        yield file
+
+
+def put(store: AlertStore, *targets: str) -> None:
+    """An alert waits for each of these, in order."""
+    store.keep(Decision(sent=[(target, an_alert(number)) for number, target in enumerate(targets)]), [], DAY_ZERO)
+
+
+def test_alerts_wait_for_their_target_in_order(store: AlertStore) -> None:
+    """Until they are done; each target has its own."""
+    put(store, "mail", "github", "mail")
+    first = store.next("mail", DAY_ZERO)
+    assert first is not None
+    assert (first.alert, first.target, first.decided_at, first.attempts) == (an_alert(0), "mail", DAY_ZERO, 0)
+    assert store.backlog() == {"mail": 2, "github": 1}
+    store.done(first)
+    second = store.next("mail", DAY_ZERO)
+    assert second is not None
+    assert second.alert == an_alert(2)
+    assert store.backlog() == {"mail": 1, "github": 1}
+    assert store.next("webhook:scada", DAY_ZERO) is None
+
+
+def test_what_is_postponed_lets_others_pass(store: AlertStore) -> None:
+    """It is due again at its time, or when its target answers."""
+    put(store, "mail", "mail")
+    first = store.next("mail", DAY_ZERO)
+    assert first is not None
+    store.postpone(first, DAY_ZERO + 5)
+    second = store.next("mail", DAY_ZERO)
+    assert second is not None
+    assert second.number != first.number
+    store.done(second)
+    assert store.next("mail", DAY_ZERO + 4) is None
+    again = store.next("mail", DAY_ZERO + 5)
+    assert again is not None
+    assert (again.number, again.attempts) == (first.number, 1)
+    store.postpone(again, DAY_ZERO + 500)
+    store.hasten("github")
+    assert store.next("mail", DAY_ZERO) is None
+    store.hasten("mail")
+    assert store.next("mail", DAY_ZERO) is not None
+
+
+def test_what_is_of_one_cause_keeps_its_order(store: AlertStore) -> None:
+    """Nobody hears that something is over before they heard of it, though that is tried again later."""
+    opened, closed, other = an_alert(1, "a"), an_alert(2, "a", "closed"), an_alert(3, "b")
+    store.keep(Decision(sent=[("mail", one) for one in (opened, closed, other)]), [], DAY_ZERO)
+    first = store.next("mail", DAY_ZERO)
+    assert first is not None
+    store.postpone(first, DAY_ZERO + 5)
+    told = []
+    while (one := store.next("mail", DAY_ZERO)) is not None:
+        told.append(one.alert)
+        store.done(one)
+    while (one := store.next("mail", DAY_ZERO + 5)) is not None:
+        told.append(one.alert)
+        store.done(one)
+    assert told == [other, opened, closed]
+
+
+def test_what_is_given_up_waits_no_longer(store: AlertStore) -> None:
+    """It is a dead letter."""
+    put(store, "mail")
+    one = store.next("mail", DAY_ZERO)
+    assert one is not None
+    store.give_up(one, "too old", DAY_ZERO)
+    assert store.backlog() == {}
+    store.forget(DAY_ZERO)
+
+
+def test_a_decision_is_kept_whole(store: AlertStore) -> None:
+    """What targets know and have had, and what it was made of; what is forgotten is."""
+    known = {("mail", "a"): Known(Severity.WARNING, held=False), ("github", "b"): Known(Severity.CRITICAL, held=True)}
+    account = Account(5, 2, Digest(DAY_ZERO, 1, {"opened": 1}, {"press-1": 1}, ["x"]))
+    store.keep(Decision(known={**known}, accounts={"mail": account}), ["e1", "e2"], DAY_ZERO)
+    store.keep(Decision(known={("mail", "a"): None}), [], DAY_ZERO)
+    assert store.known(["a", "b", "c"] * 400) == {("github", "b"): known["github", "b"]}
+    assert store.known(["a"]) == {}
+    assert store.accounts() == {"mail": account}
+    assert store.recent() == {"e1", "e2"}
+    store.keep(Decision(), ["e3"], DAY_ZERO)
+    assert store.recent() == {"e3"}
+
+
+def test_habits_and_silences_are_kept(store: AlertStore) -> None:
+    """The newest of each series; the stream among those that are silent."""
+    assert (store.cadences()[0], store.silences()) == ([], Silences())
+    store.keep_cadences([("a", "x"), ("b", "y")], Cadence(np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([5.0, 6.0])))
+    store.keep_cadences([("b", "y")], Cadence(np.array([9.0]), np.array([4.0]), np.array([6.0])))
+    keys, cadence = store.cadences()
+    found = dict(zip(keys, zip(cadence.longest.tolist(), cadence.pauses.tolist(), cadence.span.tolist(), strict=True), strict=True))
+    assert found == {("a", "x"): (1.0, 3.0, 5.0), ("b", "y"): (9.0, 4.0, 6.0)}
+    store.keep_silences(Silences({None: 5, "press-1": 6}))
+    store.keep_silences(Silences({None: 7}))
+    assert store.silences() == Silences({None: 7})

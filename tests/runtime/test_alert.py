@@ -1,0 +1,320 @@
+"""From the outbox to the targets: every event once, whatever crashes, and whatever the targets do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from threading import Event
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from insa_anomaly.core.alert import ANOMALY_TOPIC, SUMMARY, Alert, alerts_of, delivery_id
+from insa_anomaly.core.alerting import Decision, Route, Target
+from insa_anomaly.core.retry import Retry
+from insa_anomaly.errors import AlertsBroken, StateUnwritable, TargetAway, TargetRefused
+from insa_anomaly.runtime import alert as reading
+from insa_anomaly.runtime import courier as couriers
+from insa_anomaly.runtime.alert import Alert as AlertReader
+from insa_anomaly.runtime.courier import Courier, running
+from insa_anomaly.settings import Alerting
+from insa_anomaly.testing import MemoryAlerts, MemoryState
+from tests.conftest import wait_for
+from tests.core.alerts import DAY_ZERO, HOUR
+from tests.core.test_alert import EVENT
+
+QUICK = Retry(first=0.001, last=0.002, trip=3, rest=0.001)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "IDLE_SECONDS", 0.001)
+    monkeypatch.setattr(reading, "SUMMARY_SECONDS", 0.0)
+    monkeypatch.setattr(reading, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(couriers, "IDLE_SECONDS", 0.005)
+
+
+@dataclass
+class Person:
+    """The port `AlertTarget`: what is told is remembered, unless there is trouble, which is raised."""
+
+    heard: list[tuple[str, Alert]] = field(default_factory=list)
+    trouble: list[Exception] = field(default_factory=list)
+    during: Callable[[], None] = lambda: None
+
+    def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
+        """Hear of it."""
+        del decided_at
+        self.during()
+        if self.trouble:
+            raise self.trouble.pop(0)
+        self.heard.append((delivery_id, alert))
+
+    def interrupt(self) -> None:
+        """Nothing takes long here."""
+
+
+@dataclass
+class Office:
+    """A state with events, a store, a mailbox."""
+
+    budget: int = 50
+    now: int = DAY_ZERO
+    state: MemoryState = field(default_factory=MemoryState)
+    store: MemoryAlerts = field(default_factory=MemoryAlerts)
+    person: Person = field(default_factory=Person)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self, retry: Retry = QUICK) -> None:
+        """Begin where the last run ended, or was killed."""
+        targets = [Target("mail", (Route(),), self.budget)]
+        self.courier = Courier("mail", self.person, self.store, retry, 86_400.0, lambda: self.now)
+        self.reader = AlertReader(self.state, self.store, targets, [self.courier], Alerting(), lambda: self.now)
+
+    def post(self, *numbers: int, kind: str = "opened") -> None:
+        """Events of episodes."""
+        for number in numbers:
+            event = msgspec.structs.replace(EVENT, event_id=f"{kind}-{number}", episode_id=f"ep-{number}", kind=kind)
+            self.state.post([(ANOMALY_TOPIC + "press-1", msgspec.json.encode(event))])
+
+    def deliver(self) -> None:
+        """All that is due."""
+        while self.courier.step():
+            pass
+
+    @property
+    def told(self) -> list[str]:
+        """Ids of the events that were heard of."""
+        return [alert.event_id for _, alert in self.person.heard]
+
+
+# ----------------------------------------------------------------------------------------------- the reader
+def test_an_event_becomes_an_alert_once() -> None:
+    """And is taken from the notices; what was told on MQTT is not our business."""
+    office = Office()
+    office.post(1, 2, 1)
+    office.reader.step()
+    office.reader.step()
+    office.deliver()
+    assert office.told == ["opened-1", "opened-2"]
+    assert office.state.notices(9) == []
+    assert len(office.state.outgoing(0, 9)) == 3
+
+
+@pytest.mark.parametrize("crash", ["before", "after"])
+def test_a_crash_between_the_two_files_loses_and_repeats_nothing(crash: str) -> None:
+    """Whether the decision was kept or not, when the process was killed before the notices were dropped."""
+    office = Office()
+    office.post(1, 2)
+
+    class Killed(BaseException):
+        """The end."""
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    broken, name = (office.store, "keep") if crash == "before" else (office.state, "noticed")
+    setattr(broken, name, die)
+    with pytest.raises(Killed):
+        office.reader.step()
+    delattr(broken, name)
+    office.start()
+    office.post(3)
+    office.reader.step()
+    office.deliver()
+    assert office.told == ["opened-1", "opened-2", "opened-3"]
+
+
+def test_notices_that_cannot_be_dropped_repeat_nothing() -> None:
+    """The disk refuses for a while: what was decided is decided, also of a cause that is over already."""
+    office = Office()
+    office.post(1)
+    office.post(1, kind="closed")
+    whole, refusals = office.state.noticed, [StateUnwritable("full")] * 3
+
+    def noticed(through: int) -> None:
+        if refusals:
+            raise refusals.pop()
+        whole(through)
+
+    office.state.noticed = noticed  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        for number in range(2, 7):
+            office.post(number)
+            office.reader.step()
+    office.deliver()
+    assert office.told == [f"opened-{number}" for number in range(1, 7)]
+    assert [line["action"] for line in logs] == ["alerts_unwritable"] * 3
+
+
+def test_what_is_no_event_of_ours_is_passed_over() -> None:
+    """It must not stand in the way."""
+    office = Office()
+    office.state.post([("insa/iiot/ml/anomaly/x", b"{"), ("something", b"\xff")])
+    office.post(1)
+    office.reader.step()
+    assert office.state.notices(9) == []
+    assert office.store.backlog() == {"mail": 1}
+
+
+def test_a_store_that_cannot_be_written_is_waited_for() -> None:
+    """The events wait in the state, and the reader lives."""
+    office = Office()
+    office.post(1)
+
+    def broken(*_: object) -> None:
+        raise AlertsBroken
+
+    office.store.keep = broken  # type: ignore[assignment]
+    with capture_logs() as logs:
+        assert office.reader.step() > 0
+    assert {line["action"] for line in logs} == {"alerts_unwritable"}
+    assert len(office.state.notices(9)) == 1
+    del office.store.keep
+    office.reader.step()
+    assert office.store.backlog() == {"mail": 1}
+
+
+def test_a_storm_becomes_a_summary() -> None:
+    """More notices than are read at once, more alerts than the budget has: all are counted, and none is there twice."""
+    office = Office(budget=5)
+    office.post(*range(1234))
+    for _ in range(3):
+        office.reader.step()
+    assert office.state.notices(9) == []
+    assert office.store.backlog() == {"mail": 4}
+    office.now += 2 * HOUR
+    office.reader.step()
+    office.start()  # a restart in the midst of it
+    office.reader.step()
+    office.deliver()
+    assert len(office.person.heard) == 5
+    summary = office.person.heard[-1][1]
+    assert (summary.kind, summary.event["count"]) == (SUMMARY, 1230)
+
+
+def test_the_budget_outlives_a_restart() -> None:
+    """A daemon that is restarted every minute sends no more than another."""
+    office = Office(budget=3)
+    for number in range(10):
+        office.post(number)
+        office.reader.step()
+        office.start()
+    office.deliver()
+    assert len(office.told) == 2
+
+
+# ---------------------------------------------------------------------------------------------- the courier
+def waiting(office: Office, *numbers: int) -> None:
+    """Alerts are decided."""
+    office.post(*numbers)
+    office.reader.step()
+
+
+def test_a_target_that_is_away_hears_later_all_of_it() -> None:
+    """In the end, every alert, each under its one id."""
+    office = Office()
+    waiting(office, 1, 2, 3)
+    office.person.trouble = [TargetAway("x"), TargetAway("x"), OSError("y"), *[TargetAway("z")] * 5]
+    with capture_logs() as logs:
+        for _ in range(200):
+            office.now += 10_000
+            office.courier.step()
+            if len(office.told) == 3:
+                break
+            Event().wait(0.002)
+    assert sorted(office.told) == ["opened-1", "opened-2", "opened-3"]
+    assert {one for one, _ in office.person.heard} == {delivery_id("mail", alert) for _, alert in office.person.heard}
+    assert [line["action"] for line in logs].count("target_away") == 8
+    assert [line["action"] for line in logs].count("target_answers") == 1
+    assert office.store.backlog() == {}
+
+
+def test_a_target_that_fails_is_left_alone_for_a_while() -> None:
+    """However many alerts wait for it."""
+    office = Office()
+    office.start(replace(QUICK, rest=60.0, last=60.0))
+    waiting(office, *range(20))
+    office.person.trouble = [TargetAway("x")] * 100
+    assert office.reader.trouble is None
+    for _ in range(50):
+        office.now += 10_000
+        office.courier.step()
+    assert len(office.person.trouble) == 97
+    office.reader.step()
+    assert office.reader.trouble == "alerts are not delivered to: mail"
+
+
+def test_a_target_that_asks_for_rest_gets_it() -> None:
+    """At once, though it failed only once."""
+    office = Office()
+    waiting(office, 1, 2)
+    office.person.trouble = [TargetAway("429", 30.0)]
+    office.deliver()
+    office.now += 20_000_000
+    office.deliver()
+    assert office.told == []
+
+
+def test_what_a_target_refuses_is_a_dead_letter_and_the_next_is_told() -> None:
+    """At once: it would be refused again."""
+    office = Office()
+    waiting(office, 1, 2)
+    office.person.trouble = [TargetRefused("422")]
+    office.deliver()
+    assert office.told == ["opened-2"]
+    assert [(one.alert.event_id, reason) for one, reason in office.store.dead] == [("opened-1", "422")]
+
+
+def test_what_is_too_old_is_a_dead_letter() -> None:
+    """After a day of trying; what is younger is told, and so is what nobody tried yet."""
+    office = Office()
+    waiting(office, 1)
+    office.person.trouble = [TargetAway("x")]
+    office.deliver()
+    waiting(office, 3)
+    office.now += 23 * HOUR
+    waiting(office, 2)
+    office.now += 2 * HOUR
+    with capture_logs() as logs:
+        office.deliver()
+    assert office.told == ["opened-3", "opened-2"]
+    assert [one.alert.event_id for one, _ in office.store.dead] == ["opened-1"]
+    (line,) = [line for line in logs if line["action"] == "alert_given_up"]
+    assert (line["target"], line["event_id"], line["about"]) == ("mail", "opened-1", "press-1/pressure")
+
+
+def test_a_target_that_hangs_holds_up_nobody() -> None:
+    """Another target hears meanwhile, and the end does not wait."""
+    store, release = MemoryAlerts(), Event()
+    slow, quick = Person(during=lambda: (release.wait(30), None)[1]), Person()
+    ways = {"mail": slow, "webhook:scada": quick}
+    both = [Courier(name, person, store, QUICK, 86_400.0, lambda: DAY_ZERO) for name, person in ways.items()]
+    alert = Office()
+    alert.post(1)
+    (told,) = alerts_of(ANOMALY_TOPIC, alert.state.notices(1)[0].payload, 0.9)
+    store.keep(Decision(sent=[(name, told) for name in ways]), [], DAY_ZERO)
+    with running(both):
+        wait_for(lambda: quick.heard)
+        assert slow.heard == []
+        release.set()
+        wait_for(lambda: slow.heard)
+    assert store.backlog() == {}
+
+
+def test_a_fault_in_the_store_does_not_end_a_courier() -> None:
+    """It goes on when the store does."""
+    office = Office()
+    waiting(office, 1)
+    whole, failures = office.store.next, [AlertsBroken("x"), ValueError("y")]
+
+    def broken(target: str, now: int) -> object:
+        if failures:
+            raise failures.pop()
+        return whole(target, now)
+
+    office.store.next = broken  # type: ignore[method-assign, assignment]
+    with capture_logs() as logs, running([office.courier]):
+        wait_for(lambda: office.told)
+    assert [line["action"] for line in logs].count("courier_stumbled") == 2

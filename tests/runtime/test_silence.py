@@ -1,0 +1,150 @@
+"""Silences are told as events of their own, once, and what was learnt outlives a restart."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.core.alert import SILENCE_TOPIC, alerts_of
+from insa_anomaly.core.cadence import Patience
+from insa_anomaly.errors import StateUnwritable
+from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, Telemetry
+from insa_anomaly.runtime.silence import Ears, Listen, SilenceEvent
+from insa_anomaly.testing import MemoryAlerts, MemoryState
+from tests.core.alerts import DAY_ZERO
+
+HOUR = 3600.0
+KEYS: list[SeriesKey] = [(f"press-{number // 2}", f"m{number % 2}") for number in range(20)]
+
+
+@dataclass
+class Plant:
+    """Ten devices, and who listens to them; a second is a step."""
+
+    store: AlertStore = field(default_factory=MemoryAlerts)
+    state: MemoryState = field(default_factory=MemoryState)
+    seconds: float = 1000.0
+    listening: bool = True
+    offered: list[Outgoing] = field(default_factory=list)
+    known: list[SeriesKey] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """A new run."""
+        ears = Ears(lambda: self.listening, lambda: DAY_ZERO + int(self.seconds * 1e6), lambda: self.seconds)
+        self.listen = Listen(self.state, self.store, self.known, Patience(), ears, self.offered.extend)
+
+    def run(self, seconds: float, dead: frozenset[str] = frozenset()) -> list[SilenceEvent]:
+        """Time passes; what was told meanwhile."""
+        told, end = len(self.offered), self.seconds + seconds
+        while self.seconds < end:
+            self.seconds += 5.0
+            alive = [number for number, key in enumerate(KEYS) if key[0] not in dead and self.listening]
+            if alive:
+                self.known.extend(KEYS[len(self.known) :])
+                self.listen.results(telemetry(alive))
+            assert self.listen.step() == 1.0
+        return [msgspec.json.decode(one.payload, type=SilenceEvent) for one in self.offered[told:]]
+
+
+def telemetry(numbers: list[int]) -> Telemetry:
+    """A reading of each of these series."""
+    n, zeros = len(numbers), np.zeros(len(numbers), np.int64)
+    flags = np.zeros(n, np.int16)
+    return Telemetry(KEYS, np.array(numbers, np.int32), zeros, zeros, np.zeros(n), flags, flags)
+
+
+ALL = frozenset(key[0] for key in KEYS)
+
+
+def test_a_silence_is_an_event_of_its_own() -> None:
+    """Not an anomaly of a value: on a topic of its own, from when it was last heard, with a reason; and again when it is back."""
+    plant = Plant()
+    assert plant.run(HOUR) == []
+    with capture_logs() as logs:
+        (silent,) = plant.run(HOUR, frozenset({"press-3"}))
+        (back,) = plant.run(60.0)
+    assert (silent.kind, silent.device_id, back.kind, back.since) == ("device_silent", "press-3", "device_back", silent.since)
+    assert silent.since < silent.timestamp < back.timestamp
+    assert "nothing has come of it for" in silent.reason
+    assert [one.topic for one in plant.offered] == [f"{SILENCE_TOPIC}/press-3"] * 2
+    assert plant.state.notices(9) == plant.offered
+    assert [line["action"] for line in logs] == ["device_silent", "device_back"]
+    opened, ended = (alerts_of(one.topic, one.payload, 0.9)[0] for one in plant.offered)
+    assert (opened.cause, opened.ends, ended.cause, ended.ends) == ("silence:press-3", False, "silence:press-3", True)
+
+
+def test_an_outage_of_the_broker_is_one_event() -> None:
+    """And one when it is over, however many devices there are."""
+    plant = Plant()
+    plant.run(HOUR)
+    plant.listening = False
+    events = plant.run(5 * HOUR)
+    plant.listening = True
+    events += plant.run(HOUR)
+    assert [(event.kind, event.device_id) for event in events] == [("stream_silent", None), ("stream_back", None)]
+
+
+@pytest.mark.parametrize("body", ["memory", "disk"])
+def test_a_restart_tells_nothing_twice(tmp_path: Path, body: str) -> None:
+    """Who is silent stays so; habits are known, so that whoever died meanwhile is told; everybody has their time."""
+    store = MemoryAlerts() if body == "memory" else AlertFile(tmp_path / "alerts.db")
+    plant = Plant(store)
+    plant.run(HOUR)
+    plant.run(HOUR, frozenset({"press-1"}))
+    plant.listen.keep()
+    plant.seconds += 5 * HOUR
+    plant.start()
+    (event,) = plant.run(HOUR, frozenset({"press-1", "press-2"}))
+    assert (event.kind, event.device_id) == ("device_silent", "press-2")
+    assert [event.kind for event in plant.run(HOUR)] == ["device_back", "device_back"]
+    if isinstance(store, AlertFile):
+        store.close()
+
+
+def test_a_process_that_slept_missed_nobody() -> None:
+    """It was suspended for an hour; so were its ears."""
+    plant = Plant()
+    plant.run(HOUR)
+    plant.seconds += HOUR
+    assert plant.run(HOUR) == []
+
+
+def test_a_total_silence_is_one_event_and_devices_have_their_time_after_it() -> None:
+    """Though the broker is there."""
+    plant = Plant()
+    plant.run(HOUR)
+    events = plant.run(HOUR, ALL) + plant.run(240.0, frozenset({"press-1", "press-2"})) + plant.run(HOUR)
+    assert [event.kind for event in events] == ["stream_silent", "stream_back"]
+
+
+def test_a_state_that_cannot_be_written_is_waited_for() -> None:
+    """The silence is told when it can be."""
+    plant = Plant()
+    plant.run(HOUR)
+    whole = plant.state.post
+
+    def full(*_: object) -> list[Outgoing]:
+        raise StateUnwritable
+
+    plant.state.post = full  # type: ignore[method-assign, assignment]
+    with capture_logs() as logs:
+        assert plant.run(HOUR, frozenset({"press-1"})) == []
+    assert {line["action"] for line in logs} == {"alerts_unwritable"}
+    plant.state.post = whole  # type: ignore[method-assign]
+    assert [event.kind for event in plant.run(60.0, frozenset({"press-1"}))] == ["device_silent"]
+
+
+def test_what_is_learnt_is_kept_from_time_to_time() -> None:
+    """A crash takes ten minutes of it, not all."""
+    plant = Plant()
+    plant.run(HOUR)
+    keys, cadence = plant.store.cadences()
+    assert set(keys) == {*KEYS, ("", "")}
+    assert cadence.pauses.min() > 500

@@ -1,0 +1,109 @@
+"""Training many at once: the same models as one by one, whatever fails among them, here and in other processes."""
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.workers import LokyWorkers
+from insa_anomaly.core.detector import Model, Parameters
+from insa_anomaly.core.device import METRIC_NAME, DeviceParameters
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.errors import DatabaseAway, ModelFileError, TrainingError
+from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.services.device_training import DeviceTrainingService
+from insa_anomaly.services.fleet_training import FleetTrainingService, Learnt, Workers
+from insa_anomaly.services.training import TrainingService
+from insa_anomaly.testing import MemoryHistory, MemoryTables
+
+SECOND = 1_000_000
+NOW = 1_760_000_000 * SECOND
+PARAMETERS = Parameters(n_estimators=3, history_days=1.0)
+SERIES = [("pump", "a"), ("pump", "b"), ("fan", "a")]
+KEYS = [*SERIES, ("pump", METRIC_NAME), ("fan", METRIC_NAME), ("few", "a"), ("never", "a")]
+
+
+class Posted:
+    """Workers that take nothing but what can be sent."""
+
+    def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
+        """Send each task there, and what came of it back; the last one first."""
+        for task in reversed(list(tasks)):
+            yield pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(task))()))  # noqa: S301 - our own
+
+
+def history() -> MemoryHistory:
+    """300 readings of each series, and a few of another one."""
+    random = np.random.default_rng(1)
+    counts = {**dict.fromkeys(SERIES, 300), ("few", "a"): 20}
+    telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
+    telemetry |= {(key, NOW - i * SECOND, 0): (float(random.normal()), 0, 0, None) for key, n in counts.items() for i in range(n)}
+    return MemoryHistory(MemoryTables(telemetry=telemetry))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[ModelFiles]:
+    """Where models are put."""
+    with ModelFiles(tmp_path / "models", tmp_path / "key") as files:
+        yield files
+
+
+def services(files: ModelFiles) -> tuple[TrainingService, DeviceTrainingService]:
+    """What trains one."""
+    devices = DeviceTrainingService(files, DeviceParameters(n_estimators=3, history_days=1.0), 1.0, Policy())
+    return TrainingService(files, PARAMETERS, Policy()), devices
+
+
+def trained(files: ModelFiles, workers: Workers) -> dict[SeriesKey, ModelRow | str]:
+    """What comes of the keys."""
+    return {key: found for key, found, _ in FleetTrainingService(*services(files), workers).train(KEYS, history(), NOW)}
+
+
+@pytest.mark.parametrize("workers", [Posted(), LokyWorkers(2)])
+def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers) -> None:
+    """The same numbers in every model, in whatever order they come; what cannot be learnt says why, and harms no other."""
+    alone = {key: services(files)[0].lesson(key, history(), NOW).learn().trained.model.numbers for key in SERIES}
+    found = trained(files, workers)
+    assert {key for key, one in found.items() if isinstance(one, ModelRow)} == {*SERIES, ("pump", METRIC_NAME)}
+    assert "at least 2 are needed" in str(found["fan", METRIC_NAME])
+    assert "20 different readings" in str(found["few", "a"])
+    assert found.keys() == set(KEYS)
+    for key, numbers in alone.items():
+        np.testing.assert_array_equal(Model.from_bytes(files.scorer(files.active()[key])).numbers, numbers)
+
+
+class Striking:
+    """Workers that do one task and go."""
+
+    def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
+        """One, and no more."""
+        yield next(iter(tasks))()
+        raise TrainingError("the workers are gone")
+
+
+def test_workers_that_go_leave_an_answer_for_each(files: ModelFiles) -> None:
+    """What they did is kept, and of the rest it is said why there is nothing."""
+    found = trained(files, Striking())
+    assert isinstance(found[KEYS[0]], ModelRow)
+    assert [found[key] for key in KEYS[1:]] == ["the workers are gone"] * 6
+
+
+def test_a_history_or_a_disk_that_fails_is_told(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any other reason; the next one is tried."""
+    told = history()
+
+    def away(_: SeriesKey, *__: int) -> None:
+        raise DatabaseAway("nobody answers")
+
+    def full(*_: object) -> None:
+        raise ModelFileError("the disk is full")
+
+    fleet = FleetTrainingService(*services(files), LokyWorkers(1))
+    with monkeypatch.context() as without:
+        without.setattr(told, "readings", away)
+        assert [found for _, found, _ in fleet.train(SERIES, told, NOW)] == ["nobody answers"] * 3
+    monkeypatch.setattr(files, "save", full)
+    assert [found for _, found, _ in fleet.train(SERIES, told, NOW)] == ["the disk is full"] * 3

@@ -1,0 +1,87 @@
+"""The alerts as the daemon puts them together: what is said of a model becomes an issue, and what it is over closes it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.runtime.feed import Registry
+from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.settings import Alerting, IssueTracker, MailServer, Settings, Storage
+from insa_anomaly.testing import MemoryBroker
+from insa_anomaly.wiring import alerts
+from insa_anomaly.wiring.alerts import Hearing
+from tests.adapters.fake_github import TOKEN, FakeGitHub
+from tests.adapters.mail_server import MailServer as Server
+from tests.adapters.web_server import Reply
+from tests.conftest import wait_for
+
+
+@dataclass
+class Office:
+    """A state, who decides on its alerts, an issue tracker and a mail server."""
+
+    state: StateFile
+    hearing: Hearing
+    github: FakeGitHub
+    mail: Server
+
+    def say(self, kind: str, *, day: int = 0, opens: bool = True) -> None:
+        """Something about a model, as the health check tells it."""
+        said = {
+            "event_id": f"{kind}-{day}", "kind": kind, "severity": "warning" if opens else "info", "cause": "degraded:press-1/pressure",
+            "open": opens, "at": time.time_ns() // 1000, "device_id": "press-1", "metric_name": "pressure", "model_id": "m1",
+            "model_version": 3, "reason": f"accuracy 0.81, 0.92 at promotion ({kind} {day})", "figures": {"accuracy": 0.81},
+        }  # fmt: skip
+        self.state.post([(f"insa/iiot/ml/model/{kind}", msgspec.json.encode(said))])
+        self.hearing.alert.step()
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    """All of it, on real servers."""
+    github, server = FakeGitHub(), Server()
+    token = tmp_path / "token"
+    token.write_text(f"{TOKEN}\n")
+    with ExitStack() as stack:
+        url = stack.enter_context(github.running())
+        stack.enter_context(server.running())
+        state = stack.enter_context(StateFile(tmp_path / "state.db"))
+        settings = Settings(
+            storage=Storage(tmp_path),
+            alerts=Alerting(first_retry=0.05, last_retry=0.1),
+            mail=MailServer(host="127.0.0.1", port=server.port, security="none", recipients=("office@plant.test",)),
+            github=IssueTracker("plant/line", token, url),
+        )
+        hearing = alerts.opened(settings, state, Registry(10), Tell(state, MemoryBroker()), lambda: True, stack)
+        yield Office(state, hearing, github, server)
+
+
+def test_a_model_in_trouble_is_one_issue_and_one_mail(office: Office) -> None:
+    """Opened once, a comment for each day it lasts, closed when it is over; one mail in all."""
+    office.say("degraded")
+    wait_for(lambda: office.github.open)
+    for day in (1, 2):
+        office.say("degraded", day=day)
+    wait_for(lambda: len(office.github.comments[1]) == 2)
+    assert "accuracy 0.81, 0.92 at promotion (degraded 2)" in office.github.comments[1][1]["body"]
+    office.say("recovered", opens=False)
+    wait_for(lambda: not office.github.open)
+    assert (len(office.github.issues), len(office.github.comments[1])) == (1, 3)
+    wait_for(lambda: office.mail.taken)
+    assert len(office.mail.taken) == 1
+
+
+def test_a_tracker_that_is_away_for_a_while_has_it_all_in_the_end(office: Office) -> None:
+    """In its order, whatever happened meanwhile."""
+    office.github.failing = [Reply(503) for _ in range(4)]
+    office.say("degraded")
+    office.say("degraded", day=1)
+    office.say("recovered", opens=False)
+    wait_for(lambda: office.github.issues and not office.github.open, 20)
+    assert len(office.github.issues) == 1

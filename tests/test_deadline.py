@@ -1,0 +1,29 @@
+"""What takes too long is cut off, though there was nothing to cut at first."""
+
+from threading import Event
+
+from insa_anomaly.deadline import bounded
+
+
+def test_it_is_cut_off_until_it_ends() -> None:
+    """The first calls come too early; one of the next ends it."""
+    calls: list[int] = []
+    cut = Event()
+
+    def cut_off() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            cut.set()
+
+    with bounded(0.05, cut_off):
+        assert cut.wait(10)
+    assert len(calls) == 3
+
+
+def test_what_is_quick_is_left_alone() -> None:
+    """Nothing is called, then or later."""
+    calls: list[int] = []
+    with bounded(0.05, lambda: calls.append(1)):
+        pass
+    assert not Event().wait(0.1)
+    assert calls == []
