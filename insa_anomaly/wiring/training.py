@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,7 +52,7 @@ def model_files(settings: Settings) -> Iterator[ModelFiles]:
 def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
     """Start it. What it must know goes over its standard input, so that no secret is in an argument."""
     argv = [sys.executable, "-m", "insa_anomaly", "train-orders"]
-    child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd())
+    child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=None)
     assert child.stdin is not None  # noqa: S101 - it was asked for
     reader = as_role(dsn, roles.API if settings.database.roles else None)
     child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(reader) + b"\n")
