@@ -35,7 +35,7 @@ def systemd_analyze(*words: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A root file system with the units and what they name."""
-    for program in ("opt/insa-anomaly/bin/insa-anomaly", "bin/kill"):
+    for program in ("opt/insa-anomaly/bin/insa-anomaly", "bin/sh"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")

@@ -107,7 +107,7 @@ def test_the_configuration_is_understood_and_the_manual_beside_it(root: Path, mo
 def test_the_units_start_this_program_and_systemd_finds_nothing_wrong(root: Path) -> None:
     """From wherever it is installed."""
     program = root / "opt/elsewhere/bin/insa-anomaly"
-    for path in (program, root / "bin/kill"):
+    for path in (program, root / "bin/sh"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
