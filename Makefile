@@ -21,7 +21,7 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance
+.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance fuzz-live outage strangers
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
@@ -30,9 +30,12 @@ help:
 	@echo "make test-lowest                  all tests with the oldest versions of what is needed; TESTS=tests/core for some"
 	@echo "make coverage                     all tests, counting lines: at least 90 % of core, 85 % of all; TESTS=tests/core for some"
 	@echo "make lint                         the first three alone"
-	@echo "make fuzz                         the admin API under 200 generated requests of every kind, good and bad"
+	@echo "make fuzz [SECONDS=60]            the admin API under 200 generated requests of every kind; parser and topics by atheris (Python 3.11, Linux)"
+	@echo "make fuzz-live [PAYLOADS=1000000]  so many payloads, most of them bad, through a real broker into the daemon; one JSON object last"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
+	@echo "make outage [SECONDS=300]         PostgreSQL away that long at 500 readings a second: what events and intake notice, how long it takes to catch up"
+	@echo "make strangers [DEVICES=100000]   so many unknown devices in SECONDS=300: what known ones and memory notice"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make dashboards                   write what dashboards/ holds of the project's own definitions: the dashboard, the table of metrics"
 	@echo "make wheel                        a package to install, with its requirements by their hashes, in dist; tried in a clean environment"
@@ -75,6 +78,12 @@ lint:
 fuzz: deps
 	@$(call sync)
 	@INSA_API_EXAMPLES=200 .venv/bin/python -m pytest tests/api/test_openapi.py --timeout 1800
+	@($(call sync,--group fuzz)) && .venv/bin/python -c 'import atheris' 2>/dev/null || { echo "fuzz: no atheris for this Python, so no more"; exit 0; }; \
+	exec $(WITH_PARENT) .venv/bin/python -m tests.fuzz.guided $(or $(SECONDS),60)
+
+fuzz-live: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.fuzz.live $(or $(PAYLOADS),1000000) $(or $(SEED),1)
 
 bench: deps
 	@$(call sync)
@@ -84,6 +93,15 @@ chaos: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1) --rate $(or $(RATE),500) \
 	  $(if $(KINDS),--kinds $(KINDS))
+
+outage: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure outage --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500)
+
+strangers: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure strangers --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500) \
+	  --devices $(or $(DEVICES),100000)
 
 # Into dist/: the wheel, and beside it what it needs, every file by its hash, for plants that install without a network.
 wheel:

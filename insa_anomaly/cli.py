@@ -13,9 +13,9 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import admin, backup, broker, checks, daemon, evaluation, storage, training
+from insa_anomaly.wiring import admin, backup, broker, checks, daemon, evaluation, storage, training, tuning
 from insa_anomaly.wiring import demo as demonstration
-from insa_anomaly.workbench import installation, recording
+from insa_anomaly.workbench import installation, recording, tuning_report
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
 from insa_anomaly.workbench.plot import check_plots, write_plots
@@ -322,6 +322,38 @@ def _split(text: str) -> Split:
         return Split.parse(text)
     except ValueError as error:
         raise typer.BadParameter(f"--train {text}: {error}; say a share (0.3), rows (400), or both (0.15,750)") from error
+
+
+@cli.command()
+def tune(
+    files: Annotated[list[Path] | None, typer.Argument(help="Recorded, as for `evaluate`; none: what is stored of a series.")] = None,
+    config: Config = None,
+    device: Annotated[str | None, typer.Option(help="Device of a stored series.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric of a stored series.")] = None,
+    accept: Annotated[list[float] | None, typer.Option(min=0.001, help="False episodes a day to accept; may be repeated.")] = None,
+    line: Annotated[
+        list[float] | None, typer.Option(min=1e-6, max=0.1, help="p-value below which a reading is anomalous; may be repeated.")
+    ] = None,
+    *,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as one JSON object last; the rest goes to standard error.")
+    ] = False,
+) -> None:
+    """Show what other settings would have done to a series: alarms a day, faults told, false positives. Changes nothing."""
+    settings, _ = _load(config)
+    console = open_console(sys.stderr)
+    if files:
+        series = tuning.from_files(files)
+    elif device and metric:
+        series = tuning.stored(settings, (device, metric))
+    else:
+        raise typer.BadParameter("say what to try it on: files, or --device with --metric")
+    found = tuning.try_settings(settings, series, accept or tuning.ACCEPTED, line or (), console)
+    now = tuning.configured(settings)
+    tuning_report.tell(open_console(sys.stderr if json else sys.stdout), found.tried, found.refused, now)
+    if json:
+        typer.echo(tuning_report.to_json(found.tried, found.refused, now))
+    raise typer.Exit(1 if found.refused else 0)
 
 
 @cli.command()

@@ -5,16 +5,13 @@ Thin over `core.device`, as `ml_model_manager.AnomalyDetector` is over `core.det
 
 from __future__ import annotations
 
-import io
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid5
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -28,8 +25,13 @@ from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.verdict import Transition
 from insa_anomaly.errors import ModelFileError, TrainingError
 from insa_anomaly.parameters import parameters as sorted_parameters
-from insa_anomaly.saved_file import write_whole
+from insa_anomaly.saved_file import decoded, read_arrays, write_arrays
 from insa_anomaly.timestamps import Timestamp, micros
+
+if TYPE_CHECKING:
+    from insa_anomaly.core.challenge import Challenge
+    from insa_anomaly.core.device_training import DeviceLearner
+    from insa_anomaly.core.training import Past
 
 _STATUS_NAMES = np.array([status.name.lower() for status in Status])
 _TRANSITION_NAMES = np.array([transition.name.lower() for transition in Transition])
@@ -68,16 +70,16 @@ class DeviceDetector:
         `data` is a mapping or a DataFrame; a metric without a column has no readings. The newest rows fill the window, unless it has
         moved beyond them already. Raises NotEnoughData or TrainingError.
         """
-        times, values = self._rows(data, TrainingError)
-        self._learn(times, values)
-        order = np.argsort(times, kind="stable")
-        self._history.begin(times[order], values[order])
-        self._warm_up(times[order], values[order])
+        self._learn(*self._rows(data, TrainingError), None)
         return self.get_model_info()
 
     def retrain(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Learn anew from `data`, as the next version; the window and an open episode stay."""
-        return self.train(data) | {"improvement_percentage": None, "promoted": True}
+        """Learn anew from `data`; the window and an open episode stay. The new model serves only where it is not worse (`promoted`).
+
+        What is added to the answer is as for `AnomalyDetector.retrain`.
+        """
+        challenge = self._learn(*self._rows(data, TrainingError), self._past(self._served.model) if self._served else None)
+        return self.get_model_info() | challenge.outcome
 
     def predict(self, row: Mapping[str, float | None], timestamp: Timestamp | None = None) -> dict[str, Any]:
         """What if this were the next row? Changes nothing. Without a timestamp: one typical pause after the newest."""
@@ -106,36 +108,21 @@ class DeviceDetector:
 
     def save_model(self, path: str | os.PathLike[str]) -> bool:
         """Keep model, window and history in this file, whole or not at all; True when it is done. Raises ModelFileError."""
-        buffer = io.BytesIO()
-        model = np.frombuffer(self._served.model.to_bytes() if self._served else b"", np.uint8)
-        about = {"device_id": self.device_id, "metrics": self.metrics, "figures": self._figures}
-        np.savez_compressed(
-            buffer,
-            about=np.frombuffer(msgspec.json.encode(about), np.uint8),
-            model=model,
-            state=self._state,
-            history=np.frombuffer(self._history.to_bytes(), np.uint8),
-        )
-        try:
-            write_whole(Path(path), buffer.getvalue())
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be written: {error}") from error
+        about = msgspec.json.encode({"device_id": self.device_id, "metrics": self.metrics, "figures": self._figures})
+        model = self._served.model.to_bytes() if self._served else b""
+        write_arrays(Path(path), about=about, model=model, state=self._state, history=self._history.to_bytes())
         return True
 
     def load_model(self, path: str | os.PathLike[str]) -> bool:
         """Go on from what `save_model` kept; True when it is done. Raises ModelFileError, and nothing has changed then."""
-        try:
-            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
-                about = msgspec.json.decode(npz["about"].tobytes())
-                model, state, history = npz["model"].tobytes(), np.asarray(npz["state"], np.float64), npz["history"].tobytes()
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
-            raise ModelFileError(f"{path} cannot be read as a saved device model: {error}") from error
+        packed, model, state, history = read_arrays(Path(path), "about", "model", "state", "history")
+        about = decoded(Path(path), packed)
         if (about["device_id"], tuple(about["metrics"])) != (self.device_id, self.metrics):
             raise ModelFileError(f"{path} holds the model of {about['device_id']} with the metrics {', '.join(about['metrics'])}")
-        served = Served(DeviceModel.from_bytes(model)) if model else None
+        served = Served(DeviceModel.from_bytes(model.tobytes())) if model.size else None
         if state.shape != (device_window.width(len(served.model.metrics if served else self.metrics)),):
             raise ModelFileError(f"{path} was saved by another version: its window has another form")
-        rows = DeviceHistory.from_bytes(history, len(self.metrics), self.parameters)
+        rows = DeviceHistory.from_bytes(history.tobytes(), len(self.metrics), self.parameters)
         self._served, self._state, self._history, self._figures = served, state, rows, about["figures"]
         return True
 
@@ -196,21 +183,46 @@ class DeviceDetector:
         return int(np.clip(np.ceil(step - self._state[device_window.SINCE_DUE]), 1, _CHUNK))
 
     def _refit(self) -> None:
-        step = self._served.model.refit_step if self._served else 0.0
+        from insa_anomaly.core import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        times, values, _ = self._history.columns()
         with suppress(TrainingError):  # it goes on with what it has, and tries again a day later
-            self._learn(*self._history.ordinary(step))
+            if self._served is None:
+                self._take_up(challenge.train(self._learner(), times, values))
+            else:
+                self._take_up(challenge.refit(self._learner(), times, values, self._past(self._served.model)))
 
-    def _learn(self, times: Ints, values: Floats) -> None:
-        from insa_anomaly.core.device_training import fit  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+    def _learn(self, times: Ints, values: Floats, past: Past[DeviceModel] | None) -> Challenge[DeviceModel]:
+        from insa_anomaly.core.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
-        version = self._served.model.version + 1 if self._served else 1
-        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{device.METRIC_NAME}\x1f{version}"))
-        trained = fit(times, values, self.device_id, self.metrics, name, version, self.parameters, self.policy)
-        before = self._looked_at
+        challenge = train(self._learner(), times, values, past)
+        self._take_up(challenge)
+        order = np.argsort(times, kind="stable")
+        self._history.begin(times[order], values[order])
+        self._warm_up(times[order], values[order])
+        return challenge
+
+    def _take_up(self, challenge: Challenge[DeviceModel]) -> None:
+        if not challenge.promoted:
+            return
+        before, trained = self._looked_at, challenge.trained
         self._served = Served(trained.model)
         self._figures = {"training_samples": trained.samples} | trained.figures
         if self._looked_at != before:
             self._state = device_window.rearranged(self._state, before, self._looked_at)
+
+    def _learner(self) -> DeviceLearner:
+        from insa_anomaly.core.device_training import DeviceLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        version = self._served.model.version + 1 if self._served else 1
+        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{device.METRIC_NAME}\x1f{version}"))
+        return DeviceLearner(self.device_id, self.metrics, name, version, self.parameters, self.policy)
+
+    def _past(self, model: DeviceModel) -> Past[DeviceModel]:
+        from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+
+        times, _, told = self._history.columns()
+        return Past(model, times[told])
 
     def _warm_up(self, times: Ints, values: Floats) -> None:
         """Let the newest training data fill the window."""

@@ -27,6 +27,10 @@ class DatabaseAway(InsaError):
     """PostgreSQL does not answer; the same call may succeed later."""
 
 
+class DatabaseTaken(DatabaseAway):
+    """Another daemon with our client id records into this database."""
+
+
 class DatabaseRefused(InsaError):
     """PostgreSQL answers and refuses; the same call would be refused again."""
 
@@ -41,6 +45,10 @@ class LogBroken(InsaError):
 
 class LogDamaged(LogBroken):
     """The log of incoming messages is there, and is not what was written."""
+
+
+class LogFull(LogBroken):
+    """The log of incoming messages has its full size; it has room again once what is in it is dealt with."""
 
 
 class LogDead(LogBroken):
@@ -144,4 +152,4 @@ class AddressInUse(InsaError):
 
 
 class AlreadyRunning(InsaError):
-    """Another daemon uses this storage directory."""
+    """Another daemon has our storage directory, or our client id."""

@@ -22,7 +22,7 @@ from insa_anomaly.core.event import Event, Transition
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
-TROUBLES = ("broker", "log", "state", "database", "alerts", "thread")  # all that `insa_trouble` can tell
+TROUBLES = ("broker", "canary", "log", "state", "database", "events", "alerts", "thread")  # all that `insa_trouble` can tell
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
@@ -75,10 +75,14 @@ def _histogram(name: str, text: str) -> Histogram:
 MESSAGES = _counter("messages", "Messages written to the log")
 READINGS = _counter("readings", "Readings scored, late and duplicate ones included")
 REJECTED = _counter("rejected_messages", "Messages that hold no reading we can take", "reason", begin=Cause)
+LETTERS_DROPPED = _counter(
+    "dead_letters_dropped", "Rejected messages of which nothing is kept, because there were too many", "reason", begin=Cause
+)
 ANOMALIES = _counter("anomalies", "Readings with a score below 0")
 EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind", begin=TRANSITIONS)
 EVENTS_TOLD = _counter("events_told", "Events acknowledged by the broker")
 EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "reason", begin=("broker",))
+EVENTS_DROPPED = _counter("events_dropped", "Events given up because the broker refused too many")
 RECORDED = _counter("readings_recorded", "Readings recorded in PostgreSQL")
 MODELS_TRAINED = _counter("models_trained", "Models trained")
 TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a model")
@@ -89,6 +93,7 @@ SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broke
 TAKEN_OVER = _counter("broker_takeovers", "Connections ended because another client uses our client id")
 SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
 DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
+CLOCK_STEPS = _counter("clock_steps", "Steps of the system clock by more than a second")
 READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader", begin=READERS)
 READER_LAG_SECONDS = _gauge(
     "reader_lag_seconds", "Since the oldest entry that a reader has not dealt with was received", "reader", begin=READERS
@@ -275,6 +280,14 @@ def session_lost() -> None:
     _log(logging.WARNING, "session_lost", "The broker had forgotten our session: what it queued for us while we were away is lost")
 
 
+def delivery_doubted(doubt: str | None) -> None:
+    """`doubt` None: it delivers after all."""
+    if doubt is None:
+        _log(logging.INFO, "delivery_proved", "The broker delivers to us")
+    else:
+        _log(logging.ERROR, "delivery_doubted", "Nothing proves that the broker delivers to us", reason=doubt)
+
+
 def messages_shed(count: int) -> None:
     SHED.inc(count)
     _log(logging.WARNING, "messages_shed", "The hand-over is full: messages go back to the broker", count=count)
@@ -289,6 +302,18 @@ def messages_logged(count: int, seconds: float) -> None:
 def message_rejected(reason: str, detail: str, topic: str) -> None:
     REJECTED.labels(reason).inc()
     _log(logging.DEBUG, "message_rejected", "A message was rejected", reason=reason, detail=detail, topic=topic)
+
+
+def letters_dropped(by_reason: Mapping[Cause, int]) -> None:
+    for reason, count in by_reason.items():
+        LETTERS_DROPPED.labels(reason).inc(count)
+    if by_reason:
+        _log(
+            logging.WARNING,
+            "letters_dropped",
+            "Too many messages hold no reading: a sample of them is kept",
+            **{str(one): by_reason[one] for one in by_reason},
+        )
 
 
 def readings_scored(count: int, anomalies: int, seconds: float, since: float | None) -> None:
@@ -325,6 +350,10 @@ def event_told(seconds: float | None) -> None:
 def event_refused(topic: str, reason: str) -> None:
     EVENTS_REFUSED.labels("broker").inc()
     _log(logging.ERROR, "event_refused", "The broker refused an event", topic=topic, reason=reason)
+
+
+def event_dropped() -> None:
+    EVENTS_DROPPED.inc()
 
 
 def page_recorded(readings: int) -> None:
@@ -364,6 +393,11 @@ def upkeep_failed(reason: str) -> None:
 
 def forgotten(what: str, count: int) -> None:
     _log(logging.INFO, "forgotten", "What is older than the settings keep is deleted", what=what, count=count)
+
+
+def clock_stepped(seconds: float) -> None:
+    CLOCK_STEPS.inc()
+    _log(logging.WARNING, "clock_stepped", "The system clock was set", seconds=round(seconds, 3))
 
 
 def log_unwritable(reason: str) -> None:

@@ -6,9 +6,7 @@ daemon keeps its own models, sealed, in `adapters/model_files.py`.
 
 from __future__ import annotations
 
-import io
 import os
-import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid5
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -31,12 +28,12 @@ from insa_anomaly.core.verdict import Transition
 from insa_anomaly.device_detector import DeviceDetector
 from insa_anomaly.errors import ModelFileError, TrainingError
 from insa_anomaly.parameters import parameters as sorted_parameters
-from insa_anomaly.saved_file import write_whole
+from insa_anomaly.saved_file import decoded, read_arrays, write_arrays
 from insa_anomaly.timestamps import Timestamp, micros
 
 if TYPE_CHECKING:
-    from insa_anomaly.core.challenge import Challenge, Name
-    from insa_anomaly.core.training import Past
+    from insa_anomaly.core.challenge import Challenge
+    from insa_anomaly.core.training import Past, SeriesLearner
 
 __all__ = ["AnomalyDetector", "DeviceDetector"]
 
@@ -88,9 +85,7 @@ class AnomalyDetector:
         """
         times, values = _readings(data)
         challenge = self._learn(times, values, self._past() if self._model else None)
-        why = challenge.refusal or challenge.unknown
-        outcome = {"improvement_percentage": challenge.improvement_percentage, "promoted": challenge.promoted, "reason": why}
-        return self.get_model_info() | outcome
+        return self.get_model_info() | challenge.outcome
 
     def predict(self, value: float, timestamp: Timestamp | None = None) -> dict[str, Any]:
         """What if this were the next reading? Changes nothing. Without a timestamp: one typical pause after the newest."""
@@ -118,31 +113,19 @@ class AnomalyDetector:
 
     def save_model(self, path: str | os.PathLike[str]) -> bool:
         """Keep model and window in this file, whole or not at all; True when it is done. Raises ModelFileError."""
-        buffer = io.BytesIO()
-        scorer = np.frombuffer(self._model.to_bytes() if self._model else b"", np.uint8)
-        figures = np.frombuffer(msgspec.json.encode(self._figures), np.uint8)
-        seen = np.array(self._seen, _SEEN)
-        np.savez_compressed(buffer, scorer=scorer, state=self._state, seen=seen, figures=figures)
-        try:
-            write_whole(Path(path), buffer.getvalue())
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be written: {error}") from error
+        scorer, figures = self._model.to_bytes() if self._model else b"", msgspec.json.encode(self._figures)
+        write_arrays(Path(path), scorer=scorer, state=self._state, seen=np.array(self._seen, _SEEN), figures=figures)
         return True
 
     def load_model(self, path: str | os.PathLike[str]) -> bool:
         """Go on from what `save_model` kept; True when it is done. Raises ModelFileError, and nothing has changed then."""
-        try:
-            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as npz:
-                scorer, state, seen = npz["scorer"].tobytes(), npz["state"], npz["seen"]
-                figures = msgspec.json.decode(npz["figures"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
-            raise ModelFileError(f"{path} cannot be read as a saved model: {error}") from error
-        model = Model.from_bytes(scorer) if scorer else None
+        scorer, state, seen, figures = read_arrays(Path(path), "scorer", "state", "seen", "figures")
+        model = Model.from_bytes(scorer.tobytes()) if scorer.size else None
         if state.shape != (1, features.STATE_WIDTH):
             raise ModelFileError(f"{path} was saved by another version: its window has another form")
         if model and (model.device_id, model.metric_name) != (self.device_id, self.metric_name):
             raise ModelFileError(f"{path} holds the model of {model.device_id}/{model.metric_name}")
-        self._take(model, figures)
+        self._take(model, decoded(Path(path), figures))
         self._state = np.asarray(state, np.float64)
         self._seen.clear()
         self._seen.extend(seen.tolist())
@@ -195,33 +178,32 @@ class AnomalyDetector:
         times, values, _ = self._history()
         with suppress(TrainingError):  # it goes on with what it has, and tries again a day later
             if self._model is None:
-                self._take_up(challenge.train(times, values, self._next_name(), self.parameters, self.policy))
+                self._take_up(challenge.train(self._learner(), times, values))
             else:
-                self._take_up(challenge.refit(times, values, self._next_name(), self.parameters, self.policy, self._past()))
+                self._take_up(challenge.refit(self._learner(), times, values, self._past()))
 
-    def _learn(self, times: Ints, values: Floats, past: Past | None) -> Challenge:
+    def _learn(self, times: Ints, values: Floats, past: Past[Model] | None) -> Challenge[Model]:
         from insa_anomaly.core.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
-        challenge = train(times, values, self._next_name(), self.parameters, self.policy, past)
+        challenge = train(self._learner(), times, values, past)
         self._take_up(challenge)
         self._remember_all(times, values)
         self._warm_up(times, values)
         return challenge
 
-    def _take_up(self, challenge: Challenge) -> None:
+    def _take_up(self, challenge: Challenge[Model]) -> None:
         if challenge.promoted:
             trained = challenge.trained
             self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
 
-    def _next_name(self) -> Name:
-        from insa_anomaly.core.challenge import Name  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+    def _learner(self) -> SeriesLearner:
+        from insa_anomaly.core.training import SeriesLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         version = self._model.version + 1 if self._model else 1
-        return Name(
-            (self.device_id, self.metric_name), str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}")), version
-        )
+        model_id = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
+        return SeriesLearner((self.device_id, self.metric_name), model_id, version, self.parameters, self.policy)
 
-    def _past(self) -> Past:
+    def _past(self) -> Past[Model]:
         from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         assert self._model is not None  # noqa: S101 - the caller asked

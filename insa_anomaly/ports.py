@@ -37,8 +37,20 @@ class Swap(msgspec.Struct, frozen=True, array_like=True):
     shadow_id: str | None = None
 
 
+CLOCK_SLACK = 10_000_000  # microseconds
+
+
+def received(now: int, free: int) -> int:
+    """When an entry of the log was received, where the clock says `now` and the first time not used yet is `free`.
+
+    Times are unique in a log, so a clock that is set back a little is waited for; one set back by more than `CLOCK_SLACK` was wrong before,
+    by a year perhaps, and is believed.
+    """
+    return now if now < free - CLOCK_SLACK else max(now, free)
+
+
 class Entry(msgspec.Struct, frozen=True):
-    """One group commit of the log: message i was received at `received + i`, which is unique in the log."""
+    """One group commit of the log: message i was received at `received + i`, which is unique in the log (see `received`)."""
 
     seq: int
     received: int
@@ -68,6 +80,20 @@ class Log(Protocol):
 
     def received(self, after: int) -> int | None:
         """When the oldest entry with seq > after was received; None where there is none."""
+
+
+class Reserve(Protocol):
+    """Room on the disk for a bad day. Any thread may call; nothing of it raises."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the room is taken."""
+
+    def hold(self) -> bool:
+        """Take it, where the disk has enough; answers whether it is taken."""
+
+    def release(self) -> None:
+        """Give it back: the disk is full."""
 
 
 # ----------------------------------------------------------------------------------------------- the state
@@ -243,6 +269,9 @@ class History(Protocol):
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Times of readings from `since` on that were called anomalous, but for those of episodes that were dismissed."""
+
+    def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """The same, but for those that were part of no episode."""
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -108,7 +108,10 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """The MQTT broker, and how we present ourselves. `reader: stock` reads with paho's own loop: slower, and nothing of ours in it."""
+    """The MQTT broker, and how we present ourselves.
+
+    `reader: stock` reads with paho's own loop: slower, and nothing of ours in it. Under `canary`, a topic, we publish to ourselves.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 1883
@@ -118,6 +121,7 @@ class BrokerAddress:
     keepalive: Annotated[int, Field(ge=5, le=120)] = 15
     session_expiry: Annotated[int, Field(ge=0, lt=0xFFFFFFFF)] = 604800
     reader: Literal["fast", "stock"] = "fast"
+    canary: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^+#[:cntrl:]]+$")] | None = "insa/iiot/ml/canary"
     tls: bool = False
     ca_file: Path | None = None
     certificate_file: Path | None = None
@@ -135,25 +139,31 @@ class BrokerAddress:
 class Grouping:
     """One write to disk serves many messages: it waits for `messages` of them or for `seconds`, whichever comes first.
 
-    `waiting` messages at the most stand between the broker and the disk; one that finds no room for `patience` seconds goes
-    back to the broker. `linger` seconds pass between two reads of a busy connection, so that one read takes many.
+    `waiting` messages of `waiting_bytes` at the most stand between the broker and the disk; one that finds no room for `patience`
+    seconds goes back to the broker. `linger` seconds pass between two reads of a busy connection, so that one read takes many.
     """
 
     messages: Count = 500
     seconds: Positive = 0.01
     waiting: Count = 20_000
+    waiting_bytes: Count = 64 << 20
     patience: Positive = 5.0
     linger: Annotated[float, Field(ge=0, le=1)] = 0.002
 
 
 @dataclass(frozen=True)
 class Paging:
-    """How much goes into one transaction (`readings`), how long it waits for more (`linger` seconds), and the retry's pace."""
+    """How much goes into one transaction (`readings`), how long it waits for more (`linger` seconds), and the retry's pace.
+
+    Of messages that hold no reading, for every reason, `letters_an_hour` of `letter_bytes_an_hour` are kept; beyond that a sample.
+    """
 
     readings: Count = 10_000
     linger: Annotated[float, Field(ge=0, le=60)] = 0.1
     first_retry: Positive = 0.2
     last_retry: Positive = 10.0
+    letters_an_hour: Count = 10_000
+    letter_bytes_an_hour: Count = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,7 @@ class Readings(Acceptance):
     historical_after: Nonnegative = Acceptance.historical_after
     max_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = Acceptance.max_bytes
     max_depth: Annotated[int, Field(ge=1, le=500)] = Acceptance.max_depth
+    max_values: Count = Acceptance.max_values
 
 
 @dataclass(frozen=True)
@@ -244,10 +255,15 @@ class Verdict(Policy):
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the log and the states are, and how often (seconds) states are checkpointed."""
+    """Where the log and the states are, and how often (seconds) states are checkpointed.
+
+    The log grows to `log_bytes`. `reserve_bytes` of the disk are kept free for a bad day; while they cannot be, nothing is taken.
+    """
 
     directory: Path = Path("/var/lib/insa-anomaly")
     checkpoint_seconds: Positive = 10.0
+    log_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    reserve_bytes: Annotated[int, Field(ge=0)] = 64 << 20
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, cycle
@@ -32,7 +32,24 @@ from insa_anomaly.ports import (
     Telemetry,
     Waiting,
     letter_digest,
+    received,
 )
+
+
+class MemoryReserve:
+    """The port `Reserve`: taken again while there is `room`."""
+
+    def __init__(self) -> None:
+        self.held, self.room = True, True
+
+    def hold(self) -> bool:
+        """Take it, where there is room."""
+        self.held = self.held or self.room
+        return self.held
+
+    def release(self) -> None:
+        """Give it back."""
+        self.held = False
 
 
 class MemoryLog:
@@ -56,7 +73,7 @@ class MemoryLog:
 
     def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
         """Keep one entry."""
-        entry = Entry(self._last + 1, max(now, self._free), list(messages), list(swaps))
+        entry = Entry(self._last + 1, received(now, self._free), list(messages), list(swaps))
         self._entries[entry.seq] = entry
         self._last, self._free = entry.seq, entry.received + max(1, len(messages))
         return entry
@@ -191,6 +208,8 @@ class MemoryBroker:
         self.acknowledged: list[Delivery] = []
         self.refusing: dict[str, str] = {}
         self.answering = True
+        self.trouble = "not connected yet"
+        self.undelivered: str | None = None
         self._hand_over = hand_over
         self._generation = 0
         self._connected = False
@@ -371,8 +390,15 @@ class MemoryHistory:
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Times of readings from `since` on that were called anomalous; nobody dismisses an episode here."""
+        return np.array([one.timestamp for one in self._anomalies(key, since)], np.int64)
+
+    def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """The same, but for those that were part of no episode."""
+        return np.array([one.timestamp for one in self._anomalies(key, since) if one.episode_id is not None], np.int64)
+
+    def _anomalies(self, key: SeriesKey, since: int) -> Iterator[Anomaly]:
         found = self._tables.anomalies.values()
-        return np.array([one.timestamp for one in found if (one.device_id, one.metric_name) == key and one.timestamp >= since], np.int64)
+        return (one for one in found if (one.device_id, one.metric_name) == key and one.timestamp >= since)
 
 
 # ----------------------------------------------------------------------------------------------- the models

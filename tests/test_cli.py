@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from typer.main import get_command
@@ -51,7 +52,7 @@ def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
     assert [
         *("backup", "check-config", "demo", "evaluate", "install", "keys", "migrate", "models"),
-        *("replay", "restore", "run", "train", "uninstall"),
+        *("replay", "restore", "run", "train", "tune", "uninstall"),
     ] == SHOWN
 
 
@@ -139,7 +140,7 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
-    files = ["x.csv"] if name in {"replay", "evaluate", "backup", "restore"} else []
+    files = ["x.csv"] if name in {"replay", "evaluate", "tune", "backup", "restore"} else []
     monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *files])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -188,3 +189,26 @@ def test_root_leaves_nothing_behind_that_the_service_cannot_use(tmp_path: Path, 
         check_owner(directory)
     monkeypatch.setattr(os, "geteuid", lambda: user.pw_uid)
     check_owner(directory)
+
+
+# -------------------------------------------------------------------------------------------------------- tune
+def test_tune_shows_what_settings_would_have_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row a setting, the configured one among them; a series that is too short is named; the same as JSON."""
+    monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "12")
+    monkeypatch.setenv("INSA_DETECTION__ALPHA", "0.01")
+    random = Random(1)
+    rows = [f"{1_700_000_000 + 60 * i},{random.gauss(20, 1):.3f}" for i in range(2500)]
+    (tmp_path / "long.csv").write_text("\n".join(["timestamp,value", *rows]))
+    (tmp_path / "short.csv").write_text("\n".join(["timestamp,value", *rows[:500]]))
+    status, text = said("tune", str(tmp_path / "long.csv"), "--accept", "1", "--accept", "5")
+    assert status == 0
+    assert [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()] == ["0.14", "1", "5"]
+    assert "configured" in text
+    assert "Nothing was chosen" in text
+    both = [str(tmp_path / name) for name in ("long.csv", "short.csv")]
+    status, text = said("tune", *both, "--accept", "1", "--json")
+    found = json.loads(text.splitlines()[-1])
+    assert status == 1
+    assert [one["setting"]["false_alarms_per_day"] for one in found["series"]["long/value"]] == [0.14, 1.0]
+    assert "at least 2000" in found["refused"]["short/value"]
+    assert "say what to try it on" in said("tune")[1]

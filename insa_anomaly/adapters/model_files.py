@@ -21,17 +21,18 @@ import secrets
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
 from insa_anomaly.core.detector import Model
+from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
 from insa_anomaly.saved_file import sync_folder, write_whole
@@ -39,6 +40,8 @@ from insa_anomaly.saved_file import sync_folder, write_whole
 if TYPE_CHECKING:
     from insa_anomaly.core.device_training import TrainedDevice
     from insa_anomaly.core.training import Trained
+
+M = TypeVar("M")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WAIT = 10.0  # seconds to wait for another process's lock
@@ -192,9 +195,16 @@ class ModelFiles:
 
     def serving(self, key: SeriesKey) -> Model | None:
         """The active model of a series; None where there is none, or it cannot be read. Raises ModelFileError."""
+        return self._serving(key, Model.from_bytes)
+
+    def serving_device(self, device_id: str) -> DeviceModel | None:
+        """The active model of a device; None where there is none, or it cannot be read. Raises ModelFileError."""
+        return self._serving((device_id, METRIC_NAME), DeviceModel.from_bytes)
+
+    def _serving(self, key: SeriesKey, from_bytes: Callable[[bytes], M]) -> M | None:
         found = self._query("SELECT id FROM models WHERE device_id = ? AND metric_name = ? AND status = 'active'", *key)
         try:
-            return Model.from_bytes(self.scorer(found[0][0])) if found else None
+            return from_bytes(self.scorer(found[0][0])) if found else None
         except ModelFileError:  # what cannot be read is nothing to learn on from; who serves it says so
             return None
 

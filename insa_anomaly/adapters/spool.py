@@ -17,8 +17,8 @@ from typing import Self
 
 import msgspec
 
-from insa_anomaly.errors import LogBroken, LogDamaged, LogDead
-from insa_anomaly.ports import Entry, Swap
+from insa_anomaly.errors import LogBroken, LogDamaged, LogDead, LogFull
+from insa_anomaly.ports import Entry, Swap, received
 
 _VERSION = 1
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
@@ -38,20 +38,21 @@ _SCHEMA = """
 
 
 class Spool:
-    """The port `Log` on a SQLite file (write-ahead, synchronous=FULL). Any call may raise LogBroken.
+    """The port `Log` on a SQLite file (write-ahead, synchronous=FULL) of `most_bytes`. Any call may raise LogBroken.
 
     A disk that is full or read-only is no end: the next `append` may succeed. After any other error of the device the log stays
     broken (LogDead), since a failed fsync must never be tried again: the kernel may have dropped the pages it could not write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, most_bytes: int | None = None) -> None:
+        self._path, self._most_bytes = path, most_bytes
         self._lock = threading.Lock()  # one writer at a time: appends, and drops in between
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._dead: str | None = None
         self._last = 0
         self._free = 0
+        self._most_pages: int | None = None
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[list[tuple[str, bytes]], list[Swap]]).decode
         with self._faults():
@@ -60,9 +61,15 @@ class Spool:
             self._dropper = self._connect("NORMAL")  # a drop undone by a power cut does no harm; no append waits for its fsync
             try:
                 self._open()
+                self._limit()
             except BaseException:
                 self.close()
                 raise
+
+    def _limit(self) -> None:
+        if self._most_bytes is not None:
+            self._most_pages = self._most_bytes // int(self._writer.execute("PRAGMA page_size").fetchone()[0])
+            self._writer.execute(f"PRAGMA max_page_count = {self._most_pages}")  # no less than there are
 
     def _open(self) -> None:
         with _transaction(self._writer):
@@ -106,12 +113,25 @@ class Spool:
         with self._lock, self._faults():
             if self._dead:
                 raise LogDead(self._dead)
-            entry = Entry(self._last + 1, max(now, self._free), messages, swaps)
+            entry = Entry(self._last + 1, received(now, self._free), messages, swaps)
             count = len(messages)
             row = (entry.seq, entry.received, count, _checksum(entry.seq, entry.received, count, body), body)
-            self._writer.execute("INSERT INTO entries (seq, received, count, crc, body) VALUES (?, ?, ?, ?, ?)", row)
+            try:
+                self._writer.execute("INSERT INTO entries (seq, received, count, crc, body) VALUES (?, ?, ?, ?, ?)", row)
+            except sqlite3.OperationalError as error:
+                if self._is_full(error, len(body)):
+                    raise LogFull(f"{self._path} has the full size it may have, {self._most_bytes} bytes (storage.log_bytes)") from error
+                raise
             self._last, self._free = entry.seq, entry.received + max(1, count)
             return entry
+
+    def _is_full(self, error: sqlite3.OperationalError, size: int) -> bool:
+        """Whether it is our own limit that leaves no room for so many bytes, not the disk."""
+        if self._most_pages is None or error.sqlite_errorname != "SQLITE_FULL":
+            return False
+        (pages,) = self._writer.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = self._writer.execute("PRAGMA page_size").fetchone()
+        return bool(pages + size // page_bytes + 8 >= self._most_pages)
 
     def read(self, after: int, most: int) -> list[Entry]:
         """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""

@@ -56,6 +56,12 @@ def align(state: Floats, columns: Ints, times: Ints, values: Floats, historical:
     return after, _aligned(done, d)
 
 
+def newest(state: Floats) -> float:
+    """Time of the newest reading, -inf before the first."""
+    d = (len(state) - _FIXED) // 2
+    return float(state[_FIXED : _FIXED + d].max(initial=state[_TIME]))
+
+
 def waiting(state: Floats) -> Aligned:
     """The row that is not complete yet, where there is one."""
     d = (len(state) - _FIXED) // 2

@@ -1,4 +1,4 @@
-"""What a model is worth, measured on a holdout: the newest part of a series' history, which the model has not learnt.
+"""What a model is worth, measured on a holdout: the newest part of a history, which the model has not learnt.
 
 Nobody has labelled it. So it is taken as ordinary, which gives the share of false alarms, and faults of seven kinds and three sizes are
 planted in it, which gives the share of faults that are caught. Two models are compared on the same holdout with the same faults.
@@ -6,13 +6,13 @@ planted in it, which gives the share of faults that are caught. Two models are c
 Intervals are percentiles of a block bootstrap (Kuensch 1989): readings near to each other are not independent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from insa_anomaly.core import detector, features, verdict
-from insa_anomaly.core.detector import Model, Models, Parameters, advance
+from insa_anomaly.core import features
 from insa_anomaly.core.features import Bools, Floats, Ints
 
 FEWEST_READINGS = 2000  # of a history, below which nothing is said about its model
@@ -40,9 +40,12 @@ class Fault(NamedTuple):
     end: int
 
 
+Scorer = Callable[[Ints, Floats], Floats]  # scores of a stream [n] from an empty window on; 1 where it could not be scored
+
+
 @dataclass(frozen=True)
 class Holdout:
-    """Readings [CONTEXT + n] or more of them, and how many at the beginning only fill the window."""
+    """Readings [n], or rows of d metrics [n, d], and how many at the beginning only fill the window."""
 
     times: Ints
     values: Floats
@@ -98,18 +101,25 @@ class Comparison:
         return ""
 
 
-def assess(model: Model, holdout: Holdout, parameters: Parameters) -> Assessment:
-    """How the model does on readings that it has not learnt."""
-    noise = local_noise(holdout.values[holdout.context :])
-    plain = _scored(model, holdout.times, holdout.values, parameters)[holdout.context :]
+def assess(score: Scorer, holdout: Holdout) -> Assessment:
+    """How a model does on what it has not learnt. Of a device every fault is planted in one metric, in turn."""
+    times, values, context = holdout.times, holdout.values, holdout.context
+    plain = score(times, values)[context:]
     said, faults = [], []
-    for planted in _plans(len(plain)):
-        values = holdout.values.copy()
-        values[holdout.context :] = plant(values[holdout.context :], planted, noise)
-        scores = _scored(model, holdout.times, values, parameters)[holdout.context :]
+    for planted in plans(len(plain)):
+        faulty = np.concatenate((values[:context], _planted(values[context:], planted)))
+        scores = score(times, faulty)[context:]
         said += [bool((scores[fault.first : fault.end] < 0).any()) for fault in planted]
         faults += planted
     return Assessment(plain < 0, np.array(said), tuple(faults))
+
+
+def _planted(values: Floats, faults: list[Fault]) -> Floats:
+    if values.ndim == 1:
+        return plant(values, faults, local_noise(values))
+    d = values.shape[1]
+    each = [plant(column, faults[j::d], local_noise(column[np.isfinite(column)])) for j, column in enumerate(values.T)]
+    return np.column_stack(each)
 
 
 def compare(champion: Assessment, challenger: Assessment) -> Comparison:
@@ -131,13 +141,13 @@ def interval(share: Bools) -> tuple[float, float]:
 def local_noise(values: Floats) -> float:
     """Robust standard deviation of values [n] around their mean of 31 readings; never 0."""
     if len(values) < _MIDDLE_OF:
-        return float(values.std()) or 1e-9
+        return (float(values.std()) if len(values) else 0.0) or 1e-9
     middle = np.lib.stride_tricks.sliding_window_view(values, _MIDDLE_OF).mean(axis=1)
     off = values[_MIDDLE_OF // 2 : _MIDDLE_OF // 2 + len(middle)] - middle
     return 1.4826 * float(np.median(np.abs(off - np.median(off)))) or float(values.std()) or 1e-9
 
 
-def _plans(n: int) -> list[list[Fault]]:
+def plans(n: int) -> list[list[Fault]]:
     """Every kind in every size, evenly spread over n readings; in as many passes as it takes to keep them apart."""
     wanted = [(kind, size) for size in _SIZES for kind in _LENGTHS]
     at_once = max(2, n // _APART)
@@ -174,16 +184,6 @@ def plant(values: Floats, faults: list[Fault], noise: float) -> Floats:
             case "oscillation":
                 part += reach * np.sin(2 * np.pi * k / _PERIOD)
     return out
-
-
-def _scored(model: Model, times: Ints, values: Floats, parameters: Parameters) -> Floats:
-    """Scores of a stream [n] from an empty window on; 1 where a reading could not be scored."""
-    models = Models(1, len(model.forest.thresholds))
-    models.put(0, model)
-    n = len(times)
-    row, good = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    _, results = advance(features.empty(1), row, models, row, values, times, np.arange(n), good, verdict.Policy(), parameters)
-    return np.where(results.status == detector.Status.SCORED, results.score, 1.0)
 
 
 def _block_means(flags: Bools) -> Floats:

@@ -1,37 +1,49 @@
-"""A new model of a series against the one that serves: trained, assessed, and promoted only where it is not worse.
+"""A new model of a series or a device against the one that serves: trained, assessed, and promoted only where it is not worse.
 
 The figures of a model come from a holdout: the newest 30 % of its history, seen by a model of the oldest 70 % with a gap of one long
 window between them. The model that serves is then learnt from all of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from insa_anomaly.core import assessment, detector, features
-from insa_anomaly.core.assessment import CONTEXT, FEWEST_READINGS, HOLDOUT_SHARE, PLAINLY_WORSE_BY, Assessment, Holdout, assess
+from insa_anomaly.core import assessment, features
+from insa_anomaly.core.assessment import CONTEXT, FEWEST_READINGS, HOLDOUT_SHARE, PLAINLY_WORSE_BY, Assessment, Holdout
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.training import Figures, Past, Trained, fit, usable
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.training import Figures, Learnt, Past, TrainedModel
 
 FEWEST_TO_COMPARE = 250  # readings that neither model has learnt
 
+M = TypeVar("M", bound=Learnt)
 
-class Name(NamedTuple):
-    """What the new model is to be called."""
 
-    key: tuple[str, str]  # device_id, metric_name
-    id: str
-    version: int
+class Learner(Protocol[M]):
+    """How a series, or a device, is learnt: `training.SeriesLearner`, `device_training.DeviceLearner`."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """By which it is learnt."""
+
+    def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None) -> TrainedModel[M]:
+        """Learn; with a past, what alarmed in mature age is left out. Raises NotEnoughData, TrainingError."""
+
+    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
+        """What a model is learnt from, alarmed ones among it, in time order."""
+
+    def scores(self, model: M, times: Ints, values: Floats) -> Floats:
+        """Scores of a stream [n] from an empty window on; 1 where it could not be scored."""
 
 
 @dataclass(frozen=True)
-class Challenge:
+class Challenge(Generic[M]):
     """A challenger, and what became of it."""
 
-    trained: Trained
+    trained: TrainedModel[M]
     improvement_percentage: float | None = None  # of balanced accuracy over the champion's
     unknown: str = ""  # why there is no improvement to tell, where there is a champion
     refusal: str = ""  # why it is not promoted
@@ -41,65 +53,72 @@ class Challenge:
         """Whether it is to serve."""
         return not self.refusal
 
+    @property
+    def outcome(self) -> dict[str, float | bool | str | None]:
+        """Percentage of improvement, None where it is not known; whether it is promoted; the reason of a refusal, or of the None."""
+        reason = self.refusal or self.unknown
+        return {"improvement_percentage": self.improvement_percentage, "promoted": self.promoted, "reason": reason}
 
-def train(times: Ints, values: Floats, name: Name, parameters: Parameters, policy: Policy, past: Past | None = None) -> Challenge:
-    """Learn a series and say what the model is worth; where one served before, say whether the new one is to take its place.
 
-    times [n] in microseconds since the epoch, values [n]; any order. Raises as `training.fit` does.
+def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None = None) -> Challenge[M]:
+    """Learn, and say what the model is worth; where one served before, say whether the new one is to take its place.
+
+    times [n] in microseconds since the epoch, values [n], or [n, d] of a device; any order. Raises as the learner's `fit` does.
     """
-    trained = fit(times, values, *name, parameters, policy, past)
-    when, what = usable(times, values, parameters)
+    trained = learner.fit(times, values, learner.parameters, past)
+    when, what = learner.usable(times, values)
     if len(when) < FEWEST_READINGS:
         return _unknown(trained, f"{len(when)} readings; at least {FEWEST_READINGS} are needed to hold any out")
     cut = int((1 - HOLDOUT_SHARE) * len(when))
-    twin = fit(when[:cut], what[:cut], *name, _as_old(trained, parameters), policy, past)
+    twin = learner.fit(when[:cut], what[:cut], _as_old(trained, learner.parameters), past)
     first = cut + features.LONG
-    holdout = _holdout(when, what, first)
-    found = assess(twin.model, holdout, parameters)
+    assess = _assessor(learner)
+    holdout = held_out(when, what, first)
+    found = assess(twin.model, holdout)
     trained = replace(trained, figures=trained.figures | _figures(found, holdout))
     if past is None:
         return Challenge(trained)
-    return _against(past, twin, trained, _holdout(when, what, max(first, int(np.searchsorted(when, past.through, "right")))), parameters)
+    unseen = held_out(when, what, max(first, int(np.searchsorted(when, past.model.life.through, "right"))))
+    if len(unseen) < FEWEST_TO_COMPARE:
+        return _unknown(
+            trained, f"the serving model has learnt all but {len(unseen)} of these readings; {FEWEST_TO_COMPARE} are needed to compare"
+        )
+    # The twin stands for the new model: neither it nor the champion has learnt the holdout.
+    comparison = assessment.compare(assess(past.model, unseen), assess(twin.model, unseen))
+    return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection())
 
 
-def refit(times: Ints, values: Floats, name: Name, parameters: Parameters, policy: Policy, past: Past) -> Challenge:
+def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Challenge[M]:
     """Learn on from where the serving model stands. Cheap, so the gate is wide: only what is plainly worse is refused.
 
     Both are held against what came since; the new one has learnt it, so its figures are not those of a holdout and are not given.
     """
-    trained = fit(times, values, *name, parameters, policy, past)
-    when, what = usable(times, values, parameters)
-    since = _holdout(when, what, int(np.searchsorted(when, past.through, "right")))
+    trained = learner.fit(times, values, learner.parameters, past)
+    when, what = learner.usable(times, values)
+    since = held_out(when, what, int(np.searchsorted(when, past.model.life.through, "right")))
     if len(since) < FEWEST_TO_COMPARE:
         return Challenge(trained, unknown=f"{len(since)} readings since the model before it")
-    before, now = (assess(model, since, parameters).accuracy for model in (past.model, trained.model))
-    worse = before - now
+    assess = _assessor(learner)
+    worse = assess(past.model, since).accuracy - assess(trained.model, since).accuracy
     refused = f"balanced accuracy lower by {100 * worse:.1f} points on what came since" if worse > PLAINLY_WORSE_BY else ""
     return Challenge(trained, unknown="learnt on from the version before it", refusal=refused)
 
 
-def _as_old(trained: Trained, parameters: Parameters) -> Parameters:
+def _assessor(learner: Learner[M]) -> Callable[[M, Holdout], Assessment]:
+    return lambda model, holdout: assessment.assess(partial(learner.scores, model), holdout)
+
+
+def _as_old(trained: TrainedModel[M], parameters: Parameters) -> Parameters:
     """Parameters by which less history makes a model of the same age: young or mature, it decides by other members."""
-    mature = bool(trained.model.numbers[detector.MATURE])
-    return replace(parameters, mature_days=0.0, mature_readings=0) if mature else parameters
+    return replace(parameters, mature_days=0.0, mature_readings=0) if trained.model.life.mature else parameters
 
 
-def _against(past: Past, twin: Trained, trained: Trained, holdout: Holdout, parameters: Parameters) -> Challenge:
-    """The twin stands for the new model: neither it nor the champion has learnt the holdout."""
-    if len(holdout) < FEWEST_TO_COMPARE:
-        return _unknown(
-            trained, f"the serving model has learnt all but {len(holdout)} of these readings; {FEWEST_TO_COMPARE} are needed to compare"
-        )
-    comparison = assessment.compare(*(assess(model, holdout, parameters) for model in (past.model, twin.model)))
-    return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection())
-
-
-def _unknown(trained: Trained, reason: str) -> Challenge:
+def _unknown(trained: TrainedModel[M], reason: str) -> Challenge[M]:
     basis: Figures = {} if trained.figures["accuracy"] is not None else {"basis": f"not assessed: {reason}"}
     return Challenge(replace(trained, figures=trained.figures | basis), unknown=reason)
 
 
-def _holdout(when: Ints, what: Floats, first: int) -> Holdout:
+def held_out(when: Ints, what: Floats, first: int) -> Holdout:
     """The readings from `first` on, and those before them that fill the window."""
     begin = max(first - CONTEXT, 0)
     return Holdout(when[begin:], what[begin:], first - begin)

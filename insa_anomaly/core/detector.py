@@ -8,18 +8,18 @@ of a batch, of however many series, go through each step together, and the resul
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import calibration, charts, features, rules, verdict
+from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.features import Arrival, Bools, Features, Floats, Ints
 from insa_anomaly.core.forest import Arena, Forest
+from insa_anomaly.core.life import Life
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.errors import ModelFileError
 
@@ -99,6 +99,13 @@ class Model:
         """Least confidence at which an anomalous reading opens an episode."""
         return float(self.numbers[THRESHOLD])
 
+    @property
+    def life(self) -> Life:
+        """What it has behind it."""
+        first, through = self.numbers[RULES][[rules.FROM, rules.THROUGH]].tolist()
+        known, released = self.numbers[[KNOWN, RELEASED]].tolist()
+        return Life(known, first, through, released, bool(self.numbers[MATURE]))
+
     def to_bytes(self) -> bytes:
         """One npz that needs no pickle."""
         buffer = io.BytesIO()
@@ -123,7 +130,7 @@ class Model:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise ModelFileError("this is not a scorer file that this version reads") from error
 
     @classmethod

@@ -11,25 +11,25 @@ any pieces: the results are the same to the bit.
 from __future__ import annotations
 
 import io
-import zlib
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
 from uuid import UUID
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import calibration, device_features, device_window, reading, verdict
-from insa_anomaly.core.detector import Status
+from insa_anomaly.core.damage import DAMAGE
+from insa_anomaly.core.detector import Parameters, Status
 from insa_anomaly.core.device_features import MEMBERS, Knowledge, Look
 from insa_anomaly.core.device_window import CHARTS, COMBINED, COUNT, EPISODE, FIRST, LAST, SEEN, SINCE_DUE, TAG, TIMES, Rows
 from insa_anomaly.core.event import Reason
 from insa_anomaly.core.features import LONG, Bools, Floats, Ints
 from insa_anomaly.core.forest import Arena, Forest
+from insa_anomaly.core.life import Life
 from insa_anomaly.errors import ModelFileError
 
-FORMAT = 1  # of a device model file
+FORMAT = 2  # of a device model file
 METRIC_NAME = reading.DEVICE_METRIC  # stands where a series has its metric's name
 FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
 CELLS_MOST = 200_000  # rows times metrics that a model is learnt from
@@ -41,25 +41,10 @@ _LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class DeviceParameters:
-    """How a device is learnt."""
+class DeviceParameters(Parameters):
+    """How a device is learnt: as a series is, of rows instead of readings."""
 
-    n_estimators: int = 100
-    contamination: float | str = 0.1  # or "auto": sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
-    max_samples: int | str = "auto"  # at most 256
-    random_state: int = 42
     alpha: float = 1e-2  # a row whose p-value is below this is anomalous
-    gap_factor: float = 20.0  # a pause of more than this many typical ones restarts the window
-    first_fit_readings: int = 500
-    first_fit_seconds: float = 3600.0
-    first_fit_retry_readings: int = 250
-    refit_readings_least: int = 250  # a refit is due once a day, within these bounds
-    refit_readings_most: int = 2000
-    history_days: float = 14.0  # a model is learnt from this much, within these bounds
-    history_readings_least: int = 4000
-    history_readings_most: int = 20_000
-    mature_days: float = 7.0  # with a history as long as this and as many rows as this, a device is mature
-    mature_readings: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -79,6 +64,7 @@ class DeviceModel:
     gap: float  # a longer pause restarts the window, microseconds
     interval: float  # typical pause between rows, microseconds
     refit_step: float  # rows between refits
+    life: Life
 
     @property
     def metric_name(self) -> str:
@@ -98,7 +84,9 @@ class DeviceModel:
             "device_id": np.array(self.device_id),
             "metrics": np.array(self.metrics),
         }
-        numbers = {name: np.array(getattr(self, name)) for name in ("version", "tables", "band", *_SCALARS)}
+        numbers = {name: np.array(getattr(self, name)) for name in ("version", "tables", "band", *_SCALARS)} | {
+            "life": np.array(astuple(self.life))
+        }
         forest = {f"forest_{field.name}": np.array(getattr(self.forest, field.name)) for field in fields(Forest)}
         known = {f"known_{field.name}": np.array(getattr(self.known, field.name)) for field in fields(Knowledge)}
         buffer = io.BytesIO()
@@ -111,7 +99,7 @@ class DeviceModel:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
-        except (ValueError, KeyError, EOFError, OSError, BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise ModelFileError("this is not a device model file that this version reads") from error
 
     @classmethod
@@ -131,8 +119,11 @@ class DeviceModel:
             float(arrays["forest_offset"].item()),
         )
         about = str(arrays["id"].item()), int(arrays["version"].item()), str(arrays["device_id"].item())
-        scalars = (float(arrays[name].item()) for name in _SCALARS)
-        return cls(*about, metrics, forest, known, tables, np.asarray(arrays["band"], np.float64), *scalars)
+        alpha, threshold, gap, interval, refit_step = (float(arrays[name].item()) for name in _SCALARS)
+        ever, first, through, released, mature = np.asarray(arrays["life"], np.float64).tolist()
+        life = Life(ever, first, through, released, bool(mature))
+        band = np.asarray(arrays["band"], np.float64)
+        return cls(*about, metrics, forest, known, tables, band, alpha, threshold, gap, interval, refit_step, life)
 
 
 _SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
@@ -174,7 +165,7 @@ class DeviceResults:
 
 
 def advance(
-    state: Floats, served: Served | None, times: Ints, values: Floats, policy: verdict.Policy, parameters: DeviceParameters
+    state: Floats, served: Served | None, times: Ints, values: Floats, policy: verdict.Policy, parameters: Parameters
 ) -> tuple[Floats, DeviceResults]:
     """Move the state of a device by n rows in order of arrival.
 
@@ -356,7 +347,7 @@ def _judge(after: Floats, said: DeviceResults, times: Floats, served: Served | N
     said.episode_peak[:] = verdicts.peaks
 
 
-def _count(after: Floats, said: DeviceResults, times: Floats, served: Served | None, parameters: DeviceParameters) -> None:
+def _count(after: Floats, said: DeviceResults, times: Floats, served: Served | None, parameters: Parameters) -> None:
     """Count rows that moved the window, and say at which of them a refit is due."""
     n = len(times)
     if after[SEEN] == 0:

@@ -1,4 +1,4 @@
-"""Learn a device: scales, forecasts, covariance, forest, calibration, threshold. Imports scikit-learn, as `core.training` does.
+"""Learn a device: scales, forecasts, covariance, forest, calibration, threshold. Needs scikit-learn, as `core.training` does.
 
 Held-out values come from a contiguous cross-fit in four blocks of time, each seen by a model of the other three; what is calibrated on
 them is used with the model of all four.
@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 import sklearn
-from sklearn.ensemble import IsolationForest
 
 from insa_anomaly.core import calibration, device, device_features, device_window, features, verdict
-from insa_anomaly.core.device import CELLS_MOST, DeviceModel, DeviceParameters
+from insa_anomaly.core.detector import Parameters, Status
+from insa_anomaly.core.device import CELLS_MOST, DeviceModel
 from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_MEAN, WIDTH, Knowledge, Look
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
-from insa_anomaly.core.forest import SAMPLES_MOST, Forest
-from insa_anomaly.core.training import Figures, compiled, daily_profile
+from insa_anomaly.core.life import grown, quarantined
+from insa_anomaly.core.training import Figures, Past, TrainedModel, compiled, daily_profile, grow, robust_scale, typical_pause
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
@@ -39,26 +39,7 @@ _EXPLAINED = 0.9  # share of the level's variance along the axes that are kept
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in device_features.NAMES])
 
 
-@dataclass(frozen=True)
-class TrainedDevice:
-    """A model, the forest in it, and what is known about it."""
-
-    model: DeviceModel
-    forest: IsolationForest
-    parameters: DeviceParameters
-    samples: int
-    figures: Figures
-    made_with: dict[str, str]
-
-    @property
-    def estimators(self) -> dict[str, object]:
-        """What scikit-learn made, by what it is; the scales of a device are the scorer's own."""
-        return {"model": self.forest}
-
-    def assessed(self, figure: str) -> float | None:
-        """A figure of the assessment, None where it is not known."""
-        known = self.figures[figure]
-        return float(known) if isinstance(known, (int, float)) else None
+TrainedDevice = TrainedModel[DeviceModel]
 
 
 @dataclass(frozen=True)
@@ -96,22 +77,25 @@ def fit(
     metrics: Sequence[str],
     model_id: str,
     version: int,
-    parameters: DeviceParameters,
+    parameters: Parameters,
     policy: verdict.Policy,
+    past: Past[DeviceModel] | None = None,
 ) -> TrainedDevice:
     """Learn from rows: times [n] in microseconds since the epoch, values [n, len(metrics)], not finite where a metric has none; any order.
 
-    A metric with readings in fewer than half of the rows is left out of the model, which says so. Raises NotEnoughData below 100 rows
+    A metric with readings in fewer than half of the rows is left out of the model, which says so. With a `past`, this is a refit: what
+    alarmed in mature age is not learnt, unless it has become the rule. Raises NotEnoughData below 100 rows
     or 32 full windows, TrainingError for data nothing can be learnt from.
     """
-    when, what = _ordered(times, values, len(metrics))
+    given, what = _ordered(times, values, len(metrics))
+    when, what, released = _released(given, what, past)
     kept, left_out = _kept(what, metrics)
     when, what = _recent(when, what[:, kept], parameters)
-    interval = _interval(when)
+    interval = typical_pause(when)
     gap, history = _history(when, what, interval, parameters)
     known = _learn(history, history.full)
     held_out = _cross_fit(history)
-    forest, fitted = _forest(held_out.summaries[history.full], parameters)
+    forest = grow(held_out.summaries[history.full], parameters)
     samples = _held_out_samples(held_out, history, parameters)
     tables, scores = _calibrate(samples, held_out, history, parameters.alpha)
     days = max(float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY, 1e-9)
@@ -120,7 +104,7 @@ def fit(
         version,
         device_id,
         tuple(metrics[j] for j in kept),
-        fitted,
+        compiled(forest, held_out.summaries[history.full]),
         known,
         tables,
         _band(held_out, history, parameters.alpha),
@@ -129,25 +113,28 @@ def fit(
         gap=gap,
         interval=interval,
         refit_step=float(np.clip(len(when) / days, parameters.refit_readings_least, parameters.refit_readings_most)),
+        life=replace(grown(past.model.life if past else None, given, interval, parameters), released=released),
     )
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
-    figures = _figures(times, when, interval, scores, left_out)
-    return TrainedDevice(model, forest, parameters, len(when), figures, made_with)
+    figures = _figures(times, when, model, scores, left_out)
+    return TrainedDevice(model, forest, None, parameters, len(when), figures, made_with)
 
 
-def _figures(times: Ints, when: Floats, interval: float, scores: Floats, left_out: list[str]) -> Figures:
+def _figures(times: Ints, when: Floats, model: DeviceModel, scores: Floats, left_out: list[str]) -> Figures:
     return {
         "rows_given": len(times),
         "rows_used": len(when),
         "span_days": round(float(when[-1] - when[0]) / DAY, 6),
-        "interval_seconds": interval / 1e6,
+        "rows_ever": int(model.life.known),
+        "age": "mature" if model.life.mature else "young",
+        "interval_seconds": model.interval / 1e6,
         "held_out": len(scores),
         "held_out_anomalous": int((scores < 0).sum()),
         "left_out": "; ".join(left_out) or None,
         "accuracy": None,
         "false_positive_rate": None,
         "true_positive_rate": None,
-        "basis": "not assessed: needs a holdout by time with injected faults",
+        "basis": "not assessed: learnt on from the version before it",
     }
 
 
@@ -168,6 +155,14 @@ def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]
     return when[same], what[same]
 
 
+def _released(when: Floats, what: Floats, past: Past[DeviceModel] | None) -> tuple[Floats, Floats, float]:
+    """The rows that may be learnt, and up to when all are."""
+    if past is None or not len(when):
+        return when, what, float(when.max(initial=0.0))
+    alarmed, released = quarantined(past.model.life, when, past.anomalous, past.model.refit_step)
+    return when[~alarmed], what[~alarmed], released
+
+
 def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]:
     """The columns that a model is made of, and why the others are not."""
     coverage = np.isfinite(values).mean(axis=0) if len(values) else np.zeros(len(metrics))
@@ -178,7 +173,7 @@ def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]
     return kept, left_out
 
 
-def _recent(when: Floats, what: Floats, parameters: DeviceParameters) -> tuple[Floats, Floats]:
+def _recent(when: Floats, what: Floats, parameters: Parameters) -> tuple[Floats, Floats]:
     """The newest rows that a model is learnt from."""
     some = np.isfinite(what).any(axis=1)
     when, what = when[some], what[some]
@@ -191,16 +186,7 @@ def _recent(when: Floats, what: Floats, parameters: DeviceParameters) -> tuple[F
     return when[-keep:], what[-keep:]
 
 
-def _interval(when: Floats) -> float:
-    """Typical pause between rows, microseconds."""
-    pauses = np.diff(when)
-    pauses = pauses[pauses > 0]
-    if not len(pauses):
-        raise TrainingError("all rows carry the same timestamp")
-    return float(np.median(pauses))
-
-
-def _history(when: Floats, what: Floats, interval: float, parameters: DeviceParameters) -> tuple[float, _History]:
+def _history(when: Floats, what: Floats, interval: float, parameters: Parameters) -> tuple[float, _History]:
     """The history, and the pause that restarts a window; a rule that would void most windows is not this device's rule."""
     gap = parameters.gap_factor * interval
     history = _pushed(when, what, interval, gap)
@@ -349,23 +335,16 @@ def _between(column: Floats) -> float:
 
 def _robust(columns: Floats, used: Bools, drift: float = 0.0) -> tuple[Floats, Floats]:
     """Median and robust scale of every column [n, k], over the rows that are used; 0 and 1 where there are none."""
-    found = [_robust_scale(columns[rows, j], drift) for j, rows in enumerate(used.T)]
+    found = [_drifting_scale(columns[rows, j], drift) for j, rows in enumerate(used.T)]
     return np.array([center for center, _ in found]), np.array([scale for _, scale in found])
 
 
-def _robust_scale(values: Floats, drift: float) -> tuple[float, float]:
-    """Median, and the largest of three robust estimates of scale, widened by the drift; never 0, so that a constant has one too."""
+def _drifting_scale(values: Floats, drift: float) -> tuple[float, float]:
+    """`training.robust_scale`, widened by the drift."""
     if not len(values):
         return 0.0, 1.0
-    rounding = 1e-12 * float(np.abs(values).max())
-    with np.errstate(over="ignore", invalid="ignore"):
-        p1, p5, p25, p50, p75, p95, p99 = np.percentile(values, [1, 5, 25, 50, 75, 95, 99]).tolist()
-        scale = max((p75 - p25) / 1.349, 0.7 * (p95 - p5) / 3.29, 0.4 * (p99 - p1) / 4.65)
-        scale = scale if scale > rounding else float(values.std())
-    scale = scale if scale > rounding else max(1e-3 * abs(p50), 1e-6)
-    if not np.isfinite(scale):
-        raise TrainingError("the values lie too far apart to be measured in floating point")
-    return p50, float(np.sqrt(scale * scale + drift * _between(values))) if drift else scale
+    center, scale = robust_scale(values)
+    return center, float(np.sqrt(scale * scale + drift * _between(values))) if drift else scale
 
 
 def _looks(history: _History, known: Knowledge) -> Iterator[tuple[Rows, Look]]:
@@ -374,23 +353,6 @@ def _looks(history: _History, known: Knowledge) -> Iterator[tuple[Rows, Look]]:
     for piece in history.pieces:
         state, look = device_features.look(state, piece, known)
         yield piece, look
-
-
-def _forest(summaries: features.Features, parameters: DeviceParameters) -> tuple[IsolationForest, Forest]:
-    """A forest over held-out summaries [n, SUMMARIES], and the same compiled."""
-    most = SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
-    if not 2 <= most <= SAMPLES_MOST:
-        raise TrainingError(f"max_samples is {parameters.max_samples}; 2 to {SAMPLES_MOST} or 'auto' are allowed")
-    forest = IsolationForest(
-        n_estimators=parameters.n_estimators,
-        contamination=parameters.contamination,
-        max_samples=min(most, len(summaries)),
-        random_state=parameters.random_state,
-    )
-    try:
-        return forest.fit(summaries), compiled(forest, summaries)
-    except ValueError as error:  # scikit-learn's word for a parameter out of its range
-        raise TrainingError(str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------- calibration
@@ -413,14 +375,14 @@ def _held_out(history: _History, block: slice) -> _HeldOut:
     return _HeldOut(summaries, measures, np.abs(history.values[block] - expected))
 
 
-def _held_out_samples(held_out: _HeldOut, history: _History, parameters: DeviceParameters) -> Floats:
+def _held_out_samples(held_out: _HeldOut, history: _History, parameters: Parameters) -> Floats:
     """Of every row [n], by a forest that has not seen it."""
     samples = np.empty(len(history))
     for block in _folds(len(history)):
         keep = history.full.copy()
         keep[block] = False
-        _, forest = _forest(held_out.summaries[keep], parameters)
-        samples[block] = forest.score_samples(held_out.summaries[block])
+        forest = grow(held_out.summaries[keep], parameters)
+        samples[block] = compiled(forest, held_out.summaries[keep]).score_samples(held_out.summaries[block])
     return samples
 
 
@@ -457,3 +419,35 @@ def _band(held_out: _HeldOut, history: _History, alpha: float) -> Floats:
     """How far values lay from what was expected of them [d], but for a share `alpha`."""
     used = history.used & history.full[:, None]
     return np.array([np.quantile(held_out.errors[rows, j], 1 - alpha) if rows.any() else 0.0 for j, rows in enumerate(used.T)])
+
+
+# ------------------------------------------------------------------------------------------------- for a challenge
+@dataclass(frozen=True)
+class DeviceLearner:
+    """How one device is learnt, for `core.challenge`: what the model is to be called, of what, and by which parameters."""
+
+    device_id: str
+    metrics: tuple[str, ...]  # of the columns of rows
+    id: str
+    version: int
+    parameters: Parameters
+    policy: verdict.Policy
+
+    def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None) -> TrainedDevice:
+        """As the function `fit`."""
+        return fit(times, values, self.device_id, self.metrics, self.id, self.version, parameters, self.policy, past)
+
+    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
+        """The rows that a model is learnt from, alarmed ones among them, in time order: times [n], values [n, metrics]."""
+        when, what = _recent(*_ordered(times, values, len(self.metrics)), self.parameters)
+        return when.astype(np.int64), what
+
+    def scores(self, model: DeviceModel, times: Ints, values: Floats) -> Floats:
+        """Scores of rows [n, metrics] from an empty window on; 1 where one could not be scored. Others than its metrics are left out."""
+        own = np.full((len(times), len(model.metrics)), np.nan)
+        for place, metric in enumerate(model.metrics):
+            if metric in self.metrics:
+                own[:, place] = values[:, self.metrics.index(metric)]
+        state = device_window.empty(len(model.metrics))
+        _, said = device.advance(state, device.Served(model), times, own, verdict.Policy(), self.parameters)
+        return np.where(said.status == Status.SCORED, said.score, 1.0)

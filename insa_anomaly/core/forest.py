@@ -28,6 +28,7 @@ LeafCodes = npt.NDArray[np.uint16]
 _BLOCK = 128  # rows walked together: the walk's own arrays stay in the cache
 _FEATURE_BITS = 4  # at most 16 features
 _FEATURE_MASK = np.array(2**_FEATURE_BITS - 1)  # an array of no dimensions is passed to numpy faster than a number
+_NO_SPLIT = 0x7F800000 << _FEATURE_BITS  # a node whose threshold is +inf
 _SIGN_BIT = np.array(63)
 _MAGNITUDE = 0x7FFFFFFF
 
@@ -50,6 +51,11 @@ def path_lengths() -> Floats:
     lengths = (code - 1) // SAMPLES_MOST + average_path_length(((code - 1) % SAMPLES_MOST + 1).astype(np.float64))
     lengths[0] = 0.0
     return lengths
+
+
+def leaf_samples() -> npt.NDArray[np.float32]:
+    """Number of samples of every leaf code."""
+    return np.concatenate(([0], np.tile(np.arange(1, SAMPLES_MOST + 1), DEPTH + 1))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Arena:
         self._leaves = np.zeros((capacity, trees, LEAVES), np.uint16)
         self._scale = np.ones(capacity)
         self._lengths = path_lengths()
+        self._samples = leaf_samples()
 
     @property
     def bytes_per_model(self) -> int:
@@ -136,36 +143,55 @@ class Arena:
     def shares(self, row: int, features: Features) -> Floats:
         """How much each feature [w] shortened the way of one reading through the forest in this row: shares [w] that sum to 1.
 
-        A split moves the path length that is to be expected from that of the node to that of the child; what the splits on one feature
-        took away, over all trees, is the feature's part (path attribution after Saabas 2014). All 0 where nothing was taken away.
-        """
-        lengths, samples = self._expected_lengths(row)
-        values, trees = _sortable(features) << _FEATURE_BITS, np.arange(self.trees)
-        place = np.zeros(self.trees, np.int64)
-        taken = np.zeros(len(features))
-        for depth, level in enumerate(self._levels):
-            node = level[row, trees, place]
-            by = node & _FEATURE_MASK
-            below = 2 * place + (node - values[by] < 0)
-            inner = samples[depth][trees, place] > samples[depth + 1][trees, below]  # else there is no split here
-            steps = np.where(inner, lengths[depth][trees, place] - lengths[depth + 1][trees, below], 0.0)
-            taken += np.bincount(by, steps, len(taken))
-            place = below
-        taken = np.maximum(taken, 0.0)
-        total = float(taken.sum())
-        return taken / total if total > 0 else taken
+        A feature's part is by how much the path length to be expected falls when its value becomes known, on average over all sets of other
+        features that may be known before (the Banzhaf value; SHAP weighs the sets by their size, and comes to the same order of features
+        at several times the cost). All 0 where nothing shortened the way.
 
-    def _expected_lengths(self, row: int) -> tuple[list[Floats], list[Ints]]:
-        """Per level [trees, 2**depth]: the mean path length of the samples that were grown from below a node, and their number."""
-        codes = self._leaves[row].astype(np.int64)
-        samples = [np.where(codes > 0, (codes - 1) % SAMPLES_MOST + 1, 0)]
-        lengths = [self._lengths[codes]]
-        for _ in range(DEPTH):
-            left, right = samples[0][:, ::2], samples[0][:, 1::2]
-            mean = (lengths[0][:, ::2] * left + lengths[0][:, 1::2] * right) / np.maximum(left + right, 1)
-            samples.insert(0, left + right)
-            lengths.insert(0, mean)
-        return lengths, samples
+        The expected length is a sum over the leaves of their length times a factor a feature: where its value is known, whether it leads
+        there, else the share of the samples that went there. So the mean over all sets is a product of means of the two.
+        """
+        share, lengths = self._leaves_seen(row, _sortable(features) << _FEATURE_BITS)
+        known, share = share > 0, np.abs(share)
+        either = known + share
+        gained = (known - share) / either
+        gained *= either.prod(axis=0) * lengths
+        parts: Floats = np.maximum(-gained.sum(axis=1, dtype=np.float64), 0.0)
+        total = float(parts.sum())
+        return parts / total if total > 0 else parts
+
+    def _leaves_seen(self, row: int, values: Ints) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The m leaves of a forest as a reading sees them: shares [w, m] and path lengths [m].
+
+        The share is that of the samples which went to the leaf, of those at the splits on a feature; negative where the value does not.
+        All trees are walked from the root down, both ways at every split, a level at a time.
+        """
+        codes = self._leaves[row].ravel()
+        below = np.zeros((self.trees, LEAVES + 1), np.float32)  # samples in all leaves before each: exact, they are few
+        np.cumsum(self._samples.take(codes).reshape(self.trees, LEAVES), axis=1, out=below[:, 1:])
+        tree = np.flatnonzero(below[:, -1])
+        place, count = np.zeros(len(tree), np.int64), below[tree, -1]
+        below, width = below.ravel(), len(values)
+        share = np.ones((len(tree), width), np.float32)
+        shares, leaves = [], []
+        for depth, level in enumerate(self._levels):
+            node = level[row].ravel().take((tree << depth) + place)
+            ends, goes = np.flatnonzero(node >= _NO_SPLIT), np.flatnonzero(node < _NO_SPLIT)
+            shares.append(share.take(ends, axis=0))
+            leaves.append(tree.take(ends) * LEAVES + (place.take(ends) << (DEPTH - depth)))
+            node, tree, place, count = node.take(goes), tree.take(goes), 2 * place.take(goes), count.take(goes)
+            begin = tree * (LEAVES + 1) + (place << (DEPTH - 1 - depth))
+            left = below.take(begin + (LEAVES >> (depth + 1))) - below.take(begin)
+            share = share.take(np.concatenate((goes, goes)), axis=0)  # the children to the left, then those to the right
+            by = node & _FEATURE_MASK
+            at = np.arange(len(goes)) * width + by
+            to_right, before, part = node < values.take(by), share.ravel().take(at), left / count
+            share.ravel()[at] = np.where(to_right, -np.abs(before), before) * part
+            share.ravel()[at + share.size // 2] = np.where(to_right, before, -np.abs(before)) * (1 - part)
+            tree, place, count = np.concatenate((tree, tree)), np.concatenate((place, place + 1)), np.concatenate((left, count - left))
+        shares.append(share)
+        leaves.append(tree * LEAVES + place)
+        lengths = self._lengths.take(codes.take(np.concatenate(leaves))).astype(np.float32)
+        return np.ascontiguousarray(np.concatenate(shares).T), lengths
 
 
 def _sortable(floats: npt.NDArray[np.float32]) -> Ints:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, IntFlag, StrEnum
 from hashlib import blake2b
+from itertools import accumulate
 from math import inf, isfinite
 from struct import Struct
 from typing import Any, Literal
@@ -21,14 +22,18 @@ DEVICE_METRIC = "_device"  # the reserved metric name of a model over all metric
 _MAX_NAME = 200
 _MARKS = frozenset("/+#")  # they mean something in a topic
 _MAX_TOPICS = 20_000
+_MAX_LINE = 32_768  # characters of line protocol: what is in a line is taken apart before anything can be counted
 _EARLIEST = -(2**53)  # microseconds stay exact in a double within +-2**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_UNITS = ((1e11, SECOND), (1e14, 1000), (1e17, 1))  # below 1e11: seconds; then milli-, then microseconds
 _double_bytes, _int64_of = Struct("<d").pack, Struct("<q").unpack
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# Possessive throughout (`++`, `*+`): what was matched is never given back, so that no payload costs more than its length.
+_NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _NOT_FINITE_JSON = re.compile(rb"[:,\[]\s*[+-]?(nan|inf|infinity)\b", re.IGNORECASE)
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_DEEPER_BY = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
+_NEITHER_BRACKET_NOR_QUOTE = bytes({*range(256)} - {*_DEEPER_BY, ord('"')})
 
 
 class Quality(IntEnum):
@@ -141,6 +146,7 @@ class Acceptance:
     historical_after: float = 900.0
     max_bytes: int = 262144
     max_depth: int = 32
+    max_values: int = 3000
 
 
 @dataclass(frozen=True)
@@ -264,6 +270,8 @@ class Parser:
             said = _decode_object(payload)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return None
+        if said.metrics is not None and len(said.metrics) > self._acceptance.max_values:
+            raise self._too_many()
         if said.metrics is None:
             metric = said.metric_name or place.metric_name
             if metric is None or said.value is None:
@@ -289,8 +297,17 @@ class Parser:
 
     # The general way
     def _slow(self, raw: Raw, place: _Place) -> list[Reading]:
-        drafts = _drafts(raw.payload, place, self._acceptance.max_depth)
-        return [reading for i, draft in enumerate(drafts) if (reading := self._reading(draft, place, raw.received, i))]
+        readings = []
+        for i, draft in enumerate(_drafts(raw.payload, place, self._acceptance.max_depth)):
+            if i >= self._acceptance.max_values:
+                raise self._too_many()
+            reading = self._reading(draft, place, raw.received, i)
+            if reading is not None:
+                readings.append(reading)
+        return readings
+
+    def _too_many(self) -> _Refusal:
+        return _Refusal(Cause.TOO_LARGE, f"more than {self._acceptance.max_values} values in one message")
 
     def _reading(self, draft: _Draft, place: _Place, received: int, position: int) -> Reading | None:
         if draft.value is None:
@@ -398,12 +415,12 @@ def _number(said: object) -> float:
 
 
 # ------------------------------------------------------------------------------------------------- payload to drafts
-def _drafts(payload: bytes, place: _Place, max_depth: int) -> list[_Draft]:
+def _drafts(payload: bytes, place: _Place, max_depth: int) -> Iterator[_Draft]:
     kind = place.format if place.format != "auto" else _recognise(payload)
     if kind == "json":
-        return list(_from_json(_json(payload, max_depth), place))
+        return _from_json(_json(payload, max_depth), place)
     text = _text(payload)
-    return [_Draft(None, _bare_number(text))] if kind == "number" else list(_from_lines(text))
+    return iter([_Draft(None, _bare_number(text))]) if kind == "number" else _from_lines(text)
 
 
 def _recognise(payload: bytes) -> Format:
@@ -433,7 +450,7 @@ def _bare_number(text: str) -> float:
 
 
 def _json(payload: bytes, max_depth: int) -> object:
-    if _depth(payload) > max_depth:
+    if _deeper(payload, max_depth):
         raise _Refusal(Cause.TOO_DEEP, f"nested more than {max_depth} deep")
     try:
         return msgspec.json.decode(payload)
@@ -445,14 +462,13 @@ def _json(payload: bytes, max_depth: int) -> object:
         raise _Refusal(Cause.NOT_FINITE if infinite else Cause.MALFORMED, str(error)) from None
 
 
-def _depth(payload: bytes) -> int:
-    if payload.count(b"{") + payload.count(b"[") < 2:
-        return 1
-    depth = deepest = 0
-    for token in _BRACKETS.finditer(payload):
-        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(token.group(), 0)
-        deepest = max(deepest, depth)
-    return deepest
+def _deeper(payload: bytes, most: int) -> bool:
+    """Whether it is nested more than so deep, as far as a look at its brackets outside of strings tells."""
+    if payload.count(b"{") + payload.count(b"[") <= most:
+        return False
+    plain = _ESCAPED.sub(b"", payload) if b"\\" in payload else payload
+    outside = b"".join(plain.translate(None, _NEITHER_BRACKET_NOR_QUOTE).split(b'"')[::2])
+    return max(accumulate(map(_DEEPER_BY.__getitem__, outside)), default=0) > most
 
 
 def _from_json(said: object, place: _Place) -> Iterator[_Draft]:
@@ -486,11 +502,13 @@ def _from_object(said: dict[str, Any], place: _Place) -> Iterator[_Draft]:
 
 # ------------------------------------------------------------------------------------------------ InfluxDB line protocol
 _UNESCAPED = {mark: re.compile(rf"(?<!\\){mark}") for mark in (",", " ", "=")}
-_FIELD = re.compile(r'(?:[^",\\ ]|\\.|"(?:[^"\\]|\\.)*")+')
+_FIELD = re.compile(r'(?:[^",\\ ]|\\.|"(?:[^"\\]|\\.)*+")++')
 
 
 def _from_lines(text: str) -> Iterator[_Draft]:
     for line in text.splitlines():
+        if len(line) > _MAX_LINE:
+            raise _Refusal(Cause.TOO_LARGE, f"a line of {len(line)} characters, at most {_MAX_LINE} are taken")
         if line.strip() and not line.startswith("#"):
             yield from _from_line(line.strip())
 

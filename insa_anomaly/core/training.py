@@ -7,6 +7,7 @@ other three, and what is calibrated on them is used with the model of all four.
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import sklearn
@@ -15,10 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import ExtraTreeRegressor
 from sklearn.tree._tree import Tree
 
-from insa_anomaly.core import calibration, charts, detector, features, rules, verdict
-from insa_anomaly.core.detector import Model, Parameters
+from insa_anomaly.core import calibration, charts, detector, features, life, rules, verdict
+from insa_anomaly.core.detector import Model, Models, Parameters, Status, advance
 from insa_anomaly.core.features import DAY, Bools, Floats, Ints
 from insa_anomaly.core.forest import DEPTH, LEAVES, NODES, SAMPLES_MOST, Forest, LeafCodes, NodeFeatures, Thresholds, leaf_code
+from insa_anomaly.core.life import Life
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_READINGS = 100
@@ -30,7 +32,6 @@ _CONTEXT = features.FLAT_CAP + features.LONG  # readings before those that are n
 # at most 1.4, 4.8 or 8.2 spreads.
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in features.NAMES])
 _RARELY = 0.05
-_NEW_LEVEL = 0.5
 _PENALTY = 1.0  # of the ridge regression, on standardised values
 _PROFILE_DAYS = 2.9
 _PROFILE_INTERVAL = 3700e6
@@ -39,31 +40,32 @@ _PROFILE_GAIN = 0.15
 Figures = dict[str, float | int | str | dict[str, float] | None]
 
 
+class Learnt(Protocol):
+    """A model of a series or a device."""
+
+    @property
+    def life(self) -> Life:
+        """What it has behind it."""
+
+
+M = TypeVar("M", bound=Learnt)
+
+
 @dataclass(frozen=True)
-class Past:
+class Past(Generic[M]):
     """What a refit is told of the time before it."""
 
-    model: Model  # that served since the last refit
+    model: M  # that served since the last refit
     anomalous: Ints  # times of the readings that it, or one before it, called anomalous, but for what an operator dismissed
-
-    @property
-    def numbers(self) -> Floats:
-        """What the model knows, [detector.MODEL_WIDTH]."""
-        return self.model.numbers
-
-    @property
-    def through(self) -> float:
-        """Time of the newest reading that was learnt from."""
-        return float(self.numbers[detector.RULES][rules.THROUGH])
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel(Generic[M]):
     """A model, what scikit-learn made it from, and what is known about it."""
 
-    model: Model
+    model: M
     forest: IsolationForest
-    scaler: StandardScaler
+    scaler: StandardScaler | None  # the scales of a device are the scorer's own
     parameters: Parameters
     samples: int
     figures: Figures
@@ -72,7 +74,10 @@ class Trained:
     @property
     def estimators(self) -> dict[str, object]:
         """What scikit-learn made, by what it is."""
-        return {"model": self.forest, "scaler": self.scaler}
+        return {"model": self.forest} | ({"scaler": self.scaler} if self.scaler else {})
+
+
+Trained = TrainedModel[Model]
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def fit(
     version: int,
     parameters: Parameters,
     policy: verdict.Policy,
-    past: Past | None = None,
+    past: Past[Model] | None = None,
 ) -> Trained:
     """Learn from readings: times [n] in microseconds since the epoch, values [n]; any order, what is not finite is left out.
 
@@ -150,14 +155,17 @@ def fit(
     """
     given = _ordered(times, values)
     recent = _recent(given, parameters)
-    interval = _interval(recent.times)
+    interval = typical_pause(recent.times)
     days = _covered(recent.times, parameters.gap_factor * interval)
     numbers = np.empty(detector.MODEL_WIDTH)
     numbers[detector.ALPHA], numbers[detector.INTERVAL] = parameters.alpha, interval
     per_day = len(recent) / max(days, 1e-9)
     numbers[detector.REFIT_STEP] = np.clip(per_day, parameters.refit_readings_least, parameters.refit_readings_most)
-    _grow_older(numbers, given, parameters, past)
-    history = _quarantine(numbers, recent, past)
+    before, anomalous = (past.model.life, past.anomalous) if past else (None, times[:0])
+    alarmed, numbers[detector.RELEASED] = life.quarantined(before, recent.times, anomalous, numbers[detector.REFIT_STEP])
+    history = replace(recent, quarantined=_with_lead(recent.values, alarmed))
+    now = life.grown(before, given.times, interval, parameters)
+    numbers[detector.KNOWN], numbers[detector.MATURE] = now.known, now.mature
     numbers[detector.GAP], windows = _windows(history, interval, parameters)
     fitted = _learn(windows, interval, parameters, IsolationForest)
     forest = compiled(fitted.forest, fitted.scaled)
@@ -212,12 +220,6 @@ def _ordered(times: Ints, values: Floats) -> _History:
     return _History(when, what, np.zeros(len(when), np.bool_))
 
 
-def usable(times: Ints, values: Floats, parameters: Parameters) -> tuple[Ints, Floats]:
-    """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""
-    recent = _recent(_ordered(times, values), parameters)
-    return recent.times.astype(np.int64), recent.values
-
-
 def _recent(given: _History, parameters: Parameters) -> _History:
     """The newest readings, those that a model is learnt from."""
     recent = int((given.times >= given.times[-1] - parameters.history_days * DAY).sum())
@@ -230,35 +232,6 @@ def _covered(when: Floats, gap: float) -> float:
 
 
 # ------------------------------------------------------------------------------------------ what is learnt, and when
-def _grow_older(numbers: Floats, given: _History, parameters: Parameters, past: Past | None) -> None:
-    """How much is known by now, since when, and whether that is enough to be mature."""
-    known, first = float(len(given)), given.times[0]
-    if past is not None:
-        before = past.numbers[detector.RULES]
-        known = past.numbers[detector.KNOWN] + float((given.times > past.through).sum())
-        first = min(first, before[rules.FROM])
-    numbers[detector.KNOWN] = known
-    span = given.times[-1] - first + numbers[detector.INTERVAL]
-    old = known >= parameters.mature_readings and span >= parameters.mature_days * DAY
-    numbers[detector.MATURE] = old or (past is not None and past.numbers[detector.MATURE] > 0)
-
-
-def _quarantine(numbers: Floats, recent: _History, past: Past | None) -> _History:
-    """Mark the readings that are not learnt, and note up to when all is learnt for good.
-
-    What alarmed while the series was young is learnt, and a new level, once more than half of the readings of the last four steps alarmed.
-    """
-    numbers[detector.RELEASED] = recent.times[-1]
-    if past is None or not past.numbers[detector.MATURE]:
-        return recent
-    released = past.numbers[detector.RELEASED]
-    alarmed = np.isin(recent.times, past.anomalous.astype(np.float64)) & (recent.times > released)
-    if alarmed[-4 * int(numbers[detector.REFIT_STEP]) :].mean() >= _NEW_LEVEL or (~alarmed).sum() < FEWEST_READINGS:
-        return recent
-    numbers[detector.RELEASED] = released
-    return _History(recent.times, recent.values, _with_lead(recent.values, alarmed))
-
-
 def _with_lead(values: Floats, alarmed: Bools) -> Bools:
     """What alarmed, and the whole of a flat run in which it did: it was as stuck before it was long enough to tell."""
     run = np.cumsum(np.concatenate(([0], values[1:] != values[:-1])))
@@ -267,16 +240,16 @@ def _with_lead(values: Floats, alarmed: Bools) -> Bools:
     return alarmed | lead
 
 
-def _rules(given: _History, windows: _Windows, past: Past | None) -> Floats:
+def _rules(given: _History, windows: _Windows, past: Past[Model] | None) -> Floats:
     ever = np.array([given.values.min(), given.values.max(), given.times[0], given.times[-1]])
     if past is not None:
-        low, high, first, last = past.numbers[detector.RULES][: rules.THROUGH + 1].tolist()
+        low, high, first, last = past.model.numbers[detector.RULES][: rules.THROUGH + 1].tolist()
         ever = np.array([min(ever[0], low), max(ever[1], high), min(ever[2], first), max(ever[3], last)])
     return rules.learn(windows.values[:, -1], windows.flats, ever)
 
 
-def _interval(when: Floats) -> float:
-    """Typical pause between readings, microseconds."""
+def typical_pause(when: Floats) -> float:
+    """Median time from one reading, or row, to the next, microseconds. Raises TrainingError where they are all of one time."""
     pauses = np.diff(when)
     pauses = pauses[pauses > 0]
     if not len(pauses):
@@ -319,7 +292,7 @@ def _unroll(history: _History, gap: float) -> _Windows:
 def _learn(windows: _Windows, interval: float, parameters: Parameters, kind: type[IsolationForest]) -> _Fitted:
     numbers = np.zeros(features.NUMBERS_WIDTH)
     values, when = windows.values[:, -1], windows.stamps[:, -1]
-    numbers[features.CENTER], numbers[features.SCALE] = center, scale = _robust_scale(values)
+    numbers[features.CENTER], numbers[features.SCALE] = center, scale = robust_scale(values)
     profile = daily_profile((values - center) / scale, when, interval)
     # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
     numbers[features.FLAT_MOST] = features.FLAT_CAP if windows.flats.min() < features.LONG - 1 else features.LONG - 1
@@ -333,7 +306,7 @@ def _learn(windows: _Windows, interval: float, parameters: Parameters, kind: typ
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
     numbers[features.MEANS], numbers[features.SPREADS] = scaler.mean_, scaler.scale_
     scaled = features.scaled(raw, everywhere)
-    return _Fitted(numbers, _charts(look, raw), _grow(scaled, parameters, kind), scaler, scaled)
+    return _Fitted(numbers, _charts(look, raw), grow(scaled, parameters, kind), scaler, scaled)
 
 
 def _free_run(flats: Floats) -> float:
@@ -347,14 +320,14 @@ def _charts(look: features.Look, raw: Floats) -> Floats:
     z = charts.recent(look, charts.FIT_CAP)
     known = charts.predictors(z)
     out[charts.WEIGHTS] = weights = np.linalg.solve(known.T @ known + _PENALTY * np.eye(known.shape[1]), known.T @ z[:, -1])
-    out[charts.ERROR_CENTER], out[charts.ERROR_SCALE] = _robust_scale(z[:, -1] - known @ weights)
-    scales = [_robust_scale(column) for column in np.ascontiguousarray(raw.T)]
+    out[charts.ERROR_CENTER], out[charts.ERROR_SCALE] = robust_scale(z[:, -1] - known @ weights)
+    scales = [robust_scale(column) for column in np.ascontiguousarray(raw.T)]
     out[charts.CENTERS], out[charts.SCALES] = np.array(scales).T
     out[charts.SCALES] = np.maximum(out[charts.SCALES], _LEAST_SPREADS)
     return out
 
 
-def _robust_scale(values: Floats) -> tuple[float, float]:
+def robust_scale(values: Floats) -> tuple[float, float]:
     """Median, and the largest of three robust estimates of scale; never 0, so that a constant series has one too."""
     rounding = 1e-12 * float(np.abs(values).max())
     with np.errstate(over="ignore", invalid="ignore"):
@@ -392,7 +365,8 @@ def _medians(z: Floats, when: Floats, bins: int) -> Floats:
     return np.array([np.median(z[at == b]) if (at == b).any() else 0.0 for b in range(bins)])
 
 
-def _grow(scaled: features.Features, parameters: Parameters, kind: type[IsolationForest]) -> IsolationForest:
+def grow(scaled: features.Features, parameters: Parameters, kind: type[IsolationForest] = IsolationForest) -> IsolationForest:
+    """The forest over these rows [n, w]. Raises TrainingError for a parameter out of its range."""
     most = SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
     if not 2 <= most <= SAMPLES_MOST:
         raise TrainingError(f"max_samples is {parameters.max_samples}; 2 to {SAMPLES_MOST} or 'auto' are allowed")
@@ -510,3 +484,32 @@ def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:
     surprises = calibration.surprise(together, everywhere[:, detector.TABLES[-1]])
     silent = np.zeros(len(held_out), np.uint8)
     return calibration.score(detector.ruled(surprises, silent, held_out.values, everywhere), everywhere[:, detector.ALPHA])
+
+
+# ------------------------------------------------------------------------------------------------- for a challenge
+@dataclass(frozen=True)
+class SeriesLearner:
+    """How one series is learnt, for `core.challenge`: what the model is to be called, and by which parameters it is learnt."""
+
+    key: tuple[str, str]  # device_id, metric_name
+    id: str
+    version: int
+    parameters: Parameters
+    policy: verdict.Policy
+
+    def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None) -> Trained:
+        """As the function `fit`."""
+        return fit(times, values, self.key, self.id, self.version, parameters, self.policy, past)
+
+    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
+        """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""
+        recent = _recent(_ordered(times, values), self.parameters)
+        return recent.times.astype(np.int64), recent.values
+
+    def scores(self, model: Model, times: Ints, values: Floats) -> Floats:
+        """Scores of a stream [n] from an empty window on; 1 where a reading could not be scored."""
+        models = Models(1, len(model.forest.thresholds))
+        models.put(0, model)
+        row, n = np.zeros(len(times), np.int64), np.arange(len(times))
+        _, results = advance(features.empty(1), row, models, row, values, times, n, row, verdict.Policy(), self.parameters)
+        return np.where(results.status == Status.SCORED, results.score, 1.0)

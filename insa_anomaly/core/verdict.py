@@ -120,16 +120,16 @@ def threshold_for(scores: Floats, days: float, policy: Policy) -> float:
     """
     if days <= 0:
         return policy.highest_threshold
-    peaks = np.sort(_peaks(scores, policy.merge_gap_readings))[::-1]
+    strongest = np.sort(peaks(scores, policy.merge_gap_readings))[::-1]
     allowed = int(policy.false_alarms_per_day * days)
-    if 0 < allowed >= len(peaks):
+    if 0 < allowed >= len(strongest):
         return 0.0
-    anchor = float(peaks[allowed]) + _JUST_ABOVE if len(peaks) else 0.0
+    anchor = float(strongest[allowed]) + _JUST_ABOVE if len(strongest) else 0.0
     rarer = np.log10((allowed + 1) / days / policy.false_alarms_per_day) / DECADES
     return float(np.clip(anchor + max(rarer, 0.0), 0.0, policy.highest_threshold))
 
 
-def _peaks(scores: Floats, gap: int) -> Floats:
+def peaks(scores: Floats, gap: int) -> Floats:
     """Strongest confidence of every run of anomalous readings; runs fewer than `gap` ordinary readings apart are one."""
     at = np.flatnonzero(scores < 0)
     if not len(at):

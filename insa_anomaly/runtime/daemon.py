@@ -12,7 +12,7 @@ from typing import Protocol
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Results
 from insa_anomaly.errors import StateUnwritable
-from insa_anomaly.ports import Broker, Log, Outgoing, SeriesKey, State, Telemetry
+from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
@@ -46,6 +46,14 @@ class Connection(Broker, Protocol):
     @property
     def listening(self) -> bool:
         """True once the broker has granted every subscription of this connection."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not connected, or last was not."""
+
+    @property
+    def undelivered(self) -> str | None:
+        """Why nothing proves that what is published reaches us; None where something does, or may yet."""
 
     @property
     def silent_for(self) -> float:
@@ -103,6 +111,7 @@ class Parts:
     trainer: Trainer
     others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
     alert: Alert | None = None
+    reserve: Reserve | None = None
 
 
 @dataclass(frozen=True)
@@ -160,10 +169,12 @@ class Daemon:
         """By what is in trouble: a label of a metric, so there are few."""
         parts = self._parts
         found = {} if parts.broker.listening else {"broker": "the broker has not granted our subscriptions"}
-        found |= {} if parts.broker.connected else {"broker": "the broker is not connected"}
-        found |= {} if parts.intake.writable else {"log": "the log cannot be written"}
+        found |= {} if parts.broker.connected else {"broker": f"the broker is not connected: {parts.broker.trouble}"}
+        found |= {} if parts.broker.undelivered is None else {"canary": parts.broker.undelivered}
+        found |= {} if parts.intake.writable else {"log": f"the log cannot be written: {parts.intake.trouble}"}
         found |= {} if parts.score.writable else {"state": "the states cannot be written"}
         found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
+        found |= {} if parts.tell.trouble is None else {"events": parts.tell.trouble}
         undelivered = parts.alert.trouble if parts.alert is not None else None
         found |= {} if undelivered is None else {"alerts": undelivered}
         found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
@@ -224,6 +235,8 @@ class Daemon:
 
     def _watch(self) -> None:
         parts = self._parts
+        if parts.reserve is not None and not parts.score.writable:
+            parts.reserve.release()  # what was taken must be finished; the intake takes no more until there is room for it again
         if monotonic() >= self._next_trim:
             self._next_trim = monotonic() + TRIM_SECONDS
             self._trim(min(parts.record.reached, parts.score.checkpoint))

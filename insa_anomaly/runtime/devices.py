@@ -156,6 +156,18 @@ class Devices:
                 self._advance(self._all[devices[at[0]]], telemetry, at, outcome)
         return outcome
 
+    def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
+        """Of the devices of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back."""
+        if not self._all:
+            return
+        self._learn_numbers()
+        places = np.unique(self._device[keys])
+        for one in (self._all[place] for place in places[places >= 0].tolist()):
+            if max(one.state[device_window.LAST], alignment.newest(one.rows)) > latest:
+                state = one.state.copy()
+                state[device_window.TIMES] = -np.inf
+                one.rows, one.state, one.moved = alignment.empty(len(one.metrics)), state, True
+
     def _advance(self, one: _Device, telemetry: Telemetry, at: Ints, outcome: Outcome) -> None:
         """Take the readings `at` of one device."""
         column = self._column[telemetry.key[at]]

@@ -140,7 +140,10 @@ class Feed:
             return None if seq <= self._earlier else self._came.get(seq, next(iter(self._came.values()), None))
 
     def read(self, after: int, most: int, through: int | None = None) -> list[Batch]:
-        """Batches with seq > after (and <= through) in order, until `most` readings are had; at least one where there is one."""
+        """Batches with seq > after (and <= through) in order, at least one where there is one.
+
+        No more once `most` readings are had, messages that hold none counted too: a flood of those must not come into memory at once.
+        """
         batches: list[Batch] = []
         count = 0
         end = self._last if through is None else min(through, self._last)
@@ -150,7 +153,7 @@ class Feed:
                 if batch.seq > end:
                     return batches
                 batches.append(batch)
-                count += len(batch)
+                count += len(batch) + len(batch.rejected)
                 after = batch.seq
             if not found:
                 return batches

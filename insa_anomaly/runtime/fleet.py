@@ -71,6 +71,18 @@ class Fleet:
         self.shadows.follow(telemetry, results, muted)
         return results
 
+    def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
+        """Of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back since."""
+        numbers = np.unique(keys)
+        numbers = numbers[numbers < len(self._states)]
+        ahead = numbers[self._states[numbers, features.LAST] > latest]
+        if len(ahead):
+            with self._changing:
+                self._states[ahead, features.TIMES] = -np.inf
+                self._states[ahead, features.FIRST] = np.minimum(self._states[ahead, features.FIRST], latest)
+            self._moved[ahead] = True
+        self.devices.turn_back(keys, latest)
+
     @property
     def series(self) -> int:
         """How many series are known; devices, which have a number too, are none."""

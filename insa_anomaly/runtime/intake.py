@@ -10,14 +10,16 @@ from threading import Condition, Event
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import LogBroken, LogDead
-from insa_anomaly.ports import Broker, Delivery, Log, Swap
+from insa_anomaly.errors import LogBroken, LogDead, LogFull
+from insa_anomaly.ports import Broker, Delivery, Log, Reserve, Swap
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.settings import Grouping
 
 MOST_A_COMMIT = 5000
+MOST_BYTES_A_COMMIT = 16 << 20
 POST_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+STEP_SECONDS = 1.0  # of the clock, against the one that only goes forward
 
 
 class _Posted(Delivery, frozen=True):
@@ -29,16 +31,24 @@ class _Posted(Delivery, frozen=True):
 class Intake:
     """The only writer of the log."""
 
-    def __init__(self, log: Log, feed: Feed, clock: Callable[[], int], grouping: Grouping) -> None:
+    def __init__(self, log: Log, feed: Feed, clock: Callable[[], int], grouping: Grouping, reserve: Reserve | None = None) -> None:
         self._log, self._feed, self._clock, self._grouping = log, feed, clock, grouping
+        self._reserve = reserve
         self._deliveries: deque[tuple[float, Delivery]] = deque()
         self._swaps: deque[Swap] = deque()
         self._waiting = 0
+        self._waiting_bytes = 0
         self._drop_through = 0
         self._change = Condition()
         self.broker: Broker | None = None  # set once the broker, which needs `hand_over`, is there
         self._closed = False
-        self.writable = True
+        self._ahead: float | None = None  # the clock on the wall before the monotonic one, seconds
+        self.trouble: str | None = None  # why nothing is taken
+
+    @property
+    def writable(self) -> bool:
+        """Whether the disk takes what comes."""
+        return self.trouble is None
 
     def hand_over(self, delivery: Delivery) -> bool:
         """Take a delivery; blocks while there is no room, False when there was none for too long.
@@ -46,14 +56,18 @@ class Intake:
         Once closed it takes nothing and says nothing: unacknowledged, the messages come again after the next start.
         """
         with self._change:
-            room = self._change.wait_for(lambda: self._closed or self._waiting < self._grouping.waiting, self._grouping.patience)
+            room = self._change.wait_for(lambda: self._closed or self._has_room(), self._grouping.patience)
             if room and not self._closed:
                 self._deliveries.append((monotonic(), delivery))
                 self._waiting += len(delivery.messages)
+                self._waiting_bytes += _weight(delivery)
                 self._change.notify_all()
         if not room:
             instrumentation.messages_shed(len(delivery.messages))
         return room
+
+    def _has_room(self) -> bool:
+        return self._waiting < self._grouping.waiting and self._waiting_bytes < self._grouping.waiting_bytes
 
     def post(self, topic: str, payload: bytes) -> bool:
         """Take one message from somewhere else; True once it is on disk, False where there was no room or no disk for too long."""
@@ -103,24 +117,32 @@ class Intake:
             if self._deliveries:
                 left = self._deliveries[0][0] + self._grouping.seconds - monotonic()
                 self._change.wait_for(lambda: self._waiting >= self._grouping.messages, max(0.0, left))
-            taken, count = [], 0
-            while self._deliveries and count < MOST_A_COMMIT:
+            taken, count, weight = [], 0, 0
+            while self._deliveries and count < MOST_A_COMMIT and weight < MOST_BYTES_A_COMMIT:
                 taken.append(self._deliveries.popleft())
                 count += len(taken[-1][1].messages)
+                weight += _weight(taken[-1][1])
             swaps = list(self._swaps)
             self._swaps.clear()
             return taken, swaps
 
     def _write(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap]) -> None:
+        if self._reserve is not None and not self._reserve.hold():
+            self._put_back(deliveries, swaps, "the disk is nearly full: there is no room for the reserve (storage.reserve_bytes)")
+            return
         messages = [message for _, delivery in deliveries for message in delivery.messages]
+        now = self._clock()
+        self._watch_clock(now)
         try:
-            entry = self._log.append(messages, swaps, self._clock())
+            entry = self._log.append(messages, swaps, now)
         except LogDead:
             raise  # only a new start may write it again
         except LogBroken as error:
+            if self._reserve is not None and not isinstance(error, LogFull):
+                self._reserve.release()
             self._put_back(deliveries, swaps, str(error))
             return
-        self.writable = True
+        self.trouble = None
         self._feed.offer(entry, deliveries[0][0] if deliveries else None)
         for came, delivery in deliveries:
             if isinstance(delivery, _Posted):
@@ -128,19 +150,32 @@ class Intake:
             elif self.broker is not None:
                 self.broker.acknowledge(delivery)
             instrumentation.messages_logged(len(delivery.messages), monotonic() - came)
-        self._make_room(len(messages))
+        self._make_room(len(messages), sum(_weight(delivery) for _, delivery in deliveries))
+
+    def _watch_clock(self, now: int) -> None:
+        """Nothing here waits by the clock on the wall, so a step of it does no harm; but whoever reads times should know."""
+        ahead = now / 1e6 - monotonic()
+        if self._ahead is not None and abs(ahead - self._ahead) > STEP_SECONDS:
+            instrumentation.clock_stepped(ahead - self._ahead)
+        self._ahead = ahead
 
     def _put_back(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str) -> None:
         """The disk does not take it: keep it, acknowledge nothing, try again soon."""
-        if self.writable:
+        if self.trouble is None:
             instrumentation.log_unwritable(reason)
-        self.writable = False
+        self.trouble = reason
         with self._change:
             self._deliveries.extendleft(reversed(deliveries))
             self._swaps.extendleft(reversed(swaps))
             self._change.wait(RETRY_SECONDS)
 
-    def _make_room(self, count: int) -> None:
+    def _make_room(self, count: int, weight: int) -> None:
         with self._change:
             self._waiting -= count
+            self._waiting_bytes -= weight
             self._change.notify_all()
+
+
+def _weight(delivery: Delivery) -> int:
+    """Bytes."""
+    return sum(len(topic) + len(payload) for topic, payload in delivery.messages)

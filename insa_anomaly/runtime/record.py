@@ -12,9 +12,11 @@ import numpy as np
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.event import Anomaly
+from insa_anomaly.core.reading import Rejected
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
 from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
+from insa_anomaly.runtime.letters import Quota
 from insa_anomaly.runtime.score import Findings, Late
 from insa_anomaly.settings import Paging
 
@@ -30,6 +32,7 @@ class Record:
         self._retry = paging.first_retry
         self._next_at = 0.0
         self.trouble: str | None = None
+        self._quota = Quota(paging.letters_an_hour, paging.letter_bytes_an_hour)
 
     def adjust(self, paging: Paging) -> None:
         """Size and pace of the pages from now on."""
@@ -62,13 +65,16 @@ class Record:
             self._feed.wait(max(through, self.reached), timeout)
             self._next_at = monotonic() + min(self._paging.linger, 0.01)
             return
-        page = self._compose(batches, through)
+        letters, dropped, quota = self._quota.sift(one for batch in batches for one in batch.rejected)
+        page = self._compose(batches, through, letters)
         self._recorder.record(page)
+        self._quota = quota
+        instrumentation.letters_dropped(dropped)
         self._recorded(page)
         full = len(page.telemetry.value) >= self._paging.readings
         self._next_at = 0.0 if full else monotonic() + self._paging.linger
 
-    def _compose(self, batches: list[Batch], through: int) -> Page:
+    def _compose(self, batches: list[Batch], through: int, letters: list[Rejected]) -> Page:
         last = batches[-1].seq
         # All there are: after a power cut that took the state back, some are of entries recorded long ago. And those of entries scored
         # together stand at the last of them, which may be on a later page: what is late must be decided with its reading.
@@ -81,7 +87,7 @@ class Record:
             telemetry,
             anomalies=[anomaly for finding in findings for anomaly in finding.anomalies],
             episodes=[episode for finding in findings for episode in finding.episodes],
-            rejected=[rejected for batch in batches for rejected in batch.rejected],
+            rejected=letters,
             models=self._model_rows(batches),
             late=_first_here([late for finding in found.values() for late in finding.late], telemetry, batches),
         )

@@ -20,9 +20,9 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
-from insa_anomaly.core.reading import Flag
+from insa_anomaly.core.reading import SECOND, Acceptance, Flag
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
-from insa_anomaly.ports import Models, Outgoing, SeriesKey, State, Swap, Telemetry
+from insa_anomaly.ports import CLOCK_SLACK, Models, Outgoing, SeriesKey, State, Swap, Telemetry
 from insa_anomaly.runtime.devices import KeptDevice, Outcome
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.finding import Finding, finding
@@ -93,10 +93,12 @@ class Score:
     """
 
     def __init__(
-        self, feed: Feed, state: State, fleet: Fleet, models: Models, audience: Audience, checkpoint_seconds: float = 10.0
-    ) -> None:
+        self, feed: Feed, state: State, fleet: Fleet, models: Models, audience: Audience,
+        checkpoint_seconds: float = 10.0, max_ahead: float = Acceptance.max_ahead,
+    ) -> None:  # fmt: skip
         self._feed, self._state, self._fleet, self._models, self._audience = feed, state, fleet, models, audience
         self._every = checkpoint_seconds
+        self._ahead = int(max_ahead * SECOND) + 2 * CLOCK_SLACK  # microseconds
         self._reached = 0
         self._groups: deque[list[Batch]] = deque()  # read, and not scored yet
         self._waiting: Scored | None = None  # scored, and not committed yet
@@ -134,7 +136,7 @@ class Score:
             for batch in batches:
                 self._take_swaps(batch)
                 if len(batch):
-                    self._advance(batch.telemetry)
+                    self._advance(batch.telemetry, batch.received)
             self._reached = batches[-1].seq
             entries += len(batches)
         self._reached = max(self._reached, cursor)
@@ -194,9 +196,10 @@ class Score:
         telemetry = joined(group)
         if not len(telemetry.value):
             return Scored(group, telemetry, None, Findings([], []), [], [], monotonic() - began)
-        results, outcome = self._advance(telemetry)
+        received = np.concatenate([batch.received for batch in group])
+        results, outcome = self._advance(telemetry, received)
         findings, told = self._find(telemetry, results, outcome)
-        findings.late.extend(self._late(telemetry, results, outcome, np.concatenate([batch.received for batch in group])))
+        findings.late.extend(self._late(telemetry, results, outcome, received))
         wanted = [telemetry.keys[number] for number in due(results, telemetry)] + outcome.due
         return Scored(group, telemetry, results, findings, told, wanted, monotonic() - began)
 
@@ -223,8 +226,12 @@ class Score:
         for rejected in (one for batch in scored.group for one in batch.rejected):
             instrumentation.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
 
-    def _advance(self, telemetry: Telemetry) -> tuple[Results, Outcome]:
-        """Move all states: those of devices first, since a metric opens no episode while its device has one."""
+    def _advance(self, telemetry: Telemetry, received: npt.NDArray[np.int64]) -> tuple[Results, Outcome]:
+        """Move all states: those of devices first, since a metric opens no episode while its device has one.
+
+        No reading is taken that is far ahead of its receipt, so a window that is ahead of this one's is of a clock that was wrong.
+        """
+        self._fleet.turn_back(telemetry.key, int(received[-1]) + self._ahead)
         outcome = self._fleet.devices.advance(telemetry)
         return self._fleet.advance(telemetry, outcome.episodes > 0), outcome
 
@@ -341,10 +348,13 @@ def _episode_of(key: SeriesKey, started: int, of_device: int) -> str | None:
 
 
 def _groups(batches: list[Batch]) -> list[list[Batch]]:
-    """Batches to score together: a model swap begins a new group."""
+    """Batches to score together: a model swap begins a new group, and so does a clock that was set back."""
     groups: list[list[Batch]] = []
+    newest = 0
     for batch in batches:
-        if batch.swaps or not groups:
+        came = int(batch.received[0]) if len(batch) else newest
+        if batch.swaps or not groups or came < newest:
             groups.append([])
         groups[-1].append(batch)
+        newest = int(batch.received[-1]) if len(batch) else newest
     return groups

@@ -6,6 +6,7 @@ sent twice within one connection.
 
 from collections import deque
 from contextlib import suppress
+from math import inf
 from threading import Event
 from time import monotonic
 
@@ -17,6 +18,10 @@ UNDER_WAY = 100
 ANSWER_POLL_SECONDS = 0.005
 IDLE_SECONDS = 0.2
 REFUSED_SECONDS = 30.0
+MOST_REFUSED = 10_000  # events that wait for a broker that does not want them; the episodes themselves are in the database
+HUNG_UP_SECONDS = 2.0  # a connection that ends so soon after a refusal ended because of it: mosquitto 2.0 does that
+REST_SECONDS = 5.0  # then
+DENIED_SECONDS = 3600.0  # and what was refused is not tried again for so long
 
 
 class Tell:
@@ -31,6 +36,10 @@ class Tell:
         self._reached = 0  # number of the last event published on this connection
         self._told: list[int] = []  # and still in the outbox
         self._again_at: float | None = None
+        self._refused: dict[int, None] = {}  # numbers, oldest first: passed over until `_again_at`
+        self._refused_at = -inf
+        self._rest_until = -inf
+        self.trouble: str | None = None  # why some events are not told
 
     def offer(self, events: list[Outgoing], came: float | None = None) -> None:
         """New events are in the outbox; what they are made of came then (monotonic; None: it did not come, or nobody knows when)."""
@@ -45,8 +54,9 @@ class Tell:
             self._begin_again()
         self._take_answers()
         if self._again_at is not None and monotonic() >= self._again_at and not self._under_way:
-            self._again_at, self._reached = None, 0
-        if self._publisher.connected:
+            self._again_at, self._reached, self.trouble = None, 0, None
+            self._refused.clear()
+        if self._publisher.connected and monotonic() >= self._rest_until:
             self._publish()
 
     def drain(self, deadline: float) -> None:
@@ -60,6 +70,8 @@ class Tell:
         self._under_way.clear()
         self._fresh.clear()
         self._reached = 0
+        if monotonic() - self._refused_at < HUNG_UP_SECONDS:
+            self._rest_until, self._again_at = monotonic() + REST_SECONDS, monotonic() + DENIED_SECONDS
 
     def _take_answers(self) -> None:
         for answer in self._publisher.settled(0.0):
@@ -70,15 +82,28 @@ class Tell:
                 self._told.append(event.number)
                 instrumentation.event_told(None if came is None else monotonic() - came)
             else:  # stays in the outbox: what forbids it may be put right
-                self._again_at = monotonic() + REFUSED_SECONDS
-                instrumentation.event_refused(event.topic, answer.refused)
+                self._note_refusal(event, answer.refused)
         if self._told:
             with suppress(StateUnwritable):  # a full disk: until it takes this, what was told may be told again after a restart
                 self._state.told(self._told)
                 self._told = []
 
+    def _note_refusal(self, event: Outgoing, reason: str) -> None:
+        self._refused_at, self._again_at = monotonic(), max(self._again_at or -inf, monotonic() + REFUSED_SECONDS)
+        self._refused[event.number] = None
+        self.trouble = f"the broker refuses events on {event.topic}: {reason}"
+        instrumentation.event_refused(event.topic, reason)
+        if len(self._refused) > MOST_REFUSED:
+            oldest = next(iter(self._refused))
+            del self._refused[oldest]
+            self._told.append(oldest)
+            instrumentation.event_dropped()
+
     def _publish(self) -> None:
         for came, event in self._waiting(UNDER_WAY - len(self._under_way)):
+            if event.number in self._refused:
+                self._reached = event.number
+                continue
             try:
                 token = self._publisher.publish(event.topic, event.payload)
             except BrokerAway:

@@ -339,7 +339,8 @@ class Trainer:
                 self._waiting[key] = monotonic() + self._training.retry_after
 
     def _order(self, key: SeriesKey) -> Order:
-        return Order(*key, metrics=self._metrics(key[0])) if key[1] == METRIC_NAME else Order(*key, refit=key in self._swapped)
+        metrics = self._metrics(key[0]) if key[1] == METRIC_NAME else ()
+        return Order(*key, metrics=metrics, refit=key in self._swapped)
 
     def _metrics(self, device_id: str) -> tuple[str, ...]:
         """The metrics of a device that have a model."""

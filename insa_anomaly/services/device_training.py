@@ -1,20 +1,21 @@
 """Training a device: the histories of its metrics in, a stored model of them together out. Loads scikit-learn, so it is imported late."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
 
 import numpy as np
 
-from insa_anomaly.core import alignment
+from insa_anomaly.core import alignment, challenge
 from insa_anomaly.core.alignment import Aligned
-from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME, DeviceParameters
-from insa_anomaly.core.device_training import TrainedDevice, fit
-from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.challenge import Challenge
+from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME, DeviceModel, DeviceParameters
+from insa_anomaly.core.device_training import DeviceLearner, TrainedDevice
+from insa_anomaly.core.training import Past
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import TrainingError
 from insa_anomaly.ports import History, ModelRow, SeriesKey
+from insa_anomaly.services.training import Lesson, Readings, told
 
 
 class DeviceShelf(Protocol):
@@ -23,28 +24,11 @@ class DeviceShelf(Protocol):
     def next_version(self, key: SeriesKey) -> int:
         """The version that the next model of the device gets."""
 
-    def save(self, trained: TrainedDevice, trained_at: int) -> ModelRow:
-        """Store the model and make it the active one of its device. Raises ModelFileError."""
+    def serving_device(self, device_id: str) -> DeviceModel | None:
+        """The active model of the device; None where there is none that can be read."""
 
-
-@dataclass(frozen=True)
-class DeviceLesson:
-    """What a device is to be learnt from: rows of its metrics; needs nothing but processor time, and may be sent to another process."""
-
-    device_id: str
-    metrics: Sequence[str]
-    times: Ints  # [n] microseconds since the epoch
-    values: Floats  # [n, metrics]; NaN where there is none
-    version: int
-    parameters: DeviceParameters
-    policy: Policy
-
-    def learn(self) -> TrainedDevice:
-        """Learn it. Raises TrainingError where fewer than two metrics report together, NotEnoughData."""
-        trained = fit(self.times, self.values, self.device_id, self.metrics, str(uuid4()), self.version, self.parameters, self.policy)
-        if len(trained.model.metrics) < FEWEST_METRICS:
-            raise TrainingError(f"fewer than {FEWEST_METRICS} of {', '.join(self.metrics)} report together")
-        return trained
+    def save(self, trained: TrainedDevice, trained_at: int, refusal: str = "") -> ModelRow:
+        """Store the model, and make it the active one of its device, unless it is refused. Raises ModelFileError."""
 
 
 class DeviceTrainingService:
@@ -57,29 +41,58 @@ class DeviceTrainingService:
     def from_history(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> ModelRow:
         """Train on what is recorded of these metrics, or, where none is named, of all that the device has.
 
-        Raises TrainingError where fewer than two of them report together, NotEnoughData, DatabaseAway, ModelFileError.
+        Where a model serves, the new one takes its place only if it is not worse. Raises TrainingError where fewer than two of the metrics
+        report together, NotEnoughData, DatabaseAway, ModelFileError.
         """
-        return self.keep(self.lesson(device_id, metrics, history, now).learn(), now)
+        return self._trained(self.lesson(device_id, metrics, history, now), now)
 
-    def lesson(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> DeviceLesson:
+    def lesson(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> Lesson[DeviceModel]:
         """What `from_history` learns from. Raises TrainingError, DatabaseAway, ModelFileError."""
+        metrics = self._recorded(device_id, metrics, history)
+        rows = self._rows(device_id, metrics, history, now)
+        return self._lesson(device_id, metrics, rows, self._past(device_id, history, rows))
+
+    def refit(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> ModelRow:
+        """Learn on from where the serving model stands; where none does, as `from_history`, which says what it raises."""
+        metrics = self._recorded(device_id, metrics, history)
+        rows = self._rows(device_id, metrics, history, now)
+        past = self._past(device_id, history, rows)
+        if past is None:
+            return self._trained(self._lesson(device_id, metrics, rows, None), now)
+        return self.keep(challenge.refit(self._learner(device_id, metrics), rows.times, rows.values, past), now)
+
+    def from_rows(self, device_id: str, metrics: Sequence[str], rows: Readings, now: int) -> ModelRow:
+        """Train on rows, NaN where there is no value, whatever serves. Raises as `from_history` does."""
+        return self._trained(Lesson(self._learner(device_id, metrics), rows, None), now)
+
+    def _lesson(self, device_id: str, metrics: Sequence[str], rows: Aligned, past: Past[DeviceModel] | None) -> Lesson[DeviceModel]:
+        return Lesson(self._learner(device_id, metrics), Readings(rows.times, rows.values), past)
+
+    def _trained(self, lesson: Lesson[DeviceModel], now: int) -> ModelRow:
+        return self.keep(lesson.learn(), now)
+
+    def keep(self, challenger: Challenge[DeviceModel], now: int) -> ModelRow:
+        """Put what was learnt on the shelf. Raises ModelFileError, and TrainingError where too few metrics report together."""
+        model = challenger.trained.model
+        if len(model.metrics) < FEWEST_METRICS:
+            raise TrainingError(f"fewer than {FEWEST_METRICS} metrics of {model.device_id} report together")
+        return self._shelf.save(told(challenger), now, challenger.refusal)
+
+    def _learner(self, device_id: str, metrics: Sequence[str]) -> DeviceLearner:
+        version = self._shelf.next_version((device_id, METRIC_NAME))
+        return DeviceLearner(device_id, tuple(metrics), str(uuid4()), version, self._parameters, self._policy)
+
+    def _recorded(self, device_id: str, metrics: Sequence[str], history: History) -> Sequence[str]:
         metrics = metrics or [metric for device, metric in history.series() if device == device_id]
         if len(metrics) < FEWEST_METRICS:
             raise TrainingError(f"{len(metrics)} metrics are recorded of {device_id}; at least {FEWEST_METRICS} are needed")
-        rows = self._rows(device_id, metrics, history, now)
-        return self._lesson(device_id, metrics, rows.times, rows.values)
+        return metrics
 
-    def from_rows(self, device_id: str, metrics: Sequence[str], times: Ints, values: Floats, now: int) -> ModelRow:
-        """Train on rows: times [n] in microseconds, values [n, metrics]; NaN where there is none. Raises as `from_history` does."""
-        return self.keep(self._lesson(device_id, metrics, times, values).learn(), now)
-
-    def keep(self, trained: TrainedDevice, now: int) -> ModelRow:
-        """Put what was learnt on the shelf. Raises ModelFileError."""
-        return self._shelf.save(trained, now)
-
-    def _lesson(self, device_id: str, metrics: Sequence[str], times: Ints, values: Floats) -> DeviceLesson:
-        version = self._shelf.next_version((device_id, METRIC_NAME))
-        return DeviceLesson(device_id, metrics, times, values, version, self._parameters, self._policy)
+    def _past(self, device_id: str, history: History, rows: Aligned) -> Past[DeviceModel] | None:
+        """The model that serves, and the rows in episodes: single rows beyond the line are too many, at one in a hundred, to leave out."""
+        champion = self._shelf.serving_device(device_id)
+        since = int(rows.times.min(initial=2**62))
+        return Past(champion, history.in_episodes((device_id, METRIC_NAME), since)) if champion and len(rows.times) else None
 
     def _rows(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> Aligned:
         """The newest readings of all metrics, aligned as the stream does it."""

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from insa_anomaly.core.challenge import Challenge
 from insa_anomaly.core.device import METRIC_NAME
-from insa_anomaly.core.device_training import TrainedDevice
 from insa_anomaly.errors import InsaError, TrainingError
 from insa_anomaly.ports import History, ModelRow, SeriesKey
-from insa_anomaly.services.device_training import DeviceLesson, DeviceTrainingService
+from insa_anomaly.services.device_training import DeviceTrainingService
 from insa_anomaly.services.training import Lesson, TrainingService
 
 
@@ -19,7 +18,7 @@ class Learnt:
     """What came of a task: something to keep, or why there is nothing."""
 
     key: SeriesKey
-    found: Challenge | TrainedDevice | str
+    found: Challenge[Any] | str
     seconds: float
 
 
@@ -28,7 +27,7 @@ class Task:
     """A lesson that may be sent to another process; a text instead says why there is none."""
 
     key: SeriesKey
-    lesson: Lesson | DeviceLesson | str
+    lesson: Lesson[Any] | str
 
     def __call__(self) -> Learnt:
         """Learn it."""
@@ -62,11 +61,11 @@ class FleetTrainingService:
         try:
             for learnt in self._workers.run(tasks):
                 left.pop(learnt.key)
-                yield learnt.key, self._kept(learnt.found, now), learnt.seconds
+                yield learnt.key, self._kept(learnt, now), learnt.seconds
         except TrainingError as error:  # there are no workers, or none any more
             yield from ((key, str(error), 0.0) for key in left)
 
-    def _lesson(self, key: SeriesKey, history: History, now: int, days: float | None) -> Lesson | DeviceLesson | str:
+    def _lesson(self, key: SeriesKey, history: History, now: int, days: float | None) -> Lesson[Any] | str:
         try:
             if key[1] == METRIC_NAME:
                 return self._devices.lesson(key[0], (), history, now)
@@ -74,10 +73,10 @@ class FleetTrainingService:
         except InsaError as error:
             return str(error)
 
-    def _kept(self, found: Challenge | TrainedDevice | str, now: int) -> ModelRow | str:
+    def _kept(self, learnt: Learnt, now: int) -> ModelRow | str:
+        if isinstance(learnt.found, str):
+            return learnt.found
         try:
-            if isinstance(found, str):
-                return found
-            return self._devices.keep(found, now) if isinstance(found, TrainedDevice) else self._series.keep(found, now)
+            return (self._devices if learnt.key[1] == METRIC_NAME else self._series).keep(learnt.found, now)
         except InsaError as error:
             return str(error)

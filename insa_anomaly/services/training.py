@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.challenge import Challenge, Name, refit, train
+from insa_anomaly.core import challenge
+from insa_anomaly.core.challenge import Challenge, Learner
 from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.training import Figures, Past, Trained
+from insa_anomaly.core.training import Figures, Learnt, Past, SeriesLearner, Trained, TrainedModel
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import History, ModelRow, SeriesKey
+
+M = TypeVar("M", bound=Learnt)
 
 
 class Shelf(Protocol):
@@ -30,25 +33,23 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True)
 class Readings:
-    """What a model is trained on: times in microseconds [n], values [n]."""
+    """What a model is trained on: times in microseconds [n], values [n], or [n, metrics] of a device."""
 
     times: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a series is to be learnt from: needs nothing but processor time, and may be sent to another process."""
+class Lesson(Generic[M]):
+    """What a series or a device is to be learnt from: needs nothing but processor time, and may be sent to another process."""
 
+    learner: Learner[M]
     readings: Readings
-    name: Name
-    parameters: Parameters
-    policy: Policy
-    past: Past | None
+    past: Past[M] | None
 
-    def learn(self) -> Challenge:
+    def learn(self) -> Challenge[M]:
         """Learn it. Raises TrainingError, NotEnoughData."""
-        return train(self.readings.times, self.readings.values, self.name, self.parameters, self.policy, self.past)
+        return challenge.train(self.learner, self.readings.times, self.readings.values, self.past)
 
 
 class TrainingService:
@@ -65,7 +66,7 @@ class TrainingService:
         """
         return self._trained(self.lesson(key, history, now, days), now)
 
-    def lesson(self, key: SeriesKey, history: History, now: int, days: float | None = None) -> Lesson:
+    def lesson(self, key: SeriesKey, history: History, now: int, days: float | None = None) -> Lesson[Model]:
         """What `from_history` learns from. Raises DatabaseAway, ModelFileError."""
         if days is None:
             readings = self._recorded(key, history, now)
@@ -79,29 +80,27 @@ class TrainingService:
         past = self._past(key, history, readings)
         if past is None:
             return self._trained(self._lesson(key, readings, None), now)
-        return self.keep(refit(readings.times, readings.values, self._name(key), self._parameters, self._policy, past), now)
+        return self.keep(challenge.refit(self._learner(key), readings.times, readings.values, past), now)
 
     def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
         """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
         return self._trained(self._lesson(key, readings, None), now)
 
-    def _lesson(self, key: SeriesKey, readings: Readings, past: Past | None) -> Lesson:
-        return Lesson(readings, self._name(key), self._parameters, self._policy, past)
+    def _lesson(self, key: SeriesKey, readings: Readings, past: Past[Model] | None) -> Lesson[Model]:
+        return Lesson(self._learner(key), readings, past)
 
-    def _trained(self, lesson: Lesson, now: int) -> ModelRow:
+    def _trained(self, lesson: Lesson[Model], now: int) -> ModelRow:
         self._tell(20)
-        challenge = lesson.learn()
+        challenger = lesson.learn()
         self._tell(90)
-        return self.keep(challenge, now)
+        return self.keep(challenger, now)
 
-    def keep(self, challenge: Challenge, now: int) -> ModelRow:
+    def keep(self, challenger: Challenge[Model], now: int) -> ModelRow:
         """Put what was learnt on the shelf. Raises ModelFileError."""
-        known: Figures = {"improvement_percentage": challenge.improvement_percentage, "improvement_unknown": challenge.unknown}
-        trained = replace(challenge.trained, figures=challenge.trained.figures | known)
-        return self._shelf.save(trained, now, challenge.refusal)
+        return self._shelf.save(told(challenger), now, challenger.refusal)
 
-    def _name(self, key: SeriesKey) -> Name:
-        return Name(key, str(uuid4()), self._shelf.next_version(key))
+    def _learner(self, key: SeriesKey) -> SeriesLearner:
+        return SeriesLearner(key, str(uuid4()), self._shelf.next_version(key), self._parameters, self._policy)
 
     def _recorded(self, key: SeriesKey, history: History, now: int) -> Readings:
         since = now - int(self._parameters.history_days * 86_400e6)
@@ -110,6 +109,12 @@ class TrainingService:
             times, values = history.readings(key, -(2**53), self._parameters.history_readings_least)
         return Readings(times, values)
 
-    def _past(self, key: SeriesKey, history: History, readings: Readings) -> Past | None:
+    def _past(self, key: SeriesKey, history: History, readings: Readings) -> Past[Model] | None:
         champion = self._shelf.serving(key)
         return Past(champion, history.anomalous(key, int(readings.times.min(initial=0)))) if champion else None
+
+
+def told(challenger: Challenge[M]) -> TrainedModel[M]:
+    """What was trained, with what became of it among its figures."""
+    known: Figures = {"improvement_percentage": challenger.improvement_percentage, "improvement_unknown": challenger.unknown}
+    return replace(challenger.trained, figures=challenger.trained.figures | known)

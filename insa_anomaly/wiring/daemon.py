@@ -3,6 +3,7 @@
 import ctypes
 import faulthandler
 import os
+import re
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from fastapi import FastAPI
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.reserve import Reserve
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
@@ -39,7 +41,7 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
-from insa_anomaly.settings import RedisAddress, Settings, credential, secret
+from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, credential, secret
 from insa_anomaly.wiring import admin, alerts, clock, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
@@ -113,12 +115,13 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
 
 def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
-    log = stack.enter_context(storage.log(directory / storage.LOG))
-    found, lost = storage.states(directory / storage.STATE)
+    reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
+    log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
+    stack.enter_context(log)
     states = stack.enter_context(found)
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
     feed = Feed(log, admin.parser(settings), registry)
-    intake = Intake(log, feed, clock.now, settings.intake)
+    intake = Intake(log, feed, clock.now, settings.intake, reserve)
     broker = intake.broker = _broker(settings, intake, directory)
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms)
@@ -126,20 +129,14 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, stack: ExitStack
     tell = Tell(states, broker)
     show = _show(settings.redis, fleet, stack)
     hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
-    score = Score(
-        feed,
-        states,
-        fleet,
-        models,
-        Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen),
-        settings.storage.checkpoint_seconds,
-    )
+    listeners = Listeners(tell, trainer, show, alert=hearing.alert, listen=hearing.listen)
+    score = Score(feed, states, fleet, models, listeners, settings.storage.checkpoint_seconds, settings.readings.max_ahead)
     if lost:
         states.bind(log.id)
         score.adopt()
-    record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings)), models, settings.record)
+    record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings, log.id)), models, settings.record)
     others = (("alert", hearing.alert.step), ("silence", hearing.listen.step))
-    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert)
+    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert, reserve)
 
 
 def _supervision(settings: Settings, broker: Broker) -> Supervision:
@@ -166,10 +163,17 @@ def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> Show | None:
 def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
     """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
-    stale = _remember(directory / "subscriptions.json", filters)
+    canary = _canary(settings.broker)
+    stale = _remember(directory / "subscriptions.json", filters if canary is None else [*filters, canary])
     will = announce.gone(settings.broker.client_id, version("insa-anomaly"))
-    terms = Terms(filters, stale, will, settings.broker.session_expiry, linger=settings.intake.linger)
+    terms = Terms(filters, stale, will, settings.broker.session_expiry, linger=settings.intake.linger, canary=canary)
     return Connection(access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader)
+
+
+def _canary(address: BrokerAddress) -> str | None:
+    """A topic of our own: other daemons have other client ids, what these hold that is no part of a topic replaced."""
+    level = re.sub(r"[^\w.-]", "_", address.client_id)
+    return None if address.canary is None else f"{address.canary}/{level}"
 
 
 def _remember(file: Path, filters: list[str]) -> list[str]:

@@ -11,9 +11,9 @@ from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import as_role, with_password
-from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.postgres.recorder import Claim, PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.errors import DatabaseAway, InsaError
+from insa_anomaly.errors import AlreadyRunning, DatabaseAway, DatabaseTaken, InsaError
 from insa_anomaly.ports import Page
 from insa_anomaly.settings import Settings, secret
 
@@ -78,13 +78,16 @@ class UpToDate:
 
 
 @contextmanager
-def recorder(dsn: str, settings: Settings) -> Iterator[UpToDate]:
-    """A database that refuses ends the start with its reason; one that is away does not."""
+def recorder(dsn: str, settings: Settings, log_id: UUID) -> Iterator[UpToDate]:
+    """A database that refuses ends the start with its reason; one that is away does not. Raises AlreadyRunning too."""
+    claim = Claim(settings.broker.client_id, log_id)
     ingest = as_role(dsn, roles.INGEST if settings.database.roles else None)
-    with PostgresRecorder(ingest, settings.database.deadline, keep_days=asdict(settings.retention)) as inner:
+    with PostgresRecorder(ingest, settings.database.deadline, claim=claim, keep_days=asdict(settings.retention)) as inner:
         prepared = UpToDate(inner, dsn)
         try:
             prepared.attempt(START_SECONDS)
+        except DatabaseTaken as error:
+            raise AlreadyRunning(str(error)) from error
         except DatabaseAway as error:
             instrumentation.database_away(str(error), settings.record.first_retry)
         yield prepared

@@ -14,7 +14,8 @@ from pathlib import Path
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import alert_file, spool, state
 from insa_anomaly.adapters.disk import size_of_file, size_of_folder
-from insa_anomaly.errors import AlertsDamaged, AlreadyRunning, ConfigError, LogDamaged, StateDamaged
+from insa_anomaly.adapters.reserve import Reserve
+from insa_anomaly.errors import AlertsDamaged, AlreadyRunning, ConfigError, LogBroken, LogDamaged, StateDamaged, StateUnwritable
 
 LOG, STATE = "spool.db", "state.db"
 _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
@@ -56,17 +57,38 @@ def check_owner(directory: Path) -> None:
         raise ConfigError(f"{directory} belongs to {name}, who could not use what root leaves: `runuser -u {name} -- insa-anomaly ...`")
 
 
-def log(path: Path) -> spool.Spool:
+def opened(directory: Path, log_bytes: int, reserve: Reserve) -> tuple[spool.Spool, state.StateFile, bool]:
+    """Both, and whether the states were lost. Where they cannot be opened for want of room, the reserve is let go, and they are again."""
+    reserve.hold()
+    try:
+        return _both(directory, log_bytes)
+    except (LogBroken, StateUnwritable):
+        if not reserve.held:
+            raise
+        reserve.release()
+        return _both(directory, log_bytes)
+
+
+def _both(directory: Path, log_bytes: int) -> tuple[spool.Spool, state.StateFile, bool]:
+    found = log(directory / LOG, log_bytes)
+    try:
+        return found, *states(directory / STATE)
+    except BaseException:
+        found.close()
+        raise
+
+
+def log(path: Path, most_bytes: int) -> spool.Spool:
     """The log; what can be read of a damaged one begins a new one. Raises LogBroken, ConfigError."""
     found = None
     try:
-        found = spool.Spool(path)
+        found = spool.Spool(path, most_bytes)
         found.verify()
     except LogDamaged:
         if found is not None:
             found.close()
         aside = set_aside(path)
-        found = spool.Spool(path)
+        found = spool.Spool(path, most_bytes)
         instrumentation.log_damaged(str(aside), *spool.salvaged(aside, found))
     return found
 

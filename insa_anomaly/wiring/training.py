@@ -97,7 +97,8 @@ def _obey_many(fleet: "FleetTrainingService", history: PostgresHistory, order: F
 def _obey(service: "TrainingService", devices: "DeviceTrainingService", history: PostgresHistory, order: Order) -> ModelRow:
     key, now = (order.device_id, order.metric_name), clock.now()
     if order.metric_name == METRIC_NAME:
-        return devices.from_history(order.device_id, order.metrics, history, now)
+        learn = devices.refit if order.refit else devices.from_history
+        return learn(order.device_id, order.metrics, history, now)
     if order.refit:
         return service.refit(key, history, now)
     return service.from_history(key, history, now, order.window_days)
@@ -174,7 +175,7 @@ def train_recordings(settings: Settings, recordings: Sequence[Recording], rows: 
                 key = (recording.device_id, name)
                 outcomes[key] = _outcome(_answered(partial(service.from_readings, key, Readings(times, values), clock.now())))
             if settings.training.devices and len(columns) >= FEWEST_METRICS:
-                train = partial(devices.from_rows, recording.device_id, list(columns), *_rows(columns), clock.now())
+                train = partial(devices.from_rows, recording.device_id, list(columns), Readings(*_rows(columns)), clock.now())
                 outcomes[recording.device_id, METRIC_NAME] = _outcome(_answered(train))
             advance(1)
     return outcomes

@@ -89,7 +89,7 @@ class Site:
         password.write_text(self.broker.password, encoding="utf-8")
         place = {"host": self.broker.host, "port": self.broker.port, "username": self.broker.user, "password_file": str(password)}
         self.put("broker", place)
-        self.put("storage", {"directory": str(self.folder / "storage"), "checkpoint_seconds": 1.0})
+        self.put("storage", {"directory": str(self.folder / "storage"), "checkpoint_seconds": 1.0, "reserve_bytes": 1 << 20})
         self.put("database", {"url": self.database})
         self.put("http", {"port": embedded.free_port()})
         self.put("models", {"directory": str(self.folder / "ml_models"), "key_file": str(self.folder / "model.key")})

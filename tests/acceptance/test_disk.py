@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -132,3 +135,66 @@ def test_a_failed_fsync_ends_the_daemon_and_is_not_tried_again(site: Site, tmp_p
     daemon.wait_idle()
     assert site.stored() == 2 * 100 * len(METRICS)
     assert daemon.terminate() == 0
+
+
+# ------------------------------------------------------------------------------------------------ a small disk
+@pytest.fixture
+def small_disk(short_path: Path) -> Iterator[Path]:
+    """A file system of 48 MiB, where we may mount one."""
+    place = short_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(place)], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("we may not mount a file system here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_filled_by_somebody_else(trained: Site, small_disk: Path) -> None:
+    """Nothing is taken, nothing lost, the daemon stays, also through a restart on the full disk; with room again it goes on by itself."""
+    trained.put("storage", {"directory": str(small_disk / "storage"), "reserve_bytes": 4 << 20})
+    daemon = trained.daemon()
+    daemon.start()
+    messages = stream(machines(ROWS))
+    third = len(messages) // 3
+    publish(trained, messages[:third])
+    wait_for(lambda: trained.stored() >= READINGS // 3, 60)
+    assert (small_disk / "storage" / "reserve").stat().st_size == 4 << 20
+    hog = small_disk / "hog"
+    fill(hog)
+    publish(trained, messages[third : 2 * third])
+    wait_for(lambda: daemon.get("/readyz")[0] == 503, 30)
+    wait_for(lambda: "reserve" in daemon.get("/readyz")[1], 30)
+    assert not (small_disk / "storage" / "reserve").exists()
+    fill(hog)
+    daemon.kill()
+    publish(trained, messages[2 * third :])
+    os.truncate(hog, hog.stat().st_size - (1 << 20))
+    daemon.launch()
+    wait_for(lambda: answers(daemon), 30)
+    assert daemon.get("/readyz")[0] == 503
+    hog.unlink()
+    daemon.wait_ready()
+    wait_for(lambda: trained.stored() >= READINGS, 60)
+    daemon.wait_idle()
+    assert daemon.terminate() == 0
+    assert trained.stored() == READINGS
+    assert (small_disk / "storage" / "reserve").exists()
+
+
+def answers(daemon: Daemon) -> bool:
+    """Whether the admin port does."""
+    try:
+        return daemon.get("/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def fill(hog: Path) -> None:
+    """Take all the room there is."""
+    file = os.open(hog, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for size in (1 << 16, 512):
+        with suppress(OSError):
+            while True:
+                os.write(file, bytes(size))
+    os.close(file)

@@ -1,5 +1,6 @@
 """What cannot work is said at the start: one clear line on standard error for each mistake, a status that says what kind, no traceback."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -161,4 +162,19 @@ def test_a_second_daemon_on_the_same_storage(site: Site) -> None:
     assert first.ready
     first.kill()
     first.start()
+    assert first.terminate() == 0
+
+
+def test_a_second_daemon_with_the_same_client_id(site: Site) -> None:
+    """On the same database, with a storage of its own, on another machine perhaps: it goes, naming the setting; the first one stays."""
+    first = site.daemon()
+    first.start()
+    site.folder.joinpath("second").mkdir()
+    second = Daemon(site.folder / "second" / "config.yaml", 0)
+    storage = {"directory": str(site.folder / "second" / "storage")}
+    second.config.write_text(json.dumps({**site.settings, "storage": storage, "http": {"port": 0}}), encoding="utf-8")
+    (line,) = said(second, ALREADY_RUNNING)
+    assert "another daemon with the client id insa-anomaly" in line
+    assert "broker.client_id" in line
+    assert first.ready
     assert first.terminate() == 0

@@ -7,12 +7,13 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from insa_anomaly.adapters.spool import Spool, salvaged
-from insa_anomaly.errors import LogBroken, LogDamaged
+from insa_anomaly.errors import LogBroken, LogDamaged, LogFull
 from insa_anomaly.ports import Swap
 
 
@@ -197,3 +198,25 @@ def test_dropped_room_is_used_again(path: Path) -> None:
                 spool.append([("t", b"x" * 50_000)], [], 0)
             spool.drop(spool.last)
         assert path.stat().st_size < 5_000_000
+
+
+def test_a_log_has_a_limit(path: Path) -> None:
+    """Full, it says so and names the setting; what is dropped makes room, and it goes on by itself; also after a restart."""
+    block = [("t", os.urandom(20_000))]
+    with Spool(path, most_bytes=1 << 20) as spool:
+        with suppress(LogFull):
+            for _ in range(1000):
+                spool.append(block, [], 0)
+        with pytest.raises(LogFull, match=r"1048576 bytes \(storage.log_bytes\)"):
+            spool.append(block, [], 0)
+        full = spool.last
+        assert 40 < full < 52
+        assert spool.read(full - 1, 1)[0].messages == block
+    with Spool(path, most_bytes=1 << 20) as spool:
+        with pytest.raises(LogFull):
+            spool.append(block, [], 0)
+        spool.drop(10)
+        for _ in range(9):
+            spool.append(block, [], 0)
+        assert spool.last == full + 9
+    assert path.stat().st_size <= 1 << 20

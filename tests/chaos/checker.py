@@ -8,6 +8,7 @@ from math import isclose
 import msgspec
 
 from insa_anomaly.core.event import Event
+from insa_anomaly.runtime.tell import UNDER_WAY
 from tests.acceptance.site import Heard, Site
 from tests.chaos.oracle import Expected, Standing
 from tests.chaos.plant import Message, is_poison
@@ -56,8 +57,11 @@ class Verdict:
     complaints: list[str]
 
 
-def judge(said: Sequence[Message], expected: Expected | None, left: Left, known: Expected) -> Verdict:
-    """`known`: what the messages hold; `expected`: what the detector makes of them in this order, None where the order was lost."""
+def judge(said: Sequence[Message], expected: Expected | None, left: Left, known: Expected, breaks: int | None = None) -> Verdict:
+    """`known`: what the messages hold; `expected`: what the detector makes of them in this order, None where the order was lost.
+
+    `breaks`: how often the connection that events go out on may have ended, each of which excuses that those under way are told again.
+    """
     complaints: list[str] = []
     found = Counter((device, metric, time) for device, metric, time, _ in left.readings)
     missing = known.readings.keys() - found.keys()
@@ -81,6 +85,8 @@ def judge(said: Sequence[Message], expected: Expected | None, left: Left, known:
     _complain(complaints, "events missing", wanted - heard.keys())
     _complain(complaints, "events without their rows", [event for event in left.events if not _has_rows(event, left)])
     _complain(complaints, "ids told in two ways", _told_in_two_ways(left.events))
+    if breaks is not None and heard.total() - len(heard) > breaks * UNDER_WAY:
+        _complain(complaints, "events told again for no reason", [name for name, times in heard.items() if times > 1])
     return Verdict(found.total(), lost, duplicates, dead.total(), poison.total(), missing_events, heard.total() - len(heard), complaints)
 
 

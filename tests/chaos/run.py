@@ -26,6 +26,7 @@ from tests.conftest import wait_for
 
 UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
 DRAIN_SECONDS = 120.0
+_BREAKING = ("daemon", "broker", "wire to broker")  # faults that may end the connection to the broker
 _LOOK_SECONDS = 0.2
 _SLOWEST = 8
 _CALM_SHARE = 0.25  # of the time, at the end, in which the daemon itself is left alone so that its memory can be watched
@@ -132,7 +133,8 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
         left, unheard = Left.of(world.site, heard), _unheard(world.site)
     assert devices.failure is None, devices.failure
     everything = expected(devices.said)
-    verdict = judge(devices.said, None if plan.replay else everything, left, everything)
+    breaks = sum(times for kind, times in injector.done.items() if kind.startswith(_BREAKING))
+    verdict = judge(devices.said, None if plan.replay else everything, left, everything, breaks + len(world.exits))
     recoveries = _recoveries(devices, injector.healed, watch.newest)
     figures = _figures(devices, injector, watch, verdict, recoveries)
     return Outcome(figures, verdict.complaints + unheard, dict(injector.done), world.exits, sorted(recoveries)[-_SLOWEST:])

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from time import monotonic
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -10,13 +12,17 @@ import msgspec
 from insa_anomaly.adapters.mqtt import Connection
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.spool import Spool
 from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.cli import main
 from insa_anomaly.core.event import Anomaly, Episode, Event, Transition, event_of
-from insa_anomaly.errors import DatabaseAway
-from insa_anomaly.ports import Delivery, Page, SeriesKey
+from insa_anomaly.errors import DatabaseAway, LogBroken
+from insa_anomaly.ports import Delivery, Entry, Page, SeriesKey, Swap
 from insa_anomaly.runtime import score
 from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.tell import Tell
+
+FAILING = 40  # of so many writes one fails
 
 
 def acknowledge_before_commit() -> None:
@@ -97,6 +103,39 @@ def acknowledge_on_any_connection() -> None:
     patch.object(Connection, "acknowledge", acknowledging).start()
 
 
+def acknowledge_what_fails() -> None:
+    """Now and then a write fails; what was to be written is acknowledged all the same."""
+    append, calls = Spool.append, count(1)
+
+    def failing(self: Spool, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
+        if next(calls) % FAILING == 0:
+            raise LogBroken
+        return append(self, messages, swaps, now)
+
+    def forgiving(self: Intake, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str) -> None:
+        del swaps, reason
+        for _, delivery in deliveries:
+            assert self.broker is not None
+            self.broker.acknowledge(delivery)
+
+    patch.object(Spool, "append", failing).start()
+    patch.object(Intake, "_put_back", forgiving).start()
+
+
+def publish_again_what_is_under_way() -> None:
+    """What is not answered when a second is over goes again, on the same connection."""
+    step, seconds = Tell.step, set[int]()
+
+    def stepping(self: Tell, timeout: float) -> None:
+        if int(monotonic()) not in seconds:
+            seconds.add(int(monotonic()))
+            self._under_way.clear()
+            self._reached = 0
+        step(self, timeout)
+
+    patch.object(Tell, "step", stepping).start()
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     cut.__name__: cut
     for cut in (
@@ -107,6 +146,8 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         begin_anew_at_every_start,
         give_ids_by_chance,
         acknowledge_on_any_connection,
+        acknowledge_what_fails,
+        publish_again_what_is_under_way,
     )
 }
 

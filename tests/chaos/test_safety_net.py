@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import psycopg
 import pytest
@@ -19,6 +20,7 @@ from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.core.detector import Model
 from tests.acceptance.plant import machines
 from tests.acceptance.site import COMMAND_SECONDS, EVENTS, Heard
+from tests.adapters import test_mqtt
 from tests.chaos import plant
 from tests.chaos import run as running
 from tests.chaos.checker import Left, judge
@@ -26,7 +28,7 @@ from tests.chaos.clients import Devices, operator
 from tests.chaos.crashing import PLACES, TRAINING_PLACES
 from tests.chaos.oracle import expected
 from tests.chaos.run import Plan, run, settle
-from tests.chaos.sabotaged import SABOTAGES
+from tests.chaos.sabotaged import SABOTAGES, acknowledge_on_any_connection
 from tests.chaos.world import World, opened
 from tests.conftest import ROOT
 
@@ -44,11 +46,13 @@ SHOWN: Mapping[str, tuple[Plan, str]] = {
     "go_on_after_a_failed_page": (Plan(6.0, 1, 200.0, ["postgres stop"]), "readings lost"),
     "forget_what_is_not_sent": (Plan(10.0, 1, 600.0, ["wire to broker reset"], pause=(2.2, 3.0), latency=0.3), "events missing"),
     "begin_anew_at_every_start": (Plan(9.0, 1, 600.0, ["daemon terminate"], pause=(2.5, 3.5)), "anomalies missing"),
+    "acknowledge_what_fails": (Plan(4.0, 1, 200.0, ["redis"]), "readings lost"),
+    "publish_again_what_is_under_way": (Plan(6.0, 1, 600.0, ["redis"], latency=0.3), "events told again for no reason"),
     "give_ids_by_chance": (Plan(5.0, 1, 600.0, ["redis"]), "events missing"),
 }
 
 
-LONG = {"go_on_after_a_failed_page", "begin_anew_at_every_start", "give_ids_by_chance"}
+LONG = {"go_on_after_a_failed_page", "begin_anew_at_every_start", "give_ids_by_chance", "publish_again_what_is_under_way"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in SHOWN])
@@ -70,8 +74,18 @@ def keyless(world: World, devices: Devices, heard: Heard) -> None:
 
 
 def test_every_strand_has_its_test() -> None:
-    """The guard of connections is held where sessions are lost, in the tests of the connection itself."""
+    """The guard of connections has one of its own, below; a log that is not synced is shown by the order of system calls."""
     assert {*SHOWN, "acknowledge_on_any_connection"} == set(SABOTAGES)
+
+
+def test_without_the_guard_of_connections_its_own_test_fails() -> None:
+    """It needs a broker that loses the session in between, which is scripted there."""
+    acknowledge_on_any_connection()
+    try:
+        with pytest.raises(AssertionError):
+            test_mqtt.test_stale_acknowledgements_cannot_swallow_messages_of_a_new_session("fast")
+    finally:
+        patch.stopall()
 
 
 # ----------------------------------------------------------------------------------------------- crash places

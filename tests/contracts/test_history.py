@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.core.event import deterministic_id
 from insa_anomaly.core.reading import Quality, Reading
 from insa_anomaly.errors import DatabaseAway
 from tests.contracts import recorded
@@ -44,10 +46,13 @@ def test_law_the_newest_good_readings_in_time_order(body: Body, found: list[Read
 
 
 def test_what_was_called_anomalous_is_known(body: Body) -> None:
-    """Of one series, from a time on."""
+    """Of one series, from a time on; and what of it was part of an episode."""
     found = [recorded.anomaly(number) for number in (1, 2)]
-    body.recorder.record(page(1, found))
+    part = msgspec.structs.replace(recorded.anomaly(3), timestamp=found[0].timestamp + 1, episode_id=deterministic_id(9))
+    body.recorder.record(page(1, [*found, part]))
     key, at = (found[0].device_id, found[0].metric_name), found[0].timestamp
+    assert body.history.in_episodes(key, at).tolist() == [part.timestamp]
+    found.append(part)
     assert set(body.history.anomalous(key, at).tolist()) == {one.timestamp for one in found}
     assert body.history.anomalous(key, at).dtype == np.int64
     assert not len(body.history.anomalous(key, max(one.timestamp for one in found) + 1))

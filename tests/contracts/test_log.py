@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.ports import Entry, Log, Swap
+from insa_anomaly.ports import CLOCK_SLACK, Entry, Log, Swap
 from insa_anomaly.testing import MemoryLog
 
 
@@ -58,13 +58,24 @@ def test_law_what_is_appended_is_read(body: Body, batches: Batches, most: int, d
 @settings(max_examples=40, deadline=None)
 @given(batches=batches)
 def test_law_receive_times_are_unique(body: Body, batches: Batches) -> None:
-    """No two messages of a log share a receive time, nor does an entry without messages share its own, whatever the clock does."""
+    """No two messages share a receive time, nor does an entry without messages share its own, while the clock is not set back by much."""
     with body() as log:
         free = 0
         for messages, swaps, now in batches:
-            entry = log.append(messages, swaps, now)
+            entry = log.append(messages, swaps, max(now, free - CLOCK_SLACK))
             assert entry.received >= max(now, free)
             free = entry.received + max(1, len(messages))
+
+
+@bodies
+def test_a_clock_that_is_set_back_by_much_is_believed(body: Body) -> None:
+    """It was wrong before, and what comes now is not to bear times of a year ahead for a year."""
+    year = 365 * 86_400_000_000
+    message = [("t", b"1")]
+    with body() as log:
+        assert log.append(message, [], year).received == year
+        assert log.append(message, [], 5 * CLOCK_SLACK).received == 5 * CLOCK_SLACK
+        assert log.append(message, [], 4 * CLOCK_SLACK + 1).received == 5 * CLOCK_SLACK + 1
 
 
 @bodies

@@ -15,14 +15,15 @@ from uuid import UUID
 import msgspec
 import psycopg
 import psycopg.conninfo
+import psycopg.sql
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.adapters.postgres.recorder import Bulk, PostgresRecorder
+from insa_anomaly.adapters.postgres.recorder import Bulk, Claim, PostgresRecorder
 from insa_anomaly.core.event import deterministic_id
 from insa_anomaly.core.reading import Cause, Raw, Reading, Rejected
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, DatabaseTaken
 from tests.conftest import Server, alive, wait_for
 from tests.contracts import recorded
 from tests.contracts.recorded import LOG, NOW, Body, InPostgres, in_memory, in_postgres, page
@@ -242,6 +243,98 @@ def test_a_frozen_backend_is_given_up_at_the_deadline(database: str) -> None:
             assert time.monotonic() - began < 3.0
             recorder.record(page(2, [reading(2.0)]))
         assert recorder.cursor(LOG) == 2
+
+
+def test_a_server_that_only_lets_read_is_away_until_it_lets_write(postgres: InPostgres, database: str) -> None:
+    """A standby, before and after it is promoted: what it does not take is no refusal, and a later call finds it writable."""
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    read_only = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
+    with PostgresRecorder(database) as recorder:
+        recorder.record(page(1, [reading(1.0)]))
+        postgres.session.execute(read_only.format(psycopg.sql.Identifier(str(name)), "on"))
+        postgres.session.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (backends(postgres.session),))
+        for _ in range(3):
+            with pytest.raises(DatabaseAway):
+                recorder.record(page(2, [reading(2.0)]))
+        postgres.session.execute(read_only.format(psycopg.sql.Identifier(str(name)), "off"))
+        recorder.record(page(2, [reading(2.0)]))
+        assert recorder.cursor(LOG) == 2
+
+
+def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(own_postgres: Server[str], empty_database: str) -> None:
+    """An address may name several servers: the one that lets us write is found, also when it is another one than before."""
+    from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415 - as above
+
+    second = psycopg.conninfo.conninfo_to_dict(empty_database)
+    name = str(second["dbname"])
+    with psycopg.connect(own_postgres.address, autocommit=True) as session:
+        session.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+        first = psycopg.conninfo.conninfo_to_dict(own_postgres.address)
+        migrate(psycopg.conninfo.make_conninfo(own_postgres.address, dbname=name))
+        migrate(empty_database)
+        both = psycopg.conninfo.make_conninfo(
+            empty_database, host=f"{first['host']},{second['host']}", port=f"{first.get('port', 5432)},{second.get('port', 5432)}"
+        )
+        with PostgresRecorder(both) as recorder:
+            recorder.record(page(1, [reading(1.0)]))
+            session.execute(
+                psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(psycopg.sql.Identifier(name))
+            )
+            recorder._connection._live()[0].execute("SET default_transaction_read_only = on")  # what a running session of a standby sees
+            with pytest.raises(DatabaseAway):
+                recorder.record(page(2, [reading(2.0)]))
+            recorder.record(page(2, [reading(2.0)]))
+            with PostgresRecorder(empty_database) as there:
+                assert there.cursor(LOG) == 2
+
+
+class Growing(list[tuple[str, str]]):
+    """Names to which another thread adds one whenever somebody looks."""
+
+    def __len__(self) -> int:
+        """How many there are, and one more the next time."""
+        self.append(("new", f"m{super().__len__()}"))
+        return super().__len__()
+
+
+def test_series_may_be_found_while_a_page_is_recorded(postgres: InPostgres) -> None:
+    """The names are those of all series, and the score reader goes on finding new ones."""
+    one = page(1, [reading(1.0)])
+    telemetry = dataclasses.replace(one.telemetry, keys=Growing(one.telemetry.keys))
+    postgres.recorder.record(dataclasses.replace(one, telemetry=telemetry))
+    assert len(postgres.rows().telemetry) == 1
+
+
+# ------------------------------------------------------------------------------------------------- one of a name
+def test_of_two_daemons_of_one_name_the_second_is_told(database: str) -> None:
+    """Also with a log of its own, elsewhere; under another name it may, and once the first is gone it may."""
+    first = PostgresRecorder(database, claim=Claim("line-1", LOG))
+    with PostgresRecorder(database, claim=Claim("line-1", UUID(int=2))) as second:
+        with first:
+            first.record(page(1, [reading(1.0)]))
+            with pytest.raises(DatabaseTaken, match="client id line-1"):
+                second.cursor(LOG)
+            with PostgresRecorder(database, claim=Claim("line-2", UUID(int=3))) as other:
+                other.record(page(2, [reading(2.0)]))
+        wait_for(lambda: cursor_or_none(second) == 2)
+
+
+def cursor_or_none(recorder: PostgresRecorder) -> int | None:
+    """None while another holds the name: a server needs a moment to see that it is gone."""
+    try:
+        return recorder.cursor(LOG)
+    except DatabaseTaken:
+        return None
+
+
+def test_a_session_of_our_own_that_seems_alive_is_ended(postgres: InPostgres, database: str) -> None:
+    """The network swallowed its end, so the server keeps the name for it: it is ours by its log, and makes way."""
+    with PostgresRecorder(database, claim=Claim("line-1", LOG)) as before, PostgresRecorder(database, claim=Claim("line-1", LOG)) as now:
+        before.record(page(1, [reading(1.0)]))
+        with pytest.raises(DatabaseAway, match="earlier session"):
+            now.cursor(LOG)
+        wait_for(lambda: not postgres.session.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall())
+        assert now.cursor(LOG) == 1
 
 
 @contextmanager

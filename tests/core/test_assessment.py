@@ -1,15 +1,25 @@
 """What a model is worth: planted faults are what they are said to be, and the figures are what was counted."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core import assessment, detector
-from insa_anomaly.core.assessment import Assessment, Fault, Holdout, assess, compare, interval, local_noise, plant
+from insa_anomaly.core.assessment import Assessment, Fault, Holdout, Scorer, assess, compare, interval, local_noise, plant
+from insa_anomaly.core.detector import Model
+from insa_anomaly.core.training import SeriesLearner
+from insa_anomaly.core.verdict import Policy
 from tests.core.streams import MINUTE, SMALL, START, daily, trained
 
 KINDS = ["spike", "level_shift", "drift", "stuck", "noise", "dropout", "oscillation"]
+
+
+def scorer(model: Model) -> Scorer:
+    """As a challenge scores by it."""
+    return partial(SeriesLearner(("D", "m"), "id", 1, SMALL, Policy()).scores, model)
 
 
 def holdout(n: int, seed: int = 9) -> Holdout:
@@ -42,7 +52,7 @@ def test_law_a_fault_is_where_it_is_said_to_be(kind: str, size: float, first: in
 
 def test_every_kind_is_planted_in_every_size_apart_and_found_again() -> None:
     """21 faults, in as many passes as keep them apart; the same model on the same holdout says the same."""
-    first, second = (assess(trained(0).model, holdout(1500), SMALL) for _ in range(2))
+    first, second = (assess(scorer(trained(0).model), holdout(1500)) for _ in range(2))
     assert sorted((fault.kind, fault.size) for fault in first.faults) == sorted((kind, size) for kind in KINDS for size in (3.0, 6.0, 12.0))
     assert all(0 <= fault.first < fault.end <= 1500 for fault in first.faults)
     assert len(first.alarmed) == 1500
@@ -57,7 +67,7 @@ def test_a_blind_model_catches_nothing() -> None:
     one = trained(0).model
     blind = type(one)(one.id, one.version, one.device_id, one.metric_name, one.forest, one.numbers.copy())
     blind.numbers[detector.ALPHA] = 1e-300
-    found = assess(blind, holdout(700), SMALL)
+    found = assess(scorer(blind), holdout(700))
     assert (found.true_positive_rate, found.false_positive_rate, found.accuracy) == (0, 0, 0.5)
 
 

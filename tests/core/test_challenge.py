@@ -5,23 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from insa_anomaly.core import challenge, detector
-from insa_anomaly.core.assessment import Assessment, Holdout, assess
-from insa_anomaly.core.challenge import Name, refit, train
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.features import Floats
-from insa_anomaly.core.training import Past
+from insa_anomaly.core import detector
+from insa_anomaly.core.challenge import refit, train
+from insa_anomaly.core.detector import Model
+from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.training import Past, SeriesLearner
 from insa_anomaly.core.verdict import Policy
 from tests.core.streams import SMALL, daily
 
-POLICY = Policy()
-NAME = Name(("D", "m"), "id", 1)
+LEARNER = SeriesLearner(("D", "m"), "id", 1, SMALL, Policy())
 NOBODY = np.zeros(0, np.int64)
 
 
 def test_the_figures_come_from_a_holdout() -> None:
     """With an interval, how many readings and faults they rest on, and on what basis."""
-    figures = train(*daily(3000), NAME, SMALL, POLICY).trained.figures
+    figures = train(LEARNER, *daily(3000)).trained.figures
     low, rate, high = (figures[f"false_positive_rate{end}"] for end in ("_low", "", "_high"))
     assert isinstance(low, float) and isinstance(rate, float) and isinstance(high, float)  # noqa: PT018 - for the types
     assert 0 <= low <= rate <= high < 0.05
@@ -34,7 +32,7 @@ def test_the_figures_come_from_a_holdout() -> None:
 
 def test_too_little_is_not_assessed_and_says_so() -> None:
     """Below 2000 readings there is a model, and no figure."""
-    found = train(*daily(1999), NAME, SMALL, POLICY)
+    found = train(LEARNER, *daily(1999))
     assert found.promoted
     assert found.trained.figures["accuracy"] is None
     assert "at least 2000" in str(found.trained.figures["basis"])
@@ -42,19 +40,19 @@ def test_too_little_is_not_assessed_and_says_so() -> None:
 
 def test_the_same_data_make_the_same_challenge() -> None:
     """Model and figures."""
-    first, second = (train(*daily(2500), NAME, SMALL, POLICY) for _ in range(2))
+    first, second = (train(LEARNER, *daily(2500)) for _ in range(2))
     assert first.trained.model.to_bytes() == second.trained.model.to_bytes()
     assert first.trained.figures == second.trained.figures
 
 
-def past(n: int) -> Past:
+def past(n: int) -> Past[Model]:
     """A champion of the first n readings of the same signal."""
-    return Past(train(*daily(n), NAME, SMALL, POLICY).trained.model, NOBODY)
+    return Past(train(LEARNER, *daily(n)).trained.model, NOBODY)
 
 
 def test_a_retrained_model_is_held_against_the_one_that_serves() -> None:
     """On readings that neither has learnt: one that learnt the same signal is no worse, and the improvement is told."""
-    found = train(*daily(4000), NAME, SMALL, POLICY, past(2000))
+    found = train(LEARNER, *daily(4000), past(2000))
     assert found.promoted
     assert found.improvement_percentage is not None
     assert abs(found.improvement_percentage) < 20
@@ -63,7 +61,7 @@ def test_a_retrained_model_is_held_against_the_one_that_serves() -> None:
 
 def test_a_champion_that_has_learnt_all_cannot_be_compared() -> None:
     """The improvement is not known, and it says why."""
-    found = train(*daily(3000), NAME, SMALL, POLICY, past(2900))
+    found = train(LEARNER, *daily(3000), past(2900))
     assert found.promoted
     assert found.improvement_percentage is None
     assert "all but 100" in found.unknown
@@ -79,18 +77,18 @@ def test_a_worse_one_is_refused() -> None:
     times, values = daily(4000)
     worse = values.copy()
     worse[:2800] = spoilt(values[:2800])
-    found = train(times, worse, NAME, SMALL, POLICY, past(2000))
+    found = train(LEARNER, times, worse, past(2000))
     assert not found.promoted
     assert "balanced accuracy" in found.refusal
     assert found.improvement_percentage is not None
     assert found.improvement_percentage < 0
     worse[:3600] = spoilt(values[:3600])
-    assert "balanced accuracy" in refit(times, worse, NAME, SMALL, POLICY, past(3600)).refusal
+    assert "balanced accuracy" in refit(LEARNER, times, worse, past(3600)).refusal
 
 
 def test_a_daily_refit_goes_on() -> None:
     """It learns what came since, and serves."""
-    found = refit(*daily(3000), NAME, SMALL, POLICY, past(2700))
+    found = refit(LEARNER, *daily(3000), past(2700))
     assert found.promoted
     assert found.trained.model.numbers[detector.KNOWN] == 3000
     assert found.trained.figures["accuracy"] is None
@@ -99,13 +97,14 @@ def test_a_daily_refit_goes_on() -> None:
 def test_its_age_decides_how_it_is_assessed() -> None:
     """The model that stands in for a mature one on the holdout is as mature, though it has learnt from less."""
     seen: list[Model] = []
-    parameters = replace(SMALL, mature_days=1.0, mature_readings=2500)
 
-    def watched(model: Model, holdout: Holdout, chosen: Parameters) -> Assessment:
-        seen.append(model)
-        return assess(model, holdout, chosen)
+    class Watched(SeriesLearner):
+        """Remembers which models are assessed."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(challenge, "assess", watched)
-        trained = train(*daily(3000), NAME, parameters, POLICY).trained
+        def scores(self, model: Model, times: Ints, values: Floats) -> Floats:
+            seen.append(model)
+            return super().scores(model, times, values)
+
+    watched = Watched(("D", "m"), "id", 1, replace(SMALL, mature_days=1.0, mature_readings=2500), Policy())
+    trained = train(watched, *daily(3000)).trained
     assert trained.model.numbers[detector.MATURE] == seen[0].numbers[detector.MATURE] == 1

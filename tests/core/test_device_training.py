@@ -59,6 +59,18 @@ def test_law_units_change_nothing(factor: float) -> None:
     np.testing.assert_allclose(other.shares, plain.shares, atol=1e-6)
 
 
+@pytest.mark.parametrize("constant", [-1000.25, 64.0, 1e6])
+def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(constant: float) -> None:
+    """One metric plus a constant: the same verdict on every row not within 1e-6 of the line."""
+    rows = wave(500)
+    rows.values[400:] += 2.0
+    moved = rows.values + np.array([0.0, constant, 0.0])
+    plain, other = (seen_by(learnt(Rows(rows.times[:300], one[:300])), Rows(rows.times, one)) for one in (rows.values, moved))
+    clear = np.abs(plain.score) > 1e-6
+    assert (plain.score < 0).sum() > 20
+    np.testing.assert_array_equal((other.score < 0)[clear], (plain.score < 0)[clear])
+
+
 def test_a_calm_device_stays_calm_and_a_faulty_one_is_noticed() -> None:
     """On rows that follow those of the training."""
     later = wave(1400)
@@ -117,7 +129,7 @@ def test_too_little_is_refused() -> None:
         learnt(rows[:0])
     with pytest.raises(TrainingError, match="none of the 1200 values is a finite number"):
         learnt(Rows(rows.times, nothing))
-    with pytest.raises(TrainingError, match="all rows carry the same timestamp"):
+    with pytest.raises(TrainingError, match="all readings carry the same timestamp"):
         learnt(Rows(same_time, rows.values))
     with pytest.raises(TrainingError, match="too far apart"):
         learnt(Rows(rows.times, far))

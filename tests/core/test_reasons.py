@@ -1,4 +1,7 @@
-"""Why a reading stands out: the paths through the forest are the naive ones, and a planted cause is named."""
+"""Why a reading stands out: the paths through the forest are shared out as the naive way does, and a planted cause is named."""
+
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,29 +19,30 @@ from tests.core.streams import MINUTE, SMALL, START, daily, trained
 
 
 def naive_shares(one: Trained, row: Floats) -> Floats:
-    """Walk scikit-learn's own trees: what every split took away from the path length that was to be expected."""
+    """Walk scikit-learn's own trees with every set of known features: by how much the expected path falls as one more is known."""
+    used = [j for j in range(features.WIDTH) if any(j in estimator.tree_.feature for estimator in one.forest.estimators_)]
+    sets = [frozenset(chosen) for n in range(len(used) + 1) for chosen in combinations(used, n)]
+    length = {known: sum(expected(estimator.tree_, 0, 0, row, known) for estimator in one.forest.estimators_) for known in sets}
     taken = np.zeros(features.WIDTH)
-    for estimator, wanted in zip(one.forest.estimators_, one.forest.estimators_features_, strict=True):
-        tree = estimator.tree_
-
-        def expected(node: int, depth: int, tree=tree) -> float:  # type: ignore[no-untyped-def] # noqa: ANN001 - a private class of scikit-learn
-            left, right = int(tree.children_left[node]), int(tree.children_right[node])
-            if left < 0:
-                return depth + float(average_path_length(np.array(float(tree.n_node_samples[node]))))
-            parts = [(int(tree.n_node_samples[child]), expected(child, depth + 1)) for child in (left, right)]
-            return sum(n * length for n, length in parts) / sum(n for n, _ in parts)
-
-        node, depth = 0, 0
-        while tree.children_left[node] >= 0:
-            feature = int(wanted[tree.feature[node]])
-            below = int(tree.children_left[node] if row[feature] <= tree.threshold[node] else tree.children_right[node])
-            taken[feature] += expected(node, depth) - expected(below, depth + 1)
-            node, depth = below, depth + 1
+    for j in used:
+        taken[j] = sum(length[known] - length[known | {j}] for known in sets if j not in known)
     taken = np.maximum(taken, 0)
     return taken / taken.sum() if taken.sum() > 0 else taken
 
 
-@settings(max_examples=25, deadline=None)
+def expected(tree: Any, node: int, depth: int, row: Floats, known: frozenset[int]) -> float:  # noqa: ANN401 - a private class
+    """The path length from a node on where only these features are known: elsewhere as many go either way as the samples did."""
+    left, right = int(tree.children_left[node]), int(tree.children_right[node])
+    if left < 0:
+        return depth + float(average_path_length(np.array(float(tree.n_node_samples[node]))))
+    if int(tree.feature[node]) in known:
+        return expected(tree, left if row[tree.feature[node]] <= tree.threshold[node] else right, depth + 1, row, known)
+    counts = tree.n_node_samples
+    both = (int(counts[child]) * expected(tree, child, depth + 1, row, known) for child in (left, right))
+    return sum(both) / int(counts[node])
+
+
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2), row=st.lists(st.floats(-30, 30, width=32), min_size=features.WIDTH, max_size=features.WIDTH))
 def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[float]) -> None:
     """Of scikit-learn's own trees; none is negative, and they sum to 1 or there are none."""
@@ -46,7 +50,7 @@ def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[f
     arena = Arena(2, SMALL.n_estimators + 3)  # room for more trees than there are
     arena.put(1, one.model.forest)
     shares = arena.shares(1, np.array(row, np.float32))
-    np.testing.assert_allclose(shares, naive_shares(one, np.array(row)), atol=1e-9)
+    np.testing.assert_allclose(shares, naive_shares(one, np.array(row)), atol=1e-4)
     assert (shares >= 0).all()
     assert shares.sum() == pytest.approx(1) or not shares.any()
 

@@ -54,7 +54,7 @@ def test_law_same_data_same_seed_same_model(seed: int, n: int) -> None:
 def test_a_forest_that_is_only_asked_is_the_same_forest() -> None:
     """To the bit: what it leaves out is scikit-learn's own bookkeeping."""
     scaled = np.random.default_rng(0).normal(size=(500, features.WIDTH)).astype(np.float32)
-    plain, passing = (training._grow(scaled, SMALL, kind).score_samples(scaled) for kind in (IsolationForest, training._Passing))
+    plain, passing = (training.grow(scaled, SMALL, kind).score_samples(scaled) for kind in (IsolationForest, training._Passing))
     assert (plain == passing).all()
 
 
@@ -74,6 +74,26 @@ def test_law_the_unit_of_measurement_changes_no_score(power: int, seed: int) -> 
     scale = 2.0**power
     scaled = follow(learn(times, values * scale), np.r_[times, later], np.r_[values, stream] * scale)
     np.testing.assert_allclose(scaled.score, plain.score, atol=1e-9)
+
+
+@settings(max_examples=6, deadline=None)
+@given(constant=st.sampled_from([-1000.25, -7.3, 64.0, 1e6]), power=st.integers(-20, 20), seed=st.integers(0, 99), old=st.booleans())
+def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(constant: float, power: int, seed: int, old: bool) -> None:
+    """All values plus a constant, in any unit, young or mature: the same verdict on every reading not within 1e-6 of the line.
+
+    Rules about zero itself are not asked: no value is 0 here.
+    """
+    parameters = replace(SMALL, mature_days=0.0, mature_readings=0) if old else SMALL
+    times, values = daily(600, seed)
+    values[380] += 4
+    values[450:500] += 1.5
+    plain = follow(learn(times[:300], values[:300], parameters), times, values)
+    moved = (values + constant) * 2.0**power
+    other = follow(learn(times[:300], moved[:300], parameters), times, moved)
+    clear = np.abs(plain.score) > 1e-6
+    assert (plain.score < 0).sum() > 2
+    np.testing.assert_array_equal((other.score < 0)[clear], (plain.score < 0)[clear])
+    np.testing.assert_allclose(other.expected[60:] / 2.0**power - constant, plain.expected[60:], atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [0, 1, 59, 99])

@@ -323,7 +323,9 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be in trouble is what the metric can tell."""
     monkeypatch.setattr(Alert, "trouble", "alerts are not delivered to: mail")
     plant = Plant()
-    plant.parts.intake.writable = plant.parts.score.writable = False
+    plant.parts.intake.trouble, plant.parts.score.writable = "it is full", False
+    plant.broker.undelivered = "nothing comes back"
+    plant.parts.tell.trouble = "refused"
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
     assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
 
@@ -390,12 +392,12 @@ def test_a_full_disk_drops_nothing_and_ends_nothing(monkeypatch: pytest.MonkeyPa
 def test_troubles_are_said_in_words() -> None:
     """Nothing to say while all is well; each thing that is wrong has its line."""
     plant = Plant()
-    assert plant.daemon.troubles() == ["the broker is not connected"]
+    assert plant.daemon.troubles() == ["the broker is not connected: not connected yet"]
     plant.broker.open()
     assert plant.daemon.troubles() == []
-    plant.parts.intake.writable = False
+    plant.parts.intake.trouble = "it is full"
     plant.parts.record.trouble = "no answer"
-    assert plant.daemon.troubles() == ["the log cannot be written", "the database does not record: no answer"]
+    assert plant.daemon.troubles() == ["the log cannot be written: it is full", "the database does not record: no answer"]
 
 
 def test_figures_say_where_every_reader_is() -> None:

@@ -1,5 +1,6 @@
 """The feed: the same batches from memory and from the log, whoever asks, in whatever order, and little of it kept."""
 
+import tracemalloc
 from collections.abc import Callable
 from threading import Thread, Timer
 from time import monotonic
@@ -255,3 +256,36 @@ def test_series_of_batches_share_their_names() -> None:
     batches = fed(stream(0, 0).log({50})).read(0, 10**6)
     assert all(batch.telemetry.keys is batches[0].telemetry.keys for batch in batches)
     assert key in batches[0].telemetry.keys
+
+
+def test_messages_that_hold_no_reading_count_too() -> None:
+    """A backlog of nothing but those comes into memory in pieces, as any other."""
+    log = MemoryLog()
+    for _ in range(50):
+        log.append([("nonsense", b"-")] * 10, [], NOW)
+    feed = Feed(log, parser(), Registry(10))
+    assert sum(len(batch.rejected) for batch in feed.read(0, 100)) == 100
+
+
+def test_a_flood_of_unknown_devices_takes_little_memory() -> None:
+    """As many series are let in as there is room for; of the others nothing is kept here, and known ones go on being read."""
+    log = MemoryLog()
+    registry = Registry(1000)
+    feed = Feed(log, parser(), registry)
+    log.append([message("known", 0, {"a": 1.0})], [], NOW)
+    feed.offer(log.read(0, 1)[0])
+    feed.read(0, 1)
+    tracemalloc.start()
+    try:
+        for begin in range(0, 20_000, 1000):
+            entry = log.append([(topic(f"stranger-{number}"), b'{"a": 1}') for number in range(begin, begin + 1000)], [], NOW)
+            feed.offer(entry)
+            assert feed.read(entry.seq - 1, 10**6)
+            log.drop(entry.seq)
+        assert tracemalloc.get_traced_memory()[0] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(registry) == registry.capacity
+    entry = log.append([message("known", 1, {"a": 1.0})], [], NOW)
+    feed.offer(entry)
+    assert len(feed.read(entry.seq - 1, 1)[0]) == 1

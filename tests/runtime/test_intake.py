@@ -8,14 +8,15 @@ from time import monotonic, sleep
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from insa_anomaly.errors import LogBroken, LogDead
+from insa_anomaly.errors import LogBroken, LogDead, LogFull
 from insa_anomaly.ports import Delivery, Entry, Swap
 from insa_anomaly.runtime import intake as taking
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.settings import Grouping
-from insa_anomaly.testing import MemoryBroker, MemoryLog
+from insa_anomaly.testing import MemoryBroker, MemoryLog, MemoryReserve
 from tests.runtime.streams import CAPACITY, NOW, Message, message, parser, swap
 
 AT_ONCE = Grouping(messages=1, seconds=1e-6, waiting=20, patience=0.002)
@@ -336,3 +337,71 @@ def test_what_finds_no_disk_or_no_room_is_not_answered_for(monkeypatch: pytest.M
     assert not port.intake.post(*said(2))
     port.intake.close()
     assert not port.intake.post(*said(3))
+
+
+def test_a_step_of_the_clock_is_said() -> None:
+    """Forth and back, and not that time goes by; nothing else changes."""
+    now = [NOW]
+    log = MemoryLog()
+    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: now[0], Grouping(messages=1, seconds=0.001))
+    with capture_logs() as logs:
+        for step in (0, 0, 86_400_000_000, -86_400_000_000, 0):
+            now[0] += step
+            intake.hand_over(Delivery(1, [message("pump", 0, {"a": 1.0})], [1]))
+            intake.step(0.0)
+    assert [log["seconds"] for log in logs if log["action"] == "clock_stepped"] == pytest.approx([86_400, -86_400], abs=0.5)
+    assert log.last == 5
+
+
+def test_the_hand_over_is_bounded_in_bytes_too() -> None:
+    """Few large messages find no room where many small ones do; once some are written they do."""
+    log = MemoryLog()
+    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: NOW, Grouping(waiting=1000, waiting_bytes=3000, patience=0.01))
+    large = [("t", bytes(1500))]
+    assert [intake.hand_over(Delivery(1, large, [i])) for i in range(4)] == [True, True, False, False]
+    intake.step(0.0)
+    assert intake.hand_over(Delivery(1, large, [5]))
+
+
+class Full(MemoryLog):
+    """A log on a disk that is full when a test says so."""
+
+    trouble: LogBroken | None = None
+
+    def append(self, messages: list[Message], swaps: list[Swap], now: int) -> Entry:
+        """Write, or not."""
+        if self.trouble is not None:
+            raise self.trouble
+        return super().append(messages, swaps, now)
+
+
+def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room is for finishing what was taken: nothing is written until the reserve has its room again."""
+    monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
+    log, reserve = Full(), MemoryReserve()
+    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: NOW, Grouping(messages=1, seconds=0.001), reserve)
+    intake.hand_over(Delivery(1, [("t", b"1")], [1]))
+    log.trouble, reserve.room = LogBroken("disk is full"), False
+    intake.step(0.0)
+    assert (reserve.held, intake.trouble) == (False, "disk is full")
+    log.trouble = None
+    intake.step(0.0)
+    assert log.last == 0
+    assert "reserve" in str(intake.trouble)
+    reserve.room = True
+    intake.step(0.0)
+    assert (log.last, reserve.held, intake.trouble) == (1, True, None)
+
+
+def test_a_full_log_leaves_the_reserve_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room on the disk; once the log has some again it goes on."""
+    monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
+    log, reserve = Full(), MemoryReserve()
+    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: NOW, Grouping(messages=1, seconds=0.001), reserve)
+    intake.hand_over(Delivery(1, [("t", b"1")], [1]))
+    log.trouble = LogFull()
+    intake.step(0.0)
+    assert (log.last, reserve.held, intake.writable) == (0, True, False)
+    log.trouble = None
+    intake.step(0.0)
+    assert (log.last, intake.writable) == (1, True)

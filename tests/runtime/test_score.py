@@ -408,3 +408,44 @@ def test_the_time_to_a_result_is_from_the_receipt_of_the_oldest_reading() -> Non
     again.score.drain()
     assert again.audience.came == [None] * len(world.audience.came)
     assert instrumentation.REGISTRY.get_sample_value(count) == before + 1
+
+
+# --------------------------------------------------------------------------------------------------------- clocks
+YEAR = 365 * 86_400 * SECOND
+
+
+def clock_gone_wrong() -> MemoryLog:
+    """Half a warm-up, a while by a clock a year ahead, and all of it again by the right one, with a spike at its end."""
+    log = MemoryLog()
+    before, after = (
+        stream(1, 0),
+        [message(device, 100 + i, {metric: 10.0 + (i * 7 % 5 - 2) / 2}) for i in range(70) for device, metric in SERIES],
+    )
+    device, metric = SERIES[0]
+    log.append(before.messages, [swap(0), swap(1), swap(2)], NOW)
+    log.append(after[:20], [], NOW + YEAR)
+    log.append(after, [], NOW + 200 * SECOND)
+    log.append([message(device, 171, {metric: 500.0})], [], NOW + 201 * SECOND)
+    return log
+
+
+def test_a_clock_that_was_wrong_for_a_while_does_no_lasting_harm() -> None:
+    """By the clock of a year ahead windows ran ahead too; once it is right they begin anew, and a spike is seen, told, and not late."""
+    anomalies, _, outgoing, _ = scored(clock_gone_wrong())
+    assert [(one.timestamp, one.value) for one in anomalies] == [(NOW + 171 * SECOND, 500.0)]
+    assert [event.kind for event in told(outgoing)] == ["opened"]
+
+
+@pytest.mark.parametrize("place", range(1, 5))
+def test_a_restart_is_invisible_also_where_the_clock_went_wrong(place: int) -> None:
+    """Before, in the midst of it, and afterwards; with a checkpoint and without."""
+    for keeps in (False, True):
+        world = World()
+        for entry in clock_gone_wrong().read(0, 10**6):
+            world.feed.offer(world.log.append(entry.messages, entry.swaps, entry.received))
+            world.score.step(0.0)
+            if entry.seq == place:
+                if keeps:
+                    world.score.keep()
+                world.start()
+        assert world.outcome() == scored(clock_gone_wrong())

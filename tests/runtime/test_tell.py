@@ -353,3 +353,45 @@ def test_the_time_to_an_event_is_from_the_receipt_of_its_reading() -> None:
     assert not outbox.waiting()
     assert (told() or 0.0) - before[1] == 1
     assert 7.0 <= (seconds() or 0.0) - before[0] < 8.0
+
+
+def test_a_broker_that_hangs_up_over_an_event_is_not_provoked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a rest all others are told; what was refused waits for an hour, though the connection is another one."""
+    box = Outbox()
+    box.broker.open()
+    box.broker.refusing["bad"] = "not authorised"
+    box.add("bad", "t")
+    box.broker.answering = False
+    box.steps(1)
+    box.broker._waiting = box.broker._waiting[:1]
+    box.broker.answer()
+    box.steps(1)
+    box.broker.close()
+    box.broker.open()
+    box.broker.answering = True
+    box.steps(3)
+    assert box.waiting() == [1, 2]
+    assert [number for _, number in box.broker.tried] == [1, 2]
+    monkeypatch.setattr(box.tell, "_rest_until", 0.0)
+    box.steps(3)
+    assert box.waiting() == [1]
+    assert [number for _, number in box.broker.tried] == [1, 2, 2]
+    assert box.tell._again_at is not None
+    assert box.tell._again_at > monotonic() + telling.DENIED_SECONDS - 60
+    assert box.tell.trouble == "the broker refuses events on bad: not authorised"
+
+
+def test_refused_events_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go, and are counted; once the broker wants them the others are told, and nothing is in trouble."""
+    monkeypatch.setattr(telling, "MOST_REFUSED", 10)
+    box = Outbox()
+    box.broker.open()
+    box.broker.refusing["bad"] = "not authorised"
+    box.add(*["bad"] * 30)
+    box.steps(20)
+    assert box.waiting() == list(range(21, 31))
+    box.broker.refusing = {}
+    box.tell._again_at = 0.0
+    box.steps(20)
+    assert box.waiting() == []
+    assert box.tell.trouble is None

@@ -231,6 +231,7 @@ class Pupil:
     def __init__(self, shelf: MemoryModels) -> None:
         self.orders: list[SeriesKey] = []
         self.metrics: list[tuple[str, ...]] = []
+        self.refits: list[bool] = []
         self.fails = False
         self._shelf = shelf
 
@@ -239,6 +240,7 @@ class Pupil:
         key = (order.device_id, order.metric_name)
         self.orders.append(key)
         self.metrics.append(order.metrics)
+        self.refits.append(order.refit)
         if key[1] == METRIC_NAME and not self.fails:
             self._shelf.put(model_row(3, "active", key), b"")
             return Answer(1.0, model_row(3).id)
@@ -459,14 +461,16 @@ def trained(school: School, keys: list[SeriesKey]) -> list[SeriesKey]:
 
 
 def test_a_device_of_two_metrics_is_trained_once_both_are() -> None:
-    """With the metrics that have a model; one that is alone is none, and one that has its model is not asked for again."""
+    """With the metrics that have a model; one that is alone is none, and one that has its model is not asked for again, but refitted."""
     school, pump = School(devices=True), ("pump", METRIC_NAME)
     assert trained(school, [SERIES[2], SERIES[0]]) == [SERIES[2], SERIES[0]]
     assert trained(school, [SERIES[1]]) == [SERIES[1], pump]
     assert school.pupil.metrics[-1] == ("a", "b")
     assert school.serving()[pump] == model_row(3).id
+    assert not school.pupil.refits[-1]
     assert trained(school, [SERIES[0]]) == [SERIES[0]]
     assert trained(school, [pump]) == [pump]
+    assert school.pupil.refits[-1]
 
 
 def test_a_device_that_fails_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

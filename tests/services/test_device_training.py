@@ -1,10 +1,13 @@
 """Training a device: its metrics' histories become rows as the stream would make them, and a model that fails leaves nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel, DeviceParameters
 from insa_anomaly.core.device_training import TrainedDevice
+from insa_anomaly.core.event import Anomaly
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import NotEnoughData, TrainingError
 from insa_anomaly.ports import ModelRow, SeriesKey
@@ -21,14 +24,23 @@ class Shelf:
 
     def __init__(self) -> None:
         self.kept: list[TrainedDevice] = []
+        self.refusals: list[str] = []
 
     def next_version(self, key: SeriesKey) -> int:
         """One more than there are."""
         return 1 + sum((one.model.device_id, one.model.metric_name) == key for one in self.kept)
 
-    def save(self, trained: TrainedDevice, trained_at: int) -> ModelRow:
+    def serving_device(self, device_id: str) -> DeviceModel | None:
+        """The last that was kept and not refused."""
+        served = [
+            one.model for one, refusal in zip(self.kept, self.refusals, strict=True) if not refusal and one.model.device_id == device_id
+        ]
+        return served[-1] if served else None
+
+    def save(self, trained: TrainedDevice, trained_at: int, refusal: str = "") -> ModelRow:
         """Keep it."""
         self.kept.append(trained)
+        self.refusals.append(refusal)
         one = trained.model
         return ModelRow(one.id, one.device_id, one.metric_name, one.version, "active", "", trained_at, trained.samples, 0.5, {}, {}, "")
 
@@ -47,11 +59,24 @@ def service(shelf: Shelf) -> DeviceTrainingService:
 
 def history(*columns: tuple[str, list[float]]) -> MemoryHistory:
     """Readings of a pump's metrics, so many seconds old."""
+    return MemoryHistory(recorded(*columns))
+
+
+def recorded(*columns: tuple[str, list[float]]) -> MemoryTables:
+    """The same as they are stored."""
     random = np.random.default_rng(1)
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
     for metric, ages in columns:
         telemetry |= {(("pump", metric), NOW - round(age * SECOND), 0): (float(random.normal()), 0, 0, None) for age in ages}
-    return MemoryHistory(MemoryTables(telemetry=telemetry))
+    return MemoryTables(telemetry=telemetry)
+
+
+def anomaly(time: int, episode: str | None) -> Anomaly:
+    """A row that was called anomalous."""
+    return Anomaly(
+        id=str(time), model_id="m", model_version=1, device_id="pump", metric_name=METRIC_NAME, timestamp=time, value=1.0, score=-0.5,
+        raw_score=0.0, confidence=0.5, expected=0.0, lower=0.0, upper=0.0, reasons=[], historical=False, episode_id=episode,
+    )  # fmt: skip
 
 
 def every(seconds: float, count: int, *, late: float = 0.0) -> list[float]:
@@ -75,7 +100,7 @@ def test_readings_within_the_tolerance_are_a_row(service: DeviceTrainingService,
     """Whichever comes first; further apart they are not."""
     service.from_history("pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(60, 300, late=1.5))), NOW)
     assert shelf.kept[-1].samples == 300
-    with pytest.raises(TrainingError, match="fewer than 2 of a, b report together|do not report together"):
+    with pytest.raises(TrainingError, match="fewer than 2 metrics of pump report together|do not report together"):
         service.from_history("pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(91, 40, late=30))), NOW)
     assert len(shelf.kept) == 1
 
@@ -103,3 +128,22 @@ def test_a_metric_that_is_seldom_there_is_left_out(service: DeviceTrainingServic
     service.from_history("pump", ["a", "b", "c"], history(("a", every(60, 300)), ("b", every(60, 300)), ("c", every(300, 60))), NOW)
     assert shelf.kept[-1].model.metrics == ("a", "b")
     assert shelf.kept[-1].figures["left_out"] == "c has a reading in 20% of the rows"
+
+
+def test_a_refit_learns_on_from_the_model_that_serves(service: DeviceTrainingService, shelf: Shelf) -> None:
+    """What was part of an episode is left out of a mature one, what merely lay beyond the line is not; where none serves, it trains."""
+    ages = every(60, 300)
+    tables = recorded(("a", ages), ("b", ages))
+    told = MemoryHistory(tables)
+    service.refit("pump", ["a", "b"], told, NOW)
+    first = shelf.kept[-1]
+    shelf.kept[-1] = replace(first, model=replace(first.model, life=replace(first.model.life, mature=True, released=0.0)))
+    service.refit("pump", ["a", "b"], told, NOW)
+    assert shelf.kept[-1].samples == 300
+    for age in range(100, 110):
+        episode = "e" if age < 105 else None
+        tables.anomalies[f"{age}"] = anomaly(NOW - age * 60 * SECOND, episode)
+    shelf.kept[-1] = replace(shelf.kept[-1], model=shelf.kept[0].model)
+    service.refit("pump", ["a", "b"], told, NOW)
+    assert shelf.kept[-1].samples == 295
+    assert shelf.kept[-1].model.life.mature

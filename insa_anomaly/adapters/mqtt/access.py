@@ -56,6 +56,7 @@ class Terms:
     in `filters`: a kept session keeps its subscriptions too. `expiry`: seconds the broker keeps session and queue while we are
     away, 0: no session. `will`: topic and payload the broker publishes, retained, when we are gone without a word.
     `linger`: seconds to let messages gather between two reads, which costs as much delay and saves most of the reading.
+    `canary`: a topic to which we publish now and then, to see that it comes back (`Canary`).
     """
 
     filters: Sequence[str] = ()
@@ -64,6 +65,7 @@ class Terms:
     expiry: int = 0
     receive_maximum: int = 1000
     linger: float = 0.002
+    canary: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from itertools import count
 from queue import Empty, SimpleQueue
+from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
+from insa_anomaly.adapters.mqtt.canary import Canary
 from insa_anomaly.adapters.mqtt.link import Cause, End, Link
 from insa_anomaly.adapters.mqtt.packets import Message, refusal, unpublishable
 from insa_anomaly.adapters.mqtt.session import Session
@@ -32,6 +34,13 @@ class Connection(Session):
         self._had_session = bool(terms.stale_filters)
         self._sessions_lost = 0
         self._last_refusal = ""
+        self._canary = Canary(terms.canary)
+        self._last_doubt: str | None = None
+
+    @property
+    def undelivered(self) -> str | None:
+        """Why nothing proves that what is published reaches us; None where something does."""
+        return self._canary.trouble
 
     @property
     def sessions_lost(self) -> int:
@@ -93,18 +102,34 @@ class Connection(Session):
         super().subscribed(link, refused)
         if refused:
             instrumentation.broker_refused(f"subscription to {refused}")
+        self._canary.begin(link.deaf, monotonic())
+
+    def turned(self, link: Link) -> None:
+        """Send the canary where it is due, and say how it is."""
+        due = self._canary.due(monotonic())
+        if due is not None:
+            self._canary.sent(link.client.send(*due, retain=False))
+        doubt, self._last_doubt = self._last_doubt, self._canary.trouble
+        if self._last_doubt != doubt:
+            instrumentation.delivery_doubted(self._last_doubt)
 
     def delivered(self, link: Link, messages: list[Message], mids: list[int]) -> bool:
-        """Messages came."""
-        return self._hand_over(Delivery(link.generation, messages, mids))
+        """Messages came; the canary among them is ours alone."""
+        others, their_mids, own_mids = self._canary.heard(messages, mids, monotonic())
+        if own_mids:
+            link.client.acknowledge(own_mids)
+        return not others or self._hand_over(Delivery(link.generation, others, their_mids))
 
     def answered(self, link: Link, answers: list[tuple[int, int]]) -> None:
         """PUBACKs came."""
         for mid, reason in answers:
+            if self._canary.answered(mid, refusal(reason), monotonic()):
+                continue
             self._settled.put(Settled(link.generation * _TOKENS + mid, refusal(reason)))
 
     def ended(self, end: End, delay: float) -> None:
         """One line for each end, and one in all while the broker goes on refusing."""
+        self._canary.end(monotonic(), lost=end.cause is Cause.LOST)
         if end.cause is Cause.TAKEN_OVER:
             instrumentation.broker_taken_over(self._access.client_id, end.reason, delay)
         elif end.cause is not Cause.REFUSED:

@@ -63,6 +63,9 @@ class Owner(Protocol):
     def answered(self, link: "Link", answers: list[tuple[int, int]]) -> None:
         """PUBACKs came: (packet id, reason code)."""
 
+    def turned(self, link: "Link") -> None:
+        """Once a second or oftener, while the connection stands."""
+
 
 def _without_delay(client: paho.Client, userdata: object, opened: Any) -> None:  # noqa: ANN401 - a socket, plain or TLS
     """Packets are joined here where that pays; what is sent must not wait for the other side's delayed acknowledgement, 40 ms."""
@@ -81,6 +84,7 @@ class Link:
         self.protocol = MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311
         self.most = MOST  # bytes of a packet that the broker takes
         self.receive_maximum = 0xFFFF  # publishes that may be under way to it
+        self.deaf: str | None = None  # why the canary's subscription was not granted
         self._access, self._terms, self._owner = access, terms, owner
         self.beat = monotonic()  # when its thread last showed life
         self._granted = False
@@ -129,6 +133,8 @@ class Link:
                 return End(Cause.LOST, "connection lost") if self._granted else End(Cause.UNANSWERED, "closed without an answer to CONNECT")
             if not self._granted and (monotonic() > deadline or self._closing.is_set()):
                 return End(Cause.UNANSWERED, "no answer to CONNECT")
+            if self._granted:
+                self._owner.turned(self)
             if 0 < self.client.took < _WORTH:
                 self._linger(monotonic() + self._terms.linger)
         return self._end
@@ -164,23 +170,26 @@ class Link:
         self._subscribe(session_present=flags.session_present)
 
     def _subscribe(self, *, session_present: bool) -> None:
-        stale = [name for name in self._terms.stale_filters if name not in self._terms.filters]
+        wanted = [(name, 1) for name in self._terms.filters] + [(name, 0) for name in (self._terms.canary,) if name is not None]
+        stale = [name for name in self._terms.stale_filters if name not in dict(wanted)]
         if stale and session_present:
             self.client.unsubscribe(stale)
-        if not self._terms.filters:
+        if not wanted:
             self._owner.subscribed(self, None)
             return
         try:
             if self.protocol == MQTTProtocolVersion.MQTTv5:
-                self.client.subscribe([(name, SubscribeOptions(qos=1, retainHandling=1)) for name in self._terms.filters])
+                self.client.subscribe([(name, SubscribeOptions(qos=qos, retainHandling=1)) for name, qos in wanted])
             else:
-                self.client.subscribe([(name, 1) for name in self._terms.filters])
+                self.client.subscribe(wanted)
         except ValueError as error:
             self._owner.subscribed(self, f"{', '.join(self._terms.filters)}: {error}")
 
     def _subscribed(self, client: paho.Client, userdata: object, mid: int, reasons: Sequence[ReasonCode], properties: object) -> None:
         del client, userdata, mid, properties
         wrong = [f"{name}: {reason}" for name, reason in zip(self._terms.filters, reasons, strict=False) if reason.value != 1]
+        canary = reasons[len(self._terms.filters) :]  # at QoS 0, so that none waits for us while we are away
+        self.deaf = str(canary[0]) if canary and canary[0].value > 2 else None
         self._owner.subscribed(self, ", ".join(wrong) or None)
 
     def _disconnected(self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, _: object) -> None:

@@ -128,7 +128,7 @@ class Session:
             if end.cause is Cause.CLOSED or self._closing.is_set():
                 return
             delay = self._after(end)
-            self._trouble = end.reason
+            self._trouble = end.reason if end.cause is not Cause.TAKEN_OVER else self._rival(end.reason)
             self.ended(end, delay)
             self._beat = monotonic() + delay
             self._closing.wait(delay)
@@ -149,6 +149,9 @@ class Session:
         if self._lost_soon < _SUSPICIOUS:
             return end
         return End(Cause.TAKEN_OVER, f"{end.reason}, {self._lost_soon} times in a row soon after it was granted")
+
+    def _rival(self, reason: str) -> str:
+        return f"another client seems to connect with our client id {self._access.client_id}: {reason}"
 
     def _after(self, end: End) -> float:
         """Seconds to wait before the next attempt."""
@@ -186,6 +189,9 @@ class Session:
 
     def answered(self, link: Link, answers: list[tuple[int, int]]) -> None:
         """PUBACKs came."""
+
+    def turned(self, link: Link) -> None:
+        """Once a second or oftener."""
 
     def ended(self, end: End, delay: float) -> None:
         """A connection ended, or did not come about; the next attempt is `delay` seconds away."""

@@ -67,6 +67,8 @@ class Connection:
             with self._deadline.guard(guarded):
                 yield session
         except psycopg.Error as error:
+            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                self._discard()  # the server became a standby: a new connection finds the one that takes over, where the address names it
             raise _ours(error) from error
         finally:
             if self._session is not None and self._session.info.transaction_status != TransactionStatus.IDLE:

@@ -54,8 +54,15 @@ class PostgresHistory:
 
         Raises DatabaseAway or DatabaseRefused.
         """
+        return self._times("anomalous_times", key, since)
+
+    def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """The same, but for those that were part of no episode. Raises DatabaseAway or DatabaseRefused."""
+        return self._times("episode_times", key, since)
+
+    def _times(self, statement: str, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         with self._connection.session() as session:
-            rows = session.execute(self._statements["anomalous_times"], (*key, since)).fetchall()
+            rows = session.execute(self._statements[statement], (*key, since)).fetchall()
         return np.array([time for (time,) in rows], np.int64)
 
     def counts(self, start: int, end: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDum
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.event import Anomaly
 from insa_anomaly.core.reading import Rejected
+from insa_anomaly.errors import DatabaseAway, DatabaseTaken
 from insa_anomaly.ports import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
@@ -36,6 +37,19 @@ class Bulk:
     rest_seconds: float = 60.0
 
 
+@dataclass(frozen=True)
+class Claim:
+    """Under this `name`, a client id, one daemon alone records into a database: that with this log."""
+
+    name: str
+    log_id: UUID
+
+    @property
+    def session(self) -> str:
+        """What the server shows our session as, and we know it by."""
+        return f"insa-anomaly {self.log_id}"
+
+
 class PostgresRecorder:
     """Records pages, and makes the partitions they go to ahead of time. For one thread.
 
@@ -44,12 +58,18 @@ class PostgresRecorder:
     """
 
     def __init__(
-        self, dsn: str, deadline: float = 10.0, bulk: Bulk | None = None, keep_days: Mapping[str, float | None] | None = None
+        self,
+        dsn: str,
+        deadline: float = 10.0,
+        bulk: Bulk | None = None,
+        claim: Claim | None = None,
+        keep_days: Mapping[str, float | None] | None = None,
     ) -> None:
         """`keep_days`: of telemetry, anomalies, dead_letters and audit, by these names; None keeps for ever."""
         self._keep_days = keep_days or {}
         self._statements = queries.load()
         self._bulk = bulk or Bulk()
+        self._claim = claim
         self._duplicate_at = -inf
         self._series = SeriesIds(self._statements)
         self._connection = Connection(dsn, deadline, self._prepare)
@@ -139,7 +159,20 @@ class PostgresRecorder:
 
     def _prepare(self, session: Session) -> None:
         session.adapters.register_dumper(BinaryArray, BinaryArrayDumper)
+        if self._claim is not None:
+            self._claim_alone(session, self._claim)
         self._upkeep(session)
+
+    def _claim_alone(self, session: Session, claim: Claim) -> None:
+        """Raises DatabaseTaken. A session of our own that the server takes for alive is ended; the next attempt then succeeds."""
+        names = {"name": claim.name, "session": claim.session}
+        if session.execute(self._statements["claim"], names).fetchone() == (claim.session, True):
+            return
+        if session.execute(self._statements["end_own_session"], names).fetchall():
+            raise DatabaseAway("an earlier session of ours still had to be ended")
+        raise DatabaseTaken(
+            f"another daemon with the client id {claim.name} records into this database: give each its own (broker.client_id)"
+        )
 
     def _upkeep(self, session: Session) -> None:
         """Weeks made ahead, old ones forgotten. Both can wait, readings cannot: a long report may hold the lock."""

@@ -89,11 +89,11 @@ class SeriesIds:
 
     def of(self, telemetry: Telemetry, session: Session) -> npt.NDArray[np.int32]:
         """Id of each of `telemetry.keys`, 0 for those without a reading; names are committed at once, outside the page."""
-        used = np.zeros(len(telemetry.keys), bool)
+        used = np.zeros(len(telemetry.keys), bool)  # how many there are now: another thread adds to them
         used[telemetry.key] = True
         wanted = [telemetry.keys[place] for place in np.flatnonzero(used).tolist()]
         self._learn([key for key in wanted if key not in self._known], session)
-        ids = np.zeros(len(telemetry.keys), np.int32)
+        ids = np.zeros(len(used), np.int32)
         ids[used] = [self._known[key] for key in wanted]
         return ids
 

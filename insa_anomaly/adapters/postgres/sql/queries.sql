@@ -143,6 +143,11 @@ SELECT microseconds(a.timestamp) FROM anomaly_detections a LEFT JOIN feedback f 
 WHERE a.device_id = %s AND a.metric_name = %s AND a.is_anomaly AND a.timestamp >= instant(%s::bigint)
     AND f.verdict IS DISTINCT FROM 'dismissed'
 
+-- name: episode_times
+SELECT microseconds(a.timestamp) FROM anomaly_detections a LEFT JOIN feedback f ON f.episode_id = a.episode_id
+WHERE a.device_id = %s AND a.metric_name = %s AND a.is_anomaly AND a.timestamp >= instant(%s::bigint)
+    AND a.episode_id IS NOT NULL AND f.verdict IS DISTINCT FROM 'dismissed'
+
 -- name: migrations_table
 -- Asked for by name first: a role that may not create tables can still see that nothing is to be done.
 SELECT to_regclass('schema_migrations') IS NOT NULL
@@ -164,6 +169,17 @@ INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)
 -- name: one_at_a_time
 -- For this session: whoever else migrates this database waits.
 SELECT pg_advisory_lock(7308604897068083045)
+
+-- name: claim
+-- For this session: no other daemon of this name records into this database. The name of the session tells whose it is.
+SELECT set_config('application_name', %(session)s, false), pg_try_advisory_lock(hashtextextended(%(name)s, 7308604897068083047))
+
+-- name: end_own_session
+-- One of ours that the server still takes for alive, after a network that swallowed its end.
+SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pg_locks.database = datid AND datname = current_database()
+    AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%(name)s, 7308604897068083047)
+    AND pid <> pg_backend_pid() AND application_name = %(session)s AND usename = current_user
 
 -- name: one_at_a_time_here
 -- Until the transaction ends: whoever else makes partitions waits.

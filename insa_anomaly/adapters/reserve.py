@@ -1,0 +1,48 @@
+"""Room on the disk kept for a bad day: a file that takes up space, let go when the disk is full so that what was taken can be finished.
+
+Deleting rows needs room as well: on a disk without any, not even the log could forget what is done with.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+class Reserve:
+    """The port `Reserve` as a file of `size` bytes; 0: there is none, and it counts as held."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size = path, size
+        self._held = size == 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the room is taken."""
+        return self._held
+
+    def hold(self) -> bool:
+        """Take the room where there is twice as much, so that what follows does not fill the disk at once; False where not."""
+        if not self._held:
+            with suppress(OSError):
+                self._held = self._taken()
+        return self._held
+
+    def release(self) -> None:
+        """Give the room back."""
+        if self._size:
+            self._held = False
+            with suppress(OSError):  # a disk that is read-only is not full
+                self._path.unlink(missing_ok=True)
+
+    def _taken(self) -> bool:
+        if self._path.exists() and self._path.stat().st_size == self._size:
+            return True
+        about = os.statvfs(self._path.parent)
+        if about.f_bavail * about.f_frsize < 2 * self._size:
+            return False
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, self._size)
+        finally:
+            os.close(file)
+        return True

@@ -1,0 +1,243 @@
+"""`python -m tests.chaos.pressure outage|strangers`: what a hardship costs those it does not concern; one JSON object last.
+
+outage: PostgreSQL is away for `--seconds` at `--rate` readings a second. strangers: `--devices` unknown ones report within `--seconds`.
+Latencies are those of events, from the reading's timestamp to a subscriber, and of intake, from receipt to disk, before and meanwhile.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from urllib.request import urlopen
+
+import psycopg
+
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.embedded import Listener, Tools
+from insa_anomaly.adapters.mqtt import Access, Feeder
+from tests.benchmarks import fleet
+from tests.benchmarks.audience import Audience, audience
+from tests.benchmarks.child import ROOT, Child, child
+from tests.benchmarks.live import percentile
+from tests.benchmarks.publisher import Done, Order, Place
+from tests.benchmarks.signals import SERIES, keys
+from tests.benchmarks.subject import Subject, put_models, subject
+from tests.conftest import Server
+
+SPIKES = 0.02  # share of readings that open an episode
+LEAD_SECONDS = 2.0  # of a stretch, which are not looked at
+WARM_ROUNDS = 75
+LIVE_SECONDS = 10.0  # of traffic at a time while what was missed is written
+BEHIND = 50  # entries of the log: half a second of them
+_BUCKET = re.compile(r'^insa_receive_to_durable_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Latencies of one stretch of traffic, seconds."""
+
+    events: list[float]
+    intake_p99: float
+
+    def figures(self, when: str) -> dict[str, float | int]:
+        """As they are printed."""
+        return {
+            f"events_{when}": len(self.events),
+            f"event_p99_ms_{when}": round(1e3 * percentile(self.events, 99), 1),
+            f"intake_p99_ms_{when}": round(1e3 * self.intake_p99, 1),
+        }
+
+
+@dataclass
+class Rig:
+    """Servers, plant, daemon and listener; the windows are full."""
+
+    postgres: Server[str]
+    listener: Listener
+    plant: Child
+    daemon: Subject
+    heard: Audience
+    rate: float
+    published: int = 0
+
+    def stretch(self, seconds: float) -> Stretch:
+        """Traffic for so long."""
+        before = self._durable()
+        self.begin(seconds)
+        done = self.end()
+        time.sleep(1.0)
+        events = self.heard.latencies(done.began + int(LEAD_SECONDS * 1e6), done.ended + 1)
+        return Stretch(events, _quantile(before, self._durable()))
+
+    def begin(self, seconds: float) -> None:
+        """Traffic for so long, from now on."""
+        self.plant.tell(Order(int(self.rate * seconds), self.rate, None, SPIKES))
+
+    def end(self) -> Done:
+        """Wait for its end."""
+        done = self.plant.answer(Done)
+        self.published += done.messages
+        return done
+
+    def behind(self) -> int:
+        """Entries of the log that are not recorded."""
+        status = self.status()
+        return status["log_last"] - status["recorded"]
+
+    def status(self) -> dict[str, int]:
+        """What it says of itself, as far as it is figures."""
+        return {name: said for name, said in json.loads(self._get("/api/v1/status")).items() if isinstance(said, int)}
+
+    def rss_mb(self) -> float:
+        """Resident megabytes of the daemon."""
+        return int(Path(f"/proc/{self.daemon.pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+    def wait_recorded(self, seconds: float = 120.0) -> None:
+        """Until all of it is in the database."""
+        deadline = time.monotonic() + seconds
+        while self.behind() > 0:
+            assert time.monotonic() < deadline, "it is not recorded in time"
+            time.sleep(0.2)
+
+    def lost(self) -> dict[str, int]:
+        """Of the plant's readings, those that are not in the database, and those that are there twice."""
+        with psycopg.connect(self.postgres.address) as database:
+            row = database.execute(
+                "SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry JOIN series s ON s.id = series_id"
+                " WHERE s.device_id LIKE 'line-%'"
+            ).fetchone()
+        assert row is not None
+        return {"published": self.published, "lost": self.published - row[1], "duplicates": row[0] - row[1]}
+
+    def _durable(self) -> list[tuple[float, float]]:
+        return [(float(bound), float(count)) for bound, count in _BUCKET.findall(self._get("/metrics"))]
+
+    def _get(self, path: str) -> str:
+        with urlopen(f"http://127.0.0.1:{self.daemon.port}{path}", timeout=10.0) as answer:
+            return str(answer.read().decode())
+
+
+def _quantile(before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]]) -> float:
+    """The 99th percentile of what came between two looks at a cumulative histogram, straight lines within its buckets."""
+    counts = [(bound, now - then) for (bound, now), (_, then) in zip(after, before, strict=True)]
+    wanted, low, below = 0.99 * counts[-1][1], 0.0, 0.0
+    for bound, count in counts:
+        if count >= wanted:
+            return low + (bound - low) * (wanted - below) / max(1.0, count - below) if bound != float("inf") else low
+        low, below = bound, count
+    return low
+
+
+def outage(rig: Rig, seconds: float) -> dict[str, float | int]:
+    """PostgreSQL is away for so long."""
+    before = rig.stretch(min(60.0, max(20.0, seconds)))
+    rig.postgres.stop()
+    during = rig.stretch(seconds)
+    rig.postgres.start()
+    began = time.monotonic()
+    waiting = rig.behind()
+    drained = _drained(rig)
+    rig.wait_recorded()
+    return {
+        "away_s": seconds, "rate": rig.rate, **before.figures("before"), **during.figures("during"),
+        "entries_waiting": waiting, "drain_s": round(drained - began, 1), **rig.lost(),
+    }  # fmt: skip
+
+
+def _drained(rig: Rig) -> float:
+    """When it had caught up, with traffic going on."""
+    caught_up = None
+    while caught_up is None:
+        rig.begin(LIVE_SECONDS)
+        until = time.monotonic() + LIVE_SECONDS
+        while time.monotonic() < until:
+            if caught_up is None and rig.behind() <= BEHIND:
+                caught_up = time.monotonic()
+            time.sleep(0.2)
+        rig.end()
+    return caught_up
+
+
+def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
+    """So many devices that nobody knows report once each, evenly within these seconds."""
+    before, memory = rig.stretch(min(60.0, max(20.0, seconds))), rig.rss_mb()
+    failures: list[BaseException] = []
+    silence = Event()
+    thread = Thread(target=_report, args=(rig.listener, devices, seconds, silence, failures), daemon=True)
+    thread.start()
+    during = rig.stretch(seconds)
+    silence.set()
+    thread.join(60.0)
+    assert not failures, failures
+    rig.wait_recorded()
+    status = rig.status()
+    with psycopg.connect(rig.postgres.address) as database:
+        (letters,) = database.execute("SELECT count(*) FROM dead_letters").fetchone() or (0,)
+    after = {"rss_mb_before": round(memory, 1), "rss_mb_after": round(rig.rss_mb(), 1), "series": status["series"], "dead_letters": letters}
+    named = {"devices": devices, "seconds": seconds, "rate": rig.rate}
+    return {**named, **before.figures("before"), **during.figures("during"), **after, **rig.lost()}
+
+
+def _report(broker: Listener, devices: int, seconds: float, silence: Event, failures: list[BaseException]) -> None:
+    try:
+        with Feeder(Access(broker.host, broker.port, "strangers", broker.user, broker.password)) as feeder:
+            assert feeder.open(10.0), feeder.trouble
+            began = time.monotonic()
+            for number in range(devices):
+                feeder.publish(f"insa/iiot/telemetry/stranger-{number:06}", b'{"temperature": 20.0}')
+                if silence.wait(max(0.0, began + number * seconds / devices - time.monotonic())):
+                    break
+            assert feeder.drain(30.0) == 0
+    except BaseException as error:  # noqa: BLE001 - whoever measures must hear of it
+        failures.append(error)
+
+
+@contextmanager
+def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
+    """Everything, in a folder of its own."""
+    with ExitStack() as stack:
+        data = folder / "pg"
+        postgres = Server(lambda: embedded.postgres(data), lambda _: int((data / "postmaster.pid").read_text().split("\n", 1)[0]))
+        postgres.start()
+        stack.callback(postgres.stop)
+        listener = stack.enter_context(embedded.mosquitto(folder / "mosquitto", tools))
+        place = Place(listener.host, listener.port, listener.user, listener.password)
+        plant = stack.enter_context(child("tests.benchmarks.publisher"))
+        plant.tell(place)
+        put_models(folder, fleet.trained(ROOT / ".benchmarks", time.time_ns() // 1000), keys(), time.time_ns() // 1000)
+        heard = stack.enter_context(audience(place, "insa/iiot/ml/anomaly/#"))
+        daemon = stack.enter_context(subject(folder, listener, postgres.address, {"record": {"last_retry": 2.0}}))
+        found = Rig(postgres, listener, plant, daemon, heard, rate)
+        plant.tell(Order(SERIES * WARM_ROUNDS, 10_000.0))
+        found.end()
+        found.wait_recorded()
+        yield found
+
+
+def main() -> int:
+    """Measure it; answers the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.pressure", description=__doc__)
+    parser.add_argument("hardship", choices=("outage", "strangers"))
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--rate", type=float, default=500.0)
+    parser.add_argument("--devices", type=int, default=100_000)
+    given = parser.parse_args()
+    unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
+    with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # servers that may not run as root must get through to folders of their own
+        with rig(Path(folder), Tools(unpacked if unpacked.is_dir() else None), given.rate) as found:
+            figures = outage(found, given.seconds) if given.hardship == "outage" else strangers(found, given.seconds, given.devices)
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return 1 if figures["lost"] or figures["duplicates"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

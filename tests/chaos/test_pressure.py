@@ -1,0 +1,30 @@
+"""What a hardship costs those it does not concern, in short; `make outage` and `make strangers` measure it at length."""
+
+from pathlib import Path
+
+import pytest
+
+from insa_anomaly.adapters.embedded import Tools
+from tests.chaos.pressure import outage, rig, strangers
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # models are trained once, and kept for later runs
+
+
+def test_while_the_database_is_away_events_go_out_and_nothing_is_lost(short_path: Path, tools: Tools) -> None:
+    """And it catches up with traffic going on."""
+    with rig(short_path, tools, 500.0) as found:
+        figures = outage(found, 15.0)
+    assert (figures["lost"], figures["duplicates"]) == (0, 0)
+    assert figures["events_during"] > 20
+    assert figures["entries_waiting"] > 100
+    assert figures["drain_s"] < 10
+
+
+def test_strangers_cost_little(short_path: Path, tools: Tools) -> None:
+    """More of them than there is room for: memory stays, what known devices say is stored and told."""
+    with rig(short_path, tools, 500.0) as found:
+        figures = strangers(found, 15.0, 5000)
+    assert (figures["lost"], figures["duplicates"]) == (0, 0)
+    assert figures["rss_mb_after"] - figures["rss_mb_before"] < 100
+    assert figures["series"] == 4096
+    assert figures["dead_letters"] == 5000 - (4096 - 1000)

@@ -1,0 +1,80 @@
+"""A device's champion and challenger: figures from a holdout, a gate, and refits that leave out what alarmed."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from insa_anomaly.core.challenge import Challenge, refit, train
+from insa_anomaly.core.device import DeviceModel
+from insa_anomaly.core.device_training import DeviceLearner
+from insa_anomaly.core.training import Past
+from insa_anomaly.core.verdict import Policy
+from tests.core.device_rows import METRICS, SMALL, wave
+from tests.core.streams import MINUTE, START
+
+LEARNER = DeviceLearner("D", METRICS, "00000000-0000-0000-0000-000000000009", 1, SMALL, Policy())
+NOBODY = np.zeros(0, np.int64)
+
+
+@cache
+def champion(n: int = 2000) -> DeviceModel:
+    """A model of the first n rows."""
+    rows = wave(n)
+    return train(LEARNER, rows.times, rows.values).trained.model
+
+
+@cache
+def retrained() -> Challenge[DeviceModel]:
+    """One of twice as many rows against it."""
+    rows = wave(4000)
+    return train(LEARNER, rows.times, rows.values, Past(champion(), NOBODY))
+
+
+def test_the_figures_of_a_device_come_from_a_holdout() -> None:
+    """Its faults are planted in one metric each, in turn, and most are caught."""
+    figures = retrained().trained.figures
+    assert 0 <= float(str(figures["false_positive_rate"])) < 0.1
+    assert 0.4 < float(str(figures["true_positive_rate"])) <= 1
+    assert (figures["holdout_readings"], figures["holdout_faults"]) == (4000 - 2800 - 60, 21)
+    assert str(figures["basis"]).startswith("injected")
+
+
+def test_a_retrained_model_is_held_against_the_one_that_serves() -> None:
+    """One that learnt the same device is no worse, and the improvement is told."""
+    assert retrained().promoted
+    assert retrained().improvement_percentage is not None
+
+
+def test_a_worse_one_is_refused() -> None:
+    """Learnt from noise a hundred times as large: by the gate of a retraining, and by that of a daily refit."""
+    rows = wave(4000)
+    rows.values[:2800] += np.random.default_rng(3).normal(0, 30, (2800, 3))
+    found = train(LEARNER, rows.times, rows.values, Past(champion(), NOBODY))
+    assert not found.promoted
+    assert "balanced accuracy" in found.refusal
+    rows = wave(3000)
+    rows.values[:2600] += np.random.default_rng(3).normal(0, 30, (2600, 3))
+    assert "balanced accuracy" in refit(LEARNER, rows.times, rows.values, Past(champion(2600), NOBODY)).refusal
+
+
+def test_metrics_that_come_and_go_are_no_hindrance() -> None:
+    """The champion of other metrics is assessed by those that are left."""
+    rows = wave(4000)
+    other = replace(LEARNER, metrics=("b", "new"))
+    values = np.column_stack((rows.values[:, 1], rows.values[:, 2]))
+    found = train(other, rows.times, values, Past(champion(), NOBODY))
+    assert found.trained.model.metrics == ("b", "new")
+    assert found.improvement_percentage is not None
+
+
+def test_a_mature_device_leaves_out_what_alarmed() -> None:
+    """It knows how much it ever learnt, and until when all was released; while it was young everything is learnt."""
+    rows = wave(3000)
+    told = START + np.arange(2500, 2560) * MINUTE
+    young = refit(LEARNER, rows.times, rows.values, Past(champion(), told)).trained
+    old = replace(champion(), life=replace(champion().life, mature=True), refit_step=300.0)
+    mature = refit(LEARNER, rows.times, rows.values, Past(old, told)).trained
+    assert (young.samples, mature.samples) == (3000, 2940)
+    assert (young.model.life.released, mature.model.life.released) == (rows.times[-1], rows.times[1999])
+    assert (young.model.life.known, mature.model.life.known, mature.model.life.mature) == (3000, 3000, True)

@@ -1,0 +1,40 @@
+"""Memory is flat however long it runs: states are of one size, and nothing is kept of what was scored."""
+
+import os
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core import detector, features, verdict
+from insa_anomaly.core.detector import advance
+from insa_anomaly.core.features import Floats, Ints
+from tests.benchmarks.process import resident_bytes
+from tests.core.streams import MINUTE, SMALL, START, models
+
+SERIES, AT_ONCE = 4, 10_000  # of which three have models
+PER_SERIES = AT_ONCE // SERIES
+
+
+def batch(number: int, random: np.random.Generator) -> tuple[Ints, Floats]:
+    """Times and values of the readings of one call, series by series, with a fault in some."""
+    at = np.tile(np.arange(number * PER_SERIES, (number + 1) * PER_SERIES, dtype=np.int64), SERIES)
+    values = 20 + 3 * np.sin(2 * np.pi * at / 1440) + random.normal(0, 0.3, AT_ONCE)
+    values[random.integers(AT_ONCE, size=50)] += 9.0
+    return START + at * MINUTE, values
+
+
+@pytest.mark.parametrize("readings", [300_000, pytest.param(10_000_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_memory_is_flat(readings: int) -> None:
+    """Resident after the last reading is what was resident after a third of them, to 4 MB."""
+    random, held, states = np.random.default_rng(1), models(), features.empty(SERIES)
+    which, own = np.repeat(np.arange(SERIES), PER_SERIES), np.zeros(AT_ONCE, np.int64)
+    held.numbers[:, detector.REFIT_STEP] = PER_SERIES
+    rows, scored, early = np.where(which < SERIES - 1, which, -1), 0, 0
+    for number in range(readings // AT_ONCE):
+        if number == readings // AT_ONCE // 3:
+            early = resident_bytes(os.getpid())
+        times, values = batch(number, random)
+        states, results = advance(states, which, held, rows, values, times, own, own, verdict.Policy(), SMALL)
+        scored += int((results.status == detector.Status.SCORED).sum())
+    assert scored > 0.7 * readings
+    assert resident_bytes(os.getpid()) - early < 4_000_000

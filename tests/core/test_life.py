@@ -1,0 +1,58 @@
+"""How old a model's past makes it, and what of it is learnt."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from insa_anomaly.core.features import DAY, Floats
+from insa_anomaly.core.life import Life, grown, quarantined
+from tests.core.streams import MINUTE, SMALL, START
+
+PARAMETERS = replace(SMALL, mature_days=1.0, mature_readings=2000)
+OLD = Life(known=5000, first=START - 10 * DAY, through=START - 1, released=START - 1, mature=True)
+
+
+def minutes(n: int) -> Floats:
+    """Times of n readings."""
+    return np.asarray(START + np.arange(n) * MINUTE, np.float64)
+
+
+def test_a_model_grows_older_with_all_that_was_ever_learnt() -> None:
+    """By time and by readings, both; what was mature stays so, and what was known before counts once."""
+    assert not grown(None, minutes(1999), MINUTE, PARAMETERS).mature
+    assert grown(None, minutes(2000), MINUTE, PARAMETERS).mature
+    assert not grown(None, minutes(2000) / 2, MINUTE, replace(PARAMETERS, mature_days=10.0)).mature
+    young = grown(None, minutes(1500), MINUTE, PARAMETERS)
+    older = grown(young, minutes(2000)[400:], MINUTE, PARAMETERS)
+    assert (older.known, older.first, older.through, older.mature) == (2000, START, minutes(2000)[-1], True)
+    assert grown(OLD, minutes(100), MINUTE, PARAMETERS).mature
+
+
+def told(*rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Times of these readings."""
+    return np.array([START + row * MINUTE for row in rows], np.int64)
+
+
+def test_while_it_is_young_everything_is_learnt_for_good() -> None:
+    """What alarmed is learnt, and released up to the newest reading."""
+    for before in (None, replace(OLD, mature=False)):
+        alarmed, released = quarantined(before, minutes(250), told(10, 11), 20)
+        assert not alarmed.any()
+        assert released == minutes(250)[-1]
+
+
+def test_a_mature_one_leaves_out_what_alarmed_until_it_is_how_it_is_now() -> None:
+    """More than half of the last four steps are a new level; what was released before is learnt in any case."""
+    alarmed, released = quarantined(OLD, minutes(250), told(10, 11), 20)
+    assert np.flatnonzero(alarmed).tolist() == [10, 11]
+    assert released == OLD.released
+    assert quarantined(OLD, minutes(250), told(*range(170, 209)), 20)[0].sum() == 39
+    alarmed, released = quarantined(OLD, minutes(250), told(10, *range(170, 210)), 20)
+    assert not alarmed.any()
+    assert released == minutes(250)[-1]
+    assert not quarantined(replace(OLD, released=START + 20 * MINUTE), minutes(250), told(10, 11), 20)[0].any()
+
+
+def test_too_little_is_never_left() -> None:
+    """Where fewer than a hundred readings would remain, all are learnt."""
+    assert not quarantined(OLD, minutes(150), told(*range(60)), 10)[0].any()

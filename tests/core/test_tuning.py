@@ -1,0 +1,62 @@
+"""Settings side by side: each learnt from the older part alone, tried on the newer, and nothing chosen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core.features import Ints
+from insa_anomaly.core.training import SeriesLearner
+from insa_anomaly.core.tuning import Series, Setting, Tried, tried
+from insa_anomaly.core.verdict import Policy
+from insa_anomaly.errors import NotEnoughData
+from tests.core.streams import SMALL, daily
+
+OLDER = 2100  # of 3000
+
+
+def history(n: int = 3000) -> Series:
+    """A series of so many readings."""
+    return Series(("D", "m"), *daily(n))
+
+
+def of(rate: float, alpha: float = 1e-2, series: Series | None = None) -> Tried:
+    """What such a setting would have done."""
+    return tried(series or history(), Setting(rate, alpha), SMALL, Policy())
+
+
+def test_the_more_alarms_are_accepted_the_more_is_told() -> None:
+    """The threshold falls, episodes and faults told do not become fewer; what is caught does not depend on it."""
+    few, some, many = of(0.05), of(1.0), of(20.0)
+    assert few.threshold >= some.threshold >= many.threshold
+    assert few.threshold > many.threshold
+    assert few.episodes_per_day <= some.episodes_per_day <= many.episodes_per_day
+    assert few.faults_told <= some.faults_told <= many.faults_told <= many.faults_caught
+    assert few.faults_caught == many.faults_caught
+    assert few.false_positive_rate == many.false_positive_rate
+    assert (few.readings, few.faults) == (3000 - OLDER - 60, 21)
+
+
+def test_a_lower_line_calls_less_anomalous() -> None:
+    """And so catches no more."""
+    low, high = of(1.0, 1e-3), of(1.0, 5e-2)
+    assert low.false_positive_rate <= high.false_positive_rate
+    assert low.faults_caught <= high.faults_caught
+
+
+def test_the_threshold_knows_nothing_of_what_it_is_tried_on() -> None:
+    """It is that of a training on the older part alone, whatever the newer part holds."""
+    series = history()
+    spoilt = replace(series, values=np.where(np.arange(3000) >= OLDER, 1000.0, series.values))
+    own = replace(SMALL, alpha=1e-2)
+    policy = Policy(false_alarms_per_day=0.5)
+    alone = SeriesLearner(("D", "m"), "id", 1, own, policy).fit(series.times[:OLDER], series.values[:OLDER], own, None)
+    assert of(0.5).threshold == of(0.5, series=spoilt).threshold == alone.model.threshold
+
+
+def test_too_little_is_refused() -> None:
+    """With what is needed."""
+    times: Ints = history(1999).times
+    assert len(times) == 1999
+    with pytest.raises(NotEnoughData, match="1999 readings; at least 2000"):
+        of(1.0, series=history(1999))

@@ -1,0 +1,44 @@
+"""What holds of every message: readings or one rejection, finite values, never an exception, not for long, not with much memory."""
+
+import math
+import time
+from itertools import count
+
+from insa_anomaly.core.reading import Cause, Parser, Raw, Reading, Rejected
+from tests.fuzz.payloads import ACCEPTANCE
+
+NOW = 1_763_823_600_000_000
+SECONDS = 0.05  # of computing
+BYTES = 10 << 20
+TRIES = 3
+
+
+class Judge:
+    """Parses one message after another, as a daemon does; anything that is not as it must be is an AssertionError."""
+
+    def __init__(self) -> None:
+        self._parser = Parser(ACCEPTANCE)
+        self._times = count(NOW)
+        self.readings = self.rejected = 0
+
+    def _timed(self, raw: Raw) -> tuple[list[Reading] | Rejected, float]:
+        began = time.thread_time()
+        answer = self._parser.parse(raw)
+        return answer, time.thread_time() - began
+
+    def judge(self, topic: str, payload: bytes) -> None:
+        """One message."""
+        raw = Raw(topic, payload, next(self._times))
+        answer, spent = self._timed(raw)
+        for _ in range(TRIES):
+            if spent < SECONDS:
+                break
+            spent = min(spent, self._timed(raw)[1])  # the machine may have been slow, or the memory just tidied up
+        assert spent < SECONDS, f"{spent:.3f} s over {topic[:100]!r} {payload[:200]!r}"
+        if isinstance(answer, Rejected):
+            self.rejected += 1
+            assert (answer.raw, answer.reason in Cause, bool(answer.detail)) == (raw, True, True)
+        else:
+            self.readings += len(answer)
+            assert answer, "neither readings nor a rejection"
+            assert all(math.isfinite(one.value) and one.device_id and one.metric_name for one in answer)

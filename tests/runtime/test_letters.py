@@ -1,0 +1,68 @@
+"""Dead letters: all until there are too many, then a sample; a flood hides nothing and fills nothing."""
+
+from collections import Counter
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from insa_anomaly.core.reading import SECOND, Cause, Raw, Rejected
+from insa_anomaly.runtime.letters import ONE_OF, SAMPLED_BYTES, Quota
+
+HOUR = 3600 * SECOND
+
+
+def letter(reason: Cause, at: int, size: int = 10) -> Rejected:
+    """One of this reason and size, received then."""
+    return Rejected(reason, "", Raw("t", bytes(size), at))
+
+
+found = st.lists(st.builds(letter, st.sampled_from([Cause.MALFORMED, Cause.EMPTY]), st.integers(0, HOUR), st.integers(0, 100)), max_size=60)
+
+
+@given(found, st.sets(st.integers(0, 60)), st.integers(1, 8), st.integers(50, 500))
+def test_law_every_letter_is_kept_or_counted_however_pages_are_cut(letters: list[Rejected], cuts: set[int], most: int, size: int) -> None:
+    """And the same ones are kept; of each reason no more than the limit at once, and what fades."""
+    kept, dropped, _ = Quota(most, size).sift(letters)
+    quota, piecewise, counted = Quota(most, size), list[Rejected](), Counter[Cause]()
+    for begin, end in pairwise(sorted({0, len(letters), *(cut for cut in cuts if cut < len(letters))})):
+        some, others, quota = quota.sift(letters[begin:end])
+        piecewise += some
+        counted += others
+    assert (piecewise, counted) == (kept, dropped)
+    assert len(kept) + dropped.total() == len(letters)
+    assert max(Counter(one.reason for one in kept).values(), default=0) <= 2 * most + 1
+
+
+def test_a_flood_is_sampled_and_hides_nothing() -> None:
+    """A million of one reason in an hour leave the limit and one in a thousand; one of another reason among them is kept."""
+    quota, kept, dropped = Quota(100, 10**9), list[Rejected](), Counter[Cause]()
+    for page in range(100):
+        letters = [letter(Cause.MALFORMED, page * 36 * SECOND + i) for i in range(1000)]
+        if page == 90:
+            letters.append(letter(Cause.EMPTY, page * 36 * SECOND + 1000))
+        some, others, quota = quota.sift(letters)
+        kept += some
+        dropped += others
+    assert 200 <= sum(one.reason == Cause.MALFORMED for one in kept) <= 200 + 100_000 // ONE_OF
+    assert sum(one.reason == Cause.EMPTY for one in kept) == 1
+    assert len(kept) + dropped.total() == 100_001
+
+
+def test_bytes_have_a_limit_too() -> None:
+    """Large ones use it up; of what comes then only small ones are samples."""
+    large = [letter(Cause.TOO_LARGE, i, SAMPLED_BYTES + 1) for i in range(3 * ONE_OF)]
+    kept, dropped, quota = Quota(10**9, 10 * SAMPLED_BYTES).sift(large)
+    assert len(kept) == 10
+    assert dropped[Cause.TOO_LARGE] == len(large) - 10
+    kept, _, _ = quota.sift(letter(Cause.TOO_LARGE, i) for i in range(2 * ONE_OF))
+    assert len(kept) == 2
+
+
+def test_the_limit_comes_back_with_time() -> None:
+    """An hour later there is room for as many again."""
+    letters = [letter(Cause.EMPTY, 0) for _ in range(50)]
+    kept, _, quota = Quota(10, 10**9).sift(letters)
+    assert len(kept) == 10
+    kept, _, _ = quota.sift(letter(Cause.EMPTY, HOUR) for _ in range(50))
+    assert len(kept) == 10
