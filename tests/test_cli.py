@@ -1,6 +1,8 @@
 """The command line: every command explains itself, wrong arguments are one clear word, errors are one clear line."""
 
 import json
+import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, Con
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.health import HealthReport
 from insa_anomaly.wiring import daemon, health
+from insa_anomaly.wiring.storage import check_owner
 
 NAMES = sorted(getattr(get_command(cli), "commands", {}))
 SHOWN = [name for name in NAMES if name != "train-orders"]
@@ -48,7 +51,10 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
-    assert SHOWN == ["check-config", "demo", "evaluate", "health", "keys", "migrate", "models", "replay", "run", "train", "tune"]
+    assert [
+        *("backup", "check-config", "demo", "evaluate", "health", "install", "keys", "migrate", "models"),
+        *("replay", "restore", "run", "train", "tune", "uninstall"),
+    ] == SHOWN
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,13 +136,13 @@ def test_the_daemons_status_is_the_programs(status: int, monkeypatch: pytest.Mon
     assert said("run")[0] == status
 
 
-@pytest.mark.parametrize("name", [name for name in SHOWN if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in SHOWN if name not in {"demo", "install", "uninstall"}])
 def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is touched."""
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
-    files = ["x.csv"] if name in {"replay", "evaluate", "tune"} else []
+    files = ["x.csv"] if name in {"replay", "evaluate", "tune", "backup", "restore"} else []
     monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *files])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -186,6 +192,20 @@ def test_help_is_quick_and_loads_no_scikit_learn() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Usage: insa-anomaly" in done.stdout
+
+
+def test_root_leaves_nothing_behind_that_the_service_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage directory of another account is refused to root, with the command that is right; to the account itself it is not."""
+    user = pwd.getpwnam("nobody")
+    directory = tmp_path / "storage"
+    directory.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    check_owner(tmp_path / "absent")
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: os.stat_result([0o40700, 0, 0, 0, user.pw_uid, 0, 0, 0, 0, 0]))
+    with pytest.raises(ConfigError, match="belongs to nobody.*runuser -u nobody -- insa-anomaly"):
+        check_owner(directory)
+    monkeypatch.setattr(os, "geteuid", lambda: user.pw_uid)
+    check_owner(directory)
 
 
 # -------------------------------------------------------------------------------------------------------- tune

@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Installation, Listener, Tools, database
 from insa_anomaly.errors import ServiceError
-from tests.conftest import QUICK, Server, alive, wait_for
+from tests.conftest import QUICK, ROOT, Server, alive, wait_for
 
 
 def _installations(kind: str) -> list[Installation]:
@@ -314,3 +314,13 @@ def _listening_under(folder: Path) -> list[int]:
         with suppress(FileNotFoundError, ProcessLookupError):
             found += [int(path.parent.name)] if str(folder).encode() in path.read_bytes() else []
     return found
+
+
+def test_a_child_may_stay_where_we_are_though_nobody_could_enter_there(tmp_path: Path) -> None:
+    """As a service's account started from root's home: the folder is ours by inheritance alone."""
+    program = "import os, sys; os.chdir(sys.argv[1]); os.chmod(sys.argv[1], 0); from insa_anomaly.adapters.embedded import spawn; "
+    program += "sys.exit(spawn([sys.executable, '-c', ''], cwd=None).wait())"
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    argv = [sys.executable, "-c", program, str(closed)]
+    assert subprocess.run(argv, check=False, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0

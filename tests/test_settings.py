@@ -12,8 +12,9 @@ import yaml
 from insa_anomaly.adapters.mqtt import Tls
 from insa_anomaly.core.reading import Subscription
 from insa_anomaly.errors import ConfigError
-from insa_anomaly.settings import Settings, load, secret
+from insa_anomaly.settings import Settings, credential, load, secret
 from insa_anomaly.wiring.broker import access
+from insa_anomaly.wiring.reload import LIVE
 
 MANUAL = Path(__file__).parent.parent / "config.yaml"
 
@@ -47,6 +48,16 @@ def test_the_manual_says_of_every_setting_what_it_is() -> None:
     lines = [line for line in MANUAL.read_text().splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if len(line.partition(" # ")[2].split()) < 2] == []
     assert [line for line in lines if "seconds:" in line and not re.search(r"# .*(seconds|wait|so long)", line)] == []
+
+
+def test_the_manual_says_what_changes_at_run_time() -> None:
+    """The word stands at those settings and no others."""
+    section, marked = "", set()
+    for line in MANUAL.read_text().splitlines():
+        section = line.partition(":")[0] if line[:1].isalpha() else section
+        if line.startswith("  ") and line.endswith("(SIGHUP)"):
+            marked.add(f"{section}.{line.strip().partition(':')[0]}")
+    assert marked == LIVE
 
 
 def test_no_variable_of_this_machine_is_in_the_tests() -> None:
@@ -211,6 +222,16 @@ def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
     assert secret(None) is None
     with pytest.raises(ConfigError, match="absent"):
         secret(tmp_path / "absent")
+
+
+def test_a_secret_named_by_its_name_alone_is_what_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under systemd it is the credential, by hand the file it is made from; a path with folders is that path."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert credential(Path("broker-password")) == Path("/etc/insa-anomaly/secrets/broker-password")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "secret_broker-password").write_text("s3cret\n")
+    assert secret(Path("broker-password")) == "s3cret"
+    assert credential(Path("secrets/broker-password")) == Path("secrets/broker-password")
 
 
 @pytest.mark.parametrize(

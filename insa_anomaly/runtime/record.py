@@ -34,6 +34,10 @@ class Record:
         self.trouble: str | None = None
         self._quota = Quota(paging.letters_an_hour, paging.letter_bytes_an_hour)
 
+    def adjust(self, paging: Paging) -> None:
+        """Size and pace of the pages from now on."""
+        self._paging = paging
+
     def step(self, stop: Event, timeout: float) -> None:
         """Record one page, or wait: for more to record, or for the database."""
         if stop.wait(max(0.0, min(timeout, self._next_at - monotonic()))) or monotonic() < self._next_at:

@@ -235,6 +235,10 @@ class Trainer:
         self._urgent = 0  # orders given by hand, which go before the automatic ones
         self._under_way: object = None
 
+    def adjust(self, training: Training) -> None:
+        """Whether and when series train themselves from now on; the pace and the deadline stay."""
+        self._training = training
+
     def train(self, order: Order, name: object, tell: Tell) -> Answer:
         """Train what was asked for by hand, as the next one; `interrupt` knows it by its name."""
         with self._by_hand():

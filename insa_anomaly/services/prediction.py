@@ -59,6 +59,10 @@ class PredictionService:
     def __init__(self, live: Live, models: Models, limit: RateLimit, a_minute: int) -> None:
         self._live, self._models, self._limit, self._a_minute = live, models, limit, a_minute
 
+    def adjust(self, a_minute: int) -> None:
+        """How many a minute a key may have from now on, where it has no limit of its own."""
+        self._a_minute = a_minute
+
     def predict(self, key: Key, series: SeriesKey, value: float) -> PredictionAnswer:
         """One value. Raises TooMany, NotFound, Conflict."""
         said, found = self._foresee(key, series, [value])

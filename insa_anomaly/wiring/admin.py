@@ -9,8 +9,10 @@ from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
+from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
@@ -55,8 +57,8 @@ class Parts:
 @contextmanager
 def opened(settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles) -> Iterator[Admin]:
     """What the guarded routes work with, while the block runs."""
-    with Pool(dsn, settings.database.deadline) as pool, kept_fresh(KeyRing(PostgresKeys(pool), clock.now)) as ring:
-        yield assembled(settings, pool, ring, parts_of(daemon, models))
+    with pools(settings, dsn) as found, kept_fresh(KeyRing(PostgresKeys(found.answers), clock.now)) as ring:
+        yield assembled(settings, found, ring, parts_of(daemon, models))
 
 
 def parts_of(daemon: DaemonParts, models: ModelFiles) -> Parts:
@@ -64,38 +66,61 @@ def parts_of(daemon: DaemonParts, models: ModelFiles) -> Parts:
     return Parts(models, daemon.fleet, daemon.intake, daemon.log.id, daemon.trainer.interrupt)
 
 
-def assembled(settings: Settings, pool: Pool, ring: KeyRing, parts: Parts) -> Admin:
+@dataclass(frozen=True)
+class Pools:
+    """Connections to answer with, and others to add to the audit log with: who answers can neither read nor forge it."""
+
+    answers: Pool
+    audit: Pool
+
+
+@contextmanager
+def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
+    """Connections with the rights of each part, where the database has roles for them; else the same for all."""
+    database = settings.database
+    if not database.roles:
+        with Pool(dsn, database.deadline) as pool:
+            yield Pools(pool, pool)
+        return
+    with (
+        Pool(as_role(dsn, roles.API), database.deadline) as answers,
+        Pool(as_role(dsn, roles.AUDIT), database.deadline, 2) as audit,
+    ):
+        yield Pools(answers, audit)
+
+
+def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: Parts) -> Admin:
     """The services over these."""
-    findings, audit, live = PostgresFindings(pool), PostgresAudit(pool), LiveFleet(parts.fleet)
+    findings, audit, live = PostgresFindings(pools.answers), PostgresAudit(pools.audit), LiveFleet(parts.fleet)
     return Admin(
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
         models=ModelService(parts.models, live, findings, Cached(cache(settings.redis))),
-        jobs=job_service(pool, parts, settings.training.jobs),
-        model_changes=model_changes(settings, pool, parts.models),
-        health=health_service(settings, pool),
+        jobs=job_service(pools, parts, settings.training.jobs),
+        model_changes=model_changes(settings, pools, parts.models),
+        health=health_service(settings, pools),
         predictions=PredictionService(live, parts.models, limit(settings.redis), settings.http.predictions_a_minute),
         findings=FindingService(findings, audit),
         telemetry=TelemetryService(parser(settings), parts.inlet, clock.now),
     )
 
 
-def job_service(pool: Pool, parts: Parts, most_waiting: int) -> JobService:
+def job_service(pools: Pools, parts: Parts, most_waiting: int) -> JobService:
     """Takes trainings, as long as no more than so many wait."""
-    live, audit = LiveFleet(parts.fleet), PostgresAudit(pool)
-    return JobService(PostgresJobs(pool, parts.instance), parts.models, live, audit, parts.interrupt, most_waiting)
+    live, audit = LiveFleet(parts.fleet), PostgresAudit(pools.audit)
+    return JobService(PostgresJobs(pools.answers, parts.instance), parts.models, live, audit, parts.interrupt, most_waiting)
 
 
-def model_changes(settings: Settings, pool: Pool, models: ModelFiles) -> ModelChangeService:
+def model_changes(settings: Settings, pools: Pools, models: ModelFiles) -> ModelChangeService:
     """Changes models that are there."""
-    catalogue, findings, audit = PostgresCatalogue(pool), PostgresFindings(pool), PostgresAudit(pool)
+    catalogue, findings, audit = PostgresCatalogue(pools.answers), PostgresFindings(pools.answers), PostgresAudit(pools.audit)
     return ModelChangeService(models, catalogue, findings, audit, settings.verdict.merge_gap_readings)
 
 
-def health_service(settings: Settings, pool: Pool) -> HealthService:
+def health_service(settings: Settings, pools: Pools) -> HealthService:
     """The health check."""
-    return HealthService(PostgresHealth(pool), PostgresAudit(pool), settings.health, settings.health.hour)
+    return HealthService(PostgresHealth(pools.answers), PostgresAudit(pools.audit), settings.health, settings.health.hour)
 
 
 @contextmanager

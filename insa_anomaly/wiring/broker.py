@@ -9,7 +9,7 @@ from rich.console import Console
 
 from insa_anomaly.adapters.mqtt import Access, Feeder, Tls
 from insa_anomaly.errors import BrokerAway
-from insa_anomaly.settings import BrokerAddress, Settings, secret
+from insa_anomaly.settings import BrokerAddress, Settings, credential, secret
 from insa_anomaly.wiring import clock
 from insa_anomaly.workbench.recording import Recording
 from insa_anomaly.workbench.replay import Counts, replay
@@ -19,7 +19,8 @@ CONNECT_SECONDS = 10.0
 
 def access(address: BrokerAddress) -> Access:
     """The address with the secret read from its file."""
-    tls = Tls(address.ca_file, address.certificate_file, address.key_file) if address.tls or address.ca_file else None
+    key = credential(address.key_file) if address.key_file else None
+    tls = Tls(address.ca_file, address.certificate_file, key) if address.tls or address.ca_file else None
     password = secret(address.password_file)
     return Access(address.host, address.port, address.client_id, address.username, password, tls, address.keepalive)
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from insa_anomaly.adapters.postgres.connection import Connection
+from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.postgres import roles
+from insa_anomaly.adapters.postgres.connection import Connection as DatabaseConnection
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.errors import InsaError
+from insa_anomaly.errors import BrokerAway, InsaError
 from insa_anomaly.settings import Settings
-from insa_anomaly.wiring import alerts
-from insa_anomaly.wiring.broker import feeder
+from insa_anomaly.wiring import alerts, storage
+from insa_anomaly.wiring.broker import CONNECT_SECONDS, access
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.training import model_files
 
@@ -19,33 +21,50 @@ def migrate_database(settings: Settings) -> list[str]:
         return migrate(dsn)
 
 
-def try_connections(settings: Settings) -> Iterator[tuple[str, str | None]]:
-    """Name of each thing the daemon needs, and what is wrong with it (None: nothing)."""
-    needed = (("broker", _try_broker), ("database", _try_database), ("models", _try_models))
-    for name, attempt in needed:
-        yield name, _trouble(partial(attempt, settings))
+def migrate_as(url: str, login: str | None) -> tuple[list[str], list[str]]:
+    """The same as the schema's owner, by an administrator's address; with `login` the roles are made first. Answers both kinds of names."""
+    made = roles.create_roles(url, login) if login else []
+    return made, roles.migrate_as_owner(url)
+
+
+def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
+    """Name of each thing the daemon needs, what came of trying it, and whether it failed."""
+    for name, attempt in (("broker", _try_broker), ("database", _try_database), ("models", _try_models)):
+        yield name, *_tried(partial(attempt, settings))
     for name, try_out in alerts.try_out(settings):
-        yield name, _trouble(try_out)
+        yield name, *_tried(try_out)
 
 
-def _trouble(attempt: Callable[[], None]) -> str | None:
+def _tried(attempt: Callable[[], str | None]) -> tuple[str, bool]:
     try:
-        attempt()
+        return attempt() or "ok", False
     except InsaError as error:
-        return " ".join(str(error).split())  # a driver's words may take several lines
+        return " ".join(str(error).split()), True  # a driver's words may take several lines
+
+
+def _try_broker(settings: Settings) -> str | None:
+    """As the daemon itself, and leaving: nothing that comes is acknowledged.
+
+    A broker that knows sessions by their user would take any other name of ours for the daemon's too, and forget what it keeps for it.
+    """
+    if storage.taken(settings.storage.directory):
+        return "not tried: a daemon is connected under this name, and /readyz says how it is"
+    trial = Connection(access(settings.broker), Terms(expiry=settings.broker.session_expiry), lambda _: True)
+    try:
+        if not trial.open(CONNECT_SECONDS):
+            raise BrokerAway(f"no MQTT broker answers at {settings.broker.host}:{settings.broker.port}: {trial.trouble}")
+    finally:
+        trial.close()
     return None
 
 
-def _try_broker(settings: Settings) -> None:
-    with feeder(settings.broker, "check"):
-        pass
-
-
-def _try_database(settings: Settings) -> None:
-    with database(settings) as dsn, Connection(dsn, settings.database.deadline) as connection, connection.session() as session:
+def _try_database(settings: Settings) -> str | None:
+    with database(settings) as dsn, DatabaseConnection(dsn, settings.database.deadline) as connection, connection.session() as session:
         session.execute(b"SELECT 1")
+    return None
 
 
-def _try_models(settings: Settings) -> None:
+def _try_models(settings: Settings) -> str | None:
     with model_files(settings) as files:
         files.active()
+    return None

@@ -2,7 +2,6 @@
 
 import ctypes
 import faulthandler
-import fcntl
 import os
 import re
 import signal
@@ -25,7 +24,8 @@ from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.reserve import Reserve
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.api import app
-from insa_anomaly.errors import AlreadyRunning, ConfigError
+from insa_anomaly.api.app import Admin
+from insa_anomaly.errors import ConfigError
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.activity import Activity
@@ -43,10 +43,11 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
-from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
+from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, credential, secret
 from insa_anomaly.wiring import admin, alerts, clock, health, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.database import database, recorder
+from insa_anomaly.wiring.reload import Reload
 from insa_anomaly.wiring.training import model_files, start_child
 
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
@@ -65,19 +66,20 @@ def run(settings: Settings, source: str) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
-        stack.enter_context(_alone(settings.storage.directory))
+        stack.enter_context(storage.alone(settings.storage.directory))
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
         activity = Activity()
         parts = _assemble(settings, dsn, models, activity, stack)
+        office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
+        reload = Reload(settings, source, partial(_adjust, parts, office))
         others = stack.enter_context(health.threads(settings, dsn, parts, models, activity))
-        others = (*parts.others, ("measure", _measure(settings, parts).step), *others)
+        others = (*parts.others, ("measure", _measure(settings, parts).step), ("settings", reload.step), *others)
         daemon = Daemon(replace(parts, others=others), _supervision(settings, parts.broker))
         daemon.restore()
-        if settings.http.enabled:
-            office = stack.enter_context(admin.opened(settings, dsn, parts, models))
+        if office is not None:
             _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office), stack)
-        with _stopping(daemon.end):
+        with _stopping(daemon.end), _reloading(reload.ask):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
         stopping = time.monotonic()
@@ -91,6 +93,15 @@ def _measure(settings: Settings, parts: Parts) -> Measure:
     return Measure(waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory))
 
 
+def _adjust(parts: Parts, office: Admin | None, settings: Settings) -> None:
+    """Put settings into force that can change at run time (`reload.LIVE`)."""
+    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    parts.record.adjust(settings.record)
+    parts.trainer.adjust(settings.training)
+    if office is not None:
+        office.predictions.adjust(settings.http.predictions_a_minute)
+
+
 def _share_arenas() -> None:
     """Let glibc keep few arenas: by itself it makes one a thread, each of which holds on to what its thread once needed."""
     libc = ctypes.CDLL(None)
@@ -101,7 +112,7 @@ def _share_arenas() -> None:
 def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
     http = settings.http
     bound = app.listen(http.host, http.port)
-    certificate = app.Certificate(http.certificate_file, http.key_file) if http.certificate_file and http.key_file else None
+    certificate = app.Certificate(http.certificate_file, credential(http.key_file)) if http.certificate_file and http.key_file else None
     app.warn_unprotected(http.host, certificate)
     stack.enter_context(app.served(application, bound, certificate, http.request_seconds))
 
@@ -185,20 +196,13 @@ def _remember(file: Path, filters: list[str]) -> list[str]:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold the storage directory for this process alone; the lock goes with the process, however it ends."""
+def _reloading(ask: Callable[[], None]) -> Iterator[None]:
+    """SIGHUP calls `ask` while the block runs."""
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: ask())
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (directory / "daemon.lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"storage.directory {directory} cannot be used: {error.strerror}") from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another daemon uses {directory}: stop it, or set storage.directory"
-            raise AlreadyRunning(message) from error
         yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.postgres.connection import with_password
+from insa_anomaly.adapters.postgres import roles
+from insa_anomaly.adapters.postgres.connection import as_role, with_password
 from insa_anomaly.adapters.postgres.recorder import Claim, PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import AlreadyRunning, DatabaseAway, DatabaseTaken, InsaError
@@ -79,7 +81,8 @@ class UpToDate:
 def recorder(dsn: str, settings: Settings, log_id: UUID) -> Iterator[UpToDate]:
     """A database that refuses ends the start with its reason; one that is away does not. Raises AlreadyRunning too."""
     claim = Claim(settings.broker.client_id, log_id)
-    with PostgresRecorder(dsn, settings.database.deadline, claim=claim) as inner:
+    ingest = as_role(dsn, roles.INGEST if settings.database.roles else None)
+    with PostgresRecorder(ingest, settings.database.deadline, claim=claim, keep_days=asdict(settings.retention)) as inner:
         prepared = UpToDate(inner, dsn)
         try:
             prepared.attempt(START_SECONDS)

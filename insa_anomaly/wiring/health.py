@@ -8,7 +8,6 @@ from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
-from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.health import Action
 from insa_anomaly.ports import DecisionFilter, Outgoing, SeriesKey, State
@@ -31,24 +30,24 @@ Turns = tuple[tuple[str, Callable[[], float]], ...]
 @contextmanager
 def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, activity: Activity) -> Iterator[Turns]:
     """What trains when it is asked for, and what asks for it once a day."""
-    with Pool(dsn, settings.database.deadline) as pool:
+    with admin.pools(settings, dsn) as pools:
         instance, parts = daemon.log.id, admin.parts_of(daemon, models)
-        queue, devices = PostgresJobs(pool, instance), settings.training.devices
+        queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
         runner = JobRunner(queue, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=devices)
-        remedies, service = assembled(settings, pool, parts, daemon.state, daemon.tell.offer)
-        note = PostgresHealth(pool).note
+        remedies, service = assembled(settings, pools, parts, daemon.state, daemon.tell.offer)
+        note = PostgresHealth(pools.answers).note
         keeper = HealthKeeper(service, remedies, activity, note, instance, settings.health.latency, clock.now)
         yield ("jobs", runner.step), ("health", keeper.step)
 
 
 def assembled(
-    settings: Settings, pool: Pool, parts: admin.Parts, state: State, offer: Callable[[list[Outgoing]], None]
+    settings: Settings, pools: admin.Pools, parts: admin.Parts, state: State, offer: Callable[[list[Outgoing]], None]
 ) -> tuple[Remedies, HealthService]:
     """Who acts and who checks; half of the places for trainings are left to people."""
-    jobs, changes = admin.job_service(pool, parts, max(1, settings.training.jobs // 2)), admin.model_changes(settings, pool, parts.models)
+    jobs, changes = admin.job_service(pools, parts, max(1, settings.training.jobs // 2)), admin.model_changes(settings, pools, parts.models)
     events = ModelEvents(state, offer)
-    remedies = Remedies(PostgresHealth(pool), parts.models, jobs, changes, PostgresAudit(pool), events.notice)
-    return remedies, admin.health_service(settings, pool)
+    remedies = Remedies(PostgresHealth(pools.answers), parts.models, jobs, changes, PostgresAudit(pools.audit), events.notice)
+    return remedies, admin.health_service(settings, pools)
 
 
 # -------------------------------------------------------------------------------------------------- the command
@@ -56,8 +55,8 @@ def assembled(
 def _opened(settings: Settings) -> Iterator[HealthService]:
     with database(settings) as dsn:
         migrate(dsn)
-        with Pool(dsn, settings.database.deadline, 1) as pool:
-            yield admin.health_service(settings, pool)
+        with admin.pools(settings, dsn) as pools:
+            yield admin.health_service(settings, pools)
 
 
 def check(settings: Settings) -> HealthReport:

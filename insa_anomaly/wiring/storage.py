@@ -1,5 +1,13 @@
-"""The log and the states on disk, whole or set aside: a damaged file ends no start, and a person can look at it later."""
+"""The storage directory, held by one daemon, and what is in it, whole or set aside: a damaged file ends no start.
 
+A person can look at it later.
+"""
+
+import fcntl
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -7,10 +15,46 @@ from insa_anomaly import instrumentation
 from insa_anomaly.adapters import alert_file, spool, state
 from insa_anomaly.adapters.disk import size_of_file, size_of_folder
 from insa_anomaly.adapters.reserve import Reserve
-from insa_anomaly.errors import AlertsDamaged, ConfigError, LogBroken, LogDamaged, StateDamaged, StateUnwritable
+from insa_anomaly.errors import AlertsDamaged, AlreadyRunning, ConfigError, LogBroken, LogDamaged, StateDamaged, StateUnwritable
 
 LOG, STATE = "spool.db", "state.db"
 _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Hold the storage directory for this process alone; the lock goes with the process, however it ends."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (directory / "daemon.lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"storage.directory {directory} cannot be used: {error.strerror}") from error
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"another daemon uses {directory}: stop it, or set storage.directory"
+            raise AlreadyRunning(message) from error
+        yield
+
+
+def taken(directory: Path) -> bool:
+    """Whether a daemon holds it."""
+    try:
+        with (directory / "daemon.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # nobody was ever here, or not we may know it
+    return False
+
+
+def check_owner(directory: Path) -> None:
+    """Root leaves files behind that the service's account cannot use. Raises ConfigError."""
+    if os.geteuid() == 0 and directory.is_dir() and (owner := directory.stat().st_uid):
+        name = pwd.getpwuid(owner).pw_name
+        raise ConfigError(f"{directory} belongs to {name}, who could not use what root leaves: `runuser -u {name} -- insa-anomaly ...`")
 
 
 def opened(directory: Path, log_bytes: int, reserve: Reserve) -> tuple[spool.Spool, state.StateFile, bool]:

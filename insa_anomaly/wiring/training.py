@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +17,9 @@ from rich.console import Console
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
+from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
@@ -55,9 +56,10 @@ def model_files(settings: Settings) -> Iterator[ModelFiles]:
 def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
     """Start it. What it must know goes over its standard input, so that no secret is in an argument."""
     argv = [sys.executable, "-m", "insa_anomaly", "train-orders"]
-    child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd())
+    child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=None)
     assert child.stdin is not None  # noqa: S101 - it was asked for
-    child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(dsn) + b"\n")
+    reader = as_role(dsn, roles.API if settings.database.roles else None)
+    child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(reader) + b"\n")
     child.stdin.flush()
     return child
 

@@ -29,13 +29,17 @@ class Daemon:
     config: Path
     port: int
     program: Sequence[str] = ("insa_anomaly",)  # a module and its first arguments
+    folder: Path | None = None  # of its log, where that is not the configuration's
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
     def log(self) -> str:
         """What it said so far."""
-        path = self.config.with_name("daemon.log")
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+
+    @property
+    def _log(self) -> Path:
+        return (self.folder or self.config.parent) / "daemon.log"
 
     @property
     def pid(self) -> int:
@@ -56,7 +60,7 @@ class Daemon:
     def launch(self) -> None:
         """Start it; the kernel ends it should the tests be killed."""
         assert not self.running
-        with self.config.with_name("daemon.log").open("ab") as log:
+        with self._log.open("ab") as log:
             argv = [sys.executable, "-m", *self.program, "run", "--config", str(self.config)]
             self._process = embedded.spawn(argv, stdout=log.fileno(), stderr=log.fileno(), cwd=ROOT)
 

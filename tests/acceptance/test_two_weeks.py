@@ -109,11 +109,11 @@ class Site:
         self.school = School(self.service, self.files, catalogue, self.history, self.clock)
         school: Any = self.school
         parts: Any = admin.Parts(self.files, self.fleet, school, self.instance, lambda _: None)
-        remedies, self.health = assembled(settings, self.pool, parts, self.state, lambda _: None)
+        remedies, self.health = assembled(settings, admin.Pools(self.pool, self.pool), parts, self.state, lambda _: None)
         note = PostgresHealth(self.pool).note
         self.keeper = HealthKeeper(self.health, remedies, self.activity, note, self.instance, 0.1, self.clock)
         self.runner = JobRunner(PostgresJobs(self.pool, self.instance), school, self.files, self.state, lambda _: None, self.clock)
-        self.changes = admin.model_changes(settings, self.pool, self.files)
+        self.changes = admin.model_changes(settings, admin.Pools(self.pool, self.pool), self.files)
         self.catalogue, self.serving = catalogue, dict[SeriesKey, str]()
 
     def clock(self) -> int:

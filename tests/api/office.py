@@ -30,7 +30,7 @@ from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
 from insa_anomaly.settings import Http, RedisAddress, Settings, Training
-from insa_anomaly.wiring.admin import Parts, assembled
+from insa_anomaly.wiring.admin import Parts, Pools, assembled
 from tests.runtime.streams import PARAMETERS, POLICY
 
 SECOND = 1_000_000
@@ -182,7 +182,7 @@ def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | Non
             for one in interrupts:
                 one(name)
 
-        admin = assembled(settings, pool, ring, Parts(files, fleet, log, instance, interrupt))
+        admin = assembled(settings, Pools(pool, pool), ring, Parts(files, fleet, log, instance, interrupt))
         application = app.create("1.2.3", list, lambda: {"series": 0}, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
             yield Office(

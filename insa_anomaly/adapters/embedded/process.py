@@ -69,13 +69,14 @@ def spawn(
     *,
     death_signal: signal.Signals = signal.SIGTERM,
     account: Account | None = None,
-    cwd: Path | str = "/",
+    cwd: Path | str | None = "/",
     stdin: int | None = subprocess.DEVNULL,
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a child that is sent `death_signal` when the thread that called this ends, however it ends: call it from one that lives long.
 
+    `cwd` None is ours, whether or not we could enter it now.
     The child leads a session of its own, so that Ctrl-C in a terminal reaches the parent alone, which stops its children in order.
     A small program sets the signal and becomes `argv`: unlike `preexec_fn` it is safe beside running threads.
     """

@@ -126,6 +126,14 @@ def _ours(error: psycopg.Error) -> DatabaseAway | DatabaseRefused:
     return DatabaseAway(words)
 
 
+def as_role(dsn: str, role: str | None) -> str:
+    """The connection string for a session with the rights of this role alone, where there is one; the login must be a member of it."""
+    if role is None:
+        return dsn
+    options = str(conninfo_to_dict(dsn).get("options") or "")
+    return make_conninfo(dsn, options=f"{options} -c role={role}".strip())
+
+
 def with_password(dsn: str, password: str | None) -> str:
     """The connection string with the password in it, where there is one."""
     return dsn if password is None else make_conninfo(dsn, password=password)

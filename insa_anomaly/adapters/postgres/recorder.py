@@ -1,6 +1,7 @@
 """What the record reader writes: readings, anomalies, episodes, dead letters and models, a page of the log in one transaction."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Self
@@ -21,6 +22,7 @@ from insa_anomaly.errors import DatabaseAway, DatabaseTaken
 from insa_anomaly.ports import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
+_FORGET_AT_ONCE = 20_000  # rows of a table an hour: more than a day brings, and done within a second
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,16 @@ class PostgresRecorder:
     reads `cursor` or records the page again; both are right, since repeating a page changes nothing.
     """
 
-    def __init__(self, dsn: str, deadline: float = 10.0, bulk: Bulk | None = None, claim: Claim | None = None) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        deadline: float = 10.0,
+        bulk: Bulk | None = None,
+        claim: Claim | None = None,
+        keep_days: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """`keep_days`: of telemetry, anomalies, dead_letters and audit, by these names; None keeps for ever."""
+        self._keep_days = keep_days or {}
         self._statements = queries.load()
         self._bulk = bulk or Bulk()
         self._claim = claim
@@ -164,15 +175,23 @@ class PostgresRecorder:
         )
 
     def _upkeep(self, session: Session) -> None:
-        """Partitions can wait, readings cannot: while a long report holds the lock, the default partition takes the rows."""
+        """Weeks made ahead, old ones forgotten. Both can wait, readings cannot: a long report may hold the lock."""
         self._upkept = time.monotonic()
         try:
             (today,) = session.execute(self._statements["today"]).fetchone() or (None,)
             ensure_partitions(session, self._statements, today)
+            for what, days in self._keep_days.items():
+                self._forget(session, what, days)
         except psycopg.Error as error:
             if session.closed:
                 raise
-            instrumentation.partitions_failed(str(error).strip())
+            instrumentation.upkeep_failed(str(error).strip())
+
+    def _forget(self, session: Session, what: str, days: float | None) -> None:
+        if days is not None:
+            (count,) = session.execute(self._statements["forget"], (what, days, _FORGET_AT_ONCE)).fetchone() or (0,)
+            if count:
+                instrumentation.forgotten(what, count)
 
 
 def _dead_letter(log_id: UUID, rejected: Rejected) -> tuple[object, ...]:

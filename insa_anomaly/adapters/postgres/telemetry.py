@@ -5,7 +5,6 @@ from datetime import date, timedelta
 
 import numpy as np
 import numpy.typing as npt
-from psycopg import sql
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
@@ -123,10 +122,8 @@ def ensure_partitions(session: Session, statements: Mapping[str, bytes], today: 
     with session.transaction():
         session.execute(statements["one_at_a_time_here"])
         missing = _missing(session, statements, today)
-        if missing:
-            session.execute("LOCK TABLE telemetry_default IN ACCESS EXCLUSIVE MODE")
-        for name, monday in missing.items():
-            _add_partition(session, name, monday)
+        for monday in missing.values():
+            session.execute(statements["add_week"], (monday,))
     return list(missing)
 
 
@@ -140,14 +137,3 @@ def _weeks(today: date) -> Iterator[tuple[str, date]]:
     for number in range(-5, 5):
         start = monday + number * _WEEK
         yield f"telemetry_{start:%Y%m%d}", start
-
-
-def _add_partition(session: Session, name: str, monday: date) -> None:
-    """Fill it before it is attached: PostgreSQL refuses a partition whose rows lie in the default one."""
-    bounds = {"name": sql.Identifier(name), "start": sql.Literal(f"{monday} 00:00+00"), "end": sql.Literal(f"{monday + _WEEK} 00:00+00")}
-    for statement in (
-        "CREATE TABLE {name} (LIKE telemetry INCLUDING ALL)",
-        "WITH moved AS (DELETE FROM telemetry_default WHERE {start} <= ts AND ts < {end} RETURNING *) INSERT INTO {name} TABLE moved",
-        "ALTER TABLE telemetry ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})",
-    ):
-        session.execute(sql.SQL(statement).format(**bounds))

@@ -100,6 +100,23 @@ SELECT (now() AT TIME ZONE 'UTC')::date
 -- The weeks of telemetry that have a partition.
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'telemetry'::regclass
 
+-- name: carry_cursor
+-- No further than the log itself goes: what was recorded after it is not of its entries.
+INSERT INTO ingest_cursor (log_id, seq) SELECT %s, least(seq, %s) FROM ingest_cursor WHERE log_id = %s
+
+-- name: carry_jobs
+UPDATE training_jobs SET instance = %s WHERE instance = %s
+
+-- name: share_out
+SELECT share_out(%s, %s, %s, %s)
+
+-- name: add_week
+SELECT add_week(%s)
+
+-- name: forget
+-- Older than so many days by the server's clock.
+SELECT forget(%s, now() - %s * interval '1 day', %s)
+
 -- name: series_with_readings
 -- Names alone do not count: a series may have been named by a page that then failed.
 SELECT device_id, metric_name FROM series s WHERE EXISTS (SELECT FROM telemetry t WHERE t.series_id = s.id) ORDER BY 1, 2

@@ -1,0 +1,113 @@
+"""Copies of the daemon's own files that are whole though it goes on writing, and their coming back under a new name of the log."""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Self
+from uuid import UUID, uuid4
+
+from insa_anomaly.errors import BackupFailed
+
+
+class Snapshot:
+    """A SQLite file as it is now, whatever is written to it until this is closed. Any call may raise BackupFailed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _faults(path):
+            self._source = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10.0)
+            self._source.execute("BEGIN")
+            self._source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on it stands still for us
+
+    def copy(self, target: Path) -> None:
+        """Write it there, readable by its owner alone."""
+        with _faults(self._path):
+            target.touch(0o600)
+            with closing(sqlite3.connect(target)) as copied:
+                self._source.backup(copied)
+
+    def close(self) -> None:
+        """Let it go."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def copy_models(directory: Path, target: Path) -> None:
+    """The index first: files that come later are of no harm, and none that it names is altered. Raises BackupFailed."""
+    with _faults(directory):
+        target.mkdir(mode=0o700)
+        with Snapshot(directory / "models.db") as index:
+            index.copy(target / "models.db")
+        for path in sorted(directory.rglob("*")):
+            copy = target / path.relative_to(directory)
+            if path.is_dir():
+                copy.mkdir(mode=0o700, exist_ok=True)
+            elif not path.name.startswith(("models.db", ".")) and path.exists():
+                copy_private(path, copy)
+
+
+def copy_private(source: Path, target: Path) -> None:
+    """A copy that its owner alone may read."""
+    with _faults(source):
+        target.touch(0o600)
+        shutil.copyfile(source, target)
+
+
+def rename_log(spool: Path, state: Path) -> tuple[UUID, UUID]:
+    """Give a restored log, and the state that belongs to it, a new name.
+
+    What the database recorded of the old one after the backup would else be taken for this one's. Answers the old name and the new.
+    Raises BackupFailed.
+    """
+    new = uuid4()
+    with _faults(spool), closing(sqlite3.connect(spool)) as log, closing(sqlite3.connect(state)) as states:
+        old = UUID(log.execute("SELECT id FROM log").fetchone()[0])
+        log.execute("UPDATE log SET id = ?", (str(new),))
+        states.execute("UPDATE place SET log_id = ? WHERE log_id = ?", (str(new), str(old)))
+        log.commit()
+        states.commit()
+    return old, new
+
+
+def last_of(spool: Path) -> int:
+    """Sequence of the last entry of a log. Raises BackupFailed."""
+    with _faults(spool), closing(sqlite3.connect(spool)) as log:
+        return int(log.execute("SELECT max(last, coalesce((SELECT max(seq) FROM entries), 0)) FROM log").fetchone()[0])
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below, by its path. Raises BackupFailed."""
+    found = {}
+    with _faults(folder):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def sync(folder: Path) -> None:
+    """Put all below on disk. Raises BackupFailed."""
+    with _faults(folder):
+        for path in (folder, *folder.rglob("*")):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise BackupFailed(f"{path}: {error}") from error

@@ -1,0 +1,59 @@
+"""The database as a file and back, by PostgreSQL's own programs. A password goes to them in their environment, never in an argument."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.connection import Connection
+from insa_anomaly.errors import BackupFailed
+
+HOURS = 24 * 3600.0  # a large database takes its time
+
+
+def server_major(dsn: str) -> int:
+    """The server's major version. Raises DatabaseAway or DatabaseRefused."""
+    with Connection(dsn) as connection, connection.session() as session:
+        return session.info.server_version // 10_000
+
+
+def is_empty(dsn: str) -> bool:
+    """Whether the database has no schema of ours yet. Raises DatabaseAway or DatabaseRefused."""
+    with Connection(dsn) as connection, connection.session() as session:
+        return session.execute(queries.load()["migrations_table"]).fetchone() == (False,)
+
+
+def dump(programs: Path, dsn: str, target: Path) -> None:
+    """Write the database as it is at one moment. Raises BackupFailed."""
+    target.touch(0o600)
+    _run([str(programs / "pg_dump"), "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"], dsn)
+
+
+def restore(programs: Path, dsn: str, source: Path) -> None:
+    """Fill an empty database, whole or not at all. Raises BackupFailed."""
+    flags = ["--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error"]
+    _run([str(programs / "pg_restore"), *flags, str(source)], dsn)
+
+
+def carry_over(dsn: str, old: UUID, new: UUID, last: int) -> None:
+    """The log goes on under a new name: what of it is recorded, and the trainings that wait, are the new one's."""
+    statements = queries.load()
+    with Connection(dsn) as connection, connection.session() as session, session.transaction():
+        session.execute(statements["carry_cursor"], (new, last, old))
+        session.execute(statements["carry_jobs"], (new, old))
+
+
+def _run(argv: Sequence[str], dsn: str) -> None:
+    parts = conninfo_to_dict(dsn)
+    password = parts.pop("password", None)
+    environment = {"PATH": "/usr/bin:/bin", **({} if password is None else {"PGPASSWORD": str(password)})}
+    address = make_conninfo("", **parts)
+    try:
+        subprocess.run([*argv, f"--dbname={address}"], check=True, capture_output=True, text=True, env=environment, timeout=HOURS)
+    except subprocess.CalledProcessError as error:
+        raise BackupFailed(f"{Path(argv[0]).name}: {error.stderr.strip()}") from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BackupFailed(f"{argv[0]}: {error}") from error

@@ -1,0 +1,60 @@
+"""Who may do what in the database: an owner who has the tables, groups with the rights of the daemon's parts, a login that is in them."""
+
+from psycopg import sql
+
+from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres.connection import Connection, Session, as_role
+from insa_anomaly.adapters.postgres.schema import migrate
+
+OWNER, INGEST, API, AUDIT, KEYS = "insa_owner", "insa_ingest", "insa_api", "insa_audit", "insa_keys"
+GROUPS = (INGEST, API, AUDIT, KEYS)
+
+
+def migrate_as_owner(dsn: str) -> list[str]:
+    """Bring the schema up to date as the role that owns it, and give the groups, where there are any, their rights.
+
+    `dsn` is of a superuser, of the owner or of one of its members. Raises as `migrate`.
+    """
+    with Connection(dsn) as connection, connection.session() as session:
+        owner = _owner(session) or (OWNER if _exists(session, OWNER) else None)
+    applied = migrate(as_role(dsn, owner))
+    with Connection(as_role(dsn, owner)) as connection, connection.session() as session:
+        if all(_exists(session, group) for group in GROUPS):
+            session.execute(queries.load()["share_out"], GROUPS)
+    return applied
+
+
+def create_roles(dsn: str, login: str) -> list[str]:
+    """Make the roles that are missing, and the login a member of the groups; answers the names of what was made.
+
+    `dsn` is of a superuser. The login gets no password: peer authentication, a certificate or `ALTER ROLE` are the administrator's to
+    choose. Raises DatabaseAway or DatabaseRefused.
+    """
+    with Connection(dsn) as connection, connection.session() as session, session.transaction():
+        made = [name for name in (OWNER, *GROUPS, login) if not _exists(session, name)]
+        for name in made:
+            form = "CREATE ROLE {} LOGIN CONNECTION LIMIT 50" if name == login else "CREATE ROLE {} NOLOGIN"
+            session.execute(sql.SQL(form).format(sql.Identifier(name)))
+        names = {"groups": sql.SQL(", ").join(map(sql.Identifier, GROUPS)), "login": sql.Identifier(login), "owner": sql.Identifier(OWNER)}
+        session.execute(sql.SQL("GRANT {groups} TO {login}").format(**names))
+        schema, database = session.execute("SELECT current_schema(), current_database()").fetchone() or ("public", "")
+        place = {"schema": sql.Identifier(schema), "database": sql.Identifier(database), **names}
+        for statement in (
+            "ALTER SCHEMA {schema} OWNER TO {owner}",
+            "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+            "GRANT CONNECT ON DATABASE {database} TO {owner}, {login}",
+        ):
+            session.execute(sql.SQL(statement).format(**place))
+    return made
+
+
+def _exists(session: Session, name: str) -> bool:
+    return session.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None
+
+
+def _owner(session: Session) -> str | None:
+    """Whose the schema is; None where there is none yet."""
+    row = session.execute(
+        "SELECT tableowner FROM pg_tables WHERE tablename = 'schema_migrations' AND schemaname = current_schema()"
+    ).fetchone()
+    return None if row is None else str(row[0])

@@ -1,0 +1,127 @@
+"""Backup and restore: database, models, log and states, in a folder that knows whether it is whole.
+
+A backup is taken while the daemon runs. The states are held first, then the log, then the database is dumped: so whatever the states
+stand on is in the log, and what the database does not have yet is there too. What it recorded of the log after that moment is in the
+backup as well, which is why a restored log gets a new name.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from insa_anomaly.adapters import backup_files, embedded
+from insa_anomaly.adapters.embedded import Installation
+from insa_anomaly.adapters.postgres import dump
+from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.errors import BackupFailed
+from insa_anomaly.saved_file import write_whole
+from insa_anomaly.settings import Settings
+from insa_anomaly.wiring import clock, storage
+from insa_anomaly.wiring.database import database
+
+_STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = storage.STATE, storage.LOG, "alerts.db", "subscriptions.json"
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a backup says of itself; written last, so that a broken one has none."""
+
+    version: str
+    taken_at: str
+    sha256: dict[str, str]
+
+
+def backup(settings: Settings, target: Path) -> Path:
+    """Write one below `target`, under the time of it; answers where. Raises BackupFailed, DatabaseAway, DatabaseRefused."""
+    at = datetime.fromtimestamp(clock.now() / 1e6, UTC)
+    folder = target / f"insa-anomaly-{at:%Y%m%dT%H%M%SZ}"
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise BackupFailed(f"{folder} cannot be made: {error.strerror}") from error
+    source = settings.storage.directory
+    with ExitStack() as stack:
+        held = {
+            name: stack.enter_context(backup_files.Snapshot(source / name))
+            for name in (_ALERTS, _STATE, _SPOOL)
+            if (source / name).exists()
+        }
+        with database(settings) as dsn:
+            dump.dump(_programs("pg_dump", dump.server_major(dsn)), dsn, folder / "database.dump")
+        for name, snapshot in held.items():
+            snapshot.copy(folder / name)
+    for path in (source / _SUBSCRIPTIONS, settings.models.key_file):
+        if path.exists():
+            backup_files.copy_private(path, folder / path.name)
+    if (settings.models.directory / "models.db").exists():
+        backup_files.copy_models(settings.models.directory, folder / "ml_models")
+    manifest = Manifest(version("insa-anomaly"), at.isoformat(), backup_files.digests(folder))
+    write_whole(folder / "manifest.json", msgspec.json.encode(manifest))
+    backup_files.sync(folder)
+    return folder
+
+
+def restore(settings: Settings, folder: Path) -> Manifest:
+    """Put it where the settings say, where nothing is yet. Raises BackupFailed (not whole, or something is in the way), AlreadyRunning."""
+    manifest = _checked(folder)
+    target = settings.storage.directory
+    with storage.alone(target), database(settings) as dsn:
+        _refuse_what_is_there(settings, dsn)
+        dump.restore(_programs("pg_restore", dump.server_major(dsn)), dsn, folder / "database.dump")
+        for name in (_ALERTS, _STATE, _SPOOL, _SUBSCRIPTIONS):
+            if (folder / name).exists():
+                backup_files.copy_private(folder / name, target / name)
+        if (folder / settings.models.key_file.name).exists() and not settings.models.key_file.exists():
+            settings.models.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            backup_files.copy_private(folder / settings.models.key_file.name, settings.models.key_file)
+        if (folder / "ml_models").is_dir():
+            _restore_models(settings.models.directory, folder / "ml_models")
+        if (target / _SPOOL).exists() and (target / _STATE).exists():
+            last = backup_files.last_of(target / _SPOOL)
+            dump.carry_over(dsn, *backup_files.rename_log(target / _SPOOL, target / _STATE), last)
+        migrate(dsn)
+    return manifest
+
+
+def _restore_models(directory: Path, source: Path) -> None:
+    if directory.is_dir():
+        directory.rmdir()  # it was found to be empty
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    backup_files.copy_models(source, directory)
+
+
+def _checked(folder: Path) -> Manifest:
+    try:
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BackupFailed(f"{folder} is no backup, or one that was not finished: {error}") from error
+    found = backup_files.digests(folder)
+    found.pop("manifest.json")
+    altered = sorted(name for name in found.keys() | manifest.sha256.keys() if found.get(name) != manifest.sha256.get(name))
+    if altered:
+        raise BackupFailed(f"{folder} is not as it was written: {', '.join(altered[:5])}")
+    return manifest
+
+
+def _refuse_what_is_there(settings: Settings, dsn: str) -> None:
+    directory = settings.models.directory
+    there = [str(path) for name in (_ALERTS, _STATE, _SPOOL) if (path := settings.storage.directory / name).exists()]
+    there += [str(directory)] if directory.is_dir() and any(directory.iterdir()) else []
+    there += [] if dump.is_empty(dsn) else ["the schema in the database"]
+    if there:
+        raise BackupFailed(f"a backup is restored where nothing is, and there is {', '.join(there)}: move it away first")
+
+
+def _programs(name: str, major: int) -> Path:
+    """Where PostgreSQL's programs are that can deal with a server of this version: they must not be older."""
+    fitting = _fitting(name, major, embedded.postgres_installations())
+    if not fitting:
+        raise BackupFailed(f"there is no {name} of PostgreSQL {major} or newer: install postgresql-client-{major}")
+    return min(fitting, key=lambda each: each.major).bindir
+
+
+def _fitting(name: str, major: int, installations: Sequence[Installation]) -> list[Installation]:
+    return [each for each in installations if each.major >= major and (each.bindir / name).exists()]

@@ -1,0 +1,42 @@
+"""From what an older version left behind: its schema, its full log, its outbox and its models are taken up, and nothing of them is lost.
+
+What is kept in `kept/` is as the version wrote that it is named after. A version that changes a format adds a folder (`keep_formats`).
+"""
+
+import shutil
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.acceptance.keep_formats import EVENTS, RECORDED, WAITING
+from tests.acceptance.site import Site
+from tests.conftest import wait_for
+
+KEPT = sorted((Path(__file__).parent / "kept").iterdir())
+
+
+@pytest.mark.parametrize("version", KEPT, ids=lambda path: path.name)
+def test_what_an_older_version_left_is_taken_up(version: Path, site: Site) -> None:
+    """Every reading that waited is stored beside those that were, every event is told, the model serves, and keys stay keys."""
+    with psycopg.connect(site.database, autocommit=True) as session:
+        session.execute((version / "schema.sql").read_bytes())
+    storage = site.folder / "storage"
+    shutil.copytree(version, storage, ignore=shutil.ignore_patterns("schema.sql"))
+    storage.chmod(0o700)
+    (storage / "model.key").chmod(0o600)
+    site.put("retention", {"telemetry": None})
+    site.put("models", {"directory": str(storage / "ml_models"), "key_file": str(storage / "model.key")})
+    with site.listen() as heard:
+        daemon = site.daemon()
+        daemon.start()
+        daemon.wait_idle()
+        wait_for(lambda: len(heard.payloads) >= len(EVENTS), 30)
+        assert heard.payloads[: len(EVENTS)] == EVENTS
+        assert daemon.status()["series_with_model"] == 1
+        assert site.stored() == RECORDED + WAITING
+        assert site.query("SELECT id FROM api_keys") == [("k1",)]
+        assert site.query("SELECT count(*) FROM audit_log") == [(1,)]
+        assert daemon.metric("insa_readings_total") == WAITING
+        assert daemon.terminate() == 0
+    assert site.run("migrate").stdout == "the schema is up to date\n"

@@ -1,0 +1,152 @@
+"""Installing the service: said first, done on demand, done again without a change; and what goes and stays when it is uninstalled."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from insa_anomaly.cli import cli
+from insa_anomaly.errors import InstallationFailed
+from insa_anomaly.settings import load
+from insa_anomaly.workbench.installation import Site, install
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts and give files away")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine with nobody on it but root."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (tmp_path / "etc/group").write_text("root:x:0:\n")
+    return tmp_path
+
+
+def said(*words: str) -> list[str]:
+    """What the command says; it succeeds."""
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
+
+
+def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
+    """Mode and content of everything below."""
+    return {
+        str(path.relative_to(root)): (path.lstat().st_mode, path.read_bytes() if path.is_file() else None)
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def test_nothing_is_done_unasked(root: Path) -> None:
+    """Without --apply it is said, step by step."""
+    before = tree(root)
+    lines = said("install", "--root", str(root))
+    assert lines[-1] == "nothing was changed; --apply does it"
+    assert f"would make the folder {root}/var/lib/insa-iiot/ml_models, 0700" in lines
+    assert tree(root) == before
+
+
+def test_done_again_it_changes_nothing(root: Path) -> None:
+    """What was said is done, and then there is nothing to do; settings and the key of the plant are its own from then on."""
+    promised = said("install", "--root", str(root))[:-1]
+    done = said("install", "--apply", "--root", str(root))
+    assert [f"would {line}" for line in done[:-1]] == promised
+    (root / "etc/insa-anomaly/config.yaml").write_text("broker: {host: plant}\n")
+    if os.geteuid() == 0:
+        assert said("install", "--root", str(root)) == ["there is nothing to do"]
+    before = tree(root)
+    assert said("install", "--apply", "--root", str(root))[-1] == "done"
+    assert tree(root) == before
+
+
+def test_the_modes_are_what_they_should_be(root: Path) -> None:
+    """What is secret or learnt is the service's alone; what it only reads it cannot write."""
+    said("install", "--apply", "--root", str(root))
+    modes = {name: oct((root / name).stat().st_mode & 0o777) for name in (
+        "etc/insa-anomaly", "etc/insa-anomaly/secrets", "etc/insa-anomaly/config.yaml", "var/lib/insa-anomaly",
+        "var/lib/insa-anomaly/model.key", "var/lib/insa-iiot/ml_models", "etc/systemd/system/insa-anomaly.service",
+    )}  # fmt: skip
+    assert list(modes.values()) == ["0o750", "0o750", "0o640", "0o700", "0o600", "0o700", "0o644"]
+
+
+@ROOT_ONLY
+def test_the_account_owns_its_data_and_nothing_else(root: Path) -> None:
+    """It may read its configuration and its secrets."""
+    said("install", "--apply", "--root", str(root))
+    line = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("insa-anomaly:"))
+    uid, gid = (int(part) for part in line.split(":")[2:4])
+    assert line.endswith(":/var/lib/insa-anomaly:/usr/sbin/nologin")
+    owners = {name: (status.st_uid, status.st_gid) for name in ("var/lib/insa-anomaly", "var/lib/insa-anomaly/model.key",
+        "etc/insa-anomaly", "etc/insa-anomaly/config.yaml", "etc/insa-anomaly/secrets", "etc/systemd/system/insa-anomaly.service")
+        if (status := (root / name).stat())}  # fmt: skip
+    assert list(owners.values()) == [(uid, gid), (uid, gid), (0, gid), (0, gid), (0, gid), (0, 0)]
+
+
+def test_the_configuration_is_understood_and_the_manual_beside_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short one of the plant sets what there is to set; an instance has what the unit gives it, and clashes with no other."""
+    monkeypatch.delenv("INSA_CONFIG", raising=False)
+    said("install", "--apply", "--root", str(root), "--instance", "press", "--instance", "paint")
+    folder = root / "etc/insa-anomaly"
+    assert set(yaml.safe_load((folder / "config.yaml").read_text())) == {"broker", "database"}
+    load(folder / "config.yaml")
+    load(folder / "manual.yaml")
+    press, paint = (load(folder / f"{name}.yaml")[0] for name in ("press", "paint"))
+    unit = (root / "etc/systemd/system/insa-anomaly@.service").read_text()
+    assert "StateDirectory=insa-anomaly/%i insa-iiot/ml_models/%i\n" in unit
+    assert str(press.storage.directory) == "/var/lib/insa-anomaly/press"
+    assert str(press.models.directory) == "/var/lib/insa-iiot/ml_models/press"
+    assert (root / str(press.models.key_file).lstrip("/")).stat().st_mode & 0o777 == 0o600
+    for one, other in zip((press.broker.client_id, press.http.port), (paint.broker.client_id, paint.http.port), strict=True):
+        assert one != other
+
+
+def test_the_units_start_this_program_and_systemd_finds_nothing_wrong(root: Path) -> None:
+    """From wherever it is installed."""
+    program = root / "opt/elsewhere/bin/insa-anomaly"
+    for path in (program, root / "bin/sh"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    inside = Path("/opt/elsewhere/bin/insa-anomaly")
+    for step in install(Site(root, inside), []):
+        if not step.done():
+            step.do()
+    unit = root / "etc/systemd/system/insa-anomaly.service"
+    assert f"ExecStart={inside} run --config /etc/insa-anomaly/config.yaml" in unit.read_text()
+    assert (root / "usr/local/bin/insa-anomaly").readlink() == inside
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze on this machine")
+    for target in ("sysinit", "basic", "shutdown", "network-online", "multi-user"):
+        unit.with_name(f"{target}.target").write_text("[Unit]\n")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", f"--root={root}", unit.name], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_data_outlives_the_program(root: Path) -> None:
+    """Units and command go; data, settings, keys and the account stay, and uninstalling again has nothing to do."""
+    said("install", "--apply", "--root", str(root))
+    assert any("remove" in line for line in said("uninstall", "--root", str(root)))
+    said("uninstall", "--apply", "--root", str(root))
+    assert said("uninstall", "--root", str(root)) == ["there is nothing to do"]
+    left = set(tree(root))
+    assert {"var/lib/insa-anomaly/model.key", "etc/insa-anomaly/config.yaml", "etc/insa-anomaly/secrets"} <= left
+    assert not [name for name in left if name.startswith(("etc/systemd/system/insa", "usr/local/bin/insa", "usr/local/share/insa"))]
+
+
+def test_a_program_in_a_home_is_not_installed() -> None:
+    """The units hide homes, so it would not start."""
+    with pytest.raises(InstallationFailed, match="below /home.*below /opt"):
+        install(Site(Path("/"), Path("/home/me/.venv/bin/insa-anomaly")), [])
+
+
+def test_a_name_that_would_leave_its_folder_is_no_instance(root: Path) -> None:
+    """Nor one that is taken."""
+    for name in ("../x", "a b", "", "config"):
+        done = CliRunner().invoke(cli, ["install", "--root", str(root), "--instance", name])
+        assert done.exit_code == 2
