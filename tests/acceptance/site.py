@@ -94,6 +94,7 @@ class Site:
         self.put("http", {"port": embedded.free_port()})
         self.put("models", {"directory": str(self.folder / "ml_models"), "key_file": str(self.folder / "model.key")})
         self.put("readings", {"max_age": None})
+        self.put("retention", {"telemetry": None, "anomalies": None})
         self.put("training", {"automatic": False})
 
     def put(self, section: str, settings: Mapping[str, Any]) -> None:

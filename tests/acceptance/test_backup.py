@@ -15,6 +15,7 @@ from insa_anomaly.settings import load
 from insa_anomaly.wiring import backup
 from tests.acceptance.plant import machines, stream
 from tests.acceptance.site import Site, empty_database, opened
+from tests.conftest import wait_for
 
 EXPECTED = ["alerts.db", "database.dump", "manifest.json", "ml_models", "model.key", "spool.db", "state.db", "subscriptions.json"]
 
@@ -59,6 +60,8 @@ def test_a_backup_of_a_running_daemon_is_restored_on_another_machine(
         daemon.start()
         daemon.wait_idle()
         readings = "SELECT device_id, metric_name, timestamp, value FROM telemetry_readings ORDER BY 1, 2, 3"
+        sent = sum(len(json.loads(payload).get("metrics", "1")) for _, payload in messages)
+        wait_for(lambda: (other.stored(), trained.stored()) == (sent, sent), 60)
         assert other.query(readings) == trained.query(readings)
         models = "SELECT id, status, version FROM ml_models ORDER BY 1"
         assert other.query(models) == trained.query(models)
