@@ -50,7 +50,7 @@ demo:
 	@exec $(WITH_PARENT) .venv/bin/insa-anomaly demo $(if $(DURATION),--duration $(DURATION)) $(if $(filter-out 0,$(JSON)),--json)
 
 test: deps lint
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: deps
 	@$(call sync)
