@@ -19,6 +19,7 @@ import psycopg
 import psycopg.conninfo
 import pytest
 import redis
+import structlog
 from hypothesis import settings
 
 from insa_anomaly.adapters import embedded
@@ -80,6 +81,13 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Whoever sets logging up does so for the standard error of its time, which is another in the next test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

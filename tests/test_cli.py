@@ -5,7 +5,6 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -15,20 +14,12 @@ from typer.testing import CliRunner
 
 from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
 from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, Conflict, InsaError
-from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.health import HealthReport
 from insa_anomaly.wiring import daemon, health
 from insa_anomaly.wiring.storage import check_owner
 
 NAMES = sorted(getattr(get_command(cli), "commands", {}))
 SHOWN = [name for name in NAMES if name != "train-orders"]
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """A command sets logging up, to the standard error of its time."""
-    yield
-    set_up_logging()
 
 
 def said(*arguments: str) -> tuple[int, str]:

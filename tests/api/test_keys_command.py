@@ -1,22 +1,13 @@
 """The command that makes, lists and ends keys, and what it leaves behind."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from insa_anomaly.cli import cli
-from insa_anomaly.instrumentation import set_up_logging
 from tests.api.office import Office, problem
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """A command sets logging up, to the standard error of its time."""
-    yield
-    set_up_logging()
 
 
 @pytest.fixture

@@ -111,6 +111,8 @@ BEGIN
             to_ingest := W; to_api := S;
         WHEN entry IN ('feedback', 'training_jobs') THEN
             to_ingest := S; to_api := W;
+        WHEN entry IN ('schedule', 'series_activity', 'instance_activity', 'health_report', 'health_decision') THEN
+            to_ingest := S; to_api := W || ', DELETE';
         ELSE
             to_ingest := W; to_api := W;
         END CASE;
@@ -202,9 +204,43 @@ CREATE TABLE public.feedback (
     given_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT feedback_verdict_check CHECK ((verdict = ANY (ARRAY['confirmed'::text, 'dismissed'::text])))
 );
+CREATE TABLE public.health_decision (
+    id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    cause text NOT NULL,
+    reason text NOT NULL,
+    instance uuid,
+    device_id text NOT NULL,
+    metric_name text NOT NULL,
+    model_id uuid,
+    model_version integer NOT NULL,
+    figures jsonb NOT NULL,
+    status text DEFAULT 'waiting'::text NOT NULL,
+    due_at timestamp with time zone,
+    settled_at timestamp with time zone,
+    outcome text DEFAULT ''::text NOT NULL,
+    job_id uuid,
+    CONSTRAINT health_decision_cause_check CHECK ((cause = ANY (ARRAY['age'::text, 'degraded'::text, 'failing'::text, 'slow'::text, 'silent'::text, 'inactive'::text]))),
+    CONSTRAINT health_decision_kind_check CHECK ((kind = ANY (ARRAY['retrain'::text, 'escalate'::text, 'recover'::text, 'disable'::text, 'retire'::text, 'clean_up'::text]))),
+    CONSTRAINT health_decision_status_check CHECK ((status = ANY (ARRAY['waiting'::text, 'done'::text, 'void'::text])))
+);
+CREATE TABLE public.health_report (
+    id uuid NOT NULL,
+    task_type text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    report jsonb NOT NULL
+);
 CREATE TABLE public.ingest_cursor (
     log_id uuid NOT NULL,
     seq bigint NOT NULL
+);
+CREATE TABLE public.instance_activity (
+    instance uuid NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    batches bigint NOT NULL,
+    slow bigint NOT NULL
 );
 CREATE TABLE public.ml_models (
     id uuid NOT NULL,
@@ -225,7 +261,13 @@ CREATE TABLE public.ml_models (
     figures jsonb DEFAULT '{}'::jsonb NOT NULL,
     sha256 text NOT NULL,
     reason text DEFAULT ''::text NOT NULL,
+    instance uuid,
     CONSTRAINT ml_models_status_check CHECK ((status = ANY (ARRAY['active'::text, 'shadow'::text, 'archived'::text, 'disabled'::text, 'failed'::text, 'deleted'::text])))
+);
+CREATE TABLE public.schedule (
+    task_type text NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    run_at timestamp with time zone NOT NULL
 );
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
@@ -238,6 +280,15 @@ CREATE TABLE public.series (
     device_id text NOT NULL,
     metric_name text NOT NULL,
     first_seen timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.series_activity (
+    device_id text NOT NULL,
+    metric_name text NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    instance uuid NOT NULL,
+    newest timestamp with time zone NOT NULL,
+    readings bigint NOT NULL,
+    anomalies bigint NOT NULL
 );
 ALTER TABLE public.series ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.series_id_seq
@@ -418,7 +469,7 @@ CREATE TABLE public.training_jobs (
     seconds double precision,
     outcome jsonb DEFAULT '{}'::jsonb NOT NULL,
     reason text DEFAULT ''::text NOT NULL,
-    CONSTRAINT training_jobs_kind_check CHECK ((kind = ANY (ARRAY['train'::text, 'retrain'::text]))),
+    CONSTRAINT training_jobs_kind_check CHECK ((kind = ANY (ARRAY['train'::text, 'retrain'::text, 'fleet'::text]))),
     CONSTRAINT training_jobs_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'running'::text, 'done'::text, 'failed'::text, 'cancelled'::text])))
 );
 ALTER TABLE ONLY public.telemetry ATTACH PARTITION public.telemetry_20261012 FOR VALUES FROM ('2026-10-12 00:00:00+00') TO ('2026-10-19 00:00:00+00');
@@ -432,19 +483,21 @@ ALTER TABLE ONLY public.telemetry ATTACH PARTITION public.telemetry_20261130 FOR
 ALTER TABLE ONLY public.telemetry ATTACH PARTITION public.telemetry_20261207 FOR VALUES FROM ('2026-12-07 00:00:00+00') TO ('2026-12-14 00:00:00+00');
 ALTER TABLE ONLY public.telemetry ATTACH PARTITION public.telemetry_20261214 FOR VALUES FROM ('2026-12-14 00:00:00+00') TO ('2026-12-21 00:00:00+00');
 ALTER TABLE ONLY public.telemetry ATTACH PARTITION public.telemetry_default DEFAULT;
-INSERT INTO public.api_keys VALUES ('k1', 'kept', 'd', '{ml:read}', '2026-11-22 22:05:57.498887+00', NULL, NULL, NULL, NULL);
-INSERT INTO public.audit_log OVERRIDING SYSTEM VALUE VALUES (1, '2026-11-22 22:05:57.503138+00', 'w', 'o', 'a', 's', NULL, NULL);
-INSERT INTO public.ingest_cursor VALUES ('e94e59eb-afd9-476d-af3c-23931c27d889', 1);
-INSERT INTO public.ingest_cursor VALUES ('6ac360ad-fef0-40a6-88c3-087e49be8410', 2);
-INSERT INTO public.ingest_cursor VALUES ('89c7bc2c-702f-44c8-9c39-52974a96bf2c', 0);
-INSERT INTO public.ml_models VALUES ('9137c160-07a1-5595-b673-cd52810de37f', 'pump-1', 'a', 'isolation_forest', 'a/1', 'active', 0.9, NULL, 500, '2025-10-09 08:53:20.000001+00', NULL, '2026-11-22 22:05:57.469773+00', 1, 0.4, '{"warm": false, "max_samples": "auto", "n_estimators": 100}', '{"n": 500, "span": null, "basis": "holdout", "share": 0.25}', 'abababababababababababababababababababababababababababababababab', '');
-INSERT INTO public.schema_migrations VALUES (1, '0001_first_tables', 'e984bd9c3999c8f966797d6094945cad3acdcd361724d70b4abec821c2143ab8', '2026-11-22 22:05:57.137127+00');
-INSERT INTO public.schema_migrations VALUES (2, '0002_keys_and_audit', 'be8949bbd30d1965fc103d3fa60e6ee5a8fcabb1d914f397271152a086663a80', '2026-11-22 22:05:57.221312+00');
-INSERT INTO public.schema_migrations VALUES (3, '0003_paging_and_feedback', '12ab99dad38e3ea43afc887c918f6a033a788a7ba4032a65df3363d1fd1f0e48', '2026-11-22 22:05:57.248329+00');
-INSERT INTO public.schema_migrations VALUES (4, '0004_training_jobs', '8be6e20ca925553f6bf88ee698131caed4b3617bf980acb98ef970ce200d5520', '2026-11-22 22:05:57.257192+00');
-INSERT INTO public.schema_migrations VALUES (5, '0005_dead_letters_once', 'fc0e268538b806d9387b1888f86eddbdae218576417dcb0ec5e3ad90ac504731', '2026-11-22 22:05:57.269798+00');
-INSERT INTO public.schema_migrations VALUES (9, '0009_upkeep_and_roles', '5307a8829008d1200fce4fedef73282a1570eaecf957f91a8dc362305c73cb2b', '2026-11-22 22:05:57.280637+00');
-INSERT INTO public.series OVERRIDING SYSTEM VALUE VALUES (1, 'P-0', 'flow', '2026-11-22 22:05:57.460482+00');
+INSERT INTO public.api_keys VALUES ('k1', 'kept', 'd', '{ml:read}', '2026-11-22 23:19:30.381777+00', NULL, NULL, NULL, NULL);
+INSERT INTO public.audit_log OVERRIDING SYSTEM VALUE VALUES (1, '2026-11-22 23:19:30.382768+00', 'w', 'o', 'a', 's', NULL, NULL);
+INSERT INTO public.ingest_cursor VALUES ('57e800ed-38a6-4f9c-8a40-01f74b39780b', 1);
+INSERT INTO public.ingest_cursor VALUES ('7e40e04b-d236-429e-a337-42de85e77c19', 2);
+INSERT INTO public.ingest_cursor VALUES ('40ae32dd-114b-4ba2-990a-384eb85216b0', 0);
+INSERT INTO public.ml_models VALUES ('9137c160-07a1-5595-b673-cd52810de37f', 'pump-1', 'a', 'isolation_forest', 'a/1', 'active', 0.9, NULL, 500, '2025-10-09 08:53:20.000001+00', NULL, '2026-11-22 23:19:30.376568+00', 1, 0.4, '{"warm": false, "max_samples": "auto", "n_estimators": 100}', '{"n": 500, "span": null, "basis": "holdout", "share": 0.25}', 'abababababababababababababababababababababababababababababababab', '', NULL);
+INSERT INTO public.schema_migrations VALUES (1, '0001_first_tables', 'e984bd9c3999c8f966797d6094945cad3acdcd361724d70b4abec821c2143ab8', '2026-11-22 23:19:30.317021+00');
+INSERT INTO public.schema_migrations VALUES (2, '0002_keys_and_audit', 'be8949bbd30d1965fc103d3fa60e6ee5a8fcabb1d914f397271152a086663a80', '2026-11-22 23:19:30.32746+00');
+INSERT INTO public.schema_migrations VALUES (3, '0003_paging_and_feedback', '12ab99dad38e3ea43afc887c918f6a033a788a7ba4032a65df3363d1fd1f0e48', '2026-11-22 23:19:30.33132+00');
+INSERT INTO public.schema_migrations VALUES (4, '0004_training_jobs', '8be6e20ca925553f6bf88ee698131caed4b3617bf980acb98ef970ce200d5520', '2026-11-22 23:19:30.333307+00');
+INSERT INTO public.schema_migrations VALUES (5, '0005_dead_letters_once', 'fc0e268538b806d9387b1888f86eddbdae218576417dcb0ec5e3ad90ac504731', '2026-11-22 23:19:30.335583+00');
+INSERT INTO public.schema_migrations VALUES (6, '0006_fleet_jobs', '83281207960ec0229d934bee336d3cc84b7fa204c2af7e5904c1252a88fe6fee', '2026-11-22 23:19:30.337992+00');
+INSERT INTO public.schema_migrations VALUES (7, '0007_health_check', 'b604433ed4bafef912e19bab312770d8e3759113df894fa5b321d15d426b2029', '2026-11-22 23:19:30.338939+00');
+INSERT INTO public.schema_migrations VALUES (8, '0008_upkeep_and_roles', '1500be6ce55dd529da6215a1c2f8bfb070cf3553573f3da2b8697e2c5c2a412f', '2026-11-22 23:19:30.345051+00');
+INSERT INTO public.series OVERRIDING SYSTEM VALUE VALUES (1, 'P-0', 'flow', '2026-11-22 23:19:30.374064+00');
 INSERT INTO public.telemetry_default VALUES ('2025-10-09 08:53:20+00', 0, 0, 1, 0, 0, NULL);
 INSERT INTO public.telemetry_default VALUES ('2025-10-09 08:53:20+00', 1, 1, 1, 0, 0, NULL);
 INSERT INTO public.telemetry_default VALUES ('2025-10-09 08:53:20+00', 2, 2, 1, 0, 0, NULL);
@@ -462,12 +515,22 @@ ALTER TABLE ONLY public.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (digest);
 ALTER TABLE ONLY public.feedback
     ADD CONSTRAINT feedback_pkey PRIMARY KEY (episode_id);
+ALTER TABLE ONLY public.health_decision
+    ADD CONSTRAINT health_decision_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.health_report
+    ADD CONSTRAINT health_report_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.ingest_cursor
     ADD CONSTRAINT ingest_cursor_pkey PRIMARY KEY (log_id);
+ALTER TABLE ONLY public.instance_activity
+    ADD CONSTRAINT instance_activity_pkey PRIMARY KEY (instance, hour);
 ALTER TABLE ONLY public.ml_models
     ADD CONSTRAINT ml_models_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.schedule
+    ADD CONSTRAINT schedule_pkey PRIMARY KEY (task_type);
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
+ALTER TABLE ONLY public.series_activity
+    ADD CONSTRAINT series_activity_pkey PRIMARY KEY (device_id, metric_name, hour);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT series_device_id_metric_name_key UNIQUE (device_id, metric_name);
 ALTER TABLE ONLY public.series
@@ -508,9 +571,19 @@ CREATE INDEX idx_anomaly_episodes_open ON public.anomaly_episodes USING btree (d
 CREATE INDEX idx_anomaly_episodes_time ON public.anomaly_episodes USING btree (started_at, id);
 CREATE INDEX idx_audit_log_at ON public.audit_log USING btree (at);
 CREATE INDEX idx_dead_letters_received ON public.dead_letters USING btree (received);
+CREATE INDEX idx_health_decision_series ON public.health_decision USING btree (device_id, metric_name, at);
+CREATE INDEX idx_health_decision_time ON public.health_decision USING btree (at, id);
+CREATE INDEX idx_health_decision_waiting ON public.health_decision USING btree (due_at) WHERE (status = 'waiting'::text);
+CREATE INDEX idx_health_report_time ON public.health_report USING btree (started_at);
+CREATE INDEX idx_ml_models_assessed ON public.ml_models USING btree (device_id, metric_name, version) WHERE (accuracy IS NOT NULL);
 CREATE INDEX idx_ml_models_device ON public.ml_models USING btree (device_id, metric_name);
+CREATE INDEX idx_ml_models_idle ON public.ml_models USING btree (id) WHERE (status = ANY (ARRAY['archived'::text, 'disabled'::text, 'failed'::text]));
+CREATE INDEX idx_ml_models_learnt ON public.ml_models USING btree (device_id, metric_name, version) WHERE ((figures ->> 'training'::text) = 'anew'::text);
+CREATE INDEX idx_ml_models_measured ON public.ml_models USING btree (device_id, metric_name, version) WHERE ((figures ->> 'predecessor_accuracy'::text) IS NOT NULL);
 CREATE UNIQUE INDEX idx_ml_models_one_active ON public.ml_models USING btree (device_id, metric_name) WHERE (status = 'active'::text);
+CREATE INDEX idx_series_activity_hour ON public.series_activity USING btree (hour);
 CREATE UNIQUE INDEX idx_training_jobs_one_a_series ON public.training_jobs USING btree (device_id, metric_name) WHERE (status = ANY (ARRAY['queued'::text, 'running'::text]));
+CREATE INDEX idx_training_jobs_series ON public.training_jobs USING btree (device_id, metric_name, created_at);
 CREATE INDEX idx_training_jobs_time ON public.training_jobs USING btree (created_at, id);
 ALTER INDEX public.telemetry_pkey ATTACH PARTITION public.telemetry_20261012_pkey;
 ALTER INDEX public.telemetry_pkey ATTACH PARTITION public.telemetry_20261019_pkey;
