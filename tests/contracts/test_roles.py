@@ -12,10 +12,10 @@ from insa_anomaly.adapters.postgres import queries, roles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.pool import Pool
-from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.adapters.postgres.recorder import Claim, PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.adapters.postgres.telemetry import ensure_partitions
-from insa_anomaly.errors import DatabaseRefused
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Change
 from tests.contracts.recorded import LOG, letter, page
 
@@ -41,11 +41,14 @@ def session_of(dsn: str, role: str) -> Iterator[psycopg.Connection]:
         yield session
 
 
+HEALTH = ("schedule", "series_activity", "instance_activity", "health_report", "health_decision")
 MAY = {
     roles.INGEST: {"telemetry": "siu", "series": "siu", "anomaly_detections": "siu", "ingest_cursor": "siu", "dead_letters": "siu",
-                   "anomaly_episodes": "siu", "ml_models": "siu", "feedback": "s", "training_jobs": "s", "schema_migrations": "s"},
+                   "anomaly_episodes": "siu", "ml_models": "siu", "feedback": "s", "training_jobs": "s", "schema_migrations": "s",
+                   **dict.fromkeys(HEALTH, "s")},
     roles.API: {"telemetry": "s", "series": "s", "anomaly_detections": "s", "anomaly_episodes": "s", "ml_models": "siu", "feedback": "siu",
-                "training_jobs": "siu", "api_keys": "s", "dead_letters": "s", "ingest_cursor": "s", "schema_migrations": "s"},
+                "training_jobs": "siu", "api_keys": "s", "dead_letters": "s", "ingest_cursor": "s", "schema_migrations": "s",
+                **dict.fromkeys(HEALTH, "siud")},
     roles.AUDIT: {"audit_log": "i", "schema_migrations": "s"},
     roles.KEYS: {"api_keys": "siu", "schema_migrations": "s"},
 }  # fmt: skip
@@ -54,7 +57,7 @@ TABLES = sorted({table for tables in MAY.values() for table in tables})
 
 
 def test_each_group_has_its_rights_and_no_others(dsn: str) -> None:
-    """Nobody deletes, nobody but the owner makes tables, and nobody reads the audit log."""
+    """Nobody deletes but the health check its own notes, nobody but the owner makes tables, and nobody reads the audit log."""
     for role, tables in MAY.items():
         with session_of(dsn, role) as session:
             found = {
@@ -68,6 +71,15 @@ def test_each_group_has_its_rights_and_no_others(dsn: str) -> None:
             assert {table: rights for table, rights in found.items() if rights} == tables, role
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute("CREATE TABLE mine (a int)")
+
+
+def test_a_session_of_our_own_is_ended_by_its_login(dsn: str) -> None:
+    """The group may end no session; the login, which the session belongs to, may."""
+    ingest, claim = as_role(dsn, roles.INGEST), Claim("line-1", LOG)
+    with PostgresRecorder(ingest, claim=claim) as before, PostgresRecorder(ingest, claim=claim) as now:
+        before.record(page(1, []))
+        with pytest.raises(DatabaseAway, match="earlier session"):
+            now.cursor(LOG)
 
 
 def test_who_is_in_no_group_sees_nothing(dsn: str) -> None:

@@ -168,7 +168,10 @@ class PostgresRecorder:
         names = {"name": claim.name, "session": claim.session}
         if session.execute(self._statements["claim"], names).fetchone() == (claim.session, True):
             return
-        if session.execute(self._statements["end_own_session"], names).fetchall():
+        with session.transaction():
+            session.execute("SET LOCAL ROLE NONE")  # a session is its login's, whatever role works in it
+            ended = session.execute(self._statements["end_own_session"], names).fetchall()
+        if ended:
             raise DatabaseAway("an earlier session of ours still had to be ended")
         raise DatabaseTaken(
             f"another daemon with the client id {claim.name} records into this database: give each its own (broker.client_id)"

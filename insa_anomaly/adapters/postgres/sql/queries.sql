@@ -179,7 +179,7 @@ SELECT set_config('application_name', %(session)s, false), pg_try_advisory_lock(
 SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pg_locks.database = datid AND datname = current_database()
     AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%(name)s, 7308604897068083047)
-    AND pid <> pg_backend_pid() AND application_name = %(session)s AND usename = current_user
+    AND pid <> pg_backend_pid() AND application_name = %(session)s AND usename = session_user
 
 -- name: one_at_a_time_here
 -- Until the transaction ends: whoever else makes partitions waits.
