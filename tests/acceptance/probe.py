@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+TMP = Path("/tmp")  # noqa: S108 - it is private here
+
 
 def refused(attempt: Callable[[], object], *numbers: int) -> bool:
     """Whether the attempt fails with one of these errors."""
@@ -36,14 +38,16 @@ def main() -> None:
     """Try all; say so."""
     state = Path("/var/lib/insa-anomaly/probe")
     state.write_text("mine", encoding="ascii")
-    Path("/tmp/probe").write_text("mine", encoding="ascii")  # noqa: S108 - it is private here
+    (TMP / "probe").write_text("mine", encoding="ascii")
+    program = (Path.cwd(), Path(sys.prefix), Path(sys.base_prefix))  # stays to be seen, wherever it lies
+    shown = {path.relative_to(TMP).parts[0] for path in program if path.is_relative_to(TMP)}
     found = {
         "nobody can give us more": status("NoNewPrivs") == "1" and status("CapBnd") == status("CapEff") == "0" * 16,
         "system calls are filtered": status("Seccomp") == "2",
         "the system is read-only": refused(lambda: Path("/etc/probe").write_text("", encoding="ascii"), errno.EROFS, errno.EACCES)
         and refused(lambda: Path("/var/lib/probe").mkdir(), errno.EROFS, errno.EACCES),
         "homes are hidden": not [*Path("/home").iterdir()] if Path("/home").is_dir() else True,
-        "/tmp is ours": min(Path("/tmp").iterdir()).name == "probe",  # noqa: S108
+        "temporary files are ours": {path.name for path in TMP.iterdir()} == {"probe", *shown},
         "memory is writable or executable": refused(
             lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC), errno.EACCES, errno.EPERM
         ),
