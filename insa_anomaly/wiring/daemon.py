@@ -5,7 +5,6 @@ import faulthandler
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -54,7 +53,6 @@ MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk
 CHECK_SECONDS = 300.0  # a health check may take
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
-SWITCH_SECONDS = 0.001  # a thread that comes back from a socket waits so long for one that computes; Python's own 5 ms add up
 M_ARENA_MAX, ARENAS = -8, 2  # the first is mallopt's name for the second
 TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
@@ -63,7 +61,6 @@ def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
     _share_arenas()
-    sys.setswitchinterval(SWITCH_SECONDS)
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
