@@ -30,13 +30,17 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def create_private(path: Path) -> None:
-    """Make the file for its owner alone before SQLite sees it: what SQLite puts beside it follows its mode. Raises OSError."""
+    """Make the file for its owner alone before SQLite sees it: what SQLite puts beside it follows its mode.
+
+    Its name stays after a power cut. Raises OSError.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(file, 0o600)
     finally:
         os.close(file)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

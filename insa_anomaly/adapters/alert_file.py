@@ -20,13 +20,13 @@ from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.ports import SeriesKey, Silences, Waiting
 from insa_anomaly.saved_file import create_private
+from insa_anomaly.sqlite_file import is_damage, transaction
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
 _AT_ONCE = 500  # causes asked for in one query
 _REMEMBERED_DAYS = 90  # a cause that never ends
 _DEAD_DAYS = 30
-_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 _SCHEMA = """
     CREATE TABLE waiting (
@@ -207,23 +207,15 @@ class AlertFile:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, self._faults():
-            self._file.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._file.execute("COMMIT")
-            except BaseException:
-                if self._file.in_transaction:
-                    self._file.execute("ROLLBACK")
-                raise
+        with self._lock, self._faults(), transaction(self._file):
+            yield
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            damaged = getattr(error, "sqlite_errorname", "").startswith(_DAMAGED)
-            raise (AlertsDamaged if damaged else AlertsBroken)(f"{self._path}: {error}") from error
+            raise (AlertsDamaged if is_damage(error) else AlertsBroken)(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -35,7 +35,8 @@ from insa_anomaly.core.detector import Model
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
-from insa_anomaly.saved_file import sync_folder, write_whole
+from insa_anomaly.saved_file import create_private, sync_folder, write_whole
+from insa_anomaly.sqlite_file import transaction
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device_training import TrainedDevice
@@ -106,7 +107,7 @@ class ModelFiles:
             _make_private(directory)
             if key_file.resolve().is_relative_to(directory.resolve()):
                 raise ModelFileError(f"the key file {key_file} lies in the folder that it is to protect")
-            _create_private(directory / "models.db")
+            create_private(directory / "models.db")
             self._index = sqlite3.connect(directory / "models.db", timeout=_WAIT, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
@@ -416,16 +417,10 @@ class ModelFiles:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All of it or nothing; the revision moves with it."""
-        with self._lock, _faults("the index of models cannot be written"):
-            self._index.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                if self._index.execute("PRAGMA user_version").fetchone()[0]:
-                    self._index.execute("UPDATE revision SET number = number + 1")
-                self._index.execute("COMMIT")
-            except BaseException:
-                self._index.execute("ROLLBACK")
-                raise
+        with self._lock, _faults("the index of models cannot be written"), transaction(self._index):
+            yield
+            if self._index.execute("PRAGMA user_version").fetchone()[0]:
+                self._index.execute("UPDATE revision SET number = number + 1")
 
 
 def safe_part(name: str) -> str:
@@ -503,11 +498,6 @@ def _link(source: Path, target: Path) -> None:
 def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-
-
-def _create_private(path: Path) -> None:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    path.chmod(0o600)
 
 
 @contextmanager

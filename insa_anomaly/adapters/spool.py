@@ -4,7 +4,6 @@ SQLite rather than a file format of our own, because its behaviour under crashes
 A row holds the whole group as one blob: a row per message costs three times as much.
 """
 
-import os
 import sqlite3
 import threading
 import uuid
@@ -19,6 +18,8 @@ import msgspec
 
 from insa_anomaly.errors import LogBroken, LogDamaged, LogDead, LogFull
 from insa_anomaly.ports import Entry, Swap, received
+from insa_anomaly.saved_file import create_private
+from insa_anomaly.sqlite_file import is_damage, transaction
 
 _VERSION = 1
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
@@ -56,7 +57,7 @@ class Spool:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[list[tuple[str, bytes]], list[Swap]]).decode
         with self._faults():
-            _create_private(path)
+            create_private(path)
             self._writer = self._connect("FULL")
             self._dropper = self._connect("NORMAL")  # a drop undone by a power cut does no harm; no append waits for its fsync
             try:
@@ -72,7 +73,7 @@ class Spool:
             self._writer.execute(f"PRAGMA max_page_count = {self._most_pages}")  # no less than there are
 
     def _open(self) -> None:
-        with _transaction(self._writer):
+        with transaction(self._writer):
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:
                 raise LogBroken(f"{self._path} is a log of version {version}; this program reads version {_VERSION}")
@@ -183,7 +184,7 @@ class Spool:
             self._shrink()
 
     def _drop_some(self, through: int) -> bool:
-        with self._lock, _transaction(self._dropper):
+        with self._lock, transaction(self._dropper):
             first = self._dropper.execute("SELECT min(seq) FROM entries").fetchone()[0]
             if first is None or first > through:
                 return False
@@ -219,7 +220,7 @@ class Spool:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")
             text = f"{self._path}: {error}" + (f" ({name})" if name else "")
-            if _is_damage(error):
+            if is_damage(error):
                 self._dead = text
                 raise LogDamaged(text) from error
             if name.startswith("SQLITE_IOERR") and name != _REFUSED_WRITE:
@@ -274,37 +275,5 @@ def _sequences(damaged: sqlite3.Connection) -> range:
     return range(first or 0, (last or -1) + 1)
 
 
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether it is the file's content that SQLite complains of, not the disk or a lock."""
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
 def _checksum(seq: int, received: int, count: int, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(b"%d %d %d" % (seq, received, count)))
-
-
-def _create_private(path: Path) -> None:
-    """Make the file readable by its owner alone before SQLite sees it: the files SQLite puts beside it follow its mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(file, 0o600)
-    finally:
-        os.close(file)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -16,6 +16,7 @@ from uuid import UUID
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey
 from insa_anomaly.saved_file import create_private
+from insa_anomaly.sqlite_file import is_damage, transaction
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
@@ -171,15 +172,8 @@ class StateFile:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, self._faults():
-            self._file.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._file.execute("COMMIT")
-            except BaseException:
-                if self._file.in_transaction:
-                    self._file.execute("ROLLBACK")
-                raise
+        with self._lock, self._faults(), transaction(self._file):
+            yield
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -202,7 +196,7 @@ class StateFile:
 
 def _ours(error: Exception) -> type[StateBroken]:
     """Whether it is the file's content that SQLite complains of, or a disk that is full or read-only, or worse."""
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if is_damage(error):
         return StateDamaged
+    name = getattr(error, "sqlite_errorname", "")
     return StateUnwritable if name in _REFUSED or name.startswith("SQLITE_READONLY") else StateBroken
