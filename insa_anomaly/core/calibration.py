@@ -59,16 +59,17 @@ def _tail(excess: Floats, span: float) -> tuple[float, float]:
 
 
 def surprise(values: Floats, tables: Floats) -> Floats:
-    """-log10 p of values [k] by their tables [k, TABLE_WIDTH], within 0 to 12."""
-    at = np.arange(len(values))
-    right = np.clip((tables[:, _X] <= values[:, None]).sum(axis=1), 1, _KNOTS - 1)
-    x0, x1 = tables[at, right - 1], tables[at, right]
-    y0, y1 = tables[at, _KNOTS + right - 1], tables[at, _KNOTS + right]
+    """-log10 p of values [...] by their tables [..., TABLE_WIDTH], within 0 to 12."""
+    at = np.indices(values.shape, sparse=True)
+    inner = tables[..., _X][..., 1:-1]
+    right = np.where(inner[..., -1] <= values, _KNOTS - 1, (inner > values[..., None]).argmax(axis=-1) + 1)
+    x0, x1 = tables[*at, right - 1], tables[*at, right]
+    y0, y1 = tables[*at, _KNOTS + right - 1], tables[*at, _KNOTS + right]
     share = np.clip((values - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0)
     counted = y0 + share * (y1 - y0)
-    excess = np.maximum(values - tables[:, _U], 0.0) / tables[:, _SCALE]
-    shape = np.maximum(tables[:, _SHAPE], 1e-6)  # at 1e-6 the tail is exponential to seven digits
-    tail = tables[:, _Y_U] + np.log1p(shape * excess) / (shape * np.log(10.0))
+    excess = np.maximum(values - tables[..., _U], 0.0) / tables[..., _SCALE]
+    shape = np.maximum(tables[..., _SHAPE], 1e-6)  # at 1e-6 the tail is exponential to seven digits
+    tail = tables[..., _Y_U] + np.log1p(shape * excess) / (shape * np.log(10.0))
     surprises: Floats = np.where(excess > _RESOLUTION, np.maximum(tail, counted), counted)
     return np.minimum(surprises, _SURPRISE_CAP)
 

@@ -8,7 +8,6 @@ of a batch, of however many series, go through each step together, and the resul
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -31,7 +30,7 @@ CHARTS = slice(FEATURES.stop, FEATURES.stop + charts.NUMBERS_WIDTH)
 RULES = slice(CHARTS.stop, CHARTS.stop + rules.NUMBERS_WIDTH)
 MEMBERS = ("forest", "forecast", "forecast_smoothed", "window")
 SMOOTHED = MEMBERS.index("forecast_smoothed")
-TABLES = tuple(  # one for each member, and one for them together
+TABLES = tuple(  # one for each member, side by side, and one for them together
     slice(start, start + calibration.TABLE_WIDTH)
     for start in range(RULES.stop, RULES.stop + (len(MEMBERS) + 1) * calibration.TABLE_WIDTH, calibration.TABLE_WIDTH)
 )
@@ -304,7 +303,7 @@ def _smooth(members: Floats, pushed: features.Pushed, which: Ints, ready: Bools)
 
 def _weigh(results: Results, at: Ints, pushed: features.Pushed, block: Ints, time: Floats, members: Floats, numbers: Floats) -> None:
     """Scores of the readings `block` of `pushed`, which are `at` in the results, from what the members and the rules see in them."""
-    surprises = member_surprises(tuple(members.T), numbers)
+    surprises = member_surprises(members, numbers)
     results.member[at] = surprises.argmax(axis=1)
     results.rules[at] = seen = rules.seen(pushed, block, time, numbers[:, FEATURES], numbers[:, RULES])
     together = calibration.surprise(surprises.max(axis=1), numbers[:, TABLES[-1]])
@@ -312,9 +311,10 @@ def _weigh(results: Results, at: Ints, pushed: features.Pushed, block: Ints, tim
     results.confidence[at] = np.abs(results.score[at])
 
 
-def member_surprises(members: Sequence[Floats], numbers: Floats) -> Floats:
+def member_surprises(members: Floats, numbers: Floats) -> Floats:
     """-log10 p of each member [n, len(MEMBERS)] by its own table; those that have no say yet are never surprised."""
-    out = np.stack([calibration.surprise(member, numbers[:, table]) for member, table in zip(members, TABLES, strict=False)], axis=1)
+    tables = numbers[:, TABLES[0].start : TABLES[-1].start].reshape(*members.shape, calibration.TABLE_WIDTH)
+    out = calibration.surprise(members, tables)
     out[:, 1:] *= numbers[:, MATURE, None]
     return out
 

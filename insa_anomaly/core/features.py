@@ -15,6 +15,7 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
@@ -203,11 +204,11 @@ def _windows(before: Floats, which: Ints, new: Floats, moved: Bools, ordinal: In
     """Per reading the window [n, w] that ends with it, and per row the window [s, w] that is left."""
     rows, width = before.shape
     pool = np.empty(rows * width + int(moved.sum()))
-    start = np.arange(rows) * width + np.concatenate(([0], end[:-1])) if rows else np.zeros(0, np.int64)
-    pool[start[:, None] + np.arange(width)] = before
     last = ordinal + width * (which + 1)
-    pool[last[moved]] = new[moved]
-    views = np.lib.stride_tricks.sliding_window_view(pool, width) if rows else np.zeros((0, width))
+    fresh = np.zeros(len(pool), np.bool_)
+    fresh[last[moved]] = True
+    pool[fresh], pool[~fresh] = new[moved], before.ravel()
+    views = sliding_window_view(pool, width) if rows else np.zeros((0, width))
     seen = views[last - width + 1]
     still = np.flatnonzero(~moved)
     seen[still, :-1] = seen[still, 1:]
@@ -288,11 +289,11 @@ def profile(stamps: Floats, numbers: Floats) -> Floats:
     if not len(rows):
         return out
     bins = numbers[rows, BINS, None]
-    place = np.mod(stamps[rows], DAY) / DAY * bins - 0.5
+    place = stamps[rows].astype(np.int64) % DAY / DAY * bins - 0.5
     left = np.floor(place)
     share = place - left
-    lower = np.mod(left, bins).astype(np.int64)
-    upper = np.mod(left + 1, bins).astype(np.int64)
+    lower = np.where(left < 0, bins - 1, left).astype(np.int64)
+    upper = np.where(left + 1 == bins, 0, left + 1).astype(np.int64)
     levels = numbers[rows, PROFILE]
     row = np.arange(len(rows))[:, None]
     out[rows] = levels[row, lower] * (1 - share) + levels[row, upper] * share

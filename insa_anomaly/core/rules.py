@@ -103,7 +103,7 @@ def seen(pushed: Pushed, ready: Ints, times: Floats, scaling: Floats, numbers: F
     }
     out = np.zeros(len(value), np.uint8)
     for rule, found in seen_by.items():
-        out[found] |= np.uint8(rule)
+        out += found * np.uint8(rule)
     return out
 
 

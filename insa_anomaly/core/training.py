@@ -475,11 +475,10 @@ def _most_confident(numbers: Floats, forest: Forest) -> float:
 
 def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:
     """Write the tables into `numbers`; answers the scores of the held-out readings."""
-    members = tuple(np.ascontiguousarray(held_out.members.T))
-    for place, values in zip(detector.TABLES, members, strict=False):
+    for place, values in zip(detector.TABLES, np.ascontiguousarray(held_out.members.T), strict=False):
         numbers[place] = calibration.table(values)
     everywhere = np.broadcast_to(numbers, (len(held_out), len(numbers)))
-    together = detector.member_surprises(members, everywhere).max(axis=1)
+    together = detector.member_surprises(held_out.members, everywhere).max(axis=1)
     numbers[detector.TABLES[-1]] = calibration.table(together)
     surprises = calibration.surprise(together, everywhere[:, detector.TABLES[-1]])
     silent = np.zeros(len(held_out), np.uint8)

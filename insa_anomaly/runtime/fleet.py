@@ -73,9 +73,8 @@ class Fleet:
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
         """Of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back since."""
-        numbers = np.unique(keys)
-        numbers = numbers[numbers < len(self._states)]
-        ahead = numbers[self._states[numbers, features.LAST] > latest]
+        numbers = keys[keys < len(self._states)]
+        ahead = numbers[self._states[numbers, features.LAST] > latest]  # of a series with several readings, several times
         if len(ahead):
             with self._changing:
                 self._states[ahead, features.TIMES] = -np.inf
