@@ -190,8 +190,8 @@ class Publisher(Protocol):
 class Broker(Publisher, Protocol):
     """The daemon's one connection: deliveries in (handed to the callback it was built with), acknowledgements and events out."""
 
-    def acknowledge(self, delivery: Delivery) -> None:
-        """PUBACK all of it, if its connection is still the current one; else do nothing: it will be delivered again."""
+    def acknowledge(self, *deliveries: Delivery) -> None:
+        """PUBACK all of them but those of a connection that is no longer the current one: they will be delivered again."""
 
 
 # --------------------------------------------------------------------------------------------- the database

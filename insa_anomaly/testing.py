@@ -266,10 +266,9 @@ class MemoryBroker:
         """True between `open` and `close`."""
         return self._connected
 
-    def acknowledge(self, delivery: Delivery) -> None:
-        """Remember it, if its connection still stands."""
-        if self._connected and delivery.generation == self._generation:
-            self.acknowledged.append(delivery)
+    def acknowledge(self, *deliveries: Delivery) -> None:
+        """Remember those whose connection still stands."""
+        self.acknowledged += [one for one in deliveries if self._connected and one.generation == self._generation]
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send; answers a token. Raises BrokerAway."""

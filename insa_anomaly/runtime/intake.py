@@ -61,7 +61,8 @@ class Intake:
                 self._deliveries.append((monotonic(), delivery))
                 self._waiting += len(delivery.messages)
                 self._waiting_bytes += _weight(delivery)
-                self._change.notify_all()
+                if len(self._deliveries) == 1 or self._waiting >= self._grouping.messages:  # else the writer lets the group grow
+                    self._change.notify_all()
         if not room:
             instrumentation.messages_shed(len(delivery.messages))
         return room
@@ -144,13 +145,18 @@ class Intake:
             return
         self.trouble = None
         self._feed.offer(entry, deliveries[0][0] if deliveries else None)
+        self._acknowledge([delivery for _, delivery in deliveries])
         for came, delivery in deliveries:
-            if isinstance(delivery, _Posted):
-                delivery.durable.set()
-            elif self.broker is not None:
-                self.broker.acknowledge(delivery)
             instrumentation.messages_logged(len(delivery.messages), monotonic() - came)
         self._make_room(len(messages), sum(_weight(delivery) for _, delivery in deliveries))
+
+    def _acknowledge(self, deliveries: list[Delivery]) -> None:
+        """Those of the broker together, since every call wakes its thread."""
+        posted = [one for one in deliveries if isinstance(one, _Posted)]
+        for one in posted:
+            one.durable.set()
+        if self.broker is not None and len(posted) < len(deliveries):
+            self.broker.acknowledge(*(one for one in deliveries if not isinstance(one, _Posted)))
 
     def _watch_clock(self, now: int) -> None:
         """Nothing here waits by the clock on the wall, so a step of it does no harm; but whoever reads times should know."""

@@ -95,10 +95,10 @@ def give_ids_by_chance() -> None:
 def acknowledge_on_any_connection() -> None:
     """What came over one connection is acknowledged on the next as well, where its number may be another message's."""
 
-    def acknowledging(self: Connection, delivery: Delivery) -> None:
+    def acknowledging(self: Connection, *deliveries: Delivery) -> None:
         link = self._link
         if link is not None:
-            link.client.acknowledge(delivery.mids)
+            link.client.acknowledge([mid for one in deliveries for mid in one.mids])
 
     patch.object(Connection, "acknowledge", acknowledging).start()
 

@@ -47,10 +47,10 @@ class Watched(MemoryBroker):
         super().__init__(hand_over)
         self.log = log
 
-    def acknowledge(self, delivery: Delivery) -> None:
+    def acknowledge(self, *deliveries: Delivery) -> None:
         """Acknowledge what is in the log."""
-        assert set(delivery.messages) <= set(logged(self.log))
-        super().acknowledge(delivery)
+        assert {message for one in deliveries for message in one.messages} <= set(logged(self.log))
+        super().acknowledge(*deliveries)
 
 
 def test_a_device_that_failed_ends_the_intake(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,11 +47,11 @@ class Connection(Session):
         """Connections on which the broker had forgotten our session, and with it what it had queued."""
         return self._sessions_lost
 
-    def acknowledge(self, delivery: Delivery) -> None:
-        """PUBACK all of it, if its connection still stands; else do nothing: it will be delivered again."""
+    def acknowledge(self, *deliveries: Delivery) -> None:
+        """PUBACK all of them but those of a connection that ended: they will be delivered again."""
         link = self._link
-        if link is not None and link.generation == delivery.generation:
-            link.client.acknowledge(delivery.mids)
+        if link is not None:
+            link.client.acknowledge([mid for one in deliveries if one.generation == link.generation for mid in one.mids])
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send at QoS 1; answers a token. What the broker would end the connection over is not sent, but settled as refused.
