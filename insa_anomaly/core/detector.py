@@ -82,6 +82,11 @@ class Status(IntEnum):
     BAD_QUALITY = 5  # of bad quality or not finite: neither scored nor moved anything
 
 
+_COLLECTING, _WARMING, _SCORED = int(Status.COLLECTING), int(Status.WARMING), int(Status.SCORED)  # numpy compares with these at once
+_AFTER_ARRIVAL = Status.LATE - Arrival.LATE  # what does not move has the same order in both
+_GOOD = int(Quality.GOOD)
+
+
 @dataclass(frozen=True)
 class Model:
     """What was learnt about one series."""
@@ -200,6 +205,12 @@ class Results:
     member: npt.NDArray[np.uint8]  # the strangest one, its place in MEMBERS
     rules: rules.Rules  # rules.Rule, what they saw
 
+    @property
+    def scored(self) -> Bools:
+        """Whether each moved a full window, and was scored [n]."""
+        scored: Bools = self.status == _SCORED
+        return scored
+
 
 def advance(
     states: Floats,
@@ -222,7 +233,7 @@ def advance(
     the results; changes nothing it is given.
     """
     order = np.argsort(which, kind="stable")
-    good = order[(qualities[order] == Quality.GOOD) & np.isfinite(values[order])]
+    good = order[(qualities[order] == _GOOD) & np.isfinite(values[order])]
     row, value, time = rows[good], values[good], times[good].astype(np.float64)
     known = row >= 0
     known[known] = models.present[row[known]]
@@ -260,10 +271,8 @@ def _nothing_said(n: int) -> Results:
 
 
 def _statuses(pushed: features.Pushed, known: Bools) -> npt.NDArray[np.uint8]:
-    status = np.where(known, np.where(pushed.counts < features.LONG, Status.WARMING, Status.SCORED), Status.COLLECTING)
-    status[pushed.arrivals == Arrival.LATE] = Status.LATE
-    status[pushed.arrivals == Arrival.DUPLICATE] = Status.DUPLICATE
-    return status.astype(np.uint8)
+    status = np.where(known, np.where(pushed.counts < features.LONG, _WARMING, _SCORED), _COLLECTING)
+    return np.where(pushed.moved, status, pushed.arrivals + _AFTER_ARRIVAL).astype(np.uint8)
 
 
 def _score(
@@ -296,8 +305,7 @@ def _members(results: Results, at: Ints, pushed: features.Pushed, block: Ints, m
 
 def _smooth(members: Floats, pushed: features.Pushed, which: Ints, ready: Bools) -> None:
     """Smooth the forecast errors of all readings in place; what is left of them goes into the new states."""
-    moved = pushed.arrivals == Arrival.MOVES
-    seen, left = charts.smoothed(pushed.states[:, features.SMOOTHED], which, members[:, SMOOTHED].copy(), moved)
+    seen, left = charts.smoothed(pushed.states[:, features.SMOOTHED], which, members[:, SMOOTHED].copy(), pushed.moved)
     members[ready, SMOOTHED], pushed.states[:, features.SMOOTHED] = seen[ready], left
 
 
@@ -339,7 +347,7 @@ def _judge(
     policy: verdict.Policy,
 ) -> None:
     """Verdict on the readings that moved their window; writes the episodes into the new states."""
-    moved = np.flatnonzero(pushed.arrivals == Arrival.MOVES)
+    moved = np.flatnonzero(pushed.moved)
     thresholds = np.zeros(len(good))
     thresholds[known] = models.numbers[row[known], THRESHOLD]
     thresholds[~loud] = np.inf
@@ -367,7 +375,7 @@ def _refits(
     parameters: Parameters,
 ) -> None:
     """Say at which readings a refit is due, and count from there."""
-    moved = np.flatnonzero(pushed.arrivals == Arrival.MOVES)
+    moved = np.flatnonzero(pushed.moved)
     which, time, row, known, seen = which[moved], time[moved], row[moved], known[moved], pushed.seen[moved]
     steps = np.full(len(moved), float(parameters.first_fit_retry_readings))
     steps[known] = models.numbers[row[known], REFIT_STEP]

@@ -15,7 +15,6 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
@@ -66,7 +65,7 @@ _LANE = 1024  # apart enough that the run before a batch of one series never rea
 class Arrival(IntEnum):
     """What a reading is to its window."""
 
-    MOVES = 0
+    MOVES = 0  # the rest does not
     LATE = 1  # older than the newest
     DUPLICATE = 2  # as old as the newest, and its discriminator was seen at that time
 
@@ -77,6 +76,7 @@ class Pushed:
 
     states: Floats  # [s, STATE_WIDTH]
     arrivals: npt.NDArray[np.uint8]  # [n]
+    moved: Bools  # [n] whether it moves
     windows: Floats  # [n, LONG]
     stamps: Floats  # [n, SHORT + 1]
     counts: Floats  # [n]
@@ -119,7 +119,7 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
     """
     rows = len(states)
     arrivals, remembered = _arrivals(states, which, times, discriminators)
-    moved = arrivals == Arrival.MOVES
+    moved = arrivals == 0
     ordinal = np.cumsum(moved) - 1  # of the newest reading that moved, counted over all rows
     pushed = which[moved]
     per_row = np.bincount(pushed, minlength=rows)
@@ -143,7 +143,7 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
     oldest = np.flatnonzero(moved)[begin[touched]]
     after[touched, FIRST] = np.where(states[touched, SEEN] > 0, states[touched, FIRST], times[oldest])
     _remember(after, touched, discriminators[newest], remembered)
-    return Pushed(after, arrivals, values_seen, times_seen, counts, flats, seen)
+    return Pushed(after, arrivals, moved, values_seen, times_seen, counts, flats, seen)
 
 
 def _arrivals(states: Floats, which: Ints, times: Floats, discriminators: Ints) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:
@@ -208,11 +208,12 @@ def _windows(before: Floats, which: Ints, new: Floats, moved: Bools, ordinal: In
     fresh = np.zeros(len(pool), np.bool_)
     fresh[last[moved]] = True
     pool[fresh], pool[~fresh] = new[moved], before.ravel()
-    views = sliding_window_view(pool, width) if rows else np.zeros((0, width))
+    views = np.ndarray((max(len(pool) - width + 1, 0), width), pool.dtype, pool, 0, 2 * pool.strides)
     seen = views[last - width + 1]
-    still = np.flatnonzero(~moved)
-    seen[still, :-1] = seen[still, 1:]
-    seen[still, -1] = new[still]
+    if not moved.all():
+        still = np.flatnonzero(~moved)
+        seen[still, :-1] = seen[still, 1:]
+        seen[still, -1] = new[still]
     return seen, views[np.arange(rows) * width + end]
 
 
@@ -223,6 +224,8 @@ def _run(marks: Bools, before: Floats, which: Ints, moved: Bools, ordinal: Ints,
     row = which[moved]
     marked = np.maximum.accumulate(np.where(marks[moved], at, (lane - 1 - before)[row])) if len(at) else np.zeros(0)
     run = at - marked
+    if len(run) == len(which):
+        return run
     out = np.empty(len(which))
     out[moved] = run
     still = np.flatnonzero(~moved)

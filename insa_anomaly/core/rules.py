@@ -93,18 +93,16 @@ def seen(pushed: Pushed, ready: Ints, times: Floats, scaling: Floats, numbers: F
         beyond = np.maximum(value - high, low - value) > share * (high - low)
         too_fast = np.abs(value - before) > numbers[:, RATE]
     long_flat = flats >= np.maximum(_SATURATED_AFTER, scaling[:, FLAT_FREE])
-    seen_by = {
-        Rule.NEW_EXTREME: beyond,
-        Rule.MOVED: (value != numbers[:, LEVELS.start]) & (numbers[:, CONSTANT] > 0),
-        Rule.STUCK: flats >= numbers[:, STUCK_AFTER],
-        Rule.DROPOUT: (value == 0) & (numbers[:, DROPS] > 0),
-        Rule.SATURATED: long_flat & ((value == high) | (value == low)),
-        Rule.IMPOSSIBLE_RATE: too_fast,
-    }
-    out = np.zeros(len(value), np.uint8)
-    for rule, found in seen_by.items():
-        out += found * np.uint8(rule)
-    return out
+    in_order_of_their_bits = (
+        beyond,
+        (value != numbers[:, LEVELS.start]) & (numbers[:, CONSTANT] > 0),  # moved
+        flats >= numbers[:, STUCK_AFTER],
+        (value == 0) & (numbers[:, DROPS] > 0),  # dropout
+        long_flat & ((value == high) | (value == low)),  # saturated
+        too_fast,
+    )
+    rules: Rules = np.packbits(in_order_of_their_bits, axis=0, bitorder="little")[0]
+    return rules
 
 
 def at_known_level(values: Floats, numbers: Floats) -> Bools:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.detector import Results, Status
+from insa_anomaly.core.detector import Results
 from insa_anomaly.ports import SeriesKey, Telemetry
 
 _GROWTH = 256
@@ -31,7 +31,7 @@ class Activity:
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
-        scored = results.status == Status.SCORED
+        scored = results.scored
         numbers, anomalous = telemetry.key[scored], telemetry.key[scored & (results.score < 0)]
         if not len(numbers):
             return

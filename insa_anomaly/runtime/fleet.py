@@ -189,4 +189,4 @@ class Fleet:
 
 def due(results: Results, telemetry: Telemetry) -> npt.NDArray[np.int32]:
     """Numbers of the series that ask for training."""
-    return np.unique(telemetry.key[results.refit_due])
+    return np.unique(telemetry.key[results.refit_due]) if results.refit_due.any() else np.zeros(0, np.int32)

@@ -253,7 +253,7 @@ class Score:
 
     def _of_readings(self, telemetry: Telemetry, results: Results, outcome: Outcome) -> Iterator[Finding]:
         """A reading that moved nothing is not among them (see `_late`)."""
-        anomalous = (results.score < 0) & (results.status == Status.SCORED)
+        anomalous = (results.score < 0) & results.scored
         for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
             yield finding(i, self._anomaly(telemetry, results, outcome, i), results, i)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import Model, Models, Parameters, Results, Status, advance
+from insa_anomaly.core.detector import Model, Models, Parameters, Results, advance
 from insa_anomaly.core.features import Bools, Floats, Ints
 from insa_anomaly.core.verdict import Policy, Transition
 from insa_anomaly.ports import Telemetry
@@ -35,7 +35,7 @@ class Tally(msgspec.Struct, frozen=True, array_like=True):
 
     def with_readings(self, times: Ints, ours: Results, theirs: Results) -> "Tally":
         """The same and these readings, in time order; `ours`: what the serving version said of them."""
-        scored = (ours.status == Status.SCORED) & (theirs.status == Status.SCORED)
+        scored = ours.scored & theirs.scored
         if not scored.any():
             return self
         found, shadowed = ours.score[scored] < 0, theirs.score[scored] < 0
