@@ -16,7 +16,7 @@ from uuid import uuid5
 import msgspec
 import numpy as np
 
-from insa_anomaly.core import device, device_window, features
+from insa_anomaly.core import device, device_fleet, device_window, features
 from insa_anomaly.core.detector import Status
 from insa_anomaly.core.device import DeviceModel, DeviceParameters, DeviceResults, Served
 from insa_anomaly.core.device_history import DeviceHistory
@@ -233,7 +233,11 @@ class DeviceDetector:
         self._state[device_window.SINCE_DUE] = 0
 
     def _advance(self, times: Ints, values: Floats) -> tuple[Floats, DeviceResults]:
-        return device.advance(self._state, self._served, times, values[:, self._places], self.policy, self.parameters)
+        values = values[:, self._places]
+        if len(times) != 1:
+            return device.advance(self._state, self._served, times, values, self.policy, self.parameters)
+        states, results = device_fleet.advance_each([self._state], [self._served], times, values, self.policy, self.parameters)
+        return states[0], results
 
     def _next_time(self) -> int:
         newest, pause = self._state[device_window.LAST], self._served.model.interval if self._served else 0.0

@@ -22,6 +22,7 @@ from insa_anomaly.core import calibration, device_features, device_window, readi
 from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.detector import Parameters, Status
 from insa_anomaly.core.device_features import MEMBERS, Knowledge, Look
+from insa_anomaly.core.device_numbers import Numbers
 from insa_anomaly.core.device_window import CHARTS, COMBINED, COUNT, EPISODE, FIRST, LAST, SEEN, SINCE_DUE, TAG, TIMES, Rows
 from insa_anomaly.core.event import Reason
 from insa_anomaly.core.features import LONG, Bools, Floats, Ints
@@ -130,12 +131,19 @@ _SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
 
 
 class Served:
-    """A device model made ready to score."""
+    """A device model made ready to score: its forest in this row of an arena, or where its trees are more or fewer, in one of its own."""
 
-    def __init__(self, model: DeviceModel) -> None:
+    def __init__(self, model: DeviceModel, arena: Arena | None = None, row: int = 0) -> None:
+        trees, known = len(model.forest.thresholds), model.known
+        shared = arena is not None and arena.trees == trees
         self.model = model
-        self.arena = Arena(1, len(model.forest.thresholds))
-        self.arena.put(0, model.forest)
+        self.arena, self.row = (arena, row) if arena is not None and shared else (Arena(1, trees), 0)
+        self.arena.put(self.row, model.forest)
+        offset = model.forest.offset
+        self.numbers = Numbers(
+            model.tag, model.gap, model.alpha, model.threshold, model.refit_step, offset, model.band, model.tables, known
+        )
+        self.laid_out = self.numbers.row()
 
 
 @dataclass(frozen=True)
@@ -235,7 +243,7 @@ def _emptied(state: Floats) -> Floats:
 def _adopted(state: Floats, served: Served | None) -> Floats:
     """The state as this model would have it: where another one looked before, the running means are those of the window's rows."""
     out = state.copy()
-    tag = served.model.tag if served else 0.0
+    tag = served.numbers.tag if served else 0.0
     if out[TAG] == tag:
         return out
     count = int(out[COUNT])
@@ -243,8 +251,7 @@ def _adopted(state: Floats, served: Served | None) -> Floats:
         rows, times = device_window.history(out)[-count:], out[TIMES][-count:]
         afresh, _ = _seen(_emptied(out), served, times, rows)
         out[CHARTS], out[COMBINED] = afresh[CHARTS], afresh[COMBINED]
-        for which in device_window.MEANS:
-            device_window.block(out, which)[:] = device_window.block(afresh, which)
+        device_window.means(out)[:] = device_window.means(afresh)
     out[TAG] = tag
     return out
 
@@ -252,33 +259,68 @@ def _adopted(state: Floats, served: Served | None) -> Floats:
 def _seen(state: Floats, served: Served | None, times: Floats, values: Floats) -> tuple[Floats, DeviceResults]:
     """Move the window by rows without a long pause between them, and score them."""
     after, rows = device_window.push(state, times, values)
-    said = _nothing_said(*values.shape)
-    said.used[:] = rows.used
     if served is None:
-        said.status[:] = Status.COLLECTING
+        said = nothing_said(*values.shape)
+        said.used[:], said.status[:] = rows.used, Status.COLLECTING
         return after, said
-    model = served.model
-    after, look = device_features.look(after, rows, model.known)
-    samples = served.arena.score(np.zeros(len(values), np.int64), look.summaries)
-    members = surprises(np.concatenate((-samples[:, None], look.measures), axis=1), model.tables)
+    after, look = device_features.look(after, rows, served.model.known)
+    samples = served.arena.score(np.full(len(values), served.row), look.summaries)
+    members = surprises(members_of(samples, look), served.model.tables)
     together = combined(after[COMBINED], rows, members)
     after[COMBINED] = together[-1]
+    said = weighed(look, samples, members, together, served.numbers)
     full = (rows.counts >= LONG) & look.used.any(axis=1)
-    said.status[:] = np.where(full, Status.SCORED, Status.WARMING)
-    said.score[:] = np.where(full, score(together, model.tables, model.alpha), 0.0)
-    said.confidence[:] = np.abs(said.score)
-    said.raw_score[:] = np.where(full, samples - model.forest.offset, 0.0)
-    said.surprises[:] = np.where(full[:, None], members, 0.0)
-    said.shares[:] = np.where(full[:, None], shares(look, members, model.known), 0.0)
-    said.expected[:] = np.where(full[:, None], expected(look, rows, model.known), np.nan)
-    said.lower[:], said.upper[:] = said.expected - model.band, said.expected + model.band
-    return after, said
+    return after, said if full.all() else _without(said, ~full)
+
+
+def members_of(samples: Floats, look: Look) -> Floats:
+    """What each member says of n rows [n, MEMBERS], higher = stranger; `samples` [n]: the forest's `score_samples`."""
+    return np.concatenate((-samples[:, None], look.measures), axis=1)
+
+
+def weighed(look: Look, samples: Floats, members: Floats, together: Floats, numbers: Numbers) -> DeviceResults:
+    """The results of n rows with full windows, but for their verdict; `numbers`: of one model for all, or of one for each."""
+    n = len(look.level)
+    usual = expected(look, numbers.known)
+    scores = score(together, numbers.tables, numbers.alpha)
+    return DeviceResults(
+        status=np.full(n, Status.SCORED, np.uint8),
+        score=scores,
+        confidence=np.abs(scores),
+        raw_score=samples - numbers.offset,
+        surprises=members,
+        expected=usual,
+        lower=usual - numbers.band,
+        upper=usual + numbers.band,
+        shares=shares(look, members, numbers.known),
+        used=look.used,
+        transition=np.zeros(n, np.uint8),
+        refit_due=np.zeros(n, np.bool_),
+        episode_started=np.zeros(n, np.int64),
+        episode_readings=np.zeros(n, np.int64),
+        episode_peak=np.zeros(n),
+    )
+
+
+def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
+    """The same, but nothing of the rows whose window is not full."""
+    nothing = nothing_said(*said.shares.shape)
+    for name in ("score", "confidence", "raw_score", "surprises", "expected", "lower", "upper", "shares"):
+        getattr(said, name)[warming] = getattr(nothing, name)[warming]
+    said.status[warming] = Status.WARMING
+    return said
 
 
 def surprises(members: Floats, tables: Floats) -> Floats:
-    """-log10 p of every member [n, MEMBERS]."""
-    each = calibration.surprise(members.ravel(), np.tile(tables[:MEMBERS], (len(members), 1)))
+    """-log10 p of every member [n, MEMBERS]; tables [MEMBERS + 1, TABLE_WIDTH], or n times that."""
+    each = calibration.surprise(members.ravel(), _of_each(tables[..., :MEMBERS, :], len(members)))
     return np.minimum(each.reshape(members.shape), _SURPRISE_CAP)
+
+
+def _of_each(tables: Floats, n: int) -> Floats:
+    """Tables [m, TABLE_WIDTH] n times, or n times those [n, m, TABLE_WIDTH], one after another."""
+    rows = np.broadcast_to(tables, (n, *tables.shape[-2:])) if tables.ndim == 2 else tables
+    return rows.reshape(-1, tables.shape[-1])
 
 
 def combined(before: float, rows: Rows, members: Floats) -> Floats:
@@ -287,19 +329,15 @@ def combined(before: float, rows: Rows, members: Floats) -> Floats:
     return device_features.smoothed(np.array([before]), together, device_features.device_gains(rows, 1))[:, 0].copy()
 
 
-def score(together: Floats, tables: Floats, alpha: float) -> Floats:
-    """What the members say together -> scores in [-1, 1]."""
-    return calibration.score(_surprise(together, tables[MEMBERS]), np.full(len(together), alpha))
+def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
+    """What the members say together -> scores in [-1, 1]; tables as for `surprises`, alpha one or n."""
+    surprise = calibration.surprise(together, _of_each(tables[..., MEMBERS:, :], len(together)))
+    return calibration.score(surprise, np.zeros(len(together)) + alpha)
 
 
-def _surprise(values: Floats, table: Floats) -> Floats:
-    return calibration.surprise(values, np.broadcast_to(table, (len(values), len(table))))
-
-
-def expected(look: Look, rows: Rows, known: Knowledge) -> Floats:
+def expected(look: Look, known: Knowledge) -> Floats:
     """The value that was to be expected of every metric [n, d]."""
-    daily = device_features.daily(rows.times[LONG:], known)
-    value: Floats = known.center + known.scale * (look.sight.forecast + known.residual_center + daily)
+    value: Floats = known.center + known.scale * (look.sight.forecast + known.residual_center + look.usual)
     return value
 
 
@@ -311,7 +349,7 @@ def shares(look: Look, members: Floats, known: Knowledge) -> Floats:
     the squared features.
     """
     pull = device_features.projected(look.level, known.precision)
-    of_level = pull * pull / np.diagonal(known.precision)
+    of_level = pull * pull / np.diagonal(known.precision, axis1=-2, axis2=-1)
     of_windows = (look.sight.scaled * look.sight.scaled).sum(axis=-1)
     parts = (look.means.energy, of_level, look.means.energy, of_windows)
     out = np.zeros_like(of_level)
@@ -365,7 +403,8 @@ def _count(after: Floats, said: DeviceResults, times: Floats, served: Served | N
     after[SINCE_DUE] = n - 1 - due if due >= 0 else after[SINCE_DUE] + n
 
 
-def _nothing_said(n: int, metrics: int) -> DeviceResults:
+def nothing_said(n: int, metrics: int) -> DeviceResults:
+    """Results of n rows that say nothing."""
     wide = (n, metrics)
     return DeviceResults(
         status=np.zeros(n, np.uint8),
@@ -389,5 +428,5 @@ def _nothing_said(n: int, metrics: int) -> DeviceResults:
 def _joined(parts: list[DeviceResults], shape: tuple[int, int]) -> DeviceResults:
     if len(parts) == 1:
         return parts[0]
-    parts = parts or [_nothing_said(0, shape[1])]
+    parts = parts or [nothing_said(0, shape[1])]
     return DeviceResults(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(DeviceResults)))

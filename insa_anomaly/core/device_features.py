@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from insa_anomaly.core import device_window, features
-from insa_anomaly.core.device_window import Rows
-from insa_anomaly.core.features import LONG, SHORT, Bools, Features, Floats
+from insa_anomaly.core.device_window import EachRow, Rows
+from insa_anomaly.core.features import LONG, SHORT, Bools, Features, Floats, Ints
 
 SPAN = 10  # of every running mean, in rows
 GAIN = 2 / (SPAN + 1)
@@ -41,12 +41,13 @@ _Z_CAP = 200.0
 LEVEL_CAP = 50.0
 _RESIDUAL_CAP = 50.0
 _SCALED_CAP = 30.0
+_FEW = 32_768  # products that a projection makes in one go: of more that is slower, and takes memory
 _BLOCK = 512  # rows whose windows are unfolded together
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What one fit learnt about the d metrics of a device."""
+    """What one fit learnt about the d metrics of a device; or what as many fits did about each of n rows, with n in front of all shapes."""
 
     center: Floats  # [d]
     scale: Floats  # [d]
@@ -94,6 +95,7 @@ class Look:
     sight: Sight
     means: Running
     level: Floats  # [n, d], that of the sight with that of the missing filled in
+    usual: Floats  # [n, d], the daily profile at its time, scaled
     used: Bools  # [n, d]
     summaries: Features  # [n, SUMMARIES], what the forest is fed
     measures: Floats  # [n, MEMBERS - 1], higher = stranger: Mahalanobis, residuals, windows
@@ -101,16 +103,39 @@ class Look:
 
 def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, Look]:
     """Look at rows, and carry on the running means of `state`; answers the new state."""
-    after, used = state.copy(), rows.used
-    at_once = sight(moments(standardised(rows.values, rows.times, known)), rows.flats, known)
+    after, used, usual = state.copy(), rows.used, daily(rows.times, known)
+    among = None if used.all() else used
+    at_once = sight(moments(standardised(rows.values, usual, known.center, known.scale)), rows.flats, known)
     means = running(after, rows, at_once)
-    for which, column in zip(device_window.MEANS, (means.residual, means.energy, means.level), strict=True):
-        device_window.block(after, which)[:] = column[-1]
-    charted = smoothed(after[device_window.CHARTS], charts(at_once, used), device_gains(rows, 2))
-    after[device_window.CHARTS] = charted[-1]
-    level = filled_level(at_once, used, known)
-    measures = np.concatenate((mahalanobis(level, used, known)[:, None], charted), axis=1)
-    return after, Look(at_once, means, level, used, summaries(at_once, means, level, used, known), measures)
+    charted = smoothed(after[device_window.CHARTS], charts(at_once, among), device_gains(rows, 2))
+    device_window.means(after)[:], after[device_window.CHARTS] = means[-1], charted[-1]
+    return after, _look(at_once, means, charted, usual[LONG:], used, known)
+
+
+def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Floats, Look]:
+    """As `look` at a row each of k devices, each with its own state [k, device_window.width(d)] and knowledge: to the bit the same."""
+    after, usual, used = states.copy(), daily_of_each(rows.times, known.profile), np.ones(rows.flats.shape, np.bool_)
+    z = standardised(rows.values, usual, known.center[:, None], known.scale[:, None])
+    seen = np.empty((*used.shape, MOMENTS))
+    _moments(np.ascontiguousarray(z[:, 1:].transpose(0, 2, 1)), seen)
+    at_once = sight(seen, rows.flats, known)
+    means = carried(device_window.means(after), _inputs(at_once))
+    charted = carried(after[:, device_window.CHARTS], charts(at_once, None))
+    device_window.means(after)[:], after[:, device_window.CHARTS] = means, charted
+    return after, _look(at_once, means, charted, np.ascontiguousarray(usual[:, LONG]), used, known)
+
+
+def carried(before: Floats, inputs: Floats) -> Floats:
+    """Running means after one more row each."""
+    return GAIN * inputs + (1.0 - GAIN) * before
+
+
+def _look(at_once: Sight, means: Floats, charted: Floats, usual: Floats, used: Bools, known: Knowledge) -> Look:
+    among, d = None if used.all() else used, used.shape[1]
+    level = at_once.level if among is None else filled_level(at_once, used, known)
+    measures = np.concatenate((mahalanobis(level, among, known)[:, None], charted), axis=1)
+    running = Running(means[:, :d], means[:, d : 2 * d], means[:, 2 * d :])
+    return Look(at_once, running, level, usual, used, summaries(at_once, running, level, among, known), measures)
 
 
 def device_gains(rows: Rows, columns: int) -> Floats:
@@ -122,20 +147,45 @@ def device_gains(rows: Rows, columns: int) -> Floats:
     return np.repeat(gains[:, None], columns, axis=1)
 
 
-def standardised(values: Floats, times: Floats, known: Knowledge) -> Floats:
-    """Values [n, d] at times [n] in units of each metric's robust scale, less its daily profile; 0 where there is none."""
+def standardised(values: Floats, usual: Floats, center: Floats, scale: Floats) -> Floats:
+    """Values [..., d] in units of each metric's robust scale, less its daily profile `usual` [..., d]; 0 where there is none."""
     with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
-        z = (values - known.center) / known.scale
-    z -= daily(times, known)
-    return np.nan_to_num(np.clip(z, -_Z_CAP, _Z_CAP, out=z), copy=False)
+        z = (values - center) / scale
+    z -= usual
+    z = within(z, _Z_CAP)
+    z[np.isnan(z)] = 0.0
+    return z
+
+
+def within(values: Floats, cap: float) -> Floats:
+    """What lies further from 0 than the cap is at the cap: `np.clip`, in less time for few values."""
+    out: Floats = np.minimum(np.maximum(values, -cap), cap)
+    return out
 
 
 def daily(times: Floats, known: Knowledge) -> Floats:
     """The daily profile of every metric at times [n], in scaled units [n, d]; 0 where none was learnt."""
-    if not known.profile[:, features.BINS].any():
-        return np.zeros((len(times), len(known.center)))
-    stamps = np.ascontiguousarray(np.broadcast_to(times, (len(known.center), len(times))))
-    return np.ascontiguousarray(features.profile(stamps, known.profile).T)
+    levels: Floats = daily_of_each(times[None], known.profile[None])[0]
+    return levels
+
+
+def daily_of_each(times: Floats, profiles: Floats) -> Floats:
+    """The daily profiles [k, d, features.NUMBERS_WIDTH] of k devices, each at times [m] of its own: [k, m, d].
+
+    The metrics of a device were learnt at the same pace, so those that have a profile have it in as many bins.
+    """
+    (k, m), (_, d, _) = times.shape, profiles.shape
+    bins = profiles[..., features.BINS]
+    most = bins.max(axis=1, keepdims=True)
+    if not most.any():
+        return np.zeros((k, m, d))
+    if ((bins > 0) & (bins < most)).any():
+        return features.profile(np.repeat(times, d, axis=0), profiles.reshape(k * d, -1)).reshape(k, d, m).transpose(0, 2, 1)
+    levels = np.where(bins[..., None] > 0, profiles[..., features.PROFILE], 0.0).transpose(0, 2, 1)
+    lower, upper, share = features.between_bins(times, np.maximum(most, 1.0))
+    row, levels = np.arange(k)[:, None], np.ascontiguousarray(levels)
+    out: Floats = levels[row, lower] * (1 - share)[..., None] + levels[row, upper] * share[..., None]
+    return out
 
 
 def moments(z: Floats) -> Floats:
@@ -150,7 +200,7 @@ def moments(z: Floats) -> Floats:
 
 
 def _moments(windows: Floats, out: Floats) -> None:
-    short = np.ascontiguousarray(windows[..., -SHORT:])
+    short = windows[..., -SHORT:].copy()
     middle = np.ascontiguousarray(windows[..., -MIDDLE - 1 : -1])
     mean = short.sum(axis=-1) / SHORT
     short -= mean[..., None]
@@ -166,9 +216,9 @@ def sight(seen: Floats, flats: Floats, known: Knowledge) -> Sight:
     """What is seen in moments [n, d, MOMENTS] and flat runs [n, d]."""
     forecast = forecasts(seen, known)
     value = np.ascontiguousarray(seen[..., NOW])
-    residual = np.clip((value - forecast - known.residual_center) / known.residual_scale, -_RESIDUAL_CAP, _RESIDUAL_CAP)
-    scaled = np.clip((unscaled(seen, flats, known) - known.feature_center) / known.feature_scale, -_SCALED_CAP, _SCALED_CAP)
-    level = np.clip(seen[..., SHORT_MEAN], -LEVEL_CAP, LEVEL_CAP) - known.level_center
+    residual = within((value - forecast - known.residual_center) / known.residual_scale, _RESIDUAL_CAP)
+    scaled = within((unscaled(seen, flats, known) - known.feature_center) / known.feature_scale, _SCALED_CAP)
+    level = within(np.ascontiguousarray(seen[..., SHORT_MEAN]), LEVEL_CAP) - known.level_center
     return Sight(forecast, residual, scaled, level, value)
 
 
@@ -193,20 +243,27 @@ def unscaled(seen: Floats, flats: Floats, known: Knowledge) -> Floats:
 
 
 def projected(rows: Floats, axes: Floats) -> Floats:
-    """Rows [n, d] times axes [k, d] -> [n, k], summed in the same order for any number of rows."""
-    out = np.zeros((len(rows), len(axes)))
+    """Rows [n, d] times axes [k, d], or [n, k, d] of their own -> [n, k], summed in the same order for any number of rows."""
+    if rows.size * axes.shape[-2] <= _FEW:
+        turned = axes.T[:, None] if axes.ndim == 2 else axes.transpose(2, 0, 1)
+        parts = np.multiply(rows.T[:, :, None], turned, order="C")  # [d, n, k]
+        together: Floats = np.add.reduce(parts, axis=0) + 0.0
+        return together
+    out = np.zeros((len(rows), axes.shape[-2]))
     for j in range(rows.shape[1]):
-        out += rows[:, j, None] * axes[:, j]
+        out += rows[:, j, None] * axes[..., j]
     return out
 
 
-def running(state: Floats, rows: Rows, seen: Sight) -> Running:
-    """The running means of the metrics, from those in `state` on; a metric that comes (back) begins with its first value."""
-    start = np.concatenate([device_window.block(state, which) for which in device_window.MEANS])
+def running(state: Floats, rows: Rows, seen: Sight) -> Floats:
+    """The running means of the metrics [n, 3 d], from those in `state` on; a metric that comes (back) begins with its first value."""
     gains = np.where(rows.observed, np.where(rows.fresh <= 1, 1.0, GAIN), 0.0)
-    inputs = np.concatenate((seen.residual, seen.residual * seen.residual, seen.value), axis=1)
-    means = smoothed(start, inputs, np.concatenate((gains, gains, gains), axis=1))
-    return Running(*np.split(means, 3, axis=1))
+    return smoothed(device_window.means(state), _inputs(seen), np.concatenate((gains, gains, gains), axis=1))
+
+
+def _inputs(seen: Sight) -> Floats:
+    """What the running means of `Running` are of, side by side [n, 3 d]."""
+    return np.concatenate((seen.residual, seen.residual * seen.residual, seen.value), axis=1)
 
 
 def smoothed(start: Floats, inputs: Floats, gains: Floats) -> Floats:
@@ -221,8 +278,6 @@ def smoothed(start: Floats, inputs: Floats, gains: Floats) -> Floats:
 
 def filled_level(seen: Sight, used: Bools, known: Knowledge) -> Floats:
     """The level [n, d] with that of metrics that take no part set to what the others make of it (the conditional mean)."""
-    if used.all():
-        return seen.level
     level = seen.level.copy()
     masks, at = np.unique(used, axis=0, return_inverse=True)
     for i in np.flatnonzero(~masks.all(axis=1)).tolist():
@@ -245,17 +300,17 @@ def imputation(precision: Floats, present: Bools) -> Floats:
     return out
 
 
-def summaries(seen: Sight, means: Running, level: Floats, used: Bools, known: Knowledge) -> Features:
-    """What the forest is fed [n, SUMMARIES]; `used` [n, d] says which metrics take part."""
+def summaries(seen: Sight, means: Running, level: Floats, among: Bools | None, known: Knowledge) -> Features:
+    """What the forest is fed [n, SUMMARIES]; `among` [n, d] says which metrics take part, None: all."""
     fast, slow = np.abs(seen.residual), np.abs(means.residual) * np.sqrt(SPAN / 2)
-    wide = np.abs(np.clip(means.level / known.wander, -LEVEL_CAP, LEVEL_CAP))
+    wide = np.abs(within(means.level / known.wander, LEVEL_CAP))
     t2, q = t2_and_q(level, known)
     out = np.empty((SUMMARIES, len(level)))
-    out[0], out[1] = np.log1p(largest(fast, used)), np.log1p(root_mean_square(fast, used))
-    out[2], out[3] = np.log1p(largest(slow, used)), np.log1p(root_mean_square(slow, used))
-    out[4], out[5] = np.log(largest(means.energy, used) + 0.1), np.log(smallest(means.energy, used) + 1e-3)
-    out[6], out[7] = np.log1p(t2 / known.typical[0]), np.log1p(q / known.typical[1])
-    out[8], out[9] = np.log1p(largest(wide, used)), np.log1p(root_mean_square(wide, used))
+    out[0], out[1] = np.log1p(largest(fast, among)), np.log1p(root_mean_square(fast, among))
+    out[2], out[3] = np.log1p(largest(slow, among)), np.log1p(root_mean_square(slow, among))
+    out[4], out[5] = np.log(largest(means.energy, among) + 0.1), np.log(smallest(means.energy, among) + 1e-3)
+    out[6], out[7] = np.log1p(t2 / known.typical[..., 0]), np.log1p(q / known.typical[..., 1])
+    out[8], out[9] = np.log1p(largest(wide, among)), np.log1p(root_mean_square(wide, among))
     return np.ascontiguousarray(out.T, np.float32)
 
 
@@ -266,37 +321,46 @@ def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
     return (along * known.stiffness).sum(axis=1), np.where(known.stiffness > 0, 0.0, along).sum(axis=1)
 
 
-def mahalanobis(level: Floats, used: Bools, known: Knowledge) -> Floats:
+def mahalanobis(level: Floats, among: Bools | None, known: Knowledge) -> Floats:
     """Log squared Mahalanobis distance of the level [n, d], for as many metrics as take part -> [n]."""
     squared: Floats = (level * projected(level, known.precision)).sum(axis=1)
-    per_metric: Floats = np.maximum(squared, 0.0) / np.maximum(used.sum(axis=1), 1)
-    distance: Floats = np.log1p(per_metric * level.shape[1])
+    distance: Floats = np.log1p(np.maximum(squared, 0.0) / _taking_part(level, among) * level.shape[1])
     return distance
 
 
-def charts(seen: Sight, used: Bools) -> Floats:
-    """Log root mean square of the residuals and of the scaled features of the metrics that take part [n, 2]."""
+def charts(seen: Sight, among: Bools | None) -> Floats:
+    """Log root mean square of the residuals and of the scaled features of the metrics that take part [n, 2]; None: all do."""
     features_squared = (seen.scaled * seen.scaled).sum(axis=-1) / WIDTH
-    out = np.empty((2, len(used)))
-    out[0] = np.log1p(root_mean_square(seen.residual, used))
-    out[1] = np.log1p(np.sqrt(mean(features_squared, used)))
+    out = np.empty((2, len(features_squared)))
+    out[0] = np.log1p(root_mean_square(seen.residual, among))
+    out[1] = np.log1p(np.sqrt(mean(features_squared, among)))
     return np.ascontiguousarray(out.T)
 
 
-def largest(values: Floats, used: Bools) -> Floats:
-    out: Floats = np.where(used, values, 0.0).max(axis=1)
+def largest(values: Floats, among: Bools | None) -> Floats:
+    out: Floats = (values if among is None else np.where(among, values, 0.0)).max(axis=1)
     return out
 
 
-def smallest(values: Floats, used: Bools) -> Floats:
-    out: Floats = np.where(used.any(axis=1), np.where(used, values, np.inf).min(axis=1), 0.0)
+def smallest(values: Floats, among: Bools | None) -> Floats:
+    if among is None:
+        return np.asarray(values.min(axis=1))
+    out: Floats = np.where(among.any(axis=1), np.where(among, values, np.inf).min(axis=1), 0.0)
     return out
 
 
-def mean(values: Floats, used: Bools) -> Floats:
-    out: Floats = np.where(used, values, 0.0).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
+def mean(values: Floats, among: Bools | None) -> Floats:
+    out: Floats = (values if among is None else np.where(among, values, 0.0)).sum(axis=1) / _taking_part(values, among)
     return out
 
 
-def root_mean_square(values: Floats, used: Bools) -> Floats:
-    return np.sqrt(mean(values * values, used))
+def root_mean_square(values: Floats, among: Bools | None) -> Floats:
+    return np.sqrt(mean(values * values, among))
+
+
+def _taking_part(values: Floats, among: Bools | None) -> Ints | int:
+    """How many metrics take part, or 1."""
+    if among is None:
+        return values.shape[1]
+    count: Ints = np.maximum(among.sum(axis=1), 1)
+    return count

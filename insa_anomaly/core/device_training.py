@@ -227,7 +227,8 @@ def _learn(history: _History, keep: Bools) -> Knowledge:
 
 
 def _moments(piece: Rows, known: Knowledge) -> Floats:
-    return device_features.moments(device_features.standardised(piece.values, piece.times, known))
+    usual = device_features.daily(piece.times, known)
+    return device_features.moments(device_features.standardised(piece.values, usual, known.center, known.scale))
 
 
 def _blank(history: _History, used: Bools) -> Knowledge:
@@ -370,7 +371,7 @@ def _held_out(history: _History, block: slice) -> _HeldOut:
     keep = history.full.copy()
     keep[block] = False
     known = _learn(history, keep)
-    seen = [(look.summaries, look.measures, device.expected(look, piece, known)) for piece, look in _looks(history, known)]
+    seen = [(look.summaries, look.measures, device.expected(look, known)) for _, look in _looks(history, known)]
     summaries, measures, expected = (np.concatenate(parts)[block] for parts in zip(*seen, strict=True))
     return _HeldOut(summaries, measures, np.abs(history.values[block] - expected))
 

@@ -35,7 +35,7 @@ _FIXED = COMBINED + 1
 # The blocks of one number a metric, after the values [LONG, d].
 FRESH, ABSENT, FLAT, RESIDUAL, ENERGY, LEVEL = range(6)
 _BLOCKS = 6
-MEANS = (RESIDUAL, ENERGY, LEVEL)  # the running means of a model
+MEANS = (RESIDUAL, ENERGY, LEVEL)  # the running means of a model, one after another
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ class Rows:
         return self.observed & (self.fresh >= self.counts[:, None])
 
 
+@dataclass(frozen=True)
+class EachRow:
+    """A row each of k devices as their windows see it, with the window before it in front; every metric takes part."""
+
+    times: Floats  # [k, LONG + 1]
+    values: Floats  # [k, LONG + 1, d]
+    flats: Floats  # [k, d]
+
+
 def width(metrics: int) -> int:
     """Columns of the state of a device with that many metrics."""
     return _FIXED + (LONG + _BLOCKS) * metrics
@@ -68,16 +77,24 @@ def empty(metrics: int) -> Floats:
 
 
 def history(state: Floats) -> Floats:
-    """The values in the window [LONG, d], newest last: a view."""
-    metrics = (len(state) - _FIXED) // (LONG + _BLOCKS)
-    return state[_FIXED : _FIXED + LONG * metrics].reshape(LONG, metrics)
+    """The values in the window [LONG, d], newest last, or of k states [k, LONG, d]: a view."""
+    metrics = (state.shape[-1] - _FIXED) // (LONG + _BLOCKS)
+    return state[..., _FIXED : _FIXED + LONG * metrics].reshape(*state.shape[:-1], LONG, metrics)
 
 
 def block(state: Floats, which: int) -> Floats:
-    """One of the blocks of a number a metric [d]: a view."""
-    metrics = (len(state) - _FIXED) // (LONG + _BLOCKS)
-    begin = _FIXED + (LONG + which) * metrics
-    return state[begin : begin + metrics]
+    """One of the blocks of a number a metric [d], or of k states [k, d]: a view."""
+    return _blocks(state, which, which + 1)
+
+
+def means(state: Floats) -> Floats:
+    """The running means of a model [3 d], or of k states [k, 3 d], block by block: a view."""
+    return _blocks(state, MEANS[0], MEANS[-1] + 1)
+
+
+def _blocks(state: Floats, begin: int, end: int) -> Floats:
+    metrics = (state.shape[-1] - _FIXED) // (LONG + _BLOCKS)
+    return state[..., _FIXED + (LONG + begin) * metrics : _FIXED + (LONG + end) * metrics]
 
 
 def push(state: Floats, times: Floats, values: Floats) -> tuple[Floats, Rows]:
@@ -104,6 +121,32 @@ def push(state: Floats, times: Floats, values: Floats) -> tuple[Floats, Rows]:
     block(after, FRESH)[:], block(after, FLAT)[:] = fresh[-1], flats[-1]
     block(after, ABSENT)[:] = np.minimum(n - newest[-1], ABSENT_MOST + 1)
     return after, Rows(times, values, observed, fresh, flats, counts)
+
+
+def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bools:
+    """Of a row each of k devices: which carry on a full window as `push_each` does.
+
+    states [k, width], times [k], values [k, d], gaps [k]: a longer pause restarts the window. Every metric has a reading, and a window as
+    full as the device's.
+    """
+    pause = times - states[:, LAST]
+    on_time = (pause > 0) & (pause <= gaps) & (states[:, COUNT] == LONG) & np.isfinite(values).all(axis=1)
+    steady: Bools = (block(states, FRESH) == LONG) & (block(states, ABSENT) <= ABSENT_MOST)
+    whole: Bools = on_time & steady.all(axis=1)
+    return whole
+
+
+def push_each(states: Floats, times: Floats, values: Floats) -> tuple[Floats, EachRow]:
+    """Move k windows by a row each, where `goes_on`: the same as `push` of each, and what `remember` keeps besides."""
+    after, (k, metrics) = states.copy(), values.shape
+    whole, stamps = np.empty((k, LONG + 1, metrics)), np.empty((k, LONG + 1))
+    whole[:, :LONG], whole[:, LONG], stamps[:, :LONG], stamps[:, LONG] = history(states), values, states[:, TIMES], times
+    history(after)[:], after[:, TIMES] = whole[:, 1:], stamps[:, 1:]
+    flats = np.where(values == whole[:, LONG - 1], np.minimum(block(states, FLAT) + 1, FLAT_CAP), 0.0)
+    block(after, FLAT)[:], block(after, ABSENT)[:] = flats, 0.0
+    after[:, SLOTS], after[:, HELD] = 0.0, 1
+    after[:, SLOTS.start] = discriminators(values).view(np.float64)
+    return after, EachRow(stamps, whole, flats)
 
 
 def _begun(state: Floats, time: float, row: Floats) -> Floats:

@@ -291,13 +291,16 @@ def profile(stamps: Floats, numbers: Floats) -> Floats:
     rows = np.flatnonzero(numbers[:, BINS])
     if not len(rows):
         return out
-    bins = numbers[rows, BINS, None]
-    place = stamps[rows].astype(np.int64) % DAY / DAY * bins - 0.5
-    left = np.floor(place)
-    share = place - left
-    lower = np.where(left < 0, bins - 1, left).astype(np.int64)
-    upper = np.where(left + 1 == bins, 0, left + 1).astype(np.int64)
+    lower, upper, share = between_bins(stamps[rows], numbers[rows, BINS, None])
     levels = numbers[rows, PROFILE]
     row = np.arange(len(rows))[:, None]
     out[rows] = levels[row, lower] * (1 - share) + levels[row, upper] * share
     return out
+
+
+def between_bins(stamps: Floats, bins: Floats) -> tuple[Ints, Ints, Floats]:
+    """Of so many `bins` [n, 1] of a day the two between whose middles stamps [n, m] lie, and how far on from the first to the second."""
+    place = stamps.astype(np.int64) % DAY / DAY * bins - 0.5
+    left = np.floor(place)
+    lower, upper = np.where(left < 0, bins - 1, left), np.where(left + 1 == bins, 0, left + 1)
+    return lower.astype(np.int64), upper.astype(np.int64), place - left

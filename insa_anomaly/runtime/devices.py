@@ -1,22 +1,25 @@
 """Devices that have a model of all their metrics: the stream's readings become rows, and the rows are scored as they are complete.
 
-A row is scored with the reading that completes it, so what is found is a function of the log alone, like all else. A device without a
-model costs nothing here.
+A row is scored with the reading that completes it, so what is found is a function of the log alone, like all else. Rows of different
+devices are scored together where they can be (`core.device_fleet`). A device without a model costs nothing here.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import alignment, device, device_window
+from insa_anomaly.core import alignment, device, device_fleet, device_window
 from insa_anomaly.core.alignment import Aligned
 from insa_anomaly.core.detector import Status
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel, DeviceParameters, DeviceResults, Served
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Transition, anomaly_id, episode_id
 from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.forest import Arena
 from insa_anomaly.core.reading import Flag, Quality
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import SeriesKey, Telemetry
@@ -25,6 +28,8 @@ from insa_anomaly.runtime.finding import Finding, finding
 
 _MOVED = (Status.COLLECTING, Status.WARMING, Status.SCORED)
 _HISTORICAL = int(Flag.HISTORICAL)
+_COLUMNS = tuple(field.name for field in fields(Aligned))
+_ALONE = 1.6  # what it costs to score a device by itself, in rounds of a row of each
 
 
 class KeptDevice(msgspec.Struct, frozen=True, array_like=True):
@@ -62,11 +67,29 @@ class _Device:
 
 
 @dataclass(frozen=True)
-class ScoredRows:
+class _Completed:
     """The rows of one device that a batch completed."""
+
+    device: _Device
+    at: Ints  # places of all its readings in the batch
+    rows: Aligned  # `at` is the place in the batch
+
+    def __len__(self) -> int:
+        return len(self.rows.times)
+
+
+class RowOf(NamedTuple):
+    """Whose row it is, and the model that scored it."""
 
     device_id: str
     model: DeviceModel | None
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows that were scored together: of one device, or one each of several with equally many metrics."""
+
+    of: list[RowOf]
     rows: Aligned  # `at` is the place in the batch
     results: DeviceResults
 
@@ -81,7 +104,8 @@ class Outcome:
     @property
     def due(self) -> list[SeriesKey]:
         """Devices that ask for training."""
-        return [(one.device_id, METRIC_NAME) for one in self.scored if one.results.refit_due.any()]
+        places = ((one, i) for one in self.scored for i in np.flatnonzero(one.results.refit_due).tolist())
+        return list(dict.fromkeys((one.of[i].device_id, METRIC_NAME) for one, i in places))
 
     def findings(self) -> Iterator[Finding]:
         """What was found in the rows."""
@@ -94,8 +118,9 @@ class Outcome:
 class Devices:
     """States and models of devices. One thread, the score reader's, uses it."""
 
-    def __init__(self, registry: Registry, policy: Policy, terms: DeviceTerms) -> None:
-        self._registry, self._policy, self._terms = registry, policy, terms
+    def __init__(self, registry: Registry, policy: Policy, terms: DeviceTerms, arena: Arena | None = None) -> None:
+        """`arena` has room for a forest at the number of every device in the registry, where those of one batch are scored together."""
+        self._registry, self._policy, self._terms, self._arena = registry, policy, terms, arena
         self._all: list[_Device] = []
         self._places: dict[str, int] = {}
         self._device = np.zeros(0, np.int64)  # of every series number: the place of its device, -1 where that is unknown here
@@ -114,15 +139,17 @@ class Devices:
 
         A device takes a place in the registry, as a series does, since that bounds the memory of models; without one it gets none.
         """
-        if self._registry.number((device_id, METRIC_NAME)) < 0:
+        number = self._registry.number((device_id, METRIC_NAME))
+        if number < 0:
             return
         place = self._places.get(device_id)
+        served = Served(model, self._arena, number) if model else None
         if place is None and model is not None:
             rows, state = alignment.empty(len(model.metrics)), device_window.empty(len(model.metrics))
-            self._add(_Device(device_id, model.metrics, Served(model), rows, state))
+            self._add(_Device(device_id, model.metrics, served, rows, state))
         elif place is not None:
             one = self._all[place]
-            one.served, one.moved = Served(model) if model else None, True
+            one.served, one.moved = served, True
             if model and model.metrics != one.metrics:
                 one.rows = alignment.rearranged(one.rows, one.metrics, model.metrics)
                 one.state = device_window.rearranged(one.state, one.metrics, model.metrics)
@@ -149,11 +176,11 @@ class Devices:
         outcome = Outcome([], np.zeros(len(telemetry.value), np.int64))
         if self._all:
             self._learn_numbers()
-            devices = self._device[telemetry.key]
-            mine = np.flatnonzero(devices >= 0)
-            mine = mine[np.argsort(devices[mine], kind="stable")]
-            for at in np.split(mine, np.flatnonzero(np.diff(devices[mine])) + 1) if len(mine) else []:
-                self._advance(self._all[devices[at[0]]], telemetry, at, outcome)
+            groups: dict[int, list[_Completed]] = {}
+            for one in self._taken(telemetry, outcome):
+                groups.setdefault(len(one.device.metrics), []).append(one)
+            for group in groups.values():
+                self._score(group, outcome)
         return outcome
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
@@ -168,27 +195,69 @@ class Devices:
                 state[device_window.TIMES] = -np.inf
                 one.rows, one.state, one.moved = alignment.empty(len(one.metrics)), state, True
 
-    def _advance(self, one: _Device, telemetry: Telemetry, at: Ints, outcome: Outcome) -> None:
-        """Take the readings `at` of one device."""
-        column = self._column[telemetry.key[at]]
-        good = at[(column >= 0) & (telemetry.quality[at] == Quality.GOOD) & np.isfinite(telemetry.value[at])]
-        one.rows, aligned = alignment.align(
-            one.rows,
-            self._column[telemetry.key[good]],
-            telemetry.timestamp[good],
-            telemetry.value[good],
-            (telemetry.flags[good] & _HISTORICAL) > 0,
-            self._terms.tolerance_micros,
+    def _taken(self, telemetry: Telemetry, outcome: Outcome) -> Iterator[_Completed]:
+        """Take the readings, device by device; answers the rows that they complete."""
+        devices = self._device[telemetry.key]
+        mine = np.flatnonzero(devices >= 0)
+        mine = mine[np.argsort(devices[mine], kind="stable")]
+        devices, columns, times, values = devices[mine], self._column[telemetry.key[mine]], telemetry.timestamp[mine], telemetry.value[mine]
+        historical = (telemetry.flags[mine] & _HISTORICAL) > 0
+        good = (columns >= 0) & (telemetry.quality[mine] == Quality.GOOD) & np.isfinite(values)
+        edges = np.flatnonzero(np.diff(devices, prepend=-1, append=-1)).tolist()
+        for begin, end in pairwise(edges):
+            one, at = self._all[devices[begin]], mine[begin:end]
+            own = begin + np.flatnonzero(good[begin:end])
+            one.rows, aligned = alignment.align(
+                one.rows, columns[own], times[own], values[own], historical[own], self._terms.tolerance_micros
+            )
+            one.moved = True
+            if standing := _standing(one.state):
+                outcome.episodes[at] = standing
+            if len(aligned.times):
+                yield _Completed(one, at, replace(aligned, at=mine[own[aligned.at]]))
+
+    def _score(self, group: list[_Completed], outcome: Outcome) -> None:
+        """Score rows of devices with equally many metrics.
+
+        The first rows of all of them go together, then the second rows, and so on; a device with many more than the others goes by itself.
+        """
+        group = sorted(group, key=len)
+        rounds = [len(one) - _ALONE * (i + 1) for i, one in enumerate(group)]
+        together = rounds.index(min(rounds)) + 1 if min(rounds) < 0 else 0
+        for i in range(len(group[together - 1]) if together else 0):
+            self._score_each([one for one in group[:together] if len(one) > i], i, outcome)
+        for one in group[together:]:
+            self._score_all(one, outcome)
+
+    def _score_each(self, group: list[_Completed], i: int, outcome: Outcome) -> None:
+        """Score row i of each."""
+        own = slice(i, i + 1)
+        rows = Aligned(*(np.concatenate([getattr(one.rows, name)[own] for one in group]) for name in _COLUMNS))
+        devices = [one.device for one in group]
+        states, results = device_fleet.advance_each(
+            [one.state for one in devices],
+            [one.served for one in devices],
+            rows.times,
+            rows.values,
+            self._policy,
+            self._terms.parameters,
         )
-        one.moved = True
-        before = _standing(one.state)
-        if not len(aligned.times):
-            outcome.episodes[at] = before
-            return
-        rows = Aligned(aligned.times, aligned.values, aligned.historical, good[aligned.at])
-        one.state, results = device.advance(one.state, one.served, rows.times, rows.values, self._policy, self._terms.parameters)
-        outcome.scored.append(ScoredRows(one.device_id, one.served.model if one.served else None, rows, results))
-        outcome.episodes[at] = _open_after(before, results)[np.searchsorted(rows.at, at, side="right")]
+        outcome.scored.append(ScoredRows([_row_of(one) for one in devices], rows, results))
+        for one, state, place in zip(group, states, rows.at.tolist(), strict=True):
+            before, after = _standing(one.device.state), _standing(state)
+            one.device.state = state
+            if after != before:
+                outcome.episodes[one.at[one.at >= place]] = after
+
+    def _score_all(self, one: _Completed, outcome: Outcome) -> None:
+        """Score all rows of one device."""
+        device_, rows = one.device, one.rows
+        before = _standing(device_.state)
+        device_.state, results = device.advance(
+            device_.state, device_.served, rows.times, rows.values, self._policy, self._terms.parameters
+        )
+        outcome.scored.append(ScoredRows([_row_of(device_)] * len(one), rows, results))
+        outcome.episodes[one.at] = _open_after(before, results)[np.searchsorted(rows.at, one.at, side="right")]
 
     def _add(self, one: _Device) -> None:
         self._places[one.device_id] = len(self._all)
@@ -216,8 +285,12 @@ def _kept(one: _Device) -> bytes:
     return msgspec.msgpack.encode(KeptDevice(model_id, one.metrics, one.rows.tobytes(), one.state.tobytes()))
 
 
+def _row_of(one: _Device) -> RowOf:
+    return RowOf(one.device_id, one.served.model if one.served else None)
+
+
 def _standing(state: Floats) -> int:
-    started, readings = state[device_window.EPISODE][:2].tolist()
+    started, readings = state[device_window.EPISODE.start : device_window.EPISODE.start + 2].tolist()
     return int(started) if readings else 0
 
 
@@ -232,16 +305,16 @@ def _open_after(before: int, results: DeviceResults) -> Ints:
 
 def _anomaly(one: ScoredRows, i: int) -> Anomaly:
     """The row as an anomaly: it carries the value of the metric with the largest share, and the shares as reasons."""
-    values, results = one.rows.values[i], one.results
+    values, results, (device_id, model) = one.rows.values[i], one.results, one.of[i]
     there = np.flatnonzero(np.isfinite(values))
     metric = int(results.metric[i]) if results.metric[i] >= 0 else int(there[0])
     timestamp, score = int(one.rows.times[i]), float(results.score[i])
     discriminator = int(device_window.discriminators(values[None])[0])
     return Anomaly(
-        id=anomaly_id(one.device_id, METRIC_NAME, timestamp, discriminator),
-        model_id=one.model.id if one.model else NO_MODEL,
-        model_version=one.model.version if one.model else 0,
-        device_id=one.device_id,
+        id=anomaly_id(device_id, METRIC_NAME, timestamp, discriminator),
+        model_id=model.id if model else NO_MODEL,
+        model_version=model.version if model else 0,
+        device_id=device_id,
         metric_name=METRIC_NAME,
         timestamp=timestamp,
         value=float(values[metric]),
@@ -251,7 +324,7 @@ def _anomaly(one: ScoredRows, i: int) -> Anomaly:
         expected=float(results.expected[i, metric]),
         lower=float(results.lower[i, metric]),
         upper=float(results.upper[i, metric]),
-        reasons=device.reasons(results, i, values, one.model) if one.model and score < 0 else [],
+        reasons=device.reasons(results, i, values, model) if model and score < 0 else [],
         historical=bool(one.rows.historical[i]),
-        episode_id=episode_id(one.device_id, METRIC_NAME, int(results.episode_started[i])) if results.episode_readings[i] else None,
+        episode_id=episode_id(device_id, METRIC_NAME, int(results.episode_started[i])) if results.episode_readings[i] else None,
     )

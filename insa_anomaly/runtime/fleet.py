@@ -46,8 +46,8 @@ class Fleet:
 
     def __init__(self, registry: Registry, parameters: Parameters, policy: Policy, terms: DeviceTerms | None = None) -> None:
         self.registry, self._parameters, self._policy = registry, parameters, policy
-        self.devices = Devices(registry, policy, terms or DeviceTerms())
         self._models = Models(registry.capacity, parameters.n_estimators)
+        self.devices = Devices(registry, policy, terms or DeviceTerms(), self._models.arena)
         self.shadows = Shadows(registry.capacity, parameters, policy)
         self._states = features.empty(ROWS_AT_ONCE)
         self._moved = np.zeros(ROWS_AT_ONCE, bool)

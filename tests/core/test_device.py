@@ -166,6 +166,19 @@ def test_moments_are_those_of_the_window() -> None:
         np.testing.assert_allclose(seen[i, :, device_features.DEVIATION], window[-10:].std(axis=0, ddof=1))
 
 
+@pytest.mark.parametrize("metrics", [1, 2, 8, 11])
+def test_law_a_projection_is_the_same_of_few_rows_and_of_many(metrics: int) -> None:
+    """To the bit, also of zeros below zero; and of axes that are each row's own."""
+    random = np.random.default_rng(metrics)
+    rows, axes = random.normal(0, 1, (40_000 // metrics**2, metrics)), random.normal(0, 1, (metrics, metrics))
+    rows[::7] = -0.0
+    together = device_features.projected(rows, axes)
+    one_by_one = np.concatenate([device_features.projected(rows[i : i + 1], axes) for i in range(300)])
+    assert together[:300].tobytes() == one_by_one.tobytes()
+    of_each = device_features.projected(rows[:30], np.repeat(axes[None], 30, axis=0))
+    assert together[:30].tobytes() == of_each.tobytes()
+
+
 def test_what_is_missing_is_taken_as_what_the_others_make_of_it() -> None:
     """The conditional mean of a Gaussian, by its textbook formula."""
     random = np.random.default_rng(2)

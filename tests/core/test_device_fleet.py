@@ -1,0 +1,127 @@
+"""The law of rows side by side: a row each of many devices is, to the bit, one row after another."""
+
+from dataclasses import replace
+from functools import cache
+from unittest.mock import patch
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insa_anomaly.core import device, device_window, features
+from insa_anomaly.core.detector import Status
+from insa_anomaly.core.device import DeviceModel, DeviceResults, Served
+from insa_anomaly.core.device_fleet import advance_each
+from insa_anomaly.core.device_training import fit
+from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.forest import Arena
+from tests.core.device_rows import LEVELS, PAUSES, POLICY, SMALL, Rows, joined, same
+from tests.core.streams import MINUTE, START
+
+KINDS = 4
+WIDTHS = (1, 2, 8, 11)  # sums of eight and more are made in another way
+
+
+@cache
+def history(metrics: int, seed: int) -> Rows:
+    """400 rows, a minute apart."""
+    values = np.random.default_rng(seed).normal(20, 1, (400, metrics))
+    return Rows(START + np.arange(400) * MINUTE, values + values[:, :1])
+
+
+@cache
+def learnt(metrics: int, seed: int) -> DeviceModel:
+    """A model of them."""
+    rows, names = history(metrics, seed), tuple(f"m{j}" for j in range(metrics))
+    return fit(rows.times, rows.values, "D", names, f"00000000-0000-0000-0000-00000000000{seed}", 1, SMALL, POLICY).model
+
+
+@cache
+def model(metrics: int, kind: int) -> DeviceModel:
+    """Two as they are learnt; one with a daily profile of all metrics; one whose profiles differ, as no training has them."""
+    one = replace(learnt(metrics, kind % 2), version=kind, refit_step=9.0, threshold=0.2)
+    profile = one.known.profile.copy()
+    profile[:, features.PROFILE] = np.sin(np.arange(features.BINS_MOST))
+    profile[:, features.BINS] = 24 if kind == 2 else 0
+    if kind == KINDS - 1:
+        profile[: metrics // 2, features.BINS], profile[-1, features.BINS] = 48, 24
+    return replace(one, known=replace(one.known, profile=profile))
+
+
+@cache
+def warm(metrics: int) -> Floats:
+    """The state of a device whose window is full, as a first model left it."""
+    rows = history(metrics, 0)[:70]
+    return device.advance(device_window.empty(metrics), Served(model(metrics, 0)), rows.times, rows.values, POLICY, SMALL)[0]
+
+
+def some_served(random: np.random.Generator, metrics: int, arena: Arena, row: int) -> Served | None:
+    """A model in the shared arena, or in its own, or none."""
+    drawn = int(random.integers(2 * KINDS + 1))
+    return None if drawn == 2 * KINDS else Served(model(metrics, drawn % KINDS), arena if drawn < KINDS else None, row)
+
+
+def some_row(random: np.random.Generator, metrics: int) -> Floats:
+    """Mostly an ordinary row; one far out, one with a value repeated, missing or infinite, or with nothing at all."""
+    row, kind = random.normal(20, 1, metrics), random.random()
+    if kind < 0.1:
+        row[random.integers(metrics)] = random.choice(LEVELS)
+    elif kind < 0.2:
+        row += random.choice((6.0, 60.0, 1e300))
+    elif kind < 0.25:
+        row[:] = np.round(row)
+    elif kind < 0.27:
+        row[:] = np.nan
+    return row
+
+
+def one_by_one(states: list[Floats], served: list[Served | None], times: Ints, values: Floats) -> tuple[list[Floats], list[DeviceResults]]:
+    """The naive way."""
+    rows = [slice(i, i + 1) for i in range(len(times))]
+    found = [
+        device.advance(state, one, times[row], values[row], POLICY, SMALL) for state, one, row in zip(states, served, rows, strict=True)
+    ]
+    return [state for state, _ in found], [said for _, said in found]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(WIDTHS), st.integers(1, 7))
+def test_law_rows_side_by_side_are_rows_one_by_one(seed: int, metrics: int, devices: int) -> None:
+    """Of devices with models, ages and windows of any kind: rows that are late, long after, doubled, faulty or have gaps in them."""
+    random = np.random.default_rng(seed)
+    arena = Arena(devices, SMALL.n_estimators)
+    served = [some_served(random, metrics, arena, row) for row in range(devices)]
+    states = [warm(metrics) if random.random() < 0.9 else device_window.empty(metrics) for _ in range(devices)]
+    times = np.full(devices, START + 69 * MINUTE)
+    for _ in range(25):
+        who = np.flatnonzero(random.random(devices) < 0.8)
+        if not len(who):
+            continue
+        times[who] += [int(random.choice(PAUSES)) if random.random() < 0.2 else MINUTE for _ in who]
+        values = np.stack([some_row(random, metrics) for _ in who])
+        own, theirs = [states[i] for i in who], [served[i] for i in who]
+        expected, said = one_by_one(own, theirs, times[who], values)
+        moved, results = advance_each(own, theirs, times[who], values, POLICY, SMALL)
+        assert [state.tobytes() for state in moved] == [state.tobytes() for state in expected]
+        assert same(results, joined(said))
+        for i, state in zip(who, moved, strict=True):
+            states[i] = state
+
+
+def test_ordinary_rows_do_go_side_by_side() -> None:
+    """So that the law is about something: nothing is scored by itself where all rows carry on full windows."""
+    arena = Arena(3, SMALL.n_estimators)
+    served = [Served(model(8, 0), arena, row) for row in range(3)]
+    states, values = [warm(8)] * 3, history(8, 0).values[70:73]
+    times = START + MINUTE * np.array([70, 71, 72])
+    with patch.object(arena, "score", wraps=arena.score) as asked:
+        _, results = advance_each(states, served, times, values, POLICY, SMALL)
+    assert asked.call_count == 1
+    assert (results.status == Status.SCORED).all()
+
+
+def test_states_are_apart() -> None:
+    """One that is kept for long does not hold the memory of the others."""
+    served: list[Served | None] = [Served(model(2, 0))] * 2
+    moved, _ = advance_each([warm(2)] * 2, served, np.full(2, START + 70 * MINUTE), np.full((2, 2), 20.0), POLICY, SMALL)
+    assert all(state.base is None for state in moved)
