@@ -351,13 +351,14 @@ def shares(look: Look, members: Floats, known: Knowledge) -> Floats:
     pull = device_features.projected(look.level, known.precision)
     of_level = pull * pull / np.diagonal(known.precision, axis1=-2, axis2=-1)
     of_windows = (look.sight.scaled * look.sight.scaled).sum(axis=-1)
-    parts = (look.means.energy, of_level, look.means.energy, of_windows)
-    out = np.zeros_like(of_level)
-    for m, part in enumerate(parts):
-        part = np.where(look.used, part, 0.0)  # noqa: PLW2901 - that of the metrics that take part
-        out += members[:, m, None] * part / np.maximum(part.sum(axis=1, keepdims=True), 1e-300)
+    parts = np.array((look.means.energy, of_level, look.means.energy, of_windows))
+    if not look.used.all():
+        parts[:, ~look.used] = 0.0  # of those that take no part
+    of_each = np.multiply(members.T[..., None], parts, order="C")
+    of_each /= np.maximum(parts.sum(axis=2, keepdims=True), 1e-300)
+    out = np.add.reduce(of_each, axis=0)
     total = out.sum(axis=1, keepdims=True)
-    return out / np.where(total > 0, total, 1.0)
+    return np.asarray(out / np.where(total > 0, total, 1.0))
 
 
 def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel) -> list[Reason]:

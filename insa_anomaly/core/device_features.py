@@ -35,6 +35,7 @@ MOMENTS = LAGS + 5
 NAMES = ("value", "jump", "level", "trend", "spread", "flat_run")
 WIDTH = len(NAMES)
 SUMMARIES = 10
+_ORDER = np.array((0, 1, 2, 3, 8, 9, 6, 7, 4, 5))  # of the summaries
 MEMBERS = 4  # residual forest, Mahalanobis, residuals, windows
 
 _Z_CAP = 200.0
@@ -302,16 +303,15 @@ def imputation(precision: Floats, present: Bools) -> Floats:
 
 def summaries(seen: Sight, means: Running, level: Floats, among: Bools | None, known: Knowledge) -> Features:
     """What the forest is fed [n, SUMMARIES]; `among` [n, d] says which metrics take part, None: all."""
-    fast, slow = np.abs(seen.residual), np.abs(means.residual) * np.sqrt(SPAN / 2)
-    wide = np.abs(within(means.level / known.wander, LEVEL_CAP))
-    t2, q = t2_and_q(level, known)
+    residuals = seen.residual, means.residual * np.sqrt(SPAN / 2)
+    sizes = np.abs(np.array((*residuals, within(means.level / known.wander, LEVEL_CAP))))
+    energy, (t2, q) = means.energy, t2_and_q(level, known)
     out = np.empty((SUMMARIES, len(level)))
-    out[0], out[1] = np.log1p(largest(fast, among)), np.log1p(root_mean_square(fast, among))
-    out[2], out[3] = np.log1p(largest(slow, among)), np.log1p(root_mean_square(slow, among))
-    out[4], out[5] = np.log(largest(means.energy, among) + 0.1), np.log(smallest(means.energy, among) + 1e-3)
-    out[6], out[7] = np.log1p(t2 / known.typical[..., 0]), np.log1p(q / known.typical[..., 1])
-    out[8], out[9] = np.log1p(largest(wide, among)), np.log1p(root_mean_square(wide, among))
-    return np.ascontiguousarray(out.T, np.float32)
+    out[0:6:2], out[1:7:2] = largest(sizes, among), root_mean_square(sizes, among)
+    out[6], out[7] = t2 / known.typical[..., 0], q / known.typical[..., 1]
+    np.log1p(out[:8], out=out[:8])
+    out[8], out[9] = np.log(largest(energy, among) + 0.1), np.log(smallest(energy, among) + 1e-3)
+    return np.ascontiguousarray(out[_ORDER].T, np.float32)
 
 
 def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
@@ -338,11 +338,13 @@ def charts(seen: Sight, among: Bools | None) -> Floats:
 
 
 def largest(values: Floats, among: Bools | None) -> Floats:
-    out: Floats = (values if among is None else np.where(among, values, 0.0)).max(axis=1)
+    """Of values [..., n, d] the largest [..., n]; `among` [n, d]: of those that take part."""
+    out: Floats = (values if among is None else np.where(among, values, 0.0)).max(axis=-1)
     return out
 
 
 def smallest(values: Floats, among: Bools | None) -> Floats:
+    """Of values [n, d] the smallest [n]."""
     if among is None:
         return np.asarray(values.min(axis=1))
     out: Floats = np.where(among.any(axis=1), np.where(among, values, np.inf).min(axis=1), 0.0)
@@ -350,17 +352,17 @@ def smallest(values: Floats, among: Bools | None) -> Floats:
 
 
 def mean(values: Floats, among: Bools | None) -> Floats:
-    out: Floats = (values if among is None else np.where(among, values, 0.0)).sum(axis=1) / _taking_part(values, among)
+    """Of values [..., n, d] the mean [..., n]."""
+    out: Floats = (values if among is None else np.where(among, values, 0.0)).sum(axis=-1) / _taking_part(values, among)
     return out
 
 
 def root_mean_square(values: Floats, among: Bools | None) -> Floats:
+    """Of values [..., n, d] the root of the mean square [..., n]."""
     return np.sqrt(mean(values * values, among))
 
 
 def _taking_part(values: Floats, among: Bools | None) -> Ints | int:
     """How many metrics take part, or 1."""
-    if among is None:
-        return values.shape[1]
-    count: Ints = np.maximum(among.sum(axis=1), 1)
-    return count
+    metrics: int = values.shape[-1]
+    return metrics if among is None else np.asarray(np.maximum(among.sum(axis=1), 1))

@@ -37,9 +37,9 @@ class Numbers:
         """Those of k models that `row` made, which have as many metrics as this one."""
         k = len(rows)
         laid = np.concatenate(rows).reshape(k, -1)
-        scalars = laid[:, :_SCALARS].T.copy()
-        wide = [laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places]
-        return Numbers(*scalars, *wide[:2], known=Knowledge(*wide[2:]))
+        tag, gap, alpha, threshold, refit_step, offset = laid[:, :_SCALARS].T.copy()
+        band, tables, *known = [laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places]
+        return Numbers(tag, gap, alpha, threshold, refit_step, offset, band, tables, Knowledge(*known))
 
     @cached_property
     def _places(self) -> list[tuple[int, int, tuple[int, ...]]]:

@@ -5,7 +5,7 @@ devices are scored together where they can be (`core.device_fleet`). A device wi
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -200,21 +200,19 @@ class Devices:
         devices = self._device[telemetry.key]
         mine = np.flatnonzero(devices >= 0)
         mine = mine[np.argsort(devices[mine], kind="stable")]
-        devices, columns, times, values = devices[mine], self._column[telemetry.key[mine]], telemetry.timestamp[mine], telemetry.value[mine]
-        historical = (telemetry.flags[mine] & _HISTORICAL) > 0
-        good = (columns >= 0) & (telemetry.quality[mine] == Quality.GOOD) & np.isfinite(values)
-        edges = np.flatnonzero(np.diff(devices, prepend=-1, append=-1)).tolist()
-        for begin, end in pairwise(edges):
-            one, at = self._all[devices[begin]], mine[begin:end]
-            own = begin + np.flatnonzero(good[begin:end])
-            one.rows, aligned = alignment.align(
-                one.rows, columns[own], times[own], values[own], historical[own], self._terms.tolerance_micros
-            )
+        edges = np.flatnonzero(np.diff(devices[mine], prepend=-1, append=-1))
+        good = (self._column[telemetry.key[mine]] >= 0) & (telemetry.quality[mine] == Quality.GOOD) & np.isfinite(telemetry.value[mine])
+        taken, cuts = mine[good], np.concatenate(([0], np.cumsum(good)))[edges].tolist()
+        columns, times, values = self._column[telemetry.key[taken]], telemetry.timestamp[taken], telemetry.value[taken]
+        historical = (telemetry.flags[taken] & _HISTORICAL) > 0
+        for (begin, end), (first, last) in zip(pairwise(edges.tolist()), pairwise(cuts), strict=True):
+            one, at, own = self._all[devices[mine[begin]]], mine[begin:end], slice(first, last)
+            one.rows, rows = alignment.align(one.rows, columns[own], times[own], values[own], historical[own], self._terms.tolerance_micros)
             one.moved = True
             if standing := _standing(one.state):
                 outcome.episodes[at] = standing
-            if len(aligned.times):
-                yield _Completed(one, at, replace(aligned, at=mine[own[aligned.at]]))
+            if len(rows.times):
+                yield _Completed(one, at, Aligned(rows.times, rows.values, rows.historical, taken[own][rows.at]))
 
     def _score(self, group: list[_Completed], outcome: Outcome) -> None:
         """Score rows of devices with equally many metrics.
@@ -306,8 +304,8 @@ def _open_after(before: int, results: DeviceResults) -> Ints:
 def _anomaly(one: ScoredRows, i: int) -> Anomaly:
     """The row as an anomaly: it carries the value of the metric with the largest share, and the shares as reasons."""
     values, results, (device_id, model) = one.rows.values[i], one.results, one.of[i]
-    there = np.flatnonzero(np.isfinite(values))
-    metric = int(results.metric[i]) if results.metric[i] >= 0 else int(there[0])
+    shares = results.shares[i]
+    metric = int((shares if shares.any() else np.isfinite(values)).argmax())
     timestamp, score = int(one.rows.times[i]), float(results.score[i])
     discriminator = int(device_window.discriminators(values[None])[0])
     return Anomaly(

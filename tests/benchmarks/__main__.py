@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from insa_anomaly.core.training import Trained
-from tests.benchmarks import fleet, live, memory, predicting, scoring
+from tests.benchmarks import device_rows, fleet, live, memory, predicting, scoring
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.health import health_check_10k
@@ -23,7 +23,8 @@ _MEMORY = ("rss_1000_models", "bytes_per_model")
 _PREDICTING = ("predict_p99", "latency_p99_predicting", "predict_batch")
 _LEARNING = ("train_one", "train_all_100")
 _HEALTH = "health_check_10k"
-FIGURES = (*_SCORING, "live_qos1", *_PACES, *_MEMORY, *_PREDICTING, *_LEARNING, _HEALTH)
+_DEVICES = "device_rows"
+FIGURES = (*_SCORING, _DEVICES, "live_qos1", *_PACES, *_MEMORY, *_PREDICTING, *_LEARNING, _HEALTH)
 _NAIVE_PACE = 50.0  # readings a second that the naive design keeps up with, also where the machine is busy
 _SPIKES_A_SECOND = 20.0  # at least, in a paced run, so that p99 is one of hundreds
 
@@ -56,6 +57,8 @@ class Laboratory:
         options = self._options
         if options.any_of(_SCORING):
             yield from self._scoring()
+        if _DEVICES in options.figures:
+            yield device_rows.figure(_now(), options.score_seconds, say)
         if "bytes_per_model" in options.figures:
             yield Figure.less_is_better("bytes_per_model", self._sizes.model, "bytes", self._sizes.pickled)
         if options.any_of(("live_qos1", "rss_1000_models", *_PACES, *_PREDICTING)):

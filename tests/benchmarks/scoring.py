@@ -73,43 +73,43 @@ class Rig:
 def score_one_row(rig: Rig, seconds: float) -> Figure:
     """One row of one model a call, another model each time."""
     one = [rig.rows[i : i + 1] for i in range(len(rig.rows))]
-    ours = _cycling(lambda i: rig.ours(one[i % len(one)]))
-    theirs = _cycling(lambda i: rig.theirs(i % len(one)))
-    mine, baseline = _both(ours, theirs, seconds)
+    ours = cycling(lambda i: rig.ours(one[i % len(one)]))
+    theirs = cycling(lambda i: rig.theirs(i % len(one)))
+    mine, baseline = in_turn(ours, theirs, seconds)
     return Figure.less_is_better("score_one_row", mine * 1e6, "us", baseline * 1e6)
 
 
 def score_1000_series(rig: Rig, seconds: float) -> Figure:
     """One row of every model a call; scikit-learn has to be called for each."""
     rows = np.random.default_rng(3).permutation(rig.rows)
-    ours = _cycling(lambda _: rig.ours(rows))
-    theirs = _cycling(lambda i: rig.theirs(i % len(rows)))
-    mine, baseline = _both(ours, theirs, seconds)
+    ours = cycling(lambda _: rig.ours(rows))
+    theirs = cycling(lambda i: rig.theirs(i % len(rows)))
+    mine, baseline = in_turn(ours, theirs, seconds)
     return Figure.less_is_better("score_1000_series", mine / len(rows) * 1e6, "us/row", baseline * 1e6)
 
 
 def advance_seconds(rig: Rig, seconds: float) -> float:
     """A reading through all of the detector: window, features, forest, calibration, verdict; in batches of one reading a series."""
-    return _timed(_cycling(lambda _: rig.advance()), seconds) / len(rig.rows)
+    return timed(cycling(lambda _: rig.advance()), seconds) / len(rig.rows)
 
 
-def _cycling(call: Callable[[int], object]) -> Callable[[], object]:
+def cycling(call: Callable[[int], object]) -> Callable[[], object]:
     """Call with 0, 1, 2, ..."""
     counter = iter(range(1 << 62))
     return lambda: call(next(counter))
 
 
-def _both(ours: Callable[[], object], theirs: Callable[[], object], seconds: float) -> tuple[float, float]:
+def in_turn(ours: Callable[[], object], theirs: Callable[[], object], seconds: float) -> tuple[float, float]:
     """Median seconds a call of each, measured in turn for about so many seconds in all."""
     share = seconds / (2 * _ROUNDS)
     mine, baseline = [], []
     for _ in range(_ROUNDS):
-        mine.append(_timed(ours, share))
-        baseline.append(_timed(theirs, share, most=_BASELINE_ROWS))
+        mine.append(timed(ours, share))
+        baseline.append(timed(theirs, share, most=_BASELINE_ROWS))
     return statistics.median(mine), statistics.median(baseline)
 
 
-def _timed(call: Callable[[], object], seconds: float, most: int = 1_000_000) -> float:
+def timed(call: Callable[[], object], seconds: float, most: int = 1_000_000) -> float:
     """Seconds a call, over so many seconds or calls."""
     calls, began = 0, time.perf_counter()
     while calls == 0 or (calls < most and time.perf_counter() - began < seconds):

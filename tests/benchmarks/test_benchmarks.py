@@ -11,6 +11,7 @@ from insa_anomaly.api import app
 from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
 from tests.benchmarks import scoring
 from tests.benchmarks.caller import Call, obeyed
+from tests.benchmarks.device_rows import DeviceRig, device_rows, learnt, stream_seconds
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.fleet import of_kind
 from tests.benchmarks.packets import Packets
@@ -57,6 +58,15 @@ def test_scoring_is_measured_against_scikit_learn(rig: Rig) -> None:
         figure = measure(rig, 0.5)
         assert figure.figure == measure.__name__
         assert figure.ratio > 10
+
+
+def test_rows_of_devices_are_measured_at_once_and_one_by_one() -> None:
+    """Ten at once take less time a row than one, even where the machine is busy; the daemon's own path is measured too."""
+    model = learnt(0, NOW, 400)
+    figure = device_rows(DeviceRig.built([model], NOW, 10), 0.5)
+    assert figure.figure == "device_rows"
+    assert figure.ratio > 2
+    assert 0 < stream_seconds(model, NOW, 3, 0.1) < 0.1
 
 
 def test_a_figure_is_one_line_of_json() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import msgspec
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +13,10 @@ from insa_anomaly.core.event import NO_MODEL, Event, episode_id
 from insa_anomaly.ports import Outgoing, Swap
 from insa_anomaly.testing import MemoryLog, MemoryModels
 from tests.runtime.device_streams import PUMP, device_model, device_row, device_stream, device_swap, shelf
-from tests.runtime.streams import Message, message, swap
+from tests.runtime.streams import Message, Stream, message, swap
 from tests.runtime.world import Outcome, World
+
+PUMPS = tuple(f"pump-{i}" for i in range(5))
 
 
 def scored(log: MemoryLog) -> Outcome:
@@ -55,6 +58,35 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
         for happening in data.draw(st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)):
             {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[happening]()
     assert world.outcome() == expected(seed)
+
+
+@cache
+def fleet_stream(seed: int) -> Stream:
+    """Five pumps that each send most seconds, the faulty one in turn; two have a third metric in their model, one is given another."""
+    random = np.random.default_rng(seed)
+    messages, swaps = list[Message](), {0: [Swap(pump, METRIC_NAME, device_model(i % 2).id) for i, pump in enumerate(PUMPS)]}
+    for second in range(-70, 70):
+        for pump in PUMPS:
+            faulty = pump == PUMPS[second // 14 % len(PUMPS)] and second >= 0
+            values = {name: 10 + float(random.normal()) + 9.0 * (faulty and name == "a") for name in "abc"}
+            kind = random.random()
+            messages += [message(pump, second, values)] if kind < 0.9 else []
+            messages += [message(pump, second - 5, values)] if kind > 0.97 else []
+        if second == 30:
+            swaps[len(messages)] = [Swap(PUMPS[0], METRIC_NAME, device_model(2).id)]
+    return Stream(messages, swaps)
+
+
+def fleet_outcome(seed: int, cuts: set[int]) -> Outcome:
+    """What a reader makes of it."""
+    return World(fleet_stream(seed).log(cuts), shelf=shelf(), capacity=30).outcome()
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 3), st.sets(st.integers(0, 700), max_size=30))
+def test_rows_of_many_devices_at_once_are_those_of_one_after_another(seed: int, cuts: set[int]) -> None:
+    """However messages of several devices fall into batches: the same to the bit as with an entry for every message."""
+    assert fleet_outcome(seed, cuts) == fleet_outcome(seed, set(range(700)))
 
 
 def test_the_streams_are_worth_it() -> None:
