@@ -35,6 +35,7 @@ METRIC_NAME = reading.DEVICE_METRIC  # stands where a series has its metric's na
 FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
 CELLS_MOST = 200_000  # rows times metrics that a model is learnt from
 
+_TABLES_OF_ONE = 2  # dimensions of the tables of one model
 _SURPRISE_CAP = 8.0  # of one member, so that none outvotes the other three for long
 _BLOCK = 512  # rows moved at once: what is computed of them stays small
 _MOST_REASONS = 3
@@ -313,14 +314,12 @@ def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
 
 def surprises(members: Floats, tables: Floats) -> Floats:
     """-log10 p of every member [n, MEMBERS]; tables [MEMBERS + 1, TABLE_WIDTH], or n times that."""
-    each = calibration.surprise(members.ravel(), _of_each(tables[..., :MEMBERS, :], len(members)))
-    return np.minimum(each.reshape(members.shape), _SURPRISE_CAP)
+    return np.minimum(calibration.surprise(members, _of_each(tables[..., :MEMBERS, :], len(members))), _SURPRISE_CAP)
 
 
 def _of_each(tables: Floats, n: int) -> Floats:
-    """Tables [m, TABLE_WIDTH] n times, or n times those [n, m, TABLE_WIDTH], one after another."""
-    rows = np.broadcast_to(tables, (n, *tables.shape[-2:])) if tables.ndim == 2 else tables
-    return rows.reshape(-1, tables.shape[-1])
+    """Tables [..., TABLE_WIDTH] for all of n rows, or those [n, ..., TABLE_WIDTH] that are each row's own."""
+    return tables if tables.ndim > _TABLES_OF_ONE else np.broadcast_to(tables, (n, *tables.shape))
 
 
 def combined(before: float, rows: Rows, members: Floats) -> Floats:
@@ -331,8 +330,8 @@ def combined(before: float, rows: Rows, members: Floats) -> Floats:
 
 def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
     """What the members say together -> scores in [-1, 1]; tables as for `surprises`, alpha one or n."""
-    surprise = calibration.surprise(together, _of_each(tables[..., MEMBERS:, :], len(together)))
-    return calibration.score(surprise, np.zeros(len(together)) + alpha)
+    surprise = calibration.surprise(together[:, None], _of_each(tables[..., MEMBERS:, :], len(together)))
+    return calibration.score(surprise[:, 0], np.zeros(len(together)) + alpha)
 
 
 def expected(look: Look, known: Knowledge) -> Floats:
