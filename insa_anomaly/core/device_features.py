@@ -35,7 +35,7 @@ MOMENTS = LAGS + 5
 NAMES = ("value", "jump", "level", "trend", "spread", "flat_run")
 WIDTH = len(NAMES)
 SUMMARIES = 10
-_ORDER = np.array((0, 1, 2, 3, 8, 9, 6, 7, 4, 5))  # of the summaries
+_ORDER = np.array((0, 1, 2, 3, 8, 9, 6, 7, 4, 5))  # of the summaries as the forest knows them, among them as they are made
 MEMBERS = 4  # residual forest, Mahalanobis, residuals, windows
 
 _Z_CAP = 200.0
@@ -247,7 +247,7 @@ def projected(rows: Floats, axes: Floats) -> Floats:
     """Rows [n, d] times axes [k, d], or [n, k, d] of their own -> [n, k], summed in the same order for any number of rows."""
     if rows.size * axes.shape[-2] <= _FEW:
         turned = axes.T[:, None] if axes.ndim == 2 else axes.transpose(2, 0, 1)
-        parts = np.multiply(rows.T[:, :, None], turned, order="C")  # [d, n, k]
+        parts = np.multiply(rows.T[:, :, None], turned, order="C")  # [d, n, k], so that the sum goes along d one by one, as below
         together: Floats = np.add.reduce(parts, axis=0) + 0.0
         return together
     out = np.zeros((len(rows), axes.shape[-2]))

@@ -145,7 +145,7 @@ def push_each(states: Floats, times: Floats, values: Floats) -> tuple[Floats, Ea
     flats = np.where(values == whole[:, LONG - 1], np.minimum(block(states, FLAT) + 1, FLAT_CAP), 0.0)
     block(after, FLAT)[:], block(after, ABSENT)[:] = flats, 0.0
     after[:, SLOTS], after[:, HELD] = 0.0, 1
-    after[:, SLOTS.start] = discriminators(values).view(np.float64)
+    after[:, SLOTS].view(np.int64)[:, 0] = discriminators(values)
     return after, EachRow(stamps, whole, flats)
 
 

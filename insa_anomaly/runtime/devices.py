@@ -200,7 +200,10 @@ class Devices:
         devices = self._device[telemetry.key]
         mine = np.flatnonzero(devices >= 0)
         mine = mine[np.argsort(devices[mine], kind="stable")]
-        edges = np.flatnonzero(np.diff(devices[mine], prepend=-1, append=-1))
+        if not len(mine):
+            return
+        owners = devices[mine]
+        edges = np.flatnonzero(np.concatenate(([True], owners[1:] != owners[:-1], [True])))
         good = (self._column[telemetry.key[mine]] >= 0) & (telemetry.quality[mine] == Quality.GOOD) & np.isfinite(telemetry.value[mine])
         taken, cuts = mine[good], np.concatenate(([0], np.cumsum(good)))[edges].tolist()
         columns, times, values = self._column[telemetry.key[taken]], telemetry.timestamp[taken], telemetry.value[taken]
@@ -241,11 +244,11 @@ class Devices:
             self._terms.parameters,
         )
         outcome.scored.append(ScoredRows([_row_of(one) for one in devices], rows, results))
-        for one, state, place in zip(group, states, rows.at.tolist(), strict=True):
-            before, after = _standing(one.device.state), _standing(state)
-            one.device.state = state
-            if after != before:
-                outcome.episodes[one.at[one.at >= place]] = after
+        for device_, state in zip(devices, states, strict=True):
+            device_.state = state
+        for j in np.flatnonzero(results.transition).tolist():
+            at = group[j].at
+            outcome.episodes[at[at >= rows.at[j]]] = _standing(states[j])
 
     def _score_all(self, one: _Completed, outcome: Outcome) -> None:
         """Score all rows of one device."""
