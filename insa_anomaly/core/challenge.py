@@ -32,6 +32,9 @@ class Learner(Protocol[M]):
     def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None) -> TrainedModel[M]:
         """Learn; with a past, what alarmed in mature age is left out. Raises NotEnoughData, TrainingError."""
 
+    def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None) -> M:
+        """The model of `fit`, to be asked alone, by parameters with which `fit` has learnt before."""
+
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """What a model is learnt from, alarmed ones among it, in time order."""
 
@@ -71,11 +74,11 @@ def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None
     if len(when) < FEWEST_READINGS:
         return _unknown(trained, f"{len(when)} readings; at least {FEWEST_READINGS} are needed to hold any out")
     cut = int((1 - HOLDOUT_SHARE) * len(when))
-    twin = learner.fit(when[:cut], what[:cut], _as_old(trained, learner.parameters), past)
+    twin = learner.twin(when[:cut], what[:cut], _as_old(trained, learner.parameters), past)
     first = cut + features.LONG
     assess = _assessor(learner)
     holdout = held_out(when, what, first)
-    found = assess(twin.model, holdout)
+    found = assess(twin, holdout)
     trained = replace(trained, figures=trained.figures | _figures(found, holdout))
     if past is None:
         return Challenge(trained)
@@ -86,7 +89,7 @@ def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None
         )
     # The twin stands for the new model: neither it nor the champion has learnt the holdout.
     champion = assess(past.model, unseen)
-    comparison = assessment.compare(champion, assess(twin.model, unseen))
+    comparison = assessment.compare(champion, assess(twin, unseen))
     return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection(), champion=champion)
 
 

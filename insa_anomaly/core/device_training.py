@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import numpy as np
 import sklearn
@@ -19,8 +19,9 @@ from insa_anomaly.core.device import CELLS_MOST, DeviceModel
 from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_MEAN, WIDTH, Knowledge, Look
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
+from insa_anomaly.core.isolation import compiled, grow, grow_passing
 from insa_anomaly.core.life import grown, quarantined
-from insa_anomaly.core.training import Figures, Past, TrainedModel, compiled, daily_profile, grow, robust_scale, typical_pause
+from insa_anomaly.core.training import Figures, Grow, Grown, Past, TrainedModel, daily_profile, robust_scale, typical_pause
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
@@ -70,6 +71,17 @@ class _HeldOut(NamedTuple):
     errors: Floats  # [n, d] of the expected value
 
 
+@dataclass(frozen=True)
+class _Learnt(Generic[Grown]):
+    """A model, and what it was made from."""
+
+    model: DeviceModel
+    forest: Grown
+    when: Floats  # [n] times of the rows
+    scores: Floats  # of the held-out rows
+    left_out: list[str]  # metrics, and why
+
+
 def fit(
     times: Ints,
     values: Floats,
@@ -87,6 +99,24 @@ def fit(
     alarmed in mature age is not learnt, unless it has become the rule. Raises NotEnoughData below 100 rows
     or 32 full windows, TrainingError for data nothing can be learnt from.
     """
+    learnt = _learnt(times, values, device_id, metrics, model_id, version, parameters, policy, past, grow)
+    made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
+    figures = _figures(times, learnt.when, learnt.model, learnt.scores, learnt.left_out)
+    return TrainedDevice(learnt.model, learnt.forest, None, parameters, len(learnt.when), figures, made_with)
+
+
+def _learnt(
+    times: Ints,
+    values: Floats,
+    device_id: str,
+    metrics: Sequence[str],
+    model_id: str,
+    version: int,
+    parameters: Parameters,
+    policy: verdict.Policy,
+    past: Past[DeviceModel] | None,
+    grow: Grow[Grown],
+) -> _Learnt[Grown]:
     given, what = _ordered(times, values, len(metrics))
     when, what, released = _released(given, what, past)
     kept, left_out = _kept(what, metrics)
@@ -115,9 +145,7 @@ def fit(
         refit_step=float(np.clip(len(when) / days, parameters.refit_readings_least, parameters.refit_readings_most)),
         life=replace(grown(past.model.life if past else None, given, interval, parameters), released=released),
     )
-    made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
-    figures = _figures(times, when, model, scores, left_out)
-    return TrainedDevice(model, forest, None, parameters, len(when), figures, made_with)
+    return _Learnt(model, forest, when, scores, left_out)
 
 
 def _figures(times: Ints, when: Floats, model: DeviceModel, scores: Floats, left_out: list[str]) -> Figures:
@@ -382,8 +410,7 @@ def _held_out_samples(held_out: _HeldOut, history: _History, parameters: Paramet
     for block in _folds(len(history)):
         keep = history.full.copy()
         keep[block] = False
-        forest = grow(held_out.summaries[keep], parameters)
-        samples[block] = compiled(forest, held_out.summaries[keep]).score_samples(held_out.summaries[block])
+        samples[block] = grow_passing(held_out.summaries[keep], parameters).score_samples(held_out.summaries[block])
     return samples
 
 
@@ -437,6 +464,11 @@ class DeviceLearner:
     def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None) -> TrainedDevice:
         """As the function `fit`."""
         return fit(times, values, self.device_id, self.metrics, self.id, self.version, parameters, self.policy, past)
+
+    def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None) -> DeviceModel:
+        """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
+        own, policy = (self.device_id, self.metrics, self.id, self.version), self.policy
+        return _learnt(times, values, *own, parameters, policy, past, grow_passing).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """The rows that a model is learnt from, alarmed ones among them, in time order: times [n], values [n, metrics]."""

@@ -4,7 +4,7 @@ Held-out values come from a contiguous cross-fit: the history is cut into four b
 other three, and what is calibrated on them is used with the model of all four.
 """
 
-from copy import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
@@ -13,13 +13,12 @@ import numpy as np
 import sklearn
 from sklearn.ensemble import IsolationForest
 from sklearn.preprocessing import StandardScaler
-from sklearn.tree import ExtraTreeRegressor
-from sklearn.tree._tree import Tree
 
 from insa_anomaly.core import calibration, charts, detector, features, life, rules, verdict
 from insa_anomaly.core.detector import Model, Models, Parameters, Status, advance
 from insa_anomaly.core.features import DAY, Bools, Floats, Ints
-from insa_anomaly.core.forest import DEPTH, LEAVES, NODES, SAMPLES_MOST, Forest, LeafCodes, NodeFeatures, Thresholds, leaf_code
+from insa_anomaly.core.forest import Forest
+from insa_anomaly.core.isolation import Trees, compiled, grow, grow_passing
 from insa_anomaly.core.life import Life
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
@@ -115,27 +114,29 @@ class _Windows:
         return features.look(self.values, self.stamps, self.flats, numbers)
 
 
-class _Passing(IsolationForest):  # type: ignore[misc]  # it ships no types
-    """A forest that is only asked and never kept: the same trees from the same seed, in three quarters of the time.
-
-    scikit-learn looks into the signature of every tree for its parameters; that is as long as it takes to grow one of 256 rows.
-    """
-
-    def _make_estimator(self, append: bool = True, random_state: int | None = None) -> ExtraTreeRegressor:  # noqa: ARG002, FBT001, FBT002
-        tree = copy(self.estimator_)
-        tree.random_state = np.random.RandomState(random_state).randint(np.iinfo(np.int32).max)
-        return tree
+Grown = TypeVar("Grown", IsolationForest, Trees)
+Grow = Callable[[features.Features, Parameters], Grown]
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class _Fitted(Generic[Grown]):
     """What one fit learnt."""
 
     numbers: Floats  # [features.NUMBERS_WIDTH]
     charts: Floats  # [charts.NUMBERS_WIDTH]
-    forest: IsolationForest
+    forest: Grown
     scaler: StandardScaler
     scaled: features.Features  # [n, features.WIDTH] what the forest was grown on
+
+
+@dataclass(frozen=True)
+class _Learnt(Generic[Grown]):
+    """A model, and what it was made from."""
+
+    model: Model
+    fitted: _Fitted[Grown]
+    history: _History
+    scores: Floats  # of the held-out readings
 
 
 def fit(
@@ -153,6 +154,23 @@ def fit(
     With a `past`, this is a refit: what alarmed in mature age is not learnt, unless it has become the rule. Without, all is learnt.
     Raises NotEnoughData below 100 readings or 32 full windows, TrainingError for data nothing can be learnt from.
     """
+    learnt = _learnt(times, values, key, model_id, version, parameters, policy, past, grow)
+    made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
+    figures = _figures(times, learnt.history, learnt.scores, learnt.model.numbers)
+    return Trained(learnt.model, learnt.fitted.forest, learnt.fitted.scaler, parameters, len(learnt.history), figures, made_with)
+
+
+def _learnt(
+    times: Ints,
+    values: Floats,
+    key: tuple[str, str],
+    model_id: str,
+    version: int,
+    parameters: Parameters,
+    policy: verdict.Policy,
+    past: Past[Model] | None,
+    grow: Grow[Grown],
+) -> _Learnt[Grown]:
     given = _ordered(times, values)
     recent = _recent(given, parameters)
     interval = typical_pause(recent.times)
@@ -167,9 +185,9 @@ def fit(
     now = life.grown(before, given.times, interval, parameters)
     numbers[detector.KNOWN], numbers[detector.MATURE] = now.known, now.mature
     numbers[detector.GAP], windows = _windows(history, interval, parameters)
-    fitted = _learn(windows, interval, parameters, IsolationForest)
+    fitted = _learn(windows, interval, parameters, grow)
     forest = compiled(fitted.forest, fitted.scaled)
-    held_out = _cross_fit(windows, interval, replace(parameters, contamination="auto"))  # saves a pass: only the serving forest's is read
+    held_out = _cross_fit(windows, interval, parameters)
     numbers[detector.FEATURES], numbers[detector.CHARTS] = fitted.numbers, fitted.charts
     numbers[detector.RULES] = _rules(given, windows, past)
     numbers[detector.OFFSET] = forest.offset
@@ -177,10 +195,7 @@ def fit(
     scores = _calibrate(numbers, held_out)
     highest = policy.highest_threshold * _most_confident(numbers, forest)
     numbers[detector.THRESHOLD] = min(verdict.threshold_for(scores, len(scores) / per_day, policy), highest)
-    model = Model(model_id, version, *key, forest, numbers)
-    made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
-    figures = _figures(times, history, scores, numbers)
-    return Trained(model, fitted.forest, fitted.scaler, parameters, len(history), figures, made_with)
+    return _Learnt(Model(model_id, version, *key, forest, numbers), fitted, history, scores)
 
 
 def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) -> Figures:
@@ -289,7 +304,7 @@ def _unroll(history: _History, gap: float) -> _Windows:
 
 
 # --------------------------------------------------------------------------------------------------- one fit
-def _learn(windows: _Windows, interval: float, parameters: Parameters, kind: type[IsolationForest]) -> _Fitted:
+def _learn(windows: _Windows, interval: float, parameters: Parameters, grow: Grow[Grown]) -> _Fitted[Grown]:
     numbers = np.zeros(features.NUMBERS_WIDTH)
     values, when = windows.values[:, -1], windows.stamps[:, -1]
     numbers[features.CENTER], numbers[features.SCALE] = center, scale = robust_scale(values)
@@ -306,7 +321,7 @@ def _learn(windows: _Windows, interval: float, parameters: Parameters, kind: typ
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
     numbers[features.MEANS], numbers[features.SPREADS] = scaler.mean_, scaler.scale_
     scaled = features.scaled(raw, everywhere)
-    return _Fitted(numbers, _charts(look, raw), grow(scaled, parameters, kind), scaler, scaled)
+    return _Fitted(numbers, _charts(look, raw), grow(scaled, parameters), scaler, scaled)
 
 
 def _free_run(flats: Floats) -> float:
@@ -365,63 +380,6 @@ def _medians(z: Floats, when: Floats, bins: int) -> Floats:
     return np.array([np.median(z[at == b]) if (at == b).any() else 0.0 for b in range(bins)])
 
 
-def grow(scaled: features.Features, parameters: Parameters, kind: type[IsolationForest] = IsolationForest) -> IsolationForest:
-    """The forest over these rows [n, w]. Raises TrainingError for a parameter out of its range."""
-    most = SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
-    if not 2 <= most <= SAMPLES_MOST:
-        raise TrainingError(f"max_samples is {parameters.max_samples}; 2 to {SAMPLES_MOST} or 'auto' are allowed")
-    forest = kind(
-        n_estimators=parameters.n_estimators,
-        contamination=parameters.contamination,
-        max_samples=min(most, len(scaled)),
-        random_state=parameters.random_state,
-    )
-    try:
-        return forest.fit(scaled)
-    except ValueError as error:  # scikit-learn's word for a parameter out of its range
-        raise TrainingError(str(error)) from error
-
-
-# ------------------------------------------------------------------------------------------------ compiling
-def compiled(forest: IsolationForest, check: features.Features) -> Forest:
-    """The same forest as complete trees, held against scikit-learn on the rows `check`; refuses to answer with another."""
-    trees = [_complete(tree.tree_, wanted) for tree, wanted in zip(forest.estimators_, forest.estimators_features_, strict=True)]
-    out = Forest(
-        np.stack([t[0] for t in trees]),
-        np.stack([t[1] for t in trees]),
-        np.stack([t[2] for t in trees]),
-        int(forest.max_samples_),
-        float(forest.offset_),
-    )
-    rows = check[:: max(len(check) // 256, 1)]
-    difference = float(np.abs(out.score_samples(rows) - forest.score_samples(rows)).max())
-    if not difference <= 1e-9:
-        raise TrainingError(f"the compiled forest differs from scikit-learn's by {difference:.3g}")
-    return out
-
-
-def _complete(tree: Tree, wanted: Ints) -> tuple[Thresholds, NodeFeatures, LeafCodes]:
-    """One tree of scikit-learn as thresholds [NODES], features [NODES] and leaf codes [LEAVES] of a complete tree."""
-    thresholds, used, codes = np.full(NODES, np.inf, np.float32), np.zeros(NODES, np.uint8), np.zeros(LEAVES, np.uint16)
-    node, place = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    for depth in range(DEPTH + 1):
-        inner = tree.children_left[node] >= 0
-        leaves = place[~inner] << (DEPTH - depth)  # where a walk ends that always turns left from here
-        codes[leaves] = leaf_code(depth, tree.n_node_samples[node[~inner]])
-        node, place = node[inner], place[inner]
-        at = place + (1 << depth) - 1
-        thresholds[at], used[at] = _rounded_down(tree.threshold[node]), wanted[tree.feature[node]]
-        node = np.concatenate((tree.children_left[node], tree.children_right[node]))
-        place = np.concatenate((2 * place, 2 * place + 1))
-    return thresholds, used, codes
-
-
-def _rounded_down(thresholds: Floats) -> Thresholds:
-    """Float32 thresholds that compare with a float32 as these do."""
-    near = thresholds.astype(np.float32)
-    return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
-
-
 # ---------------------------------------------------------------------------------------------- calibration
 @dataclass(frozen=True)
 class _HeldOut:
@@ -438,13 +396,12 @@ class _HeldOut:
 def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _HeldOut:
     edges = np.linspace(0, len(windows), _BLOCKS + 1).astype(int)
     at = np.arange(len(windows))
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # the serving forest was grown from all of it before
-        parts = [_held_out(windows, (at >= begin) & (at < end), interval, parameters) for begin, end in pairwise(edges)]
+    parts = [_held_out(windows, (at >= begin) & (at < end), interval, parameters) for begin, end in pairwise(edges)]
     return _HeldOut(*(np.concatenate(columns) for columns in zip(*((p.values, p.members, p.errors) for p in parts), strict=True)))
 
 
 def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Parameters) -> _HeldOut:
-    fitted, unseen = _learn(windows[~block], interval, parameters, _Passing), windows[block]
+    fitted, unseen = _learn(windows[~block], interval, parameters, grow_passing), windows[block]
     numbers = np.broadcast_to(fitted.numbers, (len(unseen), len(fitted.numbers)))
     own = np.broadcast_to(fitted.charts, (len(unseen), len(fitted.charts)))
     look = unseen.look(numbers)
@@ -499,6 +456,10 @@ class SeriesLearner:
     def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None) -> Trained:
         """As the function `fit`."""
         return fit(times, values, self.key, self.id, self.version, parameters, self.policy, past)
+
+    def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None) -> Model:
+        """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
+        return _learnt(times, values, self.key, self.id, self.version, parameters, self.policy, past, grow_passing).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import IsolationForest
 
-from insa_anomaly.core import detector, forest, training
+from insa_anomaly.core import detector, forest, isolation
+from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.features import WIDTH, Features
 from insa_anomaly.core.forest import Arena, Forest
+from insa_anomaly.core.isolation import Trees, grow_passing
 from insa_anomaly.errors import TrainingError
 from tests.core import oracle
 
@@ -25,7 +27,7 @@ def grown(trees: int = 100, seed: int = 42) -> tuple[IsolationForest, Forest]:
     rows[:, 5] = np.maximum(rows[:, 5], 0)
     rows[:, 6] = 0
     original = IsolationForest(n_estimators=trees, contamination=0.1, random_state=seed).fit(rows)
-    return original, training.compiled(original, rows)
+    return original, isolation.compiled(original, rows)
 
 
 def around_every_threshold(original: IsolationForest, seed: int) -> Features:
@@ -64,9 +66,30 @@ def test_law_any_data_gives_the_same_forest(seed: int, n: int, samples: int, dig
     rows = np.round(np.random.default_rng(seed).normal(size=(n, WIDTH)), digits).astype(np.float32)
     rows[:, still] = 0.5
     original = IsolationForest(n_estimators=4, max_samples=min(samples, n), random_state=seed).fit(rows)
-    compiled = training.compiled(original, rows)
+    compiled = isolation.compiled(original, rows)
     unseen = np.concatenate([rows, rows * 3, around_every_threshold(original, seed)])
     np.testing.assert_allclose(compiled.score_samples(unseen), original.score_samples(unseen), rtol=0, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(2, 3000),
+    samples=st.one_of(st.just("auto"), st.integers(2, 256)),
+    digits=st.integers(0, 6),
+    still=st.lists(st.integers(0, WIDTH - 1), max_size=WIDTH),
+)
+def test_law_a_forest_that_is_only_asked_is_scikit_learns(seed: int, n: int, samples: int | str, digits: int, still: list[int]) -> None:
+    """Tree by tree and to the bit, and so is what it says: spared is scikit-learn's bookkeeping alone."""
+    rows = np.round(np.random.default_rng(seed).normal(size=(n, WIDTH)), digits).astype(np.float32)
+    rows[:, still] = 0.5
+    most = min(256 if samples == "auto" else int(samples), n)
+    original = IsolationForest(n_estimators=4, max_samples=most, random_state=seed).fit(rows)
+    passing = grow_passing(rows, Parameters(n_estimators=4, max_samples=samples, random_state=seed))
+    for own, other in zip(passing.trees, Trees.of(original).trees, strict=True):
+        for name in ("children_left", "children_right", "feature", "threshold", "n_node_samples"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(other, name))
+    np.testing.assert_array_equal(passing.score_samples(rows * 2), original.score_samples(rows * 2))
 
 
 def test_an_arena_scores_each_row_by_its_own_forest() -> None:
@@ -118,9 +141,9 @@ def test_a_forest_that_is_not_scikit_learns_is_refused(monkeypatch: pytest.Monke
     """Compiling compares, and does not let a difference pass."""
     original, _ = grown(7, 1)
     wrong = dataclasses.replace(grown(7, 1)[1], thresholds=np.zeros_like(grown(7, 1)[1].thresholds))
-    monkeypatch.setattr(training, "Forest", lambda *_: wrong)
+    monkeypatch.setattr(isolation.Trees, "compiled", lambda _: wrong)
     with pytest.raises(TrainingError, match="differs from scikit-learn"):
-        training.compiled(original, np.random.default_rng(0).normal(size=(100, WIDTH)).astype(np.float32))
+        isolation.compiled(original, np.random.default_rng(0).normal(size=(100, WIDTH)).astype(np.float32))
 
 
 @pytest.mark.benchmark

@@ -8,9 +8,8 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.ensemble import IsolationForest
 
-from insa_anomaly.core import detector, features, rules, training
+from insa_anomaly.core import detector, features, rules
 from insa_anomaly.core.detector import Models, Parameters, Results, Status, advance
 from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.training import Trained, fit
@@ -49,13 +48,6 @@ def test_law_same_data_same_seed_same_model(seed: int, n: int) -> None:
     order = np.random.default_rng(seed).permutation(np.r_[np.arange(n), 3, 3, 7])
     shuffled = np.r_[values[order], np.nan, np.inf]
     assert learn(np.r_[times[order], START, START + 5], shuffled).model.to_bytes() == model.to_bytes()
-
-
-def test_a_forest_that_is_only_asked_is_the_same_forest() -> None:
-    """To the bit: what it leaves out is scikit-learn's own bookkeeping."""
-    scaled = np.random.default_rng(0).normal(size=(500, features.WIDTH)).astype(np.float32)
-    plain, passing = (training.grow(scaled, SMALL, kind).score_samples(scaled) for kind in (IsolationForest, training._Passing))
-    assert (plain == passing).all()
 
 
 def test_another_seed_is_another_forest() -> None:
