@@ -250,6 +250,23 @@ def advance(
     return pushed.states, results
 
 
+def foresee(state: Floats, models: Models, row: int, values: Floats) -> Results:
+    """What each of these values [n] would be as the next reading of a series whose window is full, one usual pause after the newest.
+
+    Scored as `advance` scores it, to the bit, at a third of the cost for one value; there is no verdict, since nothing came in. `state`
+    [1, features.STATE_WIDTH] is not changed.
+    """
+    n = len(values)
+    time = np.full(n, float(int(state[0, features.LAST] + models.numbers[row, INTERVAL])))
+    pushed, at, rows = features.foreseen(state, values, time), np.arange(n), np.full(n, row)
+    results = _nothing_said(n)
+    results.status[:] = Status.SCORED
+    members = _members(results, at, pushed, at, models, rows)
+    _smooth(members, pushed, at, np.ones(n, np.bool_))
+    _weigh(results, at, pushed, at, time, members, models.numbers[rows])
+    return results
+
+
 def _nothing_said(n: int) -> Results:
     return Results(
         status=np.full(n, Status.BAD_QUALITY, np.uint8),

@@ -146,6 +146,20 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
     return Pushed(after, arrivals, moved, values_seen, times_seen, counts, flats, seen)
 
 
+def foreseen(state: Floats, values: Floats, times: Floats) -> Pushed:
+    """Full windows as each of these values [n], at these times [n], would see them as the next reading after `state` [1, STATE_WIDTH].
+
+    As `push` gives them, but that the states are what they were before. No time is past a pause that restarts the window.
+    """
+    n = len(values)
+    windows, stamps = np.empty((n, LONG)), np.empty((n, _STAMPS))
+    windows[:, :-1], windows[:, -1] = state[0, VALUES][1:], values
+    stamps[:, :-1], stamps[:, -1] = state[0, TIMES][1:], times
+    flats = np.where(values == windows[:, -2], np.minimum(state[0, FLAT] + 1, FLAT_CAP), 0.0)
+    seen = np.full(n, state[0, SEEN] + 1)
+    return Pushed(np.repeat(state, n, axis=0), np.zeros(n, np.uint8), windows, stamps, np.full(n, float(LONG)), flats, seen)
+
+
 def _arrivals(states: Floats, which: Ints, times: Floats, discriminators: Ints) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:
     """Arrival of every reading, and the discriminators remembered by the rows whose readings are not in strict order."""
     arrivals = np.zeros(len(times), np.uint8)

@@ -1,4 +1,4 @@
-"""Learn a series: features, forest, calibration, threshold, expected value and band. The only importer of scikit-learn.
+"""Learn a series: features, forest, calibration, threshold, expected value and band. Needs scikit-learn.
 
 Held-out values come from a contiguous cross-fit: the history is cut into four blocks in time, each is scored by a model of the
 other three, and what is calibrated on them is used with the model of all four.

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import INTERVAL, THRESHOLD, Model, Models, Parameters, Results, advance
+from insa_anomaly.core.detector import THRESHOLD, Model, Models, Parameters, Results, advance, foresee
 from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.core.event import Reason
-from insa_anomaly.core.reading import Quality
 from insa_anomaly.core.reasons import reasons
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import SeriesKey, Telemetry
@@ -106,12 +105,7 @@ class Fleet:
 
         None where its model was swapped meanwhile: what was computed is then of neither.
         """
-        n, row = len(values), window.number
-        times = np.full(n, int(window.state[0, features.LAST] + self._models.numbers[row, INTERVAL]), np.int64)
-        _, results = advance(
-            np.repeat(window.state, n, axis=0), np.arange(n), self._models, np.full(n, row), values, times, np.zeros(n, np.int64),
-            np.full(n, int(Quality.GOOD)), self._policy, self._parameters,
-        )  # fmt: skip
+        results = foresee(window.state, self._models, window.number, values)
         with self._changing:
             return results if self.model.get(window.number) == window.model else None
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core import detector, features
@@ -63,6 +63,26 @@ def test_law_other_series_change_nothing(stream: Stream) -> None:
         states, alone = run(warm(), stream[at], held)
         assert same(alone, taken(whole, at))
         assert states[row].tobytes() == after[row].tobytes()
+
+
+@laws
+@given(stream=streams.streams(), row=st.integers(0, 2), repeat=st.booleans(), values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=5))
+def test_law_what_is_foreseen_is_what_would_be(stream: Stream, row: int, repeat: bool, values: list[float]) -> None:
+    """Each value alone, one usual pause after the newest reading, is scored as if it came; the series stays as it was."""
+    held = models()
+    states, _ = run(warm(), stream, held)
+    state = states[row : row + 1]
+    assume(state[0, features.COUNT] == features.LONG)
+    what, before = np.array([*values, state[0, features.VALUES][-1]] if repeat else values), state.tobytes()
+    foreseen = detector.foresee(state, held, row, what)
+    time = int(state[0, features.LAST] + held.numbers[row, detector.INTERVAL])
+    n = len(what)
+    nothing, rows = np.zeros(n, np.int64), np.full(n, row)
+    coming = np.repeat(state, n, axis=0), np.arange(n), held, rows, what, np.full(n, time), nothing, nothing
+    _, come = detector.advance(*coming, streams.POLICY, SMALL)
+    for name in ("status", "score", "confidence", "raw_score", "expected", "lower", "upper", "features", "member", "rules"):
+        np.testing.assert_array_equal(getattr(foreseen, name), getattr(come, name))
+    assert state.tobytes() == before
 
 
 @laws
