@@ -466,7 +466,7 @@ def _pickled(estimator: object) -> bytes:
     import joblib  # noqa: PLC0415 - only whoever trains pickles; the stream shall not load it
 
     buffer = io.BytesIO()
-    joblib.dump(estimator, buffer, compress=3)
+    joblib.dump(estimator, buffer, compress=1)  # 3 saves 8 % more, and takes three times as long
     return buffer.getvalue()
 
 

@@ -156,8 +156,9 @@ def foreseen(state: Floats, values: Floats, times: Floats) -> Pushed:
     windows[:, :-1], windows[:, -1] = state[0, VALUES][1:], values
     stamps[:, :-1], stamps[:, -1] = state[0, TIMES][1:], times
     flats = np.where(values == windows[:, -2], np.minimum(state[0, FLAT] + 1, FLAT_CAP), 0.0)
-    seen = np.full(n, state[0, SEEN] + 1)
-    return Pushed(np.repeat(state, n, axis=0), np.zeros(n, np.uint8), windows, stamps, np.full(n, float(LONG)), flats, seen)
+    counts, seen = np.full(n, float(LONG)), np.full(n, state[0, SEEN] + 1)
+    arrivals, moved = np.zeros(n, np.uint8), np.ones(n, np.bool_)
+    return Pushed(np.repeat(state, n, axis=0), arrivals, moved, windows, stamps, counts, flats, seen)
 
 
 def _arrivals(states: Floats, which: Ints, times: Floats, discriminators: Ints) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:

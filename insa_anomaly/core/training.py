@@ -376,8 +376,16 @@ def _profile_numbers(profile: Floats, n: int) -> Floats:
 
 def _medians(z: Floats, when: Floats, bins: int) -> Floats:
     """Median of every time-of-day bin [bins], 0 where there is no reading."""
-    at = (np.mod(when, DAY) / DAY * bins).astype(np.int64)
-    return np.array([np.median(z[at == b]) if (at == b).any() else 0.0 for b in range(bins)])
+    at = (np.mod(when, DAY) / DAY * bins).astype(np.int16)
+    order = np.argsort(z)
+    order = order[np.argsort(at[order], kind="stable")]  # by bin, and by value within it
+    counts = np.bincount(at, minlength=bins)
+    begin = np.cumsum(counts) - counts
+    some = np.flatnonzero(counts)
+    lower, upper = (z[order[(begin + half)[some]]] for half in ((counts - 1) // 2, counts // 2))
+    out = np.zeros(bins)
+    out[some] = (lower + upper) / 2
+    return out
 
 
 # ---------------------------------------------------------------------------------------------- calibration

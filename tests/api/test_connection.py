@@ -1,9 +1,12 @@
 """The admin port keeps its connections for those who use them."""
 
+import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from asyncio import Transport
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 from fastapi import FastAPI, Request
@@ -88,3 +91,59 @@ def test_there_are_only_so_many(port: int, monkeypatch: pytest.MonkeyPatch) -> N
         for line in lines[:2]:
             line.sendall(HEAD + b"\r\n1234567890")
             assert answer(line) == b'"1234567890"'
+
+
+class Wire:
+    """A transport that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        """Note it."""
+        self.told.append(bytes(data))
+
+    def close(self) -> None:
+        """Note it."""
+        self.told.append("closed")
+
+
+def told(write: Callable[[connection.Gathering], None]) -> list[bytes | str]:
+    """What the transport behind a gathering one is told, in the same turn of a loop and in the next."""
+    wire = Wire()
+
+    async def written() -> None:
+        write(connection.Gathering(cast("Transport", wire), asyncio.get_running_loop()))
+        wire.told.append("next turn")
+        await asyncio.sleep(0)
+
+    asyncio.run(written())
+    return wire.told
+
+
+def test_head_and_body_are_sent_at_once() -> None:
+    """An answer that is whole goes out as one, at once; a part of one is not held beyond the turn, nor one that grows too long."""
+
+    def whole(line: connection.Gathering) -> None:
+        line.write(b"head ")
+        line.write(b"body")
+        line.write(b"")
+        line.flush()
+
+    def long(line: connection.Gathering) -> None:
+        line.write(b"head")
+        line.write(bytes(connection.HELD_MOST))
+
+    assert told(whole) == [b"head body", "next turn"]
+    assert told(lambda line: line.write(b"head")) == ["next turn", b"head"]
+    assert told(long) == [b"head" + bytes(connection.HELD_MOST), "next turn"]
+
+
+def test_what_is_written_before_the_end_is_sent() -> None:
+    """Hanging up sends first what is held."""
+
+    def ending(line: connection.Gathering) -> None:
+        line.write(b"last words")
+        line.close()
+
+    assert told(ending) == [b"last words", "closed", "next turn"]

@@ -14,7 +14,7 @@ from insa_anomaly.core import detector, forest, isolation
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.features import WIDTH, Features
 from insa_anomaly.core.forest import Arena, Forest
-from insa_anomaly.core.isolation import Trees, grow_passing
+from insa_anomaly.core.isolation import Trees, grow, grow_passing
 from insa_anomaly.errors import TrainingError
 from tests.core import oracle
 
@@ -79,17 +79,20 @@ def test_law_any_data_gives_the_same_forest(seed: int, n: int, samples: int, dig
     digits=st.integers(0, 6),
     still=st.lists(st.integers(0, WIDTH - 1), max_size=WIDTH),
 )
-def test_law_a_forest_that_is_only_asked_is_scikit_learns(seed: int, n: int, samples: int | str, digits: int, still: list[int]) -> None:
-    """Tree by tree and to the bit, and so is what it says: spared is scikit-learn's bookkeeping alone."""
+def test_law_what_is_grown_here_is_scikit_learns(seed: int, n: int, samples: int | str, digits: int, still: list[int]) -> None:
+    """Kept or only asked: tree by tree and to the bit, and so is what it says; spared is scikit-learn's bookkeeping alone."""
     rows = np.round(np.random.default_rng(seed).normal(size=(n, WIDTH)), digits).astype(np.float32)
     rows[:, still] = 0.5
     most = min(256 if samples == "auto" else int(samples), n)
-    original = IsolationForest(n_estimators=4, max_samples=most, random_state=seed).fit(rows)
-    passing = grow_passing(rows, Parameters(n_estimators=4, max_samples=samples, random_state=seed))
-    for own, other in zip(passing.trees, Trees.of(original).trees, strict=True):
-        for name in ("children_left", "children_right", "feature", "threshold", "n_node_samples"):
-            np.testing.assert_array_equal(getattr(own, name), getattr(other, name))
+    original = IsolationForest(n_estimators=4, contamination=0.1, max_samples=most, random_state=seed).fit(rows)
+    parameters = Parameters(n_estimators=4, contamination=0.1, max_samples=samples, random_state=seed)
+    passing, kept = grow_passing(rows, parameters), grow(rows, parameters)
+    for trees in (passing, Trees.of(kept)):
+        for own, other in zip(trees.trees, Trees.of(original).trees, strict=True):
+            for name in ("children_left", "children_right", "feature", "threshold", "n_node_samples"):
+                np.testing.assert_array_equal(getattr(own, name), getattr(other, name))
     np.testing.assert_array_equal(passing.score_samples(rows * 2), original.score_samples(rows * 2))
+    assert (type(kept), kept.offset_) == (IsolationForest, original.offset_)
 
 
 def test_an_arena_scores_each_row_by_its_own_forest() -> None:
