@@ -8,6 +8,7 @@ from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
+from insa_anomaly import instrumentation
 from insa_anomaly.adapters.mail import Mail, Post
 from insa_anomaly.adapters.web.exchange import Exchange
 from insa_anomaly.adapters.web.github import GitHub, Repository
@@ -43,6 +44,7 @@ def opened(settings: Settings, state: State, registry: Registry, tell: Tell, lis
     """All of it, its couriers under way until `stack` is unwound."""
     store = stack.enter_context(storage.alerts(settings.storage.directory / "alerts.db"))
     ways = dict(_ways(settings))
+    instrumentation.alert_targets_known([target.name for target in ways])
     retry = Retry(settings.alerts.first_retry, settings.alerts.last_retry)
     couriers = [Courier(target.name, way, store, retry, settings.alerts.keep_seconds, clock.now) for target, way in ways.items()]
     alert = Alert(state, store, list(ways), couriers, settings.alerts, clock.now)
