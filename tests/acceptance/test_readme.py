@@ -25,6 +25,7 @@ PASTED = {  # the heading over a block, and what pastes all of it
     "The admin API": "tests/acceptance/test_admin_tour.py",
 }
 ELSEWHERE = {
+    "insa-anomaly alerts --retry 7": "tests/test_alerts_command.py::test_a_dead_letter_waits_again",
     "insa-anomaly restore /var/backups/insa/insa-anomaly-20261122T021500Z":
         "tests/acceptance/test_backup.py::test_a_backup_of_a_running_daemon_is_restored_on_another_machine",
 }  # fmt: skip
@@ -61,6 +62,7 @@ BESIDE_A_DAEMON = (
     "insa-anomaly keys revoke",
     "insa-anomaly migrate",
     "insa-anomaly backup /var/backups/insa",
+    "insa-anomaly alerts",
     "insa-anomaly health",
     "insa-anomaly health --why PUMP-101/temperature",
     'api "$url/ml/health-check" -d \'{"task_type": "ml_model_health_check", "actions": ["check_model_age", "auto_retrain_if_needed"]}\'',
