@@ -62,9 +62,9 @@ class HealthKeeper:
         if monotonic() >= self._next_note:
             self._write_down()
             self._next_note = monotonic() + NOTE_SECONDS
-        self._notes.note_failures()
         self._service.run_due(self._clock())
         self._remedies.step(self._instance, self._clock())
+        self._notes.note_failures()
 
     def _write_down(self) -> None:
         taken, (batches, slow) = self._notes.activity.counted(), instrumentation.batches_scored(self._latency)

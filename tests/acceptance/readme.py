@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from tests.conftest import ROOT
 
-PROGRAMS = {"insa-anomaly", "make", "pip", "cp", "systemctl", "journalctl", "runuser", "createdb", "mosquitto_pub", "git", "apt-get", "api"}
+PROGRAMS = {
+    *("api", "apt", "apt-get", "cp", "createdb", "curl", "git", "insa-anomaly", "journalctl", "make", "mosquitto_passwd", "mosquitto_pub"),
+    *("mosquitto_sub", "mv", "pip", "promtool", "psql", "python3", "runuser", "sudo", "systemctl"),
+}
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"\s+# .*|^#.*")
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S+ ")
@@ -44,6 +47,11 @@ def blocks() -> list[Block]:
 def spans() -> list[str]:
     """Every command that stands within a sentence or a table: a program and at least a word more."""
     return [span for span in re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text())) if is_command(span)]
+
+
+def statements() -> list[str]:
+    """What it says to PostgreSQL."""
+    return [span for span in re.findall(r"`([^`\n]+)`", text()) if span.startswith(("ALTER ", "CREATE ", "GRANT ", "SELECT "))]
 
 
 def is_command(line: str) -> bool:

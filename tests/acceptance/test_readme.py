@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
+import psycopg
 import pytest
 
 from tests.acceptance import readme
@@ -210,6 +211,13 @@ def test_a_server_without_a_network_gets_its_wheels(tmp_path: Path) -> None:
     bash(f"{activate}\n{download}", tmp_path, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index), PIP_DISABLE_PIP_VERSION_CHECK="1")
     shutil.rmtree(index)
     bash(f". machine/bin/activate\n{install}\npython -c 'import needed, ours'", tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+
+
+@pytest.mark.parametrize("statement", readme.statements())
+def test_postgresql_understands_what_is_said_to_it(database: str, statement: str) -> None:
+    """In a database with our schema."""
+    with psycopg.connect(database) as connection:
+        connection.execute(statement.encode())
 
 
 # ----------------------------------------------------------------------------------------------------------- sessions

@@ -105,7 +105,7 @@ def test_what_is_away_is_waited_for(ward: Ward, trouble: Callable[[], InsaError]
 
 
 def test_refits_that_made_no_model_are_written_down_once(ward: Ward) -> None:
-    """In their order, before the check that counts them, and when the database is back."""
+    """In their order, when the database is back."""
     ward.failures.add(KEYS[1], "m1", "too few")
     ward.trouble = DatabaseAway()
     ward.seconds(30)

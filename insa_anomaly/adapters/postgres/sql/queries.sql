@@ -451,7 +451,9 @@ CROSS JOIN LATERAL (
     FROM health_decision d WHERE d.device_id = m.device_id AND d.metric_name = m.metric_name
 ) AS told
 CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE status = 'failed' AND finished_at > greatest(succeeded, m.trained_at, assessed.trained_at, told.disabled_at)) AS failures,
+    SELECT count(*) FILTER (
+            WHERE status = 'failed' AND finished_at > greatest(succeeded, m.trained_at, assessed.trained_at, told.disabled_at)
+        ) AS failures,
         (array_agg(reason ORDER BY created_at DESC) FILTER (WHERE status = 'failed'))[1] AS failure,
         max(finished_at) FILTER (WHERE status IN ('done', 'failed')) AS ended_at,
         coalesce(bool_or(status IN ('queued', 'running')), false) AS under_way
