@@ -38,7 +38,7 @@ BUDGET = 20
 RATE = 4000.0  # readings a second, of the whole daemon
 PAIRS, LEAD_SECONDS, SECONDS = 6, 4.0, 10.0  # of calm and storm; seconds of each that do not count, and that do
 READINGS = 2000  # a series is learnt from
-SPIKES = 0.2  # of readings; but a series that had one has no other for forty readings
+SPIKES, QUIET = 0.2, 20  # of readings; but a series that had one has no other for so many readings
 
 
 def counted(server: MailServer) -> int:
@@ -94,7 +94,7 @@ def test_a_storm_is_a_budget_of_mails_and_every_anomaly_is_counted(tmp_path: Pat
 # ------------------------------------------------------------------------------------------- the whole daemon
 def stretch(plant: Live, spikes: float) -> Span:
     """Publish for a while with so many spikes; when that was, but for its beginning, in which the stretch before echoes."""
-    done = plant.publish(Order(int(RATE * (LEAD_SECONDS + SECONDS)), RATE, None, spikes)).done
+    done = plant.publish(Order(int(RATE * (LEAD_SECONDS + SECONDS)), RATE, None, spikes, QUIET)).done
     return Span(done.began / 1e6 + LEAD_SECONDS, done.ended / 1e6)
 
 
@@ -111,7 +111,7 @@ def anomalies(database: "psycopg.Connection[tuple[int]]", spans: list[Span]) -> 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_whole_daemon_in_a_storm() -> None:
+def test_a_whole_daemon_in_a_storm(tmp_path: Path) -> None:
     """A minute of it in pieces, each beside a calm one of as many readings: the mails of the budget, nothing lost, ingest as fast.
 
     The ratio is the median over the pairs, whose order alternates: what else the machine does falls on both.
@@ -123,7 +123,7 @@ def test_a_whole_daemon_in_a_storm() -> None:
             "mail": {"host": "127.0.0.1", "port": server.port, "security": "none", "recipients": ["shift@plant.test"]},
             "alerts": {"daily_budget": BUDGET, "summary_seconds": 1.0, "routes": [{"kinds": ["opened"]}]},
         }
-        commits = on.folder / "commits"
+        commits = tmp_path / "commits"
         program = ("tests.benchmarks.timed", str(commits))
         with live(on, trained(ROOT / ".benchmarks", now, readings=READINGS), settings, print, program) as plant:
             calm, storm = list[Span](), list[Span]()
