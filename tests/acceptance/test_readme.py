@@ -86,7 +86,7 @@ MADE = {  # what it starts, and what runs that for real
     "INSA_TEST_CRASHES=100 make test-long": ("python -m pytest -m long", "tests/chaos/test_safety_net.py"),
     "make lint": ("lint-imports --no-logo", "tests/test_promises.py"),
     "make coverage": ("coverage report --fail-under 85", "Makefile"),
-    "make test-lowest": ("python -m pytest -W ignore::DeprecationWarning tests", "Makefile"),
+    "make test-lowest": ("python -m pytest -W ignore::DeprecationWarning --numprocesses 2 --dist loadfile tests", "Makefile"),
     "make bench": ("python -m tests.benchmarks", "tests/benchmarks/test_benchmarks.py"),
     "make judge": ("judge: skipped", "tests/test_promises.py::test_without_the_kit_nothing_is_judged"),
     "make chaos": ("python -m tests.chaos --seconds 120 --seed 1 --rate 500", "tests/chaos/test_chaos.py"),
