@@ -59,7 +59,7 @@ test-long: deps
 # By itself: on Python 3.11 a tracer makes the tests half as slow again.
 coverage: deps
 	@$(call sync)
-	@rm -f .coverage .coverage.* && .venv/bin/coverage run -m pytest $(or $(TESTS),tests) && .venv/bin/coverage combine --quiet
+	@rm -f .coverage .coverage.* && .venv/bin/coverage run -m pytest --numprocesses 2 --dist loadfile $(or $(TESTS),tests) && .venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report --fail-under $(if $(TESTS),0,85)
 	@.venv/bin/coverage report --include 'insa_anomaly/core/*' --fail-under 90
 
@@ -67,7 +67,7 @@ coverage: deps
 test-lowest: deps
 	@mkdir -p .tools && uv=$$($(PY) scripts/bootstrap) && "$$uv" venv --quiet --clear --python $(PY) .tools/lowest \
 	  && "$$uv" pip install --quiet --python .tools/lowest --resolution lowest-direct --group dev --editable '.[embedded]'
-	@.tools/lowest/bin/python -m pytest -W ignore::DeprecationWarning $(or $(TESTS),tests)
+	@.tools/lowest/bin/python -m pytest -W ignore::DeprecationWarning --numprocesses 2 --dist loadfile $(or $(TESTS),tests)
 
 lint:
 	@$(call sync)

@@ -13,10 +13,10 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import admin, backup, broker, checks, daemon, evaluation, storage, training, tuning
+from insa_anomaly.wiring import admin, alerts, backup, broker, checks, daemon, evaluation, storage, training, tuning
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.wiring import health as orchestration
-from insa_anomaly.workbench import health_report, installation, recording, tuning_report
+from insa_anomaly.workbench import alert_report, health_report, installation, recording, tuning_report
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
 from insa_anomaly.workbench.plot import check_plots, write_plots
@@ -246,6 +246,22 @@ def _series(text: str) -> tuple[str, str]:
     if not (device and mark and metric):
         raise typer.BadParameter(f"--why {text}: say DEVICE/METRIC")
     return device, metric
+
+
+@cli.command("alerts")
+def list_alerts(
+    config: Config = None,
+    retry: Annotated[int | None, typer.Option(metavar="NUMBER", help="Deliver this dead letter after all.")] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """List alerts that wait to be delivered, and those that were given up: the dead letters of thirty days."""
+    settings, _ = _load_for_use(config)
+    if retry is not None:
+        typer.echo(f"{retry} waits for {alerts.retry(settings, retry).target} again")
+        return
+    waiting, dead = alerts.letters(settings)
+    typer.echo(msgspec.json.encode({"waiting": waiting, "dead": dead}).decode() if json else alert_report.text(waiting, dead))
 
 
 keys = typer.Typer(help="Keys for the admin API: make, list and revoke them.", no_args_is_help=True)

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import inf
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from insa_anomaly.core.alert import Alert
 from insa_anomaly.core.event import Event, Transition
-from insa_anomaly.core.health import Decision, Kind
+from insa_anomaly.core.health import Decision
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
@@ -29,6 +29,10 @@ READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
 SILENCE_KINDS = ("device_silent", "device_back", "stream_silent", "stream_back")
+DECISIONS = (  # (cause, kind) of what a health check can decide
+    *(("age", "retrain"), ("degraded", "retrain"), ("failing", "disable"), ("silent", "retire"), ("inactive", "clean_up")),
+    *((cause, kind) for cause in ("degraded", "failing", "slow") for kind in ("escalate", "recover")),
+)
 _UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_entries": "entries", "_events": "events", "_rate": "share", "_accuracy": "share"}
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
@@ -53,11 +57,11 @@ def _define(name: str, kind: str, text: str, labels: tuple[str, ...] = ()) -> No
     _DEFINED.append(Definition(name, kind, "0 or 1" if text.startswith("1 w") else of_name, labels, text))
 
 
-def _counter(name: str, text: str, *labels: str, begin: Iterable[str] = ()) -> Counter:
+def _counter(name: str, text: str, *labels: str, begin: Iterable[str | tuple[str, ...]] = ()) -> Counter:
     _define(f"insa_{name}_total", "counter", text, labels)
     counter = Counter(f"insa_{name}", text, labels, registry=REGISTRY)
     for value in begin:
-        counter.labels(value)
+        counter.labels(*((value,) if isinstance(value, str) else value))
     return counter
 
 
@@ -123,7 +127,7 @@ SILENCES = _counter("silences", "Devices, or the stream, that went silent or cam
 DEVICES_SILENT = _gauge("devices_silent", "Devices that are silent")
 STREAM_SILENT = _gauge("stream_silent", "1 while the stream as a whole is silent")
 ALERT_SECONDS = _histogram("alert_seconds", "From the decision on an alert to its delivery")
-HEALTH_DECISIONS = _counter("health_decisions", "Decisions of the daily health check", "kind", begin=get_args(Kind))
+HEALTH_DECISIONS = _counter("health_decisions", "Decisions of the daily health check", "cause", "kind", begin=DECISIONS)
 FLEET_HEALTHY = _gauge("fleet_healthy", "1 where the last health check of this daemon found nothing that a person should look at")
 HEALTH_SECONDS = _gauge("health_check_seconds", "How long the last health check of this daemon took")
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
@@ -536,6 +540,13 @@ def event_waits(reason: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- the alerts
+def alert_targets_known(targets: Collection[str]) -> None:
+    """From the start on there is a number for each, so that the first alert is seen to come."""
+    for target in targets:
+        for metric in (ALERTS, ALERTS_HELD, ALERTS_DELIVERED, ALERTS_FAILED, ALERTS_DEAD, ALERT_BACKLOG, TARGET_RESTING):
+            metric.labels(target)
+
+
 def alerts_decided(sent: Collection[str], held: Mapping[str, int]) -> None:
     """`sent`: the target of each that is to be delivered; `held`: by target, what exceeds the budget."""
     for target in sent:
@@ -623,7 +634,7 @@ def batches_scored(seconds: float) -> tuple[int, int]:
 
 
 def health_decided(one: Decision) -> None:
-    HEALTH_DECISIONS.labels(one.kind).inc()
+    HEALTH_DECISIONS.labels(one.cause, one.kind).inc()
     level = {"disable": logging.ERROR, "escalate": logging.WARNING}.get(one.kind, logging.INFO)
     _log(
         level,

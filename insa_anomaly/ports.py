@@ -412,6 +412,16 @@ class Waiting(msgspec.Struct, frozen=True):
     attempts: int = 0
 
 
+class DeadAlert(msgspec.Struct, frozen=True):
+    """An alert that was given up at that time (microseconds); None where it cannot be read any more."""
+
+    number: int
+    target: str
+    alert: Alert | None
+    given_up_at: int
+    reason: str
+
+
 class Silences(msgspec.Struct, frozen=True):
     """What is silent now, and since when (microseconds); the stream is `None`."""
 

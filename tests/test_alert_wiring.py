@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from insa_anomaly.adapters.alert_file import AlertFile
 from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.core.alerting import Dispatch
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.settings import Alerting, IssueTracker, MailServer, Settings, Storage
@@ -20,6 +22,7 @@ from tests.adapters.fake_github import TOKEN, FakeGitHub
 from tests.adapters.mail_server import MailServer as Server
 from tests.adapters.web_server import Reply
 from tests.conftest import wait_for
+from tests.core.alerts import DAY_ZERO, an_alert
 
 
 @dataclass
@@ -75,6 +78,18 @@ def test_a_model_in_trouble_is_one_issue_and_one_mail(office: Office) -> None:
     assert (len(office.github.issues), len(office.github.comments[1])) == (1, 3)
     wait_for(lambda: office.mail.taken)
     assert len(office.mail.taken) == 1
+
+
+def test_a_dead_letter_that_is_tried_again_is_delivered(office: Office, tmp_path: Path) -> None:
+    """By the daemon that runs, though another process asked for it."""
+    with AlertFile(tmp_path / "alerts.db") as other:
+        other.keep(Dispatch(sent=[("nobody", an_alert(1))]), [], DAY_ZERO)
+        one = other.next("nobody", DAY_ZERO)
+        assert one is not None
+        other.give_up(one, "refused", DAY_ZERO)
+        (letter,) = other.dead()
+        other.revive(msgspec.structs.replace(letter, target="mail"), time.time_ns() // 1000)
+    wait_for(lambda: office.mail.taken)
 
 
 def test_a_tracker_that_is_away_for_a_while_has_it_all_in_the_end(office: Office) -> None:

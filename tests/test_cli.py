@@ -43,7 +43,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
     assert [
-        *("backup", "check-config", "demo", "evaluate", "health", "install", "keys", "migrate", "models"),
+        *("alerts", "backup", "check-config", "demo", "evaluate", "health", "install", "keys", "migrate", "models"),
         *("replay", "restore", "run", "train", "tune", "uninstall"),
     ] == SHOWN
 

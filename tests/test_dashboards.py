@@ -168,11 +168,11 @@ CASES = {
         "insa-anomaly on plant:8787 has no connection to the MQTT broker",
     ),
     "InsaAnomalyStreamSilent": Case(
-        {f"insa_messages_total{{{OF}}}": "500+0x30", f"insa_broker_connected{{{OF}}}": "1+0x30"},
-        {f"insa_messages_total{{{OF}}}": "0+1x30", f"insa_broker_connected{{{OF}}}": "1+0x30"},
+        {f"insa_stream_silent{{{OF}}}": "0 1+0x30", f"insa_broker_connected{{{OF}}}": "1+0x30"},
+        {f"insa_stream_silent{{{OF}}}": "1+0x30", f"insa_broker_connected{{{OF}}}": "1+0x15 0+0x15"},
         20,
-        "warning",
-        "insa-anomaly on plant:8787 hears nothing, although the broker is connected",
+        "critical",
+        "insa-anomaly on plant:8787 hears less than it used to, although the broker is connected",
     ),
     "InsaAnomalyDegraded": Case(
         {
@@ -215,6 +215,23 @@ CASES = {
         120,
         "warning",
         "2 trainings of insa-anomaly on plant:8787 failed within an hour",
+    ),
+    "InsaAnomalyModelDegraded": Case(
+        {f'insa_health_decisions_total{{{OF},cause="degraded",kind="escalate"}}': "0 2+0x1470"},
+        {
+            f'insa_health_decisions_total{{{OF},cause="degraded",kind="escalate"}}': "2+0x1470",
+            f'insa_health_decisions_total{{{OF},cause="slow",kind="escalate"}}': "0 1+0x1470",
+        },
+        1440,
+        "warning",
+        "The health check of insa-anomaly on plant:8787 found 2 degraded models",
+    ),
+    "InsaAnomalyModelDisabled": Case(
+        {f'insa_health_decisions_total{{{OF},cause="failing",kind="disable"}}': "0+0x20 1+0x20"},
+        {f'insa_health_decisions_total{{{OF},cause="failing",kind="escalate"}}': "0+0x20 1+0x20"},
+        30,
+        "critical",
+        "The health check of insa-anomaly on plant:8787 disabled 1 models",
     ),
     "InsaAnomalyModelStorage": Case(
         {f'insa_storage_bytes{{{OF},what="models"}}': "2147483648+0x30"},

@@ -18,7 +18,7 @@ from insa_anomaly.core.alert import Alert, Severity
 from insa_anomaly.core.alerting import DAY, Account, Dispatch, Known
 from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
-from insa_anomaly.ports import SeriesKey, Silences, Waiting
+from insa_anomaly.ports import DeadAlert, SeriesKey, Silences, Waiting
 from insa_anomaly.saved_file import create_private
 from insa_anomaly.sqlite_file import is_damage, transaction
 
@@ -56,6 +56,14 @@ _NEXT = """
     ) ORDER BY due, number LIMIT 1
 """
 _encode = msgspec.msgpack.encode
+
+
+def _read(body: bytes) -> Alert | None:
+    """None for one of another version."""
+    try:
+        return msgspec.msgpack.decode(body, type=Alert)
+    except msgspec.DecodeError:
+        return None
 
 
 class AlertFile:
@@ -167,10 +175,26 @@ class AlertFile:
         """How many alerts wait for each target."""
         return dict(self._rows("SELECT target, count(*) FROM waiting GROUP BY target"))
 
-    def dead(self) -> list[tuple[str, Alert, str]]:
-        """Target, alert and reason of every dead letter, oldest first."""
-        rows = self._rows("SELECT target, body, reason FROM dead ORDER BY number")
-        return [(target, msgspec.msgpack.decode(body, type=Alert), reason) for target, body, reason in rows]
+    # What a person asks for
+    def waiting(self) -> list[Waiting]:
+        """All that waits, in the order in which it was decided; without what cannot be read, which is soon a dead letter."""
+        rows = self._rows("SELECT number, target, body, decided_at, attempts FROM waiting ORDER BY number")
+        read = ((number, target, _read(body), *rest) for number, target, body, *rest in rows)
+        return [Waiting(number, target, alert, *rest) for number, target, alert, *rest in read if alert is not None]
+
+    def dead(self) -> list[DeadAlert]:
+        """Every dead letter, oldest first."""
+        rows = self._rows("SELECT number, target, body, given_up_at, reason FROM dead ORDER BY given_up_at, number")
+        return [DeadAlert(number, target, _read(body), *rest) for number, target, body, *rest in rows]
+
+    def revive(self, one: DeadAlert, now: int) -> None:
+        """It waits once more, as if it was decided on now; does nothing for one that cannot be read, or is no dead letter any more."""
+        if one.alert is None:
+            return
+        with self._transaction():
+            if self._file.execute("DELETE FROM dead WHERE number = ?", (one.number,)).rowcount:
+                values = (one.target, one.alert.cause, _encode(one.alert), now)
+                self._file.execute("INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", values)
 
     # Who is silent
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:

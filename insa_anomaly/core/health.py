@@ -85,7 +85,7 @@ class Standing(msgspec.Struct, frozen=True):
     measurements: int = 0
     readings: int = 0
     anomalies: int = 0
-    failures: int = 0  # retrainings in a row that made no model
+    failures: int = 0  # retrainings and refits in a row that made no model
     failure: str = ""
     tried_at: int | None = None
     remedied: bool = False  # something was decided about it and is to be done yet, or it is being trained
@@ -175,7 +175,7 @@ def examine(one: Standing, actions: Collection[Action], limits: Limits, now: int
     if Action.ACCURACY in actions:
         found |= _accuracy(one, limits)
     if one.failures and not {Action.RETRAIN, Action.ESCALATE}.isdisjoint(actions):
-        found[Found.FAILING] = f"{one.failures} retraining{'s in a row' if one.failures > 1 else ''} made no model: {one.failure}"
+        found[Found.FAILING] = f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: {one.failure}"
     if Action.CLEAN_UP in actions and _days(now - one.last_reading) >= limits.inactive_days:
         found[Found.SILENT] = f"no reading for {_days(now - one.last_reading):.0f} days"
     return found
@@ -241,7 +241,7 @@ def _escalations(one: Standing, found: Finding, actions: Collection[Action], lim
     if 0 < one.failures < limits.failures and not _lately(failing, now):
         said.append(("escalate", "failing", found[Found.FAILING]))
     elif failing is not None and not one.failures:
-        said.append(("recover", "failing", f"version {one.version} serves, and no retraining failed since"))
+        said.append(("recover", "failing", f"version {one.version} serves, and no training failed since"))
     return said
 
 

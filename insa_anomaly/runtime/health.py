@@ -1,6 +1,7 @@
 """The thread that keeps the fleet healthy: writes down what was scored, runs the daily check, carries out what it decided."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from uuid import UUID
 
@@ -17,6 +18,15 @@ NOTE_SECONDS = 300.0
 TROUBLE_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Notes:
+    """What is written down for the check: what was scored, by `note`, and by `note_failures` refits that made no model."""
+
+    activity: Activity
+    note: Callable[[UUID, Counted, int], None]
+    note_failures: Callable[[], None]
+
+
 class HealthKeeper:
     """One thread of the daemon. While the database is away nothing is done, and nothing is forgotten but what a crash takes."""
 
@@ -24,14 +34,13 @@ class HealthKeeper:
         self,
         service: HealthService,
         remedies: Remedies,
-        activity: Activity,
-        note: Callable[[UUID, Counted, int], None],
+        notes: Notes,
         instance: UUID,
         latency: float,
         clock: Callable[[], int],
     ) -> None:
-        """`note` keeps what was scored; `latency` (seconds) is from where on a batch is slow."""
-        self._service, self._remedies, self._activity, self._note = service, remedies, activity, note
+        """`latency` (seconds) is from where on a batch is slow."""
+        self._service, self._remedies, self._notes = service, remedies, notes
         self._instance, self._latency, self._clock = instance, latency, clock
         self._next_look, self._next_note = 0.0, monotonic() + LOOK_SECONDS
         self._batches, self._slow = instrumentation.batches_scored(latency)  # written down, or none of ours
@@ -55,10 +64,12 @@ class HealthKeeper:
             self._next_note = monotonic() + NOTE_SECONDS
         self._service.run_due(self._clock())
         self._remedies.step(self._instance, self._clock())
+        self._notes.note_failures()
 
     def _write_down(self) -> None:
-        taken, (batches, slow) = self._activity.counted(), instrumentation.batches_scored(self._latency)
+        taken, (batches, slow) = self._notes.activity.counted(), instrumentation.batches_scored(self._latency)
         readings, anomalies = taken.counts.tolist()
-        self._note(self._instance, Counted(taken.keys, readings, anomalies, batches - self._batches, slow - self._slow), self._clock())
-        self._activity.forget(taken)
+        counted = Counted(taken.keys, readings, anomalies, batches - self._batches, slow - self._slow)
+        self._notes.note(self._instance, counted, self._clock())
+        self._notes.activity.forget(taken)
         self._batches, self._slow = batches, slow

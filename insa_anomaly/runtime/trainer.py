@@ -57,6 +57,7 @@ class Progress(msgspec.Struct, frozen=True):
 Tell = Callable[[int], None]
 Said = TypeVar("Said")
 Told = Callable[[ModelRow, Literal["train", "retrain"], float], None]
+Failed = Callable[[SeriesKey, str, str], None]
 
 
 def _nobody(_: int) -> None:
@@ -67,12 +68,17 @@ def _unheard(row: ModelRow, kind: Literal["train", "retrain"], seconds: float) -
     """Nobody asks what an automatic training made."""
 
 
+def _unnoticed(key: SeriesKey, model_id: str, reason: str) -> None:
+    """Nobody counts the refits that fail."""
+
+
 class Answer(msgspec.Struct, frozen=True):
-    """What the child answers: the id of the new model, or why there is none."""
+    """What the child answers: the id of the new model, or why there is none; `away`: which is no fault of the series."""
 
     seconds: float
     model_id: str | None = None
     reason: str = ""
+    away: bool = False
 
 
 class FleetAnswer(msgspec.Struct, frozen=True):
@@ -220,9 +226,14 @@ class Trainer:
         start_child: Callable[[], "Popen[bytes]"],
         training: Training,
         told: Told = _unheard,
+        failed: Failed = _unnoticed,
     ) -> None:
-        """`told` hears of what is trained without being asked for: the model, whether it is the first, and how long it took."""
-        self._models, self._swap, self._training, self._told = models, swap, training, told
+        """`told` hears of what is trained without being asked for: the model, whether it is the first, and how long it took.
+
+        `failed` hears of models that could not be learnt on, and why.
+        """
+        self._models, self._swap, self._training = models, swap, training
+        self._told, self._failed = told, failed
         self._child = Child(start_child, training.deadline)
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
@@ -345,6 +356,7 @@ class Trainer:
         answer = self._child.ask(self._order(key))
         if answer.model_id is None:
             instrumentation.training_failed(*key, answer.reason)
+            self._note_failure(key, answer)
         else:
             instrumentation.model_trained(*key, answer.model_id, answer.seconds)
             self._tell(key, answer.model_id, answer.seconds)
@@ -353,6 +365,11 @@ class Trainer:
         if answer.model_id is None:
             with self._lock:
                 self._waiting[key] = monotonic() + self._training.retry_after
+
+    def _note_failure(self, key: SeriesKey, answer: Answer) -> None:
+        serving = self._swapped.get(key)
+        if serving is not None and serving.model_id is not None and not (answer.away or self.closed):
+            self._failed(key, serving.model_id, answer.reason)
 
     def _tell(self, key: SeriesKey, model_id: str, seconds: float) -> None:
         with suppress(ModelFileError):  # the next look at the index says what is wrong with it

@@ -8,6 +8,8 @@ from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
+from insa_anomaly import instrumentation
+from insa_anomaly.adapters.alert_file import AlertFile
 from insa_anomaly.adapters.mail import Mail, Post
 from insa_anomaly.adapters.web.exchange import Exchange
 from insa_anomaly.adapters.web.github import GitHub, Repository
@@ -16,8 +18,8 @@ from insa_anomaly.core.alert import MODEL_KINDS, linked
 from insa_anomaly.core.alert import Alert as CoreAlert
 from insa_anomaly.core.alerting import Route, Target
 from insa_anomaly.core.retry import Retry
-from insa_anomaly.errors import AlertsBroken
-from insa_anomaly.ports import AlertTarget, Outgoing, State
+from insa_anomaly.errors import AlertsBroken, Conflict, NotFound
+from insa_anomaly.ports import AlertTarget, DeadAlert, Outgoing, State, Waiting
 from insa_anomaly.runtime import courier
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.courier import Courier
@@ -41,10 +43,11 @@ class Hearing:
 
 def opened(settings: Settings, state: State, registry: Registry, tell: Tell, listening: Callable[[], bool], stack: ExitStack) -> Hearing:
     """All of it, its couriers under way until `stack` is unwound."""
-    store = stack.enter_context(storage.alerts(settings.storage.directory / "alerts.db"))
+    store = stack.enter_context(storage.alerts(settings.storage.directory / storage.ALERTS))
     ways = dict(_ways(settings))
-    retry = Retry(settings.alerts.first_retry, settings.alerts.last_retry)
-    couriers = [Courier(target.name, way, store, retry, settings.alerts.keep_seconds, clock.now) for target, way in ways.items()]
+    instrumentation.alert_targets_known([target.name for target in ways])
+    pauses = Retry(settings.alerts.first_retry, settings.alerts.last_retry)
+    couriers = [Courier(target.name, way, store, pauses, settings.alerts.keep_seconds, clock.now) for target, way in ways.items()]
     alert = Alert(state, store, list(ways), couriers, settings.alerts, clock.now)
 
     def offer(events: list[Outgoing]) -> None:
@@ -60,6 +63,29 @@ def opened(settings: Settings, state: State, registry: Registry, tell: Tell, lis
 def _keep(listen: Listen) -> None:
     with suppress(AlertsBroken):  # it is learnt again
         listen.keep()
+
+
+def letters(settings: Settings) -> tuple[list[Waiting], list[DeadAlert]]:
+    """What waits to be delivered, and what was given up. Raises AlertsBroken."""
+    path = settings.storage.directory / storage.ALERTS
+    if not path.exists():
+        return [], []
+    with AlertFile(path) as file:
+        return file.waiting(), file.dead()
+
+
+def retry(settings: Settings, number: int) -> DeadAlert:
+    """Have a dead letter delivered after all, by the daemon that runs or the next. Raises NotFound, Conflict, AlertsBroken."""
+    one = next((one for one in letters(settings)[1] if one.number == number), None)
+    if one is None:
+        raise NotFound(f"there is no dead letter {number}")
+    if one.alert is None:
+        raise Conflict(f"the dead letter {number} cannot be read by this version")
+    if one.target not in {target.name for target, _ in _ways(settings)}:
+        raise Conflict(f"{one.target} is in the configuration no more")
+    with AlertFile(settings.storage.directory / storage.ALERTS) as file:
+        file.revive(one, clock.now())
+    return one
 
 
 def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:

@@ -23,7 +23,7 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock, storage
 from insa_anomaly.wiring.database import database
 
-_STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = storage.STATE, storage.LOG, "alerts.db", "subscriptions.json"
+_STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = storage.STATE, storage.LOG, storage.ALERTS, "subscriptions.json"
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
 from insa_anomaly.runtime.devices import DeviceTerms
+from insa_anomaly.runtime.failures import Failures
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
@@ -66,11 +67,11 @@ def run(settings: Settings, source: str) -> int:
         stack.enter_context(storage.alone(settings.storage.directory))
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
-        activity = Activity()
-        parts = _assemble(settings, dsn, models, activity, stack)
+        activity, failures = Activity(), Failures(clock.now)
+        parts = _assemble(settings, dsn, models, activity, failures, stack)
         office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
         reload = Reload(settings, source, partial(_adjust, parts, office))
-        others = stack.enter_context(health.threads(settings, dsn, parts, models, activity))
+        others = stack.enter_context(health.threads(settings, dsn, parts, models, activity, failures))
         others = (*parts.others, ("measure", _measure(settings, parts).step), ("settings", reload.step), *others)
         daemon = Daemon(replace(parts, others=others), _supervision(settings, parts.broker))
         daemon.restore()
@@ -114,7 +115,7 @@ def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
     stack.enter_context(app.served(application, bound, certificate, http.request_seconds))
 
 
-def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activity, stack: ExitStack) -> Parts:
+def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activity, failures: Failures, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
     reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
     log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
@@ -128,7 +129,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activi
     fleet = Fleet(registry, settings.detection, settings.verdict, terms)
     tell = Tell(states, broker)
     events = ModelEvents(states, tell.offer)
-    trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training, events.trained_by_itself)
+    trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training, events.trained_by_itself, failures.add)
     show = _show(settings.redis, fleet, stack)
     hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
     listeners = Listeners(tell, trainer, show, activity, alert=hearing.alert, listen=hearing.listen)

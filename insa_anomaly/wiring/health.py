@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from getpass import getuser
 
 from insa_anomaly.adapters.model_files import ModelFiles
@@ -13,7 +14,8 @@ from insa_anomaly.core.health import Action
 from insa_anomaly.ports import DecisionFilter, Outgoing, SeriesKey, State
 from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.daemon import Parts
-from insa_anomaly.runtime.health import HealthKeeper
+from insa_anomaly.runtime.failures import Failures
+from insa_anomaly.runtime.health import HealthKeeper, Notes
 from insa_anomaly.runtime.jobs import JobRunner
 from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.services.audit import Author
@@ -28,15 +30,15 @@ Turns = tuple[tuple[str, Callable[[], float]], ...]
 
 
 @contextmanager
-def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, activity: Activity) -> Iterator[Turns]:
+def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, activity: Activity, failures: Failures) -> Iterator[Turns]:
     """What trains when it is asked for, and what asks for it once a day."""
     with admin.pools(settings, dsn) as pools:
         instance, parts = daemon.log.id, admin.parts_of(daemon, models)
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
         runner = JobRunner(queue, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=devices)
         remedies, service = assembled(settings, pools, parts, daemon.state, daemon.tell.offer)
-        note = PostgresHealth(pools.answers).note
-        keeper = HealthKeeper(service, remedies, activity, note, instance, settings.health.latency, clock.now)
+        notes = Notes(activity, PostgresHealth(pools.answers).note, partial(failures.write_down, queue.put_ended))
+        keeper = HealthKeeper(service, remedies, notes, instance, settings.health.latency, clock.now)
         yield ("jobs", runner.step), ("health", keeper.step)
 
 

@@ -17,7 +17,7 @@ from insa_anomaly.adapters.disk import size_of_file, size_of_folder
 from insa_anomaly.adapters.reserve import Reserve
 from insa_anomaly.errors import AlertsDamaged, AlreadyRunning, ConfigError, LogBroken, LogDamaged, StateDamaged, StateUnwritable
 
-LOG, STATE = "spool.db", "state.db"
+LOG, STATE, ALERTS = "spool.db", "state.db", "alerts.db"
 _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
 
 

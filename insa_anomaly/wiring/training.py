@@ -25,7 +25,7 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
 from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.runtime.trainer import Answer, Child, FleetAnswer, FleetOrder, Order, Progress
 from insa_anomaly.settings import Settings
@@ -131,14 +131,14 @@ def _say(said: msgspec.Struct) -> None:
 
 def _answered(train: Callable[[], ModelRow], show: Callable[[ModelRow], None] = lambda _: None) -> Answer:
     began = time.monotonic()
-    model_id, reason = None, ""
+    model_id, reason, away = None, "", False
     try:
         row = train()
         show(row)
         model_id = row.id
     except InsaError as error:
-        reason = str(error)
-    return Answer(round(time.monotonic() - began, 3), model_id, reason)
+        reason, away = str(error), isinstance(error, (DatabaseAway, DatabaseRefused, ModelFileError))
+    return Answer(round(time.monotonic() - began, 3), model_id, reason, away)
 
 
 # ------------------------------------------------------------------------------------------------------ the commands

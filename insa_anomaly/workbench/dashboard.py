@@ -128,6 +128,14 @@ def _models() -> list[Panel]:
             width=6,
             label="an hour",
         ),
+        lines(
+            "Decisions of the health check",
+            "Of the last day, by what was decided and why: retrained, escalated, recovered, disabled, retired, cleaned up.",
+            [Promql(f"sum by (kind, cause) (increase(insa_health_decisions_total{_OF}[24h]))", "{{kind}}: {{cause}}")],
+            Scale(),
+            width=24,
+            label="a day",
+        ),
     ]
 
 
@@ -164,6 +172,39 @@ def _findings() -> list[Panel]:
                 "ORDER BY timestamp DESC LIMIT 100"
             ),
             width=24,
+        ),
+    ]
+
+
+def _alerts() -> list[Panel]:
+    return [
+        heading("Alerts and silence"),
+        lines(
+            "Alerts",
+            "By target, an hour: delivered, attempts that failed, held for a summary since the day's budget was spent, and given up.",
+            [
+                Promql(f"3600 * {_rate('insa_alerts_delivered_total', 'target')}", "delivered to {{target}}"),
+                Promql(f"3600 * {_rate('insa_alerts_failed_total', 'target')}", "failed to {{target}}"),
+                Promql(f"3600 * {_rate('insa_alerts_held_total', 'target')}", "held for {{target}}"),
+                Promql(f"3600 * {_rate('insa_alerts_dead_total', 'target')}", "given up to {{target}}"),
+            ],
+            Scale(),
+            label="an hour",
+        ),
+        lines(
+            "Alerts waiting",
+            "Those that are not delivered yet, by target. A target that is away has them when it is back; they are kept a day.",
+            [Promql(f"sum by (target) (insa_alert_backlog{_OF})", "{{target}}")],
+            Scale(),
+        ),
+        lines(
+            "Silent",
+            "Devices that report no longer as they used to; and 1 while the stream as a whole is silent.",
+            [
+                Promql(f"sum(insa_devices_silent{_OF})", "devices"),
+                Promql(f"max(insa_stream_silent{_OF})", "the stream"),
+            ],
+            Scale(),
         ),
     ]
 
@@ -371,7 +412,7 @@ def dashboard() -> Json:
                 _choice("device", "Device", POSTGRES, f"{devices} GROUP BY 1 ORDER BY 1", devices),
             ]
         },
-        "panels": placed([*_models(), *_findings(), *_health()]),
+        "panels": placed([*_models(), *_findings(), *_alerts(), *_health()]),
     }
 
 

@@ -33,7 +33,7 @@ from insa_anomaly.runtime import health as keeping
 from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.health import HealthKeeper
+from insa_anomaly.runtime.health import HealthKeeper, Notes
 from insa_anomaly.runtime.jobs import JobRunner
 from insa_anomaly.runtime.trainer import Answer, Order
 from insa_anomaly.services.audit import Author
@@ -111,7 +111,7 @@ class Site:
         parts: Any = admin.Parts(self.files, self.fleet, school, self.instance, lambda _: None)
         remedies, self.health = assembled(settings, admin.Pools(self.pool, self.pool), parts, self.state, lambda _: None)
         note = PostgresHealth(self.pool).note
-        self.keeper = HealthKeeper(self.health, remedies, self.activity, note, self.instance, 0.1, self.clock)
+        self.keeper = HealthKeeper(self.health, remedies, Notes(self.activity, note, lambda: None), self.instance, 0.1, self.clock)
         self.runner = JobRunner(PostgresJobs(self.pool, self.instance), school, self.files, self.state, lambda _: None, self.clock)
         self.changes = admin.model_changes(settings, admin.Pools(self.pool, self.pool), self.files)
         self.catalogue, self.serving = catalogue, dict[SeriesKey, str]()

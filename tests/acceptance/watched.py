@@ -23,6 +23,7 @@ from insa_anomaly.wiring.admin import create_key
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.plant import Message
 from tests.acceptance.site import Site
+from tests.adapters.web_server import WebServer
 from tests.conftest import ROOT, wait_for
 
 DASHBOARDS = ROOT / "dashboards"
@@ -96,7 +97,15 @@ def prometheus(folder: Path, program: list[str], target: int) -> Iterator[Promet
 
 @contextmanager
 def watched(site: Site, program: list[str]) -> Iterator[Watched]:
-    """A plant of one series that was learnt, in which by now something of every kind has happened."""
+    """A plant of one series that was learnt, in which by now something of every kind has happened; a webhook hears of it."""
+    hook = WebServer()
+    with hook.running(), _watched(site, program, hook.port) as one:
+        yield one
+
+
+@contextmanager
+def _watched(site: Site, program: list[str], port: int) -> Iterator[Watched]:
+    site.put("alerts", {"webhooks": [{"name": "hook", "url": f"http://127.0.0.1:{port}/"}], "allowed_networks": ["127.0.0.0/8"]})
     daemon = site.daemon()
     daemon.launch()
     with prometheus(site.folder / "prometheus", program, daemon.port) as server:

@@ -35,9 +35,26 @@ def test_a_dead_letter_can_be_read(tmp_path: Path) -> None:
         assert one is not None
         file.give_up(one, "too old", DAY_ZERO)
         file.forget(DAY_ZERO + 29 * DAY)
-        assert file.dead() == [("mail", an_alert(1), "too old")]
+        assert [(one.target, one.alert, one.reason) for one in file.dead()] == [("mail", an_alert(1), "too old")]
         file.forget(DAY_ZERO + 31 * DAY)
         assert file.dead() == []
+
+
+def test_a_dead_letter_can_be_tried_again(tmp_path: Path) -> None:
+    """It waits once, with all its time before it, whoever asks for it and how often."""
+    with AlertFile(tmp_path / "alerts.db") as file, AlertFile(tmp_path / "alerts.db") as other:
+        file.keep(Dispatch(sent=[("mail", an_alert(1)), ("mail", an_alert(2))]), [], DAY_ZERO)
+        one = file.next("mail", DAY_ZERO)
+        assert one is not None
+        file.give_up(one, "too old", DAY_ZERO)
+        (letter,) = other.dead()
+        for _ in range(2):
+            other.revive(letter, DAY_ZERO + DAY)
+        assert file.dead() == []
+        assert [(each.target, each.alert, each.decided_at, each.attempts) for each in file.waiting()] == [
+            ("mail", an_alert(2), DAY_ZERO, 0),
+            ("mail", an_alert(1), DAY_ZERO + DAY, 0),
+        ]
 
 
 def test_what_cannot_be_read_holds_nobody_up(tmp_path: Path) -> None:

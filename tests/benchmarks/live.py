@@ -173,11 +173,13 @@ def _spread(latencies: Sequence[float]) -> str:
 
 
 @contextmanager
-def live(on: Bed, trained: Sequence[Trained], settings: dict[str, dict[str, object]], say: Say) -> Iterator[Live]:
-    """The daemon on the bed, with a model for every series and full windows."""
+def live(
+    on: Bed, trained: Sequence[Trained], settings: dict[str, dict[str, object]], say: Say, program: Sequence[str] = ("insa_anomaly",)
+) -> Iterator[Live]:
+    """The daemon on the bed, with a model for every series and full windows; `program` as for `subject`."""
     say(f"writing {SERIES} models")
     put_models(on.folder, trained, keys(), time.time_ns() // 1000)
-    with audience(on.place, "insa/iiot/ml/anomaly/#") as heard, subject(on.folder, on.listener, on.dsn, settings) as running:
+    with audience(on.place, "insa/iiot/ml/anomaly/#") as heard, subject(on.folder, on.listener, on.dsn, settings, program) as running:
         found = Live(on, running, heard, say)
         say("filling the windows")
         found.publish(Order(SERIES * _WARM_ROUNDS, 10_000.0))

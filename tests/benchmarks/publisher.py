@@ -21,7 +21,6 @@ from tests.benchmarks.signals import SERIES, SPIKE, Stream, keys
 _UNANSWERED = 20_000  # messages without PUBACK, at most
 _TOGETHER = 250  # messages in one piece, at most
 _TICK = 0.001  # seconds between two looks at the clock where there is a pace
-_QUIET_ROUNDS = 40  # a series that had a spike has no other for so many readings, so that each spike opens an episode of its own
 
 
 class Place(msgspec.Struct):
@@ -34,12 +33,16 @@ class Place(msgspec.Struct):
 
 
 class Order(msgspec.Struct):
-    """Publish: `rate` a second (None: as fast as it may), `window` messages ahead of what is dealt with, this share of them spikes."""
+    """Publish: `rate` a second (None: as fast as it may), `window` messages ahead of what is dealt with, this share of them spikes.
+
+    A series that had a spike has no other for `quiet` readings: by default so many that each spike opens an episode of its own.
+    """
 
     messages: int
     rate: float | None = None
     window: int | None = None
     spikes: float = 0.0
+    quiet: int = 40
 
 
 class Done(msgspec.Struct):
@@ -65,7 +68,7 @@ class Publisher:
         self._orders = orders
         self._packets, self._stream = Packets(keys(series)), Stream(series)
         self._series, self._values = series, np.zeros(series)
-        self._since_spike = np.full(series, _QUIET_ROUNDS)
+        self._since_spike = np.full(series, 1 << 30)
         self._random = np.random.default_rng(4)
         self._sent = self._answered = self._dealt_with = self._spikes = self._last = 0
         self._half = 0  # bytes of a PUBACK that is not all there
@@ -84,7 +87,7 @@ class Publisher:
         while self._answered < before + order.messages:
             due = order.messages if order.rate is None else min(order.messages, int((time.monotonic() - start) * order.rate) + 1)
             room = min(before + due, self._answered + _UNANSWERED, (order.window or 1 << 62) + max(self._dealt_with, ahead))
-            self._publish(min(room - self._sent, _TOGETHER), order.spikes)
+            self._publish(min(room - self._sent, _TOGETHER), order)
             self._rest(paced=order.rate is not None, more=self._sent < room)
         return Done(order.messages, self._spikes - spikes, began, time.time_ns() // 1000, time.process_time() - cpu)
 
@@ -94,7 +97,7 @@ class Publisher:
             time.sleep(_TICK)
         self._listen(0.0 if paced or more else _TICK)
 
-    def _publish(self, most: int, spikes: float) -> None:
+    def _publish(self, most: int, order: Order) -> None:
         place = self._sent % self._series
         rows = slice(place, min(place + most, self._series))
         if most <= 0:
@@ -103,13 +106,13 @@ class Publisher:
         if place == 0:
             self._values = self._stream.round(now)
             self._since_spike += 1
-        packets = self._packets.built(rows, self._with_spikes(rows, spikes), now, self._sent % 65535)
+        packets = self._packets.built(rows, self._with_spikes(rows, order), now, self._sent % 65535)
         self._socket.sendall(packets)
         self._sent += rows.stop - place
 
-    def _with_spikes(self, rows: slice, share: float) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    def _with_spikes(self, rows: slice, order: Order) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
         values = self._values[rows]
-        chosen = (self._random.random(len(values)) < share) & (self._since_spike[rows] >= _QUIET_ROUNDS)
+        chosen = (self._random.random(len(values)) < order.spikes) & (self._since_spike[rows] >= order.quiet)
         if chosen.any():
             self._since_spike[rows][chosen] = 0
             self._spikes += int(chosen.sum())

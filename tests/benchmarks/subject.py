@@ -63,10 +63,12 @@ class Subject:
 
 
 @contextmanager
-def subject(folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]]) -> Iterator[Subject]:
-    """Run it in a folder that holds its models, for the length of the block."""
+def subject(
+    folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]], program: Sequence[str] = ("insa_anomaly",)
+) -> Iterator[Subject]:
+    """Run it in a folder that holds its models, for the length of the block; `program` is a module and its first arguments."""
     config, port = configured(folder, listener, dsn, settings)
-    argv = [sys.executable, "-m", "insa_anomaly", "run", "--config", str(config)]
+    argv = [sys.executable, "-m", *program, "run", "--config", str(config)]
     with (folder / "daemon.log").open("wb") as log:
         process = embedded.spawn(argv, cwd=ROOT, stdout=log.fileno(), stderr=log.fileno())
     try:

@@ -8,7 +8,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.core.detector import Status
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime.activity import Activity, Taken
 
@@ -20,8 +19,7 @@ _batches = st.lists(st.lists(st.tuples(st.sampled_from([0, 1, 7, 599]), st.boole
 def batch(readings: list[Reading]) -> tuple[Any, Any]:
     """Telemetry and results, as far as they are looked at."""
     numbers, scored, anomalous = (np.array([one[place] for one in readings], int) for place in range(3))
-    status = np.where(scored, int(Status.SCORED), int(Status.LATE))
-    return SimpleNamespace(keys=KEYS, key=numbers), SimpleNamespace(status=status, score=np.where(anomalous, -0.5, 0.5))
+    return SimpleNamespace(keys=KEYS, key=numbers), SimpleNamespace(scored=scored.astype(bool), score=np.where(anomalous, -0.5, 0.5))
 
 
 def added(total: Counter[tuple[SeriesKey, int]], taken: Taken) -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError, StateUnwritable
-from insa_anomaly.ports import Counted
+from insa_anomaly.ports import Counted, Job
+from insa_anomaly.runtime import failures as failures_module
 from insa_anomaly.runtime import health
 from insa_anomaly.runtime.activity import Activity
-from insa_anomaly.runtime.health import HealthKeeper
+from insa_anomaly.runtime.failures import Failures
+from insa_anomaly.runtime.health import HealthKeeper, Notes
 from tests.runtime.test_activity import KEYS, batch
 
 NOW, HERE = 1_800_000_000_000_000, UUID(int=1)
@@ -24,13 +26,15 @@ class Ward:
 
     monotonic: float = 1000.0
     noted: list[Counted] = field(default_factory=list)
+    kept: list[Job] = field(default_factory=list)
     turns: int = 0
     trouble: InsaError | None = None
 
     def __post_init__(self) -> None:
-        self.activity = Activity()
+        self.activity, self.failures = Activity(), Failures(lambda: NOW)
         ward: Any = self
-        self.keeper = HealthKeeper(ward, ward, self.activity, self.note, HERE, 0.1, lambda: NOW)
+        notes = Notes(self.activity, self.note, lambda: self.failures.write_down(self.keep))
+        self.keeper = HealthKeeper(ward, ward, notes, HERE, 0.1, lambda: NOW)
 
     def note(self, instance: UUID, counted: Counted, now: int) -> None:
         """Keep what was scored."""
@@ -38,6 +42,12 @@ class Ward:
         if self.trouble:
             raise self.trouble
         self.noted.append(counted)
+
+    def keep(self, job: Job) -> None:
+        """Keep a refit that made no model."""
+        if self.trouble:
+            raise self.trouble
+        self.kept.append(job)
 
     def run_due(self, now: int) -> None:
         """As the service."""
@@ -92,3 +102,33 @@ def test_what_is_away_is_waited_for(ward: Ward, trouble: Callable[[], InsaError]
     ward.activity.results(*batch([(1, True, False)]))
     ward.seconds(60)
     assert [(one.readings, one.anomalies) for one in ward.noted] == [([2], [1])]
+
+
+def test_refits_that_made_no_model_are_written_down_once(ward: Ward) -> None:
+    """In their order, when the database is back."""
+    ward.failures.add(KEYS[1], "m1", "too few")
+    ward.trouble = DatabaseAway()
+    ward.seconds(30)
+    ward.failures.add(KEYS[2], "m2", "crashed")
+    ward.trouble = None
+    ward.seconds(60)
+    assert [((one.device_id, one.metric_name), one.champion_id, one.reason) for one in ward.kept] == [
+        (KEYS[1], "m1", "too few"),
+        (KEYS[2], "m2", "crashed"),
+    ]
+    assert {(one.kind, one.status, one.requested_by, one.finished_at) for one in ward.kept} == {("retrain", "failed", "automatic", NOW)}
+
+
+def test_of_very_many_failures_the_newest_are_kept() -> None:
+    """Memory has a bound while the database is away; what is written meanwhile stays whole."""
+    failures, kept = Failures(lambda: NOW), list[str]()
+    for number in range(failures_module.WAITING_MOST):
+        failures.add(("pump", str(number)), "m", "")
+
+    def keep(job: Job) -> None:
+        if not kept:
+            failures.add(("pump", "newer"), "m", "")  # another fails while the oldest is written
+        kept.append(job.metric_name)
+
+    failures.write_down(keep)
+    assert kept == [*map(str, range(failures_module.WAITING_MOST)), "newer"]

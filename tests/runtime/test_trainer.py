@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core.device import METRIC_NAME
-from insa_anomaly.errors import ModelFileError
-from insa_anomaly.ports import SeriesKey, Swap
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError, NotEnoughData, TrainingError
+from insa_anomaly.ports import ModelRow, SeriesKey, Swap
 from insa_anomaly.runtime import trainer as training
 from insa_anomaly.runtime.trainer import Admission, Answer, Child, FleetAnswer, FleetOrder, Order, Trainer
 from insa_anomaly.settings import Training
 from insa_anomaly.testing import MemoryModels
+from insa_anomaly.wiring.training import _answered
 from tests.runtime.streams import SERIES, model_row, removal, swap
 
 CHILD = """
@@ -232,7 +233,7 @@ class Pupil:
         self.orders: list[SeriesKey] = []
         self.metrics: list[tuple[str, ...]] = []
         self.refits: list[bool] = []
-        self.fails = False
+        self.fails = self.away = self.closed = False
         self._shelf = shelf
 
     def ask(self, order: Order) -> Answer:
@@ -245,7 +246,7 @@ class Pupil:
             self._shelf.put(model_row(3, "active", key), b"")
             return Answer(1.0, model_row(3).id)
         if self.fails or key not in SERIES:
-            return Answer(0.0, None, "too few readings")
+            return Answer(0.0, None, "too few readings", self.away)
         number = SERIES.index(key)
         self._shelf.put(model_row(number, "active"), b"")
         return Answer(1.0, model_row(number).id)
@@ -274,12 +275,14 @@ class School:
         self.shelf = Unreadable()
         self.swaps: list[Swap] = []
         self.told: list[tuple[str, str]] = []
+        self.failed: list[tuple[SeriesKey, str, str]] = []
         self.trainer = Trainer(
             self.shelf,
             self.swaps.extend,
             Nursery().start,
             msgspec.convert(settings | {"devices": devices}, Training),
             lambda row, kind, _: self.told.append((row.id, kind)),
+            lambda key, model_id, reason: self.failed.append((key, model_id, reason)),
         )
         self.pupil = Pupil(self.shelf)
         self.trainer._child = self.pupil  # type: ignore[assignment]
@@ -469,6 +472,21 @@ def test_what_is_trained_is_told() -> None:
     assert school.told == [(model_row(0).id, "train"), (model_row(0).id, "retrain")]
 
 
+def test_a_refit_that_makes_no_model_is_noted() -> None:
+    """Not a first training: nothing serves yet; nor what a database that is away, or the end of the daemon, made of it."""
+    school = School(retry_after=0.0)
+    school.pupil.fails = True
+    school.trainer.due([SERIES[0]])
+    school.trainer.step(0.0)
+    school.pupil.fails = False
+    school.trainer.step(0.0)
+    school.pupil.fails = True
+    for school.pupil.away, school.pupil.closed in ((True, False), (False, True), (False, False)):
+        school.trainer.due([SERIES[0]])
+        school.trainer.step(0.0)
+    assert school.failed == [(SERIES[0], model_row(0).id, "too few readings")]
+
+
 def test_what_is_disabled_trains_no_more_by_itself() -> None:
     """Also where it waited already; once a person gives it a model, it does again."""
     school = School()
@@ -542,3 +560,17 @@ def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> No
     assert list(school.trainer._waiting) == [("fails", "a")]
     school.trainer.close()
     assert nursery.born[0].poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [(DatabaseAway, True), (DatabaseRefused, True), (ModelFileError, True), (TrainingError, False), (NotEnoughData, False)],
+)
+def test_what_is_no_fault_of_the_series_is_said_to_be_none(error: type[InsaError], away: bool) -> None:
+    """A database that is away for long disables no model."""
+
+    def train() -> ModelRow:
+        raise error("why")
+
+    answer = _answered(train)
+    assert (answer.model_id, answer.reason, answer.away) == (None, "why", away)

@@ -12,14 +12,17 @@ import pytest
 
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.health import PostgresHealth
+from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.health import DAY, HOUR, TASK, Action, Limits
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import Counted, DecisionFilter
+from insa_anomaly.ports import Counted, DecisionFilter, Job
+from insa_anomaly.runtime.failures import Failures
 from insa_anomaly.services import health as service
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.health import HealthReport, HealthService
 from tests.benchmarks.health import fill
+from tests.conftest import wait_for
 
 NOW = 1_800_000_000_000_000 // DAY * DAY + 9 * HOUR
 ALL, BOB = tuple(Action), Author("bob", "tests")
@@ -169,6 +172,25 @@ def test_failures_in_a_row(clinic: Clinic, jobs: list[tuple[float, str]], failur
         assert one.failure == f"{jobs[-1][0]} hours ago"
 
 
+def test_refits_that_fail_count_like_retrainings(clinic: Clinic, database: str) -> None:
+    """Each once, however often it is written; the third in a row disables; a version made meanwhile, though refused, ends the row."""
+    model_id = clinic.model(accuracy=0.9)
+    failures, kept = Failures(lambda: NOW - HOUR), list[Job]()
+    for _ in range(3):
+        failures.add(("pump", "a"), model_id, "the training process ended, or took too long")
+    failures.write_down(kept.append)
+    with Pool(database, 60.0, 1) as pool:
+        for one in [*kept, *kept]:
+            PostgresJobs(pool, HERE).put_ended(one)
+        assert PostgresJobs(pool, HERE).page("failed", None, 9)[0].requested_by == "automatic"
+    assert standing(clinic).failures == 3
+    clinic.run(actions=(Action.RETRAIN,))
+    assert clinic.decided() == [("pump", "disable", "failing")]
+    clinic.query("TRUNCATE health_decision")
+    clinic.model(version=2, status="archived", at=NOW - HOUR // 2, accuracy=0.5, figures={"training": "refit", "refusal": "worse"})
+    assert standing(clinic).failures == 0
+
+
 def test_a_training_under_way_is_known(clinic: Clinic) -> None:
     """Whoever asked for it."""
     clinic.model()
@@ -278,7 +300,7 @@ def test_one_at_a_time(clinic: Clinic, database: str) -> None:
         with pytest.raises(Conflict):
             clinic.run()
         assert clinic.service.run_due(NOW) is None
-    clinic.run()
+    wait_for(lambda: clinic.service.run_due(NOW))  # the server notices a little later that the connection has gone
 
 
 def test_no_hour_no_daily_run(clinic: Clinic) -> None:

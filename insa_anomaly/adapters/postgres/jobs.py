@@ -71,6 +71,12 @@ class PostgresJobs:
         values = {name: getattr(job, name) for name in names}
         return self._change("end_job", {**values, "outcome": document(job.outcome), "reason": storable(job.reason)})
 
+    def put_ended(self, job: Job) -> None:
+        """Keep one that nobody asked for, as it ended; again changes nothing."""
+        names = ("id", "kind", "device_id", "metric_name", "champion_id", "requested_by", "status", "created_at", "finished_at")
+        values = {name: getattr(job, name) for name in names}
+        self._change("put_ended_job", {**values, "instance": self._instance, "reason": storable(job.reason)})
+
     def cancel(self, job_id: str, now: int, reason: str) -> bool:
         """It waits or runs no longer; False where it had ended before."""
         return self._change("cancel_job", (now, storable(reason), job_id))

@@ -322,6 +322,12 @@ UPDATE training_jobs SET status = %(status)s, progress = %(progress)s, finished_
     model_id = %(model_id)s, seconds = %(seconds)s, outcome = %(outcome)s, reason = %(reason)s
 WHERE id = %(id)s AND status = 'running'
 
+-- name: put_ended_job
+INSERT INTO training_jobs (id, instance, kind, device_id, metric_name, champion_id, requested_by, status, created_at, finished_at, reason)
+VALUES (%(id)s, %(instance)s, %(kind)s, %(device_id)s, %(metric_name)s, %(champion_id)s, %(requested_by)s, %(status)s,
+    instant(%(created_at)s::bigint), instant(%(finished_at)s::bigint), %(reason)s)
+ON CONFLICT (id) DO NOTHING
+
 -- name: cancel_job
 UPDATE training_jobs SET status = 'cancelled', finished_at = instant(%s::bigint), reason = %s
 WHERE id = %s AND status IN ('queued', 'running')
@@ -414,6 +420,10 @@ LEFT JOIN LATERAL (
     WHERE v.device_id = m.device_id AND v.metric_name = m.metric_name AND v.accuracy IS NOT NULL
         AND coalesce(v.figures ->> 'refusal', '') = '' ORDER BY version DESC LIMIT 1
 ) AS promoted ON true
+LEFT JOIN LATERAL (
+    SELECT trained_at FROM ml_models v
+    WHERE v.device_id = m.device_id AND v.metric_name = m.metric_name AND v.accuracy IS NOT NULL ORDER BY version DESC LIMIT 1
+) AS assessed ON true
 CROSS JOIN LATERAL (
     SELECT avg(accuracy) AS accuracy, count(*) AS times FROM (
         SELECT (v.figures ->> 'predecessor_accuracy')::double precision AS accuracy FROM ml_models v
@@ -441,7 +451,9 @@ CROSS JOIN LATERAL (
     FROM health_decision d WHERE d.device_id = m.device_id AND d.metric_name = m.metric_name
 ) AS told
 CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE status = 'failed' AND finished_at > greatest(succeeded, m.trained_at, told.disabled_at)) AS failures,
+    SELECT count(*) FILTER (
+            WHERE status = 'failed' AND finished_at > greatest(succeeded, m.trained_at, assessed.trained_at, told.disabled_at)
+        ) AS failures,
         (array_agg(reason ORDER BY created_at DESC) FILTER (WHERE status = 'failed'))[1] AS failure,
         max(finished_at) FILTER (WHERE status IN ('done', 'failed')) AS ended_at,
         coalesce(bool_or(status IN ('queued', 'running')), false) AS under_way

@@ -1,0 +1,52 @@
+"""The daemon, writing down each group commit of its intake: `python -m tests.benchmarks.timed FILE run ...`."""
+
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+
+from insa_anomaly import instrumentation
+from insa_anomaly.cli import main
+
+_ROW = struct.Struct("=dqd")
+_COLUMNS = np.dtype([("ended", "=f8"), ("messages", "=i8"), ("seconds", "=f8")])
+
+
+class Span(NamedTuple):
+    """Some of the time, in seconds since the epoch."""
+
+    begin: float
+    end: float
+
+
+def install(file: BinaryIO) -> None:
+    """Beside the histogram, whose buckets are too coarse to compare by: when, how many messages, seconds from receipt to the disk."""
+    logged: Callable[[int, float], None] = instrumentation.messages_logged
+
+    def noted(count: int, seconds: float) -> None:
+        logged(count, seconds)
+        file.write(_ROW.pack(time.time(), count, seconds))
+
+    patch.object(instrumentation, "messages_logged", noted).start()
+
+
+def p99(path: Path, spans: list[Span]) -> float:
+    """Seconds from receipt to the disk within which 99 of 100 messages of these spans came."""
+    rows = np.frombuffer(path.read_bytes(), _COLUMNS)
+    within = np.zeros(len(rows), bool)
+    for span in spans:
+        within |= (span.begin <= rows["ended"]) & (rows["ended"] < span.end)
+    rows = np.sort(rows[within], order="seconds")
+    messages = np.cumsum(rows["messages"])
+    return float(rows["seconds"][np.searchsorted(messages, 0.99 * messages[-1])])
+
+
+if __name__ == "__main__":
+    with Path(sys.argv.pop(1)).open("ab", buffering=0) as opened:
+        install(opened)
+        main()
