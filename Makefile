@@ -21,7 +21,7 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance fuzz-live outage strangers
+.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance fuzz-live outage strangers soak
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
@@ -36,6 +36,7 @@ help:
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
 	@echo "make outage [SECONDS=300]         PostgreSQL away that long at 500 readings a second: what events and intake notice, how long it takes to catch up"
 	@echo "make strangers [DEVICES=100000]   so many unknown devices in SECONDS=300: what known ones and memory notice"
+	@echo "make soak [SECONDS=3600]          500 readings a second for an hour: by how much memory grows"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make dashboards                   write what dashboards/ holds of the project's own definitions: the dashboard, the table of metrics"
 	@echo "make wheel                        a package to install, with its requirements by their hashes, in dist; tried in a clean environment"
@@ -102,6 +103,10 @@ strangers: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure strangers --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500) \
 	  --devices $(or $(DEVICES),100000)
+
+soak: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure soak --seconds $(or $(SECONDS),3600) --rate $(or $(RATE),500)
 
 # Into dist/: the wheel, and beside it what it needs, every file by its hash, for plants that install without a network.
 wheel:

@@ -145,7 +145,7 @@ class Grouping:
     """
 
     messages: Count = 500
-    seconds: Positive = 0.01
+    seconds: Positive = 0.008
     waiting: Count = 20_000
     waiting_bytes: Count = 64 << 20
     patience: Positive = 5.0

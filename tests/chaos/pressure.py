@@ -1,6 +1,7 @@
-"""`python -m tests.chaos.pressure outage|strangers`: what a hardship costs those it does not concern; one JSON object last.
+"""`python -m tests.chaos.pressure outage|strangers|soak`: what a hardship costs those it does not concern; one JSON object last.
 
 outage: PostgreSQL is away for `--seconds` at `--rate` readings a second. strangers: `--devices` unknown ones report within `--seconds`.
+soak: nothing but time, and by how much memory grows in it.
 Latencies are those of events, from the reading's timestamp to a subscriber, and of intake, from receipt to disk, before and meanwhile.
 """
 
@@ -14,10 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from urllib.request import urlopen
 
+import numpy as np
 import psycopg
 
 from insa_anomaly.adapters import embedded
@@ -36,6 +39,7 @@ SPIKES = 0.02  # share of readings that open an episode
 LEAD_SECONDS = 2.0  # of a stretch, which are not looked at
 WARM_ROUNDS = 75
 LIVE_SECONDS = 10.0  # of traffic at a time while what was missed is written
+LOOK_SECONDS = 5.0  # between two looks at memory
 BEHIND = 50  # entries of the log: half a second of them
 _BUCKET = re.compile(r'^insa_receive_to_durable_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 
@@ -200,6 +204,23 @@ def _report(broker: Listener, devices: int, seconds: float, silence: Event, fail
         failures.append(error)
 
 
+def soak(rig: Rig, seconds: float) -> dict[str, float | int]:
+    """Traffic for so long, after a tenth as much in which caches fill."""
+    before = rig.stretch(seconds / 10)
+    began = time.monotonic()
+    looks = []
+    rig.begin(seconds)
+    while (lived := time.monotonic() - began) < seconds:
+        looks.append((lived, rig.rss_mb()))
+        time.sleep(LOOK_SECONDS)
+    rig.end()
+    rig.wait_recorded()
+    at, memory = np.array(looks).T
+    slope = float(np.polyfit(at / 3600, memory, 1)[0])
+    named = {"seconds": seconds, "rate": rig.rate, **before.figures("before")}
+    return {**named, "rss_mb_before": looks[0][1], "rss_mb_after": looks[-1][1], "rss_slope_mb_an_hour": round(slope, 2), **rig.lost()}
+
+
 @contextmanager
 def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
     """Everything, in a folder of its own."""
@@ -225,7 +246,7 @@ def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
 def main() -> int:
     """Measure it; answers the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.pressure", description=__doc__)
-    parser.add_argument("hardship", choices=("outage", "strangers"))
+    parser.add_argument("hardship", choices=("outage", "strangers", "soak"))
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--rate", type=float, default=500.0)
     parser.add_argument("--devices", type=int, default=100_000)
@@ -234,7 +255,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)  # servers that may not run as root must get through to folders of their own
         with rig(Path(folder), Tools(unpacked if unpacked.is_dir() else None), given.rate) as found:
-            figures = outage(found, given.seconds) if given.hardship == "outage" else strangers(found, given.seconds, given.devices)
+            figures = {
+                "outage": partial(outage, found, given.seconds),
+                "strangers": partial(strangers, found, given.seconds, given.devices),
+                "soak": partial(soak, found, given.seconds),
+            }[given.hardship]()
     sys.stdout.write(json.dumps(figures) + "\n")
     return 1 if figures["lost"] or figures["duplicates"] else 0
 

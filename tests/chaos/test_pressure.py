@@ -1,11 +1,11 @@
-"""What a hardship costs those it does not concern, in short; `make outage` and `make strangers` measure it at length."""
+"""What a hardship costs those it does not concern, in short; `make outage`, `make strangers` and `make soak` measure it at length."""
 
 from pathlib import Path
 
 import pytest
 
 from insa_anomaly.adapters.embedded import Tools
-from tests.chaos.pressure import outage, rig, strangers
+from tests.chaos.pressure import outage, rig, soak, strangers
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # models are trained once, and kept for later runs
 
@@ -28,3 +28,13 @@ def test_strangers_cost_little(short_path: Path, tools: Tools) -> None:
     assert figures["rss_mb_after"] - figures["rss_mb_before"] < 100
     assert figures["series"] == 4096
     assert figures["dead_letters"] == 5000 - (4096 - 1000)
+
+
+def test_time_costs_little(short_path: Path, tools: Tools) -> None:
+    """Half a minute of steady traffic: memory is looked at all along, and stays within a few megabytes."""
+    with rig(short_path, tools, 500.0) as found:
+        figures = soak(found, 30.0)
+    assert (figures["lost"], figures["duplicates"]) == (0, 0)
+    assert figures["events_before"] > 0
+    assert abs(figures["rss_mb_after"] - figures["rss_mb_before"]) < 20
+    assert figures["rss_slope_mb_an_hour"] != 0  # it was looked at: no process has the same pages all along
