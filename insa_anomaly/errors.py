@@ -35,6 +35,10 @@ class DatabaseRefused(InsaError):
     """PostgreSQL answers and refuses; the same call would be refused again."""
 
 
+class RowsRefused(DatabaseRefused):
+    """PostgreSQL refuses what a row holds; without it the rest may be taken."""
+
+
 class MigrationError(DatabaseRefused):
     """The database's schema and this version's migrations disagree."""
 

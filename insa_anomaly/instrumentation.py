@@ -313,6 +313,12 @@ def message_rejected(reason: str, detail: str, topic: str) -> None:
     _log(logging.DEBUG, "message_rejected", "A message was rejected", reason=reason, detail=detail, topic=topic)
 
 
+def message_unrecordable(reason: str, detail: str, topic: str) -> None:
+    REJECTED.labels(reason).inc()
+    message = "PostgreSQL refuses what a message holds: it is a dead letter, the others are recorded"
+    _log(logging.WARNING, "message_unrecordable", message, reason=detail, topic=topic)
+
+
 def letters_dropped(by_reason: Mapping[Cause, int]) -> None:
     for reason, count in by_reason.items():
         LETTERS_DROPPED.labels(reason).inc(count)

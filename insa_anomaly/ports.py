@@ -256,7 +256,10 @@ class Recorder(Protocol):
         """Sequence recorded for this log, 0 for none. Raises DatabaseAway."""
 
     def record(self, page: Page) -> None:
-        """All of the page and its cursor in one transaction; repeating it changes nothing. Raises DatabaseAway or DatabaseRefused."""
+        """All of the page and its cursor in one transaction; repeating it changes nothing.
+
+        Raises DatabaseAway or DatabaseRefused, which is RowsRefused where it is for what a row holds.
+        """
 
 
 class History(Protocol):

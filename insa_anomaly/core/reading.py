@@ -77,6 +77,7 @@ class Cause(StrEnum):
     MISMATCH = "mismatch"
     UNKNOWN_TOPIC = "unknown_topic"
     TOO_MANY_SERIES = "too_many_series"
+    UNRECORDABLE = "unrecordable"
 
 
 class Raw(msgspec.Struct, frozen=True, gc=False):

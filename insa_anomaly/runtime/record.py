@@ -1,8 +1,11 @@
 """From the log and the results into PostgreSQL, page by page, each page one transaction with the cursor in it.
 
-It follows the score reader, waits out a database that is away, and tells what the log may forget.
+It follows the score reader, waits out a database that is away, and tells what the log may forget. A page that is refused for what single
+rows hold is recorded without them; their messages are dead letters.
 """
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Event
@@ -12,11 +15,12 @@ import numpy as np
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.event import Anomaly
-from insa_anomaly.core.reading import Rejected
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
+from insa_anomaly.core.reading import Cause, Raw, Rejected
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, RowsRefused, StateUnwritable
 from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.letters import Quota
+from insa_anomaly.runtime.page_parts import PageParts
 from insa_anomaly.runtime.score import Findings, Late
 from insa_anomaly.settings import Paging
 
@@ -33,6 +37,7 @@ class Record:
         self._next_at = 0.0
         self.trouble: str | None = None
         self._quota = Quota(paging.letters_an_hour, paging.letter_bytes_an_hour)
+        self._left_out: dict[str, int] = {}  # anomalies of readings that were refused, and up to where in the log they may still come
 
     def adjust(self, paging: Paging) -> None:
         """Size and pace of the pages from now on."""
@@ -67,12 +72,42 @@ class Record:
             return
         letters, dropped, quota = self._quota.sift(one for batch in batches for one in batch.rejected)
         page = self._compose(batches, through, letters)
-        self._recorder.record(page)
+        refused = 0
+        try:
+            self._recorder.record(page)
+        except RowsRefused:
+            refused, more, quota = self._record_parts(page, batches, through, quota)
+            dropped += more
         self._quota = quota
         instrumentation.letters_dropped(dropped)
-        self._recorded(page)
+        self._recorded(page, refused)
         full = len(page.telemetry.value) >= self._paging.readings
         self._next_at = 0.0 if full else monotonic() + self._paging.linger
+
+    def _record_parts(self, page: Page, batches: list[Batch], through: int, quota: Quota) -> tuple[int, Counter[Cause], Quota]:
+        """All but the rows that are refused: how many these are, of how many messages nothing is kept, and what is left of the quota."""
+        parts = PageParts(page, self.reached)
+        refused = parts.record(self._recorder)
+        found = self._refused_messages(batches, refused)
+        letters, dropped, quota = quota.sift(found)
+        self._recorder.record(parts.last([*page.rejected, *letters]))
+        self._left_out |= {parts.anomaly_ids[row]: through for row in refused}
+        for one in found:
+            instrumentation.message_unrecordable(one.reason, one.detail, one.raw.topic)
+        return len(refused), dropped, quota
+
+    def _refused_messages(self, batches: list[Batch], refused: dict[int, str]) -> list[Rejected]:
+        """The messages these rows are of, as they came: the log keeps them until then. One that holds several is one letter."""
+        starts = np.cumsum([0, *map(len, batches)]).tolist()
+        found: dict[int, Rejected] = {}
+        for row in sorted(refused):
+            number = bisect_right(starts, row) - 1
+            received = int(batches[number].received[row - starts[number]])
+            if received not in found:
+                [entry] = self._log.read(batches[number].seq - 1, 1)
+                raw = Raw(*entry.messages[received - entry.received], received)
+                found[received] = Rejected(Cause.UNRECORDABLE, refused[row], raw)
+        return list(found.values())
 
     def _compose(self, batches: list[Batch], through: int, letters: list[Rejected]) -> Page:
         last = batches[-1].seq
@@ -85,7 +120,7 @@ class Record:
             self._log.id,
             last,
             telemetry,
-            anomalies=[anomaly for finding in findings for anomaly in finding.anomalies],
+            anomalies=[anomaly for finding in findings for anomaly in finding.anomalies if anomaly.id not in self._left_out],
             episodes=[episode for finding in findings for episode in finding.episodes],
             rejected=letters,
             models=self._model_rows(batches),
@@ -112,13 +147,14 @@ class Record:
         except ModelFileError:
             return None  # gone from the index since; its series has another by now
 
-    def _recorded(self, page: Page) -> None:
+    def _recorded(self, page: Page, refused: int) -> None:
         if self.trouble is not None:
             instrumentation.database_back()
         self.trouble, self._retry, self.reached = None, self._paging.first_retry, page.seq
         with suppress(StateUnwritable):  # a full disk; a later page forgets these as well
             self._state.forget(page.seq)
-        instrumentation.page_recorded(len(page.telemetry.value))
+        self._left_out = {name: through for name, through in self._left_out.items() if through > page.seq}
+        instrumentation.page_recorded(len(page.telemetry.value) - refused)
 
     def _back_off(self, reason: str, happening: Callable[[str, float], None]) -> None:
         """The outcome of a commit may be unknown: the cursor in the database decides where to go on."""

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.deadline import Deadline
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, RowsRefused
 
 Session: TypeAlias = psycopg.Connection[TupleRow]
 
@@ -26,7 +26,8 @@ _DEFAULTS = {
 }
 # A failed connection carries no SQLSTATE; these words of its message mean that waiting does not help.
 _REFUSALS = ("authentication failed", "no password supplied", "pg_hba.conf", "does not exist", "permission denied")
-_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+OF_A_ROW = (psycopg.DataError, psycopg.IntegrityError)  # SQLSTATE classes 22 and 23
+_REFUSED = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 
 class Connection:
@@ -119,6 +120,8 @@ def _complete(dsn: str) -> str:
 
 def _ours(error: psycopg.Error) -> DatabaseAway | DatabaseRefused:
     words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OF_A_ROW):
+        return RowsRefused(words)
     if isinstance(error, _REFUSED):
         return DatabaseRefused(words)
     if error.sqlstate is None and any(refusal in words for refusal in _REFUSALS):

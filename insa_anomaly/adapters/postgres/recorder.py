@@ -13,7 +13,7 @@ import psycopg
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import Connection, Session
+from insa_anomaly.adapters.postgres.connection import OF_A_ROW, Connection, Session
 from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDumper, SeriesIds, columns, copy_stream, ensure_partitions
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.event import Anomaly
@@ -95,7 +95,8 @@ class PostgresRecorder:
         """All of the page and its cursor in one transaction; repeating it changes nothing.
 
         Of states of one episode the later one stays. A model recorded as active archives the one before it. Raises DatabaseAway
-        (perhaps recorded, perhaps not: the same page again is right) or DatabaseRefused (nothing was recorded).
+        (perhaps recorded, perhaps not: the same page again is right) or DatabaseRefused (nothing was recorded), which is RowsRefused
+        where it is for what a row holds.
         """
         with self._connection.session() as session:
             if time.monotonic() - self._upkept > _UPKEEP_SECONDS:
@@ -103,8 +104,12 @@ class PostgresRecorder:
             series_ids = self._series.of(page.telemetry, session)
             if page.late:
                 page = replace(page, anomalies=[*page.anomalies, *self._not_recorded_yet(session, page, series_ids)], late=())
-            if not (self._is_bulk(page) and self._copied(session, page, series_ids)):
-                self._insert(session, page, series_ids)
+            try:
+                if not (self._is_bulk(page) and self._copied(session, page, series_ids)):
+                    self._insert(session, page, series_ids)
+            except OF_A_ROW:
+                session.rollback()  # keeps the connection: whoever looks for the row makes many attempts
+                raise
 
     def _is_bulk(self, page: Page) -> bool:
         rested = time.monotonic() - self._duplicate_at >= self._bulk.rest_seconds

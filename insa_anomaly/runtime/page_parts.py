@@ -1,0 +1,110 @@
+"""A page that the database refuses for what a row of it holds: recorded in parts, until the rows at fault are known.
+
+A part is readings that lie next to each other, with the anomalies that belong to them, and leaves the cursor where it was: until the
+last part moves it the page counts as not recorded, and repeating it changes nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from time import monotonic
+
+import numpy as np
+
+from insa_anomaly.core.event import Anomaly, anomaly_id
+from insa_anomaly.core.reading import Rejected
+from insa_anomaly.errors import RowsRefused
+from insa_anomaly.ports import Page, Recorder, Telemetry
+
+SAMPLE = 32  # rows spread over a page: where none of them is taken, it is not a row that is at fault
+SEARCH_SECONDS = 10.0  # after which so much is refused that it is not a matter of rows either
+
+
+class PageParts:
+    """The readings of a page, each with its anomalies, and the rest of it. `before` is the cursor as it was."""
+
+    def __init__(self, page: Page, before: int) -> None:
+        self._page, self._before = page, before
+        self.anomaly_ids = list(_anomaly_ids(page.telemetry))
+        rows = {name: row for row, name in reversed(list(enumerate(self.anomaly_ids)))}  # of a reading said twice the first
+        self._first_said = sorted(rows.values())
+        self._others: list[Anomaly] = []
+        self._of_row: dict[int, list[Anomaly]] = defaultdict(list)
+        for anomaly in page.anomalies:
+            (self._of_row[rows[anomaly.id]] if anomaly.id in rows else self._others).append(anomaly)
+
+    def record(self, recorder: Recorder) -> dict[int, str]:
+        """Record all but the rows that are refused; answers those, each with the database's words. The cursor stays.
+
+        Raises RowsRefused where it is not for single readings: the rest of the page is refused by itself, or none of `SAMPLE` rows is
+        taken, or the search takes too long. Also DatabaseAway and DatabaseRefused. What was recorded by then may be recorded again.
+        """
+        until = monotonic() + SEARCH_SECONDS
+        recorder.record(self._rest(self._before, self._page.rejected))
+        self._find_one_taken(recorder)
+        refused: dict[int, str] = {}
+        undecided = [(0, len(self.anomaly_ids))] if self.anomaly_ids else []
+        while undecided:
+            start, end = undecided.pop()
+            error = _refusal(recorder, self._part(start, end))
+            if error is None:
+                continue
+            if monotonic() > until:
+                raise error
+            if end - start == 1:
+                refused[start] = str(error)
+            else:
+                middle = (start + end) // 2
+                undecided += [(middle, end), (start, middle)]
+        return refused
+
+    def last(self, rejected: Sequence[Rejected]) -> Page:
+        """The part that moves the cursor, with these messages for the dead letters."""
+        return self._rest(self._page.seq, rejected)
+
+    def _find_one_taken(self, recorder: Recorder) -> None:
+        """Raises RowsRefused, the first of them, where there is none. What was said twice counts as it was first, so that is tried."""
+        said = self._first_said
+        first: RowsRefused | None = None
+        for place in np.linspace(0, len(said) - 1, min(SAMPLE, len(said))).astype(int).tolist():
+            row = said[place]
+            error = _refusal(recorder, self._part(row, row + 1))
+            if error is None:
+                return
+            first = first or error
+        if first is not None:
+            raise first
+
+    def _part(self, start: int, end: int) -> Page:
+        page = self._page
+        return Page(
+            page.log_id,
+            self._before,
+            _rows(page.telemetry, start, end),
+            anomalies=[anomaly for row in range(start, end) for anomaly in self._of_row.get(row, ())],
+            late=[(row - start, anomaly) for row, anomaly in page.late if start <= row < end],
+        )
+
+    def _rest(self, seq: int, rejected: Sequence[Rejected]) -> Page:
+        nothing = _rows(self._page.telemetry, 0, 0)
+        return replace(self._page, seq=seq, telemetry=nothing, anomalies=self._others, rejected=rejected, late=())
+
+
+def _refusal(recorder: Recorder, part: Page) -> RowsRefused | None:
+    try:
+        recorder.record(part)
+    except RowsRefused as error:
+        return error
+    return None
+
+
+def _rows(telemetry: Telemetry, start: int, end: int) -> Telemetry:
+    names = ("key", "timestamp", "discriminator", "value", "quality", "flags")
+    original = {row - start: text for row, text in telemetry.original.items() if start <= row < end}
+    return Telemetry(telemetry.keys, **{name: getattr(telemetry, name)[start:end] for name in names}, original=original)
+
+
+def _anomaly_ids(telemetry: Telemetry) -> Iterator[str]:
+    for row in range(len(telemetry.key)):
+        device_id, metric_name = telemetry.keys[int(telemetry.key[row])]
+        yield anomaly_id(device_id, metric_name, int(telemetry.timestamp[row]), int(telemetry.discriminator[row]))
