@@ -98,6 +98,9 @@ CONNECTIONS = _counter("broker_connections", "Connections made to the broker")
 SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broker had forgotten our session")
 TAKEN_OVER = _counter("broker_takeovers", "Connections ended because another client uses our client id")
 SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
+CERTIFICATE_EXPIRES = _gauge(
+    "certificate_expires_seconds", "Until a certificate in use ends: the broker's, our own to it, the port's", "of"
+)
 DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
 CLOCK_STEPS = _counter("clock_steps", "Steps of the system clock by more than a second")
 READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader", begin=READERS)
@@ -295,6 +298,17 @@ def delivery_doubted(doubt: str | None) -> None:
         _log(logging.INFO, "delivery_proved", "The broker delivers to us")
     else:
         _log(logging.ERROR, "delivery_doubted", "Nothing proves that the broker delivers to us", reason=doubt)
+
+
+def certificate_looked_at(of: str, seconds: float) -> None:
+    """`of`: broker, client or http; `seconds` until it ends."""
+    CERTIFICATE_EXPIRES.labels(of).set(seconds)
+
+
+def certificate_ending(of: str, seconds: float) -> None:
+    whose = {"broker": "of the broker", "client": "of ours for the broker", "http": "of the admin port"}[of]
+    message = f"The certificate {whose} ends soon: renew it" if seconds > 0 else f"The certificate {whose} has ended"
+    _log(logging.WARNING, "certificate_ending", message, of=of, days=round(seconds / 86_400, 1))
 
 
 def messages_shed(count: int) -> None:

@@ -201,6 +201,14 @@ CASES = {
         "warning",
         "Predictions of insa-anomaly on plant:8787 take 247ms at p99",
     ),
+    "InsaAnomalyCertificate": Case(
+        {f'insa_certificate_expires_seconds{{{OF},of="broker"}}': "2592600-60x20"},
+        {f'insa_certificate_expires_seconds{{{OF},of="broker"}}': "2595000-60x20"},
+        16,
+        "warning",
+        "A certificate that insa-anomaly on plant:8787 needs (broker) ends in 29d 23h 54m 0s",
+        labels={**INSTANCE, "of": "broker"},
+    ),
     "InsaAnomalyDeadLetters": Case(
         {f'insa_rejected_messages_total{{{OF},reason="malformed"}}': "0+2x60"},
         {f'insa_rejected_messages_total{{{OF},reason="malformed"}}': "0 0 7+0x60"},

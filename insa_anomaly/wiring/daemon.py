@@ -46,6 +46,7 @@ from insa_anomaly.saved_file import write_whole
 from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, credential, secret
 from insa_anomaly.wiring import admin, alerts, clock, health, storage
 from insa_anomaly.wiring.broker import access
+from insa_anomaly.wiring.certificates import certificates
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.reload import Reload
 from insa_anomaly.wiring.training import model_files, start_child
@@ -138,7 +139,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activi
         states.bind(log.id)
         score.adopt()
     record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings, log.id)), models, settings.record)
-    others = (("alert", hearing.alert.step), ("silence", hearing.listen.step))
+    others = (("alert", hearing.alert.step), ("silence", hearing.listen.step), ("certificates", certificates(settings, broker).step))
     return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert, reserve)
 
 

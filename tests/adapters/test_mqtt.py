@@ -17,6 +17,7 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener as Broker
 from insa_anomaly.adapters.embedded import Tools, free_port
 from insa_anomaly.adapters.mqtt import Access, Backoff, Connection, Feeder, Listener, Terms, Tls
+from insa_anomaly.core.certificate import expires
 from insa_anomaly.errors import BrokerAway, BrokerRefused, ConfigError
 from insa_anomaly.ports import Delivery, Settled
 from tests.adapters.scripted_broker import PUBLISH, SUBSCRIBE, ScriptedBroker, Wire
@@ -371,7 +372,7 @@ def test_a_listener_hears_with_the_time(mosquitto: Broker, unique: str) -> None:
 
 @readers
 def test_over_tls(short_path: Path, tools: Tools, unique: str, reader: str) -> None:
-    """Both readers work over TLS, small and large."""
+    """Both readers work over TLS, small and large, and the broker's certificate can be looked at."""
     files = certificates(short_path)
     settings = {"cafile": str(files / "ca.crt"), "certfile": str(files / "server.crt"), "keyfile": str(files / "server.key")}
     messages = [(f"{unique}/{i}", bytes([i % 256]) * size) for i, size in enumerate([0, 1, 100, 20_000, 200_000] * 20)]
@@ -387,6 +388,9 @@ def test_over_tls(short_path: Path, tools: Tools, unique: str, reader: str) -> N
             wait_for(lambda: len(inbox.payloads) >= len(messages))
             assert [message for delivery in inbox.deliveries for message in delivery.messages] == messages
             assert connection.generation == 1
+            end = expires(connection.certificate or b"")
+            assert end is not None
+            assert 1.9 < (end / 1e6 - time.time()) / 86_400 < 2.1
 
 
 @readers

@@ -85,6 +85,7 @@ class Link:
         self.most = MOST  # bytes of a packet that the broker takes
         self.receive_maximum = 0xFFFF  # publishes that may be under way to it
         self.deaf: str | None = None  # why the canary's subscription was not granted
+        self.certificate: bytes | None = None  # the broker's, in DER
         self._access, self._terms, self._owner = access, terms, owner
         self.beat = monotonic()  # when its thread last showed life
         self._granted = False
@@ -166,6 +167,8 @@ class Link:
         self.most = min(MOST, getattr(properties, "MaximumPacketSize", MOST))
         self.receive_maximum = getattr(properties, "ReceiveMaximum", 0xFFFF)
         self.client.allow(self.receive_maximum)
+        opened: object = self.client.socket()
+        self.certificate = opened.getpeercert(binary_form=True) if isinstance(opened, ssl.SSLSocket) else None
         self._owner.granted(self, session_present=flags.session_present)
         self._subscribe(session_present=flags.session_present)
 

@@ -39,6 +39,7 @@ class Session:
         self._beat = monotonic()
         self._lost_soon = 0
         self._trouble = "not connected yet"
+        self._certificate: bytes | None = None
         self._refused: str | None = None
         self._closing = Event()
         self._decided = Event()
@@ -106,6 +107,11 @@ class Session:
         """Why we are not connected, or last were not."""
         return self._trouble
 
+    @property
+    def certificate(self) -> bytes | None:
+        """What the broker showed last, in DER; None where it showed none."""
+        return self._certificate
+
     def __enter__(self) -> Self:
         return self
 
@@ -171,6 +177,7 @@ class Session:
         """The broker took us; called before anything is subscribed to."""
         del session_present
         self._proven = True
+        self._certificate = link.certificate
         self._generation = link.generation
         self._link = link
 

@@ -1,0 +1,69 @@
+"""A certificate that ends within thirty days is told once a day, and every one has its gauge."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import ConfigError
+from insa_anomaly.runtime.certificates import Certificates
+from insa_anomaly.settings import BrokerAddress, Http, Settings
+from insa_anomaly.wiring.certificates import certificates
+from tests.core.test_certificate import KINDS, made
+
+__all__ = ["made"]
+NOW = 1_760_000_000_000_000
+DAY = 86_400_000_000
+
+
+def gauge(of: str) -> float | None:
+    """Days left, as Prometheus sees them."""
+    seconds = instrumentation.REGISTRY.get_sample_value("insa_certificate_expires_seconds", {"of": of})
+    return None if seconds is None else seconds / 86_400
+
+
+def told(look: Certificates) -> list[tuple[object, object]]:
+    """What one turn says."""
+    with capture_logs() as logs:
+        look.step()
+    return [(log["of"], log["days"]) for log in logs if log["action"] == "certificate_ending"]
+
+
+def test_it_is_told_from_thirty_days_before_once_a_day() -> None:
+    """Each by itself, also when the clock is set back; what is not known is not told, and has no gauge."""
+    now, ends = NOW, {"broker": NOW + 31 * DAY, "client": NOW + 29 * DAY}
+    look = Certificates({"broker": lambda: ends["broker"], "client": lambda: ends["client"], "http": lambda: None}, lambda: now)
+    assert told(look) == [("client", 29.0)]
+    assert told(look) == []
+    assert (gauge("broker"), gauge("client")) == (31.0, 29.0)
+    now += DAY * 3 // 2
+    assert told(look) == [("broker", 29.5), ("client", 27.5)]
+    now += DAY - 1
+    assert told(look) == []
+    now = NOW
+    assert told(look) == [("client", 29.0)]
+    now = NOW + 40 * DAY
+    assert told(look) == [("broker", -9.0), ("client", -11.0)]
+    ends["client"] += 365 * DAY
+    now += 2 * DAY
+    assert told(look) == [("broker", -11.0)]
+
+
+class Shown:
+    """A connection on which the broker showed this."""
+
+    certificate: bytes | None = None
+
+
+@pytest.mark.parametrize("made", KINDS[:1], indirect=True)
+def test_those_in_use_are_looked_at(made: Path) -> None:
+    """The port's and our own from their files, as they were at the start: renewed ones are not in use before the next."""
+    settings = Settings(
+        broker=BrokerAddress(tls=True, certificate_file=made, key_file=made), http=Http(certificate_file=made, key_file=made)
+    )
+    look = certificates(settings, Shown())
+    made.rename(made.with_suffix(".old"))
+    assert {of for of, _ in told(look)} == {"client", "http"}
+    with pytest.raises(ConfigError, match=r"both\.pem"):
+        certificates(settings, Shown())
