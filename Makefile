@@ -21,7 +21,7 @@ WITH_PARENT = $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig 
 # The evaluation kit: scripts that measure any detector on labelled data. It lies beside the repository, or nowhere.
 JUDGE ?= ../shared/judge
 
-.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance fuzz-live outage strangers soak
+.PHONY: help demo test test-long lint fuzz bench chaos judge dashboards deps clean test-lowest coverage wheel acceptance fuzz-live outage strangers soak noisy
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
@@ -36,6 +36,7 @@ help:
 	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
 	@echo "make outage [SECONDS=300]         PostgreSQL away that long at 500 readings a second: what events and intake notice, how long it takes to catch up"
 	@echo "make strangers [DEVICES=100000]   so many unknown devices in SECONDS=300: what known ones and memory notice"
+	@echo "make noisy [TIMES=10]             a device that says so many times as much as each of 100 others, for SECONDS=60: what these notice"
 	@echo "make soak [SECONDS=3600]          500 readings a second for an hour: by how much memory grows"
 	@echo "make judge                        how accurate, on NAB, SKAB and simulated sensors, by the kit at JUDGE; takes long"
 	@echo "make dashboards                   write what dashboards/ holds of the project's own definitions: the dashboard, the table of metrics"
@@ -103,6 +104,11 @@ strangers: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure strangers --seconds $(or $(SECONDS),300) --rate $(or $(RATE),500) \
 	  --devices $(or $(DEVICES),100000)
+
+noisy: deps
+	@$(call sync)
+	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos.pressure noisy --seconds $(or $(SECONDS),60) --rate $(or $(RATE),500) \
+	  --times $(or $(TIMES),10)
 
 soak: deps
 	@$(call sync)

@@ -96,6 +96,7 @@ MADE = {  # what it starts, and what runs that for real
     "make fuzz-live": ("python -m tests.fuzz.live 1000000 1", "tests/fuzz/test_fuzz.py"),
     "make outage SECONDS=120": ("python -m tests.chaos.pressure outage --seconds 120", "tests/chaos/test_pressure.py"),
     "make strangers": ("python -m tests.chaos.pressure strangers", "tests/chaos/test_pressure.py"),
+    "make noisy SECONDS=30": ("python -m tests.chaos.pressure noisy --seconds 30", "tests/chaos/test_pressure.py"),
     "make wheel": ("python -m pytest tests/test_wheel.py -m wheel", "tests/test_wheel.py"),
     "make acceptance": ("acceptance", "scripts/acceptance"),
 }

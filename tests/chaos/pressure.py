@@ -1,18 +1,20 @@
-"""`python -m tests.chaos.pressure outage|strangers|soak`: what a hardship costs those it does not concern; one JSON object last.
+"""`python -m tests.chaos.pressure outage|strangers|noisy|soak`: what a hardship costs those it does not concern; one JSON object last.
 
 outage: PostgreSQL is away for `--seconds` at `--rate` readings a second. strangers: `--devices` unknown ones report within `--seconds`.
+noisy: one device more reports `--times` as often as each of the others.
 soak: nothing but time, and by how much memory grows in it.
 Latencies are those of events, from the reading's timestamp to a subscriber, and of intake, from receipt to disk, before and meanwhile.
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +43,9 @@ WARM_ROUNDS = 75
 LIVE_SECONDS = 10.0  # of traffic at a time while what was missed is written
 LOOK_SECONDS = 5.0  # between two looks at memory
 BEHIND = 50  # entries of the log: half a second of them
-_BUCKET = re.compile(r'^insa_receive_to_durable_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+NOISY = "noisy"
+DURABLE, SCORED = "insa_receive_to_durable_seconds", "insa_receive_to_score_seconds"
+Buckets = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ class Rig:
 
     def stretch(self, seconds: float) -> Stretch:
         """Traffic for so long."""
-        before = self._durable()
+        before = buckets(self._get("/metrics"), DURABLE)
         self.begin(seconds)
         done = self.end()
         time.sleep(1.0)
         events = self.heard.latencies(done.began + int(LEAD_SECONDS * 1e6), done.ended + 1)
-        return Stretch(events, _quantile(before, self._durable()))
+        return Stretch(events, quantile(before, buckets(self._get("/metrics"), DURABLE)))
 
     def begin(self, seconds: float) -> None:
         """Traffic for so long, from now on."""
@@ -121,15 +125,18 @@ class Rig:
         assert row is not None
         return {"published": self.published, "lost": self.published - row[1], "duplicates": row[0] - row[1]}
 
-    def _durable(self) -> list[tuple[float, float]]:
-        return [(float(bound), float(count)) for bound, count in _BUCKET.findall(self._get("/metrics"))]
-
     def _get(self, path: str) -> str:
         with urlopen(f"http://127.0.0.1:{self.daemon.port}{path}", timeout=10.0) as answer:
             return str(answer.read().decode())
 
 
-def _quantile(before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]]) -> float:
+def buckets(metrics: str, name: str) -> Buckets:
+    """Upper bounds of a histogram's buckets, and how many are at or below each."""
+    found = re.findall(rf'^{name}_bucket\{{le="([^"]+)"\}} (\S+)$', metrics, re.MULTILINE)
+    return [(float(bound), float(count)) for bound, count in found]
+
+
+def quantile(before: Buckets, after: Buckets) -> float:
     """The 99th percentile of what came between two looks at a cumulative histogram, straight lines within its buckets."""
     counts = [(bound, now - then) for (bound, now), (_, then) in zip(after, before, strict=True)]
     wanted, low, below = 0.99 * counts[-1][1], 0.0, 0.0
@@ -173,14 +180,10 @@ def _drained(rig: Rig) -> float:
 def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
     """So many devices that nobody knows report once each, evenly within these seconds."""
     before, memory = rig.stretch(min(60.0, max(20.0, seconds))), rig.rss_mb()
-    failures: list[BaseException] = []
-    silence = Event()
-    thread = Thread(target=_report, args=(rig.listener, devices, seconds, silence, failures), daemon=True)
-    thread.start()
+    messages = ((f"insa/iiot/telemetry/stranger-{number:06}", b'{"temperature": 20.0}') for number in range(devices))
+    crowd = Crowd(rig.listener, messages, devices / seconds)
     during = rig.stretch(seconds)
-    silence.set()
-    thread.join(60.0)
-    assert not failures, failures
+    crowd.silence()
     rig.wait_recorded()
     status = rig.status()
     with psycopg.connect(rig.postgres.address) as database:
@@ -190,18 +193,69 @@ def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
     return {**named, **before.figures("before"), **during.figures("during"), **after, **rig.lost()}
 
 
-def _report(broker: Listener, devices: int, seconds: float, silence: Event, failures: list[BaseException]) -> None:
-    try:
-        with Feeder(Access(broker.host, broker.port, "strangers", broker.user, broker.password)) as feeder:
+def noisy(rig: Rig, seconds: float, times: float) -> dict[str, float | int]:
+    """One device more, which reports so many times as often as each of the others."""
+    before = rig.stretch(min(60.0, max(20.0, seconds)))
+    crowd = Crowd(rig.listener, chatter(NOISY), times * rig.rate / len({device_id for device_id, _ in keys()}))
+    during = rig.stretch(seconds)
+    said = crowd.silence()
+    rig.wait_recorded()
+    with psycopg.connect(rig.postgres.address) as database:
+        (stored,) = database.execute("SELECT count(*) FROM telemetry_readings WHERE device_id = %s", (NOISY,)).fetchone() or (0,)
+    named = {"times": times, "seconds": seconds, "rate": rig.rate}
+    return {
+        **named,
+        **before.figures("before"),
+        **during.figures("during"),
+        "noisy_published": said,
+        "noisy_lost": said - stored,
+        **rig.lost(),
+    }
+
+
+def chatter(device_id: str) -> Iterator[tuple[str, bytes]]:
+    """Messages of one reading each, as long as somebody takes them."""
+    for number in itertools.count():
+        yield f"insa/iiot/telemetry/{device_id}", json.dumps({"timestamp": time.time(), "id": number, "temperature": number % 7}).encode()
+
+
+class Crowd(Thread):
+    """Publishes these messages from now on, evenly, so many a second, until they are at their end or it is silenced."""
+
+    def __init__(self, broker: Listener, messages: Iterable[tuple[str, bytes]], rate: float) -> None:
+        super().__init__(daemon=True)
+        self._broker, self._messages, self._rate = broker, messages, rate
+        self._silence = Event()
+        self._failure: BaseException | None = None
+        self._published = 0
+        self.start()
+
+    def silence(self) -> int:
+        """Wait for its end; answers how many the broker has, or raises what went wrong."""
+        self._silence.set()
+        self.join(60.0)
+        if self._failure is not None:
+            raise self._failure
+        return self._published
+
+    def run(self) -> None:
+        """Publish."""
+        try:
+            self._publish()
+        except BaseException as error:  # noqa: BLE001 - whoever measures must hear of it
+            self._failure = error
+
+    def _publish(self) -> None:
+        broker = self._broker
+        with Feeder(Access(broker.host, broker.port, "crowd", broker.user, broker.password)) as feeder:
             assert feeder.open(10.0), feeder.trouble
             began = time.monotonic()
-            for number in range(devices):
-                feeder.publish(f"insa/iiot/telemetry/stranger-{number:06}", b'{"temperature": 20.0}')
-                if silence.wait(max(0.0, began + number * seconds / devices - time.monotonic())):
+            for topic, payload in self._messages:
+                feeder.publish(topic, payload)
+                self._published += 1
+                if self._silence.wait(max(0.0, began + self._published / self._rate - time.monotonic())):
                     break
             assert feeder.drain(30.0) == 0
-    except BaseException as error:  # noqa: BLE001 - whoever measures must hear of it
-        failures.append(error)
 
 
 def soak(rig: Rig, seconds: float) -> dict[str, float | int]:
@@ -246,10 +300,11 @@ def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
 def main() -> int:
     """Measure it; answers the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.pressure", description=__doc__)
-    parser.add_argument("hardship", choices=("outage", "strangers", "soak"))
+    parser.add_argument("hardship", choices=("outage", "strangers", "noisy", "soak"))
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--rate", type=float, default=500.0)
     parser.add_argument("--devices", type=int, default=100_000)
+    parser.add_argument("--times", type=float, default=10.0)
     given = parser.parse_args()
     unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
     with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
@@ -258,10 +313,11 @@ def main() -> int:
             figures = {
                 "outage": partial(outage, found, given.seconds),
                 "strangers": partial(strangers, found, given.seconds, given.devices),
+                "noisy": partial(noisy, found, given.seconds, given.times),
                 "soak": partial(soak, found, given.seconds),
             }[given.hardship]()
     sys.stdout.write(json.dumps(figures) + "\n")
-    return 1 if figures["lost"] or figures["duplicates"] else 0
+    return 1 if figures["lost"] or figures["duplicates"] or figures.get("noisy_lost") else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a hardship costs those it does not concern, in short; `make outage`, `make strangers` and `make soak` measure it at length."""
+"""What a hardship costs those it does not concern, in short; `make outage`, `strangers`, `noisy` and `soak` measure it at length."""
 
 from pathlib import Path
 
 import pytest
 
 from insa_anomaly.adapters.embedded import Tools
-from tests.chaos.pressure import outage, rig, soak, strangers
+from tests.chaos.pressure import noisy, outage, rig, soak, strangers
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # models are trained once, and kept for later runs
 
@@ -28,6 +28,16 @@ def test_strangers_cost_little(short_path: Path, tools: Tools) -> None:
     assert figures["rss_mb_after"] - figures["rss_mb_before"] < 100
     assert figures["series"] == 4096
     assert figures["dead_letters"] == 5000 - (4096 - 1000)
+
+
+def test_a_noisy_device_costs_the_others_nothing(short_path: Path, tools: Tools) -> None:
+    """It is stored whole, and so are they; their events come as soon as before."""
+    with rig(short_path, tools, 500.0) as found:
+        figures = noisy(found, 20.0, 10.0)
+    assert (figures["lost"], figures["duplicates"], figures["noisy_lost"]) == (0, 0, 0)
+    assert figures["noisy_published"] > 500
+    assert figures["event_p99_ms_during"] < max(100.0, 3 * figures["event_p99_ms_before"])
+    assert figures["intake_p99_ms_during"] < max(100.0, 3 * figures["intake_p99_ms_before"])
 
 
 def test_time_costs_little(short_path: Path, tools: Tools) -> None:
