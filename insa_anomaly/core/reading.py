@@ -503,6 +503,9 @@ def _from_object(said: dict[str, Any], place: _Place) -> Iterator[_Draft]:
 
 # ------------------------------------------------------------------------------------------------ InfluxDB line protocol
 _UNESCAPED = {mark: re.compile(rf"(?<!\\){mark}") for mark in (",", " ", "=")}
+_ESCAPE = re.compile(r"\\([,= ])")
+_INTEGER = re.compile(r"[+-]?\d+[iu]")
+_STAMP = re.compile(r"-?\d{1,20}")
 _FIELD = re.compile(r'(?:[^",\\ ]|\\.|"(?:[^"\\]|\\.)*+")++')
 
 
@@ -517,7 +520,7 @@ def _from_lines(text: str) -> Iterator[_Draft]:
 def _from_line(line: str) -> Iterator[_Draft]:
     """One line: `measurement,tag=.. field=..,field=.. timestamp`. A field called `value` is the metric named by the measurement."""
     head, _, rest = _cut(line, " ")
-    measurement, *tags = (_unescape(part) for part in _UNESCAPED[","].split(head))
+    measurement, *tags = (_unescape(part) for part in (_UNESCAPED[","].split(head) if "\\" in head else head.split(",")))
     named = dict(tag.split("=", 1) for tag in tags if "=" in tag)
     fields, stamp = _fields_and_time(rest)
     for field_text in fields:
@@ -529,12 +532,14 @@ def _from_line(line: str) -> Iterator[_Draft]:
 
 
 def _cut(text: str, mark: str) -> tuple[str, str, str]:
+    if "\\" not in text:
+        return text.partition(mark)
     found = _UNESCAPED[mark].search(text)
     return (text[: found.start()], mark, text[found.end() :]) if found else (text, "", "")
 
 
 def _unescape(text: str) -> str:
-    return re.sub(r"\\([,= ])", r"\1", text)
+    return _ESCAPE.sub(r"\1", text) if "\\" in text else text
 
 
 def _fields_and_time(rest: str) -> tuple[list[str], int | None]:
@@ -545,13 +550,13 @@ def _fields_and_time(rest: str) -> tuple[list[str], int | None]:
         if rest[found.end() : position] != ",":
             break
     stamp = rest[position:].strip()
-    if not fields or (stamp and not re.fullmatch(r"-?\d{1,20}", stamp)):
+    if not fields or (stamp and not _STAMP.fullmatch(stamp)):
         raise _Refusal(Cause.MALFORMED, f"not line protocol: {rest[:60]!r}")
     return fields, int(stamp) if stamp else None
 
 
 def _field_value(text: str) -> object:
-    if re.fullmatch(r"[+-]?\d+[iu]", text):
+    if _INTEGER.fullmatch(text):
         return int(text[:-1])
     if text.startswith('"'):
         raise _Refusal(Cause.NOT_A_NUMBER, f"a text where a number belongs: {text[:60]}")
