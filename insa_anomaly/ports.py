@@ -277,6 +277,9 @@ class History(Protocol):
     def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """The same, but for those that were part of no episode."""
 
+    def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """Of those in episodes, the ones that somebody confirmed to be a fault."""
+
 
 class Job(msgspec.Struct, frozen=True):
     """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against.

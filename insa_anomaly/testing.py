@@ -304,6 +304,7 @@ class MemoryTables:
     dead_letters: dict[bytes, tuple[Rejected, int, int]] = field(default_factory=dict)
     models: dict[str, ModelRow] = field(default_factory=dict)
     cursors: dict[UUID, int] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)  # what somebody said of an episode
 
 
 class MemoryRecorder:
@@ -394,6 +395,13 @@ class MemoryHistory:
     def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """The same, but for those that were part of no episode."""
         return np.array([one.timestamp for one in self._anomalies(key, since) if one.episode_id is not None], np.int64)
+
+    def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """Of those in episodes, the ones that somebody confirmed to be a fault."""
+        verdicts = self._tables.verdicts
+        return np.array(
+            [one.timestamp for one in self._anomalies(key, since) if verdicts.get(one.episode_id or "") == "confirmed"], np.int64
+        )
 
     def _anomalies(self, key: SeriesKey, since: int) -> Iterator[Anomaly]:
         found = self._tables.anomalies.values()

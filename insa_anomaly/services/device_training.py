@@ -95,16 +95,18 @@ class DeviceTrainingService:
         return Past(champion, history.in_episodes((device_id, METRIC_NAME), since)) if champion and len(rows.times) else None
 
     def _rows(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> Aligned:
-        """The newest readings of all metrics, aligned as the stream does it."""
+        """The newest readings of all metrics, aligned as the stream does it; without what was confirmed a fault."""
         since = now - int(self._parameters.history_days * 86_400e6)
         most = self._parameters.history_readings_most
         found = [history.readings((device_id, metric), since, most) for metric in metrics]
         if max((len(times) for times, _ in found), default=0) < self._parameters.history_readings_least:  # few: from longer ago, too
-            found = [history.readings((device_id, metric), -(2**53), self._parameters.history_readings_least) for metric in metrics]
+            since = -(2**53)
+            found = [history.readings((device_id, metric), since, self._parameters.history_readings_least) for metric in metrics]
         column = np.repeat(np.arange(len(metrics)), [len(times) for times, _ in found])
         times, values = (np.concatenate([one[place] for one in found]) for place in (0, 1))
         order = np.argsort(times, kind="stable")
         unmarked = np.zeros(len(order), np.bool_)
         state, rows = alignment.align(alignment.empty(len(metrics)), column[order], times[order], values[order], unmarked, self._tolerance)
         last = alignment.waiting(state)
-        return Aligned(*(np.concatenate((getattr(rows, name), getattr(last, name))) for name in Aligned.__dataclass_fields__))
+        learnt = ~np.isin(np.concatenate((rows.times, last.times)), history.confirmed((device_id, METRIC_NAME), since))
+        return Aligned(*(np.concatenate((getattr(rows, name), getattr(last, name)))[learnt] for name in Aligned.__dataclass_fields__))

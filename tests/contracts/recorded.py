@@ -121,6 +121,10 @@ class InMemory:
         letters = {digest: (_held(letter), times, last) for digest, (letter, times, last) in tables.dead_letters.items()}
         return dataclasses.replace(_copied(tables), telemetry=readings, dead_letters=letters)
 
+    def say(self, episode_id: str, verdict: str) -> None:
+        """What an operator says of an episode."""
+        self.recorder.tables.verdicts[episode_id] = verdict
+
     def clear(self) -> None:
         """Empty every table."""
         for table in vars(self.recorder.tables).values():
@@ -146,9 +150,13 @@ class InPostgres:
             dict(self.session.execute("SELECT log_id, seq FROM ingest_cursor").fetchall()),
         )
 
+    def say(self, episode_id: str, verdict: str) -> None:
+        """What an operator says of an episode."""
+        self.session.execute("INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, %s, 'bob')", (episode_id, verdict))
+
     def clear(self) -> None:
         """Empty every table but series: a recorder remembers their ids."""
-        for table in ("telemetry", "anomaly_detections", "anomaly_episodes", "dead_letters", "ml_models", "ingest_cursor"):
+        for table in ("telemetry", "anomaly_detections", "anomaly_episodes", "dead_letters", "ml_models", "ingest_cursor", "feedback"):
             self.session.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 
 

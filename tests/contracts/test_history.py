@@ -59,6 +59,24 @@ def test_what_was_called_anomalous_is_known(body: Body) -> None:
     assert not len(body.history.anomalous(("nobody", "nothing"), at))
 
 
+def test_what_was_confirmed_is_known(body: Body) -> None:
+    """Of one series, from a time on; neither what was dismissed nor what nobody judged."""
+    body.clear()
+    first, *others = (
+        msgspec.structs.replace(recorded.anomaly(number), timestamp=NOW + number, episode_id=deterministic_id(number))
+        for number in (1, 2, 3)
+    )
+    body.recorder.record(page(1, [first, *others]))
+    key = first.device_id, first.metric_name
+    assert not len(body.history.confirmed(key, NOW))
+    body.say(first.episode_id or "", "confirmed")
+    body.say(others[0].episode_id or "", "dismissed")
+    assert body.history.confirmed(key, NOW).tolist() == [first.timestamp]
+    assert body.history.confirmed(key, NOW).dtype == np.int64
+    assert not len(body.history.confirmed(key, first.timestamp + 1))
+    assert not len(body.history.confirmed(("nobody", "nothing"), NOW))
+
+
 def test_a_long_history_comes_back_whole(body: Body) -> None:
     """A generated history of many thousand readings is recorded as one page, and read back to the bit."""
     rng = np.random.default_rng(1)

@@ -147,3 +147,14 @@ def test_a_refit_learns_on_from_the_model_that_serves(service: DeviceTrainingSer
     service.refit("pump", ["a", "b"], told, NOW)
     assert shelf.kept[-1].samples == 295
     assert shelf.kept[-1].model.life.mature
+
+
+def test_what_was_confirmed_a_fault_is_never_learnt(service: DeviceTrainingService, shelf: Shelf) -> None:
+    """Neither by a refit nor anew, whoever serves; what was dismissed is."""
+    ages = every(60, 300)
+    tables = recorded(("a", ages), ("b", ages))
+    tables.anomalies |= {f"{age}": anomaly(NOW - age * 60 * SECOND, "fault" if age < 105 else "change") for age in range(100, 110)}
+    tables.verdicts |= {"fault": "confirmed", "change": "dismissed"}
+    for train in (service.from_history, service.refit):
+        train("pump", ["a", "b"], MemoryHistory(tables), NOW)
+        assert shelf.kept[-1].samples == 295

@@ -60,6 +60,10 @@ class PostgresHistory:
         """The same, but for those that were part of no episode. Raises DatabaseAway or DatabaseRefused."""
         return self._times("episode_times", key, since)
 
+    def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
+        """Of those in episodes, the ones that somebody confirmed to be a fault. Raises DatabaseAway or DatabaseRefused."""
+        return self._times("confirmed_times", key, since)
+
     def _times(self, statement: str, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         with self._connection.session() as session:
             rows = session.execute(self._statements[statement], (*key, since)).fetchall()

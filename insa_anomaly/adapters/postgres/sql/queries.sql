@@ -148,6 +148,10 @@ SELECT microseconds(a.timestamp) FROM anomaly_detections a LEFT JOIN feedback f 
 WHERE a.device_id = %s AND a.metric_name = %s AND a.is_anomaly AND a.timestamp >= instant(%s::bigint)
     AND a.episode_id IS NOT NULL AND f.verdict IS DISTINCT FROM 'dismissed'
 
+-- name: confirmed_times
+SELECT microseconds(a.timestamp) FROM anomaly_detections a JOIN feedback f ON f.episode_id = a.episode_id
+WHERE a.device_id = %s AND a.metric_name = %s AND a.is_anomaly AND a.timestamp >= instant(%s::bigint) AND f.verdict = 'confirmed'
+
 -- name: migrations_table
 -- Asked for by name first: a role that may not create tables can still see that nothing is to be done.
 SELECT to_regclass('schema_migrations') IS NOT NULL
