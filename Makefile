@@ -131,7 +131,7 @@ judge:
 	@if [ ! -f $(JUDGE)/harness.py ]; then echo "judge: skipped, there is no evaluation kit at $(JUDGE)"; exit 0; fi; \
 	($(call sync,--group judge)) && cd $(JUDGE) && export OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1 && \
 	printf '%s\n' 'nab product_adapter:metric' 'skab product_adapter:device' 'synth product_adapter:metric' \
-	| xargs -P 2 -L 1 $(WITH_PARENT) $(CURDIR)/.venv/bin/python harness.py
+	| xargs -P 2 -L 1 $(WITH_PARENT) $(CURDIR)/.venv/bin/python harness.py && exec $(WITH_PARENT) $(CURDIR)/.venv/bin/python -m tests.benchmarks.honesty
 
 dashboards:
 	@$(call sync)
