@@ -169,7 +169,7 @@ class AnomalyDetector:
     def _remember(self, values: Floats, times: Ints, results: Results) -> None:
         n = len(results.score)
         kept = np.isin(results.status, _REMEMBERED)
-        alarms = np.where(results.status == Status.SCORED, np.minimum(results.score, 0.0), 0.0)[kept]
+        alarms = np.where(results.scored, np.minimum(results.score, 0.0), 0.0)[kept]
         self._seen.extend(zip(times[:n][kept].tolist(), values[:n][kept].tolist(), alarms.tolist(), strict=True))
 
     def _refit(self) -> None:

@@ -99,24 +99,14 @@ def fit(
     alarmed in mature age is not learnt, unless it has become the rule. Raises NotEnoughData below 100 rows
     or 32 full windows, TrainingError for data nothing can be learnt from.
     """
-    learnt = _learnt(times, values, device_id, metrics, model_id, version, parameters, policy, past, grow)
+    learnt = _learnt(DeviceLearner(device_id, tuple(metrics), model_id, version, parameters, policy), times, values, past, grow)
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, learnt.when, learnt.model, learnt.scores, learnt.left_out)
     return TrainedDevice(learnt.model, learnt.forest, None, parameters, len(learnt.when), figures, made_with)
 
 
-def _learnt(
-    times: Ints,
-    values: Floats,
-    device_id: str,
-    metrics: Sequence[str],
-    model_id: str,
-    version: int,
-    parameters: Parameters,
-    policy: verdict.Policy,
-    past: Past[DeviceModel] | None,
-    grow: Grow[Grown],
-) -> _Learnt[Grown]:
+def _learnt(learner: "DeviceLearner", times: Ints, values: Floats, past: Past[DeviceModel] | None, grow: Grow[Grown]) -> _Learnt[Grown]:
+    metrics, parameters = learner.metrics, learner.parameters
     given, what = _ordered(times, values, len(metrics))
     when, what, released = _released(given, what, past)
     kept, left_out = _kept(what, metrics)
@@ -130,16 +120,16 @@ def _learnt(
     tables, scores = _calibrate(samples, held_out, history, parameters.alpha)
     days = max(float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY, 1e-9)
     model = DeviceModel(
-        model_id,
-        version,
-        device_id,
+        learner.id,
+        learner.version,
+        learner.device_id,
         tuple(metrics[j] for j in kept),
         compiled(forest, held_out.summaries[history.full]),
         known,
         tables,
         _band(held_out, history, parameters.alpha),
         alpha=parameters.alpha,
-        threshold=verdict.threshold_for(scores, days * len(scores) / len(when), policy),
+        threshold=verdict.threshold_for(scores, days * len(scores) / len(when), learner.policy),
         gap=gap,
         interval=interval,
         refit_step=float(np.clip(len(when) / days, parameters.refit_readings_least, parameters.refit_readings_most)),
@@ -467,8 +457,7 @@ class DeviceLearner:
 
     def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None) -> DeviceModel:
         """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
-        own, policy = (self.device_id, self.metrics, self.id, self.version), self.policy
-        return _learnt(times, values, *own, parameters, policy, past, grow_passing).model
+        return _learnt(replace(self, parameters=parameters), times, values, past, grow_passing).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """The rows that a model is learnt from, alarmed ones among them, in time order: times [n], values [n, metrics]."""

@@ -15,7 +15,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.preprocessing import StandardScaler
 
 from insa_anomaly.core import calibration, charts, detector, features, life, rules, verdict
-from insa_anomaly.core.detector import Model, Models, Parameters, Status, advance
+from insa_anomaly.core.detector import Model, Models, Parameters, advance
 from insa_anomaly.core.features import DAY, Bools, Floats, Ints
 from insa_anomaly.core.forest import Forest
 from insa_anomaly.core.isolation import Trees, compiled, grow, grow_passing
@@ -154,23 +154,14 @@ def fit(
     With a `past`, this is a refit: what alarmed in mature age is not learnt, unless it has become the rule. Without, all is learnt.
     Raises NotEnoughData below 100 readings or 32 full windows, TrainingError for data nothing can be learnt from.
     """
-    learnt = _learnt(times, values, key, model_id, version, parameters, policy, past, grow)
+    learnt = _learnt(SeriesLearner(key, model_id, version, parameters, policy), times, values, past, grow)
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, learnt.history, learnt.scores, learnt.model.numbers)
     return Trained(learnt.model, learnt.fitted.forest, learnt.fitted.scaler, parameters, len(learnt.history), figures, made_with)
 
 
-def _learnt(
-    times: Ints,
-    values: Floats,
-    key: tuple[str, str],
-    model_id: str,
-    version: int,
-    parameters: Parameters,
-    policy: verdict.Policy,
-    past: Past[Model] | None,
-    grow: Grow[Grown],
-) -> _Learnt[Grown]:
+def _learnt(learner: "SeriesLearner", times: Ints, values: Floats, past: Past[Model] | None, grow: Grow[Grown]) -> _Learnt[Grown]:
+    parameters, policy = learner.parameters, learner.policy
     given = _ordered(times, values)
     recent = _recent(given, parameters)
     interval = typical_pause(recent.times)
@@ -195,7 +186,7 @@ def _learnt(
     scores = _calibrate(numbers, held_out)
     highest = policy.highest_threshold * _most_confident(numbers, forest)
     numbers[detector.THRESHOLD] = min(verdict.threshold_for(scores, len(scores) / per_day, policy), highest)
-    return _Learnt(Model(model_id, version, *key, forest, numbers), fitted, history, scores)
+    return _Learnt(Model(learner.id, learner.version, *learner.key, forest, numbers), fitted, history, scores)
 
 
 def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) -> Figures:
@@ -467,7 +458,7 @@ class SeriesLearner:
 
     def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None) -> Model:
         """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
-        return _learnt(times, values, self.key, self.id, self.version, parameters, self.policy, past, grow_passing).model
+        return _learnt(replace(self, parameters=parameters), times, values, past, grow_passing).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""
@@ -480,4 +471,4 @@ class SeriesLearner:
         models.put(0, model)
         row, n = np.zeros(len(times), np.int64), np.arange(len(times))
         _, results = advance(features.empty(1), row, models, row, values, times, n, row, verdict.Policy(), self.parameters)
-        return np.where(results.status == Status.SCORED, results.score, 1.0)
+        return np.where(results.scored, results.score, 1.0)

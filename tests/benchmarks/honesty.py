@@ -10,6 +10,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def kit() -> Any:  # noqa: ANN401 - the kit's module, which has no types
     return importlib.import_module("datasets")
 
 
+@cache
+def synthetic() -> list[Any]:
+    """The simulated series of the kit."""
+    return list(kit().load("synth"))
+
+
 def clean(sensor: str) -> int:
     """Episodes told in four weeks in which nothing happens."""
     n = (1 + WEEKS) * WEEK
@@ -52,7 +59,7 @@ def _values(sensor: str, n: int) -> Floats:
 
 def events(place: int) -> tuple[int, int]:
     """Of the events in one series of the kit: how many there are, and how many are told."""
-    series = kit().load("synth")[place]
+    series = synthetic()[place]
     detector = AnomalyDetector("plant", series.name)
     detector.train({"timestamp": series.t_train, "value": series.X_train[:, 0]})
     said = detector.observe_many(series.X_test[:, 0], series.t_test)["transition"]
@@ -64,7 +71,7 @@ def events(place: int) -> tuple[int, int]:
 
 def assessed(sensor: str) -> tuple[str, float, float]:
     """A sensor; the false positive rate its model says of itself, and the true one, in percent."""
-    series = next(one for one in kit().load("synth") if one.name == f"{sensor}/spike/0")
+    series = next(one for one in synthetic() if one.name == f"{sensor}/spike/0")
     detector = AnomalyDetector("plant", sensor, alpha=LINE)
     figures = detector.train({"timestamp": series.t_train, "value": series.X_train[:, 0]})
     score = detector.observe_many(series.X_test[:, 0], series.t_test)["score"]
@@ -79,7 +86,7 @@ def figures() -> Iterator[dict[str, object]]:
         worst = max(abs(said - true) for _, said, true in rates)
         yield {"figure": "self_assessment", "said_and_true": rates, "largest_difference": round(worst, 2)}
         found = dict(zip(sensors, pool.map(clean, sensors), strict=True))
-        there, told = np.sum(list(pool.map(events, range(len(kit().load("synth"))))), axis=0).tolist()
+        there, told = np.sum(list(pool.map(events, range(len(synthetic())))), axis=0).tolist()
     a_week = sum(found.values()) / len(found) / WEEKS
     yield {"figure": "clean", "episodes": found, "a_series_and_week": round(a_week, 2), "events": there, "told": told}
 
