@@ -13,9 +13,10 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import admin, alerts, backup, broker, checks, daemon, evaluation, storage, training, tuning
+from insa_anomaly.wiring import alerts, backup, broker, checks, daemon, evaluation, storage, training, tuning
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.wiring import health as orchestration
+from insa_anomaly.wiring import keys as keyring
 from insa_anomaly.workbench import alert_report, health_report, installation, recording, tuning_report
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
@@ -281,7 +282,7 @@ def create_key(
     """Make a key. It is printed this once and kept nowhere."""
     settings, _ = _load_for_use(config)
     lifetime = None if days is None else round(days * 86_400e6)
-    key, token = admin.create_key(settings, Wish(name, permission, lifetime, predictions_a_minute))
+    key, token = keyring.create_key(settings, Wish(name, permission, lifetime, predictions_a_minute))
     typer.echo(msgspec.json.encode({"id": key.id, "key": token}).decode() if json else token)
 
 
@@ -289,7 +290,7 @@ def create_key(
 def list_keys(config: Config = None, *, json: Json = False) -> None:
     """List the keys, without what proves them."""
     settings, _ = _load_for_use(config)
-    found = admin.list_keys(settings)
+    found = keyring.list_keys(settings)
     if json:
         typer.echo(msgspec.json.encode([{**msgspec.structs.asdict(key), "digest": None} for key in found]).decode())
         return
@@ -306,7 +307,7 @@ def revoke_key(
 ) -> None:
     """End a key for good; a running daemon knows within seconds."""
     settings, _ = _load_for_use(config)
-    admin.revoke_key(settings, key_id)
+    keyring.revoke_key(settings, key_id)
     typer.echo(f"{key_id} is revoked")
 
 

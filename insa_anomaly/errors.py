@@ -155,5 +155,9 @@ class AddressInUse(InsaError):
     """The HTTP port is taken by another process."""
 
 
+class DaemonSilent(InsaError):
+    """The daemon does not answer its own admin port."""
+
+
 class AlreadyRunning(InsaError):
     """Another daemon has our storage directory, or our client id."""

@@ -24,7 +24,8 @@ from insa_anomaly.core.health import Decision
 from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
-TROUBLES = ("broker", "canary", "log", "state", "database", "events", "alerts", "thread")  # all that `insa_trouble` can tell
+PORT = CollectorRegistry()  # what the process of the admin port counts; all else is the daemon's
+TROUBLES = ("broker", "canary", "log", "state", "database", "events", "alerts", "admin", "thread")  # all that `insa_trouble` can tell
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
@@ -57,9 +58,11 @@ def _define(name: str, kind: str, text: str, labels: tuple[str, ...] = ()) -> No
     _DEFINED.append(Definition(name, kind, "0 or 1" if text.startswith("1 w") else of_name, labels, text))
 
 
-def _counter(name: str, text: str, *labels: str, begin: Iterable[str | tuple[str, ...]] = ()) -> Counter:
+def _counter(
+    name: str, text: str, *labels: str, begin: Iterable[str | tuple[str, ...]] = (), registry: CollectorRegistry = REGISTRY
+) -> Counter:
     _define(f"insa_{name}_total", "counter", text, labels)
-    counter = Counter(f"insa_{name}", text, labels, registry=REGISTRY)
+    counter = Counter(f"insa_{name}", text, labels, registry=registry)
     for value in begin:
         counter.labels(*((value,) if isinstance(value, str) else value))
     return counter
@@ -111,14 +114,18 @@ OUTBOX = _gauge("outbox_events", "Events that wait to be told, or for the broker
 STORAGE = _gauge("storage_bytes", "Size of the files on disk", "what")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
-REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason")
-REQUESTS_TOO_SLOW = _counter("requests_too_slow", "Connections to the admin API ended because a request did not come whole in time")
-PREDICTIONS = _counter("predictions", "Predictions given over the admin API")
-PREDICTED_ANOMALIES = _counter("predicted_anomalies", "Predictions given over the admin API of values that would be anomalous")
+REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason", registry=PORT)
+REQUESTS_TOO_SLOW = _counter(
+    "requests_too_slow", "Connections to the admin API ended because a request did not come whole in time", registry=PORT
+)
+PREDICTIONS = _counter("predictions", "Predictions given over the admin API", registry=PORT)
+PREDICTED_ANOMALIES = _counter(
+    "predicted_anomalies", "Predictions given over the admin API of values that would be anomalous", registry=PORT
+)
 DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
 TROUBLE = _gauge("trouble", "1 while this is in trouble", "what", begin=TROUBLES)
-CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind", begin=CACHED)
-CACHE_MISSES = _counter("cache_misses", "Answers of the admin API that had to be asked of PostgreSQL", "kind", begin=CACHED)
+CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind", begin=CACHED, registry=PORT)
+CACHE_MISSES = _counter("cache_misses", "Answers of the admin API that had to be asked of PostgreSQL", "kind", begin=CACHED, registry=PORT)
 ALERTS = _counter("alerts", "Alerts decided on, summaries included", "target")
 ALERTS_HELD = _counter("alerts_held", "Alerts beyond the daily budget, which became part of a summary", "target")
 ALERTS_DELIVERED = _counter("alerts_delivered", "Alerts delivered", "target")
@@ -168,8 +175,13 @@ def definitions() -> tuple[Definition, ...]:
 
 
 def metrics_text() -> bytes:
-    """All metrics but those of single models, in Prometheus' text format."""
+    """What the daemon counts, but for single models, in Prometheus' text format."""
     return generate_latest(REGISTRY)
+
+
+def port_metrics_text() -> bytes:
+    """What the process of the admin port counts, in the same format."""
+    return generate_latest(PORT)
 
 
 _MODEL_LABELS = ("device_id", "metric_name")
@@ -703,6 +715,14 @@ def request_unanswerable(method: str, reason: str) -> None:
 def request_too_slow(origin: str, seconds: float) -> None:
     REQUESTS_TOO_SLOW.inc()
     _log(logging.WARNING, "request_too_slow", "A request to the admin API did not come whole in time", origin=origin, seconds=seconds)
+
+
+def question_failed(error: BaseException) -> None:
+    structlog.get_logger().error("a question of the admin port has no answer", action="question_failed", exc_info=error)
+
+
+def admin_process_ended(reason: str, retry_seconds: float) -> None:
+    _log(logging.ERROR, "admin_process_ended", f"{reason}; it begins again", retry_seconds=round(retry_seconds, 1))
 
 
 def request_failed(method: str, error: BaseException) -> None:

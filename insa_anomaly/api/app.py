@@ -1,12 +1,9 @@
-"""The admin port: a FastAPI application served by uvicorn in a thread of the daemon."""
+"""The admin port: a FastAPI application served by uvicorn in a thread of its process."""
 
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
 
@@ -15,11 +12,11 @@ from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
 from insa_anomaly.api import anomalies, documents, health, health_check, jobs, models, predictions, telemetry
+from insa_anomaly.api.address import Certificate, is_loopback
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
-from insa_anomaly.errors import AddressInUse, ConfigError
 from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.health import HealthService
 from insa_anomaly.services.jobs import JobService
@@ -27,6 +24,7 @@ from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.models import ModelService
 from insa_anomaly.services.prediction import PredictionService
+from insa_anomaly.services.stream import Condition
 from insa_anomaly.services.telemetry import TelemetryService
 
 START_SECONDS = 10.0
@@ -50,18 +48,15 @@ class Admin:
     health: HealthService
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """The port's own certificate and its key, files in PEM."""
-
-    certificate: Path
-    key: Path
-
-
-def create(version: str, troubles: Callable[[], list[str]], figures: Callable[[], dict[str, int]], admin: Admin | None = None) -> FastAPI:
+def create(
+    version: str,
+    condition: Callable[[], Condition],
+    metrics: Callable[[], bytes] = instrumentation.metrics_text,
+    admin: Admin | None = None,
+) -> FastAPI:
     """The application; it knows the daemon only by these questions. Without `admin` it has the open routes alone."""
     app = FastAPI(title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None)
-    app.router.routes.extend(health.router(version, troubles, figures).routes)
+    app.router.routes.extend(health.router(version, condition, metrics).routes)
     describe_all(app)
     if admin is not None:
         _add_guarded(app, admin)
@@ -88,28 +83,6 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
         app.add_middleware(Fence, guard=guard, paths=_OPEN_ON_LOOPBACK)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address. Raises AddressInUse."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, else asyncio leaves Nagle's 40 ms in every answer
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        message = f"the HTTP port {host}:{port} cannot be had ({error.strerror}): stop what holds it, or set http.port"
-        raise AddressInUse(message) from error
-    return bound
-
-
 @contextmanager
 def served(
     app: FastAPI, bound: socket.socket, certificate: Certificate | None = None, request_seconds: float = REQUEST_SECONDS
@@ -119,7 +92,24 @@ def served(
     A request has so many seconds to come whole. No header is believed about where it comes from, and no answer says what serves it.
     Raises ConfigError for a certificate that cannot be used.
     """
-    config = uvicorn.Config(
+    with bound:
+        if certificate is not None:
+            certificate.check()
+        server = uvicorn.Server(_config(app, certificate, request_seconds))
+        thread = Thread(target=server.run, kwargs={"sockets": [bound]}, name="http", daemon=True)
+        thread.start()
+        deadline = monotonic() + START_SECONDS
+        while not server.started and thread.is_alive() and monotonic() < deadline:
+            sleep(0.01)
+        try:
+            yield bound.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(START_SECONDS)
+
+
+def _config(app: FastAPI, certificate: Certificate | None, request_seconds: float) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=impatient(request_seconds),
         log_config=None,
@@ -131,27 +121,3 @@ def served(
         ssl_certfile=certificate.certificate if certificate else None,
         ssl_keyfile=certificate.key if certificate else None,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        bound.close()
-        named = f"{certificate.certificate} and {certificate.key}" if certificate else "no certificate"
-        raise ConfigError(f"the HTTP port cannot speak TLS with {named}: {error}") from error
-    server = uvicorn.Server(config)
-    thread = Thread(target=server.run, kwargs={"sockets": [bound]}, name="http", daemon=True)
-    thread.start()
-    deadline = monotonic() + START_SECONDS
-    while not server.started and thread.is_alive() and monotonic() < deadline:
-        sleep(0.01)
-    try:
-        yield bound.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(START_SECONDS)
-        bound.close()
-
-
-def warn_unprotected(host: str, certificate: Certificate | None) -> None:
-    """Say it once where keys would go over the network in the clear."""
-    if certificate is None and not is_loopback(host):
-        instrumentation.port_unprotected(host)

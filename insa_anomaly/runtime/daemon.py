@@ -14,6 +14,7 @@ from insa_anomaly.core.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.activity import Activity
+from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
@@ -115,6 +116,7 @@ class Parts:
     others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
     alert: Alert | None = None
     reserve: Reserve | None = None
+    admin: AdminProcess | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ class Daemon:
         found |= {} if parts.tell.trouble is None else {"events": parts.tell.trouble}
         undelivered = parts.alert.trouble if parts.alert is not None else None
         found |= {} if undelivered is None else {"alerts": undelivered}
+        unserved = parts.admin.trouble if parts.admin is not None else None
+        found |= {} if unserved is None else {"admin": unserved}
         found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
         return found
 

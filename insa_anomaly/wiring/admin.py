@@ -1,126 +1,91 @@
-"""What the admin API and its commands work with, put together."""
+"""The admin port, put together: begun by the daemon as a process of its own, and what that process is made of.
 
-from collections.abc import Callable, Iterator
+A request that is answered elsewhere takes no time from the stream, and a process that is asked from outside holds nothing of it.
+"""
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from getpass import getuser
+from importlib.metadata import version
 from threading import Event, Thread
-from uuid import UUID
+
+import msgspec
 
 from insa_anomaly import instrumentation
+from insa_anomaly.adapters.lines import AskingEnd
 from insa_anomaly.adapters.model_files import ModelFiles
-from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
-from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
-from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
-from insa_anomaly.adapters.postgres.health import PostgresHealth
-from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
-from insa_anomaly.adapters.postgres.pool import Pool
-from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
+from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
-from insa_anomaly.core.reading import Parser
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
-from insa_anomaly.ports import Cache, Key
-from insa_anomaly.runtime.daemon import Parts as DaemonParts
-from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.live import LiveFleet
+from insa_anomaly.ports import Cache
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.findings import FindingService
-from insa_anomaly.services.health import HealthService
-from insa_anomaly.services.jobs import JobService
-from insa_anomaly.services.keys import KeyRing, KeyService, Wish
-from insa_anomaly.services.model_changes import ModelChangeService
+from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.models import ModelService
 from insa_anomaly.services.prediction import PredictionService, RateLimit
-from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet, TelemetryService
+from insa_anomaly.services.stream import Stream
+from insa_anomaly.services.telemetry import TelemetryService
 from insa_anomaly.settings import RedisAddress, Settings, secret
-from insa_anomaly.wiring import clock
-from insa_anomaly.wiring.database import database
+from insa_anomaly.wiring import clock, services
+from insa_anomaly.wiring.admin_process import Inherited, certificate
+from insa_anomaly.wiring.services import Parts, Pools
 
 KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What of the running daemon the API works with."""
+def be() -> None:
+    """Be the process of the admin port: the first two lines of standard input say how, each later one new settings; its end is ours."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon ends us
+    settings = Settings.model_validate_json(sys.stdin.buffer.readline())
+    inherited = msgspec.json.decode(sys.stdin.buffer.readline(), type=Inherited)
+    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    stream = Stream(AskingEnd(inherited.questions).ask, AskingEnd(inherited.posts).ask)
+    with opened(settings, inherited, stream) as admin:
+        application = app.create(version("insa-anomaly"), stream.condition, stream.metrics, admin)
+        bound, http = socket.socket(fileno=inherited.port), settings.http
+        with app.served(application, bound, certificate(http), http.request_seconds):
+            for line in sys.stdin.buffer:
+                adjust(admin, Settings.model_validate_json(line))
 
-    models: ModelFiles
-    fleet: Fleet
-    inlet: Inlet
-    instance: UUID  # the id of the log
-    interrupt: Callable[[object], None]
+
+def adjust(admin: Admin, settings: Settings) -> None:
+    """Put settings into force that can change at run time."""
+    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    admin.predictions.adjust(settings.http.predictions_a_minute)
 
 
 @contextmanager
-def opened(settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles) -> Iterator[Admin]:
+def opened(settings: Settings, inherited: Inherited, stream: Stream) -> Iterator[Admin]:
     """What the guarded routes work with, while the block runs."""
-    with pools(settings, dsn) as found, kept_fresh(KeyRing(PostgresKeys(found.answers), clock.now)) as ring:
-        yield assembled(settings, found, ring, parts_of(daemon, models))
-
-
-def parts_of(daemon: DaemonParts, models: ModelFiles) -> Parts:
-    """What of this daemon the API, and the health check, work with."""
-    return Parts(models, daemon.fleet, daemon.intake, daemon.log.id, daemon.trainer.interrupt)
-
-
-@dataclass(frozen=True)
-class Pools:
-    """Connections to answer with, and others to add to the audit log with: who answers can neither read nor forge it."""
-
-    answers: Pool
-    audit: Pool
-
-
-@contextmanager
-def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
-    """Connections with the rights of each part, where the database has roles for them; else the same for all."""
-    database = settings.database
-    if not database.roles:
-        with Pool(dsn, database.deadline) as pool:
-            yield Pools(pool, pool)
-        return
     with (
-        Pool(as_role(dsn, roles.API), database.deadline) as answers,
-        Pool(as_role(dsn, roles.AUDIT), database.deadline, 2) as audit,
+        ModelFiles(settings.models.directory, settings.models.key_file) as models,
+        services.pools(settings, inherited.dsn) as pools,
+        kept_fresh(KeyRing(PostgresKeys(pools.answers), clock.now)) as ring,
     ):
-        yield Pools(answers, audit)
+        yield assembled(settings, pools, ring, Parts(models, stream, stream, inherited.instance, stream.interrupt))
 
 
 def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: Parts) -> Admin:
     """The services over these."""
-    findings, audit, live = PostgresFindings(pools.answers), PostgresAudit(pools.audit), LiveFleet(parts.fleet)
+    findings, audit, live = PostgresFindings(pools.answers), PostgresAudit(pools.audit), parts.live
     return Admin(
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
         models=ModelService(parts.models, live, findings, Cached(cache(settings.redis))),
-        jobs=job_service(pools, parts, settings.training.jobs),
-        model_changes=model_changes(settings, pools, parts.models),
-        health=health_service(settings, pools),
+        jobs=services.job_service(pools, parts, settings.training.jobs),
+        model_changes=services.model_changes(settings, pools, parts.models),
+        health=services.health_service(settings, pools),
         predictions=PredictionService(live, parts.models, limit(settings.redis), settings.http.predictions_a_minute),
         findings=FindingService(findings, audit),
-        telemetry=TelemetryService(parser(settings), parts.inlet, clock.now),
+        telemetry=TelemetryService(services.parser(settings), parts.inlet, clock.now),
     )
-
-
-def job_service(pools: Pools, parts: Parts, most_waiting: int) -> JobService:
-    """Takes trainings, as long as no more than so many wait."""
-    live, audit = LiveFleet(parts.fleet), PostgresAudit(pools.audit)
-    return JobService(PostgresJobs(pools.answers, parts.instance), parts.models, live, audit, parts.interrupt, most_waiting)
-
-
-def model_changes(settings: Settings, pools: Pools, models: ModelFiles) -> ModelChangeService:
-    """Changes models that are there."""
-    catalogue, findings, audit = PostgresCatalogue(pools.answers), PostgresFindings(pools.answers), PostgresAudit(pools.audit)
-    return ModelChangeService(models, catalogue, findings, audit, settings.verdict.merge_gap_readings)
-
-
-def health_service(settings: Settings, pools: Pools) -> HealthService:
-    """The health check."""
-    return HealthService(PostgresHealth(pools.answers), PostgresAudit(pools.audit), settings.health, settings.health.hour)
 
 
 @contextmanager
@@ -162,33 +127,5 @@ def limit(address: RedisAddress) -> RateLimit:
     return RedisRateLimit(address.url, secret(address.password_file)) if address.url else LocalRateLimit()
 
 
-def parser(settings: Settings) -> Parser:
-    """Knows what comes over MQTT and what comes over HTTP."""
-    return Parser(replace(settings.readings, subscriptions=(*SUBSCRIPTIONS, *settings.readings.subscriptions)))
-
-
-# ------------------------------------------------------------------------------------------------- the commands
-@contextmanager
-def _key_service(settings: Settings) -> Iterator[KeyService]:
-    with database(settings) as dsn:
-        migrate(dsn)
-        with Pool(dsn, settings.database.deadline, 1) as pool:
-            yield KeyService(PostgresKeys(pool), PostgresAudit(pool))
-
-
-def create_key(settings: Settings, wish: Wish) -> tuple[Key, str]:
-    """A new key, and the word to be presented, which is nowhere else."""
-    with _key_service(settings) as service:
-        return service.create(wish, getuser(), clock.now())
-
-
-def list_keys(settings: Settings) -> list[Key]:
-    """Every key, oldest first."""
-    with _key_service(settings) as service:
-        return service.all()
-
-
-def revoke_key(settings: Settings, key_id: str) -> None:
-    """End a key. Raises NotFound."""
-    with _key_service(settings) as service:
-        service.revoke(key_id, getuser(), clock.now())
+if __name__ == "__main__":
+    be()

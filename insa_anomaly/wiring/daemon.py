@@ -15,19 +15,17 @@ from pathlib import Path
 from types import FrameType
 
 import msgspec
-from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.reserve import Reserve
 from insa_anomaly.adapters.systemd import Notifier
-from insa_anomaly.api import app
-from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.activity import Activity
+from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
 from insa_anomaly.runtime.devices import DeviceTerms
 from insa_anomaly.runtime.failures import Failures
@@ -35,6 +33,7 @@ from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.live import LiveFleet
 from insa_anomaly.runtime.measure import Measure, Waiting
 from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.runtime.record import Record
@@ -43,8 +42,9 @@ from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.saved_file import write_whole
-from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, credential, secret
-from insa_anomaly.wiring import admin, alerts, clock, health, storage
+from insa_anomaly.services.stream import Condition, Desk
+from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
+from insa_anomaly.wiring import admin_process, alerts, clock, health, services, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.certificates import certificates
 from insa_anomaly.wiring.database import database, recorder
@@ -66,18 +66,21 @@ def run(settings: Settings, source: str) -> int:
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
+        bound = stack.enter_context(admin_process.listening(settings.http)) if settings.http.enabled else None
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
         activity, failures = Activity(), Failures(clock.now)
         parts = _assemble(settings, dsn, models, activity, failures, stack)
-        office = stack.enter_context(admin.opened(settings, dsn, parts, models)) if settings.http.enabled else None
-        reload = Reload(settings, source, partial(_adjust, parts, office))
+        port = None if bound is None else admin_process.AdminPort(settings, dsn, parts.log.id, bound)
+        admin = None if port is None else stack.enter_context(admin_process.begun(port))
+        reload = Reload(settings, source, partial(_adjust, parts, admin))
         others = stack.enter_context(health.threads(settings, dsn, parts, models, activity, failures))
         others = (*parts.others, ("measure", _measure(settings, parts).step), ("settings", reload.step), *others)
-        daemon = Daemon(replace(parts, others=others), _supervision(settings, parts.broker))
+        others = others if admin is None else (*others, ("admin", admin.step))
+        daemon = Daemon(replace(parts, others=others, admin=admin), _supervision(settings, parts.broker))
         daemon.restore()
-        if office is not None:
-            _serve(settings, app.create(version("insa-anomaly"), daemon.troubles, daemon.figures, office), stack)
+        if port is not None:
+            port.open(_desk(parts, daemon))
         with _stopping(daemon.end), _reloading(reload.ask):
             instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
             status = daemon.run()
@@ -92,13 +95,20 @@ def _measure(settings: Settings, parts: Parts) -> Measure:
     return Measure(waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory))
 
 
-def _adjust(parts: Parts, office: Admin | None, settings: Settings) -> None:
+def _desk(parts: Parts, daemon: Daemon) -> Desk:
+    def condition() -> Condition:
+        return Condition(daemon.troubles(), daemon.figures())
+
+    return Desk(LiveFleet(parts.fleet), parts.intake, parts.trainer.interrupt, condition, instrumentation.metrics_text)
+
+
+def _adjust(parts: Parts, admin: AdminProcess | None, settings: Settings) -> None:
     """Put settings into force that can change at run time (`reload.LIVE`)."""
     instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
     parts.record.adjust(settings.record)
     parts.trainer.adjust(settings.training)
-    if office is not None:
-        office.predictions.adjust(settings.http.predictions_a_minute)
+    if admin is not None:
+        admin.adjust(settings)
 
 
 def _share_arenas() -> None:
@@ -108,14 +118,6 @@ def _share_arenas() -> None:
         libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
-def _serve(settings: Settings, application: FastAPI, stack: ExitStack) -> None:
-    http = settings.http
-    bound = app.listen(http.host, http.port)
-    certificate = app.Certificate(http.certificate_file, credential(http.key_file)) if http.certificate_file and http.key_file else None
-    app.warn_unprotected(http.host, certificate)
-    stack.enter_context(app.served(application, bound, certificate, http.request_seconds))
-
-
 def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activity, failures: Failures, stack: ExitStack) -> Parts:
     directory = settings.storage.directory
     reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
@@ -123,7 +125,7 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activi
     stack.enter_context(log)
     states = stack.enter_context(found)
     registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
-    feed = Feed(log, admin.parser(settings), registry)
+    feed = Feed(log, services.parser(settings), registry)
     intake = Intake(log, feed, clock.now, settings.intake, reserve)
     broker = intake.broker = _broker(settings, intake, directory)
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)

@@ -17,12 +17,13 @@ from insa_anomaly.runtime.daemon import Parts
 from insa_anomaly.runtime.failures import Failures
 from insa_anomaly.runtime.health import HealthKeeper, Notes
 from insa_anomaly.runtime.jobs import JobRunner
+from insa_anomaly.runtime.live import LiveFleet
 from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.health import DecisionPage, HealthReport, HealthService
 from insa_anomaly.services.remedies import Remedies
 from insa_anomaly.settings import Settings
-from insa_anomaly.wiring import admin, clock
+from insa_anomaly.wiring import clock, services
 from insa_anomaly.wiring.database import database
 
 TRAIL_MOST = 100
@@ -32,8 +33,9 @@ Turns = tuple[tuple[str, Callable[[], float]], ...]
 @contextmanager
 def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, activity: Activity, failures: Failures) -> Iterator[Turns]:
     """What trains when it is asked for, and what asks for it once a day."""
-    with admin.pools(settings, dsn) as pools:
-        instance, parts = daemon.log.id, admin.parts_of(daemon, models)
+    with services.pools(settings, dsn) as pools:
+        instance = daemon.log.id
+        parts = services.Parts(models, LiveFleet(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt)
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
         runner = JobRunner(queue, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=devices)
         remedies, service = assembled(settings, pools, parts, daemon.state, daemon.tell.offer)
@@ -43,13 +45,14 @@ def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, act
 
 
 def assembled(
-    settings: Settings, pools: admin.Pools, parts: admin.Parts, state: State, offer: Callable[[list[Outgoing]], None]
+    settings: Settings, pools: services.Pools, parts: services.Parts, state: State, offer: Callable[[list[Outgoing]], None]
 ) -> tuple[Remedies, HealthService]:
     """Who acts and who checks; half of the places for trainings are left to people."""
-    jobs, changes = admin.job_service(pools, parts, max(1, settings.training.jobs // 2)), admin.model_changes(settings, pools, parts.models)
+    jobs = services.job_service(pools, parts, max(1, settings.training.jobs // 2))
+    changes = services.model_changes(settings, pools, parts.models)
     events = ModelEvents(state, offer)
     remedies = Remedies(PostgresHealth(pools.answers), parts.models, jobs, changes, PostgresAudit(pools.audit), events.notice)
-    return remedies, admin.health_service(settings, pools)
+    return remedies, services.health_service(settings, pools)
 
 
 # -------------------------------------------------------------------------------------------------- the command
@@ -57,8 +60,8 @@ def assembled(
 def _opened(settings: Settings) -> Iterator[HealthService]:
     with database(settings) as dsn:
         migrate(dsn)
-        with admin.pools(settings, dsn) as pools:
-            yield admin.health_service(settings, pools)
+        with services.pools(settings, dsn) as pools:
+            yield services.health_service(settings, pools)
 
 
 def check(settings: Settings) -> HealthReport:

@@ -1,12 +1,16 @@
 """What the daemon answers, shows and leaves: the admin port, the latest results in Redis, a clean end."""
 
 import json
+import os
+import signal
 import time
+from pathlib import Path
 
 import redis
 
 from tests.acceptance.plant import DEVICES, METRICS, machines, stream
 from tests.acceptance.site import Site
+from tests.benchmarks.process import children
 from tests.conftest import wait_for
 
 ROWS = 100
@@ -71,3 +75,32 @@ def test_redis_away_changes_nothing_else(trained: Site) -> None:
     wait_for(lambda: "latest_unavailable" in daemon.log)
     assert daemon.ready
     assert daemon.terminate() == 0
+
+
+def test_the_port_is_a_process_of_its_own(trained: Site) -> None:
+    """Killed, it is there again, and the stream has not noticed; a daemon that is frozen is not called alive; nothing outlives it."""
+    daemon = trained.daemon()
+    daemon.start()
+    [port] = children(daemon.pid)
+    with trained.feeder() as feeder:
+        for number, message in enumerate(stream(machines(ROWS))):
+            feeder.publish(*message)
+            if number == 10:
+                os.kill(port, signal.SIGKILL)
+    wait_for(lambda: trained.stored() == READINGS, 60)
+    wait_for(lambda: daemon.ready, 30)
+    [again] = children(daemon.pid)
+    assert again != port
+    assert "the process of the admin port ended with status -9" in daemon.log
+    assert daemon.metric("insa_readings_total") == READINGS
+
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        status, body = daemon.get("/healthz")
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+    assert status == 503
+    assert "does not answer" in body
+    wait_for(lambda: daemon.get("/healthz")[0] == 200)
+    daemon.kill()
+    wait_for(lambda: not Path(f"/proc/{again}").exists())

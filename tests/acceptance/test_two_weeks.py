@@ -35,13 +35,14 @@ from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.health import HealthKeeper, Notes
 from insa_anomaly.runtime.jobs import JobRunner
+from insa_anomaly.runtime.live import LiveFleet
 from insa_anomaly.runtime.trainer import Answer, Order
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.health import DecisionView
 from insa_anomaly.services.training import TrainingService
 from insa_anomaly.settings import Settings, Training
 from insa_anomaly.testing import MemoryState
-from insa_anomaly.wiring import admin
+from insa_anomaly.wiring import services
 from insa_anomaly.wiring.health import assembled
 from insa_anomaly.wiring.training import show_others
 
@@ -108,12 +109,12 @@ class Site:
         catalogue = PostgresCatalogue(self.pool)
         self.school = School(self.service, self.files, catalogue, self.history, self.clock)
         school: Any = self.school
-        parts: Any = admin.Parts(self.files, self.fleet, school, self.instance, lambda _: None)
-        remedies, self.health = assembled(settings, admin.Pools(self.pool, self.pool), parts, self.state, lambda _: None)
+        parts: Any = services.Parts(self.files, LiveFleet(self.fleet), school, self.instance, lambda _: None)
+        remedies, self.health = assembled(settings, services.Pools(self.pool, self.pool), parts, self.state, lambda _: None)
         note = PostgresHealth(self.pool).note
         self.keeper = HealthKeeper(self.health, remedies, Notes(self.activity, note, lambda: None), self.instance, 0.1, self.clock)
         self.runner = JobRunner(PostgresJobs(self.pool, self.instance), school, self.files, self.state, lambda _: None, self.clock)
-        self.changes = admin.model_changes(settings, admin.Pools(self.pool, self.pool), self.files)
+        self.changes = services.model_changes(settings, services.Pools(self.pool, self.pool), self.files)
         self.catalogue, self.serving = catalogue, dict[SeriesKey, str]()
 
     def clock(self) -> int:

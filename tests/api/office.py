@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
+from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
@@ -28,9 +29,12 @@ from insa_anomaly.core.training import Trained, fit
 from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.live import LiveFleet
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
+from insa_anomaly.services.stream import Condition, Desk, Stream
 from insa_anomaly.settings import Http, RedisAddress, Settings, Training
-from insa_anomaly.wiring.admin import Parts, Pools, assembled
+from insa_anomaly.wiring.admin import assembled
+from insa_anomaly.wiring.services import Parts, Pools
 from tests.runtime.streams import PARAMETERS, POLICY
 
 SECOND = 1_000_000
@@ -56,6 +60,11 @@ def learnt() -> Trained:
 def now() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def well() -> Condition:
+    """Of a daemon that does all of its job."""
+    return Condition([], {"series": 0})
 
 
 @dataclass
@@ -182,8 +191,10 @@ def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | Non
             for one in interrupts:
                 one(name)
 
-        admin = assembled(settings, Pools(pool, pool), ring, Parts(files, fleet, log, instance, interrupt))
-        application = app.create("1.2.3", list, lambda: {"series": 0}, admin)
+        desk = Desk(LiveFleet(fleet), log, interrupt, well, instrumentation.metrics_text)
+        stream = Stream(lambda question, _: desk.answer(question), lambda question, _: desk.answer(question))
+        admin = assembled(settings, Pools(pool, pool), ring, Parts(files, stream, stream, instance, stream.interrupt))
+        application = app.create("1.2.3", stream.condition, stream.metrics, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
             yield Office(
                 dsn, pool, files, fleet, log, instance, interrupts, KeyService(keys, PostgresAudit(pool)), ring, application, client

@@ -12,6 +12,8 @@ import pytest
 from fastapi import FastAPI, Request
 
 from insa_anomaly.api import app, connection
+from insa_anomaly.api.address import listen
+from tests.api.office import well
 
 PATIENCE = 0.4
 HEAD = b"POST /echo HTTP/1.1\r\nHost: plant\r\nContent-Length: 10\r\n"
@@ -20,13 +22,13 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: plant\r\nContent-Length: 10\r\n"
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """A port of little patience, where /echo says what it was sent."""
-    application: FastAPI = app.create("1.2.3", list, dict)
+    application: FastAPI = app.create("1.2.3", well)
 
     @application.post("/echo")
     async def echo(request: Request) -> str:
         return (await request.body()).decode()
 
-    with app.served(application, app.listen("127.0.0.1", 0), request_seconds=PATIENCE) as served:
+    with app.served(application, listen("127.0.0.1", 0), request_seconds=PATIENCE) as served:
         yield served
 
 

@@ -15,8 +15,11 @@ from starlette.testclient import TestClient
 
 from insa_anomaly import instrumentation
 from insa_anomaly.api import app, health
+from insa_anomaly.api.address import listen
 from insa_anomaly.errors import AddressInUse
 from insa_anomaly.ports import Figures
+from insa_anomaly.services.stream import Condition
+from tests.api.office import well
 from tests.conftest import wait_for
 
 FIGURES = {"series": 3, "log_last": 7}
@@ -27,7 +30,7 @@ class Daemon:
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
-        self.client = TestClient(app.create("1.2.3", lambda: self.troubles, lambda: FIGURES))
+        self.client = TestClient(app.create("1.2.3", lambda: Condition(self.troubles, FIGURES)))
 
 
 @pytest.fixture
@@ -115,13 +118,13 @@ def ask(port: int, path: str) -> tuple[int, str]:
 def test_it_is_served_while_the_block_runs(daemon: Daemon) -> None:
     """On the socket that was had before; afterwards the port is free and no thread is left."""
     before = active_count()
-    bound = app.listen("127.0.0.1", 0)
-    with app.served(app.create("1.2.3", lambda: ["no broker"], lambda: FIGURES), bound) as port:
+    bound = listen("127.0.0.1", 0)
+    with app.served(app.create("1.2.3", lambda: Condition(["no broker"], FIGURES)), bound) as port:
         assert ask(port, "/healthz") == (200, "ok\n")
         status, body = ask(port, "/readyz")
         assert (status, json.loads(body)["reasons"]) == (503, ["no broker"])
     wait_for(lambda: active_count() <= before)
-    app.listen("127.0.0.1", port).close()
+    listen("127.0.0.1", port).close()
 
 
 def test_a_port_that_is_taken_is_explained() -> None:
@@ -129,21 +132,21 @@ def test_a_port_that_is_taken_is_explained() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{port}.*http\.port"):
-            app.listen("127.0.0.1", port)
+            listen("127.0.0.1", port)
 
 
 def test_an_address_that_is_not_ours_is_explained() -> None:
     """As one that is taken."""
     with pytest.raises(AddressInUse, match="192"):
-        app.listen("192.0.2.1", 0)
+        listen("192.0.2.1", 0)
     with pytest.raises(AddressInUse, match="no such host"):
-        app.listen("no such host", 0)
+        listen("no such host", 0)
 
 
 def test_no_answer_waits_for_nagle(daemon: Daemon) -> None:
     """Whose delay of 40 ms would be in every answer on a kept connection: of 20, most take less."""
     del daemon
-    with app.served(app.create("1.2.3", list, dict), app.listen("127.0.0.1", 0)) as port:
+    with app.served(app.create("1.2.3", well), listen("127.0.0.1", 0)) as port:
         connection, slow = HTTPConnection("127.0.0.1", port, timeout=10), 0
         for _ in range(20):
             began = monotonic()
@@ -157,7 +160,7 @@ def test_no_answer_waits_for_nagle(daemon: Daemon) -> None:
 def test_loopback_may_be_ipv6() -> None:
     """Where there is one."""
     try:
-        bound = app.listen("::1", 0)
+        bound = listen("::1", 0)
     except AddressInUse:
         pytest.skip("this machine has no IPv6 loopback")
     with bound:

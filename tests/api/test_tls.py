@@ -9,9 +9,10 @@ from urllib.request import urlopen
 import pytest
 
 from insa_anomaly.api import app
-from insa_anomaly.api.app import Certificate, is_loopback
+from insa_anomaly.api.address import Certificate, is_loopback, listen
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.settings import Http
+from tests.api.office import well
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def test_it_speaks_tls_and_nothing_else(certificate: Certificate) -> None:
     trusting, old = (ssl.create_default_context(cafile=certificate.certificate) for _ in "12")
     with pytest.deprecated_call():
         old.maximum_version = ssl.TLSVersion.TLSv1_1
-    application = app.create("1.2.3", list, dict)
-    with app.served(application, app.listen("127.0.0.1", 0), certificate) as port:
+    application = app.create("1.2.3", well)
+    with app.served(application, listen("127.0.0.1", 0), certificate) as port:
         place = f"127.0.0.1:{port}/healthz"
         with urlopen(f"https://{place}", context=trusting, timeout=10) as answer:
             assert (answer.status, answer.headers["strict-transport-security"]) == (200, "max-age=31536000")
@@ -55,12 +56,12 @@ def test_it_speaks_tls_and_nothing_else(certificate: Certificate) -> None:
 
 def test_files_that_are_none_are_explained(tmp_path: Path) -> None:
     """By their names, before anything is served."""
-    application = app.create("1.2.3", list, dict)
-    bound = app.listen("127.0.0.1", 0)
+    application = app.create("1.2.3", well)
+    bound = listen("127.0.0.1", 0)
     missing = Certificate(tmp_path / "no.pem", tmp_path / "no.key")
     with pytest.raises(ConfigError, match=r"no\.pem"), app.served(application, bound, missing):
         pytest.fail("it is served")
-    app.listen("127.0.0.1", 0).close()
+    listen("127.0.0.1", 0).close()
 
 
 def test_a_certificate_has_a_key() -> None:

@@ -15,7 +15,7 @@ from insa_anomaly.core.training import Trained
 from tests.benchmarks.audience import Audience, audience
 from tests.benchmarks.child import ROOT, Child, child
 from tests.benchmarks.naive import EVENTS, Situation
-from tests.benchmarks.process import cpu_seconds, peak_bytes
+from tests.benchmarks.process import children, cpu_seconds, peak_bytes
 from tests.benchmarks.publisher import Done, Order, Place, Progress
 from tests.benchmarks.signals import SERIES, keys
 from tests.benchmarks.subject import Subject, put_models, subject
@@ -111,6 +111,7 @@ class Live:
     def _cpu(self) -> dict[str, float]:
         return {
             "daemon": cpu_seconds(self.subject.pid),
+            "port": sum(map(cpu_seconds, children(self.subject.pid))),
             "broker": cpu_seconds(self.bed.listener.pid),
             "database": cpu_seconds(self.bed.database_pid, with_children=True),
             "plant": cpu_seconds(self.bed.plant.pid),
@@ -130,8 +131,8 @@ class Live:
         return found
 
     def peak_bytes(self) -> int:
-        """The most memory the daemon has had."""
-        return peak_bytes(self.subject.pid)
+        """The most memory that the daemon and its admin port have had, each at its own time."""
+        return peak_bytes(self.subject.pid) + sum(map(peak_bytes, children(self.subject.pid)))
 
     def settle(self) -> None:
         """Hold what is in PostgreSQL and what was told against what was published. Raises AssertionError."""

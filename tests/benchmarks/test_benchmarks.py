@@ -8,7 +8,9 @@ import pytest
 from fastapi.responses import Response
 
 from insa_anomaly.api import app
+from insa_anomaly.api.address import listen
 from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
+from tests.api.office import well
 from tests.benchmarks import scoring
 from tests.benchmarks.caller import Call, obeyed
 from tests.benchmarks.device_rows import DeviceRig, device_rows, learnt, stream_seconds
@@ -77,14 +79,14 @@ def test_a_figure_is_one_line_of_json() -> None:
 
 def test_who_asks_counts_from_when_a_request_was_due() -> None:
     """Answers of 50 ms at twenty-five a second over one line: what they hold back comes later and later."""
-    application = app.create("1.2.3", list, dict)
+    application = app.create("1.2.3", well)
 
     @application.post("/slow")
     def slow(values: list[int]) -> Response:
         time.sleep(0.05)
         return Response("x" * 100_000, 200 if values[0] else 503)
 
-    with app.served(application, app.listen("127.0.0.1", 0)) as port:
+    with app.served(application, listen("127.0.0.1", 0)) as port:
         heard = obeyed(Call(port, "", "/slow", ["[1]", "[0]"], 1.0, 25.0))
         unpaced = obeyed(Call(port, "", "/slow", ["[1]"], 0.5, lines=2))
     assert (len(heard.latencies), heard.refused) == (25, 12)

@@ -73,6 +73,7 @@ def spawn(
     stdin: int | None = subprocess.DEVNULL,
     stdout: int | None = None,
     stderr: int | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a child that is sent `death_signal` when the thread that called this ends, however it ends: call it from one that lives long.
 
@@ -82,7 +83,7 @@ def spawn(
     """
     uid, gid = (account.uid, account.gid) if account else (-1, -1)
     shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), str(int(death_signal)), str(uid), str(gid)]
-    return subprocess.Popen([*shim, *argv], cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+    return subprocess.Popen([*shim, *argv], cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, pass_fds=pass_fds)
 
 
 def stop(process: subprocess.Popen[bytes], with_signal: signal.Signals = signal.SIGTERM, seconds: float = STOP_SECONDS) -> int:

@@ -1,0 +1,56 @@
+"""Where the admin port listens, and how it shows that it is itself. Nothing here needs what answers there."""
+
+import socket
+import ssl
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from insa_anomaly import instrumentation
+from insa_anomaly.errors import AddressInUse, ConfigError
+
+WAITING_MOST = 2048  # connections that nobody has taken yet
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The port's own certificate and its key, files in PEM."""
+
+    certificate: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raises ConfigError where it cannot be used."""
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"the HTTP port cannot speak TLS with {self.certificate} and {self.key}: {error}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; who connects waits until somebody answers. Raises AddressInUse."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, else asyncio leaves Nagle's 40 ms in every answer
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(WAITING_MOST)
+    except OSError as error:
+        bound.close()
+        message = f"the HTTP port {host}:{port} cannot be had ({error.strerror}): stop what holds it, or set http.port"
+        raise AddressInUse(message) from error
+    return bound
+
+
+def warn_unprotected(host: str, certificate: Certificate | None) -> None:
+    """Say it once where keys would go over the network in the clear."""
+    if certificate is None and not is_loopback(host):
+        instrumentation.port_unprotected(host)

@@ -1,0 +1,92 @@
+"""How the daemon begins the process of its admin port (`wiring.admin`): what that inherits, and who answers its questions."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from signal import SIGKILL
+from threading import Event
+from uuid import UUID
+
+import msgspec
+
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.lines import AnsweringEnd
+from insa_anomaly.api import address
+from insa_anomaly.runtime.admin_process import AdminProcess
+from insa_anomaly.services.stream import ANSWER_SECONDS, Desk
+from insa_anomaly.settings import Http, Settings, credential
+
+QUESTIONS, POSTS = 4, 8  # lines: what waits for the disk has its own
+
+
+class Inherited(msgspec.Struct, frozen=True):
+    """What the child must know beside the settings; numbers are its descriptors."""
+
+    dsn: str
+    instance: UUID  # the id of the log
+    port: int
+    questions: list[int]
+    posts: list[int]
+
+
+@contextmanager
+def listening(http: Http) -> Iterator[socket.socket]:
+    """The address of the admin port, taken while the block runs. Raises AddressInUse, and ConfigError for a certificate of no use."""
+    shown = certificate(http)
+    if shown is not None:
+        shown.check()
+    address.warn_unprotected(http.host, shown)
+    with address.listen(http.host, http.port) as bound:
+        yield bound
+
+
+def certificate(http: Http) -> address.Certificate | None:
+    """The port's own; None where it speaks in the clear."""
+    return address.Certificate(http.certificate_file, credential(http.key_file)) if http.certificate_file and http.key_file else None
+
+
+class AdminPort:
+    """The process, and the desk that answers it; questions wait until that is open."""
+
+    def __init__(self, settings: Settings, dsn: str, instance: UUID, bound: socket.socket) -> None:
+        self._dsn, self._instance, self._bound = dsn, instance, bound
+        self._desk: Desk | None = None
+        self._opened = Event()
+        self.process = AdminProcess(self._start, settings)
+
+    def open(self, desk: Desk) -> None:
+        """Answer from now on."""
+        self._desk = desk
+        self._opened.set()
+
+    def _answer(self, question: bytes) -> bytes:
+        """Whoever asks has given up before this does; nothing is what nobody takes for an answer."""
+        self._opened.wait(ANSWER_SECONDS)
+        return b"" if self._desk is None else self._desk.answer(question)
+
+    def _start(self, settings: Settings) -> "subprocess.Popen[bytes]":
+        """What it must know goes over its standard input, so that no secret is in an argument. It never outlives us, nor holds the port."""
+        questions, posts = AnsweringEnd(QUESTIONS), AnsweringEnd(POSTS)
+        given = [self._bound.fileno(), *questions.descriptors, *posts.descriptors]
+        argv = [sys.executable, "-m", "insa_anomaly.wiring.admin"]
+        child = embedded.spawn(argv, death_signal=SIGKILL, stdin=subprocess.PIPE, cwd=None, pass_fds=given)
+        inherited = Inherited(self._dsn, self._instance, given[0], questions.descriptors, posts.descriptors)
+        assert child.stdin is not None  # noqa: S101 - it was asked for
+        child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(inherited) + b"\n")
+        child.stdin.flush()
+        for end in (questions, posts):
+            end.given_away()
+            end.serve(self._answer)
+        return child
+
+
+@contextmanager
+def begun(port: AdminPort) -> Iterator[AdminProcess]:
+    """The process, while the block runs."""
+    port.process.begin()
+    try:
+        yield port.process
+    finally:
+        port.process.close()

@@ -1,0 +1,79 @@
+"""The services that both the daemon and its admin port work with, put together."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.postgres import roles
+from insa_anomaly.adapters.postgres.audit import PostgresAudit
+from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
+from insa_anomaly.adapters.postgres.connection import as_role
+from insa_anomaly.adapters.postgres.findings import PostgresFindings
+from insa_anomaly.adapters.postgres.health import PostgresHealth
+from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.core.reading import Parser
+from insa_anomaly.services.health import HealthService
+from insa_anomaly.services.jobs import JobService
+from insa_anomaly.services.live import Live
+from insa_anomaly.services.model_changes import ModelChangeService
+from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet
+from insa_anomaly.settings import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of the running daemon they work with."""
+
+    models: ModelFiles
+    live: Live
+    inlet: Inlet
+    instance: UUID  # the id of the log
+    interrupt: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Connections to answer with, and others to add to the audit log with: who answers can neither read nor forge it."""
+
+    answers: Pool
+    audit: Pool
+
+
+@contextmanager
+def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
+    """Connections with the rights of each part, where the database has roles for them; else the same for all."""
+    database = settings.database
+    if not database.roles:
+        with Pool(dsn, database.deadline) as pool:
+            yield Pools(pool, pool)
+        return
+    with (
+        Pool(as_role(dsn, roles.API), database.deadline) as answers,
+        Pool(as_role(dsn, roles.AUDIT), database.deadline, 2) as audit,
+    ):
+        yield Pools(answers, audit)
+
+
+def job_service(pools: Pools, parts: Parts, most_waiting: int) -> JobService:
+    """Takes trainings, as long as no more than so many wait."""
+    audit = PostgresAudit(pools.audit)
+    return JobService(PostgresJobs(pools.answers, parts.instance), parts.models, parts.live, audit, parts.interrupt, most_waiting)
+
+
+def model_changes(settings: Settings, pools: Pools, models: ModelFiles) -> ModelChangeService:
+    """Changes models that are there."""
+    catalogue, findings, audit = PostgresCatalogue(pools.answers), PostgresFindings(pools.answers), PostgresAudit(pools.audit)
+    return ModelChangeService(models, catalogue, findings, audit, settings.verdict.merge_gap_readings)
+
+
+def health_service(settings: Settings, pools: Pools) -> HealthService:
+    """The health check."""
+    return HealthService(PostgresHealth(pools.answers), PostgresAudit(pools.audit), settings.health, settings.health.hour)
+
+
+def parser(settings: Settings) -> Parser:
+    """Knows what comes over MQTT and what comes over HTTP."""
+    return Parser(replace(settings.readings, subscriptions=(*SUBSCRIPTIONS, *settings.readings.subscriptions)))
