@@ -8,8 +8,10 @@ of a batch, of however many series, go through each step together, and the resul
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from insa_anomaly.core import calibration, charts, features, rules, verdict
 from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.features import Arrival, Bools, Features, Floats, Ints
-from insa_anomaly.core.forest import Arena, Forest
+from insa_anomaly.core.forest import Arena, Forest, Memory
 from insa_anomaly.core.life import Life
 from insa_anomaly.core.reading import Quality
 from insa_anomaly.errors import ModelFileError
@@ -163,11 +165,11 @@ class Model:
 class Models:
     """The models of a fleet, by row, as `advance` needs them."""
 
-    def __init__(self, capacity: int, trees: int) -> None:
-        """Room for `capacity` models of at most `trees` trees; memory is taken as models are put."""
-        self.arena = Arena(capacity, trees)
-        self.numbers = np.zeros((capacity, MODEL_WIDTH))
-        self.present = np.zeros(capacity, np.bool_)
+    def __init__(self, capacity: int, trees: int, zeros: Memory = np.zeros) -> None:
+        """Room for `capacity` models of at most `trees` trees; memory, which `zeros` gives, is taken as models are put."""
+        self.arena = Arena(capacity, trees, zeros)
+        self.numbers = zeros((capacity, MODEL_WIDTH), np.float64)
+        self.present = zeros((capacity,), np.bool_)
 
     @property
     def bytes_per_model(self) -> int:
@@ -250,20 +252,20 @@ def advance(
     return pushed.states, results
 
 
-def foresee(state: Floats, models: Models, row: int, values: Floats) -> Results:
+def foresee(state: Floats, numbers: Floats, forest: Callable[[Features], Floats], values: Floats) -> Results:
     """What each of these values [n] would be as the next reading of a series whose window is full, one usual pause after the newest.
 
     Scored as `advance` scores it, to the bit, at a third of the cost for one value; there is no verdict, since nothing came in. `state`
-    [1, features.STATE_WIDTH] is not changed.
+    [features.STATE_WIDTH] and `numbers` [MODEL_WIDTH] are not changed; `forest` is the `score_samples` of the model's own.
     """
     n = len(values)
-    time = np.full(n, float(int(state[0, features.LAST] + models.numbers[row, INTERVAL])))
-    pushed, at, rows = features.foreseen(state, values, time), np.arange(n), np.full(n, row)
+    time = np.full(n, float(int(state[features.LAST] + numbers[INTERVAL])))
+    pushed, at, every = features.foreseen(state, values, time), np.arange(n), np.repeat(numbers[None], n, axis=0)
     results = _nothing_said(n)
     results.status[:] = Status.SCORED
-    members = _members(results, at, pushed, at, models, rows)
+    members = _members(results, at, pushed, at, every, forest)
     _smooth(members, pushed, at, np.ones(n, np.bool_))
-    _weigh(results, at, pushed, at, time, members, models.numbers[rows])
+    _weigh(results, at, pushed, at, time, members, every)
     return results
 
 
@@ -300,19 +302,21 @@ def _score(
     blocks = [at[begin : begin + _BLOCK] for begin in range(0, len(at), _BLOCK)]
     members = np.full((len(good), len(MEMBERS)), np.nan)
     for block in blocks:
-        members[block] = _members(results, good[block], pushed, block, models, row[block])
+        forest = partial(models.arena.score, row[block])
+        members[block] = _members(results, good[block], pushed, block, models.numbers[row[block]], forest)
     _smooth(members, pushed, which, ready)
     for block in blocks:
         _weigh(results, good[block], pushed, block, time[block], members[block], models.numbers[row[block]])
 
 
-def _members(results: Results, at: Ints, pushed: features.Pushed, block: Ints, models: Models, row: Ints) -> Floats:
+def _members(
+    results: Results, at: Ints, pushed: features.Pushed, block: Ints, numbers: Floats, forest: Callable[[Features], Floats]
+) -> Floats:
     """What each member sees [n, len(MEMBERS)] in the readings `block` of `pushed`, which are `at` in the results; none is smoothed yet."""
-    numbers = models.numbers[row]
     look = features.look(pushed.windows[block], pushed.stamps[block], pushed.flats[block], numbers[:, FEATURES])
     raw = features.unscaled(look, numbers[:, FEATURES])
     results.features[at] = scaled = features.scaled(raw, numbers[:, FEATURES])
-    samples = models.arena.score(row, scaled)
+    samples = forest(scaled)
     error = charts.forecast_error(look, numbers[:, CHARTS])
     results.raw_score[at] = samples - numbers[:, OFFSET]
     results.expected[at] = expected = features.expected(look, numbers[:, FEATURES])

@@ -147,18 +147,18 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
 
 
 def foreseen(state: Floats, values: Floats, times: Floats) -> Pushed:
-    """Full windows as each of these values [n], at these times [n], would see them as the next reading after `state` [1, STATE_WIDTH].
+    """Full windows as each of these values [n], at these times [n], would see them as the next reading after `state` [STATE_WIDTH].
 
     As `push` gives them, but that the states are what they were before. No time is past a pause that restarts the window.
     """
     n = len(values)
     windows, stamps = np.empty((n, LONG)), np.empty((n, _STAMPS))
-    windows[:, :-1], windows[:, -1] = state[0, VALUES][1:], values
-    stamps[:, :-1], stamps[:, -1] = state[0, TIMES][1:], times
-    flats = np.where(values == windows[:, -2], np.minimum(state[0, FLAT] + 1, FLAT_CAP), 0.0)
-    counts, seen = np.full(n, float(LONG)), np.full(n, state[0, SEEN] + 1)
+    windows[:, :-1], windows[:, -1] = state[VALUES][1:], values
+    stamps[:, :-1], stamps[:, -1] = state[TIMES][1:], times
+    flats = np.where(values == windows[:, -2], np.minimum(state[FLAT] + 1, FLAT_CAP), 0.0)
+    counts, seen = np.full(n, float(LONG)), np.full(n, state[SEEN] + 1)
     arrivals, moved = np.zeros(n, np.uint8), np.ones(n, np.bool_)
-    return Pushed(np.repeat(state, n, axis=0), arrivals, moved, windows, stamps, counts, flats, seen)
+    return Pushed(np.repeat(state[None], n, axis=0), arrivals, moved, windows, stamps, counts, flats, seen)
 
 
 def _arrivals(states: Floats, which: Ints, times: Floats, discriminators: Ints) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:

@@ -10,6 +10,7 @@ Liu, Ting, Zhou: Isolation Forest (2008). Scores equal scikit-learn's within 1e-
 """
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,14 @@ SAMPLES_MOST = 256
 Thresholds = npt.NDArray[np.float32]
 NodeFeatures = npt.NDArray[np.uint8]
 LeafCodes = npt.NDArray[np.uint16]
+
+
+class Memory(Protocol):
+    """Gives arrays of zeros, as numpy does; memory is taken only where something is written."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - whatever numpy takes for one
+        """One more."""
+
 
 _BLOCK = 128  # rows walked together: the walk's own arrays stay in the cache
 _FEATURE_BITS = 4  # at most 16 features
@@ -87,12 +96,12 @@ class Arena:
     feature in the low bits cannot change it.
     """
 
-    def __init__(self, capacity: int, trees: int) -> None:
-        """`capacity` models of at most `trees` trees."""
+    def __init__(self, capacity: int, trees: int, zeros: Memory = np.zeros) -> None:
+        """`capacity` models of at most `trees` trees, in memory that `zeros` gives."""
         self.trees = trees
-        self._levels = [np.zeros((capacity, trees, 1 << depth), np.int64) for depth in range(DEPTH)]
-        self._leaves = np.zeros((capacity, trees, LEAVES), np.uint16)
-        self._scale = np.ones(capacity)
+        self._levels = [zeros((capacity, trees, 1 << depth), np.int64) for depth in range(DEPTH)]
+        self._leaves = zeros((capacity, trees, LEAVES), np.uint16)
+        self._scale = zeros((capacity,), np.float64)
         self._lengths = path_lengths()
         self._samples = leaf_samples()
 

@@ -1,25 +1,23 @@
 """Every series with its state and its model, as matrices: one row a series, its number in the registry."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from threading import Lock
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import THRESHOLD, Model, Models, Parameters, Results, advance, foresee
+from insa_anomaly.core.detector import THRESHOLD, Model, Parameters, Results, advance
 from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.core.event import Reason
+from insa_anomaly.core.forest import Memory
 from insa_anomaly.core.reasons import reasons
 from insa_anomaly.core.verdict import Policy
 from insa_anomaly.ports import SeriesKey, Telemetry
+from insa_anomaly.runtime.board import Board
 from insa_anomaly.runtime.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.shadows import KeptShadow, Shadows
-
-ROWS_AT_ONCE = 256
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -31,29 +29,22 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     shadow: KeptShadow | None = None
 
 
-@dataclass(frozen=True)
-class Window:
-    """A series at one moment: its number, a copy of its state [1, features.STATE_WIDTH], and id and version of its model, if any."""
-
-    number: int
-    state: npt.NDArray[np.float64]
-    model: tuple[str, int] | None
-
-
 class Fleet:
-    """States and models of all series. One thread, the score reader's, changes it; any thread may look."""
+    """States and models of all series. One thread, the score reader's, changes it; any thread may look at its board."""
 
-    def __init__(self, registry: Registry, parameters: Parameters, policy: Policy, terms: DeviceTerms | None = None) -> None:
+    def __init__(
+        self, registry: Registry, parameters: Parameters, policy: Policy, terms: DeviceTerms | None = None, zeros: Memory = np.zeros
+    ) -> None:
         self.registry, self._parameters, self._policy = registry, parameters, policy
-        self._models = Models(registry.capacity, parameters.n_estimators)
+        self.board = Board(registry.capacity, parameters.n_estimators, zeros)
+        self._models, self._states = self.board.models, self.board.states
         self.devices = Devices(registry, policy, terms or DeviceTerms(), self._models.arena)
         self.shadows = Shadows(registry.capacity, parameters, policy)
-        self._states = features.empty(ROWS_AT_ONCE)
-        self._moved = np.zeros(ROWS_AT_ONCE, bool)
+        self._known = 0  # rows in use
+        self._moved = np.zeros(registry.capacity, bool)
         self.with_model = np.zeros(registry.capacity, bool)
         self.model: dict[int, tuple[str, int]] = {}  # number -> id and version
         self._set_thresholds: dict[int, float] = {}
-        self._changing = Lock()  # held for moments: while rows are written, and while one is copied
 
     def advance(self, telemetry: Telemetry, muted: npt.NDArray[np.bool_] | None = None) -> Results:
         """Score the readings in order and move the states of their series; those that are `muted` open no episode."""
@@ -64,7 +55,7 @@ class Fleet:
             self._states[numbers], which, self._models, rows, telemetry.value, telemetry.timestamp, telemetry.discriminator,
             telemetry.quality, self._policy, self._parameters, muted,
         )  # fmt: skip
-        with self._changing:
+        with self.board.changing(numbers):
             self._states[numbers] = states
         self._moved[numbers] = True
         self.shadows.follow(telemetry, results, muted)
@@ -72,10 +63,10 @@ class Fleet:
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
         """Of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back since."""
-        numbers = keys[keys < len(self._states)]
-        ahead = numbers[self._states[numbers, features.LAST] > latest]  # of a series with several readings, several times
+        numbers = np.unique(keys[keys < self._known])
+        ahead = numbers[self._states[numbers, features.LAST] > latest]
         if len(ahead):
-            with self._changing:
+            with self.board.changing(ahead):
                 self._states[ahead, features.TIMES] = -np.inf
                 self._states[ahead, features.FIRST] = np.minimum(self._states[ahead, features.FIRST], latest)
             self._moved[ahead] = True
@@ -91,24 +82,6 @@ class Fleet:
         """Id of the model of every series and device that has one."""
         return {self.registry.keys[number]: one[0] for number, one in self.model.items()} | self.devices.models
 
-    def look(self, key: SeriesKey) -> Window | None:
-        """The series as it is between two batches; None where it was never seen."""
-        number = self.registry.known(key)
-        if number is None:
-            return None
-        with self._changing:
-            state = self._states[number : number + 1].copy() if number < len(self._states) else features.empty(1)
-            return Window(number, state, self.model.get(number))
-
-    def foresee(self, window: Window, values: npt.NDArray[np.float64]) -> Results | None:
-        """What each of these values would be as the next reading of the series, one usual pause after the newest.
-
-        None where its model was swapped meanwhile: what was computed is then of neither.
-        """
-        results = foresee(window.state, self._models, window.number, values)
-        with self._changing:
-            return results if self.model.get(window.number) == window.model else None
-
     def swap(self, key: SeriesKey, model: Model | None, threshold: float | None = None) -> None:
         """Give the series this model, or none; `threshold` is one set by hand."""
         number = self.registry.number(key)
@@ -118,13 +91,12 @@ class Fleet:
         self._moved[number] = True
         if model is not None and self.model.get(number, (model.id,))[0] != model.id:
             self.shadows.served_by_another(number)
-        with self._changing:
+        with self.board.changing(number):
+            self.board.put(number, model)
             self._set_thresholds.pop(number, None)
             if model is None:
-                self._models.remove(number)
                 self.model.pop(number, None)
             else:
-                self._models.put(number, model)
                 self.model[number] = (model.id, model.version)
                 if threshold is not None:
                     self._models.numbers[number, THRESHOLD] = self._set_thresholds[number] = threshold
@@ -173,12 +145,11 @@ class Fleet:
         return msgspec.msgpack.encode(kept)
 
     def _grow(self, least: int) -> None:
-        have = len(self._states)
-        if least > have:
-            more = max(least, 2 * have) - have
-            with self._changing:
-                self._states = np.concatenate([self._states, features.empty(more)])
-            self._moved = np.concatenate([self._moved, np.zeros(more, bool)])
+        if least > self._known:
+            new = slice(self._known, least)
+            with self.board.changing(new):
+                self._states[new] = features.empty(least - self._known)
+            self._known = least
 
 
 def due(results: Results, telemetry: Telemetry) -> npt.NDArray[np.int32]:

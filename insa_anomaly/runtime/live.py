@@ -1,64 +1,67 @@
 """The stream as the API asks it: how a series stands, changing nothing."""
 
-from collections.abc import Sequence
-from math import isfinite
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from insa_anomaly.core import features
-from insa_anomaly.core.detector import Results
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.runtime.fleet import Fleet, Window
-from insa_anomaly.services.live import Compared, Foreseen, Standing, State
-
-ATTEMPTS = 5  # a model is swapped once a day
-AT_ONCE = 256  # values: between two such parts the stream has its turn
+from insa_anomaly.runtime.board import Board, Window
+from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.services.live import Compared, Serving, Standing, State
 
 
-class LiveFleet:
-    """The port `Live` over the fleet. Any thread may ask."""
+class LiveBoard:
+    """The port `Live` over a board, wherever that is seen. Any thread may ask.
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    `number_of` knows the number of a series, None where it was never seen; `compared` is as in the port.
+    """
+
+    def __init__(
+        self, board: Board, number_of: Callable[[SeriesKey], int | None], compared: Callable[[SeriesKey], Compared | None]
+    ) -> None:
+        self._board, self._number_of, self.compared = board, number_of, compared
 
     def standing(self, key: SeriesKey) -> Standing | None:
         """How this series stands; None where it was never seen."""
-        window = self._fleet.look(key)
-        if window is None:
+        found = self._look(key)
+        if found is None:
             return None
-        state = window.state[0]
-        newest = int(state[features.LAST]) if isfinite(state[features.LAST]) else None
-        in_episode = bool(state[features.EPISODE][1] > 0)
-        return Standing(_state(window), int(state[features.SEEN]), newest, window.model and window.model[0], in_episode)
+        state, seen = found.state, int(found.state[features.SEEN])
+        newest = int(state[features.LAST]) if seen else None
+        return Standing(_state(found), seen, newest, found.model and found.model[0], bool(state[features.EPISODE][1] > 0))
 
-    def compared(self, key: SeriesKey) -> Compared | None:
-        """What became of the series' shadow so far; None where it has none."""
-        number = self._fleet.registry.known(key)
-        found = None if number is None else self._fleet.shadows.tally(number)
-        return None if found is None else Compared(found[0], *msgspec.structs.astuple(found[1]))
+    def serving(self, key: SeriesKey) -> Serving | None:
+        """What its next reading is scored with; None unless the series is serving."""
+        found = self._look(key)
+        if found is None or found.model is None or _state(found) != "serving":
+            return None
+        return Serving(found.number, *found.model, found.state, found.numbers)
 
-    def foresee(self, key: SeriesKey, values: Sequence[float]) -> Foreseen | None:
-        """What these values would be, each as the next reading; None unless the series is serving."""
-        for _ in range(ATTEMPTS):
-            window = self._fleet.look(key)
-            if window is None or window.model is None or _state(window) != "serving":
-                return None
-            parts = [
-                self._fleet.foresee(window, np.array(values[begin : begin + AT_ONCE], float)) for begin in range(0, len(values), AT_ONCE)
-            ]
-            if not any(part is None for part in parts):
-                return _foreseen(window.model, [part for part in parts if part is not None])
-        return None
+    def isolate(self, number: int, model_id: str, scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+        """What the forest of series `number` says of features; None where another model serves by now."""
+        return self._board.isolate(number, model_id, scaled)
+
+    def _look(self, key: SeriesKey) -> Window | None:
+        number = self._number_of(key)
+        return None if number is None else self._board.look(number)
 
 
-def _foreseen(model: tuple[str, int], parts: list[Results]) -> Foreseen:
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("score", "expected", "lower", "upper")]
-    score, *known = (column.tolist() for column in columns)
-    return Foreseen(*model, score, *([one if isfinite(one) else None for one in column] for column in known))
+def live(fleet: Fleet) -> LiveBoard:
+    """The port over a fleet of this process."""
+    return LiveBoard(fleet.board, fleet.registry.known, lambda key: compared(fleet, key))
+
+
+def compared(fleet: Fleet, key: SeriesKey) -> Compared | None:
+    """What became of the series' shadow so far; None where it has none."""
+    number = fleet.registry.known(key)
+    found = None if number is None else fleet.shadows.tally(number)
+    return None if found is None else Compared(found[0], *msgspec.structs.astuple(found[1]))
 
 
 def _state(window: Window) -> State:
     if window.model is None:
         return "collecting"
-    return "warming" if window.state[0, features.COUNT] < features.LONG else "serving"
+    return "warming" if window.state[features.COUNT] < features.LONG else "serving"

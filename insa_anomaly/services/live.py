@@ -1,10 +1,11 @@
 """What the stream knows of a series at this moment."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
 
+from insa_anomaly.core.features import Features, Floats
 from insa_anomaly.ports import SeriesKey
 
 State = Literal["collecting", "warming", "serving"]
@@ -20,15 +21,15 @@ class Standing(msgspec.Struct, frozen=True):
     in_episode: bool
 
 
-class Foreseen(msgspec.Struct, frozen=True):
-    """What n values would be, each as the next reading of its series; None where it is not known."""
+@dataclass(frozen=True)
+class Serving:
+    """A series that is served, at one moment: all that its next reading is scored with, but for the forest."""
 
+    number: int  # of the series, in this run of the daemon
     model_id: str
     model_version: int
-    score: list[float]
-    expected: list[float | None]
-    lower: list[float | None]
-    upper: list[float | None]
+    state: Floats  # [features.STATE_WIDTH]
+    numbers: Floats  # [detector.MODEL_WIDTH]
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -55,5 +56,11 @@ class Live(Protocol):
     def compared(self, key: SeriesKey) -> Compared | None:
         """What became of the series' shadow so far; None where it has none."""
 
-    def foresee(self, key: SeriesKey, values: Sequence[float]) -> Foreseen | None:
-        """What these values would be; None unless the series is serving."""
+    def serving(self, key: SeriesKey) -> Serving | None:
+        """What its next reading is scored with; None unless the series is serving."""
+
+    def isolate(self, number: int, model_id: str, scaled: Features) -> Floats | None:
+        """What the forest of series `number` says of features [n, features.WIDTH]: `score_samples` [n].
+
+        None where another model serves by now.
+        """

@@ -1,15 +1,23 @@
 """What a value would be as the next reading of its series; nothing is changed by asking."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import isfinite
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core import detector
+from insa_anomaly.core.features import Features, Floats
 from insa_anomaly.errors import Conflict, NotFound, TooLarge, TooMany
 from insa_anomaly.ports import Key, Models, SeriesKey
-from insa_anomaly.services.live import Foreseen, Live
+from insa_anomaly.services.live import Live, Serving
 from insa_anomaly.services.views import Id
+
+ATTEMPTS = 5  # a model is swapped once a day
+AT_ONCE = 256  # values: between two such parts the stream has its turn
 
 
 class RateLimit(Protocol):
@@ -53,6 +61,35 @@ class BatchAnswer(msgspec.Struct, frozen=True):
     model_version: int
 
 
+def foreseen(live: Live, series: SeriesKey, values: Floats) -> tuple[list[Prediction], Serving] | None:
+    """What each of these values [n] would be as the next reading, and by which model; None unless the series is serving."""
+    for _ in range(ATTEMPTS):
+        serving = live.serving(series)
+        if serving is None:
+            return None
+        with suppress(_Swapped):
+            parts = (values[begin : begin + AT_ONCE] for begin in range(0, len(values), AT_ONCE))
+            return [one for part in parts for one in _part(live, serving, part)], serving
+    return None
+
+
+class _Swapped(Exception):
+    """The series has another model now."""
+
+
+def _part(live: Live, serving: Serving, values: Floats) -> Iterator[Prediction]:
+    def forest(scaled: Features) -> Floats:
+        found = live.isolate(serving.number, serving.model_id, scaled)
+        if found is None:
+            raise _Swapped
+        return found
+
+    said = detector.foresee(serving.state, serving.numbers, forest, values)
+    columns = (column.tolist() for column in (values, said.score, said.expected, said.lower, said.upper))
+    for value, score, *band in zip(*columns, strict=True):
+        yield Prediction(value, score < 0, score, abs(score), *(one if isfinite(one) else None for one in band))
+
+
 class PredictionService:
     """Asks the stream. `a_minute` is how many predictions a key may have, where it has no limit of its own."""
 
@@ -76,18 +113,14 @@ class PredictionService:
         said, found = self._foresee(key, series, values)
         return BatchAnswer(said, sum(one.is_anomaly for one in said), found.model_id, found.model_version)
 
-    def _foresee(self, key: Key, series: SeriesKey, values: Sequence[float]) -> tuple[list[Prediction], Foreseen]:
+    def _foresee(self, key: Key, series: SeriesKey, values: Sequence[float]) -> tuple[list[Prediction], Serving]:
         self._take(key, len(values))
-        found = self._live.foresee(series, values)
+        found = foreseen(self._live, series, np.array(values, np.float64))
         if found is None:
             raise self._hindrance(series)
-        columns = (values, found.score, found.expected, found.lower, found.upper)
-        said = [
-            Prediction(float(value), score < 0, score, abs(score), expected, lower, upper)
-            for value, score, expected, lower, upper in zip(*columns, strict=True)
-        ]
+        said, serving = found
         instrumentation.predictions_given(len(said), sum(one.is_anomaly for one in said))
-        return said, found
+        return said, serving
 
     def _take(self, key: Key, count: int) -> None:
         a_minute = key.predictions_a_minute or self._a_minute

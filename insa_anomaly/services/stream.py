@@ -5,22 +5,22 @@ The port is a process of its own, so that no request takes the interpreter from 
 `Stream` asks, `Desk` answers; a pair of them over any way of carrying bytes is the daemon itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.services.live import Compared, Foreseen, Live, Standing
+from insa_anomaly.services.live import Compared
 from insa_anomaly.services.telemetry import Inlet
 
 ANSWER_SECONDS = 5.0
 POST_SECONDS = 60.0  # the daemon itself says no long before
 
 
-class AskStanding(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """How a series stands."""
+class AskNumber(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The number of a series."""
 
     series: SeriesKey
 
@@ -29,13 +29,6 @@ class AskCompared(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What became of its shadow."""
 
     series: SeriesKey
-
-
-class AskForeseen(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """What these values would be."""
-
-    series: SeriesKey
-    values: list[float]
 
 
 class AskCondition(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -59,7 +52,7 @@ class Post(msgspec.Struct, frozen=True, array_like=True, tag=True):
     payload: bytes
 
 
-Question = AskStanding | AskCompared | AskForeseen | AskCondition | AskMetrics | Interrupt | Post
+Question = AskNumber | AskCompared | AskCondition | AskMetrics | Interrupt | Post
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -77,26 +70,26 @@ class Carry(Protocol):
 
 
 class Stream:
-    """The ports `Live` and `Inlet`, and what else is asked of the daemon. Any thread may ask; any call may raise DaemonSilent."""
+    """The port `Inlet`, and what else is asked of the daemon. Any thread may ask; any call may raise DaemonSilent."""
 
     def __init__(self, ask: Carry, post: Carry) -> None:
         """`post` carries what waits for the disk, so that nothing else has to."""
         self._carry_question, self._carry_post = ask, post
         self._encode = msgspec.msgpack.Encoder().encode
+        self._numbers: dict[SeriesKey, int] = {}
 
-    def standing(self, key: SeriesKey) -> Standing | None:
-        """How this series stands; None where it was never seen."""
-        found: Standing | None = self._ask(AskStanding(key), Standing | None)
+    def number(self, key: SeriesKey) -> int | None:
+        """The number of this series, which it has for as long as the daemon runs; None where it was never seen."""
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._ask(AskNumber(key), int | None)
+            if found is not None:
+                self._numbers[key] = found
         return found
 
     def compared(self, key: SeriesKey) -> Compared | None:
         """What became of the series' shadow so far; None where it has none."""
         found: Compared | None = self._ask(AskCompared(key), Compared | None)
-        return found
-
-    def foresee(self, key: SeriesKey, values: Sequence[float]) -> Foreseen | None:
-        """What these values would be; None unless the series is serving."""
-        found: Foreseen | None = self._ask(AskForeseen(key, list(values)), Foreseen | None)
         return found
 
     def condition(self) -> Condition:
@@ -126,7 +119,8 @@ class Stream:
 class Desk:
     """Answers in the daemon. Any thread may."""
 
-    live: Live
+    number: Callable[[SeriesKey], int | None]
+    compared: Callable[[SeriesKey], Compared | None]
     inlet: Inlet
     interrupt: Callable[[str], object]
     condition: Callable[[], Condition]
@@ -138,12 +132,10 @@ class Desk:
 
     def _found(self, question: Question) -> object:
         match question:
-            case AskForeseen(series, values):
-                return self.live.foresee(series, values)
-            case AskStanding(series):
-                return self.live.standing(series)
+            case AskNumber(series):
+                return self.number(series)
             case AskCompared(series):
-                return self.live.compared(series)
+                return self.compared(series)
             case Post(topic, payload):
                 return self.inlet.post(topic, payload)
             case Interrupt(job_id):

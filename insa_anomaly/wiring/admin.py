@@ -1,6 +1,7 @@
 """The admin port, put together: begun by the daemon as a process of its own, and what that process is made of.
 
-A request that is answered elsewhere takes no time from the stream, and a process that is asked from outside holds nothing of it.
+It sees the models and windows of the daemon in memory that it can only read, and asks it for the rest: a request takes next to no time
+from the stream, and whoever breaks in here cannot change what is scored.
 """
 
 import signal
@@ -20,10 +21,13 @@ from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
+from insa_anomaly.adapters.shared_memory import SharedMemory
 from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Cache
+from insa_anomaly.runtime.board import Board
+from insa_anomaly.runtime.live import LiveBoard
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.keys import KeyRing
@@ -68,7 +72,9 @@ def opened(settings: Settings, inherited: Inherited, stream: Stream) -> Iterator
         services.pools(settings, inherited.dsn) as pools,
         kept_fresh(KeyRing(PostgresKeys(pools.answers), clock.now)) as ring,
     ):
-        yield assembled(settings, pools, ring, Parts(models, stream, stream, inherited.instance, stream.interrupt))
+        board = Board(inherited.capacity, settings.detection.n_estimators, SharedMemory(inherited.board).zeros)
+        live = LiveBoard(board, stream.number, stream.compared)
+        yield assembled(settings, pools, ring, Parts(models, live, stream, inherited.instance, stream.interrupt))
 
 
 def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: Parts) -> Admin:

@@ -13,8 +13,10 @@ import msgspec
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.lines import AnsweringEnd
+from insa_anomaly.adapters.shared_memory import SharedMemory
 from insa_anomaly.api import address
 from insa_anomaly.runtime.admin_process import AdminProcess
+from insa_anomaly.runtime.daemon import Parts
 from insa_anomaly.services.stream import ANSWER_SECONDS, Desk
 from insa_anomaly.settings import Http, Settings, credential
 
@@ -26,6 +28,8 @@ class Inherited(msgspec.Struct, frozen=True):
 
     dsn: str
     instance: UUID  # the id of the log
+    capacity: int  # series on the board
+    board: int
     port: int
     questions: list[int]
     posts: list[int]
@@ -50,8 +54,9 @@ def certificate(http: Http) -> address.Certificate | None:
 class AdminPort:
     """The process, and the desk that answers it; questions wait until that is open."""
 
-    def __init__(self, settings: Settings, dsn: str, instance: UUID, bound: socket.socket) -> None:
-        self._dsn, self._instance, self._bound = dsn, instance, bound
+    def __init__(self, settings: Settings, dsn: str, daemon: Parts, memory: SharedMemory, bound: socket.socket) -> None:
+        """`memory` holds the board of the daemon's fleet."""
+        self._dsn, self._daemon, self._memory, self._bound = dsn, daemon, memory, bound
         self._desk: Desk | None = None
         self._opened = Event()
         self.process = AdminProcess(self._start, settings)
@@ -69,10 +74,12 @@ class AdminPort:
     def _start(self, settings: Settings) -> "subprocess.Popen[bytes]":
         """What it must know goes over its standard input, so that no secret is in an argument. It never outlives us, nor holds the port."""
         questions, posts = AnsweringEnd(QUESTIONS), AnsweringEnd(POSTS)
-        given = [self._bound.fileno(), *questions.descriptors, *posts.descriptors]
+        board, bound = self._memory.descriptor, self._bound.fileno()
+        given = [board, bound, *questions.descriptors, *posts.descriptors]
         argv = [sys.executable, "-m", "insa_anomaly.wiring.admin"]
         child = embedded.spawn(argv, death_signal=SIGKILL, stdin=subprocess.PIPE, cwd=None, pass_fds=given)
-        inherited = Inherited(self._dsn, self._instance, given[0], questions.descriptors, posts.descriptors)
+        instance, capacity = self._daemon.log.id, self._daemon.fleet.registry.capacity
+        inherited = Inherited(self._dsn, instance, capacity, board, bound, questions.descriptors, posts.descriptors)
         assert child.stdin is not None  # noqa: S101 - it was asked for
         child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(inherited) + b"\n")
         child.stdin.flush()

@@ -20,6 +20,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.adapters.reserve import Reserve
+from insa_anomaly.adapters.shared_memory import SharedMemory
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.ports import Broker
@@ -33,7 +34,7 @@ from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.runtime.live import LiveFleet
+from insa_anomaly.runtime.live import compared
 from insa_anomaly.runtime.measure import Measure, Waiting
 from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.runtime.record import Record
@@ -70,8 +71,9 @@ def run(settings: Settings, source: str) -> int:
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
         activity, failures = Activity(), Failures(clock.now)
-        parts = _assemble(settings, dsn, models, activity, failures, stack)
-        port = None if bound is None else admin_process.AdminPort(settings, dsn, parts.log.id, bound)
+        memory = SharedMemory()
+        parts = _assemble(settings, dsn, models, memory, activity, failures, stack)
+        port = None if bound is None else admin_process.AdminPort(settings, dsn, parts, memory, bound)
         admin = None if port is None else stack.enter_context(admin_process.begun(port))
         reload = Reload(settings, source, partial(_adjust, parts, admin))
         others = stack.enter_context(health.threads(settings, dsn, parts, models, activity, failures))
@@ -99,7 +101,9 @@ def _desk(parts: Parts, daemon: Daemon) -> Desk:
     def condition() -> Condition:
         return Condition(daemon.troubles(), daemon.figures())
 
-    return Desk(LiveFleet(parts.fleet), parts.intake, parts.trainer.interrupt, condition, instrumentation.metrics_text)
+    fleet = parts.fleet
+    known, trainer = fleet.registry.known, parts.trainer
+    return Desk(known, partial(compared, fleet), parts.intake, trainer.interrupt, condition, instrumentation.metrics_text)
 
 
 def _adjust(parts: Parts, admin: AdminProcess | None, settings: Settings) -> None:
@@ -118,7 +122,9 @@ def _share_arenas() -> None:
         libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
-def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activity, failures: Failures, stack: ExitStack) -> Parts:
+def _assemble(
+    settings: Settings, dsn: str, models: ModelFiles, memory: SharedMemory, activity: Activity, failures: Failures, stack: ExitStack
+) -> Parts:
     directory = settings.storage.directory
     reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
     log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
@@ -129,7 +135,8 @@ def _assemble(settings: Settings, dsn: str, models: ModelFiles, activity: Activi
     intake = Intake(log, feed, clock.now, settings.intake, reserve)
     broker = intake.broker = _broker(settings, intake, directory)
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
-    fleet = Fleet(registry, settings.detection, settings.verdict, terms)
+    fleet = Fleet(registry, settings.detection, settings.verdict, terms, memory.zeros)
+    memory.seal()
     tell = Tell(states, broker)
     events = ModelEvents(states, tell.offer)
     trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training, events.trained_by_itself, failures.add)

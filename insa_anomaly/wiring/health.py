@@ -17,7 +17,7 @@ from insa_anomaly.runtime.daemon import Parts
 from insa_anomaly.runtime.failures import Failures
 from insa_anomaly.runtime.health import HealthKeeper, Notes
 from insa_anomaly.runtime.jobs import JobRunner
-from insa_anomaly.runtime.live import LiveFleet
+from insa_anomaly.runtime.live import live
 from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.health import DecisionPage, HealthReport, HealthService
@@ -35,7 +35,7 @@ def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, act
     """What trains when it is asked for, and what asks for it once a day."""
     with services.pools(settings, dsn) as pools:
         instance = daemon.log.id
-        parts = services.Parts(models, LiveFleet(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt)
+        parts = services.Parts(models, live(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt)
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
         runner = JobRunner(queue, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=devices)
         remedies, service = assembled(settings, pools, parts, daemon.state, daemon.tell.offer)

@@ -35,7 +35,7 @@ from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.health import HealthKeeper, Notes
 from insa_anomaly.runtime.jobs import JobRunner
-from insa_anomaly.runtime.live import LiveFleet
+from insa_anomaly.runtime.live import live
 from insa_anomaly.runtime.trainer import Answer, Order
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.health import DecisionView
@@ -109,7 +109,7 @@ class Site:
         catalogue = PostgresCatalogue(self.pool)
         self.school = School(self.service, self.files, catalogue, self.history, self.clock)
         school: Any = self.school
-        parts: Any = services.Parts(self.files, LiveFleet(self.fleet), school, self.instance, lambda _: None)
+        parts: Any = services.Parts(self.files, live(self.fleet), school, self.instance, lambda _: None)
         remedies, self.health = assembled(settings, services.Pools(self.pool, self.pool), parts, self.state, lambda _: None)
         note = PostgresHealth(self.pool).note
         self.keeper = HealthKeeper(self.health, remedies, Notes(self.activity, note, lambda: None), self.instance, 0.1, self.clock)

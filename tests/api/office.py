@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -29,7 +29,7 @@ from insa_anomaly.core.training import Trained, fit
 from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.live import LiveFleet
+from insa_anomaly.runtime.live import LiveBoard, compared
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
 from insa_anomaly.services.stream import Condition, Desk, Stream
 from insa_anomaly.settings import Http, RedisAddress, Settings, Training
@@ -191,9 +191,10 @@ def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | Non
             for one in interrupts:
                 one(name)
 
-        desk = Desk(LiveFleet(fleet), log, interrupt, well, instrumentation.metrics_text)
+        desk = Desk(fleet.registry.known, partial(compared, fleet), log, interrupt, well, instrumentation.metrics_text)
         stream = Stream(lambda question, _: desk.answer(question), lambda question, _: desk.answer(question))
-        admin = assembled(settings, Pools(pool, pool), ring, Parts(files, stream, stream, instance, stream.interrupt))
+        live = LiveBoard(fleet.board, stream.number, stream.compared)
+        admin = assembled(settings, Pools(pool, pool), ring, Parts(files, live, stream, instance, stream.interrupt))
         application = app.create("1.2.3", stream.condition, stream.metrics, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
             yield Office(

@@ -52,16 +52,15 @@ def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
     """To the bit, for the same value one usual pause later."""
     for value in (ORDINARY, ORDINARY + 3, STRANGE, -STRANGE, 0, 1e308):
         said = predict(serving, value)
-        window = serving.fleet.look(KEY)
-        assert window is not None
-        at = int(window.state[0, features.LAST] + serving.fleet._models.numbers[0, INTERVAL])
+        window = serving.fleet.board.look(0)
+        at = int(window.state[features.LAST] + window.numbers[INTERVAL])
         zeros, good = np.zeros(1, np.int64), np.zeros(1, np.int16)
         states_before = serving.fleet._states.copy()
         telemetry = Telemetry(
             serving.fleet.registry.keys, np.zeros(1, np.int32), np.array([at]), zeros, np.array([float(value)]), good, good
         )
         result = serving.fleet.advance(telemetry)
-        serving.fleet._states = states_before
+        serving.fleet._states[:] = states_before
         assert (said["score"], said["confidence"]) == (result.score[0], abs(result.score[0]))
         assert said["is_anomaly"] == (result.score[0] < 0)
         assert (said["expected"], said["lower"], said["upper"]) == (result.expected[0], result.lower[0], result.upper[0])
@@ -107,15 +106,15 @@ def test_a_prediction_needs_neither_database_nor_redis(serving: Office) -> None:
 
 def test_a_model_swapped_meanwhile_is_asked_again(serving: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer mixes two models; one that is swapped without end is not waited for."""
-    look, swaps = serving.fleet.look, [serving.train() for _ in range(2)]
+    look, swaps = serving.fleet.board.look, [serving.train() for _ in range(2)]
 
-    def swapping(key: tuple[str, str]) -> object:
-        window = look(key)
+    def swapping(number: int) -> object:
+        window = look(number)
         if swaps:
             serving.serve(swaps.pop())
         return window
 
-    monkeypatch.setattr(serving.fleet, "look", swapping)
+    monkeypatch.setattr(serving.fleet.board, "look", swapping)
     assert predict(serving, STRANGE)["model_version"] == 2
     swaps.extend([serving.train() for _ in range(3)] * 3)
     problem(serving.ask("fast", "POST", f"{API}/predict", json={**WHERE, "value": 1.0}), 409)

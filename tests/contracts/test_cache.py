@@ -59,7 +59,7 @@ def test_away_it_knows_nothing_and_holds_nobody_up(own_redis: Server[str]) -> No
 def looked_up() -> tuple[float, float]:
     """Hits and misses so far."""
     names = ("insa_cache_hits_total", "insa_cache_misses_total")
-    hits, misses = (instrumentation.REGISTRY.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names)
+    hits, misses = (instrumentation.PORT.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names)
     return hits, misses
 
 

@@ -74,7 +74,7 @@ def test_law_what_is_foreseen_is_what_would_be(stream: Stream, row: int, repeat:
     state = states[row : row + 1]
     assume(state[0, features.COUNT] == features.LONG)
     what, before = np.array([*values, state[0, features.VALUES][-1]] if repeat else values), state.tobytes()
-    foreseen = detector.foresee(state, held, row, what)
+    foreseen = detector.foresee(state[0], held.numbers[row], lambda scaled: held.arena.score(np.full(len(scaled), row), scaled), what)
     time = int(state[0, features.LAST] + held.numbers[row, detector.INTERVAL])
     n = len(what)
     nothing, rows = np.zeros(n, np.int64), np.full(n, row)

@@ -19,6 +19,7 @@ from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateU
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import show as showing
 from insa_anomaly.runtime.activity import Activity
+from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.announce import TOPIC, Announcer
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
@@ -31,7 +32,7 @@ from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
-from insa_anomaly.settings import Alerting, Grouping, Paging, Training
+from insa_anomaly.settings import Alerting, Grouping, Paging, Settings, Training
 from insa_anomaly.testing import (
     MemoryAlerts,
     MemoryBroker,
@@ -320,6 +321,11 @@ def test_the_state_is_announced() -> None:
     assert states()[-1] == "stopped"
 
 
+def unbegun(_: Settings) -> "Popen[bytes]":
+    """A process that nobody needs."""
+    raise AssertionError
+
+
 def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be in trouble is what the metric can tell."""
     monkeypatch.setattr(Alert, "trouble", "alerts are not delivered to: mail")
@@ -327,6 +333,8 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     plant.parts.intake.trouble, plant.parts.score.writable = "it is full", False
     plant.broker.undelivered = "nothing comes back"
     plant.parts.tell.trouble = "refused"
+    monkeypatch.setattr(AdminProcess, "trouble", "it ended")
+    plant.daemon = Daemon(replace(plant.parts, admin=AdminProcess(unbegun, Settings())))
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
     assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
 

@@ -14,7 +14,6 @@ from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.event import NO_MODEL, Event, episode_id
 from insa_anomaly.errors import StateBroken, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey, Swap
-from insa_anomaly.runtime import fleet as fleets
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet
 from insa_anomaly.runtime.score import ANOMALY_TOPIC, Findings, Score
@@ -261,9 +260,8 @@ def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_lo
     assert world.fleet.model == {}
 
 
-def test_a_checkpoint_with_more_series_than_there_is_room_for_keeps_those_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_with_more_series_than_there_is_room_for_keeps_those_that_fit() -> None:
     """A smaller `models.max_bytes` than before costs series, not the start, and no series gets another's state."""
-    monkeypatch.setattr(fleets, "ROWS_AT_ONCE", 2)
     world = World()
     world.take([message(device, i, {metric: i + j}) for i in range(3) for j, (device, metric) in enumerate(SERIES)], [swap(0), swap(1)])
     before = world.outcome()[3]

@@ -1,0 +1,96 @@
+"""What the next reading of every series would be scored with, where another process can see it: one row a series, by its number.
+
+Whoever reads takes no lock, so that nobody who reads, or dies while reading, can hold up the stream. Each row has a stamp, odd while the
+row is being written: what was read between two looks at the same even stamp is whole (a sequence lock; Lameter 2005, Linux' seqlock).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import sleep
+
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core import features
+from insa_anomaly.core.detector import Model, Models
+from insa_anomaly.core.forest import Memory
+from insa_anomaly.errors import DaemonSilent
+
+ID_BYTES = 36  # of a model: a UUID as text
+_ATTEMPTS, _PAUSE_SECONDS = 2000, 0.0005  # a row is being written for some 20 us, once in a batch that has readings of it
+
+
+@dataclass(frozen=True)
+class Window:
+    """A series at one moment: copies of its state [features.STATE_WIDTH] and of what was learnt of it [MODEL_WIDTH].
+
+    `model` is id and version of its model; where it has none, what was learnt means nothing.
+    """
+
+    number: int
+    state: npt.NDArray[np.float64]
+    numbers: npt.NDArray[np.float64]
+    model: tuple[str, int] | None
+
+
+class Board:
+    """Rows for `capacity` series, in memory that `zeros` gives: the same in every process that asks for the same in the same order.
+
+    One thread of one process writes, any may read.
+    """
+
+    def __init__(self, capacity: int, trees: int, zeros: Memory = np.zeros) -> None:
+        self.models = Models(capacity, trees, zeros)
+        self.states = zeros((capacity, features.STATE_WIDTH), np.float64)
+        self._ids, self._versions = zeros((capacity,), f"S{ID_BYTES}"), zeros((capacity,), np.int64)
+        self._stamps = zeros((capacity,), np.int64)
+
+    # Who writes
+    @contextmanager
+    def changing(self, numbers: "npt.NDArray[np.integer] | int | slice") -> Iterator[None]:
+        """These rows, each named once, are written in the block, and by nobody else."""
+        self._stamps[numbers] += 1
+        try:
+            yield
+        finally:
+            self._stamps[numbers] += 1
+
+    def put(self, number: int, model: Model | None) -> None:
+        """Let this model score the series from now on, or none. In a block of `changing`.
+
+        While its forest is written the series has no model: `isolate` walks for longer than anybody would wait for a stamp.
+        """
+        self._ids[number] = b""
+        if model is None:
+            self.models.remove(number)
+        else:
+            self.models.put(number, model)
+            self._ids[number], self._versions[number] = model.id.encode(), model.version
+
+    # Who reads
+    def look(self, number: int) -> Window:
+        """The series as it is between two batches. Raises DaemonSilent where somebody who was writing it does not go on."""
+        for _ in range(_ATTEMPTS):
+            stamp = int(self._stamps[number])
+            found = Window(number, self.states[number].copy(), self.models.numbers[number].copy(), self._model(number))
+            if self._unchanged(number, stamp):
+                return found
+            sleep(_PAUSE_SECONDS)
+        raise DaemonSilent("the daemon stands still in the middle of a change")
+
+    def isolate(self, number: int, model_id: str, scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+        """`score_samples` [n] of features [n, features.WIDTH] by the forest of this series.
+
+        None where it has another model, or was given one meanwhile: what was computed is then of neither.
+        """
+        before = self._model(number)
+        found = self.models.arena.score(np.full(len(scaled), number), scaled)
+        return found if before == self._model(number) and before is not None and before[0] == model_id else None
+
+    def _model(self, number: int) -> tuple[str, int] | None:
+        model_id = bytes(self._ids[number]).decode()
+        return (model_id, int(self._versions[number])) if model_id else None
+
+    def _unchanged(self, number: int, stamp: int) -> bool:
+        return stamp % 2 == 0 and stamp == int(self._stamps[number])

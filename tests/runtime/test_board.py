@@ -1,0 +1,104 @@
+"""A board that is read while it is written: every look is whole, and nobody who looks holds up who writes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from threading import Event, Thread
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+
+from insa_anomaly.core import features
+from insa_anomaly.errors import DaemonSilent
+from insa_anomaly.runtime import board as board_module
+from insa_anomaly.runtime.board import Board
+from tests.runtime.streams import PARAMETERS, model
+
+ROWS = 4
+
+
+@pytest.fixture
+def board() -> Board:
+    """Of a few series."""
+    return Board(ROWS, PARAMETERS.n_estimators)
+
+
+@pytest.fixture
+def written(board: Board) -> Iterator[Board]:
+    """One whose rows are written all the time, in parts: all numbers of a state are the same once it is whole."""
+    stop = Event()
+
+    def write() -> None:
+        turn = 0
+        numbers = np.array([1, 2])
+        while not stop.is_set():
+            turn += 1
+            with board.changing(numbers):
+                for column in range(features.STATE_WIDTH):
+                    board.states[numbers, column] = turn
+            sleep(0.0001)
+
+    writer = Thread(target=write, daemon=True)
+    writer.start()
+    yield board
+    stop.set()
+    writer.join(10.0)
+
+
+def test_every_look_is_whole(written: Board) -> None:
+    """However often; and what is seen goes on."""
+    seen = set()
+    until = monotonic() + 2.0
+    while monotonic() < until:
+        state = written.look(2).state
+        assert (state == state[0]).all()
+        seen.add(float(state[0]))
+    assert len(seen) > 10
+
+
+def test_a_row_that_nobody_goes_on_with_is_given_up(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was writing it is frozen, or gone; other rows are read as ever."""
+    monkeypatch.setattr(board_module, "_ATTEMPTS", 3)
+    with board.changing(1):
+        with pytest.raises(DaemonSilent):
+            board.look(1)
+        assert board.look(2).model is None
+    assert board.look(1).model is None
+
+
+def test_a_change_that_failed_is_over(board: Board) -> None:
+    """The row is as it was, or half written, but not forever."""
+    with pytest.raises(ZeroDivisionError), board.changing(1):
+        board.states[1, 0] = 1 / 0
+    assert board.look(1).number == 1
+
+
+def test_a_model_has_its_name_only_when_it_is_whole(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who walks through a forest while another is written in its place has walked for nothing."""
+    first = model(0)
+    second = replace(first, id="another", version=2)
+    scaled = np.zeros((1, features.WIDTH), np.float32)
+    with board.changing(1):
+        board.put(1, first)
+    assert board.look(1).model == (first.id, first.version)
+    walked = board.isolate(1, first.id, scaled)
+    assert walked is not None
+    assert walked[0] == first.forest.score_samples(scaled)[0]
+    assert board.isolate(1, "another", scaled) is None
+
+    put, during = board.models.put, []
+
+    def putting(row: int, model: object) -> None:
+        during.append(board.isolate(1, first.id, scaled))
+        put(row, second)
+
+    monkeypatch.setattr(board.models, "put", putting)
+    with board.changing(1):
+        board.put(1, second)
+    assert during == [None]
+    assert board.isolate(1, first.id, scaled) is None
+    assert board.isolate(1, "another", scaled) is not None
+    with board.changing(1):
+        board.put(1, None)
+    assert board.look(1).model is None
+    assert board.isolate(1, "another", scaled) is None
