@@ -30,7 +30,9 @@ def test_a_new_series_trains_itself_and_then_speaks(site: Site) -> None:
         wait_for(lambda: daemon.status()["series_with_model"] == 1, 90)
         assert daemon.status()["series"] == 1
         assert not loaded(daemon.pid), "the daemon has scikit-learn in memory"
-        (trainer,) = children(daemon.pid)
+        (trainer,) = [
+            child for child in children(daemon.pid) if "train-orders" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")
+        ]
         assert loaded(trainer), "the trainer is a process of its own"
         publish(site, begin, values, COLLECTED, len(values))
         wait_for(lambda: any(event.kind == "opened" for event in heard.events), 30)

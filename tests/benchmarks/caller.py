@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 _HEAD_END = b"\r\n\r\n"
+_ROUNDING = 1e-6  # seconds: what many steps added up may miss the end by
 
 
 class Call(msgspec.Struct):
@@ -81,7 +82,7 @@ def one_line(call: Call, number: int) -> tuple[list[float], int]:
     line, found, refused = Line(call), list[float](), 0
     step = call.lines / call.rate if call.rate else 0.0
     began = time.perf_counter() + step * number / call.lines
-    due, end = began, began + call.seconds
+    due, end = began, began + call.seconds - _ROUNDING
     while due < end:
         time.sleep(max(0.0, due - time.perf_counter()))
         refused += not line.ask()

@@ -199,7 +199,7 @@ def opened(folder: Path, tools: Tools, *, broker_is_killed: bool) -> Iterator[Wo
     command = tools.command("redis-server")
     if tools.command("mosquitto") is None or command is None:
         pytest.fail("mosquitto or redis-server is missing: run `make deps`", pytrace=False)
-    put_models(folder, tuple(for_every_series()), KEYS, BEGIN)
+    put_models(folder, tuple(for_every_series()), KEYS, time.time_ns() // 1000)  # no health check finds them unused for years
     with ExitStack() as stack:
         postgres = stack.enter_context(_server(_postgres(folder)))
         cache = stack.enter_context(_server(_redis(folder, command)))
