@@ -98,6 +98,11 @@ def loaded(pid: int) -> bool:
     return "/sklearn/" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
 
 
+def argv(pid: int) -> str:
+    """What the process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+
+
 def children(pid: int) -> list[int]:
     """Processes that this one started, of any thread."""
     return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text(encoding="utf-8").split()]
