@@ -33,7 +33,8 @@ def main() -> int:
         Path(folder).chmod(0o711)  # servers that may not run as root must get through to folders of their own
         outcome = run(_plan(), Path(folder), Tools(unpacked if unpacked.is_dir() else None), _say)
     _say(", ".join(f"{kind} {times}" for kind, times in sorted(outcome.count.items())))
-    _say("slowest recoveries: " + ", ".join(f"{seconds:.1f} s after {kind}" for seconds, kind in outcome.slowest))
+    slowest = (f"{one.alone:.1f} s after {one.kind} ({one.seconds:.1f} s with what else went wrong)" for one in outcome.slowest)
+    _say("slowest recoveries: " + ", ".join(slowest))
     for words in outcome.complaints:
         _say(f"WRONG: {words}")
     for words in outcome.exits:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 PAUSE = (0.5, 1.5)  # seconds from the beginning of one fault to that of the next, at least and at most
 
@@ -28,16 +29,24 @@ class Fault:
         return f"{self.subject} {self.name}"
 
 
+class Span(NamedTuple):
+    """A fault that is over. Times are monotonic."""
+
+    kind: str
+    began: float
+    ended: float
+
+
 @dataclass
 class Injector:
-    """Draws faults, ends them in time, and remembers when each was over (monotonic)."""
+    """Draws faults, ends them in time, and remembers when each was."""
 
     faults: Sequence[Fault]
     chance: random.Random
     pause: tuple[float, float] = PAUSE
     done: Counter[str] = field(default_factory=Counter)
-    healed: list[tuple[str, float]] = field(default_factory=list)
-    _due: list[tuple[float, int, Fault]] = field(default_factory=list)
+    over: list[Span] = field(default_factory=list)
+    _due: list[tuple[float, int, float, Fault]] = field(default_factory=list)  # when to end it, a number, when it began
     _numbers: Iterable[int] = field(default_factory=count)
 
     def run(self, seconds: float, watch: Callable[[], None], *, spared: str | None = None) -> None:
@@ -59,23 +68,24 @@ class Injector:
             self._heal()
             watch()
             time.sleep(0.02)
-        assert not self._due, f"not over after {seconds} s: {[fault.kind for _, _, fault in self._due]}"
+        assert not self._due, f"not over after {seconds} s: {[fault.kind for *_, fault in self._due]}"
 
     def _inject(self, spared: str | None) -> None:
-        busy = {fault.subject for _, _, fault in self._due}
+        busy = {fault.subject for *_, fault in self._due}
         free = [fault for fault in self.faults if fault.subject not in busy and fault.subject != spared]
         if free:
             fault = self.chance.choice(free)
             lasts = self.chance.uniform(fault.least, fault.most)
+            began = time.monotonic()
             fault.begin()
             self.done[fault.kind] += 1
-            heapq.heappush(self._due, (time.monotonic() + lasts, next(iter(self._numbers)), fault))
+            heapq.heappush(self._due, (time.monotonic() + lasts, next(iter(self._numbers)), began, fault))
 
     def _heal(self) -> None:
         while self._due and self._due[0][0] <= time.monotonic():
-            _, number, fault = heapq.heappop(self._due)
+            _, number, began, fault = heapq.heappop(self._due)
             if fault.heal():
-                self.healed.append((fault.kind, time.monotonic()))
+                self.over.append(Span(fault.kind, began, time.monotonic()))
             else:
-                heapq.heappush(self._due, (time.monotonic() + 0.05, number, fault))
+                heapq.heappush(self._due, (time.monotonic() + 0.05, number, began, fault))
                 return

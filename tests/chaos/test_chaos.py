@@ -9,15 +9,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from insa_anomaly.adapters.embedded import Tools
 from tests.chaos import plant
-from tests.chaos.faults import Fault, Injector
+from tests.chaos.faults import Fault, Injector, Span
 from tests.chaos.oracle import expected
 from tests.chaos.proxy import Proxy
-from tests.chaos.run import Plan, run
+from tests.chaos.run import Plan, Recovery, recoveries_of, run, together
 
 SHORT = Plan(seconds=30.0, seed=7, rate=200.0)
 
@@ -86,7 +88,7 @@ def test_faults_are_drawn_from_the_seed_and_all_of_them_end() -> None:
     injector.run(4.0, lambda: None, spared="c")
     injector.heal_all(lambda: None)
     assert under == set()
-    assert len(injector.healed) == sum(injector.done.values()) >= 2
+    assert len(injector.over) == sum(injector.done.values()) >= 2
     assert not [kind for kind in injector.done if kind.startswith("c")]
 
 
@@ -144,3 +146,20 @@ def test_a_wire_carries_delays_swallows_and_breaks(wire: Proxy) -> None:
         wire.reset()
         with pytest.raises(ConnectionResetError):
             client.recv(10)
+
+
+def test_a_recovery_is_timed_without_what_else_was_wrong() -> None:
+    """Stretches that touch or overlap are one."""
+    assert together([(5, 6), (1, 2), (2, 3), (1.5, 1.7)]) == [(1, 3), (5, 6)]
+    assert together([]) == []
+
+
+def test_a_recovery_ends_with_a_reading_that_was_said_after_the_fault() -> None:
+    """Not with one that was said before; and not where there is none."""
+    said = [
+        message for message in islice(plant.messages(1), 2000) if message[0].endswith(plant.KEYS[0][0]) and not plant.is_poison(message)
+    ]
+    devices: Any = SimpleNamespace(said=said[:2], said_at=[8.0, 10.0])
+    faults = [Span("redis kill", 8.5, 9.0), Span("daemon kill", 9.5, 11.0), Span("postgres stop", 11.0, 13.0)]
+    looks = [(9.2, plant.time_of(said[0])), (12.0, plant.time_of(said[1]))]
+    assert recoveries_of(devices, faults, looks) == [Recovery(0.5, 3.0, "redis kill")]
