@@ -175,32 +175,39 @@ class Arena:
         All trees are walked from the root down, both ways at every split, a level at a time.
         """
         codes = self._leaves[row].ravel()
-        below = np.zeros((self.trees, LEAVES + 1), np.float32)  # samples in all leaves before each: exact, they are few
-        np.cumsum(self._samples.take(codes).reshape(self.trees, LEAVES), axis=1, out=below[:, 1:])
-        tree = np.flatnonzero(below[:, -1])
-        place, count = np.zeros(len(tree), np.int64), below[tree, -1]
-        below, width = below.ravel(), len(values)
-        share = np.ones((len(tree), width), np.float32)
+        samples = self._samples_below(codes)
+        at = np.flatnonzero(samples[0])  # the nodes of a level that are come to; the children of the one at p are at 2p and 2p + 1
+        width = len(values)
+        share = np.ones((len(at), width), np.float32)
         shares, leaves = [], []
         for depth, level in enumerate(self._levels):
-            node = level[row].ravel().take((tree << depth) + place)
+            node = level[row].ravel().take(at)
             ends, goes = np.flatnonzero(node >= _NO_SPLIT), np.flatnonzero(node < _NO_SPLIT)
             shares.append(share.take(ends, axis=0))
-            leaves.append(tree.take(ends) * LEAVES + (place.take(ends) << (DEPTH - depth)))
-            node, tree, place, count = node.take(goes), tree.take(goes), 2 * place.take(goes), count.take(goes)
-            begin = tree * (LEAVES + 1) + (place << (DEPTH - 1 - depth))
-            left = below.take(begin + (LEAVES >> (depth + 1))) - below.take(begin)
+            leaves.append(at.take(ends) << (DEPTH - depth))
+            node, at = node.take(goes), at.take(goes)
+            part = samples[depth + 1].take(2 * at) / samples[depth].take(at)  # of the samples go to the left
             share = share.take(np.concatenate((goes, goes)), axis=0)  # the children to the left, then those to the right
             by = node & _FEATURE_MASK
-            at = np.arange(len(goes)) * width + by
-            to_right, before, part = node < values.take(by), share.ravel().take(at), left / count
-            share.ravel()[at] = np.where(to_right, -np.abs(before), before) * part
-            share.ravel()[at + share.size // 2] = np.where(to_right, before, -np.abs(before)) * (1 - part)
-            tree, place, count = np.concatenate((tree, tree)), np.concatenate((place, place + 1)), np.concatenate((left, count - left))
+            to_right = node < values.take(by)
+            by += np.arange(0, width * len(by), width)
+            every = share.ravel()
+            before = every.take(by)
+            failed = -np.abs(before)
+            every[by] = np.where(to_right, failed, before) * part
+            every[by + every.size // 2] = np.where(to_right, before, failed) * (1 - part)
+            at = np.concatenate((2 * at, 2 * at + 1))
         shares.append(share)
-        leaves.append(tree * LEAVES + place)
+        leaves.append(at)
         lengths = self._lengths.take(codes.take(np.concatenate(leaves))).astype(np.float32)
         return np.ascontiguousarray(np.concatenate(shares).T), lengths
+
+    def _samples_below(self, codes: LeafCodes) -> list[npt.NDArray[np.float32]]:
+        """Samples that went through every node of a forest, a level each from the roots to the leaves: exact, they are few."""
+        found = [self._samples.take(codes)]
+        for _ in range(DEPTH):
+            found.append(found[-1][::2] + found[-1][1::2])
+        return found[::-1]
 
 
 def _sortable(floats: npt.NDArray[np.float32]) -> Ints:
