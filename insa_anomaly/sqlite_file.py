@@ -3,6 +3,16 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+_CACHE_KIB = 512  # of each connection, of which there are eight: what was written last is what is read, and the kernel has it too
+
+
+def connected(path: Path, wait: float) -> sqlite3.Connection:
+    """A connection for any thread, one at a time, that waits so many seconds for the locks of others. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    return connection
 
 
 @contextmanager

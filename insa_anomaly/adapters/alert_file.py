@@ -20,7 +20,7 @@ from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.ports import DeadAlert, SeriesKey, Silences, Waiting
 from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import is_damage, transaction
+from insa_anomaly.sqlite_file import connected, is_damage, transaction
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
@@ -74,7 +74,7 @@ class AlertFile:
         self._lock = threading.Lock()
         with self._faults():
             create_private(path)
-            self._file = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+            self._file = connected(path, _WAIT)
             try:
                 self._open()
             except BaseException:

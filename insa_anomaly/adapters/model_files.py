@@ -36,7 +36,7 @@ from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
 from insa_anomaly.saved_file import create_private, sync_folder, write_whole
-from insa_anomaly.sqlite_file import transaction
+from insa_anomaly.sqlite_file import connected, transaction
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device_training import TrainedDevice
@@ -108,7 +108,7 @@ class ModelFiles:
             if key_file.resolve().is_relative_to(directory.resolve()):
                 raise ModelFileError(f"the key file {key_file} lies in the folder that it is to protect")
             create_private(directory / "models.db")
-            self._index = sqlite3.connect(directory / "models.db", timeout=_WAIT, isolation_level=None, check_same_thread=False)
+            self._index = connected(directory / "models.db", _WAIT)
             try:
                 self._prepare()
                 self._key = self._key_of(key_file)

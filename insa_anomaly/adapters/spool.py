@@ -19,7 +19,7 @@ import msgspec
 from insa_anomaly.errors import LogBroken, LogDamaged, LogDead, LogFull
 from insa_anomaly.ports import Entry, Swap, received
 from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import is_damage, transaction
+from insa_anomaly.sqlite_file import connected, is_damage, transaction
 
 _VERSION = 1
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
@@ -89,7 +89,7 @@ class Spool:
             self._last, self._free = newest
 
     def _connect(self, synchronous: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        connection = connected(self._path, _WAIT)
         self._opened.append(connection)
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
         connection.execute("PRAGMA journal_mode = WAL")

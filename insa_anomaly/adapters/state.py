@@ -16,7 +16,7 @@ from uuid import UUID
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey
 from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import is_damage, transaction
+from insa_anomaly.sqlite_file import connected, is_damage, transaction
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
@@ -41,7 +41,7 @@ class StateFile:
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
         with self._faults():
             create_private(path)
-            self._file, self._syncer = (sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False) for _ in "12")
+            self._file, self._syncer = (connected(path, _WAIT) for _ in "12")
             try:
                 self._open()
             except BaseException:

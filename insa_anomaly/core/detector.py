@@ -48,7 +48,7 @@ KNOWN = MATURE + 1  # readings ever learnt from
 RELEASED = KNOWN + 1  # readings up to this time are learnt, whether they alarmed or not
 MODEL_WIDTH = RELEASED + 1
 
-_BLOCK = 2000  # readings scored together: what was learnt about their series is copied, 2.5 kB a reading
+_BLOCK = 500  # readings scored together: what was learnt about their series is copied, 5 kB a reading
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from insa_anomaly.services.telemetry import TelemetryService
 from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock, services
 from insa_anomaly.wiring.admin_process import Inherited, certificate
+from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.services import Parts, Pools
 
 KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
@@ -45,6 +46,7 @@ KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
 
 def be() -> None:
     """Be the process of the admin port: the first two lines of standard input say how, each later one new settings; its end is ours."""
+    share_arenas()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon ends us
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     inherited = msgspec.json.decode(sys.stdin.buffer.readline(), type=Inherited)

@@ -1,6 +1,5 @@
 """The daemon, put together: what it is made of, the order it opens in, the signals that end it."""
 
-import ctypes
 import faulthandler
 import os
 import re
@@ -49,6 +48,7 @@ from insa_anomaly.wiring import admin_process, alerts, clock, health, services, 
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.certificates import certificates
 from insa_anomaly.wiring.database import database, recorder
+from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.reload import Reload
 from insa_anomaly.wiring.training import model_files, start_child
 
@@ -56,14 +56,13 @@ MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk
 CHECK_SECONDS = 300.0  # a health check may take
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
-M_ARENA_MAX, ARENAS = -8, 2  # the first is mallopt's name for the second
 TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 def run(settings: Settings, source: str) -> int:
     """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
     began = time.monotonic()
-    _share_arenas()
+    share_arenas()
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
@@ -113,13 +112,6 @@ def _adjust(parts: Parts, admin: AdminProcess | None, settings: Settings) -> Non
     parts.trainer.adjust(settings.training)
     if admin is not None:
         admin.adjust(settings)
-
-
-def _share_arenas() -> None:
-    """Let glibc keep few arenas: by itself it makes one a thread, each of which holds on to what its thread once needed."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # other C libraries have none, and no arenas
-        libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
 def _assemble(

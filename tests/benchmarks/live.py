@@ -15,7 +15,7 @@ from insa_anomaly.core.training import Trained
 from tests.benchmarks.audience import Audience, audience
 from tests.benchmarks.child import ROOT, Child, child
 from tests.benchmarks.naive import EVENTS, Situation
-from tests.benchmarks.process import children, cpu_seconds, peak_bytes
+from tests.benchmarks.process import children, cpu_seconds, peak_bytes, shared_bytes
 from tests.benchmarks.publisher import Done, Order, Place, Progress
 from tests.benchmarks.signals import SERIES, keys
 from tests.benchmarks.subject import Subject, put_models, subject
@@ -131,8 +131,10 @@ class Live:
         return found
 
     def peak_bytes(self) -> int:
-        """The most memory that the daemon and its admin port have had, each at its own time."""
-        return peak_bytes(self.subject.pid) + sum(map(peak_bytes, children(self.subject.pid)))
+        """The most memory that the daemon and its admin port have had, each at its own time; files that both map count once."""
+        return peak_bytes(self.subject.pid) + sum(
+            peak_bytes(child) - shared_bytes(child, self.subject.pid) for child in children(self.subject.pid)
+        )
 
     def settle(self) -> None:
         """Hold what is in PostgreSQL and what was told against what was published. Raises AssertionError."""

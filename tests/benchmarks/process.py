@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
@@ -39,6 +40,23 @@ def resident_bytes(pid: int) -> int:
 def peak_bytes(pid: int) -> int:
     """The most memory it ever had."""
     return _status(pid, "VmHWM")
+
+
+def shared_bytes(pid: int, other: int) -> int:
+    """What of a process's memory are pages of files that the other has mapped too."""
+    theirs = _mapped(other)
+    return sum(size for name, size in _mapped(pid).items() if name in theirs)
+
+
+def _mapped(pid: int) -> Counter[str]:
+    """Resident bytes by file."""
+    found: Counter[str] = Counter()
+    for area in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text(), flags=re.MULTILINE):
+        head, _, figures = area.partition("\n")
+        rss, dirty = (re.search(rf"^{name}:\s+(\d+) kB", figures, re.MULTILINE) for name in ("Rss", "Anonymous"))
+        if "/" in head and rss and dirty:
+            found[head[head.index("/") :]] += (int(rss[1]) - int(dirty[1])) * 1024
+    return found
 
 
 def _status(pid: int, name: str) -> int:
