@@ -10,9 +10,13 @@ _CACHE_KIB = 512  # of each connection, of which there are eight: what was writt
 
 def connected(path: Path, wait: float) -> sqlite3.Connection:
     """A connection for any thread, one at a time, that waits so many seconds for the locks of others. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    return connection
+    return sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+
+
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Begin to use a connection: writers and readers do not wait for each other. Raises sqlite3.Error."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")  # not before: what looked at the file then would not know of its new mode
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.ports import DeadAlert, SeriesKey, Silences, Waiting
 from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import connected, is_damage, transaction
+from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ahead
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
@@ -82,7 +82,7 @@ class AlertFile:
                 raise
 
     def _open(self) -> None:
-        self._file.execute("PRAGMA journal_mode = WAL")
+        write_ahead(self._file)
         self._file.execute("PRAGMA synchronous = FULL")
         with self._transaction():
             version = self._file.execute("PRAGMA user_version").fetchone()[0]

@@ -36,7 +36,7 @@ from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
 from insa_anomaly.saved_file import create_private, sync_folder, write_whole
-from insa_anomaly.sqlite_file import connected, transaction
+from insa_anomaly.sqlite_file import connected, transaction, write_ahead
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device_training import TrainedDevice
@@ -117,7 +117,7 @@ class ModelFiles:
                 raise
 
     def _prepare(self) -> None:
-        self._index.execute("PRAGMA journal_mode = WAL")
+        write_ahead(self._index)
         with self._transaction():
             version = self._index.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:

@@ -19,7 +19,7 @@ import msgspec
 from insa_anomaly.errors import LogBroken, LogDamaged, LogDead, LogFull
 from insa_anomaly.ports import Entry, Swap, received
 from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import connected, is_damage, transaction
+from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ahead
 
 _VERSION = 1
 _WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
@@ -92,7 +92,7 @@ class Spool:
         connection = connected(self._path, _WAIT)
         self._opened.append(connection)
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
-        connection.execute("PRAGMA journal_mode = WAL")
+        write_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA secure_delete = FAST")  # else every drop writes zeros over what it frees
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")  # `drop` does it, and no append waits for its fsync

@@ -16,7 +16,7 @@ from uuid import UUID
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey
 from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import connected, is_damage, transaction
+from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ahead
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
@@ -49,7 +49,7 @@ class StateFile:
                 raise
 
     def _open(self) -> None:
-        self._file.execute("PRAGMA journal_mode = WAL")
+        write_ahead(self._file)
         self._file.execute("PRAGMA synchronous = NORMAL")
         self._file.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")  # `sync` does it, and no commit waits for its fsync
         self._file.execute("PRAGMA secure_delete = FAST")  # else every result that is forgotten is first overwritten
@@ -151,7 +151,7 @@ class StateFile:
         """Put all of this on disk: SQLite fsyncs the write-ahead file, then copies from there. Commits go on meanwhile."""
         with self._sync_lock, self._faults():
             _, pages, copied = self._syncer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if copied < pages and self._held():
+        if pages < 0 or (copied < pages and self._held()):
             raise StateBroken(f"{self._path}: another process keeps it from being synced")
 
     def _held(self) -> bool:
