@@ -85,9 +85,13 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
 
 @contextmanager
 def served(
-    app: FastAPI, bound: socket.socket, certificate: Certificate | None = None, request_seconds: float = REQUEST_SECONDS
+    app: FastAPI,
+    bound: socket.socket,
+    certificate: Certificate | None = None,
+    request_seconds: float = REQUEST_SECONDS,
+    died: Callable[[], None] = lambda: None,
 ) -> Iterator[int]:
-    """Serve the application on the socket while the block runs; gives the port.
+    """Serve the application on the socket while the block runs; gives the port. `died` is called where serving ends before that.
 
     A request has so many seconds to come whole. No header is believed about where it comes from, and no answer says what serves it.
     Raises ConfigError for a certificate that cannot be used.
@@ -96,7 +100,7 @@ def served(
         if certificate is not None:
             certificate.check()
         server = uvicorn.Server(_config(app, certificate, request_seconds))
-        thread = Thread(target=server.run, kwargs={"sockets": [bound]}, name="http", daemon=True)
+        thread = Thread(target=_run, args=(server, bound, died), name="http", daemon=True)
         thread.start()
         deadline = monotonic() + START_SECONDS
         while not server.started and thread.is_alive() and monotonic() < deadline:
@@ -106,6 +110,14 @@ def served(
         finally:
             server.should_exit = True
             thread.join(START_SECONDS)
+
+
+def _run(server: uvicorn.Server, bound: socket.socket, died: Callable[[], None]) -> None:
+    try:
+        server.run(sockets=[bound])
+    finally:
+        if not server.should_exit:
+            died()
 
 
 def _config(app: FastAPI, certificate: Certificate | None, request_seconds: float) -> uvicorn.Config:

@@ -4,11 +4,13 @@ It sees the models and windows of the daemon in memory that it can only read, an
 from the stream, and whoever breaks in here cannot change what is scored.
 """
 
+import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from threading import Event, Thread
 
@@ -41,6 +43,7 @@ from insa_anomaly.wiring.admin_process import Inherited, certificate
 from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.services import Parts, Pools
 
+SERVED_NO_MORE = 70  # sysexits' EX_SOFTWARE: the daemon begins us again
 KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
 
 
@@ -55,7 +58,7 @@ def be() -> None:
     with opened(settings, inherited, stream) as admin:
         application = app.create(version("insa-anomaly"), stream.condition, stream.metrics, admin)
         bound, http = socket.socket(fileno=inherited.port), settings.http
-        with app.served(application, bound, certificate(http), http.request_seconds):
+        with app.served(application, bound, certificate(http), http.request_seconds, died=partial(os._exit, SERVED_NO_MORE)):
             for line in sys.stdin.buffer:
                 adjust(admin, Settings.model_validate_json(line))
 

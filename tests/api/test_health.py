@@ -9,6 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
@@ -165,3 +166,20 @@ def test_loopback_may_be_ipv6() -> None:
         pytest.skip("this machine has no IPv6 loopback")
     with bound:
         assert bound.family is socket.AF_INET6
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whoever_serves_no_more_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody has asked it to end; an end that was asked for is none."""
+    ends: list[str] = []
+    with app.served(app.create("1.2.3", well), listen("127.0.0.1", 0), died=lambda: ends.append("died")):
+        pass
+    assert ends == []
+
+    def broken(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        del server, sockets
+        raise OSError("no more files")
+
+    monkeypatch.setattr(uvicorn.Server, "run", broken)
+    with app.served(app.create("1.2.3", well), listen("127.0.0.1", 0), died=lambda: ends.append("died")):
+        wait_for(lambda: ends == ["died"])
