@@ -330,9 +330,10 @@ class ModelStorage:
 
 @dataclass(frozen=True)
 class Health(Limits):
-    """The daily health check: at which `hour` (UTC), or None, and from where on something is the matter."""
+    """The daily health check: at which `hour` (UTC), or None, how long after the start, and from where on something is the matter."""
 
     hour: Annotated[int, Field(ge=0, le=23)] | None = 2
+    settle: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     age_days: Positive = Limits.age_days
     accuracy: Share = Limits.accuracy
     accuracy_drop: Share = Limits.accuracy_drop

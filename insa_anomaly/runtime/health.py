@@ -38,11 +38,13 @@ class HealthKeeper:
         instance: UUID,
         latency: float,
         clock: Callable[[], int],
+        settle: float = 0.0,
     ) -> None:
-        """`latency` (seconds) is from where on a batch is slow."""
+        """`latency` (seconds) is from where on a batch is slow. For `settle` seconds nothing is checked: the plant is heard first."""
         self._service, self._remedies, self._notes = service, remedies, notes
         self._instance, self._latency, self._clock = instance, latency, clock
         self._next_look, self._next_note = 0.0, monotonic() + LOOK_SECONDS
+        self._first_check = monotonic() + settle
         self._batches, self._slow = instrumentation.batches_scored(latency)  # written down, or none of ours
 
     def step(self) -> float:
@@ -62,7 +64,8 @@ class HealthKeeper:
         if monotonic() >= self._next_note:
             self._write_down()
             self._next_note = monotonic() + NOTE_SECONDS
-        self._service.run_due(self._clock())
+        if monotonic() >= self._first_check:
+            self._service.run_due(self._clock())
         self._remedies.step(self._instance, self._clock())
         self._notes.note_failures()
 

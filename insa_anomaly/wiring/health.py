@@ -40,7 +40,7 @@ def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, act
         runner = JobRunner(queue, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=devices)
         remedies, service = assembled(settings, pools, parts, daemon.state, daemon.tell.offer)
         notes = Notes(activity, PostgresHealth(pools.answers).note, partial(failures.write_down, queue.put_ended))
-        keeper = HealthKeeper(service, remedies, notes, instance, settings.health.latency, clock.now)
+        keeper = HealthKeeper(service, remedies, notes, instance, settings.health.latency, clock.now, settings.health.settle)
         yield ("jobs", runner.step), ("health", keeper.step)
 
 

@@ -27,6 +27,7 @@ def answers(said: str) -> list[dict[str, Any]]:
 
 def test_the_tour_in_the_readme_works(site: Site) -> None:
     """Copied and pasted: nothing of it fails, and at its end the old version serves again and the new one is gone."""
+    site.put("health", {"settle": 0})
     daemon = site.daemon()
     with site.listen("insa/iiot/ml/#") as heard:
         daemon.start()

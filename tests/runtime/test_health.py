@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -132,3 +133,18 @@ def test_of_very_many_failures_the_newest_are_kept() -> None:
 
     failures.write_down(keep)
     assert kept == [*map(str, range(failures_module.WAITING_MOST)), "newer"]
+
+
+def test_nothing_is_checked_before_the_plant_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided before is carried out all the same."""
+    checks: list[int] = []
+    remedies: Any = SimpleNamespace(step=lambda _instance, _now: checks.append(0))
+    service: Any = SimpleNamespace(run_due=lambda _now: checks.append(1))
+    moment = [1000.0]
+    monkeypatch.setattr(health, "monotonic", lambda: moment[0])
+    notes = Notes(Activity(), lambda *_: None, lambda: None)
+    keeper = HealthKeeper(service, remedies, notes, HERE, 0.1, lambda: NOW, settle=300.0)
+    keeper.turn()
+    moment[0] += 301.0
+    keeper.turn()
+    assert checks == [0, 1, 0]
