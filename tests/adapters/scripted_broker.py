@@ -53,8 +53,10 @@ class Wire:
         self.socket.sendall(bytes([head]) + encode_length(len(body)) + body)
 
     def connect(self) -> None:
-        """Read CONNECT."""
+        """Read CONNECT. Raises EOFError where the client takes leave instead: it was closed as soon as it was connected."""
         head, body = self.packet()
+        if head == DISCONNECT:
+            raise EOFError
         assert head == CONNECT
         self.protocol = body[6]
 
