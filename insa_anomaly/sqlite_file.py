@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_CACHE_KIB = 512  # of each connection, of which there are eight: what was written last is what is read, and the kernel has it too
+_CACHE_KIB = 256  # of each connection, of which there are eight: what was written last is what is read, and the kernel has it too
 
 
 def connected(path: Path, wait: float) -> sqlite3.Connection:

@@ -17,7 +17,7 @@ from insa_anomaly.core.reading import Cause, Parser, Raw, Reading, Rejected
 from insa_anomaly.ports import Entry, Log, SeriesKey, Swap, Telemetry
 
 KEEP_TIMES = 4096
-KEEP_BYTES = 3_000_000  # of entries not parsed yet, and as much of batches
+KEEP_BYTES = 2_000_000  # of entries not parsed yet, and as much of batches
 _MESSAGE_BYTES, _READING_BYTES, _BATCH_BYTES, _REJECTED_BYTES = 160, 42, 1500, 400  # about what each takes beside its text
 _Kept = TypeVar("_Kept")
 
