@@ -1,7 +1,7 @@
 """The admin port, put together: begun by the daemon as a process of its own, and what that process is made of.
 
 It sees the models and windows of the daemon in memory that it can only read, and asks it for the rest: a request takes next to no time
-from the stream, and whoever breaks in here cannot change what is scored.
+from the stream, and whoever breaks in here writes into none of that memory.
 """
 
 import os
