@@ -17,6 +17,7 @@ from insa_anomaly.wiring import alerts, backup, broker, checks, daemon, evaluati
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.wiring import health as orchestration
 from insa_anomaly.wiring import keys as keyring
+from insa_anomaly.wiring.models import export_model, model_files
 from insa_anomaly.workbench import alert_report, health_report, installation, recording, tuning_report
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
@@ -205,7 +206,7 @@ def train(
 def models(config: Config = None, *, json: Json = False) -> None:
     """List the models on disk, newest first."""
     settings, _ = _load_for_use(config)
-    with training.model_files(settings) as files:
+    with model_files(settings) as files:
         found = files.rows()
     if json:
         typer.echo(msgspec.json.encode(found).decode())
@@ -216,6 +217,18 @@ def models(config: Config = None, *, json: Json = False) -> None:
         typer.echo(f"{row.device_id}/{row.metric_name}  v{row.version}  {known}  {row.id}")
     if not found:
         typer.echo("no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`")
+
+
+@cli.command()
+def export(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Its id, as `insa-anomaly models` prints it.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where its files go; made if need be.", file_okay=False)],
+    config: Config = None,
+) -> None:
+    """Copy the files of a model, verified and unsealed: open a pickle of it from there, never from the folder of the models."""
+    settings, _ = _load_for_use(config)
+    for path in export_model(settings, model_id, target):
+        typer.echo(path)
 
 
 @cli.command()

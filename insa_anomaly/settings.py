@@ -321,10 +321,11 @@ class Http:
 
 @dataclass(frozen=True)
 class ModelStorage:
-    """Where models are, the file with the key that authenticates them, and the bytes of memory they may take: it limits the series."""
+    """Where models are, the files with the keys that authenticate and seal them, and the bytes of memory they get: it limits the series."""
 
     directory: Path = Path("/var/lib/insa-iiot/ml_models")
     key_file: Path = Path("/var/lib/insa-anomaly/model.key")
+    encryption_key_file: Path | None = None
     max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
 
 

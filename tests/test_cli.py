@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from random import Random
 
+import joblib
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
-from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, Conflict, InsaError
+from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, Conflict, InsaError, ModelFileError
 from insa_anomaly.services.health import HealthReport
 from insa_anomaly.wiring import daemon, health
 from insa_anomaly.wiring.storage import check_owner
@@ -43,7 +44,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
     assert [
-        *("alerts", "backup", "check-config", "demo", "evaluate", "health", "install", "keys", "migrate", "models"),
+        *("alerts", "backup", "check-config", "demo", "evaluate", "export", "health", "install", "keys", "migrate", "models"),
         *("replay", "restore", "run", "train", "tune", "uninstall"),
     ] == SHOWN
 
@@ -133,7 +134,7 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
-    files = ["x.csv"] if name in {"replay", "evaluate", "tune", "backup", "restore"} else []
+    files = ["x.csv"] if name in {"replay", "evaluate", "tune", "backup", "restore"} else ["id", "x"] if name == "export" else []
     monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *files])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -173,6 +174,28 @@ def test_models_lists_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "pump/pressure  v1  active" in text
     [row] = json.loads(said("models", "--json")[1])
     assert (row["device_id"], row["metric_name"], row["training_samples"]) == ("pump", "pressure", 300)
+
+
+def test_a_sealed_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files go where they are asked to, for their owner alone, as scikit-learn reads them; without the key nothing is said of them."""
+    key = tmp_path / "encryption.key"
+    key.write_text("ab" * 32 + "\n")
+    for name, value in {"DIRECTORY": "models", "KEY_FILE": "key", "ENCRYPTION_KEY_FILE": key.name}.items():
+        monkeypatch.setenv(f"INSA_MODELS__{name}", str(tmp_path / value))
+    monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "3")
+    (tmp_path / "history.csv").write_text("timestamp,value\n" + "".join(f"{1_760_000_000 + 60 * i},{i % 7}\n" for i in range(300)))
+    assert said("train", "--csv", str(tmp_path / "history.csv"), "--device", "pump", "--metric", "pressure")[0] == 0
+    [row] = json.loads(said("models", "--json")[1])
+    status, text = said("export", row["id"], str(tmp_path / "out"))
+    assert (status, sorted(text.split())) == (0, sorted(str(path) for path in (tmp_path / "out").iterdir()))
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o600}
+    [forest] = (tmp_path / "out").glob("model_*.pkl")
+    assert len(joblib.load(forest).estimators_) == 3
+    key.write_text("cd" * 32)
+    refused = CliRunner().invoke(cli, ["export", row["id"], str(tmp_path / "other")]).exception
+    assert isinstance(refused, ModelFileError)
+    assert "restore it" in str(refused)
+    assert not (tmp_path / "other").exists()
 
 
 # ----------------------------------------------------------------------------------------------- as a program

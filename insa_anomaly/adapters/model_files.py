@@ -8,8 +8,9 @@
     models.db                                           the index
 
 Every file is written whole (temporary, fsync, rename, fsync of the folder) and authenticated by HMAC-SHA256 over its name and
-its bytes; the key lies outside the folder. What is loaded is exactly the bytes that were verified. Pickles are only written here,
-never read. Several processes may have the folder open.
+its bytes; the key lies outside the folder. With a `Seal` the files of a model are sealed besides, and their names end in ".sealed";
+index and metadata stay readable. What is loaded is exactly the bytes that were verified. Pickles are only written here, never
+read. Several processes may have the folder open.
 """
 
 import hashlib
@@ -36,6 +37,7 @@ from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
 from insa_anomaly.saved_file import create_private, sync_folder, write_whole
+from insa_anomaly.sealing import Seal
 from insa_anomaly.sqlite_file import connected, transaction, write_ahead
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WAIT = 10.0  # seconds to wait for another process's lock
 _VERSION = 1
 _KEY_BYTES = 32
+_SEALED = ".sealed"  # ends the names of files that only their key opens
 _VERSIONS_KEPT = 3  # of a series, beside the active one: the files of older ones go
 _ROWS_KEPT = 50  # of a series: the index forgets what is older; the database keeps every row
 
@@ -62,12 +65,19 @@ _SCHEMA = """
 """
 
 
-class StoredFile(msgspec.Struct, frozen=True):
-    """One file of a model: its name under the folder, and what its bytes must give."""
+class StoredFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One file of a model: its name under the folder, what its bytes must give, and the id of the key that sealed it, if one did."""
 
     name: str
     sha256: str
     hmac: str
+    sealed_by: str = ""
+
+
+class _Scorer(msgspec.Struct):
+    """The part of a model's files that the stream asks for."""
+
+    scorer: StoredFile
 
 
 class _Threshold(msgspec.Struct):
@@ -100,8 +110,8 @@ class _Metadata(msgspec.Struct):
 class ModelFiles:
     """The port `Models` on a folder, and its writing side. Any thread may call; any call may raise ModelFileError."""
 
-    def __init__(self, directory: Path, key_file: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, key_file: Path, seal: Seal | None = None) -> None:
+        self._directory, self._seal = directory, seal
         self._lock = threading.Lock()
         with _faults(f"the models in {directory} cannot be opened"):
             _make_private(directory)
@@ -112,6 +122,7 @@ class ModelFiles:
             try:
                 self._prepare()
                 self._key = self._key_of(key_file)
+                self._check_seals()
             except BaseException:
                 self._index.close()
                 raise
@@ -132,6 +143,17 @@ class ModelFiles:
         if not key_file.exists() and self._query("SELECT count(*) FROM models")[0][0]:
             raise ModelFileError(f"the key file {key_file} is missing, without which no model in {self._directory} can be used: restore it")
         return _key(key_file)
+
+    def _check_seals(self) -> None:
+        """Without its key every model would look altered, and be put aside."""
+        found = self._query("SELECT files FROM models WHERE status != 'deleted'")
+        needed = {msgspec.json.decode(files, type=_Scorer).scorer.sealed_by for (files,) in found} - {""}
+        missing = needed - (self._seal.key_ids if self._seal else frozenset())
+        if missing:
+            raise ModelFileError(
+                f"models in {self._directory} are sealed by a key that models.encryption_key_file does not hold: restore it, as a line"
+                f" of that file; or move {self._directory} away, and all is learnt anew"
+            )
 
     # ------------------------------------------------------------------------------------------------- reading
     @property
@@ -187,20 +209,30 @@ class ModelFiles:
 
     def scorer(self, model_id: str) -> bytes:
         """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError."""
+        return self._content(model_id, self._files(model_id)["scorer"])
+
+    def contents(self, model_id: str) -> dict[str, bytes]:
+        """Its verified files by their own names, unsealed: what may be handed to scikit-learn. Raises ModelFileError."""
+        files = self._files(model_id).values()
+        return {Path(stored.name).name.removesuffix(_SEALED): self._content(model_id, stored) for stored in files}
+
+    def _files(self, model_id: str) -> dict[str, StoredFile]:
         found = self._query("SELECT files FROM models WHERE id = ?", model_id)
         if not found:
             raise ModelFileError(f"there is no model {model_id}")
-        stored = msgspec.json.decode(found[0][0], type=dict[str, StoredFile])["scorer"]
-        with _faults(f"the scorer of model {model_id} cannot be read"):
+        return msgspec.json.decode(found[0][0], type=dict[str, StoredFile])
+
+    def _content(self, model_id: str, stored: StoredFile) -> bytes:
+        with _faults(f"{stored.name} of model {model_id} cannot be read"):
             try:
                 data = (self._directory / stored.name).read_bytes()
             except FileNotFoundError:
                 raise
             except OSError as error:
-                raise ModelStorageError(f"the scorer of model {model_id} cannot be read now: {error}") from error
+                raise ModelStorageError(f"{stored.name} of model {model_id} cannot be read now: {error}") from error
         if not hmac.compare_digest(stored.hmac, self._authentication(stored.name, data)):
             raise ModelFileError(f"{stored.name} was altered: its authentication fails")
-        return data
+        return self._seal.open(stored.name, data, stored.sealed_by) if self._seal and stored.sealed_by else data
 
     def serving(self, key: SeriesKey) -> Model | None:
         """The active model of a series; None where there is none, or it cannot be read. Raises ModelFileError."""
@@ -232,12 +264,13 @@ class ModelFiles:
         model = trained.model
         folder = self._series_folder((model.device_id, model.metric_name))
         stamp = f"{datetime.fromtimestamp(trained_at // 1_000_000, UTC):%Y%m%d_%H%M%S}"
-        if (folder / f"scorer_{stamp}.npz").exists():
+        end = _SEALED if self._seal else ""
+        if (folder / f"scorer_{stamp}.npz{end}").exists():
             stamp = f"{stamp}_v{model.version}"
-        contents = {kind: (folder / f"{kind}_{stamp}.pkl", _pickled(one)) for kind, one in trained.estimators.items()}
-        contents["scorer"] = (folder / f"scorer_{stamp}.npz", model.to_bytes())
+        contents = {kind: (folder / f"{kind}_{stamp}.pkl{end}", _pickled(one)) for kind, one in trained.estimators.items()}
+        contents["scorer"] = (folder / f"scorer_{stamp}.npz{end}", model.to_bytes())
         try:
-            files = {kind: self._write(path, data) for kind, (path, data) in contents.items()}
+            files = {kind: self._write(path, data, self._seal) for kind, (path, data) in contents.items()}
             row = self._as_set(_new_row(trained, files["scorer"], trained_at, refusal))
             self._enter(row, files)
         except ModelFileError:
@@ -341,11 +374,12 @@ class ModelFiles:
             _make_private(folder)
         return folder
 
-    def _write(self, path: Path, data: bytes) -> StoredFile:
+    def _write(self, path: Path, data: bytes, seal: Seal | None = None) -> StoredFile:
         name = path.relative_to(self._directory).as_posix()
+        data = seal.close(name, data) if seal else data
         with _faults(f"{path} cannot be written"):
             write_whole(path, data)
-        return StoredFile(name, hashlib.sha256(data).hexdigest(), self._authentication(name, data))
+        return StoredFile(name, hashlib.sha256(data).hexdigest(), self._authentication(name, data), seal.key_id if seal else "")
 
     def _authentication(self, name: str, data: bytes) -> str:
         return hmac.new(self._key, name.encode() + b"\0" + data, hashlib.sha256).hexdigest()
@@ -405,9 +439,8 @@ class ModelFiles:
         return row
 
     def _remove_files(self, model_id: str) -> None:
-        body = self._query("SELECT files FROM models WHERE id = ?", model_id)[0][0]
         with _faults(f"the files of model {model_id} cannot be removed"):
-            for stored in msgspec.json.decode(body, type=dict[str, StoredFile]).values():
+            for stored in self._files(model_id).values():
                 (self._directory / stored.name).unlink(missing_ok=True)
 
     def _query(self, text: str, *values: object) -> list[Any]:

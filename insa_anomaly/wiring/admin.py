@@ -18,7 +18,6 @@ import msgspec
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.lines import AskingEnd
-from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
@@ -41,6 +40,7 @@ from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock, services
 from insa_anomaly.wiring.admin_process import Inherited, certificate
 from insa_anomaly.wiring.memory import share_arenas
+from insa_anomaly.wiring.models import model_files
 from insa_anomaly.wiring.services import Parts, Pools
 
 SERVED_NO_MORE = 70  # sysexits' EX_SOFTWARE: the daemon begins us again
@@ -73,7 +73,7 @@ def adjust(admin: Admin, settings: Settings) -> None:
 def opened(settings: Settings, inherited: Inherited, stream: Stream) -> Iterator[Admin]:
     """What the guarded routes work with, while the block runs."""
     with (
-        ModelFiles(settings.models.directory, settings.models.key_file) as models,
+        model_files(settings) as models,
         services.pools(settings, inherited.dsn) as pools,
         kept_fresh(KeyRing(PostgresKeys(pools.answers), clock.now)) as ring,
     ):

@@ -2,7 +2,7 @@
 
 A backup is taken while the daemon runs. The states are held first, then the log, then the database is dumped: so whatever the states
 stand on is in the log, and what the database does not have yet is there too. What it recorded of the log after that moment is in the
-backup as well, which is why a restored log gets a new name.
+backup as well, which is why a restored log gets a new name. The key that seals models is not in it: beside its key a seal is none.
 """
 
 from collections.abc import Sequence

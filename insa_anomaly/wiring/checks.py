@@ -12,7 +12,7 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import alerts, storage
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access
 from insa_anomaly.wiring.database import database
-from insa_anomaly.wiring.training import model_files
+from insa_anomaly.wiring.models import model_files
 
 
 def migrate_database(settings: Settings) -> list[str]:

@@ -50,8 +50,9 @@ from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.certificates import certificates
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.memory import share_arenas
+from insa_anomaly.wiring.models import model_files
 from insa_anomaly.wiring.reload import Reload
-from insa_anomaly.wiring.training import model_files, start_child
+from insa_anomaly.wiring.training import start_child
 
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk

@@ -5,8 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from insa_anomaly.runtime.trainer import Answer, Child, FleetAnswer, FleetOrder,
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
+from insa_anomaly.wiring.models import model_files
 from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recording import Recording
 
@@ -43,13 +43,6 @@ CHANGED_MOST = 8  # versions of a series, of which the newest may have changed b
 Outcomes = dict[SeriesKey, str]
 AT_ONCE = 64  # given to the training process as one order, which has a deadline
 Column = tuple[Ints, Floats]  # times in microseconds, values
-
-
-@contextmanager
-def model_files(settings: Settings) -> Iterator[ModelFiles]:
-    """The models on disk."""
-    with ModelFiles(settings.models.directory, settings.models.key_file) as files:
-        yield files
 
 
 # ------------------------------------------------------------------------------------------- the process that trains

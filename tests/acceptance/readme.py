@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 
 PROGRAMS = {
     *("api", "apt", "apt-get", "cp", "createdb", "curl", "git", "insa-anomaly", "journalctl", "make", "mosquitto_passwd", "mosquitto_pub"),
-    *("mosquitto_sub", "mv", "pip", "promtool", "psql", "python3", "runuser", "sudo", "systemctl"),
+    *("mosquitto_sub", "mv", "openssl", "pip", "promtool", "psql", "python3", "runuser", "sudo", "systemctl"),
 }
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"\s+# .*|^#.*")

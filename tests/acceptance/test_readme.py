@@ -16,6 +16,7 @@ from random import Random
 import psycopg
 import pytest
 
+from insa_anomaly.sealing import Seal
 from tests.acceptance import readme
 from tests.acceptance.site import Site
 from tests.acceptance.test_admin_tour import tour
@@ -26,6 +27,7 @@ PASTED = {  # the heading over a block, and what pastes all of it
     "The admin API": "tests/acceptance/test_admin_tour.py",
 }
 ELSEWHERE = {
+    "insa-anomaly export MODEL_ID ./model": "tests/test_cli.py::test_a_sealed_model_is_exported",
     "insa-anomaly alerts --retry 7": "tests/test_alerts_command.py::test_a_dead_letter_waits_again",
     "insa-anomaly restore /var/backups/insa/insa-anomaly-20261122T021500Z":
         "tests/acceptance/test_backup.py::test_a_backup_of_a_running_daemon_is_restored_on_another_machine",
@@ -37,6 +39,7 @@ WHEELS = (
 MACHINE = (
     "insa-anomaly install --apply",
     "insa-anomaly install --apply --instance press",
+    "openssl rand -hex 32 > /etc/insa-anomaly/secrets/models",
     "systemctl enable --now insa-anomaly@press",
     "systemctl reload insa-anomaly",
     "systemctl restart insa-anomaly",
@@ -234,6 +237,8 @@ def programs(short_path: Path) -> Path:
     stand_in(folder / "journalctl", unit)
     account = f"grep -q '^insa-anomaly:' {root}/etc/passwd" if os.geteuid() == 0 else "true"
     stand_in(folder / "runuser", f'{account} && shift 3 && exec "$@"')
+    if shutil.which("openssl") is None:
+        stand_in(folder / "openssl", f'test "$*" = "rand -hex 32" && {sys.executable} -c "import secrets; print(secrets.token_hex(32))"')
     for name in ("etc/mosquitto/conf.d", "etc/prometheus", "var/backups"):
         (root / name).mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
@@ -260,6 +265,7 @@ def test_a_machine_is_set_up_and_cleared(programs: Path, own_postgres: Server[st
     said = bash("\n".join(on_trial(command, root, "postgresql:///insa") for command in MACHINE), folder, **environment)
     assert "made the role insa-anomaly\n" in said
     assert "the schema is up to date\n" in said
+    assert Seal.of((root / "etc/insa-anomaly/secrets/models").read_text())
     for name in ("etc/mosquitto/conf.d/insa.conf", "etc/mosquitto/insa.acl", "etc/prometheus/insa-anomaly.rules.yml"):
         assert (root / name).is_file()
 

@@ -115,16 +115,18 @@ def test_the_restrictions_are_in_force(state: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_daemon_does_all_of_its_work_confined(site: Site, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its usual folders, an embedded PostgreSQL and all: it learns a model from what comes in and tells an anomaly, then ends well."""
+    """With its usual folders, an embedded PostgreSQL and all: it learns a model, seals it, tells an anomaly, then ends well."""
     credentials = state / "insa-anomaly" / "credentials"
     credentials.mkdir(parents=True)
     (credentials / "secret_broker-password").write_text(site.broker.password)
+    (credentials / "secret_encryption").write_text("ab" * 32)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/var/lib/insa-anomaly/credentials")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     port = free_port()
     config = {
         "broker": {"port": site.broker.port, "username": site.broker.user, "password_file": "broker-password"},
         "http": {"port": port},
+        "models": {"encryption_key_file": "encryption"},
         "detection": {"first_fit_seconds": 0},
     }
     (state / "insa-anomaly" / "config.yaml").write_text(json.dumps(config))
@@ -148,6 +150,7 @@ def test_the_daemon_does_all_of_its_work_confined(site: Site, state: Path, monke
     assert "not permitted" not in daemon.log
     open_to_others = [path.name for path in (state / "insa-anomaly").iterdir() if path.is_file() and path.stat().st_mode & 0o077]
     assert open_to_others == ["config.yaml"]  # which we wrote
+    assert len(list(state.rglob("scorer_*.npz.sealed"))) == 1
 
 
 def test_restarts_and_watchdog_are_consistent() -> None:

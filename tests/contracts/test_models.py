@@ -1,6 +1,7 @@
 """What every index of models promises; and of the one on disk: what was saved is read, nothing else is, every process sees the same."""
 
 import errno
+import io
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.training import Trained
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import ModelRow, Models, SeriesKey
+from insa_anomaly.sealing import Seal
 from insa_anomaly.testing import MemoryModels
 from tests.core import device_rows
 from tests.core.streams import trained
@@ -27,6 +29,7 @@ from tests.core.streams import trained
 NOON = 1_761_671_100_000_000  # 2025-10-28 17:05:00 UTC
 KEY = ("DEVICE-001", "temperature")
 HOSTILE = ("../../etc", "a/b")
+SEAL = Seal([bytes([1]) * 32])
 
 
 @pytest.fixture
@@ -296,6 +299,50 @@ def test_a_key_that_is_lost_is_not_replaced(files: ModelFiles, place: tuple[Path
     place[1].unlink()
     with pytest.raises(ModelFileError, match="is missing.* restore it"):
         ModelFiles(*place)
+
+
+def test_a_seal_hides_what_was_learnt(place: tuple[Path, Path]) -> None:
+    """Nothing of it stands in a file of the model; whoever has the key reads it to the bit, and scikit-learn what is handed out."""
+    with ModelFiles(*place, SEAL) as files:
+        one = made(files)
+        row = files.save(one, NOON)
+        sealed = sorted((place[0] / "DEVICE-001" / "temperature").glob("*.sealed"))
+        assert [path.name.partition("_")[0] for path in sealed] == ["model", "scaler", "scorer"]
+        assert row.model_path == f"DEVICE-001/temperature/{sealed[-1].name}"
+        assert not any(path.read_bytes().startswith((b"PK", b"\x80", b"x\x01")) for path in sealed)
+        assert files.scorer(row.id) == one.model.to_bytes()
+        contents = files.contents(row.id)
+    assert set(contents) == {"model_20251028_170500.pkl", "scaler_20251028_170500.pkl", "scorer_20251028_170500.npz"}
+    assert len(joblib.load(io.BytesIO(contents["model_20251028_170500.pkl"])).estimators_) == 12
+
+
+def test_without_its_key_nothing_sealed_is_put_aside(place: tuple[Path, Path]) -> None:
+    """The folder is not opened: each model would look altered. Once nothing of that key is left, it is not asked for."""
+    with ModelFiles(*place, SEAL) as files:
+        row = saved(files)
+    for other in (None, Seal([bytes(32)])):
+        with pytest.raises(ModelFileError, match="sealed by a key that .* does not hold: restore it"):
+            ModelFiles(*place, other)
+    with ModelFiles(*place, SEAL) as files:
+        assert files.active() == {KEY: row.id}
+        files.delete(row.id, "asked for")
+    ModelFiles(*place).close()
+
+
+def test_seals_come_and_change_while_models_serve(place: tuple[Path, Path]) -> None:
+    """What was open stays so until it is learnt anew; a new key before the old one seals what comes."""
+    with ModelFiles(*place) as files:
+        open_row = saved(files)
+    with ModelFiles(*place, SEAL) as files:
+        sealed_row = saved(files, trained_at=NOON + 1_000_000)
+    both = Seal([bytes(32), bytes([1]) * 32])
+    with ModelFiles(*place, both) as files:
+        new_row = saved(files, trained_at=NOON + 2_000_000)
+        for row in (open_row, sealed_row, new_row):
+            assert Model.from_bytes(files.scorer(row.id)).id == row.id
+        files.delete(sealed_row.id, "replaced")
+    with ModelFiles(*place, Seal([bytes(32)])) as files:
+        assert files.active() == {KEY: new_row.id}
 
 
 def test_a_file_that_cannot_be_read_now_is_not_altered(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
