@@ -33,7 +33,7 @@ help:
 	@echo "make fuzz [SECONDS=60]            the admin API under 200 generated requests of every kind; parser and topics by atheris (Python 3.11, Linux)"
 	@echo "make fuzz-live [PAYLOADS=1000000]  so many payloads, most of them bad, through a real broker into the daemon; one JSON object last"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
-	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres'"
+	@echo "make chaos [SECONDS=120] [SEED=1]  random faults under load, judged from outside; one JSON object last. RATE=500 KINDS='daemon postgres' CONTRACT=0"
 	@echo "make outage [SECONDS=300]         PostgreSQL away that long at 500 readings a second: what events and intake notice, how long it takes to catch up"
 	@echo "make strangers [DEVICES=100000]   so many unknown devices in SECONDS=300: what known ones and memory notice"
 	@echo "make noisy [TIMES=10]             a device that says so many times as much as each of 100 others, for SECONDS=60: what these notice"
@@ -94,7 +94,7 @@ bench: deps
 chaos: deps
 	@$(call sync)
 	@exec $(WITH_PARENT) .venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1) --rate $(or $(RATE),500) \
-	  $(if $(KINDS),--kinds $(KINDS))
+	  $(if $(KINDS),--kinds $(KINDS)) $(if $(filter 0,$(CONTRACT)),--no-contract)
 
 outage: deps
 	@$(call sync)

@@ -44,8 +44,16 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Excused:
+    """What may be: connections that ended, after each of which events under way are told again, and messages that a killed broker lost."""
+
+    breaks: int | None = None  # None: any number
+    lost: int = 0
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The figures, and everything that is not as it must be, in words."""
+    """The figures, and everything that is not as it must be, in words. What is `lost` is a message, each of its readings or some."""
 
     stored: int
     lost: int
@@ -57,23 +65,21 @@ class Verdict:
     complaints: list[str]
 
 
-def judge(said: Sequence[Message], expected: Expected | None, left: Left, known: Expected, breaks: int | None = None) -> Verdict:
-    """`known`: what the messages hold; `expected`: what the detector makes of them in this order, None where the order was lost.
-
-    `breaks`: how often the connection that events go out on may have ended, each of which excuses that those under way are told again.
-    """
+def judge(said: Sequence[Message], expected: Expected | None, left: Left, known: Expected, excused: Excused = Excused()) -> Verdict:
+    """`known`: what the messages hold; `expected`: what the detector makes of them in this order, None where the order was lost."""
     complaints: list[str] = []
     found = Counter((device, metric, time) for device, metric, time, _ in left.readings)
     missing = known.readings.keys() - found.keys()
     poison = Counter(message for message in said if is_poison(message))
     dead = Counter(left.dead)
-    lost = len(missing) + (poison - dead).total()
+    lost = len({(device, time) for device, _, time in missing}) + (poison - dead).total()
     duplicates = found.total() - len(found)
-    _complain(complaints, "readings lost", missing)
+    if lost > excused.lost:
+        _complain(complaints, "readings lost", missing)
+        _complain(complaints, "dead letters missing", poison - dead)
     _complain(complaints, "readings stored more than once", [key for key, times in found.items() if times > 1])
     _complain(complaints, "readings nobody sent", found.keys() - known.readings.keys())
     _complain(complaints, "values altered", [row for row in left.readings if known.readings.get(row[:3], row[3]) != row[3]])
-    _complain(complaints, "dead letters missing", poison - dead)
     _complain(complaints, "dead letters too many", dead - poison)
     heard = Counter(event.event_id for event in left.events)
     wanted = set(expected.events) if expected else set()
@@ -85,7 +91,7 @@ def judge(said: Sequence[Message], expected: Expected | None, left: Left, known:
     _complain(complaints, "events missing", wanted - heard.keys())
     _complain(complaints, "events without their rows", [event for event in left.events if not _has_rows(event, left)])
     _complain(complaints, "ids told in two ways", _told_in_two_ways(left.events))
-    if breaks is not None and heard.total() - len(heard) > breaks * UNDER_WAY:
+    if excused.breaks is not None and heard.total() - len(heard) > excused.breaks * UNDER_WAY:
         _complain(complaints, "events told again for no reason", [name for name, times in heard.items() if times > 1])
     return Verdict(found.total(), lost, duplicates, dead.total(), poison.total(), missing_events, heard.total() - len(heard), complaints)
 

@@ -17,7 +17,7 @@ from insa_anomaly.adapters.embedded import Tools
 from insa_anomaly.core.alert import Alert
 from tests.acceptance.site import EVENTS, Heard, Site
 from tests.chaos import plant
-from tests.chaos.checker import Left, Verdict, judge
+from tests.chaos.checker import Excused, Left, Verdict, judge
 from tests.chaos.clients import Devices, operator
 from tests.chaos.faults import PAUSE, Injector, Span
 from tests.chaos.oracle import expected
@@ -36,13 +36,17 @@ _WARM_SECONDS = 10.0  # of a daemon's life, in which its memory is not looked at
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done. `rate` is messages a second; `kinds` limits the faults, None: all but the unusual."""
+    """What is to be done. `rate` is messages a second; `kinds` limits the faults, None: all but the unusual.
+
+    With `contract` devices say again what a broker that was killed may have lost.
+    """
 
     seconds: float = 120.0
     seed: int = 1
     rate: float = 500.0
     kinds: Collection[str] | None = None
     pause: tuple[float, float] = PAUSE  # between faults, seconds
+    contract: bool = True
     latency: float = 0.0  # seconds that the wire to the broker always takes
     program: Sequence[str] = ("insa_anomaly",)  # the daemon's module and its first arguments
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # of the daemon, by section
@@ -52,8 +56,8 @@ class Plan:
         return kind not in UNUSUAL if self.kinds is None else any(kind.startswith(one) for one in self.kinds)
 
     @property
-    def replay(self) -> bool:
-        """Whether devices say again what a broker without our session may have lost."""
+    def kills_broker(self) -> bool:
+        """Whether the broker may lose what it has acknowledged, and the order of the rest."""
         return self.kinds is not None and any(self.wants(kind) for kind in UNUSUAL)
 
 
@@ -125,14 +129,14 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     """Do it all."""
     chance, heard = random.Random(plan.seed), Heard()
     with ExitStack() as stack:
-        world = stack.enter_context(opened(folder, tools, broker_is_killed=plan.replay))
+        world = stack.enter_context(opened(folder, tools, broker_is_killed=plan.kills_broker))
         injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.pause)
         stack.enter_context(operator(world.broker.address, EVENTS, heard))
         for section, settings in plan.settings.items():
             world.site.put(section, settings)
         world.wires["broker"].delay(plan.latency)
         world.restart_as(plan.program)
-        devices = Devices(world.broker.address, plant.messages(plan.seed), plan.rate, replay=plan.replay)
+        devices = Devices(world.broker.address, plant.messages(plan.seed), plan.rate, replay=plan.kills_broker and plan.contract)
         stack.callback(devices.close)
         watch = stack.enter_context(Watch(world))
         injector.run(plan.seconds * (1 - _CALM_SHARE), world.watch)
@@ -144,7 +148,8 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     assert devices.failure is None, devices.failure
     everything = expected(devices.said)
     breaks = sum(times for kind, times in injector.done.items() if kind.startswith(_BREAKING))
-    verdict = judge(devices.said, None if plan.replay else everything, left, everything, breaks + len(world.exits))
+    excused = Excused(breaks + len(world.exits), 0 if plan.contract else injector.done["broker kill"])
+    verdict = judge(devices.said, None if plan.kills_broker else everything, left, everything, excused)
     recoveries = recoveries_of(devices, injector.over, watch.newest)
     figures = _figures(devices, injector, watch, verdict, recoveries)
     return Outcome(figures, verdict.complaints + unheard, dict(injector.done), world.exits, sorted(recoveries)[-_SLOWEST:])

@@ -16,6 +16,7 @@ import pytest
 
 from insa_anomaly.adapters.embedded import Tools
 from tests.chaos import plant
+from tests.chaos.checker import Excused, Left, judge
 from tests.chaos.faults import Fault, Injector, Span
 from tests.chaos.oracle import expected
 from tests.chaos.proxy import Proxy
@@ -34,6 +35,21 @@ def test_nothing_is_lost_doubled_or_untold_under_random_faults(short_path: Path,
     assert figures.published == figures.puback > 4000
     assert (figures.lost, figures.duplicates, figures.events_missing) == (0, 0, 0)
     assert figures.dead_letters == figures.poison > 20
+
+
+# -------------------------------------------------------------------------------------------------- the checker
+def test_as_much_may_be_lost_as_is_excused() -> None:
+    """A message counts once, whichever of its readings are away; one more than that is a complaint, and so is poison."""
+    said = list(islice(plant.messages(1), 500))
+    known = expected(said)
+    poison = [message for message in said if plant.is_poison(message)]
+    lost = {(device, time) for device, _, time in list(known.readings)[:2]}
+    readings = [(*key, value) for key, value in known.readings.items() if (key[0], key[2]) not in lost]
+    left = Left(readings, poison[1:], {}, {}, [])
+    verdict = judge(said, None, left, known, Excused(lost=len(lost) + 1))
+    assert (verdict.lost, verdict.duplicates, verdict.complaints) == (len(lost) + 1, 0, [])
+    complaints = judge(said, None, left, known, Excused(lost=len(lost))).complaints
+    assert [words.split(":")[0] for words in complaints] == [f"{len(lost) * len(plant.METRICS)} readings lost", "1 dead letters missing"]
 
 
 # ---------------------------------------------------------------------------------------------------- the plant
