@@ -21,6 +21,7 @@ from insa_anomaly.wiring.models import export_model, model_files
 from insa_anomaly.workbench import alert_report, health_report, installation, recording, tuning_report
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
+from insa_anomaly.workbench.outline import outline
 from insa_anomaly.workbench.plot import check_plots, write_plots
 from insa_anomaly.workbench.progress import open_console
 
@@ -107,9 +108,12 @@ def migrate(
 
 @cli.command("check-config")
 def check_config(config: Config = None) -> None:
-    """Explain mistakes in the configuration, one line each, and try the connections."""
+    """Explain mistakes in the configuration, one line each, say what would run, and try the connections."""
     settings, source = _load_for_use(config)
-    typer.echo(f"{source}: every setting is understood")
+    set_up_logging("ERROR", settings.logging.form)  # what an attempt has to say stands in its line
+    typer.echo(f"{source}: every setting is understood. A daemon of it")
+    for sentence in outline(settings):
+        typer.echo(f"  {sentence}")
     failed = False
     for name, said, wrong in checks.try_connections(settings):
         failed |= wrong

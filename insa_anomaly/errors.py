@@ -79,6 +79,10 @@ class AlertsDamaged(AlertsBroken):
     """The file of alerts is there, and is not what was written."""
 
 
+class CacheAway(InsaError):
+    """Redis does not answer; nothing is lost by that, and the latest results are not shown."""
+
+
 class TargetAway(InsaError):
     """Whoever is to hear of an alert cannot be reached; the same call may succeed later."""
 

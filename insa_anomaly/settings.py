@@ -31,7 +31,8 @@ SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")
 _PREFIX, _BETWEEN = "INSA_", "__"
 _CREDENTIAL = "secret_"  # what systemd puts before the names of files of a folder; the units' `LoadCredential=secret:`
 _LEVEL = re.compile(r"\{device_id\}|\{metric_name\}|\+|[^+#{}\0]+")
-_SECRET = re.compile(r"(?<=://)[^@/\s]*@")
+_SECRET = re.compile(r"(?<=://)[^@/\s]*@|(?<=password=)('(\\.|[^'])*'|[^\s&]+)")  # of an address, and of PostgreSQL's words
+_TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 def _auto_or(kind: Callable[[Any], float], least: float, most: float) -> PlainValidator:
@@ -484,6 +485,11 @@ class Settings(BaseSettings):
     supervision: Supervised = Field(default_factory=Supervised)
     logging: Logging = Field(default_factory=Logging)
 
+    @property
+    def most_series(self) -> int:
+        """As many as their models' memory has room for."""
+        return max(1, self.models.max_bytes // (_TREE_BYTES * self.detection.n_estimators))
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -537,7 +543,7 @@ def _explain(error: Any, source: str) -> str:  # noqa: ANN401 - pydantic's own r
     source = _variable(error["loc"]) or source
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{source}: {key}: there is no such setting"
-    said = _SECRET.sub("***@", repr(error["input"]))
+    said = without_secret(repr(error["input"]))
     why = error["msg"].removeprefix("Value error, ")
     return f"{source}: {key}: {said} is not allowed: {why[0].lower()}{why[1:]}"
 
@@ -549,6 +555,11 @@ def _variable(place: tuple[str | int, ...]) -> str | None:
         if any(variable.upper() == name for variable in os.environ):
             return name
     return None
+
+
+def without_secret(address: str) -> str:
+    """An address as it may be shown: `***` where a password, or a name with one, stands."""
+    return _SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "***", address)
 
 
 def credential(path: Path) -> Path:

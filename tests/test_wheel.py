@@ -125,7 +125,7 @@ def test_a_clean_environment_runs_what_was_built(wheel: Path, short_path: Path) 
         f"storage: {{directory: {short_path}}}\nmodels: {{directory: {short_path}/m, key_file: {short_path}/k}}\n"
     )
     said = run(program, "check-config", "--config", "config.yaml", code=1)  # there is no broker
-    assert re.search(r"understood\nbroker: no MQTT.*\ndatabase: ok\nmodels: ok", said), said
+    assert re.search(r"understood\. A daemon of it\n(  .+\n)+broker: no MQTT.*\ndatabase: ok\nmodels: ok", said), said
     where = "from insa_anomaly import settings, shipped; settings.load(shipped.shipped('config.yaml')); print(shipped.shipped('systemd'))"
     assert f"{short_path}/clean/lib" in run(python, "-c", where)
     assert wheel.name.split("-")[1] == run(python, "-c", "import insa_anomaly; print(insa_anomaly.__version__)").strip()

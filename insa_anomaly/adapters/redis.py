@@ -13,6 +13,7 @@ from redis.connection import Connection
 from redis.retry import Retry
 
 from insa_anomaly import instrumentation
+from insa_anomaly.errors import CacheAway
 from insa_anomaly.ports import SeriesKey
 
 _TIMEOUT_SECONDS = 0.25  # for one wait; the driver's own would be 5 s, and again on every retry
@@ -56,6 +57,13 @@ class _Losable:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def try_out(self) -> None:
+        """Have it answer once. Raises CacheAway."""
+        try:
+            self._client.ping()
+        except (redis.RedisError, OSError) as error:
+            raise CacheAway(f"Redis does not answer: {error}") from error
 
     def _asked(self, ask: Callable[[], object], failed: Callable[[str], None]) -> object:
         """What it answers; None where it does not answer at once."""

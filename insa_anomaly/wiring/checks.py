@@ -8,7 +8,7 @@ from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import Connection as DatabaseConnection
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import BrokerAway, InsaError
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings import Settings, secret
 from insa_anomaly.wiring import alerts, storage
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access
 from insa_anomaly.wiring.database import database
@@ -31,6 +31,8 @@ def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
     """Name of each thing the daemon needs, what came of trying it, and whether it failed."""
     for name, attempt in (("broker", _try_broker), ("database", _try_database), ("models", _try_models)):
         yield name, *_tried(partial(attempt, settings))
+    if settings.redis.url:
+        yield "redis", *_tried(partial(_try_redis, settings.redis.url, settings))
     for name, try_out in alerts.try_out(settings):
         yield name, *_tried(try_out)
 
@@ -68,3 +70,10 @@ def _try_models(settings: Settings) -> str | None:
     with model_files(settings) as files:
         files.active()
     return None
+
+
+def _try_redis(url: str, settings: Settings) -> None:
+    from insa_anomaly.adapters.redis import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+
+    with RedisLatest(url, secret(settings.redis.password_file)) as latest:
+        latest.try_out()

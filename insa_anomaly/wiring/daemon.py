@@ -59,7 +59,6 @@ SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slo
 CHECK_SECONDS = 300.0  # a health check may take
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
 SWITCH_SECONDS = 0.001  # a thread that waits for the interpreter has it after so long; Python's own 5 ms are seen in every acknowledgement
-TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 def run(settings: Settings, source: str) -> int:
@@ -126,7 +125,7 @@ def _assemble(
     log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
     stack.enter_context(log)
     states = stack.enter_context(found)
-    registry = Registry(max(1, settings.models.max_bytes // (TREE_BYTES * settings.detection.n_estimators)))
+    registry = Registry(settings.most_series)
     feed = Feed(log, services.parser(settings), registry)
     intake = Intake(log, feed, clock.now, settings.intake, reserve)
     broker = intake.broker = _broker(settings, intake, directory)
