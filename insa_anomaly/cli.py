@@ -13,7 +13,7 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import alerts, backup, broker, checks, daemon, evaluation, storage, training, tuning
+from insa_anomaly.wiring import alerts, backup, broker, checks, daemon, evaluation, installing, storage, training, tuning
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.wiring import health as orchestration
 from insa_anomaly.wiring import keys as keyring
@@ -130,11 +130,21 @@ def install(
     *,
     apply: Apply = False,
     instance: Annotated[list[str] | None, typer.Option(help="A line or area with a daemon of its own; may be repeated.")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="A PostgreSQL of yours, to be given roles and schema: address of a superuser.", metavar="URL")
+    ] = None,
     root: Root = Path("/"),
 ) -> None:
-    """Make this machine ready for the service: account, folders, configuration, key, units. Safe to do again; needs root."""
-    site = installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")
-    _do(installation.install(site, _instances(instance or [])), apply)
+    """Make this machine ready for the service: account, folders, configuration, key, units, database. Safe to do again; needs root."""
+    site, instances = installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly"), _instances(instance or [])
+    if database is None:
+        _do(installation.install(site, instances), apply)
+        return
+    named = installing.address(database)
+    steps = installation.install(site, instances, named)
+    _do([*installing.database_steps(database), *steps], apply)  # one that cannot be reached stops it before anything is done
+    for path in installation.unnamed(site, instances, named):
+        typer.echo(f"{path} was there before: set in it database: {msgspec.json.encode({'url': named, 'roles': True}).decode()}")
 
 
 @cli.command()

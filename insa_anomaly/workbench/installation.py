@@ -1,5 +1,6 @@
 """The service on a machine: account, folders, configuration, key, units. Said first, done on demand; done again it changes nothing."""
 
+import json
 import os
 import secrets
 import shutil
@@ -22,8 +23,14 @@ broker:
   # username: insa-anomaly
   # password_file: broker-password    # a file in /etc/insa-anomaly/secrets
 
-database:
-  url: null # an embedded server, in /var/lib/insa-anomaly; a server of yours: postgresql:///insa?host=/run/postgresql&user=insa-anomaly
+"""
+_EMBEDDED = """database:
+  url: null # an embedded server, in /var/lib/insa-anomaly; a server of yours is set up by `insa-anomaly install --database`
+"""
+_DATABASE = """database:
+  url: {url}
+  roles: true
+  # password_file: database-password  # where the login has one; a file in /etc/insa-anomaly/secrets
 """
 _INSTANCE = """# One line or area, {name}: folders, a port and a name at the broker of its own.
 broker: {{client_id: insa-anomaly-{name}}}
@@ -70,14 +77,25 @@ class Site:
         return None if found is None else (int(found[2]), int(found[3]))
 
 
-def install(site: Site, instances: Sequence[str]) -> list[Step]:
-    """What is to be so for the service to run, in order. Raises InstallationFailed where the units could not start the program."""
+def install(site: Site, instances: Sequence[str], database: str | None = None) -> list[Step]:
+    """What is to be so for the service to run, in order; new configurations name this `database`, None: an embedded one each.
+
+    Raises InstallationFailed where the units could not start the program.
+    """
     home = next((home for home in _HOMES if site.real and site.program.resolve().is_relative_to(home)), None)
     if home is not None:
         raise InstallationFailed(f"{site.program} lies below {home}, where a service may not look: install the program below /opt")
     if site.real and os.geteuid() != 0:
         raise InstallationFailed("only root can install a service: sudo, or --root for a trial")
-    return [*_account(site), *_folders(site), *_configuration(site, instances), *_key(site, instances), *_units(site), *_shared(site)]
+    return [
+        *_account(site), *_folders(site), *_configuration(site, instances, database), *_key(site, instances), *_units(site), *_shared(site),
+    ]  # fmt: skip
+
+
+def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
+    """Configurations that were there before, and do not name this database."""
+    paths = [site.path(f"/etc/insa-anomaly/{name}.yaml") for name in ("config", *instances)]
+    return [path for path in paths if path.exists() and json.dumps(database) not in path.read_text(encoding="utf-8")]
 
 
 def uninstall(site: Site) -> list[Step]:
@@ -127,12 +145,14 @@ def _folders(site: Site) -> list[Step]:
     ]
 
 
-def _configuration(site: Site, instances: Sequence[str]) -> Iterator[Step]:
+def _configuration(site: Site, instances: Sequence[str], database: str | None) -> Iterator[Step]:
     """The plant's own is written once and never touched again; the manual follows the program."""
     manual = shipped("config.yaml").read_text(encoding="utf-8")
     yield _file(site, "/etc/insa-anomaly/manual.yaml", manual, 0o644, "root")
-    texts = {"config": _CONFIG}
-    texts |= {name: _INSTANCE.format(name=name, port=_FIRST_PORT + place) for place, name in enumerate(instances)}
+    named = None if database is None else _DATABASE.format(url=json.dumps(database))
+    texts = {"config": _CONFIG + (named or _EMBEDDED)}
+    for place, name in enumerate(instances):
+        texts[name] = _INSTANCE.format(name=name, port=_FIRST_PORT + place) + (named or "")
     for name, text in texts.items():
         path = site.path(f"/etc/insa-anomaly/{name}.yaml")
         yield Step(f"write {path}", path.exists, partial(_write, site, path, text.encode(), 0o640, "group"))

@@ -52,6 +52,7 @@ MACHINE = (
     "createdb insa",
     'insa-anomaly migrate --roles --as "postgresql:///insa?host=/run/postgresql"',
     'insa-anomaly migrate --as "postgresql:///insa?host=/run/postgresql"',
+    'insa-anomaly install --apply --database "postgresql:///insa?host=/run/postgresql"',
     "insa-anomaly uninstall --apply",
 )
 BESIDE_A_DAEMON = (

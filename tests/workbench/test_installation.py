@@ -4,15 +4,22 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from pwd import getpwuid
 
+import psycopg
 import pytest
 import yaml
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from typer.testing import CliRunner
 
+from insa_anomaly.adapters.postgres.connection import socket_file
+from insa_anomaly.adapters.postgres.schema import is_up_to_date
 from insa_anomaly.cli import cli
-from insa_anomaly.errors import InstallationFailed
+from insa_anomaly.errors import DatabaseAway, InstallationFailed
 from insa_anomaly.settings import load
+from insa_anomaly.wiring.installing import database_steps
 from insa_anomaly.workbench.installation import Site, install
+from tests.conftest import Server
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts and give files away")
 
@@ -150,3 +157,61 @@ def test_a_name_that_would_leave_its_folder_is_no_instance(root: Path) -> None:
     for name in ("../x", "a b", "", "config"):
         done = CliRunner().invoke(cli, ["install", "--root", str(root), "--instance", name])
         assert done.exit_code == 2
+
+
+def test_a_database_of_the_plants_is_set_up(root: Path, own_postgres: Server[str]) -> None:
+    """Roles and schema, named by new configurations without who set it up; done again there is nothing to do; an old one is left alone."""
+    url = own_postgres.address
+    arguments = ("install", "--root", str(root), "--instance", "press", "--database", url)
+    assert [line.partition(" at ")[0] for line in said(*arguments)][:2] == [
+        "would make the roles of least privilege and the login insa-anomaly",
+        "would bring the schema up to date",
+    ]
+    assert said(*arguments, "--apply")[-1] == "done"
+    for name in ("config", "press"):
+        settings, _ = load(root / f"etc/insa-anomaly/{name}.yaml")
+        assert settings.database.roles
+        assert settings.database.url is not None
+        words = conninfo_to_dict(settings.database.url)
+        assert (words["user"], words.get("password")) == ("insa-anomaly", None)
+        assert is_up_to_date(settings.database.url)
+    if os.geteuid() == 0:
+        assert said(*arguments) == ["there is nothing to do"]
+    config = root / "etc/insa-anomaly/config.yaml"
+    config.write_text("broker: {host: plant}\n")
+    assert said(*arguments, "--apply")[-1].startswith(f"{config} was there before: set in it database: {{")
+    assert config.read_text() == "broker: {host: plant}\n"
+
+
+@ROOT_ONLY
+def test_root_comes_to_a_servers_socket_as_the_account_that_runs_it(own_postgres: Server[str]) -> None:
+    """PostgreSQL knows its own account as superuser and root as nobody; afterwards root is root again."""
+    words = conninfo_to_dict(own_postgres.address)
+    url = make_conninfo(host=words["host"], dbname=words["dbname"])
+    with psycopg.connect(own_postgres.address, autocommit=True) as session:
+        [hba] = session.execute("SHOW hba_file").fetchone() or ("",)
+        rules = Path(hba).read_text()
+        account = getpwuid(socket_file(url).stat().st_uid).pw_name  # type: ignore[union-attr]
+        session.execute(f"CREATE ROLE {account} LOGIN SUPERUSER".encode())
+        Path(hba).write_text("local all all peer\n")
+        session.execute("SELECT pg_reload_conf()")
+        try:
+            first, second = database_steps(url)
+            assert not first.done()
+            first.do()
+            second.do()
+            assert first.done()
+            assert second.done()
+            with pytest.raises(psycopg.OperationalError, match="root"):
+                psycopg.connect(url)
+        finally:
+            Path(hba).write_text(rules)
+            session.execute("SELECT pg_reload_conf()")
+    assert os.geteuid() == 0
+
+
+def test_a_database_that_is_not_there_is_said(root: Path) -> None:
+    """Before anything is done."""
+    done = CliRunner().invoke(cli, ["install", "--root", str(root), "--apply", "--database", "host=127.0.0.1 port=1"])
+    assert isinstance(done.exception, DatabaseAway)
+    assert not (root / "etc/insa-anomaly").exists()

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Self, TypeAlias
 
 import psycopg
@@ -135,6 +136,20 @@ def as_role(dsn: str, role: str | None) -> str:
         return dsn
     options = str(conninfo_to_dict(dsn).get("options") or "")
     return make_conninfo(dsn, options=f"{options} -c role={role}".strip())
+
+
+def socket_file(dsn: str) -> Path | None:
+    """The socket on this machine that it connects to, where it names no user: whoever asks is then known by the account it has."""
+    words = conninfo_to_dict(dsn)
+    host = str(words.get("host") or "")
+    if not host.startswith("/") or words.get("user"):
+        return None
+    return Path(host) / f".s.PGSQL.{words.get('port') or 5432}"
+
+
+def as_login(dsn: str, login: str) -> str:
+    """The connection string for this login, which has a way of its own to prove who it is."""
+    return make_conninfo("", **{**conninfo_to_dict(dsn), "user": login, "password": None})
 
 
 def with_password(dsn: str, password: str | None) -> str:

@@ -24,6 +24,12 @@ def migrate_as_owner(dsn: str) -> list[str]:
     return applied
 
 
+def missing(dsn: str, login: str) -> list[str]:
+    """The roles that are not there. Raises DatabaseAway or DatabaseRefused."""
+    with Connection(dsn) as connection, connection.session() as session:
+        return [name for name in (OWNER, *GROUPS, login) if not _exists(session, name)]
+
+
 def create_roles(dsn: str, login: str) -> list[str]:
     """Make the roles that are missing, and the login a member of the groups; answers the names of what was made.
 

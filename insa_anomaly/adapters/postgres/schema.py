@@ -52,6 +52,12 @@ def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] |
     return [migration.name for migration in done]
 
 
+def is_up_to_date(dsn: str) -> bool:
+    """Whether nothing is to be applied. Raises MigrationError, DatabaseAway, DatabaseRefused."""
+    with Connection(dsn, LOOK_SECONDS) as connection, connection.session() as session:
+        return not pending(shipped(), _look(session, queries.load()))
+
+
 def pending(known: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) -> list[Migration]:
     """The migrations that are still to be applied; `applied` holds name and sha256 by version. Raises MigrationError."""
     by_version = {migration.version: migration for migration in known}
