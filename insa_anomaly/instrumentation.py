@@ -110,7 +110,7 @@ READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has 
 READER_LAG_SECONDS = _gauge(
     "reader_lag_seconds", "Since the oldest entry that a reader has not dealt with was received", "reader", begin=READERS
 )
-OUTBOX = _gauge("outbox_events", "Events that wait to be told, or for the broker's word that they were")
+OUTBOX = _gauge("outbox_events", "Events that wait to be told, or were told a moment ago")
 STORAGE = _gauge("storage_bytes", "Size of the files on disk", "what")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")

@@ -1,11 +1,13 @@
 """From the outbox to the broker: every event at least once, in order, with a bounded number under way.
 
-What is under way belongs to one connection. When that ends, everything not yet answered goes again from the outbox; nothing is
-sent twice within one connection.
+What is under way belongs to one connection. When that ends, everything not yet answered goes again from the outbox, and so does what
+was answered only just before: a broker that is killed forgets what it took since it saved last. Nothing is sent twice within one
+connection.
 """
 
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
+from itertools import takewhile
 from math import inf
 from threading import Event
 from time import monotonic
@@ -15,6 +17,8 @@ from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports import Outgoing, Publisher, State
 
 UNDER_WAY = 100
+SAFE_SECONDS = 3.0  # a connection that lives on for so long after an answer: by then the broker has saved what it answered for
+MOST_ANSWERS = 3  # to one event, after which it is told, however soon connections end: else nothing would get on
 ANSWER_POLL_SECONDS = 0.005
 IDLE_SECONDS = 0.2
 REFUSED_SECONDS = 30.0
@@ -34,6 +38,8 @@ class Tell:
         self._under_way: dict[int, tuple[Outgoing, float | None]] = {}
         self._generation = -1
         self._reached = 0  # number of the last event published on this connection
+        self._answered: dict[int, float] = {}  # numbers, and when this connection's broker answered for them; oldest first
+        self._answers: Counter[int] = Counter()  # over all connections, of what is still in the outbox
         self._told: list[int] = []  # and still in the outbox
         self._again_at: float | None = None
         self._refused: dict[int, None] = {}  # numbers, oldest first: passed over until `_again_at`
@@ -64,10 +70,13 @@ class Tell:
         self.step(0.0)
         while self._under_way and self._publisher.connected and monotonic() < deadline:
             self.step(0.0)
+        if self._publisher.connected:  # a broker that is killed just now is not worth telling all of it again
+            self._settle(inf)
 
     def _begin_again(self) -> None:
         self._generation = self._publisher.generation
         self._under_way.clear()
+        self._answered.clear()
         self._fresh.clear()
         self._reached = 0
         if monotonic() - self._refused_at < HUNG_UP_SECONDS:
@@ -79,10 +88,25 @@ class Tell:
             if event is None:
                 continue
             if answer.refused is None:
-                self._told.append(event.number)
+                self._note_answer(event.number)
                 instrumentation.event_told(None if came is None else monotonic() - came)
             else:  # stays in the outbox: what forbids it may be put right
                 self._note_refusal(event, answer.refused)
+        self._settle(monotonic() - SAFE_SECONDS)
+
+    def _note_answer(self, number: int) -> None:
+        self._answers[number] += 1
+        if self._answers[number] < MOST_ANSWERS:
+            self._answered[number] = monotonic()
+        else:
+            del self._answers[number]
+            self._told.append(number)
+
+    def _settle(self, before: float) -> None:
+        """Take from the outbox what was answered for before then (monotonic), or often enough."""
+        for number in list(takewhile(lambda number: self._answered[number] <= before, self._answered)):
+            del self._answered[number], self._answers[number]
+            self._told.append(number)
         if self._told:
             with suppress(StateUnwritable):  # a full disk: until it takes this, what was told may be told again after a restart
                 self._state.told(self._told)
@@ -101,7 +125,7 @@ class Tell:
 
     def _publish(self) -> None:
         for came, event in self._waiting(UNDER_WAY - len(self._under_way)):
-            if event.number in self._refused:
+            if event.number in self._refused or event.number in self._answered:
                 self._reached = event.number
                 continue
             try:

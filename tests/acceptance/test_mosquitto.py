@@ -2,8 +2,11 @@
 
 import base64
 import hashlib
+import os
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -61,12 +64,12 @@ class Broker:
                 shutil.chown(path, account.uid, account.gid)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """For the length of the block."""
+    def running(self) -> Iterator[int]:
+        """For the length of the block; its process is given."""
         argv = [*self.command, "-c", str(self.folder / "mosquitto.conf")]
         ready = partial(accepts, socket.AF_INET, ("127.0.0.1", self.port))
-        with running("mosquitto", argv, self.folder.with_name("broker.log"), ready, account=service_account()):
-            yield
+        with running("mosquitto", argv, self.folder.with_name("broker.log"), ready, account=service_account()) as process:
+            yield process.pid
 
     def access(self, user: str, client_id: str = "any") -> Access:
         """As this user, whose password is its name."""
@@ -157,8 +160,8 @@ def test_a_device_under_the_daemons_client_id_takes_nothing_from_it(broker: Brok
 
 
 def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_broker(broker: Broker, site: Site) -> None:
-    """More than the thousand that are usual; and check-config, asked meanwhile, takes nothing away."""
-    readings = 1500
+    """More than the thousand that are usual, as fast as they come; and check-config, asked meanwhile, takes nothing away."""
+    readings = 10_000
     password = site.folder / "password"
     password.write_text("insa-anomaly")
     site.put("broker", {"port": broker.port, "username": "insa-anomaly", "password_file": str(password)})
@@ -167,20 +170,41 @@ def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_
         first.enter_context(broker.running())
         with Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True) as daemon:
             assert daemon.open(10.0)
-        with Feeder(broker.access("PUMP-1")) as feeder:
-            assert feeder.open(10.0)
-            for number in range(readings):
-                feeder.publish("insa/iiot/telemetry/PUMP-1", b'{"temperature": %d}' % number)
-            assert feeder.drain(30.0) == 0
+        say(broker, readings)
         checked = site.run("check-config")
         assert "broker: ok" in checked.stdout, checked.stdout
     with broker.running(), Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)) as daemon:
         assert daemon.open(10.0)
-
-        def taken() -> int:
-            for one in deliveries:
-                daemon.acknowledge(one)
-            return sum(len(one.messages) for one in deliveries)
-
-        wait_for(lambda: taken() == readings, 30)
+        wait_for(lambda: taken(daemon, deliveries) == readings, 30)
         assert daemon.sessions_lost == 0
+
+
+def test_a_broker_that_is_killed_forgets_no_more_than_its_last_moments(broker: Broker) -> None:
+    """It saves every second: the session, and what was acknowledged before that."""
+    deliveries: list[Delivery] = []
+    with broker.running() as pid:
+        with Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True) as daemon:
+            assert daemon.open(10.0)
+        say(broker, 1000)
+        time.sleep(2.5)
+        os.kill(pid, signal.SIGKILL)
+    with broker.running(), Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)) as daemon:
+        assert daemon.open(10.0)
+        wait_for(lambda: taken(daemon, deliveries) == 1000, 30)
+        assert daemon.sessions_lost == 0
+
+
+def say(broker: Broker, readings: int) -> None:
+    """A device says so many, and the broker has them."""
+    with Feeder(broker.access("PUMP-1")) as feeder:
+        assert feeder.open(10.0)
+        for number in range(readings):
+            feeder.publish("insa/iiot/telemetry/PUMP-1", b'{"temperature": %d}' % number)
+        assert feeder.drain(30.0) == 0
+
+
+def taken(daemon: Connection, deliveries: list[Delivery]) -> int:
+    """Acknowledge what came; answers how many messages that were."""
+    for one in deliveries:
+        daemon.acknowledge(one)
+    return sum(len(one.messages) for one in deliveries)

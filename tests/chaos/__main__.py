@@ -18,7 +18,9 @@ def _plan() -> Plan:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=500.0, help="messages a second")
     parser.add_argument("--kinds", nargs="*", help="only faults whose name begins so: daemon, 'wire to broker', ...")
-    parser.add_argument("--no-contract", action="store_true", help="devices that never say again what a killed broker may have lost")
+    parser.add_argument(
+        "--no-contract", action="store_true", help="devices say nothing again; a broker that is killed saves at every change"
+    )
     given = parser.parse_args()
     return Plan(given.seconds, given.seed, given.rate, given.kinds or None, contract=not given.no_contract)
 

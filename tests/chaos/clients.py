@@ -20,7 +20,7 @@ from tests.chaos.plant import Message
 
 _NOBODY = 0x10  # a PUBACK's reason: nobody is subscribed to this
 _KEPT = 20_000  # messages a device can say again
-_RECENT = 200  # of them, after every connection that was lost
+_SAFE_SECONDS = 5.0  # a broker writes to disk what it has acknowledged, and lives on for so long: then it is safe
 _WINDOW = 400  # messages without an answer
 _RETRY_SECONDS = 0.1
 
@@ -43,8 +43,9 @@ def _connect(client: paho.Client, address: Address) -> None:
 class Devices:
     """Say messages at a pace and in order, whatever becomes of the broker.
 
-    With `replay` they keep the device contract: what the broker may have forgotten is said again. All of it happens in one thread, since
-    paho would let a message of another thread overtake those that go again on a new connection.
+    With `replay` they keep the device contract: what the broker may have forgotten is said again, which is what it acknowledged in the
+    last seconds before the connection ended, and all that is kept where it begins without their session. All of it happens in one thread,
+    since paho would let a message of another thread overtake those that go again on a new connection.
     """
 
     def __init__(self, address: Address, messages: Iterator[Message], rate: float, *, replay: bool) -> None:
@@ -54,6 +55,7 @@ class Devices:
         self._address, self._messages, self._rate, self._replay = address, messages, rate, replay
         self._unanswered: dict[int, Message] = {}
         self._again: deque[Message] = deque()
+        self._unsafe: deque[tuple[float, Message]] = deque()  # with when it was acknowledged, of connections that ended soon after
         self._silent, self._closing = Event(), Event()
         self._client = _client(address, "devices")
         self._client.on_publish = self._on_publish
@@ -73,9 +75,9 @@ class Devices:
         while self.puback < len(self.said) and self._thread.is_alive() and time.monotonic() < until:
             time.sleep(0.05)
 
-    def again(self, newest: int = _KEPT) -> None:
-        """Say the newest messages once more."""
-        self._again.extend(self.said[-newest:])
+    def again(self) -> None:
+        """Say all that is kept once more."""
+        self._again.extend(self.said[-_KEPT:])
 
     def close(self) -> None:
         """Leave."""
@@ -103,6 +105,8 @@ class Devices:
         time.sleep(_RETRY_SECONDS)
 
     def _speak(self, due: int) -> None:
+        while self._unsafe and self._unsafe[0][0] < time.monotonic() - _SAFE_SECONDS:
+            self._unsafe.popleft()
         room = _WINDOW - len(self._unanswered)
         for _ in range(min(len(self._again), room)):
             self._publish(self._again.popleft())
@@ -119,11 +123,16 @@ class Devices:
         message = self._unanswered.pop(mid)
         if reason.value >= 0x80 or (self._replay and reason.value == _NOBODY):
             self._again.append(message)
+        elif self._replay:
+            self._unsafe.append((time.monotonic(), message))
 
     def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: object, properties: object) -> None:  # noqa: ANN401
         del client, userdata, reason, properties
-        if self._replay:  # a broker that was killed may have kept the session, and lost what came last
-            self.again(_RECENT if flags.session_present else _KEPT)
+        if self._replay and flags.session_present:  # it may have kept the session, and lost what came last
+            self._again.extend(message for _, message in self._unsafe)
+        elif self._replay:
+            self.again()
+        self._unsafe.clear()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from tests.chaos.checker import Excused, Left, Verdict, judge
 from tests.chaos.clients import Devices, operator
 from tests.chaos.faults import PAUSE, Injector, Span
 from tests.chaos.oracle import expected
-from tests.chaos.world import World, opened
+from tests.chaos.world import EVERY_CHANGE, EVERY_SECOND, World, opened
 from tests.conftest import wait_for
 
 UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
@@ -38,7 +38,8 @@ _WARM_SECONDS = 10.0  # of a daemon's life, in which its memory is not looked at
 class Plan:
     """What is to be done. `rate` is messages a second; `kinds` limits the faults, None: all but the unusual.
 
-    With `contract` devices say again what a broker that was killed may have lost.
+    A broker that is killed saves every second, and with `contract` devices say again what it may have lost; without it, it saves at every
+    change.
     """
 
     seconds: float = 120.0
@@ -50,6 +51,13 @@ class Plan:
     latency: float = 0.0  # seconds that the wire to the broker always takes
     program: Sequence[str] = ("insa_anomaly",)  # the daemon's module and its first arguments
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # of the daemon, by section
+
+    @property
+    def saving(self) -> Mapping[str, str]:
+        """How mosquitto keeps what it has acknowledged."""
+        if not self.kills_broker:
+            return {}
+        return EVERY_SECOND if self.contract else EVERY_CHANGE
 
     def wants(self, kind: str) -> bool:
         """Whether this kind of fault is to happen."""
@@ -129,7 +137,7 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     """Do it all."""
     chance, heard = random.Random(plan.seed), Heard()
     with ExitStack() as stack:
-        world = stack.enter_context(opened(folder, tools, broker_is_killed=plan.kills_broker))
+        world = stack.enter_context(opened(folder, tools, plan.saving))
         injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.pause)
         stack.enter_context(operator(world.broker.address, EVENTS, heard))
         for section, settings in plan.settings.items():

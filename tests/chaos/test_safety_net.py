@@ -98,7 +98,7 @@ def test_killed_at_the_worst_places_nothing_is_lost_doubled_or_untold(short_path
     chance.shuffle(places)
     heard = Heard()
     with ExitStack() as stack:
-        world = stack.enter_context(opened(short_path, tools, broker_is_killed=False))
+        world = stack.enter_context(opened(short_path, tools, {}))
         world.site.put("storage", {"checkpoint_seconds": 0.3})
         world.restart_as(("insa_anomaly",))  # from now on the broker keeps what comes
         assert world.daemon.terminate() == 0

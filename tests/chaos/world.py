@@ -29,7 +29,8 @@ from tests.chaos.proxy import Proxy
 from tests.conftest import Server
 
 RESTART_SECONDS = 0.2  # between the end of a daemon and the start of the next
-_SAFE = {"autosave_interval": "1", "autosave_on_changes": "true"}  # at most one message is lost with a killed broker, and all is slower
+EVERY_SECOND = {"autosave_interval": "1"}  # as shipped
+EVERY_CHANGE = EVERY_SECOND | {"autosave_on_changes": "true"}  # for a hundred messages a second, not for five hundred
 _Address = TypeVar("_Address")
 _SLOW = 0.3  # seconds a slow wire adds
 
@@ -194,8 +195,8 @@ def _of_wire(name: str, wire: Proxy) -> list[Fault]:
 
 
 @contextmanager
-def opened(folder: Path, tools: Tools, *, broker_is_killed: bool) -> Iterator[World]:
-    """Servers, wires and models are there; the daemon is not started yet."""
+def opened(folder: Path, tools: Tools, saving: Mapping[str, str]) -> Iterator[World]:
+    """Servers, wires and models are there; the daemon is not started yet. `saving` is of mosquitto."""
     command = tools.command("redis-server")
     if tools.command("mosquitto") is None or command is None:
         pytest.fail("mosquitto or redis-server is missing: run `make deps`", pytrace=False)
@@ -203,7 +204,7 @@ def opened(folder: Path, tools: Tools, *, broker_is_killed: bool) -> Iterator[Wo
     with ExitStack() as stack:
         postgres = stack.enter_context(_server(_postgres(folder)))
         cache = stack.enter_context(_server(_redis(folder, command)))
-        broker = stack.enter_context(_server(_mosquitto(folder, tools, _SAFE if broker_is_killed else {})))
+        broker = stack.enter_context(_server(_mosquitto(folder, tools, saving)))
         wires = {
             "broker": Proxy((broker.address.host, broker.address.port)),
             "postgres": Proxy(f"{_host(postgres.address)}/.s.PGSQL.5432"),

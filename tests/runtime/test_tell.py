@@ -99,6 +99,7 @@ class Outbox:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling, "ANSWER_POLL_SECONDS", 0.0)
     monkeypatch.setattr(telling, "UNDER_WAY", WINDOW)
+    monkeypatch.setattr(telling, "SAFE_SECONDS", 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------- laws
@@ -238,6 +239,68 @@ def test_with_nothing_to_do_it_waits_a_little() -> None:
     began = monotonic()
     box.tell.step(0.01)
     assert 0.009 <= monotonic() - began < 1.0
+
+
+# ---------------------------------------------------------------------------------------------- a broker that is killed
+def test_what_was_answered_just_before_the_end_goes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its place in the order, and only on another connection; what was answered for long before is done with."""
+    monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
+    box = Outbox()
+    box.broker.open()
+    box.add("t", "t")
+    box.steps(3)
+    monkeypatch.setattr(telling, "SAFE_SECONDS", 0.0)
+    box.steps(1)
+    monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
+    box.add("t", "t")
+    box.steps(3)
+    assert box.waiting() == [3, 4]
+    box.broker.close()
+    box.broker.open()
+    box.add("t")
+    box.steps(3)
+    assert [number for _, number in box.broker.tried] == [1, 2, 3, 4, 3, 4, 5]
+
+
+def test_connections_that_always_end_soon_hold_up_nothing_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that was answered for on several of them is told."""
+    monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
+    box = Outbox()
+    box.add("t")
+    for _ in range(telling.MOST_ANSWERS):
+        assert box.waiting() == [1]
+        box.broker.open()
+        box.steps(2)
+        box.broker.close()
+    assert box.waiting() == []
+    assert box.tell._answers == {}
+
+
+def test_trying_refused_events_again_tells_no_other_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are in the outbox for a moment yet are passed over."""
+    monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
+    box = Outbox()
+    box.broker.open()
+    box.broker.refusing["bad"] = "not authorised"
+    box.add("t", "bad", "t")
+    box.steps(3)
+    box.tell._again_at, box.broker.refusing = 0.0, {}
+    box.steps(3)
+    assert [number for _, number in box.broker.tried] == [1, 2, 3, 2]
+
+
+def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_be_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the connection stands."""
+    monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
+    for connected in (True, False):
+        box = Outbox()
+        box.broker.open()
+        box.add("t")
+        box.steps(2)
+        if not connected:
+            box.broker.close()
+        box.tell.drain(monotonic() + 60.0)
+        assert box.waiting() == ([] if connected else [1])
 
 
 # ------------------------------------------------------------------------------------------------------- refusals
