@@ -25,6 +25,7 @@ from tests.chaos.world import EVERY_CHANGE, EVERY_SECOND, World, opened
 from tests.conftest import wait_for
 
 UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
+KILL_PAUSE = (4.0, 8.0)
 DRAIN_SECONDS = 120.0
 _BREAKING = ("daemon", "broker", "wire to broker")  # faults that may end the connection to the broker
 _ON_THE_WAY = (*_BREAKING, "postgres", "wire to postgres")  # of a reading
@@ -46,7 +47,7 @@ class Plan:
     seed: int = 1
     rate: float = 500.0
     kinds: Collection[str] | None = None
-    pause: tuple[float, float] = PAUSE  # between faults, seconds
+    pause: tuple[float, float] | None = None  # between faults, seconds; None: as usual
     contract: bool = True
     latency: float = 0.0  # seconds that the wire to the broker always takes
     program: Sequence[str] = ("insa_anomaly",)  # the daemon's module and its first arguments
@@ -58,6 +59,11 @@ class Plan:
         if not self.kills_broker:
             return {}
         return EVERY_SECOND if self.contract else EVERY_CHANGE
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """A broker that saves every second must live for some, or it never has anything to lose."""
+        return self.pause or (KILL_PAUSE if self.kills_broker else PAUSE)
 
     def wants(self, kind: str) -> bool:
         """Whether this kind of fault is to happen."""
@@ -138,7 +144,7 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     chance, heard = random.Random(plan.seed), Heard()
     with ExitStack() as stack:
         world = stack.enter_context(opened(folder, tools, plan.saving))
-        injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.pause)
+        injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.between)
         stack.enter_context(operator(world.broker.address, EVENTS, heard))
         for section, settings in plan.settings.items():
             world.site.put(section, settings)

@@ -72,7 +72,7 @@ class Terms:
 class Backoff:
     """Seconds to wait before the next attempt: from `first`, doubled each time, up to `most`, less up to half of it by chance."""
 
-    first: float = 1.0
+    first: float = 0.25
     most: float = 30.0
 
     def delay(self, failures: int, chance: float) -> float:
