@@ -144,7 +144,7 @@ def install(
     steps = installation.install(site, instances, named)
     _do([*installing.database_steps(database), *steps], apply)  # one that cannot be reached stops it before anything is done
     for path in installation.unnamed(site, instances, named):
-        typer.echo(f"{path} was there before: set in it database: {msgspec.json.encode({'url': named, 'roles': True}).decode()}")
+        typer.echo(f"{path} was there before: see that it has database: {msgspec.json.encode({'url': named, 'roles': True}).decode()}")
 
 
 @cli.command()

@@ -4,10 +4,11 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 
-from insa_anomaly.errors import ConfigError, ModelFileError
+from insa_anomaly.errors import ConfigError, ModelFileError, ModelStorageError
 
 KEY_BYTES = 32
-_NONCE_BYTES = 12  # drawn at random: 2^32 files under one key until two of them are likely to share one
+NO_KEY = "{} is sealed by a key that models.encryption_key_file did not hold when this process began: restart it"
+_NONCE_BYTES = 12  # drawn at random, for which NIST allows 2^32 files under one key
 
 
 class Seal:
@@ -42,12 +43,12 @@ class Seal:
         return nonce + self._ciphers[self.key_id].encrypt(nonce, data, name.encode())
 
     def open(self, name: str, data: bytes, key_id: str) -> bytes:
-        """What was sealed under this name by the key of this id. Raises ModelFileError."""
+        """What was sealed under this name by the key of this id. Raises ModelFileError, where that key is missing ModelStorageError."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
 
         cipher = self._ciphers.get(key_id)
         if cipher is None:
-            raise ModelFileError(f"{name} is sealed by a key that models.encryption_key_file does not hold")
+            raise ModelStorageError(NO_KEY.format(name))
         try:
             return cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], name.encode())
         except (InvalidTag, ValueError) as error:  # the latter where it is too short to be anything

@@ -31,7 +31,9 @@ SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")
 _PREFIX, _BETWEEN = "INSA_", "__"
 _CREDENTIAL = "secret_"  # what systemd puts before the names of files of a folder; the units' `LoadCredential=secret:`
 _LEVEL = re.compile(r"\{device_id\}|\{metric_name\}|\+|[^+#{}\0]+")
-_SECRET = re.compile(r"(?<=://)[^@/\s]*@|(?<=password=)('(\\.|[^'])*'|[^\s&]+)")  # of an address, and of PostgreSQL's words
+_NAMED = re.compile(r"(?<=://)[^/\s]*@")  # before the host of an address
+_WORD = re.compile(r"(password\s*=\s*)('(\\.|[^'\\])*'|(\\.|[^\s\\])+)")  # among PostgreSQL's
+_PARAMETER = re.compile(r"(password=)([^&\s]*)")  # after the path of an address
 _TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
@@ -102,6 +104,17 @@ def _web_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
         raise ValueError("http(s)://host/path, without a name or password in it")
+    return url
+
+
+def _redis_address(url: str) -> str:
+    parts = urlsplit(url)
+    try:
+        usable = parts.scheme in {"redis", "rediss", "unix"} and (parts.port is None or parts.scheme != "unix")
+    except ValueError:  # what stands for the port is none
+        usable = False
+    if not usable:
+        raise ValueError("redis://host:port/0, rediss:// with TLS, or unix:///path")
     return url
 
 
@@ -295,7 +308,7 @@ class Retention:
 class RedisAddress:
     """Redis or Valkey; without a `url` there is none, and nothing else changes."""
 
-    url: str | None = None
+    url: Annotated[str, AfterValidator(_redis_address)] | None = None
     password_file: Path | None = None
 
 
@@ -559,7 +572,9 @@ def _variable(place: tuple[str | int, ...]) -> str | None:
 
 def without_secret(address: str) -> str:
     """An address as it may be shown: `***` where a password, or a name with one, stands."""
-    return _SECRET.sub(lambda found: "***@" if found[0].endswith("@") else "***", address)
+    if "://" in address:
+        return _PARAMETER.sub(r"\1***", _NAMED.sub("***@", address))
+    return _WORD.sub(r"\1***", address)
 
 
 def credential(path: Path) -> Path:

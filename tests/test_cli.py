@@ -195,6 +195,9 @@ def test_a_sealed_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     refused = CliRunner().invoke(cli, ["export", row["id"], str(tmp_path / "other")]).exception
     assert isinstance(refused, ModelFileError)
     assert "restore it" in str(refused)
+    (tmp_path / "models" / "key").write_text("ab" * 32)
+    monkeypatch.setenv("INSA_MODELS__ENCRYPTION_KEY_FILE", str(tmp_path / "models" / "key"))
+    assert "lies in" in str(CliRunner().invoke(cli, ["models"]).exception)
     assert not (tmp_path / "other").exists()
 
 

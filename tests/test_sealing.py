@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.errors import ConfigError, ModelFileError
+from insa_anomaly.errors import ConfigError, ModelFileError, ModelStorageError
 from insa_anomaly.sealing import KEY_BYTES, Seal
 
 KEYS = [bytes([number]) * KEY_BYTES for number in range(3)]
@@ -38,7 +38,7 @@ def test_the_first_key_seals_and_each_opens() -> None:
     assert both.open("a", old.close("a", b"data"), old.key_id) == b"data"
     assert both.key_id == Seal(KEYS[1:2]).key_id != old.key_id
     assert both.key_ids == {old.key_id, both.key_id}
-    with pytest.raises(ModelFileError, match=r"a is sealed by a key that models\.encryption_key_file does not hold"):
+    with pytest.raises(ModelStorageError, match=r"a is sealed by a key that models\.encryption_key_file did not hold"):
         other.open("a", both.close("a", b"data"), both.key_id)
 
 

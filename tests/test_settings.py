@@ -250,6 +250,13 @@ def test_files_for_tls_that_would_not_be_used_are_mistakes(tmp_path: Path, said:
         load(written(tmp_path, said))
 
 
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost:6379", "redis://localhost:many/0", "redis://localhost:99999/0"])
+def test_an_address_of_redis_is_one(tmp_path: Path, url: str) -> None:
+    """Else the daemon would find out at its start, and in the driver's words."""
+    with pytest.raises(ConfigError, match="redis://host:port/0"):
+        load(written(tmp_path, f"redis: {{url: '{url}'}}"))
+
+
 def test_the_broker_may_be_trusted_by_the_system(tmp_path: Path) -> None:
     """`tls` alone takes the authorities of the system, `ca_file` its own; neither: no TLS."""
     for said, expected in (("{}", None), ("{tls: true}", Tls()), ("{ca_file: /ca.pem}", Tls(Path("/ca.pem")))):

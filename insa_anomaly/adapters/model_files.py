@@ -37,7 +37,7 @@ from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
 from insa_anomaly.saved_file import create_private, sync_folder, write_whole
-from insa_anomaly.sealing import Seal
+from insa_anomaly.sealing import NO_KEY, Seal
 from insa_anomaly.sqlite_file import connected, transaction, write_ahead
 
 if TYPE_CHECKING:
@@ -232,7 +232,11 @@ class ModelFiles:
                 raise ModelStorageError(f"{stored.name} of model {model_id} cannot be read now: {error}") from error
         if not hmac.compare_digest(stored.hmac, self._authentication(stored.name, data)):
             raise ModelFileError(f"{stored.name} was altered: its authentication fails")
-        return self._seal.open(stored.name, data, stored.sealed_by) if self._seal and stored.sealed_by else data
+        if not stored.sealed_by:
+            return data
+        if self._seal is None:  # another process has a key, so the model is not to be put aside
+            raise ModelStorageError(NO_KEY.format(stored.name))
+        return self._seal.open(stored.name, data, stored.sealed_by)
 
     def serving(self, key: SeriesKey) -> Model | None:
         """The active model of a series; None where there is none, or it cannot be read. Raises ModelFileError."""

@@ -13,7 +13,7 @@ from redis.connection import Connection
 from redis.retry import Retry
 
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import CacheAway
+from insa_anomaly.errors import CacheAway, ConfigError
 from insa_anomaly.ports import SeriesKey
 
 _TIMEOUT_SECONDS = 0.25  # for one wait; the driver's own would be 5 s, and again on every retry
@@ -43,9 +43,13 @@ class _Losable:
 
     def __init__(self, url: str, password: str | None = None, breaker: Breaker | None = None) -> None:
         given = {} if password is None else {"password": password}
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
-        )
+        try:
+            self._client = redis.Redis.from_url(
+                url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
+            )
+            self._client.connection_pool.make_connection()  # where the driver looks at what the address asks of it
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"redis.url asks for what cannot be: {error}") from error
         self._breaker = breaker or Breaker()
 
     def __enter__(self) -> Self:

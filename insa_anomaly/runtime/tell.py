@@ -2,7 +2,7 @@
 
 What is under way belongs to one connection. When that ends, everything not yet answered goes again from the outbox, and so does what
 was answered only just before: a broker that is killed forgets what it took since it saved last. Nothing is sent twice within one
-connection.
+connection. A connection that ended unnoticed, since the machine at its other end lost its power, does not count as ended.
 """
 
 from collections import Counter, deque
@@ -17,7 +17,7 @@ from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports import Outgoing, Publisher, State
 
 UNDER_WAY = 100
-SAFE_SECONDS = 3.0  # a connection that lives on for so long after an answer: by then the broker has saved what it answered for
+SAFE_SECONDS = 5.0  # a connection that stands for so long after an answer: by then the broker, which saves every two, has what it took
 MOST_ANSWERS = 3  # to one event, after which it is told, however soon connections end: else nothing would get on
 ANSWER_POLL_SECONDS = 0.005
 IDLE_SECONDS = 0.2
@@ -40,7 +40,7 @@ class Tell:
         self._reached = 0  # number of the last event published on this connection
         self._answered: dict[int, float] = {}  # numbers, and when this connection's broker answered for them; oldest first
         self._answers: Counter[int] = Counter()  # over all connections, of what is still in the outbox
-        self._told: list[int] = []  # and still in the outbox
+        self._told: set[int] = set()  # and still in the outbox
         self._again_at: float | None = None
         self._refused: dict[int, None] = {}  # numbers, oldest first: passed over until `_again_at`
         self._refused_at = -inf
@@ -62,7 +62,7 @@ class Tell:
         if self._again_at is not None and monotonic() >= self._again_at and not self._under_way:
             self._again_at, self._reached, self.trouble = None, 0, None
             self._refused.clear()
-        if self._publisher.connected and monotonic() >= self._rest_until:
+        if self._publisher.connected and self._publisher.generation == self._generation and monotonic() >= self._rest_until:
             self._publish()
 
     def drain(self, deadline: float) -> None:
@@ -100,17 +100,17 @@ class Tell:
             self._answered[number] = monotonic()
         else:
             del self._answers[number]
-            self._told.append(number)
+            self._told.add(number)
 
     def _settle(self, before: float) -> None:
         """Take from the outbox what was answered for before then (monotonic), or often enough."""
         for number in list(takewhile(lambda number: self._answered[number] <= before, self._answered)):
             del self._answered[number], self._answers[number]
-            self._told.append(number)
+            self._told.add(number)
         if self._told:
             with suppress(StateUnwritable):  # a full disk: until it takes this, what was told may be told again after a restart
-                self._state.told(self._told)
-                self._told = []
+                self._state.told(sorted(self._told))
+                self._told.clear()
 
     def _note_refusal(self, event: Outgoing, reason: str) -> None:
         self._refused_at, self._again_at = monotonic(), max(self._again_at or -inf, monotonic() + REFUSED_SECONDS)
@@ -120,12 +120,13 @@ class Tell:
         if len(self._refused) > MOST_REFUSED:
             oldest = next(iter(self._refused))
             del self._refused[oldest]
-            self._told.append(oldest)
+            self._answers.pop(oldest, None)
+            self._told.add(oldest)
             instrumentation.event_dropped()
 
     def _publish(self) -> None:
         for came, event in self._waiting(UNDER_WAY - len(self._under_way)):
-            if event.number in self._refused or event.number in self._answered:
+            if event.number in self._refused or event.number in self._answered or event.number in self._told:
                 self._reached = event.number
                 continue
             try:

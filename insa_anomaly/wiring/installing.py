@@ -14,27 +14,16 @@ from insa_anomaly.workbench.installation import ACCOUNT, Step
 def database_steps(url: str) -> list[Step]:
     """What is to be so at this address, which is of a superuser. Asking raises DatabaseAway, DatabaseRefused or MigrationError."""
 
-    def has_roles() -> bool:
+    def done() -> bool:
         with _as_its_account(url):
-            return not roles.missing(url, ACCOUNT)
+            return is_up_to_date(url) and roles.are_given(url, ACCOUNT)
 
-    def make_roles() -> None:
+    def do() -> None:
         with _as_its_account(url):
             roles.create_roles(url, ACCOUNT)
-
-    def has_schema() -> bool:
-        with _as_its_account(url):
-            return is_up_to_date(url)
-
-    def make_schema() -> None:
-        with _as_its_account(url):
             roles.migrate_as_owner(url)
 
-    where = without_secret(url)
-    return [
-        Step(f"make the roles of least privilege and the login {ACCOUNT} at {where}", has_roles, make_roles),
-        Step(f"bring the schema up to date at {where}", has_schema, make_schema),
-    ]
+    return [Step(f"make the schema, roles of least privilege and the login {ACCOUNT} at {without_secret(url)}", done, do)]
 
 
 def address(url: str) -> str:

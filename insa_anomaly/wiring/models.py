@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from insa_anomaly.adapters.model_files import ModelFiles
-from insa_anomaly.errors import ModelFileError
+from insa_anomaly.errors import ConfigError, ModelFileError
 from insa_anomaly.saved_file import write_whole
 from insa_anomaly.sealing import Seal
-from insa_anomaly.settings import Settings, secret
+from insa_anomaly.settings import Settings, credential, secret
 
 
 @contextmanager
@@ -16,6 +16,8 @@ def model_files(settings: Settings) -> Iterator[ModelFiles]:
     """Open, while the block runs. Raises ConfigError, ModelFileError."""
     models = settings.models
     keys = secret(models.encryption_key_file)
+    if models.encryption_key_file and credential(models.encryption_key_file).resolve().is_relative_to(models.directory.resolve()):
+        raise ConfigError(f"models.encryption_key_file lies in {models.directory}, whose files it is to seal, and which backups copy")
     with ModelFiles(models.directory, models.key_file, None if keys is None else Seal.of(keys)) as files:
         yield files
 

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,7 @@ def install(site: Site, instances: Sequence[str], database: str | None = None) -
 
 
 def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
-    """Configurations that were there before, and do not name this database."""
+    """Configurations that were there before, and do not name this database in these words."""
     paths = [site.path(f"/etc/insa-anomaly/{name}.yaml") for name in ("config", *instances)]
     return [path for path in paths if path.exists() and json.dumps(database) not in path.read_text(encoding="utf-8")]
 
@@ -109,19 +110,30 @@ def uninstall(site: Site) -> list[Step]:
 
 def pending(steps: Sequence[Step]) -> list[Step]:
     """Those that are still to be done."""
-    return [step for step in steps if not step.done()]
+    return [step for step in steps if not _is_done(step)]
 
 
 def apply(steps: Sequence[Step]) -> Iterator[str]:
     """Do what is to be done, in order, answering each as it is done. Raises InstallationFailed."""
     for step in steps:
-        if not step.done():
-            try:
+        if not _is_done(step):
+            with _told(step):
                 step.do()
-            except (OSError, subprocess.SubprocessError) as error:
-                reason = getattr(error, "stderr", None) or error
-                raise InstallationFailed(f"{step.what}: {str(reason).strip()}") from error
             yield step.what
+
+
+def _is_done(step: Step) -> bool:
+    with _told(step):
+        return step.done()
+
+
+@contextmanager
+def _told(step: Step) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        raise InstallationFailed(f"{step.what}: {str(reason).strip()}") from error
 
 
 # ---------------------------------------------------------------------------------------------------- what is done

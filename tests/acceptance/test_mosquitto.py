@@ -180,7 +180,7 @@ def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_
 
 
 def test_a_broker_that_is_killed_forgets_no_more_than_its_last_moments(broker: Broker) -> None:
-    """It saves every second: the session, and what was acknowledged before that."""
+    """It saves every two seconds: the session, and what was acknowledged before that."""
     deliveries: list[Delivery] = []
     with broker.running() as pid:
         with Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True) as daemon:

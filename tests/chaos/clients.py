@@ -20,7 +20,7 @@ from tests.chaos.plant import Message
 
 _NOBODY = 0x10  # a PUBACK's reason: nobody is subscribed to this
 _KEPT = 20_000  # messages a device can say again
-_SAFE_SECONDS = 3.0  # a broker writes to disk what it has acknowledged, and lives on for so long: then it is safe
+_SAFE_SECONDS = 5.0  # a broker writes to disk what it has acknowledged, and lives on for so long: then it is safe
 _WINDOW = 400  # messages without an answer
 _RETRY_SECONDS = 0.1
 

@@ -21,7 +21,7 @@ from tests.chaos.checker import Excused, Left, Verdict, judge
 from tests.chaos.clients import Devices, operator
 from tests.chaos.faults import PAUSE, Injector, Span
 from tests.chaos.oracle import expected
-from tests.chaos.world import EVERY_CHANGE, EVERY_SECOND, World, opened
+from tests.chaos.world import EVERY_CHANGE, EVERY_TWO_SECONDS, World, opened
 from tests.conftest import wait_for
 
 UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
@@ -39,8 +39,8 @@ _WARM_SECONDS = 10.0  # of a daemon's life, in which its memory is not looked at
 class Plan:
     """What is to be done. `rate` is messages a second; `kinds` limits the faults, None: all but the unusual.
 
-    A broker that is killed saves every second, and with `contract` devices say again what it may have lost; without it, it saves at every
-    change.
+    A broker that is killed saves every two seconds, and with `contract` devices say again what it may have lost; without it, it saves at
+    every change.
     """
 
     seconds: float = 120.0
@@ -58,11 +58,11 @@ class Plan:
         """How mosquitto keeps what it has acknowledged."""
         if not self.kills_broker:
             return {}
-        return EVERY_SECOND if self.contract else EVERY_CHANGE
+        return EVERY_TWO_SECONDS if self.contract else EVERY_CHANGE
 
     @property
     def between(self) -> tuple[float, float]:
-        """A broker that saves every second must live for some, or it never has anything to lose."""
+        """A broker that saves every two seconds must live for some, or it never has anything to lose."""
         return self.pause or (KILL_PAUSE if self.kills_broker else PAUSE)
 
     def wants(self, kind: str) -> bool:

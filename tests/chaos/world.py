@@ -29,8 +29,8 @@ from tests.chaos.proxy import Proxy
 from tests.conftest import Server
 
 RESTART_SECONDS = 0.2  # between the end of a daemon and the start of the next
-EVERY_SECOND = {"autosave_interval": "1"}  # as shipped
-EVERY_CHANGE = EVERY_SECOND | {"autosave_on_changes": "true"}  # for a hundred messages a second, not for five hundred
+EVERY_TWO_SECONDS = {"autosave_interval": "1"}  # as shipped
+EVERY_CHANGE = EVERY_TWO_SECONDS | {"autosave_on_changes": "true"}  # for a hundred messages a second, not for five hundred
 _Address = TypeVar("_Address")
 _SLOW = 0.3  # seconds a slow wire adds
 

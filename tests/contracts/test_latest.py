@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.redis import Breaker, RedisLatest
+from insa_anomaly.errors import CacheAway, ConfigError
 from insa_anomaly.ports import Latest, SeriesKey
 from insa_anomaly.testing import MemoryLatest
 from tests.conftest import Server
@@ -111,3 +112,18 @@ def test_the_model_of_a_series_is_there_for_an_hour(redis_url: str) -> None:
         latest.serve({("b", "y"): "m3"})
         assert (client.get("ml:model:press 1:température"), client.get("ml:model:b:y")) == ("m1", "m3")
         assert 3595 <= int(str(client.ttl("ml:model:b:y"))) <= 3600
+
+
+def test_an_address_that_asks_for_what_there_is_not_is_a_mistake_in_the_settings() -> None:
+    """In the driver's words, at the start and not at the first result."""
+    with pytest.raises(ConfigError, match=r"redis\.url asks for what cannot be.*nonsense"):
+        RedisLatest("redis://127.0.0.1:1/0?nonsense=1")
+
+
+def test_a_trial_says_what_is_wrong(own_redis: Server[str]) -> None:
+    """Once, and without a rest after it."""
+    with RedisLatest(own_redis.address) as latest:
+        latest.try_out()
+        own_redis.stop()
+        with pytest.raises(CacheAway, match="does not answer"):
+            latest.try_out()

@@ -309,9 +309,11 @@ def test_a_seal_hides_what_was_learnt(place: tuple[Path, Path]) -> None:
         sealed = sorted((place[0] / "DEVICE-001" / "temperature").glob("*.sealed"))
         assert [path.name.partition("_")[0] for path in sealed] == ["model", "scaler", "scorer"]
         assert row.model_path == f"DEVICE-001/temperature/{sealed[-1].name}"
-        assert not any(path.read_bytes().startswith((b"PK", b"\x80", b"x\x01")) for path in sealed)
         assert files.scorer(row.id) == one.model.to_bytes()
         contents = files.contents(row.id)
+        for path in sealed:
+            plain = contents[path.name.removesuffix(".sealed")]
+            assert not any(plain[place : place + 16] in path.read_bytes() for place in range(0, len(plain) - 16, 16))
     assert set(contents) == {"model_20251028_170500.pkl", "scaler_20251028_170500.pkl", "scorer_20251028_170500.npz"}
     assert len(joblib.load(io.BytesIO(contents["model_20251028_170500.pkl"])).estimators_) == 12
 
@@ -327,6 +329,16 @@ def test_without_its_key_nothing_sealed_is_put_aside(place: tuple[Path, Path]) -
         assert files.active() == {KEY: row.id}
         files.delete(row.id, "asked for")
     ModelFiles(*place).close()
+
+
+def test_who_opened_the_folder_before_there_was_a_key_puts_nothing_aside(place: tuple[Path, Path]) -> None:
+    """Another process sealed a model meanwhile: it cannot be had now, which is no fault of it."""
+    with ModelFiles(*place) as keyless, ModelFiles(*place, Seal([bytes(32)])) as other, ModelFiles(*place, SEAL) as files:
+        row = saved(files)
+        for early in (keyless, other):
+            for ask in (early.scorer, early.contents):
+                with pytest.raises(ModelStorageError, match="restart it"):
+                    ask(row.id)
 
 
 def test_seals_come_and_change_while_models_serve(place: tuple[Path, Path]) -> None:

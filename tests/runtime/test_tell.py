@@ -303,6 +303,23 @@ def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_be_told_again(monkey
         assert box.waiting() == ([] if connected else [1])
 
 
+def test_what_a_full_disk_keeps_in_the_outbox_is_not_told_again_with_what_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same connection."""
+    box = Outbox()
+    box.broker.open()
+    box.broker.refusing["bad"] = "not authorised"
+
+    def refuse(_: object, __: object) -> None:
+        raise StateUnwritable
+
+    monkeypatch.setattr(MemoryState, "told", refuse)
+    box.add("t", "bad", "t")
+    box.steps(3)
+    box.tell._again_at, box.broker.refusing = 0.0, {}
+    box.steps(3)
+    assert [number for _, number in box.broker.tried] == [1, 2, 3, 2]
+
+
 # ------------------------------------------------------------------------------------------------------- refusals
 def test_a_refused_event_stays_and_is_tried_again_in_time() -> None:
     """It holds up none of the others, is not tried again at once, and goes when what forbade it is put right."""

@@ -12,10 +12,11 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from typer.testing import CliRunner
 
+from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import socket_file
-from insa_anomaly.adapters.postgres.schema import is_up_to_date
+from insa_anomaly.adapters.postgres.schema import is_up_to_date, migrate
 from insa_anomaly.cli import cli
-from insa_anomaly.errors import DatabaseAway, InstallationFailed
+from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InstallationFailed
 from insa_anomaly.settings import load
 from insa_anomaly.wiring.installing import database_steps
 from insa_anomaly.workbench.installation import Site, install
@@ -163,10 +164,7 @@ def test_a_database_of_the_plants_is_set_up(root: Path, own_postgres: Server[str
     """Roles and schema, named by new configurations without who set it up; done again there is nothing to do; an old one is left alone."""
     url = own_postgres.address
     arguments = ("install", "--root", str(root), "--instance", "press", "--database", url)
-    assert [line.partition(" at ")[0] for line in said(*arguments)][:2] == [
-        "would make the roles of least privilege and the login insa-anomaly",
-        "would bring the schema up to date",
-    ]
+    assert said(*arguments)[0].startswith("would make the schema, roles of least privilege and the login insa-anomaly at ")
     assert said(*arguments, "--apply")[-1] == "done"
     for name in ("config", "press"):
         settings, _ = load(root / f"etc/insa-anomaly/{name}.yaml")
@@ -179,7 +177,7 @@ def test_a_database_of_the_plants_is_set_up(root: Path, own_postgres: Server[str
         assert said(*arguments) == ["there is nothing to do"]
     config = root / "etc/insa-anomaly/config.yaml"
     config.write_text("broker: {host: plant}\n")
-    assert said(*arguments, "--apply")[-1].startswith(f"{config} was there before: set in it database: {{")
+    assert said(*arguments, "--apply")[-1].startswith(f"{config} was there before: see that it has database: {{")
     assert config.read_text() == "broker: {host: plant}\n"
 
 
@@ -196,18 +194,42 @@ def test_root_comes_to_a_servers_socket_as_the_account_that_runs_it(own_postgres
         Path(hba).write_text("local all all peer\n")
         session.execute("SELECT pg_reload_conf()")
         try:
-            first, second = database_steps(url)
-            assert not first.done()
-            first.do()
-            second.do()
-            assert first.done()
-            assert second.done()
+            [step] = database_steps(url)
+            assert not step.done()
+            step.do()
+            assert step.done()
             with pytest.raises(psycopg.OperationalError, match="root"):
                 psycopg.connect(url)
         finally:
             Path(hba).write_text(rules)
             session.execute("SELECT pg_reload_conf()")
     assert os.geteuid() == 0
+
+
+def test_what_half_an_installation_left_is_made_good(own_postgres: Server[str]) -> None:
+    """A schema without roles; and roles that another database of the server has."""
+    url = own_postgres.address
+    migrate(url)
+    [step] = database_steps(url)
+    assert not step.done()
+    step.do()
+    assert step.done()
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute("CREATE DATABASE other")
+    [other] = database_steps(make_conninfo(url, dbname="other"))
+    assert not other.done()
+    other.do()
+    assert other.done()
+    roles.create_roles(url, "somebody")
+    assert not roles.are_given(make_conninfo(url, dbname="other"), "nobody")
+
+
+@pytest.mark.parametrize("address", ["postgres:s3cret@db/insa", "host=h nonsense=s3cret"])
+def test_an_address_that_is_none_is_refused_and_not_shown(root: Path, address: str) -> None:
+    """It may hold a password."""
+    done = CliRunner().invoke(cli, ["install", "--root", str(root), "--database", address])
+    assert isinstance(done.exception, DatabaseRefused)
+    assert "s3cret" not in str(done.exception) + done.output
 
 
 def test_a_database_that_is_not_there_is_said(root: Path) -> None:

@@ -72,6 +72,10 @@ def test_what_is_not_done_is_not_told() -> None:
         ("postgresql://h/insa?password=s3cret&x=1", "postgresql://h/insa?password=***&x=1"),
         ("host=h password=s3cret user=u", "host=h password=*** user=u"),
         (r"host=h password='s3 \'cret' user=u", "host=h password=*** user=u"),
+        ("host=h password = s3cret user=u", "host=h password = *** user=u"),
+        ("host=h password=s3cret&more user=u", "host=h password=*** user=u"),
+        (r"host=h password=s3\ cret user=u", "host=h password=*** user=u"),
+        ("redis://user:s3@cret@host/0", "redis://***@host/0"),
         ("host=h user=u", "host=h user=u"),
     ],
 )

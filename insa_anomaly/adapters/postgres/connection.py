@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -111,9 +111,13 @@ def _close(session: Session, guarded: socket.socket) -> None:
 
 
 def _complete(dsn: str) -> str:
+    given = {name: str(value) for name, value in _words(dsn).items() if value is not None}
+    return make_conninfo("", **{**_DEFAULTS, **given})
+
+
+def _words(dsn: str) -> dict[str, Any]:
     try:
-        given = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
-        return make_conninfo("", **{**_DEFAULTS, **given})
+        return conninfo_to_dict(dsn)
     except psycopg.Error:
         # Without its cause: the driver's message quotes the address, and that may hold a password.
         raise DatabaseRefused("The address of the database cannot be understood") from None
@@ -140,7 +144,7 @@ def as_role(dsn: str, role: str | None) -> str:
 
 def socket_file(dsn: str) -> Path | None:
     """The socket on this machine that it connects to, where it names no user: whoever asks is then known by the account it has."""
-    words = conninfo_to_dict(dsn)
+    words = _words(dsn)
     host = str(words.get("host") or "")
     if not host.startswith("/") or words.get("user"):
         return None
@@ -149,7 +153,7 @@ def socket_file(dsn: str) -> Path | None:
 
 def as_login(dsn: str, login: str) -> str:
     """The connection string for this login, which has a way of its own to prove who it is."""
-    return make_conninfo("", **{**conninfo_to_dict(dsn), "user": login, "password": None})
+    return make_conninfo("", **{**_words(dsn), "user": login, "password": None})
 
 
 def with_password(dsn: str, password: str | None) -> str:

@@ -24,10 +24,16 @@ def migrate_as_owner(dsn: str) -> list[str]:
     return applied
 
 
-def missing(dsn: str, login: str) -> list[str]:
-    """The roles that are not there. Raises DatabaseAway or DatabaseRefused."""
+def are_given(dsn: str, login: str) -> bool:
+    """Whether `create_roles` and `migrate_as_owner` have nothing left to do here: roles belong to all of the server, rights to a database.
+
+    Raises DatabaseAway or DatabaseRefused.
+    """
+    named = {"owner": OWNER, "login": login, "groups": list(GROUPS), "ingest": INGEST}
     with Connection(dsn) as connection, connection.session() as session:
-        return [name for name in (OWNER, *GROUPS, login) if not _exists(session, name)]
+        if not all(_exists(session, name) for name in (OWNER, *GROUPS, login)):
+            return False
+        return session.execute(queries.load()["roles_are_given"], named).fetchone() == (True,)
 
 
 def create_roles(dsn: str, login: str) -> list[str]:

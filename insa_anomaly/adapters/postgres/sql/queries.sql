@@ -110,6 +110,12 @@ UPDATE training_jobs SET instance = %s WHERE instance = %s
 -- name: share_out
 SELECT share_out(%s, %s, %s, %s)
 
+-- name: roles_are_given
+-- Roles belong to the whole server, what they may do to a database.
+SELECT (SELECT nspowner FROM pg_namespace WHERE nspname = current_schema()) = %(owner)s::regrole
+    AND (SELECT bool_and(pg_has_role(%(login)s::name, each, 'MEMBER')) FROM unnest(%(groups)s::name[]) AS each)
+    AND has_table_privilege(%(ingest)s::name, 'telemetry', 'INSERT')
+
 -- name: add_week
 SELECT add_week(%s)
 
