@@ -85,11 +85,10 @@ RECORDINGS = (
 )
 MADE = {  # what it starts, and what runs that for real
     "make demo DURATION=60": ("insa-anomaly demo --duration 60", "tests/acceptance/test_readme.py::test_the_demonstration"),
-    "make test": ("python -m pytest --numprocesses 2 --dist loadfile", ".ci/run"),
+    "make test": ("coverage run -m pytest --numprocesses 2 --dist loadfile tests", ".ci/run"),
     "make test-long": ("python -m pytest -m long", "tests/acceptance/test_readme.py"),
     "INSA_TEST_CRASHES=100 make test-long": ("python -m pytest -m long", "tests/chaos/test_safety_net.py"),
     "make lint": ("lint-imports --no-logo", "tests/test_promises.py"),
-    "make coverage": ("coverage report --fail-under 85", "Makefile"),
     "make test-lowest": ("python -m pytest -W ignore::DeprecationWarning --numprocesses 2 --dist loadfile tests", "Makefile"),
     "make bench": ("python -m tests.benchmarks", "tests/benchmarks/test_benchmarks.py"),
     "make judge": ("judge: skipped", "tests/test_promises.py::test_without_the_kit_nothing_is_judged"),
