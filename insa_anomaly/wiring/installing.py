@@ -1,11 +1,7 @@
 """The part of an installation that is in a PostgreSQL of the plant's: roles of least privilege, and the schema."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from insa_anomaly.adapters.postgres import roles
-from insa_anomaly.adapters.postgres.connection import as_login, socket_file
+from insa_anomaly.adapters.postgres.connection import as_login
 from insa_anomaly.adapters.postgres.schema import is_up_to_date
 from insa_anomaly.settings import without_secret
 from insa_anomaly.workbench.installation import ACCOUNT, Step
@@ -15,13 +11,11 @@ def database_steps(url: str) -> list[Step]:
     """What is to be so at this address, which is of a superuser. Asking raises DatabaseAway, DatabaseRefused or MigrationError."""
 
     def done() -> bool:
-        with _as_its_account(url):
-            return is_up_to_date(url) and roles.are_given(url, ACCOUNT)
+        return is_up_to_date(url) and roles.are_given(url, ACCOUNT)
 
     def do() -> None:
-        with _as_its_account(url):
-            roles.create_roles(url, ACCOUNT)
-            roles.migrate_as_owner(url)
+        roles.create_roles(url, ACCOUNT)
+        roles.migrate_as_owner(url)
 
     return [Step(f"make the schema, roles of least privilege and the login {ACCOUNT} at {without_secret(url)}", done, do)]
 
@@ -29,17 +23,3 @@ def database_steps(url: str) -> list[Step]:
 def address(url: str) -> str:
     """What the daemon's configuration names: the same place by the daemon's own login, without a password."""
     return as_login(url, ACCOUNT)
-
-
-@contextmanager
-def _as_its_account(url: str) -> Iterator[None]:
-    """Root over a socket is nobody to PostgreSQL; the account that runs the server is its superuser."""
-    socket = socket_file(url)
-    if os.geteuid() != 0 or socket is None or not socket.exists():
-        yield
-        return
-    os.seteuid(socket.stat().st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)

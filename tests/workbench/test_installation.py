@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from pwd import getpwuid
 
 import psycopg
 import pytest
@@ -13,7 +12,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from typer.testing import CliRunner
 
 from insa_anomaly.adapters.postgres import roles
-from insa_anomaly.adapters.postgres.connection import socket_file
 from insa_anomaly.adapters.postgres.schema import is_up_to_date, migrate
 from insa_anomaly.cli import cli
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InstallationFailed
@@ -189,7 +187,7 @@ def test_root_comes_to_a_servers_socket_as_the_account_that_runs_it(own_postgres
     with psycopg.connect(own_postgres.address, autocommit=True) as session:
         [hba] = session.execute("SHOW hba_file").fetchone() or ("",)
         rules = Path(hba).read_text()
-        account = getpwuid(socket_file(url).stat().st_uid).pw_name  # type: ignore[union-attr]
+        account = Path(f"{words['host']}/.s.PGSQL.5432").owner()
         session.execute(f"CREATE ROLE {account} LOGIN SUPERUSER".encode())
         Path(hba).write_text("local all all peer\n")
         session.execute("SELECT pg_reload_conf()")

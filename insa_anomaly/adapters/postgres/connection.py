@@ -35,11 +35,15 @@ class Connection:
     """A connection made when it is first needed, and again after it was lost. For one thread at a time.
 
     `dsn` is an address in libpq's form; what it leaves open is set so that a dead peer is noticed. `deadline` is in seconds, for all
-    that happens in one session. `prepare` is called with every new connection, before its first use.
+    that happens in one session. `prepare` is called with every new connection, before its first use. To `administer`, root comes to a
+    socket as the account that runs the server.
     """
 
-    def __init__(self, dsn: str, deadline: float = 10.0, prepare: Callable[[Session], None] | None = None) -> None:
+    def __init__(
+        self, dsn: str, deadline: float = 10.0, prepare: Callable[[Session], None] | None = None, *, administer: bool = False
+    ) -> None:
         self._conninfo = _complete(dsn)
+        self._administer = administer
         self._deadline = Deadline(deadline)
         self._prepare = prepare
         self._set_up = queries.load()["set_up"]
@@ -83,7 +87,8 @@ class Connection:
         return self._session, self._socket
 
     def _connected(self) -> tuple[Session, socket.socket]:
-        session = psycopg.connect(self._conninfo, autocommit=True)
+        with _account(self._conninfo if self._administer else None):
+            session = psycopg.connect(self._conninfo, autocommit=True)
         # A duplicate: the driver closes its own as soon as it finds it dead, and the number may then name another file.
         guarded = socket.socket(fileno=os.dup(session.fileno()))
         try:
@@ -142,13 +147,22 @@ def as_role(dsn: str, role: str | None) -> str:
     return make_conninfo(dsn, options=f"{options} -c role={role}".strip())
 
 
-def socket_file(dsn: str) -> Path | None:
-    """The socket on this machine that it connects to, where it names no user: whoever asks is then known by the account it has."""
-    words = _words(dsn)
-    host = str(words.get("host") or "")
-    if not host.startswith("/") or words.get("user"):
-        return None
-    return Path(host) / f".s.PGSQL.{words.get('port') or 5432}"
+@contextmanager
+def _account(dsn: str | None) -> Iterator[None]:
+    """Root over a socket is nobody to PostgreSQL; the account that runs the server is its superuser.
+
+    Only while a connection is made: that account may not even read where Python lies.
+    """
+    words = _words(dsn) if dsn and os.geteuid() == 0 else {}
+    path = Path(f"{words.get('host')}/.s.PGSQL.{words.get('port') or 5432}")
+    if words.get("user") or not path.is_absolute() or not path.exists():
+        yield
+        return
+    os.seteuid(path.stat().st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def as_login(dsn: str, login: str) -> str:

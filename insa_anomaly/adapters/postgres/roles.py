@@ -15,10 +15,10 @@ def migrate_as_owner(dsn: str) -> list[str]:
 
     `dsn` is of a superuser, of the owner or of one of its members. Raises as `migrate`.
     """
-    with Connection(dsn) as connection, connection.session() as session:
+    with Connection(dsn, administer=True) as connection, connection.session() as session:
         owner = _owner(session) or (OWNER if _exists(session, OWNER) else None)
-    applied = migrate(as_role(dsn, owner))
-    with Connection(as_role(dsn, owner)) as connection, connection.session() as session:
+    applied = migrate(as_role(dsn, owner), administer=True)
+    with Connection(as_role(dsn, owner), administer=True) as connection, connection.session() as session:
         if all(_exists(session, group) for group in GROUPS):
             session.execute(queries.load()["share_out"], GROUPS)
     return applied
@@ -30,7 +30,7 @@ def are_given(dsn: str, login: str) -> bool:
     Raises DatabaseAway or DatabaseRefused.
     """
     named = {"owner": OWNER, "login": login, "groups": list(GROUPS), "ingest": INGEST}
-    with Connection(dsn) as connection, connection.session() as session:
+    with Connection(dsn, administer=True) as connection, connection.session() as session:
         if not all(_exists(session, name) for name in (OWNER, *GROUPS, login)):
             return False
         return session.execute(queries.load()["roles_are_given"], named).fetchone() == (True,)
@@ -42,7 +42,7 @@ def create_roles(dsn: str, login: str) -> list[str]:
     `dsn` is of a superuser. The login gets no password: peer authentication, a certificate or `ALTER ROLE` are the administrator's to
     choose. Raises DatabaseAway or DatabaseRefused.
     """
-    with Connection(dsn) as connection, connection.session() as session, session.transaction():
+    with Connection(dsn, administer=True) as connection, connection.session() as session, session.transaction():
         made = [name for name in (OWNER, *GROUPS, login) if not _exists(session, name)]
         for name in made:
             form = "CREATE ROLE {} LOGIN CONNECTION LIMIT 50" if name == login else "CREATE ROLE {} NOLOGIN"

@@ -33,17 +33,17 @@ def shipped() -> list[Migration]:
     return [Migration(int(name[:4]), name, statements) for name, statements in sorted(files.items())]
 
 
-def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] | None = None) -> list[str]:
+def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] | None = None, *, administer: bool = False) -> list[str]:
     """Bring the database to this version's schema and answer the names of what was applied. Safe to run by many at once.
 
     Raises MigrationError (an applied file was changed, or the database is newer than the program), DatabaseAway, DatabaseRefused.
     """
     known = shipped() if migrations is None else list(migrations)
     statements = queries.load()
-    with Connection(dsn, min(deadline, LOOK_SECONDS)) as connection, connection.session() as session:
+    with Connection(dsn, min(deadline, LOOK_SECONDS), administer=administer) as connection, connection.session() as session:
         if not pending(known, _look(session, statements)):
             return []
-    with Connection(dsn, deadline) as connection, connection.session() as session:
+    with Connection(dsn, deadline, administer=administer) as connection, connection.session() as session:
         session.execute(b"SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)")
         session.execute(statements["one_at_a_time"])
         done = pending(known, _applied(session, statements))
@@ -53,8 +53,8 @@ def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] |
 
 
 def is_up_to_date(dsn: str) -> bool:
-    """Whether nothing is to be applied. Raises MigrationError, DatabaseAway, DatabaseRefused."""
-    with Connection(dsn, LOOK_SECONDS) as connection, connection.session() as session:
+    """Whether nothing is to be applied, as an administrator sees it. Raises MigrationError, DatabaseAway, DatabaseRefused."""
+    with Connection(dsn, LOOK_SECONDS, administer=True) as connection, connection.session() as session:
         return not pending(shipped(), _look(session, queries.load()))
 
 
