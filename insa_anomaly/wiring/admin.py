@@ -136,7 +136,3 @@ def cache(address: RedisAddress) -> Cache | None:
 def limit(address: RedisAddress) -> RateLimit:
     """Shared by all daemons where there is a Redis."""
     return RedisRateLimit(address.url, secret(address.password_file)) if address.url else LocalRateLimit()
-
-
-if __name__ == "__main__":
-    be()

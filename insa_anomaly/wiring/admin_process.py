@@ -21,6 +21,8 @@ from insa_anomaly.services.stream import ANSWER_SECONDS, Desk
 from insa_anomaly.settings import Http, Settings, credential
 
 QUESTIONS, POSTS = 4, 8  # lines: what waits for the disk has its own
+# Without rich, which structlog loads where it can, 3 MB, to colour tracebacks that nobody sees here.
+_PROGRAM = "import sys; sys.modules['rich'] = None; from insa_anomaly.wiring.admin import be; be()"
 
 
 class Inherited(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class AdminPort:
         questions, posts = AnsweringEnd(QUESTIONS), AnsweringEnd(POSTS)
         board, bound = self._memory.descriptor, self._bound.fileno()
         given = [board, bound, *questions.descriptors, *posts.descriptors]
-        argv = [sys.executable, "-m", "insa_anomaly.wiring.admin"]
+        argv = [sys.executable, "-c", _PROGRAM, "the admin port"]
         child = embedded.spawn(argv, death_signal=SIGKILL, stdin=subprocess.PIPE, cwd=None, pass_fds=given)
         instance, capacity = self._daemon.log.id, self._daemon.fleet.registry.capacity
         inherited = Inherited(self._dsn, instance, capacity, board, bound, questions.descriptors, posts.descriptors)
