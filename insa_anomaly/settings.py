@@ -107,6 +107,9 @@ def _web_address(url: str) -> str:
     return url
 
 
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+
+
 def _redis_address(url: str) -> str:
     parts = urlsplit(url)
     try:
@@ -116,9 +119,6 @@ def _redis_address(url: str) -> str:
     if not usable:
         raise ValueError("redis://host:port/0, rediss:// with TLS, or unix:///path")
     return url
-
-
-WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tests.chaos.world import EVERY_CHANGE, EVERY_TWO_SECONDS, World, opened
 from tests.conftest import wait_for
 
 UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
-KILL_PAUSE = (8.0, 14.0)
+KILL_PAUSE = (8.0, 14.0)  # between kills of the broker, seconds
 DRAIN_SECONDS = 120.0
 _BREAKING = ("daemon", "broker", "wire to broker")  # faults that may end the connection to the broker
 _ON_THE_WAY = (*_BREAKING, "postgres", "wire to postgres")  # of a reading

@@ -17,16 +17,8 @@ def test_the_defaults_are_told() -> None:
     assert [line.split()[0] for line in text.splitlines()] == ["reads", "keeps", "records", "learns", "tells", "answers", "checks"]
     for word in (
         *("insa/iiot/telemetry/{device_id}", "127.0.0.1:1883 without TLS", "/var/lib/insa-anomaly", "8.0 GiB", "embedded PostgreSQL"),
-        *(
-            "for 90 days",
-            "for 730 days",
-            "500 readings over 60 minutes",
-            "4096 series",
-            "not encrypted",
-            "alerts nobody",
-            "http://127.0.0.1:8787",
-        ),
-        "from 02:00 UTC",
+        *("for 90 days", "for 730 days", "500 readings over 60 minutes", "4096 series", "not encrypted", "alerts nobody"),
+        *("http://127.0.0.1:8787", "from 02:00 UTC"),
     ):
         assert word in text
 
