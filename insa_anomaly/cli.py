@@ -13,12 +13,29 @@ from insa_anomaly import settings as configuration
 from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import alerts, backup, broker, checks, daemon, evaluation, installing, storage, training, tuning
+from insa_anomaly.wiring import (
+    alerts,
+    backup,
+    broker,
+    checks,
+    daemon,
+    evaluation,
+    installing,
+    storage,
+    training,
+    tuning,
+)
 from insa_anomaly.wiring import demo as demonstration
 from insa_anomaly.wiring import health as orchestration
 from insa_anomaly.wiring import keys as keyring
 from insa_anomaly.wiring.models import export_model, model_files
-from insa_anomaly.workbench import alert_report, health_report, installation, recording, tuning_report
+from insa_anomaly.workbench import (
+    alert_report,
+    health_report,
+    installation,
+    recording,
+    tuning_report,
+)
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
 from insa_anomaly.workbench.outline import outline
@@ -40,7 +57,9 @@ cli = typer.Typer(
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", help="Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, else built-in values]."
+        "--config",
+        "-c",
+        help="Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, else built-in values].",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -87,10 +106,20 @@ def run(config: Config = None) -> None:
 def migrate(
     config: Config = None,
     administrator: Annotated[
-        str | None, typer.Option("--as", help="Address of a superuser or of the schema's owner, instead of database.url.", metavar="URL")
+        str | None,
+        typer.Option(
+            "--as",
+            help="Address of a superuser or of the schema's owner, instead of database.url.",
+            metavar="URL",
+        ),
     ] = None,
     *,
-    roles: Annotated[bool, typer.Option("--roles", help="With --as: make the roles of least privilege, and the daemon's login.")] = False,
+    roles: Annotated[
+        bool,
+        typer.Option(
+            "--roles", help="With --as: make the roles of least privilege, and the daemon's login."
+        ),
+    ] = False,
     login: Annotated[str, typer.Option(help="The daemon's login, with --roles.")] = "insa-anomaly",
 ) -> None:
     """Bring the database to this version's schema; the daemon does it by itself at its start, where it may."""
@@ -121,42 +150,67 @@ def check_config(config: Config = None) -> None:
     raise typer.Exit(1 if failed else 0)
 
 
-Apply = Annotated[bool, typer.Option("--apply", help="Do it; without this it is only said what would be done.")]
-Root = Annotated[Path, typer.Option(help="Root folder to do it in, for images and trials.", file_okay=False)]
+Apply = Annotated[
+    bool, typer.Option("--apply", help="Do it; without this it is only said what would be done.")
+]
+Root = Annotated[
+    Path, typer.Option(help="Root folder to do it in, for images and trials.", file_okay=False)
+]
 
 
 @cli.command()
 def install(
     *,
     apply: Apply = False,
-    instance: Annotated[list[str] | None, typer.Option(help="A line or area with a daemon of its own; may be repeated.")] = None,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(help="A line or area with a daemon of its own; may be repeated."),
+    ] = None,
     database: Annotated[
-        str | None, typer.Option(help="A PostgreSQL of yours, to be given roles and schema: address of a superuser.", metavar="URL")
+        str | None,
+        typer.Option(
+            help="A PostgreSQL of yours, to be given roles and schema: address of a superuser.",
+            metavar="URL",
+        ),
     ] = None,
     root: Root = Path("/"),
 ) -> None:
     """Make this machine ready for the service: account, folders, configuration, key, units, database. Safe to do again; needs root."""
-    site, instances = installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly"), _instances(instance or [])
+    site, instances = (
+        installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly"),
+        _instances(instance or []),
+    )
     if database is None:
         _do(installation.install(site, instances), apply)
         return
     named = installing.address(database)
     steps = installation.install(site, instances, named)
-    _do([*installing.database_steps(database), *steps], apply)  # one that cannot be reached stops it before anything is done
+    _do(
+        [*installing.database_steps(database), *steps], apply
+    )  # one that cannot be reached stops it before anything is done
     for path in installation.unnamed(site, instances, named):
-        typer.echo(f"{path} was there before: see that it has database: {msgspec.json.encode({'url': named, 'roles': True}).decode()}")
+        typer.echo(
+            f"{path} was there before: see that it has database: {msgspec.json.encode({'url': named, 'roles': True}).decode()}"
+        )
 
 
 @cli.command()
 def uninstall(*, apply: Apply = False, root: Root = Path("/")) -> None:
     """Take the units and the command away; data, configuration and account stay."""
-    _do(installation.uninstall(installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")), apply)
+    _do(
+        installation.uninstall(
+            installation.Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")
+        ),
+        apply,
+    )
 
 
 def _instances(names: list[str]) -> list[str]:
     for name in names:
         if not INSTANCE.fullmatch(name) or name in {"config", "manual"}:
-            raise typer.BadParameter(f"--instance {name}: a name is letters, digits, - and _, and neither config nor manual")
+            raise typer.BadParameter(
+                f"--instance {name}: a name is letters, digits, - and _, and neither config nor manual"
+            )
     return names
 
 
@@ -164,7 +218,11 @@ def _do(steps: list[installation.Step], really: bool) -> None:  # noqa: FBT001 -
     if not really:
         for step in installation.pending(steps):
             typer.echo(f"would {step.what}")
-        typer.echo("nothing was changed; --apply does it" if installation.pending(steps) else "there is nothing to do")
+        typer.echo(
+            "nothing was changed; --apply does it"
+            if installation.pending(steps)
+            else "there is nothing to do"
+        )
         return
     for what in installation.apply(steps):
         typer.echo(what)
@@ -173,7 +231,10 @@ def _do(steps: list[installation.Step], really: bool) -> None:  # noqa: FBT001 -
 
 @cli.command("backup")
 def take_backup(
-    target: Annotated[Path, typer.Argument(help="Folder to put it in, under the time it was taken.")], config: Config = None
+    target: Annotated[
+        Path, typer.Argument(help="Folder to put it in, under the time it was taken.")
+    ],
+    config: Config = None,
 ) -> None:
     """Back up database, models, log and states into a folder of their own; the daemon may run meanwhile."""
     settings, _ = _load_for_use(config)
@@ -181,7 +242,10 @@ def take_backup(
 
 
 @cli.command()
-def restore(folder: Annotated[Path, typer.Argument(help="The backup: a folder that `backup` wrote.")], config: Config = None) -> None:
+def restore(
+    folder: Annotated[Path, typer.Argument(help="The backup: a folder that `backup` wrote.")],
+    config: Config = None,
+) -> None:
     """Restore a backup to where the configuration says, while no daemon runs and nothing is there yet."""
     settings, _ = _load_for_use(config)
     manifest = backup.restore(settings, folder)
@@ -191,14 +255,31 @@ def restore(folder: Annotated[Path, typer.Argument(help="The backup: a folder th
 @cli.command()
 def train(
     config: Config = None,
-    device: Annotated[str | None, typer.Option(help="Device to train, with --metric; from --csv: the name to give.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device to train, with --metric; from --csv: the name to give."),
+    ] = None,
     metric: Annotated[str | None, typer.Option(help="Metric to train.")] = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Train every series that has recorded readings.")] = False,
-    csv: Annotated[list[Path] | None, typer.Option(help="Train from recorded files instead of stored telemetry; may be repeated.")] = None,
-    rows: Annotated[int | None, typer.Option(min=100, help="With --csv: the first rows only.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Train every series that has recorded readings.")
+    ] = False,
+    csv: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Train from recorded files instead of stored telemetry; may be repeated."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=100, help="With --csv: the first rows only.")
+    ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, max=64, help="With --all: how many to train at once [default: training.processes].")
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="With --all: how many to train at once [default: training.processes].",
+        ),
     ] = None,
 ) -> None:
     """Train models: one series or all, from stored telemetry or from recorded files. A running daemon takes them over by itself."""
@@ -208,12 +289,18 @@ def train(
         recordings = recording.inspect_all(csv, device, metric)
         outcomes = training.train_recordings(settings, recordings, rows, console)
     elif every or (device and metric):
-        outcomes = training.train_stored(settings, None if every else [(device or "", metric or "")], jobs, console)
+        outcomes = training.train_stored(
+            settings, None if every else [(device or "", metric or "")], jobs, console
+        )
     else:
-        raise typer.BadParameter("say what to train: --device with --metric, or --all, or --csv FILE")
+        raise typer.BadParameter(
+            "say what to train: --device with --metric, or --all, or --csv FILE"
+        )
     for key, outcome in outcomes.items():
         typer.echo(f"{'/'.join(key)}: {outcome}")
-    raise typer.Exit(0 if all(outcome.startswith("trained") for outcome in outcomes.values()) else 1)
+    raise typer.Exit(
+        0 if all(outcome.startswith("trained") for outcome in outcomes.values()) else 1
+    )
 
 
 @cli.command()
@@ -230,13 +317,22 @@ def models(config: Config = None, *, json: Json = False) -> None:
         known = f"{row.status}  {trained:%Y-%m-%d %H:%M}  {row.training_samples:,} readings"
         typer.echo(f"{row.device_id}/{row.metric_name}  v{row.version}  {known}  {row.id}")
     if not found:
-        typer.echo("no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`")
+        typer.echo(
+            "no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`"
+        )
 
 
 @cli.command()
 def export(
-    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Its id, as `insa-anomaly models` prints it.")],
-    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where its files go; made if need be.", file_okay=False)],
+    model_id: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Its id, as `insa-anomaly models` prints it.")
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Where its files go; made if need be.", file_okay=False
+        ),
+    ],
     config: Config = None,
 ) -> None:
     """Copy the files of a model, verified and unsealed: open a pickle of it from there, never from the folder of the models."""
@@ -250,7 +346,10 @@ def health(
     config: Config = None,
     why: Annotated[
         str | None,
-        typer.Option(metavar="DEVICE/METRIC", help="Check nothing: print what was decided about the models of this series, and why."),
+        typer.Option(
+            metavar="DEVICE/METRIC",
+            help="Check nothing: print what was decided about the models of this series, and why.",
+        ),
     ] = None,
     *,
     json: Json = False,
@@ -279,7 +378,9 @@ def _series(text: str) -> tuple[str, str]:
 @cli.command("alerts")
 def list_alerts(
     config: Config = None,
-    retry: Annotated[int | None, typer.Option(metavar="NUMBER", help="Deliver this dead letter after all.")] = None,
+    retry: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Deliver this dead letter after all.")
+    ] = None,
     *,
     json: Json = False,
 ) -> None:
@@ -289,7 +390,11 @@ def list_alerts(
         typer.echo(f"{retry} waits for {alerts.retry(settings, retry).target} again")
         return
     waiting, dead = alerts.letters(settings)
-    typer.echo(msgspec.json.encode({"waiting": waiting, "dead": dead}).decode() if json else alert_report.text(waiting, dead))
+    typer.echo(
+        msgspec.json.encode({"waiting": waiting, "dead": dead}).decode()
+        if json
+        else alert_report.text(waiting, dead)
+    )
 
 
 keys = typer.Typer(help="Keys for the admin API: make, list and revoke them.", no_args_is_help=True)
@@ -299,17 +404,26 @@ cli.add_typer(keys, name="keys")
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Option(help="Whose key it is, for lists and the audit log.")],
-    permission: Annotated[list[Permission], typer.Option(help="What it is good for; may be repeated.")],
+    permission: Annotated[
+        list[Permission], typer.Option(help="What it is good for; may be repeated.")
+    ],
     config: Config = None,
-    days: Annotated[float | None, typer.Option(min=0.01, help="Days until it expires [default: never].")] = None,
-    predictions_a_minute: Annotated[int | None, typer.Option(min=1, help="Limit of its own [default: http.predictions_a_minute].")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0.01, help="Days until it expires [default: never].")
+    ] = None,
+    predictions_a_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Limit of its own [default: http.predictions_a_minute]."),
+    ] = None,
     *,
     json: Json = False,
 ) -> None:
     """Make a key. It is printed this once and kept nowhere."""
     settings, _ = _load_for_use(config)
     lifetime = None if days is None else round(days * 86_400e6)
-    key, token = keyring.create_key(settings, Wish(name, permission, lifetime, predictions_a_minute))
+    key, token = keyring.create_key(
+        settings, Wish(name, permission, lifetime, predictions_a_minute)
+    )
     typer.echo(msgspec.json.encode({"id": key.id, "key": token}).decode() if json else token)
 
 
@@ -319,18 +433,31 @@ def list_keys(config: Config = None, *, json: Json = False) -> None:
     settings, _ = _load_for_use(config)
     found = keyring.list_keys(settings)
     if json:
-        typer.echo(msgspec.json.encode([{**msgspec.structs.asdict(key), "digest": None} for key in found]).decode())
+        typer.echo(
+            msgspec.json.encode(
+                [{**msgspec.structs.asdict(key), "digest": None} for key in found]
+            ).decode()
+        )
         return
     for key in found:
-        ends = f"revoked {_when(key.revoked_at)}" if key.revoked_at else f"expires {_when(key.expires_at)}"
-        typer.echo(f"{key.id}  {key.name}  {' '.join(key.permissions)}  {ends}  last used {_when(key.last_used_at)}")
+        ends = (
+            f"revoked {_when(key.revoked_at)}"
+            if key.revoked_at
+            else f"expires {_when(key.expires_at)}"
+        )
+        typer.echo(
+            f"{key.id}  {key.name}  {' '.join(key.permissions)}  {ends}  last used {_when(key.last_used_at)}"
+        )
     if not found:
         typer.echo("no keys yet: make one with `insa-anomaly keys create`")
 
 
 @keys.command("revoke")
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="Its id: the part between the first two underscores.")], config: Config = None
+    key_id: Annotated[
+        str, typer.Argument(help="Its id: the part between the first two underscores.")
+    ],
+    config: Config = None,
 ) -> None:
     """End a key for good; a running daemon knows within seconds."""
     settings, _ = _load_for_use(config)
@@ -339,52 +466,104 @@ def revoke_key(
 
 
 def _when(microseconds: int | None) -> str:
-    return "never" if microseconds is None else f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M}"
+    return (
+        "never"
+        if microseconds is None
+        else f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M}"
+    )
 
 
 @cli.command()
 def replay(
-    files: Annotated[list[Path], typer.Argument(help="Recorded: `timestamp,value`, or a column per metric; `,` `;` or tab; .gz too.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Recorded: `timestamp,value`, or a column per metric; `,` `;` or tab; .gz too."
+        ),
+    ],
     config: Config = None,
-    device: Annotated[str | None, typer.Option(help="Device the readings are published as [default: the file's name].")] = None,
-    metric: Annotated[str | None, typer.Option(help="Metric of a file with one column of values.")] = None,
-    speed: Annotated[float | None, typer.Option(min=0.001, help="Times as fast as recorded [default: as fast as possible].")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device the readings are published as [default: the file's name]."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Metric of a file with one column of values.")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Times as fast as recorded [default: as fast as possible]."),
+    ] = None,
     *,
-    shift_to_now: Annotated[bool, typer.Option("--shift-to-now", help="Move all timestamps so that the last is now.")] = False,
-    exclude: Annotated[str, typer.Option(help="Columns that are not readings, separated by commas.")] = ",".join(recording.LABELS),
+    shift_to_now: Annotated[
+        bool, typer.Option("--shift-to-now", help="Move all timestamps so that the last is now.")
+    ] = False,
+    exclude: Annotated[
+        str, typer.Option(help="Columns that are not readings, separated by commas.")
+    ] = ",".join(recording.LABELS),
 ) -> None:
     """Publish recorded readings through the broker, keeping their timestamps."""
     settings, _ = _load_for_use(config)
-    recordings = recording.inspect_all(files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()])
-    counts = broker.replay_recordings(settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr))
+    recordings = recording.inspect_all(
+        files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()]
+    )
+    counts = broker.replay_recordings(
+        settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr)
+    )
     raise typer.Exit(INTERRUPTED if counts.stopped else 1 if counts.unacknowledged else 0)
 
 
 @cli.command()
 def evaluate(
     files: Annotated[
-        list[Path], typer.Argument(help="Recorded: `timestamp,value`, or a column per metric; a column `anomaly` of 0 and 1 is its labels.")
+        list[Path],
+        typer.Argument(
+            help="Recorded: `timestamp,value`, or a column per metric; a column `anomaly` of 0 and 1 is its labels."
+        ),
     ],
     config: Config = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Events: JSON as NAB's combined_windows.json, or CSV with start,end and maybe file.")
+        Path | None,
+        typer.Option(
+            help="Events: JSON as NAB's combined_windows.json, or CSV with start,end and maybe file."
+        ),
     ] = None,
     train: Annotated[
-        str, typer.Option(help="Learn from the first part: a share, rows, or both, whichever is less (0.15,750).", metavar="SHARE|ROWS")
+        str,
+        typer.Option(
+            help="Learn from the first part: a share, rows, or both, whichever is less (0.15,750).",
+            metavar="SHARE|ROWS",
+        ),
     ] = "0.3",
     *,
-    device: Annotated[bool, typer.Option("--device", help="Take all columns of a file together, as one device.")] = False,
-    recovery: Annotated[int, typer.Option(min=0, help="Readings after an event that still belong to it: no alarm in them is false.")] = 60,
-    plot: Annotated[Path | None, typer.Option(help="Draw series, bands, labels, episodes and scores into this HTML file.")] = None,
+    device: Annotated[
+        bool, typer.Option("--device", help="Take all columns of a file together, as one device.")
+    ] = False,
+    recovery: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Readings after an event that still belong to it: no alarm in them is false.",
+        ),
+    ] = 60,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw series, bands, labels, episodes and scores into this HTML file."),
+    ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print the figures as one JSON object last; the rest goes to standard error.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the figures as one JSON object last; the rest goes to standard error.",
+        ),
     ] = False,
 ) -> None:
     """Run the detector over recorded data and say how good its alarms are, or without labels how many there are and why."""
     settings, _ = _load(config)
     if plot:
         check_plots(plot)
-    outcome = evaluation.evaluate_files(settings, files, labels, _split(train), device=device, console=open_console(sys.stderr))
+    outcome = evaluation.evaluate_files(
+        settings, files, labels, _split(train), device=device, console=open_console(sys.stderr)
+    )
     tell(open_console(sys.stderr if json else sys.stdout), outcome, settings.verdict, recovery)
     if plot:
         write_plots(plot, outcome.runs)
@@ -397,22 +576,37 @@ def _split(text: str) -> Split:
     try:
         return Split.parse(text)
     except ValueError as error:
-        raise typer.BadParameter(f"--train {text}: {error}; say a share (0.3), rows (400), or both (0.15,750)") from error
+        raise typer.BadParameter(
+            f"--train {text}: {error}; say a share (0.3), rows (400), or both (0.15,750)"
+        ) from error
 
 
 @cli.command()
 def tune(
-    files: Annotated[list[Path] | None, typer.Argument(help="Recorded, as for `evaluate`; none: what is stored of a series.")] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Recorded, as for `evaluate`; none: what is stored of a series."),
+    ] = None,
     config: Config = None,
     device: Annotated[str | None, typer.Option(help="Device of a stored series.")] = None,
     metric: Annotated[str | None, typer.Option(help="Metric of a stored series.")] = None,
-    accept: Annotated[list[float] | None, typer.Option(min=0.001, help="False episodes a day to accept; may be repeated.")] = None,
+    accept: Annotated[
+        list[float] | None,
+        typer.Option(min=0.001, help="False episodes a day to accept; may be repeated."),
+    ] = None,
     line: Annotated[
-        list[float] | None, typer.Option(min=1e-6, max=0.1, help="p-value below which a reading is anomalous; may be repeated.")
+        list[float] | None,
+        typer.Option(
+            min=1e-6, max=0.1, help="p-value below which a reading is anomalous; may be repeated."
+        ),
     ] = None,
     *,
     json: Annotated[
-        bool, typer.Option("--json", help="Print the figures as one JSON object last; the rest goes to standard error.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the figures as one JSON object last; the rest goes to standard error.",
+        ),
     ] = False,
 ) -> None:
     """Show what other settings would have done to a series: alarms a day, faults told, false positives. Changes nothing."""
@@ -426,7 +620,9 @@ def tune(
         raise typer.BadParameter("say what to try it on: files, or --device with --metric")
     found = tuning.try_settings(settings, series, accept or tuning.ACCEPTED, line or (), console)
     now = tuning.configured(settings)
-    tuning_report.tell(open_console(sys.stderr if json else sys.stdout), found.tried, found.refused, now)
+    tuning_report.tell(
+        open_console(sys.stderr if json else sys.stdout), found.tried, found.refused, now
+    )
     if json:
         typer.echo(tuning_report.to_json(found.tried, found.refused, now))
     raise typer.Exit(1 if found.refused else 0)
@@ -434,10 +630,16 @@ def tune(
 
 @cli.command()
 def demo(
-    duration: Annotated[float | None, typer.Option(min=5, help="Seconds of streaming [default: until Ctrl-C].")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=5, help="Seconds of streaming [default: until Ctrl-C].")
+    ] = None,
     *,
     json: Annotated[
-        bool, typer.Option("--json", help="Print the figures as one JSON object last; the rest goes to standard error.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the figures as one JSON object last; the rest goes to standard error.",
+        ),
     ] = False,
 ) -> None:
     """Show the whole way on a simulated plant with known faults, on servers of its own."""

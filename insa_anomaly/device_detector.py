@@ -55,7 +55,8 @@ class DeviceDetector:
     """
 
     def __init__(self, device_id: str, metrics: Sequence[str], **parameters: float | str) -> None:
-        self.device_id, self.metrics = device_id, tuple(metrics)
+        self.device_id = device_id
+        self.metrics = tuple(metrics)
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
             raise ValueError(f"a device needs metrics of different names, not {self.metrics}")
         self.parameters, self.policy = sorted_parameters(parameters, DeviceParameters)
@@ -78,10 +79,15 @@ class DeviceDetector:
 
         What is added to the answer is as for `AnomalyDetector.retrain`.
         """
-        challenge = self._learn(*self._rows(data, TrainingError), self._past(self._served.model) if self._served else None)
+        challenge = self._learn(
+            *self._rows(data, TrainingError),
+            self._past(self._served.model) if self._served else None,
+        )
         return self.get_model_info() | challenge.outcome
 
-    def predict(self, row: Mapping[str, float | None], timestamp: Timestamp | None = None) -> dict[str, Any]:
+    def predict(
+        self, row: Mapping[str, float | None], timestamp: Timestamp | None = None
+    ) -> dict[str, Any]:
         """What if this were the next row? Changes nothing. Without a timestamp: one typical pause after the newest."""
         time = self._next_time() if timestamp is None else int(micros([timestamp])[0])
         values = self._row(row)
@@ -108,27 +114,52 @@ class DeviceDetector:
 
     def save_model(self, path: str | os.PathLike[str]) -> bool:
         """Keep model, window and history in this file, whole or not at all; True when it is done. Raises ModelFileError."""
-        about = msgspec.json.encode({"device_id": self.device_id, "metrics": self.metrics, "figures": self._figures})
+        about = msgspec.json.encode(
+            {"device_id": self.device_id, "metrics": self.metrics, "figures": self._figures}
+        )
         model = self._served.model.to_bytes() if self._served else b""
-        write_arrays(Path(path), about=about, model=model, state=self._state, history=self._history.to_bytes())
+        write_arrays(
+            Path(path),
+            about=about,
+            model=model,
+            state=self._state,
+            history=self._history.to_bytes(),
+        )
         return True
 
     def load_model(self, path: str | os.PathLike[str]) -> bool:
         """Go on from what `save_model` kept; True when it is done. Raises ModelFileError, and nothing has changed then."""
-        packed, model, state, history = read_arrays(Path(path), "about", "model", "state", "history")
+        packed, model, state, history = read_arrays(
+            Path(path), "about", "model", "state", "history"
+        )
         about = decoded(Path(path), packed)
         if (about["device_id"], tuple(about["metrics"])) != (self.device_id, self.metrics):
-            raise ModelFileError(f"{path} holds the model of {about['device_id']} with the metrics {', '.join(about['metrics'])}")
+            raise ModelFileError(
+                f"{path} holds the model of {about['device_id']} with the metrics {', '.join(about['metrics'])}"
+            )
         served = Served(DeviceModel.from_bytes(model.tobytes())) if model.size else None
-        if state.shape != (device_window.width(len(served.model.metrics if served else self.metrics)),):
-            raise ModelFileError(f"{path} was saved by another version: its window has another form")
+        if state.shape != (
+            device_window.width(len(served.model.metrics if served else self.metrics)),
+        ):
+            raise ModelFileError(
+                f"{path} was saved by another version: its window has another form"
+            )
         rows = DeviceHistory.from_bytes(history.tobytes(), len(self.metrics), self.parameters)
-        self._served, self._state, self._history, self._figures = served, state, rows, about["figures"]
+        self._served, self._state, self._history, self._figures = (
+            served,
+            state,
+            rows,
+            about["figures"],
+        )
         return True
 
     def get_model_info(self) -> dict[str, Any]:
         """What is known of the model: id, version, threshold, parameters and the figures of its training; `trained` False before it."""
-        info = {"device_id": self.device_id, "metrics": self.metrics, "trained": self._served is not None}
+        info = {
+            "device_id": self.device_id,
+            "metrics": self.metrics,
+            "trained": self._served is not None,
+        }
         parameters = asdict(self.parameters) | asdict(self.policy)
         if self._served is None:
             return info | {"parameters": parameters}
@@ -142,10 +173,15 @@ class DeviceDetector:
         if not any(metric in data for metric in self.metrics):
             raise refusal(f"none of the metrics {', '.join(self.metrics)} is in the data")
         nothing = np.full(len(times), np.nan)
-        columns = [np.asarray(data[metric], np.float64) if metric in data else nothing for metric in self.metrics]
+        columns = [
+            np.asarray(data[metric], np.float64) if metric in data else nothing
+            for metric in self.metrics
+        ]
         for metric, column in zip(self.metrics, columns, strict=True):
             if times.shape != column.shape or column.ndim != 1:
-                raise refusal(f"timestamps of shape {times.shape} for values of {metric} of shape {column.shape}; both must be [n]")
+                raise refusal(
+                    f"timestamps of shape {times.shape} for values of {metric} of shape {column.shape}; both must be [n]"
+                )
         return times, np.column_stack(columns)
 
     def _row(self, row: Mapping[str, float | None]) -> Floats:
@@ -179,7 +215,11 @@ class DeviceDetector:
 
     def _at_once(self) -> int:
         """So many rows that a refit is hardly due before the last of them."""
-        step = self._served.model.refit_step if self._served else self.parameters.first_fit_retry_readings
+        step = (
+            self._served.model.refit_step
+            if self._served
+            else self.parameters.first_fit_retry_readings
+        )
         return int(np.clip(np.ceil(step - self._state[device_window.SINCE_DUE]), 1, _CHUNK))
 
     def _refit(self) -> None:
@@ -190,9 +230,13 @@ class DeviceDetector:
             if self._served is None:
                 self._take_up(challenge.train(self._learner(), times, values))
             else:
-                self._take_up(challenge.refit(self._learner(), times, values, self._past(self._served.model)))
+                self._take_up(
+                    challenge.refit(self._learner(), times, values, self._past(self._served.model))
+                )
 
-    def _learn(self, times: Ints, values: Floats, past: Past[DeviceModel] | None) -> Challenge[DeviceModel]:
+    def _learn(
+        self, times: Ints, values: Floats, past: Past[DeviceModel] | None
+    ) -> Challenge[DeviceModel]:
         from insa_anomaly.core.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         challenge = train(self._learner(), times, values, past)
@@ -216,7 +260,9 @@ class DeviceDetector:
 
         version = self._served.model.version + 1 if self._served else 1
         name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{device.METRIC_NAME}\x1f{version}"))
-        return DeviceLearner(self.device_id, self.metrics, name, version, self.parameters, self.policy)
+        return DeviceLearner(
+            self.device_id, self.metrics, name, version, self.parameters, self.policy
+        )
 
     def _past(self, model: DeviceModel) -> Past[DeviceModel]:
         from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
@@ -229,18 +275,27 @@ class DeviceDetector:
         newer = np.flatnonzero(times > self._state[device_window.LAST])[-_CONTEXT:]
         episode = self._state[device_window.EPISODE].copy()
         self._state, _ = self._advance(times[newer], values[newer])
-        self._state[device_window.EPISODE] = episode  # what is learnt from opens no episode, and closes none
+        self._state[device_window.EPISODE] = (
+            episode  # what is learnt from opens no episode, and closes none
+        )
         self._state[device_window.SINCE_DUE] = 0
 
     def _advance(self, times: Ints, values: Floats) -> tuple[Floats, DeviceResults]:
         values = values[:, self._places]
         if len(times) != 1:
-            return device.advance(self._state, self._served, times, values, self.policy, self.parameters)
-        states, results = device_fleet.advance_each([self._state], [self._served], times, values, self.policy, self.parameters)
+            return device.advance(
+                self._state, self._served, times, values, self.policy, self.parameters
+            )
+        states, results = device_fleet.advance_each(
+            [self._state], [self._served], times, values, self.policy, self.parameters
+        )
         return states[0], results
 
     def _next_time(self) -> int:
-        newest, pause = self._state[device_window.LAST], self._served.model.interval if self._served else 0.0
+        newest, pause = (
+            self._state[device_window.LAST],
+            self._served.model.interval if self._served else 0.0,
+        )
         return int(newest + pause) if np.isfinite(newest) else 0
 
     # --------------------------------------------------------------------------------------------------------- answers
@@ -257,18 +312,31 @@ class DeviceDetector:
             "confidence": results.confidence,
             "raw_score": results.raw_score,
             "metric_name": np.array([*metrics, ""])[metric],
-            **{name: np.where(named, getattr(results, name)[row, metric], np.nan) for name in ("expected", "lower", "upper")},
+            **{
+                name: np.where(named, getattr(results, name)[row, metric], np.nan)
+                for name in ("expected", "lower", "upper")
+            },
             "shares": shares,
             "status": _STATUS_NAMES[results.status],
             "transition": _TRANSITION_NAMES[results.transition],
         }
 
-    def _single(self, results: DeviceResults, values: Floats, served: Served | None) -> dict[str, Any]:
+    def _single(
+        self, results: DeviceResults, values: Floats, served: Served | None
+    ) -> dict[str, Any]:
         columns = self._columns(results, served)
-        said: dict[str, Any] = {name: column[0].item() for name, column in columns.items() if name != "shares"}
+        said: dict[str, Any] = {
+            name: column[0].item() for name, column in columns.items() if name != "shares"
+        }
         said["shares"] = dict(zip(self.metrics, columns["shares"][0].tolist(), strict=True))
         said["reasons"] = []
         if served and said["is_anomaly"]:
             row = values[0, [self.metrics.index(metric) for metric in served.model.metrics]]
-            said["reasons"] = [msgspec.structs.asdict(reason) for reason in device.reasons(results, 0, row, served.model)]
-        return said | {"model_id": served.model.id if served else None, "model_version": served.model.version if served else None}
+            said["reasons"] = [
+                msgspec.structs.asdict(reason)
+                for reason in device.reasons(results, 0, row, served.model)
+            ]
+        return said | {
+            "model_id": served.model.id if served else None,
+            "model_version": served.model.version if served else None,
+        }

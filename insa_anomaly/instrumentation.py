@@ -14,7 +14,14 @@ from math import inf
 from typing import NamedTuple
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -25,16 +32,43 @@ from insa_anomaly.core.reading import Cause
 
 REGISTRY = CollectorRegistry()
 PORT = CollectorRegistry()  # what the process of the admin port counts; all else is the daemon's
-TROUBLES = ("broker", "canary", "log", "state", "database", "events", "alerts", "admin", "thread")  # all that `insa_trouble` can tell
+TROUBLES = (
+    "broker",
+    "canary",
+    "log",
+    "state",
+    "database",
+    "events",
+    "alerts",
+    "admin",
+    "thread",
+)  # all that `insa_trouble` can tell
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
 SILENCE_KINDS = ("device_silent", "device_back", "stream_silent", "stream_back")
 DECISIONS = (  # (cause, kind) of what a health check can decide
-    *(("age", "retrain"), ("degraded", "retrain"), ("failing", "disable"), ("silent", "retire"), ("inactive", "clean_up")),
-    *((cause, kind) for cause in ("degraded", "failing", "slow") for kind in ("escalate", "recover")),
+    *(
+        ("age", "retrain"),
+        ("degraded", "retrain"),
+        ("failing", "disable"),
+        ("silent", "retire"),
+        ("inactive", "clean_up"),
+    ),
+    *(
+        (cause, kind)
+        for cause in ("degraded", "failing", "slow")
+        for kind in ("escalate", "recover")
+    ),
 )
-_UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_entries": "entries", "_events": "events", "_rate": "share", "_accuracy": "share"}
+_UNITS = {
+    "_seconds": "seconds",
+    "_bytes": "bytes",
+    "_entries": "entries",
+    "_events": "events",
+    "_rate": "share",
+    "_accuracy": "share",
+}
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 
@@ -55,11 +89,17 @@ def _define(name: str, kind: str, text: str, labels: tuple[str, ...] = ()) -> No
     """The unit is the end of the name, as Prometheus wants it; what has none counts, or says yes (1) or no."""
     stem = name.removesuffix("_total")
     of_name = next((unit for end, unit in _UNITS.items() if stem.endswith(end)), "count")
-    _DEFINED.append(Definition(name, kind, "0 or 1" if text.startswith("1 w") else of_name, labels, text))
+    _DEFINED.append(
+        Definition(name, kind, "0 or 1" if text.startswith("1 w") else of_name, labels, text)
+    )
 
 
 def _counter(
-    name: str, text: str, *labels: str, begin: Iterable[str | tuple[str, ...]] = (), registry: CollectorRegistry = REGISTRY
+    name: str,
+    text: str,
+    *labels: str,
+    begin: Iterable[str | tuple[str, ...]] = (),
+    registry: CollectorRegistry = REGISTRY,
 ) -> Counter:
     _define(f"insa_{name}_total", "counter", text, labels)
     counter = Counter(f"insa_{name}", text, labels, registry=registry)
@@ -83,69 +123,133 @@ def _histogram(name: str, text: str) -> Histogram:
 
 MESSAGES = _counter("messages", "Messages written to the log")
 READINGS = _counter("readings", "Readings scored, late and duplicate ones included")
-REJECTED = _counter("rejected_messages", "Messages that hold no reading we can take", "reason", begin=Cause)
+REJECTED = _counter(
+    "rejected_messages", "Messages that hold no reading we can take", "reason", begin=Cause
+)
 LETTERS_DROPPED = _counter(
-    "dead_letters_dropped", "Rejected messages of which nothing is kept, because there were too many", "reason", begin=Cause
+    "dead_letters_dropped",
+    "Rejected messages of which nothing is kept, because there were too many",
+    "reason",
+    begin=Cause,
 )
 ANOMALIES = _counter("anomalies", "Readings with a score below 0")
 EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind", begin=TRANSITIONS)
 EVENTS_TOLD = _counter("events_told", "Events acknowledged by the broker")
-EVENTS_REFUSED = _counter("events_refused", "Events refused by the broker", "reason", begin=("broker",))
+EVENTS_REFUSED = _counter(
+    "events_refused", "Events refused by the broker", "reason", begin=("broker",)
+)
 EVENTS_DROPPED = _counter("events_dropped", "Events given up because the broker refused too many")
 RECORDED = _counter("readings_recorded", "Readings recorded in PostgreSQL")
 MODELS_TRAINED = _counter("models_trained", "Models trained")
 TRAINING_FAILED = _counter("trainings_failed", "Trainings that ended without a model")
-MODELS_FAILED = _counter("models_failed", "Models put aside because their files are not what was written")
+MODELS_FAILED = _counter(
+    "models_failed", "Models put aside because their files are not what was written"
+)
 BROKER_CONNECTED = _gauge("broker_connected", "1 while the broker connection stands")
 CONNECTIONS = _counter("broker_connections", "Connections made to the broker")
-SESSIONS_LOST = _counter("broker_sessions_lost", "Connections on which the broker had forgotten our session")
-TAKEN_OVER = _counter("broker_takeovers", "Connections ended because another client uses our client id")
+SESSIONS_LOST = _counter(
+    "broker_sessions_lost", "Connections on which the broker had forgotten our session"
+)
+TAKEN_OVER = _counter(
+    "broker_takeovers", "Connections ended because another client uses our client id"
+)
 SHED = _counter("messages_shed", "Messages given back to the broker because the hand-over was full")
 CERTIFICATE_EXPIRES = _gauge(
-    "certificate_expires_seconds", "Until a certificate in use ends: the broker's, our own to it, the port's", "of"
+    "certificate_expires_seconds",
+    "Until a certificate in use ends: the broker's, our own to it, the port's",
+    "of",
 )
 DATABASE_CONNECTED = _gauge("database_connected", "1 while PostgreSQL takes what we record")
 CLOCK_STEPS = _counter("clock_steps", "Steps of the system clock by more than a second")
-READER_LAG = _gauge("reader_lag_entries", "Entries of the log that a reader has not dealt with", "reader", begin=READERS)
+READER_LAG = _gauge(
+    "reader_lag_entries",
+    "Entries of the log that a reader has not dealt with",
+    "reader",
+    begin=READERS,
+)
 READER_LAG_SECONDS = _gauge(
-    "reader_lag_seconds", "Since the oldest entry that a reader has not dealt with was received", "reader", begin=READERS
+    "reader_lag_seconds",
+    "Since the oldest entry that a reader has not dealt with was received",
+    "reader",
+    begin=READERS,
 )
 OUTBOX = _gauge("outbox_events", "Events that wait to be told, or were told a moment ago")
 STORAGE = _gauge("storage_bytes", "Size of the files on disk", "what")
 SERIES = _gauge("series", "Series known")
 SERIES_WITH_MODEL = _gauge("series_with_model", "Series that have a model")
-REQUESTS_DENIED = _counter("requests_denied", "Requests to the admin API that were denied", "reason", registry=PORT)
+REQUESTS_DENIED = _counter(
+    "requests_denied", "Requests to the admin API that were denied", "reason", registry=PORT
+)
 REQUESTS_TOO_SLOW = _counter(
-    "requests_too_slow", "Connections to the admin API ended because a request did not come whole in time", registry=PORT
+    "requests_too_slow",
+    "Connections to the admin API ended because a request did not come whole in time",
+    registry=PORT,
 )
 PREDICTIONS = _counter("predictions", "Predictions given over the admin API", registry=PORT)
 PREDICTED_ANOMALIES = _counter(
-    "predicted_anomalies", "Predictions given over the admin API of values that would be anomalous", registry=PORT
+    "predicted_anomalies",
+    "Predictions given over the admin API of values that would be anomalous",
+    registry=PORT,
 )
 DEGRADED = _gauge("degraded", "1 while something keeps the daemon from doing all of its job")
 TROUBLE = _gauge("trouble", "1 while this is in trouble", "what", begin=TROUBLES)
-CACHE_HITS = _counter("cache_hits", "Answers of the admin API that were found in memory or in Redis", "kind", begin=CACHED, registry=PORT)
-CACHE_MISSES = _counter("cache_misses", "Answers of the admin API that had to be asked of PostgreSQL", "kind", begin=CACHED, registry=PORT)
+CACHE_HITS = _counter(
+    "cache_hits",
+    "Answers of the admin API that were found in memory or in Redis",
+    "kind",
+    begin=CACHED,
+    registry=PORT,
+)
+CACHE_MISSES = _counter(
+    "cache_misses",
+    "Answers of the admin API that had to be asked of PostgreSQL",
+    "kind",
+    begin=CACHED,
+    registry=PORT,
+)
 ALERTS = _counter("alerts", "Alerts decided on, summaries included", "target")
-ALERTS_HELD = _counter("alerts_held", "Alerts beyond the daily budget, which became part of a summary", "target")
+ALERTS_HELD = _counter(
+    "alerts_held", "Alerts beyond the daily budget, which became part of a summary", "target"
+)
 ALERTS_DELIVERED = _counter("alerts_delivered", "Alerts delivered", "target")
 ALERTS_FAILED = _counter("alerts_failed", "Attempts to deliver an alert that failed", "target")
 ALERTS_DEAD = _counter("alerts_dead", "Alerts given up", "target")
 ALERT_BACKLOG = _gauge("alert_backlog", "Alerts that wait to be delivered", "target")
-TARGET_RESTING = _gauge("target_resting", "1 while a target that failed several times in a row is left alone", "target")
-SILENCES = _counter("silences", "Devices, or the stream, that went silent or came back", "kind", begin=SILENCE_KINDS)
+TARGET_RESTING = _gauge(
+    "target_resting", "1 while a target that failed several times in a row is left alone", "target"
+)
+SILENCES = _counter(
+    "silences", "Devices, or the stream, that went silent or came back", "kind", begin=SILENCE_KINDS
+)
 DEVICES_SILENT = _gauge("devices_silent", "Devices that are silent")
 STREAM_SILENT = _gauge("stream_silent", "1 while the stream as a whole is silent")
 ALERT_SECONDS = _histogram("alert_seconds", "From the decision on an alert to its delivery")
-HEALTH_DECISIONS = _counter("health_decisions", "Decisions of the daily health check", "cause", "kind", begin=DECISIONS)
-FLEET_HEALTHY = _gauge("fleet_healthy", "1 where the last health check of this daemon found nothing that a person should look at")
-HEALTH_SECONDS = _gauge("health_check_seconds", "How long the last health check of this daemon took")
+HEALTH_DECISIONS = _counter(
+    "health_decisions", "Decisions of the daily health check", "cause", "kind", begin=DECISIONS
+)
+FLEET_HEALTHY = _gauge(
+    "fleet_healthy",
+    "1 where the last health check of this daemon found nothing that a person should look at",
+)
+HEALTH_SECONDS = _gauge(
+    "health_check_seconds", "How long the last health check of this daemon took"
+)
 DURABLE_SECONDS = _histogram("receive_to_durable_seconds", "From receipt to the acknowledgement")
-RESULT_SECONDS = _histogram("receive_to_score_seconds", "From receipt of the oldest reading of a batch to its score, committed")
-EVENT_SECONDS = _histogram("receive_to_event_seconds", "From receipt of a reading to the broker's word that it has its event")
+RESULT_SECONDS = _histogram(
+    "receive_to_score_seconds",
+    "From receipt of the oldest reading of a batch to its score, committed",
+)
+EVENT_SECONDS = _histogram(
+    "receive_to_event_seconds",
+    "From receipt of a reading to the broker's word that it has its event",
+)
 SCORE_SECONDS = _histogram("score_batch_seconds", "Scoring of one batch")
 for _family in ProcessCollector(registry=REGISTRY).collect():
-    _define(_family.name + "_total" * (_family.type == "counter"), _family.type, _family.documentation.rstrip("."))
+    _define(
+        _family.name + "_total" * (_family.type == "counter"),
+        _family.type,
+        _family.documentation.rstrip("."),
+    )
 
 
 def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
@@ -156,7 +260,9 @@ def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    trace = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # locals may hold secrets
+    trace = structlog.tracebacks.ExceptionDictTransformer(
+        show_locals=False
+    )  # locals may hold secrets
     last: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
@@ -164,7 +270,9 @@ def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
     )
     structlog.configure(
         processors=[*shared, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
@@ -201,7 +309,10 @@ class ModelMetrics(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The two families."""
-        families = [GaugeMetricFamily(name, text, labels=_MODEL_LABELS) for name, text in _MODEL_METRICS.items()]
+        families = [
+            GaugeMetricFamily(name, text, labels=_MODEL_LABELS)
+            for name, text in _MODEL_METRICS.items()
+        ]
         for device_id, metric_name, *known in self._figures:
             for family, figure in zip(families, known, strict=True):
                 if figure is not None:
@@ -227,11 +338,22 @@ def daemon_started(version: str, **fields: object) -> None:
 
 def settings_read(changed: Collection[str], waiting: Collection[str]) -> None:
     """`waiting`: changed in the file too, but only a new start takes them."""
-    _log(logging.INFO, "settings_read", "The settings were read again", changed=list(changed), wait_for_a_restart=list(waiting))
+    _log(
+        logging.INFO,
+        "settings_read",
+        "The settings were read again",
+        changed=list(changed),
+        wait_for_a_restart=list(waiting),
+    )
 
 
 def settings_refused(reason: str) -> None:
-    _log(logging.ERROR, "settings_refused", "The settings were read again and hold a mistake: all stay as they are", reason=reason)
+    _log(
+        logging.ERROR,
+        "settings_refused",
+        "The settings were read again and hold a mistake: all stay as they are",
+        reason=reason,
+    )
 
 
 def daemon_stopping(reason: str) -> None:
@@ -257,7 +379,10 @@ def thread_died(thread: str, error: BaseException) -> None:
 def _stacks() -> dict[str, list[str]]:
     names = {each.ident: each.name for each in threading.enumerate()}
     return {
-        names.get(ident, str(ident)): [f"{place.filename}:{place.lineno} {place.name}" for place in traceback.extract_stack(frame)]
+        names.get(ident, str(ident)): [
+            f"{place.filename}:{place.lineno} {place.name}"
+            for place in traceback.extract_stack(frame)
+        ]
         for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the one way to see other threads
     }
 
@@ -273,12 +398,25 @@ def state_watched(troubled: Collection[str]) -> None:
 def broker_connected(host: str, port: int, *, protocol: str, session_present: bool) -> None:
     CONNECTIONS.inc()
     BROKER_CONNECTED.set(1)
-    _log(logging.INFO, "broker_connected", "Connected to the broker", host=host, port=port, protocol=protocol, session=session_present)
+    _log(
+        logging.INFO,
+        "broker_connected",
+        "Connected to the broker",
+        host=host,
+        port=port,
+        protocol=protocol,
+        session=session_present,
+    )
 
 
 def broker_disconnected(reason: str) -> None:
     BROKER_CONNECTED.set(0)
-    _log(logging.WARNING, "broker_disconnected", "The broker connection ended; reconnecting", reason=reason)
+    _log(
+        logging.WARNING,
+        "broker_disconnected",
+        "The broker connection ended; reconnecting",
+        reason=reason,
+    )
 
 
 def broker_refused(reason: str) -> None:
@@ -301,7 +439,11 @@ def broker_taken_over(client_id: str, reason: str, retry_seconds: float) -> None
 
 def session_lost() -> None:
     SESSIONS_LOST.inc()
-    _log(logging.WARNING, "session_lost", "The broker had forgotten our session: what it queued for us while we were away is lost")
+    _log(
+        logging.WARNING,
+        "session_lost",
+        "The broker had forgotten our session: what it queued for us while we were away is lost",
+    )
 
 
 def delivery_doubted(doubt: str | None) -> None:
@@ -309,7 +451,12 @@ def delivery_doubted(doubt: str | None) -> None:
     if doubt is None:
         _log(logging.INFO, "delivery_proved", "The broker delivers to us")
     else:
-        _log(logging.ERROR, "delivery_doubted", "Nothing proves that the broker delivers to us", reason=doubt)
+        _log(
+            logging.ERROR,
+            "delivery_doubted",
+            "Nothing proves that the broker delivers to us",
+            reason=doubt,
+        )
 
 
 def certificate_looked_at(of: str, seconds: float) -> None:
@@ -318,14 +465,27 @@ def certificate_looked_at(of: str, seconds: float) -> None:
 
 
 def certificate_ending(of: str, seconds: float) -> None:
-    whose = {"broker": "of the broker", "client": "of ours for the broker", "http": "of the admin port"}[of]
-    message = f"The certificate {whose} ends soon: renew it" if seconds > 0 else f"The certificate {whose} has ended"
+    whose = {
+        "broker": "of the broker",
+        "client": "of ours for the broker",
+        "http": "of the admin port",
+    }[of]
+    message = (
+        f"The certificate {whose} ends soon: renew it"
+        if seconds > 0
+        else f"The certificate {whose} has ended"
+    )
     _log(logging.WARNING, "certificate_ending", message, of=of, days=round(seconds / 86_400, 1))
 
 
 def messages_shed(count: int) -> None:
     SHED.inc(count)
-    _log(logging.WARNING, "messages_shed", "The hand-over is full: messages go back to the broker", count=count)
+    _log(
+        logging.WARNING,
+        "messages_shed",
+        "The hand-over is full: messages go back to the broker",
+        count=count,
+    )
 
 
 # --------------------------------------------------------------------------------------------- the way of data
@@ -336,12 +496,21 @@ def messages_logged(count: int, seconds: float) -> None:
 
 def message_rejected(reason: str, detail: str, topic: str) -> None:
     REJECTED.labels(reason).inc()
-    _log(logging.DEBUG, "message_rejected", "A message was rejected", reason=reason, detail=detail, topic=topic)
+    _log(
+        logging.DEBUG,
+        "message_rejected",
+        "A message was rejected",
+        reason=reason,
+        detail=detail,
+        topic=topic,
+    )
 
 
 def message_unrecordable(reason: str, detail: str, topic: str) -> None:
     REJECTED.labels(reason).inc()
-    message = "PostgreSQL refuses what a message holds: it is a dead letter, the others are recorded"
+    message = (
+        "PostgreSQL refuses what a message holds: it is a dead letter, the others are recorded"
+    )
     _log(logging.WARNING, "message_unrecordable", message, reason=detail, topic=topic)
 
 
@@ -415,7 +584,12 @@ def database_away(reason: str, retry_seconds: float) -> None:
 
 def database_refused(reason: str) -> None:
     DATABASE_CONNECTED.set(0)
-    _log(logging.ERROR, "database_refused", "PostgreSQL refuses what we record; readings wait in the log", reason=reason)
+    _log(
+        logging.ERROR,
+        "database_refused",
+        "PostgreSQL refuses what we record; readings wait in the log",
+        reason=reason,
+    )
 
 
 def database_back() -> None:
@@ -433,7 +607,13 @@ def upkeep_failed(reason: str) -> None:
 
 
 def forgotten(what: str, count: int) -> None:
-    _log(logging.INFO, "forgotten", "What is older than the settings keep is deleted", what=what, count=count)
+    _log(
+        logging.INFO,
+        "forgotten",
+        "What is older than the settings keep is deleted",
+        what=what,
+        count=count,
+    )
 
 
 def clock_stepped(seconds: float) -> None:
@@ -442,15 +622,30 @@ def clock_stepped(seconds: float) -> None:
 
 
 def log_unwritable(reason: str) -> None:
-    _log(logging.ERROR, "log_unwritable", "The log cannot be written; nothing is acknowledged until it can", reason=reason)
+    _log(
+        logging.ERROR,
+        "log_unwritable",
+        "The log cannot be written; nothing is acknowledged until it can",
+        reason=reason,
+    )
 
 
 def state_unwritable(reason: str) -> None:
-    _log(logging.ERROR, "state_unwritable", "The states cannot be written; scoring waits until they can", reason=reason)
+    _log(
+        logging.ERROR,
+        "state_unwritable",
+        "The states cannot be written; scoring waits until they can",
+        reason=reason,
+    )
 
 
 def log_not_trimmed(reason: str) -> None:
-    _log(logging.ERROR, "log_not_trimmed", "The log cannot forget what is done; it grows until it can", reason=reason)
+    _log(
+        logging.ERROR,
+        "log_not_trimmed",
+        "The log cannot forget what is done; it grows until it can",
+        reason=reason,
+    )
 
 
 def log_damaged(aside: str, kept: int, lost: int) -> None:
@@ -489,15 +684,32 @@ def storage_measured(sizes: Mapping[str, int]) -> None:
 
 
 def measuring_failed(reason: str) -> None:
-    _log(logging.WARNING, "measuring_failed", "What waits and what is stored cannot be measured now", reason=reason)
+    _log(
+        logging.WARNING,
+        "measuring_failed",
+        "What waits and what is stored cannot be measured now",
+        reason=reason,
+    )
 
 
 def states_restored(series: int, checkpoint: int, readvanced: int) -> None:
-    _log(logging.INFO, "states_restored", "States restored", series=series, checkpoint=checkpoint, entries_advanced_again=readvanced)
+    _log(
+        logging.INFO,
+        "states_restored",
+        "States restored",
+        series=series,
+        checkpoint=checkpoint,
+        entries_advanced_again=readvanced,
+    )
 
 
 def latest_unavailable(reason: str) -> None:
-    _log(logging.WARNING, "latest_unavailable", "Redis is away; the latest results are not shown there", reason=reason)
+    _log(
+        logging.WARNING,
+        "latest_unavailable",
+        "Redis is away; the latest results are not shown there",
+        reason=reason,
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the models
@@ -521,16 +733,41 @@ def model_trained(device_id: str, metric_name: str, model_id: str, seconds: floa
 
 def training_failed(device_id: str, metric_name: str, reason: str) -> None:
     TRAINING_FAILED.inc()
-    _log(logging.WARNING, "training_failed", "Training failed", device_id=device_id, metric_name=metric_name, reason=reason)
+    _log(
+        logging.WARNING,
+        "training_failed",
+        "Training failed",
+        device_id=device_id,
+        metric_name=metric_name,
+        reason=reason,
+    )
 
 
 def model_swapped(device_id: str, metric_name: str, model_id: str | None) -> None:
-    _log(logging.INFO, "model_swapped", "A model took over", device_id=device_id, metric_name=metric_name, model_id=model_id)
+    _log(
+        logging.INFO,
+        "model_swapped",
+        "A model took over",
+        device_id=device_id,
+        metric_name=metric_name,
+        model_id=model_id,
+    )
 
 
 def shadow_swapped(device_id: str, metric_name: str, model_id: str | None) -> None:
-    message = "A version scores along, and says nothing" if model_id else "No version scores along any more"
-    _log(logging.INFO, "shadow_swapped", message, device_id=device_id, metric_name=metric_name, model_id=model_id)
+    message = (
+        "A version scores along, and says nothing"
+        if model_id
+        else "No version scores along any more"
+    )
+    _log(
+        logging.INFO,
+        "shadow_swapped",
+        message,
+        device_id=device_id,
+        metric_name=metric_name,
+        model_id=model_id,
+    )
 
 
 def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str) -> None:
@@ -560,22 +797,45 @@ def model_fell_back(device_id: str, metric_name: str, failed: str, to: str | Non
 
 
 def index_unreadable(reason: str) -> None:
-    _log(logging.ERROR, "index_unreadable", "The index of models cannot be read; the stream goes on with the models it has", reason=reason)
+    _log(
+        logging.ERROR,
+        "index_unreadable",
+        "The index of models cannot be read; the stream goes on with the models it has",
+        reason=reason,
+    )
 
 
 def trainer_restarted(reason: str) -> None:
-    _log(logging.WARNING, "trainer_restarted", "The training process ended and is started again", reason=reason)
+    _log(
+        logging.WARNING,
+        "trainer_restarted",
+        "The training process ended and is started again",
+        reason=reason,
+    )
 
 
 def event_waits(reason: str) -> None:
-    _log(logging.WARNING, "event_waits", "An event of a model waits until the disk takes it", reason=reason)
+    _log(
+        logging.WARNING,
+        "event_waits",
+        "An event of a model waits until the disk takes it",
+        reason=reason,
+    )
 
 
 # -------------------------------------------------------------------------------------------------- the alerts
 def alert_targets_known(targets: Collection[str]) -> None:
     """From the start on there is a number for each, so that the first alert is seen to come."""
     for target in targets:
-        for metric in (ALERTS, ALERTS_HELD, ALERTS_DELIVERED, ALERTS_FAILED, ALERTS_DEAD, ALERT_BACKLOG, TARGET_RESTING):
+        for metric in (
+            ALERTS,
+            ALERTS_HELD,
+            ALERTS_DELIVERED,
+            ALERTS_FAILED,
+            ALERTS_DEAD,
+            ALERT_BACKLOG,
+            TARGET_RESTING,
+        ):
             metric.labels(target)
 
 
@@ -588,7 +848,12 @@ def alerts_decided(sent: Collection[str], held: Mapping[str, int]) -> None:
 
 
 def alert_budget_spent(target: str) -> None:
-    _log(logging.WARNING, "alert_budget_spent", "The daily budget of alerts is spent: what comes now waits for a summary", target=target)
+    _log(
+        logging.WARNING,
+        "alert_budget_spent",
+        "The daily budget of alerts is spent: what comes now waits for a summary",
+        target=target,
+    )
 
 
 def alerts_waiting(backlog: Mapping[str, int]) -> None:
@@ -605,7 +870,14 @@ def target_away(target: str, error: Exception, retry_seconds: float, *, resting:
     ALERTS_FAILED.labels(target).inc()
     TARGET_RESTING.labels(target).set(resting)
     message = "An alert could not be delivered; it is tried again"
-    _log(logging.WARNING, "target_away", message, target=target, reason=str(error) or repr(error), retry_seconds=round(retry_seconds, 1))
+    _log(
+        logging.WARNING,
+        "target_away",
+        message,
+        target=target,
+        reason=str(error) or repr(error),
+        retry_seconds=round(retry_seconds, 1),
+    )
 
 
 def recipients_refused(recipients: Collection[str]) -> None:
@@ -634,15 +906,28 @@ def alert_given_up(target: str, alert: Alert, reason: str) -> None:
 
 
 def courier_stumbled(target: str, error: Exception) -> None:
-    _log(logging.ERROR, "courier_stumbled", "The delivery of alerts ran into a fault; it goes on", target=target, exc_info=error)
+    _log(
+        logging.ERROR,
+        "courier_stumbled",
+        "The delivery of alerts ran into a fault; it goes on",
+        target=target,
+        exc_info=error,
+    )
 
 
 def alerts_unwritable(reason: str) -> None:
-    _log(logging.ERROR, "alerts_unwritable", "The file of alerts cannot be used now; events wait until it can", reason=reason)
+    _log(
+        logging.ERROR,
+        "alerts_unwritable",
+        "The file of alerts cannot be used now; events wait until it can",
+        reason=reason,
+    )
 
 
 def alerts_damaged(aside: str) -> None:
-    message = "The file of alerts was damaged: it is set aside, and what it still had to deliver with it"
+    message = (
+        "The file of alerts was damaged: it is set aside, and what it still had to deliver with it"
+    )
     _log(logging.CRITICAL, "alerts_damaged", message, aside=aside)
 
 
@@ -661,8 +946,14 @@ def silent_watched(devices: int, *, stream: bool) -> None:
 def batches_scored(seconds: float) -> tuple[int, int]:
     """Batches scored since the start, and those that took longer than this; between two buckets, longer than the lower one."""
     [metric] = SCORE_SECONDS.collect()
-    below = {float(one.labels["le"]): int(one.value) for one in metric.samples if one.name.endswith("_bucket")}
-    return below[inf], below[inf] - below[max((bound for bound in below if bound <= seconds), default=min(below))]
+    below = {
+        float(one.labels["le"]): int(one.value)
+        for one in metric.samples
+        if one.name.endswith("_bucket")
+    }
+    return below[inf], below[inf] - below[
+        max((bound for bound in below if bound <= seconds), default=min(below))
+    ]
 
 
 def health_decided(one: Decision) -> None:
@@ -695,38 +986,81 @@ def health_acted(one: Decision, outcome: str) -> None:
 def health_checked(summary: str, seconds: float, *, healthy: bool) -> None:
     FLEET_HEALTHY.set(healthy)
     HEALTH_SECONDS.set(seconds)
-    _log(logging.INFO, "health_checked", "Health check", summary=summary, seconds=seconds, healthy=healthy)
+    _log(
+        logging.INFO,
+        "health_checked",
+        "Health check",
+        summary=summary,
+        seconds=seconds,
+        healthy=healthy,
+    )
 
 
 def health_unreachable(reason: str) -> None:
-    _log(logging.WARNING, "health_unreachable", "The health check, or what it decided, waits", reason=reason)
+    _log(
+        logging.WARNING,
+        "health_unreachable",
+        "The health check, or what it decided, waits",
+        reason=reason,
+    )
 
 
 # -------------------------------------------------------------------------------------------------- the admin API
 def request_denied(reason: str, origin: str) -> None:
     REQUESTS_DENIED.labels(reason).inc()
-    _log(logging.WARNING, "request_denied", "A request to the admin API was denied", reason=reason, origin=origin)
+    _log(
+        logging.WARNING,
+        "request_denied",
+        "A request to the admin API was denied",
+        reason=reason,
+        origin=origin,
+    )
 
 
 def request_unanswerable(method: str, reason: str) -> None:
-    _log(logging.WARNING, "request_unanswerable", "A request to the admin API cannot be answered now", method=method, reason=reason)
+    _log(
+        logging.WARNING,
+        "request_unanswerable",
+        "A request to the admin API cannot be answered now",
+        method=method,
+        reason=reason,
+    )
 
 
 def request_too_slow(origin: str, seconds: float) -> None:
     REQUESTS_TOO_SLOW.inc()
-    _log(logging.WARNING, "request_too_slow", "A request to the admin API did not come whole in time", origin=origin, seconds=seconds)
+    _log(
+        logging.WARNING,
+        "request_too_slow",
+        "A request to the admin API did not come whole in time",
+        origin=origin,
+        seconds=seconds,
+    )
 
 
 def question_failed(error: BaseException) -> None:
-    structlog.get_logger().error("a question of the admin port has no answer", action="question_failed", exc_info=error)
+    structlog.get_logger().error(
+        "a question of the admin port has no answer", action="question_failed", exc_info=error
+    )
 
 
 def admin_process_ended(reason: str, retry_seconds: float) -> None:
-    _log(logging.ERROR, "admin_process_ended", f"{reason}; it begins again", retry_seconds=round(retry_seconds, 1))
+    _log(
+        logging.ERROR,
+        "admin_process_ended",
+        f"{reason}; it begins again",
+        retry_seconds=round(retry_seconds, 1),
+    )
 
 
 def request_failed(method: str, error: BaseException) -> None:
-    _log(logging.ERROR, "request_failed", "A request to the admin API ran into a fault", method=method, exc_info=error)
+    _log(
+        logging.ERROR,
+        "request_failed",
+        "A request to the admin API ran into a fault",
+        method=method,
+        exc_info=error,
+    )
 
 
 def catalogue_behind(model_id: str, reason: str) -> None:
@@ -740,11 +1074,21 @@ def catalogue_behind(model_id: str, reason: str) -> None:
 
 
 def jobs_unreachable(reason: str) -> None:
-    _log(logging.WARNING, "jobs_unreachable", "The table of training jobs cannot be read or written now", reason=reason)
+    _log(
+        logging.WARNING,
+        "jobs_unreachable",
+        "The table of training jobs cannot be read or written now",
+        reason=reason,
+    )
 
 
 def rate_limit_local(reason: str) -> None:
-    _log(logging.WARNING, "rate_limit_local", "Redis is away; rate limits are counted by this process alone", reason=reason)
+    _log(
+        logging.WARNING,
+        "rate_limit_local",
+        "Redis is away; rate limits are counted by this process alone",
+        reason=reason,
+    )
 
 
 def predictions_given(count: int, anomalies: int) -> None:
@@ -757,12 +1101,27 @@ def cache_looked_up(kind: str, *, hit: bool) -> None:
 
 
 def cache_unavailable(reason: str) -> None:
-    _log(logging.WARNING, "cache_unavailable", "Redis is away; what it would know is asked of PostgreSQL", reason=reason)
+    _log(
+        logging.WARNING,
+        "cache_unavailable",
+        "Redis is away; what it would know is asked of PostgreSQL",
+        reason=reason,
+    )
 
 
 def port_unprotected(host: str) -> None:
-    _log(logging.WARNING, "port_unprotected", "The admin port is open to the network without TLS: keys can be overheard", host=host)
+    _log(
+        logging.WARNING,
+        "port_unprotected",
+        "The admin port is open to the network without TLS: keys can be overheard",
+        host=host,
+    )
 
 
 def keys_unreadable(reason: str) -> None:
-    _log(logging.WARNING, "keys_unreadable", "The API keys cannot be read; those that are known go on being good", reason=reason)
+    _log(
+        logging.WARNING,
+        "keys_unreadable",
+        "The API keys cannot be read; those that are known go on being good",
+        reason=reason,
+    )

@@ -40,7 +40,9 @@ __all__ = ["AnomalyDetector", "DeviceDetector"]
 _STATUS_NAMES = np.array([status.name.lower() for status in Status])
 _TRANSITION_NAMES = np.array([transition.name.lower() for transition in Transition])
 _CHUNK = 4096  # readings advanced at once
-_SEEN = np.dtype([("time", np.int64), ("value", np.float64), ("alarm", np.float64)])  # alarm: the score, where it was below 0
+_SEEN = np.dtype(
+    [("time", np.int64), ("value", np.float64), ("alarm", np.float64)]
+)  # alarm: the score, where it was below 0
 _REMEMBERED = [Status.COLLECTING, Status.WARMING, Status.SCORED, Status.LATE]
 _CONTEXT = features.FLAT_CAP + features.LONG  # readings of the training data that fill the window
 
@@ -61,10 +63,13 @@ class AnomalyDetector:
     """
 
     def __init__(self, device_id: str, metric_name: str, **parameters: float | str) -> None:
-        self.device_id, self.metric_name = device_id, metric_name
+        self.device_id = device_id
+        self.metric_name = metric_name
         self.parameters, self.policy = sorted_parameters(parameters, Parameters)
         self._state = features.empty(1)
-        self._seen: deque[tuple[int, float, float]] = deque(maxlen=self.parameters.history_readings_most)
+        self._seen: deque[tuple[int, float, float]] = deque(
+            maxlen=self.parameters.history_readings_most
+        )
         self._take(None, {})
 
     def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +95,9 @@ class AnomalyDetector:
     def predict(self, value: float, timestamp: Timestamp | None = None) -> dict[str, Any]:
         """What if this were the next reading? Changes nothing. Without a timestamp: one typical pause after the newest."""
         time = self._next_time() if timestamp is None else int(micros([timestamp])[0])
-        return self._single(self._advance(np.array([float(value)]), np.array([time]))[1], self._model)
+        return self._single(
+            self._advance(np.array([float(value)]), np.array([time]))[1], self._model
+        )
 
     def observe(self, value: float, timestamp: Timestamp) -> dict[str, Any]:
         """The next reading; moves the window."""
@@ -98,11 +105,15 @@ class AnomalyDetector:
         model = self._model
         return self._single(self._observe(values, times), model)
 
-    def observe_many(self, values: Sequence[float] | Floats, timestamps: Iterable[Timestamp]) -> dict[str, Any]:
+    def observe_many(
+        self, values: Sequence[float] | Floats, timestamps: Iterable[Timestamp]
+    ) -> dict[str, Any]:
         """The next n readings: arrays [n] of what `observe` says of each, to the bit."""
         values, times = np.asarray(values, np.float64), micros(timestamps)
         if times.shape != values.shape or values.ndim != 1:
-            raise ValueError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
+            raise ValueError(
+                f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]"
+            )
         parts: list[dict[str, Any]] = []
         begin = 0
         while begin < len(values) or not parts:
@@ -113,8 +124,17 @@ class AnomalyDetector:
 
     def save_model(self, path: str | os.PathLike[str]) -> bool:
         """Keep model and window in this file, whole or not at all; True when it is done. Raises ModelFileError."""
-        scorer, figures = self._model.to_bytes() if self._model else b"", msgspec.json.encode(self._figures)
-        write_arrays(Path(path), scorer=scorer, state=self._state, seen=np.array(self._seen, _SEEN), figures=figures)
+        scorer, figures = (
+            self._model.to_bytes() if self._model else b"",
+            msgspec.json.encode(self._figures),
+        )
+        write_arrays(
+            Path(path),
+            scorer=scorer,
+            state=self._state,
+            seen=np.array(self._seen, _SEEN),
+            figures=figures,
+        )
         return True
 
     def load_model(self, path: str | os.PathLike[str]) -> bool:
@@ -122,7 +142,9 @@ class AnomalyDetector:
         scorer, state, seen, figures = read_arrays(Path(path), "scorer", "state", "seen", "figures")
         model = Model.from_bytes(scorer.tobytes()) if scorer.size else None
         if state.shape != (1, features.STATE_WIDTH):
-            raise ModelFileError(f"{path} was saved by another version: its window has another form")
+            raise ModelFileError(
+                f"{path} was saved by another version: its window has another form"
+            )
         if model and (model.device_id, model.metric_name) != (self.device_id, self.metric_name):
             raise ModelFileError(f"{path} holds the model of {model.device_id}/{model.metric_name}")
         self._take(model, decoded(Path(path), figures))
@@ -133,16 +155,26 @@ class AnomalyDetector:
 
     def get_model_info(self) -> dict[str, Any]:
         """What is known of the model: id, version, threshold, parameters and the figures of its training; `trained` False before it."""
-        info = {"device_id": self.device_id, "metric_name": self.metric_name, "trained": self._model is not None}
+        info = {
+            "device_id": self.device_id,
+            "metric_name": self.metric_name,
+            "trained": self._model is not None,
+        }
         parameters = asdict(self.parameters) | asdict(self.policy)
         if self._model is None:
             return info | {"parameters": parameters}
-        about = {"model_id": self._model.id, "version": self._model.version, "threshold": self._model.threshold}
+        about = {
+            "model_id": self._model.id,
+            "version": self._model.version,
+            "threshold": self._model.threshold,
+        }
         return info | about | self._figures | {"parameters": parameters}
 
     def _take(self, model: Model | None, figures: dict[str, Any]) -> None:
         """Serve with this model from now on."""
-        models = Models(1, self.parameters.n_estimators if model is None else len(model.forest.thresholds))
+        models = Models(
+            1, self.parameters.n_estimators if model is None else len(model.forest.thresholds)
+        )
         if model is not None:
             models.put(0, model)
         self._model, self._models, self._figures = model, models, figures
@@ -163,14 +195,20 @@ class AnomalyDetector:
 
     def _at_once(self) -> int:
         """So many readings that a refit is hardly due before the last of them."""
-        step = self._model.numbers[detector.REFIT_STEP] if self._model else self.parameters.first_fit_retry_readings
+        step = (
+            self._model.numbers[detector.REFIT_STEP]
+            if self._model
+            else self.parameters.first_fit_retry_readings
+        )
         return int(np.clip(np.ceil(step - self._state[0, features.SINCE_DUE]), 1, _CHUNK))
 
     def _remember(self, values: Floats, times: Ints, results: Results) -> None:
         n = len(results.score)
         kept = np.isin(results.status, _REMEMBERED)
         alarms = np.where(results.scored, np.minimum(results.score, 0.0), 0.0)[kept]
-        self._seen.extend(zip(times[:n][kept].tolist(), values[:n][kept].tolist(), alarms.tolist(), strict=True))
+        self._seen.extend(
+            zip(times[:n][kept].tolist(), values[:n][kept].tolist(), alarms.tolist(), strict=True)
+        )
 
     def _refit(self) -> None:
         from insa_anomaly.core import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
@@ -201,7 +239,9 @@ class AnomalyDetector:
 
         version = self._model.version + 1 if self._model else 1
         model_id = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
-        return SeriesLearner((self.device_id, self.metric_name), model_id, version, self.parameters, self.policy)
+        return SeriesLearner(
+            (self.device_id, self.metric_name), model_id, version, self.parameters, self.policy
+        )
 
     def _past(self) -> Past[Model]:
         from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
@@ -220,7 +260,10 @@ class AnomalyDetector:
         order = np.argsort(times, kind="stable")
         order = order[np.isfinite(values[order])]
         self._seen.clear()
-        self._seen.extend((time, value, 0.0) for time, value in zip(times[order].tolist(), values[order].tolist(), strict=True))
+        self._seen.extend(
+            (time, value, 0.0)
+            for time, value in zip(times[order].tolist(), values[order].tolist(), strict=True)
+        )
 
     def _warm_up(self, times: Ints, values: Floats) -> None:
         """Let the newest training data fill the window."""
@@ -228,7 +271,9 @@ class AnomalyDetector:
         order = order[times[order] > self._state[0, features.LAST]]
         episode = self._state[0, features.EPISODE].copy()
         self._state, _ = self._advance(values[order], times[order])
-        self._state[0, features.EPISODE] = episode  # what is learnt from opens no episode, and closes none
+        self._state[0, features.EPISODE] = (
+            episode  # what is learnt from opens no episode, and closes none
+        )
         self._state[0, features.SINCE_DUE] = 0
 
     def _advance(self, values: Floats, times: Ints) -> tuple[Floats, Results]:
@@ -237,26 +282,47 @@ class AnomalyDetector:
         # A reading of the same time is another one if its value is another.
         discriminators = np.ascontiguousarray(values + 0.0).view(np.int64)
         which, good = np.zeros(n, np.int64), np.full(n, int(Quality.GOOD))
-        return advance(self._state, which, self._models, row, values, times, discriminators, good, self.policy, self.parameters)
+        return advance(
+            self._state,
+            which,
+            self._models,
+            row,
+            values,
+            times,
+            discriminators,
+            good,
+            self.policy,
+            self.parameters,
+        )
 
     def _next_time(self) -> int:
-        newest, pause = self._state[0, features.LAST], self._model.numbers[detector.INTERVAL] if self._model else 0.0
+        newest, pause = (
+            self._state[0, features.LAST],
+            self._model.numbers[detector.INTERVAL] if self._model else 0.0,
+        )
         return int(newest + pause) if np.isfinite(newest) else 0
 
     def _single(self, results: Results, model: Model | None) -> dict[str, Any]:
-        said: dict[str, Any] = {name: column[0].item() for name, column in _columns(results).items()}
+        said: dict[str, Any] = {
+            name: column[0].item() for name, column in _columns(results).items()
+        }
         said["reasons"] = []
         if model and said["is_anomaly"]:
             why = reasons(self._models, 0, results, 0)
             said["reasons"] = [msgspec.structs.asdict(reason) for reason in why]
-        return said | {"model_id": model.id if model else None, "model_version": model.version if model else None}
+        return said | {
+            "model_id": model.id if model else None,
+            "model_version": model.version if model else None,
+        }
 
 
 def _readings(data: Mapping[str, Any]) -> tuple[Ints, Floats]:
     """Times and values of a mapping or a DataFrame. Raises TrainingError."""
     times, values = micros(data["timestamp"]), np.asarray(data["value"], np.float64)
     if times.shape != values.shape or values.ndim != 1:
-        raise TrainingError(f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]")
+        raise TrainingError(
+            f"timestamps of shape {times.shape} for values of shape {values.shape}; both must be [n]"
+        )
     return times, values
 
 

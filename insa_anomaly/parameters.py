@@ -22,8 +22,12 @@ def parameters(given: Mapping[str, float | str], learning: type[L]) -> tuple[L, 
     """The parameters as these two know them. Raises TypeError for one that neither takes, or of the wrong kind."""
     known = [{field.name for field in fields(kind)} for kind in (learning, Policy)]
     if unknown := set(given) - known[0] - known[1]:
-        raise TypeError(f"unknown parameter {', '.join(sorted(unknown))}; known: {', '.join(sorted(known[0] | known[1]))}")
-    own, verdict = ({name: value for name, value in given.items() if name in names} for names in known)
+        raise TypeError(
+            f"unknown parameter {', '.join(sorted(unknown))}; known: {', '.join(sorted(known[0] | known[1]))}"
+        )
+    own, verdict = (
+        {name: value for name, value in given.items() if name in names} for names in known
+    )
     try:
         return msgspec.convert(own, learning), msgspec.convert(verdict, Policy)
     except msgspec.ValidationError as error:

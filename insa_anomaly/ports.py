@@ -116,7 +116,9 @@ class State(Protocol):
     def cursor(self) -> int:
         """Sequence of the last entry whose results are committed here."""
 
-    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+    def commit(
+        self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
+    ) -> list[Outgoing]:
         """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
 
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
@@ -206,7 +208,9 @@ class Telemetry:
     value: npt.NDArray[np.float64]
     quality: npt.NDArray[np.int16]
     flags: npt.NDArray[np.int16]
-    original: dict[int, str] = field(default_factory=dict)  # row -> timestamp as sent, where it was not accepted
+    original: dict[int, str] = field(
+        default_factory=dict
+    )  # row -> timestamp as sent, where it was not accepted
 
 
 class ModelRow(msgspec.Struct, frozen=True):
@@ -241,7 +245,9 @@ class Page:
     episodes: Sequence[Episode] = ()
     rejected: Sequence[Rejected] = ()
     models: Sequence[ModelRow] = ()
-    late: Sequence[tuple[int, Anomaly]] = ()  # anomalies that count only where their reading, with its row here, is not recorded yet
+    late: Sequence[
+        tuple[int, Anomaly]
+    ] = ()  # anomalies that count only where their reading, with its row here, is not recorded yet
 
 
 def letter_digest(raw: Raw) -> bytes:
@@ -268,7 +274,9 @@ class History(Protocol):
     def series(self) -> list[SeriesKey]:
         """Every series with readings."""
 
-    def readings(self, key: SeriesKey, since: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def readings(
+        self, key: SeriesKey, since: int, most: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Times and values of good readings from `since` on, the newest `most`, in time order; without what was confirmed a fault."""
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:

@@ -55,7 +55,10 @@ def sync_folder(folder: Path) -> None:
 def write_arrays(path: Path, **arrays: npt.NDArray[np.generic] | bytes) -> None:
     """Keep arrays and bytes under their names in a file, compressed. Raises ModelFileError."""
     buffer = io.BytesIO()
-    held = {name: np.frombuffer(one, np.uint8) if isinstance(one, bytes) else one for name, one in arrays.items()}
+    held = {
+        name: np.frombuffer(one, np.uint8) if isinstance(one, bytes) else one
+        for name, one in arrays.items()
+    }
     np.savez_compressed(buffer, allow_pickle=False, **held)
     try:
         write_whole(path, buffer.getvalue())

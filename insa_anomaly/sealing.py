@@ -29,7 +29,9 @@ class Seal:
         except ValueError:
             keys = []
         if not keys or any(len(key) != KEY_BYTES for key in keys):
-            raise ConfigError("models.encryption_key_file must hold 64 hexadecimal digits a line, as `openssl rand -hex 32` prints them")
+            raise ConfigError(
+                "models.encryption_key_file must hold 64 hexadecimal digits a line, as `openssl rand -hex 32` prints them"
+            )
         return cls(keys)
 
     @property

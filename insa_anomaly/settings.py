@@ -15,7 +15,12 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from insa_anomaly.core.alert import Severity
 from insa_anomaly.core.alerting import Route
@@ -57,8 +62,12 @@ def _auto_or(kind: Callable[[Any], float], least: float, most: float) -> PlainVa
 
 def _usable(subscription: Subscription) -> Subscription:
     *levels, last = subscription.topic.split("/")
-    if not all(_LEVEL.fullmatch(level) for level in levels) or not (last == "#" or _LEVEL.fullmatch(last)):
-        raise ValueError("a level of a topic is a word, {device_id}, {metric_name}, + or, as the last one, #")
+    if not all(_LEVEL.fullmatch(level) for level in levels) or not (
+        last == "#" or _LEVEL.fullmatch(last)
+    ):
+        raise ValueError(
+            "a level of a topic is a word, {device_id}, {metric_name}, + or, as the last one, #"
+        )
     return subscription
 
 
@@ -76,7 +85,9 @@ def _some(subscriptions: tuple[Subscription, ...]) -> tuple[Subscription, ...]:
 def _sheltered(scheduler: str) -> str:
     """Dask unpickles what it is sent, so whoever can write to it can run programs."""
     parts = urlsplit(scheduler)
-    if parts.scheme != "tls" and not (parts.scheme == "tcp" and parts.hostname in {"127.0.0.1", "::1", "localhost"}):
+    if parts.scheme != "tls" and not (
+        parts.scheme == "tcp" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
+    ):
         raise ValueError("tls://host:port, or tcp://127.0.0.1:port: Dask runs what it is sent")
     return scheduler
 
@@ -113,7 +124,9 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 def _redis_address(url: str) -> str:
     parts = urlsplit(url)
     try:
-        usable = parts.scheme in {"redis", "rediss", "unix"} and (parts.port is None or parts.scheme != "unix")
+        usable = parts.scheme in {"redis", "rediss", "unix"} and (
+            parts.port is None or parts.scheme != "unix"
+        )
     except ValueError:  # what stands for the port is none
         usable = False
     if not usable:
@@ -136,7 +149,9 @@ class BrokerAddress:
     keepalive: Annotated[int, Field(ge=5, le=120)] = 15
     session_expiry: Annotated[int, Field(ge=0, lt=0xFFFFFFFF)] = 604800
     reader: Literal["fast", "stock"] = "fast"
-    canary: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^+#[:cntrl:]]+$")] | None = "insa/iiot/ml/canary"
+    canary: (
+        Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^+#[:cntrl:]]+$")] | None
+    ) = "insa/iiot/ml/canary"
     tls: bool = False
     ca_file: Path | None = None
     certificate_file: Path | None = None
@@ -206,7 +221,9 @@ class Readings(Acceptance):
     """What a message may be, within bounds."""
 
     subscriptions: Annotated[
-        tuple[Annotated[Subscription, AfterValidator(_usable)], ...], BeforeValidator(_listed), AfterValidator(_some)
+        tuple[Annotated[Subscription, AfterValidator(_usable)], ...],
+        BeforeValidator(_listed),
+        AfterValidator(_some),
     ] = (Subscription(),)
     max_age: Positive | None = Acceptance.max_age
     max_ahead: Nonnegative = Acceptance.max_ahead
@@ -233,7 +250,9 @@ class Detection(Parameters):
     refit_readings_most: Count = Parameters.refit_readings_most
     history_days: Positive = Parameters.history_days
     history_readings_least: Annotated[int, Field(ge=100)] = Parameters.history_readings_least
-    history_readings_most: Annotated[int, Field(ge=100, le=1_000_000)] = Parameters.history_readings_most
+    history_readings_most: Annotated[int, Field(ge=100, le=1_000_000)] = (
+        Parameters.history_readings_most
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError where a lower bound is above its upper one."""
@@ -395,7 +414,9 @@ class Alerting:
 
     routes: Annotated[tuple[AlertRoute, ...], BeforeValidator(_listed)] = (AlertRoute(),)
     webhooks: Annotated[tuple[WebhookAddress, ...], BeforeValidator(_listed)] = ()
-    allowed_networks: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_listed)] = ()
+    allowed_networks: Annotated[
+        tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_listed)
+    ] = ()
     daily_budget: Annotated[int, Field(ge=2)] = 50
     summary_seconds: Positive = 3600.0
     keep_seconds: Positive = 86400.0
@@ -527,7 +548,9 @@ def load(path: Path | None = None) -> tuple[Settings, str]:
     try:
         return Settings(**said), source
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(one, source) for one in error.errors(include_url=False))) from error
+        raise ConfigError(
+            "\n".join(_explain(one, source) for one in error.errors(include_url=False))
+        ) from error
     except SettingsError as error:
         raise ConfigError(f"a variable {_PREFIX}* is not JSON: {error}") from error
 
@@ -548,7 +571,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if said is not None and not isinstance(said, dict):
         raise ConfigError(f"{path}: expected sections with settings, found {type(said).__name__}")
-    return {name: section for name, section in (said or {}).items() if section is not None}  # all its keys may be comments
+    return {
+        name: section for name, section in (said or {}).items() if section is not None
+    }  # all its keys may be comments
 
 
 def _explain(error: Any, source: str) -> str:  # noqa: ANN401 - pydantic's own record
@@ -582,7 +607,9 @@ def credential(path: Path) -> Path:
     if len(path.parts) != 1:
         return path
     handed = os.environ.get("CREDENTIALS_DIRECTORY")
-    return Path(handed) / f"{_CREDENTIAL}{path}" if handed else SYSTEM_CONFIG.parent / "secrets" / path
+    return (
+        Path(handed) / f"{_CREDENTIAL}{path}" if handed else SYSTEM_CONFIG.parent / "secrets" / path
+    )
 
 
 def secret(path: Path | None) -> str | None:

@@ -16,7 +16,9 @@ def connected(path: Path, wait: float) -> sqlite3.Connection:
 def write_ahead(connection: sqlite3.Connection) -> None:
     """Begin to use a connection: writers and readers do not wait for each other. Raises sqlite3.Error."""
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")  # not before: what looked at the file then would not know of its new mode
+    connection.execute(
+        f"PRAGMA cache_size = -{_CACHE_KIB}"
+    )  # not before: what looked at the file then would not know of its new mode
 
 
 @contextmanager

@@ -40,7 +40,8 @@ class MemoryReserve:
     """The port `Reserve`: taken again while there is `room`."""
 
     def __init__(self) -> None:
-        self.held, self.room = True, True
+        self.held = True
+        self.room = True
 
     def hold(self) -> bool:
         """Take it, where there is room."""
@@ -124,7 +125,9 @@ class MemoryState:
         """Sequence of the last entry whose results are committed here."""
         return self._cursor
 
-    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+    def commit(
+        self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
+    ) -> list[Outgoing]:
         """Results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor, all at once."""
         with self._lock:
             if results is not None:
@@ -138,7 +141,10 @@ class MemoryState:
             return self._add(events)
 
     def _add(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
-        outgoing = [Outgoing(self._number + 1 + i, topic, payload) for i, (topic, payload) in enumerate(events)]
+        outgoing = [
+            Outgoing(self._number + 1 + i, topic, payload)
+            for i, (topic, payload) in enumerate(events)
+        ]
         for kept in (self._outbox, self._notices):
             kept.update((event.number, event) for event in outgoing)
         self._number += len(outgoing)
@@ -147,7 +153,9 @@ class MemoryState:
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
         with self._lock:
-            return {seq: body for seq, body in sorted(self._results.items()) if after < seq <= through}
+            return {
+                seq: body for seq, body in sorted(self._results.items()) if after < seq <= through
+            }
 
     def forget(self, through: int) -> None:
         """Drop results with seq <= through."""
@@ -157,7 +165,9 @@ class MemoryState:
     def outgoing(self, after: int, most: int) -> list[Outgoing]:
         """Events not yet told with number > after, in order."""
         with self._lock:
-            return [event for number, event in sorted(self._outbox.items()) if number > after][:most]
+            return [event for number, event in sorted(self._outbox.items()) if number > after][
+                :most
+            ]
 
     def told(self, numbers: Sequence[int]) -> None:
         """These events were acknowledged by the broker; drop them."""
@@ -173,7 +183,9 @@ class MemoryState:
     def noticed(self, through: int) -> None:
         """Events with number <= through are taken; drop them from the notices."""
         with self._lock:
-            self._notices = {number: event for number, event in self._notices.items() if number > through}
+            self._notices = {
+                number: event for number, event in self._notices.items() if number > through
+            }
 
     def untold(self) -> int:
         """How many events are not yet told."""
@@ -268,7 +280,9 @@ class MemoryBroker:
 
     def acknowledge(self, *deliveries: Delivery) -> None:
         """Remember those whose connection still stands."""
-        self.acknowledged += [one for one in deliveries if self._connected and one.generation == self._generation]
+        self.acknowledged += [
+            one for one in deliveries if self._connected and one.generation == self._generation
+        ]
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send; answers a token. Raises BrokerAway."""
@@ -298,7 +312,9 @@ class MemoryBroker:
 class MemoryTables:
     """What a MemoryRecorder wrote, by the keys that PostgreSQL's tables have; a telemetry row is (value, quality, flags, original)."""
 
-    telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = field(default_factory=dict)
+    telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = field(
+        default_factory=dict
+    )
     anomalies: dict[str, Anomaly] = field(default_factory=dict)
     episodes: dict[str, Episode] = field(default_factory=dict)
     dead_letters: dict[bytes, tuple[Rejected, int, int]] = field(default_factory=dict)
@@ -322,7 +338,11 @@ class MemoryRecorder:
     def record(self, page: Page) -> None:
         """All of the page and its cursor; repeating it changes nothing."""
         self._answer()
-        late = [anomaly for row, anomaly in page.late if _place(page.telemetry, row) not in self.tables.telemetry]
+        late = [
+            anomaly
+            for row, anomaly in page.late
+            if _place(page.telemetry, row) not in self.tables.telemetry
+        ]
         self._record_telemetry(page.telemetry)
         for anomaly in [*page.anomalies, *late]:
             self.tables.anomalies.setdefault(anomaly.id, anomaly)
@@ -340,11 +360,25 @@ class MemoryRecorder:
             raise self.trouble
 
     def _record_telemetry(self, telemetry: Telemetry) -> None:
-        places = zip(telemetry.key.tolist(), telemetry.timestamp.tolist(), telemetry.discriminator.tolist(), strict=True)
-        values = zip(telemetry.value.tolist(), telemetry.quality.tolist(), telemetry.flags.tolist(), strict=True)
-        for row, ((key, time, discriminator), (value, quality, flags)) in enumerate(zip(places, values, strict=True)):
+        places = zip(
+            telemetry.key.tolist(),
+            telemetry.timestamp.tolist(),
+            telemetry.discriminator.tolist(),
+            strict=True,
+        )
+        values = zip(
+            telemetry.value.tolist(),
+            telemetry.quality.tolist(),
+            telemetry.flags.tolist(),
+            strict=True,
+        )
+        for row, ((key, time, discriminator), (value, quality, flags)) in enumerate(
+            zip(places, values, strict=True)
+        ):
             place = (telemetry.keys[key], time, discriminator)
-            self.tables.telemetry.setdefault(place, (value, quality, flags, telemetry.original.get(row)))
+            self.tables.telemetry.setdefault(
+                place, (value, quality, flags, telemetry.original.get(row))
+            )
 
     def _record_letter(self, rejected: Rejected) -> None:
         digest, received = letter_digest(rejected.raw), rejected.raw.received
@@ -356,13 +390,21 @@ class MemoryRecorder:
         models = self.tables.models
         if row.status == "active":
             for other in list(models.values()):
-                if (other.device_id, other.metric_name, other.status) == (row.device_id, row.metric_name, "active"):
+                if (other.device_id, other.metric_name, other.status) == (
+                    row.device_id,
+                    row.metric_name,
+                    "active",
+                ):
                     models[other.id] = msgspec.structs.replace(other, status="archived")
         models[row.id] = row
 
 
 def _place(telemetry: Telemetry, row: int) -> tuple[SeriesKey, int, int]:
-    return telemetry.keys[int(telemetry.key[row])], int(telemetry.timestamp[row]), int(telemetry.discriminator[row])
+    return (
+        telemetry.keys[int(telemetry.key[row])],
+        int(telemetry.timestamp[row]),
+        int(telemetry.discriminator[row]),
+    )
 
 
 def _progress(episode: Episode) -> tuple[bool, int, int]:
@@ -379,14 +421,18 @@ class MemoryHistory:
         """Every series with readings, by name."""
         return sorted({key for key, _, _ in self._tables.telemetry})
 
-    def readings(self, key: SeriesKey, since: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def readings(
+        self, key: SeriesKey, since: int, most: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Times and values of good readings from `since` on, the newest `most`, in time order."""
         good = sorted(
             (time, discriminator, row[0])
             for (series, time, discriminator), row in self._tables.telemetry.items()
             if series == key and time >= since and row[1] == Quality.GOOD
         )[-most:]
-        return np.array([time for time, _, _ in good], np.int64), np.array([value for _, _, value in good], np.float64)
+        return np.array([time for time, _, _ in good], np.int64), np.array(
+            [value for _, _, value in good], np.float64
+        )
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Times of readings from `since` on that were called anomalous; nobody dismisses an episode here."""
@@ -394,18 +440,30 @@ class MemoryHistory:
 
     def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """The same, but for those that were part of no episode."""
-        return np.array([one.timestamp for one in self._anomalies(key, since) if one.episode_id is not None], np.int64)
+        return np.array(
+            [one.timestamp for one in self._anomalies(key, since) if one.episode_id is not None],
+            np.int64,
+        )
 
     def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Of those in episodes, the ones that somebody confirmed to be a fault."""
         verdicts = self._tables.verdicts
         return np.array(
-            [one.timestamp for one in self._anomalies(key, since) if verdicts.get(one.episode_id or "") == "confirmed"], np.int64
+            [
+                one.timestamp
+                for one in self._anomalies(key, since)
+                if verdicts.get(one.episode_id or "") == "confirmed"
+            ],
+            np.int64,
         )
 
     def _anomalies(self, key: SeriesKey, since: int) -> Iterator[Anomaly]:
         found = self._tables.anomalies.values()
-        return (one for one in found if (one.device_id, one.metric_name) == key and one.timestamp >= since)
+        return (
+            one
+            for one in found
+            if (one.device_id, one.metric_name) == key and one.timestamp >= since
+        )
 
 
 # ----------------------------------------------------------------------------------------------- the models
@@ -422,7 +480,10 @@ class MemoryModels:
     def put(self, row: ModelRow, scorer: bytes) -> None:
         """Keep a model; an active one takes the place of its series' active one."""
         for other in list(self._rows.values()):
-            if row.status == other.status == "active" and (row.device_id, row.metric_name) == (other.device_id, other.metric_name):
+            if row.status == other.status == "active" and (row.device_id, row.metric_name) == (
+                other.device_id,
+                other.metric_name,
+            ):
                 self._rows[other.id] = msgspec.structs.replace(other, status="archived")
         self._rows[row.id], self._scorers[row.id] = row, scorer
         self._revision += 1
@@ -434,7 +495,11 @@ class MemoryModels:
 
     def active(self) -> dict[SeriesKey, str]:
         """Id of the active model of every series that has one."""
-        return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "active"}
+        return {
+            (row.device_id, row.metric_name): row.id
+            for row in self._rows.values()
+            if row.status == "active"
+        }
 
     def thresholds(self) -> dict[str, float]:
         """Thresholds that were set by hand, by the id of the active model."""
@@ -444,24 +509,40 @@ class MemoryModels:
     def figures(self) -> list[Figures]:
         """What is known of every active model, in the order of their series."""
         rows = [row for row in self._rows.values() if row.status == "active"]
-        return sorted(Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows)
+        return sorted(
+            Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate)
+            for row in rows
+        )
 
     def shadows(self) -> dict[SeriesKey, str]:
         """Id of the version that scores along, of every series that has one."""
-        return {(row.device_id, row.metric_name): row.id for row in self._rows.values() if row.status == "shadow"}
+        return {
+            (row.device_id, row.metric_name): row.id
+            for row in self._rows.values()
+            if row.status == "shadow"
+        }
 
     def disabled(self) -> set[SeriesKey]:
         """Series that have a disabled model and no active one."""
-        without = {(row.device_id, row.metric_name) for row in self._rows.values() if row.status == "disabled"}
+        without = {
+            (row.device_id, row.metric_name)
+            for row in self._rows.values()
+            if row.status == "disabled"
+        }
         return without - self.active().keys()
 
     def rows(self) -> list[ModelRow]:
         """Every model, newest first."""
-        return sorted(self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True)
+        return sorted(
+            self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True
+        )
 
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
         """The models of one series, newest first."""
-        return sorted((row for row in self._rows.values() if (row.device_id, row.metric_name) == key), key=lambda row: -row.version)
+        return sorted(
+            (row for row in self._rows.values() if (row.device_id, row.metric_name) == key),
+            key=lambda row: -row.version,
+        )
 
     def row(self, model_id: str) -> ModelRow:
         """One model. Raises ModelFileError."""
@@ -482,13 +563,23 @@ class MemoryModels:
         """Put this model aside as failed, and let the newest earlier version serve. Raises ModelFileError."""
         row = self.row(model_id)
         key = (row.device_id, row.metric_name)
-        others = [one for one in self._rows.values() if (one.device_id, one.metric_name, one.status) == (*key, "archived")]
-        earlier = max((one for one in others if one.version < row.version), key=lambda one: one.version, default=None)
+        others = [
+            one
+            for one in self._rows.values()
+            if (one.device_id, one.metric_name, one.status) == (*key, "archived")
+        ]
+        earlier = max(
+            (one for one in others if one.version < row.version),
+            key=lambda one: one.version,
+            default=None,
+        )
         self._rows[model_id] = msgspec.structs.replace(row, status="failed", reason=reason)
         self._revision += 1
         if earlier is None or row.status != "active":
             return None
-        self._rows[earlier.id] = msgspec.structs.replace(earlier, status="active", reason=f"version {row.version} failed")
+        self._rows[earlier.id] = msgspec.structs.replace(
+            earlier, status="active", reason=f"version {row.version} failed"
+        )
         return self._rows[earlier.id]
 
 
@@ -551,12 +642,18 @@ class MemoryAlerts:
         """It failed once more, and is to be tried again then."""
         with self._lock:
             known = self._waiting[one.number][1]
-            self._waiting[one.number] = due, msgspec.structs.replace(known, attempts=known.attempts + 1)
+            self._waiting[one.number] = (
+                due,
+                msgspec.structs.replace(known, attempts=known.attempts + 1),
+            )
 
     def hasten(self, target: str) -> None:
         """The target answers again: everything that waits for it is due."""
         with self._lock:
-            self._waiting = {number: (0 if one.target == target else at, one) for number, (at, one) in self._waiting.items()}
+            self._waiting = {
+                number: (0 if one.target == target else at, one)
+                for number, (at, one) in self._waiting.items()
+            }
 
     def give_up(self, one: Waiting, reason: str, now: int) -> None:
         """It will not be delivered."""
@@ -575,7 +672,9 @@ class MemoryAlerts:
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:
         """How often series report."""
         rows = list(self._cadences.values())
-        columns = ([float(getattr(row, name)[0]) for row in rows] for name in ("longest", "pauses", "span"))
+        columns = (
+            [float(getattr(row, name)[0]) for row in rows] for name in ("longest", "pauses", "span")
+        )
         return list(self._cadences), Cadence(*map(np.array, columns))
 
     def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:

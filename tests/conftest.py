@@ -26,7 +26,10 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener, Tools
 
 ROOT = Path(__file__).parent.parent
-QUICK = {"fsync": "off", "max_connections": "200"}  # a test outlives no power cut; and what is never synced is cheap to remove
+QUICK = {
+    "fsync": "off",
+    "max_connections": "200",
+}  # a test outlives no power cut; and what is never synced is cheap to remove
 ENOUGH_BYTES = 4 << 30
 Address = TypeVar("Address")
 _numbers = itertools.count(1)
@@ -107,7 +110,9 @@ def _needed(tools: Tools, name: str) -> list[str]:
 @pytest.fixture(scope="session")
 def short_root() -> Iterator[Path]:
     """A folder with a path short enough for unix sockets, which the account that PostgreSQL runs as under root can pass through."""
-    with tempfile.TemporaryDirectory(prefix="insa-", dir=_fast_folder(), ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="insa-", dir=_fast_folder(), ignore_cleanup_errors=True
+    ) as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)
 
@@ -118,7 +123,11 @@ def _fast_folder() -> str:
     if not os.access(memory, os.W_OK | os.X_OK):
         return disk
     about = os.statvfs(memory)
-    return memory if about.f_bavail * about.f_frsize > ENOUGH_BYTES and not about.f_flag & os.ST_NOEXEC else disk
+    return (
+        memory
+        if about.f_bavail * about.f_frsize > ENOUGH_BYTES and not about.f_flag & os.ST_NOEXEC
+        else disk
+    )
 
 
 @pytest.fixture
@@ -239,7 +248,10 @@ def own_mosquitto(short_path: Path, tools: Tools) -> Iterator[Server[Listener]]:
     """A running mosquitto for one test to stop, kill and start; its address and password stay."""
     _needed(tools, "mosquitto")
     port = embedded.free_port()
-    server = Server(lambda: embedded.mosquitto(short_path / "mosquitto", tools, port, "own-password"), lambda listener: listener.pid)
+    server = Server(
+        lambda: embedded.mosquitto(short_path / "mosquitto", tools, port, "own-password"),
+        lambda listener: listener.pid,
+    )
     server.start()
     yield server
     server.stop()

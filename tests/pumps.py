@@ -25,7 +25,9 @@ class Fault:
     @property
     def end(self) -> int:
         """The first row after it."""
-        return self.begin + (3 if self.kind == "spike" else STUCK_ROWS if self.kind == "stuck" else self.rows)
+        return self.begin + (
+            3 if self.kind == "spike" else STUCK_ROWS if self.kind == "stuck" else self.rows
+        )
 
 
 def pump(rows: int, seed: int, interval: float = 60.0) -> tuple[Floats, Floats]:

@@ -58,10 +58,17 @@ def office(tmp_path: Path) -> Iterator[Office]:
         settings = Settings(
             storage=Storage(tmp_path),
             alerts=Alerting(first_retry=0.05, last_retry=0.1),
-            mail=MailServer(host="127.0.0.1", port=server.port, security="none", recipients=("office@plant.test",)),
+            mail=MailServer(
+                host="127.0.0.1",
+                port=server.port,
+                security="none",
+                recipients=("office@plant.test",),
+            ),
             github=IssueTracker("plant/line", token, url),
         )
-        hearing = alerts.opened(settings, state, Registry(10), Tell(state, MemoryBroker()), lambda: True, stack)
+        hearing = alerts.opened(
+            settings, state, Registry(10), Tell(state, MemoryBroker()), lambda: True, stack
+        )
         yield Office(state, hearing, github, server)
 
 

@@ -17,7 +17,13 @@ from tests.core.alerts import DAY_ZERO, an_alert
 def config(tmp_path: Path) -> Path:
     """A plant with a mail server, and with an alert that waits and two that were given up, one of them for somebody who left."""
     with AlertFile(tmp_path / "alerts.db") as file:
-        file.keep(Dispatch(sent=[("mail", an_alert(1)), ("mail", an_alert(2)), ("webhook:gone", an_alert(3))]), [], DAY_ZERO)
+        file.keep(
+            Dispatch(
+                sent=[("mail", an_alert(1)), ("mail", an_alert(2)), ("webhook:gone", an_alert(3))]
+            ),
+            [],
+            DAY_ZERO,
+        )
         for target in ("mail", "webhook:gone"):
             one = file.next(target, DAY_ZERO)
             assert one is not None

@@ -90,7 +90,12 @@ def clone(tmp_path: Path, mirror: Mirror, wheel: bytes) -> Path:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "bootstrap", tmp_path / "scripts")
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
-    lock = LOCK.format(version=VERSION, address=f"http://{mirror.host}", name=NAME, sha256=hashlib.sha256(wheel).hexdigest())
+    lock = LOCK.format(
+        version=VERSION,
+        address=f"http://{mirror.host}",
+        name=NAME,
+        sha256=hashlib.sha256(wheel).hexdigest(),
+    )
     (tmp_path / "uv.lock").write_text(lock)
     mirror.pages[f"/files/{NAME}"] = ("application/octet-stream", wheel)
     return tmp_path
@@ -100,13 +105,17 @@ def _bootstrap(clone: Path, **variables: str) -> subprocess.CompletedProcess[str
     """Run it with nothing on PATH and a pip that finds nothing."""
     environment = {"PATH": str(clone / "bin"), "PIP_NO_INDEX": "1", **variables}
     argv = [sys.executable, str(clone / "scripts" / "bootstrap")]
-    return subprocess.run(argv, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    return subprocess.run(
+        argv, check=False, capture_output=True, text=True, env=environment, timeout=60
+    )
 
 
 def _got(done: subprocess.CompletedProcess[str]) -> str:
     """What the uv it printed answers."""
     assert done.returncode == 0, done.stderr
-    return subprocess.run([done.stdout.strip(), "--version"], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [done.stdout.strip(), "--version"], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def _put_uv(folder: Path, answer: str) -> Path:
@@ -150,12 +159,22 @@ def test_the_uv_variable_is_obeyed_or_refused(clone: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["UV_DEFAULT_INDEX", "PIP_INDEX_URL"])
 @pytest.mark.parametrize("form", ["json", "html"])
-def test_a_mirror_is_honoured(clone: Path, mirror: Mirror, wheel: bytes, variable: str, form: str) -> None:
+def test_a_mirror_is_honoured(
+    clone: Path, mirror: Mirror, wheel: bytes, variable: str, form: str
+) -> None:
     """The same file comes from the mirror, whichever form its page has, with its relative links and its password."""
     mirror.pages = {f"/deep/packages/{NAME}": ("application/octet-stream", wheel)}
     if form == "json":
-        files = {"files": [{"url": f"http://{mirror.host}/x/uv-1-py3-none-any.whl"}, {"url": f"../../packages/{NAME}#sha256=0"}]}
-        mirror.pages["/deep/simple/uv/"] = ("application/vnd.pypi.simple.v1+json", json.dumps(files).encode())
+        files = {
+            "files": [
+                {"url": f"http://{mirror.host}/x/uv-1-py3-none-any.whl"},
+                {"url": f"../../packages/{NAME}#sha256=0"},
+            ]
+        }
+        mirror.pages["/deep/simple/uv/"] = (
+            "application/vnd.pypi.simple.v1+json",
+            json.dumps(files).encode(),
+        )
     else:
         page = f'<a href="x.whl">x</a> <a data-y="" href="../../packages/{NAME}#sha256=0">y</a>'
         mirror.pages["/deep/simple/uv/"] = ("text/html", page.encode())
@@ -176,14 +195,24 @@ def test_another_file_is_refused(clone: Path, mirror: Mirror, wheel: bytes) -> N
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
-        ({"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}, "http://127.0.0.1:9/simple/uv/: [Errno 111] Connection refused"),
-        ({"UV_DEFAULT_INDEX": "http://me:secret@MIRROR/simple"}, "http://MIRROR/simple/uv/: Not Found"),
+        (
+            {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"},
+            "http://127.0.0.1:9/simple/uv/: [Errno 111] Connection refused",
+        ),
+        (
+            {"UV_DEFAULT_INDEX": "http://me:secret@MIRROR/simple"},
+            "http://MIRROR/simple/uv/: Not Found",
+        ),
         ({"UV_DEFAULT_INDEX": "no address"}, "unknown url type"),
     ],
 )
-def test_failures_are_one_clear_line(clone: Path, mirror: Mirror, variables: dict[str, str], told: str) -> None:
+def test_failures_are_one_clear_line(
+    clone: Path, mirror: Mirror, variables: dict[str, str], told: str
+) -> None:
     """No traceback, no password: what was asked, what came, what to do."""
-    done = _bootstrap(clone, **{name: value.replace("MIRROR", mirror.host) for name, value in variables.items()})
+    done = _bootstrap(
+        clone, **{name: value.replace("MIRROR", mirror.host) for name, value in variables.items()}
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("bootstrap: cannot get uv: ")
     assert told.replace("MIRROR", mirror.host) in done.stderr
@@ -203,5 +232,7 @@ def test_what_is_there_is_not_asked_for() -> None:
     """`deps` does nothing, and needs no network, where every server is present."""
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
     argv = [sys.executable, str(ROOT / "scripts" / "deps"), "install", "mosquitto", "redis-server"]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True, env=environment, timeout=30)
+    done = subprocess.run(
+        argv, check=True, capture_output=True, text=True, env=environment, timeout=30
+    )
     assert done.stdout + done.stderr == ""

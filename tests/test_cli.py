@@ -14,7 +14,15 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
-from insa_anomaly.errors import AddressInUse, AlreadyRunning, BrokerRefused, ConfigError, Conflict, InsaError, ModelFileError
+from insa_anomaly.errors import (
+    AddressInUse,
+    AlreadyRunning,
+    BrokerRefused,
+    ConfigError,
+    Conflict,
+    InsaError,
+    ModelFileError,
+)
 from insa_anomaly.services.health import HealthReport
 from insa_anomaly.wiring import daemon, health
 from insa_anomaly.wiring.storage import check_owner
@@ -44,7 +52,19 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 def test_these_are_the_commands() -> None:
     """One that is new is added here, and to the README."""
     assert [
-        *("alerts", "backup", "check-config", "demo", "evaluate", "export", "health", "install", "keys", "migrate", "models"),
+        *(
+            "alerts",
+            "backup",
+            "check-config",
+            "demo",
+            "evaluate",
+            "export",
+            "health",
+            "install",
+            "keys",
+            "migrate",
+            "models",
+        ),
         *("replay", "restore", "run", "train", "tune", "uninstall"),
     ] == SHOWN
 
@@ -84,7 +104,9 @@ def test_every_command_explains_itself(name: str) -> None:
         (["models", "--json=yes"], "does not take a value"),
     ],
 )
-def test_wrong_arguments_are_told_in_a_word(arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments_are_told_in_a_word(
+    arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Status 2 and what is wrong; nothing is done."""
     monkeypatch.chdir(tmp_path)
     status, text = said(*arguments)
@@ -106,7 +128,10 @@ def test_wrong_arguments_are_told_in_a_word(arguments: list[str], word: str, tmp
     ],
 )
 def test_an_error_of_ours_is_a_clear_line(
-    error: InsaError, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: InsaError,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each of its lines with the program's name, and the status that tells systemd whether to try again."""
 
@@ -118,7 +143,9 @@ def test_an_error_of_ours_is_a_clear_line(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == status
-    assert capsys.readouterr().err.splitlines() == [f"insa-anomaly: {line}" for line in str(error).splitlines()]
+    assert capsys.readouterr().err.splitlines() == [
+        f"insa-anomaly: {line}" for line in str(error).splitlines()
+    ]
 
 
 @pytest.mark.parametrize("status", [0, 1])
@@ -128,13 +155,23 @@ def test_the_daemons_status_is_the_programs(status: int, monkeypatch: pytest.Mon
     assert said("run")[0] == status
 
 
-@pytest.mark.parametrize("name", [name for name in SHOWN if name not in {"demo", "install", "uninstall"}])
-def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", [name for name in SHOWN if name not in {"demo", "install", "uninstall"}]
+)
+def test_a_configuration_that_cannot_be_used_stops_every_command(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before anything is touched."""
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
-    files = ["x.csv"] if name in {"replay", "evaluate", "tune", "backup", "restore"} else ["id", "x"] if name == "export" else []
+    files = (
+        ["x.csv"]
+        if name in {"replay", "evaluate", "tune", "backup", "restore"}
+        else ["id", "x"]
+        if name == "export"
+        else []
+    )
     monkeypatch.setattr(sys, "argv", ["insa-anomaly", *command, "--config", str(config), *files])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -143,13 +180,17 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(name: str, tmp_
 
 
 @pytest.mark.parametrize(("healthy", "status"), [(True, 0), (False, 1), (None, ALREADY_RUNNING)])
-def test_the_status_of_a_health_check(healthy: bool | None, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_of_a_health_check(
+    healthy: bool | None, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Well, not well, or under way elsewhere."""
 
     def check(_: object) -> HealthReport:
         if healthy is None:
             raise Conflict("a health check is under way")
-        return HealthReport("r", "t", [], "me", "now", 0.1, healthy, "1 of 2 models", 2, 0, {}, {"retrain": 1}, [])
+        return HealthReport(
+            "r", "t", [], "me", "now", 0.1, healthy, "1 of 2 models", 2, 0, {}, {"retrain": 1}, []
+        )
 
     monkeypatch.setattr(health, "check", check)
     answer = said("health")
@@ -167,27 +208,53 @@ def test_models_lists_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rows = "timestamp,value\n" + "".join(f"{1_760_000_000 + 60 * i},{i % 7}\n" for i in range(300))
     (tmp_path / "history.csv").write_text(rows)
     monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "3")
-    status, text = said("train", "--csv", str(tmp_path / "history.csv"), "--device", "pump", "--metric", "pressure")
+    status, text = said(
+        "train", "--csv", str(tmp_path / "history.csv"), "--device", "pump", "--metric", "pressure"
+    )
     assert (status, "pump/pressure: trained in" in text) == (0, True)
     status, text = said("models")
     assert status == 0
     assert "pump/pressure  v1  active" in text
     [row] = json.loads(said("models", "--json")[1])
-    assert (row["device_id"], row["metric_name"], row["training_samples"]) == ("pump", "pressure", 300)
+    assert (row["device_id"], row["metric_name"], row["training_samples"]) == (
+        "pump",
+        "pressure",
+        300,
+    )
 
 
 def test_a_sealed_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files go where they are asked to, for their owner alone, as scikit-learn reads them; without the key nothing is said of them."""
     key = tmp_path / "encryption.key"
     key.write_text("ab" * 32 + "\n")
-    for name, value in {"DIRECTORY": "models", "KEY_FILE": "key", "ENCRYPTION_KEY_FILE": key.name}.items():
+    for name, value in {
+        "DIRECTORY": "models",
+        "KEY_FILE": "key",
+        "ENCRYPTION_KEY_FILE": key.name,
+    }.items():
         monkeypatch.setenv(f"INSA_MODELS__{name}", str(tmp_path / value))
     monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "3")
-    (tmp_path / "history.csv").write_text("timestamp,value\n" + "".join(f"{1_760_000_000 + 60 * i},{i % 7}\n" for i in range(300)))
-    assert said("train", "--csv", str(tmp_path / "history.csv"), "--device", "pump", "--metric", "pressure")[0] == 0
+    (tmp_path / "history.csv").write_text(
+        "timestamp,value\n" + "".join(f"{1_760_000_000 + 60 * i},{i % 7}\n" for i in range(300))
+    )
+    assert (
+        said(
+            "train",
+            "--csv",
+            str(tmp_path / "history.csv"),
+            "--device",
+            "pump",
+            "--metric",
+            "pressure",
+        )[0]
+        == 0
+    )
     [row] = json.loads(said("models", "--json")[1])
     status, text = said("export", row["id"], str(tmp_path / "out"))
-    assert (status, sorted(text.split())) == (0, sorted(str(path) for path in (tmp_path / "out").iterdir()))
+    assert (status, sorted(text.split())) == (
+        0,
+        sorted(str(path) for path in (tmp_path / "out").iterdir()),
+    )
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o600}
     [forest] = (tmp_path / "out").glob("model_*.pkl")
     assert len(joblib.load(forest).estimators_) == 3
@@ -205,20 +272,30 @@ def test_a_sealed_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_help_is_quick_and_loads_no_scikit_learn() -> None:
     """As a module too; only what trains loads what trains."""
     code = "import sys, runpy; sys.argv = ['insa-anomaly', '--help']\ntry:\n    runpy.run_module('insa_anomaly', run_name='__main__')\n"
-    code += "except SystemExit as end:\n    assert not end.code\nassert 'sklearn' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    code += (
+        "except SystemExit as end:\n    assert not end.code\nassert 'sklearn' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert "Usage: insa-anomaly" in done.stdout
 
 
-def test_root_leaves_nothing_behind_that_the_service_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_leaves_nothing_behind_that_the_service_cannot_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A storage directory of another account is refused to root, with the command that is right; to the account itself it is not."""
     user = pwd.getpwnam("nobody")
     directory = tmp_path / "storage"
     directory.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     check_owner(tmp_path / "absent")
-    monkeypatch.setattr(Path, "stat", lambda *_, **__: os.stat_result([0o40700, 0, 0, 0, user.pw_uid, 0, 0, 0, 0, 0]))
+    monkeypatch.setattr(
+        Path,
+        "stat",
+        lambda *_, **__: os.stat_result([0o40700, 0, 0, 0, user.pw_uid, 0, 0, 0, 0, 0]),
+    )
     with pytest.raises(ConfigError, match="belongs to nobody.*runuser -u nobody -- insa-anomaly"):
         check_owner(directory)
     monkeypatch.setattr(os, "geteuid", lambda: user.pw_uid)
@@ -226,7 +303,9 @@ def test_root_leaves_nothing_behind_that_the_service_cannot_use(tmp_path: Path, 
 
 
 # -------------------------------------------------------------------------------------------------------- tune
-def test_tune_shows_what_settings_would_have_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_shows_what_settings_would_have_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row a setting, the configured one among them; a series that is too short is named; the same as JSON."""
     monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "12")
     monkeypatch.setenv("INSA_DETECTION__ALPHA", "0.01")
@@ -236,13 +315,20 @@ def test_tune_shows_what_settings_would_have_done(tmp_path: Path, monkeypatch: p
     (tmp_path / "short.csv").write_text("\n".join(["timestamp,value", *rows[:500]]))
     status, text = said("tune", str(tmp_path / "long.csv"), "--accept", "1", "--accept", "5")
     assert status == 0
-    assert [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()] == ["0.14", "1", "5"]
+    assert [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()] == [
+        "0.14",
+        "1",
+        "5",
+    ]
     assert "configured" in text
     assert "Nothing was chosen" in text
     both = [str(tmp_path / name) for name in ("long.csv", "short.csv")]
     status, text = said("tune", *both, "--accept", "1", "--json")
     found = json.loads(text.splitlines()[-1])
     assert status == 1
-    assert [one["setting"]["false_alarms_per_day"] for one in found["series"]["long/value"]] == [0.14, 1.0]
+    assert [one["setting"]["false_alarms_per_day"] for one in found["series"]["long/value"]] == [
+        0.14,
+        1.0,
+    ]
     assert "at least 2000" in found["refused"]["short/value"]
     assert "say what to try it on" in said("tune")[1]

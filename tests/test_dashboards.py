@@ -39,8 +39,17 @@ def test_what_is_committed_is_what_is_generated(tmp_path: Path) -> None:
 def test_only_metrics_that_there_are_are_asked_for() -> None:
     """By the dashboard and by the rules."""
     known = {one.name for one in instrumentation.definitions()}
-    asked = "\n".join([*_expressions(), *(rule["expr"] for rule in RULES), *(str(rule["annotations"]) for rule in RULES)])
-    names = {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"\b(?:insa|process)_\w+", asked)}
+    asked = "\n".join(
+        [
+            *_expressions(),
+            *(rule["expr"] for rule in RULES),
+            *(str(rule["annotations"]) for rule in RULES),
+        ]
+    )
+    names = {
+        re.sub("_(bucket|count|sum)$", "", name)
+        for name in re.findall(r"\b(?:insa|process)_\w+", asked)
+    }
     assert names
     assert names <= known
 
@@ -67,7 +76,9 @@ def test_what_operators_asked_for_is_there() -> None:
 
 def test_no_two_panels_share_a_place() -> None:
     """All lie on the grid, none over another, in lines without holes above them."""
-    cells = [{(x, y) for x in _span(panel, "x", "w") for y in _span(panel, "y", "h")} for panel in PANELS]
+    cells = [
+        {(x, y) for x in _span(panel, "x", "w") for y in _span(panel, "y", "h")} for panel in PANELS
+    ]
     assert all(0 <= x < COLUMNS and y >= 0 for each in cells for x, y in each)
     assert not [pair for pair in combinations(cells, 2) if pair[0] & pair[1]]
     taken = {y for each in cells for _, y in each}
@@ -82,13 +93,19 @@ def test_lines_of_panels_are_full() -> None:
     """And each is as high as its neighbours, so that nothing looks torn."""
     for y in {panel["gridPos"]["y"] for panel in PANELS}:
         line = [panel["gridPos"] for panel in PANELS if panel["gridPos"]["y"] == y]
-        assert sum(place["w"] for place in line) == COLUMNS, [panel["title"] for panel in PANELS if panel["gridPos"]["y"] == y]
+        assert sum(place["w"] for place in line) == COLUMNS, [
+            panel["title"] for panel in PANELS if panel["gridPos"]["y"] == y
+        ]
         assert len({place["h"] for place in line}) == 1
 
 
 def test_every_panel_can_be_understood() -> None:
     """A title of its own, words about it, a unit, a first threshold that begins nowhere, names for lines where there are several."""
-    assert len({panel["title"] for panel in PANELS}) == len({panel["id"] for panel in PANELS}) == len(PANELS)
+    assert (
+        len({panel["title"] for panel in PANELS})
+        == len({panel["id"] for panel in PANELS})
+        == len(PANELS)
+    )
     for panel in QUERIED:
         assert panel["description"].endswith("."), panel["title"]
         defaults = panel["fieldConfig"]["defaults"]
@@ -105,7 +122,11 @@ def test_every_panel_can_be_understood() -> None:
 
 def test_data_sources_are_the_reader_s_choice() -> None:
     """Variables of the dashboard, of the right kinds; the provisioned ones are of those kinds."""
-    variables = {one["name"]: one["query"] for one in BOARD["templating"]["list"] if one["type"] == "datasource"}
+    variables = {
+        one["name"]: one["query"]
+        for one in BOARD["templating"]["list"]
+        if one["type"] == "datasource"
+    }
     used = {
         (source["type"], source["uid"])
         for panel in QUERIED
@@ -114,8 +135,13 @@ def test_data_sources_are_the_reader_s_choice() -> None:
     assert used == {(kind, f"${{{name}}}") for name, kind in variables.items()}
     provisioned = yaml.safe_load((FOLDER / "provisioning/datasources/insa-anomaly.yml").read_text())
     assert {one["type"] for one in provisioned["datasources"]} == set(variables.values())
-    assert all(set(one.get("secureJsonData", {}).values()) <= {"$INSA_GRAFANA_PASSWORD"} for one in provisioned["datasources"])
-    [provider] = yaml.safe_load((FOLDER / "provisioning/dashboards/insa-anomaly.yml").read_text())["providers"]
+    assert all(
+        set(one.get("secureJsonData", {}).values()) <= {"$INSA_GRAFANA_PASSWORD"}
+        for one in provisioned["datasources"]
+    )
+    [provider] = yaml.safe_load((FOLDER / "provisioning/dashboards/insa-anomaly.yml").read_text())[
+        "providers"
+    ]
     assert provider["type"] == "file"
 
 
@@ -131,7 +157,9 @@ def promtool(tools: Tools) -> list[str]:
 
 def checked(promtool: list[str], *words: str) -> None:
     """It ends well."""
-    done = subprocess.run([*promtool, *words], check=False, capture_output=True, text=True, cwd=FOLDER, timeout=60)
+    done = subprocess.run(
+        [*promtool, *words], check=False, capture_output=True, text=True, cwd=FOLDER, timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -158,7 +186,11 @@ OF = 'instance="plant:8787",job="insa-anomaly"'
 BUCKET = f"insa_receive_to_score_seconds_bucket{{{OF},le="
 CASES = {
     "InsaAnomalyDown": Case(
-        {f"up{{{OF}}}": "0+0x10"}, {f"up{{{OF}}}": "0 1+0x10"}, 5, "critical", "insa-anomaly on plant:8787 does not answer"
+        {f"up{{{OF}}}": "0+0x10"},
+        {f"up{{{OF}}}": "0 1+0x10"},
+        5,
+        "critical",
+        "insa-anomaly on plant:8787 does not answer",
     ),
     "InsaAnomalyBrokerAway": Case(
         {f"insa_broker_connected{{{OF}}}": "1 0+0x10"},
@@ -169,7 +201,10 @@ CASES = {
     ),
     "InsaAnomalyStreamSilent": Case(
         {f"insa_stream_silent{{{OF}}}": "0 1+0x30", f"insa_broker_connected{{{OF}}}": "1+0x30"},
-        {f"insa_stream_silent{{{OF}}}": "1+0x30", f"insa_broker_connected{{{OF}}}": "1+0x15 0+0x15"},
+        {
+            f"insa_stream_silent{{{OF}}}": "1+0x30",
+            f"insa_broker_connected{{{OF}}}": "1+0x15 0+0x15",
+        },
         20,
         "critical",
         "insa-anomaly on plant:8787 hears less than it used to, although the broker is connected",
@@ -195,8 +230,16 @@ CASES = {
         labels={**INSTANCE, "reader": "record"},
     ),
     "InsaAnomalyLatency": Case(
-        {f'{BUCKET}"0.1"}}': "0+50x30", f'{BUCKET}"0.25"}}': "0+100x30", f'{BUCKET}"+Inf"}}': "0+100x30"},
-        {f'{BUCKET}"0.1"}}': "0+100x30", f'{BUCKET}"0.25"}}': "0+100x30", f'{BUCKET}"+Inf"}}': "0+100x30"},
+        {
+            f'{BUCKET}"0.1"}}': "0+50x30",
+            f'{BUCKET}"0.25"}}': "0+100x30",
+            f'{BUCKET}"+Inf"}}': "0+100x30",
+        },
+        {
+            f'{BUCKET}"0.1"}}': "0+100x30",
+            f'{BUCKET}"0.25"}}': "0+100x30",
+            f'{BUCKET}"+Inf"}}': "0+100x30",
+        },
         20,
         "warning",
         "Predictions of insa-anomaly on plant:8787 take 247ms at p99",
@@ -243,7 +286,10 @@ CASES = {
     ),
     "InsaAnomalyModelStorage": Case(
         {f'insa_storage_bytes{{{OF},what="models"}}': "2147483648+0x30"},
-        {f'insa_storage_bytes{{{OF},what="models"}}': "999999999+0x30", f'insa_storage_bytes{{{OF},what="log"}}': "2147483648+0x30"},
+        {
+            f'insa_storage_bytes{{{OF},what="models"}}': "999999999+0x30",
+            f'insa_storage_bytes{{{OF},what="log"}}': "2147483648+0x30",
+        },
         20,
         "warning",
         "The models of insa-anomaly on plant:8787 take 2GiB on disk",
@@ -274,25 +320,41 @@ def test_every_alert_has_a_case_and_a_line() -> None:
     """And every case its alert, of the severity that it says; so has every line of the README."""
     alerts = {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
     assert alerts == {name: case.severity for name, case in CASES.items()}
-    assert alerts == dict(re.findall(r"^\| `(Insa\w+)` \| (\w+) \|", (FOLDER / "README.md").read_text(), re.MULTILINE))
+    assert alerts == dict(
+        re.findall(r"^\| `(Insa\w+)` \| (\w+) \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_alert_fires_when_it_should_and_only_then(promtool: list[str], tmp_path: Path, name: str) -> None:
+def test_an_alert_fires_when_it_should_and_only_then(
+    promtool: list[str], tmp_path: Path, name: str
+) -> None:
     """With its labels and its words; with the other metrics it does not."""
     case = CASES[name]
     [rule] = [rule for rule in RULES if rule["alert"] == name]
-    words = {"summary": case.summary, "description": case.description or rule["annotations"]["description"]}
+    words = {
+        "summary": case.summary,
+        "description": case.description or rule["annotations"]["description"],
+    }
     fired = {"exp_labels": {**case.labels, "severity": case.severity}, "exp_annotations": words}
-    tests = [_test(name, case.fires, case.minutes, [fired]), _test(name, case.quiet, case.minutes, [])]
+    tests = [
+        _test(name, case.fires, case.minutes, [fired]),
+        _test(name, case.quiet, case.minutes, []),
+    ]
     if "for" in rule:
         tests.append(_test(name, case.fires, 0, []))
-    file = {"rule_files": [str(FOLDER / "insa-anomaly.rules.yml")], "evaluation_interval": "1m", "tests": tests}
+    file = {
+        "rule_files": [str(FOLDER / "insa-anomaly.rules.yml")],
+        "evaluation_interval": "1m",
+        "tests": tests,
+    }
     (tmp_path / "test.yml").write_text(json.dumps(file))
     checked(promtool, "test", "rules", str(tmp_path / "test.yml"))
 
 
-def _test(name: str, metrics: Mapping[str, str], minutes: int, expected: list[dict[str, Any]]) -> dict[str, Any]:
+def _test(
+    name: str, metrics: Mapping[str, str], minutes: int, expected: list[dict[str, Any]]
+) -> dict[str, Any]:
     series = [{"series": metric, "values": values} for metric, values in metrics.items()]
     asked = [{"eval_time": f"{minutes}m", "alertname": name, "exp_alerts": expected}]
     return {"interval": "1m", "input_series": series, "alert_rule_test": asked}

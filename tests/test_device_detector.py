@@ -41,7 +41,10 @@ def later(n: int) -> tuple[Floats, Floats]:
 
 def one_by_one(detector: DeviceDetector, times: Floats, values: Floats) -> list[dict[str, Any]]:
     """The slow way."""
-    return [detector.observe(dict(zip(METRICS, row, strict=True)), time) for row, time in zip(values.tolist(), times.tolist(), strict=True)]
+    return [
+        detector.observe(dict(zip(METRICS, row, strict=True)), time)
+        for row, time in zip(values.tolist(), times.tolist(), strict=True)
+    ]
 
 
 def assert_same(many: dict[str, Any], each: list[dict[str, Any]]) -> None:
@@ -57,7 +60,10 @@ def test_law_observe_many_is_repeated_observe() -> None:
     parameters = {"refit_readings_least": 60, "refit_readings_most": 60}
     many = ready(**parameters).observe_many(columns(times, values))
     pieces, single = ready(**parameters), ready(**parameters)
-    parts = [pieces.observe_many(columns(times[part], values[part])) for part in (slice(50), slice(50, 50), slice(50, None))]
+    parts = [
+        pieces.observe_many(columns(times[part], values[part]))
+        for part in (slice(50), slice(50, 50), slice(50, None))
+    ]
     assert_same(many, one_by_one(single, times, values))
     for name, column in many.items():
         assert column.tobytes() == np.concatenate([part[name] for part in parts]).tobytes()
@@ -132,7 +138,10 @@ def test_an_untrained_detector_collects_and_then_learns_by_itself(tmp_path: Path
     assert not again.get_model_info()["trained"]
     said = again.observe_many(columns(times[300:], values[300:]))
     assert said["status"].tolist() == ["collecting"] * 200 + ["scored"] * 200
-    assert (again.get_model_info()["version"], again.get_model_info()["training_samples"]) == (1, 500)
+    assert (again.get_model_info()["version"], again.get_model_info()["training_samples"]) == (
+        1,
+        500,
+    )
 
 
 def test_training_answers_what_is_known() -> None:
@@ -149,7 +158,9 @@ def test_a_row_that_stands_out_names_its_metric() -> None:
     """By its share of the whole, in words with what was expected; an ordinary row has no reasons."""
     detector, (times, values) = ready(), later(5)
     assert detector.observe(dict(zip(METRICS, values[0], strict=True)), times[0])["reasons"] == []
-    for row, time in zip(values[1:], times[1:], strict=True):  # a device is judged by its last ten rows
+    for row, time in zip(
+        values[1:], times[1:], strict=True
+    ):  # a device is judged by its last ten rows
         said = detector.observe(dict(zip(METRICS, row, strict=True)) | {"current": 40.0}, time)
     assert said["is_anomaly"]
     assert said["metric_name"] == said["reasons"][0]["feature"] == "current"
@@ -168,7 +179,12 @@ def test_a_missing_reading_is_a_missing_reading(nothing: float | None) -> None:
         named = dict(zip(METRICS, row.tolist(), strict=True)) | {"current": 40.0}
         given_row: dict[str, float | None] = named | {"flow": nothing}
         said = given.observe(given_row, time)
-        np.testing.assert_equal(said, left_out.observe({name: value for name, value in named.items() if name != "flow"}, time))
+        np.testing.assert_equal(
+            said,
+            left_out.observe(
+                {name: value for name, value in named.items() if name != "flow"}, time
+            ),
+        )
         assert said["shares"]["flow"] == 0
     assert said["is_anomaly"]
     assert said["metric_name"] == "current"
@@ -177,7 +193,9 @@ def test_a_missing_reading_is_a_missing_reading(nothing: float | None) -> None:
 def test_a_metric_without_a_column_has_no_readings() -> None:
     """In training it is left out of the model, which says so; with a column again, a refit takes it in."""
     times, values = pump(900, 3)
-    detector = DeviceDetector("PUMP-1", METRICS, **QUICK, refit_readings_least=400, refit_readings_most=400)
+    detector = DeviceDetector(
+        "PUMP-1", METRICS, **QUICK, refit_readings_least=400, refit_readings_most=400
+    )
     given = columns(times[:400], values[:400])
     del given["vibration"]
     info = detector.train(given)
@@ -193,13 +211,17 @@ def test_too_little_is_said_clearly() -> None:
     """What is there, and what is needed."""
     times, values = pump(90, 1)
     detector = DeviceDetector("PUMP-1", METRICS, **QUICK)
-    with pytest.raises(NotEnoughData, match="90 different rows with finite values; at least 100 are needed"):
+    with pytest.raises(
+        NotEnoughData, match="90 different rows with finite values; at least 100 are needed"
+    ):
         detector.train(columns(times, values))
     with pytest.raises(TrainingError, match="none of the 540 values is a finite number"):
         detector.train(columns(times, values * np.nan))
     with pytest.raises(TrainingError, match="none of the metrics pressure, flow"):
         detector.train({"timestamp": times, "other": values[:, 0]})
-    with pytest.raises(TrainingError, match=r"timestamps of shape \(89,\) for values of pressure of shape \(90,\)"):
+    with pytest.raises(
+        TrainingError, match=r"timestamps of shape \(89,\) for values of pressure of shape \(90,\)"
+    ):
         detector.train(columns(times[:-1], values))
     with pytest.raises(ValueError, match="none of the metrics"):
         detector.observe_many({"timestamp": times})
@@ -219,10 +241,15 @@ def test_retraining_is_the_next_version() -> None:
     """The window and an open episode stay."""
     detector, (times, values) = ready(), pump(LEARNT + 200, 1)
     for i in range(LEARNT, LEARNT + 12):
-        said = detector.observe(dict(zip(METRICS, values[i], strict=True)) | {"current": 90.0}, times[i])
+        said = detector.observe(
+            dict(zip(METRICS, values[i], strict=True)) | {"current": 90.0}, times[i]
+        )
     assert said["is_anomaly"]
     answer = detector.retrain(columns(times[: LEARNT + 100], values[: LEARNT + 100]))
     assert answer["version"] == 2
-    closing = [one["transition"] for one in one_by_one(detector, times[LEARNT + 100 :], values[LEARNT + 100 :])]
+    closing = [
+        one["transition"]
+        for one in one_by_one(detector, times[LEARNT + 100 :], values[LEARNT + 100 :])
+    ]
     assert closing.count("closed") == 1
     assert "opened" not in closing[: closing.index("closed")]

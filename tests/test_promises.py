@@ -20,7 +20,15 @@ from tests.conftest import ROOT
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text())
 TOP = {
-    *("insa_anomaly", "systemd", "dashboards", "tests", "config.yaml", "pyproject.toml", "README.md"),
+    *(
+        "insa_anomaly",
+        "systemd",
+        "dashboards",
+        "tests",
+        "config.yaml",
+        "pyproject.toml",
+        "README.md",
+    ),
     *("Makefile", "scripts", "uv.lock", "CHANGELOG.md", "LICENSE"),
 }
 
@@ -60,7 +68,9 @@ def test_every_module_says_what_it_is_for() -> None:
 def _contracts(folder: Path) -> subprocess.CompletedProcess[str]:
     argv = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.run(argv, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        argv, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_import_contracts_hold() -> None:
@@ -73,10 +83,18 @@ def test_the_import_contracts_hold() -> None:
     ("module", "line", "told"),
     [
         ("core/verdict.py", "import time", "core does no I/O.* BROKEN"),
-        ("core/features.py", "import insa_anomaly.core.detector", "Inside core, imports follow the data.* BROKEN"),
+        (
+            "core/features.py",
+            "import insa_anomaly.core.detector",
+            "Inside core, imports follow the data.* BROKEN",
+        ),
         ("runtime/trainer.py", "import insa_anomaly.core.training", "sklearn trains.* BROKEN"),
         ("workbench/replay.py", "import insa_anomaly.adapters.spool", "Only wiring knows.* BROKEN"),
-        ("adapters/state.py", "import insa_anomaly.adapters.spool", "Adapters do not know each other.* BROKEN"),
+        (
+            "adapters/state.py",
+            "import insa_anomaly.adapters.spool",
+            "Adapters do not know each other.* BROKEN",
+        ),
         ("runtime/record.py", "import psycopg", "Drivers stay behind their seam.* BROKEN"),
         ("adapters/spool.py", "import logging", "Only instrumentation logs.* BROKEN"),
         ("utils.py", "", "not listed as layers:\\s+- insa_anomaly.utils"),
@@ -84,7 +102,11 @@ def test_the_import_contracts_hold() -> None:
 )
 def test_a_breach_is_found(tmp_path: Path, module: str, line: str, told: str) -> None:
     """The contracts are no decoration: each of these breaks one."""
-    shutil.copytree(ROOT / "insa_anomaly", tmp_path / "insa_anomaly", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "insa_anomaly",
+        tmp_path / "insa_anomaly",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with (tmp_path / "insa_anomaly" / module).open("a") as file:
         file.write(f"\n{line}\n")
@@ -96,10 +118,16 @@ def test_a_breach_is_found(tmp_path: Path, module: str, line: str, told: str) ->
 # ----------------------------------------------------------------------------------- the lock and the paper
 def test_no_file_but_the_lock_names_a_registry() -> None:
     """Plants have mirrors: where packages come from is theirs to say."""
-    addresses = [each["source"]["registry"] for each in LOCK["package"] if "registry" in each["source"]]
+    addresses = [
+        each["source"]["registry"] for each in LOCK["package"] if "registry" in each["source"]
+    ]
     addresses += [wheel["url"] for each in LOCK["package"] for wheel in each.get("wheels", [])]
     hosts = {urlsplit(address).hostname or "" for address in addresses}
-    named = [path for path in _files() if path.name != "uv.lock" and any(host in _text(path) for host in hosts)]
+    named = [
+        path
+        for path in _files()
+        if path.name != "uv.lock" and any(host in _text(path) for host in hosts)
+    ]
     assert not named
 
 
@@ -135,7 +163,9 @@ def test_ci_runs_the_tests() -> None:
 def test_every_command_in_the_readme_exists() -> None:
     """`insa-anomaly X` and `make X` in README are commands and targets there are."""
     readme, makefile = _text(Path("README.md")), _text(Path("Makefile"))
-    commands = set(re.findall(r"insa-anomaly ([a-z][a-z-]+)", "\n".join(re.findall(r"`[^`]+`", readme))))
+    commands = set(
+        re.findall(r"insa-anomaly ([a-z][a-z-]+)", "\n".join(re.findall(r"`[^`]+`", readme)))
+    )
     targets = set(re.findall(r"\bmake ([a-z]+)", "\n".join(re.findall(r"`[^`]+`", readme))))
     assert commands <= set(getattr(get_command(cli), "commands", {}))
     assert targets <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
@@ -143,7 +173,9 @@ def test_every_command_in_the_readme_exists() -> None:
 
 def test_make_explains_every_target() -> None:
     """`make` alone teaches: every target is in its answer."""
-    done = subprocess.run(["make", "-C", str(ROOT), "help"], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "help"], check=True, capture_output=True, text=True, timeout=30
+    )
     targets = set(re.findall(r"^([a-z]+):", _text(Path("Makefile")), re.MULTILINE)) - {"help"}
     assert targets == set(re.findall(r"^make ([a-z]+)", done.stdout, re.MULTILINE))
 

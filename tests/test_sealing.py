@@ -20,7 +20,12 @@ def test_what_was_sealed_is_read(data: bytes, name: str) -> None:
     assert sealed[:12] != SEAL.close(name, data)[:12]
 
 
-@given(data=st.binary(max_size=1000), place=st.integers(min_value=0), bit=st.integers(0, 7), cut=st.booleans())
+@given(
+    data=st.binary(max_size=1000),
+    place=st.integers(min_value=0),
+    bit=st.integers(0, 7),
+    cut=st.booleans(),
+)
 def test_what_was_altered_is_not(data: bytes, place: int, bit: int, cut: bool) -> None:
     """One bit of it, or its end, or its name."""
     sealed = bytearray(SEAL.close("a", data))
@@ -38,16 +43,25 @@ def test_the_first_key_seals_and_each_opens() -> None:
     assert both.open("a", old.close("a", b"data"), old.key_id) == b"data"
     assert both.key_id == Seal(KEYS[1:2]).key_id != old.key_id
     assert both.key_ids == {old.key_id, both.key_id}
-    with pytest.raises(ModelStorageError, match=r"a is sealed by a key that models\.encryption_key_file did not hold"):
+    with pytest.raises(
+        ModelStorageError,
+        match=r"a is sealed by a key that models\.encryption_key_file did not hold",
+    ):
         other.open("a", both.close("a", b"data"), both.key_id)
 
 
 def test_keys_are_read_from_text() -> None:
     """A line each; blanks and line ends around them do not count."""
-    assert Seal.of(f" {KEYS[0].hex()}\r\n\n{KEYS[1].hex().upper()}\n").key_ids == Seal(KEYS[:2]).key_ids
+    assert (
+        Seal.of(f" {KEYS[0].hex()}\r\n\n{KEYS[1].hex().upper()}\n").key_ids
+        == Seal(KEYS[:2]).key_ids
+    )
 
 
-@pytest.mark.parametrize("text", ["", "\n", "00" * 31, "00" * 33, "zz" * 32, f"{KEYS[0].hex()}\nshort", KEYS[0].hex()[:32]])
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", "00" * 31, "00" * 33, "zz" * 32, f"{KEYS[0].hex()}\nshort", KEYS[0].hex()[:32]],
+)
 def test_what_is_no_key_is_refused_and_not_shown(text: str) -> None:
     """With the command that makes one."""
     with pytest.raises(ConfigError, match="openssl rand -hex 32") as refusal:

@@ -47,7 +47,11 @@ def test_the_manual_says_of_every_setting_what_it_is() -> None:
     """Beside it, in a few words at least; the line of seconds, bytes or readings names them."""
     lines = [line for line in MANUAL.read_text().splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if len(line.partition(" # ")[2].split()) < 2] == []
-    assert [line for line in lines if "seconds:" in line and not re.search(r"# .*(seconds|wait|so long)", line)] == []
+    assert [
+        line
+        for line in lines
+        if "seconds:" in line and not re.search(r"# .*(seconds|wait|so long)", line)
+    ] == []
 
 
 def test_the_manual_says_what_changes_at_run_time() -> None:
@@ -75,7 +79,9 @@ def test_the_manual_loads_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_part_of_a_section_leaves_the_rest(tmp_path: Path) -> None:
     """What is left out keeps its default."""
-    settings, _ = load(written(tmp_path, "broker: {host: broker.plant}\nreadings: {max_age: null}\n"))
+    settings, _ = load(
+        written(tmp_path, "broker: {host: broker.plant}\nreadings: {max_age: null}\n")
+    )
     assert (settings.broker.host, settings.broker.port) == ("broker.plant", 1883)
     assert (settings.readings.max_age, settings.readings.max_bytes) == (None, 262144)
 
@@ -94,28 +100,58 @@ def test_a_variable_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("broker: {prot: 1}", ["broker.prot", "no such setting"]),
         ("brokr: {port: 1}", ["brokr", "no such setting"]),
         ("intake: {messages: many}", ["intake.messages", "'many'", "integer"]),
-        ("readings: {subscriptions: [{format: xml}]}", ["readings.subscriptions.0.format", "'xml'", "'influx'"]),
+        (
+            "readings: {subscriptions: [{format: xml}]}",
+            ["readings.subscriptions.0.format", "'xml'", "'influx'"],
+        ),
         ("logging: {level: LOUD}", ["logging.level", "'LOUD'", "'WARNING'"]),
         ("record: {linger: .nan}", ["record.linger"]),
         ("detection: {n_estimators: 0}", ["detection.n_estimators", "0", "1"]),
-        ("detection: {max_samples: 500}", ["detection.max_samples", "500", "'auto', or a number from 2 to 256"]),
+        (
+            "detection: {max_samples: 500}",
+            ["detection.max_samples", "500", "'auto', or a number from 2 to 256"],
+        ),
         ("detection: {max_samples: 3.5}", ["detection.max_samples", "3.5"]),
         ("detection: {contamination: most}", ["detection.contamination", "'most'", "0.5"]),
-        ("detection: {refit_readings_least: 900, refit_readings_most: 800}", ["detection", "refit_readings_least is more than"]),
+        (
+            "detection: {refit_readings_least: 900, refit_readings_most: 800}",
+            ["detection", "refit_readings_least is more than"],
+        ),
         ("verdict: {highest_threshold: 2}", ["verdict.highest_threshold", "2", "1"]),
         ("readings: {max_age: 0}", ["readings.max_age", "0"]),
         ("readings: {subscriptions: []}", ["readings.subscriptions", "[]", "at least one"]),
-        ("readings: {subscriptions: [{topic: 'a/#/b'}]}", ["readings.subscriptions.0", "a/#/b", "as the last one, #"]),
-        ("readings: {subscriptions: [{topic: 'a/{device}'}]}", ["readings.subscriptions.0", "a/{device}", "{device_id}"]),
+        (
+            "readings: {subscriptions: [{topic: 'a/#/b'}]}",
+            ["readings.subscriptions.0", "a/#/b", "as the last one, #"],
+        ),
+        (
+            "readings: {subscriptions: [{topic: 'a/{device}'}]}",
+            ["readings.subscriptions.0", "a/{device}", "{device_id}"],
+        ),
         ("readings: {subscriptions: [{topic: ''}]}", ["readings.subscriptions.0", "{device_id}"]),
         ("mail: {host: mail.plant}", ["mail", "recipients are missing"]),
         ("mail: {host: m, recipients: [a], username: u, security: none}", ["mail", "without TLS"]),
         ("alerts: {routes: [{severity: loud}]}", ["alerts.routes.0.severity", "'loud'", "warning"]),
-        ("alerts: {webhooks: [{name: 'a/b', url: 'http://h/'}]}", ["alerts.webhooks.0.name", "'a/b'"]),
-        ("alerts: {webhooks: [{name: a, url: 'ftp://h/'}]}", ["alerts.webhooks.0.url", "http(s)://host/path"]),
-        ("alerts: {webhooks: [{name: a, url: 'http://insa:s3cret@h/'}]}", ["alerts.webhooks.0.url", "***@h"]),
-        ("alerts: {webhooks: [{name: a, url: 'http://h/'}, {name: a, url: 'http://g/'}]}", ["alerts", "same name"]),
-        ("alerts: {allowed_networks: [10.0.0.1/8]}", ["alerts.allowed_networks.0", "10.0.0.1/8", "host bits"]),
+        (
+            "alerts: {webhooks: [{name: 'a/b', url: 'http://h/'}]}",
+            ["alerts.webhooks.0.name", "'a/b'"],
+        ),
+        (
+            "alerts: {webhooks: [{name: a, url: 'ftp://h/'}]}",
+            ["alerts.webhooks.0.url", "http(s)://host/path"],
+        ),
+        (
+            "alerts: {webhooks: [{name: a, url: 'http://insa:s3cret@h/'}]}",
+            ["alerts.webhooks.0.url", "***@h"],
+        ),
+        (
+            "alerts: {webhooks: [{name: a, url: 'http://h/'}, {name: a, url: 'http://g/'}]}",
+            ["alerts", "same name"],
+        ),
+        (
+            "alerts: {allowed_networks: [10.0.0.1/8]}",
+            ["alerts.allowed_networks.0", "10.0.0.1/8", "host bits"],
+        ),
         ("alerts: {daily_budget: 1}", ["alerts.daily_budget", "1", "2"]),
         ("github: {repository: plant}", ["github.repository", "'plant'"]),
         ("silence: {factor: 1}", ["silence.factor", "1"]),
@@ -157,10 +193,15 @@ def test_a_mistake_in_a_variable_names_the_variable(
     assert str(path) not in line
 
 
-def test_a_variable_that_is_no_json_where_it_must_be_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_no_json_where_it_must_be_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A whole section, or a list, is JSON."""
     monkeypatch.setenv("INSA_READINGS__SUBSCRIPTIONS", "a/b")
-    with pytest.raises(ConfigError, match="INSA_READINGS__SUBSCRIPTIONS: readings.subscriptions: 'a/b' is not allowed"):
+    with pytest.raises(
+        ConfigError,
+        match="INSA_READINGS__SUBSCRIPTIONS: readings.subscriptions: 'a/b' is not allowed",
+    ):
         load()
     monkeypatch.delenv("INSA_READINGS__SUBSCRIPTIONS")
     monkeypatch.setenv("INSA_READINGS", "a/b")
@@ -177,7 +218,13 @@ def test_a_variable_that_is_no_json_where_it_must_be_is_explained(monkeypatch: p
         ("INSA_DETECTION__MAX_SAMPLES", "128", "detection", "max_samples", 128),
         ("INSA_DETECTION__CONTAMINATION", "auto", "detection", "contamination", "auto"),
         ("INSA_MODELS__DIRECTORY", "/m", "models", "directory", Path("/m")),
-        ("INSA_READINGS__SUBSCRIPTIONS", '[{"topic": "a/{device_id}"}]', "readings", "subscriptions", (Subscription("a/{device_id}"),)),
+        (
+            "INSA_READINGS__SUBSCRIPTIONS",
+            '[{"topic": "a/{device_id}"}]',
+            "readings",
+            "subscriptions",
+            (Subscription("a/{device_id}"),),
+        ),
     ],
 )
 def test_every_kind_of_setting_can_be_a_variable(
@@ -190,14 +237,20 @@ def test_every_kind_of_setting_can_be_a_variable(
 
 def test_a_section_whose_keys_are_all_comments_is_its_defaults(tmp_path: Path) -> None:
     """As someone leaves it who tries the defaults again."""
-    assert load(written(tmp_path, "broker:\n  # host: plant\nhttp: {port: 9000}\n"))[0].broker == Settings().broker
+    assert (
+        load(written(tmp_path, "broker:\n  # host: plant\nhttp: {port: 9000}\n"))[0].broker
+        == Settings().broker
+    )
     assert load(written(tmp_path, ""))[0] == Settings()
 
 
 def test_settings_reach_the_training_process_whole(tmp_path: Path) -> None:
     """Written as JSON and read again they are the same."""
     settings, _ = load(
-        written(tmp_path, "broker: {password_file: /p}\nreadings: {max_age: null, subscriptions: [{topic: a, format: number}]}")
+        written(
+            tmp_path,
+            "broker: {password_file: /p}\nreadings: {max_age: null, subscriptions: [{topic: a, format: number}]}",
+        )
     )
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
@@ -224,7 +277,9 @@ def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
         secret(tmp_path / "absent")
 
 
-def test_a_secret_named_by_its_name_alone_is_what_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_named_by_its_name_alone_is_what_systemd_hands_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under systemd it is the credential, by hand the file it is made from; a path with folders is that path."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     assert credential(Path("broker-password")) == Path("/etc/insa-anomaly/secrets/broker-password")
@@ -244,13 +299,23 @@ def test_a_secret_named_by_its_name_alone_is_what_systemd_hands_over(tmp_path: P
         ("http: {predictions_a_minute: 0}", "greater than 0"),
     ],
 )
-def test_files_for_tls_that_would_not_be_used_are_mistakes(tmp_path: Path, said: str, why: str) -> None:
+def test_files_for_tls_that_would_not_be_used_are_mistakes(
+    tmp_path: Path, said: str, why: str
+) -> None:
     """Who names a certificate believes that it protects something."""
     with pytest.raises(ConfigError, match=why):
         load(written(tmp_path, said))
 
 
-@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost:6379", "redis://localhost:many/0", "redis://localhost:99999/0"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "http://localhost:6379",
+        "redis://localhost:many/0",
+        "redis://localhost:99999/0",
+    ],
+)
 def test_an_address_of_redis_is_one(tmp_path: Path, url: str) -> None:
     """Else the daemon would find out at its start, and in the driver's words."""
     with pytest.raises(ConfigError, match="redis://host:port/0"):
@@ -259,5 +324,9 @@ def test_an_address_of_redis_is_one(tmp_path: Path, url: str) -> None:
 
 def test_the_broker_may_be_trusted_by_the_system(tmp_path: Path) -> None:
     """`tls` alone takes the authorities of the system, `ca_file` its own; neither: no TLS."""
-    for said, expected in (("{}", None), ("{tls: true}", Tls()), ("{ca_file: /ca.pem}", Tls(Path("/ca.pem")))):
+    for said, expected in (
+        ("{}", None),
+        ("{tls: true}", Tls()),
+        ("{ca_file: /ca.pem}", Tls(Path("/ca.pem"))),
+    ):
         assert access(load(written(tmp_path, f"broker: {said}"))[0].broker).tls == expected

@@ -87,7 +87,9 @@ class AlertFile:
         with self._transaction():
             version = self._file.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:
-                raise AlertsBroken(f"{self._path} is a file of version {version}; this program reads version {_VERSION}")
+                raise AlertsBroken(
+                    f"{self._path} is a file of version {version}; this program reads version {_VERSION}"
+                )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._file.execute(statement)
@@ -107,7 +109,10 @@ class AlertFile:
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             query = f"SELECT target, cause, severity, held FROM known WHERE cause IN ({','.join('?' * len(some))})"  # noqa: S608 - marks alone
-            found |= {(target, cause): Known(Severity(severity), bool(held)) for target, cause, severity, held in self._rows(query, *some)}
+            found |= {
+                (target, cause): Known(Severity(severity), bool(held))
+                for target, cause, severity, held in self._rows(query, *some)
+            }
         return found
 
     def accounts(self) -> dict[str, Account]:
@@ -121,14 +126,23 @@ class AlertFile:
     def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
         """All of the dispatch at once, on disk when this returns."""
         gone = [key for key, known in dispatch.known.items() if known is None]
-        kept = [(*key, int(known.severity), known.held, now) for key, known in dispatch.known.items() if known is not None]
+        kept = [
+            (*key, int(known.severity), known.held, now)
+            for key, known in dispatch.known.items()
+            if known is not None
+        ]
         with self._transaction():
             many = self._file.executemany
             waiting = [(name, one.cause, _encode(one), now) for name, one in dispatch.sent]
-            many("INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", waiting)
+            many(
+                "INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", waiting
+            )
             many("DELETE FROM known WHERE target = ? AND cause = ?", gone)
             many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", kept)
-            many("INSERT OR REPLACE INTO accounts VALUES (?, ?)", [(name, _encode(one)) for name, one in dispatch.accounts.items()])
+            many(
+                "INSERT OR REPLACE INTO accounts VALUES (?, ?)",
+                [(name, _encode(one)) for name, one in dispatch.accounts.items()],
+            )
             if event_ids:
                 self._file.execute("DELETE FROM recent")
                 many("INSERT INTO recent VALUES (?)", [(event_id,) for event_id in event_ids])
@@ -144,8 +158,12 @@ class AlertFile:
         """The alert that is due first, if any is; those of one cause go in their order."""
         for number, body, decided_at, attempts in self._rows(_NEXT, target, now):
             try:
-                return Waiting(number, target, msgspec.msgpack.decode(body, type=Alert), decided_at, attempts)
-            except msgspec.DecodeError as error:  # of another version: it must not stand before those that can be read
+                return Waiting(
+                    number, target, msgspec.msgpack.decode(body, type=Alert), decided_at, attempts
+                )
+            except (
+                msgspec.DecodeError
+            ) as error:  # of another version: it must not stand before those that can be read
                 self._bury(number, f"it cannot be read: {error}", now)
                 return self.next(target, now)
         return None
@@ -156,7 +174,9 @@ class AlertFile:
 
     def postpone(self, one: Waiting, due: int) -> None:
         """It failed once more, and is to be tried again then."""
-        self._change("UPDATE waiting SET attempts = attempts + 1, due = ? WHERE number = ?", due, one.number)
+        self._change(
+            "UPDATE waiting SET attempts = attempts + 1, due = ? WHERE number = ?", due, one.number
+        )
 
     def hasten(self, target: str) -> None:
         """The target answers again: everything that waits for it is due."""
@@ -168,7 +188,10 @@ class AlertFile:
 
     def _bury(self, number: int, reason: str, now: int) -> None:
         with self._transaction():
-            self._file.execute("INSERT INTO dead SELECT number, target, body, ?, ? FROM waiting WHERE number = ?", (now, reason, number))
+            self._file.execute(
+                "INSERT INTO dead SELECT number, target, body, ?, ? FROM waiting WHERE number = ?",
+                (now, reason, number),
+            )
             self._file.execute("DELETE FROM waiting WHERE number = ?", (number,))
 
     def backlog(self) -> dict[str, int]:
@@ -178,14 +201,24 @@ class AlertFile:
     # What a person asks for
     def waiting(self) -> list[Waiting]:
         """All that waits, in the order in which it was decided; without what cannot be read, which is soon a dead letter."""
-        rows = self._rows("SELECT number, target, body, decided_at, attempts FROM waiting ORDER BY number")
+        rows = self._rows(
+            "SELECT number, target, body, decided_at, attempts FROM waiting ORDER BY number"
+        )
         read = ((number, target, _read(body), *rest) for number, target, body, *rest in rows)
-        return [Waiting(number, target, alert, *rest) for number, target, alert, *rest in read if alert is not None]
+        return [
+            Waiting(number, target, alert, *rest)
+            for number, target, alert, *rest in read
+            if alert is not None
+        ]
 
     def dead(self) -> list[DeadAlert]:
         """Every dead letter, oldest first."""
-        rows = self._rows("SELECT number, target, body, given_up_at, reason FROM dead ORDER BY given_up_at, number")
-        return [DeadAlert(number, target, _read(body), *rest) for number, target, body, *rest in rows]
+        rows = self._rows(
+            "SELECT number, target, body, given_up_at, reason FROM dead ORDER BY given_up_at, number"
+        )
+        return [
+            DeadAlert(number, target, _read(body), *rest) for number, target, body, *rest in rows
+        ]
 
     def revive(self, one: DeadAlert, now: int) -> None:
         """It waits once more, as if it was decided on now; does nothing for one that cannot be read, or is no dead letter any more."""
@@ -194,7 +227,10 @@ class AlertFile:
         with self._transaction():
             if self._file.execute("DELETE FROM dead WHERE number = ?", (one.number,)).rowcount:
                 values = (one.target, one.alert.cause, _encode(one.alert), now)
-                self._file.execute("INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", values)
+                self._file.execute(
+                    "INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)",
+                    values,
+                )
 
     # Who is silent
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:
@@ -218,7 +254,9 @@ class AlertFile:
         """What is silent now."""
         with self._transaction():
             self._file.execute("DELETE FROM silences")
-            self._file.executemany("INSERT INTO silences VALUES (?, ?)", list(silences.since.items()))
+            self._file.executemany(
+                "INSERT INTO silences VALUES (?, ?)", list(silences.since.items())
+            )
 
     # The file
     def _change(self, statement: str, *values: object) -> None:
@@ -239,7 +277,9 @@ class AlertFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise (AlertsDamaged if is_damage(error) else AlertsBroken)(f"{self._path}: {error}") from error
+            raise (AlertsDamaged if is_damage(error) else AlertsBroken)(
+                f"{self._path}: {error}"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -248,5 +288,10 @@ class AlertFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()

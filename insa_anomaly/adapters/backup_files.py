@@ -19,9 +19,13 @@ class Snapshot:
     def __init__(self, path: Path) -> None:
         self._path = path
         with _faults(path):
-            self._source = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10.0)
+            self._source = sqlite3.connect(
+                f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10.0
+            )
             self._source.execute("BEGIN")
-            self._source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on it stands still for us
+            self._source.execute(
+                "SELECT count(*) FROM sqlite_master"
+            ).fetchone()  # from here on it stands still for us
 
     def copy(self, target: Path) -> None:
         """Write it there, readable by its owner alone."""
@@ -69,7 +73,11 @@ def rename_log(spool: Path, state: Path) -> tuple[UUID, UUID]:
     Raises BackupFailed.
     """
     new = uuid4()
-    with _faults(spool), closing(sqlite3.connect(spool)) as log, closing(sqlite3.connect(state)) as states:
+    with (
+        _faults(spool),
+        closing(sqlite3.connect(spool)) as log,
+        closing(sqlite3.connect(state)) as states,
+    ):
         old = UUID(log.execute("SELECT id FROM log").fetchone()[0])
         log.execute("UPDATE log SET id = ?", (str(new),))
         states.execute("UPDATE place SET log_id = ? WHERE log_id = ?", (str(new), str(old)))
@@ -81,7 +89,11 @@ def rename_log(spool: Path, state: Path) -> tuple[UUID, UUID]:
 def last_of(spool: Path) -> int:
     """Sequence of the last entry of a log. Raises BackupFailed."""
     with _faults(spool), closing(sqlite3.connect(spool)) as log:
-        return int(log.execute("SELECT max(last, coalesce((SELECT max(seq) FROM entries), 0)) FROM log").fetchone()[0])
+        return int(
+            log.execute(
+                "SELECT max(last, coalesce((SELECT max(seq) FROM entries), 0)) FROM log"
+            ).fetchone()[0]
+        )
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -90,7 +102,9 @@ def digests(folder: Path) -> dict[str, str]:
     with _faults(folder):
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as file:
-                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[str(path.relative_to(folder))] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
     return found
 
 

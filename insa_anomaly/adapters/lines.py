@@ -42,7 +42,9 @@ class AskingEnd:
             self._free.put((line, number + 1))
 
 
-def _answer(line: "Connection[bytes, bytes]", number: bytes, question: bytes, until: float) -> bytes:
+def _answer(
+    line: "Connection[bytes, bytes]", number: bytes, question: bytes, until: float
+) -> bytes:
     line.send_bytes(number + question)
     while line.poll(max(0.0, until - monotonic())):
         said = line.recv_bytes()

@@ -22,7 +22,13 @@ from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 _LONGEST_SUBJECT = 150
 _DOMAIN = "insa-anomaly.invalid"  # of message ids: unique by what stands before it
-_OF_THE_MESSAGE = {500, 501, 552, 553, 554}  # what a server answers that will never take it; all else may be put right
+_OF_THE_MESSAGE = {
+    500,
+    501,
+    552,
+    553,
+    554,
+}  # what a server answers that will never take it; all else may be put right
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Mail:
     """The port `AlertTarget`. What takes longer than `deadline` seconds in all is cut off."""
 
     def __init__(self, post: Post, link: Callable[[Alert], str] = lambda _: "") -> None:
-        self._post, self._link = post, link
+        self._post = post
+        self._link = link
         self._lock = Lock()
         self._session: smtplib.SMTP | None = None
 
@@ -83,7 +90,9 @@ class Mail:
         except smtplib.SMTPRecipientsRefused as error:
             raise TargetAway(f"all recipients are refused: {error.recipients}") from error
         except (smtplib.SMTPException, OSError, ValueError, InsaError) as error:
-            raise TargetAway(f"{self._post.host}:{self._post.port}: {error or type(error).__name__}") from error
+            raise TargetAway(
+                f"{self._post.host}:{self._post.port}: {error or type(error).__name__}"
+            ) from error
         finally:
             with self._lock:
                 session, self._session = self._session, None
@@ -94,14 +103,18 @@ class Mail:
         post = self._post
         context = ssl.create_default_context(cafile=post.ca_file)
         session = (
-            smtplib.SMTP_SSL(timeout=post.deadline, context=context) if post.security == "tls" else smtplib.SMTP(timeout=post.deadline)
+            smtplib.SMTP_SSL(timeout=post.deadline, context=context)
+            if post.security == "tls"
+            else smtplib.SMTP(timeout=post.deadline)
         )
         with self._lock:
             self._session = session
         session._host = post.host  # type: ignore[attr-defined]  # noqa: SLF001 - set by the constructor alone, which would connect out of our reach
         session.connect(post.host, post.port)
         if post.security == "starttls":
-            session.starttls(context=context)  # raises where the server has none: no password goes in the clear
+            session.starttls(
+                context=context
+            )  # raises where the server has none: no password goes in the clear
         if post.username is not None:
             session.login(post.username, post.password() or "")
         return session
@@ -112,7 +125,9 @@ class Mail:
         message["Subject"] = _line(f"[{alert.severity.name}] {alert.subject}: {alert.text}")
         message["Date"] = format_datetime(datetime.fromtimestamp(decided_at / 1e6, UTC))
         message["Message-ID"] = f"<{delivery_id}@{_DOMAIN}>"  # the same if it comes twice
-        message["References"] = f"<{deterministic_id('cause', alert.cause)}@{_DOMAIN}>"  # all of one cause are one conversation
+        message["References"] = (
+            f"<{deterministic_id('cause', alert.cause)}@{_DOMAIN}>"  # all of one cause are one conversation
+        )
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(described(alert, self._link(alert)))
         return message
@@ -120,8 +135,14 @@ class Mail:
 
 def _line(text: str) -> str:
     """One printable line: what devices call themselves must not write headers."""
-    return "".join(character if character.isprintable() else " " for character in text)[:_LONGEST_SUBJECT]
+    return "".join(character if character.isprintable() else " " for character in text)[
+        :_LONGEST_SUBJECT
+    ]
 
 
 def _refusal(code: int, error: Exception) -> InsaError:
-    return TargetRefused(f"the mail server refuses the message: {error}") if code in _OF_THE_MESSAGE else TargetAway(str(error))
+    return (
+        TargetRefused(f"the mail server refuses the message: {error}")
+        if code in _OF_THE_MESSAGE
+        else TargetAway(str(error))
+    )

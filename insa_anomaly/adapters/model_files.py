@@ -111,12 +111,15 @@ class ModelFiles:
     """The port `Models` on a folder, and its writing side. Any thread may call; any call may raise ModelFileError."""
 
     def __init__(self, directory: Path, key_file: Path, seal: Seal | None = None) -> None:
-        self._directory, self._seal = directory, seal
+        self._directory = directory
+        self._seal = seal
         self._lock = threading.Lock()
         with _faults(f"the models in {directory} cannot be opened"):
             _make_private(directory)
             if key_file.resolve().is_relative_to(directory.resolve()):
-                raise ModelFileError(f"the key file {key_file} lies in the folder that it is to protect")
+                raise ModelFileError(
+                    f"the key file {key_file} lies in the folder that it is to protect"
+                )
             create_private(directory / "models.db")
             self._index = connected(directory / "models.db", _WAIT)
             try:
@@ -132,7 +135,9 @@ class ModelFiles:
         with self._transaction():
             version = self._index.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:
-                raise ModelFileError(f"{self._directory} holds models of version {version}; this program reads version {_VERSION}")
+                raise ModelFileError(
+                    f"{self._directory} holds models of version {version}; this program reads version {_VERSION}"
+                )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._index.execute(statement)
@@ -141,13 +146,17 @@ class ModelFiles:
     def _key_of(self, key_file: Path) -> bytes:
         """A key that is lost is not replaced: with another one every model there is would look altered."""
         if not key_file.exists() and self._query("SELECT count(*) FROM models")[0][0]:
-            raise ModelFileError(f"the key file {key_file} is missing, without which no model in {self._directory} can be used: restore it")
+            raise ModelFileError(
+                f"the key file {key_file} is missing, without which no model in {self._directory} can be used: restore it"
+            )
         return _key(key_file)
 
     def _check_seals(self) -> None:
         """Without its key every model would look altered, and be put aside."""
         found = self._query("SELECT files FROM models WHERE status != 'deleted'")
-        needed = {msgspec.json.decode(files, type=_Scorer).scorer.sealed_by for (files,) in found} - {""}
+        needed = {
+            msgspec.json.decode(files, type=_Scorer).scorer.sealed_by for (files,) in found
+        } - {""}
         missing = needed - (self._seal.key_ids if self._seal else frozenset())
         if missing:
             raise ModelFileError(
@@ -169,12 +178,19 @@ class ModelFiles:
     def thresholds(self) -> dict[str, float]:
         """Thresholds that were set by hand, by the id of the active model."""
         found = self._query("SELECT id, row FROM models WHERE status = 'active'")
-        read = {model_id: msgspec.json.decode(body, type=_Threshold).set_threshold for model_id, body in found}
-        return {model_id: threshold for model_id, threshold in read.items() if threshold is not None}
+        read = {
+            model_id: msgspec.json.decode(body, type=_Threshold).set_threshold
+            for model_id, body in found
+        }
+        return {
+            model_id: threshold for model_id, threshold in read.items() if threshold is not None
+        }
 
     def figures(self) -> list[Figures]:
         """What is known of every active model, in the order of their series."""
-        found = self._query("SELECT device_id, metric_name, row FROM models WHERE status = 'active' ORDER BY device_id, metric_name")
+        found = self._query(
+            "SELECT device_id, metric_name, row FROM models WHERE status = 'active' ORDER BY device_id, metric_name"
+        )
         return [_figures(device_id, metric_name, body) for device_id, metric_name, body in found]
 
     def shadows(self) -> dict[SeriesKey, str]:
@@ -197,7 +213,10 @@ class ModelFiles:
 
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
         """The models of one series, newest first."""
-        found = self._query("SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC", *key)
+        found = self._query(
+            "SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC",
+            *key,
+        )
         return [_row(body) for (body,) in found]
 
     def row(self, model_id: str) -> ModelRow:
@@ -214,7 +233,10 @@ class ModelFiles:
     def contents(self, model_id: str) -> dict[str, bytes]:
         """Its verified files by their own names, unsealed: what may be handed to scikit-learn. Raises ModelFileError."""
         files = self._files(model_id).values()
-        return {Path(stored.name).name.removesuffix(_SEALED): self._content(model_id, stored) for stored in files}
+        return {
+            Path(stored.name).name.removesuffix(_SEALED): self._content(model_id, stored)
+            for stored in files
+        }
 
     def _files(self, model_id: str) -> dict[str, StoredFile]:
         found = self._query("SELECT files FROM models WHERE id = ?", model_id)
@@ -229,7 +251,9 @@ class ModelFiles:
             except FileNotFoundError:
                 raise
             except OSError as error:
-                raise ModelStorageError(f"{stored.name} of model {model_id} cannot be read now: {error}") from error
+                raise ModelStorageError(
+                    f"{stored.name} of model {model_id} cannot be read now: {error}"
+                ) from error
         if not hmac.compare_digest(stored.hmac, self._authentication(stored.name, data)):
             raise ModelFileError(f"{stored.name} was altered: its authentication fails")
         if not stored.sealed_by:
@@ -247,19 +271,28 @@ class ModelFiles:
         return self._serving((device_id, METRIC_NAME), DeviceModel.from_bytes)
 
     def _serving(self, key: SeriesKey, from_bytes: Callable[[bytes], M]) -> M | None:
-        found = self._query("SELECT id FROM models WHERE device_id = ? AND metric_name = ? AND status = 'active'", *key)
+        found = self._query(
+            "SELECT id FROM models WHERE device_id = ? AND metric_name = ? AND status = 'active'",
+            *key,
+        )
         try:
             return from_bytes(self.scorer(found[0][0])) if found else None
-        except ModelFileError:  # what cannot be read is nothing to learn on from; who serves it says so
+        except (
+            ModelFileError
+        ):  # what cannot be read is nothing to learn on from; who serves it says so
             return None
 
     def next_version(self, key: SeriesKey) -> int:
         """The version that the next model of the series gets."""
-        found = self._query("SELECT max(version) FROM models WHERE device_id = ? AND metric_name = ?", *key)
+        found = self._query(
+            "SELECT max(version) FROM models WHERE device_id = ? AND metric_name = ?", *key
+        )
         return int(found[0][0] or 0) + 1
 
     # ------------------------------------------------------------------------------------------------- writing
-    def save(self, trained: "Trained | TrainedDevice", trained_at: int, refusal: str = "") -> ModelRow:
+    def save(
+        self, trained: "Trained | TrainedDevice", trained_at: int, refusal: str = ""
+    ) -> ModelRow:
         """Store the model and make it the active one of its series, unless it is refused. Raises ModelFileError: nothing changed then.
 
         `trained_at` is in microseconds since the epoch. The files of versions long replaced are removed. A threshold that was set by hand
@@ -271,10 +304,15 @@ class ModelFiles:
         end = _SEALED if self._seal else ""
         if (folder / f"scorer_{stamp}.npz{end}").exists():
             stamp = f"{stamp}_v{model.version}"
-        contents = {kind: (folder / f"{kind}_{stamp}.pkl{end}", _pickled(one)) for kind, one in trained.estimators.items()}
+        contents = {
+            kind: (folder / f"{kind}_{stamp}.pkl{end}", _pickled(one))
+            for kind, one in trained.estimators.items()
+        }
         contents["scorer"] = (folder / f"scorer_{stamp}.npz{end}", model.to_bytes())
         try:
-            files = {kind: self._write(path, data, self._seal) for kind, (path, data) in contents.items()}
+            files = {
+                kind: self._write(path, data, self._seal) for kind, (path, data) in contents.items()
+            }
             row = self._as_set(_new_row(trained, files["scorer"], trained_at, refusal))
             self._enter(row, files)
         except ModelFileError:
@@ -317,12 +355,18 @@ class ModelFiles:
     def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
         """Let the model speak from this confidence on, instead of what its training found. Raises ModelFileError."""
         with self._transaction():
-            row = msgspec.structs.replace(self._stored(model_id), threshold=threshold, set_threshold=threshold)
-            self._index.execute("UPDATE models SET row = ? WHERE id = ?", (msgspec.json.encode(row), model_id))
+            row = msgspec.structs.replace(
+                self._stored(model_id), threshold=threshold, set_threshold=threshold
+            )
+            self._index.execute(
+                "UPDATE models SET row = ? WHERE id = ?", (msgspec.json.encode(row), model_id)
+            )
         self._describe_again((row.device_id, row.metric_name))
         return row
 
-    def put_aside(self, model_id: str, status: Literal["archived", "disabled"], reason: str) -> ModelRow:
+    def put_aside(
+        self, model_id: str, status: Literal["archived", "disabled"], reason: str
+    ) -> ModelRow:
         """Let the model serve no longer, without another in its place; its files stay. Raises ModelFileError."""
         with self._transaction():
             row = self._set_status(self._stored(model_id), status, reason)
@@ -339,14 +383,27 @@ class ModelFiles:
 
     def _stored(self, model_id: str) -> ModelRow:
         """A model with files; within a transaction."""
-        found = self._index.execute("SELECT row FROM models WHERE id = ? AND status != 'deleted'", (model_id,)).fetchone()
+        found = self._index.execute(
+            "SELECT row FROM models WHERE id = ? AND status != 'deleted'", (model_id,)
+        ).fetchone()
         if found is None:
             raise ModelFileError(f"there is no model {model_id}, or it is deleted")
         return _row(found[0])
 
     def _as_set(self, row: ModelRow) -> ModelRow:
-        held = next((old.set_threshold for old in self.of_series((row.device_id, row.metric_name)) if old.status == "active"), None)
-        return row if held is None else msgspec.structs.replace(row, threshold=held, set_threshold=held)
+        held = next(
+            (
+                old.set_threshold
+                for old in self.of_series((row.device_id, row.metric_name))
+                if old.status == "active"
+            ),
+            None,
+        )
+        return (
+            row
+            if held is None
+            else msgspec.structs.replace(row, threshold=held, set_threshold=held)
+        )
 
     def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
         """Put this model aside as failed, and let the newest earlier version that is stored serve; answers that one."""
@@ -358,7 +415,11 @@ class ModelFiles:
                 for other in self._of_series((row.device_id, row.metric_name))
                 if other.status == "archived" and other.version < row.version
             ]
-            return self._set_status(earlier[0], "active", f"version {row.version} failed") if earlier and row.status == "active" else None
+            return (
+                self._set_status(earlier[0], "active", f"version {row.version} failed")
+                if earlier and row.status == "active"
+                else None
+            )
 
     def close(self) -> None:
         """Close the index."""
@@ -367,7 +428,12 @@ class ModelFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     # ---------------------------------------------------------------------------------------------- the files
@@ -383,7 +449,12 @@ class ModelFiles:
         data = seal.close(name, data) if seal else data
         with _faults(f"{path} cannot be written"):
             write_whole(path, data)
-        return StoredFile(name, hashlib.sha256(data).hexdigest(), self._authentication(name, data), seal.key_id if seal else "")
+        return StoredFile(
+            name,
+            hashlib.sha256(data).hexdigest(),
+            self._authentication(name, data),
+            seal.key_id if seal else "",
+        )
 
     def _authentication(self, name: str, data: bytes) -> str:
         return hmac.new(self._key, name.encode() + b"\0" + data, hashlib.sha256).hexdigest()
@@ -391,20 +462,32 @@ class ModelFiles:
     def _describe(self, key: SeriesKey, made_with: dict[str, str]) -> None:
         """Write metadata.json anew from the index; the library versions are those of the newest version."""
         found = self._query(
-            "SELECT row, files FROM models WHERE device_id = ? AND metric_name = ? AND status != 'deleted' ORDER BY version DESC", *key
+            "SELECT row, files FROM models WHERE device_id = ? AND metric_name = ? AND status != 'deleted' ORDER BY version DESC",
+            *key,
         )
         versions = [
-            _Described(_row(body), msgspec.json.decode(files, type=dict[str, StoredFile]), made_with if i == 0 else {})
+            _Described(
+                _row(body),
+                msgspec.json.decode(files, type=dict[str, StoredFile]),
+                made_with if i == 0 else {},
+            )
             for i, (body, files) in enumerate(found)
         ]
-        text = msgspec.json.format(msgspec.json.encode({"device_id": key[0], "metric_name": key[1], "versions": versions}), indent=2)
+        text = msgspec.json.format(
+            msgspec.json.encode({"device_id": key[0], "metric_name": key[1], "versions": versions}),
+            indent=2,
+        )
         self._write(self._series_folder(key) / "metadata.json", text)
 
     def _describe_again(self, key: SeriesKey) -> None:
         """After a change of a version that is there: what made them is known from what was written before."""
         with _faults(f"the metadata of {'/'.join(key)} cannot be read"):
             path = self._series_folder(key) / "metadata.json"
-            before = msgspec.json.decode(path.read_bytes(), type=_Metadata) if path.exists() else _Metadata()
+            before = (
+                msgspec.json.decode(path.read_bytes(), type=_Metadata)
+                if path.exists()
+                else _Metadata()
+            )
         self._describe(key, before.versions[0].made_with if before.versions else {})
 
     # ---------------------------------------------------------------------------------------------- the index
@@ -414,13 +497,22 @@ class ModelFiles:
         with self._transaction():
             if row.status == "active":
                 self._retire(key, "active")
-            values = (row.id, *key, row.version, row.status, msgspec.json.encode(row), msgspec.json.encode(files))
+            values = (
+                row.id,
+                *key,
+                row.version,
+                row.status,
+                msgspec.json.encode(row),
+                msgspec.json.encode(files),
+            )
             self._index.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             self._index.execute(
                 "DELETE FROM models WHERE device_id = ? AND metric_name = ? AND version <= ? AND status = 'deleted'",
                 (*key, row.version - _ROWS_KEPT),
             )
-            superfluous = [old for old in self._of_series(key) if old.status == "archived"][_VERSIONS_KEPT:]
+            superfluous = [old for old in self._of_series(key) if old.status == "archived"][
+                _VERSIONS_KEPT:
+            ]
             for old in superfluous:
                 self._set_status(old, "deleted", "replaced long ago")
         for old in superfluous:
@@ -434,12 +526,18 @@ class ModelFiles:
 
     def _of_series(self, key: SeriesKey) -> list[ModelRow]:
         """Newest version first; within a transaction."""
-        found = self._index.execute("SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC", key)
+        found = self._index.execute(
+            "SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC",
+            key,
+        )
         return [_row(body) for (body,) in found]
 
     def _set_status(self, row: ModelRow, status: str, reason: str) -> ModelRow:
         row = msgspec.structs.replace(row, status=status, reason=reason)
-        self._index.execute("UPDATE models SET status = ?, row = ? WHERE id = ?", (status, msgspec.json.encode(row), row.id))
+        self._index.execute(
+            "UPDATE models SET status = ?, row = ? WHERE id = ?",
+            (status, msgspec.json.encode(row), row.id),
+        )
         return row
 
     def _remove_files(self, model_id: str) -> None:
@@ -465,7 +563,9 @@ def safe_part(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else f"sha256.{hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def _new_row(trained: "Trained | TrainedDevice", scorer: StoredFile, trained_at: int, refusal: str) -> ModelRow:
+def _new_row(
+    trained: "Trained | TrainedDevice", scorer: StoredFile, trained_at: int, refusal: str
+) -> ModelRow:
     model = trained.model
     return ModelRow(
         id=model.id,

@@ -68,8 +68,10 @@ class RedisRateLimit:
             retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]  # handed on to the driver
             **given,
         )
-        self._shared, self._local = SlidingWindowCounterRateLimiter(storage), LocalRateLimit()
-        self._rest, self._failed_at = rest_seconds, -inf
+        self._shared = SlidingWindowCounterRateLimiter(storage)
+        self._local = LocalRateLimit()
+        self._rest = rest_seconds
+        self._failed_at = -inf
 
     def take(self, name: str, cost: int, a_minute: int) -> float | None:
         """Take so much of what `name` may have a minute; None, or the seconds after which to come again: then nothing was taken."""
@@ -82,7 +84,9 @@ class RedisRateLimit:
         return self._local.take(name, cost, a_minute)
 
 
-def _taken(limiter: SlidingWindowCounterRateLimiter, name: str, cost: int, a_minute: int) -> float | None:
+def _taken(
+    limiter: SlidingWindowCounterRateLimiter, name: str, cost: int, a_minute: int
+) -> float | None:
     item = RateLimitItemPerMinute(a_minute)
     if limiter.hit(item, "predictions", name, cost=cost):
         return None

@@ -41,11 +41,17 @@ class Breaker:
 class _Losable:
     """A connection that is asked once and shortly, and left alone for a while after it failed."""
 
-    def __init__(self, url: str, password: str | None = None, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self, url: str, password: str | None = None, breaker: Breaker | None = None
+    ) -> None:
         given = {} if password is None else {"password": password}
         try:
             self._client = redis.Redis.from_url(
-                url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **given
+                url,
+                socket_timeout=_TIMEOUT_SECONDS,
+                socket_connect_timeout=_TIMEOUT_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+                **given,
             )
             self._client.connection_pool.make_connection()  # where the driver looks at what the address asks of it
         except (TypeError, ValueError) as error:
@@ -91,7 +97,9 @@ class RedisCache(_Losable):
 
     def put(self, name: str, value: bytes, seconds: int) -> None:
         """Keep it for so long, or let it go where Redis does not answer at once."""
-        self._asked(lambda: self._client.set(name, value, ex=seconds), instrumentation.cache_unavailable)
+        self._asked(
+            lambda: self._client.set(name, value, ex=seconds), instrumentation.cache_unavailable
+        )
 
 
 class RedisLatest(_Losable):
@@ -99,14 +107,23 @@ class RedisLatest(_Losable):
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
         """Replace the results of these series, or let them go where Redis does not answer at once."""
-        self._try((f"ml:predictions:{device}:{metric}:latest", value, _RESULT_SECONDS) for (device, metric), value in results.items())
+        self._try(
+            (f"ml:predictions:{device}:{metric}:latest", value, _RESULT_SECONDS)
+            for (device, metric), value in results.items()
+        )
 
     def serve(self, models: dict[SeriesKey, str]) -> None:
         """Show the ids of the models that serve these series, or let it be where Redis does not answer at once."""
-        self._try((f"ml:model:{device}:{metric}", name.encode(), _MODEL_SECONDS) for (device, metric), name in models.items())
+        self._try(
+            (f"ml:model:{device}:{metric}", name.encode(), _MODEL_SECONDS)
+            for (device, metric), name in models.items()
+        )
 
     def _try(self, values: Iterable[tuple[str, bytes, int]]) -> None:
-        self._asked(lambda: self._set(values, time.monotonic() + _BUDGET_SECONDS), instrumentation.latest_unavailable)
+        self._asked(
+            lambda: self._set(values, time.monotonic() + _BUDGET_SECONDS),
+            instrumentation.latest_unavailable,
+        )
 
     def _set(self, values: Iterable[tuple[str, bytes, int]], until: float) -> None:
         """Commands are packed here: the driver's pipeline takes five times the processor time (12 us a key against 2)."""

@@ -12,7 +12,8 @@ class Reserve:
     """The port `Reserve` as a file of `size` bytes; 0: there is none, and it counts as held."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._path, self._size = path, size
+        self._path = path
+        self._size = size
         self._held = size == 0
 
     @property

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_SEAL_FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE of Linux 5.1: nobody maps it for writing from now on
+_SEAL_FUTURE_WRITE = (
+    0x10  # F_SEAL_FUTURE_WRITE of Linux 5.1: nobody maps it for writing from now on
+)
 
 
 class SharedMemory:
@@ -18,7 +20,11 @@ class SharedMemory:
 
     def __init__(self, descriptor: int | None = None) -> None:
         """New memory, or with the `descriptor` of another's, that, to be read."""
-        self.descriptor = os.memfd_create("insa-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if descriptor is None else descriptor
+        self.descriptor = (
+            os.memfd_create("insa-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            if descriptor is None
+            else descriptor
+        )
         self._ours = descriptor is None
         self._end = 0
 
@@ -36,5 +42,7 @@ class SharedMemory:
     def seal(self) -> None:
         """No more arrays; whoever has the descriptor may read, and not write."""
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        with suppress(OSError):  # an older kernel: a child is trusted then not to do what it has no code for
+        with suppress(
+            OSError
+        ):  # an older kernel: a child is trusted then not to do what it has no code for
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEAL_FUTURE_WRITE)

@@ -22,13 +22,19 @@ from insa_anomaly.saved_file import create_private
 from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ahead
 
 _VERSION = 1
-_WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
+_WAL_PAGES = (
+    16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
+)
 _WAIT = 5.0  # seconds a connection waits for another one's lock
 _VERIFIED_AT_ONCE = 10_000  # messages
-_DROP_AT_ONCE = 64  # entries deleted in one transaction, so that an append waits for no more than that
+_DROP_AT_ONCE = (
+    64  # entries deleted in one transaction, so that an append waits for no more than that
+)
 _FREE_PAGES = 4096  # free pages kept for reuse; more than that are given back to the file system
 _REFUSED_WRITE = "SQLITE_IOERR_WRITE"  # a read-only disk; nothing of it is on its way
-_WAL_BYTES = 64 << 20  # a write-ahead file that grew beyond this, because of a slow reader, is cut back
+_WAL_BYTES = (
+    64 << 20
+)  # a write-ahead file that grew beyond this, because of a slow reader, is cut back
 
 _SCHEMA = """
     CREATE TABLE entries (
@@ -46,7 +52,8 @@ class Spool:
     """
 
     def __init__(self, path: Path, most_bytes: int | None = None) -> None:
-        self._path, self._most_bytes = path, most_bytes
+        self._path = path
+        self._most_bytes = most_bytes
         self._lock = threading.Lock()  # one writer at a time: appends, and drops in between
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -59,7 +66,9 @@ class Spool:
         with self._faults():
             create_private(path)
             self._writer = self._connect("FULL")
-            self._dropper = self._connect("NORMAL")  # a drop undone by a power cut does no harm; no append waits for its fsync
+            self._dropper = self._connect(
+                "NORMAL"
+            )  # a drop undone by a power cut does no harm; no append waits for its fsync
             try:
                 self._open()
                 self._limit()
@@ -69,22 +78,32 @@ class Spool:
 
     def _limit(self) -> None:
         if self._most_bytes is not None:
-            self._most_pages = self._most_bytes // int(self._writer.execute("PRAGMA page_size").fetchone()[0])
-            self._writer.execute(f"PRAGMA max_page_count = {self._most_pages}")  # no less than there are
+            self._most_pages = self._most_bytes // int(
+                self._writer.execute("PRAGMA page_size").fetchone()[0]
+            )
+            self._writer.execute(
+                f"PRAGMA max_page_count = {self._most_pages}"
+            )  # no less than there are
 
     def _open(self) -> None:
         with transaction(self._writer):
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:
-                raise LogBroken(f"{self._path} is a log of version {version}; this program reads version {_VERSION}")
+                raise LogBroken(
+                    f"{self._path} is a log of version {version}; this program reads version {_VERSION}"
+                )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._writer.execute(statement)
                 self._writer.execute("INSERT INTO log VALUES (?, 0, 0)", (str(uuid.uuid4()),))
                 self._writer.execute(f"PRAGMA user_version = {_VERSION}")
-        name, self._last, self._free = self._writer.execute("SELECT id, last, free FROM log").fetchone()
+        name, self._last, self._free = self._writer.execute(
+            "SELECT id, last, free FROM log"
+        ).fetchone()
         self._id = uuid.UUID(name)
-        newest = self._writer.execute("SELECT seq, received + max(1, count) FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        newest = self._writer.execute(
+            "SELECT seq, received + max(1, count) FROM entries ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
         if newest:
             self._last, self._free = newest
 
@@ -94,8 +113,12 @@ class Spool:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
         write_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute("PRAGMA secure_delete = FAST")  # else every drop writes zeros over what it frees
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")  # `drop` does it, and no append waits for its fsync
+        connection.execute(
+            "PRAGMA secure_delete = FAST"
+        )  # else every drop writes zeros over what it frees
+        connection.execute(
+            f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}"
+        )  # `drop` does it, and no append waits for its fsync
         return connection
 
     @property
@@ -116,12 +139,23 @@ class Spool:
                 raise LogDead(self._dead)
             entry = Entry(self._last + 1, received(now, self._free), messages, swaps)
             count = len(messages)
-            row = (entry.seq, entry.received, count, _checksum(entry.seq, entry.received, count, body), body)
+            row = (
+                entry.seq,
+                entry.received,
+                count,
+                _checksum(entry.seq, entry.received, count, body),
+                body,
+            )
             try:
-                self._writer.execute("INSERT INTO entries (seq, received, count, crc, body) VALUES (?, ?, ?, ?, ?)", row)
+                self._writer.execute(
+                    "INSERT INTO entries (seq, received, count, crc, body) VALUES (?, ?, ?, ?, ?)",
+                    row,
+                )
             except sqlite3.OperationalError as error:
                 if self._is_full(error, len(body)):
-                    raise LogFull(f"{self._path} has the full size it may have, {self._most_bytes} bytes (storage.log_bytes)") from error
+                    raise LogFull(
+                        f"{self._path} has the full size it may have, {self._most_bytes} bytes (storage.log_bytes)"
+                    ) from error
                 raise
             self._last, self._free = entry.seq, entry.received + max(1, count)
             return entry
@@ -157,7 +191,13 @@ class Spool:
     def received(self, after: int) -> int | None:
         """When the oldest entry with seq > after was received; None where there is none."""
         with self._faults():
-            row = self._reader().execute("SELECT received FROM entries WHERE seq > ? ORDER BY seq LIMIT 1", (after,)).fetchone()
+            row = (
+                self._reader()
+                .execute(
+                    "SELECT received FROM entries WHERE seq > ? ORDER BY seq LIMIT 1", (after,)
+                )
+                .fetchone()
+            )
         return None if row is None else int(row[0])
 
     def _entry(self, seq: int, received: int, count: int, crc: int, body: bytes) -> Entry:
@@ -188,7 +228,9 @@ class Spool:
             first = self._dropper.execute("SELECT min(seq) FROM entries").fetchone()[0]
             if first is None or first > through:
                 return False
-            self._dropper.execute("DELETE FROM entries WHERE seq <= ?", (min(through, first + _DROP_AT_ONCE - 1),))
+            self._dropper.execute(
+                "DELETE FROM entries WHERE seq <= ?", (min(through, first + _DROP_AT_ONCE - 1),)
+            )
             self._dropper.execute("UPDATE log SET last = ?, free = ?", (self._last, self._free))
             return True
 
@@ -196,7 +238,9 @@ class Spool:
         with self._lock:
             spare = self._dropper.execute("PRAGMA freelist_count").fetchone()[0] - _FREE_PAGES
             if spare > 0:
-                self._dropper.execute(f"PRAGMA incremental_vacuum({min(spare, _FREE_PAGES)})").fetchall()
+                self._dropper.execute(
+                    f"PRAGMA incremental_vacuum({min(spare, _FREE_PAGES)})"
+                ).fetchall()
             if self._wal_bytes() > _WAL_BYTES:
                 self._dropper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -238,7 +282,12 @@ class Spool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -258,10 +307,20 @@ def salvaged(aside: Path, spool: Spool) -> tuple[int, int]:
 
 def _salvageable(damaged: sqlite3.Connection, seq: int) -> Entry | None:
     try:
-        row = damaged.execute("SELECT received, count, crc, body FROM entries WHERE seq = ?", (seq,)).fetchone()
+        row = damaged.execute(
+            "SELECT received, count, crc, body FROM entries WHERE seq = ?", (seq,)
+        ).fetchone()
         received, count, crc, body = row or (0, 0, -1, b"")
         whole = crc == _checksum(seq, received, count, body)
-        return Entry(seq, received, *msgspec.msgpack.decode(body, type=tuple[list[tuple[str, bytes]], list[Swap]])) if whole else None
+        return (
+            Entry(
+                seq,
+                received,
+                *msgspec.msgpack.decode(body, type=tuple[list[tuple[str, bytes]], list[Swap]]),
+            )
+            if whole
+            else None
+        )
     except (sqlite3.Error, TypeError, msgspec.DecodeError):
         return None
 
@@ -269,7 +328,9 @@ def _salvageable(damaged: sqlite3.Connection, seq: int) -> Entry | None:
 def _sequences(damaged: sqlite3.Connection) -> range:
     """Those that the entries of a damaged log may have; none where it is no database at all."""
     try:
-        first, last = damaged.execute("SELECT (SELECT min(seq) FROM entries), (SELECT max(seq) FROM entries)").fetchone()
+        first, last = damaged.execute(
+            "SELECT (SELECT min(seq) FROM entries), (SELECT max(seq) FROM entries)"
+        ).fetchone()
     except sqlite3.Error:
         return range(0)
     return range(first or 0, (last or -1) + 1)

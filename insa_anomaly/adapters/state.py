@@ -20,7 +20,9 @@ from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ah
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
-_WAL_PAGES = 16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
+_WAL_PAGES = (
+    16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
+)
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
 
 _SCHEMA = """
@@ -38,7 +40,8 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._sync_lock = threading.Lock()
         with self._faults():
             create_private(path)
             self._file, self._syncer = (connected(path, _WAIT) for _ in "12")
@@ -51,12 +54,18 @@ class StateFile:
     def _open(self) -> None:
         write_ahead(self._file)
         self._file.execute("PRAGMA synchronous = NORMAL")
-        self._file.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")  # `sync` does it, and no commit waits for its fsync
-        self._file.execute("PRAGMA secure_delete = FAST")  # else every result that is forgotten is first overwritten
+        self._file.execute(
+            f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}"
+        )  # `sync` does it, and no commit waits for its fsync
+        self._file.execute(
+            "PRAGMA secure_delete = FAST"
+        )  # else every result that is forgotten is first overwritten
         with self._transaction():
             version = self._file.execute("PRAGMA user_version").fetchone()[0]
             if version not in range(_VERSION + 1):
-                raise StateBroken(f"{self._path} is a state of version {version}; this program reads version {_VERSION}")
+                raise StateBroken(
+                    f"{self._path} is a state of version {version}; this program reads version {_VERSION}"
+                )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._file.execute(statement)
@@ -72,7 +81,9 @@ class StateFile:
                 return
             self._file.execute("DELETE FROM results")
             self._file.execute("DELETE FROM states")
-            self._file.execute("UPDATE place SET log_id = ?, cursor = 0, checkpoint = 0", (str(log_id),))
+            self._file.execute(
+                "UPDATE place SET log_id = ?, cursor = 0, checkpoint = 0", (str(log_id),)
+            )
         self._cursor = 0
 
     @property
@@ -80,12 +91,16 @@ class StateFile:
         """Sequence of the last entry whose results are committed here."""
         return self._cursor
 
-    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+    def commit(
+        self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
+    ) -> list[Outgoing]:
         """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
         with self._transaction():
             if results is not None:
                 self._file.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (seq, results))
-            outgoing = [Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events]
+            outgoing = [
+                Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events
+            ]
             self._file.execute("UPDATE place SET cursor = ?", (seq,))
         self._cursor = seq
         return outgoing
@@ -93,16 +108,29 @@ class StateFile:
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
         """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
         with self._transaction():
-            return [Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events]
+            return [
+                Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events
+            ]
 
     def _add(self, topic: str, payload: bytes) -> int:
-        number = self._file.execute("INSERT INTO outbox (topic, payload) VALUES (?, ?)", (topic, payload)).lastrowid or 0
+        number = (
+            self._file.execute(
+                "INSERT INTO outbox (topic, payload) VALUES (?, ?)", (topic, payload)
+            ).lastrowid
+            or 0
+        )
         self._file.execute("INSERT INTO notices VALUES (?, ?, ?)", (number, topic, payload))
         return number
 
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Results by sequence, after < seq <= through."""
-        return dict(self._rows("SELECT seq, body FROM results WHERE seq > ? AND seq <= ? ORDER BY seq", after, through))
+        return dict(
+            self._rows(
+                "SELECT seq, body FROM results WHERE seq > ? AND seq <= ? ORDER BY seq",
+                after,
+                through,
+            )
+        )
 
     def forget(self, through: int) -> None:
         """Drop results with seq <= through: they are recorded."""
@@ -111,16 +139,26 @@ class StateFile:
 
     def outgoing(self, after: int, most: int) -> list[Outgoing]:
         """Events not yet told with number > after, in order."""
-        return [Outgoing(*row) for row in self._rows("SELECT * FROM outbox WHERE number > ? ORDER BY number LIMIT ?", after, most)]
+        return [
+            Outgoing(*row)
+            for row in self._rows(
+                "SELECT * FROM outbox WHERE number > ? ORDER BY number LIMIT ?", after, most
+            )
+        ]
 
     def told(self, numbers: Sequence[int]) -> None:
         """These events were acknowledged by the broker; drop them."""
         with self._transaction():
-            self._file.executemany("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])
+            self._file.executemany(
+                "DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers]
+            )
 
     def notices(self, most: int) -> list[Outgoing]:
         """The oldest events that the alerts have not taken yet, in order."""
-        return [Outgoing(*row) for row in self._rows("SELECT * FROM notices ORDER BY number LIMIT ?", most)]
+        return [
+            Outgoing(*row)
+            for row in self._rows("SELECT * FROM notices ORDER BY number LIMIT ?", most)
+        ]
 
     def noticed(self, through: int) -> None:
         """Events with number <= through are taken; drop them from the notices."""
@@ -137,7 +175,10 @@ class StateFile:
         with self._transaction():
             self._file.executemany(
                 "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state",
-                [(device_id, metric_name, state) for (device_id, metric_name), state in states.items()],
+                [
+                    (device_id, metric_name, state)
+                    for (device_id, metric_name), state in states.items()
+                ],
             )
             self._file.execute("UPDATE place SET checkpoint = ?", (seq,))
 
@@ -145,7 +186,10 @@ class StateFile:
         """The newest checkpoint: its sequence (0: none) and the state of every series."""
         with self._transaction():
             seq = self._file.execute("SELECT checkpoint FROM place").fetchone()[0]
-            return seq, {(device_id, metric_name): state for device_id, metric_name, state in self._file.execute("SELECT * FROM states")}
+            return seq, {
+                (device_id, metric_name): state
+                for device_id, metric_name, state in self._file.execute("SELECT * FROM states")
+            }
 
     def sync(self) -> None:
         """Put all of this on disk: SQLite fsyncs the write-ahead file, then copies from there. Commits go on meanwhile."""
@@ -190,7 +234,12 @@ class StateFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -199,4 +248,6 @@ def _ours(error: Exception) -> type[StateBroken]:
     if is_damage(error):
         return StateDamaged
     name = getattr(error, "sqlite_errorname", "")
-    return StateUnwritable if name in _REFUSED or name.startswith("SQLITE_READONLY") else StateBroken
+    return (
+        StateUnwritable if name in _REFUSED or name.startswith("SQLITE_READONLY") else StateBroken
+    )

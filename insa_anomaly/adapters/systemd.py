@@ -13,5 +13,8 @@ class Notifier:
     def tell(self, word: str) -> None:
         """`READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=...`. Never raises: a supervisor that does not listen is no reason to stop."""
         if self._address:
-            with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+            with (
+                suppress(OSError),
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out,
+            ):
                 out.sendto(word.encode(), self._address)

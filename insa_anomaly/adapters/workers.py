@@ -25,7 +25,13 @@ class LokyWorkers:
         """Call each task, and give what came of it, in any order."""
         from joblib import parallel_config  # noqa: PLC0415 - only whoever trains needs it
 
-        with parallel_config("loky", n_jobs=self._processes, inner_max_num_threads=1, max_nbytes=None, idle_worker_timeout=IDLE_SECONDS):
+        with parallel_config(
+            "loky",
+            n_jobs=self._processes,
+            inner_max_num_threads=1,
+            max_nbytes=None,
+            idle_worker_timeout=IDLE_SECONDS,
+        ):
             yield from _called(partial(_call, task) for task in tasks)
 
 
@@ -43,21 +49,29 @@ class DaskWorkers:
             with self._client(), parallel_config("dask"):
                 yield from _called(tasks)
         except OSError as error:  # and with it every timeout
-            raise TrainingError(f"the Dask scheduler {self._scheduler} does not answer, or has no workers: {error}") from error
+            raise TrainingError(
+                f"the Dask scheduler {self._scheduler} does not answer, or has no workers: {error}"
+            ) from error
 
     def _client(self) -> AbstractContextManager[Any]:
         try:
             from distributed import Client  # noqa: PLC0415 - of the extra `dask`
         except ImportError as error:
-            raise TrainingError("training.dask_scheduler needs the extra `dask`: pip install insa-anomaly[dask]") from error
-        client: AbstractContextManager[Any] = Client(self._scheduler, timeout=CONNECT_SECONDS, set_as_default=True)
+            raise TrainingError(
+                "training.dask_scheduler needs the extra `dask`: pip install insa-anomaly[dask]"
+            ) from error
+        client: AbstractContextManager[Any] = Client(
+            self._scheduler, timeout=CONNECT_SECONDS, set_as_default=True
+        )
         return client
 
 
 def _called(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
     from joblib import Parallel, delayed  # noqa: PLC0415
 
-    yield from Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)(delayed(task)() for task in tasks)
+    yield from Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)(
+        delayed(task)() for task in tasks
+    )
 
 
 def _call(task: Callable[[], T]) -> T:

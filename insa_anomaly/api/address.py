@@ -22,9 +22,13 @@ class Certificate:
     def check(self) -> None:
         """Raises ConfigError where it cannot be used."""
         try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.certificate, self.key)
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                self.certificate, self.key
+            )
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"the HTTP port cannot speak TLS with {self.certificate} and {self.key}: {error}") from error
+            raise ConfigError(
+                f"the HTTP port cannot speak TLS with {self.certificate} and {self.key}: {error}"
+            ) from error
 
 
 def is_loopback(host: str) -> bool:
@@ -38,7 +42,9 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; who connects waits until somebody answers. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, else asyncio leaves Nagle's 40 ms in every answer
+    bound = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # named, else asyncio leaves Nagle's 40 ms in every answer
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))

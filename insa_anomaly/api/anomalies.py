@@ -21,17 +21,23 @@ from insa_anomaly.services.views import EpisodeView
 _BAD = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-def router(findings: FindingService, clock: Callable[[], int], route_class: type[APIRoute]) -> APIRouter:
+def router(
+    findings: FindingService, clock: Callable[[], int], route_class: type[APIRoute]
+) -> APIRouter:
     """The routes over what was found."""
     routes = APIRouter(prefix="/api/v1/ml", tags=["findings"], route_class=route_class)
     reads = needs(Permission.READ)
 
-    @routes.get("/anomalies", openapi_extra=reads, responses=answers(AnomalyPage, examples.ANOMALIES, _BAD))
+    @routes.get(
+        "/anomalies", openapi_extra=reads, responses=answers(AnomalyPage, examples.ANOMALIES, _BAD)
+    )
     def list_anomalies(asked: Annotated[AnomalyQuery, Query()]) -> Response:
         """Readings that stood out, newest first. `next` goes into `cursor` for the next page."""
         return answered(findings.anomalies(asked.wanted(), asked.after, asked.limit))
 
-    @routes.get("/episodes", openapi_extra=reads, responses=answers(EpisodePage, examples.EPISODES, _BAD))
+    @routes.get(
+        "/episodes", openapi_extra=reads, responses=answers(EpisodePage, examples.EPISODES, _BAD)
+    )
     def list_episodes(asked: Annotated[EpisodeQuery, Query()]) -> Response:
         """Episodes, the one opened last first, with what operators say of them."""
         return answered(findings.episodes(asked.wanted(), asked.after, asked.limit))
@@ -39,11 +45,20 @@ def router(findings: FindingService, clock: Callable[[], int], route_class: type
     @routes.post(
         "/episodes/{episode_id}/feedback",
         openapi_extra=needs(Permission.WRITE),
-        responses=answers(EpisodeView, {**examples.EPISODE, "feedback": examples.FEEDBACK}, _BAD, HTTPStatus.NOT_FOUND),
+        responses=answers(
+            EpisodeView,
+            {**examples.EPISODE, "feedback": examples.FEEDBACK},
+            _BAD,
+            HTTPStatus.NOT_FOUND,
+        ),
     )
     def say(request: Request, episode_id: UUID, said: FeedbackBody) -> Response:
         """Confirm an episode or dismiss it; the last word counts. Readings of a confirmed one are left out of the next training."""
         author = caller(request).author
-        return answered(findings.feedback(str(episode_id), Feedback(said.verdict, said.note, author.who, clock()), author))
+        return answered(
+            findings.feedback(
+                str(episode_id), Feedback(said.verdict, said.note, author.who, clock()), author
+            )
+        )
 
     return routes

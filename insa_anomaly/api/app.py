@@ -11,7 +11,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import anomalies, documents, health, health_check, jobs, models, predictions, telemetry
+from insa_anomaly.api import (
+    anomalies,
+    documents,
+    health,
+    health_check,
+    jobs,
+    models,
+    predictions,
+    telemetry,
+)
 from insa_anomaly.api.address import Certificate, is_loopback
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
@@ -55,7 +64,9 @@ def create(
     admin: Admin | None = None,
 ) -> FastAPI:
     """The application; it knows the daemon only by these questions. Without `admin` it has the open routes alone."""
-    app = FastAPI(title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.router.routes.extend(health.router(version, condition, metrics).routes)
     describe_all(app)
     if admin is not None:
@@ -68,7 +79,9 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
     guard = Guard(admin.ring)
     route_class = guarded(guard)
     routers = (
-        predictions.router(admin.predictions, route_class),  # first, since a route is looked for in their order
+        predictions.router(
+            admin.predictions, route_class
+        ),  # first, since a route is looked for in their order
         telemetry.router(admin.telemetry, route_class),
         health.models_router(admin.models.figures),
         documents.router(app, route_class),
@@ -78,7 +91,9 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
         health_check.router(admin.health, admin.clock, route_class),
     )
     for router in routers:
-        app.router.routes.extend(router.routes)  # taken one by one, so that `app.routes` lists them all
+        app.router.routes.extend(
+            router.routes
+        )  # taken one by one, so that `app.routes` lists them all
     if not is_loopback(admin.host):
         app.add_middleware(Fence, guard=guard, paths=_OPEN_ON_LOOPBACK)
 
@@ -120,7 +135,9 @@ def _run(server: uvicorn.Server, bound: socket.socket, died: Callable[[], None])
             died()
 
 
-def _config(app: FastAPI, certificate: Certificate | None, request_seconds: float) -> uvicorn.Config:
+def _config(
+    app: FastAPI, certificate: Certificate | None, request_seconds: float
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=impatient(request_seconds),

@@ -56,13 +56,20 @@ class Guard:
     async def admit(self, request: Request, permission: str | None) -> Caller:
         """The caller, who may. Raises Problem, DatabaseAway, DatabaseRefused."""
         token = _presented(request)
-        known = self._ring.authenticate(token) if self._ring.knows(token) else await run_in_threadpool(self._ring.authenticate, token)
+        known = (
+            self._ring.authenticate(token)
+            if self._ring.knows(token)
+            else await run_in_threadpool(self._ring.authenticate, token)
+        )
         if isinstance(known, Denied):
             instrumentation.request_denied(str(known), _origin(request))
             raise Problem(HTTPStatus.UNAUTHORIZED, str(known), _CHALLENGE)
         if permission is None or not grants(known, permission):
             instrumentation.request_denied("the key lacks a permission", _origin(request))
-            raise Problem(HTTPStatus.FORBIDDEN, f"the key is not good for this; needed: {permission or 'what no key has'}")
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"the key is not good for this; needed: {permission or 'what no key has'}",
+            )
         return Caller(known, _origin(request))
 
 
@@ -90,7 +97,9 @@ class Fence:
     """Guards paths of an application whose own routes are open: for an address that is not loopback."""
 
     def __init__(self, app: ASGIApp, guard: Guard, paths: frozenset[str]) -> None:
-        self._app, self._guard, self._paths = app, guard, paths
+        self._app = app
+        self._guard = guard
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let through what needs no key, or has one that may read."""
@@ -107,7 +116,9 @@ def _presented(request: Request) -> str:
     given = request.headers.getlist("authorization")
     scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token:
-        raise Problem(HTTPStatus.UNAUTHORIZED, "a key is needed: Authorization: Bearer insa_...", _CHALLENGE)
+        raise Problem(
+            HTTPStatus.UNAUTHORIZED, "a key is needed: Authorization: Bearer insa_...", _CHALLENGE
+        )
     return token
 
 

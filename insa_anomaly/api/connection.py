@@ -24,7 +24,8 @@ class Gathering:
     """
 
     def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
+        self._transport = transport
+        self._loop = loop
         self._held = bytearray()
         self._due: Handle | None = None
 

@@ -26,7 +26,12 @@ _PROBLEM = {
 }
 _COMPONENTS = "x-components"  # schemas that an answer refers to, until the document is put together
 _EXAMPLE = "x-example"  # as text: FastAPI takes every null out of what it describes
-_ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
+_ALWAYS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 
 
 def answered(value: object, status: int = 200) -> Response:
@@ -36,20 +41,32 @@ def answered(value: object, status: int = 200) -> Response:
 
 def answers(kind: Any, example: object, *more: HTTPStatus) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401 - any type msgspec knows
     """What a route may answer: one of this kind on success, else a problem document, with one of these statuses."""
-    return success(kind, example) | {int(status): problem(status) for status in sorted({*_ALWAYS, *more})}
+    return success(kind, example) | {
+        int(status): problem(status) for status in sorted({*_ALWAYS, *more})
+    }
 
 
 def success(kind: Any, example: object, status: int = 200) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
     """An answer of this kind."""
-    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+    (schema,), components = msgspec.json.schema_components(
+        [kind], ref_template="#/components/schemas/{name}"
+    )
     kept = {"schema": schema, _EXAMPLE: msgspec.json.encode(example).decode()}
     return {status: {"content": {"application/json": kept}, _COMPONENTS: components}}
 
 
 def problem(status: HTTPStatus) -> dict[str, Any]:
     """A problem document with this status."""
-    example = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": "..."}
-    return {"description": status.phrase, "content": {MEDIA_TYPE: {"schema": _PROBLEM, "example": example}}}
+    example = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": "...",
+    }
+    return {
+        "description": status.phrase,
+        "content": {MEDIA_TYPE: {"schema": _PROBLEM, "example": example}},
+    }
 
 
 def router(app: FastAPI, route_class: type[APIRoute]) -> APIRouter:
@@ -66,7 +83,11 @@ def router(app: FastAPI, route_class: type[APIRoute]) -> APIRouter:
 
 def described(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of an application."""
-    routes = [route for route in app.routes if isinstance(route, APIRoute) and PERMISSION in (route.openapi_extra or {})]
+    routes = [
+        route
+        for route in app.routes
+        if isinstance(route, APIRoute) and PERMISSION in (route.openapi_extra or {})
+    ]
     said = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=routes)
     components = said.setdefault("components", {})
     for operation in (operation for path in said["paths"].values() for operation in path.values()):
@@ -75,10 +96,14 @@ def described(app: FastAPI) -> dict[str, Any]:
             for content in response.get("content", {}).values():
                 if _EXAMPLE in content:
                     content["example"] = msgspec.json.decode(content.pop(_EXAMPLE))
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "made by `insa-anomaly keys create`"}}
+    components["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "made by `insa-anomaly keys create`",
+        }
+    }
     return said
 
 
-_ABOUT = (
-    "Trains and manages models, scores readings, and reads anomalies. Every answer that is no success is a problem document (RFC 9457)."
-)
+_ABOUT = "Trains and manages models, scores readings, and reads anomalies. Every answer that is no success is a problem document (RFC 9457)."

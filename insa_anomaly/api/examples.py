@@ -23,9 +23,21 @@ MODEL = {
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "reason": "",
 }
-LIVE = {"state": "serving", "readings": 81200, "newest": "2026-11-22T12:00:01.000000Z", "serving": True, "in_episode": False}
+LIVE = {
+    "state": "serving",
+    "readings": 81200,
+    "newest": "2026-11-22T12:00:01.000000Z",
+    "serving": True,
+    "in_episode": False,
+}
 MODELS = {"models": [MODEL], "total": 1, "active_count": 1, "next": None}
-MODEL_DETAIL = {"info": MODEL, "metrics": {"threshold": 0.42}, "parameters": {"n_estimators": 100}, "status": "active", "live": LIVE}
+MODEL_DETAIL = {
+    "info": MODEL,
+    "metrics": {"threshold": 0.42},
+    "parameters": {"n_estimators": 100},
+    "status": "active",
+    "live": LIVE,
+}
 PERFORMANCE = {
     "model_id": ID,
     "accuracy": None,
@@ -35,7 +47,13 @@ PERFORMANCE = {
     "reason": "this model carries no self-assessment",
     "last_trained": "2026-11-22T10:00:00.000000Z",
     "figures": {"threshold": 0.42},
-    "live": {"days": 7.0, "anomalies": 31, "episodes": 2, "alarms_per_day": 0.286, "device_anomalies_24h": 4},
+    "live": {
+        "days": 7.0,
+        "anomalies": 31,
+        "episodes": 2,
+        "alarms_per_day": 0.286,
+        "device_anomalies_24h": 4,
+    },
     "feedback": {"confirmed": 1, "dismissed": 1, "precision": 0.5},
     "versions": [
         {
@@ -62,7 +80,13 @@ ANOMALY = {
     "expected": 68.84,
     "lower": 65.0,
     "upper": 72.68,
-    "reasons": [{"feature": "jump", "share": 0.61, "text": "jump: +15.25 against the last reading (usual +-0.508)"}],
+    "reasons": [
+        {
+            "feature": "jump",
+            "share": 0.61,
+            "text": "jump: +15.25 against the last reading (usual +-0.508)",
+        }
+    ],
     "model_id": ID,
     "model_version": 3,
     "episode_id": EPISODE_ID,
@@ -108,13 +132,28 @@ COMPARISON = {
     "since": "2026-11-15T10:00:00.000000Z",
     "newest": "2026-11-22T10:00:00.000000Z",
     "readings": 10080,
-    "champion": {"anomalies": 31, "anomaly_rate": 0.0030754, "episodes": 4, "episodes_per_day": 0.571},
-    "shadow": {"anomalies": 19, "anomaly_rate": 0.0018849, "episodes": 2, "episodes_per_day": 0.286},
+    "champion": {
+        "anomalies": 31,
+        "anomaly_rate": 0.0030754,
+        "episodes": 4,
+        "episodes_per_day": 0.571,
+    },
+    "shadow": {
+        "anomalies": 19,
+        "anomaly_rate": 0.0018849,
+        "episodes": 2,
+        "episodes_per_day": 0.286,
+    },
     "both_anomalous": 17,
     "agreement": 0.998413,
 }
 TAKEN = {"success": True, "readings": 2}
-READINGS = {"device_id": "PUMP-101", "timestamp": "2026-11-22T10:00:00Z", "id": "42", "metrics": {"temperature": 71.3, "pressure": 3.2}}
+READINGS = {
+    "device_id": "PUMP-101",
+    "timestamp": "2026-11-22T10:00:00Z",
+    "id": "42",
+    "metrics": {"temperature": 71.3, "pressure": 3.2},
+}
 JOB = {
     "job_id": EPISODE_ID,
     "kind": "train",
@@ -141,7 +180,15 @@ JOB = {
     "fleet": None,
     "reason": "",
 }
-QUEUED = {**JOB, "status": "queued", "progress": 0, "started_at": None, "finished_at": None, "model_id": None, "training_time": None}
+QUEUED = {
+    **JOB,
+    "status": "queued",
+    "progress": 0,
+    "started_at": None,
+    "finished_at": None,
+    "model_id": None,
+    "training_time": None,
+}
 RETRAINED = {**JOB, "kind": "retrain", "new_model_id": ANOMALY_ID, "promoted": True}
 JOBS = {"jobs": [JOB], "total": 1, "next": None}
 PREDICTION = {
@@ -156,8 +203,24 @@ PREDICTION = {
 }
 PREDICTIONS = {
     "predictions": [
-        {"value": 71.3, "is_anomaly": False, "score": 0.83, "confidence": 0.83, "expected": 68.84, "lower": 65.0, "upper": 72.68},
-        {"value": 105.8, "is_anomaly": True, "score": -0.58, "confidence": 0.58, "expected": 68.84, "lower": 65.0, "upper": 72.68},
+        {
+            "value": 71.3,
+            "is_anomaly": False,
+            "score": 0.83,
+            "confidence": 0.83,
+            "expected": 68.84,
+            "lower": 65.0,
+            "upper": 72.68,
+        },
+        {
+            "value": 105.8,
+            "is_anomaly": True,
+            "score": -0.58,
+            "confidence": 0.58,
+            "expected": 68.84,
+            "lower": 65.0,
+            "upper": 72.68,
+        },
     ],
     "anomaly_count": 1,
     "model_id": ID,
@@ -166,7 +229,12 @@ PREDICTIONS = {
 HEALTH_REPORT = {
     "run_id": EPISODE_ID,
     "task_type": "ml_model_health_check",
-    "actions": ["check_model_age", "check_model_accuracy", "auto_retrain_if_needed", "escalate_if_degraded"],
+    "actions": [
+        "check_model_age",
+        "check_model_accuracy",
+        "auto_retrain_if_needed",
+        "escalate_if_degraded",
+    ],
     "requested_by": "health check",
     "started_at": "2026-11-22T02:00:12.000000Z",
     "seconds": 0.41,
@@ -200,7 +268,13 @@ DECISION = {
     "metric_name": "temperature",
     "model_id": ID,
     "model_version": 3,
-    "figures": {"age_days": 3.2, "accuracy": 0.71, "accuracy_at_promotion": 0.8, "readings": 86400, "failures": 0},
+    "figures": {
+        "age_days": 3.2,
+        "accuracy": 0.71,
+        "accuracy_at_promotion": 0.8,
+        "readings": 86400,
+        "failures": 0,
+    },
     "status": "done",
     "due_at": "2026-11-22T02:00:12.000000Z",
     "settled_at": "2026-11-22T02:00:31.000000Z",

@@ -12,7 +12,9 @@ from insa_anomaly.services.stream import Condition
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def router(version: str, condition: Callable[[], Condition], metrics_text: Callable[[], bytes]) -> APIRouter:
+def router(
+    version: str, condition: Callable[[], Condition], metrics_text: Callable[[], bytes]
+) -> APIRouter:
     """Routes /healthz, /readyz, /metrics and /api/v1/status; `metrics_text` is what the daemon counts, to which the port adds its own."""
     routes = APIRouter()
 
@@ -26,7 +28,9 @@ def router(version: str, condition: Callable[[], Condition], metrics_text: Calla
     def readyz() -> Response:
         """200 where all of the job is done, 503 with the reasons where not."""
         found = condition().troubles
-        return JSONResponse({"ready": not found, "reasons": found}, status_code=503 if found else 200)
+        return JSONResponse(
+            {"ready": not found, "reasons": found}, status_code=503 if found else 200
+        )
 
     @routes.get("/metrics")
     def metrics() -> Response:

@@ -15,25 +15,45 @@ from insa_anomaly.api.requests import DecisionQuery, HealthCheckBody
 from insa_anomaly.services.health import DecisionPage, HealthReport, HealthService
 from insa_anomaly.services.keys import Permission
 
-_BAD, _UNKNOWN, _CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
+_BAD, _UNKNOWN, _CONFLICT = (
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+)
 
 
-def router(health: HealthService, clock: Callable[[], int], route_class: type[APIRoute]) -> APIRouter:
+def router(
+    health: HealthService, clock: Callable[[], int], route_class: type[APIRoute]
+) -> APIRouter:
     """The routes over the health check."""
-    routes = APIRouter(prefix="/api/v1/ml/health-check", tags=["health check"], route_class=route_class)
+    routes = APIRouter(
+        prefix="/api/v1/ml/health-check", tags=["health check"], route_class=route_class
+    )
     reads, writes = needs(Permission.READ), needs(Permission.WRITE)
 
-    @routes.post("", openapi_extra=writes, responses=answers(HealthReport, examples.HEALTH_REPORT, _BAD, _CONFLICT))
+    @routes.post(
+        "",
+        openapi_extra=writes,
+        responses=answers(HealthReport, examples.HEALTH_REPORT, _BAD, _CONFLICT),
+    )
     def check(request: Request, asked: HealthCheckBody) -> Response:
         """Check all models now, by these actions. What is decided is carried out afterwards, by the daemons whose models it is about."""
-        return answered(health.run(tuple(dict.fromkeys(asked.actions)), caller(request).author, clock()))
+        return answered(
+            health.run(tuple(dict.fromkeys(asked.actions)), caller(request).author, clock())
+        )
 
-    @routes.get("", openapi_extra=reads, responses=answers(HealthReport, examples.HEALTH_REPORT, _BAD, _UNKNOWN))
+    @routes.get(
+        "",
+        openapi_extra=reads,
+        responses=answers(HealthReport, examples.HEALTH_REPORT, _BAD, _UNKNOWN),
+    )
     def last() -> Response:
         """The report of the last check, by whomever it was run."""
         return answered(health.report())
 
-    @routes.get("/decisions", openapi_extra=reads, responses=answers(DecisionPage, examples.DECISIONS, _BAD))
+    @routes.get(
+        "/decisions", openapi_extra=reads, responses=answers(DecisionPage, examples.DECISIONS, _BAD)
+    )
     def decisions(asked: Annotated[DecisionQuery, Query()]) -> Response:
         """What checks decided, newest first: with the reason, the figures it rests on, and what came of it."""
         return answered(health.decisions(asked.wanted(), asked.after, asked.limit))

@@ -43,14 +43,23 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
         """
         if isinstance(asked, FleetBody):
             author = caller(request).author
-            return _trained(jobs.train_fleet(asked.device_pattern, asked.metric_name, asked.training_window, author, clock()))
+            return _trained(
+                jobs.train_fleet(
+                    asked.device_pattern, asked.metric_name, asked.training_window, author, clock()
+                )
+            )
         key = (asked.device_id, asked.metric_name)
-        return _trained(jobs.wait(jobs.train(key, asked.training_window, caller(request).author, clock())))
+        return _trained(
+            jobs.wait(jobs.train(key, asked.training_window, caller(request).author, clock()))
+        )
 
     @routes.post(
         "/models/{model_id}/retrain",
         openapi_extra=writes,
-        responses={**answers(JobView, examples.RETRAINED, _BAD, _UNKNOWN, _CONFLICT, _FULL), **accepted},
+        responses={
+            **answers(JobView, examples.RETRAINED, _BAD, _UNKNOWN, _CONFLICT, _FULL),
+            **accepted,
+        },
     )
     def retrain(request: Request, model_id: UUID) -> Response:
         """Train a new version of a model. 202 with a job to poll where it takes longer than some seconds."""
@@ -61,12 +70,20 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
         """Trainings that were asked for, newest first."""
         return answered(jobs.page(asked.status, asked.after, asked.limit))
 
-    @routes.get("/jobs/{job_id}", openapi_extra=reads, responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN))
+    @routes.get(
+        "/jobs/{job_id}",
+        openapi_extra=reads,
+        responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN),
+    )
     def show_job(job_id: UUID) -> Response:
         """One training: how far it is, in percent, and what came of it."""
         return answered(jobs.one(str(job_id)))
 
-    @routes.delete("/jobs/{job_id}", openapi_extra=writes, responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN, _CONFLICT))
+    @routes.delete(
+        "/jobs/{job_id}",
+        openapi_extra=writes,
+        responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN, _CONFLICT),
+    )
     def cancel(request: Request, job_id: UUID) -> Response:
         """End a training that waits or is under way."""
         return answered(jobs.cancel(str(job_id), caller(request).author, clock()))

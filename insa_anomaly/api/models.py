@@ -15,12 +15,23 @@ from insa_anomaly.api.documents import answered, answers
 from insa_anomaly.api.requests import ModelQuery, ThresholdBody
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.model_changes import ModelChangeService, StatusChange, ThresholdChange
-from insa_anomaly.services.models import Comparison, ModelDetail, ModelPage, ModelService, Performance
+from insa_anomaly.services.models import (
+    Comparison,
+    ModelDetail,
+    ModelPage,
+    ModelService,
+    Performance,
+)
 
 _BAD, _UNKNOWN = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND
 
 
-def router(models: ModelService, changes: ModelChangeService, clock: Callable[[], int], route_class: type[APIRoute]) -> APIRouter:
+def router(
+    models: ModelService,
+    changes: ModelChangeService,
+    clock: Callable[[], int],
+    route_class: type[APIRoute],
+) -> APIRouter:
     """The routes over models."""
     routes = APIRouter(prefix="/api/v1/ml/models", tags=["models"], route_class=route_class)
     reads, writes = needs(Permission.READ), needs(Permission.WRITE)
@@ -30,12 +41,20 @@ def router(models: ModelService, changes: ModelChangeService, clock: Callable[[]
         """Models, newest first, with how many there are and how many serve."""
         return answered(models.page(asked.wanted(), asked.after, asked.limit))
 
-    @routes.get("/{model_id}", openapi_extra=reads, responses=answers(ModelDetail, examples.MODEL_DETAIL, _BAD, _UNKNOWN))
+    @routes.get(
+        "/{model_id}",
+        openapi_extra=reads,
+        responses=answers(ModelDetail, examples.MODEL_DETAIL, _BAD, _UNKNOWN),
+    )
     def show_model(model_id: UUID) -> Response:
         """All about one model: what it is, what its training says of it, and how its series stands."""
         return answered(models.detail(str(model_id)))
 
-    @routes.get("/{model_id}/performance", openapi_extra=reads, responses=answers(Performance, examples.PERFORMANCE, _BAD, _UNKNOWN))
+    @routes.get(
+        "/{model_id}/performance",
+        openapi_extra=reads,
+        responses=answers(Performance, examples.PERFORMANCE, _BAD, _UNKNOWN),
+    )
     def show_performance(model_id: UUID) -> Response:
         """How a model does: figures of its training, its alarms over the last week, what operators say, the versions of its series."""
         return answered(models.performance(str(model_id), clock()))
@@ -47,7 +66,9 @@ def router(models: ModelService, changes: ModelChangeService, clock: Callable[[]
     )
     def set_threshold(request: Request, model_id: UUID, asked: ThresholdBody) -> Response:
         """Let a model speak from this confidence on, over refits too. Answers what it would have done over the last week."""
-        return answered(changes.set_threshold(str(model_id), asked.threshold, caller(request).author, clock()))
+        return answered(
+            changes.set_threshold(str(model_id), asked.threshold, caller(request).author, clock())
+        )
 
     @routes.post(
         "/{model_id}/activate",
@@ -86,7 +107,9 @@ def router(models: ModelService, changes: ModelChangeService, clock: Callable[[]
         return answered(changes.end_shadow(str(model_id), caller(request).author))
 
     @routes.delete(
-        "/{model_id}", openapi_extra=writes, responses=answers(StatusChange, examples.DELETED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT)
+        "/{model_id}",
+        openapi_extra=writes,
+        responses=answers(StatusChange, examples.DELETED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
     )
     def delete(request: Request, model_id: UUID) -> Response:
         """Remove a model's files. Its row stays, as deleted; where it served, its series has no model until there is another."""

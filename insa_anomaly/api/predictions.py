@@ -13,7 +13,12 @@ from insa_anomaly.api.requests import BatchBody, PredictBody
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.prediction import BatchAnswer, PredictionAnswer, PredictionService
 
-_MORE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS)
+_MORE = (
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
 
 
 def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRouter:
@@ -21,15 +26,31 @@ def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRo
     routes = APIRouter(prefix="/api/v1/ml", tags=["predictions"], route_class=route_class)
     reads = needs(Permission.READ)
 
-    @routes.post("/predict", openapi_extra=reads, responses=answers(PredictionAnswer, examples.PREDICTION, *_MORE))
+    @routes.post(
+        "/predict",
+        openapi_extra=reads,
+        responses=answers(PredictionAnswer, examples.PREDICTION, *_MORE),
+    )
     async def predict(request: Request, asked: PredictBody) -> Response:
         """What if this were the next reading of the series? Changes nothing."""
         # In the loop's own thread: half a millisecond there is less than the way to another thread and back beside a busy stream.
-        return answered(predictions.predict(caller(request).key, (asked.device_id, asked.metric_name), asked.value))
+        return answered(
+            predictions.predict(
+                caller(request).key, (asked.device_id, asked.metric_name), asked.value
+            )
+        )
 
-    @routes.post("/predict/batch", openapi_extra=reads, responses=answers(BatchAnswer, examples.PREDICTIONS, *_MORE))
+    @routes.post(
+        "/predict/batch",
+        openapi_extra=reads,
+        responses=answers(BatchAnswer, examples.PREDICTIONS, *_MORE),
+    )
     def predict_many(request: Request, asked: BatchBody) -> Response:
         """The same for many values, each by itself as the next reading; every value counts as a prediction."""
-        return answered(predictions.predict_many(caller(request).key, (asked.device_id, asked.metric_name), asked.values))
+        return answered(
+            predictions.predict_many(
+                caller(request).key, (asked.device_id, asked.metric_name), asked.values
+            )
+        )
 
     return routes

@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, InsaError, NotFound, TooLarge, TooMany
+from insa_anomaly.errors import (
+    Conflict,
+    DatabaseAway,
+    DatabaseRefused,
+    InsaError,
+    NotFound,
+    TooLarge,
+    TooMany,
+)
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_RETRY_SECONDS = 5
@@ -21,14 +29,28 @@ AWAY_RETRY_SECONDS = 5
 class Problem(Exception):
     """Ends a request with this answer."""
 
-    def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, dict(headers or {})
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
 
 
-def answer(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, errors: Sequence[object] = ()) -> Response:
+def answer(
+    status: HTTPStatus,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[object] = (),
+) -> Response:
     """The document; `errors` says of each part of the request what is wrong with it."""
-    said: dict[str, Any] = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
+    said: dict[str, Any] = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+    }
     if errors:
         said["errors"] = errors
     return Response(msgspec.json.encode(said), int(status), dict(headers or {}), MEDIA_TYPE)
@@ -56,23 +78,35 @@ async def _ours(request: Request, error: Exception) -> Response:
     if isinstance(error, Conflict):
         return answer(HTTPStatus.CONFLICT, str(error))
     if isinstance(error, TooMany):
-        return answer(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": str(max(1, round(error.retry_seconds + 0.5)))})
+        return answer(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            str(error),
+            {"Retry-After": str(max(1, round(error.retry_seconds + 0.5)))},
+        )
     if isinstance(error, TooLarge):
         return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
     if isinstance(error, DatabaseAway | DatabaseRefused):
         instrumentation.request_unanswerable(request.method, str(error))
         detail = "the database does not answer, or refuses; nothing was changed"
-        return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(AWAY_RETRY_SECONDS)})
+        return answer(
+            HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(AWAY_RETRY_SECONDS)}
+        )
     instrumentation.request_unanswerable(request.method, str(error))
-    return answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": str(AWAY_RETRY_SECONDS)})
+    return answer(
+        HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": str(AWAY_RETRY_SECONDS)}
+    )
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     """What was sent is not repeated: it may be a secret, or no text at all."""
     del request
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    wrong = [{"where": ".".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()]
-    return answer(HTTPStatus.UNPROCESSABLE_ENTITY, "the request is not what is expected here", errors=wrong)
+    wrong = [
+        {"where": ".".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()
+    ]
+    return answer(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "the request is not what is expected here", errors=wrong
+    )
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -89,4 +123,6 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     instrumentation.request_failed(request.method, error)
-    return answer(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the daemon; its log says more")
+    return answer(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the daemon; its log says more"
+    )

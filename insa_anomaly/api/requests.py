@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from insa_anomaly.core.health import Action
 from insa_anomaly.ports import DecisionFilter, Filter, Place
@@ -20,7 +28,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def _usable(name: str) -> str:
     if not name.isprintable() or name != name.strip() or set(name) & set("/+#"):
-        raise ValueError("a name is printable, without /, + and #, and begins and ends with no space")
+        raise ValueError(
+            "a name is printable, without /, + and #, and begins and ends with no space"
+        )
     return name
 
 
@@ -37,7 +47,11 @@ def _written(said: object) -> object:
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_written)]
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/+#\x00-\x1f\x7f]+$"), AfterValidator(_usable)]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=200, pattern=r"^[^/+#\x00-\x1f\x7f]+$"),
+    AfterValidator(_usable),
+]
 Cursor = Annotated[str, Field(max_length=100), AfterValidator(_cursor)]
 Status = Literal["active", "shadow", "archived", "disabled", "failed", "deleted"]
 
@@ -51,7 +65,10 @@ class Strict(BaseModel):
 class ThresholdBody(Strict):
     """PUT .../threshold."""
 
-    threshold: Annotated[float, Field(ge=0, le=1, description="Least confidence that opens an episode.", examples=[0.5])]
+    threshold: Annotated[
+        float,
+        Field(ge=0, le=1, description="Least confidence that opens an episode.", examples=[0.5]),
+    ]
 
 
 class _SeriesBody(Strict):
@@ -70,14 +87,22 @@ class PredictBody(_SeriesBody):
 class BatchBody(_SeriesBody):
     """POST .../predict/batch."""
 
-    values: Annotated[list[float], Field(min_length=1, max_length=BATCH_MOST, examples=[[71.3, 105.8]])]
+    values: Annotated[
+        list[float], Field(min_length=1, max_length=BATCH_MOST, examples=[[71.3, 105.8]])
+    ]
 
 
 class TrainBody(_SeriesBody):
     """POST .../train."""
 
     training_window: Annotated[
-        float | None, Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself.", examples=[14.0])
+        float | None,
+        Field(
+            gt=0,
+            le=3650,
+            description="Days; left out: as the daemon does by itself.",
+            examples=[14.0],
+        ),
     ] = None
 
 
@@ -94,8 +119,13 @@ class FleetBody(Strict):
         ),
         AfterValidator(_usable),
     ]
-    metric_name: Annotated[Name | None, Field(description="Left out: all metrics, and each device as a whole.")] = None
-    training_window: Annotated[float | None, Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself.")] = None
+    metric_name: Annotated[
+        Name | None, Field(description="Left out: all metrics, and each device as a whole.")
+    ] = None
+    training_window: Annotated[
+        float | None,
+        Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself."),
+    ] = None
 
 
 class FeedbackBody(Strict):
@@ -108,10 +138,17 @@ class FeedbackBody(Strict):
 class HealthCheckBody(Strict):
     """POST .../health-check."""
 
-    task_type: Annotated[Literal["ml_model_health_check"], Field(examples=["ml_model_health_check"])]
+    task_type: Annotated[
+        Literal["ml_model_health_check"], Field(examples=["ml_model_health_check"])
+    ]
     actions: Annotated[
         list[Annotated[Action, Field(strict=False)]],
-        Field(min_length=1, max_length=len(Action), description="Left out: all.", examples=[["check_model_age", "auto_retrain_if_needed"]]),
+        Field(
+            min_length=1,
+            max_length=len(Action),
+            description="Left out: all.",
+            examples=[["check_model_age", "auto_retrain_if_needed"]],
+        ),
     ] = list(Action)
 
 
@@ -164,7 +201,9 @@ class DecisionQuery(Paged):
 
     def wanted(self) -> DecisionFilter:
         """As the service takes it."""
-        model_id, run_id = (None if one is None else str(one) for one in (self.model_id, self.run_id))
+        model_id, run_id = (
+            None if one is None else str(one) for one in (self.model_id, self.run_id)
+        )
         return DecisionFilter(self.device_id, self.metric_name, model_id, run_id)
 
 
@@ -209,7 +248,9 @@ class AnomalyQuery(_Found):
 
     def wanted(self) -> Filter:
         """As the service takes it."""
-        return replace(super().wanted(), episode_id=None if self.episode_id is None else str(self.episode_id))
+        return replace(
+            super().wanted(), episode_id=None if self.episode_id is None else str(self.episode_id)
+        )
 
 
 class EpisodeQuery(_Found):

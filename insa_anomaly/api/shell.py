@@ -11,7 +11,11 @@ from insa_anomaly.api.problems import answer
 
 BODY_BYTES = 1_000_000
 _TOO_LARGE = f"a body may have {BODY_BYTES} bytes"
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'",
+}
 _TLS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
@@ -26,7 +30,9 @@ class Shell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        marked = _Marked(send, _HEADERS if scope.get("scheme") == "http" else {**_HEADERS, **_TLS_HEADERS})
+        marked = _Marked(
+            send, _HEADERS if scope.get("scheme") == "http" else {**_HEADERS, **_TLS_HEADERS}
+        )
         if _announced(scope) > BODY_BYTES:
             await answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)(scope, receive, marked)
         else:
@@ -37,7 +43,8 @@ class _Limited:
     """Receives until the limit."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self._had = receive, 0
+        self._receive = receive
+        self._had = 0
 
     async def __call__(self) -> Message:
         message = await self._receive()
@@ -51,7 +58,8 @@ class _Marked:
     """Sends with the headers that every answer has."""
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
-        self._send, self._headers = send, headers
+        self._send = send
+        self._headers = headers
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -21,7 +21,10 @@ _FORMS = {
     "required": True,
     "content": {
         "application/json": {"schema": {}, "example": examples.READINGS},
-        "text/plain": {"schema": {"type": "string"}, "example": "pump,device_id=PUMP-101 temperature=71.3 1795341600000000000"},
+        "text/plain": {
+            "schema": {"type": "string"},
+            "example": "pump,device_id=PUMP-101 temperature=71.3 1795341600000000000",
+        },
     },
 }
 
@@ -31,10 +34,16 @@ def router(telemetry: TelemetryService, route_class: type[APIRoute]) -> APIRoute
     routes = APIRouter(prefix="/api/v1", tags=["telemetry"], route_class=route_class)
     extra: dict[str, Any] = {**needs(Permission.TELEMETRY), "requestBody": _FORMS}
 
-    @routes.post("/telemetry", openapi_extra=extra, responses=answers(Taken, examples.TAKEN, HTTPStatus.UNPROCESSABLE_ENTITY))
+    @routes.post(
+        "/telemetry",
+        openapi_extra=extra,
+        responses=answers(Taken, examples.TAKEN, HTTPStatus.UNPROCESSABLE_ENTITY),
+    )
     async def take(request: Request, names: Annotated[TelemetryQuery, Query()]) -> Response:
         """Readings in any form that is understood on MQTT, into the same log. Answers when they are on disk."""
-        taken = await run_in_threadpool(telemetry.take, names.device_id, names.metric_name, await request.body())
+        taken = await run_in_threadpool(
+            telemetry.take, names.device_id, names.metric_name, await request.body()
+        )
         if isinstance(taken, Rejected):
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{taken.reason}: {taken.detail}")
         return answered(taken)

@@ -49,7 +49,9 @@ class Alert(msgspec.Struct, frozen=True):
     @property
     def subject(self) -> str:
         """What it is about, for a person."""
-        return "/".join(name for name in (self.device_id, self.metric_name) if name) or "all devices"
+        return (
+            "/".join(name for name in (self.device_id, self.metric_name) if name) or "all devices"
+        )
 
 
 def alerts_of(topic: str, payload: bytes, critical_confidence: float) -> list[Alert]:
@@ -60,15 +62,27 @@ def alerts_of(topic: str, payload: bytes, critical_confidence: float) -> list[Al
             return [_of_episode(fields, critical_confidence)]
         if topic.startswith(SILENCE_TOPIC):
             return [_of_silence(fields)]
-        return [_of_model(fields, topic.removeprefix(MODEL_TOPIC))] if topic.startswith(MODEL_TOPIC) else []
+        return (
+            [_of_model(fields, topic.removeprefix(MODEL_TOPIC))]
+            if topic.startswith(MODEL_TOPIC)
+            else []
+        )
     except (msgspec.DecodeError, KeyError, ValueError, TypeError, OverflowError):
         return []
 
 
 def _of_episode(event: Fields, critical_confidence: float) -> Alert:
     ends = event["kind"] == "closed"
-    severity = Severity.INFO if ends else Severity.CRITICAL if event["confidence"] >= critical_confidence else Severity.WARNING
-    return _alert(event, event["kind"], severity, event["episode_id"], _episode_text(event), ends=ends)
+    severity = (
+        Severity.INFO
+        if ends
+        else Severity.CRITICAL
+        if event["confidence"] >= critical_confidence
+        else Severity.WARNING
+    )
+    return _alert(
+        event, event["kind"], severity, event["episode_id"], _episode_text(event), ends=ends
+    )
 
 
 def _episode_text(event: Fields) -> str:
@@ -78,25 +92,55 @@ def _episode_text(event: Fields) -> str:
 def _expectation(event: Fields) -> str:
     if event.get("expected") is None:
         return ""
-    band = "" if event.get("lower") is None or event.get("upper") is None else f" ({event['lower']:.6g} to {event['upper']:.6g})"
+    band = (
+        ""
+        if event.get("lower") is None or event.get("upper") is None
+        else f" ({event['lower']:.6g} to {event['upper']:.6g})"
+    )
     return f", expected {event['expected']:.6g}{band}"
 
 
 def _of_silence(event: Fields) -> Alert:
     kind = event["kind"]
-    severity = Severity.INFO if kind in ENDINGS else Severity.CRITICAL if kind == "stream_silent" else Severity.WARNING
-    return _alert(event, kind, severity, f"silence:{event.get('device_id') or ''}", event["reason"], ends=kind in ENDINGS)
+    severity = (
+        Severity.INFO
+        if kind in ENDINGS
+        else Severity.CRITICAL
+        if kind == "stream_silent"
+        else Severity.WARNING
+    )
+    return _alert(
+        event,
+        kind,
+        severity,
+        f"silence:{event.get('device_id') or ''}",
+        event["reason"],
+        ends=kind in ENDINGS,
+    )
 
 
 def _of_model(event: Fields, kind: str) -> Alert:
-    severity = Severity[str(event.get("severity", "info")).upper()] if kind in MODEL_KINDS else Severity.INFO
+    severity = (
+        Severity[str(event.get("severity", "info")).upper()]
+        if kind in MODEL_KINDS
+        else Severity.INFO
+    )
     ends = event.get("open") is False
     if "at" in event:
         event = {"timestamp": rfc3339(event["at"]), **event}
-    return _alert(event, kind, severity, str(event.get("cause") or event["event_id"]), str(event.get("reason") or kind), ends=ends)
+    return _alert(
+        event,
+        kind,
+        severity,
+        str(event.get("cause") or event["event_id"]),
+        str(event.get("reason") or kind),
+        ends=ends,
+    )
 
 
-def _alert(event: Fields, kind: str, severity: Severity, cause: str, text: str, *, ends: bool) -> Alert:
+def _alert(
+    event: Fields, kind: str, severity: Severity, cause: str, text: str, *, ends: bool
+) -> Alert:
     said = {
         "event_id": event["event_id"],
         "kind": kind,
@@ -122,7 +166,12 @@ def described(alert: Alert, link: str) -> str:
     """All a person has to know, in lines; `link` is empty where there is none."""
     event = alert.event
     lines = [f"{alert.severity.name}: {alert.subject}: {alert.text}", ""]
-    shown = [("device", alert.device_id), ("metric", alert.metric_name), ("time", alert.timestamp), *_measured(event)]
+    shown = [
+        ("device", alert.device_id),
+        ("metric", alert.metric_name),
+        ("time", alert.timestamp),
+        *_measured(event),
+    ]
     lines += [f"{name:<16} {value}" for name, value in shown if value != ""]
     reasons = [f"  - {one['text']} ({one['share']:.0%})" for one in event.get("reasons") or []]
     lines += ["", "Reasons:", *reasons] if reasons else []
@@ -132,11 +181,21 @@ def described(alert: Alert, link: str) -> str:
 
 
 def _measured(event: Fields) -> list[tuple[str, object]]:
-    numbers = [(name, event.get(name)) for name in ("value", "expected", "lower", "upper", "confidence")]
-    shown: list[tuple[str, object]] = [(name, f"{value:.6g}") for name, value in numbers if isinstance(value, (int, float))]
-    named = [(name, event.get(name)) for name in ("episode_id", "model_id", "model_version", "since")]
+    numbers = [
+        (name, event.get(name)) for name in ("value", "expected", "lower", "upper", "confidence")
+    ]
+    shown: list[tuple[str, object]] = [
+        (name, f"{value:.6g}") for name, value in numbers if isinstance(value, (int, float))
+    ]
+    named = [
+        (name, event.get(name)) for name in ("episode_id", "model_id", "model_version", "since")
+    ]
     figures = list((event.get("figures") or {}).items())
-    return shown + [(name.removesuffix("_id").replace("_", " "), value) for name, value in named + figures if value is not None]
+    return shown + [
+        (name.removesuffix("_id").replace("_", " "), value)
+        for name, value in named + figures
+        if value is not None
+    ]
 
 
 def linked(template: str, alert: Alert, milliseconds: int) -> str:

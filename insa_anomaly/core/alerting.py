@@ -25,7 +25,16 @@ class Route:
     """Events of these devices (a pattern: `press-*`), of these kinds, this bad or worse, go to these targets; no kinds or targets: all."""
 
     devices: str = "*"
-    kinds: tuple[str, ...] = ("opened", "worsened", "device_silent", "stream_silent", "degraded", "failing", "disabled", "slow")
+    kinds: tuple[str, ...] = (
+        "opened",
+        "worsened",
+        "device_silent",
+        "stream_silent",
+        "degraded",
+        "failing",
+        "disabled",
+        "slow",
+    )
     severity: str = "warning"
     targets: tuple[str, ...] = ()
 
@@ -91,9 +100,19 @@ class Dispatch:
     held: Counter[str] = field(default_factory=Counter)
 
 
-def decide(alerts: Sequence[Alert], targets: Sequence[Target], known: Knowledge, accounts: Mapping[str, Account], now: int) -> Dispatch:
+def decide(
+    alerts: Sequence[Alert],
+    targets: Sequence[Target],
+    known: Knowledge,
+    accounts: Mapping[str, Account],
+    now: int,
+) -> Dispatch:
     """Who hears of these, in order. What is historical opens nothing: nobody can do anything about it now."""
-    dispatch = Dispatch(accounts={target.name: _today(accounts.get(target.name, Account()), now) for target in targets})
+    dispatch = Dispatch(
+        accounts={
+            target.name: _today(accounts.get(target.name, Account()), now) for target in targets
+        }
+    )
     held: dict[str, list[Alert]] = {}
     for alert in alerts:
         for target in targets:
@@ -101,7 +120,11 @@ def decide(alerts: Sequence[Alert], targets: Sequence[Target], known: Knowledge,
             knows = dispatch.known[key] if key in dispatch.known else known.get(key)
             if alert.ends:
                 kept = _ended(dispatch, target, alert, knows)
-            elif alert.historical or not target.wants(alert) or (_heard(alert, knows) and not target.follows):
+            elif (
+                alert.historical
+                or not target.wants(alert)
+                or (_heard(alert, knows) and not target.follows)
+            ):
                 continue
             else:
                 kept = _told(dispatch, target, alert, knows)
@@ -109,12 +132,16 @@ def decide(alerts: Sequence[Alert], targets: Sequence[Target], known: Knowledge,
                 held.setdefault(target.name, []).append(alert)
     for name, kept_back in held.items():
         account = dispatch.accounts[name]
-        dispatch.accounts[name] = msgspec.structs.replace(account, digest=_added(account.digest, kept_back, now))
+        dispatch.accounts[name] = msgspec.structs.replace(
+            account, digest=_added(account.digest, kept_back, now)
+        )
         dispatch.held[name] += len(kept_back)
     return dispatch
 
 
-def summaries(targets: Sequence[Target], accounts: Mapping[str, Account], after: float, now: int) -> Dispatch:
+def summaries(
+    targets: Sequence[Target], accounts: Mapping[str, Account], after: float, now: int
+) -> Dispatch:
     """The summaries that are due: so many seconds after the first of what they hold, where the day's budget has room for one."""
     dispatch = Dispatch()
     for target in targets:
@@ -173,16 +200,34 @@ def _added(digest: Digest, alerts: Sequence[Alert], now: int) -> Digest:
     for alert in alerts:
         named = alert.device_id in devices or len(devices) < _MOST_DEVICES
         devices[alert.device_id if named else _OTHERS] += 1
-    lines = [f"{alert.timestamp} {alert.subject}: {alert.text}" for alert in alerts[: max(0, SHOWN - len(digest.first))]]
-    return Digest(digest.since or now, digest.count + len(alerts), dict(kinds), dict(devices), digest.first + lines)
+    lines = [
+        f"{alert.timestamp} {alert.subject}: {alert.text}"
+        for alert in alerts[: max(0, SHOWN - len(digest.first))]
+    ]
+    return Digest(
+        digest.since or now,
+        digest.count + len(alerts),
+        dict(kinds),
+        dict(devices),
+        digest.first + lines,
+    )
 
 
 def _summary(target: str, digest: Digest, now: int) -> Alert:
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(digest.kinds).most_common())
     text = f"{digest.count} more alerts since {rfc3339(digest.since)}, beyond the daily budget: {kinds}"
     most = Counter(digest.devices).most_common(SHOWN)
-    lines = [f"Devices ({len(digest.devices)}):", *(f"  {count:>6}  {device or '-'}" for device, count in most)]
+    lines = [
+        f"Devices ({len(digest.devices)}):",
+        *(f"  {count:>6}  {device or '-'}" for device, count in most),
+    ]
     lines += ["", f"The first {len(digest.first)}:", *(f"  {line}" for line in digest.first)]
-    event = {"count": digest.count, "since": rfc3339(digest.since), "kinds": digest.kinds, "devices": digest.devices, "lines": lines}
+    event = {
+        "count": digest.count,
+        "since": rfc3339(digest.since),
+        "kinds": digest.kinds,
+        "devices": digest.devices,
+        "lines": lines,
+    }
     event_id = deterministic_id("summary", target, digest.since, digest.count)
     return Alert(event_id, SUMMARY, Severity.WARNING, event_id, "", "", rfc3339(now), text, event)

@@ -33,13 +33,17 @@ def empty(metrics: int) -> Floats:
     return state
 
 
-def align(state: Floats, columns: Ints, times: Ints, values: Floats, historical: Bools, tolerance: float) -> tuple[Floats, Aligned]:
+def align(
+    state: Floats, columns: Ints, times: Ints, values: Floats, historical: Bools, tolerance: float
+) -> tuple[Floats, Aligned]:
     """Take n finite readings in order of arrival: which metric [n], times [n] in microseconds; the tolerance is in microseconds too."""
     d = (len(state) - _FIXED) // 2
     time, count, old = state[:_FIXED].tolist()
     newest, row = state[_FIXED : _FIXED + d].tolist(), state[_FIXED + d :].tolist()
     done: list[tuple[float, list[float], float, int]] = []
-    readings = zip(columns.tolist(), times.tolist(), values.tolist(), historical.tolist(), strict=True)
+    readings = zip(
+        columns.tolist(), times.tolist(), values.tolist(), historical.tolist(), strict=True
+    )
     for i, (j, when, value, late) in enumerate(readings):
         if when <= newest[j] or when < time - tolerance:
             continue

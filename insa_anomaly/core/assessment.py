@@ -23,7 +23,15 @@ FALSE_POSITIVE_RATE_MOST = 0.05
 
 CONTEXT = features.FLAT_CAP + features.LONG  # readings before the holdout that fill the window
 _SIZES = (3.0, 6.0, 12.0)  # in units of the series' local noise
-_LENGTHS = {"spike": 2, "level_shift": 60, "drift": 100, "stuck": 60, "noise": 60, "dropout": 4, "oscillation": 60}
+_LENGTHS = {
+    "spike": 2,
+    "level_shift": 60,
+    "drift": 100,
+    "stuck": 60,
+    "noise": 60,
+    "dropout": 4,
+    "oscillation": 60,
+}
 _APART = 200  # readings from the beginning of one fault to that of the next: room to recover, where there is room
 _PERIOD = 8
 _MIDDLE_OF = 31
@@ -40,7 +48,9 @@ class Fault(NamedTuple):
     end: int
 
 
-Scorer = Callable[[Ints, Floats], Floats]  # scores of a stream [n] from an empty window on; 1 where it could not be scored
+Scorer = Callable[
+    [Ints, Floats], Floats
+]  # scores of a stream [n] from an empty window on; 1 where it could not be scored
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,14 @@ class Assessment:
 
     def caught_by_kind(self) -> dict[str, float]:
         """Share of the planted faults caught, a kind each."""
-        return {kind: float(np.mean([c for c, f in zip(self.caught, self.faults, strict=True) if f.kind == kind])) for kind in _LENGTHS}
+        return {
+            kind: float(
+                np.mean(
+                    [c for c, f in zip(self.caught, self.faults, strict=True) if f.kind == kind]
+                )
+            )
+            for kind in _LENGTHS
+        }
 
 
 @dataclass(frozen=True)
@@ -118,7 +135,10 @@ def _planted(values: Floats, faults: list[Fault]) -> Floats:
     if values.ndim == 1:
         return plant(values, faults, local_noise(values))
     d = values.shape[1]
-    each = [plant(column, faults[j::d], local_noise(column[np.isfinite(column)])) for j, column in enumerate(values.T)]
+    each = [
+        plant(column, faults[j::d], local_noise(column[np.isfinite(column)]))
+        for j, column in enumerate(values.T)
+    ]
     return np.column_stack(each)
 
 
@@ -129,12 +149,18 @@ def compare(champion: Assessment, challenger: Assessment) -> Comparison:
     more_caught = challenger.caught.astype(np.float64) - champion.caught
     differences = (_resampled(random, less_alarmed) + _resampled(random, more_caught)) / 2
     gain = challenger.accuracy - champion.accuracy
-    return Comparison(100 * gain / max(champion.accuracy, 1e-9), float(np.quantile(differences, 0.025)), challenger.false_positive_rate)
+    return Comparison(
+        100 * gain / max(champion.accuracy, 1e-9),
+        float(np.quantile(differences, 0.025)),
+        challenger.false_positive_rate,
+    )
 
 
 def interval(share: Bools) -> tuple[float, float]:
     """Where the true share lies with a chance of 19 in 20, of flags in time order [n]."""
-    low, high = np.quantile(_resampled(np.random.default_rng(_SEED), _block_means(share)), [0.025, 0.975]).tolist()
+    low, high = np.quantile(
+        _resampled(np.random.default_rng(_SEED), _block_means(share)), [0.025, 0.975]
+    ).tolist()
     return low, high
 
 
@@ -153,7 +179,10 @@ def plans(n: int) -> list[list[Fault]]:
     at_once = max(2, n // _APART)
     plans = [wanted[begin : begin + at_once] for begin in range(0, len(wanted), at_once)]
     return [
-        [Fault(kind, size, first, min(first + _LENGTHS[kind], n)) for (kind, size), first in zip(plan, _places(n, len(plan)), strict=True)]
+        [
+            Fault(kind, size, first, min(first + _LENGTHS[kind], n))
+            for (kind, size), first in zip(plan, _places(n, len(plan)), strict=True)
+        ]
         for plan in plans
     ]
 

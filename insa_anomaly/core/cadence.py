@@ -48,19 +48,29 @@ class Cadence:
 
     def put(self, which: Ints, rows: "Cadence") -> None:
         """Write these rows."""
-        self.longest[which], self.pauses[which], self.span[which] = rows.longest, rows.pauses, rows.span
+        self.longest[which], self.pauses[which], self.span[which] = (
+            rows.longest,
+            rows.pauses,
+            rows.span,
+        )
 
     def padded(self, n: int) -> "Cadence":
         """With room for n."""
         more = n - len(self.longest)
-        return Cadence(np.pad(self.longest, (0, more)), np.pad(self.pauses, (0, more)), np.pad(self.span, (0, more)))
+        return Cadence(
+            np.pad(self.longest, (0, more)),
+            np.pad(self.pauses, (0, more)),
+            np.pad(self.span, (0, more)),
+        )
 
 
 def learnt(cadence: Cadence, pauses: Floats, least: float, patience: Patience) -> Cadence:
     """After one more pause of each, in seconds; none up to `least` is out of the ordinary."""
     counted = np.minimum(pauses, limits(cadence, least, patience))
     fading = np.exp(-pauses / patience.memory_seconds)
-    return Cadence(np.maximum(counted, cadence.longest * fading), cadence.pauses + 1, cadence.span + pauses)
+    return Cadence(
+        np.maximum(counted, cadence.longest * fading), cadence.pauses + 1, cadence.span + pauses
+    )
 
 
 def limits(cadence: Cadence, least: float, patience: Patience) -> Floats:
@@ -69,7 +79,9 @@ def limits(cadence: Cadence, least: float, patience: Patience) -> Floats:
     return np.where(known, np.maximum(least, patience.factor * cadence.longest), np.inf)
 
 
-def overdue(ages: Floats, device: Ints, devices: int, cadence: Cadence, patience: Patience) -> tuple[Floats, Floats]:
+def overdue(
+    ages: Floats, device: Ints, devices: int, cadence: Cadence, patience: Patience
+) -> tuple[Floats, Floats]:
     """How long each device [devices] has been silent, and how long it may; `ages` [n] of the newest reading of each series, in seconds.
 
     A device is silent once nothing came of it for longer than its most talkative series allows. A series that has been missing while its

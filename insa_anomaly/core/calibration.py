@@ -62,7 +62,9 @@ def surprise(values: Floats, tables: Floats) -> Floats:
     """-log10 p of values [...] by their tables [..., TABLE_WIDTH], within 0 to 12."""
     at = np.indices(values.shape, sparse=True)
     inner = tables[..., _X][..., 1:-1]
-    right = np.where(inner[..., -1] <= values, _KNOTS - 1, (inner > values[..., None]).argmax(axis=-1) + 1)
+    right = np.where(
+        inner[..., -1] <= values, _KNOTS - 1, (inner > values[..., None]).argmax(axis=-1) + 1
+    )
     x0, x1 = tables[*at, right - 1], tables[*at, right]
     y0, y1 = tables[*at, _KNOTS + right - 1], tables[*at, _KNOTS + right]
     share = np.clip((values - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0)

@@ -12,7 +12,14 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from insa_anomaly.core import assessment, features
-from insa_anomaly.core.assessment import CONTEXT, FEWEST_READINGS, HOLDOUT_SHARE, PLAINLY_WORSE_BY, Assessment, Holdout
+from insa_anomaly.core.assessment import (
+    CONTEXT,
+    FEWEST_READINGS,
+    HOLDOUT_SHARE,
+    PLAINLY_WORSE_BY,
+    Assessment,
+    Holdout,
+)
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.training import Figures, Learnt, Past, TrainedModel
@@ -29,7 +36,9 @@ class Learner(Protocol[M]):
     def parameters(self) -> Parameters:
         """By which it is learnt."""
 
-    def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None) -> TrainedModel[M]:
+    def fit(
+        self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None
+    ) -> TrainedModel[M]:
         """Learn; with a past, what alarmed in mature age is left out. Raises NotEnoughData, TrainingError."""
 
     def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None) -> M:
@@ -61,10 +70,16 @@ class Challenge(Generic[M]):
     def outcome(self) -> dict[str, float | bool | str | None]:
         """Percentage of improvement, None where it is not known; whether it is promoted; the reason of a refusal, or of the None."""
         reason = self.refusal or self.unknown
-        return {"improvement_percentage": self.improvement_percentage, "promoted": self.promoted, "reason": reason}
+        return {
+            "improvement_percentage": self.improvement_percentage,
+            "promoted": self.promoted,
+            "reason": reason,
+        }
 
 
-def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None = None) -> Challenge[M]:
+def train(
+    learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None = None
+) -> Challenge[M]:
     """Learn, and say what the model is worth; where one served before, say whether the new one is to take its place.
 
     times [n] in microseconds since the epoch, values [n], or [n, d] of a device; any order. Raises as the learner's `fit` does.
@@ -72,7 +87,9 @@ def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None
     trained = learner.fit(times, values, learner.parameters, past)
     when, what = learner.usable(times, values)
     if len(when) < FEWEST_READINGS:
-        return _unknown(trained, f"{len(when)} readings; at least {FEWEST_READINGS} are needed to hold any out")
+        return _unknown(
+            trained, f"{len(when)} readings; at least {FEWEST_READINGS} are needed to hold any out"
+        )
     cut = int((1 - HOLDOUT_SHARE) * len(when))
     twin = learner.twin(when[:cut], what[:cut], _as_old(trained, learner.parameters), past)
     first = cut + features.LONG
@@ -82,15 +99,23 @@ def train(learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None
     trained = replace(trained, figures=trained.figures | _figures(found, holdout))
     if past is None:
         return Challenge(trained)
-    unseen = held_out(when, what, max(first, int(np.searchsorted(when, past.model.life.through, "right"))))
+    unseen = held_out(
+        when, what, max(first, int(np.searchsorted(when, past.model.life.through, "right")))
+    )
     if len(unseen) < FEWEST_TO_COMPARE:
         return _unknown(
-            trained, f"the serving model has learnt all but {len(unseen)} of these readings; {FEWEST_TO_COMPARE} are needed to compare"
+            trained,
+            f"the serving model has learnt all but {len(unseen)} of these readings; {FEWEST_TO_COMPARE} are needed to compare",
         )
     # The twin stands for the new model: neither it nor the champion has learnt the holdout.
     champion = assess(past.model, unseen)
     comparison = assessment.compare(champion, assess(twin, unseen))
-    return Challenge(trained, comparison.improvement_percentage, refusal=comparison.objection(), champion=champion)
+    return Challenge(
+        trained,
+        comparison.improvement_percentage,
+        refusal=comparison.objection(),
+        champion=champion,
+    )
 
 
 def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Challenge[M]:
@@ -106,8 +131,14 @@ def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Ch
     assess = _assessor(learner)
     champion = assess(past.model, since)
     worse = champion.accuracy - assess(trained.model, since).accuracy
-    refused = f"balanced accuracy lower by {100 * worse:.1f} points on what came since" if worse > PLAINLY_WORSE_BY else ""
-    return Challenge(trained, unknown="learnt on from the version before it", refusal=refused, champion=champion)
+    refused = (
+        f"balanced accuracy lower by {100 * worse:.1f} points on what came since"
+        if worse > PLAINLY_WORSE_BY
+        else ""
+    )
+    return Challenge(
+        trained, unknown="learnt on from the version before it", refusal=refused, champion=champion
+    )
 
 
 def _assessor(learner: Learner[M]) -> Callable[[M, Holdout], Assessment]:
@@ -116,11 +147,17 @@ def _assessor(learner: Learner[M]) -> Callable[[M, Holdout], Assessment]:
 
 def _as_old(trained: TrainedModel[M], parameters: Parameters) -> Parameters:
     """Parameters by which less history makes a model of the same age: young or mature, it decides by other members."""
-    return replace(parameters, mature_days=0.0, mature_readings=0) if trained.model.life.mature else parameters
+    return (
+        replace(parameters, mature_days=0.0, mature_readings=0)
+        if trained.model.life.mature
+        else parameters
+    )
 
 
 def _unknown(trained: TrainedModel[M], reason: str) -> Challenge[M]:
-    basis: Figures = {} if trained.figures["accuracy"] is not None else {"basis": f"not assessed: {reason}"}
+    basis: Figures = (
+        {} if trained.figures["accuracy"] is not None else {"basis": f"not assessed: {reason}"}
+    )
     return Challenge(replace(trained, figures=trained.figures | basis), unknown=reason)
 
 

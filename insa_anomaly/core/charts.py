@@ -65,7 +65,9 @@ def smoothed(before: Floats, which: Ints, errors: Floats, moved: Bools) -> tuple
     """
     left = before.tolist()
     out = list(repeat(NONE, len(errors)))
-    for i, (row, error, moves) in enumerate(zip(which.tolist(), errors.tolist(), moved.tolist(), strict=True)):
+    for i, (row, error, moves) in enumerate(
+        zip(which.tolist(), errors.tolist(), moved.tolist(), strict=True)
+    ):
         held = left[row] if left[row] >= 0 else _TARGET
         now = NONE if error != error else held + _WEIGHT * (error - held)  # noqa: PLR0124 - NaN
         out[i] = now

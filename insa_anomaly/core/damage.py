@@ -6,6 +6,18 @@ from tokenize import TokenError
 from zipfile import BadZipFile
 
 DAMAGE = (
-    ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OSError, SyntaxError, RuntimeError, MemoryError, BadZipFile,
-    TokenError, zlib.error, struct.error,
-)  # fmt: skip
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    OSError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    BadZipFile,
+    TokenError,
+    zlib.error,
+    struct.error,
+)

@@ -34,7 +34,11 @@ MEMBERS = ("forest", "forecast", "forecast_smoothed", "window")
 SMOOTHED = MEMBERS.index("forecast_smoothed")
 TABLES = tuple(  # one for each member, side by side, and one for them together
     slice(start, start + calibration.TABLE_WIDTH)
-    for start in range(RULES.stop, RULES.stop + (len(MEMBERS) + 1) * calibration.TABLE_WIDTH, calibration.TABLE_WIDTH)
+    for start in range(
+        RULES.stop,
+        RULES.stop + (len(MEMBERS) + 1) * calibration.TABLE_WIDTH,
+        calibration.TABLE_WIDTH,
+    )
 )
 OFFSET = TABLES[-1].stop  # what the forest's `contamination` sets; `raw_score` is less this
 ALPHA = OFFSET + 1
@@ -48,7 +52,9 @@ KNOWN = MATURE + 1  # readings ever learnt from
 RELEASED = KNOWN + 1  # readings up to this time are learnt, whether they alarmed or not
 MODEL_WIDTH = RELEASED + 1
 
-_BLOCK = 500  # readings scored together: what was learnt about their series is copied, 5 kB a reading
+_BLOCK = (
+    500  # readings scored together: what was learnt about their series is copied, 5 kB a reading
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,9 @@ class Parameters:
     """How a series is learnt."""
 
     n_estimators: int = 100
-    contamination: float | str = 0.1  # or "auto": sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
+    contamination: float | str = (
+        0.1  # or "auto": sets the forest's offset, seen in `raw_score`; it is not the rate of alarms
+    )
     max_samples: int | str = "auto"  # at most 256
     random_state: int = 42
     alpha: float = 1e-3  # a reading whose p-value is below this is anomalous
@@ -69,7 +77,9 @@ class Parameters:
     history_days: float = 14.0  # a model is learnt from this much, within these bounds
     history_readings_least: int = 4000
     history_readings_most: int = 20_000
-    mature_days: float = 7.0  # with a history as long as this and as many readings as this, a series is mature
+    mature_days: float = (
+        7.0  # with a history as long as this and as many readings as this, a series is mature
+    )
     mature_readings: int = 10_000
 
 
@@ -84,7 +94,11 @@ class Status(IntEnum):
     BAD_QUALITY = 5  # of bad quality or not finite: neither scored nor moved anything
 
 
-_COLLECTING, _WARMING, _SCORED = int(Status.COLLECTING), int(Status.WARMING), int(Status.SCORED)  # numpy compares with these at once
+_COLLECTING, _WARMING, _SCORED = (
+    int(Status.COLLECTING),
+    int(Status.WARMING),
+    int(Status.SCORED),
+)  # numpy compares with these at once
 _AFTER_ARRIVAL = Status.LATE - Arrival.LATE  # what does not move has the same order in both
 _GOOD = int(Quality.GOOD)
 
@@ -174,7 +188,9 @@ class Models:
     @property
     def bytes_per_model(self) -> int:
         """Memory one model takes."""
-        return self.arena.bytes_per_model + MODEL_WIDTH * self.numbers.itemsize + self.present.itemsize
+        return (
+            self.arena.bytes_per_model + MODEL_WIDTH * self.numbers.itemsize + self.present.itemsize
+        )
 
     def put(self, row: int, model: Model) -> None:
         """Hold this model in this row, instead of the one before."""
@@ -252,7 +268,9 @@ def advance(
     return pushed.states, results
 
 
-def foresee(state: Floats, numbers: Floats, forest: Callable[[Features], Floats], values: Floats) -> Results:
+def foresee(
+    state: Floats, numbers: Floats, forest: Callable[[Features], Floats], values: Floats
+) -> Results:
     """What each of these values [n] would be as the next reading of a series whose window is full, one usual pause after the newest.
 
     Scored as `advance` scores it, to the bit, at a third of the cost for one value; there is no verdict, since nothing came in. `state`
@@ -260,7 +278,11 @@ def foresee(state: Floats, numbers: Floats, forest: Callable[[Features], Floats]
     """
     n = len(values)
     time = np.full(n, float(int(state[features.LAST] + numbers[INTERVAL])))
-    pushed, at, every = features.foreseen(state, values, time), np.arange(n), np.repeat(numbers[None], n, axis=0)
+    pushed, at, every = (
+        features.foreseen(state, values, time),
+        np.arange(n),
+        np.repeat(numbers[None], n, axis=0),
+    )
     results = _nothing_said(n)
     results.status[:] = Status.SCORED
     members = _members(results, at, pushed, at, every, forest)
@@ -290,12 +312,21 @@ def _nothing_said(n: int) -> Results:
 
 
 def _statuses(pushed: features.Pushed, known: Bools) -> npt.NDArray[np.uint8]:
-    status = np.where(known, np.where(pushed.counts < features.LONG, _WARMING, _SCORED), _COLLECTING)
+    status = np.where(
+        known, np.where(pushed.counts < features.LONG, _WARMING, _SCORED), _COLLECTING
+    )
     return np.where(pushed.moved, status, pushed.arrivals + _AFTER_ARRIVAL).astype(np.uint8)
 
 
 def _score(
-    results: Results, good: Ints, pushed: features.Pushed, which: Ints, time: Floats, ready: Bools, models: Models, row: Ints
+    results: Results,
+    good: Ints,
+    pushed: features.Pushed,
+    which: Ints,
+    time: Floats,
+    ready: Bools,
+    models: Models,
+    row: Ints,
 ) -> None:
     """Score the readings `ready` of `pushed`, whose window is full; writes the smoothed forecast errors into the new states."""
     at = np.flatnonzero(ready)
@@ -303,17 +334,34 @@ def _score(
     members = np.full((len(good), len(MEMBERS)), np.nan)
     for block in blocks:
         forest = partial(models.arena.score, row[block])
-        members[block] = _members(results, good[block], pushed, block, models.numbers[row[block]], forest)
+        members[block] = _members(
+            results, good[block], pushed, block, models.numbers[row[block]], forest
+        )
     _smooth(members, pushed, which, ready)
     for block in blocks:
-        _weigh(results, good[block], pushed, block, time[block], members[block], models.numbers[row[block]])
+        _weigh(
+            results,
+            good[block],
+            pushed,
+            block,
+            time[block],
+            members[block],
+            models.numbers[row[block]],
+        )
 
 
 def _members(
-    results: Results, at: Ints, pushed: features.Pushed, block: Ints, numbers: Floats, forest: Callable[[Features], Floats]
+    results: Results,
+    at: Ints,
+    pushed: features.Pushed,
+    block: Ints,
+    numbers: Floats,
+    forest: Callable[[Features], Floats],
 ) -> Floats:
     """What each member sees [n, len(MEMBERS)] in the readings `block` of `pushed`, which are `at` in the results; none is smoothed yet."""
-    look = features.look(pushed.windows[block], pushed.stamps[block], pushed.flats[block], numbers[:, FEATURES])
+    look = features.look(
+        pushed.windows[block], pushed.stamps[block], pushed.flats[block], numbers[:, FEATURES]
+    )
     raw = features.unscaled(look, numbers[:, FEATURES])
     results.features[at] = scaled = features.scaled(raw, numbers[:, FEATURES])
     samples = forest(scaled)
@@ -326,23 +374,39 @@ def _members(
 
 def _smooth(members: Floats, pushed: features.Pushed, which: Ints, ready: Bools) -> None:
     """Smooth the forecast errors of all readings in place; what is left of them goes into the new states."""
-    seen, left = charts.smoothed(pushed.states[:, features.SMOOTHED], which, members[:, SMOOTHED].copy(), pushed.moved)
+    seen, left = charts.smoothed(
+        pushed.states[:, features.SMOOTHED], which, members[:, SMOOTHED].copy(), pushed.moved
+    )
     members[ready, SMOOTHED], pushed.states[:, features.SMOOTHED] = seen[ready], left
 
 
-def _weigh(results: Results, at: Ints, pushed: features.Pushed, block: Ints, time: Floats, members: Floats, numbers: Floats) -> None:
+def _weigh(
+    results: Results,
+    at: Ints,
+    pushed: features.Pushed,
+    block: Ints,
+    time: Floats,
+    members: Floats,
+    numbers: Floats,
+) -> None:
     """Scores of the readings `block` of `pushed`, which are `at` in the results, from what the members and the rules see in them."""
     surprises = member_surprises(members, numbers)
     results.member[at] = surprises.argmax(axis=1)
-    results.rules[at] = seen = rules.seen(pushed, block, time, numbers[:, FEATURES], numbers[:, RULES])
+    results.rules[at] = seen = rules.seen(
+        pushed, block, time, numbers[:, FEATURES], numbers[:, RULES]
+    )
     together = calibration.surprise(surprises.max(axis=1), numbers[:, TABLES[-1]])
-    results.score[at] = calibration.score(ruled(together, seen, pushed.windows[block, -1], numbers), numbers[:, ALPHA])
+    results.score[at] = calibration.score(
+        ruled(together, seen, pushed.windows[block, -1], numbers), numbers[:, ALPHA]
+    )
     results.confidence[at] = np.abs(results.score[at])
 
 
 def member_surprises(members: Floats, numbers: Floats) -> Floats:
     """-log10 p of each member [n, len(MEMBERS)] by its own table; those that have no say yet are never surprised."""
-    tables = numbers[:, TABLES[0].start : TABLES[-1].start].reshape(*members.shape, calibration.TABLE_WIDTH)
+    tables = numbers[:, TABLES[0].start : TABLES[-1].start].reshape(
+        *members.shape, calibration.TABLE_WIDTH
+    )
     out = calibration.surprise(members, tables)
     out[:, 1:] *= numbers[:, MATURE, None]
     return out
@@ -374,7 +438,12 @@ def _judge(
     thresholds[~loud] = np.inf
     at = good[moved]
     episodes, verdicts = verdict.judge(
-        pushed.states[:, features.EPISODE], which[moved], time[moved], results.score[at], thresholds[moved], policy
+        pushed.states[:, features.EPISODE],
+        which[moved],
+        time[moved],
+        results.score[at],
+        thresholds[moved],
+        policy,
     )
     pushed.states[:, features.EPISODE] = episodes
     results.transition[at] = verdicts.transitions
@@ -397,11 +466,20 @@ def _refits(
 ) -> None:
     """Say at which readings a refit is due, and count from there."""
     moved = np.flatnonzero(pushed.moved)
-    which, time, row, known, seen = which[moved], time[moved], row[moved], known[moved], pushed.seen[moved]
+    which, time, row, known, seen = (
+        which[moved],
+        time[moved],
+        row[moved],
+        known[moved],
+        pushed.seen[moved],
+    )
     steps = np.full(len(moved), float(parameters.first_fit_retry_readings))
     steps[known] = models.numbers[row[known], REFIT_STEP]
     first = pushed.states[which, features.FIRST]
-    enough = known | ((seen >= parameters.first_fit_readings) & (time - first >= parameters.first_fit_seconds * 1e6))
+    enough = known | (
+        (seen >= parameters.first_fit_readings)
+        & (time - first >= parameters.first_fit_seconds * 1e6)
+    )
     since = states[which, features.SINCE_DUE] + (seen - states[which, features.SEEN])
     candidates = np.flatnonzero(enough & (since >= steps))
     for i in candidates.tolist():
@@ -409,4 +487,6 @@ def _refits(
         told = pushed.states[series, features.SEEN] - pushed.states[series, features.SINCE_DUE]
         if seen[i] - told >= steps[i]:
             results.refit_due[good[moved[i]]] = True
-            pushed.states[series, features.SINCE_DUE] = pushed.states[series, features.SEEN] - seen[i]
+            pushed.states[series, features.SINCE_DUE] = (
+                pushed.states[series, features.SEEN] - seen[i]
+            )

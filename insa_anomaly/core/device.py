@@ -23,7 +23,19 @@ from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.detector import Parameters, Status
 from insa_anomaly.core.device_features import MEMBERS, Knowledge, Look
 from insa_anomaly.core.device_numbers import Numbers
-from insa_anomaly.core.device_window import CHARTS, COMBINED, COUNT, EPISODE, FIRST, LAST, SEEN, SINCE_DUE, TAG, TIMES, Rows
+from insa_anomaly.core.device_window import (
+    CHARTS,
+    COMBINED,
+    COUNT,
+    EPISODE,
+    FIRST,
+    LAST,
+    SEEN,
+    SINCE_DUE,
+    TAG,
+    TIMES,
+    Rows,
+)
 from insa_anomaly.core.event import Reason
 from insa_anomaly.core.features import LONG, Bools, Floats, Ints
 from insa_anomaly.core.forest import Arena, Forest
@@ -86,11 +98,17 @@ class DeviceModel:
             "device_id": np.array(self.device_id),
             "metrics": np.array(self.metrics),
         }
-        numbers = {name: np.array(getattr(self, name)) for name in ("version", "tables", "band", *_SCALARS)} | {
-            "life": np.array(astuple(self.life))
+        numbers = {
+            name: np.array(getattr(self, name)) for name in ("version", "tables", "band", *_SCALARS)
+        } | {"life": np.array(astuple(self.life))}
+        forest = {
+            f"forest_{field.name}": np.array(getattr(self.forest, field.name))
+            for field in fields(Forest)
         }
-        forest = {f"forest_{field.name}": np.array(getattr(self.forest, field.name)) for field in fields(Forest)}
-        known = {f"known_{field.name}": np.array(getattr(self.known, field.name)) for field in fields(Knowledge)}
+        known = {
+            f"known_{field.name}": np.array(getattr(self.known, field.name))
+            for field in fields(Knowledge)
+        }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **about, **numbers, **forest, **known)
         return buffer.getvalue()
@@ -102,14 +120,20 @@ class DeviceModel:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
         except DAMAGE as error:
-            raise ModelFileError("this is not a device model file that this version reads") from error
+            raise ModelFileError(
+                "this is not a device model file that this version reads"
+            ) from error
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> DeviceModel:
         metrics = tuple(map(str, arrays["metrics"].tolist()))
         tables = np.asarray(arrays["tables"], np.float64)
-        known = Knowledge(*(np.asarray(arrays[f"known_{field.name}"], np.float64) for field in fields(Knowledge)))
-        of_this_form = tables.shape == (MEMBERS + 1, calibration.TABLE_WIDTH) and len(known.center) == len(metrics)
+        known = Knowledge(
+            *(np.asarray(arrays[f"known_{field.name}"], np.float64) for field in fields(Knowledge))
+        )
+        of_this_form = tables.shape == (MEMBERS + 1, calibration.TABLE_WIDTH) and len(
+            known.center
+        ) == len(metrics)
         if int(arrays["format"].item()) != FORMAT or not of_this_form:
             message = "the device model file has another format"
             raise ValueError(message)
@@ -120,12 +144,31 @@ class DeviceModel:
             int(arrays["forest_max_samples"].item()),
             float(arrays["forest_offset"].item()),
         )
-        about = str(arrays["id"].item()), int(arrays["version"].item()), str(arrays["device_id"].item())
-        alpha, threshold, gap, interval, refit_step = (float(arrays[name].item()) for name in _SCALARS)
+        about = (
+            str(arrays["id"].item()),
+            int(arrays["version"].item()),
+            str(arrays["device_id"].item()),
+        )
+        alpha, threshold, gap, interval, refit_step = (
+            float(arrays[name].item()) for name in _SCALARS
+        )
         ever, first, through, released, mature = np.asarray(arrays["life"], np.float64).tolist()
         life = Life(ever, first, through, released, bool(mature))
         band = np.asarray(arrays["band"], np.float64)
-        return cls(*about, metrics, forest, known, tables, band, alpha, threshold, gap, interval, refit_step, life)
+        return cls(
+            *about,
+            metrics,
+            forest,
+            known,
+            tables,
+            band,
+            alpha,
+            threshold,
+            gap,
+            interval,
+            refit_step,
+            life,
+        )
 
 
 _SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
@@ -138,11 +181,21 @@ class Served:
         trees, known = len(model.forest.thresholds), model.known
         shared = arena is not None and arena.trees == trees
         self.model = model
-        self.arena, self.row = (arena, row) if arena is not None and shared else (Arena(1, trees), 0)
+        self.arena, self.row = (
+            (arena, row) if arena is not None and shared else (Arena(1, trees), 0)
+        )
         self.arena.put(self.row, model.forest)
         offset = model.forest.offset
         self.numbers = Numbers(
-            model.tag, model.gap, model.alpha, model.threshold, model.refit_step, offset, model.band, model.tables, known
+            model.tag,
+            model.gap,
+            model.alpha,
+            model.threshold,
+            model.refit_step,
+            offset,
+            model.band,
+            model.tables,
+            known,
         )
         self.laid_out = self.numbers.row()
 
@@ -174,7 +227,12 @@ class DeviceResults:
 
 
 def advance(
-    state: Floats, served: Served | None, times: Ints, values: Floats, policy: verdict.Policy, parameters: Parameters
+    state: Floats,
+    served: Served | None,
+    times: Ints,
+    values: Floats,
+    policy: verdict.Policy,
+    parameters: Parameters,
 ) -> tuple[Floats, DeviceResults]:
     """Move the state of a device by n rows in order of arrival.
 
@@ -186,8 +244,12 @@ def advance(
     status, held = _arrivals(state, when, what)
     after = _adopted(state, served)
     parts = []
-    for piece, restarts in _pieces(status, when, state[LAST], served.model.gap if served else np.inf):
-        moved, said = _seen(_emptied(after) if restarts else after, served, when[piece], what[piece])
+    for piece, restarts in _pieces(
+        status, when, state[LAST], served.model.gap if served else np.inf
+    ):
+        moved, said = _seen(
+            _emptied(after) if restarts else after, served, when[piece], what[piece]
+        )
         if status[piece.start] == Status.SCORED:
             after = moved
             _judge(after, said, when[piece], served, policy)
@@ -199,11 +261,17 @@ def advance(
     return after, _joined(parts, values.shape)
 
 
-def _arrivals(state: Floats, times: Floats, values: Floats) -> tuple[npt.NDArray[np.uint8], list[int]]:
+def _arrivals(
+    state: Floats, times: Floats, values: Floats
+) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """What each row is to the window (SCORED: moves it), and the discriminators of the newest time after them."""
     nothing: Bools = np.array(np.isnan(values).all(axis=1))
     status = np.where(nothing, Status.BAD_QUALITY, Status.SCORED).astype(np.uint8)
-    newest, held, own = state[LAST], device_window.remembered(state), device_window.discriminators(values).tolist()
+    newest, held, own = (
+        state[LAST],
+        device_window.remembered(state),
+        device_window.discriminators(values).tolist(),
+    )
     if not nothing.any() and (np.diff(times, prepend=newest) > 0).all():
         return status, own[-1:] or held
     for i, time in enumerate(times.tolist()):
@@ -220,7 +288,9 @@ def _arrivals(state: Floats, times: Floats, values: Floats) -> tuple[npt.NDArray
     return status, held
 
 
-def _pieces(status: npt.NDArray[np.uint8], times: Floats, last: float, gap: float) -> list[tuple[slice, bool]]:
+def _pieces(
+    status: npt.NDArray[np.uint8], times: Floats, last: float, gap: float
+) -> list[tuple[slice, bool]]:
     """The rows in pieces that are moved at once, and which of them restart the window; a row that moves nothing is one by itself."""
     moves = status == Status.SCORED
     before = np.maximum.accumulate(np.concatenate(([last], np.where(moves, times, -np.inf))))[:-1]
@@ -257,7 +327,9 @@ def _adopted(state: Floats, served: Served | None) -> Floats:
     return out
 
 
-def _seen(state: Floats, served: Served | None, times: Floats, values: Floats) -> tuple[Floats, DeviceResults]:
+def _seen(
+    state: Floats, served: Served | None, times: Floats, values: Floats
+) -> tuple[Floats, DeviceResults]:
     """Move the window by rows without a long pause between them, and score them."""
     after, rows = device_window.push(state, times, values)
     if served is None:
@@ -279,7 +351,9 @@ def members_of(samples: Floats, look: Look) -> Floats:
     return np.concatenate((-samples[:, None], look.measures), axis=1)
 
 
-def weighed(look: Look, samples: Floats, members: Floats, together: Floats, numbers: Numbers) -> DeviceResults:
+def weighed(
+    look: Look, samples: Floats, members: Floats, together: Floats, numbers: Numbers
+) -> DeviceResults:
     """The results of n rows with full windows, but for their verdict; `numbers`: of one model for all, or of one for each."""
     n = len(look.level)
     usual = expected(look, numbers.known)
@@ -306,7 +380,16 @@ def weighed(look: Look, samples: Floats, members: Floats, together: Floats, numb
 def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
     """The same, but nothing of the rows whose window is not full."""
     nothing = nothing_said(*said.shares.shape)
-    for name in ("score", "confidence", "raw_score", "surprises", "expected", "lower", "upper", "shares"):
+    for name in (
+        "score",
+        "confidence",
+        "raw_score",
+        "surprises",
+        "expected",
+        "lower",
+        "upper",
+        "shares",
+    ):
         getattr(said, name)[warming] = getattr(nothing, name)[warming]
     said.status[warming] = Status.WARMING
     return said
@@ -314,7 +397,10 @@ def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
 
 def surprises(members: Floats, tables: Floats) -> Floats:
     """-log10 p of every member [n, MEMBERS]; tables [MEMBERS + 1, TABLE_WIDTH], or n times that."""
-    return np.minimum(calibration.surprise(members, _of_each(tables[..., :MEMBERS, :], len(members))), _SURPRISE_CAP)
+    return np.minimum(
+        calibration.surprise(members, _of_each(tables[..., :MEMBERS, :], len(members))),
+        _SURPRISE_CAP,
+    )
 
 
 def _of_each(tables: Floats, n: int) -> Floats:
@@ -325,18 +411,24 @@ def _of_each(tables: Floats, n: int) -> Floats:
 def combined(before: float, rows: Rows, members: Floats) -> Floats:
     """The smoothed mean of the members' surprises [n, MEMBERS] -> [n]."""
     together = members.sum(axis=1, keepdims=True) / MEMBERS
-    return device_features.smoothed(np.array([before]), together, device_features.device_gains(rows, 1))[:, 0].copy()
+    return device_features.smoothed(
+        np.array([before]), together, device_features.device_gains(rows, 1)
+    )[:, 0].copy()
 
 
 def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
     """What the members say together -> scores in [-1, 1]; tables as for `surprises`, alpha one or n."""
-    surprise = calibration.surprise(together[:, None], _of_each(tables[..., MEMBERS:, :], len(together)))
+    surprise = calibration.surprise(
+        together[:, None], _of_each(tables[..., MEMBERS:, :], len(together))
+    )
     return calibration.score(surprise[:, 0], np.zeros(len(together)) + alpha)
 
 
 def expected(look: Look, known: Knowledge) -> Floats:
     """The value that was to be expected of every metric [n, d]."""
-    value: Floats = known.center + known.scale * (look.sight.forecast + known.residual_center + look.usual)
+    value: Floats = known.center + known.scale * (
+        look.sight.forecast + known.residual_center + look.usual
+    )
     return value
 
 
@@ -364,20 +456,30 @@ def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel
     """The metrics [d] that make a row stand out, strongest first, in words; `values` are those of the row."""
     own = results.shares[row]
     strongest = np.argsort(-own, kind="stable")[:_MOST_REASONS]
-    return [Reason(model.metrics[j], float(own[j]), _words(results, row, j, values)) for j in strongest.tolist() if own[j] >= _LEAST_SHARE]
+    return [
+        Reason(model.metrics[j], float(own[j]), _words(results, row, j, values))
+        for j in strongest.tolist()
+        if own[j] >= _LEAST_SHARE
+    ]
 
 
 def _words(results: DeviceResults, row: int, j: int, values: Floats) -> str:
     lower, upper, usual = results.lower[row, j], results.upper[row, j], results.expected[row, j]
     where = "in" if lower <= values[j] <= upper else "outside"
-    return f"{values[j]:.4g} for an expected {usual:.4g}, {where} its band {lower:.4g} to {upper:.4g}"
+    return (
+        f"{values[j]:.4g} for an expected {usual:.4g}, {where} its band {lower:.4g} to {upper:.4g}"
+    )
 
 
-def _judge(after: Floats, said: DeviceResults, times: Floats, served: Served | None, policy: verdict.Policy) -> None:
+def _judge(
+    after: Floats, said: DeviceResults, times: Floats, served: Served | None, policy: verdict.Policy
+) -> None:
     """Verdict on rows that moved the window; writes the episode into the state."""
     n = len(times)
     thresholds = np.full(n, served.model.threshold if served else 0.0)
-    episodes, verdicts = verdict.judge(after[None, EPISODE], np.zeros(n, np.int64), times, said.score, thresholds, policy)
+    episodes, verdicts = verdict.judge(
+        after[None, EPISODE], np.zeros(n, np.int64), times, said.score, thresholds, policy
+    )
     after[EPISODE] = episodes[0]
     said.transition[:] = verdicts.transitions
     said.episode_started[:] = verdicts.started
@@ -385,14 +487,18 @@ def _judge(after: Floats, said: DeviceResults, times: Floats, served: Served | N
     said.episode_peak[:] = verdicts.peaks
 
 
-def _count(after: Floats, said: DeviceResults, times: Floats, served: Served | None, parameters: Parameters) -> None:
+def _count(
+    after: Floats, said: DeviceResults, times: Floats, served: Served | None, parameters: Parameters
+) -> None:
     """Count rows that moved the window, and say at which of them a refit is due."""
     n = len(times)
     if after[SEEN] == 0:
         after[FIRST] = times[0]
     step = served.model.refit_step if served else float(parameters.first_fit_retry_readings)
     seen = after[SEEN] + np.arange(1, n + 1)
-    early = (seen < parameters.first_fit_readings) | (times - after[FIRST] < parameters.first_fit_seconds * 1e6)
+    early = (seen < parameters.first_fit_readings) | (
+        times - after[FIRST] < parameters.first_fit_seconds * 1e6
+    )
     since = after[SINCE_DUE] + np.arange(1, n + 1)
     enough = since >= step if served else (since >= step) & ~early
     due = -1
@@ -429,4 +535,9 @@ def _joined(parts: list[DeviceResults], shape: tuple[int, int]) -> DeviceResults
     if len(parts) == 1:
         return parts[0]
     parts = parts or [nothing_said(0, shape[1])]
-    return DeviceResults(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(DeviceResults)))
+    return DeviceResults(
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(DeviceResults)
+        )
+    )

@@ -28,21 +28,27 @@ MIDDLE = 20  # rows in the mean that a forecast looks at
 
 # The columns of the moments of a window, in units of the metric's own robust scale.
 NOW = 0
-PREDICTORS = slice(1, LAGS + 2)  # the last LAGS values, newest first, and the mean of the last MIDDLE before the newest
+PREDICTORS = slice(
+    1, LAGS + 2
+)  # the last LAGS values, newest first, and the mean of the last MIDDLE before the newest
 SHORT_MEAN, LONG_MEAN, DEVIATION = range(LAGS + 2, LAGS + 5)
 MOMENTS = LAGS + 5
 
 NAMES = ("value", "jump", "level", "trend", "spread", "flat_run")
 WIDTH = len(NAMES)
 SUMMARIES = 10
-_ORDER = np.array((0, 1, 2, 3, 8, 9, 6, 7, 4, 5))  # of the summaries as the forest knows them, among them as they are made
+_ORDER = np.array(
+    (0, 1, 2, 3, 8, 9, 6, 7, 4, 5)
+)  # of the summaries as the forest knows them, among them as they are made
 MEMBERS = 4  # residual forest, Mahalanobis, residuals, windows
 
 _Z_CAP = 200.0
 LEVEL_CAP = 50.0
 _RESIDUAL_CAP = 50.0
 _SCALED_CAP = 30.0
-_FEW = 32_768  # products that a projection makes in one go: of more that is slower, and takes memory
+_FEW = (
+    32_768  # products that a projection makes in one go: of more that is slower, and takes memory
+)
 _BLOCK = 512  # rows whose windows are unfolded together
 
 
@@ -106,7 +112,9 @@ def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, Look]:
     """Look at rows, and carry on the running means of `state`; answers the new state."""
     after, used, usual = state.copy(), rows.used, daily(rows.times, known)
     among = None if used.all() else used
-    at_once = sight(moments(standardised(rows.values, usual, known.center, known.scale)), rows.flats, known)
+    at_once = sight(
+        moments(standardised(rows.values, usual, known.center, known.scale)), rows.flats, known
+    )
     means = running(after, rows, at_once)
     charted = smoothed(after[device_window.CHARTS], charts(at_once, among), device_gains(rows, 2))
     device_window.means(after)[:], after[device_window.CHARTS] = means[-1], charted[-1]
@@ -115,7 +123,11 @@ def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, Look]:
 
 def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Floats, Look]:
     """As `look` at a row each of k devices, each with its own state [k, device_window.width(d)] and knowledge: to the bit the same."""
-    after, usual, used = states.copy(), daily_of_each(rows.times, known.profile), np.ones(rows.flats.shape, np.bool_)
+    after, usual, used = (
+        states.copy(),
+        daily_of_each(rows.times, known.profile),
+        np.ones(rows.flats.shape, np.bool_),
+    )
     z = standardised(rows.values, usual, known.center[:, None], known.scale[:, None])
     seen = np.empty((*used.shape, MOMENTS))
     _moments(np.ascontiguousarray(z[:, 1:].transpose(0, 2, 1)), seen)
@@ -131,12 +143,22 @@ def carried(before: Floats, inputs: Floats) -> Floats:
     return GAIN * inputs + (1.0 - GAIN) * before
 
 
-def _look(at_once: Sight, means: Floats, charted: Floats, usual: Floats, used: Bools, known: Knowledge) -> Look:
+def _look(
+    at_once: Sight, means: Floats, charted: Floats, usual: Floats, used: Bools, known: Knowledge
+) -> Look:
     among, d = None if used.all() else used, used.shape[1]
     level = at_once.level if among is None else filled_level(at_once, used, known)
     measures = np.concatenate((mahalanobis(level, among, known)[:, None], charted), axis=1)
     running = Running(means[:, :d], means[:, d : 2 * d], means[:, 2 * d :])
-    return Look(at_once, running, level, usual, used, summaries(at_once, running, level, among, known), measures)
+    return Look(
+        at_once,
+        running,
+        level,
+        usual,
+        used,
+        summaries(at_once, running, level, among, known),
+        measures,
+    )
 
 
 def device_gains(rows: Rows, columns: int) -> Floats:
@@ -150,7 +172,9 @@ def device_gains(rows: Rows, columns: int) -> Floats:
 
 def standardised(values: Floats, usual: Floats, center: Floats, scale: Floats) -> Floats:
     """Values [..., d] in units of each metric's robust scale, less its daily profile `usual` [..., d]; 0 where there is none."""
-    with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
+    with np.errstate(
+        over="ignore"
+    ):  # a value near the largest float is merely as strange as can be
         z = (values - center) / scale
     z -= usual
     z = within(z, _Z_CAP)
@@ -181,11 +205,17 @@ def daily_of_each(times: Floats, profiles: Floats) -> Floats:
     if not most.any():
         return np.zeros((k, m, d))
     if ((bins > 0) & (bins < most)).any():
-        return features.profile(np.repeat(times, d, axis=0), profiles.reshape(k * d, -1)).reshape(k, d, m).transpose(0, 2, 1)
+        return (
+            features.profile(np.repeat(times, d, axis=0), profiles.reshape(k * d, -1))
+            .reshape(k, d, m)
+            .transpose(0, 2, 1)
+        )
     levels = np.where(bins[..., None] > 0, profiles[..., features.PROFILE], 0.0).transpose(0, 2, 1)
     lower, upper, share = features.between_bins(times, np.maximum(most, 1.0))
     row, levels = np.arange(k)[:, None], np.ascontiguousarray(levels)
-    out: Floats = levels[row, lower] * (1 - share)[..., None] + levels[row, upper] * share[..., None]
+    out: Floats = (
+        levels[row, lower] * (1 - share)[..., None] + levels[row, upper] * share[..., None]
+    )
     return out
 
 
@@ -195,7 +225,9 @@ def moments(z: Floats) -> Floats:
     out = np.empty((n, metrics, MOMENTS))
     for begin in range(0, n, _BLOCK):
         part = out[begin : begin + _BLOCK]
-        views = np.lib.stride_tricks.sliding_window_view(z[begin + 1 : begin + LONG + len(part)], LONG, axis=0)
+        views = np.lib.stride_tricks.sliding_window_view(
+            z[begin + 1 : begin + LONG + len(part)], LONG, axis=0
+        )
         _moments(np.ascontiguousarray(views), part)
     return out
 
@@ -217,8 +249,12 @@ def sight(seen: Floats, flats: Floats, known: Knowledge) -> Sight:
     """What is seen in moments [n, d, MOMENTS] and flat runs [n, d]."""
     forecast = forecasts(seen, known)
     value = np.ascontiguousarray(seen[..., NOW])
-    residual = within((value - forecast - known.residual_center) / known.residual_scale, _RESIDUAL_CAP)
-    scaled = within((unscaled(seen, flats, known) - known.feature_center) / known.feature_scale, _SCALED_CAP)
+    residual = within(
+        (value - forecast - known.residual_center) / known.residual_scale, _RESIDUAL_CAP
+    )
+    scaled = within(
+        (unscaled(seen, flats, known) - known.feature_center) / known.feature_scale, _SCALED_CAP
+    )
     level = within(np.ascontiguousarray(seen[..., SHORT_MEAN]), LEVEL_CAP) - known.level_center
     return Sight(forecast, residual, scaled, level, value)
 
@@ -247,7 +283,9 @@ def projected(rows: Floats, axes: Floats) -> Floats:
     """Rows [n, d] times axes [k, d], or [n, k, d] of their own -> [n, k], summed in the same order for any number of rows."""
     if rows.size * axes.shape[-2] <= _FEW:
         turned = axes.T[:, None] if axes.ndim == 2 else axes.transpose(2, 0, 1)
-        parts = np.multiply(rows.T[:, :, None], turned, order="C")  # [d, n, k], so that the sum goes along d one by one, as below
+        parts = np.multiply(
+            rows.T[:, :, None], turned, order="C"
+        )  # [d, n, k], so that the sum goes along d one by one, as below
         together: Floats = np.add.reduce(parts, axis=0) + 0.0
         return together
     out = np.zeros((len(rows), axes.shape[-2]))
@@ -259,7 +297,9 @@ def projected(rows: Floats, axes: Floats) -> Floats:
 def running(state: Floats, rows: Rows, seen: Sight) -> Floats:
     """The running means of the metrics [n, 3 d], from those in `state` on; a metric that comes (back) begins with its first value."""
     gains = np.where(rows.observed, np.where(rows.fresh <= 1, 1.0, GAIN), 0.0)
-    return smoothed(device_window.means(state), _inputs(seen), np.concatenate((gains, gains, gains), axis=1))
+    return smoothed(
+        device_window.means(state), _inputs(seen), np.concatenate((gains, gains, gains), axis=1)
+    )
 
 
 def _inputs(seen: Sight) -> Floats:
@@ -301,7 +341,9 @@ def imputation(precision: Floats, present: Bools) -> Floats:
     return out
 
 
-def summaries(seen: Sight, means: Running, level: Floats, among: Bools | None, known: Knowledge) -> Features:
+def summaries(
+    seen: Sight, means: Running, level: Floats, among: Bools | None, known: Knowledge
+) -> Features:
     """What the forest is fed [n, SUMMARIES]; `among` [n, d] says which metrics take part, None: all."""
     residuals = seen.residual, means.residual * np.sqrt(SPAN / 2)
     sizes = np.abs(np.array((*residuals, within(means.level / known.wander, LEVEL_CAP))))
@@ -318,13 +360,17 @@ def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
     """Hotelling's T2 [n] of the level along the principal axes that are kept, and its squared distance from them [n]."""
     along = projected(level / known.wander, known.axes)
     along *= along
-    return (along * known.stiffness).sum(axis=1), np.where(known.stiffness > 0, 0.0, along).sum(axis=1)
+    return (along * known.stiffness).sum(axis=1), np.where(known.stiffness > 0, 0.0, along).sum(
+        axis=1
+    )
 
 
 def mahalanobis(level: Floats, among: Bools | None, known: Knowledge) -> Floats:
     """Log squared Mahalanobis distance of the level [n, d], for as many metrics as take part -> [n]."""
     squared: Floats = (level * projected(level, known.precision)).sum(axis=1)
-    distance: Floats = np.log1p(np.maximum(squared, 0.0) / _taking_part(level, among) * level.shape[1])
+    distance: Floats = np.log1p(
+        np.maximum(squared, 0.0) / _taking_part(level, among) * level.shape[1]
+    )
     return distance
 
 
@@ -353,7 +399,9 @@ def smallest(values: Floats, among: Bools | None) -> Floats:
 
 def mean(values: Floats, among: Bools | None) -> Floats:
     """Of values [..., n, d] the mean [..., n]."""
-    out: Floats = (values if among is None else np.where(among, values, 0.0)).sum(axis=-1) / _taking_part(values, among)
+    out: Floats = (values if among is None else np.where(among, values, 0.0)).sum(
+        axis=-1
+    ) / _taking_part(values, among)
     return out
 
 

@@ -42,13 +42,17 @@ def advance_each(
     after, results = list(states), device.nothing_said(*values.shape)
     at = np.flatnonzero(goes)
     if len(at):
-        moved, said = _side_by_side(laid[at], [one for i in at.tolist() if (one := served[i])], when[at], values[at], policy)
+        moved, said = _side_by_side(
+            laid[at], [one for i in at.tolist() if (one := served[i])], when[at], values[at], policy
+        )
         for i, state in zip(at.tolist(), moved, strict=True):
             after[i] = state
         _put(results, at, said)
     for i in np.flatnonzero(~goes).tolist():
         own = slice(i, i + 1)
-        after[i], said = device.advance(states[i], served[i], times[own], values[own], policy, parameters)
+        after[i], said = device.advance(
+            states[i], served[i], times[own], values[own], policy, parameters
+        )
         _put(results, own, said)
     return after, results
 
@@ -87,10 +91,14 @@ def _samples(served: Sequence[Served], summaries: Features) -> Floats:
     return out
 
 
-def _judge(after: Floats, said: DeviceResults, times: Floats, numbers: Numbers, policy: verdict.Policy) -> None:
+def _judge(
+    after: Floats, said: DeviceResults, times: Floats, numbers: Numbers, policy: verdict.Policy
+) -> None:
     """Verdict on the rows; writes the episodes into the states."""
     thresholds = np.asarray(numbers.threshold)
-    after[:, EPISODE], verdicts = verdict.judge(after[:, EPISODE], np.arange(len(times)), times, said.score, thresholds, policy)
+    after[:, EPISODE], verdicts = verdict.judge(
+        after[:, EPISODE], np.arange(len(times)), times, said.score, thresholds, policy
+    )
     said.transition[:] = verdicts.transitions
     said.episode_started[:] = verdicts.started
     said.episode_readings[:] = verdicts.readings

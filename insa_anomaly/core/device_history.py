@@ -35,8 +35,14 @@ class DeviceHistory:
 
     def columns(self) -> tuple[Ints, Floats, Bools]:
         """Times [n], values [n, metrics], and which rows were told [n]."""
-        values = np.frombuffer(b"".join(cells for _, cells, _ in self._rows)).reshape(-1, self._metrics)
-        return np.array([time for time, _, _ in self._rows], np.int64), values, np.array([told for _, _, told in self._rows], np.bool_)
+        values = np.frombuffer(b"".join(cells for _, cells, _ in self._rows)).reshape(
+            -1, self._metrics
+        )
+        return (
+            np.array([time for time, _, _ in self._rows], np.int64),
+            values,
+            np.array([told for _, _, told in self._rows], np.bool_),
+        )
 
     def to_bytes(self) -> bytes:
         """One npz that needs no pickle."""

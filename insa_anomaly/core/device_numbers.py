@@ -38,15 +38,22 @@ class Numbers:
         k = len(rows)
         laid = np.concatenate(rows).reshape(k, -1)
         tag, gap, alpha, threshold, refit_step, offset = laid[:, :_SCALARS].T.copy()
-        band, tables, *known = [laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places]
-        return Numbers(tag, gap, alpha, threshold, refit_step, offset, band, tables, Knowledge(*known))
+        band, tables, *known = [
+            laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places
+        ]
+        return Numbers(
+            tag, gap, alpha, threshold, refit_step, offset, band, tables, Knowledge(*known)
+        )
 
     @cached_property
     def _places(self) -> list[tuple[int, int, tuple[int, ...]]]:
         """Where in a row each part begins and ends that is more than a number, and its shape."""
         wide = self._parts()[_SCALARS:]
         ends = accumulate(map(np.size, wide), initial=_SCALARS)
-        return [(begin, end, np.shape(part)) for (begin, end), part in zip(pairwise(ends), wide, strict=True)]
+        return [
+            (begin, end, np.shape(part))
+            for (begin, end), part in zip(pairwise(ends), wide, strict=True)
+        ]
 
     def _parts(self) -> list[Floats | float]:
         own = [getattr(self, field.name) for field in fields(self)[:-1]]

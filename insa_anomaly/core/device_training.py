@@ -16,12 +16,29 @@ import sklearn
 from insa_anomaly.core import calibration, device, device_features, device_window, features, verdict
 from insa_anomaly.core.detector import Parameters, Status
 from insa_anomaly.core.device import CELLS_MOST, DeviceModel
-from insa_anomaly.core.device_features import LAGS, MEMBERS, PREDICTORS, SHORT_MEAN, WIDTH, Knowledge, Look
+from insa_anomaly.core.device_features import (
+    LAGS,
+    MEMBERS,
+    PREDICTORS,
+    SHORT_MEAN,
+    WIDTH,
+    Knowledge,
+    Look,
+)
 from insa_anomaly.core.device_window import Rows
 from insa_anomaly.core.features import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
 from insa_anomaly.core.isolation import compiled, grow, grow_passing
 from insa_anomaly.core.life import grown, quarantined
-from insa_anomaly.core.training import Figures, Grow, Grown, Past, TrainedModel, daily_profile, robust_scale, typical_pause
+from insa_anomaly.core.training import (
+    Figures,
+    Grow,
+    Grown,
+    Past,
+    TrainedModel,
+    daily_profile,
+    robust_scale,
+    typical_pause,
+)
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
@@ -99,13 +116,27 @@ def fit(
     alarmed in mature age is not learnt, unless it has become the rule. Raises NotEnoughData below 100 rows
     or 32 full windows, TrainingError for data nothing can be learnt from.
     """
-    learnt = _learnt(DeviceLearner(device_id, tuple(metrics), model_id, version, parameters, policy), times, values, past, grow)
+    learnt = _learnt(
+        DeviceLearner(device_id, tuple(metrics), model_id, version, parameters, policy),
+        times,
+        values,
+        past,
+        grow,
+    )
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, learnt.when, learnt.model, learnt.scores, learnt.left_out)
-    return TrainedDevice(learnt.model, learnt.forest, None, parameters, len(learnt.when), figures, made_with)
+    return TrainedDevice(
+        learnt.model, learnt.forest, None, parameters, len(learnt.when), figures, made_with
+    )
 
 
-def _learnt(learner: "DeviceLearner", times: Ints, values: Floats, past: Past[DeviceModel] | None, grow: Grow[Grown]) -> _Learnt[Grown]:
+def _learnt(
+    learner: "DeviceLearner",
+    times: Ints,
+    values: Floats,
+    past: Past[DeviceModel] | None,
+    grow: Grow[Grown],
+) -> _Learnt[Grown]:
     metrics, parameters = learner.metrics, learner.parameters
     given, what = _ordered(times, values, len(metrics))
     when, what, released = _released(given, what, past)
@@ -132,13 +163,21 @@ def _learnt(learner: "DeviceLearner", times: Ints, values: Floats, past: Past[De
         threshold=verdict.threshold_for(scores, days * len(scores) / len(when), learner.policy),
         gap=gap,
         interval=interval,
-        refit_step=float(np.clip(len(when) / days, parameters.refit_readings_least, parameters.refit_readings_most)),
-        life=replace(grown(past.model.life if past else None, given, interval, parameters), released=released),
+        refit_step=float(
+            np.clip(
+                len(when) / days, parameters.refit_readings_least, parameters.refit_readings_most
+            )
+        ),
+        life=replace(
+            grown(past.model.life if past else None, given, interval, parameters), released=released
+        ),
     )
     return _Learnt(model, forest, when, scores, left_out)
 
 
-def _figures(times: Ints, when: Floats, model: DeviceModel, scores: Floats, left_out: list[str]) -> Figures:
+def _figures(
+    times: Ints, when: Floats, model: DeviceModel, scores: Floats, left_out: list[str]
+) -> Figures:
     return {
         "rows_given": len(times),
         "rows_used": len(when),
@@ -160,7 +199,9 @@ def _figures(times: Ints, when: Floats, model: DeviceModel, scores: Floats, left
 def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]:
     """Rows in time order that hold anything finite, without repetitions."""
     if values.shape != (len(times), metrics):
-        raise TrainingError(f"values of shape {values.shape} for {len(times)} timestamps and {metrics} metrics")
+        raise TrainingError(
+            f"values of shape {values.shape} for {len(times)} timestamps and {metrics} metrics"
+        )
     what = np.where(np.isfinite(values), values, np.nan)
     something = np.isfinite(what).any(axis=1)
     if len(times) and not something.any():
@@ -169,11 +210,15 @@ def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]
     order = np.argsort(when, kind="stable")
     when, what = when[order], what[order]
     same = np.ones(len(when), np.bool_)
-    same[1:] = (np.diff(when) > 0) | ((what[1:] != what[:-1]) & ~(np.isnan(what[1:]) & np.isnan(what[:-1]))).any(axis=1)
+    same[1:] = (np.diff(when) > 0) | (
+        (what[1:] != what[:-1]) & ~(np.isnan(what[1:]) & np.isnan(what[:-1]))
+    ).any(axis=1)
     return when[same], what[same]
 
 
-def _released(when: Floats, what: Floats, past: Past[DeviceModel] | None) -> tuple[Floats, Floats, float]:
+def _released(
+    when: Floats, what: Floats, past: Past[DeviceModel] | None
+) -> tuple[Floats, Floats, float]:
     """The rows that may be learnt, and up to when all are."""
     if past is None or not len(when):
         return when, what, float(when.max(initial=0.0))
@@ -185,9 +230,15 @@ def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]
     """The columns that a model is made of, and why the others are not."""
     coverage = np.isfinite(values).mean(axis=0) if len(values) else np.zeros(len(metrics))
     kept = np.flatnonzero(coverage >= _LEAST_COVERAGE).tolist()
-    left_out = [f"{metrics[j]} has a reading in {coverage[j]:.0%} of the rows" for j in range(len(metrics)) if j not in kept]
+    left_out = [
+        f"{metrics[j]} has a reading in {coverage[j]:.0%} of the rows"
+        for j in range(len(metrics))
+        if j not in kept
+    ]
     if not kept and len(values):
-        raise TrainingError(f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows: they do not report together")
+        raise TrainingError(
+            f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows: they do not report together"
+        )
     return kept, left_out
 
 
@@ -196,15 +247,21 @@ def _recent(when: Floats, what: Floats, parameters: Parameters) -> tuple[Floats,
     some = np.isfinite(what).any(axis=1)
     when, what = when[some], what[some]
     if len(when) < FEWEST_ROWS:
-        raise NotEnoughData(f"{len(when)} different rows with finite values; at least {FEWEST_ROWS} are needed")
+        raise NotEnoughData(
+            f"{len(when)} different rows with finite values; at least {FEWEST_ROWS} are needed"
+        )
     recent = int((when >= when[-1] - parameters.history_days * DAY).sum())
     keep = min(
-        max(recent, parameters.history_readings_least), parameters.history_readings_most, max(CELLS_MOST // what.shape[1], FEWEST_ROWS)
+        max(recent, parameters.history_readings_least),
+        parameters.history_readings_most,
+        max(CELLS_MOST // what.shape[1], FEWEST_ROWS),
     )
     return when[-keep:], what[-keep:]
 
 
-def _history(when: Floats, what: Floats, interval: float, parameters: Parameters) -> tuple[float, _History]:
+def _history(
+    when: Floats, what: Floats, interval: float, parameters: Parameters
+) -> tuple[float, _History]:
     """The history, and the pause that restarts a window; a rule that would void most windows is not this device's rule."""
     gap = parameters.gap_factor * interval
     history = _pushed(when, what, interval, gap)
@@ -227,9 +284,14 @@ def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _History
             part = slice(begin, min(begin + _PIECE, end))
             state, rows = device_window.push(state, when[part], what[part])
             pieces.append(rows)
-    values, flats, used = (np.concatenate(parts) for parts in zip(*((p.values[LONG:], p.flats, p.used) for p in pieces), strict=True))
+    values, flats, used = (
+        np.concatenate(parts)
+        for parts in zip(*((p.values[LONG:], p.flats, p.used) for p in pieces), strict=True)
+    )
     counts = np.concatenate([piece.counts for piece in pieces])
-    return _History(pieces, interval, when, values, flats, used, (counts >= LONG) & used.any(axis=1))
+    return _History(
+        pieces, interval, when, values, flats, used, (counts >= LONG) & used.any(axis=1)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- one fit
@@ -246,14 +308,21 @@ def _learn(history: _History, keep: Bools) -> Knowledge:
 
 def _moments(piece: Rows, known: Knowledge) -> Floats:
     usual = device_features.daily(piece.times, known)
-    return device_features.moments(device_features.standardised(piece.values, usual, known.center, known.scale))
+    return device_features.moments(
+        device_features.standardised(piece.values, usual, known.center, known.scale)
+    )
 
 
 def _blank(history: _History, used: Bools) -> Knowledge:
     """Scales alone; nothing else is known yet."""
     d = used.shape[1]
     center, scale = _robust(history.values, used)
-    flat = np.array([(history.flats[rows, j].min() if rows.any() else 0) >= LONG - 1 for j, rows in enumerate(used.T)])
+    flat = np.array(
+        [
+            (history.flats[rows, j].min() if rows.any() else 0) >= LONG - 1
+            for j, rows in enumerate(used.T)
+        ]
+    )
     one, zero = np.ones(d), np.zeros(d)
     return Knowledge(
         center,
@@ -283,16 +352,26 @@ def _profiles(history: _History, used: Bools, center: Floats, scale: Floats) -> 
     for j, rows in enumerate(used.T):
         z, when = (history.values[rows, j] - center[j]) / scale[j], history.times[rows]
         own = daily_profile(z, when, history.interval) if len(when) else z
-        out[j, features.BINS], out[j, features.PROFILE.start : features.PROFILE.start + len(own)] = len(own), own
+        (
+            out[j, features.BINS],
+            out[j, features.PROFILE.start : features.PROFILE.start + len(own)],
+        ) = len(own), own
     return out
 
 
 def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
     """Ridge regressions, a metric each, and the scale of what they leave."""
     d = used.shape[1]
-    last = np.clip(seen[..., PREDICTORS.start], -_FIT_CAP, _FIT_CAP) * (1.0 if d > 1 else 0.0)  # one alone has its own already
+    last = np.clip(seen[..., PREDICTORS.start], -_FIT_CAP, _FIT_CAP) * (
+        1.0 if d > 1 else 0.0
+    )  # one alone has its own already
     weights = np.stack([_regression(seen[rows, j], last[rows]) for j, rows in enumerate(used.T)])
-    known = replace(known, weights=weights[:, : LAGS + 1], cross=weights[:, LAGS + 1 : -1], constant=weights[:, -1])
+    known = replace(
+        known,
+        weights=weights[:, : LAGS + 1],
+        cross=weights[:, LAGS + 1 : -1],
+        constant=weights[:, -1],
+    )
     left = seen[..., 0] - device_features.forecasts(seen, known)
     center, scale = _robust(left, used, _DRIFT)
     return replace(known, residual_center=center, residual_scale=scale)
@@ -301,7 +380,10 @@ def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
 def _regression(seen: Floats, last: Floats) -> Floats:
     """Weights of one metric's predictors, those of all metrics' last values, and a constant."""
     near = np.clip(seen, -_FIT_CAP, _FIT_CAP)
-    return _ridge(np.column_stack((near[:, PREDICTORS], last, np.ones(len(near)))), near[:, device_features.NOW])
+    return _ridge(
+        np.column_stack((near[:, PREDICTORS], last, np.ones(len(near)))),
+        near[:, device_features.NOW],
+    )
 
 
 def _ridge(A: Floats, b: Floats) -> Floats:
@@ -311,25 +393,40 @@ def _ridge(A: Floats, b: Floats) -> Floats:
 def _with_features(known: Knowledge, seen: Floats, flats: Floats, used: Bools) -> Knowledge:
     raw = device_features.unscaled(seen, flats, known)
     wide = np.repeat(used, WIDTH, axis=1)
-    center, scale = (part.reshape(-1, WIDTH) for part in _robust(raw.reshape(len(raw), -1), wide, _DRIFT))
+    center, scale = (
+        part.reshape(-1, WIDTH) for part in _robust(raw.reshape(len(raw), -1), wide, _DRIFT)
+    )
     return replace(known, feature_center=center, feature_scale=np.maximum(scale, _LEAST_SPREADS))
 
 
 def _with_levels(known: Knowledge, seen: Floats, used: Bools, keep: Bools) -> Knowledge:
     """Covariance of the level within and between blocks of time, and its principal axes."""
-    level = np.clip(seen[keep, :, SHORT_MEAN], -device_features.LEVEL_CAP, device_features.LEVEL_CAP)
+    level = np.clip(
+        seen[keep, :, SHORT_MEAN], -device_features.LEVEL_CAP, device_features.LEVEL_CAP
+    )
     center, d = level.mean(axis=0), level.shape[1]
     level -= center
     within, between = _covariance(level), _covariance(_block_means(level))
     wide = within + _DRIFT * between
-    precision = np.asarray(np.linalg.inv(wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d)), np.float64)
+    precision = np.asarray(
+        np.linalg.inv(wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d)), np.float64
+    )
     values = np.where(used, seen[..., 0], np.nan)[keep]
-    wander = np.sqrt(1.0 + _DRIFT * np.array([_between(column[np.isfinite(column)]) for column in values.T]))
-    variances, axes = np.linalg.eigh((within + _DRIFT * between) / np.outer(wander, wander) + 1e-9 * np.eye(d))
+    wander = np.sqrt(
+        1.0 + _DRIFT * np.array([_between(column[np.isfinite(column)]) for column in values.T])
+    )
+    variances, axes = np.linalg.eigh(
+        (within + _DRIFT * between) / np.outer(wander, wander) + 1e-9 * np.eye(d)
+    )
     variances, axes = np.maximum(variances[::-1], 1e-9), axes.T[::-1]
     along = np.arange(d) <= np.searchsorted(np.cumsum(variances) / variances.sum(), _EXPLAINED)
     known = replace(
-        known, level_center=center, precision=precision, wander=wander, axes=axes.copy(), stiffness=np.where(along, 1 / variances, 0.0)
+        known,
+        level_center=center,
+        precision=precision,
+        wander=wander,
+        axes=axes.copy(),
+        stiffness=np.where(along, 1 / variances, 0.0),
     )
     t2, q = device_features.t2_and_q(level, known)
     return replace(known, typical=np.array([np.median(t2), np.median(q)]) + 1e-9)
@@ -389,8 +486,13 @@ def _held_out(history: _History, block: slice) -> _HeldOut:
     keep = history.full.copy()
     keep[block] = False
     known = _learn(history, keep)
-    seen = [(look.summaries, look.measures, device.expected(look, known)) for _, look in _looks(history, known)]
-    summaries, measures, expected = (np.concatenate(parts)[block] for parts in zip(*seen, strict=True))
+    seen = [
+        (look.summaries, look.measures, device.expected(look, known))
+        for _, look in _looks(history, known)
+    ]
+    summaries, measures, expected = (
+        np.concatenate(parts)[block] for parts in zip(*seen, strict=True)
+    )
     return _HeldOut(summaries, measures, np.abs(history.values[block] - expected))
 
 
@@ -400,11 +502,15 @@ def _held_out_samples(held_out: _HeldOut, history: _History, parameters: Paramet
     for block in _folds(len(history)):
         keep = history.full.copy()
         keep[block] = False
-        samples[block] = grow_passing(held_out.summaries[keep], parameters).score_samples(held_out.summaries[block])
+        samples[block] = grow_passing(held_out.summaries[keep], parameters).score_samples(
+            held_out.summaries[block]
+        )
     return samples
 
 
-def _calibrate(samples: Floats, held_out: _HeldOut, history: _History, alpha: float) -> tuple[Floats, Floats]:
+def _calibrate(
+    samples: Floats, held_out: _HeldOut, history: _History, alpha: float
+) -> tuple[Floats, Floats]:
     """The tables [MEMBERS + 1, TABLE_WIDTH], and the scores of the full held-out rows."""
     members = np.column_stack((-samples, held_out.measures))
     tables = np.zeros((MEMBERS + 1, calibration.TABLE_WIDTH))
@@ -436,7 +542,12 @@ def _ahead(together: Floats) -> Floats:
 def _band(held_out: _HeldOut, history: _History, alpha: float) -> Floats:
     """How far values lay from what was expected of them [d], but for a share `alpha`."""
     used = history.used & history.full[:, None]
-    return np.array([np.quantile(held_out.errors[rows, j], 1 - alpha) if rows.any() else 0.0 for j, rows in enumerate(used.T)])
+    return np.array(
+        [
+            np.quantile(held_out.errors[rows, j], 1 - alpha) if rows.any() else 0.0
+            for j, rows in enumerate(used.T)
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------------------------- for a challenge
@@ -451,13 +562,29 @@ class DeviceLearner:
     parameters: Parameters
     policy: verdict.Policy
 
-    def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None) -> TrainedDevice:
+    def fit(
+        self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None
+    ) -> TrainedDevice:
         """As the function `fit`."""
-        return fit(times, values, self.device_id, self.metrics, self.id, self.version, parameters, self.policy, past)
+        return fit(
+            times,
+            values,
+            self.device_id,
+            self.metrics,
+            self.id,
+            self.version,
+            parameters,
+            self.policy,
+            past,
+        )
 
-    def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None) -> DeviceModel:
+    def twin(
+        self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None
+    ) -> DeviceModel:
         """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
-        return _learnt(replace(self, parameters=parameters), times, values, past, grow_passing).model
+        return _learnt(
+            replace(self, parameters=parameters), times, values, past, grow_passing
+        ).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """The rows that a model is learnt from, alarmed ones among them, in time order: times [n], values [n, metrics]."""
@@ -471,5 +598,7 @@ class DeviceLearner:
             if metric in self.metrics:
                 own[:, place] = values[:, self.metrics.index(metric)]
         state = device_window.empty(len(model.metrics))
-        _, said = device.advance(state, device.Served(model), times, own, verdict.Policy(), self.parameters)
+        _, said = device.advance(
+            state, device.Served(model), times, own, verdict.Policy(), self.parameters
+        )
         return np.where(said.status == Status.SCORED, said.score, 1.0)

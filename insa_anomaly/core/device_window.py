@@ -43,7 +43,9 @@ class Rows:
     """n rows as the window sees them, with the window before them in front."""
 
     times: Floats  # [LONG + n]
-    values: Floats  # [LONG + n, d], held where missing; NaN where there was none since the window began
+    values: (
+        Floats  # [LONG + n, d], held where missing; NaN where there was none since the window began
+    )
     observed: Bools  # [n, d]
     fresh: Floats  # [n, d] rows since the metric came (back), at most LONG
     flats: Floats  # [n, d] readings since the value last changed, at most FLAT_CAP
@@ -111,7 +113,9 @@ def push(state: Floats, times: Floats, values: Floats) -> tuple[Floats, Rows]:
     newest = _latest(observed, number[:, None], -block(after, ABSENT))
     before = np.concatenate((-block(after, ABSENT)[None], newest[:-1]))
     returns = observed & (number[:, None] - before - 1 > ABSENT_MOST)
-    fresh = np.minimum(number[:, None] - _latest(returns, number[:, None] - 1, -block(after, FRESH)), LONG)
+    fresh = np.minimum(
+        number[:, None] - _latest(returns, number[:, None] - 1, -block(after, FRESH)), LONG
+    )
     changes = returns | (observed & (filled != np.concatenate((history(after)[-1:], filled[:-1]))))
     readings = np.cumsum(observed, axis=0, dtype=np.float64)
     flats = np.minimum(readings - _latest(changes, readings, -block(after, FLAT)), FLAT_CAP)
@@ -130,7 +134,9 @@ def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bool
     full as the device's.
     """
     pause = times - states[:, LAST]
-    on_time = (pause > 0) & (pause <= gaps) & (states[:, COUNT] == LONG) & np.isfinite(values).all(axis=1)
+    on_time = (
+        (pause > 0) & (pause <= gaps) & (states[:, COUNT] == LONG) & np.isfinite(values).all(axis=1)
+    )
     steady: Bools = (block(states, FRESH) == LONG) & (block(states, ABSENT) <= ABSENT_MOST)
     whole: Bools = on_time & steady.all(axis=1)
     return whole
@@ -140,9 +146,16 @@ def push_each(states: Floats, times: Floats, values: Floats) -> tuple[Floats, Ea
     """Move k windows by a row each, where `goes_on`: the same as `push` of each, and what `remember` keeps besides."""
     after, (k, metrics) = states.copy(), values.shape
     whole, stamps = np.empty((k, LONG + 1, metrics)), np.empty((k, LONG + 1))
-    whole[:, :LONG], whole[:, LONG], stamps[:, :LONG], stamps[:, LONG] = history(states), values, states[:, TIMES], times
+    whole[:, :LONG], whole[:, LONG], stamps[:, :LONG], stamps[:, LONG] = (
+        history(states),
+        values,
+        states[:, TIMES],
+        times,
+    )
     history(after)[:], after[:, TIMES] = whole[:, 1:], stamps[:, 1:]
-    flats = np.where(values == whole[:, LONG - 1], np.minimum(block(states, FLAT) + 1, FLAT_CAP), 0.0)
+    flats = np.where(
+        values == whole[:, LONG - 1], np.minimum(block(states, FLAT) + 1, FLAT_CAP), 0.0
+    )
     block(after, FLAT)[:], block(after, ABSENT)[:] = flats, 0.0
     after[:, SLOTS], after[:, HELD] = 0.0, 1
     after[:, SLOTS].view(np.int64)[:, 0] = discriminators(values)
@@ -160,7 +173,9 @@ def _begun(state: Floats, time: float, row: Floats) -> Floats:
 
 def _held(last: Floats, values: Floats, observed: Bools) -> Floats:
     """Values [n, d] with what is missing taken from the row before."""
-    at = np.maximum.accumulate(np.where(observed, np.arange(1, len(values) + 1)[:, None], 0), axis=0)
+    at = np.maximum.accumulate(
+        np.where(observed, np.arange(1, len(values) + 1)[:, None], 0), axis=0
+    )
     return np.concatenate((last[None], values))[at, np.arange(values.shape[1])]
 
 
@@ -172,7 +187,9 @@ def _latest(marks: Bools, numbers: Floats, before: Floats) -> Floats:
 def discriminators(values: Floats) -> Ints:
     """What tells rows of one time apart [n]: a hash of the values [n, d]."""
     bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
-    odd = np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
+    odd = np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    ) | np.uint64(1)
     mixed = (bits ^ (bits >> np.uint64(29))) * odd
     hashes: Ints = np.bitwise_xor.reduce(mixed, axis=1).view(np.int64)
     return hashes

@@ -27,7 +27,9 @@ __all__ = [
 ]
 
 NAMESPACE = UUID("6f0b9a52-8f0e-5d0f-9a57-1f9c0f6f7a11")
-NO_MODEL = str(UUID(int=0))  # model_id, with version 0, of what a reading closes that has no model any more
+NO_MODEL = str(
+    UUID(int=0)
+)  # model_id, with version 0, of what a reading closes that has no model any more
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -119,7 +121,9 @@ def episode_id(device_id: str, metric_name: str, started_at: int) -> str:
 
 def rfc3339(timestamp: int) -> str:
     """Microseconds since the epoch as RFC 3339 in UTC, `2025-10-28T17:05:00.250000Z`."""
-    return (_EPOCH + timedelta(microseconds=timestamp)).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return (_EPOCH + timedelta(microseconds=timestamp)).isoformat(
+        timespec="microseconds"
+    ).removesuffix("+00:00") + "Z"
 
 
 def event_of(transition: Transition, reading: Anomaly, episode: Episode) -> Event:

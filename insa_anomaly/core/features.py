@@ -36,13 +36,24 @@ FLAT = COUNT + 1  # readings since the value last changed, at most FLAT_CAP
 SEEN = FLAT + 1  # readings that ever moved the window
 FIRST = SEEN + 1  # time of the first of them
 SINCE_DUE = FIRST + 1  # readings since a refit was last due
-SMOOTHED = SINCE_DUE + 1  # a running mean of the forecast's error; `core.charts` owns its meaning, negative where there is none
+SMOOTHED = (
+    SINCE_DUE + 1
+)  # a running mean of the forecast's error; `core.charts` owns its meaning, negative where there is none
 EPISODE = slice(SMOOTHED + 1, SMOOTHED + 6)  # the open episode; `core.verdict` owns its meaning
 HELD = EPISODE.stop  # discriminators remembered of the time LAST
 SLOTS = slice(HELD + 1, HELD + 1 + _REMEMBERED)  # their int64 bits
 STATE_WIDTH = SLOTS.stop
 
-NAMES = ("value", "jump", "level", "trend", "spread", "flat_run", "time_of_day", "time_of_day_level")
+NAMES = (
+    "value",
+    "jump",
+    "level",
+    "trend",
+    "spread",
+    "flat_run",
+    "time_of_day",
+    "time_of_day_level",
+)
 WIDTH = len(NAMES)
 
 # The columns of what was learnt about the features of one series.
@@ -111,7 +122,9 @@ def moves(states: Floats, times: Floats, discriminators: Ints) -> Bools:
     return fresh
 
 
-def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminators: Ints, gaps: Floats) -> Pushed:
+def push(
+    states: Floats, which: Ints, values: Floats, times: Floats, discriminators: Ints, gaps: Floats
+) -> Pushed:
     """Move the windows by n readings.
 
     `which` [n] is each reading's row of `states`, non-decreasing; readings of one row are in order of arrival. `gaps` [n]: a pause
@@ -124,12 +137,18 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
     pushed = which[moved]
     per_row = np.bincount(pushed, minlength=rows)
     begin = np.cumsum(per_row) - per_row
-    values_seen, values_left = _windows(states[:, VALUES], which, values, moved, ordinal, begin + per_row)
-    times_seen, times_left = _windows(states[:, TIMES], which, times, moved, ordinal, begin + per_row)
+    values_seen, values_left = _windows(
+        states[:, VALUES], which, values, moved, ordinal, begin + per_row
+    )
+    times_seen, times_left = _windows(
+        states[:, TIMES], which, times, moved, ordinal, begin + per_row
+    )
 
     restarts = (times - times_seen[:, -2] > gaps) | np.isneginf(times_seen[:, -2])
     changes = restarts | (values != values_seen[:, -2])
-    counts = np.minimum(_run(restarts, states[:, COUNT] - 1, which, moved, ordinal, begin) + 1, LONG)
+    counts = np.minimum(
+        _run(restarts, states[:, COUNT] - 1, which, moved, ordinal, begin) + 1, LONG
+    )
     flats = np.minimum(_run(changes, states[:, FLAT], which, moved, ordinal, begin), FLAT_CAP)
     seen = states[which, SEEN] + (ordinal - begin[which] + 1)
 
@@ -141,7 +160,9 @@ def push(states: Floats, which: Ints, values: Floats, times: Floats, discriminat
     after[touched, SEEN] += per_row[touched]
     after[touched, SINCE_DUE] += per_row[touched]
     oldest = np.flatnonzero(moved)[begin[touched]]
-    after[touched, FIRST] = np.where(states[touched, SEEN] > 0, states[touched, FIRST], times[oldest])
+    after[touched, FIRST] = np.where(
+        states[touched, SEEN] > 0, states[touched, FIRST], times[oldest]
+    )
     _remember(after, touched, discriminators[newest], remembered)
     return Pushed(after, arrivals, moved, values_seen, times_seen, counts, flats, seen)
 
@@ -158,10 +179,14 @@ def foreseen(state: Floats, values: Floats, times: Floats) -> Pushed:
     flats = np.where(values == windows[:, -2], np.minimum(state[FLAT] + 1, FLAT_CAP), 0.0)
     counts, seen = np.full(n, float(LONG)), np.full(n, state[SEEN] + 1)
     arrivals, moved = np.zeros(n, np.uint8), np.ones(n, np.bool_)
-    return Pushed(np.repeat(state[None], n, axis=0), arrivals, moved, windows, stamps, counts, flats, seen)
+    return Pushed(
+        np.repeat(state[None], n, axis=0), arrivals, moved, windows, stamps, counts, flats, seen
+    )
 
 
-def _arrivals(states: Floats, which: Ints, times: Floats, discriminators: Ints) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:
+def _arrivals(
+    states: Floats, which: Ints, times: Floats, discriminators: Ints
+) -> tuple[npt.NDArray[np.uint8], dict[int, list[int]]]:
     """Arrival of every reading, and the discriminators remembered by the rows whose readings are not in strict order."""
     arrivals = np.zeros(len(times), np.uint8)
     head = np.ones(len(times), np.bool_)
@@ -189,7 +214,13 @@ def _walk(
 ) -> None:
     """Fill `arrivals` and `remembered` one reading after another: the rare way, for readings that tie or come late."""
     newest: dict[int, float] = {}
-    for i, row, time, discriminator in zip(at.tolist(), which[at].tolist(), times[at].tolist(), discriminators[at].tolist(), strict=True):
+    for i, row, time, discriminator in zip(
+        at.tolist(),
+        which[at].tolist(),
+        times[at].tolist(),
+        discriminators[at].tolist(),
+        strict=True,
+    ):
         if row not in newest:
             newest[row] = float(states[row, LAST])
             remembered[row] = states[row, SLOTS].view(np.int64)[: int(states[row, HELD])].tolist()
@@ -203,7 +234,9 @@ def _walk(
             remembered[row].append(discriminator)
 
 
-def _remember(states: Floats, touched: Ints, newest: Ints, remembered: dict[int, list[int]]) -> None:
+def _remember(
+    states: Floats, touched: Ints, newest: Ints, remembered: dict[int, list[int]]
+) -> None:
     """Write the discriminators of the newest time: the last one alone, where a row's readings came in strict order."""
     slots = states[:, SLOTS].view(np.int64)
     slots[touched] = 0
@@ -215,7 +248,9 @@ def _remember(states: Floats, touched: Ints, newest: Ints, remembered: dict[int,
         states[row, HELD] = len(held)
 
 
-def _windows(before: Floats, which: Ints, new: Floats, moved: Bools, ordinal: Ints, end: Ints) -> tuple[Floats, Floats]:
+def _windows(
+    before: Floats, which: Ints, new: Floats, moved: Bools, ordinal: Ints, end: Ints
+) -> tuple[Floats, Floats]:
     """Per reading the window [n, w] that ends with it, and per row the window [s, w] that is left."""
     rows, width = before.shape
     pool = np.empty(rows * width + int(moved.sum()))
@@ -223,7 +258,9 @@ def _windows(before: Floats, which: Ints, new: Floats, moved: Bools, ordinal: In
     fresh = np.zeros(len(pool), np.bool_)
     fresh[last[moved]] = True
     pool[fresh], pool[~fresh] = new[moved], before.ravel()
-    views = np.ndarray((max(len(pool) - width + 1, 0), width), pool.dtype, pool, 0, 2 * pool.strides)
+    views = np.ndarray(
+        (max(len(pool) - width + 1, 0), width), pool.dtype, pool, 0, 2 * pool.strides
+    )
     seen = views[last - width + 1]
     if not moved.all():
         still = np.flatnonzero(~moved)
@@ -232,12 +269,18 @@ def _windows(before: Floats, which: Ints, new: Floats, moved: Bools, ordinal: In
     return seen, views[np.arange(rows) * width + end]
 
 
-def _run(marks: Bools, before: Floats, which: Ints, moved: Bools, ordinal: Ints, begin: Ints) -> Floats:
+def _run(
+    marks: Bools, before: Floats, which: Ints, moved: Bools, ordinal: Ints, begin: Ints
+) -> Floats:
     """Readings since the newest mark of the same row; `before` [s] is that number at the row's newest earlier reading."""
     lane = begin + _LANE * np.arange(len(begin))
     at = (ordinal + _LANE * which)[moved]
     row = which[moved]
-    marked = np.maximum.accumulate(np.where(marks[moved], at, (lane - 1 - before)[row])) if len(at) else np.zeros(0)
+    marked = (
+        np.maximum.accumulate(np.where(marks[moved], at, (lane - 1 - before)[row]))
+        if len(at)
+        else np.zeros(0)
+    )
     run = at - marked
     if len(run) == len(which):
         return run
@@ -253,11 +296,15 @@ def _run(marks: Bools, before: Floats, which: Ints, moved: Bools, ordinal: Ints,
 
 def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Look:
     """Full windows [n, LONG] in the units of the model; `numbers` [n, NUMBERS_WIDTH], of which MEANS and SPREADS are not read."""
-    with np.errstate(over="ignore"):  # a value near the largest float is merely as strange as can be
+    with np.errstate(
+        over="ignore"
+    ):  # a value near the largest float is merely as strange as can be
         z = windows - numbers[:, CENTER, None]
         z /= numbers[:, SCALE, None]
     newest = np.clip(z[:, -2:], -_Z_CAP, _Z_CAP)
-    return Look(np.clip(z, -_WINDOW_CAP, _WINDOW_CAP, out=z), newest, profile(stamps, numbers), flats)
+    return Look(
+        np.clip(z, -_WINDOW_CAP, _WINDOW_CAP, out=z), newest, profile(stamps, numbers), flats
+    )
 
 
 def unscaled(look: Look, numbers: Floats) -> Floats:
@@ -272,7 +319,9 @@ def unscaled(look: Look, numbers: Floats) -> Floats:
     out[:, 2] = level
     out[:, 3] = level - look.z.sum(axis=1) / LONG
     out[:, 4] = np.log(np.sqrt(deviation.sum(axis=1) / (SHORT - 1)) + 0.05)
-    out[:, 5] = np.log1p(np.maximum(np.minimum(look.flats, numbers[:, FLAT_MOST]) - numbers[:, FLAT_FREE], 0.0))
+    out[:, 5] = np.log1p(
+        np.maximum(np.minimum(look.flats, numbers[:, FLAT_MOST]) - numbers[:, FLAT_FREE], 0.0)
+    )
     residuals = short
     residuals -= look.profile[:, 1:]
     out[:, 6] = look.newest[:, 1] - look.profile[:, -1]
@@ -296,7 +345,9 @@ def features(look: Look, numbers: Floats) -> Features:
 def expected(look: Look, numbers: Floats) -> Floats:
     """The value that was to be expected [n]: the recent mean, carried along the daily profile where there is one."""
     residuals = look.z[:, -SHORT - 1 : -1] - look.profile[:, :-1]
-    value: Floats = numbers[:, CENTER] + numbers[:, SCALE] * (residuals.sum(axis=1) / SHORT + look.profile[:, -1])
+    value: Floats = numbers[:, CENTER] + numbers[:, SCALE] * (
+        residuals.sum(axis=1) / SHORT + look.profile[:, -1]
+    )
     return value
 
 

@@ -36,7 +36,9 @@ class Memory(Protocol):
 
 _BLOCK = 128  # rows walked together: the walk's own arrays stay in the cache
 _FEATURE_BITS = 4  # at most 16 features
-_FEATURE_MASK = np.array(2**_FEATURE_BITS - 1)  # an array of no dimensions is passed to numpy faster than a number
+_FEATURE_MASK = np.array(
+    2**_FEATURE_BITS - 1
+)  # an array of no dimensions is passed to numpy faster than a number
 _NO_SPLIT = 0x7F800000 << _FEATURE_BITS  # a node whose threshold is +inf
 _SIGN_BIT = np.array(63)
 _MAGNITUDE = 0x7FFFFFFF
@@ -57,14 +59,18 @@ def leaf_code(depth: int | Ints, samples: Ints) -> LeafCodes:
 def path_lengths() -> Floats:
     """Path length of every leaf code; code 0 is a tree that is not there."""
     code = np.arange((DEPTH + 1) * SAMPLES_MOST + 1)
-    lengths = (code - 1) // SAMPLES_MOST + average_path_length(((code - 1) % SAMPLES_MOST + 1).astype(np.float64))
+    lengths = (code - 1) // SAMPLES_MOST + average_path_length(
+        ((code - 1) % SAMPLES_MOST + 1).astype(np.float64)
+    )
     lengths[0] = 0.0
     return lengths
 
 
 def leaf_samples() -> npt.NDArray[np.float32]:
     """Number of samples of every leaf code."""
-    return np.concatenate(([0], np.tile(np.arange(1, SAMPLES_MOST + 1), DEPTH + 1))).astype(np.float32)
+    return np.concatenate(([0], np.tile(np.arange(1, SAMPLES_MOST + 1), DEPTH + 1))).astype(
+        np.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -108,18 +114,24 @@ class Arena:
     @property
     def bytes_per_model(self) -> int:
         """Memory one model takes."""
-        return (sum(level.nbytes for level in self._levels) + self._leaves.nbytes + self._scale.nbytes) // len(self._scale)
+        return (
+            sum(level.nbytes for level in self._levels) + self._leaves.nbytes + self._scale.nbytes
+        ) // len(self._scale)
 
     def put(self, row: int, forest: Forest) -> None:
         """Hold this forest in this row. Raises ValueError for one of more trees than there is room for."""
         trees = len(forest.thresholds)
         if trees > self.trees:
-            raise ValueError(f"a forest of {trees} trees does not fit where there is room for {self.trees}")
+            raise ValueError(
+                f"a forest of {trees} trees does not fit where there is room for {self.trees}"
+            )
         nodes = (_sortable(forest.thresholds) << _FEATURE_BITS) | forest.features
         for depth, level in enumerate(self._levels):
             level[row, :trees] = nodes[:, (1 << depth) - 1 : (2 << depth) - 1]
         self._leaves[row, :trees], self._leaves[row, trees:] = forest.leaves, 0
-        self._scale[row] = -1.0 / (trees * float(average_path_length(np.array(float(forest.max_samples)))))
+        self._scale[row] = -1.0 / (
+            trees * float(average_path_length(np.array(float(forest.max_samples))))
+        )
 
     def score(self, rows: Ints, features: Features) -> Floats:
         """`score_samples` of each row's own forest: rows [k], features [k, w] -> [k]."""
@@ -168,7 +180,9 @@ class Arena:
         total = float(parts.sum())
         return parts / total if total > 0 else parts
 
-    def _leaves_seen(self, row: int, values: Ints) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _leaves_seen(
+        self, row: int, values: Ints
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The m leaves of a forest as a reading sees them: shares [w, m] and path lengths [m].
 
         The share is that of the samples which went to the leaf, of those at the splits on a feature; negative where the value does not.
@@ -176,7 +190,9 @@ class Arena:
         """
         codes = self._leaves[row].ravel()
         samples = self._samples_below(codes)
-        at = np.flatnonzero(samples[0])  # the nodes of a level that are come to; the children of the one at p are at 2p and 2p + 1
+        at = np.flatnonzero(
+            samples[0]
+        )  # the nodes of a level that are come to; the children of the one at p are at 2p and 2p + 1
         width = len(values)
         share = np.ones((len(at), width), np.float32)
         shares, leaves = [], []
@@ -186,8 +202,12 @@ class Arena:
             shares.append(share.take(ends, axis=0))
             leaves.append(at.take(ends) << (DEPTH - depth))
             node, at = node.take(goes), at.take(goes)
-            part = samples[depth + 1].take(2 * at) / samples[depth].take(at)  # of the samples go to the left
-            share = share.take(np.concatenate((goes, goes)), axis=0)  # the children to the left, then those to the right
+            part = samples[depth + 1].take(2 * at) / samples[depth].take(
+                at
+            )  # of the samples go to the left
+            share = share.take(
+                np.concatenate((goes, goes)), axis=0
+            )  # the children to the left, then those to the right
             by = node & _FEATURE_MASK
             to_right = node < values.take(by)
             by += np.arange(0, width * len(by), width)

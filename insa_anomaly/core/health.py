@@ -88,8 +88,12 @@ class Standing(msgspec.Struct, frozen=True):
     failures: int = 0  # retrainings and refits in a row that made no model
     failure: str = ""
     tried_at: int | None = None
-    remedied: bool = False  # something was decided about it and is to be done yet, or it is being trained
-    degraded_since_told: int | None = None  # when it was last told that it is; None: it is not, as far as anybody was told
+    remedied: bool = (
+        False  # something was decided about it and is to be done yet, or it is being trained
+    )
+    degraded_since_told: int | None = (
+        None  # when it was last told that it is; None: it is not, as far as anybody was told
+    )
     failing_since_told: int | None = None
 
     @property
@@ -160,7 +164,16 @@ class Decision(msgspec.Struct, frozen=True):
 
     def id(self, run_id: str) -> str:
         """The same in a check that was cut off and begins anew."""
-        return deterministic_id("health", run_id, self.kind, self.cause, self.instance, self.device_id, self.metric_name, self.model_id)
+        return deterministic_id(
+            "health",
+            run_id,
+            self.kind,
+            self.cause,
+            self.instance,
+            self.device_id,
+            self.metric_name,
+            self.model_id,
+        )
 
 
 Finding = dict[Found, str]  # what is the matter, in words
@@ -175,7 +188,9 @@ def examine(one: Standing, actions: Collection[Action], limits: Limits, now: int
     if Action.ACCURACY in actions:
         found |= _accuracy(one, limits)
     if one.failures and not {Action.RETRAIN, Action.ESCALATE}.isdisjoint(actions):
-        found[Found.FAILING] = f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: {one.failure}"
+        found[Found.FAILING] = (
+            f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: {one.failure}"
+        )
     if Action.CLEAN_UP in actions and _days(now - one.last_reading) >= limits.inactive_days:
         found[Found.SILENT] = f"no reading for {_days(now - one.last_reading):.0f} days"
     return found
@@ -194,26 +209,46 @@ def _accuracy(one: Standing, limits: Limits) -> Finding:
 def _worse(one: Standing, limits: Limits) -> list[str]:
     """A rounding error makes nobody worse."""
     said, then, now, rate = [], one.accuracy_at_promotion, one.accuracy, one.false_positive_rate
-    if then is not None and now is not None and one.measurements >= FEWEST_MEASUREMENTS and then - now >= limits.accuracy_drop - 1e-9:
-        said.append(f"accuracy {now:.3f}, {100 * (then - now):.1f} points below the {then:.3f} at its promotion")
+    if (
+        then is not None
+        and now is not None
+        and one.measurements >= FEWEST_MEASUREMENTS
+        and then - now >= limits.accuracy_drop - 1e-9
+    ):
+        said.append(
+            f"accuracy {now:.3f}, {100 * (then - now):.1f} points below the {then:.3f} at its promotion"
+        )
     if rate is not None and rate > limits.false_positive_rate:
-        said.append(f"{100 * rate:.1f} % of its {one.readings} readings stood out, more than {100 * limits.false_positive_rate:g} %")
+        said.append(
+            f"{100 * rate:.1f} % of its {one.readings} readings stood out, more than {100 * limits.false_positive_rate:g} %"
+        )
     return said
 
 
 # -------------------------------------------------------------------------------------------------- what is to be done
-def decide(one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int) -> list[Decision]:
+def decide(
+    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+) -> list[Decision]:
     """What is to be done about it, as far as it was asked for."""
     decisions: list[tuple[Kind, Cause, str]] = []
     if not one.remedied:
         decisions += _remedies(one, found, actions, limits, now)
     if Action.ESCALATE in actions:
         decisions += _escalations(one, found, actions, limits, now)
-    about = (one.instance, one.device_id, one.metric_name, one.model_id, one.version, one.figures(now))
+    about = (
+        one.instance,
+        one.device_id,
+        one.metric_name,
+        one.model_id,
+        one.version,
+        one.figures(now),
+    )
     return [Decision(kind, cause, reason, *about) for kind, cause, reason in decisions]
 
 
-def _remedies(one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int) -> list[tuple[Kind, Cause, str]]:
+def _remedies(
+    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+) -> list[tuple[Kind, Cause, str]]:
     """Silence and too many failures end it; else what is old or worse is learnt anew, where there is news and it was not tried just now."""
     if Action.CLEAN_UP in actions and Found.SILENT in found:
         return [("retire", "silent", found[Found.SILENT])]
@@ -228,24 +263,39 @@ def _remedies(one: Standing, found: Finding, actions: Collection[Action], limits
     return [("retrain", "age", found[Found.OLD])] if Found.OLD in found else []
 
 
-def _escalations(one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int) -> list[tuple[Kind, Cause, str]]:
+def _escalations(
+    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+) -> list[tuple[Kind, Cause, str]]:
     """What stands is told once a day; what was told and is over is told once. What is not known says neither."""
     said: list[tuple[Kind, Cause, str]] = []
     degraded, failing = one.degraded_since_told, one.failing_since_told
     if Found.DEGRADED in found and not _lately(degraded, now):
         said.append(("escalate", "degraded", found[Found.DEGRADED]))
-    elif degraded is not None and Found.DEGRADED not in found and Action.ACCURACY in actions and one.false_positive_rate is not None:
+    elif (
+        degraded is not None
+        and Found.DEGRADED not in found
+        and Action.ACCURACY in actions
+        and one.false_positive_rate is not None
+    ):
         said.append(
-            ("recover", "degraded", f"{100 * one.false_positive_rate:.1f} % of its readings stand out, and it is as accurate as it was")
+            (
+                "recover",
+                "degraded",
+                f"{100 * one.false_positive_rate:.1f} % of its readings stand out, and it is as accurate as it was",
+            )
         )
     if 0 < one.failures < limits.failures and not _lately(failing, now):
         said.append(("escalate", "failing", found[Found.FAILING]))
     elif failing is not None and not one.failures:
-        said.append(("recover", "failing", f"version {one.version} serves, and no training failed since"))
+        said.append(
+            ("recover", "failing", f"version {one.version} serves, and no training failed since")
+        )
     return said
 
 
-def judge_pace(one: Pace, actions: Collection[Action], limits: Limits, now: int) -> tuple[Finding, list[Decision]]:
+def judge_pace(
+    one: Pace, actions: Collection[Action], limits: Limits, now: int
+) -> tuple[Finding, list[Decision]]:
     """Whether a daemon scores quickly enough, and what is to be told of it."""
     if Action.LATENCY not in actions or not one.batches:
         return {}, []
@@ -254,7 +304,9 @@ def judge_pace(one: Pace, actions: Collection[Action], limits: Limits, now: int)
     if share > SLOW_SHARE:
         reason = f"{100 * share:.1f} % of the batches took longer than {milliseconds} to score: the p99 is above it"
         told = Action.ESCALATE in actions and not _lately(one.slow_since_told, now)
-        return {Found.SLOW: reason}, [Decision("escalate", "slow", reason, one.instance, figures=figures)] if told else []
+        return {Found.SLOW: reason}, [
+            Decision("escalate", "slow", reason, one.instance, figures=figures)
+        ] if told else []
     over = one.slow_since_told is not None and Action.ESCALATE in actions
     reason = f"{100 * share:.2f} % of the batches took longer than {milliseconds} to score"
     return {}, [Decision("recover", "slow", reason, one.instance, figures=figures)] if over else []
@@ -279,7 +331,11 @@ def notice(event_id: str, decision: Decision, at: int) -> Notice | None:
     kind, severity = _told_as(decision)
     if kind is None:
         return None
-    about = decision.instance if decision.cause == "slow" else f"{decision.device_id}/{decision.metric_name}"
+    about = (
+        decision.instance
+        if decision.cause == "slow"
+        else f"{decision.device_id}/{decision.metric_name}"
+    )
     return Notice(
         event_id=event_id,
         kind=kind,

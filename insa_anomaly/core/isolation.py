@@ -49,7 +49,11 @@ class Trees:
     @classmethod
     def of(cls, forest: IsolationForest) -> Self:
         """Those of a fitted forest."""
-        return cls([tree.tree_ for tree in forest.estimators_], int(forest.max_samples_), float(forest.offset_))
+        return cls(
+            [tree.tree_ for tree in forest.estimators_],
+            int(forest.max_samples_),
+            float(forest.offset_),
+        )
 
     def score_samples(self, rows: Features) -> Floats:
         """As scikit-learn's, to the bit: features [n, w] -> [n] in [-1, 0), lower = stranger."""
@@ -57,7 +61,13 @@ class Trees:
         for tree in self.trees:
             own = tree.compute_node_depths() + average_path_length(tree.n_node_samples) - 1.0
             lengths += own.take(tree.apply(rows))
-        scores: Floats = -(2 ** (-lengths / (len(self.trees) * average_path_length(np.array([float(self.max_samples)])))))
+        scores: Floats = -(
+            2
+            ** (
+                -lengths
+                / (len(self.trees) * average_path_length(np.array([float(self.max_samples)])))
+            )
+        )
         return scores
 
     def compiled(self) -> Forest:
@@ -65,17 +75,23 @@ class Trees:
         first = np.cumsum([0] + [tree.node_count for tree in self.trees[:-1]])
         left, right = (self._children(first, name) for name in ("children_left", "children_right"))
         feature, threshold, samples = (
-            np.concatenate([getattr(tree, name) for tree in self.trees]) for name in ("feature", "threshold", "n_node_samples")
+            np.concatenate([getattr(tree, name) for tree in self.trees])
+            for name in ("feature", "threshold", "n_node_samples")
         )
         out = _blank(len(self.trees), self.max_samples, self.offset)
         tree, node, place = np.arange(len(first)), first, np.zeros(len(first), np.int64)
         for depth in range(DEPTH + 1):
             inner = left[node] >= 0
-            ends = place[~inner] << (DEPTH - depth)  # where a walk ends that always turns left from here
+            ends = place[~inner] << (
+                DEPTH - depth
+            )  # where a walk ends that always turns left from here
             out.leaves[tree[~inner], ends] = leaf_code(depth, samples[node[~inner]])
             tree, node, place = tree[inner], node[inner], place[inner]
             at = place + (1 << depth) - 1
-            out.thresholds[tree, at], out.features[tree, at] = _rounded_down(threshold[node]), feature[node]
+            out.thresholds[tree, at], out.features[tree, at] = (
+                _rounded_down(threshold[node]),
+                feature[node],
+            )
             tree, node = np.concatenate((tree, tree)), np.concatenate((left[node], right[node]))
             place = np.concatenate((2 * place, 2 * place + 1))
         return out
@@ -83,7 +99,12 @@ class Trees:
     def _children(self, first: Ints, name: str) -> Ints:
         """Of every node of all trees, in a row; negative where it has none."""
         own = [getattr(tree, name) for tree in self.trees]
-        return np.concatenate([np.where(one < 0, -1, one + begin) for one, begin in zip(own, first.tolist(), strict=True)])
+        return np.concatenate(
+            [
+                np.where(one < 0, -1, one + begin)
+                for one, begin in zip(own, first.tolist(), strict=True)
+            ]
+        )
 
 
 def _blank(trees: int, max_samples: int, offset: float) -> Forest:
@@ -113,7 +134,11 @@ def compiled(forest: IsolationForest | Trees, check: Features) -> Forest:
 class _Growing(IsolationForest):  # type: ignore[misc]  # it ships no types
     """Grows and scores as scikit-learn's own does, to the bit, in two thirds of the time."""
 
-    def _make_estimator(self, append: bool = True, random_state: int | None = None) -> ExtraTreeRegressor:  # noqa: ARG002, FBT001, FBT002
+    def _make_estimator(
+        self,
+        append: bool = True,  # noqa: ARG002, FBT001, FBT002
+        random_state: int | None = None,
+    ) -> ExtraTreeRegressor:
         """A copy: looking into the signature of every tree for its parameters takes as long as growing one."""
         tree = copy(self.estimator_)
         tree.random_state = np.random.RandomState(random_state).randint(_SEEDS)
@@ -121,7 +146,9 @@ class _Growing(IsolationForest):  # type: ignore[misc]  # it ships no types
 
     def _score_samples(self, rows: Features) -> Floats:
         """What `contamination` is a quantile of."""
-        return Trees([tree.tree_ for tree in self.estimators_], int(self.max_samples_), 0.0).score_samples(rows)
+        return Trees(
+            [tree.tree_ for tree in self.estimators_], int(self.max_samples_), 0.0
+        ).score_samples(rows)
 
 
 def grow(scaled: Features, parameters: Parameters) -> IsolationForest:
@@ -136,21 +163,27 @@ def grow(scaled: Features, parameters: Parameters) -> IsolationForest:
         forest.fit(scaled)
     except ValueError as error:  # scikit-learn's word for a parameter out of its range
         raise TrainingError(str(error)) from error
-    forest.__class__ = IsolationForest  # grown, it is one: who opens its file needs scikit-learn alone
+    forest.__class__ = (
+        IsolationForest  # grown, it is one: who opens its file needs scikit-learn alone
+    )
     return forest
 
 
 def grow_passing(scaled: Features, parameters: Parameters) -> Trees:
     """The same trees, to be asked alone, by parameters that `grow` has accepted; `contamination` is not looked at."""
     rows = np.ascontiguousarray(scaled, np.float32)
-    drawn = _drawn(len(rows), _samples(parameters, len(rows)), parameters.n_estimators, parameters.random_state)
+    drawn = _drawn(
+        len(rows), _samples(parameters, len(rows)), parameters.n_estimators, parameters.random_state
+    )
     most = drawn.rows.shape[1]
     random = np.random.RandomState()
     trees = []
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         for at, targets, seed in zip(drawn.rows, drawn.targets, drawn.seeds.tolist(), strict=True):
             random.seed(seed)
-            tree = ExtraTreeRegressor(max_features=1, max_depth=int(np.ceil(np.log2(max(most, 2)))), random_state=random)
+            tree = ExtraTreeRegressor(
+                max_features=1, max_depth=int(np.ceil(np.log2(max(most, 2)))), random_state=random
+            )
             trees.append(tree.fit(rows[at], targets, check_input=False).tree_)
     return Trees(trees, most, -0.5)
 
@@ -158,7 +191,9 @@ def grow_passing(scaled: Features, parameters: Parameters) -> Trees:
 def _samples(parameters: Parameters, rows: int) -> int:
     most = SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
     if not 2 <= most <= SAMPLES_MOST:
-        raise TrainingError(f"max_samples is {parameters.max_samples}; 2 to {SAMPLES_MOST} or 'auto' are allowed")
+        raise TrainingError(
+            f"max_samples is {parameters.max_samples}; 2 to {SAMPLES_MOST} or 'auto' are allowed"
+        )
     return min(most, rows)
 
 

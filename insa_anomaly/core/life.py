@@ -46,12 +46,24 @@ def grown(before: Life | None, times: Floats, interval: float, parameters: Comin
     known, first, through, mature = float(len(times)), float(times[0]), float(times[-1]), False
     if before is not None:
         known = before.known + float((times > before.through).sum())
-        first, through, mature = min(first, before.first), max(through, before.through), before.mature
+        first, through, mature = (
+            min(first, before.first),
+            max(through, before.through),
+            before.mature,
+        )
     long = float(times[-1]) - first + interval >= parameters.mature_days * DAY
-    return Life(known, first, through, float(times[-1]), mature or (known >= parameters.mature_readings and long))
+    return Life(
+        known,
+        first,
+        through,
+        float(times[-1]),
+        mature or (known >= parameters.mature_readings and long),
+    )
 
 
-def quarantined(before: Life | None, times: Floats, anomalous: Ints, step: float) -> tuple[Bools, float]:
+def quarantined(
+    before: Life | None, times: Floats, anomalous: Ints, step: float
+) -> tuple[Bools, float]:
     """Which of the readings [n], in order of time, are not learnt, and up to when all are released.
 
     anomalous: times of those that alarmed; step: readings between refits.

@@ -25,7 +25,11 @@ _MAX_TOPICS = 20_000
 _MAX_LINE = 32_768  # characters of line protocol: what is in a line is taken apart before anything can be counted
 _EARLIEST = -(2**53)  # microseconds stay exact in a double within +-2**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_UNITS = ((1e11, SECOND), (1e14, 1000), (1e17, 1))  # below 1e11: seconds; then milli-, then microseconds
+_EPOCH_UNITS = (
+    (1e11, SECOND),
+    (1e14, 1000),
+    (1e17, 1),
+)  # below 1e11: seconds; then milli-, then microseconds
 _double_bytes, _int64_of = Struct("<d").pack, Struct("<q").unpack
 # Possessive throughout (`++`, `*+`): what was matched is never given back, so that no payload costs more than its length.
 _NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?")
@@ -49,12 +53,19 @@ class Flag(IntFlag):
 
     NONE = 0
     STAMPED = 1  # none was sent: the time of receipt
-    RESTAMPED = 2  # the one sent lies outside the accepted span: the time of receipt, the original kept
+    RESTAMPED = (
+        2  # the one sent lies outside the accepted span: the time of receipt, the original kept
+    )
     HISTORICAL = 4  # old by its own clock: recorded and told as such
 
 
 # Plain numbers for the hot path: an operation on an enum costs a microsecond.
-_GOOD, _STAMPED, _RESTAMPED, _HISTORICAL = int(Quality.GOOD), int(Flag.STAMPED), int(Flag.RESTAMPED), int(Flag.HISTORICAL)
+_GOOD, _STAMPED, _RESTAMPED, _HISTORICAL = (
+    int(Quality.GOOD),
+    int(Flag.STAMPED),
+    int(Flag.RESTAMPED),
+    int(Flag.HISTORICAL),
+)
 
 
 class Cause(StrEnum):
@@ -187,7 +198,8 @@ class _Refusal(Exception):
     """An answer that ends the parse of one message, not an error."""
 
     def __init__(self, cause: Cause, detail: str) -> None:
-        self.cause, self.detail = cause, detail
+        self.cause = cause
+        self.detail = detail
 
 
 _RESERVED = frozenset({"device_id", "timestamp", "id", "quality"})
@@ -250,7 +262,13 @@ class Parser:
     def _check_name(self, name: str) -> None:
         if name in self._names:
             return
-        if not 0 < len(name) <= _MAX_NAME or not name.isprintable() or name != name.strip() or name == DEVICE_METRIC or set(name) & _MARKS:
+        if (
+            not 0 < len(name) <= _MAX_NAME
+            or not name.isprintable()
+            or name != name.strip()
+            or name == DEVICE_METRIC
+            or set(name) & _MARKS
+        ):
             raise _Refusal(Cause.BAD_NAME, f"not a name we can use: {name[:60]!r}")
         if len(self._names) >= _MAX_TOPICS:
             self._names.clear()
@@ -260,7 +278,10 @@ class Parser:
     def _quick(self, raw: Raw, place: _Place) -> list[Reading] | None:
         payload = raw.payload
         if len(payload) > self._acceptance.max_bytes:
-            raise _Refusal(Cause.TOO_LARGE, f"{len(payload)} bytes, at most {self._acceptance.max_bytes} are taken")
+            raise _Refusal(
+                Cause.TOO_LARGE,
+                f"{len(payload)} bytes, at most {self._acceptance.max_bytes} are taken",
+            )
         if (
             payload[:1] != b"{"
             or place.format not in ("auto", "json")
@@ -282,7 +303,9 @@ class Parser:
             values = said.metrics
         return self._readings(said, values, place, raw.received)
 
-    def _readings(self, said: _Object, values: dict[str, float | None], place: _Place, received: int) -> list[Reading]:
+    def _readings(
+        self, said: _Object, values: dict[str, float | None], place: _Place, received: int
+    ) -> list[Reading]:
         device = self._device(said.device_id, place)
         timestamp, flags, original = self._time(said.timestamp, received)
         quality = _quality(said.quality)
@@ -292,7 +315,16 @@ class Parser:
             if value is not None:
                 self._check_metric(metric, place)
                 out.append(
-                    Reading(device, metric, timestamp, value + 0.0, _discriminator(named, value, flags, position), quality, flags, original)
+                    Reading(
+                        device,
+                        metric,
+                        timestamp,
+                        value + 0.0,
+                        _discriminator(named, value, flags, position),
+                        quality,
+                        flags,
+                        original,
+                    )
                 )
         return out
 
@@ -308,9 +340,13 @@ class Parser:
         return readings
 
     def _too_many(self) -> _Refusal:
-        return _Refusal(Cause.TOO_LARGE, f"more than {self._acceptance.max_values} values in one message")
+        return _Refusal(
+            Cause.TOO_LARGE, f"more than {self._acceptance.max_values} values in one message"
+        )
 
-    def _reading(self, draft: _Draft, place: _Place, received: int, position: int) -> Reading | None:
+    def _reading(
+        self, draft: _Draft, place: _Place, received: int, position: int
+    ) -> Reading | None:
         if draft.value is None:
             return None
         value = _number(draft.value)
@@ -322,24 +358,39 @@ class Parser:
         timestamp, flags, original = self._time(draft.timestamp, received)
         named = None if draft.id is None else _hash(draft.id)
         return Reading(
-            device, metric, timestamp, value, _discriminator(named, value, flags, position), _quality(draft.quality), flags, original
+            device,
+            metric,
+            timestamp,
+            value,
+            _discriminator(named, value, flags, position),
+            _quality(draft.quality),
+            flags,
+            original,
         )
 
     def _device(self, said: object, place: _Place) -> str:
         if said is None:
             if place.device_id is None:
-                raise _Refusal(Cause.NO_DEVICE, "neither the message nor the topic names the device")
+                raise _Refusal(
+                    Cause.NO_DEVICE, "neither the message nor the topic names the device"
+                )
             return place.device_id
         if not isinstance(said, str):
             raise _Refusal(Cause.BAD_NAME, f"device_id is not a text: {said!r}")
         if place.device_id is not None and said != place.device_id:
-            raise _Refusal(Cause.MISMATCH, f"device_id {said[:60]!r} under the topic of {place.device_id[:60]!r}")
+            raise _Refusal(
+                Cause.MISMATCH,
+                f"device_id {said[:60]!r} under the topic of {place.device_id[:60]!r}",
+            )
         self._check_name(said)
         return said
 
     def _check_metric(self, metric: str, place: _Place) -> None:
         if place.metric_name is not None and metric != place.metric_name:
-            raise _Refusal(Cause.MISMATCH, f"metric {metric[:60]!r} under the topic of {place.metric_name[:60]!r}")
+            raise _Refusal(
+                Cause.MISMATCH,
+                f"metric {metric[:60]!r} under the topic of {place.metric_name[:60]!r}",
+            )
         self._check_name(metric)
 
     def _time(self, said: object, received: int) -> tuple[int, int, str | None]:
@@ -397,7 +448,9 @@ def _quality(said: object) -> int:
         return _GOOD
     quality = _QUALITIES.get(said.lower()) if isinstance(said, str) else None
     if quality is None:
-        raise _Refusal(Cause.BAD_QUALITY, f"quality is one of {', '.join(_QUALITIES)}: {str(said)[:60]!r}")
+        raise _Refusal(
+            Cause.BAD_QUALITY, f"quality is one of {', '.join(_QUALITIES)}: {str(said)[:60]!r}"
+        )
     return quality
 
 
@@ -485,7 +538,12 @@ def _from_json(said: object, place: _Place) -> Iterator[_Draft]:
 
 
 def _from_object(said: dict[str, Any], place: _Place) -> Iterator[_Draft]:
-    common = {"timestamp": said.get("timestamp"), "id": said.get("id"), "device_id": said.get("device_id"), "quality": said.get("quality")}
+    common = {
+        "timestamp": said.get("timestamp"),
+        "id": said.get("id"),
+        "device_id": said.get("device_id"),
+        "quality": said.get("quality"),
+    }
     if "metrics" in said:
         if not isinstance(said["metrics"], dict):
             raise _Refusal(Cause.MALFORMED, "metrics is not an object of numbers")
@@ -512,7 +570,9 @@ _FIELD = re.compile(r'(?:[^",\\ ]|\\.|"(?:[^"\\]|\\.)*+")++')
 def _from_lines(text: str) -> Iterator[_Draft]:
     for line in text.splitlines():
         if len(line) > _MAX_LINE:
-            raise _Refusal(Cause.TOO_LARGE, f"a line of {len(line)} characters, at most {_MAX_LINE} are taken")
+            raise _Refusal(
+                Cause.TOO_LARGE, f"a line of {len(line)} characters, at most {_MAX_LINE} are taken"
+            )
         if line.strip() and not line.startswith("#"):
             yield from _from_line(line.strip())
 
@@ -520,7 +580,10 @@ def _from_lines(text: str) -> Iterator[_Draft]:
 def _from_line(line: str) -> Iterator[_Draft]:
     """One line: `measurement,tag=.. field=..,field=.. timestamp`. A field called `value` is the metric named by the measurement."""
     head, _, rest = _cut(line, " ")
-    measurement, *tags = (_unescape(part) for part in (_UNESCAPED[","].split(head) if "\\" in head else head.split(",")))
+    measurement, *tags = (
+        _unescape(part)
+        for part in (_UNESCAPED[","].split(head) if "\\" in head else head.split(","))
+    )
     named = dict(tag.split("=", 1) for tag in tags if "=" in tag)
     fields, stamp = _fields_and_time(rest)
     for field_text in fields:
@@ -528,7 +591,12 @@ def _from_line(line: str) -> Iterator[_Draft]:
         if not equals or not name:
             raise _Refusal(Cause.MALFORMED, f"not a field of line protocol: {field_text[:60]!r}")
         metric = _unescape(name)
-        yield _Draft(measurement if metric == "value" else metric, _field_value(value), stamp, device_id=named.get("device_id"))
+        yield _Draft(
+            measurement if metric == "value" else metric,
+            _field_value(value),
+            stamp,
+            device_id=named.get("device_id"),
+        )
 
 
 def _cut(text: str, mark: str) -> tuple[str, str, str]:

@@ -45,15 +45,30 @@ def reasons(models: Models, row: int, results: Results, i: int) -> list[Reason]:
     come strongest first without the small ones. A reading that merely goes on with an episode is explained by the one that opened it,
     or made it worse: in a plant where everything alarms there is no time for more. One that closes it is ordinary: nothing isolated it.
     """
-    seen, numbers, scaled = int(results.rules[i]), models.numbers[row, FEATURES], results.features[i]
+    seen, numbers, scaled = (
+        int(results.rules[i]),
+        models.numbers[row, FEATURES],
+        results.features[i],
+    )
     member = MEMBERS[results.member[i]]
-    named = [Reason(rule.name.lower(), 1.0, words) for rule, words in _NAMED.items() if seen & rule and rule.name]
+    named = [
+        Reason(rule.name.lower(), 1.0, words)
+        for rule, words in _NAMED.items()
+        if seen & rule and rule.name
+    ]
     named += [Reason(member, 1.0, _SPOKE[member])] if member in _SPOKE else []
-    if results.episode_readings[i] and results.transition[i] in (Transition.NONE, Transition.CLOSED):
+    if results.episode_readings[i] and results.transition[i] in (
+        Transition.NONE,
+        Transition.CLOSED,
+    ):
         return named
     shares = models.arena.shares(row, scaled)
     strongest = np.argsort(-shares, kind="stable")[:_MOST]
-    return named + [Reason(NAMES[j], float(shares[j]), _words(j, scaled, numbers)) for j in strongest.tolist() if shares[j] >= _LEAST_SHARE]
+    return named + [
+        Reason(NAMES[j], float(shares[j]), _words(j, scaled, numbers))
+        for j in strongest.tolist()
+        if shares[j] >= _LEAST_SHARE
+    ]
 
 
 def _words(i: int, scaled: Features, numbers: Floats) -> str:

@@ -38,9 +38,13 @@ def backoff(attempts: int, retry: Retry, chance: float) -> float:
     return float(min(retry.first * 2.0 ** min(attempts - 1, 40), retry.last) * (1.0 - chance / 4))
 
 
-def failed(circuit: Circuit, now: float, retry: Retry, chance: float, asked: float | None = None) -> Circuit:
+def failed(
+    circuit: Circuit, now: float, retry: Retry, chance: float, asked: float | None = None
+) -> Circuit:
     """After one more failure; `asked` are seconds that the target asked to be left alone for."""
     failures = circuit.failures + 1
     over = failures - retry.trip
-    rest = 0.0 if over < 0 else min(retry.rest * 2.0 ** min(over, 40), retry.last) * (1.0 - chance / 4)
+    rest = (
+        0.0 if over < 0 else min(retry.rest * 2.0 ** min(over, 40), retry.last) * (1.0 - chance / 4)
+    )
     return Circuit(failures, now + max(rest, asked or 0.0))

@@ -13,7 +13,9 @@ from insa_anomaly.core.features import DAY, FLAT_CAP, FLAT_FREE, Bools, Floats, 
 
 SURPRISE = 8.0  # -log10 p
 RELIEF = 3.0  # decades that a known level is less surprising than the charts say
-EXTREME_SHARE = 0.05  # of the range ever learnt, once that is a day's; of half a day's twice as much, and so on
+EXTREME_SHARE = (
+    0.05  # of the range ever learnt, once that is a day's; of half a day's twice as much, and so on
+)
 
 # The columns of what was learnt for the rules of one series.
 LOW, HIGH = 0, 1  # of all values that were given to training
@@ -22,7 +24,9 @@ STUCK_AFTER = 4  # repetitions in a row that are more than the sensor ever does 
 DROPS = 5  # 1: zero lies outside what it ever says
 RATE = 6  # largest jump from one reading to the next that is possible
 LEVELS_MOST = 8
-LEVELS = slice(7, 7 + LEVELS_MOST)  # the few values it takes, NaN where there are fewer or it is not of that kind
+LEVELS = slice(
+    7, 7 + LEVELS_MOST
+)  # the few values it takes, NaN where there are fewer or it is not of that kind
 CONSTANT = LEVELS.stop  # 1: it never took but one
 NUMBERS_WIDTH = CONSTANT + 1
 
@@ -61,7 +65,9 @@ def learn(values: Floats, flats: Floats, ever: Floats) -> Floats:
     numbers[: THROUGH + 1] = ever
     repeating = float((flats > 0).mean())
     stuck_after = max(_STUCK_LEAST, _STUCK_FACTOR * usual_run(flats))
-    numbers[STUCK_AFTER] = stuck_after if repeating < _REPEATING and stuck_after < FLAT_CAP else np.inf
+    numbers[STUCK_AFTER] = (
+        stuck_after if repeating < _REPEATING and stuck_after < FLAT_CAP else np.inf
+    )
     low, high = np.quantile(values, [1 - _USUAL_RUN, _USUAL_RUN]).tolist()
     numbers[DROPS] = not low <= 0 <= high
     with np.errstate(over="ignore"):
@@ -89,7 +95,11 @@ def seen(pushed: Pushed, ready: Ints, times: Floats, scaling: Floats, numbers: F
     value, before, flats = pushed.windows[ready, -1], pushed.windows[ready, -2], pushed.flats[ready]
     low, high = numbers[:, LOW], numbers[:, HIGH]
     with np.errstate(over="ignore", invalid="ignore"):
-        share = EXTREME_SHARE * DAY / np.clip(np.maximum(times, numbers[:, THROUGH]) - numbers[:, FROM], 1.0, DAY)
+        share = (
+            EXTREME_SHARE
+            * DAY
+            / np.clip(np.maximum(times, numbers[:, THROUGH]) - numbers[:, FROM], 1.0, DAY)
+        )
         beyond = np.maximum(value - high, low - value) > share * (high - low)
         too_fast = np.abs(value - before) > numbers[:, RATE]
     long_flat = flats >= np.maximum(_SATURATED_AFTER, scaling[:, FLAT_FREE])

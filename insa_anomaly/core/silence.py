@@ -14,7 +14,9 @@ from insa_anomaly.core.features import Ints
 FEWEST_TOGETHER = 3  # devices that make a stream
 SURE = 1.2  # times what it is allowed: until then we wait whether others fall silent with it
 
-Silent = dict[str | None, tuple[float, str]]  # device (None: the stream) -> for how many seconds, and the reason in words
+Silent = dict[
+    str | None, tuple[float, str]
+]  # device (None: the stream) -> for how many seconds, and the reason in words
 
 
 class Silence:
@@ -25,10 +27,13 @@ class Silence:
         self._devices: dict[str, int] = {}
         self._device = np.zeros(0, np.int64)  # of each series
         self._last = np.zeros(0)
-        self._fresh = np.zeros(0, bool)  # nothing heard since we began to listen: the pause before says nothing
+        self._fresh = np.zeros(
+            0, bool
+        )  # nothing heard since we began to listen: the pause before says nothing
         self.series = Cadence.unknown(0)
         self.stream = Cadence.unknown(1)
-        self._stream_last, self._stream_fresh = now, True
+        self._stream_last = now
+        self._stream_fresh = True
         self._deaf_since = self._grace = now  # before the latter nobody is missed
 
     def admit(self, devices: Sequence[str], known: Cadence, now: float) -> None:
@@ -47,9 +52,16 @@ class Silence:
             return
         patience = self._patience
         known = numbers[~self._fresh[numbers]]
-        self.series.put(known, learnt(self.series.rows(known), now - self._last[known], patience.device_seconds, patience))
+        self.series.put(
+            known,
+            learnt(
+                self.series.rows(known), now - self._last[known], patience.device_seconds, patience
+            ),
+        )
         if not self._stream_fresh:
-            self.stream = learnt(self.stream, np.array([now - self._stream_last]), patience.stream_seconds, patience)
+            self.stream = learnt(
+                self.stream, np.array([now - self._stream_last]), patience.stream_seconds, patience
+            )
         self._fresh[numbers], self._stream_fresh = False, False
         self._last[numbers] = self._stream_last = now
 
@@ -81,7 +93,11 @@ class Silence:
     def _of_devices(self, was: Mapping[str | None, object], now: float) -> Silent:
         """Those that are overdue; or, where many are together, the stream."""
         silent_for, allowed = overdue(
-            now - np.maximum(self._last, self._grace), self._device, len(self._devices), self.series, self._patience
+            now - np.maximum(self._last, self._grace),
+            self._device,
+            len(self._devices),
+            self.series,
+            self._patience,
         )
         heard = np.zeros(len(self._devices), bool)
         heard[self._device[~self._fresh]] = True
@@ -92,9 +108,17 @@ class Silence:
         share = self._patience.stream_share * len(self._devices) / (2 if None in was else 1)
         if len(late) >= max(FEWEST_TOGETHER, share):
             longest = float(min(silent_for[number] for number in late.values()))
-            return silent | {None: (longest, f"{len(late)} of {len(self._devices)} devices are silent")}
-        sure = {name: float(silent_for[number]) for name, number in late.items() if silent_for[number] > SURE * allowed[number]}
-        return silent | {name: (age, f"nothing has come of it for {age:.0f} s") for name, age in sure.items()}
+            return silent | {
+                None: (longest, f"{len(late)} of {len(self._devices)} devices are silent")
+            }
+        sure = {
+            name: float(silent_for[number])
+            for name, number in late.items()
+            if silent_for[number] > SURE * allowed[number]
+        }
+        return silent | {
+            name: (age, f"nothing has come of it for {age:.0f} s") for name, age in sure.items()
+        }
 
     def _named(self, numbers: Iterable[int], but: Silent) -> dict[str, int]:
         names = list(self._devices)

@@ -26,7 +26,9 @@ FEWEST_READINGS = 100
 _FEWEST_WINDOWS = 32
 _BLOCKS = 4
 _CHUNK = 4096  # readings pushed at once
-_CONTEXT = features.FLAT_CAP + features.LONG  # readings before those that are new, which fill the window
+_CONTEXT = (
+    features.FLAT_CAP + features.LONG
+)  # readings before those that are new, which fill the window
 # Where repetitions hardly ever exceed what is free, one more shall not weigh like a sensor that is stuck: 1, 10 or 60 beyond are
 # at most 1.4, 4.8 or 8.2 spreads.
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in features.NAMES])
@@ -154,13 +156,29 @@ def fit(
     With a `past`, this is a refit: what alarmed in mature age is not learnt, unless it has become the rule. Without, all is learnt.
     Raises NotEnoughData below 100 readings or 32 full windows, TrainingError for data nothing can be learnt from.
     """
-    learnt = _learnt(SeriesLearner(key, model_id, version, parameters, policy), times, values, past, grow)
+    learnt = _learnt(
+        SeriesLearner(key, model_id, version, parameters, policy), times, values, past, grow
+    )
     made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
     figures = _figures(times, learnt.history, learnt.scores, learnt.model.numbers)
-    return Trained(learnt.model, learnt.fitted.forest, learnt.fitted.scaler, parameters, len(learnt.history), figures, made_with)
+    return Trained(
+        learnt.model,
+        learnt.fitted.forest,
+        learnt.fitted.scaler,
+        parameters,
+        len(learnt.history),
+        figures,
+        made_with,
+    )
 
 
-def _learnt(learner: "SeriesLearner", times: Ints, values: Floats, past: Past[Model] | None, grow: Grow[Grown]) -> _Learnt[Grown]:
+def _learnt(
+    learner: "SeriesLearner",
+    times: Ints,
+    values: Floats,
+    past: Past[Model] | None,
+    grow: Grow[Grown],
+) -> _Learnt[Grown]:
     parameters, policy = learner.parameters, learner.policy
     given = _ordered(times, values)
     recent = _recent(given, parameters)
@@ -169,9 +187,13 @@ def _learnt(learner: "SeriesLearner", times: Ints, values: Floats, past: Past[Mo
     numbers = np.empty(detector.MODEL_WIDTH)
     numbers[detector.ALPHA], numbers[detector.INTERVAL] = parameters.alpha, interval
     per_day = len(recent) / max(days, 1e-9)
-    numbers[detector.REFIT_STEP] = np.clip(per_day, parameters.refit_readings_least, parameters.refit_readings_most)
+    numbers[detector.REFIT_STEP] = np.clip(
+        per_day, parameters.refit_readings_least, parameters.refit_readings_most
+    )
     before, anomalous = (past.model.life, past.anomalous) if past else (None, times[:0])
-    alarmed, numbers[detector.RELEASED] = life.quarantined(before, recent.times, anomalous, numbers[detector.REFIT_STEP])
+    alarmed, numbers[detector.RELEASED] = life.quarantined(
+        before, recent.times, anomalous, numbers[detector.REFIT_STEP]
+    )
     history = replace(recent, quarantined=_with_lead(recent.values, alarmed))
     now = life.grown(before, given.times, interval, parameters)
     numbers[detector.KNOWN], numbers[detector.MATURE] = now.known, now.mature
@@ -185,8 +207,12 @@ def _learnt(learner: "SeriesLearner", times: Ints, values: Floats, past: Past[Mo
     numbers[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
     scores = _calibrate(numbers, held_out)
     highest = policy.highest_threshold * _most_confident(numbers, forest)
-    numbers[detector.THRESHOLD] = min(verdict.threshold_for(scores, len(scores) / per_day, policy), highest)
-    return _Learnt(Model(learner.id, learner.version, *learner.key, forest, numbers), fitted, history, scores)
+    numbers[detector.THRESHOLD] = min(
+        verdict.threshold_for(scores, len(scores) / per_day, policy), highest
+    )
+    return _Learnt(
+        Model(learner.id, learner.version, *learner.key, forest, numbers), fitted, history, scores
+    )
 
 
 def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) -> Figures:
@@ -216,20 +242,26 @@ def _ordered(times: Ints, values: Floats) -> _History:
     if len(values) and not finite.any():
         raise TrainingError(f"none of the {len(values)} values is a finite number")
     when, what = times[finite].astype(np.float64), values[finite].astype(np.float64)
-    order = np.lexsort((what, when)) if (np.diff(when) == 0).any() else np.argsort(when, kind="stable")
+    order = (
+        np.lexsort((what, when)) if (np.diff(when) == 0).any() else np.argsort(when, kind="stable")
+    )
     when, what = when[order], what[order]
     fresh = np.ones(len(when), np.bool_)
     fresh[1:] = (when[1:] != when[:-1]) | (what[1:] != what[:-1])
     when, what = when[fresh], what[fresh]
     if len(when) < FEWEST_READINGS:
-        raise NotEnoughData(f"{len(when)} different readings with finite values; at least {FEWEST_READINGS} are needed")
+        raise NotEnoughData(
+            f"{len(when)} different readings with finite values; at least {FEWEST_READINGS} are needed"
+        )
     return _History(when, what, np.zeros(len(when), np.bool_))
 
 
 def _recent(given: _History, parameters: Parameters) -> _History:
     """The newest readings, those that a model is learnt from."""
     recent = int((given.times >= given.times[-1] - parameters.history_days * DAY).sum())
-    return given[-min(max(recent, parameters.history_readings_least), parameters.history_readings_most) :]
+    return given[
+        -min(max(recent, parameters.history_readings_least), parameters.history_readings_most) :
+    ]
 
 
 def _covered(when: Floats, gap: float) -> float:
@@ -250,7 +282,9 @@ def _rules(given: _History, windows: _Windows, past: Past[Model] | None) -> Floa
     ever = np.array([given.values.min(), given.values.max(), given.times[0], given.times[-1]])
     if past is not None:
         low, high, first, last = past.model.numbers[detector.RULES][: rules.THROUGH + 1].tolist()
-        ever = np.array([min(ever[0], low), max(ever[1], high), min(ever[2], first), max(ever[3], last)])
+        ever = np.array(
+            [min(ever[0], low), max(ever[1], high), min(ever[2], first), max(ever[3], last)]
+        )
     return rules.learn(windows.values[:, -1], windows.flats, ever)
 
 
@@ -272,7 +306,9 @@ def _windows(history: _History, interval: float, parameters: Parameters) -> tupl
         windows = _unroll(history, gap)
     if len(windows) < _FEWEST_WINDOWS:
         needed = features.LONG + _FEWEST_WINDOWS
-        raise NotEnoughData(f"{len(windows)} full windows; at least {_FEWEST_WINDOWS} are needed: {needed} readings without a long pause")
+        raise NotEnoughData(
+            f"{len(windows)} full windows; at least {_FEWEST_WINDOWS} are needed: {needed} readings without a long pause"
+        )
     return gap, windows
 
 
@@ -286,22 +322,33 @@ def _unroll(history: _History, gap: float) -> _Windows:
         part = slice(begin, begin + _CHUNK)
         n = len(learnt.times[part])
         series, own = np.zeros(n, np.int64), np.arange(begin, begin + n)
-        pushed = features.push(state, series, learnt.values[part], learnt.times[part], own, gaps[part])
+        pushed = features.push(
+            state, series, learnt.values[part], learnt.times[part], own, gaps[part]
+        )
         state, full = pushed.states, pushed.counts >= features.LONG
         begins = full & ~np.concatenate(([full_before], full[:-1]))
         full_before = full[-1]
         parts.append(_Windows(pushed.windows, pushed.stamps, pushed.flats, begins)[full])
-    return _Windows(*(np.concatenate([getattr(p, name) for p in parts]) for name in _Windows.__dataclass_fields__))
+    return _Windows(
+        *(
+            np.concatenate([getattr(p, name) for p in parts])
+            for name in _Windows.__dataclass_fields__
+        )
+    )
 
 
 # --------------------------------------------------------------------------------------------------- one fit
-def _learn(windows: _Windows, interval: float, parameters: Parameters, grow: Grow[Grown]) -> _Fitted[Grown]:
+def _learn(
+    windows: _Windows, interval: float, parameters: Parameters, grow: Grow[Grown]
+) -> _Fitted[Grown]:
     numbers = np.zeros(features.NUMBERS_WIDTH)
     values, when = windows.values[:, -1], windows.stamps[:, -1]
     numbers[features.CENTER], numbers[features.SCALE] = center, scale = robust_scale(values)
     profile = daily_profile((values - center) / scale, when, interval)
     # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
-    numbers[features.FLAT_MOST] = features.FLAT_CAP if windows.flats.min() < features.LONG - 1 else features.LONG - 1
+    numbers[features.FLAT_MOST] = (
+        features.FLAT_CAP if windows.flats.min() < features.LONG - 1 else features.LONG - 1
+    )
     numbers[features.FLAT_FREE] = _free_run(windows.flats)
     numbers[features.BINS] = len(profile)
     numbers[features.PROFILE.start : features.PROFILE.start + len(profile)] = profile
@@ -325,7 +372,9 @@ def _charts(look: features.Look, raw: Floats) -> Floats:
     out = np.zeros(charts.NUMBERS_WIDTH)
     z = charts.recent(look, charts.FIT_CAP)
     known = charts.predictors(z)
-    out[charts.WEIGHTS] = weights = np.linalg.solve(known.T @ known + _PENALTY * np.eye(known.shape[1]), known.T @ z[:, -1])
+    out[charts.WEIGHTS] = weights = np.linalg.solve(
+        known.T @ known + _PENALTY * np.eye(known.shape[1]), known.T @ z[:, -1]
+    )
     out[charts.ERROR_CENTER], out[charts.ERROR_SCALE] = robust_scale(z[:, -1] - known @ weights)
     scales = [robust_scale(column) for column in np.ascontiguousarray(raw.T)]
     out[charts.CENTERS], out[charts.SCALES] = np.array(scales).T
@@ -354,14 +403,22 @@ def daily_profile(z: Floats, when: Floats, interval: float) -> Floats:
     bins = int(min(features.BINS_MOST, DAY // interval))
     first = when < when[0] + span / 2
     early, late = _medians(z[first], when[first], bins), z[~first]
-    left = late - features.profile(when[~first, None], _profile_numbers(early, int((~first).sum())))[:, 0]
-    gain = 1 - (np.abs(left - np.median(left)).mean() + 1e-9) / (np.abs(late - np.median(late)).mean() + 1e-9)
+    left = (
+        late
+        - features.profile(when[~first, None], _profile_numbers(early, int((~first).sum())))[:, 0]
+    )
+    gain = 1 - (np.abs(left - np.median(left)).mean() + 1e-9) / (
+        np.abs(late - np.median(late)).mean() + 1e-9
+    )
     return _medians(z, when, bins) if gain > _PROFILE_GAIN else np.zeros(0)
 
 
 def _profile_numbers(profile: Floats, n: int) -> Floats:
     numbers = np.zeros(features.NUMBERS_WIDTH)
-    numbers[features.BINS], numbers[features.PROFILE.start : features.PROFILE.start + len(profile)] = len(profile), profile
+    (
+        numbers[features.BINS],
+        numbers[features.PROFILE.start : features.PROFILE.start + len(profile)],
+    ) = len(profile), profile
     return np.broadcast_to(numbers, (n, len(numbers)))
 
 
@@ -395,8 +452,16 @@ class _HeldOut:
 def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _HeldOut:
     edges = np.linspace(0, len(windows), _BLOCKS + 1).astype(int)
     at = np.arange(len(windows))
-    parts = [_held_out(windows, (at >= begin) & (at < end), interval, parameters) for begin, end in pairwise(edges)]
-    return _HeldOut(*(np.concatenate(columns) for columns in zip(*((p.values, p.members, p.errors) for p in parts), strict=True)))
+    parts = [
+        _held_out(windows, (at >= begin) & (at < end), interval, parameters)
+        for begin, end in pairwise(edges)
+    ]
+    return _HeldOut(
+        *(
+            np.concatenate(columns)
+            for columns in zip(*((p.values, p.members, p.errors) for p in parts), strict=True)
+        )
+    )
 
 
 def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Parameters) -> _HeldOut:
@@ -407,7 +472,9 @@ def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Para
     raw = features.unscaled(look, numbers)
     errors = charts.forecast_error(look, own)
     forest = -fitted.forest.score_samples(features.scaled(raw, numbers))
-    members = np.stack((forest, errors, _smoothed(errors, unseen.begins), charts.window_z(raw, own)), axis=1)
+    members = np.stack(
+        (forest, errors, _smoothed(errors, unseen.begins), charts.window_z(raw, own)), axis=1
+    )
     values = unseen.values[:, -1]
     return _HeldOut(values, members, np.abs(values - features.expected(look, numbers)))
 
@@ -415,14 +482,18 @@ def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Para
 def _smoothed(errors: Floats, begins: Bools) -> Floats:
     """As the stream smooths them: each beginning is a row of its own."""
     which = np.cumsum(begins, dtype=np.int64)
-    return charts.smoothed(np.full(int(which[-1]) + 1, charts.NONE), which, errors, np.ones(len(errors), np.bool_))[0]
+    return charts.smoothed(
+        np.full(int(which[-1]) + 1, charts.NONE), which, errors, np.ones(len(errors), np.bool_)
+    )[0]
 
 
 def _most_confident(numbers: Floats, forest: Forest) -> float:
     """Confidence at which the strangest reading there can be is called anomalous: a forest is flat far out, charts are not."""
     if numbers[detector.MATURE]:
         return 1.0
-    farthest = np.outer([-features.SCALED_CAP, features.SCALED_CAP], np.ones(features.WIDTH)).astype(np.float32)
+    farthest = np.outer(
+        [-features.SCALED_CAP, features.SCALED_CAP], np.ones(features.WIDTH)
+    ).astype(np.float32)
     everywhere = np.broadcast_to(numbers, (len(farthest), len(numbers)))
     alone = calibration.surprise(-forest.score_samples(farthest), everywhere[:, detector.TABLES[0]])
     together = calibration.surprise(alone, everywhere[:, detector.TABLES[-1]])
@@ -431,14 +502,19 @@ def _most_confident(numbers: Floats, forest: Forest) -> float:
 
 def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:
     """Write the tables into `numbers`; answers the scores of the held-out readings."""
-    for place, values in zip(detector.TABLES, np.ascontiguousarray(held_out.members.T), strict=False):
+    for place, values in zip(
+        detector.TABLES, np.ascontiguousarray(held_out.members.T), strict=False
+    ):
         numbers[place] = calibration.table(values)
     everywhere = np.broadcast_to(numbers, (len(held_out), len(numbers)))
     together = detector.member_surprises(held_out.members, everywhere).max(axis=1)
     numbers[detector.TABLES[-1]] = calibration.table(together)
     surprises = calibration.surprise(together, everywhere[:, detector.TABLES[-1]])
     silent = np.zeros(len(held_out), np.uint8)
-    return calibration.score(detector.ruled(surprises, silent, held_out.values, everywhere), everywhere[:, detector.ALPHA])
+    return calibration.score(
+        detector.ruled(surprises, silent, held_out.values, everywhere),
+        everywhere[:, detector.ALPHA],
+    )
 
 
 # ------------------------------------------------------------------------------------------------- for a challenge
@@ -452,13 +528,19 @@ class SeriesLearner:
     parameters: Parameters
     policy: verdict.Policy
 
-    def fit(self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None) -> Trained:
+    def fit(
+        self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None
+    ) -> Trained:
         """As the function `fit`."""
         return fit(times, values, self.key, self.id, self.version, parameters, self.policy, past)
 
-    def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None) -> Model:
+    def twin(
+        self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None
+    ) -> Model:
         """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
-        return _learnt(replace(self, parameters=parameters), times, values, past, grow_passing).model
+        return _learnt(
+            replace(self, parameters=parameters), times, values, past, grow_passing
+        ).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""
@@ -470,5 +552,16 @@ class SeriesLearner:
         models = Models(1, len(model.forest.thresholds))
         models.put(0, model)
         row, n = np.zeros(len(times), np.int64), np.arange(len(times))
-        _, results = advance(features.empty(1), row, models, row, values, times, n, row, verdict.Policy(), self.parameters)
+        _, results = advance(
+            features.empty(1),
+            row,
+            models,
+            row,
+            values,
+            times,
+            n,
+            row,
+            verdict.Policy(),
+            self.parameters,
+        )
         return np.where(results.scored, results.score, 1.0)

@@ -54,10 +54,18 @@ def tried(series: Series, setting: Setting, parameters: Parameters, policy: Poli
     from insa_anomaly.core.training import SeriesLearner  # noqa: PLC0415 - as this does
 
     own = replace(parameters, alpha=setting.alpha)
-    learner = SeriesLearner(series.key, "tuning", 1, own, replace(policy, false_alarms_per_day=setting.false_alarms_per_day))
+    learner = SeriesLearner(
+        series.key,
+        "tuning",
+        1,
+        own,
+        replace(policy, false_alarms_per_day=setting.false_alarms_per_day),
+    )
     when, what = learner.usable(series.times, series.values)
     if len(when) < FEWEST_READINGS:
-        raise NotEnoughData(f"{len(when)} readings; at least {FEWEST_READINGS} are needed to try anything on a part of them")
+        raise NotEnoughData(
+            f"{len(when)} readings; at least {FEWEST_READINGS} are needed to try anything on a part of them"
+        )
     cut = int((1 - HOLDOUT_SHARE) * len(when))
     model = learner.fit(when[:cut], what[:cut], own, None).model
     holdout = held_out(when, what, cut + features.LONG)

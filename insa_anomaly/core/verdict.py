@@ -32,11 +32,13 @@ class Policy:
     """When an episode opens, worsens and closes."""
 
     merge_gap_readings: int = 12  # ordinary readings in a row that close an episode
-    worsen_step: float = 0.2  # an open episode speaks again when its confidence exceeds what was told by this
-    false_alarms_per_day: float = 0.14  # accepted per series; sets the threshold of a newly trained model
-    highest_threshold: float = (
-        0.9  # of the largest confidence a model can have: no threshold is set above it, an obvious fault always speaks
+    worsen_step: float = (
+        0.2  # an open episode speaks again when its confidence exceeds what was told by this
     )
+    false_alarms_per_day: float = (
+        0.14  # accepted per series; sets the threshold of a newly trained model
+    )
+    highest_threshold: float = 0.9  # of the largest confidence a model can have: no threshold is set above it, an obvious fault always speaks
 
 
 class Standing(NamedTuple):
@@ -62,7 +64,9 @@ class Verdicts:
     peaks: Floats
 
 
-def step(standing: Standing, time: float, score: float, threshold: float, policy: Policy) -> tuple[Transition, Standing]:
+def step(
+    standing: Standing, time: float, score: float, threshold: float, policy: Policy
+) -> tuple[Transition, Standing]:
     """One reading of one series: what it does, and the episode after it."""
     confidence = -score
     if standing.readings == 0:
@@ -72,25 +76,36 @@ def step(standing: Standing, time: float, score: float, threshold: float, policy
     if score >= 0:
         started, readings, peak, told, quiet = standing
         closed = quiet + 1 >= policy.merge_gap_readings
-        return (Transition.CLOSED if closed else Transition.NONE), Standing(started, readings, peak, told, quiet + 1)
+        return (Transition.CLOSED if closed else Transition.NONE), Standing(
+            started, readings, peak, told, quiet + 1
+        )
     worse = confidence >= standing.told + policy.worsen_step
     told, peak = confidence if worse else standing.told, max(standing.peak, confidence)
     held = Standing(standing.started, standing.readings + 1, peak, told, 0.0)
     return (Transition.WORSENED if worse else Transition.NONE), held
 
 
-def judge(episodes: Floats, which: Ints, times: Floats, scores: Floats, thresholds: Floats, policy: Policy) -> tuple[Floats, Verdicts]:
+def judge(
+    episodes: Floats, which: Ints, times: Floats, scores: Floats, thresholds: Floats, policy: Policy
+) -> tuple[Floats, Verdicts]:
     """Episodes [s, 5] after n readings, and the verdict on each; `which` [n] is non-decreasing, readings of a row are in order.
 
     Rows without an open episode and without an anomalous reading take no work: in a healthy plant that is nearly all of them.
     """
     after = episodes.copy()
     n = len(which)
-    verdicts = Verdicts(np.zeros(n, np.uint8), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n))
+    verdicts = Verdicts(
+        np.zeros(n, np.uint8), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n)
+    )
     at = _of_interest(episodes, which, scores)
     standing, row = QUIET, -1
     for i, r, time, score, threshold in zip(
-        at.tolist(), which[at].tolist(), times[at].tolist(), scores[at].tolist(), thresholds[at].tolist(), strict=True
+        at.tolist(),
+        which[at].tolist(),
+        times[at].tolist(),
+        scores[at].tolist(),
+        thresholds[at].tolist(),
+        strict=True,
     ):
         if r != row:
             standing, row = Standing(*after[r].tolist()), r

@@ -45,7 +45,11 @@ class Activity:
         """What was counted since the last `forget`."""
         with self._lock:
             numbers = np.flatnonzero(self._counts[0])
-            return Taken([self._keys[number] for number in numbers.tolist()], numbers, self._counts[:, numbers])
+            return Taken(
+                [self._keys[number] for number in numbers.tolist()],
+                numbers,
+                self._counts[:, numbers],
+            )
 
     def forget(self, taken: Taken) -> None:
         """So much is written down."""
@@ -55,4 +59,6 @@ class Activity:
     def _grow(self, least: int) -> None:
         have = self._counts.shape[1]
         if least > have:
-            self._counts = np.concatenate([self._counts, np.zeros((2, max(least, 2 * have) - have), np.int64)], axis=1)
+            self._counts = np.concatenate(
+                [self._counts, np.zeros((2, max(least, 2 * have) - have), np.int64)], axis=1
+            )

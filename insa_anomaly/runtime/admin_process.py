@@ -20,7 +20,8 @@ class AdminProcess:
     """One at a time. `start` begins it; a line on its standard input are settings to be in force, and the end of that is its end."""
 
     def __init__(self, start: Callable[[Settings], "Popen[bytes]"], settings: Settings) -> None:
-        self._start, self._settings = start, settings
+        self._start = start
+        self._settings = settings
         self._process: Popen[bytes] | None = None
         self._began = self._again_at = 0.0
         self._failures = 0
@@ -31,13 +32,19 @@ class AdminProcess:
         """Why nobody answers on the port; None where somebody does, or soon will."""
         process = self._process
         status = None if process is None else process.poll()
-        return None if status is None else f"the process of the admin port ended with status {status}"
+        return (
+            None if status is None else f"the process of the admin port ended with status {status}"
+        )
 
     def begin(self) -> None:
         """Begin it. The thread that calls must live as long as it."""
         with self._lock:
             self._end()
-            self._process, self._began, self._again_at = self._start(self._settings), monotonic(), 0.0
+            self._process, self._began, self._again_at = (
+                self._start(self._settings),
+                monotonic(),
+                0.0,
+            )
 
     def step(self) -> float:
         """Begin it again where it ended, after a pause that grows; answers how long to wait for the next look."""

@@ -35,8 +35,12 @@ class Alert:
         alerting: Alerting,
         clock: Callable[[], int],
     ) -> None:
-        self._state, self._store, self._targets, self._couriers = state, store, targets, couriers
-        self._alerting, self._clock = alerting, clock
+        self._state = state
+        self._store = store
+        self._targets = targets
+        self._couriers = couriers
+        self._alerting = alerting
+        self._clock = clock
         self._news = Flag()
         self._accounts: dict[str, Account] | None = None
         self._recent: set[str] = set()
@@ -46,7 +50,11 @@ class Alert:
     @property
     def trouble(self) -> str | None:
         """Who hears nothing now of what waits for them, in words."""
-        silent = [courier.name for courier in self._couriers if courier.failing and self._backlog.get(courier.name)]
+        silent = [
+            courier.name
+            for courier in self._couriers
+            if courier.failing and self._backlog.get(courier.name)
+        ]
         return f"alerts are not delivered to: {', '.join(silent)}" if silent else None
 
     def offer(self, events: Sequence[Outgoing]) -> None:
@@ -74,7 +82,15 @@ class Alert:
         notices = self._state.notices(AT_ONCE)
         if not notices:
             return 0
-        self._decide([one for notice in notices for one in alerts_of(notice.topic, notice.payload, self._alerting.critical_confidence)])
+        self._decide(
+            [
+                one
+                for notice in notices
+                for one in alerts_of(
+                    notice.topic, notice.payload, self._alerting.critical_confidence
+                )
+            ]
+        )
         self._state.noticed(notices[-1].number)
         return len(notices)
 
@@ -82,11 +98,15 @@ class Alert:
         """But for those that were decided on before the notices could be dropped."""
         accounts, now = self._restored(), self._clock()
         alerts = [one for one in found if one.event_id not in self._recent]
-        dispatch = decide(alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now)
+        dispatch = decide(
+            alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now
+        )
         recent = [one.event_id for one in found]
         self._store.keep(dispatch, recent, now)
         self._recent = set(recent)
-        for name in dispatch.held.keys() - {name for name, account in accounts.items() if account.digest.count}:
+        for name in dispatch.held.keys() - {
+            name for name, account in accounts.items() if account.digest.count
+        }:
             instrumentation.alert_budget_spent(name)
         accounts |= dispatch.accounts
         instrumentation.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)

@@ -29,19 +29,27 @@ class Announcement(msgspec.Struct, frozen=True):
 
 def gone(instance: str, version: str) -> tuple[str, bytes]:
     """Topic and payload of the last will."""
-    return TOPIC, Announcement(instance, version, "offline", ["the connection ended without leave"]).payload()
+    return TOPIC, Announcement(
+        instance, version, "offline", ["the connection ended without leave"]
+    ).payload()
 
 
 class Announcer:
     """Publishes the state when it changes, and on every new connection, where the last will may have been published meanwhile."""
 
     def __init__(self, publisher: Publisher, instance: str, version: str) -> None:
-        self._publisher, self._instance, self._version = publisher, instance, version
+        self._publisher = publisher
+        self._instance = instance
+        self._version = version
         self._said: tuple[int, bytes] | None = None
 
     def say(self, troubles: Sequence[str]) -> None:
         """What is so now."""
-        self._publish(Announcement(self._instance, self._version, "degraded" if troubles else "running", troubles))
+        self._publish(
+            Announcement(
+                self._instance, self._version, "degraded" if troubles else "running", troubles
+            )
+        )
 
     def say_stopped(self) -> None:
         """We leave in good order."""

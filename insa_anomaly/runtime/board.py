@@ -18,7 +18,10 @@ from insa_anomaly.core.forest import Memory
 from insa_anomaly.errors import DaemonSilent
 
 ID_BYTES = 36  # of a model: a UUID as text
-_ATTEMPTS, _PAUSE_SECONDS = 2000, 0.0005  # a row is being written for some 20 us, once in a batch that has readings of it
+_ATTEMPTS, _PAUSE_SECONDS = (
+    2000,
+    0.0005,
+)  # a row is being written for some 20 us, once in a batch that has readings of it
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Board:
     def __init__(self, capacity: int, trees: int, zeros: Memory = np.zeros) -> None:
         self.models = Models(capacity, trees, zeros)
         self.states = zeros((capacity, features.STATE_WIDTH), np.float64)
-        self._ids, self._versions = zeros((capacity,), f"S{ID_BYTES}"), zeros((capacity,), np.int64)
+        self._ids = zeros((capacity,), f"S{ID_BYTES}")
+        self._versions = zeros((capacity,), np.int64)
         self._stamps = zeros((capacity,), np.int64)
 
     # Who writes
@@ -73,20 +77,31 @@ class Board:
         """The series as it is between two batches. Raises DaemonSilent where somebody who was writing it does not go on."""
         for _ in range(_ATTEMPTS):
             stamp = int(self._stamps[number])
-            found = Window(number, self.states[number].copy(), self.models.numbers[number].copy(), self._model(number))
+            found = Window(
+                number,
+                self.states[number].copy(),
+                self.models.numbers[number].copy(),
+                self._model(number),
+            )
             if self._unchanged(number, stamp):
                 return found
             sleep(_PAUSE_SECONDS)
         raise DaemonSilent("the daemon stands still in the middle of a change")
 
-    def isolate(self, number: int, model_id: str, scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+    def isolate(
+        self, number: int, model_id: str, scaled: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64] | None:
         """`score_samples` [n] of features [n, features.WIDTH] by the forest of this series.
 
         None where it has another model, or was given one meanwhile: what was computed is then of neither.
         """
         before = self._model(number)
         found = self.models.arena.score(np.full(len(scaled), number), scaled)
-        return found if before == self._model(number) and before is not None and before[0] == model_id else None
+        return (
+            found
+            if before == self._model(number) and before is not None and before[0] == model_id
+            else None
+        )
 
     def _model(self, number: int) -> tuple[str, int] | None:
         model_id = bytes(self._ids[number]).decode()

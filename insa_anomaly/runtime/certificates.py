@@ -13,8 +13,11 @@ _DAY = 86_400 * SECOND
 class Certificates:
     """One thread of the daemon. `ends`: when each ends, by what it is of; None while that is not known. Times in microseconds."""
 
-    def __init__(self, ends: Mapping[str, Callable[[], int | None]], clock: Callable[[], int]) -> None:
-        self._ends, self._clock = ends, clock
+    def __init__(
+        self, ends: Mapping[str, Callable[[], int | None]], clock: Callable[[], int]
+    ) -> None:
+        self._ends = ends
+        self._clock = clock
         self._told: dict[str, int] = {}
 
     def step(self) -> float:

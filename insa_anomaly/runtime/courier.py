@@ -25,11 +25,24 @@ class Courier:
     An alert is tried for `keep` seconds; and once in any case, though the daemon was off for long or its clock jumped ahead.
     """
 
-    def __init__(self, name: str, target: AlertTarget, store: AlertStore, retry: Retry, keep: float, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        target: AlertTarget,
+        store: AlertStore,
+        retry: Retry,
+        keep: float,
+        clock: Callable[[], int],
+    ) -> None:
         self.name = name
-        self._target, self._store, self._retry, self._keep, self._clock = target, store, retry, keep, clock
+        self._target = target
+        self._store = store
+        self._retry = retry
+        self._keep = keep
+        self._clock = clock
         self._circuit = Circuit()
-        self._news, self._stop = Event(), Event()
+        self._news = Event()
+        self._stop = Event()
 
     @property
     def failing(self) -> bool:
@@ -111,7 +124,10 @@ class Courier:
 @contextmanager
 def running(couriers: Sequence[Courier]) -> Iterator[None]:
     """The couriers' threads, while the block runs. None waits for a target that hangs at the end: what it has is on disk."""
-    threads = [Thread(target=courier.run, name=f"courier-{courier.name}", daemon=True) for courier in couriers]
+    threads = [
+        Thread(target=courier.run, name=f"courier-{courier.name}", daemon=True)
+        for courier in couriers
+    ]
     for thread in threads:
         thread.start()
     try:

@@ -113,7 +113,9 @@ class Parts:
     tell: Tell
     show: Show | None
     trainer: Trainer
-    others: tuple[tuple[str, Callable[[], float]], ...] = ()  # name and turn of each; a turn answers how long to wait for the next
+    others: tuple[
+        tuple[str, Callable[[], float]], ...
+    ] = ()  # name and turn of each; a turn answers how long to wait for the next
     alert: Alert | None = None
     reserve: Reserve | None = None
     admin: AdminProcess | None = None
@@ -149,7 +151,10 @@ class Daemon:
 
     def run(self) -> int:
         """Run until `end` is called or a thread dies; answers the exit status."""
-        threads = [Thread(target=self._watched, args=(name, turn), name=name, daemon=True) for name, turn in self._turns()]
+        threads = [
+            Thread(target=self._watched, args=(name, turn), name=name, daemon=True)
+            for name, turn in self._turns()
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -173,18 +178,38 @@ class Daemon:
     def _troubles(self) -> dict[str, str]:
         """By what is in trouble: a label of a metric, so there are few."""
         parts = self._parts
-        found = {} if parts.broker.listening else {"broker": "the broker has not granted our subscriptions"}
-        found |= {} if parts.broker.connected else {"broker": f"the broker is not connected: {parts.broker.trouble}"}
+        found = (
+            {}
+            if parts.broker.listening
+            else {"broker": "the broker has not granted our subscriptions"}
+        )
+        found |= (
+            {}
+            if parts.broker.connected
+            else {"broker": f"the broker is not connected: {parts.broker.trouble}"}
+        )
         found |= {} if parts.broker.undelivered is None else {"canary": parts.broker.undelivered}
-        found |= {} if parts.intake.writable else {"log": f"the log cannot be written: {parts.intake.trouble}"}
+        found |= (
+            {}
+            if parts.intake.writable
+            else {"log": f"the log cannot be written: {parts.intake.trouble}"}
+        )
         found |= {} if parts.score.writable else {"state": "the states cannot be written"}
-        found |= {} if parts.record.trouble is None else {"database": f"the database does not record: {parts.record.trouble}"}
+        found |= (
+            {}
+            if parts.record.trouble is None
+            else {"database": f"the database does not record: {parts.record.trouble}"}
+        )
         found |= {} if parts.tell.trouble is None else {"events": parts.tell.trouble}
         undelivered = parts.alert.trouble if parts.alert is not None else None
         found |= {} if undelivered is None else {"alerts": undelivered}
         unserved = parts.admin.trouble if parts.admin is not None else None
         found |= {} if unserved is None else {"admin": unserved}
-        found |= {} if self._failure is None else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
+        found |= (
+            {}
+            if self._failure is None
+            else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
+        )
         return found
 
     def figures(self) -> dict[str, int]:
@@ -229,7 +254,9 @@ class Daemon:
 
     def _judge(self) -> None:
         """Say how it goes; systemd hears that we live only while every thread does."""
-        stuck = self._supervision.heartbeats.stuck(monotonic(), [("mqtt", self._parts.broker.silent_for)])
+        stuck = self._supervision.heartbeats.stuck(
+            monotonic(), [("mqtt", self._parts.broker.silent_for)]
+        )
         if stuck is not None:
             self._fail(stuck[0], Stuck(f"it has been silent for {stuck[1]:.0f} s"))
         troubles = self._troubles()

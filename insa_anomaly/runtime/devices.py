@@ -16,7 +16,13 @@ import numpy.typing as npt
 from insa_anomaly.core import alignment, device, device_fleet, device_window
 from insa_anomaly.core.alignment import Aligned
 from insa_anomaly.core.detector import Status
-from insa_anomaly.core.device import METRIC_NAME, DeviceModel, DeviceParameters, DeviceResults, Served
+from insa_anomaly.core.device import (
+    METRIC_NAME,
+    DeviceModel,
+    DeviceParameters,
+    DeviceResults,
+    Served,
+)
 from insa_anomaly.core.event import NO_MODEL, Anomaly, Transition, anomaly_id, episode_id
 from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.forest import Arena
@@ -104,27 +110,40 @@ class Outcome:
     @property
     def due(self) -> list[SeriesKey]:
         """Devices that ask for training."""
-        places = ((one, i) for one in self.scored for i in np.flatnonzero(one.results.refit_due).tolist())
+        places = (
+            (one, i) for one in self.scored for i in np.flatnonzero(one.results.refit_due).tolist()
+        )
         return list(dict.fromkeys((one.of[i].device_id, METRIC_NAME) for one, i in places))
 
     def findings(self) -> Iterator[Finding]:
         """What was found in the rows."""
         for one in self.scored:
             anomalous = (one.results.score < 0) & (one.results.status == Status.SCORED)
-            for i in np.flatnonzero(anomalous | (one.results.transition != Transition.NONE)).tolist():
+            for i in np.flatnonzero(
+                anomalous | (one.results.transition != Transition.NONE)
+            ).tolist():
                 yield finding(int(one.rows.at[i]), _anomaly(one, i), one.results, i)
 
 
 class Devices:
     """States and models of devices. One thread, the score reader's, uses it."""
 
-    def __init__(self, registry: Registry, policy: Policy, terms: DeviceTerms, arena: Arena | None = None) -> None:
+    def __init__(
+        self, registry: Registry, policy: Policy, terms: DeviceTerms, arena: Arena | None = None
+    ) -> None:
         """`arena` has room for a forest at the number of every device in the registry, where those of one batch are scored together."""
-        self._registry, self._policy, self._terms, self._arena = registry, policy, terms, arena
+        self._registry = registry
+        self._policy = policy
+        self._terms = terms
+        self._arena = arena
         self._all: list[_Device] = []
         self._places: dict[str, int] = {}
-        self._device = np.zeros(0, np.int64)  # of every series number: the place of its device, -1 where that is unknown here
-        self._column = np.zeros(0, np.int64)  # and its column in the device's rows, -1 where it has none
+        self._device = np.zeros(
+            0, np.int64
+        )  # of every series number: the place of its device, -1 where that is unknown here
+        self._column = np.zeros(
+            0, np.int64
+        )  # and its column in the device's rows, -1 where it has none
 
     def __len__(self) -> int:
         return len(self._all)
@@ -132,7 +151,9 @@ class Devices:
     @property
     def models(self) -> dict[SeriesKey, str]:
         """Id of the model of every device that has one."""
-        return {(one.device_id, METRIC_NAME): one.served.model.id for one in self._all if one.served}
+        return {
+            (one.device_id, METRIC_NAME): one.served.model.id for one in self._all if one.served
+        }
 
     def swap(self, device_id: str, model: DeviceModel | None) -> None:
         """Give the device this model, or none: its window stays, and so does an open episode.
@@ -145,7 +166,10 @@ class Devices:
         place = self._places.get(device_id)
         served = Served(model, self._arena, number) if model else None
         if place is None and model is not None:
-            rows, state = alignment.empty(len(model.metrics)), device_window.empty(len(model.metrics))
+            rows, state = (
+                alignment.empty(len(model.metrics)),
+                device_window.empty(len(model.metrics)),
+            )
             self._add(_Device(device_id, model.metrics, served, rows, state))
         elif place is not None:
             one = self._all[place]
@@ -204,18 +228,37 @@ class Devices:
             return
         owners = devices[mine]
         edges = np.flatnonzero(np.concatenate(([True], owners[1:] != owners[:-1], [True])))
-        good = (self._column[telemetry.key[mine]] >= 0) & (telemetry.quality[mine] == Quality.GOOD) & np.isfinite(telemetry.value[mine])
+        good = (
+            (self._column[telemetry.key[mine]] >= 0)
+            & (telemetry.quality[mine] == Quality.GOOD)
+            & np.isfinite(telemetry.value[mine])
+        )
         taken, cuts = mine[good], np.concatenate(([0], np.cumsum(good)))[edges].tolist()
-        columns, times, values = self._column[telemetry.key[taken]], telemetry.timestamp[taken], telemetry.value[taken]
+        columns, times, values = (
+            self._column[telemetry.key[taken]],
+            telemetry.timestamp[taken],
+            telemetry.value[taken],
+        )
         historical = (telemetry.flags[taken] & _HISTORICAL) > 0
-        for (begin, end), (first, last) in zip(pairwise(edges.tolist()), pairwise(cuts), strict=True):
+        for (begin, end), (first, last) in zip(
+            pairwise(edges.tolist()), pairwise(cuts), strict=True
+        ):
             one, at, own = self._all[devices[mine[begin]]], mine[begin:end], slice(first, last)
-            one.rows, rows = alignment.align(one.rows, columns[own], times[own], values[own], historical[own], self._terms.tolerance_micros)
+            one.rows, rows = alignment.align(
+                one.rows,
+                columns[own],
+                times[own],
+                values[own],
+                historical[own],
+                self._terms.tolerance_micros,
+            )
             one.moved = True
             if standing := _standing(one.state):
                 outcome.episodes[at] = standing
             if len(rows.times):
-                yield _Completed(one, at, Aligned(rows.times, rows.values, rows.historical, taken[own][rows.at]))
+                yield _Completed(
+                    one, at, Aligned(rows.times, rows.values, rows.historical, taken[own][rows.at])
+                )
 
     def _score(self, group: list[_Completed], outcome: Outcome) -> None:
         """Score rows of devices with equally many metrics.
@@ -233,7 +276,9 @@ class Devices:
     def _score_each(self, group: list[_Completed], i: int, outcome: Outcome) -> None:
         """Score row i of each."""
         own = slice(i, i + 1)
-        rows = Aligned(*(np.concatenate([getattr(one.rows, name)[own] for one in group]) for name in _COLUMNS))
+        rows = Aligned(
+            *(np.concatenate([getattr(one.rows, name)[own] for one in group]) for name in _COLUMNS)
+        )
         devices = [one.device for one in group]
         states, results = device_fleet.advance_each(
             [one.state for one in devices],
@@ -255,10 +300,17 @@ class Devices:
         device_, rows = one.device, one.rows
         before = _standing(device_.state)
         device_.state, results = device.advance(
-            device_.state, device_.served, rows.times, rows.values, self._policy, self._terms.parameters
+            device_.state,
+            device_.served,
+            rows.times,
+            rows.values,
+            self._policy,
+            self._terms.parameters,
         )
         outcome.scored.append(ScoredRows([_row_of(device_)] * len(one), rows, results))
-        outcome.episodes[one.at] = _open_after(before, results)[np.searchsorted(rows.at, one.at, side="right")]
+        outcome.episodes[one.at] = _open_after(before, results)[
+            np.searchsorted(rows.at, one.at, side="right")
+        ]
 
     def _add(self, one: _Device) -> None:
         self._places[one.device_id] = len(self._all)
@@ -273,7 +325,10 @@ class Devices:
         new = [self._placed(key) for key in self._registry.keys[len(self._device) :]]
         if new:
             devices, columns = np.array(new, np.int64).T
-            self._device, self._column = np.concatenate((self._device, devices)), np.concatenate((self._column, columns))
+            self._device, self._column = (
+                np.concatenate((self._device, devices)),
+                np.concatenate((self._column, columns)),
+            )
 
     def _placed(self, key: SeriesKey) -> tuple[int, int]:
         place = self._places.get(key[0], -1)
@@ -283,7 +338,9 @@ class Devices:
 
 def _kept(one: _Device) -> bytes:
     model_id = one.served.model.id if one.served else None
-    return msgspec.msgpack.encode(KeptDevice(model_id, one.metrics, one.rows.tobytes(), one.state.tobytes()))
+    return msgspec.msgpack.encode(
+        KeptDevice(model_id, one.metrics, one.rows.tobytes(), one.state.tobytes())
+    )
 
 
 def _row_of(one: _Device) -> RowOf:
@@ -291,7 +348,9 @@ def _row_of(one: _Device) -> RowOf:
 
 
 def _standing(state: Floats) -> int:
-    started, readings = state[device_window.EPISODE.start : device_window.EPISODE.start + 2].tolist()
+    started, readings = state[
+        device_window.EPISODE.start : device_window.EPISODE.start + 2
+    ].tolist()
     return int(started) if readings else 0
 
 
@@ -300,7 +359,9 @@ def _open_after(before: int, results: DeviceResults) -> Ints:
     is_open = (results.episode_readings > 0) & (results.transition != Transition.CLOSED)
     after = np.concatenate(([before], np.where(is_open, results.episode_started, 0)))
     moved = np.concatenate(([True], np.isin(results.status, _MOVED)))
-    newest: npt.NDArray[np.int64] = after[np.maximum.accumulate(np.where(moved, np.arange(len(after)), 0))]
+    newest: npt.NDArray[np.int64] = after[
+        np.maximum.accumulate(np.where(moved, np.arange(len(after)), 0))
+    ]
     return newest
 
 
@@ -327,5 +388,7 @@ def _anomaly(one: ScoredRows, i: int) -> Anomaly:
         upper=float(results.upper[i, metric]),
         reasons=device.reasons(results, i, values, model) if model and score < 0 else [],
         historical=bool(one.rows.historical[i]),
-        episode_id=episode_id(device_id, METRIC_NAME, int(results.episode_started[i])) if results.episode_readings[i] else None,
+        episode_id=episode_id(device_id, METRIC_NAME, int(results.episode_started[i]))
+        if results.episode_readings[i]
+        else None,
     )

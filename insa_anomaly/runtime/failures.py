@@ -21,7 +21,19 @@ class Failures:
         """A refit of this model made none."""
         now = self._clock()
         self._waiting.append(
-            Job(str(uuid4()), "retrain", *key, None, model_id, BY_ITSELF, "failed", 0, now, finished_at=now, reason=reason)
+            Job(
+                str(uuid4()),
+                "retrain",
+                *key,
+                None,
+                model_id,
+                BY_ITSELF,
+                "failed",
+                0,
+                now,
+                finished_at=now,
+                reason=reason,
+            )
         )
 
     def write_down(self, keep: Callable[[Job], None]) -> None:

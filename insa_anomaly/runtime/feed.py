@@ -18,7 +18,12 @@ from insa_anomaly.ports import Entry, Log, SeriesKey, Swap, Telemetry
 
 KEEP_TIMES = 4096
 KEEP_BYTES = 2_000_000  # of entries not parsed yet, and as much of batches
-_MESSAGE_BYTES, _READING_BYTES, _BATCH_BYTES, _REJECTED_BYTES = 160, 42, 1500, 400  # about what each takes beside its text
+_MESSAGE_BYTES, _READING_BYTES, _BATCH_BYTES, _REJECTED_BYTES = (
+    160,
+    42,
+    1500,
+    400,
+)  # about what each takes beside its text
 _Kept = TypeVar("_Kept")
 
 
@@ -56,7 +61,9 @@ class Registry:
             if len(self.keys) + len(new) > self.capacity:
                 return None
             for key in new:
-                self.keys.append(key)  # before its number is known: who has a number may ask for the name
+                self.keys.append(
+                    key
+                )  # before its number is known: who has a number may ask for the name
                 self._numbers[key] = len(self.keys) - 1
             return [self._numbers[key] for key in keys]
 
@@ -107,7 +114,9 @@ class Feed:
     """Batches by their sequence."""
 
     def __init__(self, log: Log, parser: Parser, registry: Registry) -> None:
-        self._log, self._parser, self._registry = log, parser, registry
+        self._log = log
+        self._parser = parser
+        self._registry = registry
         self._entries = _Memory(_entry_bytes)
         self._batches = _Memory(_batch_bytes)
         self._last = self._earlier = log.last
@@ -137,7 +146,11 @@ class Feed:
     def came(self, seq: int) -> float | None:
         """When the first message of this entry came (monotonic); at the latest, where many came since. None: before this process began."""
         with self._news:
-            return None if seq <= self._earlier else self._came.get(seq, next(iter(self._came.values()), None))
+            return (
+                None
+                if seq <= self._earlier
+                else self._came.get(seq, next(iter(self._came.values()), None))
+            )
 
     def read(self, after: int, most: int, through: int | None = None) -> list[Batch]:
         """Batches with seq > after (and <= through) in order, at least one where there is one.
@@ -166,7 +179,10 @@ class Feed:
             entry = self._entries.pop(after + 1) if batch is None else None
         if batch is not None:
             return [batch]
-        return [self._parsed(entry) for entry in (self._log.read(after, most) if entry is None else [entry])]
+        return [
+            self._parsed(entry)
+            for entry in (self._log.read(after, most) if entry is None else [entry])
+        ]
 
     def _parsed(self, entry: Entry) -> Batch:
         with self._news:
@@ -179,11 +195,15 @@ class Feed:
 
 
 def _entry_bytes(entry: Entry) -> int:
-    return _BATCH_BYTES + sum(_MESSAGE_BYTES + len(topic) + len(payload) for topic, payload in entry.messages)
+    return _BATCH_BYTES + sum(
+        _MESSAGE_BYTES + len(topic) + len(payload) for topic, payload in entry.messages
+    )
 
 
 def _batch_bytes(batch: Batch) -> int:
-    rejected = sum(_REJECTED_BYTES + len(one.raw.topic) + len(one.raw.payload) for one in batch.rejected)
+    rejected = sum(
+        _REJECTED_BYTES + len(one.raw.topic) + len(one.raw.payload) for one in batch.rejected
+    )
     return _BATCH_BYTES + _READING_BYTES * len(batch) + rejected
 
 
@@ -199,15 +219,27 @@ def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
         raw = Raw(topic, payload, entry.received + position)
         answer = parser.parse(raw)
         if not isinstance(answer, Rejected):
-            placed = registry.numbers([(reading.device_id, reading.metric_name) for reading in answer])
+            placed = registry.numbers(
+                [(reading.device_id, reading.metric_name) for reading in answer]
+            )
             if placed is not None:
                 readings += answer
                 numbers += placed
                 received += [raw.received] * len(answer)
                 continue
-            answer = Rejected(Cause.TOO_MANY_SERIES, f"{registry.capacity} series are known, and there is room for no more", raw)
+            answer = Rejected(
+                Cause.TOO_MANY_SERIES,
+                f"{registry.capacity} series are known, and there is room for no more",
+                raw,
+            )
         rejected.append(answer)
-    return Batch(entry.seq, _columns(readings, numbers, registry), np.array(received, np.int64), rejected, entry.swaps)
+    return Batch(
+        entry.seq,
+        _columns(readings, numbers, registry),
+        np.array(received, np.int64),
+        rejected,
+        entry.swaps,
+    )
 
 
 def _columns(readings: list[Reading], numbers: list[int], registry: Registry) -> Telemetry:
@@ -219,7 +251,11 @@ def _columns(readings: list[Reading], numbers: list[int], registry: Registry) ->
         value=np.array([reading.value for reading in readings], np.float64),
         quality=np.array([reading.quality for reading in readings], np.int16),
         flags=np.array([reading.flags for reading in readings], np.int16),
-        original={i: reading.original for i, reading in enumerate(readings) if reading.original is not None},
+        original={
+            i: reading.original
+            for i, reading in enumerate(readings)
+            if reading.original is not None
+        },
     )
 
 
@@ -235,5 +271,9 @@ def joined(batches: list[Batch]) -> Telemetry:
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("key", "timestamp", "discriminator", "value", "quality", "flags")
         },
-        original={int(start) + row: text for start, part in zip(starts, parts, strict=False) for row, text in part.original.items()},
+        original={
+            int(start) + row: text
+            for start, part in zip(starts, parts, strict=False)
+            for row, text in part.original.items()
+        },
     )

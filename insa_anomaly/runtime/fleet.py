@@ -33,11 +33,19 @@ class Fleet:
     """States and models of all series. One thread, the score reader's, changes it; any thread may look at its board."""
 
     def __init__(
-        self, registry: Registry, parameters: Parameters, policy: Policy, terms: DeviceTerms | None = None, zeros: Memory = np.zeros
+        self,
+        registry: Registry,
+        parameters: Parameters,
+        policy: Policy,
+        terms: DeviceTerms | None = None,
+        zeros: Memory = np.zeros,
     ) -> None:
-        self.registry, self._parameters, self._policy = registry, parameters, policy
+        self.registry = registry
+        self._parameters = parameters
+        self._policy = policy
         self.board = Board(registry.capacity, parameters.n_estimators, zeros)
-        self._models, self._states = self.board.models, self.board.states
+        self._models = self.board.models
+        self._states = self.board.states
         self.devices = Devices(registry, policy, terms or DeviceTerms(), self._models.arena)
         self.shadows = Shadows(registry.capacity, parameters, policy)
         self._known = 0  # rows in use
@@ -52,9 +60,18 @@ class Fleet:
         self._grow(int(numbers[-1]) + 1 if len(numbers) else 0)
         rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
         states, results = advance(
-            self._states[numbers], which, self._models, rows, telemetry.value, telemetry.timestamp, telemetry.discriminator,
-            telemetry.quality, self._policy, self._parameters, muted,
-        )  # fmt: skip
+            self._states[numbers],
+            which,
+            self._models,
+            rows,
+            telemetry.value,
+            telemetry.timestamp,
+            telemetry.discriminator,
+            telemetry.quality,
+            self._policy,
+            self._parameters,
+            muted,
+        )
         with self.board.changing(numbers):
             self._states[numbers] = states
         self._moved[numbers] = True
@@ -68,7 +85,9 @@ class Fleet:
         if len(ahead):
             with self.board.changing(ahead):
                 self._states[ahead, features.TIMES] = -np.inf
-                self._states[ahead, features.FIRST] = np.minimum(self._states[ahead, features.FIRST], latest)
+                self._states[ahead, features.FIRST] = np.minimum(
+                    self._states[ahead, features.FIRST], latest
+                )
             self._moved[ahead] = True
         self.devices.turn_back(keys, latest)
 
@@ -80,7 +99,9 @@ class Fleet:
     @property
     def serving(self) -> dict[SeriesKey, str]:
         """Id of the model of every series and device that has one."""
-        return {self.registry.keys[number]: one[0] for number, one in self.model.items()} | self.devices.models
+        return {
+            self.registry.keys[number]: one[0] for number, one in self.model.items()
+        } | self.devices.models
 
     def swap(self, key: SeriesKey, model: Model | None, threshold: float | None = None) -> None:
         """Give the series this model, or none; `threshold` is one set by hand."""
@@ -99,7 +120,9 @@ class Fleet:
             else:
                 self.model[number] = (model.id, model.version)
                 if threshold is not None:
-                    self._models.numbers[number, THRESHOLD] = self._set_thresholds[number] = threshold
+                    self._models.numbers[number, THRESHOLD] = self._set_thresholds[number] = (
+                        threshold
+                    )
             self.with_model[number] = model is not None
 
     def shadow(self, key: SeriesKey, model: Model | None, kept: KeptShadow | None = None) -> None:
@@ -124,7 +147,9 @@ class Fleet:
         """Checkpoints of the series and devices that moved since the last call."""
         numbers = np.flatnonzero(self._moved)
         self._moved[numbers] = False
-        return {self.registry.keys[number]: self._kept(int(number)) for number in numbers} | self.devices.moved()
+        return {
+            self.registry.keys[number]: self._kept(int(number)) for number in numbers
+        } | self.devices.moved()
 
     def not_kept(self, keys: Iterable[SeriesKey]) -> None:
         """These moved after all: their checkpoint could not be written."""
@@ -141,7 +166,12 @@ class Fleet:
 
     def _kept(self, number: int) -> bytes:
         model_id, _ = self.model.get(number, (None, 0))
-        kept = Kept(model_id, self._states[number].tobytes(), self._set_thresholds.get(number), self.shadows.kept(number))
+        kept = Kept(
+            model_id,
+            self._states[number].tobytes(),
+            self._set_thresholds.get(number),
+            self.shadows.kept(number),
+        )
         return msgspec.msgpack.encode(kept)
 
     def _grow(self, least: int) -> None:
@@ -154,4 +184,8 @@ class Fleet:
 
 def due(results: Results, telemetry: Telemetry) -> npt.NDArray[np.int32]:
     """Numbers of the series that ask for training."""
-    return np.unique(telemetry.key[results.refit_due]) if results.refit_due.any() else np.zeros(0, np.int32)
+    return (
+        np.unique(telemetry.key[results.refit_due])
+        if results.refit_due.any()
+        else np.zeros(0, np.int32)
+    )

@@ -41,11 +41,18 @@ class HealthKeeper:
         settle: float = 0.0,
     ) -> None:
         """`latency` (seconds) is from where on a batch is slow. For `settle` seconds nothing is checked: the plant is heard first."""
-        self._service, self._remedies, self._notes = service, remedies, notes
-        self._instance, self._latency, self._clock = instance, latency, clock
-        self._next_look, self._next_note = 0.0, monotonic() + LOOK_SECONDS
+        self._service = service
+        self._remedies = remedies
+        self._notes = notes
+        self._instance = instance
+        self._latency = latency
+        self._clock = clock
+        self._next_look = 0.0
+        self._next_note = monotonic() + LOOK_SECONDS
         self._first_check = monotonic() + settle
-        self._batches, self._slow = instrumentation.batches_scored(latency)  # written down, or none of ours
+        self._batches, self._slow = instrumentation.batches_scored(
+            latency
+        )  # written down, or none of ours
 
     def step(self) -> float:
         """Do what is due; answers how many seconds may pass before the next call."""
@@ -70,9 +77,14 @@ class HealthKeeper:
         self._notes.note_failures()
 
     def _write_down(self) -> None:
-        taken, (batches, slow) = self._notes.activity.counted(), instrumentation.batches_scored(self._latency)
+        taken, (batches, slow) = (
+            self._notes.activity.counted(),
+            instrumentation.batches_scored(self._latency),
+        )
         readings, anomalies = taken.counts.tolist()
-        counted = Counted(taken.keys, readings, anomalies, batches - self._batches, slow - self._slow)
+        counted = Counted(
+            taken.keys, readings, anomalies, batches - self._batches, slow - self._slow
+        )
         self._notes.note(self._instance, counted, self._clock())
         self._notes.activity.forget(taken)
         self._batches, self._slow = batches, slow

@@ -13,7 +13,8 @@ class Heartbeats:
     """`limits` are the seconds that threads may be silent, `usual` that of those not named. Times are monotonic seconds."""
 
     def __init__(self, usual: float, limits: Mapping[str, float] | None = None) -> None:
-        self._usual, self._limits = usual, dict(limits or {})
+        self._usual = usual
+        self._limits = dict(limits or {})
         self._beats: dict[str, float] = {}
         self._looked = -inf
 
@@ -21,11 +22,20 @@ class Heartbeats:
         """The thread begins a turn; with its first one it becomes one that is watched."""
         self._beats[name] = now
 
-    def stuck(self, now: float, others: Iterable[tuple[str, float]] = ()) -> tuple[str, float] | None:
+    def stuck(
+        self, now: float, others: Iterable[tuple[str, float]] = ()
+    ) -> tuple[str, float] | None:
         """A thread that is silent for too long, and for how long; `others` are threads that say themselves how long they have been."""
         looked, self._looked = self._looked, now
         if now - looked > SUSPENDED_SECONDS:
             self._beats = dict.fromkeys(self._beats, now)
             return None
         silent = [*((name, now - beat) for name, beat in self._beats.items()), *others]
-        return next(((name, seconds) for name, seconds in silent if seconds > self._limits.get(name, self._usual)), None)
+        return next(
+            (
+                (name, seconds)
+                for name, seconds in silent
+                if seconds > self._limits.get(name, self._usual)
+            ),
+            None,
+        )

@@ -31,8 +31,18 @@ class _Posted(Delivery, frozen=True):
 class Intake:
     """The only writer of the log."""
 
-    def __init__(self, log: Log, feed: Feed, clock: Callable[[], int], grouping: Grouping, reserve: Reserve | None = None) -> None:
-        self._log, self._feed, self._clock, self._grouping = log, feed, clock, grouping
+    def __init__(
+        self,
+        log: Log,
+        feed: Feed,
+        clock: Callable[[], int],
+        grouping: Grouping,
+        reserve: Reserve | None = None,
+    ) -> None:
+        self._log = log
+        self._feed = feed
+        self._clock = clock
+        self._grouping = grouping
         self._reserve = reserve
         self._deliveries: deque[tuple[float, Delivery]] = deque()
         self._swaps: deque[Swap] = deque()
@@ -56,24 +66,35 @@ class Intake:
         Once closed it takes nothing and says nothing: unacknowledged, the messages come again after the next start.
         """
         with self._change:
-            room = self._change.wait_for(lambda: self._closed or self._has_room(), self._grouping.patience)
+            room = self._change.wait_for(
+                lambda: self._closed or self._has_room(), self._grouping.patience
+            )
             if room and not self._closed:
                 self._deliveries.append((monotonic(), delivery))
                 self._waiting += len(delivery.messages)
                 self._waiting_bytes += _weight(delivery)
-                if len(self._deliveries) == 1 or self._waiting >= self._grouping.messages:  # else the writer lets the group grow
+                if (
+                    len(self._deliveries) == 1 or self._waiting >= self._grouping.messages
+                ):  # else the writer lets the group grow
                     self._change.notify_all()
         if not room:
             instrumentation.messages_shed(len(delivery.messages))
         return room
 
     def _has_room(self) -> bool:
-        return self._waiting < self._grouping.waiting and self._waiting_bytes < self._grouping.waiting_bytes
+        return (
+            self._waiting < self._grouping.waiting
+            and self._waiting_bytes < self._grouping.waiting_bytes
+        )
 
     def post(self, topic: str, payload: bytes) -> bool:
         """Take one message from somewhere else; True once it is on disk, False where there was no room or no disk for too long."""
         durable = Event()
-        return not self._closed and self.hand_over(_Posted(0, [(topic, payload)], [0], durable)) and durable.wait(POST_SECONDS)
+        return (
+            not self._closed
+            and self.hand_over(_Posted(0, [(topic, payload)], [0], durable))
+            and durable.wait(POST_SECONDS)
+        )
 
     def swap(self, swaps: list[Swap]) -> None:
         """Write model swaps into the log, before the messages that are written with them."""
@@ -117,7 +138,9 @@ class Intake:
             self._change.wait_for(lambda: self._deliveries or self._swaps, timeout)
             if self._deliveries:
                 left = self._deliveries[0][0] + self._grouping.seconds - monotonic()
-                self._change.wait_for(lambda: self._waiting >= self._grouping.messages, max(0.0, left))
+                self._change.wait_for(
+                    lambda: self._waiting >= self._grouping.messages, max(0.0, left)
+                )
             taken, count, weight = [], 0, 0
             while self._deliveries and count < MOST_A_COMMIT and weight < MOST_BYTES_A_COMMIT:
                 taken.append(self._deliveries.popleft())
@@ -129,7 +152,11 @@ class Intake:
 
     def _write(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap]) -> None:
         if self._reserve is not None and not self._reserve.hold():
-            self._put_back(deliveries, swaps, "the disk is nearly full: there is no room for the reserve (storage.reserve_bytes)")
+            self._put_back(
+                deliveries,
+                swaps,
+                "the disk is nearly full: there is no room for the reserve (storage.reserve_bytes)",
+            )
             return
         messages = [message for _, delivery in deliveries for message in delivery.messages]
         now = self._clock()
@@ -165,7 +192,9 @@ class Intake:
             instrumentation.clock_stepped(ahead - self._ahead)
         self._ahead = ahead
 
-    def _put_back(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str) -> None:
+    def _put_back(
+        self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str
+    ) -> None:
         """The disk does not take it: keep it, acknowledge nothing, try again soon."""
         if self.trouble is None:
             instrumentation.log_unwritable(reason)

@@ -38,8 +38,11 @@ class JobRunner:
         devices: bool = True,
     ) -> None:
         """`devices`: a training of many makes models of devices as well."""
-        self._jobs, self._trainer, self._models = jobs, trainer, models
-        self._clock, self._devices = clock, devices
+        self._jobs = jobs
+        self._trainer = trainer
+        self._models = models
+        self._clock = clock
+        self._devices = devices
         self._events = ModelEvents(state, offer)
         self._resumed = False
         self._ended: Job | None = None  # not written yet
@@ -86,7 +89,9 @@ class JobRunner:
             self._many.pop(0)
             self._end(self._all_done(job))
             return 0.0
-        answers = self._trainer.train_many(FleetOrder(tuple(rest[:AT_ONCE]), job.window_days), job.id)
+        answers = self._trainer.train_many(
+            FleetOrder(tuple(rest[:AT_ONCE]), job.window_days), job.id
+        )
         if self._trainer.closed:
             return LOOK_SECONDS
         self._many[0] = self._advanced(job, rest[:AT_ONCE], answers, len(keys))
@@ -99,32 +104,61 @@ class JobRunner:
         keys = [key for key in self._jobs.series() if named(job, key)]
         counts = Counter(device_id for device_id, _ in keys)
         if self._devices and job.metric_name == EVERY_METRIC:
-            keys += [(device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS]
+            keys += [
+                (device_id, METRIC_NAME)
+                for device_id, count in counts.items()
+                if count >= FEWEST_METRICS
+            ]
         return sorted(keys, key=_order)
 
-    def _advanced(self, job: Job, keys: Sequence[SeriesKey], answers: Sequence[FleetAnswer], of: int) -> Job:
+    def _advanced(
+        self, job: Job, keys: Sequence[SeriesKey], answers: Sequence[FleetAnswer], of: int
+    ) -> Job:
         """The job with what came of these."""
         known = {one.key: one.answer for one in answers}
-        found = [(key, known.get(key, Answer(0.0, None, "its training was cut short"))) for key in keys]
+        found = [
+            (key, known.get(key, Answer(0.0, None, "its training was cut short"))) for key in keys
+        ]
         trained = sum(self._told(job, key, answer) for key, answer in found)
         before = fleet_view(job)
-        failure = before.first_failure or next((f"{'/'.join(key)}: {one.reason}" for key, one in found if one.model_id is None), "")
+        failure = before.first_failure or next(
+            (f"{'/'.join(key)}: {one.reason}" for key, one in found if one.model_id is None), ""
+        )
         now = FleetView(of, before.trained + trained, before.failed + len(found) - trained, failure)
         device_id, metric_name = keys[-1]
-        outcome = {**msgspec.structs.asdict(now), "last_device": device_id, "last_metric": metric_name}
-        return msgspec.structs.replace(job, outcome=outcome, progress=min(99, 100 * (now.trained + now.failed) // of))
+        outcome = {
+            **msgspec.structs.asdict(now),
+            "last_device": device_id,
+            "last_metric": metric_name,
+        }
+        return msgspec.structs.replace(
+            job, outcome=outcome, progress=min(99, 100 * (now.trained + now.failed) // of)
+        )
 
     def _told(self, job: Job, key: SeriesKey, answer: Answer) -> bool:
         """As if it had been asked for alone; whether there is a model."""
-        alone = msgspec.structs.replace(job, kind="train", device_id=key[0], metric_name=key[1], outcome={})
+        alone = msgspec.structs.replace(
+            job, kind="train", device_id=key[0], metric_name=key[1], outcome={}
+        )
         return self._concluded(alone, answer).status == "done"
 
     def _all_done(self, job: Job) -> Job:
         said = fleet_view(job)
-        reason = f"{said.failed} of {said.series} were not trained; the first: {said.first_failure}" if said.failed else ""
+        reason = (
+            f"{said.failed} of {said.series} were not trained; the first: {said.first_failure}"
+            if said.failed
+            else ""
+        )
         status: Literal["done", "failed"] = "done" if said.trained or not said.failed else "failed"
         seconds = None if job.started_at is None else (self._clock() - job.started_at) / 1e6
-        return msgspec.structs.replace(job, status=status, progress=100, finished_at=self._clock(), seconds=seconds, reason=reason)
+        return msgspec.structs.replace(
+            job,
+            status=status,
+            progress=100,
+            finished_at=self._clock(),
+            seconds=seconds,
+            reason=reason,
+        )
 
     def _end(self, job: Job) -> None:
         self._ended = job
@@ -141,16 +175,27 @@ class JobRunner:
             instrumentation.jobs_unreachable(str(error))
 
     def _concluded(self, job: Job, answer: Answer) -> Job:
-        ended = msgspec.structs.replace(job, finished_at=self._clock(), seconds=answer.seconds, model_id=answer.model_id)
+        ended = msgspec.structs.replace(
+            job, finished_at=self._clock(), seconds=answer.seconds, model_id=answer.model_id
+        )
         row = None if answer.model_id is None else self._row(answer.model_id)
         if row is None:
             instrumentation.training_failed(job.device_id, job.metric_name, answer.reason)
             return msgspec.structs.replace(ended, status="failed", reason=answer.reason)
         instrumentation.model_trained(job.device_id, job.metric_name, row.id, answer.seconds)
         promotion = judge(row) if job.kind == "retrain" else None
-        outcome = {"improvement_percentage": promotion.improvement_percentage, "promoted": promotion.promoted} if promotion else {}
+        outcome = (
+            {
+                "improvement_percentage": promotion.improvement_percentage,
+                "promoted": promotion.promoted,
+            }
+            if promotion
+            else {}
+        )
         reason = promotion.reason if promotion else ""
-        ended = msgspec.structs.replace(ended, status="done", progress=100, outcome=outcome, reason=reason)
+        ended = msgspec.structs.replace(
+            ended, status="done", progress=100, outcome=outcome, reason=reason
+        )
         self._events.trained(ended, row)
         return ended
 
@@ -169,4 +214,6 @@ def _order(key: SeriesKey) -> tuple[str, bool, str]:
 
 def _reached(job: Job) -> tuple[str, bool, str]:
     """The last that was trained."""
-    return _order((str(job.outcome.get("last_device", "")), str(job.outcome.get("last_metric", ""))))
+    return _order(
+        (str(job.outcome.get("last_device", "")), str(job.outcome.get("last_metric", "")))
+    )

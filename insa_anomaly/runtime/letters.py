@@ -44,9 +44,16 @@ class Quota:
                 before = replace(before, letters=before.letters + 1, size=before.size + size)
             else:
                 dropped[one.reason] += 1
-            used[one.reason] = before if room else replace(before, passed_over=before.passed_over + 1)
+            used[one.reason] = (
+                before if room else replace(before, passed_over=before.passed_over + 1)
+            )
         return kept, dropped, replace(self, used=used)
 
     def _faded(self, used: Used, now: int) -> Used:
         share = max(0, now - used.at) / _HOUR
-        return replace(used, letters=max(0.0, used.letters - share * self.letters), size=max(0.0, used.size - share * self.size), at=now)
+        return replace(
+            used,
+            letters=max(0.0, used.letters - share * self.letters),
+            size=max(0.0, used.size - share * self.size),
+            at=now,
+        )

@@ -20,9 +20,14 @@ class LiveBoard:
     """
 
     def __init__(
-        self, board: Board, number_of: Callable[[SeriesKey], int | None], compared: Callable[[SeriesKey], Compared | None]
+        self,
+        board: Board,
+        number_of: Callable[[SeriesKey], int | None],
+        compared: Callable[[SeriesKey], Compared | None],
     ) -> None:
-        self._board, self._number_of, self.compared = board, number_of, compared
+        self._board = board
+        self._number_of = number_of
+        self.compared = compared
 
     def standing(self, key: SeriesKey) -> Standing | None:
         """How this series stands; None where it was never seen."""
@@ -31,7 +36,13 @@ class LiveBoard:
             return None
         state, seen = found.state, int(found.state[features.SEEN])
         newest = int(state[features.LAST]) if seen else None
-        return Standing(_state(found), seen, newest, found.model and found.model[0], bool(state[features.EPISODE][1] > 0))
+        return Standing(
+            _state(found),
+            seen,
+            newest,
+            found.model and found.model[0],
+            bool(state[features.EPISODE][1] > 0),
+        )
 
     def serving(self, key: SeriesKey) -> Serving | None:
         """What its next reading is scored with; None unless the series is serving."""
@@ -40,7 +51,9 @@ class LiveBoard:
             return None
         return Serving(found.number, *found.model, found.state, found.numbers)
 
-    def isolate(self, number: int, model_id: str, scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+    def isolate(
+        self, number: int, model_id: str, scaled: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64] | None:
         """What the forest of series `number` says of features; None where another model serves by now."""
         return self._board.isolate(number, model_id, scaled)
 

@@ -26,7 +26,8 @@ class Measure:
     """One thread of the daemon. `sizes` answers bytes on disk by what is stored, and may raise DiskUnreadable."""
 
     def __init__(self, waiting: Waiting, sizes: Callable[[], Mapping[str, int]]) -> None:
-        self._waiting, self._sizes = waiting, sizes
+        self._waiting = waiting
+        self._sizes = sizes
         self._sizes_at = 0.0
         self._failed = False
 

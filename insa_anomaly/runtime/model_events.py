@@ -26,17 +26,32 @@ class ModelEvents:
     """
 
     def __init__(self, state: State, offer: Callable[[list[Outgoing]], None]) -> None:
-        self._state, self._offer = state, offer
+        self._state = state
+        self._offer = offer
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=WAITING_MOST)
 
     def trained(self, job: Job, row: ModelRow) -> None:
         """A training that was asked for made this model."""
         self._tell(job.kind, row, msgspec.to_builtins(job_view(job, row)))
 
-    def trained_by_itself(self, row: ModelRow, kind: Literal["train", "retrain"], seconds: float) -> None:
+    def trained_by_itself(
+        self, row: ModelRow, kind: Literal["train", "retrain"], seconds: float
+    ) -> None:
         """A series, or a device, was trained without being asked for."""
         outcome = {"promoted": not row.reason} if kind == "retrain" else {}
-        job = Job("", kind, row.device_id, row.metric_name, None, None, BY_ITSELF, "done", 100, row.trained_at, model_id=row.id)
+        job = Job(
+            "",
+            kind,
+            row.device_id,
+            row.metric_name,
+            None,
+            None,
+            BY_ITSELF,
+            "done",
+            100,
+            row.trained_at,
+            model_id=row.id,
+        )
         job = msgspec.structs.replace(job, seconds=seconds, outcome=outcome, reason=row.reason)
         self._tell(kind, row, {**msgspec.to_builtins(job_view(job, row)), "job_id": None})
 
@@ -46,7 +61,12 @@ class ModelEvents:
 
     def _tell(self, kind: str, row: ModelRow, said: dict[str, object]) -> None:
         event_id = deterministic_id("model", row.id, kind)
-        self._waiting.append((TOPICS[kind], msgspec.json.encode({"event_id": event_id, **said, "model_version": row.version})))
+        self._waiting.append(
+            (
+                TOPICS[kind],
+                msgspec.json.encode({"event_id": event_id, **said, "model_version": row.version}),
+            )
+        )
         try:
             while self._waiting:
                 self._offer(self._state.post([self._waiting[0]]))

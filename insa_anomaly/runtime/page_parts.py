@@ -16,7 +16,9 @@ from insa_anomaly.core.reading import Rejected
 from insa_anomaly.errors import RowsRefused
 from insa_anomaly.ports import Page, Recorder, Telemetry
 
-SAMPLE = 32  # rows spread over a page: where none of them is taken, it is not a row that is at fault
+SAMPLE = (
+    32  # rows spread over a page: where none of them is taken, it is not a row that is at fault
+)
 SEARCH_SECONDS = 10.0  # after which so much is refused that it is not a matter of rows either
 
 
@@ -24,9 +26,12 @@ class PageParts:
     """The readings of a page, each with its anomalies, and the rest of it. `before` is the cursor as it was."""
 
     def __init__(self, page: Page, before: int) -> None:
-        self._page, self._before = page, before
+        self._page = page
+        self._before = before
         self.anomaly_ids = list(_anomaly_ids(page.telemetry))
-        rows = {name: row for row, name in reversed(list(enumerate(self.anomaly_ids)))}  # of a reading said twice the first
+        rows = {
+            name: row for row, name in reversed(list(enumerate(self.anomaly_ids)))
+        }  # of a reading said twice the first
         self._first_said = sorted(rows.values())
         self._others: list[Anomaly] = []
         self._of_row: dict[int, list[Anomaly]] = defaultdict(list)
@@ -81,13 +86,22 @@ class PageParts:
             page.log_id,
             self._before,
             _rows(page.telemetry, start, end),
-            anomalies=[anomaly for row in range(start, end) for anomaly in self._of_row.get(row, ())],
+            anomalies=[
+                anomaly for row in range(start, end) for anomaly in self._of_row.get(row, ())
+            ],
             late=[(row - start, anomaly) for row, anomaly in page.late if start <= row < end],
         )
 
     def _rest(self, seq: int, rejected: Sequence[Rejected]) -> Page:
         nothing = _rows(self._page.telemetry, 0, 0)
-        return replace(self._page, seq=seq, telemetry=nothing, anomalies=self._others, rejected=rejected, late=())
+        return replace(
+            self._page,
+            seq=seq,
+            telemetry=nothing,
+            anomalies=self._others,
+            rejected=rejected,
+            late=(),
+        )
 
 
 def _refusal(recorder: Recorder, part: Page) -> RowsRefused | None:
@@ -101,10 +115,16 @@ def _refusal(recorder: Recorder, part: Page) -> RowsRefused | None:
 def _rows(telemetry: Telemetry, start: int, end: int) -> Telemetry:
     names = ("key", "timestamp", "discriminator", "value", "quality", "flags")
     original = {row - start: text for row, text in telemetry.original.items() if start <= row < end}
-    return Telemetry(telemetry.keys, **{name: getattr(telemetry, name)[start:end] for name in names}, original=original)
+    return Telemetry(
+        telemetry.keys,
+        **{name: getattr(telemetry, name)[start:end] for name in names},
+        original=original,
+    )
 
 
 def _anomaly_ids(telemetry: Telemetry) -> Iterator[str]:
     for row in range(len(telemetry.key)):
         device_id, metric_name = telemetry.keys[int(telemetry.key[row])]
-        yield anomaly_id(device_id, metric_name, int(telemetry.timestamp[row]), int(telemetry.discriminator[row]))
+        yield anomaly_id(
+            device_id, metric_name, int(telemetry.timestamp[row]), int(telemetry.discriminator[row])
+        )

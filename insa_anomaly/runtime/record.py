@@ -16,7 +16,13 @@ import numpy as np
 from insa_anomaly import instrumentation
 from insa_anomaly.core.event import Anomaly
 from insa_anomaly.core.reading import Cause, Raw, Rejected
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, RowsRefused, StateUnwritable
+from insa_anomaly.errors import (
+    DatabaseAway,
+    DatabaseRefused,
+    ModelFileError,
+    RowsRefused,
+    StateUnwritable,
+)
 from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.letters import Quota
@@ -28,16 +34,24 @@ from insa_anomaly.settings import Paging
 class Record:
     """The reader of the log that writes the database."""
 
-    def __init__(self, log: Log, feed: Feed, state: State, recorder: Recorder, models: Models, paging: Paging) -> None:
-        self._log, self._feed, self._state = log, feed, state
-        self._recorder, self._models, self._paging = recorder, models, paging
+    def __init__(
+        self, log: Log, feed: Feed, state: State, recorder: Recorder, models: Models, paging: Paging
+    ) -> None:
+        self._log = log
+        self._feed = feed
+        self._state = state
+        self._recorder = recorder
+        self._models = models
+        self._paging = paging
         self.reached = 0  # sequence of the last entry known to be recorded
         self._sure = False  # the database has told how far it is, and nothing went wrong since
         self._retry = paging.first_retry
         self._next_at = 0.0
         self.trouble: str | None = None
         self._quota = Quota(paging.letters_an_hour, paging.letter_bytes_an_hour)
-        self._left_out: dict[str, int] = {}  # anomalies of readings that were refused, and up to where in the log they may still come
+        self._left_out: dict[
+            str, int
+        ] = {}  # anomalies of readings that were refused, and up to where in the log they may still come
 
     def adjust(self, paging: Paging) -> None:
         """Size and pace of the pages from now on."""
@@ -45,7 +59,10 @@ class Record:
 
     def step(self, stop: Event, timeout: float) -> None:
         """Record one page, or wait: for more to record, or for the database."""
-        if stop.wait(max(0.0, min(timeout, self._next_at - monotonic()))) or monotonic() < self._next_at:
+        if (
+            stop.wait(max(0.0, min(timeout, self._next_at - monotonic())))
+            or monotonic() < self._next_at
+        ):
             return
         try:
             self._page(timeout)
@@ -66,11 +83,15 @@ class Record:
         through = self._state.cursor
         batches = self._feed.read(self.reached, self._paging.readings, through)
         if not batches:
-            self.reached = max(self.reached, through)  # what the log has dropped is not there to be recorded
+            self.reached = max(
+                self.reached, through
+            )  # what the log has dropped is not there to be recorded
             self._feed.wait(max(through, self.reached), timeout)
             self._next_at = monotonic() + min(self._paging.linger, 0.01)
             return
-        letters, dropped, quota = self._quota.sift(one for batch in batches for one in batch.rejected)
+        letters, dropped, quota = self._quota.sift(
+            one for batch in batches for one in batch.rejected
+        )
         page = self._compose(batches, through, letters)
         refused = 0
         try:
@@ -84,7 +105,9 @@ class Record:
         full = len(page.telemetry.value) >= self._paging.readings
         self._next_at = 0.0 if full else monotonic() + self._paging.linger
 
-    def _record_parts(self, page: Page, batches: list[Batch], through: int, quota: Quota) -> tuple[int, Counter[Cause], Quota]:
+    def _record_parts(
+        self, page: Page, batches: list[Batch], through: int, quota: Quota
+    ) -> tuple[int, Counter[Cause], Quota]:
         """All but the rows that are refused: how many these are, of how many messages nothing is kept, and what is left of the quota."""
         parts = PageParts(page, self.reached)
         refused = parts.record(self._recorder)
@@ -113,18 +136,27 @@ class Record:
         last = batches[-1].seq
         # All there are: after a power cut that took the state back, some are of entries recorded long ago. And those of entries scored
         # together stand at the last of them, which may be on a later page: what is late must be decided with its reading.
-        found = {seq: Findings.from_bytes(body) for seq, body in self._state.results(0, through).items()}
+        found = {
+            seq: Findings.from_bytes(body) for seq, body in self._state.results(0, through).items()
+        }
         findings = [found[seq] for seq in sorted(found) if seq <= last]
         telemetry = joined(batches)
         return Page(
             self._log.id,
             last,
             telemetry,
-            anomalies=[anomaly for finding in findings for anomaly in finding.anomalies if anomaly.id not in self._left_out],
+            anomalies=[
+                anomaly
+                for finding in findings
+                for anomaly in finding.anomalies
+                if anomaly.id not in self._left_out
+            ],
             episodes=[episode for finding in findings for episode in finding.episodes],
             rejected=letters,
             models=self._model_rows(batches),
-            late=_first_here([late for finding in found.values() for late in finding.late], telemetry, batches),
+            late=_first_here(
+                [late for finding in found.values() for late in finding.late], telemetry, batches
+            ),
         )
 
     def _model_rows(self, batches: list[Batch]) -> list[ModelRow]:
@@ -133,7 +165,12 @@ class Record:
         ids = {swap.model_id for swap in swaps if swap.model_id is not None}
         left = {(swap.device_id, swap.metric_name) for swap in swaps if swap.model_id is None}
         rows = [row for model_id in sorted(ids) if (row := self._row(model_id)) is not None]
-        return rows + [row for key in sorted(left) for row in self._of_series(key) if row.status not in {"active", "archived"}]
+        return rows + [
+            row
+            for key in sorted(left)
+            for row in self._of_series(key)
+            if row.status not in {"active", "archived"}
+        ]
 
     def _of_series(self, key: SeriesKey) -> list[ModelRow]:
         try:
@@ -153,7 +190,9 @@ class Record:
         self.trouble, self._retry, self.reached = None, self._paging.first_retry, page.seq
         with suppress(StateUnwritable):  # a full disk; a later page forgets these as well
             self._state.forget(page.seq)
-        self._left_out = {name: through for name, through in self._left_out.items() if through > page.seq}
+        self._left_out = {
+            name: through for name, through in self._left_out.items() if through > page.seq
+        }
         instrumentation.page_recorded(len(page.telemetry.value) - refused)
 
     def _back_off(self, reason: str, happening: Callable[[str, float], None]) -> None:
@@ -165,7 +204,9 @@ class Record:
         self._retry = min(2 * self._retry, self._paging.last_retry)
 
 
-def _first_here(found: Sequence[Late], telemetry: Telemetry, batches: Sequence[Batch]) -> list[tuple[int, Anomaly]]:
+def _first_here(
+    found: Sequence[Late], telemetry: Telemetry, batches: Sequence[Batch]
+) -> list[tuple[int, Anomaly]]:
     """The late anomalies whose reading is on this page and comes there for the first time, with its row."""
     if not found:
         return []
@@ -174,7 +215,11 @@ def _first_here(found: Sequence[Late], telemetry: Telemetry, batches: Sequence[B
     kept = []
     for one in found:
         number = numbers.get((one.anomaly.device_id, one.anomaly.metric_name), -1)
-        same = (telemetry.key == number) & (telemetry.timestamp == one.anomaly.timestamp) & (telemetry.discriminator == one.discriminator)
+        same = (
+            (telemetry.key == number)
+            & (telemetry.timestamp == one.anomaly.timestamp)
+            & (telemetry.discriminator == one.discriminator)
+        )
         rows = np.flatnonzero(same)
         if len(rows) and received[rows[0]] == one.received:
             kept.append((int(rows[0]), one.anomaly))

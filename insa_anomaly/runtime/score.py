@@ -19,7 +19,16 @@ import numpy.typing as npt
 from insa_anomaly import instrumentation
 from insa_anomaly.core.detector import Model, Results, Status
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
-from insa_anomaly.core.event import NO_MODEL, Anomaly, Episode, Event, Transition, anomaly_id, episode_id, event_of
+from insa_anomaly.core.event import (
+    NO_MODEL,
+    Anomaly,
+    Episode,
+    Event,
+    Transition,
+    anomaly_id,
+    episode_id,
+    event_of,
+)
 from insa_anomaly.core.reading import SECOND, Acceptance, Flag
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
 from insa_anomaly.ports import CLOCK_SLACK, Models, Outgoing, SeriesKey, State, Swap, Telemetry
@@ -56,7 +65,9 @@ class Findings(msgspec.Struct, frozen=True, array_like=True):
 
     def to_bytes(self) -> bytes | None:
         """None where there is nothing to leave."""
-        return msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
+        return (
+            msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
+        )
 
 
 class Audience(Protocol):
@@ -93,10 +104,20 @@ class Score:
     """
 
     def __init__(
-        self, feed: Feed, state: State, fleet: Fleet, models: Models, audience: Audience,
-        checkpoint_seconds: float = 10.0, max_ahead: float = Acceptance.max_ahead,
-    ) -> None:  # fmt: skip
-        self._feed, self._state, self._fleet, self._models, self._audience = feed, state, fleet, models, audience
+        self,
+        feed: Feed,
+        state: State,
+        fleet: Fleet,
+        models: Models,
+        audience: Audience,
+        checkpoint_seconds: float = 10.0,
+        max_ahead: float = Acceptance.max_ahead,
+    ) -> None:
+        self._feed = feed
+        self._state = state
+        self._fleet = fleet
+        self._models = models
+        self._audience = audience
         self._every = checkpoint_seconds
         self._ahead = int(max_ahead * SECOND) + 2 * CLOCK_SLACK  # microseconds
         self._reached = 0
@@ -110,15 +131,23 @@ class Score:
     def restore(self) -> None:
         """Take the newest checkpoint and advance again to the cursor, writing nothing."""
         self.checkpoint, kept = self._state.restore()
-        decoded = [(key, msgspec.msgpack.decode(data, type=Kept)) for key, data in kept.items() if key[1] != METRIC_NAME]
+        decoded = [
+            (key, msgspec.msgpack.decode(data, type=Kept))
+            for key, data in kept.items()
+            if key[1] != METRIC_NAME
+        ]
         self._fleet.restore(decoded)
         for key, one in decoded:
             self._give(Swap(*key, one.model_id, one.threshold))
             if one.shadow is not None:
-                self._fleet.shadow(key, self._loaded(key, one.shadow.model_id, Model.from_bytes), one.shadow)
+                self._fleet.shadow(
+                    key, self._loaded(key, one.shadow.model_id, Model.from_bytes), one.shadow
+                )
         for key in kept.keys() - dict(decoded).keys():
             device = msgspec.msgpack.decode(kept[key], type=KeptDevice)
-            self._fleet.devices.restore(key[0], device, self._loaded(key, device.model_id, DeviceModel.from_bytes))
+            self._fleet.devices.restore(
+                key[0], device, self._loaded(key, device.model_id, DeviceModel.from_bytes)
+            )
         again = self._again(self._state.cursor)
         instrumentation.states_restored(len(kept), self.checkpoint, again)
 
@@ -222,11 +251,15 @@ class Score:
     def _count(self, scored: Scored, came: float | None) -> None:
         readings = len(scored.telemetry.value)
         since = monotonic() - came if came is not None and readings else None
-        instrumentation.readings_scored(readings, len(scored.findings.anomalies), scored.seconds, since)
+        instrumentation.readings_scored(
+            readings, len(scored.findings.anomalies), scored.seconds, since
+        )
         for rejected in (one for batch in scored.group for one in batch.rejected):
             instrumentation.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
 
-    def _advance(self, telemetry: Telemetry, received: npt.NDArray[np.int64]) -> tuple[Results, Outcome]:
+    def _advance(
+        self, telemetry: Telemetry, received: npt.NDArray[np.int64]
+    ) -> tuple[Results, Outcome]:
         """Move all states: those of devices first, since a metric opens no episode while its device has one.
 
         No reading is taken that is far ahead of its receipt, so a window that is ahead of this one's is of a clock that was wrong.
@@ -236,7 +269,9 @@ class Score:
         return self._fleet.advance(telemetry, outcome.episodes > 0), outcome
 
     # Findings
-    def _find(self, telemetry: Telemetry, results: Results, outcome: Outcome) -> tuple[Findings, list[Event]]:
+    def _find(
+        self, telemetry: Telemetry, results: Results, outcome: Outcome
+    ) -> tuple[Findings, list[Event]]:
         """Every anomalous reading, every episode that changed as it stands now, and an event for each change.
 
         What is found of a device comes after what is found of the reading that completed its row.
@@ -251,27 +286,46 @@ class Score:
                 events.append(event_of(one.transition, one.reading, one.episode))
         return found, events
 
-    def _of_readings(self, telemetry: Telemetry, results: Results, outcome: Outcome) -> Iterator[Finding]:
+    def _of_readings(
+        self, telemetry: Telemetry, results: Results, outcome: Outcome
+    ) -> Iterator[Finding]:
         """A reading that moved nothing is not among them (see `_late`)."""
         anomalous = (results.score < 0) & results.scored
         for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
             yield finding(i, self._anomaly(telemetry, results, outcome, i), results, i)
 
-    def _late(self, telemetry: Telemetry, results: Results, outcome: Outcome, received: npt.NDArray[np.int64]) -> list[Late]:
+    def _late(
+        self,
+        telemetry: Telemetry,
+        results: Results,
+        outcome: Outcome,
+        received: npt.NDArray[np.int64],
+    ) -> list[Late]:
         """Anomalous readings older than their window.
 
         Where one came before, its score against a window it does not follow must not stand where the first time, in its place, there was
         none: only the record reader can tell, and decides.
         """
         found = np.flatnonzero((results.score < 0) & (results.status == Status.LATE)).tolist()
-        return [Late(self._anomaly(telemetry, results, outcome, i), int(telemetry.discriminator[i]), int(received[i])) for i in found]
+        return [
+            Late(
+                self._anomaly(telemetry, results, outcome, i),
+                int(telemetry.discriminator[i]),
+                int(received[i]),
+            )
+            for i in found
+        ]
 
     def _anomaly(self, telemetry: Telemetry, results: Results, outcome: Outcome, i: int) -> Anomaly:
         """It belongs to the episode of its series, or else to that of its device, if any is open."""
         number = int(telemetry.key[i])
         device_id, metric_name = telemetry.keys[number]
         model_id, version = self._fleet.model.get(number, (NO_MODEL, 0))
-        timestamp, score, of_device = int(telemetry.timestamp[i]), float(results.score[i]), int(outcome.episodes[i])
+        timestamp, score, of_device = (
+            int(telemetry.timestamp[i]),
+            float(results.score[i]),
+            int(outcome.episodes[i]),
+        )
         return Anomaly(
             id=anomaly_id(device_id, metric_name, timestamp, int(telemetry.discriminator[i])),
             model_id=model_id,
@@ -288,7 +342,11 @@ class Score:
             upper=float(results.upper[i]),
             reasons=self._fleet.reasons(number, results, i) if score < 0 else [],
             historical=bool(telemetry.flags[i] & _HISTORICAL),
-            episode_id=_episode_of(telemetry.keys[number], int(results.episode_readings[i] and results.episode_started[i]), of_device),
+            episode_id=_episode_of(
+                telemetry.keys[number],
+                int(results.episode_readings[i] and results.episode_started[i]),
+                of_device,
+            ),
         )
 
     # Models
@@ -300,10 +358,14 @@ class Score:
         """One that cannot be loaded, or has more trees than the configuration makes room for, leaves the series without."""
         key = (swap.device_id, swap.metric_name)
         if swap.metric_name == METRIC_NAME:
-            self._fleet.devices.swap(swap.device_id, self._loaded(key, swap.model_id, DeviceModel.from_bytes))
+            self._fleet.devices.swap(
+                swap.device_id, self._loaded(key, swap.model_id, DeviceModel.from_bytes)
+            )
             return
         try:
-            self._fleet.swap(key, self._loaded(key, swap.model_id, Model.from_bytes), swap.threshold)
+            self._fleet.swap(
+                key, self._loaded(key, swap.model_id, Model.from_bytes), swap.threshold
+            )
         except ValueError as error:
             instrumentation.model_unusable(*key, swap.model_id or "", str(error))
             self._fleet.swap(key, None)
@@ -327,7 +389,9 @@ class Score:
             return  # the index does not know it, or cannot be written: the series stays without
         instrumentation.model_fell_back(*key, model_id, None if earlier is None else earlier.id)
 
-    def _loaded(self, key: SeriesKey, model_id: str | None, from_bytes: Callable[[bytes], M]) -> M | None:
+    def _loaded(
+        self, key: SeriesKey, model_id: str | None, from_bytes: Callable[[bytes], M]
+    ) -> M | None:
         try:
             return None if model_id is None else from_bytes(self._models.scorer(model_id))
         except ModelFileError as error:

@@ -73,7 +73,9 @@ class Shadows:
     """The shadows of a fleet, by the numbers of their series. The score reader's thread changes them; any thread may look."""
 
     def __init__(self, capacity: int, parameters: Parameters, policy: Policy) -> None:
-        self._capacity, self._parameters, self._policy = capacity, parameters, policy
+        self._capacity = capacity
+        self._parameters = parameters
+        self._policy = policy
         self._shadows: dict[int, _Shadow] = {}
         self._models: Models | None = None  # made for the first shadow
         self._row_of = np.zeros(0, np.int64)
@@ -89,17 +91,36 @@ class Shadows:
         if len(at):
             self._follow(telemetry, at, rows[at], self._models, ours, muted)
 
-    def _follow(self, telemetry: Telemetry, at: Ints, rows: Ints, models: Models, ours: Results, muted: Bools | None) -> None:
+    def _follow(
+        self,
+        telemetry: Telemetry,
+        at: Ints,
+        rows: Ints,
+        models: Models,
+        ours: Results,
+        muted: Bools | None,
+    ) -> None:
         taken, which = np.unique(rows, return_inverse=True)
         states, theirs = advance(
-            self._states[taken], which, models, rows, telemetry.value[at], telemetry.timestamp[at], telemetry.discriminator[at],
-            telemetry.quality[at], self._policy, self._parameters, None if muted is None else muted[at],
-        )  # fmt: skip
+            self._states[taken],
+            which,
+            models,
+            rows,
+            telemetry.value[at],
+            telemetry.timestamp[at],
+            telemetry.discriminator[at],
+            telemetry.quality[at],
+            self._policy,
+            self._parameters,
+            None if muted is None else muted[at],
+        )
         self._states[taken] = states
         for number in np.unique(telemetry.key[at]).tolist():
             own = np.flatnonzero(telemetry.key[at] == number)
             shadow = self._shadows[number]
-            tally = shadow.tally.with_readings(telemetry.timestamp[at[own]], _picked(ours, at[own]), _picked(theirs, own))
+            tally = shadow.tally.with_readings(
+                telemetry.timestamp[at[own]], _picked(ours, at[own]), _picked(theirs, own)
+            )
             with self._changing:
                 shadow.tally = tally
 
@@ -116,7 +137,9 @@ class Shadows:
 
     def put(self, number: int, model: Model, state: Floats, tally: Tally | None = None) -> None:
         """Let the model shadow the series from `state` [features.STATE_WIDTH] on. Raises ValueError where it has too many trees."""
-        models = self._models = self._models or Models(self._capacity, self._parameters.n_estimators)
+        models = self._models = self._models or Models(
+            self._capacity, self._parameters.n_estimators
+        )
         self.remove(number)
         row = min(set(range(len(self._shadows) + 1)) - {one.row for one in self._shadows.values()})
         models.put(row, model)
@@ -137,12 +160,18 @@ class Shadows:
         found = self._shadows.get(number)
         if found is not None:
             with self._changing:
-                found.tally = msgspec.structs.replace(found.tally, champions=found.tally.champions + 1)
+                found.tally = msgspec.structs.replace(
+                    found.tally, champions=found.tally.champions + 1
+                )
 
     def kept(self, number: int) -> KeptShadow | None:
         """The checkpoint of the series' shadow, where it has one."""
         found = self._shadows.get(number)
-        return None if found is None else KeptShadow(found.model_id, self._states[found.row].tobytes(), found.tally)
+        return (
+            None
+            if found is None
+            else KeptShadow(found.model_id, self._states[found.row].tobytes(), found.tally)
+        )
 
     def _make_room(self, number: int, row: int) -> None:
         if number >= len(self._row_of):

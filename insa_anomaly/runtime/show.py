@@ -17,9 +17,12 @@ AGAIN_SECONDS = 1800.0  # a model is shown again long before it fades
 class Show:
     """Keeps the newest result of a series and shows those that changed, once a second."""
 
-    def __init__(self, latest: Latest, model_of: Callable[[int], str | None] = lambda _: None) -> None:
+    def __init__(
+        self, latest: Latest, model_of: Callable[[int], str | None] = lambda _: None
+    ) -> None:
         """`model_of` says which model serves the series of this number."""
-        self._latest, self._model_of = latest, model_of
+        self._latest = latest
+        self._model_of = model_of
         self._said: dict[int, tuple[str, float]] = {}  # the model last shown of a series, and when
         self._newest: dict[int, tuple[float, int]] = {}
         self._keys: list[SeriesKey] = []
@@ -29,9 +32,13 @@ class Show:
         """A batch was scored. What came late or again is not the newest."""
         moved = results.status <= Status.SCORED
         scores, times = results.score[moved].tolist(), telemetry.timestamp[moved].tolist()
-        newest = dict(zip(telemetry.key[moved].tolist(), zip(scores, times, strict=True), strict=True))
+        newest = dict(
+            zip(telemetry.key[moved].tolist(), zip(scores, times, strict=True), strict=True)
+        )
         with self._lock:
-            self._keys = list(telemetry.keys) if len(telemetry.keys) != len(self._keys) else self._keys
+            self._keys = (
+                list(telemetry.keys) if len(telemetry.keys) != len(self._keys) else self._keys
+            )
             self._newest.update(newest)
 
     def step(self, stop: Event) -> None:
@@ -44,13 +51,22 @@ class Show:
         with self._lock:
             newest, self._newest = self._newest, {}
         if newest:
-            self._latest.show({self._keys[number]: _shown(score, time) for number, (score, time) in newest.items()})
+            self._latest.show(
+                {
+                    self._keys[number]: _shown(score, time)
+                    for number, (score, time) in newest.items()
+                }
+            )
             self._serve(newest)
 
     def _serve(self, numbers: Iterable[int]) -> None:
         """The models of these series, where they are new or have not been shown for long."""
         now = monotonic()
-        found = {number: model_id for number in numbers if (model_id := self._model_of(number)) is not None}
+        found = {
+            number: model_id
+            for number in numbers
+            if (model_id := self._model_of(number)) is not None
+        }
         due = {number: one for number, one in found.items() if self._due(number, one, now)}
         if due:
             self._said.update({number: (model_id, now) for number, model_id in due.items()})
@@ -63,4 +79,6 @@ class Show:
 
 def _shown(score: float, microseconds: int) -> bytes:
     stamp = datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat()
-    return msgspec.json.encode({"score": round(score, 6), "is_anomaly": score < 0, "timestamp": stamp})
+    return msgspec.json.encode(
+        {"score": round(score, 6), "is_anomaly": score < 0, "timestamp": stamp}
+    )

@@ -55,7 +55,11 @@ class Listen:
         offer: Callable[[list[Outgoing]], None],
     ) -> None:
         """`known` are the series in the order of their numbers; it grows."""
-        self._state, self._store, self._known, self._ears, self._offer = state, store, known, ears, offer
+        self._state = state
+        self._store = store
+        self._known = known
+        self._ears = ears
+        self._offer = offer
         now = ears.monotonic()
         self._silence = Silence(patience, now)
         self._lock = Lock()
@@ -66,7 +70,8 @@ class Listen:
         self._kept: dict[SeriesKey, int] = {}
         self._cadences = Cadence.unknown(0)
         self._since: dict[str | None, int] = {}
-        self._looked, self._next_keep = now, now + KEEP_SECONDS
+        self._looked = now
+        self._next_keep = now + KEEP_SECONDS
 
     def _restore(self) -> None:
         """Take what was learnt, and who was silent; what cannot be read is learnt anew."""
@@ -139,15 +144,23 @@ class Listen:
         now, was = self._ears.clock(), self._since
         began = {name: now - int(age * 1e6) for name, (age, _) in silent.items() if name not in was}
         ended = [name for name in was if name not in silent]
-        events = [_event(name, "silent", now, since, silent[name][1]) for name, since in began.items()]
+        events = [
+            _event(name, "silent", now, since, silent[name][1]) for name, since in began.items()
+        ]
         events += [_event(name, "back", now, was[name], "it reports again") for name in ended]
         if events:
-            self._offer(self._state.post([(_topic(event.device_id), msgspec.json.encode(event)) for event in events]))
+            self._offer(
+                self._state.post(
+                    [(_topic(event.device_id), msgspec.json.encode(event)) for event in events]
+                )
+            )
             self._since = {name: since for name, since in (was | began).items() if name in silent}
             for event in events:
                 instrumentation.silence_changed(event.kind, event.device_id, event.reason)
             self._store.keep_silences(Silences(self._since))
-        instrumentation.silent_watched(sum(name is not None for name in silent), stream=None in silent)
+        instrumentation.silent_watched(
+            sum(name is not None for name in silent), stream=None in silent
+        )
 
 
 def _topic(device_id: str | None) -> str:
@@ -156,4 +169,11 @@ def _topic(device_id: str | None) -> str:
 
 def _event(device_id: str | None, change: str, now: int, since: int, reason: str) -> SilenceEvent:
     kind = f"{'stream' if device_id is None else 'device'}_{change}"
-    return SilenceEvent(deterministic_id("silence", kind, device_id or "", since), kind, device_id, rfc3339(now), rfc3339(since), reason)
+    return SilenceEvent(
+        deterministic_id("silence", kind, device_id or "", since),
+        kind,
+        device_id,
+        rfc3339(now),
+        rfc3339(since),
+        reason,
+    )

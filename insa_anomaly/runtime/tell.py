@@ -32,14 +32,21 @@ class Tell:
     """The reader of the outbox."""
 
     def __init__(self, state: State, publisher: Publisher) -> None:
-        self._state, self._publisher = state, publisher
+        self._state = state
+        self._publisher = publisher
         self._news = Event()
-        self._fresh: deque[tuple[float | None, Outgoing]] = deque(maxlen=10_000)  # a short cut past the file; what falls out is read there
+        self._fresh: deque[tuple[float | None, Outgoing]] = deque(
+            maxlen=10_000
+        )  # a short cut past the file; what falls out is read there
         self._under_way: dict[int, tuple[Outgoing, float | None]] = {}
         self._generation = -1
         self._reached = 0  # number of the last event published on this connection
-        self._answered: dict[int, float] = {}  # numbers, and when this connection's broker answered for them; oldest first
-        self._answers: Counter[int] = Counter()  # over all connections, of what is still in the outbox
+        self._answered: dict[
+            int, float
+        ] = {}  # numbers, and when this connection's broker answered for them; oldest first
+        self._answers: Counter[int] = (
+            Counter()
+        )  # over all connections, of what is still in the outbox
         self._told: set[int] = set()  # and still in the outbox
         self._again_at: float | None = None
         self._refused: dict[int, None] = {}  # numbers, oldest first: passed over until `_again_at`
@@ -62,7 +69,11 @@ class Tell:
         if self._again_at is not None and monotonic() >= self._again_at and not self._under_way:
             self._again_at, self._reached, self.trouble = None, 0, None
             self._refused.clear()
-        if self._publisher.connected and self._publisher.generation == self._generation and monotonic() >= self._rest_until:
+        if (
+            self._publisher.connected
+            and self._publisher.generation == self._generation
+            and monotonic() >= self._rest_until
+        ):
             self._publish()
 
     def drain(self, deadline: float) -> None:
@@ -70,7 +81,9 @@ class Tell:
         self.step(0.0)
         while self._under_way and self._publisher.connected and monotonic() < deadline:
             self.step(0.0)
-        if self._publisher.connected:  # a broker that is killed just now is not worth telling all of it again
+        if (
+            self._publisher.connected
+        ):  # a broker that is killed just now is not worth telling all of it again
             self._settle(inf)
 
     def _begin_again(self) -> None:
@@ -80,7 +93,10 @@ class Tell:
         self._fresh.clear()
         self._reached = 0
         if monotonic() - self._refused_at < HUNG_UP_SECONDS:
-            self._rest_until, self._again_at = monotonic() + REST_SECONDS, monotonic() + DENIED_SECONDS
+            self._rest_until, self._again_at = (
+                monotonic() + REST_SECONDS,
+                monotonic() + DENIED_SECONDS,
+            )
 
     def _take_answers(self) -> None:
         for answer in self._publisher.settled(0.0):
@@ -104,16 +120,23 @@ class Tell:
 
     def _settle(self, before: float) -> None:
         """Take from the outbox what was answered for before then (monotonic), or often enough."""
-        for number in list(takewhile(lambda number: self._answered[number] <= before, self._answered)):
+        for number in list(
+            takewhile(lambda number: self._answered[number] <= before, self._answered)
+        ):
             del self._answered[number], self._answers[number]
             self._told.add(number)
         if self._told:
-            with suppress(StateUnwritable):  # a full disk: until it takes this, what was told may be told again after a restart
+            with suppress(
+                StateUnwritable
+            ):  # a full disk: until it takes this, what was told may be told again after a restart
                 self._state.told(sorted(self._told))
                 self._told.clear()
 
     def _note_refusal(self, event: Outgoing, reason: str) -> None:
-        self._refused_at, self._again_at = monotonic(), max(self._again_at or -inf, monotonic() + REFUSED_SECONDS)
+        self._refused_at, self._again_at = (
+            monotonic(),
+            max(self._again_at or -inf, monotonic() + REFUSED_SECONDS),
+        )
         self._refused[event.number] = None
         self.trouble = f"the broker refuses events on {event.topic}: {reason}"
         instrumentation.event_refused(event.topic, reason)
@@ -126,7 +149,11 @@ class Tell:
 
     def _publish(self) -> None:
         for came, event in self._waiting(UNDER_WAY - len(self._under_way)):
-            if event.number in self._refused or event.number in self._answered or event.number in self._told:
+            if (
+                event.number in self._refused
+                or event.number in self._answered
+                or event.number in self._told
+            ):
                 self._reached = event.number
                 continue
             try:
@@ -141,6 +168,14 @@ class Tell:
         while self._fresh and self._fresh[0][1].number <= self._reached:
             self._fresh.popleft()
         taken: list[tuple[float | None, Outgoing]] = []
-        while len(taken) < most and self._fresh and self._fresh[0][1].number == self._reached + 1 + len(taken):
+        while (
+            len(taken) < most
+            and self._fresh
+            and self._fresh[0][1].number == self._reached + 1 + len(taken)
+        ):
             taken.append(self._fresh.popleft())
-        return taken or [(None, event) for event in self._state.outgoing(self._reached, most)] if most else []
+        return (
+            taken or [(None, event) for event in self._state.outgoing(self._reached, most)]
+            if most
+            else []
+        )

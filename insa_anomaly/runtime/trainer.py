@@ -92,7 +92,10 @@ class Admission:
     """A token bucket: how many new series may be trained by now. Times are monotonic seconds."""
 
     def __init__(self, burst: int, a_minute: float, now: float) -> None:
-        self._tokens, self._most, self._rate, self._then = float(burst), float(burst), a_minute / 60.0, now
+        self._tokens = float(burst)
+        self._most = float(burst)
+        self._rate = a_minute / 60.0
+        self._then = now
 
     def admit(self, now: float) -> bool:
         """Take one token, where there is one."""
@@ -112,7 +115,8 @@ class Child:
     """The process that trains, started when it is first asked and again after it was lost."""
 
     def __init__(self, start: Callable[[], "Popen[bytes]"], deadline: float) -> None:
-        self._start, self._deadline = start, deadline
+        self._start = start
+        self._deadline = deadline
         self._process: Popen[bytes] | None = None
         self.closed = False
         self._lock = Lock()
@@ -130,7 +134,9 @@ class Child:
             return Answer(0.0, None, str(lost))
         return answer
 
-    def ask_many(self, order: FleetOrder, hear: Callable[[FleetAnswer], None], tell: Tell = _nobody) -> None:
+    def ask_many(
+        self, order: FleetOrder, hear: Callable[[FleetAnswer], None], tell: Tell = _nobody
+    ) -> None:
         """One question, and an answer for each of its keys in any order, all within the deadline; fewer where the child was lost."""
         with self._one_at_a_time, suppress(_Lost):
             for answer in self._answers(order, len(order.keys), FleetAnswer, tell):
@@ -167,7 +173,9 @@ class Child:
             self._process = self._process or self._start()
             return self._process
 
-    def _answers(self, order: Order | FleetOrder, count: int, kind: type[Said], tell: Tell) -> Iterator[Said]:
+    def _answers(
+        self, order: Order | FleetOrder, count: int, kind: type[Said], tell: Tell
+    ) -> Iterator[Said]:
         """So many answers. Raises _Lost where one does not come."""
         try:
             process = self._running()
@@ -232,14 +240,19 @@ class Trainer:
 
         `failed` hears of models that could not be learnt on, and why.
         """
-        self._models, self._swap, self._training = models, swap, training
-        self._told, self._failed = told, failed
+        self._models = models
+        self._swap = swap
+        self._training = training
+        self._told = told
+        self._failed = failed
         self._child = Child(start_child, training.deadline)
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
         self._swapped: dict[SeriesKey, Swap] = {}
         self._disabled: set[SeriesKey] = set()  # these train no more by themselves
-        self._devices_next: dict[str, float] = {}  # when a device that has no model may be tried again
+        self._devices_next: dict[
+            str, float
+        ] = {}  # when a device that has no model may be tried again
         self._admission = Admission(training.burst, training.a_minute, monotonic())
         self._revision: object = None
         self._next_look = 0.0
@@ -330,14 +343,23 @@ class Trainer:
         self._revision = self._models.revision
         self._disabled = self._models.disabled()
         thresholds, shadows = self._models.thresholds(), self._models.shadows()
-        active = {key: Swap(*key, one, thresholds.get(one), shadows.get(key)) for key, one in self._models.active().items()}
+        active = {
+            key: Swap(*key, one, thresholds.get(one), shadows.get(key))
+            for key, one in self._models.active().items()
+        }
         swaps = [swap for key, swap in active.items() if self._swapped.get(key) != swap]
         swaps += [Swap(*key, None) for key in self._swapped.keys() - active.keys()]
         if swaps:
             self._swap(swaps)
             before, self._swapped = self._swapped, active
             for swap in swaps:
-                _say(swap, before.get((swap.device_id, swap.metric_name), Swap(swap.device_id, swap.metric_name, None)))
+                _say(
+                    swap,
+                    before.get(
+                        (swap.device_id, swap.metric_name),
+                        Swap(swap.device_id, swap.metric_name, None),
+                    ),
+                )
 
     def _next(self) -> SeriesKey | None:
         """The first that may be trained now: a series that has a model needs no admission, and waits for none that does."""
@@ -345,7 +367,9 @@ class Trainer:
         open_ = True
         with self._lock:
             for key, at in self._waiting.items():
-                if at <= now and (key in self._swapped or (open_ and (open_ := self._admission.admit(now)))):
+                if at <= now and (
+                    key in self._swapped or (open_ and (open_ := self._admission.admit(now)))
+                ):
                     del self._waiting[key]
                     return key
         return None
@@ -368,12 +392,18 @@ class Trainer:
 
     def _note_failure(self, key: SeriesKey, answer: Answer) -> None:
         serving = self._swapped.get(key)
-        if serving is not None and serving.model_id is not None and not (answer.away or self.closed):
+        if (
+            serving is not None
+            and serving.model_id is not None
+            and not (answer.away or self.closed)
+        ):
             self._failed(key, serving.model_id, answer.reason)
 
     def _tell(self, key: SeriesKey, model_id: str, seconds: float) -> None:
         with suppress(ModelFileError):  # the next look at the index says what is wrong with it
-            self._told(self._models.row(model_id), "retrain" if key in self._swapped else "train", seconds)
+            self._told(
+                self._models.row(model_id), "retrain" if key in self._swapped else "train", seconds
+            )
 
     def _order(self, key: SeriesKey) -> Order:
         metrics = self._metrics(key[0]) if key[1] == METRIC_NAME else ()
@@ -381,12 +411,22 @@ class Trainer:
 
     def _metrics(self, device_id: str) -> tuple[str, ...]:
         """The metrics of a device that have a model."""
-        return tuple(sorted(metric for device, metric in self._swapped if device == device_id and metric != METRIC_NAME))
+        return tuple(
+            sorted(
+                metric
+                for device, metric in self._swapped
+                if device == device_id and metric != METRIC_NAME
+            )
+        )
 
     def _try_device(self, device_id: str) -> None:
         """One of its metrics was trained: where that is not alone and there is no model of all yet, one is due."""
         now, key = monotonic(), (device_id, METRIC_NAME)
-        if not self._training.devices or key in self._swapped or now < self._devices_next.get(device_id, 0.0):
+        if (
+            not self._training.devices
+            or key in self._swapped
+            or now < self._devices_next.get(device_id, 0.0)
+        ):
             return
         if len(self._metrics(device_id)) >= FEWEST_METRICS:
             self._devices_next[device_id] = now + DEVICE_RETRY_SECONDS

@@ -16,7 +16,8 @@ class Cached:
     """Reads through memory and the cache. Any thread may call."""
 
     def __init__(self, behind: Cache | None, most_bytes: int = MOST_BYTES) -> None:
-        self._behind, self._most = behind, most_bytes
+        self._behind = behind
+        self._most = most_bytes
         self._kept: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # by use, the newest last
         self._weight = 0
         self._lock = Lock()

@@ -34,11 +34,18 @@ class DeviceShelf(Protocol):
 class DeviceTrainingService:
     """Trains models of devices by one set of parameters and puts them on the shelf."""
 
-    def __init__(self, shelf: DeviceShelf, parameters: DeviceParameters, tolerance: float, policy: Policy) -> None:
+    def __init__(
+        self, shelf: DeviceShelf, parameters: DeviceParameters, tolerance: float, policy: Policy
+    ) -> None:
         """`tolerance`: seconds between readings of different metrics that belong together."""
-        self._shelf, self._parameters, self._tolerance, self._policy = shelf, parameters, tolerance * 1e6, policy
+        self._shelf = shelf
+        self._parameters = parameters
+        self._tolerance = tolerance * 1e6
+        self._policy = policy
 
-    def from_history(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> ModelRow:
+    def from_history(
+        self, device_id: str, metrics: Sequence[str], history: History, now: int
+    ) -> ModelRow:
         """Train on what is recorded of these metrics, or, where none is named, of all that the device has.
 
         Where a model serves, the new one takes its place only if it is not worse. Raises TrainingError where fewer than two of the metrics
@@ -46,7 +53,9 @@ class DeviceTrainingService:
         """
         return self._trained(self.lesson(device_id, metrics, history, now), now)
 
-    def lesson(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> Lesson[DeviceModel]:
+    def lesson(
+        self, device_id: str, metrics: Sequence[str], history: History, now: int
+    ) -> Lesson[DeviceModel]:
         """What `from_history` learns from. Raises TrainingError, DatabaseAway, ModelFileError."""
         metrics = self._recorded(device_id, metrics, history)
         rows = self._rows(device_id, metrics, history, now)
@@ -59,13 +68,19 @@ class DeviceTrainingService:
         past = self._past(device_id, history, rows)
         if past is None:
             return self._trained(self._lesson(device_id, metrics, rows, None), now)
-        return self.keep(challenge.refit(self._learner(device_id, metrics), rows.times, rows.values, past), now)
+        return self.keep(
+            challenge.refit(self._learner(device_id, metrics), rows.times, rows.values, past), now
+        )
 
-    def from_rows(self, device_id: str, metrics: Sequence[str], rows: Readings, now: int) -> ModelRow:
+    def from_rows(
+        self, device_id: str, metrics: Sequence[str], rows: Readings, now: int
+    ) -> ModelRow:
         """Train on rows, NaN where there is no value, whatever serves. Raises as `from_history` does."""
         return self._trained(Lesson(self._learner(device_id, metrics), rows, None), now)
 
-    def _lesson(self, device_id: str, metrics: Sequence[str], rows: Aligned, past: Past[DeviceModel] | None) -> Lesson[DeviceModel]:
+    def _lesson(
+        self, device_id: str, metrics: Sequence[str], rows: Aligned, past: Past[DeviceModel] | None
+    ) -> Lesson[DeviceModel]:
         return Lesson(self._learner(device_id, metrics), Readings(rows.times, rows.values), past)
 
     def _trained(self, lesson: Lesson[DeviceModel], now: int) -> ModelRow:
@@ -75,38 +90,71 @@ class DeviceTrainingService:
         """Put what was learnt on the shelf. Raises ModelFileError, and TrainingError where too few metrics report together."""
         model = challenger.trained.model
         if len(model.metrics) < FEWEST_METRICS:
-            raise TrainingError(f"fewer than {FEWEST_METRICS} metrics of {model.device_id} report together")
+            raise TrainingError(
+                f"fewer than {FEWEST_METRICS} metrics of {model.device_id} report together"
+            )
         return self._shelf.save(told(challenger), now, challenger.refusal)
 
     def _learner(self, device_id: str, metrics: Sequence[str]) -> DeviceLearner:
         version = self._shelf.next_version((device_id, METRIC_NAME))
-        return DeviceLearner(device_id, tuple(metrics), str(uuid4()), version, self._parameters, self._policy)
+        return DeviceLearner(
+            device_id, tuple(metrics), str(uuid4()), version, self._parameters, self._policy
+        )
 
     def _recorded(self, device_id: str, metrics: Sequence[str], history: History) -> Sequence[str]:
         metrics = metrics or [metric for device, metric in history.series() if device == device_id]
         if len(metrics) < FEWEST_METRICS:
-            raise TrainingError(f"{len(metrics)} metrics are recorded of {device_id}; at least {FEWEST_METRICS} are needed")
+            raise TrainingError(
+                f"{len(metrics)} metrics are recorded of {device_id}; at least {FEWEST_METRICS} are needed"
+            )
         return metrics
 
     def _past(self, device_id: str, history: History, rows: Aligned) -> Past[DeviceModel] | None:
         """The model that serves, and the rows in episodes: single rows beyond the line are too many, at one in a hundred, to leave out."""
         champion = self._shelf.serving_device(device_id)
         since = int(rows.times.min(initial=2**62))
-        return Past(champion, history.in_episodes((device_id, METRIC_NAME), since)) if champion and len(rows.times) else None
+        return (
+            Past(champion, history.in_episodes((device_id, METRIC_NAME), since))
+            if champion and len(rows.times)
+            else None
+        )
 
     def _rows(self, device_id: str, metrics: Sequence[str], history: History, now: int) -> Aligned:
         """The newest readings of all metrics, aligned as the stream does it; without what was confirmed a fault."""
         since = now - int(self._parameters.history_days * 86_400e6)
         most = self._parameters.history_readings_most
         found = [history.readings((device_id, metric), since, most) for metric in metrics]
-        if max((len(times) for times, _ in found), default=0) < self._parameters.history_readings_least:  # few: from longer ago, too
+        if (
+            max((len(times) for times, _ in found), default=0)
+            < self._parameters.history_readings_least
+        ):  # few: from longer ago, too
             since = -(2**53)
-            found = [history.readings((device_id, metric), since, self._parameters.history_readings_least) for metric in metrics]
+            found = [
+                history.readings(
+                    (device_id, metric), since, self._parameters.history_readings_least
+                )
+                for metric in metrics
+            ]
         column = np.repeat(np.arange(len(metrics)), [len(times) for times, _ in found])
         times, values = (np.concatenate([one[place] for one in found]) for place in (0, 1))
         order = np.argsort(times, kind="stable")
         unmarked = np.zeros(len(order), np.bool_)
-        state, rows = alignment.align(alignment.empty(len(metrics)), column[order], times[order], values[order], unmarked, self._tolerance)
+        state, rows = alignment.align(
+            alignment.empty(len(metrics)),
+            column[order],
+            times[order],
+            values[order],
+            unmarked,
+            self._tolerance,
+        )
         last = alignment.waiting(state)
-        learnt = ~np.isin(np.concatenate((rows.times, last.times)), history.confirmed((device_id, METRIC_NAME), since))
-        return Aligned(*(np.concatenate((getattr(rows, name), getattr(last, name)))[learnt] for name in Aligned.__dataclass_fields__))
+        learnt = ~np.isin(
+            np.concatenate((rows.times, last.times)),
+            history.confirmed((device_id, METRIC_NAME), since),
+        )
+        return Aligned(
+            *(
+                np.concatenate((getattr(rows, name), getattr(last, name)))[learnt]
+                for name in Aligned.__dataclass_fields__
+            )
+        )

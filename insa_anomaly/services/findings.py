@@ -20,7 +20,9 @@ class Findings(Protocol):
     def count_anomalies(self, wanted: Filter) -> int:
         """How many the filter lets through."""
 
-    def episodes(self, wanted: Filter, after: Place | None, most: int) -> list[tuple[Episode, Feedback | None]]:
+    def episodes(
+        self, wanted: Filter, after: Place | None, most: int
+    ) -> list[tuple[Episode, Feedback | None]]:
         """As `anomalies`, by the time they opened."""
 
     def count_episodes(self, wanted: Filter) -> int:
@@ -56,19 +58,32 @@ class FindingService:
     """Reads what was found, and takes what operators say of it."""
 
     def __init__(self, findings: Findings, audit: Audit) -> None:
-        self._findings, self._audit = findings, audit
+        self._findings = findings
+        self._audit = audit
 
     def anomalies(self, wanted: Filter, after: Place | None, most: int) -> AnomalyPage:
         """A page of anomalies."""
         found = self._findings.anomalies(wanted, after, most + 1)
         last = cursor(found[most - 1].timestamp, found[most - 1].id) if len(found) > most else None
-        return AnomalyPage([anomaly_view(one) for one in found[:most]], self._findings.count_anomalies(wanted), last)
+        return AnomalyPage(
+            [anomaly_view(one) for one in found[:most]],
+            self._findings.count_anomalies(wanted),
+            last,
+        )
 
     def episodes(self, wanted: Filter, after: Place | None, most: int) -> EpisodePage:
         """A page of episodes."""
         found = self._findings.episodes(wanted, after, most + 1)
-        last = cursor(found[most - 1][0].started_at, found[most - 1][0].id) if len(found) > most else None
-        return EpisodePage([episode_view(*one) for one in found[:most]], self._findings.count_episodes(wanted), last)
+        last = (
+            cursor(found[most - 1][0].started_at, found[most - 1][0].id)
+            if len(found) > most
+            else None
+        )
+        return EpisodePage(
+            [episode_view(*one) for one in found[:most]],
+            self._findings.count_episodes(wanted),
+            last,
+        )
 
     def feedback(self, episode_id: str, feedback: Feedback, author: Author) -> EpisodeView:
         """Keep what an operator says of an episode; the last word counts. Raises NotFound, DatabaseAway, DatabaseRefused."""

@@ -49,8 +49,12 @@ class Workers(Protocol):
 class FleetTrainingService:
     """Trains series, and devices (whose metric is `_device`), through workers."""
 
-    def __init__(self, series: TrainingService, devices: DeviceTrainingService, workers: Workers) -> None:
-        self._series, self._devices, self._workers = series, devices, workers
+    def __init__(
+        self, series: TrainingService, devices: DeviceTrainingService, workers: Workers
+    ) -> None:
+        self._series = series
+        self._devices = devices
+        self._workers = workers
 
     def train(
         self, keys: Sequence[SeriesKey], history: History, now: int, days: float | None = None
@@ -65,7 +69,9 @@ class FleetTrainingService:
         except TrainingError as error:  # there are no workers, or none any more
             yield from ((key, str(error), 0.0) for key in left)
 
-    def _lesson(self, key: SeriesKey, history: History, now: int, days: float | None) -> Lesson[Any] | str:
+    def _lesson(
+        self, key: SeriesKey, history: History, now: int, days: float | None
+    ) -> Lesson[Any] | str:
         try:
             if key[1] == METRIC_NAME:
                 return self._devices.lesson(key[0], (), history, now)
@@ -77,6 +83,8 @@ class FleetTrainingService:
         if isinstance(learnt.found, str):
             return learnt.found
         try:
-            return (self._devices if learnt.key[1] == METRIC_NAME else self._series).keep(learnt.found, now)
+            return (self._devices if learnt.key[1] == METRIC_NAME else self._series).keep(
+                learnt.found, now
+            )
         except InsaError as error:
             return str(error)

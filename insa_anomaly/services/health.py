@@ -74,7 +74,9 @@ class Tables(Protocol):
     def decide(self, run_id: str, decisions: Sequence[Decision], at: int) -> None:
         """Keep what was decided."""
 
-    def finish(self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float) -> None:
+    def finish(
+        self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float
+    ) -> None:
         """Spread the retrainings, `pace` seconds apart, and keep the report; `due` is when a scheduled run was."""
 
     def forget(self, activity: int, decisions: int) -> None:
@@ -83,7 +85,9 @@ class Tables(Protocol):
     def report(self, task: str) -> Mapping[str, Any] | None:
         """The newest report; None where there is none."""
 
-    def decisions(self, wanted: DecisionFilter, after: Place | None, most: int) -> list[KeptDecision]:
+    def decisions(
+        self, wanted: DecisionFilter, after: Place | None, most: int
+    ) -> list[KeptDecision]:
         """The newest `most` that are wanted, or those after a place."""
 
 
@@ -167,8 +171,16 @@ class _Tally:
 
     def _keep(self, one: Standing, found: Finding, accuracy: float | None) -> None:
         """Those that are worst: degraded or failing first, then by accuracy."""
-        weight = 2.0 * (not {Found.DEGRADED, Found.FAILING}.isdisjoint(found)) - (1.0 if accuracy is None else accuracy)
-        about = Bad(one.device_id, one.metric_name, one.model_id, accuracy, {str(what): why for what, why in found.items()})
+        weight = 2.0 * (not {Found.DEGRADED, Found.FAILING}.isdisjoint(found)) - (
+            1.0 if accuracy is None else accuracy
+        )
+        about = Bad(
+            one.device_id,
+            one.metric_name,
+            one.model_id,
+            accuracy,
+            {str(what): why for what, why in found.items()},
+        )
         if len(self.worst) < WORST:
             heappush(self.worst, (weight, -self.models, about))
         else:
@@ -182,9 +194,19 @@ class _Tally:
     def summary(self, limits: Limits) -> str:
         """The fleet in a line."""
         low = self.found[Found.INACCURATE]
-        lowest = f", the lowest {self.lowest[1]} with {self.lowest[0]:.2f}" if low and self.lowest else ""
-        others = ", ".join(f"{count} {what}" for what, count in sorted(self.found.items()) if what != Found.INACCURATE and count)
-        return f"{low} of {self.models} models are below accuracy {limits.accuracy:g}{lowest}" + (f"; {others}" if others else "")
+        lowest = (
+            f", the lowest {self.lowest[1]} with {self.lowest[0]:.2f}"
+            if low and self.lowest
+            else ""
+        )
+        others = ", ".join(
+            f"{count} {what}"
+            for what, count in sorted(self.found.items())
+            if what != Found.INACCURATE and count
+        )
+        return f"{low} of {self.models} models are below accuracy {limits.accuracy:g}{lowest}" + (
+            f"; {others}" if others else ""
+        )
 
 
 class HealthService:
@@ -192,7 +214,10 @@ class HealthService:
 
     def __init__(self, tables: Tables, audit: Audit, limits: Limits, hour: int | None) -> None:
         """`hour` (UTC) is when the daily run is due; None: never."""
-        self._tables, self._audit, self._limits, self._hour = tables, audit, limits, hour
+        self._tables = tables
+        self._audit = audit
+        self._limits = limits
+        self._hour = hour
 
     def due(self, now: int) -> int | None:
         """When the run that is due now was to be made; None where it was made. One that was missed stays due."""
@@ -206,8 +231,14 @@ class HealthService:
         if self.due(now) is None:
             return None
         with self._tables.alone() as alone:
-            due = self.due(now) if alone else None  # asked again: another daemon may have run it just now
-            return None if due is None else self._checked(tuple(Action), Author("health check", "schedule"), now, due)
+            due = (
+                self.due(now) if alone else None
+            )  # asked again: another daemon may have run it just now
+            return (
+                None
+                if due is None
+                else self._checked(tuple(Action), Author("health check", "schedule"), now, due)
+            )
 
     def run(self, actions: Collection[Action], author: Author, now: int) -> HealthReport:
         """A run that was asked for. Raises Conflict where one is under way."""
@@ -229,9 +260,15 @@ class HealthService:
         last = cursor(found[most - 1].at, found[most - 1].id) if len(found) > most else None
         return DecisionPage([decision_view(one) for one in found[:most]], last)
 
-    def _checked(self, actions: Collection[Action], author: Author, now: int, due: int | None) -> HealthReport:
+    def _checked(
+        self, actions: Collection[Action], author: Author, now: int, due: int | None
+    ) -> HealthReport:
         began, run_id, tally = monotonic(), str(uuid4()), _Tally()
-        self._audit.write(author.change("health.check", run_id, None, {"actions": [str(action) for action in actions]}))
+        self._audit.write(
+            author.change(
+                "health.check", run_id, None, {"actions": [str(action) for action in actions]}
+            )
+        )
         self._tables.begin(now - WAITING_DAYS * DAY, now - WAITING_DAYS * DAY, now)
         self._models(run_id, actions, now, tally)
         self._others(run_id, actions, now, tally)
@@ -273,7 +310,15 @@ class HealthService:
             tally.decided[one.kind] += 1
             instrumentation.health_decided(one)
 
-    def _report(self, run_id: str, actions: Collection[Action], author: Author, now: int, tally: _Tally, seconds: float) -> HealthReport:
+    def _report(
+        self,
+        run_id: str,
+        actions: Collection[Action],
+        author: Author,
+        now: int,
+        tally: _Tally,
+        seconds: float,
+    ) -> HealthReport:
         disabled = self._tables.disabled()
         return HealthReport(
             run_id=run_id,

@@ -116,20 +116,53 @@ class JobPage(msgspec.Struct, frozen=True):
 class JobService:
     """Takes jobs and shows them. Any call may raise DatabaseAway or DatabaseRefused; what changes something then changed nothing."""
 
-    def __init__(self, jobs: Jobs, models: Models, live: Live, audit: Audit, interrupt: Callable[[str], None], most_waiting: int) -> None:
-        self._jobs, self._models, self._live, self._audit = jobs, models, live, audit
-        self._interrupt, self._most = interrupt, most_waiting
+    def __init__(
+        self,
+        jobs: Jobs,
+        models: Models,
+        live: Live,
+        audit: Audit,
+        interrupt: Callable[[str], None],
+        most_waiting: int,
+    ) -> None:
+        self._jobs = jobs
+        self._models = models
+        self._live = live
+        self._audit = audit
+        self._interrupt = interrupt
+        self._most = most_waiting
         self._callers = BoundedSemaphore(WAITING_CALLERS)
 
     def train(self, key: SeriesKey, window_days: float | None, author: Author, now: int) -> JobView:
         """A new model for this series. Raises NotFound, Conflict, TooMany."""
         if self._live.standing(key) is None and not self._jobs.knows(key):
             raise NotFound(f"there is no series {key[0]}/{key[1]}: it has never reported")
-        return self._add(Job(str(uuid4()), "train", *key, window_days, None, author.who, "queued", 0, now), author)
+        return self._add(
+            Job(str(uuid4()), "train", *key, window_days, None, author.who, "queued", 0, now),
+            author,
+        )
 
-    def train_fleet(self, pattern: str, metric_name: str | None, window_days: float | None, author: Author, now: int) -> JobView:
+    def train_fleet(
+        self,
+        pattern: str,
+        metric_name: str | None,
+        window_days: float | None,
+        author: Author,
+        now: int,
+    ) -> JobView:
         """New models for all series of devices whose id is like the pattern, and for these devices. Raises as `train`."""
-        job = Job(str(uuid4()), "fleet", pattern, metric_name or EVERY_METRIC, window_days, None, author.who, "queued", 0, now)
+        job = Job(
+            str(uuid4()),
+            "fleet",
+            pattern,
+            metric_name or EVERY_METRIC,
+            window_days,
+            None,
+            author.who,
+            "queued",
+            0,
+            now,
+        )
         if not any(named(job, key) for key in self._jobs.series()):
             raise NotFound(f"there is no recorded series of a device like {pattern}")
         return self._add(job, author)
@@ -143,7 +176,9 @@ class JobService:
         if row.status == "deleted":
             raise Conflict(f"model {model_id} is deleted")
         key = (row.device_id, row.metric_name)
-        return self._add(Job(str(uuid4()), "retrain", *key, None, model_id, author.who, "queued", 0, now), author)
+        return self._add(
+            Job(str(uuid4()), "retrain", *key, None, model_id, author.who, "queued", 0, now), author
+        )
 
     def one(self, job_id: str) -> JobView:
         """A job. Raises NotFound."""
@@ -180,8 +215,16 @@ class JobService:
             self._callers.release()
 
     def _add(self, job: Job, author: Author) -> JobView:
-        about = {"device_id": job.device_id, "metric_name": job.metric_name, "training_window": job.window_days}
-        self._audit.write(author.change(f"model.{job.kind}", job.champion_id or job.id, None, {**about, "job_id": job.id}))
+        about = {
+            "device_id": job.device_id,
+            "metric_name": job.metric_name,
+            "training_window": job.window_days,
+        }
+        self._audit.write(
+            author.change(
+                f"model.{job.kind}", job.champion_id or job.id, None, {**about, "job_id": job.id}
+            )
+        )
         self._jobs.add(job, self._most)
         return self._view(job)
 
@@ -202,7 +245,9 @@ def named(job: Job, key: SeriesKey) -> bool:
 
 def fleet_view(job: Job) -> FleetView:
     """How far a job of many is."""
-    return msgspec.convert(job.outcome or {"series": 0, "trained": 0, "failed": 0, "first_failure": ""}, FleetView)
+    return msgspec.convert(
+        job.outcome or {"series": 0, "trained": 0, "failed": 0, "first_failure": ""}, FleetView
+    )
 
 
 def job_view(job: Job, row: ModelRow | None) -> JobView:

@@ -15,11 +15,16 @@ from insa_anomaly.errors import DatabaseAway, DatabaseRefused, NotFound
 from insa_anomaly.ports import Key
 from insa_anomaly.services.audit import Audit, Author
 
-_STALE_SECONDS = 30.0  # since whoever refreshes last tried: then they are read again before a key is taken
+_STALE_SECONDS = (
+    30.0  # since whoever refreshes last tried: then they are read again before a key is taken
+)
 _SOONEST_SECONDS = 0.1  # between two looks into the database for a key that is not known
 _SECRET_BYTES, _ID_BYTES = 32, 6
 _USED_EVERY = 60_000_000  # microseconds between two notes that a key was used
-_IMPLIED = {"admin": frozenset({"admin", "ml:read", "ml:write", "telemetry:write"}), "ml:write": frozenset({"ml:write", "ml:read"})}
+_IMPLIED = {
+    "admin": frozenset({"admin", "ml:read", "ml:write", "telemetry:write"}),
+    "ml:write": frozenset({"ml:write", "ml:read"}),
+}
 
 
 class Permission(StrEnum):
@@ -74,7 +79,8 @@ class KeyService:
     """Makes, lists and revokes keys, each change with its line in the audit log before it."""
 
     def __init__(self, keys: Keys, audit: Audit) -> None:
-        self._keys, self._audit = keys, audit
+        self._keys = keys
+        self._audit = audit
 
     def create(self, wish: Wish, who: str, now: int) -> tuple[Key, str]:
         """A new key, and the word to be presented, which is nowhere else."""
@@ -82,7 +88,15 @@ class KeyService:
         token = f"insa_{key_id}_{token_hex(_SECRET_BYTES)}"
         expires_at = None if wish.lifetime is None else now + wish.lifetime
         permissions = tuple(str(permission) for permission in wish.permissions)
-        key = Key(key_id, wish.name, _digest(token), permissions, now, expires_at, predictions_a_minute=wish.predictions_a_minute)
+        key = Key(
+            key_id,
+            wish.name,
+            _digest(token),
+            permissions,
+            now,
+            expires_at,
+            predictions_a_minute=wish.predictions_a_minute,
+        )
         shown = {"name": key.name, "permissions": permissions, "expires_at": expires_at}
         self._audit.write(Author(who, "command").change("key.create", key_id, None, shown))
         self._keys.add(key)
@@ -96,7 +110,9 @@ class KeyService:
         """End a key. Raises NotFound."""
         if key_id not in {key.id for key in self._keys.all()}:
             raise NotFound(f"there is no key {key_id}")
-        self._audit.write(Author(who, "command").change("key.revoke", key_id, None, {"revoked_at": now}))
+        self._audit.write(
+            Author(who, "command").change("key.revoke", key_id, None, {"revoked_at": now})
+        )
         self._keys.revoke(key_id, now)
 
 
@@ -107,7 +123,8 @@ class KeyRing:
     """
 
     def __init__(self, keys: Keys, clock: Callable[[], int]) -> None:
-        self._store, self._clock = keys, clock
+        self._store = keys
+        self._clock = clock
         self._keys: dict[str, Key] | None = None
         self._read_at = -inf
         self._used: dict[str, int] = {}
@@ -117,7 +134,11 @@ class KeyRing:
     def knows(self, token: str) -> bool:
         """Whether `authenticate` answers from memory, without asking the database."""
         age = monotonic() - self._read_at
-        return self._keys is not None and age < _STALE_SECONDS and (_id(token) in self._keys or age < _SOONEST_SECONDS)
+        return (
+            self._keys is not None
+            and age < _STALE_SECONDS
+            and (_id(token) in self._keys or age < _SOONEST_SECONDS)
+        )
 
     def authenticate(self, token: str) -> Key | Denied:
         """The key of this word. Raises DatabaseAway or DatabaseRefused where no keys could ever be read."""

@@ -80,11 +80,23 @@ class StatusChange(msgspec.Struct, frozen=True):
 class ModelChangeService:
     """Changes models by hand. Every call may raise NotFound, Conflict, DatabaseAway, DatabaseRefused; then nothing was changed."""
 
-    def __init__(self, shelf: Shelf, catalogue: Catalogue, findings: Findings, audit: Audit, merge_gap_readings: int) -> None:
-        self._shelf, self._catalogue, self._findings, self._audit = shelf, catalogue, findings, audit
+    def __init__(
+        self,
+        shelf: Shelf,
+        catalogue: Catalogue,
+        findings: Findings,
+        audit: Audit,
+        merge_gap_readings: int,
+    ) -> None:
+        self._shelf = shelf
+        self._catalogue = catalogue
+        self._findings = findings
+        self._audit = audit
         self._gap = merge_gap_readings
 
-    def set_threshold(self, model_id: str, threshold: float, author: Author, now: int) -> ThresholdChange:
+    def set_threshold(
+        self, model_id: str, threshold: float, author: Author, now: int
+    ) -> ThresholdChange:
         """Let the model speak from this confidence on, over refits too, until it is set again."""
         before = self._stored(model_id)
         effect = self._effect(before, threshold, now)
@@ -108,7 +120,9 @@ class ModelChangeService:
         """Let this version score its series along without a word, so that it can be compared with the one that serves."""
         row = self._stored(model_id)
         if row.status not in {"archived", "shadow"} or row.metric_name == METRIC_NAME:
-            raise Conflict(f"model {model_id} cannot score along: it is {row.status}, of {row.metric_name}")
+            raise Conflict(
+                f"model {model_id} cannot score along: it is {row.status}, of {row.metric_name}"
+            )
         before = self._shelf.shadows().get((row.device_id, row.metric_name))
         self._audit.write(author.change("model.shadow", model_id, before, model_id))
         if before != model_id:
@@ -129,7 +143,11 @@ class ModelChangeService:
     def put_aside(self, model_id: str, status: Aside, reason: str, author: Author) -> StatusChange:
         """Let the model serve no longer. A series whose model is disabled gets none until a model is trained or activated by hand."""
         row = self._stored(model_id)
-        self._audit.write(author.change(f"model.{status}", model_id, row.status, {"status": status, "reason": reason}))
+        self._audit.write(
+            author.change(
+                f"model.{status}", model_id, row.status, {"status": status, "reason": reason}
+            )
+        )
         row = self._shelf.put_aside(model_id, status, reason)
         self._show(row)
         return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
@@ -168,8 +186,13 @@ class ModelChangeService:
         began = min((one.trained_at for one in self._shelf.of_series(key)), default=row.trained_at)
         days = min(float(LIVE_DAYS), max(0.0, (now - began) / DAY))
         found = self._findings.confidences(key, now - LIVE_DAYS * DAY, ANOMALIES_MOST)
-        pause = (self._gap + 0.5) * float(Model.from_bytes(self._shelf.scorer(row.id)).numbers[INTERVAL])
-        before, after = (opened(found, one, pause) / days if days > 0 else None for one in (row.threshold, threshold))
+        pause = (self._gap + 0.5) * float(
+            Model.from_bytes(self._shelf.scorer(row.id)).numbers[INTERVAL]
+        )
+        before, after = (
+            opened(found, one, pause) / days if days > 0 else None
+            for one in (row.threshold, threshold)
+        )
         return AlarmsPerDay(round(days, 3), before, after)
 
 

@@ -128,7 +128,10 @@ class ModelFilter(msgspec.Struct, frozen=True):
 
     def admits(self, row: ModelRow) -> bool:
         """Whether this is one of them."""
-        wanted, found = (self.device_id, self.metric_name, self.status), (row.device_id, row.metric_name, row.status)
+        wanted, found = (
+            (self.device_id, self.metric_name, self.status),
+            (row.device_id, row.metric_name, row.status),
+        )
         return all(want in (None, got) for want, got in zip(wanted, found, strict=True))
 
 
@@ -136,14 +139,24 @@ class ModelService:
     """Reads models: from the index on disk, so that the database may be away, except for what only it knows."""
 
     def __init__(self, models: Models, live: Live, findings: Findings, cached: Cached) -> None:
-        self._models, self._live, self._findings, self._cached = models, live, findings, cached
+        self._models = models
+        self._live = live
+        self._findings = findings
+        self._cached = cached
 
     def page(self, wanted: ModelFilter, after: Place | None, most: int) -> ModelPage:
         """A page of models."""
-        every = sorted((row for row in self._models.rows() if wanted.admits(row)), key=_place, reverse=True)
+        every = sorted(
+            (row for row in self._models.rows() if wanted.admits(row)), key=_place, reverse=True
+        )
         rest = every if after is None else [row for row in every if _place(row) < after]
         last = cursor(*_place(rest[most - 1])) if len(rest) > most else None
-        return ModelPage([model_view(row) for row in rest[:most]], len(every), sum(row.status == "active" for row in every), last)
+        return ModelPage(
+            [model_view(row) for row in rest[:most]],
+            len(every),
+            sum(row.status == "active" for row in every),
+            last,
+        )
 
     def figures(self) -> list[Figures]:
         """How good every model that serves was found to be. Raises ModelFileError."""
@@ -152,25 +165,42 @@ class ModelService:
     def detail(self, model_id: str) -> ModelDetail:
         """All about one model. Raises NotFound."""
         row = self.row(model_id)
-        return ModelDetail(model_view(row), row.figures, row.parameters, row.status, self._live_view(row))
+        return ModelDetail(
+            model_view(row), row.figures, row.parameters, row.status, self._live_view(row)
+        )
 
     def performance(self, model_id: str, now: int) -> Performance:
         """How a model does. Raises NotFound, DatabaseAway, DatabaseRefused."""
         row = self.row(model_id)
         view, days = model_view(row), min(float(LIVE_DAYS), max(0.0, (now - row.trained_at) / DAY))
-        tally, lately = self._findings.tally(model_id, now - LIVE_DAYS * DAY), self._lately(row.device_id, now)
+        tally, lately = (
+            self._findings.tally(model_id, now - LIVE_DAYS * DAY),
+            self._lately(row.device_id, now),
+        )
         return Performance(
             model_id=row.id,
             accuracy=view.accuracy,
             false_positive_rate=view.false_positive_rate,
             true_positive_rate=view.true_positive_rate,
             basis=view.basis,
-            reason=str(row.figures.get("reason") or ("" if view.accuracy is not None else view.basis or UNKNOWN)),
+            reason=str(
+                row.figures.get("reason")
+                or ("" if view.accuracy is not None else view.basis or UNKNOWN)
+            ),
             last_trained=view.trained_at,
             figures=row.figures,
-            live=LiveRate(round(days, 3), tally.anomalies, tally.episodes, tally.episodes / days if days > 0 else None, lately),
+            live=LiveRate(
+                round(days, 3),
+                tally.anomalies,
+                tally.episodes,
+                tally.episodes / days if days > 0 else None,
+                lately,
+            ),
             feedback=_precision(tally),
-            versions=[_version(model_view(one)) for one in self._models.of_series((row.device_id, row.metric_name))],
+            versions=[
+                _version(model_view(one))
+                for one in self._models.of_series((row.device_id, row.metric_name))
+            ],
         )
 
     def comparison(self, model_id: str) -> Comparison:
@@ -179,7 +209,11 @@ class ModelService:
         if row.status != "shadow":
             raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
         found = self._live.compared(_key(row))
-        begun = found if found is not None and found.shadow_id == model_id else Compared(model_id, *(0,) * 8, champions=1)
+        begun = (
+            found
+            if found is not None and found.shadow_id == model_id
+            else Compared(model_id, *(0,) * 8, champions=1)
+        )
         return _comparison(begun, self._models.active().get(_key(row)))
 
     def row(self, model_id: str) -> ModelRow:
@@ -192,14 +226,22 @@ class ModelService:
     def _lately(self, device_id: str, now: int) -> int:
         wanted = Filter(device_id=device_id, since=now - DAY)
         name = f"ml:anomalies:{device_id}:count:24h"
-        return self._cached.count("anomaly_count", name, COUNT_SECONDS, lambda: self._findings.count_anomalies(wanted))
+        return self._cached.count(
+            "anomaly_count", name, COUNT_SECONDS, lambda: self._findings.count_anomalies(wanted)
+        )
 
     def _live_view(self, row: ModelRow) -> LiveView | None:
         standing = self._live.standing(_key(row))
         if standing is None:
             return None
         newest = None if standing.newest is None else rfc3339(standing.newest)
-        return LiveView(standing.state, standing.readings, newest, standing.model_id == row.id, standing.in_episode)
+        return LiveView(
+            standing.state,
+            standing.readings,
+            newest,
+            standing.model_id == row.id,
+            standing.in_episode,
+        )
 
 
 def _place(row: ModelRow) -> Place:
@@ -228,7 +270,12 @@ def _comparison(found: Compared, champion_id: str | None) -> Comparison:
 
 
 def _side(anomalies: int, episodes: int, readings: int, days: float) -> Side:
-    return Side(anomalies, anomalies / readings if readings else None, episodes, episodes / days if days > 0 else None)
+    return Side(
+        anomalies,
+        anomalies / readings if readings else None,
+        episodes,
+        episodes / days if days > 0 else None,
+    )
 
 
 def _precision(tally: Tally) -> Precision:

@@ -61,7 +61,9 @@ class BatchAnswer(msgspec.Struct, frozen=True):
     model_version: int
 
 
-def foreseen(live: Live, series: SeriesKey, values: Floats) -> tuple[list[Prediction], Serving] | None:
+def foreseen(
+    live: Live, series: SeriesKey, values: Floats
+) -> tuple[list[Prediction], Serving] | None:
     """What each of these values [n] would be as the next reading, and by which model; None unless the series is serving."""
     for _ in range(ATTEMPTS):
         serving = live.serving(series)
@@ -85,16 +87,23 @@ def _part(live: Live, serving: Serving, values: Floats) -> Iterator[Prediction]:
         return found
 
     said = detector.foresee(serving.state, serving.numbers, forest, values)
-    columns = (column.tolist() for column in (values, said.score, said.expected, said.lower, said.upper))
+    columns = (
+        column.tolist() for column in (values, said.score, said.expected, said.lower, said.upper)
+    )
     for value, score, *band in zip(*columns, strict=True):
-        yield Prediction(value, score < 0, score, abs(score), *(one if isfinite(one) else None for one in band))
+        yield Prediction(
+            value, score < 0, score, abs(score), *(one if isfinite(one) else None for one in band)
+        )
 
 
 class PredictionService:
     """Asks the stream. `a_minute` is how many predictions a key may have, where it has no limit of its own."""
 
     def __init__(self, live: Live, models: Models, limit: RateLimit, a_minute: int) -> None:
-        self._live, self._models, self._limit, self._a_minute = live, models, limit, a_minute
+        self._live = live
+        self._models = models
+        self._limit = limit
+        self._a_minute = a_minute
 
     def adjust(self, a_minute: int) -> None:
         """How many a minute a key may have from now on, where it has no limit of its own."""
@@ -105,15 +114,26 @@ class PredictionService:
         said, found = self._foresee(key, series, [value])
         one = said[0]
         return PredictionAnswer(
-            one.is_anomaly, one.score, one.confidence, one.expected, one.lower, one.upper, found.model_id, found.model_version
+            one.is_anomaly,
+            one.score,
+            one.confidence,
+            one.expected,
+            one.lower,
+            one.upper,
+            found.model_id,
+            found.model_version,
         )
 
     def predict_many(self, key: Key, series: SeriesKey, values: Sequence[float]) -> BatchAnswer:
         """Several values, each as if it were the next. Raises TooLarge, TooMany, NotFound, Conflict."""
         said, found = self._foresee(key, series, values)
-        return BatchAnswer(said, sum(one.is_anomaly for one in said), found.model_id, found.model_version)
+        return BatchAnswer(
+            said, sum(one.is_anomaly for one in said), found.model_id, found.model_version
+        )
 
-    def _foresee(self, key: Key, series: SeriesKey, values: Sequence[float]) -> tuple[list[Prediction], Serving]:
+    def _foresee(
+        self, key: Key, series: SeriesKey, values: Sequence[float]
+    ) -> tuple[list[Prediction], Serving]:
         self._take(key, len(values))
         found = foreseen(self._live, series, np.array(values, np.float64))
         if found is None:
@@ -125,7 +145,9 @@ class PredictionService:
     def _take(self, key: Key, count: int) -> None:
         a_minute = key.predictions_a_minute or self._a_minute
         if count > a_minute:
-            raise TooLarge(f"{count} values in one request; this key may have {a_minute} predictions a minute")
+            raise TooLarge(
+                f"{count} values in one request; this key may have {a_minute} predictions a minute"
+            )
         wait = self._limit.take(key.id, count, a_minute)
         if wait is not None:
             raise TooMany(f"this key may have {a_minute} predictions a minute", wait)
@@ -138,5 +160,9 @@ class PredictionService:
         if rows and rows[0].status == "disabled":
             return Conflict(f"the model of {name} is disabled: {rows[0].reason}")
         if standing is None or standing.state == "warming":
-            return Conflict(f"the window of {name} is not full yet: its model says nothing before that")
-        return Conflict(f"{name} is still collecting readings for a first model: {standing.readings} so far")
+            return Conflict(
+                f"the window of {name} is not full yet: its model says nothing before that"
+            )
+        return Conflict(
+            f"{name} is still collecting readings for a first model: {standing.readings} so far"
+        )

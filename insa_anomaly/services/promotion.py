@@ -22,7 +22,11 @@ def judge(challenger: ModelRow) -> Promotion:
 
     The difference of figures from two holdouts would be a difference of holdouts.
     """
-    measured, unknown = (challenger.figures.get(name) for name in ("improvement_percentage", "improvement_unknown"))
-    improvement = float(measured) if isinstance(measured, int | float) and isfinite(measured) else None
+    measured, unknown = (
+        challenger.figures.get(name) for name in ("improvement_percentage", "improvement_unknown")
+    )
+    improvement = (
+        float(measured) if isinstance(measured, int | float) and isfinite(measured) else None
+    )
     why = challenger.reason or ("" if improvement is not None else str(unknown or NOT_COMPARED))
     return Promotion(not challenger.reason, improvement, why)

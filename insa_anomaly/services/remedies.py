@@ -22,7 +22,9 @@ class Decided(Protocol):
     def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
         """What waits for this daemon, or for any, and has its turn."""
 
-    def settle(self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int) -> None:
+    def settle(
+        self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int
+    ) -> None:
         """It is carried out, or there is nothing to carry out."""
 
 
@@ -30,10 +32,20 @@ class Remedies:
     """Carries decisions out. What is cut off is begun again: events have the same id then, and what is done is found done."""
 
     def __init__(
-        self, decided: Decided, models: Models, jobs: JobService, changes: ModelChangeService, audit: Audit, tell: Callable[[Notice], None]
+        self,
+        decided: Decided,
+        models: Models,
+        jobs: JobService,
+        changes: ModelChangeService,
+        audit: Audit,
+        tell: Callable[[Notice], None],
     ) -> None:
         """`tell` keeps a notice until it is told; it may raise StateUnwritable."""
-        self._decided, self._models, self._jobs, self._changes, self._audit = decided, models, jobs, changes, audit
+        self._decided = decided
+        self._models = models
+        self._jobs = jobs
+        self._changes = changes
+        self._audit = audit
         self._tell = tell
 
     def step(self, instance: UUID, now: int) -> int:
@@ -53,7 +65,11 @@ class Remedies:
     def _carry_out(self, kept: KeptDecision, now: int) -> bool:
         one = kept.decision
         if one.kind in {"escalate", "recover"}:
-            self._audit.write(_author(kept).change(f"health.{one.kind}", one.model_id or one.instance or "", None, one))
+            self._audit.write(
+                _author(kept).change(
+                    f"health.{one.kind}", one.model_id or one.instance or "", None, one
+                )
+            )
             return self._settled(kept, "told", None, now)
         row = self._row(kept)
         if row is None:
@@ -73,9 +89,20 @@ class Remedies:
         one = kept.decision
         found = self._models.of_series((one.device_id, one.metric_name))
         if one.kind == "clean_up":
-            return next((row for row in found if row.id == one.model_id and row.status not in {"active", "shadow", "deleted"}), None)
+            return next(
+                (
+                    row
+                    for row in found
+                    if row.id == one.model_id and row.status not in {"active", "shadow", "deleted"}
+                ),
+                None,
+            )
         serving = next((row for row in found if row.status == "active"), None)
-        put_aside = next((row for row in found if row.status == "disabled"), None) if one.kind == "disable" else None
+        put_aside = (
+            next((row for row in found if row.status == "disabled"), None)
+            if one.kind == "disable"
+            else None
+        )
         return serving or put_aside  # which was done, and not told
 
     def _changed(self, kept: KeptDecision, row: ModelRow, now: int) -> tuple[str, str | None]:

@@ -74,7 +74,8 @@ class Stream:
 
     def __init__(self, ask: Carry, post: Carry) -> None:
         """`post` carries what waits for the disk, so that nothing else has to."""
-        self._carry_question, self._carry_post = ask, post
+        self._carry_question = ask
+        self._carry_post = post
         self._encode = msgspec.msgpack.Encoder().encode
         self._numbers: dict[SeriesKey, int] = {}
 
@@ -112,7 +113,9 @@ class Stream:
         return msgspec.msgpack.decode(answer, type=bool)
 
     def _ask(self, question: Question, form: Any) -> Any:  # noqa: ANN401 - a type, and one of it
-        return msgspec.msgpack.decode(self._carry_question(self._encode(question), ANSWER_SECONDS), type=form)
+        return msgspec.msgpack.decode(
+            self._carry_question(self._encode(question), ANSWER_SECONDS), type=form
+        )
 
 
 @dataclass(frozen=True)

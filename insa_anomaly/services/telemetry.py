@@ -10,7 +10,10 @@ from insa_anomaly.core.reading import Parser, Raw, Rejected, Subscription
 from insa_anomaly.errors import LogBroken
 
 ROOT = "$http"  # no MQTT topic begins so, but a broker's own
-SUBSCRIPTIONS = tuple(Subscription(topic) for topic in (ROOT, f"{ROOT}/{{device_id}}", f"{ROOT}/{{device_id}}/{{metric_name}}"))
+SUBSCRIPTIONS = tuple(
+    Subscription(topic)
+    for topic in (ROOT, f"{ROOT}/{{device_id}}", f"{ROOT}/{{device_id}}/{{metric_name}}")
+)
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -31,10 +34,14 @@ class TelemetryService:
     """Takes messages; `parser` must know `SUBSCRIPTIONS`."""
 
     def __init__(self, parser: Parser, inlet: Inlet, clock: Callable[[], int]) -> None:
-        self._parser, self._inlet, self._clock = parser, inlet, clock
+        self._parser = parser
+        self._inlet = inlet
+        self._clock = clock
         self._parsing = Lock()
 
-    def take(self, device_id: str | None, metric_name: str | None, payload: bytes) -> Taken | Rejected:
+    def take(
+        self, device_id: str | None, metric_name: str | None, payload: bytes
+    ) -> Taken | Rejected:
         """Readings of a payload, or why there are none: then nothing is kept. Raises LogBroken: send it again, with its id."""
         topic = "/".join(filter(None, (ROOT, device_id, metric_name)))
         with self._parsing:
@@ -42,5 +49,7 @@ class TelemetryService:
         if isinstance(readings, Rejected):
             return readings
         if not self._inlet.post(topic, payload):
-            raise LogBroken("the log takes nothing at the moment; what was sent may be in it or not, so send it again with its id")
+            raise LogBroken(
+                "the log takes nothing at the moment; what was sent may be in it or not, so send it again with its id"
+            )
         return Taken(True, len(readings))  # noqa: FBT003 - the answer's word for it

@@ -56,23 +56,40 @@ class Lesson(Generic[M]):
 class TrainingService:
     """Trains models by one set of parameters and puts them on the shelf."""
 
-    def __init__(self, shelf: Shelf, parameters: Parameters, policy: Policy, tell: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        parameters: Parameters,
+        policy: Policy,
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """`tell` hears how far a training is, in percent."""
-        self._shelf, self._parameters, self._policy, self._tell = shelf, parameters, policy, tell
+        self._shelf = shelf
+        self._parameters = parameters
+        self._policy = policy
+        self._tell = tell
 
-    def from_history(self, key: SeriesKey, history: History, now: int, days: float | None = None) -> ModelRow:
+    def from_history(
+        self, key: SeriesKey, history: History, now: int, days: float | None = None
+    ) -> ModelRow:
         """Train on what is recorded of the series; where a model serves, the new one takes its place only if it is not worse.
 
         `days`: on the last so many, and nothing older. Raises TrainingError, NotEnoughData, DatabaseAway, ModelFileError.
         """
         return self._trained(self.lesson(key, history, now, days), now)
 
-    def lesson(self, key: SeriesKey, history: History, now: int, days: float | None = None) -> Lesson[Model]:
+    def lesson(
+        self, key: SeriesKey, history: History, now: int, days: float | None = None
+    ) -> Lesson[Model]:
         """What `from_history` learns from. Raises DatabaseAway, ModelFileError."""
         if days is None:
             readings = self._recorded(key, history, now)
         else:
-            readings = Readings(*history.readings(key, now - int(days * 86_400e6), self._parameters.history_readings_most))
+            readings = Readings(
+                *history.readings(
+                    key, now - int(days * 86_400e6), self._parameters.history_readings_most
+                )
+            )
         return self._lesson(key, readings, self._past(key, history, readings))
 
     def refit(self, key: SeriesKey, history: History, now: int) -> ModelRow:
@@ -88,7 +105,9 @@ class TrainingService:
         """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
         return self._trained(self._lesson(key, readings, None), now)
 
-    def _lesson(self, key: SeriesKey, readings: Readings, past: Past[Model] | None) -> Lesson[Model]:
+    def _lesson(
+        self, key: SeriesKey, readings: Readings, past: Past[Model] | None
+    ) -> Lesson[Model]:
         return Lesson(self._learner(key), readings, past)
 
     def _trained(self, lesson: Lesson[Model], now: int) -> ModelRow:
@@ -102,23 +121,34 @@ class TrainingService:
         return self._shelf.save(told(challenger, training), now, challenger.refusal)
 
     def _learner(self, key: SeriesKey) -> SeriesLearner:
-        return SeriesLearner(key, str(uuid4()), self._shelf.next_version(key), self._parameters, self._policy)
+        return SeriesLearner(
+            key, str(uuid4()), self._shelf.next_version(key), self._parameters, self._policy
+        )
 
     def _recorded(self, key: SeriesKey, history: History, now: int) -> Readings:
         since = now - int(self._parameters.history_days * 86_400e6)
         times, values = history.readings(key, since, self._parameters.history_readings_most)
-        if len(times) < self._parameters.history_readings_least:  # few in that span: a slow series learns from a longer one
+        if (
+            len(times) < self._parameters.history_readings_least
+        ):  # few in that span: a slow series learns from a longer one
             times, values = history.readings(key, -(2**53), self._parameters.history_readings_least)
         return Readings(times, values)
 
     def _past(self, key: SeriesKey, history: History, readings: Readings) -> Past[Model] | None:
         champion = self._shelf.serving(key)
-        return Past(champion, history.anomalous(key, int(readings.times.min(initial=0)))) if champion else None
+        return (
+            Past(champion, history.anomalous(key, int(readings.times.min(initial=0))))
+            if champion
+            else None
+        )
 
 
 def told(challenger: Challenge[M], training: Kind = "anew") -> TrainedModel[M]:
     """What was trained, with what became of it among its figures."""
-    known: Figures = {"improvement_percentage": challenger.improvement_percentage, "improvement_unknown": challenger.unknown}
+    known: Figures = {
+        "improvement_percentage": challenger.improvement_percentage,
+        "improvement_unknown": challenger.unknown,
+    }
     known |= {"training": training, "refusal": challenger.refusal}
     if challenger.champion is not None:
         known |= {

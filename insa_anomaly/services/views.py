@@ -92,7 +92,9 @@ def model_view(row: ModelRow) -> ModelView:
         status=row.status,
         threshold=row.threshold,
         accuracy=_number(row.accuracy, row.figures.get("accuracy")),
-        false_positive_rate=_number(row.false_positive_rate, row.figures.get("false_positive_rate")),
+        false_positive_rate=_number(
+            row.false_positive_rate, row.figures.get("false_positive_rate")
+        ),
         true_positive_rate=_number(row.figures.get("true_positive_rate")),
         basis=_word(row.figures.get("basis")),
         training_samples=row.training_samples,
@@ -150,7 +152,9 @@ def feedback_view(one: Feedback) -> FeedbackView:
 
 def _number(*said: Figure) -> float | None:
     """The first that is a finite number."""
-    return next((float(one) for one in said if isinstance(one, int | float) and isfinite(one)), None)
+    return next(
+        (float(one) for one in said if isinstance(one, int | float) and isfinite(one)), None
+    )
 
 
 def _word(said: Figure) -> str | None:

@@ -58,7 +58,13 @@ def be() -> None:
     with opened(settings, inherited, stream) as admin:
         application = app.create(version("insa-anomaly"), stream.condition, stream.metrics, admin)
         bound, http = socket.socket(fileno=inherited.port), settings.http
-        with app.served(application, bound, certificate(http), http.request_seconds, died=partial(os._exit, SERVED_NO_MORE)):
+        with app.served(
+            application,
+            bound,
+            certificate(http),
+            http.request_seconds,
+            died=partial(os._exit, SERVED_NO_MORE),
+        ):
             for line in sys.stdin.buffer:
                 adjust(admin, Settings.model_validate_json(line))
 
@@ -77,9 +83,13 @@ def opened(settings: Settings, inherited: Inherited, stream: Stream) -> Iterator
         services.pools(settings, inherited.dsn) as pools,
         kept_fresh(KeyRing(PostgresKeys(pools.answers), clock.now)) as ring,
     ):
-        board = Board(inherited.capacity, settings.detection.n_estimators, SharedMemory(inherited.board).zeros)
+        board = Board(
+            inherited.capacity, settings.detection.n_estimators, SharedMemory(inherited.board).zeros
+        )
         live = LiveBoard(board, stream.number, stream.compared)
-        yield assembled(settings, pools, ring, Parts(models, live, stream, inherited.instance, stream.interrupt))
+        yield assembled(
+            settings, pools, ring, Parts(models, live, stream, inherited.instance, stream.interrupt)
+        )
 
 
 def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: Parts) -> Admin:
@@ -93,7 +103,9 @@ def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: Parts) -> 
         jobs=services.job_service(pools, parts, settings.training.jobs),
         model_changes=services.model_changes(settings, pools, parts.models),
         health=services.health_service(settings, pools),
-        predictions=PredictionService(live, parts.models, limit(settings.redis), settings.http.predictions_a_minute),
+        predictions=PredictionService(
+            live, parts.models, limit(settings.redis), settings.http.predictions_a_minute
+        ),
         findings=FindingService(findings, audit),
         telemetry=TelemetryService(services.parser(settings), parts.inlet, clock.now),
     )
@@ -135,4 +147,8 @@ def cache(address: RedisAddress) -> Cache | None:
 
 def limit(address: RedisAddress) -> RateLimit:
     """Shared by all daemons where there is a Redis."""
-    return RedisRateLimit(address.url, secret(address.password_file)) if address.url else LocalRateLimit()
+    return (
+        RedisRateLimit(address.url, secret(address.password_file))
+        if address.url
+        else LocalRateLimit()
+    )

@@ -50,15 +50,29 @@ def listening(http: Http) -> Iterator[socket.socket]:
 
 def certificate(http: Http) -> address.Certificate | None:
     """The port's own; None where it speaks in the clear."""
-    return address.Certificate(http.certificate_file, credential(http.key_file)) if http.certificate_file and http.key_file else None
+    return (
+        address.Certificate(http.certificate_file, credential(http.key_file))
+        if http.certificate_file and http.key_file
+        else None
+    )
 
 
 class AdminPort:
     """The process, and the desk that answers it; questions wait until that is open."""
 
-    def __init__(self, settings: Settings, dsn: str, daemon: Parts, memory: SharedMemory, bound: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        dsn: str,
+        daemon: Parts,
+        memory: SharedMemory,
+        bound: socket.socket,
+    ) -> None:
         """`memory` holds the board of the daemon's fleet."""
-        self._dsn, self._daemon, self._memory, self._bound = dsn, daemon, memory, bound
+        self._dsn = dsn
+        self._daemon = daemon
+        self._memory = memory
+        self._bound = bound
         self._desk: Desk | None = None
         self._opened = Event()
         self.process = AdminProcess(self._start, settings)
@@ -79,11 +93,17 @@ class AdminPort:
         board, bound = self._memory.descriptor, self._bound.fileno()
         given = [board, bound, *questions.descriptors, *posts.descriptors]
         argv = [sys.executable, "-c", _PROGRAM, "the admin port"]
-        child = embedded.spawn(argv, death_signal=SIGKILL, stdin=subprocess.PIPE, cwd=None, pass_fds=given)
+        child = embedded.spawn(
+            argv, death_signal=SIGKILL, stdin=subprocess.PIPE, cwd=None, pass_fds=given
+        )
         instance, capacity = self._daemon.log.id, self._daemon.fleet.registry.capacity
-        inherited = Inherited(self._dsn, instance, capacity, board, bound, questions.descriptors, posts.descriptors)
+        inherited = Inherited(
+            self._dsn, instance, capacity, board, bound, questions.descriptors, posts.descriptors
+        )
         assert child.stdin is not None  # noqa: S101 - it was asked for
-        child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(inherited) + b"\n")
+        child.stdin.write(
+            settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(inherited) + b"\n"
+        )
         child.stdin.flush()
         for end in (questions, posts):
             end.given_away()

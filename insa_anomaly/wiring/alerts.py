@@ -29,7 +29,10 @@ from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.settings import Settings, WebhookAddress, secret
 from insa_anomaly.wiring import clock, storage
 
-_EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))  # an issue tracker may be in the plant: its address is the operator's word
+_EVERYWHERE = (
+    ip_network("0.0.0.0/0"),
+    ip_network("::/0"),
+)  # an issue tracker may be in the plant: its address is the operator's word
 _ISSUES = Route(kinds=MODEL_KINDS)
 
 
@@ -41,20 +44,32 @@ class Hearing:
     listen: Listen
 
 
-def opened(settings: Settings, state: State, registry: Registry, tell: Tell, listening: Callable[[], bool], stack: ExitStack) -> Hearing:
+def opened(
+    settings: Settings,
+    state: State,
+    registry: Registry,
+    tell: Tell,
+    listening: Callable[[], bool],
+    stack: ExitStack,
+) -> Hearing:
     """All of it, its couriers under way until `stack` is unwound."""
     store = stack.enter_context(storage.alerts(settings.storage.directory / storage.ALERTS))
     ways = dict(_ways(settings))
     instrumentation.alert_targets_known([target.name for target in ways])
     pauses = Retry(settings.alerts.first_retry, settings.alerts.last_retry)
-    couriers = [Courier(target.name, way, store, pauses, settings.alerts.keep_seconds, clock.now) for target, way in ways.items()]
+    couriers = [
+        Courier(target.name, way, store, pauses, settings.alerts.keep_seconds, clock.now)
+        for target, way in ways.items()
+    ]
     alert = Alert(state, store, list(ways), couriers, settings.alerts, clock.now)
 
     def offer(events: list[Outgoing]) -> None:
         tell.offer(events)
         alert.offer(events)
 
-    listen = Listen(state, store, registry.keys, settings.silence, Ears(listening, clock.now), offer)
+    listen = Listen(
+        state, store, registry.keys, settings.silence, Ears(listening, clock.now), offer
+    )
     stack.callback(_keep, listen)
     stack.enter_context(courier.running(couriers))
     return Hearing(alert, listen)
@@ -97,7 +112,10 @@ def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:
     for webhook in settings.alerts.webhooks:
         yield Target(webhook.target, routes, budget), _webhook(settings, webhook, link)
     if settings.github.repository:
-        yield Target("github", (_ISSUES,), budget, follows=True), _github(settings, settings.github.repository, link)
+        yield (
+            Target("github", (_ISSUES,), budget, follows=True),
+            _github(settings, settings.github.repository, link),
+        )
 
 
 def try_out(settings: Settings) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -115,19 +133,41 @@ def _nowhere(_: CoreAlert) -> str:
 def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _nowhere) -> Mail:
     mail = settings.mail
     password, deadline = _secret(mail.password_file), settings.alerts.deadline
-    post = Post(host, mail.port, mail.security, mail.sender, mail.recipients, mail.username, password, mail.ca_file, deadline)
+    post = Post(
+        host,
+        mail.port,
+        mail.security,
+        mail.sender,
+        mail.recipients,
+        mail.username,
+        password,
+        mail.ca_file,
+        deadline,
+    )
     return Mail(post, link)
 
 
-def _webhook(settings: Settings, webhook: WebhookAddress, link: Callable[[CoreAlert], str]) -> Webhook:
+def _webhook(
+    settings: Settings, webhook: WebhookAddress, link: Callable[[CoreAlert], str]
+) -> Webhook:
     networks = [ip_network(word) for word in settings.alerts.allowed_networks]
-    return Webhook(webhook.url, Exchange(networks, settings.alerts.deadline), _secret(webhook.secret_file), clock.now, link)
+    return Webhook(
+        webhook.url,
+        Exchange(networks, settings.alerts.deadline),
+        _secret(webhook.secret_file),
+        clock.now,
+        link,
+    )
 
 
-def _github(settings: Settings, repository: str, link: Callable[[CoreAlert], str] = _nowhere) -> GitHub:
+def _github(
+    settings: Settings, repository: str, link: Callable[[CoreAlert], str] = _nowhere
+) -> GitHub:
     github = settings.github
     exchange = Exchange(_EVERYWHERE, settings.alerts.deadline, github.ca_file)
-    return GitHub(Repository(github.url, repository, _secret(github.token_file)), exchange, clock.now, link)
+    return GitHub(
+        Repository(github.url, repository, _secret(github.token_file)), exchange, clock.now, link
+    )
 
 
 def _secret(path: Path | None) -> Callable[[], str | None]:

@@ -23,7 +23,12 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock, storage
 from insa_anomaly.wiring.database import database
 
-_STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = storage.STATE, storage.LOG, storage.ALERTS, "subscriptions.json"
+_STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = (
+    storage.STATE,
+    storage.LOG,
+    storage.ALERTS,
+    "subscriptions.json",
+)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -74,9 +79,13 @@ def restore(settings: Settings, folder: Path) -> Manifest:
         for name in (_ALERTS, _STATE, _SPOOL, _SUBSCRIPTIONS):
             if (folder / name).exists():
                 backup_files.copy_private(folder / name, target / name)
-        if (folder / settings.models.key_file.name).exists() and not settings.models.key_file.exists():
+        if (
+            folder / settings.models.key_file.name
+        ).exists() and not settings.models.key_file.exists():
             settings.models.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            backup_files.copy_private(folder / settings.models.key_file.name, settings.models.key_file)
+            backup_files.copy_private(
+                folder / settings.models.key_file.name, settings.models.key_file
+            )
         if (folder / "ml_models").is_dir():
             _restore_models(settings.models.directory, folder / "ml_models")
         if (target / _SPOOL).exists() and (target / _STATE).exists():
@@ -97,10 +106,16 @@ def _checked(folder: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
-        raise BackupFailed(f"{folder} is no backup, or one that was not finished: {error}") from error
+        raise BackupFailed(
+            f"{folder} is no backup, or one that was not finished: {error}"
+        ) from error
     found = backup_files.digests(folder)
     found.pop("manifest.json")
-    altered = sorted(name for name in found.keys() | manifest.sha256.keys() if found.get(name) != manifest.sha256.get(name))
+    altered = sorted(
+        name
+        for name in found.keys() | manifest.sha256.keys()
+        if found.get(name) != manifest.sha256.get(name)
+    )
     if altered:
         raise BackupFailed(f"{folder} is not as it was written: {', '.join(altered[:5])}")
     return manifest
@@ -108,18 +123,26 @@ def _checked(folder: Path) -> Manifest:
 
 def _refuse_what_is_there(settings: Settings, dsn: str) -> None:
     directory = settings.models.directory
-    there = [str(path) for name in (_ALERTS, _STATE, _SPOOL) if (path := settings.storage.directory / name).exists()]
+    there = [
+        str(path)
+        for name in (_ALERTS, _STATE, _SPOOL)
+        if (path := settings.storage.directory / name).exists()
+    ]
     there += [str(directory)] if directory.is_dir() and any(directory.iterdir()) else []
     there += [] if dump.is_empty(dsn) else ["the schema in the database"]
     if there:
-        raise BackupFailed(f"a backup is restored where nothing is, and there is {', '.join(there)}: move it away first")
+        raise BackupFailed(
+            f"a backup is restored where nothing is, and there is {', '.join(there)}: move it away first"
+        )
 
 
 def _programs(name: str, major: int) -> Path:
     """Where PostgreSQL's programs are that can deal with a server of this version: they must not be older."""
     fitting = _fitting(name, major, embedded.postgres_installations())
     if not fitting:
-        raise BackupFailed(f"there is no {name} of PostgreSQL {major} or newer: install postgresql-client-{major}")
+        raise BackupFailed(
+            f"there is no {name} of PostgreSQL {major} or newer: install postgresql-client-{major}"
+        )
     return min(fitting, key=lambda each: each.major).bindir
 
 

@@ -20,18 +20,34 @@ CONNECT_SECONDS = 10.0
 def access(address: BrokerAddress) -> Access:
     """The address with the secret read from its file."""
     key = credential(address.key_file) if address.key_file else None
-    tls = Tls(address.ca_file, address.certificate_file, key) if address.tls or address.ca_file else None
+    tls = (
+        Tls(address.ca_file, address.certificate_file, key)
+        if address.tls or address.ca_file
+        else None
+    )
     password = secret(address.password_file)
-    return Access(address.host, address.port, address.client_id, address.username, password, tls, address.keepalive)
+    return Access(
+        address.host,
+        address.port,
+        address.client_id,
+        address.username,
+        password,
+        tls,
+        address.keepalive,
+    )
 
 
 @contextmanager
 def feeder(address: BrokerAddress, name: str) -> Iterator[Feeder]:
     """A connection to publish on, under a client id of its own. Raises BrokerAway, BrokerRefused."""
-    publisher = Feeder(replace(access(address), client_id=f"{address.client_id}-{name}-{token_hex(4)}"))
+    publisher = Feeder(
+        replace(access(address), client_id=f"{address.client_id}-{name}-{token_hex(4)}")
+    )
     try:
         if not publisher.open(CONNECT_SECONDS):
-            message = f"no MQTT broker answers at {address.host}:{address.port}: {publisher.trouble}"
+            message = (
+                f"no MQTT broker answers at {address.host}:{address.port}: {publisher.trouble}"
+            )
             raise BrokerAway(message)
         yield publisher
     finally:
@@ -39,8 +55,19 @@ def feeder(address: BrokerAddress, name: str) -> Iterator[Feeder]:
 
 
 def replay_recordings(
-    settings: Settings, recordings: Sequence[Recording], speed: float | None, *, shift_to_now: bool, console: Console
+    settings: Settings,
+    recordings: Sequence[Recording],
+    speed: float | None,
+    *,
+    shift_to_now: bool,
+    console: Console,
 ) -> Counts:
     """Publish the recordings."""
     with feeder(settings.broker, "replay") as publisher:
-        return replay(recordings, publisher, console, speed=speed, shift_to=clock.now() if shift_to_now else None)
+        return replay(
+            recordings,
+            publisher,
+            console,
+            speed=speed,
+            shift_to=clock.now() if shift_to_now else None,
+        )

@@ -24,8 +24,13 @@ class Peer(Protocol):
 
 def certificates(settings: Settings, peer: Peer) -> Certificates:
     """All that are configured. Raises ConfigError for a file that cannot be read."""
-    ends: dict[str, Callable[[], int | None]] = {"broker": lambda: None if peer.certificate is None else expires(peer.certificate)}
-    for of, file in (("client", settings.broker.certificate_file), ("http", settings.http.certificate_file)):
+    ends: dict[str, Callable[[], int | None]] = {
+        "broker": lambda: None if peer.certificate is None else expires(peer.certificate)
+    }
+    for of, file in (
+        ("client", settings.broker.certificate_file),
+        ("http", settings.http.certificate_file),
+    ):
         if file is not None:
             ends[of] = _known(_first_end(file))
     return Certificates(ends, clock.now)

@@ -29,7 +29,11 @@ def migrate_as(url: str, login: str | None) -> tuple[list[str], list[str]]:
 
 def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
     """Name of each thing the daemon needs, what came of trying it, and whether it failed."""
-    for name, attempt in (("broker", _try_broker), ("database", _try_database), ("models", _try_models)):
+    for name, attempt in (
+        ("broker", _try_broker),
+        ("database", _try_database),
+        ("models", _try_models),
+    ):
         yield name, *_tried(partial(attempt, settings))
     if settings.redis.url:
         yield "redis", *_tried(partial(_try_redis, settings.redis.url, settings))
@@ -51,17 +55,25 @@ def _try_broker(settings: Settings) -> str | None:
     """
     if storage.taken(settings.storage.directory):
         return "not tried: a daemon is connected under this name, and /readyz says how it is"
-    trial = Connection(access(settings.broker), Terms(expiry=settings.broker.session_expiry), lambda _: True)
+    trial = Connection(
+        access(settings.broker), Terms(expiry=settings.broker.session_expiry), lambda _: True
+    )
     try:
         if not trial.open(CONNECT_SECONDS):
-            raise BrokerAway(f"no MQTT broker answers at {settings.broker.host}:{settings.broker.port}: {trial.trouble}")
+            raise BrokerAway(
+                f"no MQTT broker answers at {settings.broker.host}:{settings.broker.port}: {trial.trouble}"
+            )
     finally:
         trial.close()
     return None
 
 
 def _try_database(settings: Settings) -> str | None:
-    with database(settings) as dsn, DatabaseConnection(dsn, settings.database.deadline) as connection, connection.session() as session:
+    with (
+        database(settings) as dsn,
+        DatabaseConnection(dsn, settings.database.deadline) as connection,
+        connection.session() as session,
+    ):
         session.execute(b"SELECT 1")
     return None
 

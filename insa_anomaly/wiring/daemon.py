@@ -69,24 +69,43 @@ def run(settings: Settings, source: str) -> int:
     faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
-        bound = stack.enter_context(admin_process.listening(settings.http)) if settings.http.enabled else None
+        bound = (
+            stack.enter_context(admin_process.listening(settings.http))
+            if settings.http.enabled
+            else None
+        )
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
         activity, failures = Activity(), Failures(clock.now)
         memory = SharedMemory()
         parts = _assemble(settings, dsn, models, memory, activity, failures, stack)
-        port = None if bound is None else admin_process.AdminPort(settings, dsn, parts, memory, bound)
+        port = (
+            None if bound is None else admin_process.AdminPort(settings, dsn, parts, memory, bound)
+        )
         admin = None if port is None else stack.enter_context(admin_process.begun(port))
         reload = Reload(settings, source, partial(_adjust, parts, admin))
-        others = stack.enter_context(health.threads(settings, dsn, parts, models, activity, failures))
-        others = (*parts.others, ("measure", _measure(settings, parts).step), ("settings", reload.step), *others)
+        others = stack.enter_context(
+            health.threads(settings, dsn, parts, models, activity, failures)
+        )
+        others = (
+            *parts.others,
+            ("measure", _measure(settings, parts).step),
+            ("settings", reload.step),
+            *others,
+        )
         others = others if admin is None else (*others, ("admin", admin.step))
-        daemon = Daemon(replace(parts, others=others, admin=admin), _supervision(settings, parts.broker))
+        daemon = Daemon(
+            replace(parts, others=others, admin=admin), _supervision(settings, parts.broker)
+        )
         daemon.restore()
         if port is not None:
             port.open(_desk(parts, daemon))
         with _stopping(daemon.end), _reloading(reload.ask):
-            instrumentation.daemon_started(version("insa-anomaly"), config=source, start_seconds=round(time.monotonic() - began, 2))
+            instrumentation.daemon_started(
+                version("insa-anomaly"),
+                config=source,
+                start_seconds=round(time.monotonic() - began, 2),
+            )
             status = daemon.run()
         stopping = time.monotonic()
     faulthandler.cancel_dump_traceback_later()
@@ -96,7 +115,9 @@ def run(settings: Settings, source: str) -> int:
 
 def _measure(settings: Settings, parts: Parts) -> Measure:
     waiting = Waiting(parts.log, parts.state, lambda: parts.record.reached, clock.now)
-    return Measure(waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory))
+    return Measure(
+        waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory)
+    )
 
 
 def _desk(parts: Parts, daemon: Daemon) -> Desk:
@@ -105,7 +126,14 @@ def _desk(parts: Parts, daemon: Daemon) -> Desk:
 
     fleet = parts.fleet
     known, trainer = fleet.registry.known, parts.trainer
-    return Desk(known, partial(compared, fleet), parts.intake, trainer.interrupt, condition, instrumentation.metrics_text)
+    return Desk(
+        known,
+        partial(compared, fleet),
+        parts.intake,
+        trainer.interrupt,
+        condition,
+        instrumentation.metrics_text,
+    )
 
 
 def _adjust(parts: Parts, admin: AdminProcess | None, settings: Settings) -> None:
@@ -118,7 +146,13 @@ def _adjust(parts: Parts, admin: AdminProcess | None, settings: Settings) -> Non
 
 
 def _assemble(
-    settings: Settings, dsn: str, models: ModelFiles, memory: SharedMemory, activity: Activity, failures: Failures, stack: ExitStack
+    settings: Settings,
+    dsn: str,
+    models: ModelFiles,
+    memory: SharedMemory,
+    activity: Activity,
+    failures: Failures,
+    stack: ExitStack,
 ) -> Parts:
     directory = settings.storage.directory
     reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
@@ -134,17 +168,60 @@ def _assemble(
     memory.seal()
     tell = Tell(states, broker)
     events = ModelEvents(states, tell.offer)
-    trainer = Trainer(models, intake.swap, lambda: start_child(settings, dsn), settings.training, events.trained_by_itself, failures.add)
+    trainer = Trainer(
+        models,
+        intake.swap,
+        lambda: start_child(settings, dsn),
+        settings.training,
+        events.trained_by_itself,
+        failures.add,
+    )
     show = _show(settings.redis, fleet, stack)
-    hearing = alerts.opened(settings, states, registry, tell, lambda: broker.listening and score.writable, stack)
+    hearing = alerts.opened(
+        settings, states, registry, tell, lambda: broker.listening and score.writable, stack
+    )
     listeners = Listeners(tell, trainer, show, activity, alert=hearing.alert, listen=hearing.listen)
-    score = Score(feed, states, fleet, models, listeners, settings.storage.checkpoint_seconds, settings.readings.max_ahead)
+    score = Score(
+        feed,
+        states,
+        fleet,
+        models,
+        listeners,
+        settings.storage.checkpoint_seconds,
+        settings.readings.max_ahead,
+    )
     if lost:
         states.bind(log.id)
         score.adopt()
-    record = Record(log, feed, states, stack.enter_context(recorder(dsn, settings, log.id)), models, settings.record)
-    others = (("alert", hearing.alert.step), ("silence", hearing.listen.step), ("certificates", certificates(settings, broker).step))
-    return Parts(log, states, feed, fleet, intake, broker, score, record, tell, show, trainer, others, hearing.alert, reserve)
+    record = Record(
+        log,
+        feed,
+        states,
+        stack.enter_context(recorder(dsn, settings, log.id)),
+        models,
+        settings.record,
+    )
+    others = (
+        ("alert", hearing.alert.step),
+        ("silence", hearing.listen.step),
+        ("certificates", certificates(settings, broker).step),
+    )
+    return Parts(
+        log,
+        states,
+        feed,
+        fleet,
+        intake,
+        broker,
+        score,
+        record,
+        tell,
+        show,
+        trainer,
+        others,
+        hearing.alert,
+        reserve,
+    )
 
 
 def _supervision(settings: Settings, broker: Broker) -> Supervision:
@@ -173,10 +250,21 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
     """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
     canary = _canary(settings.broker)
-    stale = _remember(directory / "subscriptions.json", filters if canary is None else [*filters, canary])
+    stale = _remember(
+        directory / "subscriptions.json", filters if canary is None else [*filters, canary]
+    )
     will = announce.gone(settings.broker.client_id, version("insa-anomaly"))
-    terms = Terms(filters, stale, will, settings.broker.session_expiry, linger=settings.intake.linger, canary=canary)
-    return Connection(access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader)
+    terms = Terms(
+        filters,
+        stale,
+        will,
+        settings.broker.session_expiry,
+        linger=settings.intake.linger,
+        canary=canary,
+    )
+    return Connection(
+        access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader
+    )
 
 
 def _canary(address: BrokerAddress) -> str | None:

@@ -40,9 +40,12 @@ class UpToDate:
     """A recorder that brings the schema up to date when it first reaches the database, which may be away at the start."""
 
     def __init__(self, recorder: PostgresRecorder, dsn: str) -> None:
-        self._recorder, self._dsn = recorder, dsn
+        self._recorder = recorder
+        self._dsn = dsn
         self._migrated = False
-        self._lock = Lock()  # the attempt of the start may still be under way when the record reader begins
+        self._lock = (
+            Lock()
+        )  # the attempt of the start may still be under way when the record reader begins
 
     def cursor(self, log_id: UUID) -> int:
         """The recorder's, after the migrations."""
@@ -82,7 +85,9 @@ def recorder(dsn: str, settings: Settings, log_id: UUID) -> Iterator[UpToDate]:
     """A database that refuses ends the start with its reason; one that is away does not. Raises AlreadyRunning too."""
     claim = Claim(settings.broker.client_id, log_id)
     ingest = as_role(dsn, roles.INGEST if settings.database.roles else None)
-    with PostgresRecorder(ingest, settings.database.deadline, claim=claim, keep_days=asdict(settings.retention)) as inner:
+    with PostgresRecorder(
+        ingest, settings.database.deadline, claim=claim, keep_days=asdict(settings.retention)
+    ) as inner:
         prepared = UpToDate(inner, dsn)
         try:
             prepared.attempt(START_SECONDS)

@@ -22,7 +22,17 @@ from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.reading import SECOND
 from insa_anomaly.errors import BrokerAway, ServiceError
 from insa_anomaly.ports import Page, SeriesKey, Telemetry
-from insa_anomaly.settings import BrokerAddress, DatabaseAddress, Http, ModelStorage, RedisAddress, Settings, Storage, Training, Verdict
+from insa_anomaly.settings import (
+    BrokerAddress,
+    DatabaseAddress,
+    Http,
+    ModelStorage,
+    RedisAddress,
+    Settings,
+    Storage,
+    Training,
+    Verdict,
+)
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
 from insa_anomaly.wiring.training import train_many
@@ -53,8 +63,14 @@ def run_demo(duration: float | None, *, json: bool) -> int:
 @contextmanager
 def _services() -> Iterator["Services"]:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="insa-demo-", ignore_cleanup_errors=True)))
-        folder.chmod(0o711)  # servers that may not run as root must get through to their own folders, which are 0700
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="insa-demo-", ignore_cleanup_errors=True)
+            )
+        )
+        folder.chmod(
+            0o711
+        )  # servers that may not run as root must get through to their own folders, which are 0700
         tools = embedded.Tools(Path(os.environ.get("INSA_UNPACKED", "/nonexistent")))
         dsn = stack.enter_context(embedded.postgres(folder / "database"))
         redis = stack.enter_context(embedded.valkey(folder / "valkey"))
@@ -66,12 +82,21 @@ def _services() -> Iterator["Services"]:
 class Services:
     """What the demonstration needs around it (`workbench.demo.DemoServices`)."""
 
-    def __init__(self, stack: ExitStack, folder: Path, dsn: str, redis: str, listener: embedded.Listener) -> None:
-        self._stack, self._folder, self._dsn = stack, folder, dsn
+    def __init__(
+        self, stack: ExitStack, folder: Path, dsn: str, redis: str, listener: embedded.Listener
+    ) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._dsn = dsn
         self._password_file = folder / "broker-password"
         self._password_file.touch(0o600)
         self._password_file.write_text(listener.password)
-        self._broker = BrokerAddress(host=listener.host, port=listener.port, username=listener.user, password_file=self._password_file)
+        self._broker = BrokerAddress(
+            host=listener.host,
+            port=listener.port,
+            username=listener.user,
+            password_file=self._password_file,
+        )
         self._settings = Settings(
             broker=self._broker,
             storage=Storage(directory=folder / "storage"),
@@ -90,7 +115,10 @@ class Services:
         return [
             ("PostgreSQL", self._dsn),
             ("Redis", settings.redis.url or ""),
-            ("MQTT broker", f"{settings.broker.host}:{settings.broker.port}, user {settings.broker.username}"),
+            (
+                "MQTT broker",
+                f"{settings.broker.host}:{settings.broker.port}, user {settings.broker.username}",
+            ),
             ("admin port", f"http://{settings.http.host}:{settings.http.port}/api/v1/status"),
         ]
 
@@ -116,7 +144,9 @@ class Services:
         config.write_text(self._settings.model_dump_json())  # JSON is YAML
         log = self._stack.enter_context((self._folder / "daemon.log").open("wb"))
         process = embedded.spawn(
-            [sys.executable, "-m", "insa_anomaly", "run", "--config", str(config)], stderr=log.fileno(), cwd=Path.cwd()
+            [sys.executable, "-m", "insa_anomaly", "run", "--config", str(config)],
+            stderr=log.fileno(),
+            cwd=Path.cwd(),
         )
         self._stack.callback(embedded.stop, process)
         deadline = monotonic() + READY_SECONDS
@@ -129,7 +159,10 @@ class Services:
 
     def _ready(self) -> bool:
         try:
-            with urlopen(f"http://{self._settings.http.host}:{self._settings.http.port}/readyz", timeout=ASK_SECONDS) as answer:
+            with urlopen(
+                f"http://{self._settings.http.host}:{self._settings.http.port}/readyz",
+                timeout=ASK_SECONDS,
+            ) as answer:
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False

@@ -8,14 +8,27 @@ from pathlib import Path
 from rich.console import Console
 
 from insa_anomaly.settings import Settings
-from insa_anomaly.workbench.evaluation import Detector, MetricDetector, Outcome, Split, WholeDevice, evaluate
+from insa_anomaly.workbench.evaluation import (
+    Detector,
+    MetricDetector,
+    Outcome,
+    Split,
+    WholeDevice,
+    evaluate,
+)
 from insa_anomaly.workbench.labels import read_labels
 from insa_anomaly.workbench.progress import progress
 from insa_anomaly.workbench.table import Table, load, recordings
 
 
 def evaluate_files(
-    settings: Settings, files: Sequence[Path], labels: Path | None, split: Split, *, device: bool, console: Console
+    settings: Settings,
+    files: Sequence[Path],
+    labels: Path | None,
+    split: Split,
+    *,
+    device: bool,
+    console: Console,
 ) -> Outcome:
     """Every series of the files, or with `device` every file as one device. Raises FileFormatError before anything is learnt."""
     known = read_labels(labels) if labels else None
@@ -34,5 +47,7 @@ def _single(settings: Settings) -> Callable[[Table], Detector]:
 
 
 def _whole(settings: Settings) -> Callable[[Table], Detector]:
-    shared = {name: value for name, value in asdict(settings.detection).items() if name != "alpha"}  # a device has a line of its own
+    shared = {
+        name: value for name, value in asdict(settings.detection).items() if name != "alpha"
+    }  # a device has a line of its own
     return partial(WholeDevice, parameters=shared | asdict(settings.verdict))

@@ -31,27 +31,67 @@ Turns = tuple[tuple[str, Callable[[], float]], ...]
 
 
 @contextmanager
-def threads(settings: Settings, dsn: str, daemon: Parts, models: ModelFiles, activity: Activity, failures: Failures) -> Iterator[Turns]:
+def threads(
+    settings: Settings,
+    dsn: str,
+    daemon: Parts,
+    models: ModelFiles,
+    activity: Activity,
+    failures: Failures,
+) -> Iterator[Turns]:
     """What trains when it is asked for, and what asks for it once a day."""
     with services.pools(settings, dsn) as pools:
         instance = daemon.log.id
-        parts = services.Parts(models, live(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt)
+        parts = services.Parts(
+            models, live(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt
+        )
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
-        runner = JobRunner(queue, daemon.trainer, models, daemon.state, daemon.tell.offer, clock.now, devices=devices)
+        runner = JobRunner(
+            queue,
+            daemon.trainer,
+            models,
+            daemon.state,
+            daemon.tell.offer,
+            clock.now,
+            devices=devices,
+        )
         remedies, service = assembled(settings, pools, parts, daemon.state, daemon.tell.offer)
-        notes = Notes(activity, PostgresHealth(pools.answers).note, partial(failures.write_down, queue.put_ended))
-        keeper = HealthKeeper(service, remedies, notes, instance, settings.health.latency, clock.now, settings.health.settle)
+        notes = Notes(
+            activity,
+            PostgresHealth(pools.answers).note,
+            partial(failures.write_down, queue.put_ended),
+        )
+        keeper = HealthKeeper(
+            service,
+            remedies,
+            notes,
+            instance,
+            settings.health.latency,
+            clock.now,
+            settings.health.settle,
+        )
         yield ("jobs", runner.step), ("health", keeper.step)
 
 
 def assembled(
-    settings: Settings, pools: services.Pools, parts: services.Parts, state: State, offer: Callable[[list[Outgoing]], None]
+    settings: Settings,
+    pools: services.Pools,
+    parts: services.Parts,
+    state: State,
+    offer: Callable[[list[Outgoing]], None],
 ) -> tuple[Remedies, HealthService]:
     """Who acts and who checks; half of the places for trainings are left to people."""
     jobs = services.job_service(pools, parts, max(1, settings.training.jobs // 2))
     changes = services.model_changes(settings, pools, parts.models)
     events = ModelEvents(state, offer)
-    remedies = Remedies(PostgresHealth(pools.answers), parts.models, jobs, changes, PostgresAudit(pools.audit), events.notice)
+    remedies = Remedies(
+        PostgresHealth(pools.answers),
+        parts.models,
+        jobs,
+        changes,
+        PostgresAudit(pools.audit),
+        events.notice,
+    )
     return remedies, services.health_service(settings, pools)
 
 

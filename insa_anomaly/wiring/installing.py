@@ -17,7 +17,13 @@ def database_steps(url: str) -> list[Step]:
         roles.create_roles(url, ACCOUNT)
         roles.migrate_as_owner(url)
 
-    return [Step(f"make the schema, roles of least privilege and the login {ACCOUNT} at {without_secret(url)}", done, do)]
+    return [
+        Step(
+            f"make the schema, roles of least privilege and the login {ACCOUNT} at {without_secret(url)}",
+            done,
+            do,
+        )
+    ]
 
 
 def address(url: str) -> str:

@@ -16,9 +16,15 @@ def model_files(settings: Settings) -> Iterator[ModelFiles]:
     """Open, while the block runs. Raises ConfigError, ModelFileError."""
     models = settings.models
     keys = secret(models.encryption_key_file)
-    if models.encryption_key_file and credential(models.encryption_key_file).resolve().is_relative_to(models.directory.resolve()):
-        raise ConfigError(f"models.encryption_key_file lies in {models.directory}, whose files it is to seal, and which backups copy")
-    with ModelFiles(models.directory, models.key_file, None if keys is None else Seal.of(keys)) as files:
+    if models.encryption_key_file and credential(
+        models.encryption_key_file
+    ).resolve().is_relative_to(models.directory.resolve()):
+        raise ConfigError(
+            f"models.encryption_key_file lies in {models.directory}, whose files it is to seal, and which backups copy"
+        )
+    with ModelFiles(
+        models.directory, models.key_file, None if keys is None else Seal.of(keys)
+    ) as files:
         yield files
 
 

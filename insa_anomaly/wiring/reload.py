@@ -11,8 +11,21 @@ from insa_anomaly.settings import Settings
 
 LIVE = frozenset(
     {
-        *("logging.level", "logging.form", "record.readings", "record.linger", "record.first_retry", "record.last_retry"),
-        *("http.predictions_a_minute", "training.automatic", "training.devices", "training.retry_after", "training.waiting"),
+        *(
+            "logging.level",
+            "logging.form",
+            "record.readings",
+            "record.linger",
+            "record.first_retry",
+            "record.last_retry",
+        ),
+        *(
+            "http.predictions_a_minute",
+            "training.automatic",
+            "training.devices",
+            "training.retry_after",
+            "training.waiting",
+        ),
     }
 )
 TURN_SECONDS = 0.5
@@ -23,7 +36,8 @@ class Reload:
 
     def __init__(self, current: Settings, source: str, adjust: Callable[[Settings], None]) -> None:
         """`source` is where the settings are from: a file, or the word defaults."""
-        self._current, self._adjust = current, adjust
+        self._current = current
+        self._adjust = adjust
         self._path = None if source == "defaults" else Path(source)
         self._asked = Event()
 
@@ -60,7 +74,8 @@ def differences(one: Settings, other: Settings) -> set[str]:
         for section in Settings.model_fields
         if is_dataclass(getattr(one, section))
         for field in fields(getattr(one, section))
-        if getattr(getattr(one, section), field.name) != getattr(getattr(other, section), field.name)
+        if getattr(getattr(one, section), field.name)
+        != getattr(getattr(other, section), field.name)
     }
 
 

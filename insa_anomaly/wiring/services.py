@@ -60,20 +60,40 @@ def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
 def job_service(pools: Pools, parts: Parts, most_waiting: int) -> JobService:
     """Takes trainings, as long as no more than so many wait."""
     audit = PostgresAudit(pools.audit)
-    return JobService(PostgresJobs(pools.answers, parts.instance), parts.models, parts.live, audit, parts.interrupt, most_waiting)
+    return JobService(
+        PostgresJobs(pools.answers, parts.instance),
+        parts.models,
+        parts.live,
+        audit,
+        parts.interrupt,
+        most_waiting,
+    )
 
 
 def model_changes(settings: Settings, pools: Pools, models: ModelFiles) -> ModelChangeService:
     """Changes models that are there."""
-    catalogue, findings, audit = PostgresCatalogue(pools.answers), PostgresFindings(pools.answers), PostgresAudit(pools.audit)
-    return ModelChangeService(models, catalogue, findings, audit, settings.verdict.merge_gap_readings)
+    catalogue, findings, audit = (
+        PostgresCatalogue(pools.answers),
+        PostgresFindings(pools.answers),
+        PostgresAudit(pools.audit),
+    )
+    return ModelChangeService(
+        models, catalogue, findings, audit, settings.verdict.merge_gap_readings
+    )
 
 
 def health_service(settings: Settings, pools: Pools) -> HealthService:
     """The health check."""
-    return HealthService(PostgresHealth(pools.answers), PostgresAudit(pools.audit), settings.health, settings.health.hour)
+    return HealthService(
+        PostgresHealth(pools.answers),
+        PostgresAudit(pools.audit),
+        settings.health,
+        settings.health.hour,
+    )
 
 
 def parser(settings: Settings) -> Parser:
     """Knows what comes over MQTT and what comes over HTTP."""
-    return Parser(replace(settings.readings, subscriptions=(*SUBSCRIPTIONS, *settings.readings.subscriptions)))
+    return Parser(
+        replace(settings.readings, subscriptions=(*SUBSCRIPTIONS, *settings.readings.subscriptions))
+    )

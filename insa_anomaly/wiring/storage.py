@@ -15,7 +15,15 @@ from insa_anomaly import instrumentation
 from insa_anomaly.adapters import alert_file, spool, state
 from insa_anomaly.adapters.disk import size_of_file, size_of_folder
 from insa_anomaly.adapters.reserve import Reserve
-from insa_anomaly.errors import AlertsDamaged, AlreadyRunning, ConfigError, LogBroken, LogDamaged, StateDamaged, StateUnwritable
+from insa_anomaly.errors import (
+    AlertsDamaged,
+    AlreadyRunning,
+    ConfigError,
+    LogBroken,
+    LogDamaged,
+    StateDamaged,
+    StateUnwritable,
+)
 
 LOG, STATE, ALERTS = "spool.db", "state.db", "alerts.db"
 _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
@@ -28,7 +36,9 @@ def alone(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (directory / "daemon.lock").open("w")
     except OSError as error:
-        raise ConfigError(f"storage.directory {directory} cannot be used: {error.strerror}") from error
+        raise ConfigError(
+            f"storage.directory {directory} cannot be used: {error.strerror}"
+        ) from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,10 +64,14 @@ def check_owner(directory: Path) -> None:
     """Root leaves files behind that the service's account cannot use. Raises ConfigError."""
     if os.geteuid() == 0 and directory.is_dir() and (owner := directory.stat().st_uid):
         name = pwd.getpwuid(owner).pw_name
-        raise ConfigError(f"{directory} belongs to {name}, who could not use what root leaves: `runuser -u {name} -- insa-anomaly ...`")
+        raise ConfigError(
+            f"{directory} belongs to {name}, who could not use what root leaves: `runuser -u {name} -- insa-anomaly ...`"
+        )
 
 
-def opened(directory: Path, log_bytes: int, reserve: Reserve) -> tuple[spool.Spool, state.StateFile, bool]:
+def opened(
+    directory: Path, log_bytes: int, reserve: Reserve
+) -> tuple[spool.Spool, state.StateFile, bool]:
     """Both, and whether the states were lost. Where they cannot be opened for want of room, the reserve is let go, and they are again."""
     reserve.hold()
     try:
@@ -118,7 +132,11 @@ def alerts(path: Path) -> alert_file.AlertFile:
 
 def set_aside(path: Path) -> Path:
     """Rename the file and those that SQLite keeps beside it; answers the new name, which was free. Raises ConfigError."""
-    aside = next(one for number in count(1) if not (one := path.with_name(f"{path.name}.damaged-{number}")).exists())
+    aside = next(
+        one
+        for number in count(1)
+        if not (one := path.with_name(f"{path.name}.damaged-{number}")).exists()
+    )
     try:
         for part in _PARTS:
             source = path.with_name(path.name + part)
@@ -131,4 +149,8 @@ def set_aside(path: Path) -> Path:
 
 def sizes(directory: Path, models: Path) -> dict[str, int]:
     """Bytes on disk, of the log and the states in the storage directory, and of the models. Raises DiskUnreadable."""
-    return {"log": size_of_file(directory / LOG), "state": size_of_file(directory / STATE), "models": size_of_folder(models)}
+    return {
+        "log": size_of_file(directory / LOG),
+        "state": size_of_file(directory / STATE),
+        "models": size_of_folder(models),
+    }

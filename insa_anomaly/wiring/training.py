@@ -52,7 +52,9 @@ def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
     child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=None)
     assert child.stdin is not None  # noqa: S101 - it was asked for
     reader = as_role(dsn, roles.API if settings.database.roles else None)
-    child.stdin.write(settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(reader) + b"\n")
+    child.stdin.write(
+        settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(reader) + b"\n"
+    )
     child.stdin.flush()
     return child
 
@@ -67,11 +69,19 @@ def train_orders() -> None:
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
     instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
-    with model_files(settings) as files, PostgresHistory(dsn) as history, Pool(dsn, settings.database.deadline, 1) as pool:
+    with (
+        model_files(settings) as files,
+        PostgresHistory(dsn) as history,
+        Pool(dsn, settings.database.deadline, 1) as pool,
+    ):
         show = partial(show_others, files, PostgresCatalogue(pool))
-        service = TrainingService(files, settings.detection, settings.verdict, lambda percent: _say(Progress(percent)))
+        service = TrainingService(
+            files, settings.detection, settings.verdict, lambda percent: _say(Progress(percent))
+        )
         together = settings.devices
-        devices = DeviceTrainingService(files, together.parameters(settings.detection), together.tolerance, settings.verdict)
+        devices = DeviceTrainingService(
+            files, together.parameters(settings.detection), together.tolerance, settings.verdict
+        )
         for line in sys.stdin.buffer:
             _say(Progress(0))
             order = msgspec.json.decode(line, type=Order | FleetOrder)
@@ -84,12 +94,25 @@ def train_orders() -> None:
 
 def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWorkers:
     training = settings.training
-    return DaskWorkers(training.dask_scheduler) if training.dask_scheduler else LokyWorkers(processes or training.processes)
+    return (
+        DaskWorkers(training.dask_scheduler)
+        if training.dask_scheduler
+        else LokyWorkers(processes or training.processes)
+    )
 
 
-def _obey_many(fleet: "FleetTrainingService", history: PostgresHistory, order: FleetOrder, show: Callable[[ModelRow], None]) -> None:
+def _obey_many(
+    fleet: "FleetTrainingService",
+    history: PostgresHistory,
+    order: FleetOrder,
+    show: Callable[[ModelRow], None],
+) -> None:
     for key, found, seconds in fleet.train(order.keys, history, clock.now(), order.window_days):
-        answer = Answer(round(seconds, 3), None, found) if isinstance(found, str) else Answer(round(seconds, 3), found.id)
+        answer = (
+            Answer(round(seconds, 3), None, found)
+            if isinstance(found, str)
+            else Answer(round(seconds, 3), found.id)
+        )
         if isinstance(found, ModelRow):
             show(found)
         _say(FleetAnswer(key, answer))
@@ -98,7 +121,9 @@ def _obey_many(fleet: "FleetTrainingService", history: PostgresHistory, order: F
 def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) -> None:
     """What serves is written when the stream swaps it in; what was refused, or made room, is written here, or nobody would know."""
     key = (row.device_id, row.metric_name)
-    changed = [one for one in files.of_series(key)[:CHANGED_MOST] if one.status in {"deleted", "failed"}]
+    changed = [
+        one for one in files.of_series(key)[:CHANGED_MOST] if one.status in {"deleted", "failed"}
+    ]
     for one in [*changed, *([row] if row.status != "active" else [])]:
         try:
             catalogue.put(one)
@@ -107,7 +132,12 @@ def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) 
             return
 
 
-def _obey(service: "TrainingService", devices: "DeviceTrainingService", history: PostgresHistory, order: Order) -> ModelRow:
+def _obey(
+    service: "TrainingService",
+    devices: "DeviceTrainingService",
+    history: PostgresHistory,
+    order: Order,
+) -> ModelRow:
     key, now = (order.device_id, order.metric_name), clock.now()
     if order.metric_name == METRIC_NAME:
         learn = devices.refit if order.refit else devices.from_history
@@ -122,7 +152,9 @@ def _say(said: msgspec.Struct) -> None:
     sys.stdout.buffer.flush()
 
 
-def _answered(train: Callable[[], ModelRow], show: Callable[[ModelRow], None] = lambda _: None) -> Answer:
+def _answered(
+    train: Callable[[], ModelRow], show: Callable[[ModelRow], None] = lambda _: None
+) -> Answer:
     began = time.monotonic()
     model_id, reason, away = None, "", False
     try:
@@ -130,12 +162,17 @@ def _answered(train: Callable[[], ModelRow], show: Callable[[ModelRow], None] = 
         show(row)
         model_id = row.id
     except InsaError as error:
-        reason, away = str(error), isinstance(error, (DatabaseAway, DatabaseRefused, ModelFileError))
+        reason, away = (
+            str(error),
+            isinstance(error, (DatabaseAway, DatabaseRefused, ModelFileError)),
+        )
     return Answer(round(time.monotonic() - began, 3), model_id, reason, away)
 
 
 # ------------------------------------------------------------------------------------------------------ the commands
-def train_stored(settings: Settings, keys: Sequence[SeriesKey] | None, processes: int | None, console: Console) -> Outcomes:
+def train_stored(
+    settings: Settings, keys: Sequence[SeriesKey] | None, processes: int | None, console: Console
+) -> Outcomes:
     """Train these series (None: all) on what is recorded of them, by so many processes at once (None: as the settings say)."""
     with database(settings) as dsn:
         if keys is None:
@@ -149,10 +186,14 @@ def train_stored(settings: Settings, keys: Sequence[SeriesKey] | None, processes
 def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
     """Those that may have a model of all their metrics."""
     counts = Counter(device_id for device_id, _ in keys)
-    return [(device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS]
+    return [
+        (device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS
+    ]
 
 
-def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], processes: int | None, advance: Advance) -> Outcomes:
+def train_many(
+    settings: Settings, dsn: str, keys: Sequence[SeriesKey], processes: int | None, advance: Advance
+) -> Outcomes:
     """Train by so many processes at once; what came of it, by series."""
     found = dict.fromkeys(keys, "not trained: its training was cut short")
 
@@ -163,7 +204,9 @@ def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], processe
     child = Child(lambda: start_child(settings, dsn), settings.training.deadline)
     try:
         for begin in range(0, len(keys), AT_ONCE):
-            child.ask_many(FleetOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear)
+            child.ask_many(
+                FleetOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear
+            )
         child.finish()
     finally:
         child.close()
@@ -171,26 +214,47 @@ def train_many(settings: Settings, dsn: str, keys: Sequence[SeriesKey], processe
 
 
 def _outcome(answer: Answer) -> str:
-    return f"trained in {answer.seconds:.1f} s, model {answer.model_id}" if answer.model_id else f"not trained: {answer.reason}"
+    return (
+        f"trained in {answer.seconds:.1f} s, model {answer.model_id}"
+        if answer.model_id
+        else f"not trained: {answer.reason}"
+    )
 
 
-def train_recordings(settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console) -> Outcomes:
+def train_recordings(
+    settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console
+) -> Outcomes:
     """Train every series of the recordings, and every device of several, on their first `rows` rows (None: all)."""
     from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, other commands do without
     from insa_anomaly.services.training import Readings, TrainingService  # noqa: PLC0415 - as this does
 
     outcomes: Outcomes = {}
-    with model_files(settings) as files, progress(console, "recordings learnt", len(recordings)) as advance:
+    with (
+        model_files(settings) as files,
+        progress(console, "recordings learnt", len(recordings)) as advance,
+    ):
         service = TrainingService(files, settings.detection, settings.verdict)
         together = settings.devices
-        devices = DeviceTrainingService(files, together.parameters(settings.detection), together.tolerance, settings.verdict)
+        devices = DeviceTrainingService(
+            files, together.parameters(settings.detection), together.tolerance, settings.verdict
+        )
         for recording in recordings:
             columns = _columns(recording, rows)
             for name, (times, values) in columns.items():
                 key = (recording.device_id, name)
-                outcomes[key] = _outcome(_answered(partial(service.from_readings, key, Readings(times, values), clock.now())))
+                outcomes[key] = _outcome(
+                    _answered(
+                        partial(service.from_readings, key, Readings(times, values), clock.now())
+                    )
+                )
             if settings.training.devices and len(columns) >= FEWEST_METRICS:
-                train = partial(devices.from_rows, recording.device_id, list(columns), Readings(*_rows(columns)), clock.now())
+                train = partial(
+                    devices.from_rows,
+                    recording.device_id,
+                    list(columns),
+                    Readings(*_rows(columns)),
+                    clock.now(),
+                )
                 outcomes[recording.device_id, METRIC_NAME] = _outcome(_answered(train))
             advance(1)
     return outcomes
@@ -205,7 +269,10 @@ def _columns(recording: Recording, rows: int | None) -> dict[str, Column]:
             times, values = columns.setdefault(name, ([], []))
             times.append(row.timestamp)
             values.append(value)
-    return {name: (np.array(times, np.int64), np.array(values, np.float64)) for name, (times, values) in columns.items()}
+    return {
+        name: (np.array(times, np.int64), np.array(values, np.float64))
+        for name, (times, values) in columns.items()
+    }
 
 
 def _rows(columns: dict[str, Column]) -> tuple[Ints, Floats]:

@@ -29,15 +29,24 @@ class Found:
 
 def from_files(files: Sequence[Path]) -> list[Series]:
     """Every series of the files. Raises FileFormatError."""
-    tables = [table for one, mark in recordings(files, labelled=False) for table in load(one, mark, None).series()]
-    return [Series((table.device_id, table.metrics[0]), table.times, table.values[:, 0]) for table in tables]
+    tables = [
+        table
+        for one, mark in recordings(files, labelled=False)
+        for table in load(one, mark, None).series()
+    ]
+    return [
+        Series((table.device_id, table.metrics[0]), table.times, table.values[:, 0])
+        for table in tables
+    ]
 
 
 def stored(settings: Settings, key: SeriesKey) -> list[Series]:
     """What training would find of this series. Raises DatabaseAway."""
     learning = settings.detection
     with database(settings) as dsn, PostgresHistory(dsn) as history:
-        found = history.readings(key, clock.now() - int(learning.history_days * 86_400e6), learning.history_readings_most)
+        found = history.readings(
+            key, clock.now() - int(learning.history_days * 86_400e6), learning.history_readings_most
+        )
         if len(found[0]) < learning.history_readings_least:
             found = history.readings(key, -(2**53), learning.history_readings_least)
     return [Series(key, *found)]
@@ -48,7 +57,13 @@ def configured(settings: Settings) -> Setting:
     return Setting(settings.verdict.false_alarms_per_day, settings.detection.alpha)
 
 
-def try_settings(settings: Settings, series: Sequence[Series], rates: Sequence[float], lines: Sequence[float], console: Console) -> Found:
+def try_settings(
+    settings: Settings,
+    series: Sequence[Series],
+    rates: Sequence[float],
+    lines: Sequence[float],
+    console: Console,
+) -> Found:
     """Each rate of false episodes with each line, and what is configured. A series that is refused does not keep the others from it."""
     now = configured(settings)
     wanted = {Setting(rate, line) for rate in rates for line in lines or [now.alpha]} | {now}

@@ -86,14 +86,21 @@ class Figures(msgspec.Struct, frozen=True):
     flagged: EventFigures
 
 
-def count(times: Ints, scores: Floats, truth: Bools, told: Alarms, gap: int, recovery: int) -> Counts:
+def count(
+    times: Ints, scores: Floats, truth: Bools, told: Alarms, gap: int, recovery: int
+) -> Counts:
     """Hold scores [n] (below 0: anomalous) at these times against the truth [n]; `gap`, `recovery`: readings."""
     flags = scores < 0
     covered = _covered(truth, recovery)
     pause = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     flagged = Alarms(flags, runs(flags, gap))
     return Counts(
-        Points(*(int(which.sum()) for which in (flags & truth, flags & ~truth, ~flags & truth, ~flags & ~truth))),
+        Points(
+            *(
+                int(which.sum())
+                for which in (flags & truth, flags & ~truth, ~flags & truth, ~flags & ~truth)
+            )
+        ),
         _events(times, truth, told, covered),
         _events(times, truth, flagged, covered),
         pause * int((~covered).sum()) / _DAY,
@@ -103,7 +110,9 @@ def count(times: Ints, scores: Floats, truth: Bools, told: Alarms, gap: int, rec
 
 def figures(counts: Sequence[Counts]) -> Figures:
     """The rates of these series together."""
-    tp, fp, fn, tn = (sum(getattr(one.points, name) for one in counts) for name in ("tp", "fp", "fn", "tn"))
+    tp, fp, fn, tn = (
+        sum(getattr(one.points, name) for one in counts) for name in ("tp", "fp", "fn", "tn")
+    )
     tpr, fpr = _ratio(tp, tp + fn), _ratio(fp, fp + tn)
     days = sum(one.normal_days for one in counts)
     areas = [one.auc_pr for one in counts if one.auc_pr is not None]
@@ -160,7 +169,10 @@ def _events(times: Ints, truth: Bools, alarms: Alarms, covered: Bools) -> Events
 
 
 def _event_figures(several: Sequence[Events], days: float) -> EventFigures:
-    events, episodes, false = (sum(getattr(one, name) for one in several) for name in ("events", "episodes", "false_alarms"))
+    events, episodes, false = (
+        sum(getattr(one, name) for one in several)
+        for name in ("events", "episodes", "false_alarms")
+    )
     delays = [delay for one in several for delay in one.delays]
     return EventFigures(
         events=events,

@@ -13,7 +13,10 @@ def text(waiting: Sequence[Waiting], dead: Sequence[DeadAlert]) -> str:
         f"waiting  {one.number}  {one.target}  since {_minute(one.decided_at)}, tried {one.attempts} times  {_about(one.alert)}"
         for one in waiting
     ]
-    lines += [f"dead  {one.number}  {one.target}  given up {_minute(one.given_up_at)}: {one.reason}  {_about(one.alert)}" for one in dead]
+    lines += [
+        f"dead  {one.number}  {one.target}  given up {_minute(one.given_up_at)}: {one.reason}  {_about(one.alert)}"
+        for one in dead
+    ]
     return "\n".join(lines) or "no alert waits, and none was given up"
 
 

@@ -57,7 +57,13 @@ def _models() -> list[Panel]:
         gauge(
             "ML Model Status",
             "Share of the series known that a model serves. A new series has none until it has told enough to learn from.",
-            [Promql(f"sum(insa_series_with_model{_OF}) / sum(insa_series{_OF})", "series with a model", now=True)],
+            [
+                Promql(
+                    f"sum(insa_series_with_model{_OF}) / sum(insa_series{_OF})",
+                    "series with a model",
+                    now=True,
+                )
+            ],
             Scale(_SHARE, most=1, steps=_LOW_IS_BAD),
         ),
         gauge(
@@ -72,7 +78,9 @@ def _models() -> list[Panel]:
             "Readings that scored below 0, and transitions of episodes, an hour.",
             [
                 Promql(f"3600 * {_rate('insa_anomalies_total')}", "anomalous readings"),
-                Promql(f"3600 * {_rate('insa_episode_transitions_total', 'kind')}", "episodes {{kind}}"),
+                Promql(
+                    f"3600 * {_rate('insa_episode_transitions_total', 'kind')}", "episodes {{kind}}"
+                ),
             ],
             Scale(),
             width=12,
@@ -92,14 +100,21 @@ def _models() -> list[Panel]:
         lines(
             "Prediction Latency",
             "From the receipt of a reading to its score, committed: of the oldest reading of each batch.",
-            [Promql(_quantile(q, "insa_receive_to_score_seconds"), f"p{round(100 * q)}") for q in (0.5, 0.95, 0.99)],
+            [
+                Promql(_quantile(q, "insa_receive_to_score_seconds"), f"p{round(100 * q)}")
+                for q in (0.5, 0.95, 0.99)
+            ],
             latency,
             width=12,
         ),
         stat(
             "Models by status",
             "Every version there ever was.",
-            [Sql("SELECT status, count(*) AS models FROM ml_models GROUP BY status ORDER BY status")],
+            [
+                Sql(
+                    "SELECT status, count(*) AS models FROM ml_models GROUP BY status ORDER BY status"
+                )
+            ],
             Scale("none", steps=((PLAIN, None),)),
             width=12,
             height=HEIGHT,
@@ -131,7 +146,12 @@ def _models() -> list[Panel]:
         lines(
             "Decisions of the health check",
             "Of the last day, by what was decided and why: retrained, escalated, recovered, disabled, retired, cleaned up.",
-            [Promql(f"sum by (kind, cause) (increase(insa_health_decisions_total{_OF}[24h]))", "{{kind}}: {{cause}}")],
+            [
+                Promql(
+                    f"sum by (kind, cause) (increase(insa_health_decisions_total{_OF}[24h]))",
+                    "{{kind}}: {{cause}}",
+                )
+            ],
             Scale(),
             width=24,
             label="a day",
@@ -183,10 +203,19 @@ def _alerts() -> list[Panel]:
             "Alerts",
             "By target, an hour: delivered, attempts that failed, held for a summary since the day's budget was spent, and given up.",
             [
-                Promql(f"3600 * {_rate('insa_alerts_delivered_total', 'target')}", "delivered to {{target}}"),
-                Promql(f"3600 * {_rate('insa_alerts_failed_total', 'target')}", "failed to {{target}}"),
-                Promql(f"3600 * {_rate('insa_alerts_held_total', 'target')}", "held for {{target}}"),
-                Promql(f"3600 * {_rate('insa_alerts_dead_total', 'target')}", "given up to {{target}}"),
+                Promql(
+                    f"3600 * {_rate('insa_alerts_delivered_total', 'target')}",
+                    "delivered to {{target}}",
+                ),
+                Promql(
+                    f"3600 * {_rate('insa_alerts_failed_total', 'target')}", "failed to {{target}}"
+                ),
+                Promql(
+                    f"3600 * {_rate('insa_alerts_held_total', 'target')}", "held for {{target}}"
+                ),
+                Promql(
+                    f"3600 * {_rate('insa_alerts_dead_total', 'target')}", "given up to {{target}}"
+                ),
             ],
             Scale(),
             label="an hour",
@@ -216,7 +245,11 @@ def _health() -> list[Panel]:
     return [
         heading("The pipeline"),
         stat(
-            "Broker", "Whether every instance is connected.", [_now("min", "insa_broker_connected")], Scale("none", steps=_YES), words=words
+            "Broker",
+            "Whether every instance is connected.",
+            [_now("min", "insa_broker_connected")],
+            Scale("none", steps=_YES),
+            words=words,
         ),
         stat(
             "PostgreSQL",
@@ -232,7 +265,12 @@ def _health() -> list[Panel]:
             Scale("none", steps=_NO),
             words=words,
         ),
-        stat("Alerts firing", "Of the rules of this project.", [Promql(firing, "alerts", now=True)], Scale("none", steps=_NO)),
+        stat(
+            "Alerts firing",
+            "Of the rules of this project.",
+            [Promql(firing, "alerts", now=True)],
+            Scale("none", steps=_NO),
+        ),
         lines(
             "Throughput",
             "Messages written to the log, readings scored, readings recorded in PostgreSQL, values predicted over the admin API.",
@@ -320,7 +358,9 @@ def _health() -> list[Panel]:
             "The admin API",
             "Requests that were denied, an hour, and the share of counts that were found in memory or in Redis.",
             [
-                Promql(f"3600 * ({_rate('insa_requests_denied_total')} or vector(0))", "denied an hour"),
+                Promql(
+                    f"3600 * ({_rate('insa_requests_denied_total')} or vector(0))", "denied an hour"
+                ),
                 Promql(
                     f"100 * {_rate('insa_cache_hits_total')} / ({_rate('insa_cache_hits_total')} + {_rate('insa_cache_misses_total')})",
                     "cache hits, %",
@@ -345,13 +385,23 @@ def _health() -> list[Panel]:
         lines(
             "Memory",
             "Of the daemon's process, resident; the process that trains is another one.",
-            [Promql('process_resident_memory_bytes{instance=~"$instance", job="insa-anomaly"}', "{{instance}}")],
+            [
+                Promql(
+                    'process_resident_memory_bytes{instance=~"$instance", job="insa-anomaly"}',
+                    "{{instance}}",
+                )
+            ],
             Scale("bytes"),
         ),
         lines(
             "Processor",
             "Of the daemon's process: 100 % is one core.",
-            [Promql('rate(process_cpu_seconds_total{instance=~"$instance", job="insa-anomaly"}[$__rate_interval])', "{{instance}}")],
+            [
+                Promql(
+                    'rate(process_cpu_seconds_total{instance=~"$instance", job="insa-anomaly"}[$__rate_interval])',
+                    "{{instance}}",
+                )
+            ],
             Scale(_SHARE),
         ),
     ]
@@ -362,13 +412,29 @@ def _now(how: str, metric: str) -> Promql:
 
 
 def _source(name: str, label: str, kind: str) -> Json:
-    return {"type": "datasource", "name": name, "label": label, "query": kind, "hide": 0, "refresh": 1, "regex": "", "current": {}}
+    return {
+        "type": "datasource",
+        "name": name,
+        "label": label,
+        "query": kind,
+        "hide": 0,
+        "refresh": 1,
+        "regex": "",
+        "current": {},
+    }
 
 
 def _choice(name: str, label: str, source: Json, query: object, everything: str) -> Json:
     """A variable of several values; `everything` stands for all of them in a query, as it is."""
     chosen = {"selected": True, "text": ["All"], "value": ["$__all"]}
-    about: Json = {"type": "query", "name": name, "label": label, "datasource": source, "query": query, "definition": _text(query)}
+    about: Json = {
+        "type": "query",
+        "name": name,
+        "label": label,
+        "datasource": source,
+        "query": query,
+        "definition": _text(query),
+    }
     return {
         **about,
         "multi": True,
@@ -388,7 +454,11 @@ def _text(query: object) -> str:
 
 def dashboard() -> Json:
     """As Grafana reads it."""
-    instances = {"qryType": 1, "query": "label_values(insa_series,instance)", "refId": "PrometheusVariableQueryEditor-VariableQuery"}
+    instances = {
+        "qryType": 1,
+        "query": "label_values(insa_series,instance)",
+        "refId": "PrometheusVariableQueryEditor-VariableQuery",
+    }
     devices = "SELECT device_id FROM series"
     return {
         "uid": "insa-anomaly",
@@ -424,7 +494,10 @@ def as_text() -> str:
 def metrics_table() -> str:
     """Every metric by name, type, unit, labels and meaning, in Markdown."""
     rows = ["| name | type | unit | labels | meaning |", "|---|---|---|---|---|"]
-    rows += [f"| `{one.name}` | {one.kind} | {one.unit} | {', '.join(one.labels)} | {one.text} |" for one in instrumentation.definitions()]
+    rows += [
+        f"| `{one.name}` | {one.kind} | {one.unit} | {', '.join(one.labels)} | {one.text} |"
+        for one in instrumentation.definitions()
+    ]
     return "\n".join(rows) + "\n"
 
 
@@ -433,7 +506,9 @@ def main(folder: Path) -> None:
     (folder / FILE).write_text(as_text(), encoding="utf-8")
     readme = folder / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    readme.write_text(f"{before}{BEGIN}{metrics_table()}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    readme.write_text(
+        f"{before}{BEGIN}{metrics_table()}{END}{rest.partition(END)[2]}", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

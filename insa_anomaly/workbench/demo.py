@@ -20,10 +20,21 @@ from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.replay import Feeder
 from insa_anomaly.workbench.report import event_line, tell_outcome
 from insa_anomaly.workbench.schedule import Schedule, schedule
-from insa_anomaly.workbench.scoreboard import Alarm, Figures, Finding, alarm_of, cause, false_alarms, findings, percentile
+from insa_anomaly.workbench.scoreboard import (
+    Alarm,
+    Figures,
+    Finding,
+    alarm_of,
+    cause,
+    false_alarms,
+    findings,
+    percentile,
+)
 
 EVENTS = "insa/iiot/ml/anomaly/#"
-FALSE_ALARMS_PER_DAY = 0.03  # per series, for the policy of the demonstration's daemon: one a day from the whole plant
+FALSE_ALARMS_PER_DAY = (
+    0.03  # per series, for the policy of the demonstration's daemon: one a day from the whole plant
+)
 _PAUSE = 0.25  # seconds between two looks at signals and the parent
 _HURRY = 10.0  # seconds to wait for the database when a person has ended the show
 
@@ -119,12 +130,16 @@ class Demo:
         for name, address in self.services.addresses():
             self.console.print(f"{name + ':':<12} {address}")
         series = len(self.plant.series)
-        self.console.print(f"{'plant:':<12} {len(DEVICES)} devices, {series} series, a reading a minute each, simulated")
+        self.console.print(
+            f"{'plant:':<12} {len(DEVICES)} devices, {series} series, a reading a minute each, simulated"
+        )
 
     def _learn(self, until: int) -> None:
         """Give every series a past, and a model of it."""
         days, series = self.history_days, self.plant.series
-        with progress(self.console, f"history of {days:g} days, readings", round(days * 1440) * len(series)) as advance:
+        with progress(
+            self.console, f"history of {days:g} days, readings", round(days * 1440) * len(series)
+        ) as advance:
             self.services.record(self.plant.history(days, until), self._checking(advance))
         with progress(self.console, "models trained", len(series)) as advance:
             self.services.train(series, self._checking(advance))
@@ -139,7 +154,9 @@ class Demo:
     def _stream(self, plan: Schedule, ledger: Ledger, feeder: Feeder) -> None:
         """Publish the plant, each reading when it is due, and tell what is heard."""
         pace = f"{plan.speed / 60:.0f} simulated minutes a second"
-        self.console.print(f"streaming: {pace}{'' if plan.end else ', in real time once the present is reached; Ctrl-C ends it'}")
+        self.console.print(
+            f"streaming: {pace}{'' if plan.end else ', in real time once the present is reached; Ctrl-C ends it'}"
+        )
         total = None if plan.end is None else (plan.end - plan.start) // MINUTE * len(DEVICES)
         with progress(self.console, "messages published", total) as advance:
             for row in self.plant.stream(plan.start, plan.end, plan.faults(self.plant)):
@@ -196,7 +213,11 @@ class Demo:
 
 
 def _outcome(begun: list[Fault], ledger: Ledger, stored: Stored) -> Outcome:
-    found = [finding for finding in findings(begun, ledger.alarms) if finding.alarm or finding.fault.end <= ledger.last]
+    found = [
+        finding
+        for finding in findings(begun, ledger.alarms)
+        if finding.alarm or finding.fault.end <= ledger.last
+    ]
     false = false_alarms(begun, ledger.alarms)
     p50, p99 = percentile(ledger.latencies, 50), percentile(ledger.latencies, 99)
     figures = Figures(

@@ -77,7 +77,9 @@ class WholeDevice:
 
     def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
         """As `Detector`."""
-        return self._detector.observe(dict(zip(self._metrics, row.tolist(), strict=True)), np.datetime64(time, "us"))
+        return self._detector.observe(
+            dict(zip(self._metrics, row.tolist(), strict=True)), np.datetime64(time, "us")
+        )
 
     def _data(self, times: Ints, values: Floats) -> dict[str, Any]:
         return {"timestamp": _moments(times), **dict(zip(self._metrics, values.T, strict=True))}
@@ -149,7 +151,9 @@ class Run:
             told[episode.first : episode.last + 1] = True
         spans = [(episode.first, episode.last) for episode in self.episodes]
         alarms = Alarms(told & self.flags, spans)
-        return accuracy.count(self.table.times, self.said["score"], self.table.truth, alarms, gap, recovery)
+        return accuracy.count(
+            self.table.times, self.said["score"], self.table.truth, alarms, gap, recovery
+        )
 
 
 def run(detector: Detector, table: Table, split: Split, advance: Advance) -> Run:
@@ -159,11 +163,20 @@ def run(detector: Detector, table: Table, split: Split, advance: Advance) -> Run
     """
     trained = split.of(len(table.times))
     if trained >= len(table.times):
-        raise FileFormatError(f"all {len(table.times):,} readings would be learnt, none is left to judge by; see --train")
+        raise FileFormatError(
+            f"all {len(table.times):,} readings would be learnt, none is left to judge by; see --train"
+        )
     information = detector.train(table.times[:trained], table.values[:trained])
     rest = _part(table, slice(trained, None))
     said, reasons = _observed(detector, rest, advance)
-    return Run(rest, trained, said, tuple(_episodes(rest, said, reasons)), information.get("threshold"), _known(table, trained))
+    return Run(
+        rest,
+        trained,
+        said,
+        tuple(_episodes(rest, said, reasons)),
+        information.get("threshold"),
+        _known(table, trained),
+    )
 
 
 def _known(table: Table, trained: int) -> int:
@@ -173,21 +186,32 @@ def _known(table: Table, trained: int) -> int:
     return sum(not table.truth[last + 1] for _, last in accuracy.runs(table.truth[:trained]))
 
 
-def _observed(detector: Detector, table: Table, advance: Advance) -> tuple[Said, dict[int, tuple[str, ...]]]:
+def _observed(
+    detector: Detector, table: Table, advance: Advance
+) -> tuple[Said, dict[int, tuple[str, ...]]]:
     """What it says of every row, and why it opened an episode where it did."""
     parts: list[Said] = []
     reasons: dict[int, tuple[str, ...]] = {}
     for begin in range(0, len(table.times), _CHUNK):
         part = _part(table, slice(begin, begin + _CHUNK))
-        before = deepcopy(detector)  # reasons cost time, so they are asked of a twin, and only where there is something to explain
+        before = deepcopy(
+            detector
+        )  # reasons cost time, so they are asked of a twin, and only where there is something to explain
         parts.append(detector.observe_many(part.times, part.values))
-        reasons |= {begin + i: why for i, why in _explained(before, part, np.flatnonzero(parts[-1]["transition"] == "opened"))}
+        reasons |= {
+            begin + i: why
+            for i, why in _explained(
+                before, part, np.flatnonzero(parts[-1]["transition"] == "opened")
+            )
+        }
         advance(len(part.times))
     names = [*_COLUMNS, *(["metric_name"] if "metric_name" in parts[0] else [])]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}, reasons
 
 
-def _explained(twin: Detector, table: Table, rows: Sequence[int] | Ints) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _explained(
+    twin: Detector, table: Table, rows: Sequence[int] | Ints
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     begin = 0
     for i in map(int, rows):
         if i > begin:
@@ -197,22 +221,34 @@ def _explained(twin: Detector, table: Table, rows: Sequence[int] | Ints) -> Iter
         begin = i + 1
 
 
-def _episodes(table: Table, said: Said, reasons: Mapping[int, tuple[str, ...]]) -> Iterator[Episode]:
+def _episodes(
+    table: Table, said: Said, reasons: Mapping[int, tuple[str, ...]]
+) -> Iterator[Episode]:
     flagged = np.flatnonzero(said["score"] < 0)
     closings = np.append(np.flatnonzero(said["transition"] == "closed"), len(table.times))
     for first in np.flatnonzero(said["transition"] == "opened").tolist():
         end = int(closings[np.searchsorted(closings, first)])
         last = int(flagged[np.searchsorted(flagged, end) - 1])
         metric = str(said["metric_name"][first]) if "metric_name" in said else table.metrics[0]
-        value = float(table.values[first, table.metrics.index(metric)]) if metric in table.metrics else np.nan
-        expected, lower, upper = (float(said[name][first]) for name in ("expected", "lower", "upper"))
+        value = (
+            float(table.values[first, table.metrics.index(metric)])
+            if metric in table.metrics
+            else np.nan
+        )
+        expected, lower, upper = (
+            float(said[name][first]) for name in ("expected", "lower", "upper")
+        )
         peak = -float(said["score"][first : last + 1].min())
-        yield Episode(first, last, metric, value, expected, lower, upper, peak, reasons.get(first, ()))
+        yield Episode(
+            first, last, metric, value, expected, lower, upper, peak, reasons.get(first, ())
+        )
 
 
 def _part(table: Table, rows: slice) -> Table:
     truth = None if table.truth is None else table.truth[rows]
-    return Table(table.path, table.device_id, table.metrics, table.times[rows], table.values[rows], truth)
+    return Table(
+        table.path, table.device_id, table.metrics, table.times[rows], table.values[rows], truth
+    )
 
 
 def _moments(times: Ints) -> npt.NDArray[np.datetime64]:
@@ -233,7 +269,9 @@ class Outcome:
     refused: Mapping[str, str]
 
 
-def evaluate(tables: Sequence[Table], make: Callable[[Table], Detector], split: Split, console: Console) -> Outcome:
+def evaluate(
+    tables: Sequence[Table], make: Callable[[Table], Detector], split: Split, console: Console
+) -> Outcome:
     """Run a new detector over each of the tables. One that cannot be learnt from does not keep the others from it."""
     runs, refused = list[Run](), dict[str, str]()
     readings = sum(len(table.times) - split.of(len(table.times)) for table in tables)

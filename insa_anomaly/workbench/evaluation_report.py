@@ -20,7 +20,14 @@ _LONGEST_REASON = 120
 _WIDTH = 160  # a narrower terminal folds the lines: a figure that is cut is worse than a line that is folded
 _HEADINGS = (
     *("events\ncaught", "delay", "false\nalarms", "a day"),
-    *("FPR\nreadings", "TPR\nreadings", "precision\nreadings", "precision\nepisodes", "AUC-PR", "threshold"),
+    *(
+        "FPR\nreadings",
+        "TPR\nreadings",
+        "precision\nreadings",
+        "precision\nepisodes",
+        "AUC-PR",
+        "threshold",
+    ),
 )
 
 
@@ -63,7 +70,11 @@ class Said(msgspec.Struct, frozen=True):
 
 def tell(console: Console, outcome: Outcome, policy: Policy, recovery: int) -> None:
     """Print the table, what its words mean, and the episodes where there are no labels to count them against."""
-    counted = [(run, counts) for run in outcome.runs if (counts := run.counts(policy.merge_gap_readings, recovery))]
+    counted = [
+        (run, counts)
+        for run in outcome.runs
+        if (counts := run.counts(policy.merge_gap_readings, recovery))
+    ]
     unlabelled = [run for run in outcome.runs if run.table.truth is None]
     if counted:
         console.print()
@@ -85,7 +96,9 @@ def to_json(outcome: Outcome, policy: Policy, recovery: int) -> str:
     counts = [run.counts(policy.merge_gap_readings, recovery) for run in outcome.runs]
     series = [_series(run, one) for run, one in zip(outcome.runs, counts, strict=True)]
     known = [one for one in counts if one]
-    return msgspec.json.encode(Said(series, dict(outcome.refused), figures(known) if known else None)).decode()
+    return msgspec.json.encode(
+        Said(series, dict(outcome.refused), figures(known) if known else None)
+    ).decode()
 
 
 # ------------------------------------------------------------------------------------------------------------ with labels
@@ -94,7 +107,9 @@ def _accuracy_grid(counted: Sequence[tuple[Run, Counts]]) -> Grid:
     for run, counts in counted:
         grid.add_row(_name(run), *_rates(figures([counts])), _number(run.threshold, "{:.2f}"))
     grid.add_section()
-    grid.add_row(f"total of {len(counted)} series", *_rates(figures([counts for _, counts in counted])), "")
+    grid.add_row(
+        f"total of {len(counted)} series", *_rates(figures([counts for _, counts in counted])), ""
+    )
     return grid
 
 
@@ -110,7 +125,9 @@ def _rates(of: Figures) -> list[str]:
     ]
 
 
-def _explained(counted: Sequence[tuple[Run, Counts]], policy: Policy, recovery: int) -> Iterator[str]:
+def _explained(
+    counted: Sequence[tuple[Run, Counts]], policy: Policy, recovery: int
+) -> Iterator[str]:
     total = figures([counts for _, counts in counted])
     yield (
         f"All readings: F1 {_number(total.f1, '{:.3f}')}, balanced accuracy {_number(total.balanced_accuracy, '{:.3f}')} at "
@@ -144,11 +161,21 @@ def _chosen(policy: Policy) -> str:
 
 # --------------------------------------------------------------------------------------------------------- without labels
 def _quiet_grid(runs: Sequence[Run]) -> Grid:
-    grid = _grid("learnt", "readings", "days", "episodes", "a day", "anomalous\nreadings", "threshold")
+    grid = _grid(
+        "learnt", "readings", "days", "episodes", "a day", "anomalous\nreadings", "threshold"
+    )
     for run in runs:
         rate = _number(len(run.episodes) / run.days if run.days else None, "{:.2f}")
-        counts = (f"{run.trained:,}", f"{len(run.flags):,}", f"{run.days:.1f}", str(len(run.episodes)), rate)
-        grid.add_row(_name(run), *counts, f"{run.flags.mean():.2%}", _number(run.threshold, "{:.2f}"))
+        counts = (
+            f"{run.trained:,}",
+            f"{len(run.flags):,}",
+            f"{run.days:.1f}",
+            str(len(run.episodes)),
+            rate,
+        )
+        grid.add_row(
+            _name(run), *counts, f"{run.flags.mean():.2%}", _number(run.threshold, "{:.2f}")
+        )
     return grid
 
 
@@ -158,7 +185,11 @@ def _episode_lines(runs: Sequence[Run]) -> Iterator[str]:
         yield ""
     for run, episode in found[:_LISTED]:
         times = run.table.times
-        band = f"  expected {episode.expected:.4g} ({episode.lower:.4g} to {episode.upper:.4g})" if isfinite(episode.expected) else ""
+        band = (
+            f"  expected {episode.expected:.4g} ({episode.lower:.4g} to {episode.upper:.4g})"
+            if isfinite(episode.expected)
+            else ""
+        )
         lasted = _delay(float(times[episode.last] - times[episode.first]) / 1e6)
         why = shorten("; ".join(episode.reasons), _LONGEST_REASON, placeholder=" ...")
         where = f"{run.table.device_id}/{episode.metric}"
@@ -184,9 +215,16 @@ def _series(run: Run, counts: Counts | None) -> SeriesSaid:
 
 
 def _episode(run: Run, episode: Episode) -> EpisodeSaid:
-    value, expected, lower, upper = map(_finite, (episode.value, episode.expected, episode.lower, episode.upper))
-    opened, last = (_clock(run.table.times[row]).replace(" ", "T") + "Z" for row in (episode.first, episode.last))
-    return EpisodeSaid(episode.metric, opened, last, value, expected, lower, upper, episode.peak, episode.reasons)
+    value, expected, lower, upper = map(
+        _finite, (episode.value, episode.expected, episode.lower, episode.upper)
+    )
+    opened, last = (
+        _clock(run.table.times[row]).replace(" ", "T") + "Z"
+        for row in (episode.first, episode.last)
+    )
+    return EpisodeSaid(
+        episode.metric, opened, last, value, expected, lower, upper, episode.peak, episode.reasons
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ words

@@ -9,7 +9,10 @@ def text(report: HealthReport) -> str:
     return "\n".join(
         [
             f"{'healthy' if report.healthy else 'not healthy'}: {report.summary}",
-            *(f"  {one.device_id}/{one.metric_name}: {'; '.join(one.reasons.values())}" for one in report.worst),
+            *(
+                f"  {one.device_id}/{one.metric_name}: {'; '.join(one.reasons.values())}"
+                for one in report.worst
+            ),
             f"decided: {decided}",
             f"{report.models} models in {report.seconds:.2f} s, run {report.run_id}",
         ]
@@ -18,9 +21,13 @@ def text(report: HealthReport) -> str:
 
 def trail_text(page: DecisionPage) -> str:
     """What was decided, a line each, newest first."""
-    return "\n".join(_line(one) for one in page.decisions) or "nothing was decided about this series"
+    return (
+        "\n".join(_line(one) for one in page.decisions) or "nothing was decided about this series"
+    )
 
 
 def _line(one: DecisionView) -> str:
-    came_of_it = " -> ".join(part for part in (one.outcome or one.status, one.job_status, one.job_outcome) if part)
+    came_of_it = " -> ".join(
+        part for part in (one.outcome or one.status, one.job_status, one.job_outcome) if part
+    )
     return f"{one.at[:16]}Z  {one.kind} version {one.model_version} ({one.cause}): {one.reason} [{came_of_it}]"

@@ -73,7 +73,11 @@ class Site:
     def ids(self) -> tuple[int, int] | None:
         """User and group of the account; None where there is none, or we may give nothing away."""
         passwd = self.path("/etc/passwd")
-        lines = passwd.read_text(encoding="utf-8").splitlines() if os.geteuid() == 0 and passwd.exists() else []
+        lines = (
+            passwd.read_text(encoding="utf-8").splitlines()
+            if os.geteuid() == 0 and passwd.exists()
+            else []
+        )
         found = next((line.split(":") for line in lines if line.startswith(f"{ACCOUNT}:")), None)
         return None if found is None else (int(found[2]), int(found[3]))
 
@@ -83,27 +87,43 @@ def install(site: Site, instances: Sequence[str], database: str | None = None) -
 
     Raises InstallationFailed where the units could not start the program.
     """
-    home = next((home for home in _HOMES if site.real and site.program.resolve().is_relative_to(home)), None)
+    home = next(
+        (home for home in _HOMES if site.real and site.program.resolve().is_relative_to(home)), None
+    )
     if home is not None:
-        raise InstallationFailed(f"{site.program} lies below {home}, where a service may not look: install the program below /opt")
+        raise InstallationFailed(
+            f"{site.program} lies below {home}, where a service may not look: install the program below /opt"
+        )
     if site.real and os.geteuid() != 0:
         raise InstallationFailed("only root can install a service: sudo, or --root for a trial")
     return [
-        *_account(site), *_folders(site), *_configuration(site, instances, database), *_key(site, instances), *_units(site), *_shared(site),
-    ]  # fmt: skip
+        *_account(site),
+        *_folders(site),
+        *_configuration(site, instances, database),
+        *_key(site, instances),
+        *_units(site),
+        *_shared(site),
+    ]
 
 
 def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
     """Configurations that were there before, and do not name this database in these words."""
     paths = [site.path(f"/etc/insa-anomaly/{name}.yaml") for name in ("config", *instances)]
-    return [path for path in paths if path.exists() and json.dumps(database) not in path.read_text(encoding="utf-8")]
+    return [
+        path
+        for path in paths
+        if path.exists() and json.dumps(database) not in path.read_text(encoding="utf-8")
+    ]
 
 
 def uninstall(site: Site) -> list[Step]:
     """Units, command and shared files gone; the data, the configuration and the account stay."""
     paths = [site.path(f"/etc/systemd/system/{name}") for name in _UNITS]
     gone = [site.path("/usr/local/bin/insa-anomaly"), site.path("/usr/local/share/insa-anomaly")]
-    steps = [Step(f"remove {path}", partial(_absent, path), partial(_remove, path)) for path in (*paths, *gone)]
+    steps = [
+        Step(f"remove {path}", partial(_absent, path), partial(_remove, path))
+        for path in (*paths, *gone)
+    ]
     stop = _systemctl(site, "disable", "--now", _UNITS[0]) if paths[0].exists() else []
     return [*stop, *steps]
 
@@ -141,9 +161,21 @@ def _account(site: Site) -> list[Step]:
     if os.geteuid() != 0:
         return []  # into a scratch root; there nothing is given away either
     prefix = [] if site.real else ["--prefix", str(site.root)]
-    argv = ["/usr/sbin/useradd", *prefix, "--system", "--user-group", "--no-create-home", "--home-dir", "/var/lib/insa-anomaly"]
+    argv = [
+        "/usr/sbin/useradd",
+        *prefix,
+        "--system",
+        "--user-group",
+        "--no-create-home",
+        "--home-dir",
+        "/var/lib/insa-anomaly",
+    ]
     return [
-        Step(f"make the account {ACCOUNT}", lambda: site.ids is not None, partial(_run, [*argv, "--shell", "/usr/sbin/nologin", ACCOUNT]))
+        Step(
+            f"make the account {ACCOUNT}",
+            lambda: site.ids is not None,
+            partial(_run, [*argv, "--shell", "/usr/sbin/nologin", ACCOUNT]),
+        )
     ]
 
 
@@ -167,7 +199,9 @@ def _configuration(site: Site, instances: Sequence[str], database: str | None) -
         texts[name] = _INSTANCE.format(name=name, port=_FIRST_PORT + place) + (named or "")
     for name, text in texts.items():
         path = site.path(f"/etc/insa-anomaly/{name}.yaml")
-        yield Step(f"write {path}", path.exists, partial(_write, site, path, text.encode(), 0o640, "group"))
+        yield Step(
+            f"write {path}", path.exists, partial(_write, site, path, text.encode(), 0o640, "group")
+        )
 
 
 def _key(site: Site, instances: Sequence[str]) -> Iterator[Step]:
@@ -178,13 +212,21 @@ def _key(site: Site, instances: Sequence[str]) -> Iterator[Step]:
             yield _folder(site, folder, 0o700, "owner")
             yield _folder(site, f"/var/lib/insa-iiot/ml_models/{name}", 0o700, "owner")
         path = site.path(f"{folder}/model.key")
-        yield Step(f"make the key {path}", path.exists, partial(_write, site, path, secrets.token_bytes(KEY_BYTES), 0o600, "owner"))
+        yield Step(
+            f"make the key {path}",
+            path.exists,
+            partial(_write, site, path, secrets.token_bytes(KEY_BYTES), 0o600, "owner"),
+        )
 
 
 def _units(site: Site) -> Iterator[Step]:
     changed = False
     for name in _UNITS:
-        text = (shipped("systemd") / name).read_text(encoding="utf-8").replace(_PROGRAM, str(site.program))
+        text = (
+            (shipped("systemd") / name)
+            .read_text(encoding="utf-8")
+            .replace(_PROGRAM, str(site.program))
+        )
         step = _file(site, f"/etc/systemd/system/{name}", text, 0o644, "root")
         changed |= not step.done()
         yield step
@@ -197,7 +239,9 @@ def _shared(site: Site) -> Iterator[Step]:
     link = site.path("/usr/local/bin/insa-anomaly")
     linked = link.is_symlink() and link.readlink() == site.program
     if site.program.parent != Path("/usr/local/bin"):
-        yield Step(f"link {link} to {site.program}", lambda: linked, partial(_link, link, site.program))
+        yield Step(
+            f"link {link} to {site.program}", lambda: linked, partial(_link, link, site.program)
+        )
     for name in ("mosquitto", "dashboards"):
         for source in sorted(path for path in shipped(name).rglob("*") if path.is_file()):
             target = f"/usr/local/share/insa-anomaly/{name}/{source.relative_to(shipped(name))}"
@@ -208,7 +252,9 @@ def _shared(site: Site) -> Iterator[Step]:
 def _folder(site: Site, name: str, mode: int, whose: str) -> Step:
     path = site.path(name)
     return Step(
-        f"make the folder {path}, {mode:04o}", partial(_is, site, path, mode, whose), partial(_make_folder, site, path, mode, whose)
+        f"make the folder {path}, {mode:04o}",
+        partial(_is, site, path, mode, whose),
+        partial(_make_folder, site, path, mode, whose),
     )
 
 
@@ -216,7 +262,11 @@ def _file(site: Site, name: str, text: str, mode: int, whose: str) -> Step:
     path = site.path(name)
 
     def same() -> bool:
-        return path.exists() and path.read_text(encoding="utf-8") == text and _is(site, path, mode, whose)
+        return (
+            path.exists()
+            and path.read_text(encoding="utf-8") == text
+            and _is(site, path, mode, whose)
+        )
 
     return Step(f"write {path}", same, partial(_write, site, path, text.encode(), mode, whose))
 
@@ -225,7 +275,9 @@ def _is(site: Site, path: Path, mode: int, whose: str) -> bool:
     if not path.exists():
         return False
     status = path.stat()
-    return status.st_mode & 0o777 == mode and (_ids(site, whose) in {None, (status.st_uid, status.st_gid)})
+    return status.st_mode & 0o777 == mode and (
+        _ids(site, whose) in {None, (status.st_uid, status.st_gid)}
+    )
 
 
 def _ids(site: Site, whose: str) -> tuple[int, int] | None:

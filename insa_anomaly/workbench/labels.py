@@ -39,10 +39,14 @@ class Labels:
         if most and len(best) == 1:
             return self.events[best[0]]
         if most:
-            raise FileFormatError(f"{self.path}: {recording} could be any of {', '.join(map(repr, best[:3]))}")
+            raise FileFormatError(
+                f"{self.path}: {recording} could be any of {', '.join(map(repr, best[:3]))}"
+            )
         if self.complete:
             return ()
-        raise FileFormatError(f"{self.path}: says nothing of {recording}; it speaks of {', '.join(map(repr, list(self.events)[:3]))}, ...")
+        raise FileFormatError(
+            f"{self.path}: says nothing of {recording}; it speaks of {', '.join(map(repr, list(self.events)[:3]))}, ..."
+        )
 
 
 def read_labels(path: Path) -> Labels:
@@ -50,7 +54,9 @@ def read_labels(path: Path) -> Labels:
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise FileFormatError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return _from_json(path, text) if text.lstrip().startswith("{") else _from_csv(path, text)
 
 
@@ -66,14 +72,26 @@ def _from_json(path: Path, text: str) -> Labels:
     try:
         said = msgspec.json.decode(text.encode(), type=dict[str, list[Any]])
     except msgspec.DecodeError as error:
-        raise FileFormatError(f"{path}: {error}; expected for every recording a list of [start, end]") from error
-    return Labels(path, {name: [_window(path, name, window) for window in windows] for name, windows in said.items()}, complete=False)
+        raise FileFormatError(
+            f"{path}: {error}; expected for every recording a list of [start, end]"
+        ) from error
+    return Labels(
+        path,
+        {
+            name: [_window(path, name, window) for window in windows]
+            for name, windows in said.items()
+        },
+        complete=False,
+    )
 
 
 def _window(path: Path, name: str, window: object) -> Event:
     if not isinstance(window, list) or len(window) != 2:
         _wrong(
-            path, name, f"{window!r:.60}", "[start, end]; single times say nothing of how long it was wrong (combined_windows.json does)"
+            path,
+            name,
+            f"{window!r:.60}",
+            "[start, end]; single times say nothing of how long it was wrong (combined_windows.json does)",
         )
     return _event(path, name, *map(str, window))
 
@@ -82,7 +100,12 @@ def _from_csv(path: Path, text: str) -> Labels:
     rows = csv.DictReader(text.splitlines(), restkey="", restval="")
     names = [(name or "").strip().lower() for name in rows.fieldnames or ()]
     if not {"start", "end"} <= set(names):
-        _wrong(path, "line 1", f"the columns {', '.join(names) or 'of nothing'}", "start,end or start,end,file; or JSON as NAB has it")
+        _wrong(
+            path,
+            "line 1",
+            f"the columns {', '.join(names) or 'of nothing'}",
+            "start,end or start,end,file; or JSON as NAB has it",
+        )
     rows.fieldnames = names
     events: dict[str | None, list[Event]] = {} if "file" in names else {None: []}
     for row in rows:
@@ -94,7 +117,9 @@ def _from_csv(path: Path, text: str) -> Labels:
 def _event(path: Path, place: str, start: str, end: str) -> Event:
     first, last = time_of(start), time_of(end)
     if first is None or last is None:
-        _wrong(path, place, f"time {(start if first is None else end).strip()[:40]!r}", EXPECTED_TIME)
+        _wrong(
+            path, place, f"time {(start if first is None else end).strip()[:40]!r}", EXPECTED_TIME
+        )
     if last < first:
         _wrong(path, place, f"an end before its start, {start} to {end}", "the start first")
     return first, last
@@ -103,7 +128,9 @@ def _event(path: Path, place: str, start: str, end: str) -> Event:
 def _shared(name: str, recording: Path) -> int:
     """So many parts at the end of the two paths are the same."""
     parts = 0
-    for own, other in zip(reversed(Path(name).parts), reversed(recording.absolute().parts), strict=False):
+    for own, other in zip(
+        reversed(Path(name).parts), reversed(recording.absolute().parts), strict=False
+    ):
         if own.removesuffix(".gz") != other.removesuffix(".gz"):
             break
         parts += 1

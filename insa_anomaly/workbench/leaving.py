@@ -41,7 +41,9 @@ class Leaving:
 def leaving() -> Iterator[Leaving]:
     """Catch SIGINT and SIGTERM within the block, in the main thread; the handlers before are put back."""
     state = Leaving()
-    before = {number: signal.signal(number, state.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, state.on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield state
     finally:

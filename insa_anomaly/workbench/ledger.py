@@ -41,8 +41,16 @@ class Ledger:
             del self._sent[next(iter(self._sent))]
         self.readings += len(row.values)
         self.first, self.last = self.first or row.timestamp, row.timestamp
-        moment = datetime.fromtimestamp(row.timestamp // _SECOND, UTC).replace(microsecond=row.timestamp % _SECOND)
-        payload = {"device_id": row.device_id, "timestamp": moment, "id": row.id, "sent": sent, "metrics": row.values}
+        moment = datetime.fromtimestamp(row.timestamp // _SECOND, UTC).replace(
+            microsecond=row.timestamp % _SECOND
+        )
+        payload = {
+            "device_id": row.device_id,
+            "timestamp": moment,
+            "id": row.id,
+            "sent": sent,
+            "metrics": row.values,
+        }
         return f"{TOPIC}/{row.device_id}", _encode(payload)
 
     def hear(self, payload: bytes) -> None:
@@ -52,7 +60,9 @@ class Ledger:
     def next_event(self, timeout: float) -> Event | None:
         """The next event not seen before, waiting up to `timeout` seconds for something to come. What is no event is passed over."""
         try:
-            arrived, payload = self._heard.get(timeout=timeout) if timeout > 0 else self._heard.get_nowait()
+            arrived, payload = (
+                self._heard.get(timeout=timeout) if timeout > 0 else self._heard.get_nowait()
+            )
             event = _decode(payload)
         except (Empty, msgspec.MsgspecError):
             return None

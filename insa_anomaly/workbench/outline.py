@@ -24,7 +24,9 @@ def _reads(settings: Settings) -> str:
     topics = ", ".join(subscription.topic for subscription in settings.readings.subscriptions)
     tls = "with TLS" if broker.tls or broker.ca_file else "without TLS"
     user = f", as user {broker.username}" if broker.username else ""
-    return f"reads {topics} from {broker.host}:{broker.port} {tls}, as client {broker.client_id}{user}"
+    return (
+        f"reads {topics} from {broker.host}:{broker.port} {tls}, as client {broker.client_id}{user}"
+    )
 
 
 def _keeps(settings: Settings) -> str:
@@ -35,7 +37,11 @@ def _keeps(settings: Settings) -> str:
 def _records(settings: Settings) -> str:
     database, keep = settings.database, settings.retention
     own = f"an embedded PostgreSQL in {settings.storage.directory / 'database'}"
-    into = own if database.url is None else f"PostgreSQL at {without_secret(database.url)}{', by roles' if database.roles else ''}"
+    into = (
+        own
+        if database.url is None
+        else f"PostgreSQL at {without_secret(database.url)}{', by roles' if database.roles else ''}"
+    )
     return f"records into {into}: readings {_for(keep.telemetry)}, anomalies {_for(keep.anomalies)}"
 
 
@@ -46,7 +52,11 @@ def _for(days: float | None) -> str:
 def _learns(settings: Settings) -> str:
     detection, models = settings.detection, settings.models
     when = f"after {detection.first_fit_readings} readings over {detection.first_fit_seconds / 60:g} minutes, and daily after that"
-    learns = f"learns a series {when}" if settings.training.automatic else "learns only what it is asked to"
+    learns = (
+        f"learns a series {when}"
+        if settings.training.automatic
+        else "learns only what it is asked to"
+    )
     sealed = "encrypted" if models.encryption_key_file else "not encrypted"
     return f"{learns}; {settings.most_series} series at the most, their models {sealed} in {models.directory}"
 
@@ -55,7 +65,11 @@ def _tells(settings: Settings) -> str:
     targets = [f"mail to {', '.join(settings.mail.recipients)}"] if settings.mail.host else []
     targets += [webhook.target for webhook in settings.alerts.webhooks]
     targets += [f"issues of {settings.github.repository}"] if settings.github.repository else []
-    alerts = f"alerts by {'; '.join(targets)}" if targets else "alerts nobody (mail, alerts.webhooks and github are not set)"
+    alerts = (
+        f"alerts by {'; '.join(targets)}"
+        if targets
+        else "alerts nobody (mail, alerts.webhooks and github are not set)"
+    )
     return f"tells on insa/iiot/ml/anomaly/<device>, {alerts}"
 
 

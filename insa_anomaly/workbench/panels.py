@@ -23,7 +23,13 @@ class Promql:
     def target(self) -> Json:
         """As a panel holds it."""
         asked = {"instant": True, "range": False} if self.now else {"instant": False, "range": True}
-        return {"datasource": PROMETHEUS, "editorMode": "code", "expr": self.text, "legendFormat": self.legend or "__auto", **asked}
+        return {
+            "datasource": PROMETHEUS,
+            "editorMode": "code",
+            "expr": self.text,
+            "legendFormat": self.legend or "__auto",
+            **asked,
+        }
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,13 @@ class Sql:
 
     def target(self) -> Json:
         """As a panel holds it."""
-        return {"datasource": POSTGRES, "editorMode": "code", "format": "table", "rawQuery": True, "rawSql": self.text}
+        return {
+            "datasource": POSTGRES,
+            "editorMode": "code",
+            "format": "table",
+            "rawQuery": True,
+            "rawSql": self.text,
+        }
 
 
 Query = Promql | Sql
@@ -53,8 +65,15 @@ class Scale:
     def defaults(self) -> Json:
         """As `fieldConfig` holds it."""
         said = {"min": self.least, "max": self.most, "decimals": self.decimals}
-        thresholds = {"mode": "absolute", "steps": [{"color": colour, "value": value} for colour, value in self.steps]}
-        return {"unit": self.unit, "thresholds": thresholds, **{name: value for name, value in said.items() if value is not None}}
+        thresholds = {
+            "mode": "absolute",
+            "steps": [{"color": colour, "value": value} for colour, value in self.steps],
+        }
+        return {
+            "unit": self.unit,
+            "thresholds": thresholds,
+            **{name: value for name, value in said.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,15 @@ class Panel:
     body: Json
 
 
-def lines(title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 8, label: str = "") -> Panel:
+def lines(
+    title: str,
+    about: str,
+    queries: Sequence[Query],
+    scale: Scale,
+    *,
+    width: int = 8,
+    label: str = "",
+) -> Panel:
     """Values over time; the steps of the scale are drawn as lines where there is more than one."""
     custom = {
         "axisLabel": label,
@@ -78,26 +105,55 @@ def lines(title: str, about: str, queries: Sequence[Query], scale: Scale, *, wid
         "thresholdsStyle": {"mode": "line" if len(scale.steps) > 1 else "off"},
     }
     options = {
-        "legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom", "showLegend": True},
+        "legend": {
+            "calcs": ["lastNotNull", "max"],
+            "displayMode": "table",
+            "placement": "bottom",
+            "showLegend": True,
+        },
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     field = {**scale.defaults(), "color": {"mode": "palette-classic"}, "custom": custom}
     return _panel("timeseries", title, about, queries, field, options, (width, HEIGHT))
 
 
-def gauge(title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 6) -> Panel:
+def gauge(
+    title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 6
+) -> Panel:
     """How full something is; the scale needs bounds."""
     options = {**_reduced(), "showThresholdLabels": False, "showThresholdMarkers": True}
-    return _panel("gauge", title, about, queries, {**scale.defaults(), "color": {"mode": "thresholds"}}, options, (width, HEIGHT))
+    return _panel(
+        "gauge",
+        title,
+        about,
+        queries,
+        {**scale.defaults(), "color": {"mode": "thresholds"}},
+        options,
+        (width, HEIGHT),
+    )
 
 
 def stat(
-    title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 6, words: dict[str, str] | None = None, height: int = 4
+    title: str,
+    about: str,
+    queries: Sequence[Query],
+    scale: Scale,
+    *,
+    width: int = 6,
+    words: dict[str, str] | None = None,
+    height: int = 4,
 ) -> Panel:
     """Large numbers, or `words` for them: the text of each value. A table gives one a row."""
     rows = any(isinstance(query, Sql) for query in queries)
-    options = {**_reduced(rows=rows), "colorMode": "background" if words else "value", "graphMode": "none", "textMode": "auto"}
-    mapped = {value: {"text": text, "index": i} for i, (value, text) in enumerate((words or {}).items())}
+    options = {
+        **_reduced(rows=rows),
+        "colorMode": "background" if words else "value",
+        "graphMode": "none",
+        "textMode": "auto",
+    }
+    mapped = {
+        value: {"text": text, "index": i} for i, (value, text) in enumerate((words or {}).items())
+    }
     mappings = [{"type": "value", "options": mapped}] if mapped else []
     field = {**scale.defaults(), "color": {"mode": "thresholds"}, "mappings": mappings}
     return _panel("stat", title, about, queries, field, options, (width, height))
@@ -115,21 +171,35 @@ def bars(title: str, about: str, query: Sql, names: str, scale: Scale, *, width:
         "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
         "tooltip": {"mode": "single", "sort": "none"},
     }
-    custom = {"axisPlacement": "auto", "fillOpacity": 80, "lineWidth": 1, "thresholdsStyle": {"mode": "off"}}
+    custom = {
+        "axisPlacement": "auto",
+        "fillOpacity": 80,
+        "lineWidth": 1,
+        "thresholdsStyle": {"mode": "off"},
+    }
     field = {**scale.defaults(), "color": {"mode": "thresholds"}, "custom": custom}
     return _panel("barchart", title, about, [query], field, options, (width, HEIGHT))
 
 
 def table(title: str, about: str, query: Sql, *, width: int = 12) -> Panel:
     """Rows as they are."""
-    options = {"cellHeight": "sm", "showHeader": True, "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""}}
+    options = {
+        "cellHeight": "sm",
+        "showHeader": True,
+        "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
+    }
     field = {"custom": {"align": "auto", "cellOptions": {"type": "auto"}, "filterable": True}}
     return _panel("table", title, about, [query], field, options, (width, HEIGHT))
 
 
-def states(title: str, about: str, query: Promql, words: dict[str, tuple[str, str]], *, width: int = 8) -> Panel:
+def states(
+    title: str, about: str, query: Promql, words: dict[str, tuple[str, str]], *, width: int = 8
+) -> Panel:
     """Which of a few states each thing was in, over time: (text, colour) by value."""
-    mapped = {value: {"text": text, "color": colour, "index": i} for i, (value, (text, colour)) in enumerate(words.items())}
+    mapped = {
+        value: {"text": text, "color": colour, "index": i}
+        for i, (value, (text, colour)) in enumerate(words.items())
+    }
     options = {
         "mergeValues": True,
         "rowHeight": 0.8,
@@ -159,18 +229,35 @@ def placed(panels: Iterable[Panel]) -> list[Json]:
     for number, panel in enumerate(panels, 1):
         if x + panel.width > COLUMNS:
             x, y, tallest = 0, y + tallest, 0
-        found.append({"id": number, **panel.body, "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height}})
+        found.append(
+            {
+                "id": number,
+                **panel.body,
+                "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height},
+            }
+        )
         x, tallest = x + panel.width, max(tallest, panel.height)
     return found
 
 
-def _panel(kind: str, title: str, about: str, queries: Sequence[Query], field: Json, options: Json, size: tuple[int, int]) -> Panel:
+def _panel(
+    kind: str,
+    title: str,
+    about: str,
+    queries: Sequence[Query],
+    field: Json,
+    options: Json,
+    size: tuple[int, int],
+) -> Panel:
     body = {
         "type": kind,
         "title": title,
         "description": about,
         "datasource": POSTGRES if isinstance(queries[0], Sql) else PROMETHEUS,
-        "targets": [{"refId": letter, **query.target()} for letter, query in zip(ascii_uppercase, queries, strict=False)],
+        "targets": [
+            {"refId": letter, **query.target()}
+            for letter, query in zip(ascii_uppercase, queries, strict=False)
+        ],
         "fieldConfig": {"defaults": field, "overrides": []},
         "options": options,
     }
@@ -178,4 +265,7 @@ def _panel(kind: str, title: str, about: str, queries: Sequence[Query], field: J
 
 
 def _reduced(*, rows: bool = False) -> Json:
-    return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": rows}, "orientation": "auto"}
+    return {
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": rows},
+        "orientation": "auto",
+    }

@@ -22,7 +22,9 @@ HOUR = 60 * MINUTE
 DAY_MINUTES = 1440
 _MEMORY_TAPS = 240  # minutes after which noise is forgotten
 _SETPOINT_MINUTES = 240
-_NOISE, _WEATHER, _SETPOINT, _PHASE, _FAULT = range(5)  # streams of random numbers that must not meet
+_NOISE, _WEATHER, _SETPOINT, _PHASE, _FAULT = range(
+    5
+)  # streams of random numbers that must not meet
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +46,9 @@ class Place:
         return float(self.draw(_PHASE, 0).random())
 
 
-Curve = Callable[[Floats, Place], Floats]  # minutes since the epoch -> noiseless values, in units of the signal's swing, about 0 to 1
+Curve = Callable[
+    [Floats, Place], Floats
+]  # minutes since the epoch -> noiseless values, in units of the signal's swing, about 0 to 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ def daily(minutes: Floats, place: Place) -> Floats:
     """Warm afternoon, cool night, no two days quite the same."""
     days = minutes / DAY_MINUTES
     first = int(days[0])
-    weather = np.array([place.draw(_WEATHER, day).uniform(-0.06, 0.06) for day in range(first, int(days[-1]) + 2)])
+    weather = np.array(
+        [place.draw(_WEATHER, day).uniform(-0.06, 0.06) for day in range(first, int(days[-1]) + 2)]
+    )
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * (days - 0.35 - 0.05 * place.phase))
     values: Floats = wave + np.interp(days, np.arange(first, first + len(weather)), weather)
     return values
@@ -76,7 +82,9 @@ def steady(minutes: Floats, place: Place) -> Floats:
 
 def duty_cycle(minutes: Floats, place: Place) -> Floats:
     """On for some 15 of 25 minutes, with a wandering period."""
-    phase = minutes / (23 + 4 * place.phase) + 0.4 * np.sin(2 * np.pi * (minutes / 437 + place.phase))
+    phase = minutes / (23 + 4 * place.phase) + 0.4 * np.sin(
+        2 * np.pi * (minutes / 437 + place.phase)
+    )
     return np.where(phase % 1.0 < 0.6, 1.0, 0.0)
 
 
@@ -85,7 +93,12 @@ def stepped(minutes: Floats, place: Place) -> Floats:
     shifted = minutes + place.phase * _SETPOINT_MINUTES
     slot = (shifted // _SETPOINT_MINUTES).astype(np.int64)
     first = int(slot[0]) - 1
-    levels = np.array([place.draw(_SETPOINT, number).integers(3) / 2 for number in range(first, int(slot[-1]) + 1)])
+    levels = np.array(
+        [
+            place.draw(_SETPOINT, number).integers(3) / 2
+            for number in range(first, int(slot[-1]) + 1)
+        ]
+    )
     before, after = levels[slot - first - 1], levels[slot - first]
     values: Floats = after + (before - after) * np.exp(-(shifted % _SETPOINT_MINUTES) / 4)
     return values
@@ -93,7 +106,9 @@ def stepped(minutes: Floats, place: Place) -> Floats:
 
 def filled_and_drained(minutes: Floats, place: Place) -> Floats:
     """A tank: up for an hour or two, down for four, in slightly changing periods."""
-    phase = (minutes / (330 + 40 * place.phase) + 0.1 * np.sin(2 * np.pi * minutes / 2011) + place.phase) % 1.0
+    phase = (
+        minutes / (330 + 40 * place.phase) + 0.1 * np.sin(2 * np.pi * minutes / 2011) + place.phase
+    ) % 1.0
     return np.where(phase < 0.3, phase / 0.3, (1 - phase) / 0.7)
 
 
@@ -120,7 +135,14 @@ class Kind(StrEnum):
     DROPOUT = "dropout"
 
 
-DURATIONS = {Kind.SPIKE: 2, Kind.LEVEL_SHIFT: 120, Kind.DRIFT: 240, Kind.STUCK: 150, Kind.NOISE: 90, Kind.DROPOUT: 10}  # minutes
+DURATIONS = {
+    Kind.SPIKE: 2,
+    Kind.LEVEL_SHIFT: 120,
+    Kind.DRIFT: 240,
+    Kind.STUCK: 150,
+    Kind.NOISE: 90,
+    Kind.DROPOUT: 10,
+}  # minutes
 # A kind goes where it would be a fault: a duty cycle drops out by itself, and a setpoint shifts.
 _WHERE: dict[Kind, tuple[str, ...]] = {
     Kind.SPIKE: ("temperature", "pressure", "vibration", "flow", "tank_level"),
@@ -187,11 +209,17 @@ class Plant:
             while upcoming is not None and upcoming.start < (first + DAY_MINUTES) * MINUTE:
                 active.append((upcoming, self.faulty(upcoming)))
                 upcoming = next(faults, None)
-            active = deque((fault, values) for fault, values in active if fault.end > first * MINUTE)
+            active = deque(
+                (fault, values) for fault, values in active if fault.end > first * MINUTE
+            )
             day = {key: self._values(key, first, first + DAY_MINUTES) for key in self.series}
             for fault, values in active:
                 _overlay(day[fault.key], first, fault, values)
-            yield from (row for row in self._rows(day, first) if start <= row.timestamp and (end is None or row.timestamp < end))
+            yield from (
+                row
+                for row in self._rows(day, first)
+                if start <= row.timestamp and (end is None or row.timestamp < end)
+            )
 
     def timetable(self, start: int, end: int | None, gap: int = 2 * HOUR) -> Iterator[Fault]:
         """Faults from `start` on, one every `gap` microseconds, all over by `end` (None: for ever), kinds in turn.
@@ -208,7 +236,11 @@ class Plant:
                 return
             device, metric = min(
                 (key for key in order if key[1] in _WHERE[kind]),
-                key=lambda key: (used.get(key, -1), used.get(key[0], -1), used.get((kind, key[1]), -1)),
+                key=lambda key: (
+                    used.get(key, -1),
+                    used.get(key[0], -1),
+                    used.get((kind, key[1]), -1),
+                ),
             )
             used.update(dict.fromkeys(((device, metric), device, (kind, metric)), number))
             yield Fault(device, metric, kind, begin, begin + DURATIONS[kind] * MINUTE)
@@ -252,7 +284,9 @@ def _noise(place: Place, day: int, memory: float) -> Floats:
     """AR(1) noise of a day with standard deviation 1; goes on from the day before."""
     before = place.draw(_NOISE, day - 1).standard_normal(DAY_MINUTES)[-_MEMORY_TAPS + 1 :]
     white = np.concatenate([before, place.draw(_NOISE, day).standard_normal(DAY_MINUTES)])
-    noise: Floats = np.convolve(white, memory ** np.arange(_MEMORY_TAPS), "valid") * np.sqrt(1 - memory**2)
+    noise: Floats = np.convolve(white, memory ** np.arange(_MEMORY_TAPS), "valid") * np.sqrt(
+        1 - memory**2
+    )
     return noise
 
 

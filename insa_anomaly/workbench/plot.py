@@ -39,12 +39,17 @@ def check_plots(path: Path) -> None:
     if find_spec("plotly") is None:
         raise PlotUnavailable
     if not path.absolute().parent.is_dir():
-        raise FileFormatError(f"{path}: cannot be written: there is no folder {path.absolute().parent}")
+        raise FileFormatError(
+            f"{path}: cannot be written: there is no folder {path.absolute().parent}"
+        )
 
 
 def write_plots(path: Path, runs: Sequence[Run]) -> None:
     """A picture for each of the runs, one under the other, in one file. Raises FileFormatError where it cannot be written."""
-    parts = [picture(run).to_html(full_html=False, include_plotlyjs=i == 0, config={"responsive": True}) for i, run in enumerate(runs)]
+    parts = [
+        picture(run).to_html(full_html=False, include_plotlyjs=i == 0, config={"responsive": True})
+        for i, run in enumerate(runs)
+    ]
     try:
         path.write_text("\n".join([_HEAD, *parts, "</body></html>\n"]), "utf-8")
     except OSError as error:
@@ -57,7 +62,13 @@ def picture(run: Run) -> "Figure":
 
     metrics = len(run.table.metrics)
     heights = [_ROW] * metrics + [_SCORES]
-    figure = make_subplots(metrics + 1, 1, shared_xaxes=True, vertical_spacing=0.12 / (metrics + 1), row_heights=heights)
+    figure = make_subplots(
+        metrics + 1,
+        1,
+        shared_xaxes=True,
+        vertical_spacing=0.12 / (metrics + 1),
+        row_heights=heights,
+    )
     shown = drawn(run)
     for column in range(metrics):
         _draw_metric(figure, run, column, shown)
@@ -65,7 +76,13 @@ def picture(run: Run) -> "Figure":
     _shade(figure, run)
     text = f"{run.table.name}: {len(run.flags):,} readings after {run.trained:,} learnt, {len(run.episodes)} episodes"
     note = "" if len(shown) == len(run.flags) else f" ({len(shown):,} readings drawn)"
-    figure.update_layout(title=text + note, height=sum(heights) + 140, template="plotly_white", hovermode="x", legend={"orientation": "h"})
+    figure.update_layout(
+        title=text + note,
+        height=sum(heights) + 140,
+        template="plotly_white",
+        hovermode="x",
+        legend={"orientation": "h"},
+    )
     return figure
 
 
@@ -79,16 +96,26 @@ def drawn(run: Run) -> Ints:
     kept = np.asarray(run.flags).copy()
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         for column in columns:
-            kept[begin + int(np.argmin(column[begin:end]))] = kept[begin + int(np.argmax(column[begin:end]))] = True
+            kept[begin + int(np.argmin(column[begin:end]))] = kept[
+                begin + int(np.argmax(column[begin:end]))
+            ] = True
     return np.flatnonzero(kept)
 
 
 def _draw_metric(figure: "Figure", run: Run, column: int, shown: Ints) -> None:
     name, row = run.table.metrics[column], column + 1
     times, values, said = _moments(run.table.times), run.table.values[:, column], run.said
-    own = np.asarray(said["metric_name"] == name) if "metric_name" in said else np.ones(len(times), np.bool_)
+    own = (
+        np.asarray(said["metric_name"] == name)
+        if "metric_name" in said
+        else np.ones(len(times), np.bool_)
+    )
     if len(run.table.metrics) == 1:
-        _draw_band(figure, times[shown], {side: said[side][shown] for side in ("lower", "upper", "expected")})
+        _draw_band(
+            figure,
+            times[shown],
+            {side: said[side][shown] for side in ("lower", "upper", "expected")},
+        )
     _line(figure, row, times[shown], values[shown], name, color=_BLUE)
     at = np.flatnonzero(run.flags & own)
     _dots(figure, row, times[at], values[at], said["score"][at])
@@ -98,9 +125,17 @@ def _draw_metric(figure: "Figure", run: Run, column: int, shown: Ints) -> None:
 def _draw_band(figure: "Figure", times: Any, band: dict[str, Floats]) -> None:  # noqa: ANN401 - plotly takes it as numpy has it
     edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "legendgroup": "band"}
     figure.add_scatter(x=times, y=band["lower"], showlegend=False, row=1, col=1, **edge)
-    figure.add_scatter(x=times, y=band["upper"], fill="tonexty", fillcolor=_BAND, name="band", row=1, col=1, **edge)
     figure.add_scatter(
-        x=times, y=band["expected"], mode="lines", line={"width": 1, "color": _GREY, "dash": "dot"}, name="expected", row=1, col=1
+        x=times, y=band["upper"], fill="tonexty", fillcolor=_BAND, name="band", row=1, col=1, **edge
+    )
+    figure.add_scatter(
+        x=times,
+        y=band["expected"],
+        mode="lines",
+        line={"width": 1, "color": _GREY, "dash": "dot"},
+        name="expected",
+        row=1,
+        col=1,
     )
 
 
@@ -111,17 +146,34 @@ def _draw_scores(figure: "Figure", run: Run, shown: Ints, row: int) -> None:
     if run.threshold:
         line = {"color": _RED, "width": 1, "dash": "dash"}
         figure.add_hline(
-            y=-run.threshold, line=line, annotation_text="an episode opens below", annotation_position="bottom left", row=row, col=1
+            y=-run.threshold,
+            line=line,
+            annotation_text="an episode opens below",
+            annotation_position="bottom left",
+            row=row,
+            col=1,
         )
     figure.update_yaxes(title_text="score", range=[-1.05, 1.05], row=row, col=1)
 
 
 def _line(figure: "Figure", row: int, times: Any, values: Floats, name: str, *, color: str) -> None:  # noqa: ANN401
-    figure.add_scatter(x=times, y=values, mode="lines", line={"width": 1, "color": color}, name=name, row=row, col=1)
+    figure.add_scatter(
+        x=times,
+        y=values,
+        mode="lines",
+        line={"width": 1, "color": color},
+        name=name,
+        row=row,
+        col=1,
+    )
 
 
 def _dots(figure: "Figure", row: int, times: Any, values: Floats, scores: Floats) -> None:  # noqa: ANN401
-    look = {"mode": "markers", "marker": {"size": 5, "color": _RED}, "hovertemplate": "%{y}, score %{customdata:.2f}<extra></extra>"}
+    look = {
+        "mode": "markers",
+        "marker": {"size": 5, "color": _RED},
+        "hovertemplate": "%{y}, score %{customdata:.2f}<extra></extra>",
+    }
     legend = {"name": "anomalous", "legendgroup": "anomalous", "showlegend": row == 1}
     figure.add_scatter(x=times, y=values, customdata=scores, row=row, col=1, **look, **legend)
 
@@ -129,12 +181,21 @@ def _dots(figure: "Figure", row: int, times: Any, values: Floats, scores: Floats
 def _shade(figure: "Figure", run: Run) -> None:
     """Labels and episodes, over all rows of the picture; a line of the legend for each."""
     spans = [(episode.first, episode.last) for episode in run.episodes]
-    for name, color, rows in (("labelled event", _LABEL, _labelled(run.table.truth)), ("episode", _EPISODE, spans)):
+    for name, color, rows in (
+        ("labelled event", _LABEL, _labelled(run.table.truth)),
+        ("episode", _EPISODE, spans),
+    ):
         shapes = [_rectangle(run.table.times, first, last, color) for first, last in rows]
         figure.layout.shapes += tuple(shapes)
         if shapes:
             figure.add_scatter(
-                x=[None], y=[None], mode="markers", marker={"size": 12, "symbol": "square", "color": color}, name=name, row=1, col=1
+                x=[None],
+                y=[None],
+                mode="markers",
+                marker={"size": 12, "symbol": "square", "color": color},
+                name=name,
+                row=1,
+                col=1,
             )
 
 
@@ -145,7 +206,13 @@ def _labelled(truth: Bools | None) -> list[tuple[int, int]]:
 def _rectangle(times: Ints, first: int, last: int, color: str) -> dict[str, Any]:
     start, end = _moments(times[[first, last]]).astype(str).tolist()
     place = {"xref": "x", "yref": "paper", "x0": start, "x1": end, "y0": 0, "y1": 1}
-    return {"type": "rect", **place, "fillcolor": color, "line": {"width": 1, "color": color}, "layer": "below"}
+    return {
+        "type": "rect",
+        **place,
+        "fillcolor": color,
+        "line": {"width": 1, "color": color},
+        "layer": "below",
+    }
 
 
 def _moments(times: Ints) -> Any:  # noqa: ANN401 - plotly takes it as numpy has it

@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 Advance = Callable[[int], None]
 _PLAIN_WIDTH = 160  # a log file or a pipe has no width of its own
@@ -15,7 +22,12 @@ _REFRESH = 0.1  # seconds
 
 def open_console(stream: IO[str]) -> Console:
     """Make a console that colours and draws only on a terminal and never folds a line elsewhere."""
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else _PLAIN_WIDTH, soft_wrap=True)
+    return Console(
+        file=stream,
+        highlight=False,
+        width=None if stream.isatty() else _PLAIN_WIDTH,
+        soft_wrap=True,
+    )
 
 
 @contextmanager
@@ -23,8 +35,16 @@ def progress(console: Console, title: str, total: int | None) -> Iterator[Advanc
     """Show work of `total` steps (None: unknown); call the result with the number of steps done since the last call."""
     if not console.is_terminal:
         console.print(f"{title} ...")
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task, throttle = bar.add_task(title, total=total), _Throttle()
 
         def advance(steps: int) -> None:

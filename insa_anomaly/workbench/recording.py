@@ -24,13 +24,21 @@ import msgspec
 from insa_anomaly.core.reading import microseconds
 from insa_anomaly.errors import FileFormatError
 
-LABELS = ("anomaly", "changepoint", "label", "is_anomaly")  # columns that say what was found, not what was measured
+LABELS = (
+    "anomaly",
+    "changepoint",
+    "label",
+    "is_anomaly",
+)  # columns that say what was found, not what was measured
 TIME_NAMES = frozenset({"timestamp", "datetime", "date_time", "time", "date", "ts"})
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
 EXPECTED_TIME = "RFC 3339, YYYY-MM-DD hh:mm:ss, or seconds (ms, us, ns) since 1970"
 _SEPARATORS = (";", "\t", ",")
 _LONGEST_LINE = 1_000_000
-_EPOCH_SPAN = (10**14, 7_258_118_400_000_000)  # years 1973 to 2200, microseconds: a number outside is no time since 1970
+_EPOCH_SPAN = (
+    10**14,
+    7_258_118_400_000_000,
+)  # years 1973 to 2200, microseconds: a number outside is no time since 1970
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -61,10 +69,17 @@ class Recording:
         stem = _stem(self.path)
         for line, cells in _cells(self.path, self.separator, self.headed):
             if len(cells) != self.width:
-                _wrong(self.path, line, f"{len(cells)} cells", f"{self.width}, as in the first line")
+                _wrong(
+                    self.path, line, f"{len(cells)} cells", f"{self.width}, as in the first line"
+                )
             values = self._values(line, cells)
             if values:
-                yield Row(self.device_id, self._timestamp(line, cells[self.time]), values, f"{stem}:{line}")
+                yield Row(
+                    self.device_id,
+                    self._timestamp(line, cells[self.time]),
+                    values,
+                    f"{stem}:{line}",
+                )
 
     def notes(self) -> list[str]:
         """What a person should know of how this file is taken."""
@@ -79,7 +94,12 @@ class Recording:
                 continue
             if not isfinite(value):
                 found = f"{cells[column].strip()[:40]!r} in column {metric!r}"
-                _wrong(self.path, line, found, "a finite number, or nothing (a text column can be excluded)")
+                _wrong(
+                    self.path,
+                    line,
+                    found,
+                    "a finite number, or nothing (a text column can be excluded)",
+                )
             values[metric] = value
         return values
 
@@ -100,7 +120,12 @@ class Span:
     last: int
 
 
-def inspect(path: Path, device_id: str | None = None, metric: str | None = None, exclude: Sequence[str] = LABELS) -> Recording:
+def inspect(
+    path: Path,
+    device_id: str | None = None,
+    metric: str | None = None,
+    exclude: Sequence[str] = LABELS,
+) -> Recording:
     """Find out how the file is read, from its first two lines. Raises FileFormatError.
 
     `device_id`: default the name of the file without its suffixes, made safe. `metric`: the name of the only metric;
@@ -113,22 +138,50 @@ def inspect(path: Path, device_id: str | None = None, metric: str | None = None,
     if metric is not None:
         metrics = _renamed(path, metrics, metric)
     stamp = rows[headed][time].strip()
-    return Recording(path, device_id or safe(_stem(path)), separator, headed, time, len(names), metrics, excluded, _is_naive(stamp))
+    return Recording(
+        path,
+        device_id or safe(_stem(path)),
+        separator,
+        headed,
+        time,
+        len(names),
+        metrics,
+        excluded,
+        _is_naive(stamp),
+    )
 
 
 def inspect_all(
-    paths: Sequence[Path], device_id: str | None = None, metric: str | None = None, exclude: Sequence[str] = LABELS
+    paths: Sequence[Path],
+    device_id: str | None = None,
+    metric: str | None = None,
+    exclude: Sequence[str] = LABELS,
 ) -> list[Recording]:
     """Inspect several files; of files with the same name, the folder becomes part of the device's. Raises FileFormatError."""
     stems = Counter(_stem(path) for path in paths)
-    full = [_stem(path) if stems[_stem(path)] == 1 else f"{path.absolute().parent.name}-{_stem(path)}" for path in paths]
+    full = [
+        _stem(path) if stems[_stem(path)] == 1 else f"{path.absolute().parent.name}-{_stem(path)}"
+        for path in paths
+    ]
     named = [device_id or safe(name) for name in full]
-    if device_id is None and (twice := [name for name, times in Counter(named).items() if times > 1]):
-        raise FileFormatError(f"several files would be the device {twice[0]!r}: rename them, or name the device")
-    recordings = [inspect(path, name, metric, exclude) for path, name in zip(paths, named, strict=True)]
-    unknown = set(exclude) - set(LABELS) - {name for recording in recordings for name in recording.excluded}
+    if device_id is None and (
+        twice := [name for name, times in Counter(named).items() if times > 1]
+    ):
+        raise FileFormatError(
+            f"several files would be the device {twice[0]!r}: rename them, or name the device"
+        )
+    recordings = [
+        inspect(path, name, metric, exclude) for path, name in zip(paths, named, strict=True)
+    ]
+    unknown = (
+        set(exclude)
+        - set(LABELS)
+        - {name for recording in recordings for name in recording.excluded}
+    )
     if unknown:
-        raise FileFormatError(f"no file has a column named {', '.join(sorted(unknown))}, which was to be left out")
+        raise FileFormatError(
+            f"no file has a column named {', '.join(sorted(unknown))}, which was to be left out"
+        )
     return recordings
 
 
@@ -167,28 +220,48 @@ def _shape(path: Path, head: list[str]) -> tuple[str, list[list[str]], bool, int
 
 def _shapeless(path: Path, head: list[str]) -> NoReturn:
     if len(head) == 1:
-        _wrong(path, 1, f"one line only: {_shown(head[0])}", "a header and rows, or rows of timestamp,value")
+        _wrong(
+            path,
+            1,
+            f"one line only: {_shown(head[0])}",
+            "a header and rows, or rows of timestamp,value",
+        )
     expected = f"timestamp,value or one column per metric, separated by comma, semicolon or tab; times as {EXPECTED_TIME}"
     _wrong(path, 2, f"{_shown(head[1])} under {_shown(head[0])}", expected)
 
 
 def _time_column(names: list[str]) -> int:
-    return next((column for column, name in enumerate(names) if name.strip().lower() in TIME_NAMES), 0)
+    return next(
+        (column for column, name in enumerate(names) if name.strip().lower() in TIME_NAMES), 0
+    )
 
 
 def _unnamed(path: Path, cells: list[str], metric: str | None) -> list[str]:
     if len(cells) != 2:
-        _wrong(path, 1, f"{len(cells)} columns and no header", "a header that names the metrics, or just timestamp,value")
+        _wrong(
+            path,
+            1,
+            f"{len(cells)} columns and no header",
+            "a header that names the metrics, or just timestamp,value",
+        )
     return ["timestamp", metric or "value"]
 
 
-def _metrics(path: Path, names: list[str], time: int, exclude: Sequence[str]) -> tuple[tuple[tuple[int, str], ...], tuple[str, ...]]:
-    columns = [(column, _metric_name(path, name)) for column, name in enumerate(names) if column != time and name and name not in exclude]
+def _metrics(
+    path: Path, names: list[str], time: int, exclude: Sequence[str]
+) -> tuple[tuple[tuple[int, str], ...], tuple[str, ...]]:
+    columns = [
+        (column, _metric_name(path, name))
+        for column, name in enumerate(names)
+        if column != time and name and name not in exclude
+    ]
     twice = [name for name, times in Counter(name for _, name in columns).items() if times > 1]
     if twice:
         _wrong(path, 1, f"two columns named {twice[0]!r}", "a name of its own for each column")
     if not columns:
-        _wrong(path, 1, "no column with a metric", "at least one beside the time and what is excluded")
+        _wrong(
+            path, 1, "no column with a metric", "at least one beside the time and what is excluded"
+        )
     return tuple(columns), tuple(name for name in names if name and name in exclude)
 
 
@@ -198,7 +271,9 @@ def _metric_name(path: Path, name: str) -> str:
     return re.sub(r"[/+#]", "_", name)  # what would split or match a topic
 
 
-def _renamed(path: Path, metrics: tuple[tuple[int, str], ...], metric: str) -> tuple[tuple[int, str], ...]:
+def _renamed(
+    path: Path, metrics: tuple[tuple[int, str], ...], metric: str
+) -> tuple[tuple[int, str], ...]:
     if len(metrics) != 1:
         _wrong(path, 1, f"{len(metrics)} columns of metrics", f"one, to be named {metric!r}")
     return ((metrics[0][0], metric),)
@@ -220,7 +295,9 @@ def _value(cell: str) -> float | None:
         text = cell.strip().lower()
         if text in MISSING:
             return None
-        return float(text.replace(",", ".")) if re.fullmatch(r"[+-]?\d+,\d+", text) else float("inf")
+        return (
+            float(text.replace(",", ".")) if re.fullmatch(r"[+-]?\d+,\d+", text) else float("inf")
+        )
     return value if isfinite(value) or isinf(value) else None
 
 
@@ -230,7 +307,11 @@ def time_of(cell: str) -> int | None:
     if not _is_number(text):
         return microseconds(text)
     timestamp = microseconds(int(text) if text.isdigit() else float(text))
-    return timestamp if timestamp is not None and _EPOCH_SPAN[0] <= timestamp <= _EPOCH_SPAN[1] else None
+    return (
+        timestamp
+        if timestamp is not None and _EPOCH_SPAN[0] <= timestamp <= _EPOCH_SPAN[1]
+        else None
+    )
 
 
 def _is_number(text: str) -> bool:
@@ -251,7 +332,9 @@ def _head(path: Path) -> list[str]:
             if len(head) == 2:
                 break
     if not head:
-        raise FileFormatError(f"{path}: the file is empty; expected a header and rows, or rows of timestamp,value")
+        raise FileFormatError(
+            f"{path}: the file is empty; expected a header and rows, or rows of timestamp,value"
+        )
     return head
 
 
@@ -274,7 +357,12 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
     while line := file.readline(_LONGEST_LINE):
         number += 1
         if len(line) == _LONGEST_LINE:
-            _wrong(path, number, f"{_LONGEST_LINE:,} characters without an end of line", "text, a row a line")
+            _wrong(
+                path,
+                number,
+                f"{_LONGEST_LINE:,} characters without an end of line",
+                "text, a row a line",
+            )
         yield line
 
 
@@ -284,12 +372,19 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     try:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            with TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, "utf-8-sig", "surrogateescape", newline="") as text:
+            with TextIOWrapper(
+                gzip.GzipFile(fileobj=raw) if packed else raw,
+                "utf-8-sig",
+                "surrogateescape",
+                newline="",
+            ) as text:
                 yield text
     except EOFError as error:
         raise FileFormatError(f"{path}: the gzip file ends too early; is it complete?") from error
     except (OSError, zlib.error) as error:
-        raise FileFormatError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise FileFormatError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def _stem(path: Path) -> str:

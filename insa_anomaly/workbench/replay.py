@@ -54,8 +54,15 @@ class Counts:
 class Pace:
     """Waits until a reading is due when time passes `speed` times as fast as recorded; the first one is due at once."""
 
-    def __init__(self, speed: float, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._speed, self._clock, self._sleep = speed, clock, sleep
+    def __init__(
+        self,
+        speed: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._speed = speed
+        self._clock = clock
+        self._sleep = sleep
         self._first: tuple[int, float] | None = None
 
     def __call__(self, timestamp: int) -> None:
@@ -73,23 +80,37 @@ def at_once(timestamp: int) -> None:
 
 def device_message(row: Row, topic: str = TOPIC) -> list[Message]:
     """One message with all metrics of the row."""
-    return [(f"{topic}/{row.device_id}", _encode({"id": row.id, "timestamp": _moment(row.timestamp), "metrics": row.values}))]
+    return [
+        (
+            f"{topic}/{row.device_id}",
+            _encode({"id": row.id, "timestamp": _moment(row.timestamp), "metrics": row.values}),
+        )
+    ]
 
 
 def metric_messages(row: Row, topic: str = TOPIC) -> list[Message]:
     """One message for each metric of the row."""
     common = {"id": row.id, "timestamp": _moment(row.timestamp)}
     place = f"{topic}/{row.device_id}"
-    return [(place, _encode({**common, "metric_name": metric, "value": value})) for metric, value in row.values.items()]
+    return [
+        (place, _encode({**common, "metric_name": metric, "value": value}))
+        for metric, value in row.values.items()
+    ]
 
 
 def merged(recordings: Sequence[Recording], shift: int = 0) -> Iterator[Row]:
     """Rows of all files by time, moved by `shift` microseconds; rows of one file stay in its order."""
     rows = merge(*(recording.rows() for recording in recordings), key=lambda row: row.timestamp)
-    return (msgspec.structs.replace(row, timestamp=row.timestamp + shift) for row in rows) if shift else rows
+    return (
+        (msgspec.structs.replace(row, timestamp=row.timestamp + shift) for row in rows)
+        if shift
+        else rows
+    )
 
 
-def publish(rows: Iterable[Row], feeder: Feeder, form: Form, wait: Wait, advance: Advance) -> Counts:
+def publish(
+    rows: Iterable[Row], feeder: Feeder, form: Form, wait: Wait, advance: Advance
+) -> Counts:
     """Publish the rows in their order; Ctrl-C ends it between two rows. Acknowledgements are not waited for."""
     total: Counter[str] = Counter()
     first: int | None = None
@@ -106,7 +127,9 @@ def publish(rows: Iterable[Row], feeder: Feeder, form: Form, wait: Wait, advance
             advance(1)
     except KeyboardInterrupt:
         stopped = True
-    return Counts(**total, first=first or 0, last=last, seconds=time.monotonic() - started, stopped=stopped)
+    return Counts(
+        **total, first=first or 0, last=last, seconds=time.monotonic() - started, stopped=stopped
+    )
 
 
 def replay(
@@ -136,14 +159,23 @@ def replay(
 
 
 def _checked(recordings: Sequence[Recording], console: Console) -> Span:
-    for note, files in Counter(note for recording in recordings for note in recording.notes()).items():
-        console.print(f"{'all files' if files == len(recordings) else f'{files} of {len(recordings)} files'}: {note}")
+    for note, files in Counter(
+        note for recording in recordings for note in recording.notes()
+    ).items():
+        console.print(
+            f"{'all files' if files == len(recordings) else f'{files} of {len(recordings)} files'}: {note}"
+        )
     with progress(console, "checking files", len(recordings)) as advance:
         spans = []
         for recording in recordings:
             spans.append(survey(recording))
             advance(1)
-    return Span(sum(s.rows for s in spans), sum(s.readings for s in spans), min(s.first for s in spans), max(s.last for s in spans))
+    return Span(
+        sum(s.rows for s in spans),
+        sum(s.readings for s in spans),
+        min(s.first for s in spans),
+        max(s.last for s in spans),
+    )
 
 
 def _summary(counts: Counts) -> str:
@@ -158,4 +190,6 @@ def _summary(counts: Counts) -> str:
 
 
 def _moment(timestamp: int) -> datetime:
-    return datetime.fromtimestamp(timestamp // _SECOND, UTC).replace(microsecond=timestamp % _SECOND)
+    return datetime.fromtimestamp(timestamp // _SECOND, UTC).replace(
+        microsecond=timestamp % _SECOND
+    )

@@ -28,39 +28,64 @@ def event_line(event: Event, fault: Fault | None) -> Text:
     if event.expected is not None:
         line.append(f"  expected {event.expected:.4g} ({event.lower:.4g} to {event.upper:.4g})")
     if event.kind == "closed":
-        return line.append(f"  after {_minutes(at - (microseconds(event.started_at) or at))}", "dim")
+        return line.append(
+            f"  after {_minutes(at - (microseconds(event.started_at) or at))}", "dim"
+        )
     line.append(f"  confidence {event.confidence:.2f}")
     if fault:
         line.append(f"  injected {fault.kind}", "cyan")
-    return line.append(f"  {shorten(event.reasons[0].text, _LONGEST_REASON, placeholder=' ...')}") if event.reasons else line
+    return (
+        line.append(f"  {shorten(event.reasons[0].text, _LONGEST_REASON, placeholder=' ...')}")
+        if event.reasons
+        else line
+    )
 
 
 def fault_table(findings: Sequence[Finding]) -> Table:
     """The injected faults: when, where, what, and whether and how soon they were caught."""
-    table = Table(title="Injected faults", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        title="Injected faults", title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for heading in ("began", "series", "fault", "lasted", "result", "delay", "readings"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("lasted", "delay", "readings") else "left")
+        table.add_column(
+            heading,
+            no_wrap=True,
+            justify="right" if heading in ("lasted", "delay", "readings") else "left",
+        )
     for finding in findings:
         fault, delay = finding.fault, finding.delay
         result = Text("missed", "red") if delay is None else Text("caught", "green")
         after = ("", "") if delay is None else (_minutes(delay), str(delay // MINUTE + 1))
-        table.add_row(_clock(fault.start), "/".join(fault.key), fault.kind, _minutes(fault.end - fault.start), result, *after)
+        table.add_row(
+            _clock(fault.start),
+            "/".join(fault.key),
+            fault.kind,
+            _minutes(fault.end - fault.start),
+            result,
+            *after,
+        )
     return table
 
 
-def tell_outcome(console: Console, findings: Sequence[Finding], false_alarms: Sequence[Alarm], figures: Figures) -> None:
+def tell_outcome(
+    console: Console, findings: Sequence[Finding], false_alarms: Sequence[Alarm], figures: Figures
+) -> None:
     """Print the table and the summary."""
     console.print()
     console.print(fault_table(findings))
     console.print()
     for alarm in false_alarms:
         console.print(f"false alarm: {_clock(alarm.at)}  {'/'.join(alarm.key)}")
-    console.print(f"faults     {figures.faults_caught} of {figures.faults_injected} caught, {figures.false_alarm_episodes} false alarms")
+    console.print(
+        f"faults     {figures.faults_caught} of {figures.faults_injected} caught, {figures.false_alarm_episodes} false alarms"
+    )
     console.print(
         f"readings   {figures.readings_published:,} published, {figures.readings_stored:,} stored, "
         f"{figures.lost:,} lost, {figures.duplicates:,} duplicates"
     )
-    console.print(f"events     {figures.events:,}, from reading sent to event received {_latency(figures)}")
+    console.print(
+        f"events     {figures.events:,}, from reading sent to event received {_latency(figures)}"
+    )
 
 
 def _latency(figures: Figures) -> str:

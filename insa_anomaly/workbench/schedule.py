@@ -28,11 +28,15 @@ class Schedule:
 
     def due(self, timestamp: int) -> float:
         """Wall time (seconds) at which to send the reading of this time: never before its own."""
-        return max(timestamp / _SECOND, self.started + (timestamp - self.start) / _SECOND / self.speed)
+        return max(
+            timestamp / _SECOND, self.started + (timestamp - self.start) / _SECOND / self.speed
+        )
 
     def faults(self, plant: Plant) -> Iterator[Fault]:
         """What goes wrong, by start."""
-        return plant.timetable(self.start + FIRST_FAULT, None if self.end is None else self.end - LAST_FAULT)
+        return plant.timetable(
+            self.start + FIRST_FAULT, None if self.end is None else self.end - LAST_FAULT
+        )
 
 
 def schedule(now: float, duration: float | None) -> Schedule:

@@ -54,18 +54,32 @@ class Figures(msgspec.Struct, frozen=True):
 def alarm_of(event: Event) -> Alarm | None:
     """The alarm that the event raises: an opened episode; None for any other event."""
     at = microseconds(event.timestamp)
-    return Alarm((event.device_id, event.metric_name), at, event.episode_id) if event.kind == "opened" and at is not None else None
+    return (
+        Alarm((event.device_id, event.metric_name), at, event.episode_id)
+        if event.kind == "opened" and at is not None
+        else None
+    )
 
 
 def cause(alarm: Alarm, faults: Sequence[Fault]) -> Fault | None:
     """The fault that the alarm catches."""
-    return next((fault for fault in faults if fault.key == alarm.key and fault.start <= alarm.at < fault.end + GRACE), None)
+    return next(
+        (
+            fault
+            for fault in faults
+            if fault.key == alarm.key and fault.start <= alarm.at < fault.end + GRACE
+        ),
+        None,
+    )
 
 
 def findings(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Finding]:
     """For every fault the first alarm that catches it."""
     by_time = sorted(alarms, key=lambda alarm: alarm.at)
-    return [Finding(fault, next((alarm for alarm in by_time if cause(alarm, [fault])), None)) for fault in faults]
+    return [
+        Finding(fault, next((alarm for alarm in by_time if cause(alarm, [fault])), None))
+        for fault in faults
+    ]
 
 
 def false_alarms(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Alarm]:
@@ -73,7 +87,9 @@ def false_alarms(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Alarm
     episodes: dict[str, Alarm] = {}
     for alarm in sorted(alarms, key=lambda alarm: alarm.at):
         episodes.setdefault(alarm.episode_id, alarm)
-    return [alarm for alarm in episodes.values() if not any(_touches(fault, alarm) for fault in faults)]
+    return [
+        alarm for alarm in episodes.values() if not any(_touches(fault, alarm) for fault in faults)
+    ]
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

@@ -12,7 +12,9 @@ from insa_anomaly.errors import FileFormatError
 from insa_anomaly.workbench.labels import Labels, inside
 from insa_anomaly.workbench.recording import LABELS, Recording, Row, inspect, inspect_all
 
-MARKS = tuple(name for name in LABELS if name != "changepoint")  # columns that mark anomalous rows; a change point marks a moment
+MARKS = tuple(
+    name for name in LABELS if name != "changepoint"
+)  # columns that mark anomalous rows; a change point marks a moment
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class Table:
         has = np.isfinite(self.values[:, column])
         truth = None if self.truth is None else self.truth[has]
         return replace(
-            self, metrics=(self.metrics[column],), times=self.times[has], values=self.values[has, column : column + 1], truth=truth
+            self,
+            metrics=(self.metrics[column],),
+            times=self.times[has],
+            values=self.values[has, column : column + 1],
+            truth=truth,
         )
 
 
@@ -62,7 +68,13 @@ def load(recording: Recording, mark: str | None, labels: Labels | None) -> Table
         cells.extend(row.values.get(name, np.nan) for name in names)
     at, values = np.array(times, np.int64), np.array(cells, np.float64).reshape(-1, len(names))
     _in_order(recording.path, at)
-    truth = inside(at, labels.of(recording.path)) if labels else np.array(marks, np.bool_) if mark is not None else None
+    truth = (
+        inside(at, labels.of(recording.path))
+        if labels
+        else np.array(marks, np.bool_)
+        if mark is not None
+        else None
+    )
     return Table(recording.path, recording.device_id, tuple(names), at, values, truth)
 
 
@@ -70,14 +82,18 @@ def _with_marks(recording: Recording) -> tuple[Recording, str | None]:
     mark = next((name for name in MARKS if name in recording.excluded), None)
     if mark is None:
         return recording, None
-    return inspect(recording.path, recording.device_id, exclude=[name for name in LABELS if name != mark]), mark
+    return inspect(
+        recording.path, recording.device_id, exclude=[name for name in LABELS if name != mark]
+    ), mark
 
 
 def _mark(path: Path, row: Row, name: str) -> int:
     value = row.values.get(name, 0.0)
     if value not in {0.0, 1.0}:
         line = row.id.rpartition(":")[2]
-        raise FileFormatError(f"{path}, line {line}: {value:g} in the column of labels {name!r}; expected 0 or 1")
+        raise FileFormatError(
+            f"{path}, line {line}: {value:g} in the column of labels {name!r}; expected 0 or 1"
+        )
     return int(value)
 
 
@@ -85,4 +101,6 @@ def _in_order(path: Path, times: Ints) -> None:
     if not len(times):
         raise FileFormatError(f"{path}: no row has a value")
     if len(times) > 1 and (np.diff(times) < 0).mean() > 0.5:
-        raise FileFormatError(f"{path}: time runs backwards; sort the rows by time, the oldest first")
+        raise FileFormatError(
+            f"{path}: time runs backwards; sort the rows by time, the oldest first"
+        )

@@ -19,7 +19,12 @@ from insa_anomaly.adapters.embedded.account import service_account
 
 HERE = "tests.acceptance.confined"
 TMP, STATE_ROOT = Path("/tmp"), Path("/var/lib")  # noqa: S108 - what is to be private
-PRIVATE = {TMP: 0o1777, STATE_ROOT: 0o755, Path("/root"): 0o755, Path("/home"): 0o755}  # their modes
+PRIVATE = {
+    TMP: 0o1777,
+    STATE_ROOT: 0o755,
+    Path("/root"): 0o755,
+    Path("/home"): 0o755,
+}  # their modes
 MS_BIND, MS_REC, MS_PRIVATE, MS_NOSUID = 0x1000, 0x4000, 1 << 18, 2
 AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, SYS_MOUNT_SETATTR = -100, 0x8000, 1, 442
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
@@ -33,7 +38,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Comparison(ctypes.Structure):
     """libseccomp's `scmp_arg_cmp`."""
 
-    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+    _fields_ = [
+        ("arg", ctypes.c_uint),
+        ("op", ctypes.c_int),
+        ("a", ctypes.c_uint64),
+        ("b", ctypes.c_uint64),
+    ]
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
@@ -58,13 +68,29 @@ def main() -> None:
 def begin(*rest: str) -> None:
     """Namespaces of our own; an ordinary user gets one of users first, in which the rest is allowed."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
-    become(["unshare", *user, "--mount", "--ipc", "--propagation", "private", sys.executable, "-m", HERE, "mounts", *rest])
+    become(
+        [
+            "unshare",
+            *user,
+            "--mount",
+            "--ipc",
+            "--propagation",
+            "private",
+            sys.executable,
+            "-m",
+            HERE,
+            "mounts",
+            *rest,
+        ]
+    )
 
 
 def mounts(unit: str, state: str, *rest: str) -> None:
     """ProtectSystem=strict, ProtectHome, PrivateTmp, StateDirectory. What the program is made of stays to be seen, wherever it lies."""
     os.umask(0o022)
-    seen = sorted({Path.cwd(), Path(sys.prefix), Path(sys.base_prefix), Path(unit).resolve().parent})  # a folder before what lies in it
+    seen = sorted(
+        {Path.cwd(), Path(sys.prefix), Path(sys.base_prefix), Path(unit).resolve().parent}
+    )  # a folder before what lies in it
     names = settings(Path(unit))["StateDirectory"][-1].split()
     sources = {STATE_ROOT / name: owned(Path(state) / name) for name in names}
     held = {path: os.open(path, os.O_PATH) for path in (*seen, *sources.values())}
@@ -79,7 +105,11 @@ def mounts(unit: str, state: str, *rest: str) -> None:
     for place in (TMP, *sources):
         set_read_only(str(place), 0, read_only=False)
     account = service_account()
-    identity = [] if account is None else [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
+    identity = (
+        []
+        if account is None
+        else [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
+    )
     bounded = ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--pdeathsig=TERM"]
     become(["setpriv", *identity, *bounded, sys.executable, "-m", HERE, "filters", unit, *rest])
 
@@ -121,16 +151,22 @@ def load_filter(unit: dict[str, list[str]]) -> None:
         number = seccomp.seccomp_syscall_resolve_name(name.encode())
         if number >= 0:  # else another architecture's
             array = (Comparison * len(comparisons))(*comparisons)
-            answer = seccomp.seccomp_rule_add_array(context, ctypes.c_uint32(action), number, len(comparisons), array)
+            answer = seccomp.seccomp_rule_add_array(
+                context, ctypes.c_uint32(action), number, len(comparisons), array
+            )
             if answer:
                 raise OSError(-answer, name)
 
-    for name in sorted(allowed(unit["SystemCallFilter"]) - {"socket", "clone", "clone3", "unshare", "setns"}):
+    for name in sorted(
+        allowed(unit["SystemCallFilter"]) - {"socket", "clone", "clone3", "unshare", "setns"}
+    ):
         rule(ALLOW, name)
     for family in unit["RestrictAddressFamilies"][-1].split():
         rule(ALLOW, "socket", Comparison(0, SCMP_EQUAL, getattr(socket, family), 0))
     rule(ALLOW, "clone", Comparison(0, SCMP_MASKED_EQUAL, NEW_NAMESPACES, 0))
-    rule(ABSENT, "clone3")  # its flags lie in memory, where no filter looks; the C library then takes clone
+    rule(
+        ABSENT, "clone3"
+    )  # its flags lie in memory, where no filter looks; the C library then takes clone
     if seccomp.seccomp_load(context):
         raise OSError("seccomp_load")
 
@@ -148,12 +184,22 @@ def allowed(lines: list[str]) -> set[str]:
 
 def expanded(word: str, groups: dict[str, list[str]]) -> set[str]:
     """A group's names, or a name."""
-    return set().union(*(expanded(each, groups) for each in groups[word])) if word.startswith("@") else {word}
+    return (
+        set().union(*(expanded(each, groups) for each in groups[word]))
+        if word.startswith("@")
+        else {word}
+    )
 
 
 def syscall_groups() -> dict[str, list[str]]:
     """As `systemd-analyze syscall-filter` lists them."""
-    said = subprocess.run(["systemd-analyze", "syscall-filter"], check=True, capture_output=True, text=True, timeout=30).stdout
+    said = subprocess.run(
+        ["systemd-analyze", "syscall-filter"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    ).stdout
     groups: dict[str, list[str]] = {}
     for line in said.splitlines():
         if line.startswith("@"):
@@ -167,16 +213,27 @@ def syscall_groups() -> dict[str, list[str]]:
 
 def mount(source: str, target: Path, kind: str | None, flags: int) -> None:
     """The system call; raises OSError."""
-    if _libc.mount(source.encode(), bytes(target), kind.encode() if kind else None, ctypes.c_ulong(flags), None):
+    if _libc.mount(
+        source.encode(), bytes(target), kind.encode() if kind else None, ctypes.c_ulong(flags), None
+    ):
         number = ctypes.get_errno()
         raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
 
 
 def set_read_only(path: str, flags: int, *, read_only: bool) -> None:
     """Of one mount, or with AT_RECURSIVE of all below it."""
-    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY * read_only, MOUNT_ATTR_RDONLY * (not read_only), 0, 0)
+    attributes = (ctypes.c_uint64 * 4)(
+        MOUNT_ATTR_RDONLY * read_only, MOUNT_ATTR_RDONLY * (not read_only), 0, 0
+    )
     size = ctypes.sizeof(attributes)
-    if _libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), ctypes.c_uint(flags), ctypes.byref(attributes), ctypes.c_size_t(size)):
+    if _libc.syscall(
+        SYS_MOUNT_SETATTR,
+        AT_FDCWD,
+        path.encode(),
+        ctypes.c_uint(flags),
+        ctypes.byref(attributes),
+        ctypes.c_size_t(size),
+    ):
         number = ctypes.get_errno()
         raise OSError(number, f"mount_setattr {path}: {os.strerror(number)}")
 

@@ -29,8 +29,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     config = folder / "config.yaml"
     config.write_text(json.dumps({"models": section}), encoding="utf-8")
     files = [str(machine.write_training(folder)) for machine in machines(0)]
-    argv = [*command("train"), "--config", str(config), *[word for file in files for word in ("--csv", file)]]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=COMMAND_SECONDS)
+    argv = [
+        *command("train"),
+        "--config",
+        str(config),
+        *[word for file in files for word in ("--csv", file)],
+    ]
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=COMMAND_SECONDS
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return section
 

@@ -133,7 +133,9 @@ class Daemon:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            pytest.fail(f"the daemon did not end within {seconds} s; its last words:\n{self.log[-3000:]}")
+            pytest.fail(
+                f"the daemon did not end within {seconds} s; its last words:\n{self.log[-3000:]}"
+            )
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

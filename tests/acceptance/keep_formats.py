@@ -27,7 +27,10 @@ from insa_anomaly.services.training import Readings, TrainingService
 from tests.contracts.recorded import NOW, model, page
 
 RECORDED, WAITING = 3, 50
-EVENTS = [("insa/iiot/ml/anomaly/P-1", b'{"event_id": "e1"}'), ("insa/iiot/ml/anomaly/P-1", b'{"event_id": "e2"}')]
+EVENTS = [
+    ("insa/iiot/ml/anomaly/P-1", b'{"event_id": "e1"}'),
+    ("insa/iiot/ml/anomaly/P-1", b'{"event_id": "e2"}'),
+]
 SECOND = 1_000_000
 
 
@@ -38,7 +41,9 @@ def keep(folder: Path) -> None:
     with Spool(folder / "spool.db") as log, StateFile(folder / "state.db") as state:
         state.bind(log.id)
         for number in range(WAITING):
-            body = json.dumps({"timestamp": (NOW + number * SECOND) / SECOND, "temperature": 60 + number % 7 / 10})
+            body = json.dumps(
+                {"timestamp": (NOW + number * SECOND) / SECOND, "temperature": 60 + number % 7 / 10}
+            )
             log.append([("insa/iiot/telemetry/P-1", body.encode())], [], NOW + number * SECOND)
         state.post(EVENTS)
         state.sync()
@@ -55,23 +60,46 @@ def keep_model(folder: Path) -> None:
     times = NOW - np.arange(600, 0, -1) * SECOND
     with ModelFiles(folder / "ml_models", folder / "model.key") as files:
         service = TrainingService(files, Parameters(n_estimators=5), Policy())
-        service.from_readings(("P-1", "temperature"), Readings(times, rng.normal(60, 0.3, 600)), NOW)
+        service.from_readings(
+            ("P-1", "temperature"), Readings(times, rng.normal(60, 0.3, 600)), NOW
+        )
 
 
 def keep_schema(dsn: str, cursor: Page, target: Path) -> None:
     """With a few readings, a model, a dead letter and a key in it."""
     migrate(dsn)
     with PostgresRecorder(dsn) as recorder:
-        recorder.record(page(1, [Reading("P-0", "flow", NOW, float(number), number) for number in range(RECORDED)], uuid4()))
+        recorder.record(
+            page(
+                1,
+                [Reading("P-0", "flow", NOW, float(number), number) for number in range(RECORDED)],
+                uuid4(),
+            )
+        )
         recorder.record(page(2, [model(1)], uuid4()))
         recorder.record(cursor)
     with psycopg.connect(dsn, autocommit=True) as session:
-        session.execute("INSERT INTO api_keys (id, name, digest, permissions) VALUES ('k1', 'kept', 'd', '{ml:read}')")
-        session.execute("INSERT INTO audit_log (who, origin, action, subject) VALUES ('w', 'o', 'a', 's')")
+        session.execute(
+            "INSERT INTO api_keys (id, name, digest, permissions) VALUES ('k1', 'kept', 'd', '{ml:read}')"
+        )
+        session.execute(
+            "INSERT INTO audit_log (who, origin, action, subject) VALUES ('w', 'o', 'a', 's')"
+        )
     bindir = embedded.postgres_installations()[0].bindir
-    argv = [str(bindir / "pg_dump"), "--no-owner", "--no-privileges", "--inserts", f"--file={target}", f"--dbname={dsn}"]
+    argv = [
+        str(bindir / "pg_dump"),
+        "--no-owner",
+        "--no-privileges",
+        "--inserts",
+        f"--file={target}",
+        f"--dbname={dsn}",
+    ]
     subprocess.run(argv, check=True, timeout=60)
-    lines = [line for line in target.read_text().splitlines() if line and not line.startswith(("--", "\\", "SET transaction_timeout"))]
+    lines = [
+        line
+        for line in target.read_text().splitlines()
+        if line and not line.startswith(("--", "\\", "SET transaction_timeout"))
+    ]
     target.write_text("\n".join(lines) + "\n")
 
 

@@ -36,7 +36,10 @@ class Machine:
             metrics = dict(zip(METRICS, self.values[row].tolist(), strict=True))
             if row % 2:
                 for name, value in metrics.items():
-                    yield topic, json.dumps({**common, "metric_name": name, "value": value}).encode()
+                    yield (
+                        topic,
+                        json.dumps({**common, "metric_name": name, "value": value}).encode(),
+                    )
             else:
                 yield topic, json.dumps({**common, "metrics": metrics}).encode()
 
@@ -46,7 +49,10 @@ class Machine:
 
     def write_training(self, folder: Path) -> Path:
         """The ordinary rows as a file to train from."""
-        lines = [f"{self.time(row)},{','.join(map(str, self.values[row].tolist()))}\n" for row in range(TRAINING_ROWS)]
+        lines = [
+            f"{self.time(row)},{','.join(map(str, self.values[row].tolist()))}\n"
+            for row in range(TRAINING_ROWS)
+        ]
         path = folder / f"{self.device_id}.csv"
         path.write_text(f"timestamp,{','.join(METRICS)}\n{''.join(lines)}", encoding="utf-8")
         return path
@@ -54,14 +60,18 @@ class Machine:
 
 def machines(rows: int) -> list[Machine]:
     """The plant, with `rows` rows of each machine after the training."""
-    return [Machine(name, _values(number, TRAINING_ROWS + rows)) for number, name in enumerate(DEVICES)]
+    return [
+        Machine(name, _values(number, TRAINING_ROWS + rows)) for number, name in enumerate(DEVICES)
+    ]
 
 
 def _values(seed: int, rows: int) -> npt.NDArray[np.float64]:
     """Slow waves and noise; faults come at regular times, one metric after the other."""
     random = np.random.default_rng(seed)
     at = np.arange(rows)[:, None]
-    values: npt.NDArray[np.float64] = np.array([60.0, 5.0, 20.0]) + np.sin(at / np.array([90.0, 35.0, 50.0])) * np.array([4.0, 0.3, 2.0])
+    values: npt.NDArray[np.float64] = np.array([60.0, 5.0, 20.0]) + np.sin(
+        at / np.array([90.0, 35.0, 50.0])
+    ) * np.array([4.0, 0.3, 2.0])
     values += random.normal(0, 1, (rows, len(METRICS))) * np.array([0.5, 0.05, 0.3])
     for number, start in enumerate(range(TRAINING_ROWS + 60, rows - _FAULT_ROWS, _FAULT_EVERY)):
         metric = number % len(METRICS)

@@ -39,22 +39,37 @@ def main() -> None:
     state = Path("/var/lib/insa-anomaly/probe")
     state.write_text("mine", encoding="ascii")
     (TMP / "probe").write_text("mine", encoding="ascii")
-    program = (Path.cwd(), Path(sys.prefix), Path(sys.base_prefix))  # stays to be seen, wherever it lies
+    program = (
+        Path.cwd(),
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+    )  # stays to be seen, wherever it lies
     shown = {path.relative_to(TMP).parts[0] for path in program if path.is_relative_to(TMP)}
     found = {
-        "nobody can give us more": status("NoNewPrivs") == "1" and status("CapBnd") == status("CapEff") == "0" * 16,
+        "nobody can give us more": status("NoNewPrivs") == "1"
+        and status("CapBnd") == status("CapEff") == "0" * 16,
         "system calls are filtered": status("Seccomp") == "2",
-        "the system is read-only": refused(lambda: Path("/etc/probe").write_text("", encoding="ascii"), errno.EROFS, errno.EACCES)
+        "the system is read-only": refused(
+            lambda: Path("/etc/probe").write_text("", encoding="ascii"), errno.EROFS, errno.EACCES
+        )
         and refused(lambda: Path("/var/lib/probe").mkdir(), errno.EROFS, errno.EACCES),
         "homes are hidden": not [*Path("/home").iterdir()] if Path("/home").is_dir() else True,
         "temporary files are ours": {path.name for path in TMP.iterdir()} == {"probe", *shown},
         "memory is writable or executable": refused(
-            lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC), errno.EACCES, errno.EPERM
+            lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC),
+            errno.EACCES,
+            errno.EPERM,
         ),
-        "no raw packets": refused(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW), errno.EPERM),
-        "no netlink": refused(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), errno.EPERM),
+        "no raw packets": refused(
+            lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW), errno.EPERM
+        ),
+        "no netlink": refused(
+            lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), errno.EPERM
+        ),
         "no namespaces": refused(unshare, errno.EPERM),
-        "no change of owner": refused(lambda: os.chown(state, os.getuid(), os.getgid()), errno.EPERM),
+        "no change of owner": refused(
+            lambda: os.chown(state, os.getuid(), os.getgid()), errno.EPERM
+        ),
         "no new root": refused(lambda: os.chroot("/"), errno.EPERM),
         "training may be nice": os.nice(1) == 1,
     }

@@ -6,8 +6,32 @@ from dataclasses import dataclass
 from tests.conftest import ROOT
 
 PROGRAMS = {
-    *("api", "apt", "apt-get", "cp", "createdb", "curl", "git", "insa-anomaly", "journalctl", "make", "mosquitto_passwd", "mosquitto_pub"),
-    *("mosquitto_sub", "mv", "openssl", "pip", "promtool", "psql", "python3", "runuser", "sudo", "systemctl"),
+    *(
+        "api",
+        "apt",
+        "apt-get",
+        "cp",
+        "createdb",
+        "curl",
+        "git",
+        "insa-anomaly",
+        "journalctl",
+        "make",
+        "mosquitto_passwd",
+        "mosquitto_pub",
+    ),
+    *(
+        "mosquitto_sub",
+        "mv",
+        "openssl",
+        "pip",
+        "promtool",
+        "psql",
+        "python3",
+        "runuser",
+        "sudo",
+        "systemctl",
+    ),
 }
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"\s+# .*|^#.*")
@@ -40,7 +64,9 @@ def blocks() -> list[Block]:
     for match in _BLOCK.finditer(whole):
         language, body = match.groups()
         if language == "bash" or (language == "" and is_command(body)):
-            found.append(Block(re.findall(r"^#+ (.*)$", whole[: match.start()], re.MULTILINE)[-1], body))
+            found.append(
+                Block(re.findall(r"^#+ (.*)$", whole[: match.start()], re.MULTILINE)[-1], body)
+            )
     return found
 
 
@@ -51,7 +77,11 @@ def spans() -> list[str]:
 
 def statements() -> list[str]:
     """What it says to PostgreSQL."""
-    return [span for span in re.findall(r"`([^`\n]+)`", text()) if span.startswith(("ALTER ", "CREATE ", "GRANT ", "SELECT "))]
+    return [
+        span
+        for span in re.findall(r"`([^`\n]+)`", text())
+        if span.startswith(("ALTER ", "CREATE ", "GRANT ", "SELECT "))
+    ]
 
 
 def is_command(line: str) -> bool:

@@ -87,12 +87,30 @@ class Site:
         password = self.folder / "broker-password"
         password.touch(0o600)
         password.write_text(self.broker.password, encoding="utf-8")
-        place = {"host": self.broker.host, "port": self.broker.port, "username": self.broker.user, "password_file": str(password)}
+        place = {
+            "host": self.broker.host,
+            "port": self.broker.port,
+            "username": self.broker.user,
+            "password_file": str(password),
+        }
         self.put("broker", place)
-        self.put("storage", {"directory": str(self.folder / "storage"), "checkpoint_seconds": 1.0, "reserve_bytes": 1 << 20})
+        self.put(
+            "storage",
+            {
+                "directory": str(self.folder / "storage"),
+                "checkpoint_seconds": 1.0,
+                "reserve_bytes": 1 << 20,
+            },
+        )
         self.put("database", {"url": self.database})
         self.put("http", {"port": embedded.free_port()})
-        self.put("models", {"directory": str(self.folder / "ml_models"), "key_file": str(self.folder / "model.key")})
+        self.put(
+            "models",
+            {
+                "directory": str(self.folder / "ml_models"),
+                "key_file": str(self.folder / "model.key"),
+            },
+        )
         self.put("readings", {"max_age": None})
         self.put("retention", {"telemetry": None, "anomalies": None})
         self.put("training", {"automatic": False})
@@ -115,7 +133,9 @@ class Site:
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """A command with this site's configuration, to its end."""
         argv = [*command(*words), "--config", str(self.config())]
-        return subprocess.run(argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=COMMAND_SECONDS)
+        return subprocess.run(
+            argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=COMMAND_SECONDS
+        )
 
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Rows of the database."""
@@ -155,7 +175,9 @@ class Site:
         assert not thread.is_alive()
         assert not failures, failures
 
-    def _publish(self, messages: Sequence[Message], rate: float, failures: list[BaseException]) -> None:
+    def _publish(
+        self, messages: Sequence[Message], rate: float, failures: list[BaseException]
+    ) -> None:
         began = time.monotonic()
         try:
             with self.feeder() as feeder:
@@ -182,7 +204,13 @@ class Site:
             yield heard
 
     def _access(self, name: str) -> Access:
-        return Access(self.broker.host, self.broker.port, f"{name}-{token_hex(4)}", self.broker.user, self.broker.password)
+        return Access(
+            self.broker.host,
+            self.broker.port,
+            f"{name}-{token_hex(4)}",
+            self.broker.user,
+            self.broker.password,
+        )
 
     def close(self) -> None:
         """End every daemon that still runs."""

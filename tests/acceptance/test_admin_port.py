@@ -38,13 +38,24 @@ def test_it_answers_shows_and_ends(trained: Site, redis_url: str) -> None:
     assert status["log_last"] == status["scored"] == status["recorded"] != 0
     assert daemon.get("/nowhere")[0] == 404
 
-    assert daemon.metric("insa_readings_total") == daemon.metric("insa_readings_recorded_total") == READINGS
+    assert (
+        daemon.metric("insa_readings_total")
+        == daemon.metric("insa_readings_recorded_total")
+        == READINGS
+    )
     assert daemon.metric("insa_messages_total") == len(stream(machines(ROWS)))
     assert daemon.metric("insa_broker_connected") == daemon.metric("insa_database_connected") == 1
     wait_for(lambda: daemon.metric("insa_series_with_model") == len(DEVICES) * len(METRICS))
-    assert daemon.metric("insa_anomalies_total") == trained.query("SELECT count(*) FROM anomaly_detections")[0][0]
+    assert (
+        daemon.metric("insa_anomalies_total")
+        == trained.query("SELECT count(*) FROM anomaly_detections")[0][0]
+    )
 
-    newest = dict(trained.query("SELECT device_id || ':' || metric_name, max(timestamp) FROM telemetry_readings GROUP BY 1"))
+    newest = dict(
+        trained.query(
+            "SELECT device_id || ':' || metric_name, max(timestamp) FROM telemetry_readings GROUP BY 1"
+        )
+    )
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         wait_for(lambda: len(client.keys("ml:predictions:*")) == len(newest))
         time.sleep(1.5)  # shown once a second

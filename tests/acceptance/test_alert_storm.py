@@ -36,7 +36,11 @@ STORM = 10_000
 TOGETHER = 20  # events of one commit
 BUDGET = 20
 RATE = 4000.0  # readings a second, of the whole daemon
-PAIRS, LEAD_SECONDS, SECONDS = 6, 4.0, 10.0  # of calm and storm; seconds of each that do not count, and that do
+PAIRS, LEAD_SECONDS, SECONDS = (
+    6,
+    4.0,
+    10.0,
+)  # of calm and storm; seconds of each that do not count, and that do
 READINGS = 2000  # a series is learnt from
 SPIKES, QUIET = 0.2, 20  # of readings; but a series that had one has no other for so many readings
 
@@ -51,12 +55,18 @@ def counted(server: MailServer) -> int:
 def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[AlertFile]:
     """The alerts of a daemon, on these events and by this server."""
     with AlertFile(folder / "alerts.db") as store:
-        mail = Mail(Post("127.0.0.1", server.port, "none", "insa@plant.test", ("shift@plant.test",)))
+        mail = Mail(
+            Post("127.0.0.1", server.port, "none", "insa@plant.test", ("shift@plant.test",))
+        )
         courier = Courier("mail", mail, store, Retry(), 86_400.0, clock.now)
         settings = Alerting(daily_budget=BUDGET, summary_seconds=1.0)
-        reader = Alert(state, store, [Target("mail", (Route(),), BUDGET)], [courier], settings, clock.now)
+        reader = Alert(
+            state, store, [Target("mail", (Route(),), BUDGET)], [courier], settings, clock.now
+        )
         stop = threading.Event()
-        thread = threading.Thread(target=lambda: [stop.wait(reader.step()) for _ in iter(stop.is_set, True)])
+        thread = threading.Thread(
+            target=lambda: [stop.wait(reader.step()) for _ in iter(stop.is_set, True)]
+        )
         thread.start()
         try:
             with running([courier]):
@@ -70,7 +80,10 @@ def committed(state: StateFile) -> list[float]:
     """The storm, as the score reader commits it; seconds of each commit."""
     took = []
     for begin in range(0, STORM, TOGETHER):
-        each = [msgspec.structs.replace(EVENT, event_id=f"e{i}", episode_id=f"ep{i}") for i in range(begin, begin + TOGETHER)]
+        each = [
+            msgspec.structs.replace(EVENT, event_id=f"e{i}", episode_id=f"ep{i}")
+            for i in range(begin, begin + TOGETHER)
+        ]
         events = [("insa/iiot/ml/anomaly/press-1", msgspec.json.encode(one)) for one in each]
         began = time.perf_counter()
         state.commit(begin + 1, b"r" * 2000, events)
@@ -82,19 +95,29 @@ def committed(state: StateFile) -> list[float]:
 def test_a_storm_is_a_budget_of_mails_and_every_anomaly_is_counted(tmp_path: Path) -> None:
     """One mail each while the budget lasts, one summary; what comes after that is counted for tomorrow's. No event is left over."""
     server = MailServer()
-    with server.running(), StateFile(tmp_path / "state.db") as state, alerting(state, tmp_path, server) as store:
+    with (
+        server.running(),
+        StateFile(tmp_path / "state.db") as state,
+        alerting(state, tmp_path, server) as store,
+    ):
         took = np.array(committed(state))
-        wait_for(lambda: (state.notices(9), store.backlog(), len(server.taken)) == ([], {}, BUDGET), 20)
+        wait_for(
+            lambda: (state.notices(9), store.backlog(), len(server.taken)) == ([], {}, BUDGET), 20
+        )
         assert counted(server) + store.accounts()["mail"].digest.count == STORM
         assert len(state.outgoing(0, 2 * STORM)) == STORM  # what goes to MQTT is not ours to take
-    print(f"a commit in the storm: p50 {np.median(took) * 1e3:.2f} ms, p99 {np.percentile(took, 99) * 1e3:.2f} ms")  # noqa: T201
+    print(  # noqa: T201
+        f"a commit in the storm: p50 {np.median(took) * 1e3:.2f} ms, p99 {np.percentile(took, 99) * 1e3:.2f} ms"
+    )
     assert np.median(took) < 0.02
 
 
 # ------------------------------------------------------------------------------------------- the whole daemon
 def stretch(plant: Live, spikes: float) -> Span:
     """Publish for a while with so many spikes; when that was, but for its beginning, in which the stretch before echoes."""
-    done = plant.publish(Order(int(RATE * (LEAD_SECONDS + SECONDS)), RATE, None, spikes, QUIET)).done
+    done = plant.publish(
+        Order(int(RATE * (LEAD_SECONDS + SECONDS)), RATE, None, spikes, QUIET)
+    ).done
     return Span(done.began / 1e6 + LEAD_SECONDS, done.ended / 1e6)
 
 
@@ -104,7 +127,8 @@ def anomalies(database: "psycopg.Connection[tuple[int]]", spans: list[Span]) -> 
         row[0]
         for span in spans
         for row in database.execute(
-            "SELECT count(*) FROM anomaly_detections WHERE timestamp BETWEEN to_timestamp(%s) AND to_timestamp(%s)", span
+            "SELECT count(*) FROM anomaly_detections WHERE timestamp BETWEEN to_timestamp(%s) AND to_timestamp(%s)",
+            span,
         )
     )
 
@@ -120,22 +144,41 @@ def test_a_whole_daemon_in_a_storm(tmp_path: Path) -> None:
     server = MailServer()
     with server.running(), bed() as on:
         settings: dict[str, dict[str, object]] = {
-            "mail": {"host": "127.0.0.1", "port": server.port, "security": "none", "recipients": ["shift@plant.test"]},
-            "alerts": {"daily_budget": BUDGET, "summary_seconds": 1.0, "routes": [{"kinds": ["opened"]}]},
+            "mail": {
+                "host": "127.0.0.1",
+                "port": server.port,
+                "security": "none",
+                "recipients": ["shift@plant.test"],
+            },
+            "alerts": {
+                "daily_budget": BUDGET,
+                "summary_seconds": 1.0,
+                "routes": [{"kinds": ["opened"]}],
+            },
         }
         commits = tmp_path / "commits"
         program = ("tests.benchmarks.timed", str(commits))
-        with live(on, trained(ROOT / ".benchmarks", now, readings=READINGS), settings, print, program) as plant:
+        with live(
+            on, trained(ROOT / ".benchmarks", now, readings=READINGS), settings, print, program
+        ) as plant:
             calm, storm = list[Span](), list[Span]()
             for pair in range(PAIRS):
                 for spans, spikes in ((calm, 0.0), (storm, SPIKES))[:: -1 if pair % 2 else 1]:
                     spans.append(stretch(plant, spikes))
             plant.settle()
-            with psycopg.connect(on.dsn) as database, AlertFile(on.folder / "storage" / "alerts.db") as store:
+            with (
+                psycopg.connect(on.dsn) as database,
+                AlertFile(on.folder / "storage" / "alerts.db") as store,
+            ):
                 found = anomalies(database, storm)
                 ((opened,),) = database.execute("SELECT count(*) FROM anomaly_episodes")
-                wait_for(lambda: counted(server) + store.accounts()["mail"].digest.count == opened, 30)
-    ratios = sorted(p99(commits, [stormy]) / p99(commits, [still]) for still, stormy in zip(calm, storm, strict=True))
+                wait_for(
+                    lambda: counted(server) + store.accounts()["mail"].digest.count == opened, 30
+                )
+    ratios = sorted(
+        p99(commits, [stormy]) / p99(commits, [still])
+        for still, stormy in zip(calm, storm, strict=True)
+    )
     figures = {
         "anomalies_a_minute": round(found / sum(span.end - span.begin for span in storm) * 60),
         "readings_a_second": RATE,

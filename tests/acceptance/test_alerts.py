@@ -62,10 +62,28 @@ def hearers(trained: Site) -> Iterator[Hearers]:
     """They listen; the site knows of them."""
     found = Hearers()
     with found.hook.running(), found.mail.running():
-        trained.put("readings", {"historical_after": 1e10})  # the plant's readings are old, and are to count as new
-        trained.put("mail", {"host": "127.0.0.1", "port": found.mail.port, "security": "none", "recipients": ["shift@plant.test"]})
+        trained.put(
+            "readings", {"historical_after": 1e10}
+        )  # the plant's readings are old, and are to count as new
+        trained.put(
+            "mail",
+            {
+                "host": "127.0.0.1",
+                "port": found.mail.port,
+                "security": "none",
+                "recipients": ["shift@plant.test"],
+            },
+        )
         webhooks = [{"name": "scada", "url": f"http://127.0.0.1:{found.hook.port}/hook"}]
-        trained.put("alerts", {"webhooks": webhooks, "allowed_networks": ["127.0.0.0/8"], "first_retry": 0.1, "last_retry": 0.5})
+        trained.put(
+            "alerts",
+            {
+                "webhooks": webhooks,
+                "allowed_networks": ["127.0.0.0/8"],
+                "first_retry": 0.1,
+                "last_retry": 0.5,
+            },
+        )
         yield found
 
 
@@ -98,19 +116,26 @@ def test_an_alert_leaves_within_two_seconds_of_its_event(trained: Site, hearers:
     assert max(late.values()) < ALERT_SECONDS, late
     subjects = [str(mail["Subject"]) for mail in hearers.mail.taken]
     assert all("press-" in subject and "expected" in subject for subject in subjects)
-    wait_for(lambda: daemon.metric("insa_alerts_delivered_total", {"target": "mail"}) == len(subjects))
+    wait_for(
+        lambda: daemon.metric("insa_alerts_delivered_total", {"target": "mail"}) == len(subjects)
+    )
     wait_for(lambda: daemon.metric("insa_alert_backlog", {"target": "mail"}) == 0)
     assert daemon.terminate() == 0
 
 
 @pytest.mark.long
-def test_whoever_is_away_or_hangs_holds_nothing_up_and_hears_later(trained: Site, hearers: Hearers) -> None:
+def test_whoever_is_away_or_hangs_holds_nothing_up_and_hears_later(
+    trained: Site, hearers: Hearers
+) -> None:
     """The mail server refuses, the webhook hangs, GitHub is nowhere, the daemon is killed meanwhile: all is stored, and told in the end."""
     hearers.mail.answer = "451 not now"
     hearers.hook.answer = lambda _: Reply(pause=2.0)
     token = trained.folder / "token"
     token.write_text("t")
-    trained.put("github", {"repository": "plant/line", "url": "http://127.0.0.1:9", "token_file": str(token)})
+    trained.put(
+        "github",
+        {"repository": "plant/line", "url": "http://127.0.0.1:9", "token_file": str(token)},
+    )
     trained.put("alerts", {"deadline": 1.0})
     daemon = trained.daemon()
     with trained.listen() as heard:
@@ -146,7 +171,9 @@ def stopped(daemon: Daemon) -> float:
 @pytest.mark.long
 def test_a_restart_and_an_outage_of_the_broker_page_nobody(trained: Site, hearers: Hearers) -> None:
     """Series whose habits are known; a start into silence is one alert, not one a device."""
-    trained.put("silence", {"stream_seconds": 2.0, "device_seconds": 4.0, "pauses": 2, "spans": 1.0})
+    trained.put(
+        "silence", {"stream_seconds": 2.0, "device_seconds": 4.0, "pauses": 2, "spans": 1.0}
+    )
     daemon = trained.daemon()
     daemon.start()
     topic, value = "insa/iiot/telemetry/press-1", b'{"metrics": {"temperature": 60.0}}'

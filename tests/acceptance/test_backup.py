@@ -17,7 +17,16 @@ from tests.acceptance.plant import machines, stream
 from tests.acceptance.site import Site, empty_database, opened
 from tests.conftest import wait_for
 
-EXPECTED = ["alerts.db", "database.dump", "manifest.json", "ml_models", "model.key", "spool.db", "state.db", "subscriptions.json"]
+EXPECTED = [
+    "alerts.db",
+    "database.dump",
+    "manifest.json",
+    "ml_models",
+    "model.key",
+    "spool.db",
+    "state.db",
+    "subscriptions.json",
+]
 
 
 @pytest.mark.long
@@ -42,7 +51,10 @@ def test_a_backup_of_a_running_daemon_is_restored_on_another_machine(
     assert sorted(path.name for path in folder.iterdir()) == EXPECTED
     assert {path.stat().st_mode & 0o077 for path in folder.rglob("*")} == {0}
 
-    with empty_database(postgres_dsn) as database, opened(short_path / "other", tools, database) as other:
+    with (
+        empty_database(postgres_dsn) as database,
+        opened(short_path / "other", tools, database) as other,
+    ):
         refusal = trained.run("restore", str(folder))
         assert refusal.returncode == 1
         assert "move it away first" in refusal.stderr
@@ -93,7 +105,11 @@ def test_no_password_is_in_an_argument(monkeypatch: pytest.MonkeyPatch, tmp_path
         (tmp_path / "x").touch()
 
     monkeypatch.setattr(subprocess, "run", run)
-    dump.dump(tmp_path, psycopg.conninfo.make_conninfo(host="h", user="u", password="s3cret"), tmp_path / "x")  # noqa: S106 - not one
+    dump.dump(
+        tmp_path,
+        psycopg.conninfo.make_conninfo(host="h", user="u", password="s3cret"),  # noqa: S106 - not one
+        tmp_path / "x",
+    )
     [(argv, environment)] = seen
     assert "s3cret" not in json.dumps(argv)
     assert environment["PGPASSWORD"] == "s3cret"

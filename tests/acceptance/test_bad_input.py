@@ -21,14 +21,29 @@ MAX_BYTES = 100_000
 GOOD = 5  # readings after every bad message
 BAD: dict[Cause, list[tuple[str, bytes]]] = {
     Cause.TOO_LARGE: [(DEVICE, b'{"t": ' + b" " * 150_000 + b"1}")],
-    Cause.TOO_DEEP: [(DEVICE, b'{"t": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}"), (DEVICE, b"[" * 90_000)],
+    Cause.TOO_DEEP: [
+        (DEVICE, b'{"t": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}"),
+        (DEVICE, b"[" * 90_000),
+    ],
     Cause.NOT_UTF8: [(DEVICE, b"\xff\xfe\x00"), (DEVICE, b'{"t": "\xff"}')],
-    Cause.MALFORMED: [(DEVICE, b"hello"), (DEVICE, b'{"t": 1'), (LINES, b"m a=1 soon"), (DEVICE, b"\x00" * 64)],
+    Cause.MALFORMED: [
+        (DEVICE, b"hello"),
+        (DEVICE, b'{"t": 1'),
+        (LINES, b"m a=1 soon"),
+        (DEVICE, b"\x00" * 64),
+    ],
     Cause.EMPTY: [(DEVICE, b""), (DEVICE, b"{}"), (DEVICE, b'{"metrics": {"t": null}}')],
     Cause.NOT_A_NUMBER: [(DEVICE, b'{"t": "71.5"}'), (LINES, b'm state="on"')],
-    Cause.NOT_FINITE: [(DEVICE, b'{"t": NaN}'), (DEVICE, b'{"t": 1' + b"0" * 400 + b"}"), (METRIC, b"-inf")],
+    Cause.NOT_FINITE: [
+        (DEVICE, b'{"t": NaN}'),
+        (DEVICE, b'{"t": 1' + b"0" * 400 + b"}"),
+        (METRIC, b"-inf"),
+    ],
     Cause.BOOLEAN: [(METRIC, b"true"), (DEVICE, b'{"t": true}')],
-    Cause.BAD_TIMESTAMP: [(DEVICE, b'{"t": 1, "timestamp": "yesterday"}'), (DEVICE, b'{"t": 1, "timestamp": 1e300}')],
+    Cause.BAD_TIMESTAMP: [
+        (DEVICE, b'{"t": 1, "timestamp": "yesterday"}'),
+        (DEVICE, b'{"t": 1, "timestamp": 1e300}'),
+    ],
     Cause.BAD_QUALITY: [(DEVICE, b'{"t": 1, "quality": "fine"}')],
     Cause.BAD_ID: [(DEVICE, b'{"t": 1, "id": [1]}')],
     Cause.BAD_NAME: [
@@ -41,36 +56,61 @@ BAD: dict[Cause, list[tuple[str, bytes]]] = {
     Cause.NO_METRIC: [(DEVICE, b"71.5")],
     Cause.MISMATCH: [(DEVICE, b'{"device_id": "pump-2", "t": 1}')],
     Cause.UNKNOWN_TOPIC: [(GONE, b'{"t": 1}')],
-    Cause.TOO_MANY_SERIES: [(DEVICE, json.dumps({"metrics": {f"m{number}": 1 for number in range(2000)}}).encode())],
+    Cause.TOO_MANY_SERIES: [
+        (DEVICE, json.dumps({"metrics": {f"m{number}": 1 for number in range(2000)}}).encode())
+    ],
 }
 
 
 def test_every_kind_of_bad_message_among_good_ones(site: Site) -> None:
     """Each in the dead letters with its reason and raw bytes, each counted; every good reading between them is stored."""
-    assert BAD.keys() == set(Cause) - {Cause.UNRECORDABLE}  # which no message is by itself: tests/runtime/test_page_parts.py
-    site.put("readings", {"max_bytes": MAX_BYTES, "subscriptions": [*SUBSCRIPTIONS, {"topic": "former/{device_id}"}]})
+    assert BAD.keys() == set(Cause) - {
+        Cause.UNRECORDABLE
+    }  # which no message is by itself: tests/runtime/test_page_parts.py
+    site.put(
+        "readings",
+        {
+            "max_bytes": MAX_BYTES,
+            "subscriptions": [*SUBSCRIPTIONS, {"topic": "former/{device_id}"}],
+        },
+    )
     site.put("models", {"max_bytes": 1 << 20})
     first = site.daemon()
     first.start()
     assert first.terminate() == 0
-    site.put("readings", {"subscriptions": SUBSCRIPTIONS})  # what waits at the broker under the topic given up is of no topic we know
+    site.put(
+        "readings", {"subscriptions": SUBSCRIPTIONS}
+    )  # what waits at the broker under the topic given up is of no topic we know
     good = 0
     with site.feeder() as feeder:
         for topic, payload in (message for messages in BAD.values() for message in messages):
             feeder.publish(topic, payload)
             for _ in range(GOOD):
-                feeder.publish(DEVICE, json.dumps({"t": good, "timestamp": 1_700_000_000 + good}).encode())
+                feeder.publish(
+                    DEVICE, json.dumps({"t": good, "timestamp": 1_700_000_000 + good}).encode()
+                )
                 good += 1
     daemon = site.daemon()
     daemon.start()
     wait_for(lambda: site.stored() >= good, 60)
     daemon.wait_idle()
-    expected = Counter((topic, payload, str(reason)) for reason, messages in BAD.items() for topic, payload in messages)
+    expected = Counter(
+        (topic, payload, str(reason))
+        for reason, messages in BAD.items()
+        for topic, payload in messages
+    )
     found = site.query("SELECT topic, payload, reason, detail FROM dead_letters ORDER BY received")
-    assert Counter((topic, bytes(payload), reason) for topic, payload, reason, _ in found) == expected
+    assert (
+        Counter((topic, bytes(payload), reason) for topic, payload, reason, _ in found) == expected
+    )
     assert all(detail for *_, detail in found)
-    counted = {reason: daemon.metric("insa_rejected_messages_total", {"reason": str(reason)}) for reason in BAD}
+    counted = {
+        reason: daemon.metric("insa_rejected_messages_total", {"reason": str(reason)})
+        for reason in BAD
+    }
     assert counted == {reason: len(messages) for reason, messages in BAD.items()}
-    assert site.query("SELECT value FROM telemetry_readings ORDER BY timestamp") == [(float(number),) for number in range(good)]
+    assert site.query("SELECT value FROM telemetry_readings ORDER BY timestamp") == [
+        (float(number),) for number in range(good)
+    ]
     assert daemon.terminate() == 0
     assert "Traceback" not in daemon.log

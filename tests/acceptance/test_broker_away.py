@@ -15,7 +15,9 @@ READINGS = len(DEVICES) * ROWS * len(METRICS)
 
 
 @pytest.fixture
-def lonely_site(short_path: Path, own_mosquitto: Server[Listener], postgres_dsn: str) -> Iterator[Site]:
+def lonely_site(
+    short_path: Path, own_mosquitto: Server[Listener], postgres_dsn: str
+) -> Iterator[Site]:
     """A site without models, on a broker that the test may stop."""
     with empty_database(postgres_dsn) as database:
         site = Site(short_path, own_mosquitto.address, database)
@@ -24,7 +26,9 @@ def lonely_site(short_path: Path, own_mosquitto: Server[Listener], postgres_dsn:
 
 
 @pytest.mark.parametrize("reader", ["fast", "stock"])
-def test_the_broker_comes_late_and_goes_in_between(lonely_site: Site, own_mosquitto: Server[Listener], reader: str) -> None:
+def test_the_broker_comes_late_and_goes_in_between(
+    lonely_site: Site, own_mosquitto: Server[Listener], reader: str
+) -> None:
     """Alive and not ready while it is away, ready when it is there; every reading is stored once, those of the interruption too."""
     own_mosquitto.stop()
     lonely_site.put("broker", {"reader": reader})
@@ -43,7 +47,9 @@ def test_the_broker_comes_late_and_goes_in_between(lonely_site: Site, own_mosqui
     publish(lonely_site, messages[len(messages) // 2 :])
     wait_for(lambda: lonely_site.stored() >= READINGS, 60)
     daemon.wait_idle()
-    assert lonely_site.query("SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry") == [(READINGS, READINGS)]
+    assert lonely_site.query("SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry") == [
+        (READINGS, READINGS)
+    ]
     assert daemon.terminate() == 0
 
 

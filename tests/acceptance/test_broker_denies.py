@@ -23,7 +23,9 @@ def guarded_site(short_path: Path, tools: Tools, postgres_dsn: str) -> Iterator[
     rules.chmod(0o644)
     with (
         empty_database(postgres_dsn) as database,
-        embedded.mosquitto(short_path / "mosquitto", tools, settings={"acl_file": str(rules)}) as broker,
+        embedded.mosquitto(
+            short_path / "mosquitto", tools, settings={"acl_file": str(rules)}
+        ) as broker,
     ):
         site = Site(short_path, broker, database)
         try:
@@ -58,7 +60,12 @@ def test_another_client_with_our_id_is_backed_off_from(site: Site) -> None:
     access = Access(broker.host, broker.port, "insa-anomaly", broker.user, broker.password)
     with Connection(access, Terms(expiry=100), lambda _: True, backoff=Backoff(0.2, 0.2)) as rival:
         assert rival.open(10), rival.trouble
-        wait_for(lambda: "another client seems to connect with our client id" in daemon.get("/readyz")[1], 60)
+        wait_for(
+            lambda: (
+                "another client seems to connect with our client id" in daemon.get("/readyz")[1]
+            ),
+            60,
+        )
         assert daemon.metric("insa_broker_takeovers_total") >= 1
         assert daemon.metric("insa_broker_connections_total") < 20
     daemon.wait_ready()

@@ -37,7 +37,9 @@ def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> Non
     first = site.run("migrate")
     assert first.returncode == 0, first.stderr
     assert all(line.startswith("applied 0") for line in first.stdout.splitlines())
-    assert site.query("SELECT count(*) FROM schema_migrations") == [(len(first.stdout.splitlines()),)]
+    assert site.query("SELECT count(*) FROM schema_migrations") == [
+        (len(first.stdout.splitlines()),)
+    ]
     assert site.run("migrate").stdout == "the schema is up to date\n"
 
     checked = site.run("check-config")
@@ -63,7 +65,9 @@ def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> Non
     assert {f"{row['device_id']}/{row['metric_name']}": row["id"] for row in listed} == {
         name: outcome.rsplit(" ", 1)[1] for name, outcome in lines.items()
     }
-    assert {(row["status"], row["version"], row["training_samples"]) for row in listed} == {("active", 1, TRAINING_ROWS)}
+    assert {(row["status"], row["version"], row["training_samples"]) for row in listed} == {
+        ("active", 1, TRAINING_ROWS)
+    }
     assert len(site.run("models").stdout.splitlines()) == len(every)
 
     wait_for(lambda: daemon.status()["series_with_model"] == len(SERIES), 30)
@@ -72,7 +76,9 @@ def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> Non
         for message in stream(machines(200)):
             feeder.publish(*message)
         wait_for(lambda: any(event.kind == "opened" for event in heard.events), 30)
-    wait_for(lambda: len(site.query("SELECT 1 FROM ml_models WHERE status = 'active'")) == len(every), 30)
+    wait_for(
+        lambda: len(site.query("SELECT 1 FROM ml_models WHERE status = 'active'")) == len(every), 30
+    )
     assert daemon.terminate() == 0
 
 
@@ -85,7 +91,9 @@ def test_check_config_says_what_does_not_answer(site: Site) -> None:
     site.put("redis", {"url": "redis://127.0.0.1:1/0"})
     done = site.run("check-config")
     assert done.returncode == 1
-    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if not line.startswith(" "))
+    lines = dict(
+        line.split(": ", 1) for line in done.stdout.splitlines() if not line.startswith(" ")
+    )
     assert "no MQTT broker answers at 127.0.0.1:1" in lines["broker"]
     assert "refused" in lines["database"]
     assert "refused" in lines["mail"]

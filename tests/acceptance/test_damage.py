@@ -26,11 +26,17 @@ def overwrite(path: Path) -> None:
 
 def said(log: str, action: str) -> list[dict[str, object]]:
     """Lines of the log with this action."""
-    return [line for line in map(json.loads, filter(lambda text: text.startswith("{"), log.splitlines())) if line["action"] == action]
+    return [
+        line
+        for line in map(json.loads, filter(lambda text: text.startswith("{"), log.splitlines()))
+        if line["action"] == action
+    ]
 
 
 @pytest.mark.parametrize(("name", "damage"), [("spool.db", cut), ("state.db", overwrite)])
-def test_a_damaged_file_ends_no_start(trained: Site, name: str, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_file_ends_no_start(
+    trained: Site, name: str, damage: Callable[[Path], None]
+) -> None:
     """It is set aside and said so, and the daemon goes on: what was recorded stays, what comes is stored once, scored and told."""
     messages = stream(machines(ROWS))
     half = len(messages) // 2
@@ -69,7 +75,10 @@ def test_a_model_that_was_altered_is_put_aside(site: Site) -> None:
         done = site.run("train", "--csv", training)
         assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(site.run("models", "--json").stdout)
-    bad, good = ([row for row in rows if row["metric_name"] == METRICS[0] and row["version"] == version] for version in (2, 1))
+    bad, good = (
+        [row for row in rows if row["metric_name"] == METRICS[0] and row["version"] == version]
+        for version in (2, 1)
+    )
     file = site.folder / "ml_models" / bad[0]["model_path"]
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     site.put("logging", {"form": "json"})
@@ -77,7 +86,12 @@ def test_a_model_that_was_altered_is_put_aside(site: Site) -> None:
     daemon.start()
     wait_for(lambda: said(daemon.log, "model_fell_back"), 30)
     wait_for(lambda: daemon.metric("insa_models_failed_total") == 1)
-    wait_for(lambda: [line["model_id"] for line in said(daemon.log, "model_swapped")][-1:] == [good[0]["id"]], 30)
+    wait_for(
+        lambda: (
+            [line["model_id"] for line in said(daemon.log, "model_swapped")][-1:] == [good[0]["id"]]
+        ),
+        30,
+    )
     status = {row["id"]: row["status"] for row in json.loads(site.run("models", "--json").stdout)}
     assert (status[bad[0]["id"]], status[good[0]["id"]]) == ("failed", "active")
     assert daemon.terminate() == 0

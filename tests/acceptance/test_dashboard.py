@@ -22,7 +22,11 @@ from tests.conftest import wait_for
 
 BOARD = dashboard()
 VARIABLES = {one["name"]: one for one in BOARD["templating"]["list"]}
-QUERIES = [(f"{panel['title']} {target['refId']}", target) for panel in BOARD["panels"] for target in panel.get("targets", ())]
+QUERIES = [
+    (f"{panel['title']} {target['refId']}", target)
+    for panel in BOARD["panels"]
+    for target in panel.get("targets", ())
+]
 PROMQL = {name: target["expr"] for name, target in QUERIES if "expr" in target}
 SQL = {name: target["rawSql"] for name, target in QUERIES if "rawSql" in target}
 SECONDS = 20.0
@@ -58,14 +62,20 @@ def reader(database: str) -> Iterator[None]:
 
 def promql(text: str) -> str:
     """As Grafana sends it."""
-    sent = text.replace("$__rate_interval", "1m").replace("$instance", VARIABLES["instance"]["allValue"])
+    sent = text.replace("$__rate_interval", "1m").replace(
+        "$instance", VARIABLES["instance"]["allValue"]
+    )
     assert "$" not in sent
     return sent
 
 
 def sql(text: str, devices: str) -> str:
     """As Grafana sends it."""
-    sent = re.sub(r"\$__timeFilter\((\w+)\)", r"\1 BETWEEN now() - interval '6 hours' AND now() + interval '1 minute'", text)
+    sent = re.sub(
+        r"\$__timeFilter\((\w+)\)",
+        r"\1 BETWEEN now() - interval '6 hours' AND now() + interval '1 minute'",
+        text,
+    )
     sent = sent.replace("${device:sqlstring}", devices)
     assert "$" not in sent
     return sent
@@ -74,7 +84,10 @@ def sql(text: str, devices: str) -> str:
 @pytest.mark.parametrize("name", PROMQL)
 def test_prometheus_answers_every_panel(plant: Watched, name: str) -> None:
     """With a number, and without an error."""
-    wait_for(lambda: any(isfinite(value) for value in plant.prometheus.ask(promql(PROMQL[name]))), SECONDS)
+    wait_for(
+        lambda: any(isfinite(value) for value in plant.prometheus.ask(promql(PROMQL[name]))),
+        SECONDS,
+    )
 
 
 @pytest.mark.parametrize("name", SQL)
@@ -122,7 +135,9 @@ def test_the_bars_are_of_devices_and_metrics(plant: Watched) -> None:
 
 def test_the_variables_have_values(plant: Watched) -> None:
     """Every instance that is scraped, and every device that is known."""
-    metric, label = re.fullmatch(r"label_values\((\w+),(\w+)\)", VARIABLES["instance"]["query"]["query"]).groups()  # type: ignore[union-attr]
+    metric, label = re.fullmatch(
+        r"label_values\((\w+),(\w+)\)", VARIABLES["instance"]["query"]["query"]
+    ).groups()  # type: ignore[union-attr]
     found = plant.prometheus.get(f"label/{label}/values", **{"match[]": metric})
     assert found == [f"127.0.0.1:{plant.daemon.port}"]
     with psycopg.connect(plant.site.database) as connection:
@@ -131,10 +146,17 @@ def test_the_variables_have_values(plant: Watched) -> None:
 
 def test_the_alert_rules_are_evaluated(plant: Watched) -> None:
     """All of them, without an error; a plant in which all is well has none that fires but what the dead letters are told by."""
-    expected = [rule["alert"] for rule in yaml.safe_load((DASHBOARDS / "insa-anomaly.rules.yml").read_text())["groups"][0]["rules"]]
+    expected = [
+        rule["alert"]
+        for rule in yaml.safe_load((DASHBOARDS / "insa-anomaly.rules.yml").read_text())["groups"][
+            0
+        ]["rules"]
+    ]
 
     def rules() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = [rule for group in plant.prometheus.get("rules")["groups"] for rule in group["rules"]]
+        found: list[dict[str, Any]] = [
+            rule for group in plant.prometheus.get("rules")["groups"] for rule in group["rules"]
+        ]
         return found
 
     wait_for(lambda: all(rule["health"] == "ok" for rule in rules()), SECONDS)
@@ -147,14 +169,20 @@ def test_prometheus_finds_no_fault_with_the_metrics(plant: Watched, tools: Tools
     for page in ("/metrics", "/metrics/models"):
         said = plant.daemon.get(page)[1]
         argv = [*(tools.command("promtool") or []), "check", "metrics"]
-        done = subprocess.run(argv, check=False, input=said, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            argv, check=False, input=said, capture_output=True, text=True, timeout=60
+        )
         assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_scraped_is_what_is_documented(plant: Watched) -> None:
     """Name, type, labels and meaning of every metric, and nothing besides: neither a metric without a line nor a line without a metric."""
     lines = (DASHBOARDS / "README.md").read_text().splitlines()
-    documented = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if re.match(r"\| `(insa|process)_", line)}
+    documented = {
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in lines
+        if re.match(r"\| `(insa|process)_", line)
+    }
     scraped = {}
     for page in ("/metrics", "/metrics/models"):
         for family in text_string_to_metric_families(plant.daemon.get(page)[1]):
@@ -162,9 +190,16 @@ def test_what_is_scraped_is_what_is_documented(plant: Watched) -> None:
                 name = family.name + "_total" * (family.type == "counter")
                 labels = {label for sample in family.samples for label in sample.labels} - {"le"}
                 scraped[f"`{name}`"] = (family.type, labels, family.documentation.rstrip("."))
-    assert {(name, kind, text) for name, (kind, _, text) in scraped.items()} == {(row[0], row[1], row[4]) for row in documented}
+    assert {(name, kind, text) for name, (kind, _, text) in scraped.items()} == {
+        (row[0], row[1], row[4]) for row in documented
+    }
     for name, _, unit, labelled, _ in documented:
         assert unit
         assert not scraped[name][1] or ", ".join(sorted(scraped[name][1])) == labelled
-    hot = {label for name, (_, found, _) in scraped.items() if not name.startswith("`insa_model_") for label in found}
+    hot = {
+        label
+        for name, (_, found, _) in scraped.items()
+        if not name.startswith("`insa_model_")
+        for label in found
+    }
     assert not hot & {"device_id", "metric_name", "device", "metric", "model_id"}

@@ -22,7 +22,9 @@ RATE = 300.0  # messages a second
 
 
 @pytest.fixture
-def away_site(short_path: Path, tools: Tools, own_postgres: Server[str], models: dict[str, str]) -> Iterator[Site]:
+def away_site(
+    short_path: Path, tools: Tools, own_postgres: Server[str], models: dict[str, str]
+) -> Iterator[Site]:
     """A site with models, on a PostgreSQL that the test may stop."""
     with opened(short_path, tools, own_postgres.address) as site:
         site.put("models", models)
@@ -31,7 +33,9 @@ def away_site(short_path: Path, tools: Tools, own_postgres: Server[str], models:
 
 
 @pytest.mark.timeout(240 + 3 * SECONDS)
-def test_events_are_told_while_the_database_is_away_and_rows_follow(away_site: Site, own_postgres: Server[str]) -> None:
+def test_events_are_told_while_the_database_is_away_and_rows_follow(
+    away_site: Site, own_postgres: Server[str]
+) -> None:
     """Stopped, and later killed: every event comes meanwhile, every row afterwards, none twice."""
     plant = machines(ROWS)
     messages = stream(plant)
@@ -63,14 +67,21 @@ def test_events_are_told_while_the_database_is_away_and_rows_follow(away_site: S
     )
     opened_there = {str(one) for (one,) in away_site.query("SELECT id FROM anomaly_episodes")}
     assert {event.episode_id for event in heard.events if event.kind == "opened"} == opened_there
-    assert len(heard.told) == len(heard.by_id), "the broker was never away, so nothing need be told twice"
+    assert len(heard.told) == len(heard.by_id), (
+        "the broker was never away, so nothing need be told twice"
+    )
 
 
 def goes_on_without(daemon: Daemon, heard: Heard) -> None:
     """For the time that the database is away: what opens is told, the daemon says what is wrong and stays."""
     until = time.monotonic() + SECONDS
     begin, end = (rfc3339(BEGIN + (TRAINING_ROWS + share * ROWS // 3) * STEP) for share in (1, 2))
-    wait_for(lambda: any(event.kind == "opened" and begin <= event.started_at < end for event in heard.events), 60)
+    wait_for(
+        lambda: any(
+            event.kind == "opened" and begin <= event.started_at < end for event in heard.events
+        ),
+        60,
+    )
     status, body = daemon.get("/readyz")
     assert status == 503
     assert "the database does not record" in body
@@ -86,7 +97,12 @@ def test_a_start_without_the_database(away_site: Site, own_postgres: Server[str]
     own_postgres.stop()
     daemon = away_site.daemon()
     daemon.launch()
-    wait_for(lambda: "the database does not record" in answer(daemon) and "the broker" not in answer(daemon), 60)
+    wait_for(
+        lambda: (
+            "the database does not record" in answer(daemon) and "the broker" not in answer(daemon)
+        ),
+        60,
+    )
     with away_site.feeder() as feeder:
         for message in stream(machines(5)):
             feeder.publish(*message)
@@ -114,11 +130,22 @@ def test_a_start_with_a_frozen_database(away_site: Site, own_postgres: Server[st
     os.kill(pid, signal.SIGSTOP)
     try:
         daemon.launch()
-        wait_for(lambda: "the database does not record" in answer(daemon) or "insa-anomaly is running" in daemon.log[-2000:], 30)
+        wait_for(
+            lambda: (
+                "the database does not record" in answer(daemon)
+                or "insa-anomaly is running" in daemon.log[-2000:]
+            ),
+            30,
+        )
         with away_site.feeder() as feeder:
             for message in stream(machines(5)):
                 feeder.publish(*message)
-        wait_for(lambda: answer(daemon) and daemon.status()["scored"] == daemon.status()["log_last"] != 0, 30)
+        wait_for(
+            lambda: (
+                answer(daemon) and daemon.status()["scored"] == daemon.status()["log_last"] != 0
+            ),
+            30,
+        )
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_for(lambda: away_site.stored() == 2 * 5 * len(METRICS), 60)

@@ -57,14 +57,29 @@ def test_a_full_disk_is_waited_for(trained: Site) -> None:
     assert daemon.running
     assert daemon.terminate() == 0
     assert trained.stored() == READINGS
-    stored = Counter(trained.query("SELECT device_id, metric_name, timestamp FROM telemetry_readings"))
+    stored = Counter(
+        trained.query("SELECT device_id, metric_name, timestamp FROM telemetry_readings")
+    )
     assert set(stored.values()) == {1}
 
 
 # ----------------------------------------------------------------------------------------------------- strace
 def traced(daemon: Daemon, log: Path, *words: str) -> None:
     """Start it under strace."""
-    argv = ["strace", "-f", "-qq", "-o", str(log), *words, sys.executable, "-m", *daemon.program, "run", "--config", str(daemon.config)]
+    argv = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        str(log),
+        *words,
+        sys.executable,
+        "-m",
+        *daemon.program,
+        "run",
+        "--config",
+        str(daemon.config),
+    ]
     with daemon.config.with_name("daemon.log").open("ab") as said:
         daemon._process = embedded.spawn(argv, stdout=said.fileno(), stderr=said.fileno(), cwd=ROOT)
     daemon.wait_ready()
@@ -74,9 +89,15 @@ def dirty_pubacks(trace: Path) -> tuple[int, int]:
     """How many times PUBACKs were sent, and how often while something that was appended to the log was not synced."""
     text = trace.read_text(errors="replace")
     opened = set(re.findall(r'"[^"]*/spool\.db-wal", .*= (\d+)$', text, re.MULTILINE))
-    calls = re.findall(r"^\d+ +(pwrite64|fdatasync|fsync|sendto|write)\((\d+)(.*)", text, re.MULTILINE)
-    written = Counter(descriptor for name, descriptor, _ in calls if name == "pwrite64" and descriptor in opened)
-    [(log, _)] = written.most_common(1)  # others of the same file drop what is done, which needs no sync
+    calls = re.findall(
+        r"^\d+ +(pwrite64|fdatasync|fsync|sendto|write)\((\d+)(.*)", text, re.MULTILINE
+    )
+    written = Counter(
+        descriptor for name, descriptor, _ in calls if name == "pwrite64" and descriptor in opened
+    )
+    [(log, _)] = written.most_common(
+        1
+    )  # others of the same file drop what is done, which needs no sync
     dirty, sent, early = False, 0, 0
     for name, descriptor, rest in calls:
         if descriptor == log:
@@ -88,14 +109,20 @@ def dirty_pubacks(trace: Path) -> tuple[int, int]:
 
 
 @needs_strace
-@pytest.mark.parametrize(("program", "clean"), [("insa_anomaly", True), ("tests.chaos.unsynced", False)])
-def test_what_is_acknowledged_is_synced_before(site: Site, tmp_path: Path, program: str, clean: bool) -> None:
+@pytest.mark.parametrize(
+    ("program", "clean"), [("insa_anomaly", True), ("tests.chaos.unsynced", False)]
+)
+def test_what_is_acknowledged_is_synced_before(
+    site: Site, tmp_path: Path, program: str, clean: bool
+) -> None:
     """By the order of system calls: no PUBACK leaves while the log holds what is not synced. A log that does not sync is seen to."""
     daemon = site.daemon()
     daemon.program = (program,)
     traced(daemon, tmp_path / "trace", "-e", "trace=openat,pwrite64,fdatasync,fsync,sendto,write")
     with site.feeder() as feeder:
-        for number, message in enumerate(stream(machines(8))):  # one at a time: else one is written while the one before is acknowledged
+        for number, message in enumerate(
+            stream(machines(8))
+        ):  # one at a time: else one is written while the one before is acknowledged
             feeder.publish(*message)
             wait_for(partial(logged_more_than, daemon, number), 30)
             time.sleep(0.05)
@@ -125,7 +152,14 @@ def test_a_failed_fsync_ends_the_daemon_and_is_not_tried_again(site: Site, tmp_p
     daemon = site.daemon()
     daemon.start()
     assert daemon.terminate() == 0
-    traced(daemon, tmp_path / "trace", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=12+")
+    traced(
+        daemon,
+        tmp_path / "trace",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        "inject=fdatasync:error=EIO:when=12+",
+    )
     messages = stream(machines(100))
     publish(site, messages)
     assert daemon.wait(60) != 0
@@ -143,7 +177,11 @@ def small_disk(short_path: Path) -> Iterator[Path]:
     """A file system of 48 MiB, where we may mount one."""
     place = short_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(place)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(place)],
+        check=False,
+        capture_output=True,
+    )
     if mounted.returncode:
         pytest.skip("we may not mount a file system here")
     yield place

@@ -18,13 +18,21 @@ def test_an_old_model_is_found_by_hand_and_retrained_by_the_daemon(site: Site) -
     daemon = site.daemon()
     with site.listen("insa/iiot/ml/model/#") as heard:
         daemon.start()
-        wait_for(lambda: site.query("SELECT 1 FROM schedule"), 20)  # it has checked by itself, as on every day
+        wait_for(
+            lambda: site.query("SELECT 1 FROM schedule"), 20
+        )  # it has checked by itself, as on every day
         record_history(site)
         assert site.run("train", "--device", DEVICE, "--metric", METRIC).returncode == 0
         wait_for(lambda: site.query("SELECT 1 FROM ml_models"), 20)
-        site.query("UPDATE ml_models SET trained_at = now() - interval '8 days', last_used_at = now() RETURNING 1")
+        site.query(
+            "UPDATE ml_models SET trained_at = now() - interval '8 days', last_used_at = now() RETURNING 1"
+        )
         report = json.loads(site.run("health", "--json").stdout)
-        assert (report["found"], report["decided"], report["healthy"]) == ({"old": 1}, {"retrain": 1}, True)
+        assert (report["found"], report["decided"], report["healthy"]) == (
+            {"old": 1},
+            {"retrain": 1},
+            True,
+        )
         wait_for(lambda: any(topic.endswith("/retrained") for topic, _ in heard.told), 60)
     wait_for(lambda: site.query("SELECT 1 FROM training_jobs WHERE status = 'done'"), 20)
     [line] = site.run("health", "--why", f"{DEVICE}/{METRIC}").stdout.splitlines()

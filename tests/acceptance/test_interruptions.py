@@ -37,7 +37,9 @@ class Outcome:
 
 def outcome(site: Site, heard: Heard) -> Outcome:
     """Look at everything, after a clean stop."""
-    states = {(device, metric): bytes(kept) for device, metric, kept in site.state("SELECT * FROM states")}
+    states = {
+        (device, metric): bytes(kept) for device, metric, kept in site.state("SELECT * FROM states")
+    }
     return Outcome(
         site.query("SELECT * FROM telemetry_readings ORDER BY device_id, metric_name, timestamp, discriminator"),
         site.query("SELECT id, model_id, device_id, metric_name, value, anomaly_score, confidence, timestamp, metadata, episode_id"
@@ -55,7 +57,13 @@ def messages() -> list[Message]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(short_root: Path, tools: Tools, postgres_dsn: str, models: dict[str, str], messages: list[Message]) -> Outcome:
+def uninterrupted(
+    short_root: Path,
+    tools: Tools,
+    postgres_dsn: str,
+    models: dict[str, str],
+    messages: list[Message],
+) -> Outcome:
     """What a run makes of the stream that nothing happens to."""
     folder = short_root / "uninterrupted"
     folder.mkdir(mode=0o711)
@@ -81,11 +89,17 @@ def finish(site: Site, daemon: Daemon, heard: Heard) -> Outcome:
 
 def test_the_uninterrupted_run_is_worth_comparing(uninterrupted: Outcome) -> None:
     """All readings are there once; there are anomalies and episodes in number, and every transition of one is told."""
-    assert len({row[:3] for row in uninterrupted.telemetry}) == len(uninterrupted.telemetry) == READINGS
+    assert (
+        len({row[:3] for row in uninterrupted.telemetry})
+        == len(uninterrupted.telemetry)
+        == READINGS
+    )
     assert len(uninterrupted.anomalies) > 20
     assert len(uninterrupted.episodes) > 5
     assert {row[3] for row in uninterrupted.anomalies} == {*METRICS, "_device"}
-    assert len(uninterrupted.states) == len(DEVICES) * (len(METRICS) + 1)  # the device itself is one
+    assert len(uninterrupted.states) == len(DEVICES) * (
+        len(METRICS) + 1
+    )  # the device itself is one
     told = [msgspec.json.decode(payload) for payload in uninterrupted.events.values()]
     opened = {str(row[0]) for row in uninterrupted.episodes}
     closed = {str(row[0]) for row in uninterrupted.episodes if row[7] is not None}
@@ -134,7 +148,9 @@ def test_an_interruption_changes_nothing(
                     sleep(chance.uniform(0.05, 0.9) * (end - begin) / RATE)
                     interrupt(daemon, chance)
         found = finish(trained, daemon, heard)
-    assert interrupt is terminate or any(gone_over_again(daemon)), "the kills hit nothing that had to be done again"
+    assert interrupt is terminate or any(gone_over_again(daemon)), (
+        "the kills hit nothing that had to be done again"
+    )
     assert_same(found, uninterrupted, f"seed {seed}")
 
 
@@ -144,7 +160,9 @@ def gone_over_again(daemon: Daemon) -> list[int]:
     return [line["entries_advanced_again"] for line in said if line["action"] == "states_restored"]
 
 
-def test_what_devices_say_again_changes_nothing(trained: Site, uninterrupted: Outcome, messages: list[Message]) -> None:
+def test_what_devices_say_again_changes_nothing(
+    trained: Site, uninterrupted: Outcome, messages: list[Message]
+) -> None:
     """A device whose acknowledgements got lost says its newest messages again: the same rows, scores, events and states."""
     daemon = trained.daemon()
     with trained.listen() as heard:
@@ -164,7 +182,9 @@ def assert_same(found: Outcome, expected: Outcome, word: str) -> None:
         assert len(getattr(found, name)) == len(getattr(expected, name)), (
             f"{word}: {name}: {sorted(left - right)[:3]} instead of {sorted(right - left)[:3]}"
         )
-        assert left == right, f"{word}: {name}: {sorted(left - right)[:3]} instead of {sorted(right - left)[:3]}"
+        assert left == right, (
+            f"{word}: {name}: {sorted(left - right)[:3]} instead of {sorted(right - left)[:3]}"
+        )
     assert found.events.keys() == expected.events.keys(), word
     assert found.states.keys() == expected.states.keys(), word
     assert [key for key in found.states if found.states[key] != expected.states[key]] == [], word

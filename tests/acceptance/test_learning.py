@@ -31,20 +31,28 @@ def test_a_new_series_trains_itself_and_then_speaks(site: Site) -> None:
         assert daemon.status()["series"] == 1
         assert not loaded(daemon.pid), "the daemon has scikit-learn in memory"
         (trainer,) = [
-            child for child in children(daemon.pid) if "train-orders" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")
+            child
+            for child in children(daemon.pid)
+            if "train-orders" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")
         ]
         assert loaded(trainer), "the trainer is a process of its own"
         publish(site, begin, values, COLLECTED, len(values))
         wait_for(lambda: any(event.kind == "opened" for event in heard.events), 30)
         daemon.wait_idle()
     (event,) = [event for event in heard.events if event.kind == "opened"]
-    assert (event.device_id, event.metric_name, event.historical) == ("newcomer", "temperature", False)
+    assert (event.device_id, event.metric_name, event.historical) == (
+        "newcomer",
+        "temperature",
+        False,
+    )
     assert event.value > 90
     assert event.lower is not None
     assert event.upper is not None
     assert event.lower < 60 < event.upper
     assert event.reasons
-    assert site.query("SELECT device_id, metric_name, status, version FROM ml_models") == [("newcomer", "temperature", "active", 1)]
+    assert site.query("SELECT device_id, metric_name, status, version FROM ml_models") == [
+        ("newcomer", "temperature", "active", 1)
+    ]
     assert daemon.terminate() == 0
     assert not Path(f"/proc/{trainer}").exists(), "the trainer goes with the daemon"
 
@@ -56,7 +64,9 @@ def test_a_device_of_several_metrics_is_learnt_as_a_whole_and_then_speaks(site: 
     random = np.random.default_rng(7)
     begin = time.time() - (COLLECTED + 100) * STEP
     load = np.sin(np.arange(COLLECTED + 60) / 40)
-    values = np.column_stack((60 + 5 * load, 4 + load, 9 + 2 * load)) + random.normal(0, 0.2, (len(load), 3))
+    values = np.column_stack((60 + 5 * load, 4 + load, 9 + 2 * load)) + random.normal(
+        0, 0.2, (len(load), 3)
+    )
     values[-40:-10, 1] += 2.0
     with site.listen() as heard:
         daemon.start()
@@ -70,27 +80,52 @@ def test_a_device_of_several_metrics_is_learnt_as_a_whole_and_then_speaks(site: 
     assert event.reasons[0].feature == "pressure"
     assert event.value in values[-40:, 1]
     assert event.upper is not None
-    assert site.query("SELECT status, version FROM ml_models WHERE metric_name = '_device'") == [("active", 1)]
-    recorded = site.query("SELECT value, episode_id, metadata FROM anomaly_detections WHERE metric_name = '_device' ORDER BY timestamp")
+    assert site.query("SELECT status, version FROM ml_models WHERE metric_name = '_device'") == [
+        ("active", 1)
+    ]
+    recorded = site.query(
+        "SELECT value, episode_id, metadata FROM anomaly_detections WHERE metric_name = '_device' ORDER BY timestamp"
+    )
     assert event.value in [value for value, _, _ in recorded]
     assert {str(episode) for _, episode, _ in recorded if episode} >= {event.episode_id}
     assert all(metadata["reasons"] for _, _, metadata in recorded)
     assert daemon.terminate() == 0
 
 
-def publish_rows(site: Site, begin: float, values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]", first: int, last: int) -> None:
+def publish_rows(
+    site: Site,
+    begin: float,
+    values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
+    first: int,
+    last: int,
+) -> None:
     """Rows `first` to `last`, each in one message."""
     with site.feeder() as feeder:
         for number in range(first, last):
-            metrics = dict(zip(("temperature", "pressure", "current"), values[number].tolist(), strict=True))
-            feeder.publish(TOPIC, json.dumps({"metrics": metrics, "timestamp": begin + number * STEP}).encode())
+            metrics = dict(
+                zip(("temperature", "pressure", "current"), values[number].tolist(), strict=True)
+            )
+            feeder.publish(
+                TOPIC, json.dumps({"metrics": metrics, "timestamp": begin + number * STEP}).encode()
+            )
 
 
-def publish(site: Site, begin: float, values: "np.ndarray[tuple[int], np.dtype[np.float64]]", first: int, last: int) -> None:
+def publish(
+    site: Site,
+    begin: float,
+    values: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    first: int,
+    last: int,
+) -> None:
     """Readings `first` to `last`, each in a message of its own."""
     with site.feeder() as feeder:
         for number in range(first, last):
-            feeder.publish(TOPIC, json.dumps({"temperature": values[number], "timestamp": begin + number * STEP}).encode())
+            feeder.publish(
+                TOPIC,
+                json.dumps(
+                    {"temperature": values[number], "timestamp": begin + number * STEP}
+                ).encode(),
+            )
 
 
 def loaded(pid: int) -> bool:
@@ -105,11 +140,22 @@ def argv(pid: int) -> str:
 
 def children(pid: int) -> list[int]:
     """Processes that this one started, of any thread."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text(encoding="utf-8").split()]
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text(encoding="utf-8").split()
+    ]
 
 
 def test_the_daemon_imports_no_scikit_learn() -> None:
     """Not by the command line, not by what puts the daemon together."""
     said = "import sys, insa_anomaly.cli, insa_anomaly.wiring.daemon; print([name for name in sys.modules if name.startswith('sklearn')])"
-    done = subprocess.run([sys.executable, "-c", said], check=True, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", said],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
     assert done.stdout.strip() == "[]"

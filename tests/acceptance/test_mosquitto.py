@@ -54,11 +54,19 @@ class Broker:
         shutil.copytree(shipped("mosquitto"), conf_d)
         lines = conf_d / "insa.conf"
         shutil.move(conf_d / "insa.acl", self.folder)
-        text = lines.read_text().replace("/etc/mosquitto", str(self.folder)).replace("listener 1883", f"listener {self.port} 127.0.0.1")
+        text = (
+            lines.read_text()
+            .replace("/etc/mosquitto", str(self.folder))
+            .replace("listener 1883", f"listener {self.port} 127.0.0.1")
+        )
         lines.write_text(text)
-        (self.folder / "insa.passwords").write_text("".join(f"{user}:{hashed(user)}\n" for user in USERS))
+        (self.folder / "insa.passwords").write_text(
+            "".join(f"{user}:{hashed(user)}\n" for user in USERS)
+        )
         user = "user root\n" if account is None else f"user {account.name}\n"
-        (self.folder / "mosquitto.conf").write_text(DEBIAN.format(run=self.folder, folder=self.folder) + user)
+        (self.folder / "mosquitto.conf").write_text(
+            DEBIAN.format(run=self.folder, folder=self.folder) + user
+        )
         if account is not None:
             for path in (conf_d, *conf_d.iterdir(), *self.folder.iterdir()):
                 shutil.chown(path, account.uid, account.gid)
@@ -68,7 +76,9 @@ class Broker:
         """For the length of the block; its process is given."""
         argv = [*self.command, "-c", str(self.folder / "mosquitto.conf")]
         ready = partial(accepts, socket.AF_INET, ("127.0.0.1", self.port))
-        with running("mosquitto", argv, self.folder.with_name("broker.log"), ready, account=service_account()) as process:
+        with running(
+            "mosquitto", argv, self.folder.with_name("broker.log"), ready, account=service_account()
+        ) as process:
             yield process.pid
 
     def access(self, user: str, client_id: str = "any") -> Access:
@@ -147,7 +157,9 @@ def test_who_hears_what(broker: Broker) -> None:
 def test_a_device_under_the_daemons_client_id_takes_nothing_from_it(broker: Broker) -> None:
     """The broker knows both by their users: the daemon stays connected, and its session stays its own."""
     deliveries: list[Delivery] = []
-    daemon = Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries))
+    daemon = Connection(
+        broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)
+    )
     with broker.running(), daemon:
         assert daemon.open(10.0)
         generation = daemon.generation
@@ -159,21 +171,32 @@ def test_a_device_under_the_daemons_client_id_takes_nothing_from_it(broker: Brok
         assert (daemon.generation, daemon.sessions_lost) == (generation, 0)
 
 
-def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_broker(broker: Broker, site: Site) -> None:
+def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_broker(
+    broker: Broker, site: Site
+) -> None:
     """More than the thousand that are usual, as fast as they come; and check-config, asked meanwhile, takes nothing away."""
     readings = 10_000
     password = site.folder / "password"
     password.write_text("insa-anomaly")
-    site.put("broker", {"port": broker.port, "username": "insa-anomaly", "password_file": str(password)})
+    site.put(
+        "broker", {"port": broker.port, "username": "insa-anomaly", "password_file": str(password)}
+    )
     deliveries: list[Delivery] = []
     with ExitStack() as first:
         first.enter_context(broker.running())
-        with Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True) as daemon:
+        with Connection(
+            broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True
+        ) as daemon:
             assert daemon.open(10.0)
         say(broker, readings)
         checked = site.run("check-config")
         assert "broker: ok" in checked.stdout, checked.stdout
-    with broker.running(), Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)) as daemon:
+    with (
+        broker.running(),
+        Connection(
+            broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)
+        ) as daemon,
+    ):
         assert daemon.open(10.0)
         wait_for(lambda: taken(daemon, deliveries) == readings, 30)
         assert daemon.sessions_lost == 0
@@ -183,12 +206,19 @@ def test_a_broker_that_is_killed_forgets_no_more_than_its_last_moments(broker: B
     """It saves every two seconds: the session, and what was acknowledged before that."""
     deliveries: list[Delivery] = []
     with broker.running() as pid:
-        with Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True) as daemon:
+        with Connection(
+            broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True
+        ) as daemon:
             assert daemon.open(10.0)
         say(broker, 1000)
         time.sleep(2.5)
         os.kill(pid, signal.SIGKILL)
-    with broker.running(), Connection(broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)) as daemon:
+    with (
+        broker.running(),
+        Connection(
+            broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)
+        ) as daemon,
+    ):
         assert daemon.open(10.0)
         wait_for(lambda: taken(daemon, deliveries) == 1000, 30)
         assert daemon.sessions_lost == 0

@@ -17,7 +17,10 @@ SECONDS = 3.0
 def others(first: int) -> list[Message]:
     """What the others say in a stretch, from this number on."""
     return [
-        (f"insa/iiot/telemetry/press-{number % DEVICES:02}", f'{{"timestamp": {1_760_000_000 + number}, "force": {number % 13}}}'.encode())
+        (
+            f"insa/iiot/telemetry/press-{number % DEVICES:02}",
+            f'{{"timestamp": {1_760_000_000 + number}, "force": {number % 13}}}'.encode(),
+        )
         for number in range(first, first + int(RATE * SECONDS))
     ]
 
@@ -41,8 +44,12 @@ def test_a_device_at_ten_times_its_rate_is_stored_and_delays_nobody(site: Site) 
     loud, loud_p99 = stretch(site, daemon, int(RATE * SECONDS), 10 * ITS_RATE)
     assert loud > 5 * calm
     assert loud_p99 < max(0.5, 5 * calm_p99)
-    stored = Counter(dict(site.query("SELECT device_id, count(*) FROM telemetry_readings GROUP BY 1")))
+    stored = Counter(
+        dict(site.query("SELECT device_id, count(*) FROM telemetry_readings GROUP BY 1"))
+    )
     assert stored.pop("noisy") == calm + loud
-    assert stored == {f"press-{number:02}": int(2 * RATE * SECONDS) // DEVICES for number in range(DEVICES)}
+    assert stored == {
+        f"press-{number:02}": int(2 * RATE * SECONDS) // DEVICES for number in range(DEVICES)
+    }
     assert site.query("SELECT count(*) FROM dead_letters") == [(0,)]
     assert daemon.terminate() == 0

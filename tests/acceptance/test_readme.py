@@ -84,24 +84,57 @@ RECORDINGS = (
     "insa-anomaly evaluate SKAB/data/valve1/*.csv SKAB/data/valve2/*.csv SKAB/data/other/*.csv --device --train 400 --recovery 30",
 )
 MADE = {  # what it starts, and what runs that for real
-    "make demo DURATION=60": ("insa-anomaly demo --duration 60", "tests/acceptance/test_readme.py::test_the_demonstration"),
+    "make demo DURATION=60": (
+        "insa-anomaly demo --duration 60",
+        "tests/acceptance/test_readme.py::test_the_demonstration",
+    ),
     "make test": ("coverage run -m pytest --numprocesses 2 --dist loadfile tests", ".ci/run"),
     "make test-long": ("python -m pytest -m long", "tests/acceptance/test_readme.py"),
-    "INSA_TEST_CRASHES=100 make test-long": ("python -m pytest -m long", "tests/chaos/test_safety_net.py"),
+    "INSA_TEST_CRASHES=100 make test-long": (
+        "python -m pytest -m long",
+        "tests/chaos/test_safety_net.py",
+    ),
     "make lint": ("lint-imports --no-logo", "tests/test_promises.py"),
-    "make test-lowest": ("python -m pytest -W ignore::DeprecationWarning --numprocesses 2 --dist loadfile tests", "Makefile"),
+    "make test-lowest": (
+        "python -m pytest -W ignore::DeprecationWarning --numprocesses 2 --dist loadfile tests",
+        "Makefile",
+    ),
     "make bench": ("python -m tests.benchmarks", "tests/benchmarks/test_benchmarks.py"),
-    "make judge": ("judge: skipped", "tests/test_promises.py::test_without_the_kit_nothing_is_judged"),
-    "make chaos": ("python -m tests.chaos --seconds 120 --seed 1 --rate 500", "tests/chaos/test_chaos.py"),
-    "make chaos SECONDS=900 SEED=1": ("python -m tests.chaos --seconds 900 --seed 1 --rate 500", "tests/chaos/test_chaos.py"),
-    "make chaos KINDS=\"'broker kill'\" SECONDS=300": ("--rate 500 --kinds broker kill", "tests/chaos/test_chaos.py"),
-    "make chaos KINDS=\"'broker kill'\" CONTRACT=0 RATE=100 SECONDS=300": ("broker kill --no-contract", "tests/chaos/test_chaos.py"),
+    "make judge": (
+        "judge: skipped",
+        "tests/test_promises.py::test_without_the_kit_nothing_is_judged",
+    ),
+    "make chaos": (
+        "python -m tests.chaos --seconds 120 --seed 1 --rate 500",
+        "tests/chaos/test_chaos.py",
+    ),
+    "make chaos SECONDS=900 SEED=1": (
+        "python -m tests.chaos --seconds 900 --seed 1 --rate 500",
+        "tests/chaos/test_chaos.py",
+    ),
+    "make chaos KINDS=\"'broker kill'\" SECONDS=300": (
+        "--rate 500 --kinds broker kill",
+        "tests/chaos/test_chaos.py",
+    ),
+    "make chaos KINDS=\"'broker kill'\" CONTRACT=0 RATE=100 SECONDS=300": (
+        "broker kill --no-contract",
+        "tests/chaos/test_chaos.py",
+    ),
     "make fuzz": ("python -m tests.fuzz.guided 60", "tests/fuzz/test_fuzz.py"),
     "make fuzz-live": ("python -m tests.fuzz.live 1000000 1", "tests/fuzz/test_fuzz.py"),
-    "make outage SECONDS=600": ("python -m tests.chaos.pressure outage --seconds 600", "tests/chaos/test_pressure.py"),
-    "make soak": ("python -m tests.chaos.pressure soak --seconds 3600", "tests/chaos/test_pressure.py"),
+    "make outage SECONDS=600": (
+        "python -m tests.chaos.pressure outage --seconds 600",
+        "tests/chaos/test_pressure.py",
+    ),
+    "make soak": (
+        "python -m tests.chaos.pressure soak --seconds 3600",
+        "tests/chaos/test_pressure.py",
+    ),
     "make strangers": ("python -m tests.chaos.pressure strangers", "tests/chaos/test_pressure.py"),
-    "make noisy SECONDS=30": ("python -m tests.chaos.pressure noisy --seconds 30", "tests/chaos/test_pressure.py"),
+    "make noisy SECONDS=30": (
+        "python -m tests.chaos.pressure noisy --seconds 30",
+        "tests/chaos/test_pressure.py",
+    ),
     "make wheel": ("python -m pytest tests/test_wheel.py -m wheel", "tests/test_wheel.py"),
     "make acceptance": ("acceptance", "scripts/acceptance"),
 }
@@ -112,14 +145,18 @@ SESSION_SECONDS = 170.0
 # ------------------------------------------------------------------------------------------------------------ the ledger
 def named() -> list[str]:
     """All that README names and no test pastes as a whole."""
-    return [line for block in readme.blocks() if block.heading not in PASTED for line in block.lines] + readme.spans()
+    return [
+        line for block in readme.blocks() if block.heading not in PASTED for line in block.lines
+    ] + readme.spans()
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(named()))
 def test_every_command_has_who_executes_it(command: str) -> None:
     """One that is cut short ("insa-anomaly migrate --roles --as ...") is the beginning of one that has."""
     beginning = command.removesuffix("...").strip()
-    assert any(f"{one} ".startswith(f"{beginning} ") for one in TRIED_HERE | set(ELSEWHERE)), f"nothing executes `{command}`"
+    assert any(f"{one} ".startswith(f"{beginning} ") for one in TRIED_HERE | set(ELSEWHERE)), (
+        f"nothing executes `{command}`"
+    )
 
 
 def test_nobody_executes_what_is_not_there_any_more() -> None:
@@ -128,7 +165,9 @@ def test_nobody_executes_what_is_not_there_any_more() -> None:
     assert {block.heading for block in readme.blocks()} >= set(PASTED)
 
 
-@pytest.mark.parametrize("place", dict.fromkeys([*ELSEWHERE.values(), *(place for _, place in MADE.values())]))
+@pytest.mark.parametrize(
+    "place", dict.fromkeys([*ELSEWHERE.values(), *(place for _, place in MADE.values())])
+)
 def test_who_executes_it_is_there(place: str) -> None:
     """The file, and the test in it."""
     path, _, name = place.partition("::")
@@ -138,7 +177,10 @@ def test_who_executes_it_is_there(place: str) -> None:
 @pytest.mark.parametrize(("heading", "path"), PASTED.items())
 def test_who_pastes_a_block_reads_it_from_the_readme(heading: str, path: str) -> None:
     """By its heading, so that it is what stands there."""
-    assert f'README.md").read_text(encoding="utf-8").partition("### {heading}")' in (ROOT / path).read_text()
+    assert (
+        f'README.md").read_text(encoding="utf-8").partition("### {heading}")'
+        in (ROOT / path).read_text()
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- make
@@ -151,10 +193,20 @@ def stand_in(path: Path, script: str) -> None:
 
 def bash(script: str, folder: Path, **environment: str) -> str:
     """Paste it; answers what it printed. Fails where a line of it fails."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "INSA_", "MAKE"))}
+    known = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PIP_", "UV_", "INSA_", "MAKE"))
+    }
     argv = ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(
-        argv, check=False, capture_output=True, text=True, cwd=folder, env={**known, **environment}, timeout=SESSION_SECONDS
+        argv,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**known, **environment},
+        timeout=SESSION_SECONDS,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -169,7 +221,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("python", "ruff", "mypy", "lint-imports", "coverage", "insa-anomaly"):
         stand_in(folder / ".venv/bin" / name, note)
     stand_in(folder / ".tools/lowest/bin/python", note)
-    stand_in(folder / "uv", f"case $1 in build) mkdir -p {folder}/dist && touch {folder}/dist/x.whl {folder}/dist/requirements.txt;; esac")
+    stand_in(
+        folder / "uv",
+        f"case $1 in build) mkdir -p {folder}/dist && touch {folder}/dist/x.whl {folder}/dist/requirements.txt;; esac",
+    )
     for name, script in (
         ("bootstrap", f"print('{folder}/uv')"),
         ("deps", ""),
@@ -197,8 +252,13 @@ def wheel(folder: Path, name: str) -> str:
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", "")
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{name}-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -214,9 +274,19 @@ def test_a_server_without_a_network_gets_its_wheels(tmp_path: Path) -> None:
     )
     download, install = WHEELS
     activate = f"{shlex.quote(sys.executable)} -m venv machine && . machine/bin/activate"
-    bash(f"{activate}\n{download}", tmp_path, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index), PIP_DISABLE_PIP_VERSION_CHECK="1")
+    bash(
+        f"{activate}\n{download}",
+        tmp_path,
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(index),
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+    )
     shutil.rmtree(index)
-    bash(f". machine/bin/activate\n{install}\npython -c 'import needed, ours'", tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    bash(
+        f". machine/bin/activate\n{install}\npython -c 'import needed, ours'",
+        tmp_path,
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+    )
 
 
 @pytest.mark.parametrize("statement", readme.statements())
@@ -232,14 +302,20 @@ def programs(short_path: Path) -> Path:
     """A folder for PATH: this clone's program, and stand-ins that look whether the unit or the account is there."""
     folder, root = short_path / "programs", short_path / "root"
     python = f"PYTHONPATH={ROOT} exec {sys.executable} -m insa_anomaly"
-    stand_in(folder / "insa-anomaly", f'case $1 in install|uninstall) {python} "$@" --root {root};; esac\n{python} "$@"')
+    stand_in(
+        folder / "insa-anomaly",
+        f'case $1 in install|uninstall) {python} "$@" --root {root};; esac\n{python} "$@"',
+    )
     unit = f'for unit; do :; done\ncase $unit in *@*) unit=${{unit%%@*}}@;; esac\nexec test -f "{root}/etc/systemd/system/$unit.service"'
     stand_in(folder / "systemctl", unit)
     stand_in(folder / "journalctl", unit)
     account = f"grep -q '^insa-anomaly:' {root}/etc/passwd" if os.geteuid() == 0 else "true"
     stand_in(folder / "runuser", f'{account} && shift 3 && exec "$@"')
     if shutil.which("openssl") is None:
-        stand_in(folder / "openssl", f'test "$*" = "rand -hex 32" && {sys.executable} -c "import secrets; print(secrets.token_hex(32))"')
+        stand_in(
+            folder / "openssl",
+            f'test "$*" = "rand -hex 32" && {sys.executable} -c "import secrets; print(secrets.token_hex(32))"',
+        )
     for name in ("etc/mosquitto/conf.d", "etc/prometheus", "var/backups"):
         (root / name).mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
@@ -258,16 +334,35 @@ def test_a_machine_is_set_up_and_cleared(programs: Path, own_postgres: Server[st
     """Service, an instance, broker, alert rules, a database with roles; then all of it goes again."""
     folder, root = programs.parent, programs.parent / "root"
     (folder / "dashboards").symlink_to(ROOT / "dashboards")
-    settings = {"storage": {"directory": str(folder)}, "models": {"directory": str(folder / "m"), "key_file": str(folder / "k")}}
+    settings = {
+        "storage": {"directory": str(folder)},
+        "models": {"directory": str(folder / "m"), "key_file": str(folder / "k")},
+    }
     (folder / "config.yaml").write_text(json.dumps(settings))
     address = dict(word.split("=", 1) for word in shlex.split(own_postgres.address))
-    reached = {f"PG{name.upper()}": value for name, value in address.items() if name in {"host", "port", "user", "password"}}
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "INSA_CONFIG": str(folder / "config.yaml"), **reached}
-    said = bash("\n".join(on_trial(command, root, "postgresql:///insa") for command in MACHINE), folder, **environment)
+    reached = {
+        f"PG{name.upper()}": value
+        for name, value in address.items()
+        if name in {"host", "port", "user", "password"}
+    }
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "INSA_CONFIG": str(folder / "config.yaml"),
+        **reached,
+    }
+    said = bash(
+        "\n".join(on_trial(command, root, "postgresql:///insa") for command in MACHINE),
+        folder,
+        **environment,
+    )
     assert "made the role insa-anomaly\n" in said
     assert "the schema is up to date\n" in said
     assert Seal.of((root / "etc/insa-anomaly/secrets/models").read_text())
-    for name in ("etc/mosquitto/conf.d/insa.conf", "etc/mosquitto/insa.acl", "etc/prometheus/insa-anomaly.rules.yml"):
+    for name in (
+        "etc/mosquitto/conf.d/insa.conf",
+        "etc/mosquitto/insa.acl",
+        "etc/prometheus/insa-anomaly.rules.yml",
+    ):
         assert (root / name).is_file()
 
 
@@ -278,9 +373,19 @@ def write_pump(path: Path, rows: int, metrics: int = 1, labels: str = "", step: 
         fault = rows - 60 <= row < rows - 57
         values = [random.gauss(60, 0.5) + 30 * fault for _ in range(metrics)]
         lines.append(
-            ",".join([str(1_795_000_000 + row * step), *(f"{value:.3f}" for value in values), *([str(int(fault))] if labels else [])])
+            ",".join(
+                [
+                    str(1_795_000_000 + row * step),
+                    *(f"{value:.3f}" for value in values),
+                    *([str(int(fault))] if labels else []),
+                ]
+            )
         )
-    head = ["timestamp", *(["value"] if metrics == 1 else [f"metric_{number}" for number in range(metrics)]), *([labels] if labels else [])]
+    head = [
+        "timestamp",
+        *(["value"] if metrics == 1 else [f"metric_{number}" for number in range(metrics)]),
+        *([labels] if labels else []),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([",".join(head), *lines]) + "\n")
 
@@ -290,12 +395,18 @@ def test_recordings_are_evaluated(programs: Path) -> None:
     """With labels, without, as a device, as a drawing; and the public sets, in short, as a clone of them lies there."""
     folder = programs.parent
     write_pump(folder / "pump.csv", 2100, metrics=2)
-    (folder / "repairs.csv").write_text(f"start,end\n{1_795_000_000 + 2040 * 60},{1_795_000_000 + 2043 * 60}\n")
+    (folder / "repairs.csv").write_text(
+        f"start,end\n{1_795_000_000 + 2040 * 60},{1_795_000_000 + 2043 * 60}\n"
+    )
     write_pump(folder / "public/NAB/data/real/pump.csv", 900)
     (folder / "public/NAB/labels").mkdir()
-    (folder / "public/NAB/labels/combined_windows.json").write_text('{"real/pump.csv": [["2026-11-19 12:40:00", "2026-11-19 12:43:00"]]}')
+    (folder / "public/NAB/labels/combined_windows.json").write_text(
+        '{"real/pump.csv": [["2026-11-19 12:40:00", "2026-11-19 12:43:00"]]}'
+    )
     for name in ("valve1", "valve2", "other"):
-        write_pump(folder / "public/SKAB/data" / name / "0.csv", 700, metrics=3, labels="anomaly", step=1)
+        write_pump(
+            folder / "public/SKAB/data" / name / "0.csv", 700, metrics=3, labels="anomaly", step=1
+        )
     stand_in(programs / "git", f"exec cp -r {folder}/public/$(basename $4) .")
     quick = {"INSA_DETECTION__N_ESTIMATORS": "20", "PATH": f"{programs}:{os.environ['PATH']}"}
     said = bash("\n".join(RECORDINGS), folder, **quick)
@@ -321,8 +432,20 @@ def test_a_daemon_and_what_is_done_beside_it(site: Site, programs: Path) -> None
     }
     commands = [said_in_full.get(command, command) for command in commands]
     stored = f"until curl -s http://127.0.0.1:{port}/metrics | grep -q '^insa_readings_recorded_total 2100'; do sleep 0.2; done"
-    lines = ["gzip recording.csv", check, f"{run} &", "daemon=$!", 'trap "kill $daemon; wait $daemon" EXIT', ready, commands[0], stored]
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "INSA_CONFIG": str(site.folder / "config.yaml")}
+    lines = [
+        "gzip recording.csv",
+        check,
+        f"{run} &",
+        "daemon=$!",
+        'trap "kill $daemon; wait $daemon" EXIT',
+        ready,
+        commands[0],
+        stored,
+    ]
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "INSA_CONFIG": str(site.folder / "config.yaml"),
+    }
     said = bash("\n".join([*lines, helpers, *commands[1:]]), site.folder, **environment)
     assert "recording/value: trained in " in said
     assert "is revoked" in said
@@ -331,6 +454,10 @@ def test_a_daemon_and_what_is_done_beside_it(site: Site, programs: Path) -> None
 @pytest.mark.long
 def test_the_demonstration(programs: Path) -> None:
     """As short as it gets: it shows its table and the figures."""
-    said = bash("insa-anomaly demo --duration 5 --json", programs.parent, PATH=f"{programs}:{os.environ['PATH']}")
+    said = bash(
+        "insa-anomaly demo --duration 5 --json",
+        programs.parent,
+        PATH=f"{programs}:{os.environ['PATH']}",
+    )
     figures = json.loads(said.splitlines()[-1])
     assert figures["lost"] == figures["duplicates"] == 0

@@ -38,7 +38,9 @@ def time(text: str) -> int:
 
 def nab_labels(_: Rows) -> list[tuple[int, int]]:
     """The windows drawn around the incidents."""
-    windows = json.loads(WINDOWS.read_text(encoding="utf-8"))["realKnownCause/machine_temperature_system_failure.csv"]
+    windows = json.loads(WINDOWS.read_text(encoding="utf-8"))[
+        "realKnownCause/machine_temperature_system_failure.csv"
+    ]
     return [(time(begin), time(end)) for begin, end in windows]
 
 
@@ -73,7 +75,9 @@ def test_a_recorded_fault_is_told_and_every_row_is_stored_once(site: Site, name:
     if not case.path.exists():
         pytest.skip(f"there are no recorded sets here: {DATA} is absent")
     recorded = rows(case.path, case.separator)
-    trained = site.run("train", "--csv", str(case.path), "--rows", str(case.training(len(recorded))))
+    trained = site.run(
+        "train", "--csv", str(case.path), "--rows", str(case.training(len(recorded)))
+    )
     assert trained.returncode == 0, trained.stdout + trained.stderr
     expected = Counter(
         (metric, time(row[case.time]), float(value))
@@ -89,12 +93,23 @@ def test_a_recorded_fault_is_told_and_every_row_is_stored_once(site: Site, name:
         wait_for(lambda: site.stored() >= expected.total(), 90)
         daemon.wait_idle()
         opened = {str(one) for (one,) in site.query("SELECT id FROM anomaly_episodes")}
-        wait_for(lambda: opened <= {event.episode_id for event in heard.events if event.kind == "opened"}, 30)
+        wait_for(
+            lambda: (
+                opened <= {event.episode_id for event in heard.events if event.kind == "opened"}
+            ),
+            30,
+        )
     assert daemon.terminate() == 0
-    stored = site.query("SELECT metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value FROM telemetry_readings")
+    stored = site.query(
+        "SELECT metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value FROM telemetry_readings"
+    )
     assert Counter(stored) == expected
     spans = case.labels(recorded)
-    begun = {event.episode_id for event in heard.events if event.kind == "opened" and lies_in(spans, microseconds(event.started_at))}
+    begun = {
+        event.episode_id
+        for event in heard.events
+        if event.kind == "opened" and lies_in(spans, microseconds(event.started_at))
+    }
     assert begun & opened, f"{len(opened)} episodes, none of them begins in a labelled span"
 
 

@@ -14,7 +14,11 @@ def reloaded(daemon: Daemon, action: str, times: int = 1) -> dict[str, Any]:
     """Send it; the line of the log that answers."""
 
     def answers() -> list[dict[str, Any]]:
-        return [line for line in map(json.loads, daemon.log.splitlines()) if line.get("action") == action]
+        return [
+            line
+            for line in map(json.loads, daemon.log.splitlines())
+            if line.get("action") == action
+        ]
 
     os.kill(daemon.pid, signal.SIGHUP)
     wait_for(lambda: len(answers()) == times)
@@ -30,7 +34,10 @@ def test_settings_are_read_again(site: Site) -> None:
     site.put("verdict", {"worsen_step": 0.5})
     site.config()
     said = reloaded(daemon, "settings_read")
-    assert (said["changed"], said["wait_for_a_restart"]) == (["record.linger"], ["verdict.worsen_step"])
+    assert (said["changed"], said["wait_for_a_restart"]) == (
+        ["record.linger"],
+        ["verdict.worsen_step"],
+    )
 
     site.put("record", {"linger": 0.4})
     site.put("broker", {"port": 0})

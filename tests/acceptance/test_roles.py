@@ -24,7 +24,9 @@ def shared(site: Site) -> Iterator[Site]:
     site.close()
     with psycopg.connect(site.database, autocommit=True) as session:
         for role in (roles.OWNER, *roles.GROUPS, LOGIN):
-            session.execute(sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(sql.Identifier(role)))
+            session.execute(
+                sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(sql.Identifier(role))
+            )
 
 
 def asked(port: int, key: str, path: str, body: object = None) -> int:
@@ -32,7 +34,9 @@ def asked(port: int, key: str, path: str, body: object = None) -> int:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     try:
-        with urlopen(Request(f"http://127.0.0.1:{port}{path}", data, headers), timeout=30) as answer:
+        with urlopen(
+            Request(f"http://127.0.0.1:{port}{path}", data, headers), timeout=30
+        ) as answer:
             return int(answer.status)
     except HTTPError as error:
         with error:
@@ -46,7 +50,9 @@ def test_the_daemon_does_its_work_with_the_least_rights(shared: Site) -> None:
     done = site.run("migrate", "--roles", "--as", site.database)
     assert done.returncode == 0, done.stderr
     assert f"made the role {LOGIN}" in done.stdout
-    assert site.run("migrate", "--roles", "--as", site.database).stdout == "the schema is up to date\n"
+    assert (
+        site.run("migrate", "--roles", "--as", site.database).stdout == "the schema is up to date\n"
+    )
 
     site.put("database", {"url": make_conninfo(site.database, user=LOGIN), "roles": True})
     daemon = site.daemon()

@@ -54,7 +54,14 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str | bytes | Non
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    done = subprocess.run([*command("run"), "--config", str(path)], check=False, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        [*command("run"), "--config", str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
     assert done.returncode == BAD_CONFIG
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{OURS}{path}: ")
@@ -66,7 +73,9 @@ def test_a_mistake_in_a_variable(tmp_path: Path) -> None:
     path.write_text("broker: {port: 1883}\n", encoding="utf-8")
     argv = [*command("check-config"), "--config", str(path)]
     variables = {**os.environ, "INSA_BROKER__PORT": "none"}
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=60, env=variables)
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=60, env=variables
+    )
     assert done.returncode == BAD_CONFIG
     (line,) = done.stderr.splitlines()
     assert "broker.port: 'none' is not allowed" in line
@@ -92,11 +101,20 @@ def wrong_password(site: Site) -> str:
         rules = Path(row[0])
         connection.execute("DROP ROLE IF EXISTS stranger")
         connection.execute("CREATE ROLE stranger LOGIN PASSWORD 'right'")
-        rules.write_text("local all stranger scram-sha-256\n" + rules.read_text(encoding="utf-8"), encoding="utf-8")
+        rules.write_text(
+            "local all stranger scram-sha-256\n" + rules.read_text(encoding="utf-8"),
+            encoding="utf-8",
+        )
         connection.execute("SELECT pg_reload_conf()")
     secret = site.folder / "database-password"
     secret.write_text("wrong\n", encoding="utf-8")
-    site.put("database", {"url": psycopg.conninfo.make_conninfo(site.database, user="stranger"), "password_file": str(secret)})
+    site.put(
+        "database",
+        {
+            "url": psycopg.conninfo.make_conninfo(site.database, user="stranger"),
+            "password_file": str(secret),
+        },
+    )
     return "password authentication failed"
 
 
@@ -172,7 +190,9 @@ def test_a_second_daemon_with_the_same_client_id(site: Site) -> None:
     site.folder.joinpath("second").mkdir()
     second = Daemon(site.folder / "second" / "config.yaml", 0)
     storage = {"directory": str(site.folder / "second" / "storage")}
-    second.config.write_text(json.dumps({**site.settings, "storage": storage, "http": {"port": 0}}), encoding="utf-8")
+    second.config.write_text(
+        json.dumps({**site.settings, "storage": storage, "http": {"port": 0}}), encoding="utf-8"
+    )
     (line,) = said(second, ALREADY_RUNNING)
     assert "another daemon with the client id insa-anomaly" in line
     assert "broker.client_id" in line

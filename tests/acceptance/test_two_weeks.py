@@ -84,7 +84,9 @@ class School:
         del name, tell
         if order.device_id == "failing" and not self.repaired:
             return Answer(300.0, None, "the training process ended, or took too long")
-        row = self.service.from_history((order.device_id, order.metric_name), self.history, self.clock())
+        row = self.service.from_history(
+            (order.device_id, order.metric_name), self.history, self.clock()
+        )
         show_others(self.files, self.catalogue, row)
         return Answer(0.5, row.id)
 
@@ -103,19 +105,42 @@ class Site:
 
     def __post_init__(self) -> None:
         settings = Settings(training=Training(jobs=20))
-        self.registry, self.activity, self.instance = Registry(8), Activity(), uuid4()
+        self.registry = Registry(8)
+        self.activity = Activity()
+        self.instance = uuid4()
         self.fleet = Fleet(self.registry, PARAMETERS, Policy())
         self.service = TrainingService(self.files, PARAMETERS, Policy())
         catalogue = PostgresCatalogue(self.pool)
         self.school = School(self.service, self.files, catalogue, self.history, self.clock)
         school: Any = self.school
-        parts: Any = services.Parts(self.files, live(self.fleet), school, self.instance, lambda _: None)
-        remedies, self.health = assembled(settings, services.Pools(self.pool, self.pool), parts, self.state, lambda _: None)
+        parts: Any = services.Parts(
+            self.files, live(self.fleet), school, self.instance, lambda _: None
+        )
+        remedies, self.health = assembled(
+            settings, services.Pools(self.pool, self.pool), parts, self.state, lambda _: None
+        )
         note = PostgresHealth(self.pool).note
-        self.keeper = HealthKeeper(self.health, remedies, Notes(self.activity, note, lambda: None), self.instance, 0.1, self.clock)
-        self.runner = JobRunner(PostgresJobs(self.pool, self.instance), school, self.files, self.state, lambda _: None, self.clock)
-        self.changes = services.model_changes(settings, services.Pools(self.pool, self.pool), self.files)
-        self.catalogue, self.serving = catalogue, dict[SeriesKey, str]()
+        self.keeper = HealthKeeper(
+            self.health,
+            remedies,
+            Notes(self.activity, note, lambda: None),
+            self.instance,
+            0.1,
+            self.clock,
+        )
+        self.runner = JobRunner(
+            PostgresJobs(self.pool, self.instance),
+            school,
+            self.files,
+            self.state,
+            lambda _: None,
+            self.clock,
+        )
+        self.changes = services.model_changes(
+            settings, services.Pools(self.pool, self.pool), self.files
+        )
+        self.catalogue = catalogue
+        self.serving = dict[SeriesKey, str]()
 
     def clock(self) -> int:
         """What time it is here."""
@@ -126,7 +151,15 @@ class Site:
         times = np.arange(since, until, PAUSE)
         n, number = len(times), self.registry.number(key)
         zeros, good = np.zeros(n, np.int64), np.zeros(n, np.int16)
-        telemetry = Telemetry(self.registry.keys, np.full(n, number, np.int32), times, zeros, values(key, times), good, good)
+        telemetry = Telemetry(
+            self.registry.keys,
+            np.full(n, number, np.int32),
+            times,
+            zeros,
+            values(key, times),
+            good,
+            good,
+        )
         self.activity.results(telemetry, self.fleet.advance(telemetry))
         self.recorder.record(Page(UUID(int=1), 0, telemetry))
 
@@ -162,10 +195,19 @@ class Site:
 
     def told(self) -> list[tuple[str, dict[str, Any]]]:
         """Topics, without what all begin with, and payloads of what was told of models on MQTT."""
-        return [(one.topic.removeprefix("insa/iiot/ml/model/"), msgspec.json.decode(one.payload)) for one in self.state.outgoing(0, 1000)]
+        return [
+            (one.topic.removeprefix("insa/iiot/ml/model/"), msgspec.json.decode(one.payload))
+            for one in self.state.outgoing(0, 1000)
+        ]
 
 
-EMPTY = Telemetry((), np.zeros(0, np.int32), *(np.zeros(0, np.int64),) * 2, np.zeros(0), *(np.zeros(0, np.int16),) * 2)
+EMPTY = Telemetry(
+    (),
+    np.zeros(0, np.int32),
+    *(np.zeros(0, np.int64),) * 2,
+    np.zeros(0),
+    *(np.zeros(0, np.int16),) * 2,
+)
 
 
 @pytest.fixture
@@ -180,7 +222,10 @@ def site(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         PostgresRecorder(database) as recorder,
     ):
         site = Site(database, pool, files, history, recorder)
-        for key, since in (*((key, START - BEFORE * DAY) for key in LIVE), (SILENT, START - (27 + BEFORE) * DAY)):
+        for key, since in (
+            *((key, START - BEFORE * DAY) for key in LIVE),
+            (SILENT, START - (27 + BEFORE) * DAY),
+        ):
             site.read(key, since, since + BEFORE * DAY)
             if key[0] == "steady":  # a version of long ago, which serves no more
                 site.service.from_history(key, history, START - 25 * DAY)
@@ -202,23 +247,39 @@ def test_two_weeks(site: Site) -> None:
         for _ in range(24):
             site.hour()
     trails = {device: site.trail(device) for device in ("steady", "drifting", "failing", "silent")}
-    steps = {device: [(_day(one), one.kind, one.cause) for one in trail] for device, trail in trails.items()}
-    outcomes = {device: [one.job_outcome or "" for one in trail if one.kind == "retrain"] for device, trail in trails.items()}
+    steps = {
+        device: [(_day(one), one.kind, one.cause) for one in trail]
+        for device, trail in trails.items()
+    }
+    outcomes = {
+        device: [one.job_outcome or "" for one in trail if one.kind == "retrain"]
+        for device, trail in trails.items()
+    }
 
     # ages; a version of long ago goes; restless at the end: told daily, and what was learnt from that is refused
     assert steps["steady"][:2] == [(5, "clean_up", "inactive"), (7, "retrain", "age")]
-    assert set(steps["steady"][2:]) == {(day, kind, "degraded") for day in (13, 14) for kind in ("escalate", "retrain")}
+    assert set(steps["steady"][2:]) == {
+        (day, kind, "degraded") for day in (13, 14) for kind in ("escalate", "retrain")
+    }
     assert all(outcome.startswith("refused: ") for outcome in outcomes["steady"][1:])
     # drifts: degraded, escalated and retrained on the day, until a model that knows the new level is promoted; then it has healed
     healed = next(day for day, kind, _ in steps["drifting"] if kind == "recover")
     assert steps["drifting"][0][0] == SHIFT_DAY
     assert {step for step in steps["drifting"] if step[0] < healed} == {
-        (day, kind, "degraded") for day in range(SHIFT_DAY, healed) for kind in ("escalate", "retrain")
+        (day, kind, "degraded")
+        for day in range(SHIFT_DAY, healed)
+        for kind in ("escalate", "retrain")
     }
     assert "promoted" in outcomes["drifting"]
     assert not [step for step in steps["drifting"] if step[0] > healed and step[1] == "escalate"]
     # fails, three times: disabled, told; activated and repaired by a person, it heals and is retrained
-    fails = [(7, "retrain", "age"), (8, "escalate", "failing"), (8, "retrain", "age"), (9, "escalate", "failing"), (9, "retrain", "age")]
+    fails = [
+        (7, "retrain", "age"),
+        (8, "escalate", "failing"),
+        (8, "retrain", "age"),
+        (9, "escalate", "failing"),
+        (9, "retrain", "age"),
+    ]
     heals = [(10, "disable", "failing"), (12, "recover", "failing"), (12, "retrain", "age")]
     assert sorted(steps["failing"]) == sorted(fails + heals)
     assert [outcome == "promoted" for outcome in outcomes["failing"]] == [False, False, False, True]
@@ -232,18 +293,37 @@ def check_trail(site: Site, decisions: list[DecisionView]) -> None:
     assert all(one.reason and one.figures and one.outcome for one in decisions)
     assert {one.status for one in decisions} == {"done"}
     assert all(one.job_status in {"done", "failed"} for one in decisions if one.kind == "retrain")
-    audited = site.query("SELECT origin, action, count(*) FROM audit_log WHERE who = 'health check' GROUP BY 1, 2")
-    assert {origin for origin, _, _ in audited} == {f"decision {one.id}" for one in decisions} | {"schedule"}
-    assert {action: count for _, action, count in audited if action == "health.check"} == {"health.check": DAYS + 1}  # one at the start
+    audited = site.query(
+        "SELECT origin, action, count(*) FROM audit_log WHERE who = 'health check' GROUP BY 1, 2"
+    )
+    assert {origin for origin, _, _ in audited} == {f"decision {one.id}" for one in decisions} | {
+        "schedule"
+    }
+    assert {action: count for _, action, count in audited if action == "health.check"} == {
+        "health.check": DAYS + 1
+    }  # one at the start
     told = site.told()
-    notices = [msgspec.convert(said, Notice) for topic, said in told if topic not in {"trained", "retrained"}]
+    notices = [
+        msgspec.convert(said, Notice)
+        for topic, said in told
+        if topic not in {"trained", "retrained"}
+    ]
     spoken = [one for one in decisions if one.kind in {"escalate", "recover", "disable"}]
     assert {one.event_id: one.reason for one in notices} == {one.id: one.reason for one in spoken}
     assert len(notices) == len(spoken)
-    assert {one.cause for one in notices} == {"degraded:drifting/a", "degraded:steady/a", "failing:failing/a"}
-    causes = [[one.open for one in notices if one.cause == f"{cause}/a"] for cause in ("degraded:drifting", "failing:failing")]
+    assert {one.cause for one in notices} == {
+        "degraded:drifting/a",
+        "degraded:steady/a",
+        "failing:failing/a",
+    }
+    causes = [
+        [one.open for one in notices if one.cause == f"{cause}/a"]
+        for cause in ("degraded:drifting", "failing:failing")
+    ]
     assert [sum(not open_ for open_ in each) for each in causes] == [1, 1]
-    assert sum(topic == "retrained" for topic, _ in told) == sum(one.kind == "retrain" and one.job_status == "done" for one in decisions)
+    assert sum(topic == "retrained" for topic, _ in told) == sum(
+        one.kind == "retrain" and one.job_status == "done" for one in decisions
+    )
 
 
 def _day(one: DecisionView) -> int:

@@ -29,7 +29,9 @@ def systemd_analyze(*words: str) -> "subprocess.CompletedProcess[str]":
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("there is no systemd-analyze on this machine")
-    return subprocess.run([program, *words], check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [program, *words], check=False, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def test_systemd_would_find_a_word_it_does_not_know(installed: Path) -> None:
 def test_little_is_left_open(name: str) -> None:
     """By systemd's measure of exposure: 10 is all, a unit with nothing said has 9.6."""
     unit = str(ROOT / "systemd" / name)
-    done = systemd_analyze("security", "--offline=yes", f"--threshold={MOST_EXPOSED}", "--no-pager", unit)
+    done = systemd_analyze(
+        "security", "--offline=yes", f"--threshold={MOST_EXPOSED}", "--no-pager", unit
+    )
     assert done.returncode == 0, done.stdout[-300:]
 
 
@@ -75,7 +79,11 @@ def test_the_units_differ_in_their_names_alone() -> None:
     """What one forbids, the other does."""
     one, many = (settings(ROOT / "systemd" / name) for name in UNITS)
     assert one.keys() == many.keys()
-    assert {key for key in one if one[key] != many[key]} == {"Description", "ExecStart", "StateDirectory"}
+    assert {key for key in one if one[key] != many[key]} == {
+        "Description",
+        "ExecStart",
+        "StateDirectory",
+    }
 
 
 def test_a_daemon_is_tried_again_for_ever_but_not_where_that_cannot_help() -> None:
@@ -84,7 +92,11 @@ def test_a_daemon_is_tried_again_for_ever_but_not_where_that_cannot_help() -> No
     assert unit["Restart"] == ["always"]
     assert unit["StartLimitIntervalSec"] == ["0"]
     assert unit["RestartPreventExitStatus"] == ["78"]
-    assert (unit["Type"], unit["NotifyAccess"], unit["WatchdogSec"]) == (["notify"], ["main"], ["30"])
+    assert (unit["Type"], unit["NotifyAccess"], unit["WatchdogSec"]) == (
+        ["notify"],
+        ["main"],
+        ["30"],
+    )
 
 
 # ----------------------------------------------------------------------------------- the same restrictions, without systemd
@@ -97,7 +109,9 @@ def state(short_path: Path) -> Path:
     if find_library("seccomp") is None:
         pytest.skip("there is no libseccomp on this machine")
     user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
-    if subprocess.run(["unshare", *user, "--mount", "true"], check=False, capture_output=True, timeout=30).returncode:
+    if subprocess.run(
+        ["unshare", *user, "--mount", "true"], check=False, capture_output=True, timeout=30
+    ).returncode:
         pytest.skip("this machine lets us have no namespaces")
     return short_path / "state"
 
@@ -107,14 +121,22 @@ def test_the_restrictions_are_in_force(state: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     argv = [sys.executable, "-m", *CONFINED, str(state), "tests.acceptance.probe"]
     done = subprocess.run(
-        argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        argv,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     said = done.stdout.splitlines()
     assert [line for line in said if not line.endswith(": held")] == [], done.stderr
     assert len(said) == 12, done.stderr
 
 
-def test_the_daemon_does_all_of_its_work_confined(site: Site, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_daemon_does_all_of_its_work_confined(
+    site: Site, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With its usual folders, an embedded PostgreSQL and all: it learns a model, seals it, tells an anomaly, then ends well."""
     credentials = state / "insa-anomaly" / "credentials"
     credentials.mkdir(parents=True)
@@ -124,22 +146,37 @@ def test_the_daemon_does_all_of_its_work_confined(site: Site, state: Path, monke
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     port = free_port()
     config = {
-        "broker": {"port": site.broker.port, "username": site.broker.user, "password_file": "broker-password"},
+        "broker": {
+            "port": site.broker.port,
+            "username": site.broker.user,
+            "password_file": "broker-password",
+        },
         "http": {"port": port},
         "models": {"encryption_key_file": "encryption"},
         "detection": {"first_fit_seconds": 0},
     }
     (state / "insa-anomaly" / "config.yaml").write_text(json.dumps(config))
-    daemon = Daemon(Path("/var/lib/insa-anomaly/config.yaml"), port, (*CONFINED, str(state), "insa_anomaly"), site.folder)
+    daemon = Daemon(
+        Path("/var/lib/insa-anomaly/config.yaml"),
+        port,
+        (*CONFINED, str(state), "insa_anomaly"),
+        site.folder,
+    )
     with site.listen() as heard, site.feeder() as feeder:
         try:
             daemon.start()
             began = time.time() - 600
             for number in range(600):
-                reading = {"timestamp": began + number, "temperature": 60 + number * 7919 % 100 / 100}
+                reading = {
+                    "timestamp": began + number,
+                    "temperature": 60 + number * 7919 % 100 / 100,
+                }
                 feeder.publish("insa/iiot/telemetry/P-1", json.dumps(reading).encode())
             wait_for(lambda: daemon.status()["series_with_model"] == 1, 60)
-            feeder.publish("insa/iiot/telemetry/P-1", json.dumps({"timestamp": began + 600, "temperature": 95}).encode())
+            feeder.publish(
+                "insa/iiot/telemetry/P-1",
+                json.dumps({"timestamp": began + 600, "temperature": 95}).encode(),
+            )
             wait_for(lambda: any(event.kind == "opened" for event in heard.events), 30)
             daemon.wait_idle()
             assert daemon.metric("insa_readings_recorded_total") == 601
@@ -148,7 +185,11 @@ def test_the_daemon_does_all_of_its_work_confined(site: Site, state: Path, monke
             daemon.kill()
     assert "EPERM" not in daemon.log
     assert "not permitted" not in daemon.log
-    open_to_others = [path.name for path in (state / "insa-anomaly").iterdir() if path.is_file() and path.stat().st_mode & 0o077]
+    open_to_others = [
+        path.name
+        for path in (state / "insa-anomaly").iterdir()
+        if path.is_file() and path.stat().st_mode & 0o077
+    ]
     assert open_to_others == ["config.yaml"]  # which we wrote
     assert len(list(state.rglob("scorer_*.npz.sealed"))) == 1
 
@@ -156,5 +197,8 @@ def test_the_daemon_does_all_of_its_work_confined(site: Site, state: Path, monke
 def test_restarts_and_watchdog_are_consistent() -> None:
     """A start may take longer than a sign of life; the end longer than the daemon's own limits."""
     unit = settings(SERVICE)
-    times = [int(unit[name][0]) for name in ("RestartSec", "WatchdogSec", "TimeoutStopSec", "TimeoutStartSec")]
+    times = [
+        int(unit[name][0])
+        for name in ("RestartSec", "WatchdogSec", "TimeoutStopSec", "TimeoutStartSec")
+    ]
     assert all(one < other for one, other in pairwise(times))

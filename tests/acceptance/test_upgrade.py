@@ -25,7 +25,9 @@ def test_what_an_older_version_left_is_taken_up(version: Path, site: Site) -> No
     shutil.copytree(version, storage, ignore=shutil.ignore_patterns("schema.sql"))
     storage.chmod(0o700)
     (storage / "model.key").chmod(0o600)
-    site.put("models", {"directory": str(storage / "ml_models"), "key_file": str(storage / "model.key")})
+    site.put(
+        "models", {"directory": str(storage / "ml_models"), "key_file": str(storage / "model.key")}
+    )
     with site.listen() as heard:
         daemon = site.daemon()
         daemon.start()

@@ -41,7 +41,9 @@ class Prometheus:
     def get(self, path: str, **values: str) -> Any:  # noqa: ANN401 - any JSON
         """The data of an answer that must succeed."""
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(values)}", timeout=10) as answer:
+            with urlopen(
+                f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(values)}", timeout=10
+            ) as answer:
                 return json.load(answer)["data"]
         except HTTPError as error:
             raise AssertionError(error.read().decode()) from error
@@ -73,7 +75,9 @@ class Watched:
         """What the admin API answers."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        request = Request(f"http://127.0.0.1:{self.daemon.port}/api/v1/ml/{path}", data, headers, method=method)
+        request = Request(
+            f"http://127.0.0.1:{self.daemon.port}/api/v1/ml/{path}", data, headers, method=method
+        )
         with urlopen(request, timeout=10) as answer:  # noqa: S310 - http
             return json.load(answer)
 
@@ -85,11 +89,19 @@ def prometheus(folder: Path, program: list[str], target: int) -> Iterator[Promet
     config["rule_files"] = [str(DASHBOARDS / name) for name in config["rule_files"]]
     config["global"] = {"evaluation_interval": "1s"}
     for job in config["scrape_configs"]:
-        job |= {"scrape_interval": "1s", "scrape_timeout": "1s", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
+        job |= {
+            "scrape_interval": "1s",
+            "scrape_timeout": "1s",
+            "static_configs": [{"targets": [f"127.0.0.1:{target}"]}],
+        }
     folder.mkdir()
     (folder / "prometheus.yml").write_text(json.dumps(config))
     server = Prometheus(embedded.free_port())
-    argv = [*program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    argv = [
+        *program,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+    ]
     argv += [f"--web.listen-address=127.0.0.1:{server.port}"]
     with running("prometheus", argv, folder / "prometheus.log", lambda: server.ready):
         yield server
@@ -105,7 +117,13 @@ def watched(site: Site, program: list[str]) -> Iterator[Watched]:
 
 @contextmanager
 def _watched(site: Site, program: list[str], port: int) -> Iterator[Watched]:
-    site.put("alerts", {"webhooks": [{"name": "hook", "url": f"http://127.0.0.1:{port}/"}], "allowed_networks": ["127.0.0.0/8"]})
+    site.put(
+        "alerts",
+        {
+            "webhooks": [{"name": "hook", "url": f"http://127.0.0.1:{port}/"}],
+            "allowed_networks": ["127.0.0.0/8"],
+        },
+    )
     daemon = site.daemon()
     daemon.launch()
     with prometheus(site.folder / "prometheus", program, daemon.port) as server:
@@ -114,7 +132,12 @@ def _watched(site: Site, program: list[str], port: int) -> Iterator[Watched]:
         assert done.returncode == 0, done.stdout + done.stderr
         daemon.wait_ready()
         wait_for(lambda: daemon.status()["series_with_model"] == 1, 20)
-        one = Watched(site, daemon, server, create_key(load(site.config())[0], Wish("tests", [Permission.ADMIN]))[1])
+        one = Watched(
+            site,
+            daemon,
+            server,
+            create_key(load(site.config())[0], Wish("tests", [Permission.ADMIN]))[1],
+        )
         with site.publishing(signal.messages(), RATE):
             _use(one)
         yield one
@@ -146,7 +169,12 @@ class Signal:
         topic = f"insa/iiot/telemetry/{DEVICE}"
         found: list[Message] = []
         for row in range(LEARNT, LEARNT + LIVE):
-            found.append((topic, json.dumps({"timestamp": self._time(row), METRIC: self._values[row]}).encode()))
+            found.append(
+                (
+                    topic,
+                    json.dumps({"timestamp": self._time(row), METRIC: self._values[row]}).encode(),
+                )
+            )
             found += [(topic, b"{")] * (row % 10 == 0)
         return found
 

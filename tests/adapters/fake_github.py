@@ -43,7 +43,10 @@ class FakeGitHub:
         if self.failing and request.method in self.at:
             return self.failing.pop(0)
         parts = urlsplit(request.path)
-        path, query = parts.path, {name: values[0] for name, values in parse_qs(parts.query).items()}
+        path, query = (
+            parts.path,
+            {name: values[0] for name, values in parse_qs(parts.query).items()},
+        )
         said = json.loads(request.body or b"{}")
         prefix = "/api/v3/repos/plant/line/issues"
         if not path.startswith(prefix):
@@ -57,7 +60,11 @@ class FakeGitHub:
     def _issues(self, method: str, path: str, query: dict[str, str], said: dict[str, Any]) -> Reply:
         if path == "" and method == "GET":
             state, label = query.get("state", "open"), query.get("labels")
-            found = [one for one in self.issues.values() if one["state"] == state and (label is None or label in one["labels"])]
+            found = [
+                one
+                for one in self.issues.values()
+                if one["state"] == state and (label is None or label in one["labels"])
+            ]
             return _page(found[::-1], query)
         if path == "":
             return self._new(said)

@@ -9,7 +9,15 @@ from typing import Self
 
 from insa_anomaly.adapters.mqtt.packets import encode_length
 
-CONNECT, PUBLISH, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = 0x10, 0x30, 0x40, 0x80, 0xA0, 0xC0, 0xE0
+CONNECT, PUBLISH, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = (
+    0x10,
+    0x30,
+    0x40,
+    0x80,
+    0xA0,
+    0xC0,
+    0xE0,
+)
 
 
 @dataclass
@@ -24,7 +32,9 @@ class Wire:
     @property
     def pubacks(self) -> list[int]:
         """Packet ids of the PUBACKs that came."""
-        return [int.from_bytes(body[:2], "big") for head, body in self.packets if head & 0xF0 == PUBACK]
+        return [
+            int.from_bytes(body[:2], "big") for head, body in self.packets if head & 0xF0 == PUBACK
+        ]
 
     def exactly(self, count: int) -> bytes:
         """So many bytes. Raises EOFError."""
@@ -60,7 +70,9 @@ class Wire:
         assert head == CONNECT
         self.protocol = body[6]
 
-    def accept(self, *, session_present: bool = False, code: int = 0, properties: bytes = b"") -> None:
+    def accept(
+        self, *, session_present: bool = False, code: int = 0, properties: bytes = b""
+    ) -> None:
         """Read CONNECT, answer CONNACK."""
         self.connect()
         tail = encode_length(len(properties)) + properties if self.protocol == 5 else b""
@@ -70,7 +82,10 @@ class Wire:
         """Deliver at QoS 1."""
         name = topic.encode()
         properties = b"\0" if self.protocol == 5 else b""
-        self.send(0x32, len(name).to_bytes(2, "big") + name + mid.to_bytes(2, "big") + properties + payload)
+        self.send(
+            0x32,
+            len(name).to_bytes(2, "big") + name + mid.to_bytes(2, "big") + properties + payload,
+        )
 
     def serve(self, *, until: int | None = None, puback: int = 0) -> None:
         """Answer what comes, `puback` to each PUBLISH, until a packet of the kind `until` has been answered, or the end."""
@@ -87,10 +102,17 @@ class Wire:
         five = self.protocol == 5
         kind = head & 0xF0
         if kind in {SUBSCRIBE, UNSUBSCRIBE}:
-            self.send(kind + 0x10, body[:2] + (b"\0" if five else b"") + (b"\1" if kind == SUBSCRIBE else b"\0" if five else b""))
+            self.send(
+                kind + 0x10,
+                body[:2]
+                + (b"\0" if five else b"")
+                + (b"\1" if kind == SUBSCRIBE else b"\0" if five else b""),
+            )
         elif kind == PUBLISH:
             size = int.from_bytes(body[:2], "big")
-            self.send(PUBACK, body[2 + size : 4 + size] + (bytes([puback]) if five and puback else b""))
+            self.send(
+                PUBACK, body[2 + size : 4 + size] + (bytes([puback]) if five and puback else b"")
+            )
         elif kind == PINGREQ:
             self.send(0xD0, b"")
 
@@ -113,7 +135,9 @@ class ScriptedBroker:
                 return
             accepted.settimeout(20)
             self.wires.append(Wire(len(self.wires) + 1, accepted))
-            self._threads.append(threading.Thread(target=self._run, args=(self.wires[-1],), daemon=True))
+            self._threads.append(
+                threading.Thread(target=self._run, args=(self.wires[-1],), daemon=True)
+            )
             self._threads[-1].start()
 
     def _run(self, wire: Wire) -> None:
@@ -128,7 +152,12 @@ class ScriptedBroker:
         self._threads[0].start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with self._listener:
             self._listener.shutdown(socket.SHUT_RDWR)
         for wire in self.wires:

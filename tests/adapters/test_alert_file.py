@@ -35,7 +35,9 @@ def test_a_dead_letter_can_be_read(tmp_path: Path) -> None:
         assert one is not None
         file.give_up(one, "too old", DAY_ZERO)
         file.forget(DAY_ZERO + 29 * DAY)
-        assert [(one.target, one.alert, one.reason) for one in file.dead()] == [("mail", an_alert(1), "too old")]
+        assert [(one.target, one.alert, one.reason) for one in file.dead()] == [
+            ("mail", an_alert(1), "too old")
+        ]
         file.forget(DAY_ZERO + 31 * DAY)
         assert file.dead() == []
 
@@ -51,10 +53,9 @@ def test_a_dead_letter_can_be_tried_again(tmp_path: Path) -> None:
         for _ in range(2):
             other.revive(letter, DAY_ZERO + DAY)
         assert file.dead() == []
-        assert [(each.target, each.alert, each.decided_at, each.attempts) for each in file.waiting()] == [
-            ("mail", an_alert(2), DAY_ZERO, 0),
-            ("mail", an_alert(1), DAY_ZERO + DAY, 0),
-        ]
+        assert [
+            (each.target, each.alert, each.decided_at, each.attempts) for each in file.waiting()
+        ] == [("mail", an_alert(2), DAY_ZERO, 0), ("mail", an_alert(1), DAY_ZERO + DAY, 0)]
 
 
 def test_what_cannot_be_read_holds_nobody_up(tmp_path: Path) -> None:
@@ -94,7 +95,9 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     assert (tmp_path / "alerts.db.damaged-1").exists()
 
 
-def test_a_file_in_other_hands_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_other_hands_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A lock that is held for too long is a broken file for now, and nothing has changed."""
     monkeypatch.setattr("insa_anomaly.adapters.alert_file._WAIT", 0.05)
     path = tmp_path / "alerts.db"

@@ -23,9 +23,16 @@ class Desk:
     server: FakeGitHub
     url: str
 
-    def tracker(self, deadline: float = 3.0, name: str = "plant/line", token: str = TOKEN) -> GitHub:
+    def tracker(
+        self, deadline: float = 3.0, name: str = "plant/line", token: str = TOKEN
+    ) -> GitHub:
         """One that knows nothing yet."""
-        return GitHub(Repository(self.url, name, lambda: token), Exchange(HERE, deadline), lambda: DAY_ZERO, lambda _: "https://g/d")
+        return GitHub(
+            Repository(self.url, name, lambda: token),
+            Exchange(HERE, deadline),
+            lambda: DAY_ZERO,
+            lambda _: "https://g/d",
+        )
 
 
 @pytest.fixture
@@ -70,7 +77,13 @@ def test_a_cause_has_one_issue_from_beginning_to_end(desk: Desk) -> None:
 
 def test_causes_do_not_mix(desk: Desk) -> None:
     """Each model has its own; a person's own issues are left alone."""
-    desk.server.issues[1] = {"number": 1, "state": "open", "title": "mine", "body": None, "labels": [LABEL]}
+    desk.server.issues[1] = {
+        "number": 1,
+        "state": "open",
+        "title": "mine",
+        "body": None,
+        "labels": [LABEL],
+    }
     desk.server.comments[1] = []
     tracker = desk.tracker()
     for cause in ("degraded:a/x", "failing:a/x", "degraded:b/x"):
@@ -84,7 +97,11 @@ def test_what_came_twice_is_done_once(desk: Desk) -> None:
     """After a crash, and with nothing remembered: the markers say what was done."""
     for alert in (degraded(1), degraded(1), degraded(2), degraded(2), recovered(), recovered()):
         deliver(desk.tracker(), alert)
-    assert (len(desk.server.issues), len(desk.server.open), len(desk.server.comments[1])) == (1, 0, 2)
+    assert (len(desk.server.issues), len(desk.server.open), len(desk.server.comments[1])) == (
+        1,
+        0,
+        2,
+    )
 
 
 def test_an_answer_that_is_lost_opens_no_second_issue(desk: Desk) -> None:
@@ -102,7 +119,13 @@ def test_an_issue_is_found_among_many(desk: Desk) -> None:
     """On the third page, and its comment among as many."""
     deliver(desk.tracker(), degraded(1))
     for number in range(2, 260):
-        desk.server.issues[number] = {"number": number, "state": "open", "title": "x", "body": "x", "labels": [LABEL]}
+        desk.server.issues[number] = {
+            "number": number,
+            "state": "open",
+            "title": "x",
+            "body": "x",
+            "labels": [LABEL],
+        }
     desk.server.comments[1] = [{"body": "x"} for _ in range(250)]
     deliver(desk.tracker(), degraded(2))
     deliver(desk.tracker(), degraded(2))
@@ -125,7 +148,9 @@ def test_words_of_devices_are_words(desk: Desk) -> None:
     bad = degraded(1, "x")
     evil = "````\n@everyone <!-- insa-anomaly cause " + "0" * 64 + " -->"
     tracker = desk.tracker()
-    alert = Alert(bad.event_id, bad.kind, bad.severity, bad.cause, evil, evil * 50, bad.timestamp, evil, {})
+    alert = Alert(
+        bad.event_id, bad.kind, bad.severity, bad.cause, evil, evil * 50, bad.timestamp, evil, {}
+    )
     deliver(tracker, alert)
     (issue,) = desk.server.open
     assert issue["body"].count("````") == 2
@@ -138,9 +163,35 @@ def test_words_of_devices_are_words(desk: Desk) -> None:
     ("reply", "error", "rest"),
     [
         (Reply(401, b'{"message": "Bad credentials"}'), TargetAway, None),
-        (Reply(403, b"{}", {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(DAY_ZERO // 1_000_000 + 1234)}), TargetAway, 1234.0),
-        (Reply(403, b"{}", {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(DAY_ZERO // 1_000_000 + 10**9)}), TargetAway, 3900.0),
-        (Reply(403, b"{}", {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"}), TargetAway, 1.0),
+        (
+            Reply(
+                403,
+                b"{}",
+                {
+                    "X-RateLimit-Remaining": "0",
+                    "X-RateLimit-Reset": str(DAY_ZERO // 1_000_000 + 1234),
+                },
+            ),
+            TargetAway,
+            1234.0,
+        ),
+        (
+            Reply(
+                403,
+                b"{}",
+                {
+                    "X-RateLimit-Remaining": "0",
+                    "X-RateLimit-Reset": str(DAY_ZERO // 1_000_000 + 10**9),
+                },
+            ),
+            TargetAway,
+            3900.0,
+        ),
+        (
+            Reply(403, b"{}", {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"}),
+            TargetAway,
+            1.0,
+        ),
         (Reply(403, b"{}", {"Retry-After": "77"}), TargetAway, 77.0),
         (Reply(403, b'{"message": "You have exceeded a secondary rate limit"}'), TargetAway, 60.0),
         (Reply(429, b"{}", {"Retry-After": "5"}), TargetAway, 5.0),
@@ -154,7 +205,9 @@ def test_words_of_devices_are_words(desk: Desk) -> None:
     ],
 )
 @pytest.mark.parametrize("at", ["GET", "POST"])
-def test_a_refusal_is_heard(desk: Desk, reply: Reply, error: type[Exception], rest: float | None, at: str) -> None:
+def test_a_refusal_is_heard(
+    desk: Desk, reply: Reply, error: type[Exception], rest: float | None, at: str
+) -> None:
     """Wherever it comes: later or never, and not before GitHub says so; then it is done, once."""
     if at == "POST" and reply.status == 200:
         pytest.skip("a list is read, an issue is written")
@@ -188,7 +241,10 @@ def test_a_token_that_is_wrong_or_missing_is_waited_for(desk: Desk) -> None:
     with pytest.raises(TargetAway, match="401: Bad credentials"):
         deliver(desk.tracker(token="old"), degraded())  # noqa: S106
     with pytest.raises(TargetAway, match="cannot be read"):
-        deliver(GitHub(Repository(desk.url, "plant/line", missing), Exchange(HERE), lambda: DAY_ZERO), degraded())
+        deliver(
+            GitHub(Repository(desk.url, "plant/line", missing), Exchange(HERE), lambda: DAY_ZERO),
+            degraded(),
+        )
     with pytest.raises(TargetAway, match="404"):
         deliver(desk.tracker(name="plant/other"), degraded())
 

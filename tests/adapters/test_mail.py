@@ -27,8 +27,28 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for localhost, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     made = folder / "mail.pem", folder / "mail.key"
-    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(made[1]), "-out", str(made[0])]
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    names = [
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        str(made[1]),
+        "-out",
+        str(made[0]),
+    ]
     subprocess.run([*argv, *names], check=True, capture_output=True, timeout=60)
     return made
 
@@ -51,13 +71,22 @@ def secure(certificate: tuple[Path, Path]) -> Iterator[MailServer]:
 
 def post(port: int, **changes: object) -> Post:
     """How to reach a server on this port."""
-    usual = Post("localhost", port, "none", "insa@plant.test", ("shift@plant.test", "office@plant.test"), deadline=3.0)
+    usual = Post(
+        "localhost",
+        port,
+        "none",
+        "insa@plant.test",
+        ("shift@plant.test", "office@plant.test"),
+        deadline=3.0,
+    )
     return replace(usual, **changes)  # type: ignore[arg-type]
 
 
 def deliver(way: Post, text: str = ALERT.text) -> None:
     """One mail."""
-    Mail(way, lambda _: "https://grafana/d/x").deliver(ID, msgspec.structs.replace(ALERT, text=text), DAY_ZERO)
+    Mail(way, lambda _: "https://grafana/d/x").deliver(
+        ID, msgspec.structs.replace(ALERT, text=text), DAY_ZERO
+    )
 
 
 def test_a_mail_says_it_all(server: MailServer) -> None:
@@ -65,7 +94,10 @@ def test_a_mail_says_it_all(server: MailServer) -> None:
     deliver(post(server.port))
     deliver(post(server.port))
     first, again = server.taken
-    assert (first["From"], first["To"]) == ("insa@plant.test", "shift@plant.test, office@plant.test")
+    assert (first["From"], first["To"]) == (
+        "insa@plant.test",
+        "shift@plant.test, office@plant.test",
+    )
     assert first["Subject"] == "[WARNING] press-1/pressure: opened: 9, expected 5 (4 to 6)"
     assert first["Message-ID"] == again["Message-ID"] == f"<{ID}@insa-anomaly.invalid>"
     assert first["References"] == again["References"] is not None
@@ -74,7 +106,9 @@ def test_a_mail_says_it_all(server: MailServer) -> None:
     assert all(word in text for word in ("press-1", "pressure", "expected", "https://grafana/d/x"))
 
 
-def test_a_mail_is_encrypted_and_the_password_right(secure: MailServer, certificate: tuple[Path, Path]) -> None:
+def test_a_mail_is_encrypted_and_the_password_right(
+    secure: MailServer, certificate: tuple[Path, Path]
+) -> None:
     """STARTTLS with a server whose certificate is trusted; the password is asked for each time, as it may have changed."""
     asked: list[int] = []
 
@@ -82,7 +116,9 @@ def test_a_mail_is_encrypted_and_the_password_right(secure: MailServer, certific
         asked.append(1)
         return PASSWORD
 
-    way = post(secure.port, security="starttls", ca_file=certificate[0], username=USER, password=password)
+    way = post(
+        secure.port, security="starttls", ca_file=certificate[0], username=USER, password=password
+    )
     deliver(way)
     deliver(way)
     assert (secure.encrypted, secure.logins, len(asked)) == ([True, True], [USER, USER], 2)
@@ -92,9 +128,15 @@ def test_a_mail_is_encrypted_and_the_password_right(secure: MailServer, certific
     ("changes", "why"),
     [
         ({"security": "starttls"}, "CERTIFICATE_VERIFY_FAILED"),  # not trusted
-        ({"security": "starttls", "host": "127.0.0.1", "trust": True}, "certificate is not valid for '127.0.0.1'"),
+        (
+            {"security": "starttls", "host": "127.0.0.1", "trust": True},
+            "certificate is not valid for '127.0.0.1'",
+        ),
         ({"security": "starttls", "trust": True}, "530|Authentication required|refused"),  # no name
-        ({"security": "starttls", "trust": True, "username": USER, "password": lambda: "wrong"}, "535|[Aa]uthentication"),
+        (
+            {"security": "starttls", "trust": True, "username": USER, "password": lambda: "wrong"},
+            "535|[Aa]uthentication",
+        ),
         ({"security": "none"}, "530|STARTTLS|refused"),  # in the clear
     ],
 )
@@ -102,7 +144,10 @@ def test_a_server_that_is_not_satisfied_is_tried_again(
     secure: MailServer, certificate: tuple[Path, Path], changes: dict[str, object], why: str
 ) -> None:
     """It is the configuration that is wrong, which may be put right; the reason is said."""
-    said = {"ca_file" if name == "trust" else name: certificate[0] if name == "trust" else one for name, one in changes.items()}
+    said = {
+        "ca_file" if name == "trust" else name: certificate[0] if name == "trust" else one
+        for name, one in changes.items()
+    }
     way = post(secure.port, **said)
     with pytest.raises(TargetAway, match=why):
         deliver(way)
@@ -111,7 +156,13 @@ def test_a_server_that_is_not_satisfied_is_tried_again(
 
 def test_a_server_can_be_tried_out(secure: MailServer, certificate: tuple[Path, Path]) -> None:
     """Without writing to anybody."""
-    way = post(secure.port, security="starttls", ca_file=certificate[0], username=USER, password=lambda: PASSWORD)
+    way = post(
+        secure.port,
+        security="starttls",
+        ca_file=certificate[0],
+        username=USER,
+        password=lambda: PASSWORD,
+    )
     Mail(way).try_out()
     with pytest.raises(TargetAway, match="535"):
         Mail(replace(way, password=lambda: "wrong")).try_out()
@@ -127,23 +178,40 @@ def test_no_password_goes_to_a_server_without_tls(server: MailServer) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "error"),
-    [("451 try later", TargetAway), ("421 busy", TargetAway), ("554 no such thing", TargetRefused), ("552 too large", TargetRefused)],
+    [
+        ("451 try later", TargetAway),
+        ("421 busy", TargetAway),
+        ("554 no such thing", TargetRefused),
+        ("552 too large", TargetRefused),
+    ],
 )
-def test_what_a_server_answers_decides(server: MailServer, answer: str, error: type[Exception]) -> None:
+def test_what_a_server_answers_decides(
+    server: MailServer, answer: str, error: type[Exception]
+) -> None:
     """Later, or never."""
     server.answer = answer
     with pytest.raises(error, match=answer[4:]):
         deliver(post(server.port))
 
 
-def test_a_password_that_cannot_be_read_is_waited_for(secure: MailServer, certificate: tuple[Path, Path]) -> None:
+def test_a_password_that_cannot_be_read_is_waited_for(
+    secure: MailServer, certificate: tuple[Path, Path]
+) -> None:
     """The file may be there again."""
 
     def password() -> str:
         raise ConfigError("the secret in /x cannot be read")
 
     with pytest.raises(TargetAway, match="cannot be read"):
-        deliver(post(secure.port, security="starttls", ca_file=certificate[0], username=USER, password=password))
+        deliver(
+            post(
+                secure.port,
+                security="starttls",
+                ca_file=certificate[0],
+                username=USER,
+                password=password,
+            )
+        )
 
 
 def test_nobody_listens() -> None:
@@ -152,7 +220,9 @@ def test_nobody_listens() -> None:
         deliver(post(1))
 
 
-@pytest.mark.parametrize("text", ["x\r\nBcc: all@plant.test", "x\n\nbody", "\x00\u202e", "Größe ≥ 5 °C", "x" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["x\r\nBcc: all@plant.test", "x\n\nbody", "\x00\u202e", "Größe ≥ 5 °C", "x" * 10_000]
+)
 def test_what_a_device_calls_itself_writes_no_header(server: MailServer, text: str) -> None:
     """Nor breaks the mail."""
     deliver(post(server.port), text)

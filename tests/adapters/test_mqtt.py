@@ -58,7 +58,9 @@ class Inbox:
         return [payload for delivery in self.deliveries for _, payload in delivery.messages]
 
 
-def connect(place: Access, terms: Terms, inbox: Inbox, reader: str = "fast", backoff: Backoff = QUICK) -> Connection:
+def connect(
+    place: Access, terms: Terms, inbox: Inbox, reader: str = "fast", backoff: Backoff = QUICK
+) -> Connection:
     """An open connection that feeds the inbox."""
     connection = inbox.connection = Connection(place, terms, inbox, reader=reader, backoff=backoff)
     assert connection.open(10), connection.trouble
@@ -94,7 +96,9 @@ def _no_thread_dies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 # --------------------------------------------------------------------------------------------- with mosquitto
 @readers
-def test_what_comes_while_we_are_away_waits_for_us(mosquitto: Broker, unique: str, reader: str) -> None:
+def test_what_comes_while_we_are_away_waits_for_us(
+    mosquitto: Broker, unique: str, reader: str
+) -> None:
     """The session outlives the process: everything published meanwhile is delivered, once, in order, and then is gone."""
     terms = Terms([f"{unique}/#"], expiry=100)
     with connect(access(mosquitto, unique), terms, Inbox(), reader):
@@ -104,10 +108,14 @@ def test_what_comes_while_we_are_away_waits_for_us(mosquitto: Broker, unique: st
     inbox = Inbox()
     with connect(access(mosquitto, unique), terms, inbox, reader) as connection:
         wait_for(lambda: len(inbox.payloads) >= 3000)
-        assert [message for delivery in inbox.deliveries for message in delivery.messages] == messages
+        assert [
+            message for delivery in inbox.deliveries for message in delivery.messages
+        ] == messages
         assert connection.sessions_lost == 0
         connection.publish(f"other/{unique}", b"")
-        assert settled(connection, 1)  # mosquitto has read all that went before; what it has not when we come back is redelivered
+        assert settled(
+            connection, 1
+        )  # mosquitto has read all that went before; what it has not when we come back is redelivered
     inbox = Inbox()
     with connect(access(mosquitto, unique), terms, inbox, reader):
         feed(mosquitto, unique, [(f"{unique}/last", b"last")])
@@ -140,7 +148,9 @@ def replace_generation(delivery: Delivery, generation: int) -> Delivery:
 
 
 @readers
-def test_shedding_gives_messages_back_and_gets_them_again(mosquitto: Broker, unique: str, reader: str) -> None:
+def test_shedding_gives_messages_back_and_gets_them_again(
+    mosquitto: Broker, unique: str, reader: str
+) -> None:
     """What found no room is delivered once more on the connection made anew; in the end all is had."""
     had: list[bytes] = []
     refusals = [False, False]
@@ -153,7 +163,9 @@ def test_shedding_gives_messages_back_and_gets_them_again(mosquitto: Broker, uni
         return True
 
     terms = Terms([f"{unique}/#"], expiry=100)
-    with Connection(access(mosquitto, unique), terms, take, reader=reader, backoff=QUICK) as connection:
+    with Connection(
+        access(mosquitto, unique), terms, take, reader=reader, backoff=QUICK
+    ) as connection:
         assert connection.open(10)
         feed(mosquitto, unique, [(f"{unique}/{i}", b"%d" % i) for i in range(500)])
         wait_for(lambda: len(set(had)) >= 500)
@@ -162,7 +174,9 @@ def test_shedding_gives_messages_back_and_gets_them_again(mosquitto: Broker, uni
 
 
 @readers
-def test_a_hand_over_that_raises_ends_the_connection_not_the_thread(mosquitto: Broker, unique: str, reader: str) -> None:
+def test_a_hand_over_that_raises_ends_the_connection_not_the_thread(
+    mosquitto: Broker, unique: str, reader: str
+) -> None:
     """The reason is logged, and the messages come again."""
     had: list[bytes] = []
     faults: list[Exception] = [KeyError("a bug"), RecursionError("another")]
@@ -175,15 +189,25 @@ def test_a_hand_over_that_raises_ends_the_connection_not_the_thread(mosquitto: B
         return True
 
     terms = Terms([f"{unique}/#"], expiry=100)
-    with capture_logs() as logs, Connection(access(mosquitto, unique), terms, take, reader=reader, backoff=QUICK) as connection:
+    with (
+        capture_logs() as logs,
+        Connection(
+            access(mosquitto, unique), terms, take, reader=reader, backoff=QUICK
+        ) as connection,
+    ):
         assert connection.open(10)
         feed(mosquitto, unique, [(f"{unique}/a", b"1")])
         wait_for(lambda: had == [b"1"])
-    assert [log["reason"] for log in logs if log["action"] == "broker_disconnected"] == ["RecursionError: another", "KeyError: 'a bug'"]
+    assert [log["reason"] for log in logs if log["action"] == "broker_disconnected"] == [
+        "RecursionError: another",
+        "KeyError: 'a bug'",
+    ]
 
 
 @readers
-def test_waiting_for_room_holds_the_broker_back(mosquitto: Broker, unique: str, reader: str) -> None:
+def test_waiting_for_room_holds_the_broker_back(
+    mosquitto: Broker, unique: str, reader: str
+) -> None:
     """While the hand-over waits, nothing more is handed over; the connection lasts, and everything comes afterwards."""
     gate, seen = threading.Event(), Inbox()
 
@@ -191,7 +215,9 @@ def test_waiting_for_room_holds_the_broker_back(mosquitto: Broker, unique: str, 
         seen(delivery)
         return gate.wait(10)
 
-    with Connection(access(mosquitto, unique), Terms([f"{unique}/#"], expiry=100), take, reader=reader) as connection:
+    with Connection(
+        access(mosquitto, unique), Terms([f"{unique}/#"], expiry=100), take, reader=reader
+    ) as connection:
         assert connection.open(10)
         seen.connection = connection
         feed(mosquitto, unique, [(f"{unique}/{i}", b"x" * 1000) for i in range(5000)])
@@ -204,13 +230,20 @@ def test_waiting_for_room_holds_the_broker_back(mosquitto: Broker, unique: str, 
 
 
 @readers
-def test_subscriptions_of_an_earlier_run_are_given_up(mosquitto: Broker, unique: str, reader: str) -> None:
+def test_subscriptions_of_an_earlier_run_are_given_up(
+    mosquitto: Broker, unique: str, reader: str
+) -> None:
     """A kept session keeps its subscriptions; those no longer configured are undone."""
     place = access(mosquitto, unique)
     with connect(place, Terms([f"{unique}/old/#", f"{unique}/new/#"], expiry=100), Inbox(), reader):
         pass
     inbox = Inbox()
-    with connect(place, Terms([f"{unique}/new/#"], [f"{unique}/old/#", f"{unique}/new/#"], expiry=100), inbox, reader):
+    with connect(
+        place,
+        Terms([f"{unique}/new/#"], [f"{unique}/old/#", f"{unique}/new/#"], expiry=100),
+        inbox,
+        reader,
+    ):
         feed(mosquitto, unique, [(f"{unique}/old/a", b"old"), (f"{unique}/new/a", b"new")])
         wait_for(lambda: inbox.payloads)
         time.sleep(0.1)
@@ -218,7 +251,9 @@ def test_subscriptions_of_an_earlier_run_are_given_up(mosquitto: Broker, unique:
 
 
 @readers
-def test_retained_messages_are_not_sent_again_at_every_reconnect(mosquitto: Broker, unique: str, reader: str) -> None:
+def test_retained_messages_are_not_sent_again_at_every_reconnect(
+    mosquitto: Broker, unique: str, reader: str
+) -> None:
     """A retained message comes with the first subscription of a session, and no more."""
     with Connection(access(mosquitto, f"{unique}-other"), Terms(), lambda _: True) as other:
         assert other.open(10)
@@ -232,9 +267,13 @@ def test_retained_messages_are_not_sent_again_at_every_reconnect(mosquitto: Brok
 
 
 @readers
-def test_more_publishes_than_the_broker_allows_at_once(short_path: Path, tools: Tools, unique: str, reader: str) -> None:
+def test_more_publishes_than_the_broker_allows_at_once(
+    short_path: Path, tools: Tools, unique: str, reader: str
+) -> None:
     """A broker that allows 5 under way gets 5 at a time; 300 are settled, and the connection lasts."""
-    with embedded.mosquitto(short_path / "m", tools, settings={"max_inflight_messages": "5"}) as broker:
+    with embedded.mosquitto(
+        short_path / "m", tools, settings={"max_inflight_messages": "5"}
+    ) as broker:
         with connect(access(broker, unique), Terms(), Inbox(), reader) as connection:
             tokens = {connection.publish(f"{unique}/{i}", b"x") for i in range(300)}
             assert {answer.token for answer in settled(connection, 300)} == tokens
@@ -273,7 +312,11 @@ def test_a_takeover_that_is_named_is_waited_out_at_once() -> None:
         wire.send(0xE0, b"\x8e")
         wire.serve()
 
-    with capture_logs() as logs, ScriptedBroker(script) as server, connect(to_script(server), Terms(), Inbox(), backoff=Backoff(0.02, 60)):
+    with (
+        capture_logs() as logs,
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(), Inbox(), backoff=Backoff(0.02, 60)),
+    ):
         wait_for(lambda: any(log["action"] == "broker_taken_over" for log in logs))
         time.sleep(0.2)
         assert len(server.wires) == 1
@@ -284,7 +327,9 @@ def test_a_wrong_password_is_one_clear_error(mosquitto: Broker, unique: str, rea
     """At start, at once, with the broker's address and reason, and without the password."""
     place = replace(access(mosquitto, unique), password="wrong-secret")  # noqa: S106 - it is none
     connection = Connection(place, Terms(), lambda _: True, reader=reader)
-    with pytest.raises(BrokerRefused, match=rf"{place.host}:{place.port} refuses us: Not authorized") as refused:
+    with pytest.raises(
+        BrokerRefused, match=rf"{place.host}:{place.port} refuses us: Not authorized"
+    ) as refused:
         connection.open(10)
     assert not connection.alive
     assert "wrong-secret" not in str(refused.value) + repr(place)
@@ -302,29 +347,45 @@ def test_a_password_changed_under_way_is_logged_once(unique: str) -> None:
         if wire.number >= 6:
             wire.serve()
 
-    with capture_logs() as logs, ScriptedBroker(script) as server, connect(to_script(server), Terms(["t"], expiry=9), Inbox()) as it:
+    with (
+        capture_logs() as logs,
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(["t"], expiry=9), Inbox()) as it,
+    ):
         wait_for(lambda: len(server.wires) >= 6 and it.connected)
-    assert [log["reason"] for log in logs if log["action"] == "broker_refused"] == ["Not authorized"]
+    assert [log["reason"] for log in logs if log["action"] == "broker_refused"] == [
+        "Not authorized"
+    ]
 
 
 @readers
-def test_the_will_is_published_when_we_are_gone_without_a_word(mosquitto: Broker, unique: str, reader: str) -> None:
+def test_the_will_is_published_when_we_are_gone_without_a_word(
+    mosquitto: Broker, unique: str, reader: str
+) -> None:
     """Not when we take leave, and retained, so that whoever comes later learns it too."""
     heard: list[bytes] = []
     terms = Terms(will=(f"{unique}/status", b"offline"), expiry=100)
-    with Listener(access(mosquitto, f"{unique}-l"), [f"{unique}/status"], lambda _, payload, __: heard.append(payload)) as listener:
+    with Listener(
+        access(mosquitto, f"{unique}-l"),
+        [f"{unique}/status"],
+        lambda _, payload, __: heard.append(payload),
+    ) as listener:
         assert listener.open(10)
         with connect(access(mosquitto, unique), terms, Inbox(), reader) as connection:
             connection.publish(f"{unique}/status", b"online", retain=True)
             wait_for(lambda: heard == [b"online"])
         time.sleep(0.1)
-        with connect(access(mosquitto, unique), terms, Inbox(), reader, Backoff(9, 9)) as connection:
+        with connect(
+            access(mosquitto, unique), terms, Inbox(), reader, Backoff(9, 9)
+        ) as connection:
             assert connection._trying is not None
             connection._trying.cut()
             wait_for(lambda: heard == [b"online", b"offline"])
 
 
-def test_a_feeder_outlives_a_restart_of_the_broker(own_mosquitto: Server[Broker], unique: str) -> None:
+def test_a_feeder_outlives_a_restart_of_the_broker(
+    own_mosquitto: Server[Broker], unique: str
+) -> None:
     """What was not acknowledged goes again: each message arrives at least once, also when the broker was killed in between."""
     inbox = Inbox()
     with (
@@ -341,12 +402,18 @@ def test_a_feeder_outlives_a_restart_of_the_broker(own_mosquitto: Server[Broker]
         assert feeder.drain(20) == 0
         assert feeder.count_acknowledged == 20_000
         wait_for(lambda: inbox.connection and inbox.connection.connected)
-    assert len(set(inbox.payloads)) > 15_000  # what the broker lost in its crash nobody can give back
+    assert (
+        len(set(inbox.payloads)) > 15_000
+    )  # what the broker lost in its crash nobody can give back
 
 
-def test_a_feeder_says_when_the_broker_is_lost_for_good(own_mosquitto: Server[Broker], unique: str) -> None:
+def test_a_feeder_says_when_the_broker_is_lost_for_good(
+    own_mosquitto: Server[Broker], unique: str
+) -> None:
     """It waits for its patience, then raises; and a topic nobody can publish to is refused at once."""
-    with Feeder(access(own_mosquitto.address, unique), window=10, patience=0.2, backoff=QUICK) as feeder:
+    with Feeder(
+        access(own_mosquitto.address, unique), window=10, patience=0.2, backoff=QUICK
+    ) as feeder:
         assert feeder.open(10)
         with pytest.raises(BrokerRefused, match="topic name invalid"):
             feeder.publish("a/+", b"x")
@@ -361,7 +428,9 @@ def test_a_feeder_says_when_the_broker_is_lost_for_good(own_mosquitto: Server[Br
 def test_a_listener_hears_with_the_time(mosquitto: Broker, unique: str) -> None:
     """Topic, payload, and when it came."""
     heard: list[tuple[str, bytes, float]] = []
-    with Listener(access(mosquitto, unique), [f"{unique}/#"], lambda *message: heard.append(message)) as listener:
+    with Listener(
+        access(mosquitto, unique), [f"{unique}/#"], lambda *message: heard.append(message)
+    ) as listener:
         assert listener.open(10)
         before = time.monotonic()
         feed(mosquitto, unique, [(f"{unique}/ä", b"x")])
@@ -374,19 +443,31 @@ def test_a_listener_hears_with_the_time(mosquitto: Broker, unique: str) -> None:
 def test_over_tls(short_path: Path, tools: Tools, unique: str, reader: str) -> None:
     """Both readers work over TLS, small and large, and the broker's certificate can be looked at."""
     files = certificates(short_path)
-    settings = {"cafile": str(files / "ca.crt"), "certfile": str(files / "server.crt"), "keyfile": str(files / "server.key")}
-    messages = [(f"{unique}/{i}", bytes([i % 256]) * size) for i, size in enumerate([0, 1, 100, 20_000, 200_000] * 20)]
+    settings = {
+        "cafile": str(files / "ca.crt"),
+        "certfile": str(files / "server.crt"),
+        "keyfile": str(files / "server.key"),
+    }
+    messages = [
+        (f"{unique}/{i}", bytes([i % 256]) * size)
+        for i, size in enumerate([0, 1, 100, 20_000, 200_000] * 20)
+    ]
     with embedded.mosquitto(short_path / "m", tools, settings=settings) as broker:
         place = replace(access(broker, unique), tls=Tls(ca=files / "ca.crt"))
         inbox = Inbox()
         terms = Terms([f"{unique}/#"], expiry=100)
-        with connect(place, terms, inbox, reader) as connection, Feeder(replace(place, client_id="f")) as feeder:
+        with (
+            connect(place, terms, inbox, reader) as connection,
+            Feeder(replace(place, client_id="f")) as feeder,
+        ):
             assert feeder.open(10)
             for message in messages:
                 feeder.publish(*message)
             assert feeder.drain(20) == 0
             wait_for(lambda: len(inbox.payloads) >= len(messages))
-            assert [message for delivery in inbox.deliveries for message in delivery.messages] == messages
+            assert [
+                message for delivery in inbox.deliveries for message in delivery.messages
+            ] == messages
             assert connection.generation == 1
             end = expires(connection.certificate or b"")
             assert end is not None
@@ -394,8 +475,12 @@ def test_over_tls(short_path: Path, tools: Tools, unique: str, reader: str) -> N
 
 
 @readers
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho lets go of a socket without closing it
-def test_a_certificate_of_an_unknown_authority_is_refused(short_path: Path, tools: Tools, unique: str, reader: str) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # paho lets go of a socket without closing it
+def test_a_certificate_of_an_unknown_authority_is_refused(
+    short_path: Path, tools: Tools, unique: str, reader: str
+) -> None:
     """The reason is given, and no password has been sent."""
     files = certificates(short_path)
     settings = {"certfile": str(files / "server.crt"), "keyfile": str(files / "server.key")}
@@ -426,17 +511,26 @@ def certificates(folder: Path) -> Path:
 def test_tls_files_that_are_missing_are_a_matter_of_configuration(tmp_path: Path) -> None:
     """One line that names the file."""
     with pytest.raises(ConfigError, match=r"ca\.crt"):
-        Connection(Access("localhost", 1, "x", tls=Tls(ca=tmp_path / "ca.crt")), Terms(), lambda _: True)
+        Connection(
+            Access("localhost", 1, "x", tls=Tls(ca=tmp_path / "ca.crt")), Terms(), lambda _: True
+        )
 
 
 # ----------------------------------------------------------------------------------- with amqtt, and with scripts
 @readers
-def test_with_amqtt_it_falls_back_to_mqtt_3(tmp_path: Path, unique: str, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_amqtt_it_falls_back_to_mqtt_3(
+    tmp_path: Path, unique: str, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A broker that knows no MQTT 5 and does not say so is spoken to in 3.1.1, and delivery works."""
     monkeypatch.setattr("insa_anomaly.adapters.mqtt.link._ANSWER_SECONDS", 0.5)
     with embedded.amqtt(tmp_path / "amqtt") as broker:
         inbox = Inbox()
-        with capture_logs() as logs, connect(access(broker, unique), Terms([f"{unique}/#"], expiry=100), inbox, reader) as connection:
+        with (
+            capture_logs() as logs,
+            connect(
+                access(broker, unique), Terms([f"{unique}/#"], expiry=100), inbox, reader
+            ) as connection,
+        ):
             feed(broker, unique, [(f"{unique}/{i}", b"%d" % i) for i in range(200)])
             wait_for(lambda: len(inbox.payloads) >= 200)
             token = connection.publish(f"other/{unique}", b"x")
@@ -458,7 +552,10 @@ def test_a_broker_without_mqtt_5_is_spoken_to_in_3(reader: str, answer: bytes | 
         wire.accept()
         wire.serve(until=SUBSCRIBE if wire.number == 2 else None)
 
-    with ScriptedBroker(script) as server, connect(to_script(server), Terms(["t"], expiry=9), Inbox(), reader):
+    with (
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(["t"], expiry=9), Inbox(), reader),
+    ):
         wait_for(lambda: len(server.wires) >= 3 and server.wires[2].protocol)
         assert [wire.protocol for wire in server.wires[:3]] == [5, 4, 4]
 
@@ -474,7 +571,10 @@ def test_a_broker_that_once_spoke_mqtt_5_is_not_spoken_down_to(reader: str) -> N
         wire.accept()
         wire.serve(until=SUBSCRIBE if wire.number == 1 else None)
 
-    with ScriptedBroker(script) as server, connect(to_script(server), Terms(["t"], expiry=9), Inbox(), reader):
+    with (
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(["t"], expiry=9), Inbox(), reader),
+    ):
         wait_for(lambda: len(server.wires) >= 4 and server.wires[3].protocol)
         assert {wire.protocol for wire in server.wires} == {5}
 
@@ -498,7 +598,9 @@ def test_a_session_the_broker_forgot_is_counted(reader: str) -> None:
 
 
 @readers
-@pytest.mark.parametrize(("reason", "refused"), [(0x10, None), (0x87, "not authorized"), (0x97, "quota exceeded")])
+@pytest.mark.parametrize(
+    ("reason", "refused"), [(0x10, None), (0x87, "not authorized"), (0x97, "quota exceeded")]
+)
 def test_the_broker_s_reason_is_passed_on(reader: str, reason: int, refused: str | None) -> None:
     """A publish is settled as accepted below 0x80, nobody listening included, and as refused above, with the reason."""
 
@@ -506,7 +608,10 @@ def test_the_broker_s_reason_is_passed_on(reader: str, reason: int, refused: str
         wire.accept()
         wire.serve(puback=reason)
 
-    with ScriptedBroker(script) as server, connect(to_script(server), Terms(), Inbox(), reader) as connection:
+    with (
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(), Inbox(), reader) as connection,
+    ):
         token = connection.publish("t", b"x")
         assert connection.settled(5) == [Settled(token, refused)]
 
@@ -518,7 +623,10 @@ def test_a_reason_that_paho_does_not_know_is_passed_on_too() -> None:
         wire.accept()
         wire.serve(puback=0x95)
 
-    with ScriptedBroker(script) as server, connect(to_script(server), Terms(), Inbox()) as connection:
+    with (
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(), Inbox()) as connection,
+    ):
         token = connection.publish("t", b"x")
         assert connection.settled(5) == [Settled(token, "packet too large")]
 
@@ -531,10 +639,15 @@ def test_what_the_broker_would_not_take_is_not_sent(reader: str) -> None:
         wire.accept(properties=b"\x27\x00\x00\x03\xe8")
         wire.serve()
 
-    with ScriptedBroker(script) as server, connect(to_script(server), Terms(), Inbox(), reader) as connection:
+    with (
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(), Inbox(), reader) as connection,
+    ):
         large, small = connection.publish("t", b"x" * 1000), connection.publish("t", b"x" * 900)
         assert settled(connection, 2) == [Settled(large, "packet too large"), Settled(small, None)]
-        assert [len(body) for head, body in server.wires[0].packets if head & 0xF0 == PUBLISH] == [906]
+        assert [len(body) for head, body in server.wires[0].packets if head & 0xF0 == PUBLISH] == [
+            906
+        ]
 
 
 @readers
@@ -553,7 +666,10 @@ def test_stale_acknowledgements_cannot_swallow_messages_of_a_new_session(reader:
 
     handed = threading.Event()
     inbox, terms = Inbox(acknowledging=False), Terms(["t"], expiry=9)
-    with ScriptedBroker(script) as server, connect(to_script(server), terms, inbox, reader, Backoff(0.2, 0.2)) as connection:
+    with (
+        ScriptedBroker(script) as server,
+        connect(to_script(server), terms, inbox, reader, Backoff(0.2, 0.2)) as connection,
+    ):
         wait_for(lambda: inbox.payloads.count(b"1") == 20)
         old = list(inbox.deliveries)
         handed.set()
@@ -581,7 +697,9 @@ def test_a_subscription_that_is_denied_stops_the_start(reader: str) -> None:
                 wire.send(0x90, body[:2] + b"\0\1\x87")
 
     with ScriptedBroker(script) as server:
-        connection = Connection(to_script(server), Terms(["good/#", "secret/#"]), lambda _: True, reader=reader)
+        connection = Connection(
+            to_script(server), Terms(["good/#", "secret/#"]), lambda _: True, reader=reader
+        )
         with pytest.raises(BrokerRefused, match="subscription to secret/#: Not authorized"):
             connection.open(10)
 
@@ -590,7 +708,9 @@ def test_a_subscription_that_is_denied_stops_the_start(reader: str) -> None:
 def test_with_nobody_there_it_keeps_trying(reader: str) -> None:
     """`open` answers False in its time, and once there is a broker we are connected."""
     port = free_port()
-    with Connection(Access("127.0.0.1", port, "x"), Terms(["t"]), lambda _: True, reader=reader, backoff=QUICK) as connection:
+    with Connection(
+        Access("127.0.0.1", port, "x"), Terms(["t"]), lambda _: True, reader=reader, backoff=QUICK
+    ) as connection:
         assert not connection.open(0.1)
         assert "refused" in connection.trouble
 
@@ -613,7 +733,9 @@ def test_a_name_that_does_not_resolve_is_no_end(host: str) -> None:
 
 @readers
 @pytest.mark.parametrize("frozen", ["before CONNACK", "after CONNACK", "full"])
-def test_a_frozen_broker_does_not_hold_up_the_end(reader: str, frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_broker_does_not_hold_up_the_end(
+    reader: str, frozen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A broker that stops reading, even with much on its way to it, delays `close` by no more than its own deadline."""
     monkeypatch.setattr("insa_anomaly.adapters.mqtt.session._LEAVE_SECONDS", 0.5)
     release = threading.Event()
@@ -655,7 +777,24 @@ def test_nothing_a_broker_sends_kills_the_thread(reader: str, seed: int) -> None
             return
         if noise.random() < 0.8:
             wire.accept()
-        head = noise.choice([0x20, 0x30, 0x32, 0x34, 0x40, 0x50, 0x62, 0x90, 0xB0, 0xD0, 0xE0, 0xF0, 0x00, noise.randrange(256)])
+        head = noise.choice(
+            [
+                0x20,
+                0x30,
+                0x32,
+                0x34,
+                0x40,
+                0x50,
+                0x62,
+                0x90,
+                0xB0,
+                0xD0,
+                0xE0,
+                0xF0,
+                0x00,
+                noise.randrange(256),
+            ]
+        )
         body = noise.randbytes(noise.choice([0, 1, 2, 3, 4, 8, 40, 300]))
         wire.send(head, body)
         wire.socket.sendall(noise.randbytes(noise.choice([0, 1, 5, 100])))
@@ -665,11 +804,15 @@ def test_nothing_a_broker_sends_kills_the_thread(reader: str, seed: int) -> None
     inbox = Inbox()
     with ScriptedBroker(script) as server:
         terms, backoff = Terms(["t"], expiry=9), Backoff(0.001, 0.002)
-        connection = inbox.connection = Connection(to_script(server), terms, inbox, reader=reader, backoff=backoff)
+        connection = inbox.connection = Connection(
+            to_script(server), terms, inbox, reader=reader, backoff=backoff
+        )
         with connection:
             try:
                 connection.open(0.01)
-            except BrokerRefused:  # noise can look like that; whoever asks at start is told, so ask again
+            except (
+                BrokerRefused
+            ):  # noise can look like that; whoever asks at start is told, so ask again
                 pytest.skip("the first noise read as a refusal")
             wait_for(lambda: b"good" in inbox.payloads or not connection.alive, 30)
             assert b"good" in inbox.payloads
@@ -677,11 +820,19 @@ def test_nothing_a_broker_sends_kills_the_thread(reader: str, seed: int) -> None
 
 
 @readers
-def test_an_idle_connection_is_kept_alive(mosquitto: Broker, unique: str, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_is_kept_alive(
+    mosquitto: Broker, unique: str, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pings go out and are answered, so that the broker does not take us for gone."""
-    monkeypatch.setattr("insa_anomaly.adapters.mqtt.link._TURN_SECONDS", 0.1)  # far below the keepalive, as else
-    with connect(replace(access(mosquitto, unique), keepalive=4), Terms([unique]), Inbox(), reader) as connection:
-        time.sleep(7)  # the broker gives up 6 s after the last sign of life: a busy machine has 2 s to answer in time
+    monkeypatch.setattr(
+        "insa_anomaly.adapters.mqtt.link._TURN_SECONDS", 0.1
+    )  # far below the keepalive, as else
+    with connect(
+        replace(access(mosquitto, unique), keepalive=4), Terms([unique]), Inbox(), reader
+    ) as connection:
+        time.sleep(
+            7
+        )  # the broker gives up 6 s after the last sign of life: a busy machine has 2 s to answer in time
         assert connection.connected
         assert connection.generation == 1
 
@@ -697,7 +848,10 @@ def test_a_connection_that_is_dead_is_noticed(reader: str) -> None:
         while True:
             wire.packet()
 
-    with ScriptedBroker(script) as server, connect(replace(to_script(server), keepalive=1), Terms(), Inbox(), reader) as connection:
+    with (
+        ScriptedBroker(script) as server,
+        connect(replace(to_script(server), keepalive=1), Terms(), Inbox(), reader) as connection,
+    ):
         wait_for(lambda: connection.generation == 3)
 
 
@@ -711,10 +865,15 @@ def test_reconnecting_leaves_nothing_behind(reader: str) -> None:
         wire.accept()
         wire.serve(until=SUBSCRIBE)
 
-    with ScriptedBroker(script) as server, connect(to_script(server), Terms(["t"], expiry=9), Inbox(), reader, Backoff(0.001, 0.001)):
+    with (
+        ScriptedBroker(script) as server,
+        connect(to_script(server), Terms(["t"], expiry=9), Inbox(), reader, Backoff(0.001, 0.001)),
+    ):
         wait_for(lambda: len(counts) >= 100, 20)
     assert max(files for files, _ in counts[10:]) <= max(files for files, _ in counts[:10]) + 4
-    assert max(threads for _, threads in counts[10:]) <= max(threads for _, threads in counts[:10]) + 2
+    assert (
+        max(threads for _, threads in counts[10:]) <= max(threads for _, threads in counts[:10]) + 2
+    )
 
 
 def test_closing_before_opening_is_harmless() -> None:

@@ -12,7 +12,12 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener, Tools
 from insa_anomaly.adapters.mqtt import Access, Backoff, Connection, Terms
 from insa_anomaly.adapters.mqtt import canary as canaries
-from insa_anomaly.adapters.mqtt.canary import DEADLINE_SECONDS, DENIED_SECONDS, EVERY_SECONDS, Canary
+from insa_anomaly.adapters.mqtt.canary import (
+    DEADLINE_SECONDS,
+    DENIED_SECONDS,
+    EVERY_SECONDS,
+    Canary,
+)
 from tests.conftest import wait_for
 from tests.contracts.test_broker import Taken
 
@@ -34,7 +39,11 @@ def test_one_that_comes_back_is_proof() -> None:
     """It is kept from everybody else, and the next one goes a minute later."""
     canary, payload = begun()
     assert canary.answered(7, None, 0.5)
-    assert canary.heard([("a", b"1"), (TOPIC, payload), ("b", b"2")], [1, 0, 2], 1.0) == ([("a", b"1"), ("b", b"2")], [1, 2], [])
+    assert canary.heard([("a", b"1"), (TOPIC, payload), ("b", b"2")], [1, 0, 2], 1.0) == (
+        [("a", b"1"), ("b", b"2")],
+        [1, 2],
+        [],
+    )
     assert canary.due(EVERY_SECONDS - 1) is None
     assert canary.trouble is None
     assert canary.due(EVERY_SECONDS) is not None
@@ -154,16 +163,31 @@ def settled(connection: Connection, seconds: float) -> bool:
     ],
 )
 def test_through_a_broker_with_an_access_list(
-    short_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch, rules: str, words: str | None, version: str, reader: str
+    short_path: Path,
+    tools: Tools,
+    monkeypatch: pytest.MonkeyPatch,
+    rules: str,
+    words: str | None,
+    version: str,
+    reader: str,
 ) -> None:
     """One that lets us; one that does not let us publish; one that grants the subscription and then delivers nothing."""
     monkeypatch.setattr(canaries, "DEADLINE_SECONDS", 0.3)
     monkeypatch.setattr(canaries, "EVERY_SECONDS", 0.5)
     taken = Taken()
     with guarded(short_path, tools, rules) as broker, capture_logs() as logs:
-        access = Access(broker.host, broker.port, "daemon", broker.user, broker.password, versions=(version,))  # type: ignore[arg-type]
+        access = Access(
+            broker.host,
+            broker.port,
+            "daemon",
+            broker.user,
+            broker.password,
+            versions=(version,),  # type: ignore[arg-type]
+        )
         terms = Terms([] if "write" in rules and words else ["t/#"], canary=TOPIC)
-        with Connection(access, terms, taken, reader=reader, backoff=Backoff(0.02, 0.1)) as connection:
+        with Connection(
+            access, terms, taken, reader=reader, backoff=Backoff(0.02, 0.1)
+        ) as connection:
             assert connection.open(10)
             if words is None:
                 wait_for(lambda: connection._canary._proved)
@@ -171,7 +195,14 @@ def test_through_a_broker_with_an_access_list(
             else:
                 wait_for(lambda: connection.undelivered)
                 assert any(one in str(connection.undelivered) for one in words.split("|"))
-                wait_for(lambda: connection.connected and any(log["action"] == "delivery_doubted" for log in logs))
+                wait_for(
+                    lambda: (
+                        connection.connected
+                        and any(log["action"] == "delivery_doubted" for log in logs)
+                    )
+                )
                 wait_for(lambda: settled(connection, 0.3))
-                assert settled(connection, 0.8), "a broker that hangs up over the canary is not provoked again"
+                assert settled(connection, 0.8), (
+                    "a broker that hangs up over the canary is not provoked again"
+                )
     assert taken.deliveries == []

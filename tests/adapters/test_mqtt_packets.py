@@ -23,22 +23,36 @@ from insa_anomaly.adapters.mqtt.packets import (
     variable,
 )
 
-topics = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60)
+topics = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60
+)
 mids = st.integers(1, 0xFFFF)
 protocols = st.sampled_from([4, 5])
-user_properties = st.lists(st.tuples(st.text("ab", max_size=90), st.text("cd", max_size=90)), max_size=4)
+user_properties = st.lists(
+    st.tuples(st.text("ab", max_size=90), st.text("cd", max_size=90)), max_size=4
+)
 published = st.lists(st.tuples(topics, st.binary(max_size=400), mids), max_size=12)
 
 
-def publish_packet(topic: str, payload: bytes, qos: int, mid: int, properties: bytes, flags: int = 0) -> bytes:
+def publish_packet(
+    topic: str, payload: bytes, qos: int, mid: int, properties: bytes, flags: int = 0
+) -> bytes:
     """A PUBLISH with anything in it."""
     name = topic.encode()
-    body = len(name).to_bytes(2, "big") + name + (mid.to_bytes(2, "big") if qos else b"") + properties + payload
+    body = (
+        len(name).to_bytes(2, "big")
+        + name
+        + (mid.to_bytes(2, "big") if qos else b"")
+        + properties
+        + payload
+    )
     return bytes([0x30 | qos << 1 | flags]) + encode_length(len(body)) + body
 
 
 @given(published, protocols, st.data())
-def test_law_what_is_written_is_read_up_to_any_cut(messages: list[tuple[str, bytes, int]], protocol: int, data: st.DataObject) -> None:
+def test_law_what_is_written_is_read_up_to_any_cut(
+    messages: list[tuple[str, bytes, int]], protocol: int, data: st.DataObject
+) -> None:
     """Of packets cut off anywhere, exactly the whole ones are read, and reading stops where the first broken one begins."""
     packets = [encode_publish(*message, protocol) for message in messages]
     stream = b"".join(packets)
@@ -46,7 +60,9 @@ def test_law_what_is_written_is_read_up_to_any_cut(messages: list[tuple[str, byt
     read: list[tuple[str, bytes]] = []
     ids: list[int] = []
     at = Publishes(protocol).take(stream[:cut], 0, read, ids)
-    assert [(topic, payload, mid) for (topic, payload), mid in zip(read, ids, strict=True)] == messages[: len(read)]
+    assert [
+        (topic, payload, mid) for (topic, payload), mid in zip(read, ids, strict=True)
+    ] == messages[: len(read)]
     assert at == sum(map(len, packets[: len(read)]))
     assert len(read) == len(packets) or at + len(packets[len(read)]) > cut
 
@@ -67,11 +83,17 @@ def test_law_no_bytes_are_read_otherwise_than_paho_reads_them(noise: bytes, prot
         assert ids == [int.from_bytes(noise[2 + size : 4 + size], "big") if head & 2 else 0]
         if protocol == 4:
             theirs = _packet.decode_publish(head, packet[start:], MQTTProtocolVersion.MQTTv311)
-            assert (theirs.topic, theirs.payload, theirs.mid) == (read[0][0].encode(), read[0][1], ids[0])
+            assert (theirs.topic, theirs.payload, theirs.mid) == (
+                read[0][0].encode(),
+                read[0][1],
+                ids[0],
+            )
 
 
 @given(topics, st.binary(max_size=50), mids, st.sampled_from([0, 1]), user_properties)
-def test_properties_of_any_length_are_passed_over(topic: str, payload: bytes, mid: int, qos: int, pairs: list[tuple[str, str]]) -> None:
+def test_properties_of_any_length_are_passed_over(
+    topic: str, payload: bytes, mid: int, qos: int, pairs: list[tuple[str, str]]
+) -> None:
     """User properties, also of 128 bytes and more, change nothing of topic, packet id and payload."""
     properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     if pairs:
@@ -118,7 +140,7 @@ def test_pubacks_in_one_piece_are_pubacks(ids: list[int]) -> None:
 
 def test_pubacks_carry_their_reason() -> None:
     """With and without properties; cut ones are left."""
-    stream = b"\x40\x03\x00\x01\x10" + b"\x40\x04\x00\x02\x87\x00" + b"\x40\x02\x00\x03" + b"\x40\x02\x00"
+    stream = b"\x40\x03\x00\x01\x10\x40\x04\x00\x02\x87\x00\x40\x02\x00\x03\x40\x02\x00"
     answers: list[tuple[int, int]] = []
     assert take_pubacks(stream, 0, answers) == 15
     assert answers == [(1, 0x10), (2, 0x87), (3, 0)]
@@ -138,7 +160,20 @@ def test_a_length_of_five_bytes_is_malformed() -> None:
 
 
 @pytest.mark.parametrize(
-    "topic", ["", "a+b", "a/#", "a\0b", "a\nb", "a\x9fb", "a\ud800", "a\ufdd0", "a\uffff", "a\U0001fffe", "x" * 65_536]
+    "topic",
+    [
+        "",
+        "a+b",
+        "a/#",
+        "a\0b",
+        "a\nb",
+        "a\x9fb",
+        "a\ud800",
+        "a\ufdd0",
+        "a\uffff",
+        "a\U0001fffe",
+        "x" * 65_536,
+    ],
 )
 def test_topics_a_broker_would_end_the_connection_over(topic: str) -> None:
     """Wildcards, control characters, what is no character, too long."""
@@ -154,11 +189,22 @@ def test_what_may_be_published() -> None:
 
 def test_reasons_have_words() -> None:
     """Below 0x80 is accepted, also where nobody subscribes; above, the reason is named, known or not."""
-    assert (refusal(0), refusal(0x10), refusal(0x87), refusal(0xC3)) == (None, None, "not authorized", "reason 0xc3")
+    assert (refusal(0), refusal(0x10), refusal(0x87), refusal(0xC3)) == (
+        None,
+        None,
+        "not authorized",
+        "reason 0xc3",
+    )
 
 
 def test_backing_off_doubles_up_to_its_limit() -> None:
     """1, 2, 4 ... 30 s, less up to half of it by chance, however many failures there were."""
     backoff = Backoff(1.0, 30.0)
-    assert [backoff.delay(failures, 0.0) for failures in (1, 2, 3, 6, 10_000)] == [1.0, 2.0, 4.0, 30.0, 30.0]
+    assert [backoff.delay(failures, 0.0) for failures in (1, 2, 3, 6, 10_000)] == [
+        1.0,
+        2.0,
+        4.0,
+        30.0,
+        30.0,
+    ]
     assert backoff.delay(3, 0.5) == 3.0

@@ -18,11 +18,20 @@ from insa_anomaly.adapters.mqtt.packets import MOST, Message, encode_length, enc
 READERS = [FastClient, StockClient]
 PROTOCOLS = {4: MQTTProtocolVersion.MQTTv311, 5: MQTTProtocolVersion.MQTTv5}
 
-topics = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
-large = st.builds(lambda size, byte: bytes([byte]) * size, st.sampled_from([127, 128, 16_384, 70_000, 200_000]), st.integers(0, 255))
+topics = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40
+)
+large = st.builds(
+    lambda size, byte: bytes([byte]) * size,
+    st.sampled_from([127, 128, 16_384, 70_000, 200_000]),
+    st.integers(0, 255),
+)
 qos, mids = st.sampled_from([0, 1, 1, 1]), st.integers(1, 0xFFFF)
 flag_bits, property_bytes = st.sampled_from([0, 1, 8, 9]), st.sampled_from([0, 0, 5, 140])
-publishes = st.lists(st.tuples(topics, st.binary(max_size=300) | large, qos, mids, flag_bits, property_bytes), max_size=8)
+publishes = st.lists(
+    st.tuples(topics, st.binary(max_size=300) | large, qos, mids, flag_bits, property_bytes),
+    max_size=8,
+)
 
 
 class Fed:
@@ -31,16 +40,21 @@ class Fed:
     def __init__(self, reader: type[StockClient], protocol: int) -> None:
         self.got: list[tuple[str, bytes, int]] = []
         self.answers: list[tuple[int, int]] = []
-        self.client = reader("fed", PROTOCOLS[protocol], self._deliver, self.answers.extend, clean=True)
+        self.client = reader(
+            "fed", PROTOCOLS[protocol], self._deliver, self.answers.extend, clean=True
+        )
         ours, self.far = socket.socketpair()
         ours.setblocking(False)
         inside: Any = self.client
-        inside._sock, inside._state = ours, vars(paho)["_ConnectionState"].MQTT_CS_CONNECTED
+        inside._sock = ours
+        inside._state = vars(paho)["_ConnectionState"].MQTT_CS_CONNECTED
         self.client.on_socket_register_write = lambda *_: None
         self.client.allow(100)
 
     def _deliver(self, messages: list[Message], mids: list[int]) -> None:
-        self.got += [(topic, payload, mid) for (topic, payload), mid in zip(messages, mids, strict=True)]
+        self.got += [
+            (topic, payload, mid) for (topic, payload), mid in zip(messages, mids, strict=True)
+        ]
 
     def feed(self, chunks: list[bytes]) -> MQTTErrorCode:
         """Write, read to the end, answer how it ended."""
@@ -49,7 +63,11 @@ class Fed:
         rc = MQTTErrorCode.MQTT_ERR_SUCCESS
         deadline = time.monotonic() + 20
         try:
-            while rc == MQTTErrorCode.MQTT_ERR_SUCCESS and self.client.socket() is not None and time.monotonic() < deadline:
+            while (
+                rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+                and self.client.socket() is not None
+                and time.monotonic() < deadline
+            ):
                 rc = self.client.step(0.2)
         finally:
             self.far.close()
@@ -66,12 +84,24 @@ class Fed:
             return
 
 
-def packet(topic: str, payload: bytes, qos: int, mid: int, flags: int, properties: int, protocol: int = 5) -> bytes:
+def packet(
+    topic: str, payload: bytes, qos: int, mid: int, flags: int, properties: int, protocol: int = 5
+) -> bytes:
     """A PUBLISH, with user properties of about so many bytes."""
     name = topic.encode()
-    pair = b"\x26\x00\x01k" + max(0, properties - 6).to_bytes(2, "big") + b"v" * max(0, properties - 6) if properties else b""
+    pair = (
+        b"\x26\x00\x01k" + max(0, properties - 6).to_bytes(2, "big") + b"v" * max(0, properties - 6)
+        if properties
+        else b""
+    )
     tail = encode_length(len(pair)) + pair if protocol == 5 else b""
-    body = len(name).to_bytes(2, "big") + name + (mid.to_bytes(2, "big") if qos else b"") + tail + payload
+    body = (
+        len(name).to_bytes(2, "big")
+        + name
+        + (mid.to_bytes(2, "big") if qos else b"")
+        + tail
+        + payload
+    )
     return bytes([0x30 | qos << 1 | flags & (9 if qos else 1)]) + encode_length(len(body)) + body
 
 
@@ -85,9 +115,15 @@ def cut(stream: bytes, seed: int) -> list[bytes]:
     return pieces
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(publishes, st.sampled_from([4, 5]), st.integers(0, 2**32))
-def test_law_both_deliver_the_same_bytes(messages: list[tuple[str, bytes, int, int, int, int]], protocol: int, seed: int) -> None:
+def test_law_both_deliver_the_same_bytes(
+    messages: list[tuple[str, bytes, int, int, int, int]], protocol: int, seed: int
+) -> None:
     """Whatever topics, sizes, flags and properties, and wherever the network cuts: what was sent is delivered, by both alike."""
     stream = b"".join(packet(*message, protocol) for message in messages)
     expected = [(topic, payload, mid if qos else 0) for topic, payload, qos, mid, *_ in messages]
@@ -99,7 +135,9 @@ def test_law_both_deliver_the_same_bytes(messages: list[tuple[str, bytes, int, i
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=80), st.sampled_from([4, 5]), st.booleans())
-def test_law_noise_ends_a_connection_and_nothing_else(noise: bytes, protocol: int, leading: bool) -> None:
+def test_law_noise_ends_a_connection_and_nothing_else(
+    noise: bytes, protocol: int, leading: bool
+) -> None:
     """Any bytes, alone or after a good message: both deliver the good one, and then either go on reading or end the connection."""
     good = packet("t", b"good", 1, 1, 0, 0, protocol) if leading else b""
     for reader in READERS:
@@ -127,7 +165,11 @@ def test_a_payload_beyond_all_bounds_is_cut(reader: type[StockClient]) -> None:
     fed = Fed(reader, 4)
     huge = packet("t/huge", b"\1" * 3_000_000, 1, 2, 0, 0, 4)
     fed.feed(cut(packet("t", b"a", 1, 1, 0, 0, 4) + huge + packet("t", b"b", 1, 3, 0, 0, 4), 1))
-    assert [(topic, len(payload), mid) for topic, payload, mid in fed.got] == [("t", 1, 1), ("t/huge", MOST + 1, 2), ("t", 1, 3)]
+    assert [(topic, len(payload), mid) for topic, payload, mid in fed.got] == [
+        ("t", 1, 1),
+        ("t/huge", MOST + 1, 2),
+        ("t", 1, 3),
+    ]
 
 
 @pytest.mark.parametrize("reader", READERS)

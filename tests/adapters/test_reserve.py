@@ -23,7 +23,11 @@ def test_it_takes_and_gives_back(tmp_path: Path) -> None:
     assert not reserve.held
     assert reserve.hold()
     about = path.stat()
-    assert (about.st_size, about.st_blocks * 512 >= 1 << 20, about.st_mode & 0o777) == (1 << 20, True, 0o600)
+    assert (about.st_size, about.st_blocks * 512 >= 1 << 20, about.st_mode & 0o777) == (
+        1 << 20,
+        True,
+        0o600,
+    )
     assert Reserve(path, 1 << 20).hold()
     reserve.release()
     assert (reserve.held, path.exists()) == (False, False)
@@ -31,7 +35,9 @@ def test_it_takes_and_gives_back(tmp_path: Path) -> None:
     assert reserve.hold()
 
 
-def test_it_is_taken_only_where_there_is_twice_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_taken_only_where_there_is_twice_as_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What comes afterwards must not fill the disk at once."""
     reserve = Reserve(tmp_path / "reserve", 1 << 20)
     monkeypatch.setattr(os, "statvfs", lambda _: About(511, 4096))

@@ -31,7 +31,9 @@ def test_a_child_reads_what_is_written() -> None:
         print(arrays[0][2, 4], arrays[1][6].decode(), arrays[2][1, 4095], arrays[3][0])
     """
     argv = [sys.executable, "-c", textwrap.dedent(program)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[memory.descriptor], text=True) as child:
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[memory.descriptor], text=True
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == "here\n"

@@ -50,7 +50,9 @@ def test_kill_9_loses_nothing_that_was_appended(path: Path) -> None:
         "import sys, pathlib; from insa_anomaly.adapters.spool import Spool; spool = Spool(pathlib.Path(sys.argv[1]))\n"
         "while True: print(spool.append([('t', b'x' * 5000)] * 3, [], 0).seq, flush=True)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout is not None
         told = [int(child.stdout.readline()) for _ in range(20)][-1]
         child.send_signal(signal.SIGKILL)
@@ -107,18 +109,20 @@ def test_what_can_be_read_of_a_damaged_log_is_salvaged(path: Path) -> None:
     aside = path.with_name("aside.db")
     with Spool(aside) as spool:
         for number in range(1, 6):
-            spool.append([("t", b"%d" % number)], [Swap("d", "m", None)] if number == 3 else [], 1000 * number)
+            spool.append(
+                [("t", b"%d" % number)],
+                [Swap("d", "m", None)] if number == 3 else [],
+                1000 * number,
+            )
         damage(aside, "UPDATE entries SET body = zeroblob(10) WHERE seq = 2")
         with pytest.raises(LogDamaged, match="entry 2"):
             spool.verify()
     damage(aside, "DELETE FROM entries WHERE seq = 4")
     with Spool(path) as spool:
         assert salvaged(aside, spool) == (3, 2)
-        assert [(entry.received, entry.messages, len(entry.swaps)) for entry in spool.read(0, 10)] == [
-            (1000, [("t", b"1")], 0),
-            (3000, [("t", b"3")], 1),
-            (5000, [("t", b"5")], 0),
-        ]
+        assert [
+            (entry.received, entry.messages, len(entry.swaps)) for entry in spool.read(0, 10)
+        ] == [(1000, [("t", b"1")], 0), (3000, [("t", b"3")], 1), (5000, [("t", b"5")], 0)]
         spool.verify()
 
 

@@ -27,7 +27,11 @@ def test_a_restart_changes_nothing(path: Path) -> None:
         state.told([events[1].number])
     with StateFile(path) as state:
         state.bind(log_id)
-        assert (state.cursor, state.restore(), state.results(0, 9)) == (4, (3, {("d", "m"): b"\x00\xff"}), {4: b"r"})
+        assert (state.cursor, state.restore(), state.results(0, 9)) == (
+            4,
+            (3, {("d", "m"): b"\x00\xff"}),
+            {4: b"r"},
+        )
         assert state.outgoing(0, 9) == [events[0]]
         assert state.commit(5, None, [("c", b"3")])[0].number > events[1].number
 

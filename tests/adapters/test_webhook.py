@@ -36,10 +36,18 @@ def no_secret() -> None:
     """Nothing is signed."""
 
 
-def webhook(server: WebServer, networks: list[Network] | None = None, deadline: float = 3.0) -> Webhook:
+def webhook(
+    server: WebServer, networks: list[Network] | None = None, deadline: float = 3.0
+) -> Webhook:
     """The way there."""
     exchange = Exchange(HERE if networks is None else networks, deadline)
-    return Webhook(f"http://127.0.0.1:{server.port}/hook?a=b", exchange, lambda: SECRET, lambda: DAY_ZERO, lambda _: "https://g/d")
+    return Webhook(
+        f"http://127.0.0.1:{server.port}/hook?a=b",
+        exchange,
+        lambda: SECRET,
+        lambda: DAY_ZERO,
+        lambda _: "https://g/d",
+    )
 
 
 def deliver(way: Webhook, alert: Alert = ALERT) -> None:
@@ -53,18 +61,38 @@ def test_it_says_all_and_is_signed(server: WebServer) -> None:
     deliver(webhook(server))
     first, again = server.asked
     said = msgspec.json.decode(first.body)
-    assert (first.method, first.path, first.headers["content-type"]) == ("POST", "/hook?a=b", "application/json")
-    assert (said["kind"], said["severity"], said["device_id"], said["link"]) == ("opened", "warning", "press-1", "https://g/d")
+    assert (first.method, first.path, first.headers["content-type"]) == (
+        "POST",
+        "/hook?a=b",
+        "application/json",
+    )
+    assert (said["kind"], said["severity"], said["device_id"], said["link"]) == (
+        "opened",
+        "warning",
+        "press-1",
+        "https://g/d",
+    )
     assert said["event"] == ALERT.event
     seconds = str(DAY_ZERO // 1_000_000)
-    assert first.headers["x-insa-signature"] == f"t={seconds},v1={signature(SECRET, seconds, first.body)}"
-    assert first.headers["x-insa-delivery"] == again.headers["x-insa-delivery"] == said["delivery_id"] == ID
+    assert (
+        first.headers["x-insa-signature"]
+        == f"t={seconds},v1={signature(SECRET, seconds, first.body)}"
+    )
+    assert (
+        first.headers["x-insa-delivery"]
+        == again.headers["x-insa-delivery"]
+        == said["delivery_id"]
+        == ID
+    )
     assert signature(SECRET, seconds, first.body + b" ") not in first.headers["x-insa-signature"]
 
 
 def test_a_signature_is_what_others_compute() -> None:
     """`printf '1.{}' | openssl dgst -sha256 -hmac key` says the same."""
-    assert signature("key", "1", b"{}") == "1ba6b8171186efc613e8bcc0cbdab2748f24984d7c5a84faa2637afa0e40d224"
+    assert (
+        signature("key", "1", b"{}")
+        == "1ba6b8171186efc613e8bcc0cbdab2748f24984d7c5a84faa2637afa0e40d224"
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +102,9 @@ def test_a_signature_is_what_others_compute() -> None:
 )
 def test_what_it_answers_decides(server: WebServer, status: int, error: type[Exception]) -> None:
     """What a receiver will never take is given up; all else may be put right. No redirect is followed."""
-    server.answer = lambda _: Reply(status, headers={"Location": f"http://127.0.0.1:{server.port}/else", "Retry-After": "7"})
+    server.answer = lambda _: Reply(
+        status, headers={"Location": f"http://127.0.0.1:{server.port}/else", "Retry-After": "7"}
+    )
     with pytest.raises(error, match=str(status)) as caught:
         deliver(webhook(server))
     assert len(server.asked) == 1
@@ -88,7 +118,9 @@ def test_a_secret_that_cannot_be_read_is_waited_for(server: WebServer) -> None:
         raise ConfigError("the secret in /x cannot be read")
 
     with pytest.raises(TargetAway, match="cannot be read"):
-        deliver(Webhook(f"http://127.0.0.1:{server.port}/", Exchange(HERE), secret, lambda: DAY_ZERO))
+        deliver(
+            Webhook(f"http://127.0.0.1:{server.port}/", Exchange(HERE), secret, lambda: DAY_ZERO)
+        )
     assert server.asked == []
 
 
@@ -143,7 +175,14 @@ def test_tls_is_verified(tmp_path: Path) -> None:
         "-subj",
         "/CN=localhost",
     ]
-    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    names = [
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run([*argv, *names], check=True, capture_output=True, timeout=60)
     server = WebServer()
     with server.running(certificate, key):
@@ -154,14 +193,41 @@ def test_tls_is_verified(tmp_path: Path) -> None:
         with pytest.raises(TargetAway, match="CERTIFICATE_VERIFY_FAILED"):
             deliver(Webhook(url, Exchange(HERE, 3.0), no_secret, lambda: DAY_ZERO))
         with pytest.raises(TargetAway, match="certificate is not valid"):
-            deliver(Webhook(url.replace("localhost", "127.0.0.1"), Exchange(HERE, 3.0, certificate), no_secret, lambda: DAY_ZERO))
+            deliver(
+                Webhook(
+                    url.replace("localhost", "127.0.0.1"),
+                    Exchange(HERE, 3.0, certificate),
+                    no_secret,
+                    lambda: DAY_ZERO,
+                )
+            )
         assert len(server.asked) == 1
 
 
 # ------------------------------------------------------------------------------------------------ where it may go
 INSIDE = [
-    *("127.0.0.1", "127.8.9.1", "0.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1"),
-    *("255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "fd12::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254"),
+    *(
+        "127.0.0.1",
+        "127.8.9.1",
+        "0.0.0.1",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "224.0.0.1",
+    ),
+    *(
+        "255.255.255.255",
+        "::1",
+        "::",
+        "fe80::1",
+        "fc00::1",
+        "fd12::1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+    ),
     *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1", "2001:db8::1"),
 ]
 
@@ -173,14 +239,31 @@ def test_what_is_inside_is_not_reached(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "networks"), [("9.9.9.9", []), ("2620:fe::fe", []), ("10.1.2.3", ["10.0.0.0/8"]), ("fd12::1", ["fd12::/16"])]
+    ("word", "networks"),
+    [
+        ("9.9.9.9", []),
+        ("2620:fe::fe", []),
+        ("10.1.2.3", ["10.0.0.0/8"]),
+        ("fd12::1", ["fd12::/16"]),
+    ],
 )
 def test_what_is_public_or_allowed_is_reached(word: str, networks: list[str]) -> None:
     """A plant names the networks that its receivers are in."""
     assert allowed(ipaddress.ip_address(word), [ipaddress.ip_network(one) for one in networks])
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "127.1",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "[::ffff:127.0.0.1]",
+    ],
+)
 def test_no_spelling_of_this_machine_is_reached(server: WebServer, host: str) -> None:
     """The resolver reads them all as the same; we look at what it made of them."""
     with pytest.raises(TargetAway, match=r"no public address|Name or service|resolution"):
@@ -201,21 +284,35 @@ def test_a_name_is_resolved_once(server: WebServer, monkeypatch: pytest.MonkeyPa
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr("insa_anomaly.adapters.web.exchange.allowed", lambda address, _: str(address) == "192.0.2.1")
+    monkeypatch.setattr(
+        "insa_anomaly.adapters.web.exchange.allowed", lambda address, _: str(address) == "192.0.2.1"
+    )
     with pytest.raises(TargetAway):
-        deliver(Webhook(f"http://rebinding.test:{server.port}/", Exchange((), 0.3), no_secret, lambda: DAY_ZERO))
+        deliver(
+            Webhook(
+                f"http://rebinding.test:{server.port}/",
+                Exchange((), 0.3),
+                no_secret,
+                lambda: DAY_ZERO,
+            )
+        )
     assert (asked, server.asked) == (["rebinding.test"], [])
 
 
 def test_every_address_of_a_name_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them inside is enough to refuse."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (word, 80)) for word in ("9.9.9.9", "127.0.0.1")]
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (word, 80)) for word in ("9.9.9.9", "127.0.0.1")
+    ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(ValueError, match=r"127\.0\.0\.1 is no public address"):
         reachable("both.test", 80, [])
 
 
-@pytest.mark.parametrize("url", ["ftp://9.9.9.9/", "file:///etc/passwd", "http:///x", "http://user:pw@9.9.9.9/", "9.9.9.9"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://9.9.9.9/", "file:///etc/passwd", "http:///x", "http://user:pw@9.9.9.9/", "9.9.9.9"],
+)
 def test_other_kinds_of_addresses_are_not_asked(url: str) -> None:
     """Only http and https."""
     with pytest.raises(TargetAway):

@@ -69,7 +69,11 @@ class WebServer:
                 self._reply(mine.answer(request))
 
             def _reply(self, reply: Reply) -> None:
-                lines = [f"HTTP/1.1 {reply.status} -", f"Content-Length: {len(reply.body)}", "Connection: close"]
+                lines = [
+                    f"HTTP/1.1 {reply.status} -",
+                    f"Content-Length: {len(reply.body)}",
+                    "Connection: close",
+                ]
                 lines += [f"{name}: {value}" for name, value in reply.headers.items()]
                 said = "\r\n".join(lines).encode() + b"\r\n\r\n" + reply.body
                 pieces = [said] if not reply.pause else [said[i : i + 1] for i in range(len(said))]

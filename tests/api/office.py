@@ -41,7 +41,13 @@ SECOND = 1_000_000
 HOUR = 3600 * SECOND
 JOBS_MOST = 3
 KEY = ("PUMP-101", "temperature")
-NOTHING = Telemetry((), np.zeros(0, np.int32), *(np.zeros(0, np.int64),) * 2, np.zeros(0), *(np.zeros(0, np.int16),) * 2)
+NOTHING = Telemetry(
+    (),
+    np.zeros(0, np.int32),
+    *(np.zeros(0, np.int64),) * 2,
+    np.zeros(0),
+    *(np.zeros(0, np.int16),) * 2,
+)
 WISHES = {
     "read": [Permission.READ],
     "write": [Permission.WRITE],
@@ -101,15 +107,24 @@ class Office:
     def __post_init__(self) -> None:
         for name, permissions in WISHES.items():
             self.tokens[name] = self.service.create(Wish(name, permissions), "tests", now())[1]
-        self.tokens["expired"] = self.service.create(Wish("expired", [Permission.ADMIN], HOUR), "tests", now() - 2 * HOUR)[1]
-        revoked, self.tokens["revoked"] = self.service.create(Wish("revoked", [Permission.ADMIN]), "tests", now())
+        self.tokens["expired"] = self.service.create(
+            Wish("expired", [Permission.ADMIN], HOUR), "tests", now() - 2 * HOUR
+        )[1]
+        revoked, self.tokens["revoked"] = self.service.create(
+            Wish("revoked", [Permission.ADMIN]), "tests", now()
+        )
         self.service.revoke(revoked.id, "tests", now())
-        self.tokens["bad"] = self.tokens["admin"][:-1] + ("0" if self.tokens["admin"][-1] != "0" else "1")
+        self.tokens["bad"] = self.tokens["admin"][:-1] + (
+            "0" if self.tokens["admin"][-1] != "0" else "1"
+        )
         self.ring.refresh()
 
     def ask(self, who: str, method: str, path: str, **more: Any) -> httpx2.Response:  # noqa: ANN401 - what the client takes
         """One request with the key of this name; "nobody" has none."""
-        headers = {**more.pop("headers", {}), **({} if who == "nobody" else {"Authorization": f"Bearer {self.tokens[who]}"})}
+        headers = {
+            **more.pop("headers", {}),
+            **({} if who == "nobody" else {"Authorization": f"Bearer {self.tokens[who]}"}),
+        }
         answer: httpx2.Response = self.client.request(method, path, headers=headers, **more)
         return answer
 
@@ -119,23 +134,39 @@ class Office:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def train(self, key: SeriesKey = KEY, trained_at: int | None = None, **figures: float | str) -> ModelRow:
+    def train(
+        self, key: SeriesKey = KEY, trained_at: int | None = None, **figures: float | str
+    ) -> ModelRow:
         """The next version of a series' model, stored; its figures may be more than training gives."""
         one, version = learnt(), self.files.next_version(key)
-        model = replace(one.model, id=str(uuid4()), version=version, device_id=key[0], metric_name=key[1])
-        return self.files.save(replace(one, model=model, figures={**one.figures, **figures}), trained_at or now())
+        model = replace(
+            one.model, id=str(uuid4()), version=version, device_id=key[0], metric_name=key[1]
+        )
+        return self.files.save(
+            replace(one, model=model, figures={**one.figures, **figures}), trained_at or now()
+        )
 
     def serve(self, row: ModelRow) -> None:
         """Let the model take over its series in the stream."""
-        self.fleet.swap((row.device_id, row.metric_name), Model.from_bytes(self.files.scorer(row.id)))
+        self.fleet.swap(
+            (row.device_id, row.metric_name), Model.from_bytes(self.files.scorer(row.id))
+        )
 
-    def stream(self, values: Sequence[float], key: SeriesKey = KEY, since: int | None = None) -> None:
+    def stream(
+        self, values: Sequence[float], key: SeriesKey = KEY, since: int | None = None
+    ) -> None:
         """Readings come in, a second apart."""
         begin = now() - len(values) * SECOND if since is None else since
         keys, n = self.fleet.registry.keys, len(values)
         number = np.full(n, self.fleet.registry.number(key), np.int32)
-        times, zeros, good = begin + SECOND * np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int16)
-        self.fleet.advance(Telemetry(keys, number, times, zeros, np.array(values, float), good, good))
+        times, zeros, good = (
+            begin + SECOND * np.arange(n),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.int16),
+        )
+        self.fleet.advance(
+            Telemetry(keys, number, times, zeros, np.array(values, float), good, good)
+        )
 
     def record(self, anomalies: Sequence[Anomaly] = (), episodes: Sequence[Episode] = ()) -> None:
         """Findings are recorded."""
@@ -150,7 +181,10 @@ class Office:
 
     def audited(self, action: str) -> list[tuple[Any, ...]]:
         """Who, from where, which, before and after, of the lines with this action."""
-        return self.query("SELECT who, origin, subject, before, after FROM audit_log WHERE action = %s ORDER BY id", action)
+        return self.query(
+            "SELECT who, origin, subject, before, after FROM audit_log WHERE action = %s ORDER BY id",
+            action,
+        )
 
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Rows of the database."""
@@ -177,9 +211,13 @@ def problem(answer: httpx2.Response, status: int) -> Mapping[str, Any]:
 
 
 @contextmanager
-def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | None = None) -> Iterator[Office]:
+def opened(
+    dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | None = None
+) -> Iterator[Office]:
     """The application over this database, as it listens on `host`."""
-    settings = Settings(http=Http(host=host), training=Training(jobs=JOBS_MOST), redis=RedisAddress(redis_url))
+    settings = Settings(
+        http=Http(host=host), training=Training(jobs=JOBS_MOST), redis=RedisAddress(redis_url)
+    )
     fleet = Fleet(Registry(16), settings.detection, settings.verdict)
     with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:
         keys = PostgresKeys(pool)
@@ -191,18 +229,44 @@ def opened(dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | Non
             for one in interrupts:
                 one(name)
 
-        desk = Desk(fleet.registry.known, partial(compared, fleet), log, interrupt, well, instrumentation.metrics_text)
-        stream = Stream(lambda question, _: desk.answer(question), lambda question, _: desk.answer(question))
+        desk = Desk(
+            fleet.registry.known,
+            partial(compared, fleet),
+            log,
+            interrupt,
+            well,
+            instrumentation.metrics_text,
+        )
+        stream = Stream(
+            lambda question, _: desk.answer(question), lambda question, _: desk.answer(question)
+        )
         live = LiveBoard(fleet.board, stream.number, stream.compared)
-        admin = assembled(settings, Pools(pool, pool), ring, Parts(files, live, stream, instance, stream.interrupt))
+        admin = assembled(
+            settings,
+            Pools(pool, pool),
+            ring,
+            Parts(files, live, stream, instance, stream.interrupt),
+        )
         application = app.create("1.2.3", stream.condition, stream.metrics, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
             yield Office(
-                dsn, pool, files, fleet, log, instance, interrupts, KeyService(keys, PostgresAudit(pool)), ring, application, client
+                dsn,
+                pool,
+                files,
+                fleet,
+                log,
+                instance,
+                interrupts,
+                KeyService(keys, PostgresAudit(pool)),
+                ring,
+                application,
+                client,
             )
 
 
-def anomaly(row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None) -> Anomaly:
+def anomaly(
+    row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None
+) -> Anomaly:
     """A reading that this model found strange."""
     key = (row.device_id, row.metric_name)
     episode = None if started_at is None else episode_id(*key, started_at)
@@ -212,7 +276,19 @@ def anomaly(row: ModelRow, at: int, confidence: float = 0.5, started_at: int | N
     )  # fmt: skip
 
 
-def episode(row: ModelRow, started_at: int, closed_at: int | None = None, peak: float = 0.5) -> Episode:
+def episode(
+    row: ModelRow, started_at: int, closed_at: int | None = None, peak: float = 0.5
+) -> Episode:
     """An episode that this model found."""
     key = (row.device_id, row.metric_name)
-    return Episode(episode_id(*key, started_at), *key, row.id, row.version, started_at, closed_at or started_at, closed_at, 1, peak)
+    return Episode(
+        episode_id(*key, started_at),
+        *key,
+        row.id,
+        row.version,
+        started_at,
+        closed_at or started_at,
+        closed_at,
+        1,
+        peak,
+    )

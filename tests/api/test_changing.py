@@ -28,7 +28,9 @@ CHANGES: list[tuple[str, str, Any]] = [
 
 # ------------------------------------------------------------------------------------------------- every change
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
-def test_a_change_that_cannot_be_audited_is_refused(office: Office, method: str, path: str, body: object) -> None:
+def test_a_change_that_cannot_be_audited_is_refused(
+    office: Office, method: str, path: str, body: object
+) -> None:
     """And nothing is changed."""
     first, second = office.train(), office.train()
     office.record([], [episode(first, now())])
@@ -42,11 +44,15 @@ def test_a_change_that_cannot_be_audited_is_refused(office: Office, method: str,
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
-def test_what_is_not_there_cannot_be_changed(office: Office, method: str, path: str, body: object) -> None:
+def test_what_is_not_there_cannot_be_changed(
+    office: Office, method: str, path: str, body: object
+) -> None:
     """404, and no line in the audit log; names that are none are refused."""
     problem(office.ask("write", method, f"{API}/{path.format(uuid4())}", json=body), 404)
     for hostile in ("x", "%2e%2e", "%00", "x" * 5000):
-        assert office.ask("write", method, f"{API}/{path.format(hostile)}", json=body).status_code in {404, 405, 422}
+        assert office.ask(
+            "write", method, f"{API}/{path.format(hostile)}", json=body
+        ).status_code in {404, 405, 422}
     assert office.query("SELECT count(*) FROM audit_log WHERE action NOT LIKE 'key.%%'") == [(0,)]
 
 
@@ -70,13 +76,27 @@ def test_bodies_that_make_no_sense_are_refused(office: Office, path: str, body: 
 
 
 @pytest.mark.parametrize(
-    "number", [b"NaN", b"Infinity", b"1e999", b"-1e999", b"1" * 5000, b'"\\ud800"', b"{" * 2000, b"", b"0.5]", b"\xff"]
+    "number",
+    [
+        b"NaN",
+        b"Infinity",
+        b"1e999",
+        b"-1e999",
+        b"1" * 5000,
+        b'"\\ud800"',
+        b"{" * 2000,
+        b"",
+        b"0.5]",
+        b"\xff",
+    ],
 )
 def test_numbers_that_are_none_are_refused(office: Office, number: bytes) -> None:
     """As bytes on the wire: what JSON libraries take without a word."""
     headers = {"Content-Type": "application/json"}
     content = b'{"threshold": ' + number + b"}"
-    answer = office.ask("write", "PUT", f"{API}/models/{uuid4()}/threshold", content=content, headers=headers)
+    answer = office.ask(
+        "write", "PUT", f"{API}/models/{uuid4()}/threshold", content=content, headers=headers
+    )
     assert answer.status_code in {400, 422}, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
@@ -86,12 +106,22 @@ def test_a_threshold_is_set_audited_and_shown(office: Office) -> None:
     """In the index, in PostgreSQL, and in the next version of the model too."""
     row = office.train()
     said = office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.625})
-    assert (said["success"], said["threshold_before"], said["threshold"]) == (True, row.threshold, 0.625)
+    assert (said["success"], said["threshold_before"], said["threshold"]) == (
+        True,
+        row.threshold,
+        0.625,
+    )
     assert office.get(f"{API}/models/{row.id}")["info"]["threshold"] == 0.625
     assert office.query("SELECT threshold FROM ml_models WHERE id = %s", row.id) == [(0.625,)]
     assert office.files.thresholds() == {row.id: 0.625}
     [(who, origin, subject, before, after)] = office.audited("model.threshold")
-    assert ("(write)" in who, origin, subject, before, after) == (True, "testclient", row.id, row.threshold, 0.625)
+    assert ("(write)" in who, origin, subject, before, after) == (
+        True,
+        "testclient",
+        row.id,
+        row.threshold,
+        0.625,
+    )
     assert office.train().threshold == 0.625
 
 
@@ -99,15 +129,27 @@ def test_a_threshold_says_what_it_would_have_done(office: Office) -> None:
     """Episodes a day over the last week, as it was and as it would have been."""
     row = office.train(trained_at=now() - 4 * 24 * HOUR)
     office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.1})
-    spikes = [anomaly(row, now() - hour * HOUR, confidence) for hour, confidence in ((1, 0.2), (2, 0.4), (3, 0.6), (4, 0.8))]
+    spikes = [
+        anomaly(row, now() - hour * HOUR, confidence)
+        for hour, confidence in ((1, 0.2), (2, 0.4), (3, 0.6), (4, 0.8))
+    ]
     office.record([*spikes, anomaly(row, now() - 24 * 9 * HOUR, 0.9)], [])
     said = office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.5})
     assert said["alarms_per_day"]["days"] == pytest.approx(4, abs=0.01)
-    assert (said["alarms_per_day"]["before"], said["alarms_per_day"]["after"]) == (pytest.approx(1, abs=0.01), pytest.approx(0.5, abs=0.01))
+    assert (said["alarms_per_day"]["before"], said["alarms_per_day"]["after"]) == (
+        pytest.approx(1, abs=0.01),
+        pytest.approx(0.5, abs=0.01),
+    )
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=40), st.integers(0, 10), st.integers(1, 5))
-def test_law_counting_from_anomalies_is_counting_from_all_readings(steps: list[tuple[int, int]], tenths: int, gap: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=40),
+    st.integers(0, 10),
+    st.integers(1, 5),
+)
+def test_law_counting_from_anomalies_is_counting_from_all_readings(
+    steps: list[tuple[int, int]], tenths: int, gap: int
+) -> None:
     """As the verdict would have it, for readings that come evenly: what lies between two anomalies was ordinary."""
     policy, threshold = Policy(merge_gap_readings=gap), tenths / 10
     at, found = 0, []
@@ -137,7 +179,12 @@ def test_a_version_is_rolled_back_and_forth(office: Office) -> None:
     """The index says so at once; PostgreSQL too; asked again, nothing changes."""
     first, second = office.train(), office.train()
     said = office.do("POST", f"{API}/models/{first.id}/activate")
-    assert said == {"success": True, "model_id": first.id, "status": "active", "replaced_model_id": second.id}
+    assert said == {
+        "success": True,
+        "model_id": first.id,
+        "status": "active",
+        "replaced_model_id": second.id,
+    }
     assert office.files.active() == {KEY: first.id}
     assert office.query("SELECT id::text FROM ml_models WHERE status = 'active'") == [(first.id,)]
     assert office.do("POST", f"{API}/models/{first.id}/activate")["replaced_model_id"] is None
@@ -151,7 +198,12 @@ def test_a_deleted_model_leaves_its_row(office: Office) -> None:
     row, other = office.train(), office.train(("FAN-7", "current"))
     folder = (office.files._directory / row.model_path).parent
     said = office.do("DELETE", f"{API}/models/{row.id}")
-    assert said == {"success": True, "model_id": row.id, "status": "deleted", "replaced_model_id": None}
+    assert said == {
+        "success": True,
+        "model_id": row.id,
+        "status": "deleted",
+        "replaced_model_id": None,
+    }
     assert [path.name for path in folder.iterdir()] == ["metadata.json"]
     assert office.files.active() == {("FAN-7", "current"): other.id}
     assert office.get(f"{API}/models/{row.id}")["status"] == "deleted"
@@ -167,7 +219,10 @@ def test_metadata_still_says_what_made_the_versions(office: Office) -> None:
     before = path.read_text()
     assert '"numpy"' in before
     office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": row.threshold})
-    assert path.read_text().replace(f'"set_threshold": {row.threshold}', '"set_threshold": null') == before
+    assert (
+        path.read_text().replace(f'"set_threshold": {row.threshold}', '"set_threshold": null')
+        == before
+    )
 
 
 def test_postgres_follows_later_where_it_refuses_now(office: Office) -> None:
@@ -186,13 +241,23 @@ def test_the_last_word_on_an_episode_counts(office: Office) -> None:
     office.record([], [one])
     path = f"{API}/episodes/{one.id}/feedback"
     assert office.do("POST", path, {"verdict": "dismissed"})["feedback"]["verdict"] == "dismissed"
-    said = office.do("POST", path, {"verdict": "confirmed", "note": "bearing \u03a9\x00"})["feedback"]
+    said = office.do("POST", path, {"verdict": "confirmed", "note": "bearing \u03a9\x00"})[
+        "feedback"
+    ]
     assert (said["verdict"], "(write)" in said["given_by"]) == ("confirmed", True)
     [shown] = office.get(f"{API}/episodes")["episodes"]
     assert shown["feedback"]["note"] == "bearing \u03a9\\x00"
     first, second = office.audited("episode.feedback")
-    assert (first[3], second[3]["verdict"], second[4]["verdict"]) == (None, "dismissed", "confirmed")
-    assert office.get(f"{API}/models/{row.id}/performance")["feedback"] == {"confirmed": 1, "dismissed": 0, "precision": 1.0}
+    assert (first[3], second[3]["verdict"], second[4]["verdict"]) == (
+        None,
+        "dismissed",
+        "confirmed",
+    )
+    assert office.get(f"{API}/models/{row.id}/performance")["feedback"] == {
+        "confirmed": 1,
+        "dismissed": 0,
+        "precision": 1.0,
+    }
 
 
 @pytest.mark.parametrize(("verdict", "learnt"), [("confirmed", 9), ("dismissed", 10)])
@@ -200,10 +265,24 @@ def test_a_confirmed_fault_is_not_learnt(office: Office, verdict: str, learnt: i
     """Its anomalous readings are left out of the history; those of a dismissed episode are in it."""
     row, begin = office.train(), now() - HOUR
     zeros, flags = np.zeros(10, np.int64), np.zeros(10, np.int16)
-    telemetry = Telemetry([KEY], np.zeros(10, np.int32), begin + SECOND * np.arange(10), zeros, np.arange(10.0), flags, flags)
+    telemetry = Telemetry(
+        [KEY],
+        np.zeros(10, np.int32),
+        begin + SECOND * np.arange(10),
+        zeros,
+        np.arange(10.0),
+        flags,
+        flags,
+    )
     with PostgresRecorder(office.dsn) as recorder:
         recorder.record(
-            Page(uuid4(), 1, telemetry, [anomaly(row, begin + 4 * SECOND, started_at=begin)], [episode(row, begin)]),
+            Page(
+                uuid4(),
+                1,
+                telemetry,
+                [anomaly(row, begin + 4 * SECOND, started_at=begin)],
+                [episode(row, begin)],
+            )
         )
     office.do("POST", f"{API}/episodes/{episode(row, begin).id}/feedback", {"verdict": verdict})
     with PostgresHistory(office.dsn) as history:
@@ -215,12 +294,18 @@ def test_a_confirmed_fault_is_not_learnt(office: Office, verdict: str, learnt: i
     ("names", "body", "readings"),
     [
         ({}, b'{"device_id": "PUMP-101", "metrics": {"temperature": 71.3, "pressure": 3.2}}', 2),
-        ({"device_id": "PUMP-101"}, b'[{"temperature": 71.3}, {"metric_name": "pressure", "value": 3, "id": "7"}]', 2),
+        (
+            {"device_id": "PUMP-101"},
+            b'[{"temperature": 71.3}, {"metric_name": "pressure", "value": 3, "id": "7"}]',
+            2,
+        ),
         ({"device_id": "PUMP-101", "metric_name": "temperature"}, b"71.3", 1),
         ({}, b"pump,device_id=PUMP-101 temperature=71.3,pressure=3.2 1795341600000000000", 2),
     ],
 )
-def test_readings_are_taken_in_every_form(office: Office, names: dict[str, str], body: bytes, readings: int) -> None:
+def test_readings_are_taken_in_every_form(
+    office: Office, names: dict[str, str], body: bytes, readings: int
+) -> None:
     """As they came, into the log."""
     answer = office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=body)
     assert (answer.status_code, answer.json()) == (200, {"success": True, "readings": readings})
@@ -239,14 +324,27 @@ def test_readings_are_taken_in_every_form(office: Office, names: dict[str, str],
         ({"device_id": "a"}, b'{"t": ' + b" " * 300_000 + b"1}", "too_large"),
     ],
 )
-def test_readings_that_are_none_are_refused(office: Office, names: dict[str, str], body: bytes, reason: str) -> None:
+def test_readings_that_are_none_are_refused(
+    office: Office, names: dict[str, str], body: bytes, reason: str
+) -> None:
     """With the reason they would have among the dead letters; they are not kept: who sent them knows."""
-    said = problem(office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=body), 422)
+    said = problem(
+        office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=body), 422
+    )
     assert said["detail"].startswith(reason)
     assert office.log.messages == []
 
 
-@pytest.mark.parametrize("names", [{"device_id": "a/b"}, {"device_id": "#"}, {"metric_name": "t"}, {"device_id": "\x00"}, {"other": "x"}])
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"device_id": "a/b"},
+        {"device_id": "#"},
+        {"metric_name": "t"},
+        {"device_id": "\x00"},
+        {"other": "x"},
+    ],
+)
 def test_names_that_are_none_are_refused(office: Office, names: dict[str, str]) -> None:
     """They would be levels of a topic."""
     problem(office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=b"1"), 422)
@@ -255,14 +353,21 @@ def test_names_that_are_none_are_refused(office: Office, names: dict[str, str]) 
 def test_a_disk_that_takes_nothing_is_said(office: Office) -> None:
     """503: send it again."""
     office.log.writable = False
-    answer = office.ask("telemetry", "POST", "/api/v1/telemetry", params={"device_id": "a"}, content=b'{"t": 1}')
+    answer = office.ask(
+        "telemetry", "POST", "/api/v1/telemetry", params={"device_id": "a"}, content=b'{"t": 1}'
+    )
     assert "again" in problem(answer, 503)["detail"]
 
 
 def test_a_body_that_grows_is_cut_off(office: Office) -> None:
     """Whether its size was announced or not."""
     for content in (b"x" * 1_000_001, (b"x" * 100_000 for _ in range(11))):
-        problem(office.ask("telemetry", "POST", "/api/v1/telemetry", params={"device_id": "a"}, content=content), 413)
+        problem(
+            office.ask(
+                "telemetry", "POST", "/api/v1/telemetry", params={"device_id": "a"}, content=content
+            ),
+            413,
+        )
 
 
 def test_the_interval_of_a_model_is_in_microseconds(office: Office) -> None:
@@ -286,16 +391,25 @@ def test_two_versions_are_compared_and_one_is_promoted(office: Office) -> None:
     office.serve(first)
     office.stream([10.0 + number % 3 / 2 for number in range(100)], since=now() - 300 * SECOND)
     office.fleet.shadow(KEY, Model.from_bytes(office.files.scorer(second.id)))
-    office.stream([10.0 + number % 3 / 2 + (40 if number == 50 else 0) for number in range(100)], since=now() - 200 * SECOND)
+    office.stream(
+        [10.0 + number % 3 / 2 + (40 if number == 50 else 0) for number in range(100)],
+        since=now() - 200 * SECOND,
+    )
     compared = office.get(f"{API}/models/{second.id}/shadow")
-    assert (compared["readings"], compared["agreement"], compared["champion_versions"]) == (100, 1.0, 1)
+    assert (compared["readings"], compared["agreement"], compared["champion_versions"]) == (
+        100,
+        1.0,
+        1,
+    )
     assert compared["champion"] == compared["shadow"]
     assert compared["shadow"]["anomalies"] == compared["both_anomalous"] > 0
     assert compared["since"] < compared["newest"]
 
     office.do("POST", f"{API}/models/{second.id}/activate")
     assert (office.files.active(), office.files.shadows()) == ({KEY: second.id}, {})
-    assert [(before, after) for _, _, _, before, after in office.audited("model.shadow")] == [(None, second.id)]
+    assert [(before, after) for _, _, _, before, after in office.audited("model.shadow")] == [
+        (None, second.id)
+    ]
 
 
 def test_a_series_has_one_shadow(office: Office) -> None:

@@ -56,7 +56,10 @@ def answer(line: socket.socket) -> bytes:
     return said.rpartition(b"\r\n")[2]
 
 
-@pytest.mark.parametrize(("head", "drop"), [(b"", b""), (b"POST /ec", b"h"), (HEAD, b"x-a: b\r\n"), (HEAD + b"\r\n", b"1")])
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [(b"", b""), (b"POST /ec", b"h"), (HEAD, b"x-a: b\r\n"), (HEAD + b"\r\n", b"1")],
+)
 def test_who_sends_drop_by_drop_is_cut_off(port: int, head: bytes, drop: bytes) -> None:
     """However it goes on: nothing at all, a line without end, headers without end, a body that takes its time."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
@@ -88,7 +91,10 @@ def test_there_are_only_so_many(port: int, monkeypatch: pytest.MonkeyPatch) -> N
     time.sleep(0.2)  # those of other tests are gone
     monkeypatch.setattr(connection, "CONNECTIONS_MOST", 2)
     with ExitStack() as stack:
-        lines = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(3)]
+        lines = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(3)
+        ]
         assert lines[2].recv(1) == b""
         for line in lines[:2]:
             line.sendall(HEAD + b"\r\n1234567890")

@@ -58,7 +58,12 @@ def test_ready_means_that_all_of_the_job_is_done(daemon: Daemon) -> None:
 
 def test_the_status_says_what_runs_and_where_every_reader_is(daemon: Daemon) -> None:
     """Always 200: it is an answer, not a judgement."""
-    assert daemon.client.get("/api/v1/status").json() == {"version": "1.2.3", "state": "running", "reasons": [], **FIGURES}
+    assert daemon.client.get("/api/v1/status").json() == {
+        "version": "1.2.3",
+        "state": "running",
+        "reasons": [],
+        **FIGURES,
+    }
     daemon.troubles = ["no broker"]
     answer = daemon.client.get("/api/v1/status")
     assert answer.status_code == 200
@@ -67,14 +72,21 @@ def test_the_status_says_what_runs_and_where_every_reader_is(daemon: Daemon) -> 
 
 def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
     """Every metric is ours by its name, or what is usually said of a process; they count what happened."""
-    found = {family.name: family for family in text_string_to_metric_families(daemon.client.get("/metrics").text)}
+    found = {
+        family.name: family
+        for family in text_string_to_metric_families(daemon.client.get("/metrics").text)
+    }
     assert found
     assert all(name.startswith(("insa_", "process_")) for name in found)
     before = found["insa_readings_recorded"].samples[0].value
     instrumentation.page_recorded(5)
     answer = daemon.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    [after] = [one for one in text_string_to_metric_families(answer.text) if one.name == "insa_readings_recorded"]
+    [after] = [
+        one
+        for one in text_string_to_metric_families(answer.text)
+        if one.name == "insa_readings_recorded"
+    ]
     assert after.samples[0].value == before + 5
 
 
@@ -85,7 +97,11 @@ def test_the_figures_of_models_are_a_page_of_their_own() -> None:
     application.router.routes.extend(health.models_router(lambda: known).routes)
     answer = TestClient(application).get("/metrics/models")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
+    samples = [
+        sample
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    ]
     labels = {"device_id": 'a "b"\n\\', "metric_name": "temperature"}
     assert [(one.name, one.labels, one.value) for one in samples] == [
         ("insa_model_accuracy", labels, 0.75),
@@ -172,7 +188,9 @@ def test_loopback_may_be_ipv6() -> None:
 def test_whoever_serves_no_more_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nobody has asked it to end; an end that was asked for is none."""
     ends: list[str] = []
-    with app.served(app.create("1.2.3", well), listen("127.0.0.1", 0), died=lambda: ends.append("died")):
+    with app.served(
+        app.create("1.2.3", well), listen("127.0.0.1", 0), died=lambda: ends.append("died")
+    ):
         pass
     assert ends == []
 
@@ -181,5 +199,7 @@ def test_whoever_serves_no_more_is_known(monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError("no more files")
 
     monkeypatch.setattr(uvicorn.Server, "run", broken)
-    with app.served(app.create("1.2.3", well), listen("127.0.0.1", 0), died=lambda: ends.append("died")):
+    with app.served(
+        app.create("1.2.3", well), listen("127.0.0.1", 0), died=lambda: ends.append("died")
+    ):
         wait_for(lambda: ends == ["died"])

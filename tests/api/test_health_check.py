@@ -29,19 +29,32 @@ def test_it_is_run_reported_and_explained(office: Office) -> None:
     problem(office.ask("read", "GET", URL), 404)
     row = old(office)
     report = office.do("POST", URL, {**TASK, "actions": [*Action]})
-    assert (report["models"], report["healthy"], report["decided"]) == (1, False, {"escalate": 1, "retrain": 1})
+    assert (report["models"], report["healthy"], report["decided"]) == (
+        1,
+        False,
+        {"escalate": 1, "retrain": 1},
+    )
     assert (report["actions"], "(write)" in report["requested_by"]) == ([*Action], True)
     assert office.get(URL) == report
     page = office.get(f"{URL}/decisions", model_id=row.id, limit=1)
     rest = office.get(f"{URL}/decisions", model_id=row.id, limit=1, cursor=page["next"])
     [one, other] = page["decisions"] + rest["decisions"]
     assert {one["kind"], other["kind"]} == {"escalate", "retrain"}
-    assert (one["status"], one["run_id"], one["figures"]["readings"]) == ("waiting", report["run_id"], 1000)
+    assert (one["status"], one["run_id"], one["figures"]["readings"]) == (
+        "waiting",
+        report["run_id"],
+        1000,
+    )
     assert "90.0 % of its 1000 readings" in one["reason"]
     assert rest["next"] is None
     assert office.get(f"{URL}/decisions", device_id="other")["decisions"] == []
     [(who, origin, subject, _, after)] = office.audited("health.check")
-    assert ("(write)" in who, origin, subject, after) == (True, "testclient", report["run_id"], {"actions": [*Action]})
+    assert ("(write)" in who, origin, subject, after) == (
+        True,
+        "testclient",
+        report["run_id"],
+        {"actions": [*Action]},
+    )
 
 
 def test_only_what_is_asked_for_is_done(office: Office) -> None:

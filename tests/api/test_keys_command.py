@@ -44,11 +44,27 @@ def test_a_key_is_made_listed_used_and_ended(office: Office, config: Path) -> No
 
 def test_a_key_may_be_made_for_a_program(config: Path) -> None:
     """As JSON, with several permissions and a limit of its own."""
-    words = ("--name", "x", "--permission", "ml:write", "--permission", "telemetry:write", "--predictions-a-minute", "5", "--json")
+    words = (
+        "--name",
+        "x",
+        "--permission",
+        "ml:write",
+        "--permission",
+        "telemetry:write",
+        "--predictions-a-minute",
+        "5",
+        "--json",
+    )
     made = json.loads(run(config, "create", *words).stdout)
     assert made["key"].startswith(f"insa_{made['id']}_")
-    [key] = [one for one in json.loads(run(config, "list", "--json").stdout) if one["id"] == made["id"]]
-    assert (key["permissions"], key["predictions_a_minute"], key["expires_at"]) == (["ml:write", "telemetry:write"], 5, None)
+    [key] = [
+        one for one in json.loads(run(config, "list", "--json").stdout) if one["id"] == made["id"]
+    ]
+    assert (key["permissions"], key["predictions_a_minute"], key["expires_at"]) == (
+        ["ml:write", "telemetry:write"],
+        5,
+        None,
+    )
 
 
 def test_what_cannot_be_is_refused(config: Path) -> None:

@@ -26,8 +26,19 @@ def described(office: Office) -> dict[str, Any]:
 
 def test_every_guarded_route_is_described(office: Office, described: dict[str, Any]) -> None:
     """With its permission, a summary, and an example of each answer; the open routes and the document itself are not."""
-    found = {(method.upper(), path) for path, operations in described["paths"].items() for method in operations}
-    hidden = {"/healthz", "/readyz", "/metrics", "/metrics/models", "/api/v1/status", "/api/v1/openapi.json"}
+    found = {
+        (method.upper(), path)
+        for path, operations in described["paths"].items()
+        for method in operations
+    }
+    hidden = {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/metrics/models",
+        "/api/v1/status",
+        "/api/v1/openapi.json",
+    }
     assert found == {(method, path) for method, path in office.routes() if path not in hidden}
     for operations in described["paths"].values():
         for operation in operations.values():
@@ -43,11 +54,17 @@ def test_the_examples_are_what_the_schemas_say(described: dict[str, Any]) -> Non
     """Of answers, and of what is sent."""
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
-            parts = [*operation["responses"].values(), *([operation["requestBody"]] if "requestBody" in operation else [])]
+            parts = [
+                *operation["responses"].values(),
+                *([operation["requestBody"]] if "requestBody" in operation else []),
+            ]
             for content in (content for part in parts for content in part["content"].values()):
                 schema = {**content["schema"], "components": described["components"]}
                 if "example" in content:
-                    assert not list(validator_for(schema).iter_errors(content["example"])), (method, path)
+                    assert not list(validator_for(schema).iter_errors(content["example"])), (
+                        method,
+                        path,
+                    )
 
 
 def test_the_api_is_as_described(office: Office) -> None:
@@ -58,10 +75,14 @@ def test_the_api_is_as_described(office: Office) -> None:
     """
     office.serve(office.train())
     office.stream([10.0 + number % 3 for number in range(80)])
-    token = office.service.create(Wish("tireless", [Permission.ADMIN], None, 10**9), "tests", now())[1]
+    token = office.service.create(
+        Wish("tireless", [Permission.ADMIN], None, 10**9), "tests", now()
+    )[1]
     office.ring.refresh()
     headers = {"Authorization": f"Bearer {token}"}
-    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", office.application, headers=headers)
+    schema = schemathesis.openapi.from_asgi(
+        "/api/v1/openapi.json", office.application, headers=headers
+    )
     for found in schema.get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
@@ -69,7 +90,11 @@ def test_the_api_is_as_described(office: Office) -> None:
             hold(operation, mode, headers)
 
 
-def hold(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode, headers: dict[str, str]) -> None:
+def hold(
+    operation: schemathesis.APIOperation[Any, Any, Any, Any],
+    mode: GenerationMode,
+    headers: dict[str, str],
+) -> None:
     """Hold one operation to its description, for what it should take or for what it should refuse."""
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))

@@ -33,7 +33,9 @@ def served(office: Office) -> Office:
     random = np.random.default_rng(3)
     office.serve(office.train())
     office.stream((ORDINARY + random.normal(size=80)).tolist())
-    office.tokens["fast"] = office.service.create(Wish("fast", [Permission.READ], None, 10**9), "tests", now())[1]
+    office.tokens["fast"] = office.service.create(
+        Wish("fast", [Permission.READ], None, 10**9), "tests", now()
+    )[1]
     office.ring.refresh()
     return office
 
@@ -57,13 +59,23 @@ def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
         zeros, good = np.zeros(1, np.int64), np.zeros(1, np.int16)
         states_before = serving.fleet._states.copy()
         telemetry = Telemetry(
-            serving.fleet.registry.keys, np.zeros(1, np.int32), np.array([at]), zeros, np.array([float(value)]), good, good
+            serving.fleet.registry.keys,
+            np.zeros(1, np.int32),
+            np.array([at]),
+            zeros,
+            np.array([float(value)]),
+            good,
+            good,
         )
         result = serving.fleet.advance(telemetry)
         serving.fleet._states[:] = states_before
         assert (said["score"], said["confidence"]) == (result.score[0], abs(result.score[0]))
         assert said["is_anomaly"] == (result.score[0] < 0)
-        assert (said["expected"], said["lower"], said["upper"]) == (result.expected[0], result.lower[0], result.upper[0])
+        assert (said["expected"], said["lower"], said["upper"]) == (
+            result.expected[0],
+            result.lower[0],
+            result.upper[0],
+        )
         assert said["model_version"] == 1
 
 
@@ -73,7 +85,9 @@ def test_asking_changes_nothing(serving: Office) -> None:
     serving.fleet.moved()
     for value in (ORDINARY, STRANGE):
         predict(serving, value)
-    serving.do("POST", f"{API}/predict/batch", {**WHERE, "values": [ORDINARY, STRANGE] * 500}, "fast")
+    serving.do(
+        "POST", f"{API}/predict/batch", {**WHERE, "values": [ORDINARY, STRANGE] * 500}, "fast"
+    )
     assert states(serving) == before
     assert serving.fleet.moved() == {}
     assert len(serving.fleet.registry) == 1
@@ -94,7 +108,10 @@ def test_a_batch_is_so_many_predictions(serving: Office, count: int) -> None:
     assert [one["value"] for one in said["predictions"]] == values
     for place in {0, count // 2, count - 1}:
         single = predict(serving, values[place])
-        assert said["predictions"][place].items() >= {name: single[name] for name in ("score", "expected", "is_anomaly")}.items()
+        assert (
+            said["predictions"][place].items()
+            >= {name: single[name] for name in ("score", "expected", "is_anomaly")}.items()
+        )
     assert said["anomaly_count"] == sum(one["is_anomaly"] for one in said["predictions"]) > 0
 
 
@@ -104,7 +121,9 @@ def test_a_prediction_needs_neither_database_nor_redis(serving: Office) -> None:
     assert predict(serving, STRANGE)["is_anomaly"]
 
 
-def test_a_model_swapped_meanwhile_is_asked_again(serving: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_swapped_meanwhile_is_asked_again(
+    serving: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No answer mixes two models; one that is swapped without end is not waited for."""
     look, swaps = serving.fleet.board.look, [serving.train() for _ in range(2)]
 
@@ -127,7 +146,9 @@ def test_series_that_cannot_be_predicted_say_why(office: Office, path: str) -> N
     body = {**WHERE, "value": 1.0} if path == "predict" else {**WHERE, "values": [1.0]}
 
     def refused(status: int) -> str:
-        return str(problem(office.ask("read", "POST", f"{API}/{path}", json=body), status)["detail"])
+        return str(
+            problem(office.ask("read", "POST", f"{API}/{path}", json=body), status)["detail"]
+        )
 
     assert "never reported" in refused(404)
     office.stream([1.0] * 20, since=now() - HOUR)
@@ -165,7 +186,9 @@ def test_questions_that_make_no_sense_are_refused(office: Office, body: object) 
 @pytest.mark.parametrize("values", [[], "1", [None], [True], ["1"], [[1]], [1.0] * 10_001])
 def test_batches_that_make_no_sense_are_refused(office: Office, values: object) -> None:
     """None, too many, or not of numbers."""
-    problem(office.ask("read", "POST", f"{API}/predict/batch", json={**WHERE, "values": values}), 422)
+    problem(
+        office.ask("read", "POST", f"{API}/predict/batch", json={**WHERE, "values": values}), 422
+    )
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"1" * 400])
@@ -195,14 +218,30 @@ def until_refused(office: Office, who: str, most: int) -> int:
 def test_a_key_has_so_many_predictions_a_minute(serving: Office) -> None:
     """100, each key for itself, whatever headers and paths say; a key may have a limit of its own."""
     assert until_refused(serving, "read", 150) == 100
-    for headers in ({"X-Forwarded-For": "1.2.3.4"}, {"X-Real-IP": "1.2.3.4"}, {"Forwarded": "for=1.2.3.4"}):
-        answer = serving.ask("read", "POST", f"{API}/predict", json={**WHERE, "value": 1.0}, headers=headers)
+    for headers in (
+        {"X-Forwarded-For": "1.2.3.4"},
+        {"X-Real-IP": "1.2.3.4"},
+        {"Forwarded": "for=1.2.3.4"},
+    ):
+        answer = serving.ask(
+            "read", "POST", f"{API}/predict", json={**WHERE, "value": 1.0}, headers=headers
+        )
         assert answer.status_code == 429
-    for path in (f"{API}/predict?x=1", f"{API}//predict", f"{API}/predict/", f"{API}/PREDICT", f"{API}/%70redict"):
-        answer = serving.ask("read", "POST", path, json={**WHERE, "value": 1.0}, follow_redirects=False)
+    for path in (
+        f"{API}/predict?x=1",
+        f"{API}//predict",
+        f"{API}/predict/",
+        f"{API}/PREDICT",
+        f"{API}/%70redict",
+    ):
+        answer = serving.ask(
+            "read", "POST", path, json={**WHERE, "value": 1.0}, follow_redirects=False
+        )
         assert answer.status_code in {307, 404, 405, 429}, path
     assert until_refused(serving, "write", 20) == 20
-    serving.tokens["slow"] = serving.service.create(Wish("slow", [Permission.READ], None, 3), "tests", now())[1]
+    serving.tokens["slow"] = serving.service.create(
+        Wish("slow", [Permission.READ], None, 3), "tests", now()
+    )[1]
     serving.ring.refresh()
     assert until_refused(serving, "slow", 10) == 3
 
@@ -211,7 +250,9 @@ def test_a_batch_counts_its_values(serving: Office) -> None:
     """One larger than the limit could never be: 422; one that is too much now takes nothing."""
 
     def ask(count: int) -> int:
-        return serving.ask("read", "POST", f"{API}/predict/batch", json={**WHERE, "values": [ORDINARY] * count}).status_code
+        return serving.ask(
+            "read", "POST", f"{API}/predict/batch", json={**WHERE, "values": [ORDINARY] * count}
+        ).status_code
 
     assert [ask(count) for count in (101, 60, 60, 40, 1)] == [422, 200, 429, 200, 429]
 
@@ -265,7 +306,9 @@ def test_the_limit_flows_back() -> None:
     assert 1 <= wait <= 60
 
 
-def test_predictions_share_redis_where_there_is_one(database: str, tmp_path: Path, redis_url: str) -> None:
+def test_predictions_share_redis_where_there_is_one(
+    database: str, tmp_path: Path, redis_url: str
+) -> None:
     """The API counts where the settings say."""
     with opened(database, tmp_path, redis_url=redis_url) as office:
         served(office)

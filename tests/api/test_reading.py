@@ -20,7 +20,12 @@ API = "/api/v1/ml"
 # ---------------------------------------------------------------------------------------------------- models
 def test_there_is_nothing_at_first(office: Office) -> None:
     """Empty lists with totals, not errors."""
-    assert office.get(f"{API}/models") == {"models": [], "total": 0, "active_count": 0, "next": None}
+    assert office.get(f"{API}/models") == {
+        "models": [],
+        "total": 0,
+        "active_count": 0,
+        "next": None,
+    }
     assert office.get(f"{API}/anomalies") == {"anomalies": [], "total": 0, "next": None}
     assert office.get(f"{API}/episodes") == {"episodes": [], "total": 0, "next": None}
 
@@ -61,34 +66,71 @@ def test_a_model_says_what_it_is_and_how_its_series_stands(office: Office) -> No
     office.serve(row)
     assert office.get(f"{API}/models/{row.id}")["live"]["state"] == "warming"
     newest = now()
-    office.stream([1.0] * 60, since=newest - 59 * SECOND)  # the long pause before it began the window anew
+    office.stream(
+        [1.0] * 60, since=newest - 59 * SECOND
+    )  # the long pause before it began the window anew
     live = office.get(f"{API}/models/{row.id}")["live"]
-    assert live == {"state": "serving", "readings": 70, "newest": rfc3339(newest), "serving": True, "in_episode": live["in_episode"]}
+    assert live == {
+        "state": "serving",
+        "readings": 70,
+        "newest": rfc3339(newest),
+        "serving": True,
+        "in_episode": live["in_episode"],
+    }
     assert office.get(f"{API}/models/{office.train().id}")["live"]["serving"] is False
 
 
 def test_performance_says_what_is_known(office: Office) -> None:
     """Figures of the training where it gave any; what the last week showed; what operators said; every version."""
     first = office.train(trained_at=now() - 48 * HOUR, basis="not assessed")
-    second = office.train(accuracy=0.93, true_positive_rate=0.9, false_positive_rate=0.04, basis="faults injected into the holdout")
+    second = office.train(
+        accuracy=0.93,
+        true_positive_rate=0.9,
+        false_positive_rate=0.04,
+        basis="faults injected into the holdout",
+    )
     began = [now() - hours * HOUR for hours in (1, 2, 3, 24 * 8)]
-    office.record([anomaly(first, at, started_at=at) for at in began], [episode(first, at) for at in began])
+    office.record(
+        [anomaly(first, at, started_at=at) for at in began], [episode(first, at) for at in began]
+    )
     for at, verdict in zip(began[1:], ("confirmed", "dismissed", "dismissed"), strict=True):
-        office.query("INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, %s, 'a')", episode(first, at).id, verdict)
+        office.query(
+            "INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, %s, 'a')",
+            episode(first, at).id,
+            verdict,
+        )
     said = office.get(f"{API}/models/{first.id}/performance")
-    assert (said["accuracy"], said["false_positive_rate"], said["basis"]) == (None, None, "not assessed")
+    assert (said["accuracy"], said["false_positive_rate"], said["basis"]) == (
+        None,
+        None,
+        "not assessed",
+    )
     assert said["reason"] == "not assessed"
     assert said["last_trained"] == rfc3339(first.trained_at)
-    assert (said["live"]["anomalies"], said["live"]["episodes"], said["live"]["days"]) == (3, 3, pytest.approx(2, abs=0.01))
+    assert (said["live"]["anomalies"], said["live"]["episodes"], said["live"]["days"]) == (
+        3,
+        3,
+        pytest.approx(2, abs=0.01),
+    )
     assert said["live"]["alarms_per_day"] == pytest.approx(1.5, abs=0.01)
     assert said["feedback"] == {"confirmed": 1, "dismissed": 2, "precision": pytest.approx(1 / 3)}
-    assert [(one["id"], one["status"]) for one in said["versions"]] == [(second.id, "active"), (first.id, "archived")]
+    assert [(one["id"], one["status"]) for one in said["versions"]] == [
+        (second.id, "active"),
+        (first.id, "archived"),
+    ]
     said = office.get(f"{API}/models/{second.id}/performance")
-    assert (said["accuracy"], said["true_positive_rate"], said["false_positive_rate"], said["reason"]) == (0.93, 0.9, 0.04, "")
+    assert (
+        said["accuracy"],
+        said["true_positive_rate"],
+        said["false_positive_rate"],
+        said["reason"],
+    ) == (0.93, 0.9, 0.04, "")
     assert said["feedback"]["precision"] is None
 
 
-def test_the_anomalies_of_a_device_are_counted_once_in_a_while(database: str, tmp_path: Path, redis_url: str) -> None:
+def test_the_anomalies_of_a_device_are_counted_once_in_a_while(
+    database: str, tmp_path: Path, redis_url: str
+) -> None:
     """The last 24 hours of it, in Redis for a quarter of an hour."""
     with opened(database, tmp_path, redis_url=redis_url) as office:
         row = office.train()
@@ -106,7 +148,9 @@ def test_the_anomalies_of_a_device_are_counted_once_in_a_while(database: str, tm
             assert 890 <= int(str(client.ttl(name))) <= 900
 
 
-def test_who_looks_on_finds_nearly_all_of_it_counted(database: str, tmp_path: Path, redis_url: str) -> None:
+def test_who_looks_on_finds_nearly_all_of_it_counted(
+    database: str, tmp_path: Path, redis_url: str
+) -> None:
     """A screen that shows every model of the demonstration's plant each ten seconds of its minute: over 95 % of the counts are known."""
     with opened(database, tmp_path, redis_url=redis_url) as office:
         rows = [office.train(key) for key in Plant().series]
@@ -121,7 +165,10 @@ def test_who_looks_on_finds_nearly_all_of_it_counted(database: str, tmp_path: Pa
 
 def _looked_up() -> tuple[float, float]:
     """Hits and misses, as they are counted for Prometheus."""
-    hits, misses = (metric.labels("anomaly_count")._value.get() for metric in (instrumentation.CACHE_HITS, instrumentation.CACHE_MISSES))
+    hits, misses = (
+        metric.labels("anomaly_count")._value.get()
+        for metric in (instrumentation.CACHE_HITS, instrumentation.CACHE_MISSES)
+    )
     return float(hits), float(misses)
 
 
@@ -130,7 +177,10 @@ def test_a_model_there_is_not(office: Office, path: str) -> None:
     """404 for one that is well named, 422 for what is no name."""
     problem(office.ask("read", "GET", f"{API}/models/" + path.format(uuid4())), 404)
     for hostile in ("1", "..", "%00", "x" * 5000, "%2e%2e%5c", "'; DROP TABLE ml_models; --"):
-        assert office.ask("read", "GET", f"{API}/models/" + path.format(hostile)).status_code in {404, 422}
+        assert office.ask("read", "GET", f"{API}/models/" + path.format(hostile)).status_code in {
+            404,
+            422,
+        }
 
 
 # -------------------------------------------------------------------------------------------------- findings
@@ -142,7 +192,12 @@ def test_anomalies_are_read_with_all_that_is_known_of_them(office: Office) -> No
     [said] = office.get(f"{API}/anomalies")["anomalies"]
     assert said["id"] == one.id
     assert said["timestamp"] == rfc3339(at)
-    assert (said["value"], said["score"], said["confidence"], said["expected"]) == (9.5, -0.6, 0.6, 1.0)
+    assert (said["value"], said["score"], said["confidence"], said["expected"]) == (
+        9.5,
+        -0.6,
+        0.6,
+        1.0,
+    )
     assert said["reasons"] == [{"feature": "jump", "share": 1.0, "text": "a jump"}]
     assert said["episode_id"] == one.episode_id
 
@@ -151,7 +206,11 @@ def test_filters_let_through_what_they_say(office: Office) -> None:
     """Alone and together; `from` is the first moment that counts, `to` the first that does not."""
     rows = {key: office.train(key) for key in (KEY, OTHER)}
     base = now() - 10 * HOUR
-    every = [anomaly(rows[key], base + hour * HOUR, hour / 10, base) for hour in range(5) for key in (KEY, OTHER)]
+    every = [
+        anomaly(rows[key], base + hour * HOUR, hour / 10, base)
+        for hour in range(5)
+        for key in (KEY, OTHER)
+    ]
     office.record(every, [])
     for query, expected in (
         ({}, 10),
@@ -174,7 +233,10 @@ def test_pages_join_to_the_whole(office: Office, kind: str) -> None:
     """Each once, newest first, and the total on every page, also where many share one time."""
     base = now() - HOUR
     rows = [office.train((f"d{i}", "m"), base + i // 3) for i in range(7)]
-    office.record([anomaly(row, base + i // 3) for i, row in enumerate(rows)], [episode(row, base + i // 3) for i, row in enumerate(rows)])
+    office.record(
+        [anomaly(row, base + i // 3) for i, row in enumerate(rows)],
+        [episode(row, base + i // 3) for i, row in enumerate(rows)],
+    )
     whole = [one["id"] for one in office.get(f"{API}/{kind}")[kind]]
     assert len(set(whole)) == 7
     for limit in (1, 2, 3, 7):
@@ -196,7 +258,9 @@ def test_episodes_are_read_with_what_was_said_of_them(office: Office) -> None:
     office.record([], [episode(row, base), episode(row, base + 1, base + 2)])
     feedback = Feedback("confirmed", "bearing", "someone", now())
     office.query(
-        "INSERT INTO feedback VALUES (%s, 'confirmed', 'bearing', 'someone', instant(%s))", episode(row, base).id, feedback.given_at
+        "INSERT INTO feedback VALUES (%s, 'confirmed', 'bearing', 'someone', instant(%s))",
+        episode(row, base).id,
+        feedback.given_at,
     )
     closed, still_open = office.get(f"{API}/episodes")["episodes"]
     assert (closed["closed_at"], closed["feedback"]) == (rfc3339(base + 2), None)
@@ -207,8 +271,12 @@ def test_episodes_are_read_with_what_was_said_of_them(office: Office) -> None:
         "given_by": "someone",
         "given_at": rfc3339(feedback.given_at),
     }
-    assert [one["id"] for one in office.get(f"{API}/episodes", open=True)["episodes"]] == [still_open["id"]]
-    assert [one["id"] for one in office.get(f"{API}/episodes", open="false")["episodes"]] == [closed["id"]]
+    assert [one["id"] for one in office.get(f"{API}/episodes", open=True)["episodes"]] == [
+        still_open["id"]
+    ]
+    assert [one["id"] for one in office.get(f"{API}/episodes", open="false")["episodes"]] == [
+        closed["id"]
+    ]
 
 
 @pytest.mark.parametrize("kind", ["anomalies", "episodes", "models"])
@@ -228,7 +296,9 @@ def test_episodes_are_read_with_what_was_said_of_them(office: Office) -> None:
         {"no_such": 1},
     ],
 )
-def test_queries_that_make_no_sense_are_refused(office: Office, kind: str, query: dict[str, Any]) -> None:
+def test_queries_that_make_no_sense_are_refused(
+    office: Office, kind: str, query: dict[str, Any]
+) -> None:
     """Each with what is wrong where, and without repeating what was sent."""
     said = problem(office.ask("read", "GET", f"{API}/{kind}", params=query), 422)
     assert said["errors"][0]["where"].startswith("query")

@@ -33,7 +33,12 @@ def certificate(tmp_path: Path) -> Certificate:
         "-addext",
         "subjectAltName=IP:127.0.0.1",
     ]
-    subprocess.run([*argv, "-keyout", str(made.key), "-out", str(made.certificate)], check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [*argv, "-keyout", str(made.key), "-out", str(made.certificate)],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
     return made
 
 
@@ -46,7 +51,10 @@ def test_it_speaks_tls_and_nothing_else(certificate: Certificate) -> None:
     with app.served(application, listen("127.0.0.1", 0), certificate) as port:
         place = f"127.0.0.1:{port}/healthz"
         with urlopen(f"https://{place}", context=trusting, timeout=10) as answer:
-            assert (answer.status, answer.headers["strict-transport-security"]) == (200, "max-age=31536000")
+            assert (answer.status, answer.headers["strict-transport-security"]) == (
+                200,
+                "max-age=31536000",
+            )
         for context in (ssl.create_default_context(), old):
             with pytest.raises(URLError):
                 urlopen(f"https://{place}", context=context, timeout=10)
@@ -70,7 +78,14 @@ def test_a_certificate_has_a_key() -> None:
         Http(certificate_file=Path("port.pem"))
 
 
-HOSTS = {"127.0.0.1": True, "127.9.9.9": True, "::1": True, "localhost": True, "0.0.0.0": False, "plant": False}  # noqa: S104
+HOSTS = {
+    "127.0.0.1": True,
+    "127.9.9.9": True,
+    "::1": True,
+    "localhost": True,
+    "0.0.0.0": False,  # noqa: S104
+    "plant": False,
+}
 
 
 @pytest.mark.parametrize(("host", "expected"), HOSTS.items())

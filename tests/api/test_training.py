@@ -47,14 +47,21 @@ class Trainer:
         tell(90)
         if self.reason:
             return Answer(0.1, None, self.reason)
-        return Answer(0.5, self.office.train((order.device_id, order.metric_name), None, **self.figures).id)
+        return Answer(
+            0.5, self.office.train((order.device_id, order.metric_name), None, **self.figures).id
+        )
 
     def train_many(self, order: FleetOrder, name: object) -> list[FleetAnswer]:
         """Each of them but for what is called missing, and for what is cut short."""
         del name
         self.fleets.append(order)
         found = [key for key in order.keys if key[1] != "cut"]
-        return [FleetAnswer(key, Answer(0.5, None, "nothing is known")) if key[1] == "missing" else self._made(key) for key in found]
+        return [
+            FleetAnswer(key, Answer(0.5, None, "nothing is known"))
+            if key[1] == "missing"
+            else self._made(key)
+            for key in found
+        ]
 
     def _made(self, key: SeriesKey) -> FleetAnswer:
         return FleetAnswer(key, Answer(0.5, self.office.train(key).id))
@@ -73,7 +80,8 @@ class School:
     office: Office
 
     def __post_init__(self) -> None:
-        self.trainer, self.state = Trainer(self.office), MemoryState()
+        self.trainer = Trainer(self.office)
+        self.state = MemoryState()
         self.told: list[object] = []
         self.jobs = PostgresJobs(self.office.pool, self.office.instance)
         self.start()
@@ -81,7 +89,14 @@ class School:
     def start(self) -> None:
         """Begin anew, as after a restart."""
         trainer: object = self.trainer
-        self.runner = JobRunner(self.jobs, trainer, self.office.files, self.state, self.told.extend, now)  # type: ignore[arg-type]
+        self.runner = JobRunner(
+            self.jobs,
+            trainer,  # type: ignore[arg-type]
+            self.office.files,
+            self.state,
+            self.told.extend,
+            now,
+        )
 
     def run(self) -> Thread:
         """One turn, beside the test."""
@@ -123,26 +138,44 @@ def test_a_training_is_taken_run_and_told(office: Office, school: School) -> Non
     thread.join(10)
     said = office.get(f"{API}/jobs/{job_id}")
     [model] = office.get(f"{API}/models")["models"]
-    assert (said["status"], said["progress"], said["model_id"], said["new_model_id"]) == ("done", 100, model["id"], None)
-    assert (said["accuracy"], said["basis"], said["training_time"], said["training_samples"]) == (0.93, "injected faults", 0.5, 400)
+    assert (said["status"], said["progress"], said["model_id"], said["new_model_id"]) == (
+        "done",
+        100,
+        model["id"],
+        None,
+    )
+    assert (said["accuracy"], said["basis"], said["training_time"], said["training_samples"]) == (
+        0.93,
+        "injected faults",
+        0.5,
+        400,
+    )
     assert said["figures"]["accuracy"] == 0.93
     assert school.trainer.orders == [Order(*KEY, 14.0)]
     [event] = school.state.outgoing(0, 10)
     told = msgspec.json.decode(event.payload)
-    assert (event.topic, told["model_id"], told["job_id"]) == ("insa/iiot/ml/model/trained", model["id"], job_id)
+    assert (event.topic, told["model_id"], told["job_id"]) == (
+        "insa/iiot/ml/model/trained",
+        model["id"],
+        job_id,
+    )
     assert school.told == [event]
     [(who, _, subject, before, after)] = office.audited("model.train")
     assert ("(write)" in who, subject, before, after["device_id"]) == (True, job_id, None, KEY[0])
 
 
-def test_an_answer_that_comes_soon_is_waited_for(office: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_comes_soon_is_waited_for(
+    office: Office, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """200 with the model; or what kept it from being made."""
     monkeypatch.setattr(jobs_service, "WAIT_SECONDS", 10.0)
     school.trainer.go.set()
     for reason, status in (("", 200), ("40 readings are too few", 422)):
         school.trainer.reason = reason
         stop = Event()
-        thread = Thread(target=lambda: [school.runner.step() for _ in iter(lambda: stop.wait(0.02), True)])  # noqa: B023
+        thread = Thread(
+            target=lambda: [school.runner.step() for _ in iter(lambda: stop.wait(0.02), True)]  # noqa: B023
+        )
         thread.start()
         answer = office.ask("write", "POST", f"{API}/models/train", json=TRAIN)
         stop.set()
@@ -159,21 +192,26 @@ def test_a_model_is_retrained(office: Office, school: School) -> None:
         job_id = asked(office, None, f"models/{first.id}/retrain")
         school.finish()
         said = office.get(f"{API}/jobs/{job_id}")
-        assert (said["kind"], said["model_id"], said["promoted"], said["improvement_percentage"]) == (
-            "retrain",
-            first.id,
-            True,
-            improvement,
-        )
+        assert (
+            said["kind"],
+            said["model_id"],
+            said["promoted"],
+            said["improvement_percentage"],
+        ) == ("retrain", first.id, True, improvement)
         assert ("holdout" in said["reason"]) == (improvement is None)
         assert office.files.active() == {KEY: said["new_model_id"]}
-    assert [event.topic for event in school.state.outgoing(0, 10)] == ["insa/iiot/ml/model/retrained"] * 2
+    assert [event.topic for event in school.state.outgoing(0, 10)] == [
+        "insa/iiot/ml/model/retrained"
+    ] * 2
 
 
 def test_a_series_has_one_job_at_a_time(office: Office, school: School) -> None:
     """409 naming the one there is, also while it runs; afterwards the next is taken."""
     job_id = asked(office, TRAIN)
-    assert job_id in problem(office.ask("write", "POST", f"{API}/models/train", json=TRAIN), 409)["detail"]
+    assert (
+        job_id
+        in problem(office.ask("write", "POST", f"{API}/models/train", json=TRAIN), 409)["detail"]
+    )
     thread = school.run()
     school.trainer.began.wait(10)
     problem(office.ask("write", "POST", f"{API}/models/train", json=TRAIN), 409)
@@ -195,7 +233,9 @@ def test_so_many_may_wait(office: Office, school: School) -> None:
     page = office.get(f"{API}/jobs", status="queued", limit=2)
     assert (page["total"], len(page["jobs"])) == (JOBS_MOST, 2)
     assert page["next"]
-    assert office.get(f"{API}/jobs", limit=2, cursor=page["next"])["jobs"][0]["job_id"] not in {job["job_id"] for job in page["jobs"]}
+    assert office.get(f"{API}/jobs", limit=2, cursor=page["next"])["jobs"][0]["job_id"] not in {
+        job["job_id"] for job in page["jobs"]
+    }
 
 
 def test_a_job_that_waits_is_cancelled(office: Office, school: School) -> None:
@@ -237,7 +277,9 @@ def test_a_restart_forgets_no_job(office: Office, school: School) -> None:
     assert office.get(f"{API}/jobs/{job_id}")["status"] == "done"
 
 
-def test_what_ended_is_written_when_the_database_is_back(office: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ended_is_written_when_the_database_is_back(
+    office: Office, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that was made is not made again."""
     job_id = asked(office, TRAIN)
 
@@ -254,10 +296,20 @@ def test_what_ended_is_written_when_the_database_is_back(office: Office, school:
 
 
 @pytest.mark.parametrize("key", [("nobody", "temperature"), (KEY[0], "nothing")])
-def test_what_never_reported_cannot_be_trained(office: Office, school: School, key: SeriesKey) -> None:
+def test_what_never_reported_cannot_be_trained(
+    office: Office, school: School, key: SeriesKey
+) -> None:
     """404, and no job."""
     del school
-    problem(office.ask("write", "POST", f"{API}/models/train", json={"device_id": key[0], "metric_name": key[1]}), 404)
+    problem(
+        office.ask(
+            "write",
+            "POST",
+            f"{API}/models/train",
+            json={"device_id": key[0], "metric_name": key[1]},
+        ),
+        404,
+    )
     assert office.get(f"{API}/jobs")["total"] == 0
 
 
@@ -282,7 +334,9 @@ def test_what_is_only_recorded_can_be_trained(office: Office, school: School) ->
         {"device_id": 7, "metric_name": "m"},
     ],
 )
-def test_trainings_that_make_no_sense_are_refused(office: Office, school: School, body: object) -> None:
+def test_trainings_that_make_no_sense_are_refused(
+    office: Office, school: School, body: object
+) -> None:
     """With what is wrong where."""
     del school
     assert problem(office.ask("write", "POST", f"{API}/models/train", json=body), 422)["errors"]
@@ -294,12 +348,19 @@ def test_a_training_that_cannot_be_audited_is_refused(office: Office, school: Sc
     job_id = asked(office, TRAIN)
     office.query("ALTER TABLE audit_log RENAME TO gone")
     office.stream([1.0], ("other", "m"))
-    problem(office.ask("write", "POST", f"{API}/models/train", json={"device_id": "other", "metric_name": "m"}), 503)
+    problem(
+        office.ask(
+            "write", "POST", f"{API}/models/train", json={"device_id": "other", "metric_name": "m"}
+        ),
+        503,
+    )
     problem(office.ask("write", "DELETE", f"{API}/jobs/{job_id}"), 503)
     assert [job["status"] for job in office.get(f"{API}/jobs")["jobs"]] == ["queued"]
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "jobs/{}"), ("DELETE", "jobs/{}"), ("POST", "models/{}/retrain")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "jobs/{}"), ("DELETE", "jobs/{}"), ("POST", "models/{}/retrain")]
+)
 def test_jobs_and_models_there_are_not(office: Office, method: str, path: str) -> None:
     """404; and names that are none are refused."""
     problem(office.ask("write", method, f"{API}/{path.format(uuid4())}"), 404)
@@ -307,14 +368,27 @@ def test_jobs_and_models_there_are_not(office: Office, method: str, path: str) -
 
 
 # ------------------------------------------------------------------------------------------------------- of many
-FLEET = (("PUMP-1", "a"), ("PUMP-1", "b"), ("PUMP-2", "a"), ("PUMP-2", "missing"), ("PUMP-3", "cut"), ("FAN-1", "a"))
+FLEET = (
+    ("PUMP-1", "a"),
+    ("PUMP-1", "b"),
+    ("PUMP-2", "a"),
+    ("PUMP-2", "missing"),
+    ("PUMP-3", "cut"),
+    ("FAN-1", "a"),
+)
 
 
 @pytest.fixture
 def plant(office: Office) -> Office:
     """A plant of recorded series."""
     times, keys = now() - SECOND * np.arange(len(FLEET)), np.arange(len(FLEET), dtype=np.int32)
-    columns = (times, times, np.ones(len(FLEET)), np.zeros(len(FLEET), np.int16), np.zeros(len(FLEET), np.int16))
+    columns = (
+        times,
+        times,
+        np.ones(len(FLEET)),
+        np.zeros(len(FLEET), np.int16),
+        np.zeros(len(FLEET), np.int16),
+    )
     with PostgresRecorder(office.dsn) as recorder:
         recorder.record(Page(office.instance, 1, Telemetry(FLEET, keys, *columns)))
     return office
@@ -324,17 +398,31 @@ def test_a_fleet_is_trained(plant: Office, school: School) -> None:
     """Every series of devices like the pattern, and the devices themselves; each model is told, and what failed is counted."""
     job_id = asked(plant, {"device_pattern": "PUMP-*", "training_window": 7})
     waiting = plant.get(f"{API}/jobs/{job_id}")
-    assert (waiting["kind"], waiting["device_id"], waiting["metric_name"], waiting["fleet"]["series"]) == ("fleet", "PUMP-*", "*", 0)
+    assert (
+        waiting["kind"],
+        waiting["device_id"],
+        waiting["metric_name"],
+        waiting["fleet"]["series"],
+    ) == ("fleet", "PUMP-*", "*", 0)
     for _ in range(2):
         school.finish()
     said = plant.get(f"{API}/jobs/{job_id}")
     assert (said["status"], said["progress"]) == ("done", 100)
-    assert said["fleet"] == {"series": 7, "trained": 5, "failed": 2, "first_failure": "PUMP-2/missing: nothing is known"}
+    assert said["fleet"] == {
+        "series": 7,
+        "trained": 5,
+        "failed": 2,
+        "first_failure": "PUMP-2/missing: nothing is known",
+    }
     assert said["reason"] == "2 of 7 were not trained; the first: PUMP-2/missing: nothing is known"
     [order] = school.trainer.fleets
-    assert order == FleetOrder((*FLEET[:2], ("PUMP-1", "_device"), *FLEET[2:4], ("PUMP-2", "_device"), FLEET[4]), 7.0)
+    assert order == FleetOrder(
+        (*FLEET[:2], ("PUMP-1", "_device"), *FLEET[2:4], ("PUMP-2", "_device"), FLEET[4]), 7.0
+    )
     told = [msgspec.json.decode(one.payload) for one in school.state.outgoing(0, 10)]
-    assert [(one["device_id"], one["metric_name"]) for one in told] == [key for key in order.keys if key[1] not in {"missing", "cut"}]
+    assert [(one["device_id"], one["metric_name"]) for one in told] == [
+        key for key in order.keys if key[1] not in {"missing", "cut"}
+    ]
     assert {one["job_id"] for one in told} == {job_id}
     [(_, _, subject, _, after)] = plant.audited("model.fleet")
     assert (subject, after["device_id"]) == (job_id, "PUMP-*")
@@ -347,7 +435,9 @@ def test_a_fleet_of_one_metric_has_no_devices(plant: Office, school: School) -> 
     assert school.trainer.fleets == [FleetOrder((FLEET[5], FLEET[0], FLEET[2]))]
 
 
-def test_a_restart_goes_on_where_a_fleet_was(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_goes_on_where_a_fleet_was(
+    plant: Office, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Part by part; what was trained is not trained again, and what is cut off by the end is."""
     monkeypatch.setattr(jobs_runtime, "AT_ONCE", 2)
     job_id = asked(plant, {"device_pattern": "PUMP-*"})
@@ -364,7 +454,9 @@ def test_a_restart_goes_on_where_a_fleet_was(plant: Office, school: School, monk
     assert parts == [FLEET[0], ("PUMP-1", "_device"), ("PUMP-1", "_device"), FLEET[3], FLEET[4]]
 
 
-def test_a_series_does_not_wait_for_a_fleet(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_series_does_not_wait_for_a_fleet(
+    plant: Office, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who asks for one has it between two parts; a second fleet begins when the first is done."""
     monkeypatch.setattr(jobs_runtime, "AT_ONCE", 4)
     fleets = [asked(plant, {"device_pattern": pattern}) for pattern in ("PUMP-*", "FAN-*")]
@@ -372,14 +464,20 @@ def test_a_series_does_not_wait_for_a_fleet(plant: Office, school: School, monke
     one = asked(plant, {"device_id": "FAN-1", "metric_name": "a"})
     for _ in range(2):
         school.finish()
-    assert [plant.get(f"{API}/jobs/{job_id}")["status"] for job_id in (one, *fleets)] == ["done", "running", "running"]
+    assert [plant.get(f"{API}/jobs/{job_id}")["status"] for job_id in (one, *fleets)] == [
+        "done",
+        "running",
+        "running",
+    ]
     for _ in range(4):
         school.finish()
     assert [plant.get(f"{API}/jobs/{job_id}")["status"] for job_id in fleets] == ["done", "done"]
     assert [order.keys[0] for order in school.trainer.fleets] == [FLEET[0], FLEET[3], FLEET[5]]
 
 
-def test_a_fleet_is_cancelled(plant: Office, school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fleet_is_cancelled(
+    plant: Office, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is trained by then stays; the next job begins."""
     monkeypatch.setattr(jobs_runtime, "AT_ONCE", 2)
     job_id = asked(plant, {"device_pattern": "PUMP-*"})
@@ -404,7 +502,9 @@ def test_a_fleet_is_cancelled(plant: Office, school: School, monkeypatch: pytest
         ({"device_pattern": "*", "training_window": 0}, 422),
     ],
 )
-def test_fleets_that_make_no_sense_are_refused(plant: Office, school: School, body: object, status: int) -> None:
+def test_fleets_that_make_no_sense_are_refused(
+    plant: Office, school: School, body: object, status: int
+) -> None:
     """Nobody is like that, or the pattern is none."""
     del school
     problem(plant.ask("write", "POST", f"{API}/models/train", json=body), status)

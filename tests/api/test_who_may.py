@@ -77,11 +77,15 @@ def test_who_may(office: Office, method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/models", "/api/v1/status"])
-def test_on_the_network_what_is_open_on_loopback_needs_a_key(database: str, tmp_path: Path, path: str) -> None:
+def test_on_the_network_what_is_open_on_loopback_needs_a_key(
+    database: str, tmp_path: Path, path: str
+) -> None:
     """Health stays open: whoever asks for it has no key, and learns nothing else."""
     with opened(database, tmp_path, host="0.0.0.0") as office:  # noqa: S104 - nothing listens
         for who in CALLERS:
-            assert office.ask(who, "GET", path).status_code == (200 if who in MAY["ml:read"] else 403 if who == "telemetry" else 401)
+            assert office.ask(who, "GET", path).status_code == (
+                200 if who in MAY["ml:read"] else 403 if who == "telemetry" else 401
+            )
         assert office.ask("nobody", "GET", "/healthz").status_code == 200
 
 
@@ -119,7 +123,12 @@ def test_nothing_but_a_key_lets_in(office: Office, headers: dict[str, str]) -> N
 def test_a_key_is_asked_for_once(office: Office) -> None:
     """Two of them are none: a proxy and we might take a different one."""
     key = f"Bearer {office.tokens['admin']}"
-    problem(office.client.get("/api/v1/openapi.json", headers=[("Authorization", key), ("Authorization", key)]), 401)
+    problem(
+        office.client.get(
+            "/api/v1/openapi.json", headers=[("Authorization", key), ("Authorization", key)]
+        ),
+        401,
+    )
 
 
 def test_who_may_is_asked_before_what(office: Office) -> None:
@@ -170,7 +179,9 @@ def test_when_a_key_was_last_used_is_kept(office: Office) -> None:
     assert abs(used["read"] - now()) < 60_000_000
 
 
-def test_keys_that_nobody_refreshes_are_read_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_nobody_refreshes_are_read_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever became of whoever should: a revoked key is not good for ever."""
     [key] = [one for one in office.service.all() if one.name == "read"]
     office.service.revoke(key.id, "tests", now())
@@ -208,7 +219,9 @@ def test_making_and_ending_keys_is_audited(office: Office) -> None:
     assert rows[0][3]["name"] == "read"
 
 
-@pytest.mark.parametrize("change", ["UPDATE audit_log SET who = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"])
+@pytest.mark.parametrize(
+    "change", ["UPDATE audit_log SET who = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"]
+)
 def test_the_audit_log_is_append_only(office: Office, change: Any) -> None:  # noqa: ANN401 - a literal string
     """For a superuser too."""
     before = office.query("SELECT * FROM audit_log")
@@ -221,7 +234,9 @@ def test_the_audit_log_is_append_only(office: Office, change: Any) -> None:  # n
 
 def test_what_is_older_than_two_years_may_go(office: Office) -> None:
     """For retention."""
-    office.query("INSERT INTO audit_log (at, who, origin, action, subject) VALUES (now() - interval '3 years', 'a', 'b', 'c', 'd')")
+    office.query(
+        "INSERT INTO audit_log (at, who, origin, action, subject) VALUES (now() - interval '3 years', 'a', 'b', 'c', 'd')"
+    )
     office.query("DELETE FROM audit_log WHERE at < now() - interval '2 years'")
     assert office.query("SELECT count(*) FROM audit_log WHERE who = 'a'") == [(0,)]
 
@@ -245,13 +260,24 @@ def test_a_body_has_a_limit(office: Office) -> None:
 
 def test_every_answer_forbids_guessing_and_keeping(office: Office) -> None:
     """Problem documents too."""
-    for answer in (office.ask("read", "GET", "/api/v1/openapi.json"), office.ask("nobody", "GET", "/api/v1/openapi.json")):
+    for answer in (
+        office.ask("read", "GET", "/api/v1/openapi.json"),
+        office.ask("nobody", "GET", "/api/v1/openapi.json"),
+    ):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
         assert "strict-transport-security" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/api/v1/%2e%2e/%2e%2e/etc/passwd", "/api/v1/\x00", "/api/v1/openapi.json%00", "/" + "a" * 60_000])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/%2e%2e/%2e%2e/etc/passwd",
+        "/api/v1/\x00",
+        "/api/v1/openapi.json%00",
+        "/" + "a" * 60_000,
+    ],
+)
 def test_hostile_paths_are_unknown(office: Office, path: str) -> None:
     """Not an error of ours."""
     problem(office.ask("admin", "GET", path.replace("\x00", "%00")), 404)

@@ -25,7 +25,9 @@ _LEARNING = ("train_one", "train_all_100")
 _HEALTH = "health_check_10k"
 _DEVICES = "device_rows"
 FIGURES = (*_SCORING, _DEVICES, "live_qos1", *_PACES, *_MEMORY, *_PREDICTING, *_LEARNING, _HEALTH)
-_NAIVE_PACE = 50.0  # readings a second that the naive design keeps up with, also where the machine is busy
+_NAIVE_PACE = (
+    50.0  # readings a second that the naive design keeps up with, also where the machine is busy
+)
 _SPIKES_A_SECOND = 20.0  # at least, in a paced run, so that p99 is one of hundreds
 
 
@@ -60,7 +62,9 @@ class Laboratory:
         if _DEVICES in options.figures:
             yield device_rows.figure(_now(), options.score_seconds, say)
         if "bytes_per_model" in options.figures:
-            yield Figure.less_is_better("bytes_per_model", self._sizes.model, "bytes", self._sizes.pickled)
+            yield Figure.less_is_better(
+                "bytes_per_model", self._sizes.model, "bytes", self._sizes.pickled
+            )
         if options.any_of(("live_qos1", "rss_1000_models", *_PACES, *_PREDICTING)):
             yield from self._live()
         if options.any_of(_LEARNING):
@@ -76,36 +80,63 @@ class Laboratory:
 
     @cached_property
     def _sizes(self) -> memory.Sizes:
-        say("measuring memory; the baseline has 50 forests of scikit-learn unpickled, scaled up to 1000")
+        say(
+            "measuring memory; the baseline has 50 forests of scikit-learn unpickled, scaled up to 1000"
+        )
         return memory.measured(self._trained)
 
     def _scoring(self) -> Iterator[Figure]:
         rig = scoring.Rig.built(self._trained, _now(), SERIES)
-        say(f"{len(self._trained)} trained models serve {SERIES} series, each in memory of its own; all {len(rig.features[0])} features")
+        say(
+            f"{len(self._trained)} trained models serve {SERIES} series, each in memory of its own; all {len(rig.features[0])} features"
+        )
         say(f"largest difference to scikit-learn: {rig.difference(100):.1e}")
         for measure in (scoring.score_one_row, scoring.score_1000_series):
             if measure.__name__ in self._options.figures:
                 yield measure(rig, self._options.score_seconds)
-        say(f"all of the detector, window to verdict: {1e6 * scoring.advance_seconds(rig, 2.0):.1f} us a reading in batches of {SERIES}")
+        say(
+            f"all of the detector, window to verdict: {1e6 * scoring.advance_seconds(rig, 2.0):.1f} us a reading in batches of {SERIES}"
+        )
 
     def _live(self) -> Iterator[Figure]:
         options = self._options
         paces = {name: pace for name, pace in _PACES.items() if name in options.figures}
         with live.bed() as bed:
             with live.live(bed, self._trained, options.settings, say) as running:
-                found = {name: running.paced(pace, options.latency_seconds, self._spikes(pace)) for name, pace in paces.items()}
-                rate = running.saturated(options.seconds, options.spikes).rate if options.any_of(("live_qos1", "rss_1000_models")) else 0.0
+                found = {
+                    name: running.paced(pace, options.latency_seconds, self._spikes(pace))
+                    for name, pace in paces.items()
+                }
+                rate = (
+                    running.saturated(options.seconds, options.spikes).rate
+                    if options.any_of(("live_qos1", "rss_1000_models"))
+                    else 0.0
+                )
                 peak = running.peak_bytes()
                 predicted = list(self._predicting(running, found.get("latency_p99_5k")))
                 running.settle()
             wanted = options.naive_seconds if "live_qos1" in options.figures else 0.0
-            baseline = live.naive(bed, wanted, options.latency_seconds if paces else 0.0, _NAIVE_PACE, self._spikes(_NAIVE_PACE), say)
+            baseline = live.naive(
+                bed,
+                wanted,
+                options.latency_seconds if paces else 0.0,
+                _NAIVE_PACE,
+                self._spikes(_NAIVE_PACE),
+                say,
+            )
         if "live_qos1" in options.figures:
             yield Figure.more_is_better("live_qos1", rate, "readings/s", baseline.rate)
         for name, latencies in found.items():
-            yield Figure.less_is_better(name, 1e3 * percentile(latencies, 99), "ms", 1e3 * percentile(baseline.latencies, 99))
+            yield Figure.less_is_better(
+                name,
+                1e3 * percentile(latencies, 99),
+                "ms",
+                1e3 * percentile(baseline.latencies, 99),
+            )
         if "rss_1000_models" in options.figures:
-            yield Figure.less_is_better("rss_1000_models", peak / 1e6, "MB", self._sizes.unpickled_fleet / 1e6)
+            yield Figure.less_is_better(
+                "rss_1000_models", peak / 1e6, "MB", self._sizes.unpickled_fleet / 1e6
+            )
         yield from predicted
 
     def _predicting(self, running: live.Live, alone: Sequence[float] | None) -> Iterator[Figure]:
@@ -115,7 +146,9 @@ class Laboratory:
         token = predicting.new_token(running.bed.dsn)
         if options.any_of(("predict_p99", "latency_p99_predicting")):
             alone = alone or running.paced(pace, options.latency_seconds, self._spikes(pace))
-            for figure in predicting.predict_p99(running, token, self._trained, alone, options.latency_seconds, self._spikes(pace)):
+            for figure in predicting.predict_p99(
+                running, token, self._trained, alone, options.latency_seconds, self._spikes(pace)
+            ):
                 if figure.figure in options.figures:
                     yield figure
         if "predict_batch" in options.figures:
@@ -137,11 +170,19 @@ def _now() -> int:
 
 def _options(argv: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)} [default: all]")
+    parser.add_argument(
+        "figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)} [default: all]"
+    )
     parser.add_argument("--seconds", type=float, default=25.0, help="of live_qos1 [%(default)s]")
-    parser.add_argument("--latency-seconds", type=float, default=25.0, help="of each latency [%(default)s]")
-    parser.add_argument("--naive-seconds", type=float, default=8.0, help="of the naive design [%(default)s]")
-    parser.add_argument("--score-seconds", type=float, default=8.0, help="of each score figure [%(default)s]")
+    parser.add_argument(
+        "--latency-seconds", type=float, default=25.0, help="of each latency [%(default)s]"
+    )
+    parser.add_argument(
+        "--naive-seconds", type=float, default=8.0, help="of the naive design [%(default)s]"
+    )
+    parser.add_argument(
+        "--score-seconds", type=float, default=8.0, help="of each score figure [%(default)s]"
+    )
     parser.add_argument(
         "--spikes",
         type=float,
@@ -149,18 +190,32 @@ def _options(argv: Sequence[str] | None = None) -> Options:
         help="share of readings in live_qos1 that are spikes; about ten readings "
         "stand out for each, as long as it is in the short window [%(default)s]",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting of the daemon; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of the daemon; may be repeated",
+    )
     said = parser.parse_args(argv)
     unknown = set(said.figures) - set(FIGURES)
     if unknown:
-        parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+        parser.error(
+            f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}"
+        )
     settings: dict[str, dict[str, object]] = {}
     for one in said.set:
         name, _, value = one.partition("=")
         section, _, key = name.partition(".")
         settings.setdefault(section, {})[key] = value
     return Options(
-        said.figures or FIGURES, said.seconds, said.latency_seconds, said.naive_seconds, said.score_seconds, said.spikes, settings
+        said.figures or FIGURES,
+        said.seconds,
+        said.latency_seconds,
+        said.naive_seconds,
+        said.score_seconds,
+        said.spikes,
+        settings,
     )
 
 

@@ -24,11 +24,16 @@ class _Told(msgspec.Struct):
 class Audience:
     """Payloads as they came."""
 
-    heard: list[tuple[int, bytes]] = field(default_factory=list)  # microseconds since the epoch, payload
+    heard: list[tuple[int, bytes]] = field(
+        default_factory=list
+    )  # microseconds since the epoch, payload
 
     def latencies(self, since: int, until: int) -> list[float]:
         """Seconds from the timestamp of a reading to the arrival of its event, for readings of that span (microseconds)."""
-        stamped = [(came, _microseconds(msgspec.json.decode(payload, type=_Told).timestamp)) for came, payload in self.heard]
+        stamped = [
+            (came, _microseconds(msgspec.json.decode(payload, type=_Told).timestamp))
+            for came, payload in self.heard
+        ]
         return sorted((came - stamp) / 1e6 for came, stamp in stamped if since <= stamp < until)
 
     def events(self) -> tuple[int, int]:
@@ -49,7 +54,9 @@ def audience(place: Place, topics: str) -> Iterator[Audience]:
     found, granted = Audience(), threading.Event()
     client = paho.Client(CallbackAPIVersion.VERSION2, f"audience-{topics.partition('/')[0]}")
     client.username_pw_set(place.user, place.password)
-    client.on_message = lambda _client, _data, message: found.heard.append((time.time_ns() // 1000, bytes(message.payload)))
+    client.on_message = lambda _client, _data, message: found.heard.append(
+        (time.time_ns() // 1000, bytes(message.payload))
+    )
     client.on_subscribe = lambda *_: granted.set()
     client.connect(place.host, place.port)
     client.subscribe(topics, 1)

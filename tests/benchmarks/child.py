@@ -21,7 +21,9 @@ class Child:
     def __init__(self, module: str) -> None:
         self._module = module
         argv = [sys.executable, "-m", module]
-        self._process = embedded.spawn(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = embedded.spawn(
+            argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     @property
     def pid(self) -> int:

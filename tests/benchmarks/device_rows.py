@@ -36,7 +36,9 @@ def history(kind: int, rows: int, until: int) -> tuple[Ints, Floats]:
 def learnt(kind: int, now: int, rows: int = 2000) -> DeviceModel:
     """A model of one kind of device."""
     times, values = history(kind, rows, now)
-    return fit(times, values, f"device-{kind}", METRICS, str(UUID(int=kind + 1)), 1, _PARAMETERS, _POLICY).model
+    return fit(
+        times, values, f"device-{kind}", METRICS, str(UUID(int=kind + 1)), 1, _PARAMETERS, _POLICY
+    ).model
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,15 @@ class DeviceRig:
         arena = Arena(devices, _PARAMETERS.n_estimators)
         served = [Served(models[i % len(models)], arena, i) for i in range(devices)]
         rows = [history(i % len(models), 200, now) for i in range(devices)]
-        states = [_warm(one, times, values) for one, (times, values) in zip(served, rows, strict=True)]
-        return cls(served, states, np.array([times[-1] for times, _ in rows]), np.stack([values[-1] for _, values in rows]))
+        states = [
+            _warm(one, times, values) for one, (times, values) in zip(served, rows, strict=True)
+        ]
+        return cls(
+            served,
+            states,
+            np.array([times[-1] for times, _ in rows]),
+            np.stack([values[-1] for _, values in rows]),
+        )
 
     def together(self) -> object:
         """The row of each, at once."""
@@ -64,7 +73,9 @@ class DeviceRig:
     def alone(self, i: int) -> object:
         """The row of one."""
         own = slice(i, i + 1)
-        return device.advance(self.states[i], self.served[i], self.times[own], self.values[own], _POLICY, _PARAMETERS)
+        return device.advance(
+            self.states[i], self.served[i], self.times[own], self.values[own], _POLICY, _PARAMETERS
+        )
 
 
 def _warm(served: Served, times: Ints, values: Floats) -> Floats:
@@ -74,8 +85,12 @@ def _warm(served: Served, times: Ints, values: Floats) -> Floats:
 
 def device_rows(rig: DeviceRig, seconds: float) -> Figure:
     """One row each of many devices of 8 metrics; the baseline has them one after another."""
-    mine, baseline = in_turn(rig.together, cycling(lambda i: rig.alone(i % len(rig.states))), seconds)
-    return Figure.less_is_better("device_rows", mine / len(rig.states) * 1e6, "us/row", baseline * 1e6)
+    mine, baseline = in_turn(
+        rig.together, cycling(lambda i: rig.alone(i % len(rig.states))), seconds
+    )
+    return Figure.less_is_better(
+        "device_rows", mine / len(rig.states) * 1e6, "us/row", baseline * 1e6
+    )
 
 
 def stream_seconds(model: DeviceModel, now: int, devices: int, seconds: float) -> float:
@@ -83,7 +98,9 @@ def stream_seconds(model: DeviceModel, now: int, devices: int, seconds: float) -
     capacity = devices * (len(METRICS) + 1)
     registry = Registry(capacity)
     fleet = Devices(registry, _POLICY, DeviceTerms(), Arena(capacity, _PARAMETERS.n_estimators))
-    key = np.array([registry.number((f"d{i}", metric)) for i in range(devices) for metric in METRICS], np.int32)
+    key = np.array(
+        [registry.number((f"d{i}", metric)) for i in range(devices) for metric in METRICS], np.int32
+    )
     for i in range(devices):
         fleet.swap(f"d{i}", model)
     times, values = history(0, 2000, now)
@@ -93,12 +110,24 @@ def stream_seconds(model: DeviceModel, now: int, devices: int, seconds: float) -
     return timed(step, seconds, most=len(times) - 100) / devices
 
 
-def _taking(fleet: Devices, registry: Registry, key: np.typing.NDArray[np.int32], times: Ints, values: Floats) -> Callable[[int], object]:
+def _taking(
+    fleet: Devices,
+    registry: Registry,
+    key: np.typing.NDArray[np.int32],
+    times: Ints,
+    values: Floats,
+) -> Callable[[int], object]:
     nothing = np.zeros(len(key), np.int16)
 
     def take(i: int) -> object:
         when = np.full(len(key), times[i])
-        return list(fleet.advance(Telemetry(registry.keys, key, when, np.zeros_like(when), values[i], nothing, nothing)).findings())
+        return list(
+            fleet.advance(
+                Telemetry(
+                    registry.keys, key, when, np.zeros_like(when), values[i], nothing, nothing
+                )
+            ).findings()
+        )
 
     return take
 
@@ -108,5 +137,7 @@ def figure(now: int, seconds: float, say: Callable[[str], None]) -> Figure:
     say("training device models of 8 metrics")
     models = [learnt(kind, now) for kind in range(_KINDS)]
     for devices in (1, 5, 20, 100):
-        say(f"a row each of {devices} devices, readings to findings: {1e6 * stream_seconds(models[0], now, devices, 2.0):.0f} us a row")
+        say(
+            f"a row each of {devices} devices, readings to findings: {1e6 * stream_seconds(models[0], now, devices, 2.0):.0f} us a row"
+        )
     return device_rows(DeviceRig.built(models, now), seconds)

@@ -44,7 +44,10 @@ def of_kind(kind: int, readings: int, now: int) -> Trained:
 def _digest() -> str:
     """Of the code that learns, and of the signals it learns from."""
     names = ("calibration", "charts", "detector", "features", "isolation", "training", "verdict")
-    sources = [*(Path(core.__file__).with_name(f"{name}.py") for name in names), Path(signals.__file__)]
+    sources = [
+        *(Path(core.__file__).with_name(f"{name}.py") for name in names),
+        Path(signals.__file__),
+    ]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 

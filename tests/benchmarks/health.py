@@ -42,7 +42,9 @@ def fill(dsn: str, size: int, now: int) -> None:
     """So many series with twelve versions each and a day of activity; every seventh is old, every tenth degraded."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in (_VERSIONS, _ACTIVITY):
-            connection.execute(statement.encode(), {"now": now, "size": size, "instance": UUID(int=1)})
+            connection.execute(
+                statement.encode(), {"now": now, "size": size, "instance": UUID(int=1)}
+            )
         connection.execute("VACUUM ANALYZE")
 
 
@@ -57,7 +59,9 @@ def health_check_10k(now: int) -> Figure:
             fill(dsn, MODELS, now)
             tables = PostgresHealth(pool)
             one_by_one = _one_by_one(tables, now)
-            report = HealthService(tables, PostgresAudit(pool), Limits(), None).run(tuple(Action), Author("bench", ""), now)
+            report = HealthService(tables, PostgresAudit(pool), Limits(), None).run(
+                tuple(Action), Author("bench", ""), now
+            )
     assert report.models == MODELS
     return Figure.less_is_better("health_check_10k", report.seconds, "s", one_by_one)
 

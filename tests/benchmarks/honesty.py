@@ -54,7 +54,9 @@ def _values(sensor: str, n: int) -> Floats:
         return np.full(n, 7.0)
     if sensor == "step":
         return np.repeat(np.random.default_rng(3).choice([20.0, 35.0, 50.0], n // 200 + 1), 200)[:n]
-    return np.asarray(kit().synth_signal(sensor, n, 60.0, np.random.default_rng([11, len(sensor)])), np.float64)
+    return np.asarray(
+        kit().synth_signal(sensor, n, 60.0, np.random.default_rng([11, len(sensor)])), np.float64
+    )
 
 
 def events(place: int) -> tuple[int, int]:
@@ -75,7 +77,11 @@ def assessed(sensor: str) -> tuple[str, float, float]:
     detector = AnomalyDetector("plant", sensor, alpha=LINE)
     figures = detector.train({"timestamp": series.t_train, "value": series.X_train[:, 0]})
     score = detector.observe_many(series.X_test[:, 0], series.t_test)["score"]
-    return sensor, round(100 * float(figures["false_positive_rate"]), 2), round(100 * float((score[series.y == 0] < 0).mean()), 2)
+    return (
+        sensor,
+        round(100 * float(figures["false_positive_rate"]), 2),
+        round(100 * float((score[series.y == 0] < 0).mean()), 2),
+    )
 
 
 def figures() -> Iterator[dict[str, object]]:
@@ -84,11 +90,21 @@ def figures() -> Iterator[dict[str, object]]:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         rates = list(pool.map(assessed, kit().SENSORS))
         worst = max(abs(said - true) for _, said, true in rates)
-        yield {"figure": "self_assessment", "said_and_true": rates, "largest_difference": round(worst, 2)}
+        yield {
+            "figure": "self_assessment",
+            "said_and_true": rates,
+            "largest_difference": round(worst, 2),
+        }
         found = dict(zip(sensors, pool.map(clean, sensors), strict=True))
         there, told = np.sum(list(pool.map(events, range(len(synthetic())))), axis=0).tolist()
     a_week = sum(found.values()) / len(found) / WEEKS
-    yield {"figure": "clean", "episodes": found, "a_series_and_week": round(a_week, 2), "events": there, "told": told}
+    yield {
+        "figure": "clean",
+        "episodes": found,
+        "a_series_and_week": round(a_week, 2),
+        "events": there,
+        "told": told,
+    }
 
 
 def main() -> None:

@@ -40,7 +40,9 @@ def learning(wanted: set[str], say: Say) -> Iterator[Figure]:
         plain = timed(lambda: plain_forest(0, now))
         if "train_all_100" in wanted:
             seconds = train_all(on)
-            say(f"{FLEET} series in {seconds:.1f} s start-up included: 1000 in about {10 * seconds / 60:.1f} min")
+            say(
+                f"{FLEET} series in {seconds:.1f} s start-up included: 1000 in about {10 * seconds / 60:.1f} min"
+            )
             yield Figure.less_is_better("train_all_100", seconds, "s", plain * FLEET)
         if "train_one" in wanted:
             yield Figure.less_is_better("train_one", train_one(on, signals.keys(1)[0]), "s", plain)
@@ -52,7 +54,19 @@ def record(on: Bed, number: int, key: SeriesKey, now: int) -> None:
     zeros = np.zeros(READINGS, np.int16)
     with PostgresRecorder(on.dsn) as recorder:
         recorder.record(
-            Page(uuid4(), 1, Telemetry([key], np.zeros(READINGS, np.int32), times, values.view(np.int64), values, zeros, zeros))
+            Page(
+                uuid4(),
+                1,
+                Telemetry(
+                    [key],
+                    np.zeros(READINGS, np.int32),
+                    times,
+                    values.view(np.int64),
+                    values,
+                    zeros,
+                    zeros,
+                ),
+            )
         )
 
 
@@ -60,7 +74,9 @@ def plain_forest(kind: int, now: int) -> bytes:
     """What one writes first: the values scaled, a forest fitted, both pickled; nothing calibrated, nothing assessed."""
     _, values = signals.history(kind, READINGS, now)
     scaler = StandardScaler()
-    forest = IsolationForest(contamination=0.1, random_state=42).fit(scaler.fit_transform(values[:, None]))
+    forest = IsolationForest(contamination=0.1, random_state=42).fit(
+        scaler.fit_transform(values[:, None])
+    )
     return pickle.dumps((scaler, forest))
 
 
@@ -68,7 +84,11 @@ def train_all(on: Bed) -> float:
     """Seconds of the command, from its start to its end."""
     config, _ = configured(on.folder, on.listener, on.dsn, {})
     argv = [sys.executable, "-m", "insa_anomaly", "train", "--all", "--config", str(config)]
-    return timed(lambda: subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=_TRAIN_SECONDS))
+    return timed(
+        lambda: subprocess.run(
+            argv, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=_TRAIN_SECONDS
+        )
+    )
 
 
 def train_one(on: Bed, key: SeriesKey) -> float:
@@ -79,7 +99,9 @@ def train_one(on: Bed, key: SeriesKey) -> float:
         def ask(path: str, body: object = None) -> dict[str, object]:
             data = None if body is None else json.dumps(body).encode()
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            request = urllib.request.Request(f"http://127.0.0.1:{running.port}/api/v1/ml/{path}", data, headers)
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{running.port}/api/v1/ml/{path}", data, headers
+            )
             with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
                 said: dict[str, object] = json.loads(answer.read())
                 return said

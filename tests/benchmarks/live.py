@@ -22,7 +22,9 @@ from tests.benchmarks.subject import Subject, put_models, subject
 
 _WINDOW = 30_000  # readings published and not yet in PostgreSQL, at most, when as many as possible are published
 _LOOKS = 0.25  # seconds between two looks at what is in PostgreSQL
-_WARM_ROUNDS = 75  # of readings of all series, so that every window is full and every reading scored
+_WARM_ROUNDS = (
+    75  # of readings of all series, so that every window is full and every reading scored
+)
 _SETTLE_SECONDS = 60.0
 _LEAD_SECONDS = 2.0  # of a paced run, which are not looked at
 Say = Callable[[str], None]
@@ -57,17 +59,27 @@ class Bed:
     @property
     def place(self) -> Place:
         """The broker."""
-        return Place(self.listener.host, self.listener.port, self.listener.user, self.listener.password)
+        return Place(
+            self.listener.host, self.listener.port, self.listener.user, self.listener.password
+        )
 
 
 @contextmanager
 def bed() -> Iterator[Bed]:
     """Servers of its own, in a folder that goes with them."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="insa-bench-", ignore_cleanup_errors=True)))
-        folder.chmod(0o711)  # the account that PostgreSQL and mosquitto run as under root passes through
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="insa-bench-", ignore_cleanup_errors=True)
+            )
+        )
+        folder.chmod(
+            0o711
+        )  # the account that PostgreSQL and mosquitto run as under root passes through
         dsn = stack.enter_context(embedded.postgres(folder / "pg"))
-        listener = stack.enter_context(embedded.mosquitto(folder / "mosquitto", Tools(ROOT / ".tools" / "root")))
+        listener = stack.enter_context(
+            embedded.mosquitto(folder / "mosquitto", Tools(ROOT / ".tools" / "root"))
+        )
         database_pid = int((folder / "pg" / "postmaster.pid").read_text().split("\n", 1)[0])
         plant = stack.enter_context(child("tests.benchmarks.publisher"))
         found = Bed(folder, listener, dsn, database_pid, plant)
@@ -103,7 +115,10 @@ class Live:
         ended = time.time()
         self.bed.published = goal
         done = self.bed.plant.answer(Done)
-        spent = {name: (seconds - before[name]) / order.messages * 1e6 for name, seconds in self._cpu().items()}
+        spent = {
+            name: (seconds - before[name]) / order.messages * 1e6
+            for name, seconds in self._cpu().items()
+        }
         run = Run(done, ended - began, max(0.0, ended - done.ended / 1e6), spent)
         self.say(_described(run))
         return run
@@ -126,21 +141,28 @@ class Live:
         """Latencies of events, in seconds and ascending, with so many readings a second."""
         run = self.publish(Order(int(rate * seconds), rate, None, spikes))
         time.sleep(0.5)
-        found = self.audience.latencies(run.done.began + int(_LEAD_SECONDS * 1e6), run.done.ended + 1)
+        found = self.audience.latencies(
+            run.done.began + int(_LEAD_SECONDS * 1e6), run.done.ended + 1
+        )
         self.say(f"{rate:,.0f}/s: {_spread(found)}")
         return found
 
     def peak_bytes(self) -> int:
         """The most memory that the daemon and its admin port have had, each at its own time; files that both map count once."""
         return peak_bytes(self.subject.pid) + sum(
-            peak_bytes(child) - shared_bytes(child, self.subject.pid) for child in children(self.subject.pid)
+            peak_bytes(child) - shared_bytes(child, self.subject.pid)
+            for child in children(self.subject.pid)
         )
 
     def settle(self) -> None:
         """Hold what is in PostgreSQL and what was told against what was published. Raises AssertionError."""
         with psycopg.connect(self.bed.dsn) as database:
-            row = database.execute("SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry").fetchone()
-            told = database.execute("SELECT count(*) + count(closed_at) FROM anomaly_episodes").fetchone()
+            row = database.execute(
+                "SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry"
+            ).fetchone()
+            told = database.execute(
+                "SELECT count(*) + count(closed_at) FROM anomaly_episodes"
+            ).fetchone()
             anomalies = database.execute("SELECT count(*) FROM anomaly_detections").fetchone()
         assert row is not None
         assert told is not None
@@ -167,7 +189,11 @@ def _described(run: Run) -> str:
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
     """By nearest rank; of nothing, not a number."""
-    return ascending[min(len(ascending) - 1, int(len(ascending) * percent / 100))] if ascending else float("nan")
+    return (
+        ascending[min(len(ascending) - 1, int(len(ascending) * percent / 100))]
+        if ascending
+        else float("nan")
+    )
 
 
 def _spread(latencies: Sequence[float]) -> str:
@@ -177,12 +203,19 @@ def _spread(latencies: Sequence[float]) -> str:
 
 @contextmanager
 def live(
-    on: Bed, trained: Sequence[Trained], settings: dict[str, dict[str, object]], say: Say, program: Sequence[str] = ("insa_anomaly",)
+    on: Bed,
+    trained: Sequence[Trained],
+    settings: dict[str, dict[str, object]],
+    say: Say,
+    program: Sequence[str] = ("insa_anomaly",),
 ) -> Iterator[Live]:
     """The daemon on the bed, with a model for every series and full windows; `program` as for `subject`."""
     say(f"writing {SERIES} models")
     put_models(on.folder, trained, keys(), time.time_ns() // 1000)
-    with audience(on.place, "insa/iiot/ml/anomaly/#") as heard, subject(on.folder, on.listener, on.dsn, settings, program) as running:
+    with (
+        audience(on.place, "insa/iiot/ml/anomaly/#") as heard,
+        subject(on.folder, on.listener, on.dsn, settings, program) as running,
+    ):
         found = Live(on, running, heard, say)
         say("filling the windows")
         found.publish(Order(SERIES * _WARM_ROUNDS, 10_000.0))
@@ -198,7 +231,9 @@ class Naive:
     latencies: list[float]
 
 
-def naive(on: Bed, seconds: float, paced_seconds: float, pace: float, spikes: float, say: Say) -> Naive:
+def naive(
+    on: Bed, seconds: float, paced_seconds: float, pace: float, spikes: float, say: Say
+) -> Naive:
     """Measure the naive design on the bed; at its pace first, since it never catches up with more."""
     with child("tests.benchmarks.naive") as process:
         process.tell(Situation(on.place, on.dsn, time.time_ns() // 1000))

@@ -54,11 +54,15 @@ class Naive:
         model = self._models[device, said["metric_name"]]
         score = float(model.decision_function([[said["value"]]])[0])
         when = datetime.fromtimestamp(said["timestamp"] / 1e6, UTC)
-        self._database.execute(_INSERT, (device, said["metric_name"], when, said["value"], score, score < 0))
+        self._database.execute(
+            _INSERT, (device, said["metric_name"], when, said["value"], score, score < 0)
+        )
         self._database.commit()
         self.stored += 1
         if score < 0:
-            client.publish(EVENTS + device, json.dumps({"timestamp": said["timestamp"], "score": score}), 1)
+            client.publish(
+                EVENTS + device, json.dumps({"timestamp": said["timestamp"], "score": score}), 1
+            )
 
 
 def _models(now: int) -> dict[tuple[str, str], IsolationForest]:

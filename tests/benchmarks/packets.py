@@ -9,7 +9,10 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 _CONNECT, _PUBLISH_QOS_1 = 0x10, 0x32
-_VALUE, _TIME = b"########", b"@@@@@@@@@@@@@@@@"  # 123.4567 and microseconds since the epoch, places to be written to
+_VALUE, _TIME = (
+    b"########",
+    b"@@@@@@@@@@@@@@@@",
+)  # 123.4567 and microseconds since the epoch, places to be written to
 
 
 class Packets:
@@ -19,13 +22,23 @@ class Packets:
         bodies = [_body(device, metric) for device, metric in keys]
         width = max(map(len, bodies))
         length = _variable(width)
-        packets = [bytes([_PUBLISH_QOS_1]) + length + body.ljust(width) for body in bodies]  # JSON may end in spaces
+        packets = [
+            bytes([_PUBLISH_QOS_1]) + length + body.ljust(width) for body in bodies
+        ]  # JSON may end in spaces
         self._template = np.frombuffer(b"".join(packets), np.uint8).reshape(len(keys), -1)
-        self._mid = np.array([1 + len(length) + 2 + len(_topic(device)) for device, _ in keys])[:, None] + np.arange(2)
-        self._value = np.array([packet.index(_VALUE) for packet in packets])[:, None] + np.arange(len(_VALUE))
-        self._time = np.array([packet.index(_TIME) for packet in packets])[:, None] + np.arange(len(_TIME))
+        self._mid = np.array([1 + len(length) + 2 + len(_topic(device)) for device, _ in keys])[
+            :, None
+        ] + np.arange(2)
+        self._value = np.array([packet.index(_VALUE) for packet in packets])[:, None] + np.arange(
+            len(_VALUE)
+        )
+        self._time = np.array([packet.index(_TIME) for packet in packets])[:, None] + np.arange(
+            len(_TIME)
+        )
 
-    def built(self, rows: slice, values: npt.NDArray[np.float64], now: int, first_mid: int) -> bytes:
+    def built(
+        self, rows: slice, values: npt.NDArray[np.float64], now: int, first_mid: int
+    ) -> bytes:
         """Packets of these series; values lie in [100, 1000), packet ids run from `first_mid` (0 to 65534) on."""
         packets = self._template[rows].copy()
         at = np.arange(len(packets))[:, None]
@@ -59,7 +72,10 @@ def _decimals(values: npt.NDArray[np.float64]) -> Bytes:
 
 def connect(client_id: str, user: str, password: str) -> bytes:
     """A CONNECT packet: a clean session of an hour's keepalive."""
-    fields = b"".join(struct.pack(">H", len(text)) + text for text in (client_id.encode(), user.encode(), password.encode()))
+    fields = b"".join(
+        struct.pack(">H", len(text)) + text
+        for text in (client_id.encode(), user.encode(), password.encode())
+    )
     body = struct.pack(">H", 4) + b"MQTT" + bytes([4, 0xC2]) + struct.pack(">H", 3600) + fields
     return bytes([_CONNECT]) + _variable(len(body)) + body
 

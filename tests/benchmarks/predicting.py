@@ -29,48 +29,95 @@ def new_token(dsn: str) -> str:
     """A key that may do everything, without a limit to speak of."""
     with Pool(dsn) as pool:
         wish = Wish("bench", [Permission.ADMIN], None, 10**9)
-        return KeyService(PostgresKeys(pool), PostgresAudit(pool)).create(wish, "bench", time.time_ns() // 1000)[1]
+        return KeyService(PostgresKeys(pool), PostgresAudit(pool)).create(
+            wish, "bench", time.time_ns() // 1000
+        )[1]
 
 
-def predict_p99(on: Live, token: str, trained: Sequence[Trained], alone: Sequence[float], seconds: float, spikes: float) -> list[Figure]:
+def predict_p99(
+    on: Live,
+    token: str,
+    trained: Sequence[Trained],
+    alone: Sequence[float],
+    seconds: float,
+    spikes: float,
+) -> list[Figure]:
     """p99 of predictions at their pace while the stream has its own; and of the stream's events meanwhile, beside those without."""
     with child("tests.benchmarks.caller") as caller:
-        caller.tell(Call(on.subject.port, token, "/api/v1/ml/predict", single(), seconds, PREDICTIONS_PACE, LINES))
+        caller.tell(
+            Call(
+                on.subject.port,
+                token,
+                "/api/v1/ml/predict",
+                single(),
+                seconds,
+                PREDICTIONS_PACE,
+                LINES,
+            )
+        )
         beside = on.paced(STREAM_PACE, seconds, spikes)
         heard = caller.answer(Heard)
-    on.say(f"{len(heard.latencies)} predictions, {heard.refused} refused: {_spread(heard.latencies)}")
+    on.say(
+        f"{len(heard.latencies)} predictions, {heard.refused} refused: {_spread(heard.latencies)}"
+    )
     assert not heard.refused, "predictions were refused"
-    one = sorted(timed(lambda: trained[0].forest.decision_function(_row(trained[0]))) for _ in range(_BASELINE_CALLS))
+    one = sorted(
+        timed(lambda: trained[0].forest.decision_function(_row(trained[0])))
+        for _ in range(_BASELINE_CALLS)
+    )
     return [
-        Figure.less_is_better("predict_p99", 1e3 * percentile(heard.latencies, 99), "ms", 1e3 * percentile(one, 99)),
-        Figure.less_is_better("latency_p99_predicting", 1e3 * percentile(beside, 99), "ms", 1e3 * percentile(alone, 99)),
+        Figure.less_is_better(
+            "predict_p99", 1e3 * percentile(heard.latencies, 99), "ms", 1e3 * percentile(one, 99)
+        ),
+        Figure.less_is_better(
+            "latency_p99_predicting",
+            1e3 * percentile(beside, 99),
+            "ms",
+            1e3 * percentile(alone, 99),
+        ),
     ]
 
 
 def predict_batch(on: Live, token: str, trained: Sequence[Trained]) -> Figure:
     """Values a second, in batches one after the other."""
     with child("tests.benchmarks.caller") as caller:
-        caller.tell(Call(on.subject.port, token, "/api/v1/ml/predict/batch", batches(), BATCH_SECONDS))
+        caller.tell(
+            Call(on.subject.port, token, "/api/v1/ml/predict/batch", batches(), BATCH_SECONDS)
+        )
         heard = caller.answer(Heard)
-    on.say(f"{len(heard.latencies)} batches of {BATCH}, {heard.refused} refused: {_spread(heard.latencies)}")
+    on.say(
+        f"{len(heard.latencies)} batches of {BATCH}, {heard.refused} refused: {_spread(heard.latencies)}"
+    )
     assert not heard.refused, "batches were refused"
     rows = np.repeat(_row(trained[0]), BATCH, axis=0)
     naive = BATCH / min(timed(lambda: trained[0].forest.decision_function(rows)) for _ in range(5))
-    return Figure.more_is_better("predict_batch", BATCH * len(heard.latencies) / heard.seconds, "values/s", naive)
+    return Figure.more_is_better(
+        "predict_batch", BATCH * len(heard.latencies) / heard.seconds, "values/s", naive
+    )
 
 
 def single() -> list[str]:
     """Requests for values of as many series."""
     values = Stream().round(time.time_ns() / 1000).tolist()
     chosen = range(0, len(values), len(values) // ASKED)
-    return [_json({"device_id": keys()[i][0], "metric_name": keys()[i][1], "value": values[i]}) for i in chosen]
+    return [
+        _json({"device_id": keys()[i][0], "metric_name": keys()[i][1], "value": values[i]})
+        for i in chosen
+    ]
 
 
 def batches() -> list[str]:
     """Requests for many values of a series each."""
     random = np.random.default_rng(5)
     return [
-        _json({"device_id": device, "metric_name": metric, "values": random.normal(500, 50, BATCH).tolist()}) for device, metric in keys(4)
+        _json(
+            {
+                "device_id": device,
+                "metric_name": metric,
+                "values": random.normal(500, 50, BATCH).tolist(),
+            }
+        )
+        for device, metric in keys(4)
     ]
 
 

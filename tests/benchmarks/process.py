@@ -27,7 +27,11 @@ def _cpu_seconds(pid: int) -> float:
 def children(pid: int) -> list[int]:
     """Its living children."""
     try:
-        return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        return [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -51,14 +55,21 @@ def shared_bytes(pid: int, other: int) -> int:
 def _mapped(pid: int) -> Counter[str]:
     """Resident bytes by file."""
     found: Counter[str] = Counter()
-    for area in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text(), flags=re.MULTILINE):
+    for area in re.split(
+        r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text(), flags=re.MULTILINE
+    ):
         head, _, figures = area.partition("\n")
-        rss, dirty = (re.search(rf"^{name}:\s+(\d+) kB", figures, re.MULTILINE) for name in ("Rss", "Anonymous"))
+        rss, dirty = (
+            re.search(rf"^{name}:\s+(\d+) kB", figures, re.MULTILINE)
+            for name in ("Rss", "Anonymous")
+        )
         if "/" in head and rss and dirty:
             found[head[head.index("/") :]] += (int(rss[1]) - int(dirty[1])) * 1024
     return found
 
 
 def _status(pid: int, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE
+    )
     return int(found[1]) * 1024 if found else 0

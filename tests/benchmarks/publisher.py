@@ -66,8 +66,10 @@ class Publisher:
 
     def __init__(self, place: Place, orders: FileIO, series: int = SERIES) -> None:
         self._orders = orders
-        self._packets, self._stream = Packets(keys(series)), Stream(series)
-        self._series, self._values = series, np.zeros(series)
+        self._packets = Packets(keys(series))
+        self._stream = Stream(series)
+        self._series = series
+        self._values = np.zeros(series)
         self._since_spike = np.full(series, 1 << 30)
         self._random = np.random.default_rng(4)
         self._sent = self._answered = self._dealt_with = self._spikes = self._last = 0
@@ -82,14 +84,33 @@ class Publisher:
 
     def obey(self, order: Order) -> Done:
         """Publish what is ordered."""
-        cpu, began, before, spikes = time.process_time(), time.time_ns() // 1000, self._sent, self._spikes
+        cpu, began, before, spikes = (
+            time.process_time(),
+            time.time_ns() // 1000,
+            self._sent,
+            self._spikes,
+        )
         start, ahead = time.monotonic(), self._sent
         while self._answered < before + order.messages:
-            due = order.messages if order.rate is None else min(order.messages, int((time.monotonic() - start) * order.rate) + 1)
-            room = min(before + due, self._answered + _UNANSWERED, (order.window or 1 << 62) + max(self._dealt_with, ahead))
+            due = (
+                order.messages
+                if order.rate is None
+                else min(order.messages, int((time.monotonic() - start) * order.rate) + 1)
+            )
+            room = min(
+                before + due,
+                self._answered + _UNANSWERED,
+                (order.window or 1 << 62) + max(self._dealt_with, ahead),
+            )
             self._publish(min(room - self._sent, _TOGETHER), order)
             self._rest(paced=order.rate is not None, more=self._sent < room)
-        return Done(order.messages, self._spikes - spikes, began, time.time_ns() // 1000, time.process_time() - cpu)
+        return Done(
+            order.messages,
+            self._spikes - spikes,
+            began,
+            time.time_ns() // 1000,
+            time.process_time() - cpu,
+        )
 
     def _rest(self, *, paced: bool, more: bool) -> None:
         """Take what came; a pace is kept by the clock alone, since every PUBACK would end a wait for them."""
@@ -110,9 +131,13 @@ class Publisher:
         self._socket.sendall(packets)
         self._sent += rows.stop - place
 
-    def _with_spikes(self, rows: slice, order: Order) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    def _with_spikes(
+        self, rows: slice, order: Order
+    ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
         values = self._values[rows]
-        chosen = (self._random.random(len(values)) < order.spikes) & (self._since_spike[rows] >= order.quiet)
+        chosen = (self._random.random(len(values)) < order.spikes) & (
+            self._since_spike[rows] >= order.quiet
+        )
         if chosen.any():
             self._since_spike[rows][chosen] = 0
             self._spikes += int(chosen.sum())
@@ -138,12 +163,16 @@ class Publisher:
 
 def main() -> None:
     """Be the process."""
-    orders = FileIO(0, closefd=False)  # without a buffer: what that had read ahead, `select` would not see
+    orders = FileIO(
+        0, closefd=False
+    )  # without a buffer: what that had read ahead, `select` would not see
     publisher = Publisher(msgspec.json.decode(orders.readline(), type=Place), orders)
     for line in iter(orders.readline, b""):
         if b"dealt_with" in line:
             continue  # of an order that is done
-        sys.stdout.buffer.write(msgspec.json.encode(publisher.obey(msgspec.json.decode(line, type=Order))) + b"\n")
+        sys.stdout.buffer.write(
+            msgspec.json.encode(publisher.obey(msgspec.json.decode(line, type=Order))) + b"\n"
+        )
         sys.stdout.buffer.flush()
 
 

@@ -51,7 +51,16 @@ class Rig:
         times, nothing = np.full(n, self.now), np.zeros(n, np.int64)
         values = self.stream.round(self.now)
         self.states, results = advance(
-            self.states, self.rows, self.models, self.rows, values, times, nothing, nothing, Policy(), Parameters()
+            self.states,
+            self.rows,
+            self.models,
+            self.rows,
+            values,
+            times,
+            nothing,
+            nothing,
+            Policy(),
+            Parameters(),
         )
         return results
 
@@ -62,12 +71,18 @@ class Rig:
 
     def ours(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """`decision_function` of each row's own model by the compiled forests."""
-        scores: npt.NDArray[np.float64] = self.models.arena.score(rows, self.features[rows]) - self.models.numbers[rows, OFFSET]
+        scores: npt.NDArray[np.float64] = (
+            self.models.arena.score(rows, self.features[rows]) - self.models.numbers[rows, OFFSET]
+        )
         return scores
 
     def theirs(self, row: int) -> npt.NDArray[np.float64]:
         """`decision_function` of one row by scikit-learn."""
-        return np.asarray(self.trained[row % len(self.trained)].forest.decision_function(self.features[row : row + 1]))
+        return np.asarray(
+            self.trained[row % len(self.trained)].forest.decision_function(
+                self.features[row : row + 1]
+            )
+        )
 
 
 def score_one_row(rig: Rig, seconds: float) -> Figure:
@@ -85,7 +100,9 @@ def score_1000_series(rig: Rig, seconds: float) -> Figure:
     ours = cycling(lambda _: rig.ours(rows))
     theirs = cycling(lambda i: rig.theirs(i % len(rows)))
     mine, baseline = in_turn(ours, theirs, seconds)
-    return Figure.less_is_better("score_1000_series", mine / len(rows) * 1e6, "us/row", baseline * 1e6)
+    return Figure.less_is_better(
+        "score_1000_series", mine / len(rows) * 1e6, "us/row", baseline * 1e6
+    )
 
 
 def advance_seconds(rig: Rig, seconds: float) -> float:
@@ -99,7 +116,9 @@ def cycling(call: Callable[[int], object]) -> Callable[[], object]:
     return lambda: call(next(counter))
 
 
-def in_turn(ours: Callable[[], object], theirs: Callable[[], object], seconds: float) -> tuple[float, float]:
+def in_turn(
+    ours: Callable[[], object], theirs: Callable[[], object], seconds: float
+) -> tuple[float, float]:
     """Median seconds a call of each, measured in turn for about so many seconds in all."""
     share = seconds / (2 * _ROUNDS)
     mine, baseline = [], []

@@ -12,7 +12,18 @@ SERIES = 1000
 KINDS = 40
 MINUTE = 60_000_000  # microseconds
 DAY = 1440 * MINUTE
-_METRICS = ("temperature", "pressure", "vibration", "current", "flow", "level", "torque", "speed", "humidity", "power")
+_METRICS = (
+    "temperature",
+    "pressure",
+    "vibration",
+    "current",
+    "flow",
+    "level",
+    "torque",
+    "speed",
+    "humidity",
+    "power",
+)
 SPIKE = 200.0  # many times the spread of any kind, and its values still have three digits before the point
 
 
@@ -45,7 +56,9 @@ class Kinds:
 
     def ordinary(self, kind: npt.NDArray[np.int64], now: float) -> Floats:
         """What is expected at a time, microseconds since the epoch."""
-        return self.level[kind] + self.swing[kind] * np.sin(2 * np.pi * now / DAY + self.phase[kind])
+        return self.level[kind] + self.swing[kind] * np.sin(
+            2 * np.pi * now / DAY + self.phase[kind]
+        )
 
 
 class Stream:
@@ -79,4 +92,6 @@ def history(kind: int, readings: int, until: int) -> tuple[npt.NDArray[np.int64]
         last = kinds.memory[kind] * last + fresh[i]
         noise[i] = last
     place = np.full(readings, kind)
-    return times, kinds.level[place] + kinds.swing[place] * np.sin(2 * np.pi * times / DAY + kinds.phase[place]) + noise
+    return times, kinds.level[place] + kinds.swing[place] * np.sin(
+        2 * np.pi * times / DAY + kinds.phase[place]
+    ) + noise

@@ -25,7 +25,9 @@ _READY_SECONDS = 120.0
 _RECORDED = re.compile(r"^insa_readings_recorded_total (\S+)$", re.MULTILINE)
 
 
-def put_models(folder: Path, trained: Sequence[Trained], keys: Sequence[tuple[str, str]], now: int) -> None:
+def put_models(
+    folder: Path, trained: Sequence[Trained], keys: Sequence[tuple[str, str]], now: int
+) -> None:
     """Fill a model folder. The pickle that lies beside each model for export is a small stand-in: the daemon never reads it."""
     small = IsolationForest(n_estimators=1, random_state=0).fit([[0.0], [1.0]])
     with ModelFiles(folder / "models", folder / "model.key") as files:
@@ -64,7 +66,11 @@ class Subject:
 
 @contextmanager
 def subject(
-    folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]], program: Sequence[str] = ("insa_anomaly",)
+    folder: Path,
+    listener: Listener,
+    dsn: str,
+    settings: dict[str, dict[str, object]],
+    program: Sequence[str] = ("insa_anomaly",),
 ) -> Iterator[Subject]:
     """Run it in a folder that holds its models, for the length of the block; `program` is a module and its first arguments."""
     config, port = configured(folder, listener, dsn, settings)
@@ -79,10 +85,14 @@ def subject(
         embedded.stop(process, seconds=30.0)
 
 
-def configured(folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]]) -> tuple[Path, int]:
+def configured(
+    folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]]
+) -> tuple[Path, int]:
     """A configuration in the folder, and the admin port it names."""
     config, port = folder / "config.yaml", embedded.free_port()
-    config.write_text(msgspec.json.encode(_configuration(folder, listener, dsn, port, settings)).decode())  # YAML reads JSON
+    config.write_text(
+        msgspec.json.encode(_configuration(folder, listener, dsn, port, settings)).decode()
+    )  # YAML reads JSON
     return config, port
 
 
@@ -93,7 +103,12 @@ def _configuration(
     password.touch(mode=0o600)
     password.write_text(listener.password)
     said: dict[str, dict[str, object]] = {
-        "broker": {"host": listener.host, "port": listener.port, "username": listener.user, "password_file": str(password)},
+        "broker": {
+            "host": listener.host,
+            "port": listener.port,
+            "username": listener.user,
+            "password_file": str(password),
+        },
         "storage": {"directory": str(folder / "storage")},
         "database": {"url": dsn},
         "models": {"directory": str(folder / "models"), "key_file": str(folder / "model.key")},

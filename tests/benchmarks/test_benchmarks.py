@@ -37,7 +37,9 @@ def _sent(packets: bytes) -> list[tuple[str, int, bytes]]:
         stop = 2 + packets[1]
         body, packets = packets[2:stop], packets[stop:]
         name = 2 + int.from_bytes(body[:2])
-        found.append((body[2:name].decode(), int.from_bytes(body[name : name + 2]), body[name + 2 :]))
+        found.append(
+            (body[2:name].decode(), int.from_bytes(body[name : name + 2]), body[name + 2 :])
+        )
     return found
 
 
@@ -46,7 +48,10 @@ def test_packets_say_what_they_are_built_of() -> None:
     values = np.array([100.0, 612.34567, 999.9999])
     sent = _sent(Packets(keys(12)).built(slice(9, 12), values, NOW, 65533))
     assert [mid for _, mid, _ in sent] == [65534, 65535, 1]
-    readings = [Parser(Acceptance(max_age=None)).parse(Raw(topic, payload, NOW)) for topic, _, payload in sent]
+    readings = [
+        Parser(Acceptance(max_age=None)).parse(Raw(topic, payload, NOW))
+        for topic, _, payload in sent
+    ]
     flat = [one for answer in readings if isinstance(answer, list) for one in answer]
     assert [(one.device_id, one.metric_name) for one in flat] == keys(12)[9:]
     assert [one.value for one in flat] == pytest.approx(values, abs=1e-4)
@@ -74,7 +79,13 @@ def test_rows_of_devices_are_measured_at_once_and_one_by_one() -> None:
 def test_a_figure_is_one_line_of_json() -> None:
     """Of the five members that were agreed; the ratio is how many times better."""
     figure = Figure.less_is_better("rss_1000_models", 250.0, "MB", 1250.0)
-    assert json.loads(figure.line()) == {"figure": "rss_1000_models", "value": 250.0, "unit": "MB", "baseline": 1250.0, "ratio": 5.0}
+    assert json.loads(figure.line()) == {
+        "figure": "rss_1000_models",
+        "value": 250.0,
+        "unit": "MB",
+        "baseline": 1250.0,
+        "ratio": 5.0,
+    }
 
 
 def test_who_asks_counts_from_when_a_request_was_due() -> None:

@@ -17,12 +17,18 @@ def _plan() -> Plan:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=500.0, help="messages a second")
-    parser.add_argument("--kinds", nargs="*", help="only faults whose name begins so: daemon, 'wire to broker', ...")
     parser.add_argument(
-        "--no-contract", action="store_true", help="devices say nothing again; a broker that is killed saves at every change"
+        "--kinds", nargs="*", help="only faults whose name begins so: daemon, 'wire to broker', ..."
+    )
+    parser.add_argument(
+        "--no-contract",
+        action="store_true",
+        help="devices say nothing again; a broker that is killed saves at every change",
     )
     given = parser.parse_args()
-    return Plan(given.seconds, given.seed, given.rate, given.kinds or None, contract=not given.no_contract)
+    return Plan(
+        given.seconds, given.seed, given.rate, given.kinds or None, contract=not given.no_contract
+    )
 
 
 def _say(text: str) -> None:
@@ -33,10 +39,15 @@ def main() -> int:
     """Run it; answers the exit status."""
     unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
     with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o711)  # servers that may not run as root must get through to folders of their own
+        Path(folder).chmod(
+            0o711
+        )  # servers that may not run as root must get through to folders of their own
         outcome = run(_plan(), Path(folder), Tools(unpacked if unpacked.is_dir() else None), _say)
     _say(", ".join(f"{kind} {times}" for kind, times in sorted(outcome.count.items())))
-    slowest = (f"{one.alone:.1f} s after {one.kind} ({one.seconds:.1f} s with what else went wrong)" for one in outcome.slowest)
+    slowest = (
+        f"{one.alone:.1f} s after {one.kind} ({one.seconds:.1f} s with what else went wrong)"
+        for one in outcome.slowest
+    )
     _say("slowest recoveries: " + ", ".join(slowest))
     for words in outcome.complaints:
         _say(f"WRONG: {words}")

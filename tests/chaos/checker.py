@@ -13,7 +13,9 @@ from tests.acceptance.site import Heard, Site
 from tests.chaos.oracle import Expected, Standing
 from tests.chaos.plant import Message, is_poison
 
-TOLD_AGAIN = UNDER_WAY + int(100 * SAFE_SECONDS)  # events after a break: those under way, and what was told before it, a hundred a second
+TOLD_AGAIN = UNDER_WAY + int(
+    100 * SAFE_SECONDS
+)  # events after a break: those under way, and what was told before it, a hundred a second
 _SHOWN = 3
 
 
@@ -31,9 +33,19 @@ class Left:
     def of(cls, site: Site, heard: Heard) -> "Left":
         """All of it."""
         return cls(
-            site.query("SELECT device_id, metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value FROM telemetry_readings"),
-            [(topic, bytes(payload)) for topic, payload in site.query("SELECT topic, payload FROM dead_letters")],
-            {str(row[0]): (row[1], row[2]) for row in site.query("SELECT id, anomaly_score, episode_id::text FROM anomaly_detections")},
+            site.query(
+                "SELECT device_id, metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value FROM telemetry_readings"
+            ),
+            [
+                (topic, bytes(payload))
+                for topic, payload in site.query("SELECT topic, payload FROM dead_letters")
+            ],
+            {
+                str(row[0]): (row[1], row[2])
+                for row in site.query(
+                    "SELECT id, anomaly_score, episode_id::text FROM anomaly_detections"
+                )
+            },
             {
                 str(row[0]): Standing(*row[1:])
                 for row in site.query(
@@ -66,7 +78,13 @@ class Verdict:
     complaints: list[str]
 
 
-def judge(said: Sequence[Message], expected: Expected | None, left: Left, known: Expected, excused: Excused = Excused()) -> Verdict:
+def judge(
+    said: Sequence[Message],
+    expected: Expected | None,
+    left: Left,
+    known: Expected,
+    excused: Excused = Excused(),
+) -> Verdict:
     """`known`: what the messages hold; `expected`: what the detector makes of them in this order, None where the order was lost."""
     complaints: list[str] = []
     found = Counter((device, metric, time) for device, metric, time, _ in left.readings)
@@ -78,9 +96,17 @@ def judge(said: Sequence[Message], expected: Expected | None, left: Left, known:
     if lost > excused.lost:
         _complain(complaints, "readings lost", missing)
         _complain(complaints, "dead letters missing", poison - dead)
-    _complain(complaints, "readings stored more than once", [key for key, times in found.items() if times > 1])
+    _complain(
+        complaints,
+        "readings stored more than once",
+        [key for key, times in found.items() if times > 1],
+    )
     _complain(complaints, "readings nobody sent", found.keys() - known.readings.keys())
-    _complain(complaints, "values altered", [row for row in left.readings if known.readings.get(row[:3], row[3]) != row[3]])
+    _complain(
+        complaints,
+        "values altered",
+        [row for row in left.readings if known.readings.get(row[:3], row[3]) != row[3]],
+    )
     _complain(complaints, "dead letters too many", dead - poison)
     heard = Counter(event.event_id for event in left.events)
     wanted = set(expected.events) if expected else set()
@@ -90,11 +116,28 @@ def judge(said: Sequence[Message], expected: Expected | None, left: Left, known:
     missing_events = len(wanted - heard.keys()) if expected else len(untold)
     _complain(complaints, "transitions untold", untold)
     _complain(complaints, "events missing", wanted - heard.keys())
-    _complain(complaints, "events without their rows", [event for event in left.events if not _has_rows(event, left)])
+    _complain(
+        complaints,
+        "events without their rows",
+        [event for event in left.events if not _has_rows(event, left)],
+    )
     _complain(complaints, "ids told in two ways", _told_in_two_ways(left.events))
     if excused.breaks is not None and heard.total() - len(heard) > excused.breaks * TOLD_AGAIN:
-        _complain(complaints, "events told again for no reason", [name for name, times in heard.items() if times > 1])
-    return Verdict(found.total(), lost, duplicates, dead.total(), poison.total(), missing_events, heard.total() - len(heard), complaints)
+        _complain(
+            complaints,
+            "events told again for no reason",
+            [name for name, times in heard.items() if times > 1],
+        )
+    return Verdict(
+        found.total(),
+        lost,
+        duplicates,
+        dead.total(),
+        poison.total(),
+        missing_events,
+        heard.total() - len(heard),
+        complaints,
+    )
 
 
 def _compare(complaints: list[str], expected: Expected, left: Left) -> None:
@@ -103,19 +146,27 @@ def _compare(complaints: list[str], expected: Expected, left: Left) -> None:
     _complain(
         complaints,
         "anomalies with another score",
-        [name for name, (score, _) in left.anomalies.items() if not isclose(expected.anomalies.get(name, score), score, abs_tol=1e-12)],
+        [
+            name
+            for name, (score, _) in left.anomalies.items()
+            if not isclose(expected.anomalies.get(name, score), score, abs_tol=1e-12)
+        ],
     )
     _complain(complaints, "episodes missing", expected.episodes.keys() - left.episodes.keys())
     _complain(complaints, "episodes too many", left.episodes.keys() - expected.episodes.keys())
     _complain(
-        complaints, "episodes that went otherwise", [name for name, one in left.episodes.items() if expected.episodes.get(name, one) != one]
+        complaints,
+        "episodes that went otherwise",
+        [name for name, one in left.episodes.items() if expected.episodes.get(name, one) != one],
     )
 
 
 def _untold(left: Left) -> set[tuple[str, str]]:
     """Beginnings and ends of episodes of the database that nobody was told of."""
     told = {(event.episode_id, event.kind) for event in left.events}
-    due = {(name, "opened") for name in left.episodes} | {(name, "closed") for name, one in left.episodes.items() if one.closed_at}
+    due = {(name, "opened") for name in left.episodes} | {
+        (name, "closed") for name, one in left.episodes.items() if one.closed_at
+    }
     return due - told
 
 

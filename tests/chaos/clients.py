@@ -26,7 +26,9 @@ _RETRY_SECONDS = 0.1
 
 
 def _client(address: Address, name: str) -> paho.Client:
-    client = paho.Client(CallbackAPIVersion.VERSION2, f"{name}-{token_hex(4)}", protocol=MQTTProtocolVersion.MQTTv5)
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2, f"{name}-{token_hex(4)}", protocol=MQTTProtocolVersion.MQTTv5
+    )
     client.username_pw_set(address.user, address.password)
     client.reconnect_delay_set(0.1, 0.5)  # type: ignore[arg-type]  # paho waits for fractions as well
     client.max_inflight_messages_set(_WINDOW)
@@ -37,7 +39,9 @@ def _connect(client: paho.Client, address: Address) -> None:
     properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 3600
     properties.ReceiveMaximum = 1000
-    client.connect(address.host, address.port, keepalive=15, clean_start=False, properties=properties)
+    client.connect(
+        address.host, address.port, keepalive=15, clean_start=False, properties=properties
+    )
 
 
 class Devices:
@@ -48,15 +52,23 @@ class Devices:
     since paho would let a message of another thread overtake those that go again on a new connection.
     """
 
-    def __init__(self, address: Address, messages: Iterator[Message], rate: float, *, replay: bool) -> None:
+    def __init__(
+        self, address: Address, messages: Iterator[Message], rate: float, *, replay: bool
+    ) -> None:
         self.said: list[Message] = []
         self.said_at: list[float] = []  # monotonic
         self.failure: BaseException | None = None
-        self._address, self._messages, self._rate, self._replay = address, messages, rate, replay
+        self._address = address
+        self._messages = messages
+        self._rate = rate
+        self._replay = replay
         self._unanswered: dict[int, Message] = {}
         self._again: deque[Message] = deque()
-        self._unsafe: deque[tuple[float, Message]] = deque()  # with when it was acknowledged, of connections that ended soon after
-        self._silent, self._closing = Event(), Event()
+        self._unsafe: deque[tuple[float, Message]] = (
+            deque()
+        )  # with when it was acknowledged, of connections that ended soon after
+        self._silent = Event()
+        self._closing = Event()
         self._client = _client(address, "devices")
         self._client.on_publish = self._on_publish
         self._client.on_connect = self._on_connect
@@ -110,7 +122,9 @@ class Devices:
         room = _WINDOW - len(self._unanswered)
         for _ in range(min(len(self._again), room)):
             self._publish(self._again.popleft())
-        for message in islice(self._messages, 0 if self._silent.is_set() else max(0, min(due, room))):
+        for message in islice(
+            self._messages, 0 if self._silent.is_set() else max(0, min(due, room))
+        ):
             self.said.append(message)
             self.said_at.append(time.monotonic())
             self._publish(message)
@@ -118,7 +132,14 @@ class Devices:
     def _publish(self, message: Message) -> None:
         self._unanswered[self._client.publish(*message, qos=1).mid] = message
 
-    def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: Any, properties: object) -> None:  # noqa: ANN401
+    def _on_publish(
+        self,
+        client: paho.Client,
+        userdata: object,
+        mid: int,
+        reason: Any,  # noqa: ANN401
+        properties: object,
+    ) -> None:
         del client, userdata, properties
         message = self._unanswered.pop(mid)
         if reason.value >= 0x80 or (self._replay and reason.value == _NOBODY):
@@ -126,9 +147,18 @@ class Devices:
         elif self._replay:
             self._unsafe.append((time.monotonic(), message))
 
-    def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: object, properties: object) -> None:  # noqa: ANN401
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: object,
+        flags: Any,  # noqa: ANN401
+        reason: object,
+        properties: object,
+    ) -> None:
         del client, userdata, reason, properties
-        if self._replay and flags.session_present:  # it may have kept the session, and lost what came last
+        if (
+            self._replay and flags.session_present
+        ):  # it may have kept the session, and lost what came last
             self._again.extend(message for _, message in self._unsafe)
         elif self._replay:
             self.again()
@@ -136,7 +166,9 @@ class Devices:
 
 
 @contextmanager
-def operator(address: Address, topics: str, heard: Callable[[str, bytes, float], None]) -> Iterator[None]:
+def operator(
+    address: Address, topics: str, heard: Callable[[str, bytes, float], None]
+) -> Iterator[None]:
     """Subscribe with a session that outlives connections, and acknowledge what comes once it is heard."""
     ready = Event()
     client = _client(address, "operator")
@@ -146,7 +178,9 @@ def operator(address: Address, topics: str, heard: Callable[[str, bytes, float],
 
     client.on_connect = connected
     client.on_subscribe = lambda *_: ready.set()
-    client.on_message = lambda _client, _userdata, message: heard(message.topic, bytes(message.payload), time.monotonic())
+    client.on_message = lambda _client, _userdata, message: heard(
+        message.topic, bytes(message.payload), time.monotonic()
+    )
     _connect(client, address)
     client.loop_start()
     try:

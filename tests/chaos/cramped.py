@@ -28,7 +28,9 @@ def install(said: Path) -> None:
     """Before every write."""
     append, transaction = Spool.append, StateFile._transaction
 
-    def appending(self: Spool, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
+    def appending(
+        self: Spool, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int
+    ) -> Entry:
         cramp(self._writer, said)
         return append(self, messages, swaps, now)
 

@@ -129,6 +129,8 @@ def crash_at(nth: int) -> Crash:
 
 if __name__ == "__main__":
     place, nth = sys.argv.pop(1), int(sys.argv.pop(1))
-    patch.object(daemon, "TRIM_SECONDS", 0.5).start()  # else some places are come to every ten seconds only
+    patch.object(
+        daemon, "TRIM_SECONDS", 0.5
+    ).start()  # else some places are come to every ten seconds only
     (PLACES | TRAINING_PLACES)[place](crash_at(nth))
     main()

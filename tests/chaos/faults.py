@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
-PAUSE = (0.5, 1.5)  # seconds from the beginning of one fault to that of the next, at least and at most
+PAUSE = (
+    0.5,
+    1.5,
+)  # seconds from the beginning of one fault to that of the next, at least and at most
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Injector:
     pause: tuple[float, float] = PAUSE
     done: Counter[str] = field(default_factory=Counter)
     over: list[Span] = field(default_factory=list)
-    _due: list[tuple[float, int, float, Fault]] = field(default_factory=list)  # when to end it, a number, when it began
+    _due: list[tuple[float, int, float, Fault]] = field(
+        default_factory=list
+    )  # when to end it, a number, when it began
     _numbers: Iterable[int] = field(default_factory=count)
 
     def run(self, seconds: float, watch: Callable[[], None], *, spared: str | None = None) -> None:
@@ -68,18 +73,24 @@ class Injector:
             self._heal()
             watch()
             time.sleep(0.02)
-        assert not self._due, f"not over after {seconds} s: {[fault.kind for *_, fault in self._due]}"
+        assert not self._due, (
+            f"not over after {seconds} s: {[fault.kind for *_, fault in self._due]}"
+        )
 
     def _inject(self, spared: str | None) -> None:
         busy = {fault.subject for *_, fault in self._due}
-        free = [fault for fault in self.faults if fault.subject not in busy and fault.subject != spared]
+        free = [
+            fault for fault in self.faults if fault.subject not in busy and fault.subject != spared
+        ]
         if free:
             fault = self.chance.choice(free)
             lasts = self.chance.uniform(fault.least, fault.most)
             began = time.monotonic()
             fault.begin()
             self.done[fault.kind] += 1
-            heapq.heappush(self._due, (time.monotonic() + lasts, next(iter(self._numbers)), began, fault))
+            heapq.heappush(
+                self._due, (time.monotonic() + lasts, next(iter(self._numbers)), began, fault)
+            )
 
     def _heal(self) -> None:
         while self._due and self._due[0][0] <= time.monotonic():

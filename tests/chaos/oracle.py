@@ -38,7 +38,9 @@ class Expected:
 
     def take(self, telemetry: Telemetry, results: Results) -> None:
         """Readings in the order of their arrival, and what the detector says of them."""
-        anomalous = (results.score < 0) & ((results.status == Status.SCORED) | (results.status == Status.LATE))
+        anomalous = (results.score < 0) & (
+            (results.status == Status.SCORED) | (results.status == Status.LATE)
+        )
         for i, number in enumerate(telemetry.key.tolist()):
             device, metric = telemetry.keys[number]
             time = int(telemetry.timestamp[i])
@@ -51,11 +53,15 @@ class Expected:
             if results.transition[i] != Transition.NONE:
                 self._turn(device, metric, time, name, results, i)
 
-    def _turn(self, device: str, metric: str, time: int, reading: str, results: Results, i: int) -> None:
+    def _turn(
+        self, device: str, metric: str, time: int, reading: str, results: Results, i: int
+    ) -> None:
         kind = Transition(int(results.transition[i])).name.lower()
         episode = episode_id(device, metric, int(results.episode_started[i]))
         closed_at = time if kind == "closed" else None
-        self.episodes[episode] = Standing(int(results.episode_readings[i]), float(results.episode_peak[i]), closed_at)
+        self.episodes[episode] = Standing(
+            int(results.episode_readings[i]), float(results.episode_peak[i]), closed_at
+        )
         self.events[deterministic_id("event", episode, kind, reading)] = kind
 
 
@@ -68,7 +74,9 @@ def expected(messages: Iterable[Message]) -> Expected:
     parser = Parser(Acceptance(max_age=None, historical_after=NEVER_HISTORICAL))
     found, said = Expected(), list(messages)
     for begin in range(0, len(said), _AT_ONCE):
-        batch = parsed(Entry(1 + begin, _RECEIVED, said[begin : begin + _AT_ONCE], []), parser, registry)
+        batch = parsed(
+            Entry(1 + begin, _RECEIVED, said[begin : begin + _AT_ONCE], []), parser, registry
+        )
         found.take(batch.telemetry, fleet.advance(batch.telemetry))
     assert np.isfinite(list(found.anomalies.values())).all()
     return found

@@ -78,7 +78,11 @@ def _rows(seed: int) -> Iterator[Message]:
 
 def _message(row: int, device: int, metrics: Sequence[float]) -> Message:
     name = f"press-{device:02}"
-    said = {"id": f"{name}:{row}", "timestamp": rfc3339(BEGIN + row * STEP), "metrics": dict(zip(METRICS, metrics, strict=True))}
+    said = {
+        "id": f"{name}:{row}",
+        "timestamp": rfc3339(BEGIN + row * STEP),
+        "metrics": dict(zip(METRICS, metrics, strict=True)),
+    }
     return f"insa/iiot/telemetry/{name}", json.dumps(said).encode()
 
 
@@ -92,8 +96,12 @@ def _values(random: np.random.Generator, first: int, rows: int) -> npt.NDArray[n
     return rounded
 
 
-def _ordinary(random: np.random.Generator, at: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    values: npt.NDArray[np.float64] = _LEVEL + np.sin(at / _PERIOD) * _WAVE + random.normal(0, 1, shape) * _NOISE
+def _ordinary(
+    random: np.random.Generator, at: npt.NDArray[np.int64], shape: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = (
+        _LEVEL + np.sin(at / _PERIOD) * _WAVE + random.normal(0, 1, shape) * _NOISE
+    )
     return values
 
 
@@ -106,7 +114,15 @@ def trained() -> tuple[Trained, ...]:
     times = BEGIN + at[:, 0] * STEP
     policy = Policy(false_alarms_per_day=5.0)
     return tuple(
-        fit(times, values[:, i], ("any", metric), metric, 1, Parameters(mature_days=0.0, mature_readings=0), policy)
+        fit(
+            times,
+            values[:, i],
+            ("any", metric),
+            metric,
+            1,
+            Parameters(mature_days=0.0, mature_readings=0),
+            policy,
+        )
         for i, metric in enumerate(METRICS)
     )
 
@@ -119,4 +135,9 @@ def for_every_series() -> Iterator[Trained]:
 
 
 def _named(model: Model, device_id: str, metric_name: str) -> Model:
-    return replace(model, id=str(uuid5(_NAMESPACE, f"{device_id}/{metric_name}")), device_id=device_id, metric_name=metric_name)
+    return replace(
+        model,
+        id=str(uuid5(_NAMESPACE, f"{device_id}/{metric_name}")),
+        device_id=device_id,
+        metric_name=metric_name,
+    )

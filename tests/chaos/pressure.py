@@ -102,11 +102,18 @@ class Rig:
 
     def status(self) -> dict[str, int]:
         """What it says of itself, as far as it is figures."""
-        return {name: said for name, said in json.loads(self._get("/api/v1/status")).items() if isinstance(said, int)}
+        return {
+            name: said
+            for name, said in json.loads(self._get("/api/v1/status")).items()
+            if isinstance(said, int)
+        }
 
     def rss_mb(self) -> float:
         """Resident megabytes of the daemon."""
-        return int(Path(f"/proc/{self.daemon.pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+        return (
+            int(Path(f"/proc/{self.daemon.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+            / 1024
+        )
 
     def wait_recorded(self, seconds: float = 120.0) -> None:
         """Until all of it is in the database."""
@@ -123,7 +130,11 @@ class Rig:
                 " WHERE s.device_id LIKE 'line-%'"
             ).fetchone()
         assert row is not None
-        return {"published": self.published, "lost": self.published - row[1], "duplicates": row[0] - row[1]}
+        return {
+            "published": self.published,
+            "lost": self.published - row[1],
+            "duplicates": row[0] - row[1],
+        }
 
     def _get(self, path: str) -> str:
         with urlopen(f"http://127.0.0.1:{self.daemon.port}{path}", timeout=10.0) as answer:
@@ -142,7 +153,11 @@ def quantile(before: Buckets, after: Buckets) -> float:
     wanted, low, below = 0.99 * counts[-1][1], 0.0, 0.0
     for bound, count in counts:
         if count >= wanted:
-            return low + (bound - low) * (wanted - below) / max(1.0, count - below) if bound != float("inf") else low
+            return (
+                low + (bound - low) * (wanted - below) / max(1.0, count - below)
+                if bound != float("inf")
+                else low
+            )
         low, below = bound, count
     return low
 
@@ -180,7 +195,10 @@ def _drained(rig: Rig) -> float:
 def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
     """So many devices that nobody knows report once each, evenly within these seconds."""
     before, memory = rig.stretch(min(60.0, max(20.0, seconds))), rig.rss_mb()
-    messages = ((f"insa/iiot/telemetry/stranger-{number:06}", b'{"temperature": 20.0}') for number in range(devices))
+    messages = (
+        (f"insa/iiot/telemetry/stranger-{number:06}", b'{"temperature": 20.0}')
+        for number in range(devices)
+    )
     crowd = Crowd(rig.listener, messages, devices / seconds)
     during = rig.stretch(seconds)
     crowd.silence()
@@ -188,7 +206,12 @@ def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
     status = rig.status()
     with psycopg.connect(rig.postgres.address) as database:
         (letters,) = database.execute("SELECT count(*) FROM dead_letters").fetchone() or (0,)
-    after = {"rss_mb_before": round(memory, 1), "rss_mb_after": round(rig.rss_mb(), 1), "series": status["series"], "dead_letters": letters}
+    after = {
+        "rss_mb_before": round(memory, 1),
+        "rss_mb_after": round(rig.rss_mb(), 1),
+        "series": status["series"],
+        "dead_letters": letters,
+    }
     named = {"devices": devices, "seconds": seconds, "rate": rig.rate}
     return {**named, **before.figures("before"), **during.figures("during"), **after, **rig.lost()}
 
@@ -196,12 +219,16 @@ def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
 def noisy(rig: Rig, seconds: float, times: float) -> dict[str, float | int]:
     """One device more, which reports so many times as often as each of the others."""
     before = rig.stretch(min(60.0, max(20.0, seconds)))
-    crowd = Crowd(rig.listener, chatter(NOISY), times * rig.rate / len({device_id for device_id, _ in keys()}))
+    crowd = Crowd(
+        rig.listener, chatter(NOISY), times * rig.rate / len({device_id for device_id, _ in keys()})
+    )
     during = rig.stretch(seconds)
     said = crowd.silence()
     rig.wait_recorded()
     with psycopg.connect(rig.postgres.address) as database:
-        (stored,) = database.execute("SELECT count(*) FROM telemetry_readings WHERE device_id = %s", (NOISY,)).fetchone() or (0,)
+        (stored,) = database.execute(
+            "SELECT count(*) FROM telemetry_readings WHERE device_id = %s", (NOISY,)
+        ).fetchone() or (0,)
     named = {"times": times, "seconds": seconds, "rate": rig.rate}
     return {
         **named,
@@ -216,15 +243,24 @@ def noisy(rig: Rig, seconds: float, times: float) -> dict[str, float | int]:
 def chatter(device_id: str) -> Iterator[tuple[str, bytes]]:
     """Messages of one reading each, as long as somebody takes them."""
     for number in itertools.count():
-        yield f"insa/iiot/telemetry/{device_id}", json.dumps({"timestamp": time.time(), "id": number, "temperature": number % 7}).encode()
+        yield (
+            f"insa/iiot/telemetry/{device_id}",
+            json.dumps(
+                {"timestamp": time.time(), "id": number, "temperature": number % 7}
+            ).encode(),
+        )
 
 
 class Crowd(Thread):
     """Publishes these messages from now on, evenly, so many a second, until they are at their end or it is silenced."""
 
-    def __init__(self, broker: Listener, messages: Iterable[tuple[str, bytes]], rate: float) -> None:
+    def __init__(
+        self, broker: Listener, messages: Iterable[tuple[str, bytes]], rate: float
+    ) -> None:
         super().__init__(daemon=True)
-        self._broker, self._messages, self._rate = broker, messages, rate
+        self._broker = broker
+        self._messages = messages
+        self._rate = rate
         self._silence = Event()
         self._failure: BaseException | None = None
         self._published = 0
@@ -247,13 +283,17 @@ class Crowd(Thread):
 
     def _publish(self) -> None:
         broker = self._broker
-        with Feeder(Access(broker.host, broker.port, "crowd", broker.user, broker.password)) as feeder:
+        with Feeder(
+            Access(broker.host, broker.port, "crowd", broker.user, broker.password)
+        ) as feeder:
             assert feeder.open(10.0), feeder.trouble
             began = time.monotonic()
             for topic, payload in self._messages:
                 feeder.publish(topic, payload)
                 self._published += 1
-                if self._silence.wait(max(0.0, began + self._published / self._rate - time.monotonic())):
+                if self._silence.wait(
+                    max(0.0, began + self._published / self._rate - time.monotonic())
+                ):
                     break
             assert feeder.drain(30.0) == 0
 
@@ -272,7 +312,13 @@ def soak(rig: Rig, seconds: float) -> dict[str, float | int]:
     at, memory = np.array(looks).T
     slope = float(np.polyfit(at / 3600, memory, 1)[0])
     named = {"seconds": seconds, "rate": rig.rate, **before.figures("before")}
-    return {**named, "rss_mb_before": looks[0][1], "rss_mb_after": looks[-1][1], "rss_slope_mb_an_hour": round(slope, 2), **rig.lost()}
+    return {
+        **named,
+        "rss_mb_before": looks[0][1],
+        "rss_mb_after": looks[-1][1],
+        "rss_slope_mb_an_hour": round(slope, 2),
+        **rig.lost(),
+    }
 
 
 @contextmanager
@@ -280,16 +326,26 @@ def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
     """Everything, in a folder of its own."""
     with ExitStack() as stack:
         data = folder / "pg"
-        postgres = Server(lambda: embedded.postgres(data), lambda _: int((data / "postmaster.pid").read_text().split("\n", 1)[0]))
+        postgres = Server(
+            lambda: embedded.postgres(data),
+            lambda _: int((data / "postmaster.pid").read_text().split("\n", 1)[0]),
+        )
         postgres.start()
         stack.callback(postgres.stop)
         listener = stack.enter_context(embedded.mosquitto(folder / "mosquitto", tools))
         place = Place(listener.host, listener.port, listener.user, listener.password)
         plant = stack.enter_context(child("tests.benchmarks.publisher"))
         plant.tell(place)
-        put_models(folder, fleet.trained(ROOT / ".benchmarks", time.time_ns() // 1000), keys(), time.time_ns() // 1000)
+        put_models(
+            folder,
+            fleet.trained(ROOT / ".benchmarks", time.time_ns() // 1000),
+            keys(),
+            time.time_ns() // 1000,
+        )
         heard = stack.enter_context(audience(place, "insa/iiot/ml/anomaly/#"))
-        daemon = stack.enter_context(subject(folder, listener, postgres.address, {"record": {"last_retry": 2.0}}))
+        daemon = stack.enter_context(
+            subject(folder, listener, postgres.address, {"record": {"last_retry": 2.0}})
+        )
         found = Rig(postgres, listener, plant, daemon, heard, rate)
         plant.tell(Order(SERIES * WARM_ROUNDS, 10_000.0))
         found.end()
@@ -308,7 +364,9 @@ def main() -> int:
     given = parser.parse_args()
     unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
     with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o711)  # servers that may not run as root must get through to folders of their own
+        Path(folder).chmod(
+            0o711
+        )  # servers that may not run as root must get through to folders of their own
         with rig(Path(folder), Tools(unpacked if unpacked.is_dir() else None), given.rate) as found:
             figures = {
                 "outage": partial(outage, found, given.seconds),

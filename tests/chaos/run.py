@@ -24,10 +24,16 @@ from tests.chaos.oracle import expected
 from tests.chaos.world import EVERY_CHANGE, EVERY_TWO_SECONDS, World, opened
 from tests.conftest import wait_for
 
-UNUSUAL = ("broker kill",)  # what is only done when asked for: no setting of mosquitto keeps every message through it
+UNUSUAL = (
+    "broker kill",
+)  # what is only done when asked for: no setting of mosquitto keeps every message through it
 KILL_PAUSE = (8.0, 14.0)  # between kills of the broker, seconds
 DRAIN_SECONDS = 120.0
-_BREAKING = ("daemon", "broker", "wire to broker")  # faults that may end the connection to the broker
+_BREAKING = (
+    "daemon",
+    "broker",
+    "wire to broker",
+)  # faults that may end the connection to the broker
 _ON_THE_WAY = (*_BREAKING, "postgres", "wire to postgres")  # of a reading
 _LOOK_SECONDS = 0.2
 _SLOWEST = 8
@@ -51,7 +57,9 @@ class Plan:
     contract: bool = True
     latency: float = 0.0  # seconds that the wire to the broker always takes
     program: Sequence[str] = ("insa_anomaly",)  # the daemon's module and its first arguments
-    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # of the daemon, by section
+    settings: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict
+    )  # of the daemon, by section
 
     @property
     def saving(self) -> Mapping[str, str]:
@@ -67,7 +75,11 @@ class Plan:
 
     def wants(self, kind: str) -> bool:
         """Whether this kind of fault is to happen."""
-        return kind not in UNUSUAL if self.kinds is None else any(kind.startswith(one) for one in self.kinds)
+        return (
+            kind not in UNUSUAL
+            if self.kinds is None
+            else any(kind.startswith(one) for one in self.kinds)
+        )
 
     @property
     def kills_broker(self) -> bool:
@@ -144,29 +156,48 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
     chance, heard = random.Random(plan.seed), Heard()
     with ExitStack() as stack:
         world = stack.enter_context(opened(folder, tools, plan.saving))
-        injector = Injector([fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.between)
+        injector = Injector(
+            [fault for fault in world.faults() if plan.wants(fault.kind)], chance, plan.between
+        )
         stack.enter_context(operator(world.broker.address, EVENTS, heard))
         for section, settings in plan.settings.items():
             world.site.put(section, settings)
         world.wires["broker"].delay(plan.latency)
         world.restart_as(plan.program)
-        devices = Devices(world.broker.address, plant.messages(plan.seed), plan.rate, replay=plan.kills_broker and plan.contract)
+        devices = Devices(
+            world.broker.address,
+            plant.messages(plan.seed),
+            plan.rate,
+            replay=plan.kills_broker and plan.contract,
+        )
         stack.callback(devices.close)
         watch = stack.enter_context(Watch(world))
         injector.run(plan.seconds * (1 - _CALM_SHARE), world.watch)
         injector.run(plan.seconds * _CALM_SHARE, world.watch, spared="daemon")
         injector.heal_all(world.watch)
-        say(f"{sum(injector.done.values())} faults, all over; waiting for {len(devices.said)} messages to come through")
+        say(
+            f"{sum(injector.done.values())} faults, all over; waiting for {len(devices.said)} messages to come through"
+        )
         settle(world, devices, heard)
         left, unheard = Left.of(world.site, heard), _unheard(world.site)
     assert devices.failure is None, devices.failure
     everything = expected(devices.said)
     breaks = sum(times for kind, times in injector.done.items() if kind.startswith(_BREAKING))
-    excused = Excused(breaks + len(world.exits), 0 if plan.contract else injector.done["broker kill"])
-    verdict = judge(devices.said, None if plan.kills_broker else everything, left, everything, excused)
+    excused = Excused(
+        breaks + len(world.exits), 0 if plan.contract else injector.done["broker kill"]
+    )
+    verdict = judge(
+        devices.said, None if plan.kills_broker else everything, left, everything, excused
+    )
     recoveries = recoveries_of(devices, injector.over, watch.newest)
     figures = _figures(devices, injector, watch, verdict, recoveries)
-    return Outcome(figures, verdict.complaints + unheard, dict(injector.done), world.exits, sorted(recoveries)[-_SLOWEST:])
+    return Outcome(
+        figures,
+        verdict.complaints + unheard,
+        dict(injector.done),
+        world.exits,
+        sorted(recoveries)[-_SLOWEST:],
+    )
 
 
 def settle(world: World, devices: Devices, heard: Heard) -> None:
@@ -196,7 +227,13 @@ def _unheard(site: Site) -> list[str]:
     ]
 
 
-def _figures(devices: Devices, injector: Injector, watch: Watch, verdict: Verdict, recoveries: Sequence[Recovery]) -> Figures:
+def _figures(
+    devices: Devices,
+    injector: Injector,
+    watch: Watch,
+    verdict: Verdict,
+    recoveries: Sequence[Recovery],
+) -> Figures:
     return Figures(
         faults=sum(injector.done.values()),
         published=len(devices.said),
@@ -218,7 +255,9 @@ def _p99(seconds: Sequence[float]) -> float | None:
     return round(float(np.quantile(seconds, 0.99)), 2) if seconds else None
 
 
-def recoveries_of(devices: Devices, faults: Sequence[Span], newest: Sequence[tuple[float, int]]) -> list[Recovery]:
+def recoveries_of(
+    devices: Devices, faults: Sequence[Span], newest: Sequence[tuple[float, int]]
+) -> list[Recovery]:
     """From the end of each fault until a reading said after it is in the database."""
     said: dict[int, float] = {}
     device, _ = plant.KEYS[0]
@@ -233,7 +272,9 @@ def recoveries_of(devices: Devices, faults: Sequence[Span], newest: Sequence[tup
         place = bisect_left(times, fault.ended)
         if place < len(looks):
             until = max(fault.ended, looks[place][0])
-            disturbed = sum(max(0.0, min(end, until) - max(begin, fault.ended)) for begin, end in wrong)
+            disturbed = sum(
+                max(0.0, min(end, until) - max(begin, fault.ended)) for begin, end in wrong
+            )
             found.append(Recovery(until - fault.ended - disturbed, until - fault.ended, fault.kind))
     return found
 

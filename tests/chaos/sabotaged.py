@@ -43,7 +43,10 @@ def store_whatever_comes() -> None:
 
     def without_conflicts() -> Mapping[str, bytes]:
         known = load()
-        return {**known, "add_telemetry": known["add_telemetry"].replace(b"ON CONFLICT DO NOTHING", b"")}
+        return {
+            **known,
+            "add_telemetry": known["add_telemetry"].replace(b"ON CONFLICT DO NOTHING", b""),
+        }
 
     patch.object(queries, "load", without_conflicts).start()
 
@@ -65,7 +68,9 @@ def forget_what_is_not_sent() -> None:
     """An event counts as told when it is made, not when the broker has it."""
     commit = StateFile.commit
 
-    def committing(self: StateFile, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> object:
+    def committing(
+        self: StateFile, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
+    ) -> object:
         outgoing = commit(self, seq, results, events)
         self.told([event.number for event in outgoing])
         return outgoing
@@ -87,7 +92,9 @@ def give_ids_by_chance() -> None:
     """An event computed again gets another id."""
 
     def made(transition: Transition, reading: Anomaly, episode: Episode) -> Event:
-        return msgspec.structs.replace(event_of(transition, reading, episode), event_id=str(uuid4()))
+        return msgspec.structs.replace(
+            event_of(transition, reading, episode), event_id=str(uuid4())
+        )
 
     patch.object(score, "event_of", made).start()
 
@@ -107,12 +114,16 @@ def acknowledge_what_fails() -> None:
     """Now and then a write fails; what was to be written is acknowledged all the same."""
     append, calls = Spool.append, count(1)
 
-    def failing(self: Spool, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
+    def failing(
+        self: Spool, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int
+    ) -> Entry:
         if next(calls) % FAILING == 0:
             raise LogBroken
         return append(self, messages, swaps, now)
 
-    def forgiving(self: Intake, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str) -> None:
+    def forgiving(
+        self: Intake, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str
+    ) -> None:
         del swaps, reason
         for _, delivery in deliveries:
             assert self.broker is not None

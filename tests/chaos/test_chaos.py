@@ -26,7 +26,9 @@ SHORT = Plan(seconds=30.0, seed=7, rate=200.0)
 
 
 @pytest.mark.timeout(300)
-def test_nothing_is_lost_doubled_or_untold_under_random_faults(short_path: Path, tools: Tools) -> None:
+def test_nothing_is_lost_doubled_or_untold_under_random_faults(
+    short_path: Path, tools: Tools
+) -> None:
     """Daemon, database, broker, cache and wires fail, twenty times and more; what is left is what an undisturbed run leaves."""
     outcome = run(SHORT, short_path, tools, lambda _: None)
     figures = outcome.figures
@@ -40,7 +42,9 @@ def test_nothing_is_lost_doubled_or_untold_under_random_faults(short_path: Path,
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("rate", "contract"), [(500.0, True), (100.0, False)])
-def test_a_broker_that_is_killed_costs_little(rate: float, contract: bool, short_path: Path, tools: Tools) -> None:
+def test_a_broker_that_is_killed_costs_little(
+    rate: float, contract: bool, short_path: Path, tools: Tools
+) -> None:
     """Nothing where devices say again what it may have lost; else a message a kill, where it saves at every change."""
     plan = Plan(60.0, 3, rate, ["broker kill"], contract=contract)
     outcome = run(plan, short_path, tools, lambda _: None)
@@ -56,12 +60,17 @@ def test_as_much_may_be_lost_as_is_excused() -> None:
     known = expected(said)
     poison = [message for message in said if plant.is_poison(message)]
     lost = {(device, time) for device, _, time in list(known.readings)[:2]}
-    readings = [(*key, value) for key, value in known.readings.items() if (key[0], key[2]) not in lost]
+    readings = [
+        (*key, value) for key, value in known.readings.items() if (key[0], key[2]) not in lost
+    ]
     left = Left(readings, poison[1:], {}, {}, [])
     verdict = judge(said, None, left, known, Excused(lost=len(lost) + 1))
     assert (verdict.lost, verdict.duplicates, verdict.complaints) == (len(lost) + 1, 0, [])
     complaints = judge(said, None, left, known, Excused(lost=len(lost))).complaints
-    assert [words.split(":")[0] for words in complaints] == [f"{len(lost) * len(plant.METRICS)} readings lost", "1 dead letters missing"]
+    assert [words.split(":")[0] for words in complaints] == [
+        f"{len(lost) * len(plant.METRICS)} readings lost",
+        "1 dead letters missing",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- the plant
@@ -185,9 +194,15 @@ def test_a_recovery_is_timed_without_what_else_was_wrong() -> None:
 def test_a_recovery_ends_with_a_reading_that_was_said_after_the_fault() -> None:
     """Not with one that was said before; and not where there is none."""
     said = [
-        message for message in islice(plant.messages(1), 2000) if message[0].endswith(plant.KEYS[0][0]) and not plant.is_poison(message)
+        message
+        for message in islice(plant.messages(1), 2000)
+        if message[0].endswith(plant.KEYS[0][0]) and not plant.is_poison(message)
     ]
     devices: Any = SimpleNamespace(said=said[:2], said_at=[8.0, 10.0])
-    faults = [Span("redis kill", 8.5, 9.0), Span("daemon kill", 9.5, 11.0), Span("postgres stop", 11.0, 13.0)]
+    faults = [
+        Span("redis kill", 8.5, 9.0),
+        Span("daemon kill", 9.5, 11.0),
+        Span("postgres stop", 11.0, 13.0),
+    ]
     looks = [(9.2, plant.time_of(said[0])), (12.0, plant.time_of(said[1]))]
     assert recoveries_of(devices, faults, looks) == [Recovery(0.5, 3.0, "redis kill")]

@@ -7,10 +7,15 @@ import pytest
 from insa_anomaly.adapters.embedded import Tools
 from tests.chaos.pressure import noisy, outage, rig, soak, strangers
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # models are trained once, and kept for later runs
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+]  # models are trained once, and kept for later runs
 
 
-def test_while_the_database_is_away_events_go_out_and_nothing_is_lost(short_path: Path, tools: Tools) -> None:
+def test_while_the_database_is_away_events_go_out_and_nothing_is_lost(
+    short_path: Path, tools: Tools
+) -> None:
     """And it catches up with traffic going on."""
     with rig(short_path, tools, 500.0) as found:
         figures = outage(found, 15.0)
@@ -47,4 +52,6 @@ def test_time_costs_little(short_path: Path, tools: Tools) -> None:
     assert (figures["lost"], figures["duplicates"]) == (0, 0)
     assert figures["events_before"] > 0
     assert abs(figures["rss_mb_after"] - figures["rss_mb_before"]) < 20
-    assert figures["rss_slope_mb_an_hour"] != 0  # it was looked at: no process has the same pages all along
+    assert (
+        figures["rss_slope_mb_an_hour"] != 0
+    )  # it was looked at: no process has the same pages all along

@@ -39,29 +39,51 @@ RARE = {"before log rows are dropped", "while log rows are dropped"}
 # What shows each of them: the faults, and words of a complaint.
 SHOWN: Mapping[str, tuple[Plan, str]] = {
     "acknowledge_before_commit": (
-        Plan(8.0, 1, 400.0, ["daemon kill"], pause=(2.5, 3.0), settings={"intake": {"seconds": 0.5}}),
+        Plan(
+            8.0, 1, 400.0, ["daemon kill"], pause=(2.5, 3.0), settings={"intake": {"seconds": 0.5}}
+        ),
         "readings lost",
     ),
     "store_whatever_comes": (Plan(2.0, 1, 200.0, ["redis"]), "readings stored more than once"),
     "go_on_after_a_failed_page": (Plan(6.0, 1, 200.0, ["postgres stop"]), "readings lost"),
-    "forget_what_is_not_sent": (Plan(10.0, 1, 600.0, ["wire to broker reset"], pause=(2.2, 3.0), latency=0.3), "events missing"),
-    "begin_anew_at_every_start": (Plan(9.0, 1, 600.0, ["daemon terminate"], pause=(2.5, 3.5)), "anomalies missing"),
+    "forget_what_is_not_sent": (
+        Plan(10.0, 1, 600.0, ["wire to broker reset"], pause=(2.2, 3.0), latency=0.3),
+        "events missing",
+    ),
+    "begin_anew_at_every_start": (
+        Plan(9.0, 1, 600.0, ["daemon terminate"], pause=(2.5, 3.5)),
+        "anomalies missing",
+    ),
     "acknowledge_what_fails": (Plan(4.0, 1, 200.0, ["redis"]), "readings lost"),
-    "publish_again_what_is_under_way": (Plan(6.0, 1, 600.0, ["redis"], latency=0.3), "events told again for no reason"),
+    "publish_again_what_is_under_way": (
+        Plan(6.0, 1, 600.0, ["redis"], latency=0.3),
+        "events told again for no reason",
+    ),
     "give_ids_by_chance": (Plan(5.0, 1, 600.0, ["redis"]), "events missing"),
 }
 
 
-LONG = {"go_on_after_a_failed_page", "begin_anew_at_every_start", "give_ids_by_chance", "publish_again_what_is_under_way"}
+LONG = {
+    "go_on_after_a_failed_page",
+    "begin_anew_at_every_start",
+    "give_ids_by_chance",
+    "publish_again_what_is_under_way",
+}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in SHOWN])
-def test_a_strand_that_is_cut_is_seen(short_path: Path, tools: Tools, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in SHOWN]
+)
+def test_a_strand_that_is_cut_is_seen(
+    short_path: Path, tools: Tools, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The run ends, and the checker says what is wrong."""
     plan, words = SHOWN[name]
     if name == "store_whatever_comes":
         monkeypatch.setattr(running, "settle", keyless)
-    outcome = run(replace(plan, program=("tests.chaos.sabotaged", name)), short_path, tools, lambda _: None)
+    outcome = run(
+        replace(plan, program=("tests.chaos.sabotaged", name)), short_path, tools, lambda _: None
+    )
     assert any(words in complaint for complaint in outcome.complaints), outcome
 
 
@@ -91,7 +113,9 @@ def test_without_the_guard_of_connections_its_own_test_fails() -> None:
 # ----------------------------------------------------------------------------------------------- crash places
 @pytest.mark.long
 @pytest.mark.timeout(240 + 100 * TIMES)
-def test_killed_at_the_worst_places_nothing_is_lost_doubled_or_untold(short_path: Path, tools: Tools) -> None:
+def test_killed_at_the_worst_places_nothing_is_lost_doubled_or_untold(
+    short_path: Path, tools: Tools
+) -> None:
     """At each of them in turn, the nth time it is come to; what is left is what an undisturbed run leaves."""
     chance = random.Random(5)
     places = [place for place in PLACES for _ in range(TIMES)]
@@ -141,11 +165,24 @@ def test_a_training_that_is_killed_leaves_what_was_or_what_is_to_be(tmp_path: Pa
     for place in TRAINING_PLACES:
         assert command("tests.chaos.crashing", place, "1", *words) == -9
         with ModelFiles(tmp_path / "ml_models", tmp_path / "model.key") as files:
-            assert [Model.from_bytes(files.scorer(model_id)).id for model_id in files.active().values()] == [*files.active().values()] != []
+            assert (
+                [
+                    Model.from_bytes(files.scorer(model_id)).id
+                    for model_id in files.active().values()
+                ]
+                == [*files.active().values()]
+                != []
+            )
     assert command("insa_anomaly", *words) == 0
 
 
 def command(module: str, *words: str) -> int:
     """The exit status of this module."""
-    done = subprocess.run([sys.executable, "-m", module, *words], check=False, capture_output=True, cwd=ROOT, timeout=COMMAND_SECONDS)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        check=False,
+        capture_output=True,
+        cwd=ROOT,
+        timeout=COMMAND_SECONDS,
+    )
     return done.returncode

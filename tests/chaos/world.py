@@ -30,7 +30,9 @@ from tests.conftest import Server
 
 RESTART_SECONDS = 0.2  # between the end of a daemon and the start of the next
 EVERY_TWO_SECONDS = {"autosave_interval": "1"}  # as shipped
-EVERY_CHANGE = EVERY_TWO_SECONDS | {"autosave_on_changes": "true"}  # for a hundred messages a second, not for five hundred
+EVERY_CHANGE = EVERY_TWO_SECONDS | {
+    "autosave_on_changes": "true"
+}  # for a hundred messages a second, not for five hundred
 _Address = TypeVar("_Address")
 _SLOW = 0.3  # seconds a slow wire adds
 
@@ -109,7 +111,9 @@ class World:
         self._signal(signal.SIGCONT)
         return True
 
-    def _of_server(self, name: str, server: Server[str], processes: Callable[[], list[int]]) -> list[Fault]:
+    def _of_server(
+        self, name: str, server: Server[str], processes: Callable[[], list[int]]
+    ) -> list[Fault]:
         frozen: list[int] = []
 
         def freeze() -> None:
@@ -137,7 +141,14 @@ class World:
 
         return [
             Fault("broker", "stop", self.broker.stop, lambda: _started(self.broker), 0.2, 2.0),
-            Fault("broker", "freeze", lambda: _send([self.broker.address.pid], signal.SIGSTOP), thaw, 0.5, 3.0),
+            Fault(
+                "broker",
+                "freeze",
+                lambda: _send([self.broker.address.pid], signal.SIGSTOP),
+                thaw,
+                0.5,
+                3.0,
+            ),
             Fault("broker", "kill", self.broker.kill, lambda: _started(self.broker), 0.1, 1.0),
         ]
 
@@ -146,7 +157,9 @@ class World:
         """Time of the newest row of the first series, in microseconds; None where the database does not say at once."""
         device, metric = KEYS[0]
         try:
-            with psycopg.connect(self.site.database, connect_timeout=2, options="-c statement_timeout=1000") as connection:
+            with psycopg.connect(
+                self.site.database, connect_timeout=2, options="-c statement_timeout=1000"
+            ) as connection:
                 row = connection.execute(
                     "SELECT (extract(epoch FROM max(ts)) * 1000000)::bigint FROM telemetry WHERE series_id ="
                     " (SELECT id FROM series WHERE device_id = %s AND metric_name = %s)",
@@ -159,7 +172,9 @@ class World:
     def rss(self) -> int | None:
         """Resident kilobytes of the daemon."""
         with suppress(OSError, AssertionError, IndexError):
-            return int(Path(f"/proc/{self.daemon.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+            return int(
+                Path(f"/proc/{self.daemon.pid}/status").read_text().split("VmRSS:")[1].split()[0]
+            )
         return None
 
 
@@ -200,7 +215,9 @@ def opened(folder: Path, tools: Tools, saving: Mapping[str, str]) -> Iterator[Wo
     command = tools.command("redis-server")
     if tools.command("mosquitto") is None or command is None:
         pytest.fail("mosquitto or redis-server is missing: run `make deps`", pytrace=False)
-    put_models(folder, tuple(for_every_series()), KEYS, time.time_ns() // 1000)  # no health check finds them unused for years
+    put_models(
+        folder, tuple(for_every_series()), KEYS, time.time_ns() // 1000
+    )  # no health check finds them unused for years
     with ExitStack() as stack:
         postgres = stack.enter_context(_server(_postgres(folder)))
         cache = stack.enter_context(_server(_redis(folder, command)))
@@ -221,19 +238,40 @@ def opened(folder: Path, tools: Tools, saving: Mapping[str, str]) -> Iterator[Wo
 
 def _configure(site: Site, wires: dict[str, Proxy]) -> None:
     site.put("broker", {"port": wires["broker"].port})
-    there = psycopg.conninfo.make_conninfo(site.database, host="127.0.0.1", port=str(wires["postgres"].port))
+    there = psycopg.conninfo.make_conninfo(
+        site.database, host="127.0.0.1", port=str(wires["postgres"].port)
+    )
     site.put("database", {"url": there, "deadline": 3.0})
     site.put("redis", {"url": f"redis://127.0.0.1:{wires['redis'].port}/0"})
-    site.put("models", {"directory": str(site.folder / "models"), "key_file": str(site.folder / "model.key")})
+    site.put(
+        "models",
+        {"directory": str(site.folder / "models"), "key_file": str(site.folder / "model.key")},
+    )
     site.put("record", {"last_retry": 1.0})
 
 
 def _let_nobody_hear(site: Site, deaf: socket.socket) -> None:
     """Every anomaly is worth an alert, and all who are to hear of it fail: the mail server never answers, the others are not there."""
     site.put("readings", {"historical_after": NEVER_HISTORICAL})
-    site.put("mail", {"host": "127.0.0.1", "port": deaf.getsockname()[1], "security": "none", "recipients": ["shift@plant.test"]})
+    site.put(
+        "mail",
+        {
+            "host": "127.0.0.1",
+            "port": deaf.getsockname()[1],
+            "security": "none",
+            "recipients": ["shift@plant.test"],
+        },
+    )
     webhooks = [{"name": "gone", "url": "http://127.0.0.1:9/"}]
-    site.put("alerts", {"webhooks": webhooks, "allowed_networks": ["127.0.0.0/8"], "daily_budget": 1_000_000, "last_retry": 1.0})
+    site.put(
+        "alerts",
+        {
+            "webhooks": webhooks,
+            "allowed_networks": ["127.0.0.0/8"],
+            "daily_budget": 1_000_000,
+            "last_retry": 1.0,
+        },
+    )
     site.put("github", {"repository": "plant/line", "url": "http://127.0.0.1:9"})
 
 
@@ -254,7 +292,8 @@ def _postgres(folder: Path) -> Server[str]:
     data = folder / "pg"
     settings = {"fsync": "off", "max_connections": "50"}
     return Server(
-        lambda: embedded.postgres(data, settings=settings), lambda _: int((data / "postmaster.pid").read_text().split("\n", 1)[0])
+        lambda: embedded.postgres(data, settings=settings),
+        lambda _: int((data / "postmaster.pid").read_text().split("\n", 1)[0]),
     )
 
 

@@ -32,8 +32,23 @@ ids = st.integers(0, 5).map(deterministic_id)
 words = st.text(max_size=30)  # NUL and all; no lone surrogates
 
 discriminators = st.integers(0, 2) | st.integers(-(2**63), 2**63 - 1)
-readings = st.builds(Reading, names, names, times, finite, discriminators, st.integers(0, 2), st.integers(0, 7), st.none() | words)
-reasons = st.builds(Reason, st.sampled_from(["jump", "level"]), finite, st.text(st.characters(exclude_characters="\0", codec="utf-8")))
+readings = st.builds(
+    Reading,
+    names,
+    names,
+    times,
+    finite,
+    discriminators,
+    st.integers(0, 2),
+    st.integers(0, 7),
+    st.none() | words,
+)
+reasons = st.builds(
+    Reason,
+    st.sampled_from(["jump", "level"]),
+    finite,
+    st.text(st.characters(exclude_characters="\0", codec="utf-8")),
+)
 anomalies = st.builds(
     Anomaly, ids, ids, st.integers(1, 9), names, names, times, finite, finite, finite, finite, finite, finite, finite,
     st.lists(reasons, max_size=2), st.booleans(), st.none() | ids,
@@ -41,7 +56,9 @@ anomalies = st.builds(
 raws = st.builds(Raw, words, st.binary(max_size=50), st.integers(0, 5).map(NOW.__add__))
 rejections = st.builds(Rejected, st.sampled_from(Cause), words, raws)
 # Of an episode everything follows from its id and how far it is.
-progress = st.tuples(st.integers(0, 5), st.none() | st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
+progress = st.tuples(
+    st.integers(0, 5), st.none() | st.integers(0, 3), st.integers(0, 3), st.integers(1, 3)
+)
 
 
 def _episode(state: tuple[int, int | None, int, int]) -> Episode:
@@ -57,9 +74,32 @@ episodes = progress.map(_episode)
 def model(number: int, status: str = "active", reason: str = "") -> ModelRow:
     """The state of a model: numbers below 3 are of one series, the others of another."""
     names = (deterministic_id(number), "pump-1", "a" if number < 3 else "b")
-    parameters: dict[str, float | int | str | bool | None] = {"n_estimators": 100, "max_samples": "auto", "warm": False}
-    figures: dict[str, float | int | str | dict[str, float] | None] = {"n": 500, "basis": "holdout", "span": None, "share": 0.25}
-    return ModelRow(*names, number, status, f"a/{number}", NOW + number, 500, 0.4, parameters, figures, "ab" * 32, 0.9, None, reason)
+    parameters: dict[str, float | int | str | bool | None] = {
+        "n_estimators": 100,
+        "max_samples": "auto",
+        "warm": False,
+    }
+    figures: dict[str, float | int | str | dict[str, float] | None] = {
+        "n": 500,
+        "basis": "holdout",
+        "span": None,
+        "share": 0.25,
+    }
+    return ModelRow(
+        *names,
+        number,
+        status,
+        f"a/{number}",
+        NOW + number,
+        500,
+        0.4,
+        parameters,
+        figures,
+        "ab" * 32,
+        0.9,
+        None,
+        reason,
+    )
 
 
 statuses = st.sampled_from(["active", "archived", "disabled", "failed", "shadow", "deleted"])
@@ -70,7 +110,9 @@ items = st.lists(readings | anomalies | episodes | rejections, max_size=25)
 def anomaly(number: int = 1, expected: float = 1.0, upper: float = 2.0) -> Anomaly:
     """An anomaly like the others but for its id and what was expected."""
     names = (deterministic_id(number), deterministic_id(2), 1, "a", "x")
-    return Anomaly(*names, NOW, 3.0, -0.5, -0.1, 0.5, expected, 0.0, upper, [Reason("jump", 1.0, "up")])
+    return Anomaly(
+        *names, NOW, 3.0, -0.5, -0.1, 0.5, expected, 0.0, upper, [Reason("jump", 1.0, "up")]
+    )
 
 
 def letter() -> Rejected:
@@ -80,16 +122,25 @@ def letter() -> Rejected:
 
 def telemetry(found: Sequence[Reading]) -> Telemetry:
     """Readings as columns; one series of `keys` has none, as happens when a fleet names all it knows."""
-    keys = [("nobody", "nothing"), *dict.fromkeys((reading.device_id, reading.metric_name) for reading in found)]
+    keys = [
+        ("nobody", "nothing"),
+        *dict.fromkeys((reading.device_id, reading.metric_name) for reading in found),
+    ]
     return Telemetry(
         keys,
-        np.array([keys.index((reading.device_id, reading.metric_name)) for reading in found], np.int32),
+        np.array(
+            [keys.index((reading.device_id, reading.metric_name)) for reading in found], np.int32
+        ),
         np.array([reading.timestamp for reading in found], np.int64),
         np.array([reading.discriminator for reading in found], np.int64),
         np.array([reading.value for reading in found], np.float64),
         np.array([reading.quality for reading in found], np.int16),
         np.array([reading.flags for reading in found], np.int16),
-        {row: reading.original for row, reading in enumerate(found) if reading.original is not None},
+        {
+            row: reading.original
+            for row, reading in enumerate(found)
+            if reading.original is not None
+        },
     )
 
 
@@ -117,8 +168,14 @@ class InMemory:
     def rows(self) -> MemoryTables:
         """What is recorded, text as a database can hold it."""
         tables = self.recorder.tables
-        readings = {place: (*row[:3], None if row[3] is None else held(row[3])) for place, row in tables.telemetry.items()}
-        letters = {digest: (_held(letter), times, last) for digest, (letter, times, last) in tables.dead_letters.items()}
+        readings = {
+            place: (*row[:3], None if row[3] is None else held(row[3]))
+            for place, row in tables.telemetry.items()
+        }
+        letters = {
+            digest: (_held(letter), times, last)
+            for digest, (letter, times, last) in tables.dead_letters.items()
+        }
         return dataclasses.replace(_copied(tables), telemetry=readings, dead_letters=letters)
 
     def say(self, episode_id: str, verdict: str) -> None:
@@ -142,21 +199,41 @@ class InPostgres:
     def rows(self) -> MemoryTables:
         """What is recorded, in the words of the ports."""
         return MemoryTables(
-            {((row[0], row[1]), us(row[2]), row[3]): row[4:] for row in self.session.execute(_TELEMETRY)},
+            {
+                ((row[0], row[1]), us(row[2]), row[3]): row[4:]
+                for row in self.session.execute(_TELEMETRY)
+            },
             {row[0]: _anomaly(row) for row in self.session.execute(_ANOMALIES)},
-            {row[0]: Episode(*(us(cell) for cell in row)) for row in self.session.execute(_EPISODES)},
+            {
+                row[0]: Episode(*(us(cell) for cell in row))
+                for row in self.session.execute(_EPISODES)
+            },
             {row[0]: (_letter(row), row[1], us(row[2])) for row in self.session.execute(_LETTERS)},
-            {row[0]: ModelRow(*(us(cell) for cell in row)) for row in self.session.execute(_MODELS)},
+            {
+                row[0]: ModelRow(*(us(cell) for cell in row))
+                for row in self.session.execute(_MODELS)
+            },
             dict(self.session.execute("SELECT log_id, seq FROM ingest_cursor").fetchall()),
         )
 
     def say(self, episode_id: str, verdict: str) -> None:
         """What an operator says of an episode."""
-        self.session.execute("INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, %s, 'bob')", (episode_id, verdict))
+        self.session.execute(
+            "INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, %s, 'bob')",
+            (episode_id, verdict),
+        )
 
     def clear(self) -> None:
         """Empty every table but series: a recorder remembers their ids."""
-        for table in ("telemetry", "anomaly_detections", "anomaly_episodes", "dead_letters", "ml_models", "ingest_cursor", "feedback"):
+        for table in (
+            "telemetry",
+            "anomaly_detections",
+            "anomaly_episodes",
+            "dead_letters",
+            "ml_models",
+            "ingest_cursor",
+            "feedback",
+        ):
             self.session.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 
 
@@ -184,14 +261,22 @@ def in_memory() -> Iterator[InMemory]:
 @contextmanager
 def in_postgres(dsn: str, bulk: Bulk | None = None) -> Iterator[InPostgres]:
     """Recorder and history over a database that has our schema."""
-    with PostgresRecorder(dsn, bulk=bulk) as recorder, PostgresHistory(dsn) as history, psycopg.connect(dsn, autocommit=True) as session:
+    with (
+        PostgresRecorder(dsn, bulk=bulk) as recorder,
+        PostgresHistory(dsn) as history,
+        psycopg.connect(dsn, autocommit=True) as session,
+    ):
         session.execute("SET timezone = 'UTC'")
         yield InPostgres(recorder, history, session)
 
 
 def us(cell: Any) -> Any:  # noqa: ANN401 - a cell of any column
     """A time as microseconds since the epoch, anything else as it is."""
-    return (cell - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) if isinstance(cell, datetime) else cell
+    return (
+        (cell - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        if isinstance(cell, datetime)
+        else cell
+    )
 
 
 def held(text: str) -> str:
@@ -200,7 +285,11 @@ def held(text: str) -> str:
 
 
 def _held(letter: Rejected) -> Rejected:
-    return Rejected(letter.reason, held(letter.detail), msgspec.structs.replace(letter.raw, topic=held(letter.raw.topic)))
+    return Rejected(
+        letter.reason,
+        held(letter.detail),
+        msgspec.structs.replace(letter.raw, topic=held(letter.raw.topic)),
+    )
 
 
 def _copied(tables: MemoryTables) -> MemoryTables:

@@ -27,7 +27,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AlertStore
 
 def put(store: AlertStore, *targets: str) -> None:
     """An alert waits for each of these, in order."""
-    store.keep(Dispatch(sent=[(target, an_alert(number)) for number, target in enumerate(targets)]), [], DAY_ZERO)
+    store.keep(
+        Dispatch(sent=[(target, an_alert(number)) for number, target in enumerate(targets)]),
+        [],
+        DAY_ZERO,
+    )
 
 
 def test_alerts_wait_for_their_target_in_order(store: AlertStore) -> None:
@@ -35,7 +39,12 @@ def test_alerts_wait_for_their_target_in_order(store: AlertStore) -> None:
     put(store, "mail", "github", "mail")
     first = store.next("mail", DAY_ZERO)
     assert first is not None
-    assert (first.alert, first.target, first.decided_at, first.attempts) == (an_alert(0), "mail", DAY_ZERO, 0)
+    assert (first.alert, first.target, first.decided_at, first.attempts) == (
+        an_alert(0),
+        "mail",
+        DAY_ZERO,
+        0,
+    )
     assert store.backlog() == {"mail": 2, "github": 1}
     store.done(first)
     second = store.next("mail", DAY_ZERO)
@@ -95,7 +104,10 @@ def test_what_is_given_up_waits_no_longer(store: AlertStore) -> None:
 
 def test_a_decision_is_kept_whole(store: AlertStore) -> None:
     """What targets know and have had, and what it was made of; what is forgotten is."""
-    known = {("mail", "a"): Known(Severity.WARNING, held=False), ("github", "b"): Known(Severity.CRITICAL, held=True)}
+    known = {
+        ("mail", "a"): Known(Severity.WARNING, held=False),
+        ("github", "b"): Known(Severity.CRITICAL, held=True),
+    }
     account = Account(5, 2, Digest(DAY_ZERO, 1, {"opened": 1}, {"press-1": 1}, ["x"]))
     store.keep(Dispatch(known={**known}, accounts={"mail": account}), ["e1", "e2"], DAY_ZERO)
     store.keep(Dispatch(known={("mail", "a"): None}), [], DAY_ZERO)
@@ -110,10 +122,24 @@ def test_a_decision_is_kept_whole(store: AlertStore) -> None:
 def test_habits_and_silences_are_kept(store: AlertStore) -> None:
     """The newest of each series; the stream among those that are silent."""
     assert (store.cadences()[0], store.silences()) == ([], Silences())
-    store.keep_cadences([("a", "x"), ("b", "y")], Cadence(np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([5.0, 6.0])))
+    store.keep_cadences(
+        [("a", "x"), ("b", "y")],
+        Cadence(np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([5.0, 6.0])),
+    )
     store.keep_cadences([("b", "y")], Cadence(np.array([9.0]), np.array([4.0]), np.array([6.0])))
     keys, cadence = store.cadences()
-    found = dict(zip(keys, zip(cadence.longest.tolist(), cadence.pauses.tolist(), cadence.span.tolist(), strict=True), strict=True))
+    found = dict(
+        zip(
+            keys,
+            zip(
+                cadence.longest.tolist(),
+                cadence.pauses.tolist(),
+                cadence.span.tolist(),
+                strict=True,
+            ),
+            strict=True,
+        )
+    )
     assert found == {("a", "x"): (1.0, 3.0, 5.0), ("b", "y"): (9.0, 4.0, 6.0)}
     store.keep_silences(Silences({None: 5, "press-1": 6}))
     store.keep_silences(Silences({None: 7}))

@@ -64,7 +64,13 @@ def in_memory() -> Iterator[Stage]:
         broker.close()
         broker.open()
 
-    yield Stage(broker, broker.deliver, end, lambda: [mid for delivery in broker.acknowledged for mid in delivery.mids], taken)
+    yield Stage(
+        broker,
+        broker.deliver,
+        end,
+        lambda: [mid for delivery in broker.acknowledged for mid in delivery.mids],
+        taken,
+    )
 
 
 @contextmanager
@@ -89,12 +95,22 @@ def on_a_wire(reader: str, protocol: int) -> Iterator[Stage]:
         terms = Terms(["t/#"], expiry=100)
         taken = Taken()
         with Connection(access, terms, taken, reader=reader, backoff=Backoff(0.01, 0.05)) as broker:
-            yield Stage(broker, deliver, end, lambda: [mid for wire in server.wires for mid in wire.pubacks], taken)
+            yield Stage(
+                broker,
+                deliver,
+                end,
+                lambda: [mid for wire in server.wires for mid in wire.pubacks],
+                taken,
+            )
 
 
 BODIES: dict[str, Callable[[], AbstractContextManager[Stage]]] = {
     "memory": in_memory,
-    **{f"{reader}-{protocol}": partial(on_a_wire, reader, protocol) for reader in ("fast", "stock") for protocol in (5, 4)},
+    **{
+        f"{reader}-{protocol}": partial(on_a_wire, reader, protocol)
+        for reader in ("fast", "stock")
+        for protocol in (5, 4)
+    },
 }
 
 

@@ -59,7 +59,9 @@ def test_away_it_knows_nothing_and_holds_nobody_up(own_redis: Server[str]) -> No
 def looked_up() -> tuple[float, float]:
     """Hits and misses so far."""
     names = ("insa_cache_hits_total", "insa_cache_misses_total")
-    hits, misses = (instrumentation.PORT.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names)
+    hits, misses = (
+        instrumentation.PORT.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names
+    )
     return hits, misses
 
 
@@ -81,7 +83,9 @@ def test_what_is_too_old_is_made_again() -> None:
     """A number is never older than was said."""
     numbers = iter(range(10))
     alone = Cached(None)
-    assert [alone.count("test", "ml:n", seconds, lambda: next(numbers)) for seconds in (60, 60)] == [0, 0]
+    assert [
+        alone.count("test", "ml:n", seconds, lambda: next(numbers)) for seconds in (60, 60)
+    ] == [0, 0]
     assert [alone.count("test", "ml:m", 0, lambda: next(numbers)) for _ in range(3)] == [1, 2, 3]
 
 

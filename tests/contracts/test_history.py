@@ -27,20 +27,35 @@ def body(request: pytest.FixtureRequest) -> Iterator[Body]:
             yield postgres
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(found=st.lists(recorded.readings, max_size=25), since=recorded.times, most=st.integers(1, 10))
-def test_law_the_newest_good_readings_in_time_order(body: Body, found: list[Reading], since: int, most: int) -> None:
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    found=st.lists(recorded.readings, max_size=25), since=recorded.times, most=st.integers(1, 10)
+)
+def test_law_the_newest_good_readings_in_time_order(
+    body: Body, found: list[Reading], since: int, most: int
+) -> None:
     """Of each series: the newest `most` good readings since a time, and nothing else, as a plain filter and sort finds them."""
     body.clear()
     body.recorder.record(page(1, found))
     first: dict[tuple[str, str, int, int], Reading] = {}
     for reading in found:
-        first.setdefault((reading.device_id, reading.metric_name, reading.timestamp, reading.discriminator), reading)
+        first.setdefault(
+            (reading.device_id, reading.metric_name, reading.timestamp, reading.discriminator),
+            reading,
+        )
     assert body.history.series() == sorted({key[:2] for key in first})
     for key in [*body.history.series(), ("nobody", "nothing")]:
         times, values = body.history.readings(key, since, most)
-        good = [reading for place, reading in sorted(first.items()) if place[:2] == key and reading.quality == Quality.GOOD]
-        wanted = [(reading.timestamp, reading.value) for reading in good if reading.timestamp >= since][-most:]
+        good = [
+            reading
+            for place, reading in sorted(first.items())
+            if place[:2] == key and reading.quality == Quality.GOOD
+        ]
+        wanted = [
+            (reading.timestamp, reading.value) for reading in good if reading.timestamp >= since
+        ][-most:]
         assert list(zip(times.tolist(), values.tolist(), strict=True)) == wanted
         assert (times.dtype, values.dtype) == (np.dtype(np.int64), np.dtype(np.float64))
 
@@ -48,7 +63,9 @@ def test_law_the_newest_good_readings_in_time_order(body: Body, found: list[Read
 def test_what_was_called_anomalous_is_known(body: Body) -> None:
     """Of one series, from a time on; and what of it was part of an episode."""
     found = [recorded.anomaly(number) for number in (1, 2)]
-    part = msgspec.structs.replace(recorded.anomaly(3), timestamp=found[0].timestamp + 1, episode_id=deterministic_id(9))
+    part = msgspec.structs.replace(
+        recorded.anomaly(3), timestamp=found[0].timestamp + 1, episode_id=deterministic_id(9)
+    )
     body.recorder.record(page(1, [*found, part]))
     key, at = (found[0].device_id, found[0].metric_name), found[0].timestamp
     assert body.history.in_episodes(key, at).tolist() == [part.timestamp]
@@ -63,7 +80,9 @@ def test_what_was_confirmed_is_known(body: Body) -> None:
     """Of one series, from a time on; neither what was dismissed nor what nobody judged."""
     body.clear()
     first, *others = (
-        msgspec.structs.replace(recorded.anomaly(number), timestamp=NOW + number, episode_id=deterministic_id(number))
+        msgspec.structs.replace(
+            recorded.anomaly(number), timestamp=NOW + number, episode_id=deterministic_id(number)
+        )
         for number in (1, 2, 3)
     )
     body.recorder.record(page(1, [first, *others]))
@@ -81,12 +100,23 @@ def test_a_long_history_comes_back_whole(body: Body) -> None:
     """A generated history of many thousand readings is recorded as one page, and read back to the bit."""
     rng = np.random.default_rng(1)
     times, values = NOW + np.arange(20_000) * 60_000_000, rng.normal(size=20_000)
-    body.recorder.record(page(1, [Reading("a", "x", *pair, 0) for pair in zip(times.tolist(), values.tolist(), strict=True)]))
+    body.recorder.record(
+        page(
+            1,
+            [
+                Reading("a", "x", *pair, 0)
+                for pair in zip(times.tolist(), values.tolist(), strict=True)
+            ],
+        )
+    )
     read_times, read_values = body.history.readings(("a", "x"), NOW, 20_000)
     assert (read_times.tobytes(), read_values.tobytes()) == (times.tobytes(), values.tobytes())
 
 
 def test_nobody_there_is_away() -> None:
     """Where no database listens, the call may succeed later."""
-    with PostgresHistory("host=127.0.0.1 port=1 user=nobody dbname=x") as history, pytest.raises(DatabaseAway):
+    with (
+        PostgresHistory("host=127.0.0.1 port=1 user=nobody dbname=x") as history,
+        pytest.raises(DatabaseAway),
+    ):
         history.series()

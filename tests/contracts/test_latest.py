@@ -40,7 +40,11 @@ def test_the_newest_result_is_there(body: tuple[Latest, Read]) -> None:
     latest.show({})
     latest.show({("press 1", "température"): b"1", ("b", "y"): b'{"score":0.5}'})
     latest.show({("press 1", "température"): b"2\r\n\0"})
-    assert (read(("press 1", "température")), read(("b", "y")), read(("c", "z"))) == (b"2\r\n\0", b'{"score":0.5}', None)
+    assert (read(("press 1", "température")), read(("b", "y")), read(("c", "z"))) == (
+        b"2\r\n\0",
+        b'{"score":0.5}',
+        None,
+    )
 
 
 def test_a_fleet_at_once(body: tuple[Latest, Read]) -> None:
@@ -69,7 +73,10 @@ def test_nobody_there_costs_nothing() -> None:
 
 def test_a_deaf_server_is_given_up_in_time() -> None:
     """A server that accepts and never answers holds nobody up longer than the time allowed for one wait."""
-    with socket.create_server(("127.0.0.1", 0)) as deaf, RedisLatest(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0") as latest:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as deaf,
+        RedisLatest(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0") as latest,
+    ):
         began = time.monotonic()
         latest.show({("a", "x"): b"1"})
         assert time.monotonic() - began < 1.5
@@ -89,7 +96,10 @@ def test_it_comes_back(own_redis: Server[str]) -> None:
 
 def test_a_refusal_is_not_taken_for_an_answer(redis_url: str) -> None:
     """An error in the middle of many answers leaves nothing behind that a later call would misread."""
-    with redis.Redis.from_url(redis_url) as client, RedisLatest(redis_url, breaker=Breaker(rest_seconds=0.0)) as latest:
+    with (
+        redis.Redis.from_url(redis_url) as client,
+        RedisLatest(redis_url, breaker=Breaker(rest_seconds=0.0)) as latest,
+    ):
         client.config_set("maxmemory", "1")
         latest.show({("a", str(i)): b"1" for i in range(100)})
         client.config_set("maxmemory", "0")
@@ -101,16 +111,24 @@ def test_a_refusal_is_not_taken_for_an_answer(redis_url: str) -> None:
 def test_law_the_breaker_rests_then_allows(rest: float, failed: float, later: float) -> None:
     """A breaker allows everything until a failure, then nothing before its rest is over, then everything again."""
     assert Breaker(rest).allows(failed)
-    assert Breaker(rest).failed(failed).allows(failed + later) == ((failed + later) - failed >= rest)
+    assert Breaker(rest).failed(failed).allows(failed + later) == (
+        (failed + later) - failed >= rest
+    )
 
 
 def test_the_model_of_a_series_is_there_for_an_hour(redis_url: str) -> None:
     """Under its own name, beside the latest result."""
-    with RedisLatest(redis_url) as latest, redis.Redis.from_url(redis_url, decode_responses=True) as client:
+    with (
+        RedisLatest(redis_url) as latest,
+        redis.Redis.from_url(redis_url, decode_responses=True) as client,
+    ):
         latest.serve({})
         latest.serve({("press 1", "température"): "m1", ("b", "y"): "m2"})
         latest.serve({("b", "y"): "m3"})
-        assert (client.get("ml:model:press 1:température"), client.get("ml:model:b:y")) == ("m1", "m3")
+        assert (client.get("ml:model:press 1:température"), client.get("ml:model:b:y")) == (
+            "m1",
+            "m3",
+        )
         assert 3595 <= int(str(client.ttl("ml:model:b:y"))) <= 3600
 
 

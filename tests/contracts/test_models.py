@@ -49,7 +49,13 @@ def made(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> Tra
     """The next version of a series' model."""
     version = files.next_version(key)
     one = trained(0)
-    model = replace(one.model, id=f"{'-'.join(key)}-{version}", version=version, device_id=key[0], metric_name=key[1])
+    model = replace(
+        one.model,
+        id=f"{'-'.join(key)}-{version}",
+        version=version,
+        device_id=key[0],
+        metric_name=key[1],
+    )
     return replace(one, model=replace(model, numbers=one.model.numbers + trained_at - NOON))
 
 
@@ -102,13 +108,20 @@ def test_the_newest_version_is_active(body: tuple[Models, Save]) -> None:
     rows = [save(KEY, NOON + i * 1_000_000) for i in range(3)]
     other = save(HOSTILE, NOON - 1)
     assert models.active() == {KEY: rows[2].id, HOSTILE: other.id}
-    assert [(row.version, row.status) for row in models.rows()] == [(3, "active"), (2, "archived"), (1, "archived"), (1, "active")]
+    assert [(row.version, row.status) for row in models.rows()] == [
+        (3, "active"),
+        (2, "archived"),
+        (1, "archived"),
+        (1, "active"),
+    ]
     for row in models.rows():
         assert models.row(row.id) == row
         assert Model.from_bytes(models.scorer(row.id)).id == row.id
 
 
-def test_the_revision_moves_with_every_change_and_with_nothing_else(body: tuple[Models, Save]) -> None:
+def test_the_revision_moves_with_every_change_and_with_nothing_else(
+    body: tuple[Models, Save],
+) -> None:
     """It never has a value it had before."""
     models, save = body
     seen = [models.revision]
@@ -126,8 +139,13 @@ def test_figures_are_those_of_the_models_that_serve(body: tuple[Models, Save]) -
     assert models.figures() == []
     for key in (KEY, KEY, HOSTILE):
         save(key, NOON)
-    rows = sorted((row for row in models.rows() if row.status == "active"), key=lambda row: (row.device_id, row.metric_name))
-    assert models.figures() == [(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows]
+    rows = sorted(
+        (row for row in models.rows() if row.status == "active"),
+        key=lambda row: (row.device_id, row.metric_name),
+    )
+    assert models.figures() == [
+        (row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows
+    ]
     assert len(rows) == 2
 
 
@@ -140,7 +158,12 @@ def test_what_was_saved_is_read(files: ModelFiles, key: SeriesKey) -> None:
     assert Model.from_bytes(files.scorer(row.id)).device_id == key[0]
     assert files.row(row.id) == row == files.rows()[0]
     assert files.active() == {key: row.id}
-    assert (row.version, row.status, row.trained_at, row.training_samples) == (1, "active", NOON, 400)
+    assert (row.version, row.status, row.trained_at, row.training_samples) == (
+        1,
+        "active",
+        NOON,
+        400,
+    )
     assert row.threshold == one.model.threshold
     assert row.parameters["n_estimators"] == 12
 
@@ -149,7 +172,12 @@ def test_the_files_lie_where_they_are_expected(files: ModelFiles, place: tuple[P
     """Named by device, metric and time; pickles that scikit-learn reads; metadata that says what made them."""
     saved(files)
     folder = place[0] / "DEVICE-001" / "temperature"
-    names = {"model_20251028_170500.pkl", "scaler_20251028_170500.pkl", "scorer_20251028_170500.npz", "metadata.json"}
+    names = {
+        "model_20251028_170500.pkl",
+        "scaler_20251028_170500.pkl",
+        "scorer_20251028_170500.npz",
+        "metadata.json",
+    }
     assert {path.name for path in folder.iterdir()} == names
     forest = joblib.load(folder / "model_20251028_170500.pkl")
     assert len(forest.estimators_) == 12
@@ -168,15 +196,7 @@ def test_nobody_else_may_read(files: ModelFiles, place: tuple[Path, Path]) -> No
 
 def test_no_name_leads_out_of_the_folder(files: ModelFiles, place: tuple[Path, Path]) -> None:
     """Ids that look like paths are not used as such."""
-    for key in (
-        HOSTILE,
-        (
-            "..",
-            "..",
-        ),
-        ("/etc", "passwd"),
-        ("a\0b", "~"),
-    ):
+    for key in (HOSTILE, ("..", ".."), ("/etc", "passwd"), ("a\0b", "~")):
         saved(files, key)
     assert {path.name for path in place[0].parent.iterdir()} == {"ml_models", "model.key"}
 
@@ -200,7 +220,9 @@ def test_versions_of_the_same_second_do_not_meet(files: ModelFiles) -> None:
         assert Model.from_bytes(files.scorer(row.id)).version == row.version
 
 
-def test_long_replaced_versions_leave_their_rows(files: ModelFiles, place: tuple[Path, Path]) -> None:
+def test_long_replaced_versions_leave_their_rows(
+    files: ModelFiles, place: tuple[Path, Path]
+) -> None:
     """The files of the active one and of the three before it stay; of older ones only the row, as deleted."""
     rows = [saved(files, trained_at=NOON + i * 1_000_000) for i in range(7)]
     assert [row.status for row in files.rows()] == ["active", *["archived"] * 3, *["deleted"] * 3]
@@ -217,7 +239,9 @@ def test_an_older_version_serves_again(files: ModelFiles) -> None:
     assert files.activate(first.id).status == "active"
     assert files.active() == {KEY: first.id}
     files.activate(second.id)
-    assert files.fall_back(second.id, "altered") == msgspec.structs.replace(first, status="active", reason="version 2 failed")
+    assert files.fall_back(second.id, "altered") == msgspec.structs.replace(
+        first, status="active", reason="version 2 failed"
+    )
     assert (files.row(second.id).status, files.row(second.id).reason) == ("failed", "altered")
     assert files.fall_back(first.id, "altered too") is None
     assert files.active() == {}
@@ -226,7 +250,9 @@ def test_an_older_version_serves_again(files: ModelFiles) -> None:
 def test_a_model_that_is_put_aside_serves_no_more(files: ModelFiles) -> None:
     """Without another in its place, as long as nobody says so; its files stay."""
     first, second = saved(files), saved(files)
-    assert files.put_aside(second.id, "disabled", "failed three times").reason == "failed three times"
+    assert (
+        files.put_aside(second.id, "disabled", "failed three times").reason == "failed three times"
+    )
     assert (files.active(), files.disabled()) == ({}, {KEY})
     files.activate(first.id)
     assert (files.active(), files.disabled()) == ({KEY: first.id}, set())
@@ -268,7 +294,9 @@ def test_a_version_is_given_once(files: ModelFiles, place: tuple[Path, Path]) ->
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated", "exchanged", "gone"])
-def test_a_file_that_is_not_what_was_written_is_refused(files: ModelFiles, place: tuple[Path, Path], damage: str) -> None:
+def test_a_file_that_is_not_what_was_written_is_refused(
+    files: ModelFiles, place: tuple[Path, Path], damage: str
+) -> None:
     """Also if it is the genuine file of another model: its name is part of what is authenticated."""
     row, other = saved(files), saved(files, ("D", "other"))
     path = place[0] / row.model_path
@@ -277,7 +305,11 @@ def test_a_file_that_is_not_what_was_written_is_refused(files: ModelFiles, place
         path.unlink()
     else:
         path.write_bytes(
-            {"altered": data[:-1] + b"x", "truncated": data[:-1], "exchanged": (place[0] / other.model_path).read_bytes()}[damage]
+            {
+                "altered": data[:-1] + b"x",
+                "truncated": data[:-1],
+                "exchanged": (place[0] / other.model_path).read_bytes(),
+            }[damage]
         )
     with pytest.raises(ModelFileError, match=r"altered|cannot be read"):
         files.scorer(row.id)
@@ -313,8 +345,15 @@ def test_a_seal_hides_what_was_learnt(place: tuple[Path, Path]) -> None:
         contents = files.contents(row.id)
         for path in sealed:
             plain = contents[path.name.removesuffix(".sealed")]
-            assert not any(plain[place : place + 16] in path.read_bytes() for place in range(0, len(plain) - 16, 16))
-    assert set(contents) == {"model_20251028_170500.pkl", "scaler_20251028_170500.pkl", "scorer_20251028_170500.npz"}
+            assert not any(
+                plain[place : place + 16] in path.read_bytes()
+                for place in range(0, len(plain) - 16, 16)
+            )
+    assert set(contents) == {
+        "model_20251028_170500.pkl",
+        "scaler_20251028_170500.pkl",
+        "scorer_20251028_170500.npz",
+    }
     assert len(joblib.load(io.BytesIO(contents["model_20251028_170500.pkl"])).estimators_) == 12
 
 
@@ -323,7 +362,9 @@ def test_without_its_key_nothing_sealed_is_put_aside(place: tuple[Path, Path]) -
     with ModelFiles(*place, SEAL) as files:
         row = saved(files)
     for other in (None, Seal([bytes(32)])):
-        with pytest.raises(ModelFileError, match="sealed by a key that .* does not hold: restore it"):
+        with pytest.raises(
+            ModelFileError, match="sealed by a key that .* does not hold: restore it"
+        ):
             ModelFiles(*place, other)
     with ModelFiles(*place, SEAL) as files:
         assert files.active() == {KEY: row.id}
@@ -331,9 +372,15 @@ def test_without_its_key_nothing_sealed_is_put_aside(place: tuple[Path, Path]) -
     ModelFiles(*place).close()
 
 
-def test_who_opened_the_folder_before_there_was_a_key_puts_nothing_aside(place: tuple[Path, Path]) -> None:
+def test_who_opened_the_folder_before_there_was_a_key_puts_nothing_aside(
+    place: tuple[Path, Path],
+) -> None:
     """Another process sealed a model meanwhile: it cannot be had now, which is no fault of it."""
-    with ModelFiles(*place) as keyless, ModelFiles(*place, Seal([bytes(32)])) as other, ModelFiles(*place, SEAL) as files:
+    with (
+        ModelFiles(*place) as keyless,
+        ModelFiles(*place, Seal([bytes(32)])) as other,
+        ModelFiles(*place, SEAL) as files,
+    ):
         row = saved(files)
         for early in (keyless, other):
             for ask in (early.scorer, early.contents):
@@ -357,7 +404,9 @@ def test_seals_come_and_change_while_models_serve(place: tuple[Path, Path]) -> N
         assert files.active() == {KEY: new_row.id}
 
 
-def test_a_file_that_cannot_be_read_now_is_not_altered(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_now_is_not_altered(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that refuses for a moment is no reason to put a model aside."""
     row = saved(files)
 
@@ -409,13 +458,19 @@ def test_a_folder_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> Non
         ModelFiles(tmp_path / "models", tmp_path / "key")
 
 
-def test_a_device_has_a_folder_among_its_metrics(files: ModelFiles, place: tuple[Path, Path]) -> None:
+def test_a_device_has_a_folder_among_its_metrics(
+    files: ModelFiles, place: tuple[Path, Path]
+) -> None:
     """Its model is stored, listed and served like theirs; it has no scaler file of its own."""
     one = device_rows.trained(0)
     row = files.save(one, NOON)
     assert files.active() == {("D", METRIC_NAME): one.model.id}
     assert files.row(row.id) == row
-    assert (row.metric_name, row.training_samples, row.figures["left_out"]) == (METRIC_NAME, 400, None)
+    assert (row.metric_name, row.training_samples, row.figures["left_out"]) == (
+        METRIC_NAME,
+        400,
+        None,
+    )
     assert DeviceModel.from_bytes(files.scorer(row.id)).to_bytes() == one.model.to_bytes()
     kinds = sorted(path.name.split("_")[0] for path in (place[0] / "D" / METRIC_NAME).iterdir())
     assert kinds == ["metadata.json", "model", "scorer"]

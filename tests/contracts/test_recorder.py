@@ -30,7 +30,9 @@ from tests.contracts.recorded import LOG, NOW, Body, InPostgres, in_memory, in_p
 
 WAYS = {"insert": Bulk(readings=10**9), "copy": Bulk(readings=1, rest_seconds=0.0)}
 LOGS = [UUID(int=number) for number in (1, 2, 3)]
-streams = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+streams = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(params=["memory", "insert", "copy"])
@@ -53,23 +55,36 @@ def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgr
 
 # --------------------------------------------------------------------------------------------------- the laws
 @streams
-@given(items=recorded.items, cuts=st.lists(st.integers(0, 25)), again=st.lists(st.integers(0, 8), max_size=4))
-def test_law_pages_are_cut_and_repeated_at_will(body: Body, items: list[object], cuts: list[int], again: list[int]) -> None:
+@given(
+    items=recorded.items,
+    cuts=st.lists(st.integers(0, 25)),
+    again=st.lists(st.integers(0, 8), max_size=4),
+)
+def test_law_pages_are_cut_and_repeated_at_will(
+    body: Body, items: list[object], cuts: list[int], again: list[int]
+) -> None:
     """The same things leave the same rows, however they are cut into pages and whichever pages come again."""
     body.clear()
     body.recorder.record(page(99, items))
     whole = body.rows()
     body.clear()
     edges = sorted({0, *cuts, len(items)})
-    pages = [page(number, items[start:end]) for number, (start, end) in enumerate(pairwise(edges))] + [page(99)]
+    pages = [
+        page(number, items[start:end]) for number, (start, end) in enumerate(pairwise(edges))
+    ] + [page(99)]
     for each in [*pages, *(pages[number % len(pages)] for number in again)]:
         body.recorder.record(each)
     assert body.rows() == whole
 
 
 @streams
-@given(pages=st.lists(recorded.items, max_size=4), models=st.lists(st.lists(recorded.models, max_size=6), max_size=4))
-def test_law_postgres_holds_what_memory_holds(postgres: InPostgres, pages: list[list[object]], models: list[list[object]]) -> None:
+@given(
+    pages=st.lists(recorded.items, max_size=4),
+    models=st.lists(st.lists(recorded.models, max_size=6), max_size=4),
+)
+def test_law_postgres_holds_what_memory_holds(
+    postgres: InPostgres, pages: list[list[object]], models: list[list[object]]
+) -> None:
     """Recorder by recorder, the rows are the same, and each page may come twice in a row."""
     postgres.clear()
     with in_memory() as memory:
@@ -87,7 +102,9 @@ def test_law_a_cursor_never_goes_back(body: Body, seqs: list[tuple[UUID, int]]) 
     for log_id, seq in seqs:
         body.recorder.record(page(seq, log_id=log_id))
     for log_id in [*LOGS, UUID(int=9)]:
-        assert body.recorder.cursor(log_id) == max((seq for log, seq in seqs if log == log_id), default=0)
+        assert body.recorder.cursor(log_id) == max(
+            (seq for log, seq in seqs if log == log_id), default=0
+        )
 
 
 @given(first=recorded.models, second=recorded.models)
@@ -98,7 +115,11 @@ def test_law_one_active_model_a_series(body: Body, first: object, second: object
     for pages in ([page(1, [first]), page(2, [second])], [page(3, [second, first])]):
         for each in pages:
             body.recorder.record(each)
-        active = [(row.device_id, row.metric_name) for row in body.rows().models.values() if row.status == "active"]
+        active = [
+            (row.device_id, row.metric_name)
+            for row in body.rows().models.values()
+            if row.status == "active"
+        ]
         assert len(active) == len(set(active))
 
 
@@ -112,10 +133,22 @@ def test_a_page_with_a_duplicate_is_not_copied_for_a_while(database: str) -> Non
 
 def test_a_message_that_comes_again_is_one_dead_letter(body: Body) -> None:
     """Under another time of receipt it is the same row, counted; a page that comes twice counts nothing twice."""
-    first, again = (Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW + second)) for second in (0, 7))
+    first, again = (
+        Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW + second)) for second in (0, 7)
+    )
     for number in (1, 2, 2, 1):
-        body.recorder.record(page(number, [first] if number == 1 else [again, Rejected(Cause.EMPTY, "", Raw("t", b"", NOW + 9))]))
-    letters = {letter.raw.payload: (letter.raw.received, times, last) for letter, times, last in body.rows().dead_letters.values()}
+        body.recorder.record(
+            page(
+                number,
+                [first]
+                if number == 1
+                else [again, Rejected(Cause.EMPTY, "", Raw("t", b"", NOW + 9))],
+            )
+        )
+    letters = {
+        letter.raw.payload: (letter.raw.received, times, last)
+        for letter, times, last in body.rows().dead_letters.values()
+    }
     assert letters == {b"{": (NOW, 2, NOW + 7), b"": (NOW + 9, 1, NOW + 9)}
 
 
@@ -141,7 +174,9 @@ def test_text_that_a_database_cannot_hold_is_kept_as_an_escape(postgres: InPostg
     letter = Rejected(Cause.MALFORMED, "\ud800 and \0", Raw("a/\0/\udcff", payload, NOW))
     postgres.recorder.record(page(1, [letter, Reading("a", "x", NOW, 1.0, 1, original="\0\ud800")]))
     ((kept, *_),) = postgres.rows().dead_letters.values()
-    assert kept == Rejected(Cause.MALFORMED, "\\ud800 and \\x00", Raw("a/\\x00/\\udcff", payload, NOW))
+    assert kept == Rejected(
+        Cause.MALFORMED, "\\ud800 and \\x00", Raw("a/\\x00/\\udcff", payload, NOW)
+    )
     assert [row[3] for row in postgres.rows().telemetry.values()] == ["\\x00\\ud800"]
 
 
@@ -150,7 +185,10 @@ def test_numbers_that_json_cannot_hold_become_null(postgres: InPostgres) -> None
     anomaly = recorded.anomaly(expected=float("nan"), upper=float("inf"))
     postgres.recorder.record(page(1, [anomaly]))
     (kept,) = postgres.rows().anomalies.values()
-    assert msgspec.to_builtins(kept) == msgspec.to_builtins(anomaly) | {"expected": None, "upper": None}
+    assert msgspec.to_builtins(kept) == msgspec.to_builtins(anomaly) | {
+        "expected": None,
+        "upper": None,
+    }
 
 
 def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
@@ -159,7 +197,12 @@ def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
     with pytest.raises(DatabaseRefused, match="uuid"):
         postgres.recorder.record(page(1, [reading(), bad, recorded.letter(), recorded.model(1)]))
     rows = postgres.rows()
-    assert (rows.telemetry, rows.dead_letters, rows.models, postgres.recorder.cursor(LOG)) == ({}, {}, {}, 0)
+    assert (rows.telemetry, rows.dead_letters, rows.models, postgres.recorder.cursor(LOG)) == (
+        {},
+        {},
+        {},
+        0,
+    )
     postgres.recorder.record(page(1, [reading(), recorded.letter()]))
     assert postgres.recorder.cursor(LOG) == 1
 
@@ -167,7 +210,10 @@ def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
 # ------------------------------------------------------------------------------------------------- a broken world
 def test_nobody_there_is_away() -> None:
     """Where no database listens, the call may succeed later."""
-    with PostgresRecorder("host=127.0.0.1 port=1 user=nobody dbname=x") as recorder, pytest.raises(DatabaseAway):
+    with (
+        PostgresRecorder("host=127.0.0.1 port=1 user=nobody dbname=x") as recorder,
+        pytest.raises(DatabaseAway),
+    ):
         recorder.cursor(LOG)
 
 
@@ -183,9 +229,15 @@ def test_a_deaf_server_is_given_up_in_time() -> None:
 
 def test_a_missing_database_or_schema_refuses(empty_database: str) -> None:
     """A wrong address and a database without our tables are refusals: waiting does not help."""
-    with PostgresRecorder(psycopg.conninfo.make_conninfo(empty_database, dbname="nonesuch")) as lost, pytest.raises(DatabaseRefused):
+    with (
+        PostgresRecorder(psycopg.conninfo.make_conninfo(empty_database, dbname="nonesuch")) as lost,
+        pytest.raises(DatabaseRefused),
+    ):
         lost.cursor(LOG)
-    with PostgresRecorder(empty_database) as bare, pytest.raises(DatabaseRefused, match="does not exist"):
+    with (
+        PostgresRecorder(empty_database) as bare,
+        pytest.raises(DatabaseRefused, match="does not exist"),
+    ):
         bare.record(page(1, [reading()]))
 
 
@@ -205,7 +257,9 @@ def backends(session: psycopg.Connection) -> list[int]:
 def test_a_lost_connection_comes_back(postgres: InPostgres) -> None:
     """A connection that the server ended costs one call; the next one makes a new connection."""
     postgres.recorder.record(page(1, [reading(1.0)]))
-    postgres.session.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (backends(postgres.session),))
+    postgres.session.execute(
+        "SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (backends(postgres.session),)
+    )
     with pytest.raises(DatabaseAway):
         postgres.recorder.record(page(2, [reading(2.0)]))
     postgres.recorder.record(page(2, [reading(2.0)]))
@@ -245,14 +299,18 @@ def test_a_frozen_backend_is_given_up_at_the_deadline(database: str) -> None:
         assert recorder.cursor(LOG) == 2
 
 
-def test_a_server_that_only_lets_read_is_away_until_it_lets_write(postgres: InPostgres, database: str) -> None:
+def test_a_server_that_only_lets_read_is_away_until_it_lets_write(
+    postgres: InPostgres, database: str
+) -> None:
     """A standby, before and after it is promoted: what it does not take is no refusal, and a later call finds it writable."""
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     read_only = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
     with PostgresRecorder(database) as recorder:
         recorder.record(page(1, [reading(1.0)]))
         postgres.session.execute(read_only.format(psycopg.sql.Identifier(str(name)), "on"))
-        postgres.session.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (backends(postgres.session),))
+        postgres.session.execute(
+            "SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (backends(postgres.session),)
+        )
         for _ in range(3):
             with pytest.raises(DatabaseAway):
                 recorder.record(page(2, [reading(2.0)]))
@@ -261,7 +319,9 @@ def test_a_server_that_only_lets_read_is_away_until_it_lets_write(postgres: InPo
         assert recorder.cursor(LOG) == 2
 
 
-def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(own_postgres: Server[str], empty_database: str) -> None:
+def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(
+    own_postgres: Server[str], empty_database: str
+) -> None:
     """An address may name several servers: the one that lets us write is found, also when it is another one than before."""
     from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415 - as above
 
@@ -273,14 +333,20 @@ def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(own_
         migrate(psycopg.conninfo.make_conninfo(own_postgres.address, dbname=name))
         migrate(empty_database)
         both = psycopg.conninfo.make_conninfo(
-            empty_database, host=f"{first['host']},{second['host']}", port=f"{first.get('port', 5432)},{second.get('port', 5432)}"
+            empty_database,
+            host=f"{first['host']},{second['host']}",
+            port=f"{first.get('port', 5432)},{second.get('port', 5432)}",
         )
         with PostgresRecorder(both) as recorder:
             recorder.record(page(1, [reading(1.0)]))
             session.execute(
-                psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(psycopg.sql.Identifier(name))
+                psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
+                    psycopg.sql.Identifier(name)
+                )
             )
-            recorder._connection._live()[0].execute("SET default_transaction_read_only = on")  # what a running session of a standby sees
+            recorder._connection._live()[0].execute(
+                "SET default_transaction_read_only = on"
+            )  # what a running session of a standby sees
             with pytest.raises(DatabaseAway):
                 recorder.record(page(2, [reading(2.0)]))
             recorder.record(page(2, [reading(2.0)]))
@@ -327,13 +393,24 @@ def cursor_or_none(recorder: PostgresRecorder) -> int | None:
         return None
 
 
-def test_a_session_of_our_own_that_seems_alive_is_ended(postgres: InPostgres, database: str) -> None:
+def test_a_session_of_our_own_that_seems_alive_is_ended(
+    postgres: InPostgres, database: str
+) -> None:
     """The network swallowed its end, so the server keeps the name for it: it is ours by its log, and makes way."""
-    with PostgresRecorder(database, claim=Claim("line-1", LOG)) as before, PostgresRecorder(database, claim=Claim("line-1", LOG)) as now:
+    with (
+        PostgresRecorder(database, claim=Claim("line-1", LOG)) as before,
+        PostgresRecorder(database, claim=Claim("line-1", LOG)) as now,
+    ):
         before.record(page(1, [reading(1.0)]))
         with pytest.raises(DatabaseAway, match="earlier session"):
             now.cursor(LOG)
-        wait_for(lambda: not postgres.session.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall())
+        wait_for(
+            lambda: (
+                not postgres.session.execute(
+                    "SELECT FROM pg_locks WHERE locktype = 'advisory'"
+                ).fetchall()
+            )
+        )
         assert now.cursor(LOG) == 1
 
 
@@ -364,7 +441,12 @@ def test_a_commit_that_failed_leaves_nothing(postgres: InPostgres) -> None:
 
 def test_a_commit_whose_answer_is_lost_is_there(postgres: InPostgres, database: str) -> None:
     """The connection dies after COMMIT, before its answer: the cursor says so, and the same page again changes nothing."""
-    everything = [reading(2.0), recorded.anomaly(), *(recorded.model(number) for number in (1, 2)), recorded.letter()]
+    everything = [
+        reading(2.0),
+        recorded.anomaly(),
+        *(recorded.model(number) for number in (1, 2)),
+        recorded.letter(),
+    ]
     with Proxy(database) as proxy, PostgresRecorder(proxy.dsn) as recorder:
         recorder.record(page(1, [reading()]))
         proxy.swallow()
@@ -377,7 +459,10 @@ def test_a_commit_whose_answer_is_lost_is_there(postgres: InPostgres, database: 
         recorder.record(page(2, everything))
         assert postgres.rows() == there
     assert (len(there.telemetry), len(there.anomalies), len(there.dead_letters)) == (2, 1, 1)
-    assert {row.id: row.status for row in there.models.values()} == {deterministic_id(1): "archived", deterministic_id(2): "active"}
+    assert {row.id: row.status for row in there.models.values()} == {
+        deterministic_id(1): "archived",
+        deterministic_id(2): "active",
+    }
 
 
 class Caller(threading.Thread):
@@ -409,7 +494,9 @@ class Proxy:
         given = psycopg.conninfo.conninfo_to_dict(dsn)
         self._server = f"{given['host']}/.s.PGSQL.{given.get('port') or 5432}"
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.dsn = psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=self._listener.getsockname()[1])
+        self.dsn = psycopg.conninfo.make_conninfo(
+            dsn, host="127.0.0.1", port=self._listener.getsockname()[1]
+        )
         self._deaf = False
         self._open: list[socket.socket] = []
 
@@ -446,10 +533,16 @@ class Proxy:
             server = socket.socket(socket.AF_UNIX)
             server.connect(self._server)
             self._open += [client, server]
-            threading.Thread(target=self._forward, args=(client, server, lambda: True), daemon=True).start()
-            threading.Thread(target=self._forward, args=(server, client, lambda: not self._deaf), daemon=True).start()
+            threading.Thread(
+                target=self._forward, args=(client, server, lambda: True), daemon=True
+            ).start()
+            threading.Thread(
+                target=self._forward, args=(server, client, lambda: not self._deaf), daemon=True
+            ).start()
 
-    def _forward(self, source: socket.socket, target: socket.socket, speaks: Callable[[], bool]) -> None:
+    def _forward(
+        self, source: socket.socket, target: socket.socket, speaks: Callable[[], bool]
+    ) -> None:
         try:
             while said := source.recv(65536):
                 if speaks():

@@ -30,7 +30,11 @@ def dsn(empty_database: str) -> Iterator[str]:
     yield make_conninfo(empty_database, user=LOGIN)
     with psycopg.connect(empty_database, autocommit=True) as session:
         for role in (roles.OWNER, *roles.GROUPS, LOGIN):
-            session.execute(psycopg.sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(psycopg.sql.Identifier(role)))
+            session.execute(
+                psycopg.sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(
+                    psycopg.sql.Identifier(role)
+                )
+            )
 
 
 @contextmanager
@@ -64,7 +68,10 @@ def test_each_group_has_its_rights_and_no_others(dsn: str) -> None:
                 table: "".join(
                     letter
                     for letter, right in RIGHTS.items()
-                    if session.execute("SELECT has_table_privilege(%s, %s)", (table, right)).fetchone() == (True,)
+                    if session.execute(
+                        "SELECT has_table_privilege(%s, %s)", (table, right)
+                    ).fetchone()
+                    == (True,)
                 )
                 for table in TABLES
             }
@@ -76,7 +83,10 @@ def test_each_group_has_its_rights_and_no_others(dsn: str) -> None:
 def test_a_session_of_our_own_is_ended_by_its_login(dsn: str) -> None:
     """The group may end no session; the login, which the session belongs to, may."""
     ingest, claim = as_role(dsn, roles.INGEST), Claim("line-1", LOG)
-    with PostgresRecorder(ingest, claim=claim) as before, PostgresRecorder(ingest, claim=claim) as now:
+    with (
+        PostgresRecorder(ingest, claim=claim) as before,
+        PostgresRecorder(ingest, claim=claim) as now,
+    ):
         before.record(page(1, []))
         with pytest.raises(DatabaseAway, match="earlier session"):
             now.cursor(LOG)
@@ -98,11 +108,15 @@ def test_the_login_looks_and_has_nothing_to_migrate(dsn: str) -> None:
 def test_the_recorder_records_and_keeps_up_the_weeks_as_ingest(dsn: str) -> None:
     """Partitions are made and forgotten by functions of the owner's; the tables themselves it may not change."""
     old = datetime.now(UTC) - timedelta(days=400)
-    with PostgresRecorder(as_role(dsn, roles.INGEST), keep_days={"telemetry": 90.0, "dead_letters": 30.0}) as recorder:
+    with PostgresRecorder(
+        as_role(dsn, roles.INGEST), keep_days={"telemetry": 90.0, "dead_letters": 30.0}
+    ) as recorder:
         recorder.record(page(1, [letter()]))
         assert recorder.cursor(LOG) == 1
         with session_of(dsn, roles.INGEST) as session:
-            assert session.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'telemetry'::regclass").fetchone() == (11,)
+            assert session.execute(
+                "SELECT count(*) FROM pg_inherits WHERE inhparent = 'telemetry'::regclass"
+            ).fetchone() == (11,)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute("DROP TABLE telemetry_default")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -115,7 +129,9 @@ def test_a_table_of_the_callers_own_making_is_not_taken_for_ours(dsn: str) -> No
         session.execute("SET ROLE none")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             session.execute("CREATE TEMP TABLE telemetry_default (ts timestamptz)")
-        assert session.execute("SELECT forget('telemetry', now() - interval '90 days', 10)").fetchone() == (0,)
+        assert session.execute(
+            "SELECT forget('telemetry', now() - interval '90 days', 10)"
+        ).fetchone() == (0,)
 
 
 def test_audit_is_added_to_and_nothing_else(dsn: str) -> None:
@@ -137,36 +153,51 @@ def session(database: str) -> Iterator[psycopg.Connection]:
 
 def count(session: psycopg.Connection, table: str) -> int:
     """Rows there."""
-    return int((session.execute(psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(table))).fetchone() or (0,))[0])
+    return int(
+        (
+            session.execute(
+                psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(table))
+            ).fetchone()
+            or (0,)
+        )[0]
+    )
 
 
-def test_whole_weeks_of_telemetry_are_forgotten_and_single_readings_beside_them(session: psycopg.Connection) -> None:
+def test_whole_weeks_of_telemetry_are_forgotten_and_single_readings_beside_them(
+    session: psycopg.Connection,
+) -> None:
     """A week goes when its last moment is too old; what lies outside the weeks goes by itself, so many at once."""
     now = datetime.now(UTC)
     ensure_partitions(session, queries.load(), now.date())
     for days in (0.0, 20.0, 300.0, 301.0, 302.0):
         session.execute(
-            "INSERT INTO telemetry (series_id, ts, disc, value, quality, flags) VALUES (1, %s, 0, 1, 0, 0)", (now - timedelta(days=days),)
+            "INSERT INTO telemetry (series_id, ts, disc, value, quality, flags) VALUES (1, %s, 0, 1, 0, 0)",
+            (now - timedelta(days=days),),
         )
     before = count(session, "pg_inherits")
     assert session.execute(queries.load()["forget"], ("telemetry", 40.0, 2)).fetchone() == (2,)
     assert count(session, "telemetry") == 3
-    assert session.execute(queries.load()["forget"], ("telemetry", 12.5, 100)).fetchone() in {(3,), (4,), (5,)}
+    assert session.execute(queries.load()["forget"], ("telemetry", 12.5, 100)).fetchone() in {
+        (3,),
+        (4,),
+        (5,),
+    }
     assert count(session, "pg_inherits") < before
     assert session.execute("SELECT ts FROM telemetry").fetchall() == [(now,)]
 
 
 def test_the_rest_is_forgotten_by_its_age(session: psycopg.Connection) -> None:
     """Anomalies, closed episodes with what was said of them, dead letters that came no more; what is open stays, and new audit."""
-    episode = (
-        "INSERT INTO anomaly_episodes VALUES (gen_random_uuid(), 'P', 't', gen_random_uuid(), 1, %s, %s, %s, 1, 0.5, false) RETURNING id"
-    )
+    episode = "INSERT INTO anomaly_episodes VALUES (gen_random_uuid(), 'P', 't', gen_random_uuid(), 1, %s, %s, %s, 1, 0.5, false) RETURNING id"
     for days in (800, 1):
         at = datetime.now(UTC) - timedelta(days=days)
         for closed in (at, None):
             row = session.execute(episode, (at, at, closed)).fetchone()
             assert row is not None
-            session.execute("INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, 'confirmed', 'lab')", row)
+            session.execute(
+                "INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, 'confirmed', 'lab')",
+                row,
+            )
         session.execute(
             "INSERT INTO anomaly_detections (id, model_id, device_id, metric_name, value, anomaly_score, is_anomaly, confidence, "
             "timestamp) "
@@ -176,10 +207,28 @@ def test_the_rest_is_forgotten_by_its_age(session: psycopg.Connection) -> None:
             "INSERT INTO dead_letters (log_id, received, topic, payload, reason, detail, digest, last_received) "
             "VALUES (gen_random_uuid(), %s, 't', '', 'r', 'd', %s, %s)", (at, str(days).encode(), at)
         )  # fmt: skip
-        session.execute("INSERT INTO audit_log (at, who, origin, action, subject) VALUES (%s, 'w', 'o', 'a', 's')", (at,))
+        session.execute(
+            "INSERT INTO audit_log (at, who, origin, action, subject) VALUES (%s, 'w', 'o', 'a', 's')",
+            (at,),
+        )
     forget = queries.load()["forget"]
     assert session.execute(forget, ("anomalies", 730.0, 100)).fetchone() == (2,)
     assert session.execute(forget, ("dead_letters", 30.0, 100)).fetchone() == (1,)
     assert session.execute(forget, ("audit", 0.0, 100)).fetchone() == (1,)
-    left = {table: count(session, table) for table in ("anomaly_episodes", "feedback", "anomaly_detections", "dead_letters", "audit_log")}
-    assert left == {"anomaly_episodes": 3, "feedback": 3, "anomaly_detections": 1, "dead_letters": 1, "audit_log": 1}
+    left = {
+        table: count(session, table)
+        for table in (
+            "anomaly_episodes",
+            "feedback",
+            "anomaly_detections",
+            "dead_letters",
+            "audit_log",
+        )
+    }
+    assert left == {
+        "anomaly_episodes": 3,
+        "feedback": 3,
+        "anomaly_detections": 1,
+        "dead_letters": 1,
+        "audit_log": 1,
+    }

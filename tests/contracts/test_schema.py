@@ -13,7 +13,10 @@ from insa_anomaly.adapters.postgres.telemetry import ensure_partitions
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, MigrationError
 
 TODAY = date(2025, 10, 29)  # a Wednesday
-ONE, TWO = Migration(1, "0001_one", b"CREATE TABLE one (a int)"), Migration(2, "0002_two", b"CREATE TABLE two (a int); SELECT 1")
+ONE, TWO = (
+    Migration(1, "0001_one", b"CREATE TABLE one (a int)"),
+    Migration(2, "0002_two", b"CREATE TABLE two (a int); SELECT 1"),
+)
 
 
 @pytest.fixture
@@ -48,7 +51,9 @@ def test_a_changed_file_is_refused(empty_database: str) -> None:
     """A migration that was altered after it was applied stops everything, by name."""
     migrate(empty_database, migrations=[ONE])
     with pytest.raises(MigrationError, match="0001_one was changed"):
-        migrate(empty_database, migrations=[Migration(1, "0001_one", b"CREATE TABLE one (b int)"), TWO])
+        migrate(
+            empty_database, migrations=[Migration(1, "0001_one", b"CREATE TABLE one (b int)"), TWO]
+        )
 
 
 def test_a_newer_database_is_refused(empty_database: str) -> None:
@@ -86,7 +91,13 @@ def test_versions_are_numbered_without_gaps() -> None:
     """Shipped files are numbered from 1 on, none twice, and none is pending when all are applied."""
     shipped = schema.shipped()
     assert [migration.version for migration in shipped] == list(range(1, len(shipped) + 1))
-    assert pending(shipped, {migration.version: (migration.name, migration.sha256) for migration in shipped}) == []
+    assert (
+        pending(
+            shipped,
+            {migration.version: (migration.name, migration.sha256) for migration in shipped},
+        )
+        == []
+    )
 
 
 def test_every_query_is_read_by_its_name() -> None:
@@ -99,14 +110,19 @@ def test_every_query_is_read_by_its_name() -> None:
 # ------------------------------------------------------------------------------------------------- partitions
 def weeks(session: psycopg.Connection) -> set[str]:
     """Partitions there are, the default one excepted."""
-    rows = session.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'telemetry'::regclass")
+    rows = session.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'telemetry'::regclass"
+    )
     return {name for (name,) in rows} - {"telemetry_default"}
 
 
 def put(session: psycopg.Connection, *times: datetime) -> None:
     """Readings of one series at these times."""
     for time in times:
-        session.execute("INSERT INTO telemetry (series_id, ts, disc, value, quality, flags) VALUES (1, %s, 0, 1, 0, 0)", (time,))
+        session.execute(
+            "INSERT INTO telemetry (series_id, ts, disc, value, quality, flags) VALUES (1, %s, 0, 1, 0, 0)",
+            (time,),
+        )
 
 
 def where(session: psycopg.Connection) -> dict[datetime, str]:
@@ -117,17 +133,29 @@ def where(session: psycopg.Connection) -> dict[datetime, str]:
 def test_weeks_are_made_around_today(session: psycopg.Connection) -> None:
     """Weeks from five back to four ahead, each from Monday to Monday in UTC; asked again there is nothing to do."""
     made = ensure_partitions(session, queries.load(), TODAY)
-    assert made == [f"telemetry_{date(2025, 9, 22) + timedelta(weeks=number):%Y%m%d}" for number in range(10)]
+    assert made == [
+        f"telemetry_{date(2025, 9, 22) + timedelta(weeks=number):%Y%m%d}" for number in range(10)
+    ]
     assert (set(made), ensure_partitions(session, queries.load(), TODAY)) == (weeks(session), [])
-    edges = [datetime(2025, 10, 27, tzinfo=UTC), datetime(2025, 11, 2, 23, 59, 59, 999_999, tzinfo=UTC), datetime(2025, 11, 3, tzinfo=UTC)]
+    edges = [
+        datetime(2025, 10, 27, tzinfo=UTC),
+        datetime(2025, 11, 2, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2025, 11, 3, tzinfo=UTC),
+    ]
     put(session, *edges)
-    assert list(where(session).values()) == ["telemetry_20251027", "telemetry_20251027", "telemetry_20251103"]
+    assert list(where(session).values()) == [
+        "telemetry_20251027",
+        "telemetry_20251027",
+        "telemetry_20251103",
+    ]
 
 
 def test_a_week_later_one_is_added(session: psycopg.Connection) -> None:
     """The daily upkeep adds one week a week."""
     ensure_partitions(session, queries.load(), TODAY)
-    assert ensure_partitions(session, queries.load(), TODAY + timedelta(days=6)) == ["telemetry_20251201"]
+    assert ensure_partitions(session, queries.load(), TODAY + timedelta(days=6)) == [
+        "telemetry_20251201"
+    ]
 
 
 def test_readings_that_came_before_their_week_move_into_it(session: psycopg.Connection) -> None:
@@ -149,11 +177,15 @@ def test_many_at_once_make_each_week_once(session: psycopg.Connection, database:
             return ensure_partitions(other, queries.load(), TODAY)
 
     with ThreadPoolExecutor(4) as callers:
-        assert sorted(name for names in callers.map(make, range(4)) for name in names) == sorted(weeks(session))
+        assert sorted(name for names in callers.map(make, range(4)) for name in names) == sorted(
+            weeks(session)
+        )
 
 
 def test_the_view_has_names(session: psycopg.Connection) -> None:
     """`telemetry_readings` shows readings with the names of their series."""
     session.execute("INSERT INTO series (device_id, metric_name) VALUES ('pump-1', 'flow')")
     put(session, datetime(2025, 10, 28, tzinfo=UTC))
-    assert session.execute("SELECT device_id, metric_name, value FROM telemetry_readings").fetchall() == [("pump-1", "flow", 1.0)]
+    assert session.execute(
+        "SELECT device_id, metric_name, value FROM telemetry_readings"
+    ).fetchall() == [("pump-1", "flow", 1.0)]

@@ -47,11 +47,7 @@ commits = st.lists(st.tuples(st.none() | st.binary(max_size=50), told), max_size
 @settings(max_examples=40, deadline=None)
 @given(commits=commits, forget=st.integers(0, 9), after=st.integers(0, 9), most=st.integers(1, 30))
 def test_law_what_is_committed_is_kept_until_it_is_let_go(
-    body: Body,
-    commits: Commits,
-    forget: int,
-    after: int,
-    most: int,
+    body: Body, commits: Commits, forget: int, after: int, most: int
 ) -> None:
     """Results and events come back in order and unaltered, those forgotten excepted, and the cursor is the last commit's."""
     with body() as state:
@@ -59,7 +55,11 @@ def test_law_what_is_committed_is_kept_until_it_is_let_go(
         committed = [state.commit(seq, *commit) for seq, commit in enumerate(commits, 1)]
         events = [event for batch in committed for event in batch]
         state.forget(forget)
-        kept = {seq: results for seq, (results, _) in enumerate(commits, 1) if results is not None and seq > forget}
+        kept = {
+            seq: results
+            for seq, (results, _) in enumerate(commits, 1)
+            if results is not None and seq > forget
+        }
         assert state.cursor == len(commits)
         assert state.results(after, 9) == {seq: body for seq, body in kept.items() if seq > after}
         assert [event.number for event in events] == sorted({event.number for event in events})

@@ -6,7 +6,13 @@ HOUR = 3_600_000_000
 DAY_ZERO = 20_000 * 24 * HOUR  # midnight in UTC
 
 
-def an_alert(number: int, cause: str = "", kind: str = "opened", severity: Severity = Severity.WARNING, device: str = "press-1") -> Alert:
+def an_alert(
+    number: int,
+    cause: str = "",
+    kind: str = "opened",
+    severity: Severity = Severity.WARNING,
+    device: str = "press-1",
+) -> Alert:
     """One event; its cause is its own where none is said."""
     cause = cause or f"episode-{number}"
     return Alert(

@@ -14,7 +14,13 @@ from insa_anomaly.core.verdict import Policy
 from tests.core.streams import MINUTE, SECOND, START
 
 METRICS = ("a", "b", "c")
-SMALL = DeviceParameters(n_estimators=12, max_samples=64, first_fit_readings=30, first_fit_seconds=600, first_fit_retry_readings=7)
+SMALL = DeviceParameters(
+    n_estimators=12,
+    max_samples=64,
+    first_fit_readings=30,
+    first_fit_seconds=600,
+    first_fit_retry_readings=7,
+)
 POLICY = Policy(merge_gap_readings=3, worsen_step=0.1)
 PAUSES = (MINUTE, MINUTE, MINUTE, MINUTE, 0, 0, -MINUTE, 7 * SECOND, 30 * MINUTE)
 LEVELS = (20.0, 20.0, 20.4, 19.1, 26.0, 0.0, -300.0, 1e300, np.inf, np.nan, np.nan)
@@ -38,14 +44,26 @@ def wave(n: int, seed: int = 0) -> Rows:
     """A row a minute: a follows a slow wave, b follows a, c is on its own."""
     random, at = np.random.default_rng(seed), np.arange(n)
     a = 20 + np.sin(at / 30) + random.normal(0, 0.3, n)
-    return Rows(START + at * MINUTE, np.column_stack((a, 2 * a - 20 + random.normal(0, 0.2, n), 20 + random.normal(0, 1, n))))
+    return Rows(
+        START + at * MINUTE,
+        np.column_stack((a, 2 * a - 20 + random.normal(0, 0.2, n), 20 + random.normal(0, 1, n))),
+    )
 
 
 @cache
 def trained(seed: int) -> TrainedDevice:
     """A model of 400 rows."""
     rows = wave(400, seed)
-    return fit(rows.times, rows.values, "D", METRICS, f"00000000-0000-0000-0000-00000000000{seed}", 1, SMALL, POLICY)
+    return fit(
+        rows.times,
+        rows.values,
+        "D",
+        METRICS,
+        f"00000000-0000-0000-0000-00000000000{seed}",
+        1,
+        SMALL,
+        POLICY,
+    )
 
 
 def served(seed: int = 0, refit_step: float = 25.0) -> Served:
@@ -80,17 +98,27 @@ def run(state: Floats, rows: Rows, model: Served | None) -> tuple[Floats, Device
 
 def same(left: DeviceResults, right: DeviceResults) -> bool:
     """Equal to the bit."""
-    return all(getattr(left, name).tobytes() == getattr(right, name).tobytes() for name in left.__dataclass_fields__)
+    return all(
+        getattr(left, name).tobytes() == getattr(right, name).tobytes()
+        for name in left.__dataclass_fields__
+    )
 
 
 def joined(parts: list[DeviceResults]) -> DeviceResults:
     """Results one after another."""
-    return DeviceResults(*(np.concatenate([getattr(part, name) for part in parts]) for name in DeviceResults.__dataclass_fields__))
+    return DeviceResults(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in DeviceResults.__dataclass_fields__
+        )
+    )
 
 
 def prefix(results: DeviceResults, n: int) -> DeviceResults:
     """The results of the first n rows."""
-    return DeviceResults(*(getattr(results, name)[:n] for name in DeviceResults.__dataclass_fields__))
+    return DeviceResults(
+        *(getattr(results, name)[:n] for name in DeviceResults.__dataclass_fields__)
+    )
 
 
 def reloaded(model: Served) -> Served:

@@ -46,25 +46,48 @@ class Window:
         return Window([*self.values, value][-60:], [*self.times, time][-60:], flat, self.seen)
 
 
-def unscaled(values: Sequence[float], times: Sequence[float], flat: float, numbers: Floats) -> list[float]:
+def unscaled(
+    values: Sequence[float], times: Sequence[float], flat: float, numbers: Floats
+) -> list[float]:
     """The features of one full window."""
-    far = [min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -1e3), 1e3) for v in values]
+    far = [
+        min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -1e3), 1e3)
+        for v in values
+    ]
     z = [min(max(v, -6.0), 6.0) for v in far]
     short = z[-10:]
     level = sum(short) / 10
     spread = (sum((v - level) ** 2 for v in short) / 9) ** 0.5
     now, residuals = 0.0, [0.0] * 10
     if numbers[features.BINS]:
-        now, residuals = far[-1] - profile(times[-1], numbers), [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)]
+        now, residuals = (
+            far[-1] - profile(times[-1], numbers),
+            [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)],
+        )
     run = log(1 + max(min(flat, numbers[features.FLAT_MOST]) - numbers[features.FLAT_FREE], 0))
-    return [far[-1], far[-1] - far[-2], level, level - sum(z) / 60, log(spread + 0.05), run, now, sum(residuals) / 10]
+    return [
+        far[-1],
+        far[-1] - far[-2],
+        level,
+        level - sum(z) / 60,
+        log(spread + 0.05),
+        run,
+        now,
+        sum(residuals) / 10,
+    ]
 
 
 def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -> float:
     """The value that was to be expected, from the ten before it."""
-    z = [min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -6.0), 6.0) for v in values[-11:-1]]
+    z = [
+        min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -6.0), 6.0)
+        for v in values[-11:-1]
+    ]
     residual = sum(v - profile(t, numbers) for v, t in zip(z, times[-11:-1], strict=True)) / 10
-    return float(numbers[features.CENTER] + numbers[features.SCALE] * (residual + profile(times[-1], numbers)))
+    return float(
+        numbers[features.CENTER]
+        + numbers[features.SCALE] * (residual + profile(times[-1], numbers))
+    )
 
 
 def profile(time: float, numbers: Floats) -> float:
@@ -75,7 +98,9 @@ def profile(time: float, numbers: Floats) -> float:
     levels = numbers[features.PROFILE][:bins]
     place = time % DAY / DAY * bins - 0.5
     share = place - floor(place)
-    return float(levels[floor(place) % bins] * (1 - share) + levels[(floor(place) + 1) % bins] * share)
+    return float(
+        levels[floor(place) % bins] * (1 - share) + levels[(floor(place) + 1) % bins] * share
+    )
 
 
 def average_path_length(n: int) -> float:
@@ -127,7 +152,10 @@ def window_z(raw: Floats, numbers: Floats) -> list[float]:
     """Log root mean square of the robustly scaled features, row by row."""
     out = []
     for row, learnt in zip(raw.tolist(), numbers, strict=True):
-        scaled = [min(max((f - c) / s, -30), 30) for f, c, s in zip(row, learnt[charts.CENTERS], learnt[charts.SCALES], strict=True)]
+        scaled = [
+            min(max((f - c) / s, -30), 30)
+            for f, c, s in zip(row, learnt[charts.CENTERS], learnt[charts.SCALES], strict=True)
+        ]
         out.append(log(1 + (sum(z * z for z in scaled) / len(scaled)) ** 0.5))
     return out
 
@@ -137,7 +165,9 @@ def forecast_error(values: Sequence[float], scaling: Floats, numbers: Floats) ->
     far = [(v - scaling[features.CENTER]) / scaling[features.SCALE] for v in values]
     z = [*(min(max(v, -6.0), 6.0) for v in far[:-1]), min(max(far[-1], -200), 200)]
     known = [*z[-2:-7:-1], sum(z[-21:-1]) / 20, 1.0]
-    off = z[-1] - sum(weight * value for weight, value in zip(numbers[charts.WEIGHTS], known, strict=True))
+    off = z[-1] - sum(
+        weight * value for weight, value in zip(numbers[charts.WEIGHTS], known, strict=True)
+    )
     return log(1 + min(abs((off - numbers[charts.ERROR_CENTER]) / numbers[charts.ERROR_SCALE]), 50))
 
 

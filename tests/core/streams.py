@@ -16,7 +16,13 @@ from insa_anomaly.core.verdict import Policy
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 START = 1_700_000_000 * SECOND
-SMALL = Parameters(n_estimators=12, max_samples=64, first_fit_readings=30, first_fit_seconds=600, first_fit_retry_readings=7)
+SMALL = Parameters(
+    n_estimators=12,
+    max_samples=64,
+    first_fit_readings=30,
+    first_fit_seconds=600,
+    first_fit_retry_readings=7,
+)
 POLICY = Policy(merge_gap_readings=3, worsen_step=0.1)
 SERIES = 4
 
@@ -35,13 +41,21 @@ class Stream:
         return len(self.which)
 
     def __getitem__(self, part: slice | npt.NDArray[np.integer]) -> "Stream":
-        return Stream(self.which[part], self.times[part], self.values[part], self.discriminators[part], self.qualities[part])
+        return Stream(
+            self.which[part],
+            self.times[part],
+            self.values[part],
+            self.discriminators[part],
+            self.qualities[part],
+        )
 
 
 def daily(n: int, seed: int = 0, noise: float = 0.3) -> tuple[Ints, Floats]:
     """A reading a minute of a signal with a daily wave."""
     at = np.arange(n)
-    return START + at * MINUTE, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(seed).normal(0, noise, n)
+    return START + at * MINUTE, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(
+        seed
+    ).normal(0, noise, n)
 
 
 @cache
@@ -85,11 +99,19 @@ LEVELS = (20.0, 20.0, 20.4, 19.1, 26.0, -300.0, 1e300, np.nan)
 def streams(draw: st.DrawFn, most: int = 60) -> Stream:
     """Any mixture of series, pauses (none, backwards and long ones too), ordinary and strange values, repeated identities, bad quality."""
     reading = st.tuples(
-        st.integers(0, SERIES - 1), st.sampled_from(PAUSES), st.sampled_from(LEVELS), st.integers(0, 2), st.sampled_from((0, 0, 0, 0, 2))
+        st.integers(0, SERIES - 1),
+        st.sampled_from(PAUSES),
+        st.sampled_from(LEVELS),
+        st.integers(0, 2),
+        st.sampled_from((0, 0, 0, 0, 2)),
     )
     drawn = draw(st.lists(reading, max_size=most))
-    which, own, quality = (np.array([reading[column] for reading in drawn], np.int64) for column in (0, 3, 4))
-    pauses, values = (np.array([reading[column] for reading in drawn], np.float64) for column in (1, 2))
+    which, own, quality = (
+        np.array([reading[column] for reading in drawn], np.int64) for column in (0, 3, 4)
+    )
+    pauses, values = (
+        np.array([reading[column] for reading in drawn], np.float64) for column in (1, 2)
+    )
     times = np.zeros(len(drawn), np.int64)
     for row in range(SERIES):
         at = which == row
@@ -97,20 +119,41 @@ def streams(draw: st.DrawFn, most: int = 60) -> Stream:
     return Stream(which, times, values, own, quality)
 
 
-def run(states: Floats, stream: Stream, held: Models, policy: Policy = POLICY) -> tuple[Floats, Results]:
+def run(
+    states: Floats, stream: Stream, held: Models, policy: Policy = POLICY
+) -> tuple[Floats, Results]:
     """Advance all SERIES series."""
     rows = np.where(stream.which < 3, stream.which, -1)
-    return advance(states, stream.which, held, rows, stream.values, stream.times, stream.discriminators, stream.qualities, policy, SMALL)
+    return advance(
+        states,
+        stream.which,
+        held,
+        rows,
+        stream.values,
+        stream.times,
+        stream.discriminators,
+        stream.qualities,
+        policy,
+        SMALL,
+    )
 
 
 def same(left: Results, right: Results) -> bool:
     """Equal to the bit."""
-    return all(getattr(left, name).tobytes() == getattr(right, name).tobytes() for name in left.__dataclass_fields__)
+    return all(
+        getattr(left, name).tobytes() == getattr(right, name).tobytes()
+        for name in left.__dataclass_fields__
+    )
 
 
 def joined(parts: list[Results]) -> Results:
     """Results one after another."""
-    return Results(*(np.concatenate([getattr(part, name) for part in parts]) for name in Results.__dataclass_fields__))
+    return Results(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in Results.__dataclass_fields__
+        )
+    )
 
 
 def taken(results: Results, at: npt.NDArray[np.integer]) -> Results:
@@ -123,6 +166,13 @@ def reloaded(held: Models) -> Models:
     again = Models(SERIES, SMALL.n_estimators)
     for row in range(3):
         model = trained(row).model
-        copy = Model(model.id, model.version, model.device_id, model.metric_name, model.forest, held.numbers[row])
+        copy = Model(
+            model.id,
+            model.version,
+            model.device_id,
+            model.metric_name,
+            model.forest,
+            held.numbers[row],
+        )
         again.put(row, Model.from_bytes(copy.to_bytes()))
     return again

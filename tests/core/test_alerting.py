@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.core.alert import SUMMARY, Alert, Severity
-from insa_anomaly.core.alerting import DAY, SHOWN, Account, Dispatch, Known, Route, Target, decide, summaries
+from insa_anomaly.core.alerting import (
+    DAY,
+    SHOWN,
+    Account,
+    Dispatch,
+    Known,
+    Route,
+    Target,
+    decide,
+    summaries,
+)
 from tests.core.alerts import DAY_ZERO, HOUR, an_alert
 
 ALL = Route(kinds=(), severity="info")
@@ -60,7 +70,9 @@ def mail(budget: int = 5, *routes: Route) -> Desk:
 
 # ------------------------------------------------------------------------------------------------------- laws
 @given(batches=batches, budget=st.integers(2, 6))
-def test_law_no_day_has_more_than_its_budget(batches: list[tuple[int, list[Alert]]], budget: int) -> None:
+def test_law_no_day_has_more_than_its_budget(
+    batches: list[tuple[int, list[Alert]]], budget: int
+) -> None:
     """Whatever comes, whenever, summaries included."""
     desk, now = mail(budget), DAY_ZERO
     for pause, alerts in batches:
@@ -72,7 +84,9 @@ def test_law_no_day_has_more_than_its_budget(batches: list[tuple[int, list[Alert
 
 
 @given(batches=batches, budget=st.integers(2, 6))
-def test_law_what_is_held_back_is_in_exactly_one_summary(batches: list[tuple[int, list[Alert]]], budget: int) -> None:
+def test_law_what_is_held_back_is_in_exactly_one_summary(
+    batches: list[tuple[int, list[Alert]]], budget: int
+) -> None:
     """Summaries count it, or the one that is not due yet does."""
     desk, now = mail(budget), DAY_ZERO
     for pause, alerts in batches:
@@ -118,7 +132,10 @@ def test_a_storm_is_some_alerts_and_one_summary() -> None:
     """Ten thousand episodes: nine mails say what began it, the tenth counts the rest, by device and by kind."""
     desk = mail(10)
     for minute in range(20):
-        desk.take([an_alert(minute * 500 + i, device=f"press-{i % 50}") for i in range(500)], DAY_ZERO + minute * 3_000_000)
+        desk.take(
+            [an_alert(minute * 500 + i, device=f"press-{i % 50}") for i in range(500)],
+            DAY_ZERO + minute * 3_000_000,
+        )
     assert desk.look(DAY_ZERO + HOUR - 1) == []
     ((_, summary),) = desk.look(DAY_ZERO + 2 * HOUR)
     assert len(desk.sent) == 10
@@ -173,7 +190,10 @@ def test_an_issue_tracker_follows_a_cause() -> None:
     for number in range(5):
         assert len(desk.take([an_alert(number, "a", "degraded")], DAY_ZERO)) == 1
     assert desk.take([an_alert(9, "b", "degraded")], DAY_ZERO) == []
-    assert [alert.kind for _, alert in desk.take([an_alert(9, "a", "recovered", Severity.INFO)], DAY_ZERO)] == ["recovered"]
+    assert [
+        alert.kind
+        for _, alert in desk.take([an_alert(9, "a", "recovered", Severity.INFO)], DAY_ZERO)
+    ] == ["recovered"]
     assert desk.accounts["github"].sent == 1
 
 
@@ -198,7 +218,9 @@ def test_a_route_leads_where_all_of_it_fits(route: Route, leads: bool) -> None:
 
 def test_several_targets_each_have_their_own_day() -> None:
     """One that hears everything does not use up what another may hear."""
-    desk = Desk([Target("mail", (Route(severity="critical"),), 3), Target("webhook:scada", (ALL,), 3)])
+    desk = Desk(
+        [Target("mail", (Route(severity="critical"),), 3), Target("webhook:scada", (ALL,), 3)]
+    )
     desk.take([an_alert(i) for i in range(9)], DAY_ZERO)
     desk.take([an_alert(10, severity=Severity.CRITICAL)], DAY_ZERO)
     assert Counter(name for _, name, _ in desk.sent) == {"mail": 1, "webhook:scada": 2}

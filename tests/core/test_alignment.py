@@ -11,19 +11,25 @@ from insa_anomaly.core.features import Floats
 Reading = tuple[int, int, float]  # which metric, when, what
 NOTHING = float("nan")
 
-readings = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40), st.sampled_from((1.0, 2.0))), max_size=40)
+readings = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 40), st.sampled_from((1.0, 2.0))), max_size=40
+)
 
 
 def taken(state: Floats, given_: list[Reading], tolerance: float = 2) -> tuple[Floats, Aligned]:
     """Align readings of three metrics."""
     columns, times = (np.array([one[place] for one in given_], np.int64) for place in (0, 1))
     values = np.array([value for _, _, value in given_], np.float64)
-    return alignment.align(state, columns, times, values, np.zeros(len(given_), np.bool_), tolerance)
+    return alignment.align(
+        state, columns, times, values, np.zeros(len(given_), np.bool_), tolerance
+    )
 
 
 def rows(aligned: Aligned) -> list[tuple[int, list[float | None]]]:
     """Time and values, None where there is none."""
-    values = [[value if np.isfinite(value) else None for value in row] for row in aligned.values.tolist()]
+    values = [
+        [value if np.isfinite(value) else None for value in row] for row in aligned.values.tolist()
+    ]
     return list(zip(aligned.times.tolist(), values, strict=True))
 
 
@@ -51,7 +57,9 @@ def test_law_rows_hold_what_was_read_together(given_: list[Reading]) -> None:
     read = {(j, when): value for j, when, value in reversed(given_)}
     for time, row in rows(aligned):
         for j, value in enumerate(row):
-            assert value is None or any(read.get((j, time + away)) is not None for away in (-2, -1, 0, 1, 2))
+            assert value is None or any(
+                read.get((j, time + away)) is not None for away in (-2, -1, 0, 1, 2)
+            )
     assert np.isfinite(aligned.values).sum() <= len(read)
 
 
@@ -64,7 +72,9 @@ def test_readings_of_one_time_are_a_row() -> None:
 
 def test_a_row_ends_with_a_reading_that_has_no_place_in_it() -> None:
     """One too late for it, or the next of a metric that it has."""
-    _, aligned = taken(alignment.empty(3), [(0, 10, 1.0), (1, 12, 2.0), (2, 13, 3.0), (2, 14, 4.0), (0, 15, 5.0)])
+    _, aligned = taken(
+        alignment.empty(3), [(0, 10, 1.0), (1, 12, 2.0), (2, 13, 3.0), (2, 14, 4.0), (0, 15, 5.0)]
+    )
     assert rows(aligned) == [(10, [1.0, 2.0, None]), (13, [None, None, 3.0])]
     assert aligned.at.tolist() == [2, 3]
 
@@ -72,7 +82,16 @@ def test_a_row_ends_with_a_reading_that_has_no_place_in_it() -> None:
 def test_what_is_late_or_comes_twice_changes_nothing() -> None:
     """Neither the row nor what comes after it."""
     plain = [(0, 10, 1.0), (1, 10, 2.0), (2, 11, 3.0), (0, 20, 4.0)]
-    disturbed = [(0, 10, 1.0), (0, 10, 9.0), (1, 10, 2.0), (1, 3, 9.0), (2, 11, 3.0), (2, 11, 3.0), (0, 10, 9.0), (0, 20, 4.0)]
+    disturbed = [
+        (0, 10, 1.0),
+        (0, 10, 9.0),
+        (1, 10, 2.0),
+        (1, 3, 9.0),
+        (2, 11, 3.0),
+        (2, 11, 3.0),
+        (0, 10, 9.0),
+        (0, 20, 4.0),
+    ]
     state, aligned = taken(alignment.empty(3), plain)
     again, same = taken(alignment.empty(3), disturbed)
     assert rows(aligned) == rows(same)
@@ -84,7 +103,9 @@ def test_what_is_late_or_comes_twice_changes_nothing() -> None:
 def test_a_row_is_as_historical_as_its_first_reading() -> None:
     """Which gives it its time, too."""
     columns, times, values = np.array([0, 1, 2]), np.array([10, 11, 11]), np.ones(3)
-    _, aligned = alignment.align(alignment.empty(3), columns, times, values, np.array([True, False, False]), 2.0)
+    _, aligned = alignment.align(
+        alignment.empty(3), columns, times, values, np.array([True, False, False]), 2.0
+    )
     assert aligned.historical.tolist() == [True]
 
 

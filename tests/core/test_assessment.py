@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core import assessment, detector
-from insa_anomaly.core.assessment import Assessment, Fault, Holdout, Scorer, assess, compare, interval, local_noise, plant
+from insa_anomaly.core.assessment import (
+    Assessment,
+    Fault,
+    Holdout,
+    Scorer,
+    assess,
+    compare,
+    interval,
+    local_noise,
+    plant,
+)
 from insa_anomaly.core.detector import Model
 from insa_anomaly.core.training import SeriesLearner
 from insa_anomaly.core.verdict import Policy
@@ -29,8 +39,15 @@ def holdout(n: int, seed: int = 9) -> Holdout:
 
 
 @settings(max_examples=30, deadline=None)
-@given(kind=st.sampled_from(KINDS), size=st.sampled_from([3.0, 6.0, 12.0]), first=st.integers(0, 300), length=st.integers(1, 100))
-def test_law_a_fault_is_where_it_is_said_to_be(kind: str, size: float, first: int, length: int) -> None:
+@given(
+    kind=st.sampled_from(KINDS),
+    size=st.sampled_from([3.0, 6.0, 12.0]),
+    first=st.integers(0, 300),
+    length=st.integers(1, 100),
+)
+def test_law_a_fault_is_where_it_is_said_to_be(
+    kind: str, size: float, first: int, length: int
+) -> None:
     """Outside it nothing changes; inside it reaches as far as its size says, in units of the noise, and what is given is left alone."""
     _, values = daily(400)
     before, noise = values.copy(), 0.3
@@ -53,7 +70,9 @@ def test_law_a_fault_is_where_it_is_said_to_be(kind: str, size: float, first: in
 def test_every_kind_is_planted_in_every_size_apart_and_found_again() -> None:
     """21 faults, in as many passes as keep them apart; the same model on the same holdout says the same."""
     first, second = (assess(scorer(trained(0).model), holdout(1500)) for _ in range(2))
-    assert sorted((fault.kind, fault.size) for fault in first.faults) == sorted((kind, size) for kind in KINDS for size in (3.0, 6.0, 12.0))
+    assert sorted((fault.kind, fault.size) for fault in first.faults) == sorted(
+        (kind, size) for kind in KINDS for size in (3.0, 6.0, 12.0)
+    )
     assert all(0 <= fault.first < fault.end <= 1500 for fault in first.faults)
     assert len(first.alarmed) == 1500
     assert np.array_equal(first.caught, second.caught)
@@ -65,7 +84,9 @@ def test_every_kind_is_planted_in_every_size_apart_and_found_again() -> None:
 def test_a_blind_model_catches_nothing() -> None:
     """One whose line cannot be reached: no false alarm, no fault caught, a balanced accuracy of one half."""
     one = trained(0).model
-    blind = type(one)(one.id, one.version, one.device_id, one.metric_name, one.forest, one.numbers.copy())
+    blind = type(one)(
+        one.id, one.version, one.device_id, one.metric_name, one.forest, one.numbers.copy()
+    )
     blind.numbers[detector.ALPHA] = 1e-300
     found = assess(scorer(blind), holdout(700))
     assert (found.true_positive_rate, found.false_positive_rate, found.accuracy) == (0, 0, 0.5)
@@ -74,7 +95,9 @@ def test_a_blind_model_catches_nothing() -> None:
 def made(alarmed: float, caught: int, seed: int = 0) -> Assessment:
     """An assessment in which so many of 21 faults were caught, and this share of 2000 readings alarmed."""
     flags = np.random.default_rng(seed).random(2000) < alarmed
-    return Assessment(flags, np.arange(21) < caught, tuple(Fault(KINDS[i % 7], 3.0, 0, 1) for i in range(21)))
+    return Assessment(
+        flags, np.arange(21) < caught, tuple(Fault(KINDS[i % 7], 3.0, 0, 1) for i in range(21))
+    )
 
 
 def test_a_challenger_as_good_may_serve_and_a_worse_one_may_not() -> None:
@@ -103,7 +126,9 @@ def test_local_noise_is_that_around_the_signal(noise: float, seed: int) -> None:
     """Not that of the signal itself; never nothing."""
     times, values = daily(3000, seed, noise=1e-9)
     random = np.random.default_rng(seed)
-    assert local_noise(values * 50 * noise + random.normal(0, noise, 3000)) == pytest.approx(noise, rel=0.15)
+    assert local_noise(values * 50 * noise + random.normal(0, noise, 3000)) == pytest.approx(
+        noise, rel=0.15
+    )
     assert local_noise(np.full(100, 3.0)) > 0
     assert times[1] - times[0] == MINUTE
     assert times[0] == START

@@ -38,7 +38,11 @@ def test_law_the_stranger_the_more_surprising(shape: str, n: int, seed: int) -> 
     held_out = sample(shape, n, seed)
     table = calibration.table(held_out)
     span = float(np.ptp(held_out)) + 1
-    values = np.sort(np.concatenate([np.linspace(held_out.min() - span, held_out.max() + 9 * span, 500), held_out, [1e9]]))
+    values = np.sort(
+        np.concatenate(
+            [np.linspace(held_out.min() - span, held_out.max() + 9 * span, 500), held_out, [1e9]]
+        )
+    )
     got = surprises(values, table)
     assert np.isfinite(got).all()
     assert got[0] == 0
@@ -54,7 +58,9 @@ def test_law_the_body_is_the_empirical_distribution(seed: int, shape: str) -> No
     held_out = sample(shape, 2000, seed)
     values = np.quantile(held_out, np.linspace(0.02, 0.93, 40))
     shares = [(held_out >= value).mean() for value in values]
-    np.testing.assert_allclose(10.0 ** -surprises(values, calibration.table(held_out)), shares, atol=0.035)
+    np.testing.assert_allclose(
+        10.0 ** -surprises(values, calibration.table(held_out)), shares, atol=0.035
+    )
 
 
 def test_the_tail_is_the_generalised_pareto_distribution() -> None:
@@ -86,7 +92,9 @@ def test_law_the_score_is_below_zero_exactly_where_p_is_below_alpha(p: float, al
     assert (score < 0) == (-p > -np.log10(alpha))
 
 
-@pytest.mark.parametrize(("decades", "score"), [(0, 1), (1.5, 0.5), (3, 0), (4.5, -0.5), (6, -1), (12, -1)])
+@pytest.mark.parametrize(
+    ("decades", "score"), [(0, 1), (1.5, 0.5), (3, 0), (4.5, -0.5), (6, -1), (12, -1)]
+)
 def test_the_scale_of_the_score(decades: float, score: float) -> None:
     """At alpha 1e-3."""
     assert calibration.score(np.array([decades]), np.array([1e-3]))[0] == pytest.approx(score)

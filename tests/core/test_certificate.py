@@ -24,8 +24,27 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("certificate")
     days, key, subject = request.param
     curve = ["-pkeyopt", "ec_paramgen_curve:P-256"] if key == "ec" else []
-    argv = ["openssl", "req", "-x509", "-newkey", key, *curve, "-nodes", "-utf8", "-days", days, "-subj", subject]
-    subprocess.run([*argv, "-keyout", "key", "-out", "crt"], cwd=folder, check=True, capture_output=True, timeout=60)
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        key,
+        *curve,
+        "-nodes",
+        "-utf8",
+        "-days",
+        days,
+        "-subj",
+        subject,
+    ]
+    subprocess.run(
+        [*argv, "-keyout", "key", "-out", "crt"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
     both = folder / "both.pem"
     both.write_bytes((folder / "key").read_bytes() + (folder / "crt").read_bytes())
     return both
@@ -34,15 +53,23 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_the_end_is_what_openssl_says(made: Path) -> None:
     """To the second, before and after 2050, from a file that holds the key as well."""
     said = subprocess.run(
-        ["openssl", "x509", "-enddate", "-noout", "-in", str(made)], check=True, capture_output=True, text=True, timeout=60
+        ["openssl", "x509", "-enddate", "-noout", "-in", str(made)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     ).stdout
-    end = datetime.strptime(said.strip().removeprefix("notAfter=").replace(" GMT", "+0000"), "%b %d %H:%M:%S %Y%z")
+    end = datetime.strptime(
+        said.strip().removeprefix("notAfter=").replace(" GMT", "+0000"), "%b %d %H:%M:%S %Y%z"
+    )
     assert ends_of_pem(made.read_bytes()) == [round(end.timestamp() * 1e6)]
 
 
 def test_law_every_cut_and_change_is_answered(made: Path) -> None:
     """A certificate of which a part is missing or altered has an end or none, and raises nothing."""
-    der = ssl.PEM_cert_to_DER_cert(made.read_text()[made.read_text().index("-----BEGIN CERTIFICATE") :])
+    der = ssl.PEM_cert_to_DER_cert(
+        made.read_text()[made.read_text().index("-----BEGIN CERTIFICATE") :]
+    )
     assert expires(der) is not None
     assert all(expires(der[:length]) is None for length in range(80))
     for place in range(len(der)):
@@ -54,4 +81,7 @@ def test_law_noise_is_answered(noise: bytes) -> None:
     """As DER and as a file."""
     assert expires(noise) is None or isinstance(expires(noise), int)
     assert ends_of_pem(noise) == []
-    assert ends_of_pem(b"-----BEGIN CERTIFICATE-----\n" + noise + b"-----END CERTIFICATE-----") in ([], [expires(noise)])
+    assert ends_of_pem(b"-----BEGIN CERTIFICATE-----\n" + noise + b"-----END CERTIFICATE-----") in (
+        [],
+        [expires(noise)],
+    )

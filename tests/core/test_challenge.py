@@ -24,7 +24,9 @@ def test_the_figures_come_from_a_holdout() -> None:
     assert isinstance(low, float) and isinstance(rate, float) and isinstance(high, float)  # noqa: PT018 - for the types
     assert 0 <= low <= rate <= high < 0.05
     assert 0.3 < float(str(figures["true_positive_rate"])) <= 1
-    assert figures["accuracy"] == pytest.approx((float(str(figures["true_positive_rate"])) + 1 - rate) / 2)
+    assert figures["accuracy"] == pytest.approx(
+        (float(str(figures["true_positive_rate"])) + 1 - rate) / 2
+    )
     assert figures["holdout_readings"] == 3000 - 2100 - 60
     assert figures["holdout_faults"] == 21
     assert str(figures["basis"]).startswith("injected")
@@ -105,6 +107,8 @@ def test_its_age_decides_how_it_is_assessed() -> None:
             seen.append(model)
             return super().scores(model, times, values)
 
-    watched = Watched(("D", "m"), "id", 1, replace(SMALL, mature_days=1.0, mature_readings=2500), Policy())
+    watched = Watched(
+        ("D", "m"), "id", 1, replace(SMALL, mature_days=1.0, mature_readings=2500), Policy()
+    )
     trained = train(watched, *daily(3000)).trained
     assert trained.model.numbers[detector.MATURE] == seen[0].numbers[detector.MATURE] == 1

@@ -12,7 +12,10 @@ from tests.core import oracle
 def learnt(n: int, seed: int = 0) -> tuple[Floats, Floats]:
     """What might have been learnt about n series: of the features, and for the charts."""
     random = np.random.default_rng(seed)
-    scaling, numbers = np.zeros((n, features.NUMBERS_WIDTH)), random.normal(0, 0.4, (n, charts.NUMBERS_WIDTH))
+    scaling, numbers = (
+        np.zeros((n, features.NUMBERS_WIDTH)),
+        random.normal(0, 0.4, (n, charts.NUMBERS_WIDTH)),
+    )
     scaling[:, features.CENTER], scaling[:, features.SCALE] = 20, random.uniform(0.5, 2, n)
     numbers[:, charts.SCALES] = random.uniform(0.2, 3, (n, features.WIDTH))
     numbers[:, charts.ERROR_SCALE] = random.uniform(0.2, 3, n)
@@ -23,7 +26,9 @@ def test_the_window_chart_is_the_naive_one() -> None:
     """Log root mean square of the robustly scaled features."""
     raw = np.random.default_rng(0).normal(0, 5, (20, features.WIDTH))
     numbers = learnt(20)[1]
-    np.testing.assert_allclose(charts.window_z(raw, numbers), oracle.window_z(raw, numbers), atol=1e-12)
+    np.testing.assert_allclose(
+        charts.window_z(raw, numbers), oracle.window_z(raw, numbers), atol=1e-12
+    )
 
 
 def test_the_forecast_is_the_naive_one() -> None:
@@ -31,7 +36,10 @@ def test_the_forecast_is_the_naive_one() -> None:
     windows = np.random.default_rng(1).normal(20, 3, (20, features.LONG))
     windows[3, -1], windows[4, -2], windows[5, -1] = 1e300, -1e300, 400
     scaling, numbers = learnt(20, 2)
-    naive = [oracle.forecast_error(w.tolist(), s, n) for w, s, n in zip(windows, scaling, numbers, strict=True)]
+    naive = [
+        oracle.forecast_error(w.tolist(), s, n)
+        for w, s, n in zip(windows, scaling, numbers, strict=True)
+    ]
     look = features.look(windows, np.zeros((20, features.SHORT + 1)), np.zeros(20), scaling)
     np.testing.assert_allclose(charts.forecast_error(look, numbers), naive, atol=1e-12)
 

@@ -12,7 +12,21 @@ from insa_anomaly.core.detector import Model, Status
 from insa_anomaly.core.verdict import Transition
 from insa_anomaly.errors import ModelFileError
 from tests.core import oracle, streams
-from tests.core.streams import MINUTE, SERIES, SMALL, START, Stream, joined, models, reloaded, run, same, taken, trained, warm
+from tests.core.streams import (
+    MINUTE,
+    SERIES,
+    SMALL,
+    START,
+    Stream,
+    joined,
+    models,
+    reloaded,
+    run,
+    same,
+    taken,
+    trained,
+    warm,
+)
 
 laws = settings(max_examples=30, deadline=None)
 
@@ -30,7 +44,10 @@ def test_law_chunking_changes_nothing(stream: Stream, cuts: list[int]) -> None:
     """In one batch, in several, or one reading at a time: the same results and the same states."""
     held = models()
     after, whole = run(warm(), stream, held)
-    for edges in ([0, *sorted(min(c, len(stream)) for c in cuts), len(stream)], list(range(len(stream) + 1))):
+    for edges in (
+        [0, *sorted(min(c, len(stream)) for c in cuts), len(stream)],
+        list(range(len(stream) + 1)),
+    ):
         states, parts = warm(), [run(warm(), stream[slice(0)], held)[1]]
         for begin, end in pairwise(edges):
             states, results = run(states, stream[slice(begin, end)], held)
@@ -66,21 +83,56 @@ def test_law_other_series_change_nothing(stream: Stream) -> None:
 
 
 @laws
-@given(stream=streams.streams(), row=st.integers(0, 2), repeat=st.booleans(), values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=5))
-def test_law_what_is_foreseen_is_what_would_be(stream: Stream, row: int, repeat: bool, values: list[float]) -> None:
+@given(
+    stream=streams.streams(),
+    row=st.integers(0, 2),
+    repeat=st.booleans(),
+    values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=5),
+)
+def test_law_what_is_foreseen_is_what_would_be(
+    stream: Stream, row: int, repeat: bool, values: list[float]
+) -> None:
     """Each value alone, one usual pause after the newest reading, is scored as if it came; the series stays as it was."""
     held = models()
     states, _ = run(warm(), stream, held)
     state = states[row : row + 1]
     assume(state[0, features.COUNT] == features.LONG)
-    what, before = np.array([*values, state[0, features.VALUES][-1]] if repeat else values), state.tobytes()
-    foreseen = detector.foresee(state[0], held.numbers[row], lambda scaled: held.arena.score(np.full(len(scaled), row), scaled), what)
+    what, before = (
+        np.array([*values, state[0, features.VALUES][-1]] if repeat else values),
+        state.tobytes(),
+    )
+    foreseen = detector.foresee(
+        state[0],
+        held.numbers[row],
+        lambda scaled: held.arena.score(np.full(len(scaled), row), scaled),
+        what,
+    )
     time = int(state[0, features.LAST] + held.numbers[row, detector.INTERVAL])
     n = len(what)
     nothing, rows = np.zeros(n, np.int64), np.full(n, row)
-    coming = np.repeat(state, n, axis=0), np.arange(n), held, rows, what, np.full(n, time), nothing, nothing
+    coming = (
+        np.repeat(state, n, axis=0),
+        np.arange(n),
+        held,
+        rows,
+        what,
+        np.full(n, time),
+        nothing,
+        nothing,
+    )
     _, come = detector.advance(*coming, streams.POLICY, SMALL)
-    for name in ("status", "score", "confidence", "raw_score", "expected", "lower", "upper", "features", "member", "rules"):
+    for name in (
+        "status",
+        "score",
+        "confidence",
+        "raw_score",
+        "expected",
+        "lower",
+        "upper",
+        "features",
+        "member",
+        "rules",
+    ):
         np.testing.assert_array_equal(getattr(foreseen, name), getattr(come, name))
     assert state.tobytes() == before
 
@@ -125,7 +177,9 @@ def test_law_nothing_is_said_before_it_is_known(stream: Stream, full: bool) -> N
     _, results = run(warm() if full else features.empty(SERIES), stream, models())
     scored = ~np.isnan(results.expected)
     assert (scored[results.status == Status.SCORED]).all()
-    assert not scored[np.isin(results.status, (Status.COLLECTING, Status.WARMING, Status.BAD_QUALITY))].any()
+    assert not scored[
+        np.isin(results.status, (Status.COLLECTING, Status.WARMING, Status.BAD_QUALITY))
+    ].any()
     assert not scored[stream.which == 3].any()
     for silent in (results.score, results.confidence, results.raw_score):
         assert not silent[~scored].any()
@@ -142,7 +196,9 @@ def test_law_what_is_late_repeated_or_bad_moves_nothing(stream: Stream) -> None:
     """Left out, such readings change neither the states nor what is said of the others."""
     held = models()
     after, whole = run(warm(), stream, held)
-    moved = np.flatnonzero(~np.isin(whole.status, (Status.LATE, Status.DUPLICATE, Status.BAD_QUALITY)))
+    moved = np.flatnonzero(
+        ~np.isin(whole.status, (Status.LATE, Status.DUPLICATE, Status.BAD_QUALITY))
+    )
     states, alone = run(warm(), stream[moved], held)
     assert same(alone, taken(whole, moved))
     assert states.tobytes() == after.tobytes()
@@ -165,10 +221,17 @@ def test_law_refits_are_due_as_counted_by_hand(stream: Stream) -> None:
     for row in range(SERIES):
         at = np.flatnonzero(stream.which == row)
         seen = 25 + np.cumsum(moved[at])
-        grown = (seen >= SMALL.first_fit_readings) & (stream.times[at] - before[row, features.FIRST] >= SMALL.first_fit_seconds * 1e6)
-        steps = np.full(len(at), held.numbers[row, detector.REFIT_STEP] if row < 3 else SMALL.first_fit_retry_readings)
+        grown = (seen >= SMALL.first_fit_readings) & (
+            stream.times[at] - before[row, features.FIRST] >= SMALL.first_fit_seconds * 1e6
+        )
+        steps = np.full(
+            len(at),
+            held.numbers[row, detector.REFIT_STEP] if row < 3 else SMALL.first_fit_retry_readings,
+        )
         eligible = np.ones(len(at), bool) if row < 3 else grown
-        assert results.refit_due[at].tolist() == oracle.dues(moved[at].tolist(), eligible.tolist(), steps.tolist())
+        assert results.refit_due[at].tolist() == oracle.dues(
+            moved[at].tolist(), eligible.tolist(), steps.tolist()
+        )
 
 
 def test_a_fault_opens_an_episode_and_its_end_closes_it() -> None:
@@ -176,7 +239,10 @@ def test_a_fault_opens_an_episode_and_its_end_closes_it() -> None:
     stream = ordinary(200)
     stream.values[100:105] += 30
     _, results = run(warm(), stream, models())
-    opened, closed = (np.flatnonzero(results.transition == kind) for kind in (Transition.OPENED, Transition.CLOSED))
+    opened, closed = (
+        np.flatnonzero(results.transition == kind)
+        for kind in (Transition.OPENED, Transition.CLOSED)
+    )
     assert opened.tolist() == [100]
     assert len(closed) == 1
     assert results.episode_started[closed[0]] == stream.times[100]
@@ -187,7 +253,13 @@ def test_a_fault_opens_an_episode_and_its_end_closes_it() -> None:
 def test_a_late_reading_is_scored_as_if_it_came_next() -> None:
     """But opens nothing: neither does one that was seen before."""
     held, states = models(), run(warm(), ordinary(10), models())[0]
-    late = Stream(np.zeros(1, np.int64), np.array([START]), np.array([90.0]), np.array([7]), np.zeros(1, np.int64))
+    late = Stream(
+        np.zeros(1, np.int64),
+        np.array([START]),
+        np.array([90.0]),
+        np.array([7]),
+        np.zeros(1, np.int64),
+    )
     after, results = run(states, late, held)
     assert results.status.tolist() == [Status.LATE]
     assert results.score[0] < -0.9
@@ -221,7 +293,12 @@ def test_a_model_survives_its_file() -> None:
     """Every number and every node, to the bit."""
     model = trained(0).model
     again = Model.from_bytes(model.to_bytes())
-    assert (again.id, again.version, again.device_id, again.metric_name) == ("model-0", 1, "D", "m0")
+    assert (again.id, again.version, again.device_id, again.metric_name) == (
+        "model-0",
+        1,
+        "D",
+        "m0",
+    )
     assert again.numbers.tobytes() == model.numbers.tobytes()
     assert again.to_bytes() == model.to_bytes()
 
@@ -230,7 +307,13 @@ def test_a_model_survives_its_file() -> None:
 def test_a_damaged_file_is_refused(damage: bytes | str | None) -> None:
     """With an error of ours."""
     good = trained(0).model.to_bytes()
-    data = good[: len(good) // 2] if damage == "cut" else good[:300] + bytes(50) + good[350:] if damage is None else damage
+    data = (
+        good[: len(good) // 2]
+        if damage == "cut"
+        else good[:300] + bytes(50) + good[350:]
+        if damage is None
+        else damage
+    )
     assert isinstance(data, bytes)
     with pytest.raises(ModelFileError):
         Model.from_bytes(data)

@@ -13,7 +13,19 @@ from insa_anomaly.core.device import DeviceModel, Served
 from insa_anomaly.core.device_window import ABSENT_MOST
 from insa_anomaly.core.features import FLAT_CAP, LONG, Floats
 from insa_anomaly.errors import ModelFileError
-from tests.core.device_rows import METRICS, Rows, joined, prefix, reloaded, run, same, served, streams, warm, wave
+from tests.core.device_rows import (
+    METRICS,
+    Rows,
+    joined,
+    prefix,
+    reloaded,
+    run,
+    same,
+    served,
+    streams,
+    warm,
+    wave,
+)
 from tests.core.streams import MINUTE, START
 
 cuts = st.lists(st.integers(0, 60), max_size=5).map(sorted)
@@ -27,7 +39,9 @@ def model_of(which: int | None) -> Served | None:
 
 @settings(max_examples=150, deadline=None)
 @given(streams(), cuts, some_model, st.booleans())
-def test_law_pieces_change_nothing(rows: Rows, at: list[int], which: int | None, cold: bool) -> None:
+def test_law_pieces_change_nothing(
+    rows: Rows, at: list[int], which: int | None, cold: bool
+) -> None:
     """To the bit, of results and of the state that is left: for any stream, with a full window and from nothing."""
     start = device_window.empty(3) if cold else warm()
     model = model_of(which)
@@ -86,12 +100,16 @@ def test_law_a_restart_changes_nothing(rows: Rows, at: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(streams(), st.integers(0, 60), cuts)
-def test_law_another_model_goes_on_from_the_same_window(rows: Rows, swap: int, at: list[int]) -> None:
+def test_law_another_model_goes_on_from_the_same_window(
+    rows: Rows, swap: int, at: list[int]
+) -> None:
     """Its running means are those of the rows in the window, however these came."""
     state, _ = run(warm(), rows[:swap], served(0))
     whole, results = run(state, rows[swap:], served(1))
     pieces, parts = state, []
-    for begin, end in zip([swap, *(swap + cut for cut in at)], [*(swap + cut for cut in at), len(rows)], strict=True):
+    for begin, end in zip(
+        [swap, *(swap + cut for cut in at)], [*(swap + cut for cut in at), len(rows)], strict=True
+    ):
         pieces, part = run(pieces, rows[begin : max(begin, end)], served(1))
         parts.append(part)
     assert whole.tobytes() == pieces.tobytes()
@@ -103,7 +121,9 @@ def test_law_another_model_goes_on_from_the_same_window(rows: Rows, swap: int, a
 def test_law_results_are_well_formed(rows: Rows, which: int | None) -> None:
     """Scores within [-1, 1], 0 where nothing was scored; shares sum to 1 where there are any, and the missing have none."""
     _, said = run(warm(), rows, model_of(which))
-    scored = np.isin(said.status, [Status.SCORED, Status.LATE, Status.DUPLICATE]) & np.isfinite(said.expected).any(axis=1)
+    scored = np.isin(said.status, [Status.SCORED, Status.LATE, Status.DUPLICATE]) & np.isfinite(
+        said.expected
+    ).any(axis=1)
     assert np.isfinite(said.score).all()
     assert (np.abs(said.score) <= 1).all()
     assert not said.score[~scored].any()
@@ -120,7 +140,11 @@ def test_law_results_are_well_formed(rows: Rows, which: int | None) -> None:
 def naive(rows: Rows) -> tuple[list[list[float]], list[list[float]], list[list[bool]]]:
     """Per row: readings since each metric last changed, its held value, whether it takes part; one row after another."""
     n, d = rows.values.shape
-    flats, held, used = [[0.0] * d for _ in range(n)], [[np.nan] * d for _ in range(n)], [[False] * d for _ in range(n)]
+    flats, held, used = (
+        [[0.0] * d for _ in range(n)],
+        [[np.nan] * d for _ in range(n)],
+        [[False] * d for _ in range(n)],
+    )
     for j in range(d):
         value, flat, fresh, absent = np.nan, 0, 0, ABSENT_MOST + 1
         for i, now in enumerate(rows.values[:, j].tolist()):
@@ -137,20 +161,27 @@ def naive(rows: Rows) -> tuple[list[list[float]], list[list[float]], list[list[b
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(*[st.sampled_from((1.0, 2.0, np.nan))] * 3), min_size=1, max_size=40), st.integers(1, 6))
+@given(
+    st.lists(st.tuples(*[st.sampled_from((1.0, 2.0, np.nan))] * 3), min_size=1, max_size=40),
+    st.integers(1, 6),
+)
 def test_running_is_recomputed(drawn: list[tuple[float, ...]], repeated: int) -> None:
     """What the window carries along is what a look back over all rows gives."""
     values = np.repeat(np.array(drawn), repeated, axis=0)
     if np.isnan(values[0]).all():
         values[0] = 1.0
     rows = Rows(START + np.arange(len(values)) * MINUTE, values)
-    state, pushed = device_window.push(device_window.empty(3), rows.times.astype(np.float64), values)
+    state, pushed = device_window.push(
+        device_window.empty(3), rows.times.astype(np.float64), values
+    )
     flats, held, used = naive(rows)
     there = np.isfinite(np.array(held))
     np.testing.assert_array_equal(pushed.values[LONG:], held)
     np.testing.assert_array_equal(pushed.used, used)
     np.testing.assert_array_equal(pushed.flats[there], np.array(flats)[there])
-    np.testing.assert_array_equal(device_window.history(state)[-len(values) :], np.array(held)[-LONG:])
+    np.testing.assert_array_equal(
+        device_window.history(state)[-len(values) :], np.array(held)[-LONG:]
+    )
 
 
 def test_moments_are_those_of_the_window() -> None:
@@ -159,21 +190,34 @@ def test_moments_are_those_of_the_window() -> None:
     seen = device_features.moments(z)
     for i in (0, 1, 511, 512, 599):
         window = z[i + 1 : LONG + i + 1]
-        np.testing.assert_allclose(seen[i, :, : device_features.LAGS + 1], window[: -device_features.LAGS - 2 : -1].T)
-        np.testing.assert_allclose(seen[i, :, device_features.LAGS + 1], window[-21:-1].mean(axis=0))
-        np.testing.assert_allclose(seen[i, :, device_features.SHORT_MEAN], window[-10:].mean(axis=0))
+        np.testing.assert_allclose(
+            seen[i, :, : device_features.LAGS + 1], window[: -device_features.LAGS - 2 : -1].T
+        )
+        np.testing.assert_allclose(
+            seen[i, :, device_features.LAGS + 1], window[-21:-1].mean(axis=0)
+        )
+        np.testing.assert_allclose(
+            seen[i, :, device_features.SHORT_MEAN], window[-10:].mean(axis=0)
+        )
         np.testing.assert_allclose(seen[i, :, device_features.LONG_MEAN], window.mean(axis=0))
-        np.testing.assert_allclose(seen[i, :, device_features.DEVIATION], window[-10:].std(axis=0, ddof=1))
+        np.testing.assert_allclose(
+            seen[i, :, device_features.DEVIATION], window[-10:].std(axis=0, ddof=1)
+        )
 
 
 @pytest.mark.parametrize("metrics", [1, 2, 8, 11])
 def test_law_a_projection_is_the_same_of_few_rows_and_of_many(metrics: int) -> None:
     """To the bit, also of zeros below zero; and of axes that are each row's own."""
     random = np.random.default_rng(metrics)
-    rows, axes = random.normal(0, 1, (40_000 // metrics**2, metrics)), random.normal(0, 1, (metrics, metrics))
+    rows, axes = (
+        random.normal(0, 1, (40_000 // metrics**2, metrics)),
+        random.normal(0, 1, (metrics, metrics)),
+    )
     rows[::7] = -0.0
     together = device_features.projected(rows, axes)
-    one_by_one = np.concatenate([device_features.projected(rows[i : i + 1], axes) for i in range(300)])
+    one_by_one = np.concatenate(
+        [device_features.projected(rows[i : i + 1], axes) for i in range(300)]
+    )
     assert together[:300].tobytes() == one_by_one.tobytes()
     of_each = device_features.projected(rows[:30], np.repeat(axes[None], 30, axis=0))
     assert together[:30].tobytes() == of_each.tobytes()
@@ -185,7 +229,9 @@ def test_what_is_missing_is_taken_as_what_the_others_make_of_it() -> None:
     mixed = random.normal(0, 1, (5, 5))
     covariance = mixed @ mixed.T + 0.1 * np.eye(5)
     present = np.array([True, False, True, True, False])
-    expected = covariance[np.ix_(~present, present)] @ np.linalg.inv(covariance[np.ix_(present, present)])
+    expected = covariance[np.ix_(~present, present)] @ np.linalg.inv(
+        covariance[np.ix_(present, present)]
+    )
     found = device_features.imputation(np.asarray(np.linalg.inv(covariance), np.float64), present)
     np.testing.assert_allclose(found[np.ix_(~present, present)], expected, atol=1e-9)
     assert not found[present].any()
@@ -196,7 +242,9 @@ def scored(values: Floats, seed: int = 0) -> device.DeviceResults:
     """Rows after the training's, seen by the model."""
     rows = wave(400, seed)
     state, _ = run(device_window.empty(3), rows, served(seed))
-    return run(state, Rows(rows.times[-1] + MINUTE * np.arange(1, len(values) + 1), values), served(seed))[1]
+    return run(
+        state, Rows(rows.times[-1] + MINUTE * np.arange(1, len(values) + 1), values), served(seed)
+    )[1]
 
 
 @pytest.mark.parametrize("missing", [(0,), (2,), (0, 1), (1, 2)])
@@ -231,7 +279,9 @@ def test_other_metrics_take_over_the_window() -> None:
     state = warm()
     state[device_window.EPISODE] = 1.0, 2.0, 0.5, 0.5, 0.0
     other = device_window.rearranged(state, METRICS, ("c", "new", "a"))
-    np.testing.assert_array_equal(device_window.history(other)[:, [0, 2]], device_window.history(state)[:, [2, 0]])
+    np.testing.assert_array_equal(
+        device_window.history(other)[:, [0, 2]], device_window.history(state)[:, [2, 0]]
+    )
     assert np.isnan(device_window.history(other)[:, 1]).all()
     assert other[device_window.LAST] == state[device_window.LAST]
     assert other[device_window.EPISODE].tolist() == [1.0, 2.0, 0.5, 0.5, 0.0]
@@ -257,7 +307,13 @@ def test_equal_times_late_rows_and_repetitions() -> None:
     a, b = [20.0, 20.0, 20.0], [21.0, 20.0, 20.0]
     times = np.array([newest, newest, newest, newest, newest - MINUTE])
     state, said = run(warm(), Rows(times, np.array([a, a, b, a, a])), served())
-    assert said.status.tolist() == [Status.SCORED, Status.DUPLICATE, Status.SCORED, Status.DUPLICATE, Status.LATE]
+    assert said.status.tolist() == [
+        Status.SCORED,
+        Status.DUPLICATE,
+        Status.SCORED,
+        Status.DUPLICATE,
+        Status.LATE,
+    ]
     assert state[device_window.SEEN] == warm()[device_window.SEEN] + 2
 
 

@@ -55,7 +55,10 @@ def test_a_worse_one_is_refused() -> None:
     assert "balanced accuracy" in found.refusal
     rows = wave(3000)
     rows.values[:2600] += np.random.default_rng(3).normal(0, 30, (2600, 3))
-    assert "balanced accuracy" in refit(LEARNER, rows.times, rows.values, Past(champion(2600), NOBODY)).refusal
+    assert (
+        "balanced accuracy"
+        in refit(LEARNER, rows.times, rows.values, Past(champion(2600), NOBODY)).refusal
+    )
 
 
 def test_metrics_that_come_and_go_are_no_hindrance() -> None:
@@ -76,5 +79,12 @@ def test_a_mature_device_leaves_out_what_alarmed() -> None:
     old = replace(champion(), life=replace(champion().life, mature=True), refit_step=300.0)
     mature = refit(LEARNER, rows.times, rows.values, Past(old, told)).trained
     assert (young.samples, mature.samples) == (3000, 2940)
-    assert (young.model.life.released, mature.model.life.released) == (rows.times[-1], rows.times[1999])
-    assert (young.model.life.known, mature.model.life.known, mature.model.life.mature) == (3000, 3000, True)
+    assert (young.model.life.released, mature.model.life.released) == (
+        rows.times[-1],
+        rows.times[1999],
+    )
+    assert (young.model.life.known, mature.model.life.known, mature.model.life.mature) == (
+        3000,
+        3000,
+        True,
+    )

@@ -33,7 +33,16 @@ def history(metrics: int, seed: int) -> Rows:
 def learnt(metrics: int, seed: int) -> DeviceModel:
     """A model of them."""
     rows, names = history(metrics, seed), tuple(f"m{j}" for j in range(metrics))
-    return fit(rows.times, rows.values, "D", names, f"00000000-0000-0000-0000-00000000000{seed}", 1, SMALL, POLICY).model
+    return fit(
+        rows.times,
+        rows.values,
+        "D",
+        names,
+        f"00000000-0000-0000-0000-00000000000{seed}",
+        1,
+        SMALL,
+        POLICY,
+    ).model
 
 
 @cache
@@ -52,13 +61,24 @@ def model(metrics: int, kind: int) -> DeviceModel:
 def warm(metrics: int) -> Floats:
     """The state of a device whose window is full, as a first model left it."""
     rows = history(metrics, 0)[:70]
-    return device.advance(device_window.empty(metrics), Served(model(metrics, 0)), rows.times, rows.values, POLICY, SMALL)[0]
+    return device.advance(
+        device_window.empty(metrics),
+        Served(model(metrics, 0)),
+        rows.times,
+        rows.values,
+        POLICY,
+        SMALL,
+    )[0]
 
 
 def some_served(random: np.random.Generator, metrics: int, arena: Arena, row: int) -> Served | None:
     """A model in the shared arena, or in its own, or none."""
     drawn = int(random.integers(2 * KINDS + 1))
-    return None if drawn == 2 * KINDS else Served(model(metrics, drawn % KINDS), arena if drawn < KINDS else None, row)
+    return (
+        None
+        if drawn == 2 * KINDS
+        else Served(model(metrics, drawn % KINDS), arena if drawn < KINDS else None, row)
+    )
 
 
 def some_row(random: np.random.Generator, metrics: int) -> Floats:
@@ -75,11 +95,14 @@ def some_row(random: np.random.Generator, metrics: int) -> Floats:
     return row
 
 
-def one_by_one(states: list[Floats], served: list[Served | None], times: Ints, values: Floats) -> tuple[list[Floats], list[DeviceResults]]:
+def one_by_one(
+    states: list[Floats], served: list[Served | None], times: Ints, values: Floats
+) -> tuple[list[Floats], list[DeviceResults]]:
     """The naive way."""
     rows = [slice(i, i + 1) for i in range(len(times))]
     found = [
-        device.advance(state, one, times[row], values[row], POLICY, SMALL) for state, one, row in zip(states, served, rows, strict=True)
+        device.advance(state, one, times[row], values[row], POLICY, SMALL)
+        for state, one, row in zip(states, served, rows, strict=True)
     ]
     return [state for state, _ in found], [said for _, said in found]
 
@@ -91,7 +114,10 @@ def test_law_rows_side_by_side_are_rows_one_by_one(seed: int, metrics: int, devi
     random = np.random.default_rng(seed)
     arena = Arena(devices, SMALL.n_estimators)
     served = [some_served(random, metrics, arena, row) for row in range(devices)]
-    states = [warm(metrics) if random.random() < 0.9 else device_window.empty(metrics) for _ in range(devices)]
+    states = [
+        warm(metrics) if random.random() < 0.9 else device_window.empty(metrics)
+        for _ in range(devices)
+    ]
     times = np.full(devices, START + 69 * MINUTE)
     for _ in range(25):
         who = np.flatnonzero(random.random(devices) < 0.8)
@@ -123,5 +149,7 @@ def test_ordinary_rows_do_go_side_by_side() -> None:
 def test_states_are_apart() -> None:
     """One that is kept for long does not hold the memory of the others."""
     served: list[Served | None] = [Served(model(2, 0))] * 2
-    moved, _ = advance_each([warm(2)] * 2, served, np.full(2, START + 70 * MINUTE), np.full((2, 2), 20.0), POLICY, SMALL)
+    moved, _ = advance_each(
+        [warm(2)] * 2, served, np.full(2, START + 70 * MINUTE), np.full((2, 2), 20.0), POLICY, SMALL
+    )
     assert all(state.base is None for state in moved)

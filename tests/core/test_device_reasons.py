@@ -32,7 +32,9 @@ def plant() -> Plant:
     seconds, values = pump(LEARNT + FOLLOWING, seed=0)
     times = (seconds * 1e6).astype(np.int64)
     model_id = "00000000-0000-0000-0000-000000000001"
-    trained = fit(times[:LEARNT], values[:LEARNT], "PUMP-1", METRICS, model_id, 1, PARAMETERS, POLICY)
+    trained = fit(
+        times[:LEARNT], values[:LEARNT], "PUMP-1", METRICS, model_id, 1, PARAMETERS, POLICY
+    )
     return Plant(times, values, Served(trained.model))
 
 
@@ -40,14 +42,23 @@ def ranked_first(plant: Plant, fault: Fault, seed: int) -> str | None:
     """The metric with the largest share in the row that opens an episode of this fault; None where none opens."""
     rows = slice(fault.begin - BEFORE, fault.end + AFTER)
     values = faulty(plant.values, fault, seed)[rows]
-    said = device.advance(device_window.empty(len(METRICS)), plant.served, plant.times[rows], values, POLICY, PARAMETERS)[1]
+    said = device.advance(
+        device_window.empty(len(METRICS)),
+        plant.served,
+        plant.times[rows],
+        values,
+        POLICY,
+        PARAMETERS,
+    )[1]
     opened = np.flatnonzero(said.transition == Transition.OPENED)
     opened = opened[opened >= BEFORE]
     if not len(opened):
         return None
     at = int(opened[0])
     named = device.reasons(said, at, values[at], plant.served.model)
-    assert [reason.share for reason in named] == sorted((reason.share for reason in named), reverse=True)
+    assert [reason.share for reason in named] == sorted(
+        (reason.share for reason in named), reverse=True
+    )
     assert METRICS[said.metric[at]] == named[0].feature
     return named[0].feature
 
@@ -56,23 +67,33 @@ def test_the_planted_metric_is_ranked_first(plant: Plant) -> None:
     """In at least 80 % of the episodes, and most shifts and drifts make one."""
     random = np.random.default_rng(1)
     episodes, first, planted = Counter[str](), Counter[str](), Counter[str]()
-    for seed, (kind, metric, size) in enumerate((k, m, s) for k in KINDS for m in range(len(METRICS)) for s in SIZES):
-        fault = Fault(kind, metric, LEARNT + int(random.integers(BEFORE, FOLLOWING - 300)), size=size)
+    for seed, (kind, metric, size) in enumerate(
+        (k, m, s) for k in KINDS for m in range(len(METRICS)) for s in SIZES
+    ):
+        fault = Fault(
+            kind, metric, LEARNT + int(random.integers(BEFORE, FOLLOWING - 300)), size=size
+        )
         name = ranked_first(plant, fault, seed)
         planted[kind] += 1
         episodes[kind] += name is not None
         first[kind] += name == METRICS[metric]
     for kind in KINDS:
-        print(f"{kind}: {planted[kind]} planted, {episodes[kind]} episodes, planted metric first in {first[kind]}")  # noqa: T201 - figures
+        print(  # noqa: T201 - figures
+            f"{kind}: {planted[kind]} planted, {episodes[kind]} episodes, planted metric first in {first[kind]}"
+        )
     print(f"all: planted metric first in {first.total()} of {episodes.total()} episodes")  # noqa: T201
     assert first.total() >= 0.8 * episodes.total()
-    assert sum(episodes[kind] for kind in ("shift", "drift")) >= 0.6 * sum(planted[kind] for kind in ("shift", "drift"))
+    assert sum(episodes[kind] for kind in ("shift", "drift")) >= 0.6 * sum(
+        planted[kind] for kind in ("shift", "drift")
+    )
 
 
 def test_a_calm_pump_opens_next_to_no_episodes(plant: Plant) -> None:
     """At most one in the three days that follow, where one a week is accepted."""
     rows = slice(LEARNT - 560, None)
     state = device_window.empty(len(METRICS))
-    said = device.advance(state, plant.served, plant.times[rows], plant.values[rows], POLICY, PARAMETERS)[1]
+    said = device.advance(
+        state, plant.served, plant.times[rows], plant.values[rows], POLICY, PARAMETERS
+    )[1]
     assert (said.transition[560:] == Transition.OPENED).sum() <= 1
     assert (said.score[560:] < 0).mean() < 0.03

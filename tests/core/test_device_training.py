@@ -25,7 +25,14 @@ def learnt(rows: Rows, parameters: DeviceParameters = SMALL) -> TrainedDevice:
 def seen_by(one: TrainedDevice, rows: Rows) -> device.DeviceResults:
     """Rows in an empty window."""
     width = len(one.model.metrics)
-    return device.advance(device_window.empty(width), device.Served(one.model), rows.times, rows.values[:, :width], POLICY, SMALL)[1]
+    return device.advance(
+        device_window.empty(width),
+        device.Served(one.model),
+        rows.times,
+        rows.values[:, :width],
+        POLICY,
+        SMALL,
+    )[1]
 
 
 def test_law_the_same_seed_makes_the_same_model() -> None:
@@ -39,7 +46,9 @@ def test_law_the_same_seed_makes_the_same_model() -> None:
 def test_law_order_and_repetitions_change_nothing() -> None:
     """Rows in any order, some of them twice, rows without anything in between."""
     rows = wave(300)
-    at = np.random.default_rng(3).permutation(np.concatenate((np.arange(300), np.arange(0, 300, 7))))
+    at = np.random.default_rng(3).permutation(
+        np.concatenate((np.arange(300), np.arange(0, 300, 7)))
+    )
     times = np.concatenate((rows.times[at], rows.times[:5] + 1))
     values = np.concatenate((rows.values[at], np.full((5, 3), np.nan)))
     assert learnt(Rows(times, values)).model.to_bytes() == learnt(rows).model.to_bytes()
@@ -65,7 +74,10 @@ def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(constant: float) 
     rows = wave(500)
     rows.values[400:] += 2.0
     moved = rows.values + np.array([0.0, constant, 0.0])
-    plain, other = (seen_by(learnt(Rows(rows.times[:300], one[:300])), Rows(rows.times, one)) for one in (rows.values, moved))
+    plain, other = (
+        seen_by(learnt(Rows(rows.times[:300], one[:300])), Rows(rows.times, one))
+        for one in (rows.values, moved)
+    )
     clear = np.abs(plain.score) > 1e-6
     assert (plain.score < 0).sum() > 20
     np.testing.assert_array_equal((other.score < 0)[clear], (plain.score < 0)[clear])
@@ -113,7 +125,9 @@ def test_one_metric_alone_is_a_device_too() -> None:
     one = fit(rows.times[:400], rows.values[:400, 1:2], "D", ["b"], ID, 1, SMALL, POLICY)
     values = rows.values[:, 1:2].copy()
     values[450:460] += 12
-    said = device.advance(device_window.empty(1), device.Served(one.model), rows.times, values, POLICY, SMALL)[1]
+    said = device.advance(
+        device_window.empty(1), device.Served(one.model), rows.times, values, POLICY, SMALL
+    )[1]
     assert (said.score[453:460] < 0).all()
     assert (said.score[100:450] >= 0).mean() > 0.95
 
@@ -123,7 +137,9 @@ def test_too_little_is_refused() -> None:
     rows = wave(400)
     nothing, same_time, far = rows.values * np.nan, rows.times * 0, rows.values.copy()
     far[::2, 0], far[1::2, 0] = 1e308, -1e308
-    with pytest.raises(NotEnoughData, match="99 different rows with finite values; at least 100 are needed"):
+    with pytest.raises(
+        NotEnoughData, match="99 different rows with finite values; at least 100 are needed"
+    ):
         learnt(rows[:99])
     with pytest.raises(NotEnoughData, match="0 different rows"):
         learnt(rows[:0])
@@ -134,7 +150,12 @@ def test_too_little_is_refused() -> None:
     with pytest.raises(TrainingError, match="too far apart"):
         learnt(Rows(rows.times, far))
     with pytest.raises(TrainingError, match="they do not report together"):
-        learnt(Rows(rows.times, np.where(np.arange(400)[:, None] % 3 == np.arange(3), rows.values, np.nan)))
+        learnt(
+            Rows(
+                rows.times,
+                np.where(np.arange(400)[:, None] % 3 == np.arange(3), rows.values, np.nan),
+            )
+        )
     with pytest.raises(TrainingError, match=r"shape \(400, 2\)"):
         learnt(Rows(rows.times, rows.values[:, :2]))
     with pytest.raises(TrainingError, match="max_samples is 1000"):
@@ -171,7 +192,12 @@ def test_what_is_usual_at_a_time_of_day_is_learnt() -> None:
     at = np.arange(5 * 1440)
     random = np.random.default_rng(4)
     warm = 10 * np.sin(2 * np.pi * at / 1440) + random.normal(0, 0.5, len(at))
-    rows = Rows(at * MINUTE, np.column_stack((warm, random.normal(0, 1, len(at)), warm + random.normal(0, 0.5, len(at)))))
+    rows = Rows(
+        at * MINUTE,
+        np.column_stack(
+            (warm, random.normal(0, 1, len(at)), warm + random.normal(0, 0.5, len(at)))
+        ),
+    )
     one = learnt(rows[: 4 * 1440])
     assert (one.model.known.profile[:, features.BINS] > 0).tolist() == [True, False, True]
     said = seen_by(one, rows[3 * 1440 :])

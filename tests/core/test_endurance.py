@@ -23,7 +23,10 @@ def batch(number: int, random: np.random.Generator) -> tuple[Ints, Floats]:
     return START + at * MINUTE, values
 
 
-@pytest.mark.parametrize("readings", [300_000, pytest.param(10_000_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "readings",
+    [300_000, pytest.param(10_000_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
+)
 def test_memory_is_flat(readings: int) -> None:
     """Resident after the last reading is what was resident after a third of them, to 4 MB."""
     random, held, states = np.random.default_rng(1), models(), features.empty(SERIES)
@@ -34,7 +37,9 @@ def test_memory_is_flat(readings: int) -> None:
         if number == readings // AT_ONCE // 3:
             early = resident_bytes(os.getpid())
         times, values = batch(number, random)
-        states, results = advance(states, which, held, rows, values, times, own, own, verdict.Policy(), SMALL)
+        states, results = advance(
+            states, which, held, rows, values, times, own, own, verdict.Policy(), SMALL
+        )
         scored += int((results.status == detector.Status.SCORED).sum())
     assert scored > 0.7 * readings
     assert resident_bytes(os.getpid()) - early < 4_000_000

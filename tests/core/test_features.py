@@ -18,7 +18,14 @@ def pushed(states: Floats, stream: Stream) -> features.Pushed:
     order = np.argsort(stream.which, kind="stable")
     ordered = stream[order]
     gaps = np.full(len(stream), GAP)
-    return features.push(states, ordered.which, ordered.values, ordered.times.astype(np.float64), ordered.discriminators, gaps)
+    return features.push(
+        states,
+        ordered.which,
+        ordered.values,
+        ordered.times.astype(np.float64),
+        ordered.discriminators,
+        gaps,
+    )
 
 
 def numbers(seed: int = 0, bins: int = 24) -> Floats:
@@ -82,7 +89,11 @@ def test_an_empty_batch_and_no_series_are_nothing_special() -> None:
 def test_moves_agrees_with_push() -> None:
     """`moves` says of each row's next reading what `push` does with it."""
     stream = Stream(
-        np.arange(4), START + np.array([69, 69, 68, 70]) * MINUTE, np.ones(4), np.array([69, 70, 71, 69]), np.zeros(4, np.int64)
+        np.arange(4),
+        START + np.array([69, 69, 68, 70]) * MINUTE,
+        np.ones(4),
+        np.array([69, 70, 71, 69]),
+        np.zeros(4, np.int64),
     )
     said = features.moves(warm(), stream.times.astype(np.float64), stream.discriminators)
     assert said.tolist() == [False, True, False, True]
@@ -92,7 +103,13 @@ def test_moves_agrees_with_push() -> None:
 def test_readings_of_one_time_move_once_each() -> None:
     """A sensor that stamps whole seconds keeps its readings, and a batch delivered again moves nothing; also across batches."""
     n = 10
-    stream = Stream(np.zeros(n, np.int64), np.full(n, START), np.arange(float(n)), np.arange(n), np.zeros(n, np.int64))
+    stream = Stream(
+        np.zeros(n, np.int64),
+        np.full(n, START),
+        np.arange(float(n)),
+        np.arange(n),
+        np.zeros(n, np.int64),
+    )
     first = pushed(features.empty(1), stream)
     assert (first.arrivals == Arrival.MOVES).all()
     assert (pushed(first.states, stream).arrivals == Arrival.DUPLICATE).all()
@@ -106,42 +123,68 @@ def test_features_are_the_naive_features(bins: int) -> None:
     values[150] = 1e4
     learnt = numbers(1, bins)
     own = np.arange(200)
-    got = features.push(features.empty(1), own * 0, values, times.astype(np.float64), own, np.full(200, np.inf))
+    got = features.push(
+        features.empty(1), own * 0, values, times.astype(np.float64), own, np.full(200, np.inf)
+    )
     everywhere = np.broadcast_to(learnt, (141, len(learnt)))
     windows, stamps, flats = got.windows[59:], got.stamps[59:], got.flats[59:]
     look = features.look(windows, stamps, flats, everywhere)
     fast = features.unscaled(look, everywhere)
-    slow = [oracle.unscaled(w.tolist(), t.tolist(), f, learnt) for w, t, f in zip(windows, stamps, flats, strict=True)]
+    slow = [
+        oracle.unscaled(w.tolist(), t.tolist(), f, learnt)
+        for w, t, f in zip(windows, stamps, flats, strict=True)
+    ]
     np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-12)
     np.testing.assert_allclose(
         features.expected(look, everywhere),
-        [oracle.expected(w.tolist(), t.tolist(), learnt) for w, t in zip(windows, stamps, strict=True)],
+        [
+            oracle.expected(w.tolist(), t.tolist(), learnt)
+            for w, t in zip(windows, stamps, strict=True)
+        ],
         rtol=0,
         atol=1e-12,
     )
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(1, 70), rows=st.lists(st.integers(0, 69), min_size=1, max_size=9))
-def test_law_a_row_s_features_do_not_depend_on_its_batch(seed: int, n: int, rows: list[int]) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 70),
+    rows=st.lists(st.integers(0, 69), min_size=1, max_size=9),
+)
+def test_law_a_row_s_features_do_not_depend_on_its_batch(
+    seed: int, n: int, rows: list[int]
+) -> None:
     """To the bit, whatever else is computed beside it."""
     random = np.random.default_rng(seed)
     windows = random.normal(20, 3, (n, features.LONG))
-    stamps = START + np.cumsum(random.integers(0, 9 * MINUTE, (n, features.SHORT + 1)), axis=1).astype(np.float64)
+    stamps = START + np.cumsum(
+        random.integers(0, 9 * MINUTE, (n, features.SHORT + 1)), axis=1
+    ).astype(np.float64)
     flats = random.integers(0, 500, n).astype(np.float64)
-    learnt = np.stack([numbers(i, bins) for i, bins in zip(range(n), np.resize([0, 24, 48], n), strict=True)])
+    learnt = np.stack(
+        [numbers(i, bins) for i, bins in zip(range(n), np.resize([0, 24, 48], n), strict=True)]
+    )
     whole = features.look(windows, stamps, flats, learnt)
     some = np.array(rows) % n
     part = features.look(windows[some], stamps[some], flats[some], learnt[some])
-    assert features.features(part, learnt[some]).tobytes() == features.features(whole, learnt)[some].tobytes()
-    assert features.expected(part, learnt[some]).tobytes() == features.expected(whole, learnt)[some].tobytes()
+    assert (
+        features.features(part, learnt[some]).tobytes()
+        == features.features(whole, learnt)[some].tobytes()
+    )
+    assert (
+        features.expected(part, learnt[some]).tobytes()
+        == features.expected(whole, learnt)[some].tobytes()
+    )
 
 
 def test_the_strangest_values_have_features_too() -> None:
     """The largest floats, one way and the other, give finite features within the cap, and no warning."""
     windows = np.resize([1.7e308, -1.7e308, 5e-324, 0.0], (1, features.LONG)).astype(np.float64)
     stamps = np.arange(11.0)[None]
-    scaled = features.features(features.look(windows, stamps, np.zeros(1), numbers()[None]), numbers()[None])
+    scaled = features.features(
+        features.look(windows, stamps, np.zeros(1), numbers()[None]), numbers()[None]
+    )
     assert np.isfinite(scaled).all()
     assert (np.abs(scaled) <= 30).all()
 
@@ -150,7 +193,9 @@ def test_the_profile_is_periodic_and_meets_its_bins() -> None:
     """At the middle of a bin it is the bin's level; a day later it is the same; between two it lies between."""
     learnt = numbers(2, 24)[None]
     middles = (np.arange(24) + 0.5) / 24 * features.DAY
-    np.testing.assert_allclose(features.profile(middles[None], learnt)[0], learnt[0, features.PROFILE][:24])
+    np.testing.assert_allclose(
+        features.profile(middles[None], learnt)[0], learnt[0, features.PROFILE][:24]
+    )
     later = features.profile(middles[None] + 5 * features.DAY, learnt)
     np.testing.assert_allclose(later, features.profile(middles[None], learnt), atol=1e-9)
     midnight = features.profile(np.zeros((1, 1)), learnt)[0, 0]

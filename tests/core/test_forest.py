@@ -33,9 +33,14 @@ def grown(trees: int = 100, seed: int = 42) -> tuple[IsolationForest, Forest]:
 def around_every_threshold(original: IsolationForest, seed: int) -> Features:
     """A row at every threshold of every tree and one at each of its float32 neighbours, else at random."""
     random = np.random.default_rng(seed)
-    used, thresholds = (np.concatenate([getattr(t.tree_, name) for t in original.estimators_]) for name in ("feature", "threshold"))
+    used, thresholds = (
+        np.concatenate([getattr(t.tree_, name) for t in original.estimators_])
+        for name in ("feature", "threshold")
+    )
     used, near = used[used >= 0], thresholds[used >= 0].astype(np.float32)
-    values = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
+    values = np.concatenate(
+        [near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))]
+    )
     rows = random.normal(size=(len(values), WIDTH)).astype(np.float32)
     rows[np.arange(len(values)), np.tile(used, 3)] = values
     return rows
@@ -45,12 +50,18 @@ def test_law_scores_are_scikit_learns() -> None:
     """Within 1e-9 on 100 000 random rows and on every threshold and its float32 neighbours."""
     original, compiled = grown()
     random = np.random.default_rng(0).normal(0, 2, (100_000, WIDTH)).astype(np.float32)
-    special = np.array([0.0, -0.0, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -1e-45, 30, -30], np.float32)
+    special = np.array(
+        [0.0, -0.0, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -1e-45, 30, -30], np.float32
+    )
     edges = np.tile(special[:, None], (1, WIDTH))
     for rows in (random, around_every_threshold(original, 1), np.clip(edges, -3.4e38, 3.4e38)):
-        np.testing.assert_allclose(compiled.score_samples(rows), original.score_samples(rows), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            compiled.score_samples(rows), original.score_samples(rows), rtol=0, atol=1e-9
+        )
     few = random[:1000]
-    np.testing.assert_allclose(compiled.decision_function(few), original.decision_function(few), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        compiled.decision_function(few), original.decision_function(few), rtol=0, atol=1e-9
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -61,14 +72,20 @@ def test_law_scores_are_scikit_learns() -> None:
     digits=st.integers(0, 6),
     still=st.lists(st.integers(0, WIDTH - 1), max_size=WIDTH),
 )
-def test_law_any_data_gives_the_same_forest(seed: int, n: int, samples: int, digits: int, still: list[int]) -> None:
+def test_law_any_data_gives_the_same_forest(
+    seed: int, n: int, samples: int, digits: int, still: list[int]
+) -> None:
     """Few rows, repeated rows, columns that never change: compiled and scikit-learn agree, near the thresholds too."""
     rows = np.round(np.random.default_rng(seed).normal(size=(n, WIDTH)), digits).astype(np.float32)
     rows[:, still] = 0.5
-    original = IsolationForest(n_estimators=4, max_samples=min(samples, n), random_state=seed).fit(rows)
+    original = IsolationForest(n_estimators=4, max_samples=min(samples, n), random_state=seed).fit(
+        rows
+    )
     compiled = isolation.compiled(original, rows)
     unseen = np.concatenate([rows, rows * 3, around_every_threshold(original, seed)])
-    np.testing.assert_allclose(compiled.score_samples(unseen), original.score_samples(unseen), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        compiled.score_samples(unseen), original.score_samples(unseen), rtol=0, atol=1e-9
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -79,17 +96,29 @@ def test_law_any_data_gives_the_same_forest(seed: int, n: int, samples: int, dig
     digits=st.integers(0, 6),
     still=st.lists(st.integers(0, WIDTH - 1), max_size=WIDTH),
 )
-def test_law_what_is_grown_here_is_scikit_learns(seed: int, n: int, samples: int | str, digits: int, still: list[int]) -> None:
+def test_law_what_is_grown_here_is_scikit_learns(
+    seed: int, n: int, samples: int | str, digits: int, still: list[int]
+) -> None:
     """Kept or only asked: tree by tree and to the bit, and so is what it says; spared is scikit-learn's bookkeeping alone."""
     rows = np.round(np.random.default_rng(seed).normal(size=(n, WIDTH)), digits).astype(np.float32)
     rows[:, still] = 0.5
     most = min(256 if samples == "auto" else int(samples), n)
-    original = IsolationForest(n_estimators=4, contamination=0.1, max_samples=most, random_state=seed).fit(rows)
-    parameters = Parameters(n_estimators=4, contamination=0.1, max_samples=samples, random_state=seed)
+    original = IsolationForest(
+        n_estimators=4, contamination=0.1, max_samples=most, random_state=seed
+    ).fit(rows)
+    parameters = Parameters(
+        n_estimators=4, contamination=0.1, max_samples=samples, random_state=seed
+    )
     passing, kept = grow_passing(rows, parameters), grow(rows, parameters)
     for trees in (passing, Trees.of(kept)):
         for own, other in zip(trees.trees, Trees.of(original).trees, strict=True):
-            for name in ("children_left", "children_right", "feature", "threshold", "n_node_samples"):
+            for name in (
+                "children_left",
+                "children_right",
+                "feature",
+                "threshold",
+                "n_node_samples",
+            ):
                 np.testing.assert_array_equal(getattr(own, name), getattr(other, name))
     np.testing.assert_array_equal(passing.score_samples(rows * 2), original.score_samples(rows * 2))
     assert (type(kept), kept.offset_) == (IsolationForest, original.offset_)
@@ -106,18 +135,33 @@ def test_an_arena_scores_each_row_by_its_own_forest() -> None:
     rows = random.normal(size=(300, WIDTH)).astype(np.float32)
     scores = arena.score(np.array([0, 1, 3])[which], rows)
     for number in (0, 2):
-        assert kinds[number].score_samples(rows[which == number]).tobytes() == scores[which == number].tobytes()
-    np.testing.assert_allclose(scores[which == 1], kinds[1].score_samples(rows[which == 1]), rtol=0, atol=1e-14)
-    one_by_one = [arena.score(np.array([[0, 1, 3][which[i]]]), rows[i : i + 1])[0] for i in range(300)]
+        assert (
+            kinds[number].score_samples(rows[which == number]).tobytes()
+            == scores[which == number].tobytes()
+        )
+    np.testing.assert_allclose(
+        scores[which == 1], kinds[1].score_samples(rows[which == 1]), rtol=0, atol=1e-14
+    )
+    one_by_one = [
+        arena.score(np.array([[0, 1, 3][which[i]]]), rows[i : i + 1])[0] for i in range(300)
+    ]
     assert np.array(one_by_one).tobytes() == scores.tobytes()
 
 
 def test_a_forest_replaces_the_one_before() -> None:
     """Nothing of the larger forest is left when a smaller one takes its row."""
-    arena, rows = Arena(1, 100), np.random.default_rng(6).normal(size=(50, WIDTH)).astype(np.float32)
+    arena, rows = (
+        Arena(1, 100),
+        np.random.default_rng(6).normal(size=(50, WIDTH)).astype(np.float32),
+    )
     arena.put(0, grown(100, 42)[1])
     arena.put(0, grown(7, 1)[1])
-    np.testing.assert_allclose(arena.score(np.zeros(50, np.int64), rows), grown(7, 1)[1].score_samples(rows), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        arena.score(np.zeros(50, np.int64), rows),
+        grown(7, 1)[1].score_samples(rows),
+        rtol=0,
+        atol=1e-14,
+    )
 
 
 def test_a_forest_too_large_is_refused() -> None:
@@ -137,7 +181,9 @@ def test_path_lengths_are_those_of_the_formula() -> None:
     for depth in range(9):
         for samples in (1, 2, 3, 17, 255, 256):
             code = int(forest.leaf_code(depth, np.array(samples)))
-            assert table[code] == pytest.approx(depth + oracle.average_path_length(samples), abs=1e-12)
+            assert table[code] == pytest.approx(
+                depth + oracle.average_path_length(samples), abs=1e-12
+            )
 
 
 def test_a_forest_that_is_not_scikit_learns_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +192,9 @@ def test_a_forest_that_is_not_scikit_learns_is_refused(monkeypatch: pytest.Monke
     wrong = dataclasses.replace(grown(7, 1)[1], thresholds=np.zeros_like(grown(7, 1)[1].thresholds))
     monkeypatch.setattr(isolation.Trees, "compiled", lambda _: wrong)
     with pytest.raises(TrainingError, match="differs from scikit-learn"):
-        isolation.compiled(original, np.random.default_rng(0).normal(size=(100, WIDTH)).astype(np.float32))
+        isolation.compiled(
+            original, np.random.default_rng(0).normal(size=(100, WIDTH)).astype(np.float32)
+        )
 
 
 @pytest.mark.benchmark

@@ -46,15 +46,24 @@ def changed(**figures: Any) -> Standing:  # noqa: ANN401 - of any type
         ({"learnt_at": NOW - 7 * DAY}, {Found.OLD}),
         ({"learnt_at": NOW - 7 * DAY + 1}, set()),
         ({"learnt_at": None, "trained_at": NOW - 8 * DAY}, {Found.OLD}),
-        ({"learnt_at": NOW - 8 * DAY, "trained_at": NOW - HOUR}, {Found.OLD}),  # refits since make it no younger
+        (
+            {"learnt_at": NOW - 8 * DAY, "trained_at": NOW - HOUR},
+            {Found.OLD},
+        ),  # refits since make it no younger
         ({"accuracy": 0.89}, {Found.INACCURATE}),
         ({"accuracy": 0.90}, set()),
         ({"accuracy": None, "accuracy_at_promotion": 0.8}, {Found.INACCURATE}),
         ({"accuracy": None, "accuracy_at_promotion": None}, set()),
         ({"accuracy": 0.88}, {Found.INACCURATE, Found.DEGRADED}),
         ({"accuracy": 0.881}, {Found.INACCURATE}),
-        ({"accuracy": 0.80, "accuracy_at_promotion": 0.82}, {Found.INACCURATE}),  # never was good: not worse than it was
-        ({"accuracy": 0.80, "measurements": 2}, {Found.INACCURATE}),  # two measurements may be chance
+        (
+            {"accuracy": 0.80, "accuracy_at_promotion": 0.82},
+            {Found.INACCURATE},
+        ),  # never was good: not worse than it was
+        (
+            {"accuracy": 0.80, "measurements": 2},
+            {Found.INACCURATE},
+        ),  # two measurements may be chance
         ({"anomalies": 4320}, set()),
         ({"anomalies": 4321}, {Found.DEGRADED}),
         ({"readings": 249, "anomalies": 249}, set()),
@@ -78,19 +87,34 @@ def test_what_is_the_matter(figures: dict[str, Any], expected: set[Found]) -> No
         ({"learnt_at": NOW - 8 * DAY}, [("retrain", "age")]),
         ({"learnt_at": NOW - 8 * DAY, "remedied": True}, []),
         ({"learnt_at": NOW - 8 * DAY, "tried_at": NOW - HOUR}, []),  # it was tried just now
-        ({"learnt_at": NOW - 8 * DAY, "last_reading": NOW - 9 * DAY}, []),  # there is nothing new to learn from
+        (
+            {"learnt_at": NOW - 8 * DAY, "last_reading": NOW - 9 * DAY},
+            [],
+        ),  # there is nothing new to learn from
         ({"anomalies": 9000}, [("retrain", "degraded"), ("escalate", "degraded")]),
-        ({"anomalies": 9000, "learnt_at": NOW - 8 * DAY}, [("retrain", "degraded"), ("escalate", "degraded")]),
+        (
+            {"anomalies": 9000, "learnt_at": NOW - 8 * DAY},
+            [("retrain", "degraded"), ("escalate", "degraded")],
+        ),
         ({"anomalies": 9000, "learnt_at": NOW - HOUR}, [("escalate", "degraded")]),
-        ({"anomalies": 9000, "degraded_since_told": ASKED}, [("retrain", "degraded"), ("escalate", "degraded")]),
+        (
+            {"anomalies": 9000, "degraded_since_told": ASKED},
+            [("retrain", "degraded"), ("escalate", "degraded")],
+        ),
         ({"anomalies": 9000, "degraded_since_told": NOW - HOUR}, [("retrain", "degraded")]),
         ({"degraded_since_told": ASKED}, [("recover", "degraded")]),
         ({"degraded_since_told": ASKED, "readings": 100}, []),  # whether it is over is not known
         ({"accuracy": 0.7}, [("retrain", "degraded"), ("escalate", "degraded")]),
         ({"failures": 1}, [("escalate", "failing")]),
-        ({"failures": 2, "learnt_at": NOW - 9 * DAY, "failing_since_told": ASKED}, [("retrain", "age"), ("escalate", "failing")]),
+        (
+            {"failures": 2, "learnt_at": NOW - 9 * DAY, "failing_since_told": ASKED},
+            [("retrain", "age"), ("escalate", "failing")],
+        ),
         ({"failures": 2, "failing_since_told": NOW - HOUR}, []),
-        ({"failures": 3, "learnt_at": NOW - 10 * DAY, "failing_since_told": ASKED}, [("disable", "failing")]),
+        (
+            {"failures": 3, "learnt_at": NOW - 10 * DAY, "failing_since_told": ASKED},
+            [("disable", "failing")],
+        ),
         ({"failing_since_told": ASKED}, [("recover", "failing")]),
         ({"last_reading": NOW - 31 * DAY, "learnt_at": NOW - 40 * DAY}, [("retire", "silent")]),
     ],
@@ -100,7 +124,10 @@ def test_what_is_to_be_done(figures: dict[str, Any], expected: list[tuple[str, s
     one = changed(**figures)
     decisions = decide(one, examine(one, ALL, LIMITS, NOW), ALL, LIMITS, NOW)
     assert [(each.kind, each.cause) for each in decisions] == expected
-    assert all(each.reason and each.figures["age_days"] is not None and each.model_id == "m" for each in decisions)
+    assert all(
+        each.reason and each.figures["age_days"] is not None and each.model_id == "m"
+        for each in decisions
+    )
 
 
 WORST = changed(learnt_at=NOW - 9 * DAY, accuracy=0.5, anomalies=50_000, failures=1)
@@ -123,11 +150,15 @@ WORST = changed(learnt_at=NOW - 9 * DAY, accuracy=0.5, anomalies=50_000, failure
         ([Action.CLEAN_UP], set(), set()),
     ],
 )
-def test_only_what_is_asked_for(actions: list[Action], found: set[Found], decided: set[tuple[str, str]]) -> None:
+def test_only_what_is_asked_for(
+    actions: list[Action], found: set[Found], decided: set[tuple[str, str]]
+) -> None:
     """Who checks alone changes nothing; who acts does so by what was checked."""
     said = examine(WORST, actions, LIMITS, NOW)
     assert said.keys() == found
-    assert {(each.kind, each.cause) for each in decide(WORST, said, actions, LIMITS, NOW)} == decided
+    assert {
+        (each.kind, each.cause) for each in decide(WORST, said, actions, LIMITS, NOW)
+    } == decided
 
 
 @given(
@@ -147,7 +178,13 @@ def test_no_figures_lead_to_contradictions(one: Standing, actions: Collection[Ac
     decisions = decide(one, found, actions, LIMITS, NOW)
     assert sum(each.kind in {"retrain", "disable", "retire"} for each in decisions) <= 1
     for cause in ("degraded", "failing"):
-        assert sum(each.cause == cause and each.kind in {"escalate", "recover", "disable"} for each in decisions) <= 1
+        assert (
+            sum(
+                each.cause == cause and each.kind in {"escalate", "recover", "disable"}
+                for each in decisions
+            )
+            <= 1
+        )
     if not {Action.RETRAIN, Action.ESCALATE, Action.CLEAN_UP} & set(actions):
         assert decisions == []
 
@@ -193,10 +230,16 @@ def test_what_is_told(kind: Any, cause: Any, expected: object) -> None:  # noqa:
 def test_unused_models_go() -> None:
     """With the days they were not used."""
     decision = judge_idle(Idle("a", "b", None, "m", 3, "archived", NOW - 31 * DAY), NOW)
-    assert (decision.kind, decision.cause, decision.reason) == ("clean_up", "inactive", "archived and unused for 31 days")
+    assert (decision.kind, decision.cause, decision.reason) == (
+        "clean_up",
+        "inactive",
+        "archived and unused for 31 days",
+    )
 
 
-@pytest.mark.parametrize(("fleet", "seconds"), [(0, 60.0), (1, 60.0), (1200, 60.0), (10_000, 7.2), (72_000, 1.0)])
+@pytest.mark.parametrize(
+    ("fleet", "seconds"), [(0, 60.0), (1, 60.0), (1200, 60.0), (10_000, 7.2), (72_000, 1.0)]
+)
 def test_a_large_fleet_is_retrained_over_the_day(fleet: int, seconds: float) -> None:
     """However many there are, the last one begins within 20 hours."""
     assert health.pace_seconds(fleet) == pytest.approx(seconds)
@@ -213,5 +256,7 @@ def test_the_slot_is_the_newest_of_its_hour(now: int, hour: int) -> None:
 
 def test_a_decision_is_known_by_what_it_is_about() -> None:
     """A check that was cut off decides nothing twice; another check is another decision."""
-    one, other = (Decision("retrain", "age", why, "i", "a", "b", "m", 1) for why in ("7 days", "7.1 days"))
+    one, other = (
+        Decision("retrain", "age", why, "i", "a", "b", "m", 1) for why in ("7 days", "7.1 days")
+    )
     assert one.id("run") == other.id("run") != one.id("another")

@@ -24,7 +24,12 @@ def test_a_model_grows_older_with_all_that_was_ever_learnt() -> None:
     assert not grown(None, minutes(2000) / 2, MINUTE, replace(PARAMETERS, mature_days=10.0)).mature
     young = grown(None, minutes(1500), MINUTE, PARAMETERS)
     older = grown(young, minutes(2000)[400:], MINUTE, PARAMETERS)
-    assert (older.known, older.first, older.through, older.mature) == (2000, START, minutes(2000)[-1], True)
+    assert (older.known, older.first, older.through, older.mature) == (
+        2000,
+        START,
+        minutes(2000)[-1],
+        True,
+    )
     assert grown(OLD, minutes(100), MINUTE, PARAMETERS).mature
 
 
@@ -50,7 +55,9 @@ def test_a_mature_one_leaves_out_what_alarmed_until_it_is_how_it_is_now() -> Non
     alarmed, released = quarantined(OLD, minutes(250), told(10, *range(170, 210)), 20)
     assert not alarmed.any()
     assert released == minutes(250)[-1]
-    assert not quarantined(replace(OLD, released=START + 20 * MINUTE), minutes(250), told(10, 11), 20)[0].any()
+    assert not quarantined(
+        replace(OLD, released=START + 20 * MINUTE), minutes(250), told(10, 11), 20
+    )[0].any()
 
 
 def test_too_little_is_never_left() -> None:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.core.reading import Acceptance, Cause, Flag, Parser, Quality, Raw, Reading, Rejected, Subscription, microseconds
+from insa_anomaly.core.reading import (
+    Acceptance,
+    Cause,
+    Flag,
+    Parser,
+    Quality,
+    Raw,
+    Reading,
+    Rejected,
+    Subscription,
+    microseconds,
+)
 
 NOW = 1_763_823_600_000_000
 DEVICE = "insa/iiot/telemetry/pump-1"
@@ -26,13 +37,17 @@ names = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=20)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-def parse(payload: bytes | str, topic: str = DEVICE, acceptance: Acceptance | None = None) -> list[Reading] | Rejected:
+def parse(
+    payload: bytes | str, topic: str = DEVICE, acceptance: Acceptance | None = None
+) -> list[Reading] | Rejected:
     """The answer of a fresh parser."""
     raw = Raw(topic, payload.encode() if isinstance(payload, str) else payload, NOW)
     return Parser(acceptance or Acceptance(SUBSCRIPTIONS)).parse(raw)
 
 
-def readings(payload: bytes | str, topic: str = DEVICE, acceptance: Acceptance | None = None) -> list[Reading]:
+def readings(
+    payload: bytes | str, topic: str = DEVICE, acceptance: Acceptance | None = None
+) -> list[Reading]:
     """The readings; fails where the message is rejected."""
     answer = parse(payload, topic, acceptance)
     assert not isinstance(answer, Rejected), answer
@@ -40,7 +55,12 @@ def readings(payload: bytes | str, topic: str = DEVICE, acceptance: Acceptance |
 
 
 # ----------------------------------------------------------------------------------------------------------- laws
-@given(st.sampled_from([DEVICE, METRIC, LINES, "json/d", "numbers/d/m", "elsewhere", "any/thing/else"]), st.binary(max_size=300))
+@given(
+    st.sampled_from(
+        [DEVICE, METRIC, LINES, "json/d", "numbers/d/m", "elsewhere", "any/thing/else"]
+    ),
+    st.binary(max_size=300),
+)
 def test_parse_is_total_over_bytes(topic: str, payload: bytes) -> None:
     """Whatever the bytes: finite readings, at least one, or one rejection that keeps them."""
     answer = parse(payload, topic)
@@ -60,7 +80,12 @@ json_values = st.recursive(
 
 @given(
     json_values
-    | st.dictionaries(st.sampled_from(["device_id", "timestamp", "id", "metrics", "metric_name", "value", "quality", "t"]), json_values)
+    | st.dictionaries(
+        st.sampled_from(
+            ["device_id", "timestamp", "id", "metrics", "metric_name", "value", "quality", "t"]
+        ),
+        json_values,
+    )
 )
 def test_parse_is_total_over_json(said: object) -> None:
     """Whatever the JSON: readings or one rejection."""
@@ -68,14 +93,33 @@ def test_parse_is_total_over_json(said: object) -> None:
     assert isinstance(answer, Rejected) or all(math.isfinite(reading.value) for reading in answer)
 
 
-@given(st.dictionaries(names, finite, min_size=1, max_size=5), st.integers(NOW - 86_400_000_000, NOW))
-def test_every_form_of_the_same_values_gives_the_same_readings(values: dict[str, float], time: int) -> None:
+@given(
+    st.dictionaries(names, finite, min_size=1, max_size=5), st.integers(NOW - 86_400_000_000, NOW)
+)
+def test_every_form_of_the_same_values_gives_the_same_readings(
+    values: dict[str, float], time: int
+) -> None:
     """Metrics object, single objects in an array, flat object: the same series, times, values and discriminators."""
     stamp = time / 1e6
     together = readings(json.dumps({"metrics": values, "timestamp": stamp}))
-    one_by_one = readings(json.dumps([{"metric_name": name, "value": value, "timestamp": stamp} for name, value in values.items()]))
+    one_by_one = readings(
+        json.dumps(
+            [
+                {"metric_name": name, "value": value, "timestamp": stamp}
+                for name, value in values.items()
+            ]
+        )
+    )
     assert one_by_one == together
-    if not set(values) & {"device_id", "timestamp", "id", "quality", "metrics", "metric_name", "value"}:
+    if not set(values) & {
+        "device_id",
+        "timestamp",
+        "id",
+        "quality",
+        "metrics",
+        "metric_name",
+        "value",
+    }:
         assert readings(json.dumps({**values, "timestamp": stamp})) == together
 
 
@@ -84,7 +128,15 @@ def test_a_time_is_the_same_in_every_unit_and_in_rfc_3339(time: int) -> None:
     """Seconds, milli-, micro-, nanoseconds and text are told apart by themselves."""
     whole = time // 1_000_000
     text = datetime.fromtimestamp(whole, UTC).isoformat()
-    said = [whole, whole * 10**3, whole * 10**6, whole * 10**9, text, text.replace("+00:00", "Z"), text.removesuffix("+00:00")]
+    said = [
+        whole,
+        whole * 10**3,
+        whole * 10**6,
+        whole * 10**9,
+        text,
+        text.replace("+00:00", "Z"),
+        text.removesuffix("+00:00"),
+    ]
     assert [microseconds(one) for one in said] == [whole * 1_000_000] * len(said)
 
 
@@ -93,14 +145,21 @@ def test_a_redelivered_message_gives_the_same_keys(value: float) -> None:
     """With a timestamp, receiving the same bytes later changes neither time nor discriminator."""
     payload = json.dumps({"metric_name": "t", "value": value, "timestamp": NOW / 1e6}).encode()
     parser = Parser(Acceptance())
-    assert parser.parse(Raw(DEVICE, payload, NOW)) == parser.parse(Raw(DEVICE, payload, NOW + 5_000_000))
+    assert parser.parse(Raw(DEVICE, payload, NOW)) == parser.parse(
+        Raw(DEVICE, payload, NOW + 5_000_000)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- forms
 def test_a_bare_number_belongs_to_the_metric_of_its_topic() -> None:
     """`71.5` on a topic that names device and metric."""
     (reading,) = readings("71.5", METRIC)
-    assert (reading.device_id, reading.metric_name, reading.value, reading.timestamp) == ("pump-1", "temperature", 71.5, NOW)
+    assert (reading.device_id, reading.metric_name, reading.value, reading.timestamp) == (
+        "pump-1",
+        "temperature",
+        71.5,
+        NOW,
+    )
     assert reading.flags == Flag.STAMPED
 
 
@@ -108,7 +167,12 @@ def test_line_protocol() -> None:
     """Tags, escapes, several fields and lines; `value` takes the measurement's name; times are by magnitude."""
     text = "flow\\ rate,site=a value=1.5,max=3i 1763823600000000000\n# a comment\n\nmotor current=2u,label\\,x=-1e3\n"
     found = {(one.metric_name, one.value, one.timestamp) for one in readings(text, LINES)}
-    assert found == {("flow rate", 1.5, NOW), ("max", 3.0, NOW), ("current", 2.0, NOW), ("label,x", -1000.0, NOW)}
+    assert found == {
+        ("flow rate", 1.5, NOW),
+        ("max", 3.0, NOW),
+        ("current", 2.0, NOW),
+        ("label,x", -1000.0, NOW),
+    }
 
 
 def test_null_is_no_value() -> None:
@@ -118,13 +182,19 @@ def test_null_is_no_value() -> None:
 
 def test_unknown_keys_beside_metrics_are_passed_over() -> None:
     """A send stamp or a sequence number does no harm."""
-    assert [one.value for one in readings('{"metrics": {"a": 1}, "sent": 1763823600.25, "seq": [1, {"x": 2}]}')] == [1.0]
+    assert [
+        one.value
+        for one in readings('{"metrics": {"a": 1}, "sent": 1763823600.25, "seq": [1, {"x": 2}]}')
+    ] == [1.0]
 
 
 def test_an_id_tells_readings_of_one_time_apart() -> None:
     """Equal time and value: two ids are two readings, one id is one."""
     one, two, again = (
-        readings(json.dumps({"metric_name": "t", "value": 1, "timestamp": 1763823600, "id": name}))[0] for name in ("a", "b", "a")
+        readings(json.dumps({"metric_name": "t", "value": 1, "timestamp": 1763823600, "id": name}))[
+            0
+        ]
+        for name in ("a", "b", "a")
     )
     assert one.discriminator != two.discriminator
     assert one == again
@@ -141,7 +211,10 @@ def test_a_timestamp_outside_the_accepted_span_is_replaced_and_kept() -> None:
     for said in ("2014-02-14T14:27:00Z", "2030-01-01T00:00:00Z"):
         (reading,) = readings(json.dumps({"metric_name": "t", "value": 1, "timestamp": said}))
         assert (reading.timestamp, reading.flags, reading.original) == (NOW, Flag.RESTAMPED, said)
-    (old,) = readings('{"metric_name": "t", "value": 1, "timestamp": "2014-02-14T14:27:00Z"}', acceptance=Acceptance(max_age=None))
+    (old,) = readings(
+        '{"metric_name": "t", "value": 1, "timestamp": "2014-02-14T14:27:00Z"}',
+        acceptance=Acceptance(max_age=None),
+    )
     assert (old.flags, old.original) == (Flag.HISTORICAL, None)
 
 
@@ -214,4 +287,7 @@ def test_every_reason(topic: str, payload: bytes, reason: Cause) -> None:
 
 def test_the_filter_of_a_subscription() -> None:
     """Templates become MQTT filters."""
-    assert [subscription.filter for subscription in SUBSCRIPTIONS[:2]] == ["insa/iiot/telemetry/+", "plant/+/+"]
+    assert [subscription.filter for subscription in SUBSCRIPTIONS[:2]] == [
+        "insa/iiot/telemetry/+",
+        "plant/+/+",
+    ]

@@ -20,9 +20,18 @@ from tests.core.streams import MINUTE, SMALL, START, daily, trained
 
 def naive_shares(one: Trained, row: Floats) -> Floats:
     """Walk scikit-learn's own trees with every set of known features: by how much the expected path falls as one more is known."""
-    used = [j for j in range(features.WIDTH) if any(j in estimator.tree_.feature for estimator in one.forest.estimators_)]
+    used = [
+        j
+        for j in range(features.WIDTH)
+        if any(j in estimator.tree_.feature for estimator in one.forest.estimators_)
+    ]
     sets = [frozenset(chosen) for n in range(len(used) + 1) for chosen in combinations(used, n)]
-    length = {known: sum(expected(estimator.tree_, 0, 0, row, known) for estimator in one.forest.estimators_) for known in sets}
+    length = {
+        known: sum(
+            expected(estimator.tree_, 0, 0, row, known) for estimator in one.forest.estimators_
+        )
+        for known in sets
+    }
     taken = np.zeros(features.WIDTH)
     for j in used:
         taken[j] = sum(length[known] - length[known | {j}] for known in sets if j not in known)
@@ -36,14 +45,25 @@ def expected(tree: Any, node: int, depth: int, row: Floats, known: frozenset[int
     if left < 0:
         return depth + float(average_path_length(np.array(float(tree.n_node_samples[node]))))
     if int(tree.feature[node]) in known:
-        return expected(tree, left if row[tree.feature[node]] <= tree.threshold[node] else right, depth + 1, row, known)
+        return expected(
+            tree,
+            left if row[tree.feature[node]] <= tree.threshold[node] else right,
+            depth + 1,
+            row,
+            known,
+        )
     counts = tree.n_node_samples
-    both = (int(counts[child]) * expected(tree, child, depth + 1, row, known) for child in (left, right))
+    both = (
+        int(counts[child]) * expected(tree, child, depth + 1, row, known) for child in (left, right)
+    )
     return sum(both) / int(counts[node])
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2), row=st.lists(st.floats(-30, 30, width=32), min_size=features.WIDTH, max_size=features.WIDTH))
+@given(
+    seed=st.integers(0, 2),
+    row=st.lists(st.floats(-30, 30, width=32), min_size=features.WIDTH, max_size=features.WIDTH),
+)
 def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[float]) -> None:
     """Of scikit-learn's own trees; none is negative, and they sum to 1 or there are none."""
     one = trained(seed)
@@ -58,11 +78,24 @@ def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[f
 def followed(values: Floats, learnt: Floats) -> tuple[Models, Results]:
     """What a model of `learnt` says of `values`, which follow, a reading a minute."""
     times = START + np.arange(len(learnt) + len(values)) * MINUTE
-    one = fit(times[: len(learnt)], learnt, ("D", "m"), "id", 1, SMALL, Policy(merge_gap_readings=3))
+    one = fit(
+        times[: len(learnt)], learnt, ("D", "m"), "id", 1, SMALL, Policy(merge_gap_readings=3)
+    )
     models = Models(1, SMALL.n_estimators)
     models.put(0, one.model)
     all_values, row = np.concatenate((learnt, values)), np.zeros(len(times), np.int64)
-    return models, advance(features.empty(1), row, models, row, all_values, times, np.arange(len(times)), row, Policy(), SMALL)[1]
+    return models, advance(
+        features.empty(1),
+        row,
+        models,
+        row,
+        all_values,
+        times,
+        np.arange(len(times)),
+        row,
+        Policy(),
+        SMALL,
+    )[1]
 
 
 def test_a_planted_cause_is_named_and_an_episode_that_goes_on_is_not_explained_again() -> None:
@@ -78,6 +111,10 @@ def test_a_planted_cause_is_named_and_an_episode_that_goes_on_is_not_explained_a
     assert 0.1 <= sum(one.share for one in named) <= 1
     assert {"value", "jump"} & {one.feature for one in named}
     goes_on = next(
-        i for i in range(int(opened) + 1, len(results.score)) if results.transition[i] == Transition.NONE and results.score[i] < 0
+        i
+        for i in range(int(opened) + 1, len(results.score))
+        if results.transition[i] == Transition.NONE and results.score[i] < 0
     )
-    assert not [one for one in reasons(models, 0, results, goes_on) if one.feature in features.NAMES]
+    assert not [
+        one for one in reasons(models, 0, results, goes_on) if one.feature in features.NAMES
+    ]

@@ -43,14 +43,34 @@ def signal(kind: str) -> Floats:
 @cache
 def anomalous(kind: str) -> tuple[Trained, Features]:
     """A model of the signal, and the features of readings in planted faults that it called anomalous."""
-    values, times, at = signal(kind), START + np.arange(LEARNT + SEEN) * MINUTE, np.zeros(LEARNT + SEEN, np.int64)
+    values, times, at = (
+        signal(kind),
+        START + np.arange(LEARNT + SEEN) * MINUTE,
+        np.zeros(LEARNT + SEEN, np.int64),
+    )
     one = fit(times[:LEARNT], values[:LEARNT], ("D", kind), "id", 1, PARAMETERS, Policy())
     models = Models(1, 50)
     models.put(0, one.model)
     rows = []
     for plan in assessment.plans(SEEN):
-        faulty = np.concatenate((values[:LEARNT], assessment.plant(values[LEARNT:], plan, assessment.local_noise(values[LEARNT:]))))
-        said = advance(features.empty(1), at, models, at, faulty, times, np.arange(len(at)), at, Policy(), PARAMETERS)[1]
+        faulty = np.concatenate(
+            (
+                values[:LEARNT],
+                assessment.plant(values[LEARNT:], plan, assessment.local_noise(values[LEARNT:])),
+            )
+        )
+        said = advance(
+            features.empty(1),
+            at,
+            models,
+            at,
+            faulty,
+            times,
+            np.arange(len(at)),
+            at,
+            Policy(),
+            PARAMETERS,
+        )[1]
         rows.append(said.features[LEARNT:][said.score[LEARNT:] < 0])
     found = np.unique(np.concatenate(rows), axis=0)
     return one, found[:: max(len(found) // MOST, 1)][:MOST]
@@ -65,6 +85,8 @@ def test_the_first_feature_is_shaps(shap: ModuleType) -> None:
         models = Models(1, 50)
         models.put(0, one.model)
         ours = np.array([models.arena.shares(0, row) for row in rows])
-        shortened = -shap.TreeExplainer(one.forest).shap_values(rows.astype(np.float64))  # of the path length: less is stranger
+        shortened = -shap.TreeExplainer(one.forest).shap_values(
+            rows.astype(np.float64)
+        )  # of the path length: less is stranger
         agreed.append(ours.argmax(axis=1) == shortened.argmax(axis=1))
     assert np.concatenate(agreed).mean() >= 0.9

@@ -32,7 +32,18 @@ def after(learnt: Floats, values: list[float]) -> tuple[Results, slice]:
     models = Models(1, SMALL.n_estimators)
     models.put(0, one.model)
     row = np.zeros(len(times), np.int64)
-    said = advance(features.empty(1), row, models, row, np.r_[learnt, values], times, np.arange(len(times)), row, Policy(), SMALL)[1]
+    said = advance(
+        features.empty(1),
+        row,
+        models,
+        row,
+        np.r_[learnt, values],
+        times,
+        np.arange(len(times)),
+        row,
+        Policy(),
+        SMALL,
+    )[1]
     return said, slice(n, None)
 
 

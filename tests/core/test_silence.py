@@ -1,5 +1,6 @@
 """Silence: what is usual is learnt, what is not is told once; and nobody is silent while we do not listen."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,7 +43,9 @@ def test_law_a_habit_is_never_late(pauses: list[float]) -> None:
 def test_law_series_do_not_mix(pauses: list[float], cut: int) -> None:
     """Learning many together is learning each alone."""
     mine, other = learnt_from(pauses), learnt_from(pauses[:cut])
-    both = Cadence(*(np.concatenate(pair) for pair in zip(columns(mine), columns(other), strict=True)))
+    both = Cadence(
+        *(np.concatenate(pair) for pair in zip(columns(mine), columns(other), strict=True))
+    )
     after = learnt(both, np.array([7.0, 9.0]), 300.0, PATIENCE)
     alone = learnt(other, np.array([9.0]), 300.0, PATIENCE)
     assert [column[1] for column in columns(after)] == [column[0] for column in columns(alone)]
@@ -53,8 +56,14 @@ def columns(cadence: Cadence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return cadence.longest, cadence.pauses, cadence.span
 
 
-@given(st.lists(st.tuples(st.floats(0.5, 2000.0), st.sets(st.integers(0, 7)), st.booleans()), max_size=80))
-def test_law_whoever_is_silent_was_known_and_is_told_with_a_reason(steps: list[tuple[float, set[int], bool]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.floats(0.5, 2000.0), st.sets(st.integers(0, 7)), st.booleans()), max_size=80
+    )
+)
+def test_law_whoever_is_silent_was_known_and_is_told_with_a_reason(
+    steps: list[tuple[float, set[int], bool]],
+) -> None:
     """Whatever comes and goes: no device that spoke just now is silent, and what is new has words."""
     plant = Plant(4, 2)
     was: Silent = {}
@@ -110,16 +119,24 @@ class Plant:
         names = [f"press-{number // self.series}" for number in range(self.devices * self.series)]
         self.silence.admit(names, Cadence.unknown(len(names)), self.now)
 
-    def run(self, seconds: float, dead: set[int] = frozenset(), *, listening: bool = True) -> list[tuple[float, str | None, str]]:  # type: ignore[assignment]
+    def run(
+        self, seconds: float, dead: Set[int] = frozenset(), *, listening: bool = True
+    ) -> list[tuple[float, str | None, str]]:
         """Time passes, in tens of seconds; what changed, and when."""
         changes: list[tuple[float, str | None, str]] = []
         began = self.now
         while self.now < began + seconds:
             self.now += 10.0
-            alive = [number for number in range(self.devices * self.series) if number // self.series not in dead and listening]
+            alive = [
+                number
+                for number in range(self.devices * self.series)
+                if number // self.series not in dead and listening
+            ]
             self.silence.hear(np.array(alive, np.int64), self.now)
             found = self.silence.look(self.was, self.now, listening=listening)
-            changes += [(self.now - began, name, "silent") for name in found if name not in self.was]
+            changes += [
+                (self.now - began, name, "silent") for name in found if name not in self.was
+            ]
             changes += [(self.now - began, name, "back") for name in self.was if name not in found]
             self.was = found
         return changes
@@ -143,7 +160,9 @@ def test_when_all_fall_silent_it_is_the_stream() -> None:
     ((after, name, change),) = plant.run(HOUR, set(range(10)))
     assert (name, change) == (None, "silent")
     assert 60.0 < after <= 80.0
-    assert plant.run(200.0, {1}) == [(10.0, None, "back")]  # the tenth has its time, as if it might still follow
+    assert plant.run(200.0, {1}) == [
+        (10.0, None, "back")
+    ]  # the tenth has its time, as if it might still follow
     assert [(name, change) for _, name, change in plant.run(HOUR, {1})] == [("press-1", "silent")]
 
 
@@ -162,7 +181,9 @@ def test_where_half_of_the_plant_falls_silent_it_is_the_stream_too() -> None:
     """A switch that feeds six of ten devices died: one word for them all, and one when they are back."""
     plant = Plant(10)
     plant.run(HOUR)
-    assert [(name, change) for _, name, change in plant.run(HOUR, {0, 1, 2, 3, 4, 5})] == [(None, "silent")]
+    assert [(name, change) for _, name, change in plant.run(HOUR, {0, 1, 2, 3, 4, 5})] == [
+        (None, "silent")
+    ]
     assert [(name, change) for _, name, change in plant.run(HOUR)] == [(None, "back")]
 
 

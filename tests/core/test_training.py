@@ -36,7 +36,18 @@ def follow(trained: Trained, times: Ints, values: npt.NDArray[np.floating]) -> R
     held = Models(1, len(trained.model.forest.thresholds))
     held.put(0, trained.model)
     row = np.zeros(n, np.int64)
-    return advance(features.empty(1), row, held, row, values.astype(np.float64), times, np.arange(n), row, POLICY, SMALL)[1]
+    return advance(
+        features.empty(1),
+        row,
+        held,
+        row,
+        values.astype(np.float64),
+        times,
+        np.arange(n),
+        row,
+        POLICY,
+        SMALL,
+    )[1]
 
 
 @settings(max_examples=8, deadline=None)
@@ -47,12 +58,17 @@ def test_law_same_data_same_seed_same_model(seed: int, n: int) -> None:
     model = learn(times, values).model
     order = np.random.default_rng(seed).permutation(np.r_[np.arange(n), 3, 3, 7])
     shuffled = np.r_[values[order], np.nan, np.inf]
-    assert learn(np.r_[times[order], START, START + 5], shuffled).model.to_bytes() == model.to_bytes()
+    assert (
+        learn(np.r_[times[order], START, START + 5], shuffled).model.to_bytes() == model.to_bytes()
+    )
 
 
 def test_another_seed_is_another_forest() -> None:
     """The seed is honoured."""
-    assert learn(*daily(200)).model.to_bytes() != learn(*daily(200), replace(SMALL, random_state=1)).model.to_bytes()
+    assert (
+        learn(*daily(200)).model.to_bytes()
+        != learn(*daily(200), replace(SMALL, random_state=1)).model.to_bytes()
+    )
 
 
 @settings(max_examples=8, deadline=None)
@@ -64,13 +80,22 @@ def test_law_the_unit_of_measurement_changes_no_score(power: int, seed: int) -> 
     stream[80] += 4
     plain = follow(learn(times, values), np.r_[times, later], np.r_[values, stream])
     scale = 2.0**power
-    scaled = follow(learn(times, values * scale), np.r_[times, later], np.r_[values, stream] * scale)
+    scaled = follow(
+        learn(times, values * scale), np.r_[times, later], np.r_[values, stream] * scale
+    )
     np.testing.assert_allclose(scaled.score, plain.score, atol=1e-9)
 
 
 @settings(max_examples=6, deadline=None)
-@given(constant=st.sampled_from([-1000.25, -7.3, 64.0, 1e6]), power=st.integers(-20, 20), seed=st.integers(0, 99), old=st.booleans())
-def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(constant: float, power: int, seed: int, old: bool) -> None:
+@given(
+    constant=st.sampled_from([-1000.25, -7.3, 64.0, 1e6]),
+    power=st.integers(-20, 20),
+    seed=st.integers(0, 99),
+    old=st.booleans(),
+)
+def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(
+    constant: float, power: int, seed: int, old: bool
+) -> None:
     """All values plus a constant, in any unit, young or mature: the same verdict on every reading not within 1e-6 of the line.
 
     Rules about zero itself are not asked: no value is 0 here.
@@ -85,7 +110,9 @@ def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(constant: float, 
     clear = np.abs(plain.score) > 1e-6
     assert (plain.score < 0).sum() > 2
     np.testing.assert_array_equal((other.score < 0)[clear], (plain.score < 0)[clear])
-    np.testing.assert_allclose(other.expected[60:] / 2.0**power - constant, plain.expected[60:], atol=1e-6)
+    np.testing.assert_allclose(
+        other.expected[60:] / 2.0**power - constant, plain.expected[60:], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 59, 99])
@@ -140,7 +167,10 @@ def test_samples_beyond_the_compiled_trees_are_refused(samples: int) -> None:
         learn(*daily(200), replace(SMALL, max_samples=samples))
 
 
-@pytest.mark.parametrize("wrong", [{"n_estimators": 0}, {"contamination": 0.9}, {"contamination": "some"}, {"random_state": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n_estimators": 0}, {"contamination": 0.9}, {"contamination": "some"}, {"random_state": -1}],
+)
 def test_a_parameter_out_of_range_is_an_error_of_ours(wrong: dict[str, Any]) -> None:
     """It says what is allowed."""
     with pytest.raises(TrainingError, match=next(iter(wrong))):
@@ -180,7 +210,9 @@ def test_clear_faults_of_a_daily_signal_speak(fault: str) -> None:
     """Twenty times the noise, or stuck for an hour, in a signal learnt from four days: an episode opens in the fault, and none before."""
     times, values = daily(8000, 5)
     values = np.round(values, 2)
-    trained = learn(times[:5760], values[:5760], replace(SMALL, n_estimators=50, max_samples="auto"))
+    trained = learn(
+        times[:5760], values[:5760], replace(SMALL, n_estimators=50, max_samples="auto")
+    )
     at = slice(7200, 7203 if fault == "spike" else 7260)
     stream = values.copy()
     if fault == "stuck":
@@ -212,10 +244,14 @@ def test_a_daily_profile_is_learnt_from_three_days() -> None:
 
 def test_bursts_are_a_rhythm_not_pauses() -> None:
     """Where the usual rule would leave most windows unfilled, a pause restarts nothing."""
-    times = START + np.array([burst * 600 * 1_000_000 + i * 1_000_000 for burst in range(40) for i in range(10)])
+    times = START + np.array(
+        [burst * 600 * 1_000_000 + i * 1_000_000 for burst in range(40) for i in range(10)]
+    )
     trained = learn(times, np.random.default_rng(0).normal(size=400))
     assert trained.model.numbers[detector.GAP] == np.inf
-    assert (follow(trained, times + 400 * 60 * MINUTE, np.zeros(400)).status[60:] == Status.SCORED).all()
+    assert (
+        follow(trained, times + 400 * 60 * MINUTE, np.zeros(400)).status[60:] == Status.SCORED
+    ).all()
 
 
 def test_only_the_newest_of_a_long_history_is_used() -> None:
@@ -225,7 +261,10 @@ def test_only_the_newest_of_a_long_history_is_used() -> None:
     trained = learn(times, values, few)
     assert trained.samples == 250
     alone = learn(times[750:], values[750:], few).model.numbers.copy()
-    ever = [*range(detector.RULES.start + rules.LOW, detector.RULES.start + rules.FROM + 1), detector.KNOWN]
+    ever = [
+        *range(detector.RULES.start + rules.LOW, detector.RULES.start + rules.FROM + 1),
+        detector.KNOWN,
+    ]
     assert trained.model.numbers[detector.KNOWN] == 1000
     alone[ever] = trained.model.numbers[ever]
     assert alone.tobytes() == trained.model.numbers.tobytes()

@@ -14,11 +14,18 @@ NONE, OPENED, WORSENED, CLOSED = Transition
 scores = st.sampled_from([1.0, 0.5, 0.0, -0.1, -0.3, -0.5, -0.7, -1.0])
 
 
-def judged(episodes: Floats, values: list[float], threshold: float = 0.2, start: int = 0) -> tuple[Floats, Verdicts]:
+def judged(
+    episodes: Floats, values: list[float], threshold: float = 0.2, start: int = 0
+) -> tuple[Floats, Verdicts]:
     """One series, a reading a microsecond."""
     n = len(values)
     return judge(
-        episodes, np.zeros(n, np.int64), np.arange(start, start + n, dtype=np.float64), np.array(values), np.full(n, threshold), POLICY
+        episodes,
+        np.zeros(n, np.int64),
+        np.arange(start, start + n, dtype=np.float64),
+        np.array(values),
+        np.full(n, threshold),
+        POLICY,
     )
 
 
@@ -40,22 +47,40 @@ def test_law_opened_and_closed_alternate(values: list[float]) -> None:
 
 
 @given(values=st.lists(st.tuples(st.integers(0, 2), scores), max_size=40), cut=st.integers(0, 40))
-def test_law_batches_and_other_series_change_nothing(values: list[tuple[int, float]], cut: int) -> None:
+def test_law_batches_and_other_series_change_nothing(
+    values: list[tuple[int, float]], cut: int
+) -> None:
     """Judged in two batches, or each series by itself, the verdicts are those of one batch; what was given is not changed."""
     values.sort(key=lambda one: one[0])
-    which, given_scores = np.array([v[0] for v in values], np.int64), np.array([v[1] for v in values])
-    times, thresholds, before = np.arange(len(values), dtype=np.float64), np.full(len(values), 0.2), np.zeros((3, 5))
+    which, given_scores = (
+        np.array([v[0] for v in values], np.int64),
+        np.array([v[1] for v in values]),
+    )
+    times, thresholds, before = (
+        np.arange(len(values), dtype=np.float64),
+        np.full(len(values), 0.2),
+        np.zeros((3, 5)),
+    )
     after, whole = judge(before, which, times, given_scores, thresholds, POLICY)
     assert not before.any()
     first, second = slice(cut), slice(cut, None)
-    between, head = judge(before, which[first], times[first], given_scores[first], thresholds[first], POLICY)
-    last, tail = judge(between, which[second], times[second], given_scores[second], thresholds[second], POLICY)
+    between, head = judge(
+        before, which[first], times[first], given_scores[first], thresholds[first], POLICY
+    )
+    last, tail = judge(
+        between, which[second], times[second], given_scores[second], thresholds[second], POLICY
+    )
     assert after.tobytes() == last.tobytes()
     for name in ("transitions", "started", "readings", "peaks"):
-        assert np.concatenate([getattr(head, name), getattr(tail, name)]).tolist() == getattr(whole, name).tolist()
+        assert (
+            np.concatenate([getattr(head, name), getattr(tail, name)]).tolist()
+            == getattr(whole, name).tolist()
+        )
     for row in range(3):
         at = which == row
-        alone = judge(np.zeros((1, 5)), which[at] * 0, times[at], given_scores[at], thresholds[at], POLICY)[1]
+        alone = judge(
+            np.zeros((1, 5)), which[at] * 0, times[at], given_scores[at], thresholds[at], POLICY
+        )[1]
         assert alone.transitions.tolist() == whole.transitions[at].tolist()
 
 
@@ -63,15 +88,34 @@ def test_an_episode_from_beginning_to_end() -> None:
     """Too faint to open; opens; holds faint readings; worsens once it is 0.2 stronger than told; closes at the third quiet reading."""
     values = [-0.1, 0.5, -0.3, -0.1, 0.2, -0.45, -0.5, 0.1, 0.1, 0.1, 0.1, -0.1]
     episodes, verdicts = judged(np.zeros((1, 5)), values)
-    assert verdicts.transitions.tolist() == [NONE, NONE, OPENED, NONE, NONE, NONE, WORSENED, NONE, NONE, CLOSED, NONE, NONE]
+    assert verdicts.transitions.tolist() == [
+        NONE,
+        NONE,
+        OPENED,
+        NONE,
+        NONE,
+        NONE,
+        WORSENED,
+        NONE,
+        NONE,
+        CLOSED,
+        NONE,
+        NONE,
+    ]
     assert verdicts.started.tolist() == [0, 0, *[2] * 8, 0, 0]
     assert verdicts.readings.tolist() == [0, 0, 1, 2, 2, 3, 4, 4, 4, 4, 0, 0]
     np.testing.assert_allclose(verdicts.peaks[2:10], [0.3, 0.3, 0.3, 0.45, 0.5, 0.5, 0.5, 0.5])
     assert not episodes.any()
 
 
-@given(values=st.lists(scores, min_size=1, max_size=300), days=st.floats(0.01, 60), rate=st.sampled_from([0.03, 0.14, 1.0]))
-def test_law_the_threshold_keeps_the_promised_rate(values: list[float], days: float, rate: float) -> None:
+@given(
+    values=st.lists(scores, min_size=1, max_size=300),
+    days=st.floats(0.01, 60),
+    rate=st.sampled_from([0.03, 0.14, 1.0]),
+)
+def test_law_the_threshold_keeps_the_promised_rate(
+    values: list[float], days: float, rate: float
+) -> None:
     """At the threshold, the held-out readings open at most `rate` episodes a day; unless it is as high as it may be."""
     policy = Policy(merge_gap_readings=3, false_alarms_per_day=rate)
     threshold = threshold_for(np.array(values), days, policy)

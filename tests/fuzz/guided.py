@@ -56,8 +56,19 @@ def main() -> int:
             "-max_len=4096",
         ]
         argv = [sys.executable, "-m", "tests.fuzz.guided", "--child", *limits, str(corpus)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-        done = subprocess.run(argv, check=False, stderr=subprocess.PIPE, text=True, errors="replace", cwd=folder, env=environment)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        }
+        done = subprocess.run(
+            argv,
+            check=False,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            cwd=folder,
+            env=environment,
+        )
     executed = _EXECUTED.search(done.stderr)
     crashed = done.returncode != 0 or executed is None
     if crashed:

@@ -39,7 +39,9 @@ class Judge:
         for _ in range(TRIES):
             if spent < SECONDS:
                 break
-            spent = min(spent, self._timed(raw)[1])  # the machine may have been slow, or the memory just tidied up
+            spent = min(
+                spent, self._timed(raw)[1]
+            )  # the machine may have been slow, or the memory just tidied up
         assert spent < SECONDS, f"{spent:.3f} s over {topic[:100]!r} {payload[:200]!r}"
         if isinstance(answer, Rejected):
             self.rejected += 1
@@ -47,4 +49,6 @@ class Judge:
         else:
             self.readings += len(answer)
             assert answer, "neither readings nor a rejection"
-            assert all(math.isfinite(one.value) and one.device_id and one.metric_name for one in answer)
+            assert all(
+                math.isfinite(one.value) and one.device_id and one.metric_name for one in answer
+            )

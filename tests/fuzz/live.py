@@ -42,13 +42,24 @@ class Figures(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def fuzz(folder: Path, tools: Tools, payloads: int, seed: int, progress: Callable[[int], None]) -> Figures:
+def fuzz(
+    folder: Path, tools: Tools, payloads: int, seed: int, progress: Callable[[int], None]
+) -> Figures:
     """Publish so many, and wait for what becomes of them; `progress` hears how many are published."""
     began = time.monotonic()
     with ExitStack() as stack:
         server = stack.enter_context(embedded.postgres(folder / "pg", settings={"fsync": "off"}))
-        site = stack.enter_context(opened(folder, tools, stack.enter_context(empty_database(server))))
-        site.put("readings", {"subscriptions": [{"topic": one.topic, "format": one.format} for one in SUBSCRIPTIONS]})
+        site = stack.enter_context(
+            opened(folder, tools, stack.enter_context(empty_database(server)))
+        )
+        site.put(
+            "readings",
+            {
+                "subscriptions": [
+                    {"topic": one.topic, "format": one.format} for one in SUBSCRIPTIONS
+                ]
+            },
+        )
         site.put("record", {"letters_an_hour": 10**9, "letter_bytes_an_hour": 10**12})
         daemon = site.daemon()
         daemon.start()
@@ -61,14 +72,25 @@ def fuzz(folder: Path, tools: Tools, payloads: int, seed: int, progress: Callabl
         logged = 0 if crashes else int(daemon.metric("insa_messages_total"))
         crashes += 0 if crashes or daemon.terminate() == 0 else 1
     accounted = logged if kept[0] == rejected else logged - abs(rejected - kept[0])
-    return Figures(payloads, stored, kept[0], accounted, crashes, int(stuck), round(time.monotonic() - began, 1))
+    return Figures(
+        payloads,
+        stored,
+        kept[0],
+        accounted,
+        crashes,
+        int(stuck),
+        round(time.monotonic() - began, 1),
+    )
 
 
 def _publish(site: Site, payloads: int, seed: int, progress: Callable[[int], None]) -> None:
     """What no broker takes is not among them, nor what we do not subscribe to."""
     filters = [one.filter for one in SUBSCRIPTIONS]
     usable = (
-        one for one in messages(seed) if unpublishable(*one, _MOST) is None and any(topic_matches_sub(name, one[0]) for name in filters)
+        one
+        for one in messages(seed)
+        if unpublishable(*one, _MOST) is None
+        and any(topic_matches_sub(name, one[0]) for name in filters)
     )
     with site.feeder() as feeder:
         for number, message in enumerate(islice(usable, payloads), 1):
@@ -83,7 +105,11 @@ def _settled(daemon: Daemon, payloads: int) -> bool:
     before, moved = (0, 0, 0.0), time.monotonic()
     while time.monotonic() < moved + STUCK_SECONDS and daemon.running:
         status = daemon.status()
-        now = int(str(status["scored"])), int(str(status["recorded"])), daemon.metric("insa_messages_total")
+        now = (
+            int(str(status["scored"])),
+            int(str(status["recorded"])),
+            daemon.metric("insa_messages_total"),
+        )
         if now[2] >= payloads and status["log_last"] == now[0] == now[1]:
             return True
         if now != before:
@@ -111,10 +137,16 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
-        Path(folder).chmod(0o711)  # servers that may not run as root must get through to folders of their own
+        Path(folder).chmod(
+            0o711
+        )  # servers that may not run as root must get through to folders of their own
         task = bar.add_task("", total=payloads)
         done = fuzz(
-            Path(folder), Tools(unpacked if unpacked.is_dir() else None), payloads, seed, lambda number: bar.update(task, completed=number)
+            Path(folder),
+            Tools(unpacked if unpacked.is_dir() else None),
+            payloads,
+            seed,
+            lambda number: bar.update(task, completed=number),
         )
     sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
     return 0 if (done.accounted, done.crashes, done.stuck) == (payloads, 0, 0) else 1

@@ -71,7 +71,10 @@ def _structured(chance: random.Random) -> Message:
     if kind < 0.02:
         return chance.choice(_TOPICS), _object(chance, device)
     if kind < 0.2:
-        return f"plant/{device}/{chance.choice(('temperature', 'pressure', 'speed'))}", chance.choice(_VALUES).encode()
+        return (
+            f"plant/{device}/{chance.choice(('temperature', 'pressure', 'speed'))}",
+            chance.choice(_VALUES).encode(),
+        )
     if kind < 0.3:
         return f"lines/{device}", chance.choice(_LINES).encode()
     if kind < 0.33:
@@ -83,7 +86,11 @@ def _object(chance: random.Random, device: str) -> bytes:
     """JSON put together as text, since much of it is none."""
     value = f"{chance.gauss(20, 5):.3f}" if chance.random() < 0.8 else chance.choice(_VALUES)
     name = chance.choice(_NAMES if chance.random() < 0.2 else _NAMES[:2])
-    parts = [f'"{name}": {value}'] if chance.random() < 0.5 else [f'"metrics": {{"t": {value}, "{name}": 1}}']
+    parts = (
+        [f'"{name}": {value}']
+        if chance.random() < 0.5
+        else [f'"metrics": {{"t": {value}, "{name}": 1}}']
+    )
     if chance.random() < 0.6:
         parts.append(f'"timestamp": {1_763_823_600 + chance.random() * 1e6:.3f}')
     elif chance.random() < 0.3:
@@ -112,7 +119,20 @@ def _mutated(chance: random.Random, payload: bytes) -> bytes:
         if way == 0 and place < len(body):
             body[place] = chance.randrange(256)
         elif way == 1:
-            body[place:place] = chance.choice((b"\x00", b'"', b"{", b"]", b",", b"\xff", b"\xed\xa0\x80", b"e999", b"\\u0000", b"\n"))
+            body[place:place] = chance.choice(
+                (
+                    b"\x00",
+                    b'"',
+                    b"{",
+                    b"]",
+                    b",",
+                    b"\xff",
+                    b"\xed\xa0\x80",
+                    b"e999",
+                    b"\\u0000",
+                    b"\n",
+                )
+            )
         elif way == 2:
             del body[place : place + chance.randint(1, 20)]
         else:

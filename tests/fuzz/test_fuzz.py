@@ -32,7 +32,9 @@ WORST = {
 }
 
 
-@pytest.mark.parametrize("topic", ["plant/pump-1/speed", "insa/iiot/telemetry/pump-1", "lines/pump-1"])
+@pytest.mark.parametrize(
+    "topic", ["plant/pump-1/speed", "insa/iiot/telemetry/pump-1", "lines/pump-1"]
+)
 @pytest.mark.parametrize("name", WORST)
 def test_no_payload_holds_the_others_up(name: str, topic: str) -> None:
     """Under 50 ms of computing, under 10 MB: what a message costs grows with its length, and no faster."""

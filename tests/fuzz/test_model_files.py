@@ -64,7 +64,9 @@ def test_no_bit_may_be_another(files: ModelFiles, place: Path) -> None:
             yield bytes(body)
 
     assert refused(files, path, flipped()) == FLIPS
-    assert refused(files, path, (whole[: chance.randrange(len(whole))] for _ in range(CUTS))) == CUTS
+    assert (
+        refused(files, path, (whole[: chance.randrange(len(whole))] for _ in range(CUTS))) == CUTS
+    )
 
 
 def test_damage_that_nobody_authenticates_is_one_error(files: ModelFiles) -> None:
@@ -74,7 +76,9 @@ def test_damage_that_nobody_authenticates_is_one_error(files: ModelFiles) -> Non
         body = bytearray(whole)
         body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
         try:
-            Model.from_bytes(bytes(body[: chance.randrange(len(body))] if number % 10 == 0 else body))
+            Model.from_bytes(
+                bytes(body[: chance.randrange(len(body))] if number % 10 == 0 else body)
+            )
         except ModelFileError:
             continue
 
@@ -92,7 +96,11 @@ class Malicious:
 def test_no_pickle_of_somebody_else_is_opened(files: ModelFiles, place: Path) -> None:
     """In the place of the file that is loaded, by every protocol; and in that of the pickles beside it, which nobody here opens."""
     mark = place / "mark"
-    bodies = [pickle.dumps(Malicious(mark), protocol) + bytes(number) for number in range(PICKLES // 5) for protocol in range(1, 6)]
+    bodies = [
+        pickle.dumps(Malicious(mark), protocol) + bytes(number)
+        for number in range(PICKLES // 5)
+        for protocol in range(1, 6)
+    ]
     path = place / "ml_models" / files.row("a-model").model_path
     assert refused(files, path, iter(bodies)) == PICKLES
     for beside in path.parent.glob("*.pkl"):

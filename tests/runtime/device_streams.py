@@ -9,9 +9,23 @@ from insa_anomaly.core.device import METRIC_NAME, DeviceModel, DeviceParameters
 from insa_anomaly.core.device_training import fit
 from insa_anomaly.ports import ModelRow, Swap
 from insa_anomaly.testing import MemoryModels
-from tests.runtime.streams import GARBAGE, NOW, POLICY, SECOND, Message, Stream, message, model, model_row, swap, topic
+from tests.runtime.streams import (
+    GARBAGE,
+    NOW,
+    POLICY,
+    SECOND,
+    Message,
+    Stream,
+    message,
+    model,
+    model_row,
+    swap,
+    topic,
+)
 
-PARAMETERS = DeviceParameters(n_estimators=8, max_samples=64, refit_readings_least=40, refit_readings_most=40)
+PARAMETERS = DeviceParameters(
+    n_estimators=8, max_samples=64, refit_readings_least=40, refit_readings_most=40
+)
 METRICS = (("a", "b"), ("a", "b", "c"), ("b", "c"))  # of the models
 PUMP = ("pump", METRIC_NAME)
 
@@ -21,7 +35,9 @@ def device_model(number: int) -> DeviceModel:
     """Model `number` of the pump, learnt on noise around 10."""
     random, metrics = np.random.default_rng(50 + number), METRICS[number]
     times, values = SECOND * np.arange(400), 10 + random.normal(size=(400, len(metrics)))
-    return fit(times, values, "pump", metrics, str(UUID(int=100 + number)), number + 1, PARAMETERS, POLICY).model
+    return fit(
+        times, values, "pump", metrics, str(UUID(int=100 + number)), number + 1, PARAMETERS, POLICY
+    ).model
 
 
 @cache
@@ -32,7 +48,9 @@ def _scorer(number: int) -> bytes:
 def device_row(number: int) -> ModelRow:
     """What the index says of it."""
     one = device_model(number)
-    return ModelRow(one.id, *PUMP, one.version, "archived", "", NOW + number, 400, one.threshold, {}, {}, "")
+    return ModelRow(
+        one.id, *PUMP, one.version, "archived", "", NOW + number, 400, one.threshold, {}, {}, ""
+    )
 
 
 def device_swap(number: int) -> Swap:
@@ -55,13 +73,18 @@ def shelf() -> MemoryModels:
 def device_stream(seed: int, length: int) -> Stream:
     """The pump warms up; then messages with all that goes on, and models that come and go."""
     random = np.random.default_rng(seed)
-    messages = [message("pump", i - 80, {name: 10 + float(random.normal()) for name in "abc"}) for i in range(80)]
+    messages = [
+        message("pump", i - 80, {name: 10 + float(random.normal()) for name in "abc"})
+        for i in range(80)
+    ]
     swaps = {0: [swap(0), swap(1)], 5: [device_swap(0)]}
     for i in range(length):
         messages += _some(random, i)
     for place in (100 + random.integers(length, size=3)).tolist():
         number = int(random.integers(4))
-        swaps.setdefault(place, []).append(Swap(*PUMP, None) if number == 3 else device_swap(number))
+        swaps.setdefault(place, []).append(
+            Swap(*PUMP, None) if number == 3 else device_swap(number)
+        )
     return Stream(messages, swaps)
 
 
@@ -74,9 +97,19 @@ def _some(random: np.random.Generator, i: int) -> list[Message]:
     if kind < 0.5:
         return [message("pump", i, values)]
     if kind < 0.65:
-        return [message("pump", i + 0.1 * place, {name: value}) for place, (name, value) in enumerate(values.items())]
+        return [
+            message("pump", i + 0.1 * place, {name: value})
+            for place, (name, value) in enumerate(values.items())
+        ]
     if kind < 0.75:
-        return [message("pump", i, {name: value for name, value in values.items() if random.random() < 0.6} or {"a": values["a"]})]
+        return [
+            message(
+                "pump",
+                i,
+                {name: value for name, value in values.items() if random.random() < 0.6}
+                or {"a": values["a"]},
+            )
+        ]
     if kind < 0.80:
         return [message("pump", i, values), message("pump", i - 5, values)]
     if kind < 0.85:
@@ -84,5 +117,8 @@ def _some(random: np.random.Generator, i: int) -> list[Message]:
     if kind < 0.90:
         return [message("fan", i, {"a": 10.0}), message("pump", i, values, '"quality": "bad", ')]
     if kind < 0.95:
-        return [message("pump", i + 0.4, {"c": values["c"]}), message("pump", i, {"a": values["a"], "b": values["b"]})]
+        return [
+            message("pump", i + 0.4, {"c": values["c"]}),
+            message("pump", i, {"a": values["a"], "b": values["b"]}),
+        ]
     return [(topic("pump"), GARBAGE[i % len(GARBAGE)])]

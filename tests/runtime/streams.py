@@ -16,7 +16,13 @@ from insa_anomaly.testing import MemoryLog, MemoryModels
 
 NOW = 1_760_000_000_000_000
 SECOND = 1_000_000
-PARAMETERS = Parameters(n_estimators=8, first_fit_readings=50, first_fit_seconds=10.0, first_fit_retry_readings=30, refit_readings_least=40)
+PARAMETERS = Parameters(
+    n_estimators=8,
+    first_fit_readings=50,
+    first_fit_seconds=10.0,
+    first_fit_retry_readings=30,
+    refit_readings_least=40,
+)
 POLICY = Policy(merge_gap_readings=3, false_alarms_per_day=50.0)
 SERIES: tuple[SeriesKey, ...] = (("pump", "a"), ("pump", "b"), ("fan", "a"))
 GARBAGE = (b"{", b"", b'{"a": NaN}', b"\xff", b'{"a": true}')
@@ -32,7 +38,10 @@ def topic(device_id: str) -> str:
 def message(device_id: str, second: float, metrics: dict[str, float], rest: str = "") -> Message:
     """One message: values of the metrics, `second` seconds before (negative) or after NOW."""
     values = ", ".join(f'"{name}": {float(value)!r}' for name, value in metrics.items())
-    return topic(device_id), f'{{"timestamp": {(NOW + round(second * SECOND)) / SECOND:.6f}, {rest}"metrics": {{{values}}}}}'.encode()
+    return (
+        topic(device_id),
+        f'{{"timestamp": {(NOW + round(second * SECOND)) / SECOND:.6f}, {rest}"metrics": {{{values}}}}}'.encode(),
+    )
 
 
 def parser() -> Parser:
@@ -47,7 +56,15 @@ def model(number: int) -> Model:
     random = np.random.default_rng(number)
     times, values = SECOND * np.arange(400), 10 + random.normal(size=400)
     device_id, metric_name = SERIES[number % len(SERIES)]
-    return fit(times, values, (device_id, metric_name), str(UUID(int=number + 1)), number + 1, PARAMETERS, POLICY).model
+    return fit(
+        times,
+        values,
+        (device_id, metric_name),
+        str(UUID(int=number + 1)),
+        number + 1,
+        PARAMETERS,
+        POLICY,
+    ).model
 
 
 @cache
@@ -59,7 +76,20 @@ def model_row(number: int, status: str = "archived", key: SeriesKey | None = Non
     """What the index says of model `number`; `key`: of another series than its own."""
     one = model(number)
     device_id, metric_name = key or (one.device_id, one.metric_name)
-    return ModelRow(one.id, device_id, metric_name, one.version, status, "", NOW + number, 400, one.threshold, {}, {}, "")
+    return ModelRow(
+        one.id,
+        device_id,
+        metric_name,
+        one.version,
+        status,
+        "",
+        NOW + number,
+        400,
+        one.threshold,
+        {},
+        {},
+        "",
+    )
 
 
 def models(count: int) -> MemoryModels:
@@ -87,7 +117,9 @@ class Stream:
     def log(self, cuts: set[int]) -> MemoryLog:
         """A log of it, a new entry at each cut and wherever models are swapped."""
         log = MemoryLog()
-        bounds = sorted({0, len(self.messages), *(cut for cut in cuts if cut < len(self.messages)), *self.swaps})
+        bounds = sorted(
+            {0, len(self.messages), *(cut for cut in cuts if cut < len(self.messages)), *self.swaps}
+        )
         for begin, end in pairwise(bounds):
             log.append(self.messages[begin:end], self.swaps.get(begin, []), NOW)
         return log
@@ -101,7 +133,11 @@ class Stream:
 def stream(seed: int, length: int) -> Stream:
     """Every series warms up with 70 ordinary readings; then `length` messages with all that goes on in a plant."""
     random = np.random.default_rng(seed)
-    messages = [message(device, i - 70, {metric: _ordinary(random)}) for i in range(70) for device, metric in SERIES]
+    messages = [
+        message(device, i - 70, {metric: _ordinary(random)})
+        for i in range(70)
+        for device, metric in SERIES
+    ]
     swaps = {0: [swap(0), swap(1)], 105: [swap(2)]}
     messages += [_one(random, i) for i in range(length)]
     for place in (210 + random.integers(length, size=3)).tolist() if length else []:
@@ -122,7 +158,9 @@ def _one(random: np.random.Generator, i: int) -> Message:
     device, metric = SERIES[int(random.integers(len(SERIES)))]
     kind = random.random()
     strange = (i // 12) % 3 == 1  # faults last
-    value = _ordinary(random) + (random.choice([6.0, 12.0, 40.0]) if strange and metric == "a" else 0.0)
+    value = _ordinary(random) + (
+        random.choice([6.0, 12.0, 40.0]) if strange and metric == "a" else 0.0
+    )
     if kind < 0.75:
         return message(device, i, {metric: value})
     if kind < 0.80:

@@ -12,14 +12,23 @@ from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime.activity import Activity, Taken
 
 KEYS: tuple[SeriesKey, ...] = tuple((f"d{number}", "a") for number in range(600))
-Reading = tuple[int, bool, bool]  # number of its series, whether it was scored, whether its score is below 0
-_batches = st.lists(st.lists(st.tuples(st.sampled_from([0, 1, 7, 599]), st.booleans(), st.booleans()), max_size=20), max_size=8)
+Reading = tuple[
+    int, bool, bool
+]  # number of its series, whether it was scored, whether its score is below 0
+_batches = st.lists(
+    st.lists(st.tuples(st.sampled_from([0, 1, 7, 599]), st.booleans(), st.booleans()), max_size=20),
+    max_size=8,
+)
 
 
 def batch(readings: list[Reading]) -> tuple[Any, Any]:
     """Telemetry and results, as far as they are looked at."""
-    numbers, scored, anomalous = (np.array([one[place] for one in readings], int) for place in range(3))
-    return SimpleNamespace(keys=KEYS, key=numbers), SimpleNamespace(scored=scored.astype(bool), score=np.where(anomalous, -0.5, 0.5))
+    numbers, scored, anomalous = (
+        np.array([one[place] for one in readings], int) for place in range(3)
+    )
+    return SimpleNamespace(keys=KEYS, key=numbers), SimpleNamespace(
+        scored=scored.astype(bool), score=np.where(anomalous, -0.5, 0.5)
+    )
 
 
 def added(total: Counter[tuple[SeriesKey, int]], taken: Taken) -> None:
@@ -30,10 +39,18 @@ def added(total: Counter[tuple[SeriesKey, int]], taken: Taken) -> None:
 
 
 @given(_batches, st.sets(st.integers(0, 7)))
-def test_law_nothing_is_lost_or_counted_twice(batches: list[list[Reading]], taken_after: set[int]) -> None:
+def test_law_nothing_is_lost_or_counted_twice(
+    batches: list[list[Reading]], taken_after: set[int]
+) -> None:
     """As counted one by one; what comes between taking and forgetting is taken the next time."""
     activity, total = Activity(), Counter[tuple[SeriesKey, int]]()
-    expected = Counter((KEYS[number], which) for one in batches for number, scored, bad in one if scored for which in range(1 + bad))
+    expected = Counter(
+        (KEYS[number], which)
+        for one in batches
+        for number, scored, bad in one
+        if scored
+        for which in range(1 + bad)
+    )
     for place, readings in enumerate(batches):
         taken = activity.counted()
         activity.results(*batch(readings))

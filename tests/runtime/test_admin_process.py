@@ -22,12 +22,15 @@ class School:
     """Begins processes of a program, and knows them all."""
 
     def __init__(self, file: Path, program: str = OBEDIENT) -> None:
-        self.file, self.program = file, program
+        self.file = file
+        self.program = program
         self.begun: list[tuple[Settings, subprocess.Popen[bytes]]] = []
 
     def start(self, settings: Settings) -> "subprocess.Popen[bytes]":
         """One more."""
-        process = subprocess.Popen([sys.executable, "-c", self.program, str(self.file)], stdin=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.program, str(self.file)], stdin=subprocess.PIPE
+        )
         self.begun.append((settings, process))
         return process
 

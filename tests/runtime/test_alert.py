@@ -70,12 +70,16 @@ class Office:
         """Begin where the last run ended, or was killed."""
         targets = [Target("mail", (Route(),), self.budget)]
         self.courier = Courier("mail", self.person, self.store, retry, 86_400.0, lambda: self.now)
-        self.reader = AlertReader(self.state, self.store, targets, [self.courier], Alerting(), lambda: self.now)
+        self.reader = AlertReader(
+            self.state, self.store, targets, [self.courier], Alerting(), lambda: self.now
+        )
 
     def post(self, *numbers: int, kind: str = "opened") -> None:
         """Events of episodes."""
         for number in numbers:
-            event = msgspec.structs.replace(EVENT, event_id=f"{kind}-{number}", episode_id=f"ep-{number}", kind=kind)
+            event = msgspec.structs.replace(
+                EVENT, event_id=f"{kind}-{number}", episode_id=f"ep-{number}", kind=kind
+            )
             self.state.post([(ANOMALY_TOPIC + "press-1", msgspec.json.encode(event))])
 
     def deliver(self) -> None:
@@ -225,7 +229,9 @@ def test_a_target_that_is_away_hears_later_all_of_it() -> None:
                 break
             Event().wait(0.002)
     assert sorted(office.told) == ["opened-1", "opened-2", "opened-3"]
-    assert {one for one, _ in office.person.heard} == {delivery_id("mail", alert) for _, alert in office.person.heard}
+    assert {one for one, _ in office.person.heard} == {
+        delivery_id("mail", alert) for _, alert in office.person.heard
+    }
     assert [line["action"] for line in logs].count("target_away") == 8
     assert [line["action"] for line in logs].count("target_answers") == 1
     assert office.store.backlog() == {}
@@ -264,7 +270,9 @@ def test_what_a_target_refuses_is_a_dead_letter_and_the_next_is_told() -> None:
     office.person.trouble = [TargetRefused("422")]
     office.deliver()
     assert office.told == ["opened-2"]
-    assert [(one.alert.event_id, reason) for one, reason in office.store.dead] == [("opened-1", "422")]
+    assert [(one.alert.event_id, reason) for one, reason in office.store.dead] == [
+        ("opened-1", "422")
+    ]
 
 
 def test_what_is_too_old_is_a_dead_letter() -> None:
@@ -282,7 +290,11 @@ def test_what_is_too_old_is_a_dead_letter() -> None:
     assert office.told == ["opened-3", "opened-2"]
     assert [one.alert.event_id for one, _ in office.store.dead] == ["opened-1"]
     (line,) = [line for line in logs if line["action"] == "alert_given_up"]
-    assert (line["target"], line["event_id"], line["about"]) == ("mail", "opened-1", "press-1/pressure")
+    assert (line["target"], line["event_id"], line["about"]) == (
+        "mail",
+        "opened-1",
+        "press-1/pressure",
+    )
 
 
 def test_a_target_that_hangs_holds_up_nobody() -> None:
@@ -290,7 +302,10 @@ def test_a_target_that_hangs_holds_up_nobody() -> None:
     store, release = MemoryAlerts(), Event()
     slow, quick = Person(during=lambda: (release.wait(30), None)[1]), Person()
     ways = {"mail": slow, "webhook:scada": quick}
-    both = [Courier(name, person, store, QUICK, 86_400.0, lambda: DAY_ZERO) for name, person in ways.items()]
+    both = [
+        Courier(name, person, store, QUICK, 86_400.0, lambda: DAY_ZERO)
+        for name, person in ways.items()
+    ]
     alert = Office()
     alert.post(1)
     (told,) = alerts_of(ANOMALY_TOPIC, alert.state.notices(1)[0].payload, 0.9)

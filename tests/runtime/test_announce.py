@@ -9,7 +9,9 @@ from insa_anomaly.testing import MemoryBroker
 def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:
     """State and reasons of all that was published."""
     assert {(topic, retained) for _, topic, _, retained in broker.published} <= {(TOPIC, True)}
-    found = [msgspec.json.decode(payload, type=Announcement) for _, _, payload, _ in broker.published]
+    found = [
+        msgspec.json.decode(payload, type=Announcement) for _, _, payload, _ in broker.published
+    ]
     assert {(one.instance, one.version) for one in found} <= {("line-1", "1.2.3")}
     return [(one.state, list(one.reasons)) for one in found]
 
@@ -22,7 +24,12 @@ def test_it_is_said_once_and_again_when_it_changes() -> None:
     for troubles in ([], [], ["no database"], ["no database"], []):
         announcer.say(troubles)
     announcer.say_stopped()
-    assert said(broker) == [("running", []), ("degraded", ["no database"]), ("running", []), ("stopped", [])]
+    assert said(broker) == [
+        ("running", []),
+        ("degraded", ["no database"]),
+        ("running", []),
+        ("stopped", []),
+    ]
 
 
 def test_a_new_connection_hears_it_again() -> None:

@@ -56,7 +56,9 @@ def test_every_look_is_whole(written: Board) -> None:
     assert len(seen) > 10
 
 
-def test_a_row_that_nobody_goes_on_with_is_given_up(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_nobody_goes_on_with_is_given_up(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who was writing it is frozen, or gone; other rows are read as ever."""
     monkeypatch.setattr(board_module, "_ATTEMPTS", 3)
     with board.changing(1):
@@ -73,7 +75,9 @@ def test_a_change_that_failed_is_over(board: Board) -> None:
     assert board.look(1).number == 1
 
 
-def test_a_model_has_its_name_only_when_it_is_whole(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_has_its_name_only_when_it_is_whole(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who walks through a forest while another is written in its place has walked for nothing."""
     first = model(0)
     second = replace(first, id="another", version=2)

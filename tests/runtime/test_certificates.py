@@ -19,7 +19,9 @@ DAY = 86_400_000_000
 
 def gauge(of: str) -> float | None:
     """Days left, as Prometheus sees them."""
-    seconds = instrumentation.REGISTRY.get_sample_value("insa_certificate_expires_seconds", {"of": of})
+    seconds = instrumentation.REGISTRY.get_sample_value(
+        "insa_certificate_expires_seconds", {"of": of}
+    )
     return None if seconds is None else seconds / 86_400
 
 
@@ -33,7 +35,10 @@ def told(look: Certificates) -> list[tuple[object, object]]:
 def test_it_is_told_from_thirty_days_before_once_a_day() -> None:
     """Each by itself, also when the clock is set back; what is not known is not told, and has no gauge."""
     now, ends = NOW, {"broker": NOW + 31 * DAY, "client": NOW + 29 * DAY}
-    look = Certificates({"broker": lambda: ends["broker"], "client": lambda: ends["client"], "http": lambda: None}, lambda: now)
+    look = Certificates(
+        {"broker": lambda: ends["broker"], "client": lambda: ends["client"], "http": lambda: None},
+        lambda: now,
+    )
     assert told(look) == [("client", 29.0)]
     assert told(look) == []
     assert (gauge("broker"), gauge("client")) == (31.0, 29.0)
@@ -60,7 +65,8 @@ class Shown:
 def test_those_in_use_are_looked_at(made: Path) -> None:
     """The port's and our own from their files, as they were at the start: renewed ones are not in use before the next."""
     settings = Settings(
-        broker=BrokerAddress(tls=True, certificate_file=made, key_file=made), http=Http(certificate_file=made, key_file=made)
+        broker=BrokerAddress(tls=True, certificate_file=made, key_file=made),
+        http=Http(certificate_file=made, key_file=made),
     )
     look = certificates(settings, Shown())
     made.rename(made.with_suffix(".old"))

@@ -68,7 +68,8 @@ class Careful(MemoryLog):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state, self.recorder = MemoryState(), MemoryRecorder()
+        self.state = MemoryState()
+        self.recorder = MemoryRecorder()
         self.dropped = 0
 
     def drop(self, through: int) -> None:
@@ -103,7 +104,8 @@ class Plant:
     acknowledged: list[Message] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.state, self.recorder = self.log.state, self.log.recorder
+        self.state = self.log.state
+        self.recorder = self.log.recorder
         self.start()
 
     def start(self) -> None:
@@ -116,11 +118,31 @@ class Plant:
         fleet = Fleet(registry, PARAMETERS, POLICY)
         trainer = Trainer(self.shelf, intake.swap, no_child, Training(automatic=False))
         tell, show = Tell(self.state, self.broker), Show(self.latest)
-        score = Score(feed, self.state, fleet, self.shelf, Listeners(tell, trainer, show, Activity()), checkpoint_seconds=0.02)
+        score = Score(
+            feed,
+            self.state,
+            fleet,
+            self.shelf,
+            Listeners(tell, trainer, show, Activity()),
+            checkpoint_seconds=0.02,
+        )
         paging = Paging(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
         record = Record(self.log, feed, self.state, self.recorder, self.shelf, paging)
         alert = Alert(self.state, MemoryAlerts(), [], [], Alerting(), lambda: NOW)
-        self.parts = Parts(self.log, self.state, feed, fleet, intake, self.broker, score, record, tell, show, trainer, alert=alert)
+        self.parts = Parts(
+            self.log,
+            self.state,
+            feed,
+            fleet,
+            intake,
+            self.broker,
+            score,
+            record,
+            tell,
+            show,
+            trainer,
+            alert=alert,
+        )
         self.daemon = Daemon(self.parts)
         self.daemon.restore()
 
@@ -137,7 +159,9 @@ class Plant:
             thread.join(30)
             assert active_count() == before
             self.published += [(one[1], one[2]) for one in self.broker.published]
-            self.acknowledged += [one for delivery in self.broker.acknowledged for one in delivery.messages]
+            self.acknowledged += [
+                one for delivery in self.broker.acknowledged for one in delivery.messages
+            ]
             return statuses[0]
 
         try:
@@ -284,7 +308,9 @@ def test_a_thread_that_is_stuck_ends_the_daemon(name: str, monkeypatch: pytest.M
     plant, release, words, given_up = Plant(), Event(), list[str](), list[bool]()
     monkeypatch.setattr(running, "JOIN_SECONDS", 0.1)
     monkeypatch.setattr(type(getattr(plant.parts, name)), "step", lambda *_: release.wait(30))
-    supervision = Supervision(heartbeats=Heartbeats(0.3, dict.fromkeys({*THREADS} - {name}, 30.0)), notify=words.append)
+    supervision = Supervision(
+        heartbeats=Heartbeats(0.3, dict.fromkeys({*THREADS} - {name}, 30.0)), notify=words.append
+    )
     plant.daemon = Daemon(plant.parts, replace(supervision, give_up=lambda: given_up.append(True)))
     with capture_logs() as logs, plant.running() as end:
         wait_for(lambda: plant.daemon._failure is not None)
@@ -306,7 +332,11 @@ def test_the_state_is_announced() -> None:
     plant.daemon = Daemon(plant.parts, Supervision(Announcer(plant.broker, "line-1", "1.2.3")))
 
     def states() -> list[str]:
-        return [json.loads(payload)["state"] for _, topic, payload, _ in plant.broker.published if topic == TOPIC]
+        return [
+            json.loads(payload)["state"]
+            for _, topic, payload, _ in plant.broker.published
+            if topic == TOPIC
+        ]
 
     with plant.running() as end:
         wait_for(lambda: states() == ["running"])
@@ -365,7 +395,9 @@ def test_a_broker_that_refuses_ends_the_start() -> None:
     assert active_count() == before
 
 
-def test_a_state_that_cannot_be_put_on_disk_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_cannot_be_put_on_disk_ends_the_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Before anything is dropped from the log that it was made from."""
     plant = Plant()
 
@@ -406,7 +438,10 @@ def test_troubles_are_said_in_words() -> None:
     assert plant.daemon.troubles() == []
     plant.parts.intake.trouble = "it is full"
     plant.parts.record.trouble = "no answer"
-    assert plant.daemon.troubles() == ["the log cannot be written: it is full", "the database does not record: no answer"]
+    assert plant.daemon.troubles() == [
+        "the log cannot be written: it is full",
+        "the database does not record: no answer",
+    ]
 
 
 def test_figures_say_where_every_reader_is() -> None:
@@ -418,7 +453,11 @@ def test_figures_say_where_every_reader_is() -> None:
         wait_for(lambda: plant.parts.fleet.model)
         assert end() == 0
     figures = plant.daemon.figures()
-    assert (figures.pop("series"), figures.pop("series_with_model"), figures.pop("devices_with_model")) == (1, 1, 0)
+    assert (
+        figures.pop("series"),
+        figures.pop("series_with_model"),
+        figures.pop("devices_with_model"),
+    ) == (1, 1, 0)
     assert set(figures) == {"log_last", "scored", "recorded", "checkpoint"}
     assert set(figures.values()) == {plant.log.last}
 
@@ -441,9 +480,16 @@ def test_readings_of_every_kind_reach_the_tables() -> None:
     """Good and bad, stamped and not; what holds no reading is a dead letter."""
     plant = Plant()
     with plant.running() as end:
-        said = [message("pump", 0, {"a": 1.0}, '"quality": "bad", '), (topic("pump"), b'{"b": 2}'), (topic("pump"), b"{")]
+        said = [
+            message("pump", 0, {"a": 1.0}, '"quality": "bad", '),
+            (topic("pump"), b'{"b": 2}'),
+            (topic("pump"), b"{"),
+        ]
         plant.broker.deliver(said)
         wait_for(lambda: plant.broker.acknowledged)
         assert end() == 0
-    assert sorted(row[1] for row in plant.recorder.tables.telemetry.values()) == [Quality.GOOD, Quality.BAD]
+    assert sorted(row[1] for row in plant.recorder.tables.telemetry.values()) == [
+        Quality.GOOD,
+        Quality.BAD,
+    ]
     assert len(plant.recorder.tables.dead_letters) == 1

@@ -12,7 +12,14 @@ from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.core.event import NO_MODEL, Event, episode_id
 from insa_anomaly.ports import Outgoing, Swap
 from insa_anomaly.testing import MemoryLog, MemoryModels
-from tests.runtime.device_streams import PUMP, device_model, device_row, device_stream, device_swap, shelf
+from tests.runtime.device_streams import (
+    PUMP,
+    device_model,
+    device_row,
+    device_stream,
+    device_swap,
+    shelf,
+)
 from tests.runtime.streams import Message, Stream, message, swap
 from tests.runtime.world import Outcome, World
 
@@ -55,8 +62,12 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
     world = World(shelf=shelf())
     for entry in device_stream(seed, 200).entries(cuts):
         world.take(entry.messages, entry.swaps)
-        for happening in data.draw(st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)):
-            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[happening]()
+        for happening in data.draw(
+            st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)
+        ):
+            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[
+                happening
+            ]()
     assert world.outcome() == expected(seed)
 
 
@@ -64,11 +75,16 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
 def fleet_stream(seed: int) -> Stream:
     """Five pumps that each send most seconds, the faulty one in turn; two have a third metric in their model, one is given another."""
     random = np.random.default_rng(seed)
-    messages, swaps = list[Message](), {0: [Swap(pump, METRIC_NAME, device_model(i % 2).id) for i, pump in enumerate(PUMPS)]}
+    messages, swaps = (
+        list[Message](),
+        {0: [Swap(pump, METRIC_NAME, device_model(i % 2).id) for i, pump in enumerate(PUMPS)]},
+    )
     for second in range(-70, 70):
         for pump in PUMPS:
             faulty = pump == PUMPS[second // 14 % len(PUMPS)] and second >= 0
-            values = {name: 10 + float(random.normal()) + 9.0 * (faulty and name == "a") for name in "abc"}
+            values = {
+                name: 10 + float(random.normal()) + 9.0 * (faulty and name == "a") for name in "abc"
+            }
             kind = random.random()
             messages += [message(pump, second, values)] if kind < 0.9 else []
             messages += [message(pump, second - 5, values)] if kind > 0.97 else []
@@ -84,7 +100,9 @@ def fleet_outcome(seed: int, cuts: set[int]) -> Outcome:
 
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 3), st.sets(st.integers(0, 700), max_size=30))
-def test_rows_of_many_devices_at_once_are_those_of_one_after_another(seed: int, cuts: set[int]) -> None:
+def test_rows_of_many_devices_at_once_are_those_of_one_after_another(
+    seed: int, cuts: set[int]
+) -> None:
     """However messages of several devices fall into batches: the same to the bit as with an entry for every message."""
     assert fleet_outcome(seed, cuts) == fleet_outcome(seed, set(range(700)))
 
@@ -101,15 +119,23 @@ def test_the_streams_are_worth_it() -> None:
     }
     anomalies = [anomaly for outcome in outcomes for anomaly in outcome[0]]
     devices = {anomaly.episode_id for anomaly in anomalies if anomaly.metric_name == METRIC_NAME}
-    assert any(anomaly.metric_name == "a" and anomaly.episode_id in devices - {None} for anomaly in anomalies)
-    assert len({anomaly.model_id for anomaly in anomalies if anomaly.metric_name == METRIC_NAME}) > 1
+    assert any(
+        anomaly.metric_name == "a" and anomaly.episode_id in devices - {None}
+        for anomaly in anomalies
+    )
+    assert (
+        len({anomaly.model_id for anomaly in anomalies if anomaly.metric_name == METRIC_NAME}) > 1
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- cases
 def rows(places: range, faults: range = range(0), size: float = 9.0) -> list[Message]:
     """One message a second with a and b; a is off by `size` in `faults`."""
     wobble = [(i * 37 % 11 - 5) / 5 for i in places]
-    return [message("pump", i, {"a": 10 + w + size * (i in faults), "b": 10 - w}) for i, w in zip(places, wobble, strict=True)]
+    return [
+        message("pump", i, {"a": 10 + w + size * (i in faults), "b": 10 - w})
+        for i, w in zip(places, wobble, strict=True)
+    ]
 
 
 def test_a_device_episode_is_told_like_any_other() -> None:
@@ -121,7 +147,11 @@ def test_a_device_episode_is_told_like_any_other() -> None:
     assert kinds[0] == ("opened", *PUMP)
     assert kinds[-1] == ("closed", *PUMP)
     first = anomalies[0]
-    assert (first.model_id, first.model_version, first.metric_name) == (device_model(0).id, 1, METRIC_NAME)
+    assert (first.model_id, first.model_version, first.metric_name) == (
+        device_model(0).id,
+        1,
+        METRIC_NAME,
+    )
     assert first.value > 15
     assert first.reasons[0].feature == "a"
     assert first.reasons[0].share > 0.5
@@ -135,18 +165,32 @@ def test_while_a_device_episode_is_open_its_metrics_open_none() -> None:
     """What they find is recorded in the device's episode; afterwards they speak for themselves again."""
     alone, together = World(shelf=shelf()), World(shelf=shelf())
     messages = rows(range(300), range(100, 140))
-    for second in (*range(120, 124), *range(250, 254)):  # once the device has spoken, and once it is calm again
+    for second in (
+        *range(120, 124),
+        *range(250, 254),
+    ):  # once the device has spoken, and once it is calm again
         messages[second] = message("pump", second, {"a": 10.0, "b": 400.0})
     alone.take(messages, [swap(0), swap(1)])
     together.take(messages, [swap(0), swap(1), device_swap(0)])
     anomalies, _, outgoing, _ = together.outcome()
     of_device = [event for event in told(outgoing) if event.metric_name == METRIC_NAME]
     first, closed = of_device[0], next(event for event in of_device if event.kind == "closed")
-    opened_alone, opened = ([one for one in told(world.outcome()[2]) if one.kind == "opened"] for world in (alone, together))
+    opened_alone, opened = (
+        [one for one in told(world.outcome()[2]) if one.kind == "opened"]
+        for world in (alone, together)
+    )
     assert next(one.timestamp for one in opened_alone if one.metric_name == "b") < closed.timestamp
-    assert not [one for one in opened if one.metric_name == "b" and first.timestamp <= one.timestamp < closed.timestamp]
+    assert not [
+        one
+        for one in opened
+        if one.metric_name == "b" and first.timestamp <= one.timestamp < closed.timestamp
+    ]
     assert [one for one in opened if one.metric_name == "b" and one.timestamp > closed.timestamp]
-    assert [anomaly for anomaly in anomalies if anomaly.metric_name == "b" and anomaly.episode_id == first.episode_id]
+    assert [
+        anomaly
+        for anomaly in anomalies
+        if anomaly.metric_name == "b" and anomaly.episode_id == first.episode_id
+    ]
 
 
 def test_a_metric_that_is_already_told_goes_on() -> None:
@@ -166,7 +210,12 @@ def test_a_device_whose_model_is_taken_away_still_closes() -> None:
     world.take(rows(range(120, 150)), [Swap(*PUMP, None)])
     _, _, outgoing, kept = world.outcome()
     closed = told(outgoing)[-1]
-    assert (closed.kind, closed.metric_name, closed.model_id, closed.expected) == ("closed", METRIC_NAME, NO_MODEL, None)
+    assert (closed.kind, closed.metric_name, closed.model_id, closed.expected) == (
+        "closed",
+        METRIC_NAME,
+        NO_MODEL,
+        None,
+    )
     assert PUMP in kept
     world.start()
     assert world.fleet.devices.models == {}

@@ -23,10 +23,24 @@ Said = tuple[int, list[tuple[object, ...]], list[tuple[str, int]], list[Swap]]
 def said(batch: Batch) -> Said:
     """All of a batch, series by name: the numbers of series are the process's own."""
     t = batch.telemetry
-    columns = (t.key.tolist(), t.timestamp.tolist(), t.discriminator.tolist(), t.value.tolist(), t.quality.tolist(), t.flags.tolist())
+    columns = (
+        t.key.tolist(),
+        t.timestamp.tolist(),
+        t.discriminator.tolist(),
+        t.value.tolist(),
+        t.quality.tolist(),
+        t.flags.tolist(),
+    )
     rows = zip(*columns, batch.received.tolist(), strict=True)
-    readings: list[tuple[object, ...]] = [(t.keys[row[0]], *row[1:], t.original.get(i)) for i, row in enumerate(rows)]
-    return batch.seq, readings, [(rejected.reason, rejected.raw.received) for rejected in batch.rejected], batch.swaps
+    readings: list[tuple[object, ...]] = [
+        (t.keys[row[0]], *row[1:], t.original.get(i)) for i, row in enumerate(rows)
+    ]
+    return (
+        batch.seq,
+        readings,
+        [(rejected.reason, rejected.raw.received) for rejected in batch.rejected],
+        batch.swaps,
+    )
 
 
 def fed(log: MemoryLog, capacity: int = CAPACITY) -> Feed:
@@ -39,10 +53,15 @@ def fed(log: MemoryLog, capacity: int = CAPACITY) -> Feed:
 @given(
     st.integers(0, 99),
     st.sets(st.integers(0, 300), max_size=40),
-    st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, 7, 60, 1000]), st.integers(0, 3)), max_size=80),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from([1, 7, 60, 1000]), st.integers(0, 3)),
+        max_size=80,
+    ),
     st.sampled_from([1, 2000, 20_000, 10_000_000]),
 )
-def test_whoever_reads_whenever_gets_the_same(seed: int, cuts: set[int], steps: list[tuple[int, int, int]], room: int) -> None:
+def test_whoever_reads_whenever_gets_the_same(
+    seed: int, cuts: set[int], steps: list[tuple[int, int, int]], room: int
+) -> None:
     """Three readers at their own pace, entries coming in between, memory large or small: each gets every batch, in order, all alike."""
     entries = stream(seed, 60).entries(cuts)
     plain = MemoryLog()
@@ -96,7 +115,10 @@ def test_joined_batches_hold_what_each_held(seed: int, cuts: set[int]) -> None:
     batches = fed(stream(seed, 150).log(cuts)).read(0, 10**9)
     whole = joined(batches)
     for name in ("key", "timestamp", "discriminator", "value", "quality", "flags"):
-        assert np.array_equal(getattr(whole, name), np.concatenate([getattr(batch.telemetry, name) for batch in batches]))
+        assert np.array_equal(
+            getattr(whole, name),
+            np.concatenate([getattr(batch.telemetry, name) for batch in batches]),
+        )
     originals = [batch.telemetry.original.get(i) for batch in batches for i in range(len(batch))]
     assert [whole.original.get(i) for i in range(len(whole.value))] == originals
     assert len(whole.original) == len([one for one in originals if one is not None])
@@ -121,7 +143,9 @@ def held_after(payloads: Callable[[int], bytes], entries: int, *, read: bool) ->
 
 @pytest.mark.parametrize("read", [True, False])
 @pytest.mark.parametrize("payload", [b'{"a": 1}', b"garbage", b"x" * 5000])
-def test_memory_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch, payload: bytes, read: bool) -> None:
+def test_memory_is_bounded_whatever_comes(
+    monkeypatch: pytest.MonkeyPatch, payload: bytes, read: bool
+) -> None:
     """Many small batches, many that hold no reading, long ones: what is kept does not grow with the stream."""
     monkeypatch.setattr(feeding, "KEEP_BYTES", 100_000)
     few, many = (held_after(lambda _: payload, entries, read=read) for entries in (100, 500))
@@ -154,7 +178,13 @@ def test_what_is_parsed_again_is_not_counted_again(monkeypatch: pytest.MonkeyPat
 def test_a_number_is_never_given_twice() -> None:
     """A series keeps its number; different ones have different numbers, in the order they were first seen."""
     registry = Registry(3)
-    assert [registry.number((device, "a")) for device in ("x", "y", "x", "z", "y")] == [0, 1, 0, 2, 1]
+    assert [registry.number((device, "a")) for device in ("x", "y", "x", "z", "y")] == [
+        0,
+        1,
+        0,
+        2,
+        1,
+    ]
     assert registry.keys == [("x", "a"), ("y", "a"), ("z", "a")]
 
 
@@ -162,7 +192,12 @@ def test_a_full_registry_rejects_new_series_and_takes_known_ones() -> None:
     """Beyond the capacity a message of a new series is rejected whole, with its bytes; nothing else is."""
     log = MemoryLog()
     log.append(
-        [message("x", 0, {"a": 1.0}), message("x", 1, {"a": 2.0, "b": 3.0}), message("x", 2, {"a": 4.0}), message("y", 0, {"a": 5.0})],
+        [
+            message("x", 0, {"a": 1.0}),
+            message("x", 1, {"a": 2.0, "b": 3.0}),
+            message("x", 2, {"a": 4.0}),
+            message("y", 0, {"a": 5.0}),
+        ],
         [],
         NOW,
     )
@@ -244,7 +279,11 @@ def test_it_is_known_when_an_entry_came(monkeypatch: pytest.MonkeyPatch) -> None
 def test_each_message_has_a_time_of_its_own() -> None:
     """Message i of an entry came i microseconds after the entry: readings, rejections and stamps have it from there."""
     log = MemoryLog()
-    log.append([(topic("pump"), b'{"a": 1, "b": 2}'), (topic("pump"), b"{"), (topic("pump"), b'{"a": 3}')], [], NOW)
+    log.append(
+        [(topic("pump"), b'{"a": 1, "b": 2}'), (topic("pump"), b"{"), (topic("pump"), b'{"a": 3}')],
+        [],
+        NOW,
+    )
     [batch] = fed(log).read(0, 10)
     assert batch.received.tolist() == batch.telemetry.timestamp.tolist() == [NOW, NOW, NOW + 2]
     assert [rejected.raw.received for rejected in batch.rejected] == [NOW + 1]
@@ -278,7 +317,14 @@ def test_a_flood_of_unknown_devices_takes_little_memory() -> None:
     tracemalloc.start()
     try:
         for begin in range(0, 20_000, 1000):
-            entry = log.append([(topic(f"stranger-{number}"), b'{"a": 1}') for number in range(begin, begin + 1000)], [], NOW)
+            entry = log.append(
+                [
+                    (topic(f"stranger-{number}"), b'{"a": 1}')
+                    for number in range(begin, begin + 1000)
+                ],
+                [],
+                NOW,
+            )
             feed.offer(entry)
             assert feed.read(entry.seq - 1, 10**6)
             log.drop(entry.seq)

@@ -9,7 +9,13 @@ from uuid import UUID
 import pytest
 
 from insa_anomaly import instrumentation
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError, StateUnwritable
+from insa_anomaly.errors import (
+    DatabaseAway,
+    DatabaseRefused,
+    InsaError,
+    ModelFileError,
+    StateUnwritable,
+)
 from insa_anomaly.ports import Counted, Job
 from insa_anomaly.runtime import failures as failures_module
 from insa_anomaly.runtime import health
@@ -32,7 +38,8 @@ class Ward:
     trouble: InsaError | None = None
 
     def __post_init__(self) -> None:
-        self.activity, self.failures = Activity(), Failures(lambda: NOW)
+        self.activity = Activity()
+        self.failures = Failures(lambda: NOW)
         ward: Any = self
         notes = Notes(self.activity, self.note, lambda: self.failures.write_down(self.keep))
         self.keeper = HealthKeeper(ward, ward, notes, HERE, 0.1, lambda: NOW)
@@ -84,15 +91,24 @@ def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
     instrumentation.readings_scored(2, 1, 0.2, None)
     ward.seconds(300)
     assert ward.turns == 60
-    assert [(one.keys, one.readings, one.anomalies) for one in ward.noted] == [([KEYS[1]], [2], [1])]
+    assert [(one.keys, one.readings, one.anomalies) for one in ward.noted] == [
+        ([KEYS[1]], [2], [1])
+    ]
     assert ward.noted[0].slow >= 1
     ward.activity.results(*batch([(2, True, False)]))
     instrumentation.readings_scored(1, 0, 0.01, None)
     ward.seconds(300)
-    assert (ward.noted[1].keys, ward.noted[1].readings, ward.noted[1].batches, ward.noted[1].slow) == ([KEYS[2]], [1], 1, 0)
+    assert (
+        ward.noted[1].keys,
+        ward.noted[1].readings,
+        ward.noted[1].batches,
+        ward.noted[1].slow,
+    ) == ([KEYS[2]], [1], 1, 0)
 
 
-@pytest.mark.parametrize("trouble", [DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError])
+@pytest.mark.parametrize(
+    "trouble", [DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError]
+)
 def test_what_is_away_is_waited_for(ward: Ward, trouble: Callable[[], InsaError]) -> None:
     """A minute between tries; what was scored meanwhile is written down then."""
     ward.trouble = trouble()
@@ -113,11 +129,12 @@ def test_refits_that_made_no_model_are_written_down_once(ward: Ward) -> None:
     ward.failures.add(KEYS[2], "m2", "crashed")
     ward.trouble = None
     ward.seconds(60)
-    assert [((one.device_id, one.metric_name), one.champion_id, one.reason) for one in ward.kept] == [
-        (KEYS[1], "m1", "too few"),
-        (KEYS[2], "m2", "crashed"),
-    ]
-    assert {(one.kind, one.status, one.requested_by, one.finished_at) for one in ward.kept} == {("retrain", "failed", "automatic", NOW)}
+    assert [
+        ((one.device_id, one.metric_name), one.champion_id, one.reason) for one in ward.kept
+    ] == [(KEYS[1], "m1", "too few"), (KEYS[2], "m2", "crashed")]
+    assert {(one.kind, one.status, one.requested_by, one.finished_at) for one in ward.kept} == {
+        ("retrain", "failed", "automatic", NOW)
+    }
 
 
 def test_of_very_many_failures_the_newest_are_kept() -> None:

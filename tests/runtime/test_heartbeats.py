@@ -5,7 +5,9 @@ from math import inf
 from insa_anomaly.runtime.heartbeats import SUSPENDED_SECONDS, Heartbeats
 
 
-def looks(heartbeats: Heartbeats, seconds: range, beating: tuple[str, ...] = ()) -> list[tuple[str, float] | None]:
+def looks(
+    heartbeats: Heartbeats, seconds: range, beating: tuple[str, ...] = ()
+) -> list[tuple[str, float] | None]:
     """Look every second, while these threads beat."""
     found = []
     for second in seconds:

@@ -112,7 +112,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- laws
-STEPS = st.lists(st.sampled_from(["deliver", "step", "break", "mend", "reconnect", "swap"]), max_size=60)
+STEPS = st.lists(
+    st.sampled_from(["deliver", "step", "break", "mend", "reconnect", "swap"]), max_size=60
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -130,7 +132,9 @@ def test_what_is_acknowledged_is_in_the_log_and_what_was_taken_gets_there(steps:
         if step == "deliver":
             generation = port.broker.generation
             port.deliver(2 * number, 2 * number + 1)
-            taken += numbers(2 * number, 2 * number + 1) if port.broker.generation == generation else []
+            taken += (
+                numbers(2 * number, 2 * number + 1) if port.broker.generation == generation else []
+            )
         elif step == "step":
             port.intake.step(0.0)
         elif step == "reconnect":
@@ -267,7 +271,9 @@ def test_swaps_alone_make_an_entry() -> None:
     port = Port()
     port.intake.swap([swap(0), swap(1)])
     port.intake.step(0.0)
-    assert [(entry.messages, entry.swaps) for entry in port.log.read(0, 9)] == [([], [swap(0), swap(1)])]
+    assert [(entry.messages, entry.swaps) for entry in port.log.read(0, 9)] == [
+        ([], [swap(0), swap(1)])
+    ]
     assert port.feed.last == 1
 
 
@@ -343,22 +349,36 @@ def test_a_step_of_the_clock_is_said() -> None:
     """Forth and back, and not that time goes by; nothing else changes."""
     now = [NOW]
     log = MemoryLog()
-    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: now[0], Grouping(messages=1, seconds=0.001))
+    intake = Intake(
+        log, Feed(log, parser(), Registry(10)), lambda: now[0], Grouping(messages=1, seconds=0.001)
+    )
     with capture_logs() as logs:
         for step in (0, 0, 86_400_000_000, -86_400_000_000, 0):
             now[0] += step
             intake.hand_over(Delivery(1, [message("pump", 0, {"a": 1.0})], [1]))
             intake.step(0.0)
-    assert [log["seconds"] for log in logs if log["action"] == "clock_stepped"] == pytest.approx([86_400, -86_400], abs=0.5)
+    assert [log["seconds"] for log in logs if log["action"] == "clock_stepped"] == pytest.approx(
+        [86_400, -86_400], abs=0.5
+    )
     assert log.last == 5
 
 
 def test_the_hand_over_is_bounded_in_bytes_too() -> None:
     """Few large messages find no room where many small ones do; once some are written they do."""
     log = MemoryLog()
-    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: NOW, Grouping(waiting=1000, waiting_bytes=3000, patience=0.01))
+    intake = Intake(
+        log,
+        Feed(log, parser(), Registry(10)),
+        lambda: NOW,
+        Grouping(waiting=1000, waiting_bytes=3000, patience=0.01),
+    )
     large = [("t", bytes(1500))]
-    assert [intake.hand_over(Delivery(1, large, [i])) for i in range(4)] == [True, True, False, False]
+    assert [intake.hand_over(Delivery(1, large, [i])) for i in range(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     intake.step(0.0)
     assert intake.hand_over(Delivery(1, large, [5]))
 
@@ -379,7 +399,13 @@ def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.M
     """The room is for finishing what was taken: nothing is written until the reserve has its room again."""
     monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
     log, reserve = Full(), MemoryReserve()
-    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: NOW, Grouping(messages=1, seconds=0.001), reserve)
+    intake = Intake(
+        log,
+        Feed(log, parser(), Registry(10)),
+        lambda: NOW,
+        Grouping(messages=1, seconds=0.001),
+        reserve,
+    )
     intake.hand_over(Delivery(1, [("t", b"1")], [1]))
     log.trouble, reserve.room = LogBroken("disk is full"), False
     intake.step(0.0)
@@ -397,7 +423,13 @@ def test_a_full_log_leaves_the_reserve_alone(monkeypatch: pytest.MonkeyPatch) ->
     """There is room on the disk; once the log has some again it goes on."""
     monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
     log, reserve = Full(), MemoryReserve()
-    intake = Intake(log, Feed(log, parser(), Registry(10)), lambda: NOW, Grouping(messages=1, seconds=0.001), reserve)
+    intake = Intake(
+        log,
+        Feed(log, parser(), Registry(10)),
+        lambda: NOW,
+        Grouping(messages=1, seconds=0.001),
+        reserve,
+    )
     intake.hand_over(Delivery(1, [("t", b"1")], [1]))
     log.trouble = LogFull()
     intake.step(0.0)

@@ -17,15 +17,27 @@ def letter(reason: Cause, at: int, size: int = 10) -> Rejected:
     return Rejected(reason, "", Raw("t", bytes(size), at))
 
 
-found = st.lists(st.builds(letter, st.sampled_from([Cause.MALFORMED, Cause.EMPTY]), st.integers(0, HOUR), st.integers(0, 100)), max_size=60)
+found = st.lists(
+    st.builds(
+        letter,
+        st.sampled_from([Cause.MALFORMED, Cause.EMPTY]),
+        st.integers(0, HOUR),
+        st.integers(0, 100),
+    ),
+    max_size=60,
+)
 
 
 @given(found, st.sets(st.integers(0, 60)), st.integers(1, 8), st.integers(50, 500))
-def test_law_every_letter_is_kept_or_counted_however_pages_are_cut(letters: list[Rejected], cuts: set[int], most: int, size: int) -> None:
+def test_law_every_letter_is_kept_or_counted_however_pages_are_cut(
+    letters: list[Rejected], cuts: set[int], most: int, size: int
+) -> None:
     """And the same ones are kept; of each reason no more than the limit at once, and what fades."""
     kept, dropped, _ = Quota(most, size).sift(letters)
     quota, piecewise, counted = Quota(most, size), list[Rejected](), Counter[Cause]()
-    for begin, end in pairwise(sorted({0, len(letters), *(cut for cut in cuts if cut < len(letters))})):
+    for begin, end in pairwise(
+        sorted({0, len(letters), *(cut for cut in cuts if cut < len(letters))})
+    ):
         some, others, quota = quota.sift(letters[begin:end])
         piecewise += some
         counted += others

@@ -18,12 +18,17 @@ class Site:
     """Three entries, received a second apart, and the place that was recorded."""
 
     def __init__(self) -> None:
-        self.log, self.state, self.recorded, self.now = MemoryLog(), MemoryState(), 0, NOW
+        self.log = MemoryLog()
+        self.state = MemoryState()
+        self.recorded = 0
+        self.now = NOW
         self.sizes: Mapping[str, int] | None = {"log": 5, "models": 7}
         self.asked = 0
         for number in range(3):
             self.log.append([("t", b"1")], [], NOW + number * SECOND)
-        self.measure = Measure(Waiting(self.log, self.state, lambda: self.recorded, lambda: self.now), self._sizes)
+        self.measure = Measure(
+            Waiting(self.log, self.state, lambda: self.recorded, lambda: self.now), self._sizes
+        )
 
     def _sizes(self) -> Mapping[str, int]:
         self.asked += 1
@@ -76,7 +81,9 @@ def test_sizes_are_looked_at_seldom(site: Site, monkeypatch: pytest.MonkeyPatch)
     assert site.asked == 1
     assert (said("storage_bytes", what="log"), said("storage_bytes", what="models")) == (5, 7)
     monkeypatch.setattr(measuring, "SIZES_EVERY_SECONDS", 0.0)
-    site.measure = Measure(Waiting(site.log, site.state, lambda: 0, lambda: NOW), lambda: {"log": 6})
+    site.measure = Measure(
+        Waiting(site.log, site.state, lambda: 0, lambda: NOW), lambda: {"log": 6}
+    )
     site.measure.step()
     assert said("storage_bytes", what="log") == 6
 

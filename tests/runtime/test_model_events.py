@@ -39,9 +39,17 @@ def test_a_series_that_trained_itself_is_told() -> None:
     events.trained_by_itself(msgspec.structs.replace(model_row(1), reason="worse"), "retrain", 2.5)
     [(first, trained), (second, retrained)] = said(state)
     assert (first, second) == ("insa/iiot/ml/model/trained", "insa/iiot/ml/model/retrained")
-    assert (trained["job_id"], trained["requested_by"], trained["training_time"]) == (None, "automatic", 1.5)
+    assert (trained["job_id"], trained["requested_by"], trained["training_time"]) == (
+        None,
+        "automatic",
+        1.5,
+    )
     assert (trained["model_id"], trained["model_version"]) == (model_row(0).id, 1)
-    assert (retrained["promoted"], retrained["reason"], retrained["new_model_id"]) == (False, "worse", model_row(1).id)
+    assert (retrained["promoted"], retrained["reason"], retrained["new_model_id"]) == (
+        False,
+        "worse",
+        model_row(1).id,
+    )
     assert offered == state.outgoing(0, 100)
 
 
@@ -58,5 +66,9 @@ def test_a_full_disk_is_waited_for() -> None:
     state.full = False
     events.trained_by_itself(model_row(1, "active"), "train", 1.5)
     events.notice(one)
-    assert [topic.rsplit("/", 1)[1] for topic, _ in said(state)] == ["trained", "trained", "disabled"]
+    assert [topic.rsplit("/", 1)[1] for topic, _ in said(state)] == [
+        "trained",
+        "trained",
+        "disabled",
+    ]
     assert msgspec.json.decode(state.outgoing(2, 1)[0].payload, type=Notice) == one

@@ -41,7 +41,9 @@ class Choosy(Recording):
             self.attempts += 1
             if self.attempts in self.away_at:
                 raise DatabaseAway
-            if not self.places.isdisjoint(places(page)) or not self.values.isdisjoint(page.telemetry.value.tolist()):
+            if not self.places.isdisjoint(places(page)) or not self.values.isdisjoint(
+                page.telemetry.value.tolist()
+            ):
                 raise RowsRefused(REFUSAL)
             record(page)
             self.cursors.append(self.recorder.tables.cursors[page.log_id])
@@ -52,22 +54,38 @@ class Choosy(Recording):
 def places(page: Page) -> Iterator[Place]:
     """Series, time and discriminator of every reading."""
     telemetry = page.telemetry
-    columns = (telemetry.key.tolist(), telemetry.timestamp.tolist(), telemetry.discriminator.tolist())
-    return ((telemetry.keys[key], timestamp, discriminator) for key, timestamp, discriminator in zip(*columns, strict=True))
+    columns = (
+        telemetry.key.tolist(),
+        telemetry.timestamp.tolist(),
+        telemetry.discriminator.tolist(),
+    )
+    return (
+        (telemetry.keys[key], timestamp, discriminator)
+        for key, timestamp, discriminator in zip(*columns, strict=True)
+    )
 
 
 def unrecordable(tables: MemoryTables) -> list[tuple[str, bytes]]:
     """Messages that are dead letters because of what the database refused, in order of receipt."""
-    letters = sorted((one for one, _, _ in tables.dead_letters.values()), key=lambda one: one.raw.received)
+    letters = sorted(
+        (one for one, _, _ in tables.dead_letters.values()), key=lambda one: one.raw.received
+    )
     return [(one.raw.topic, one.raw.payload) for one in letters if one.reason is Cause.UNRECORDABLE]
 
 
 def numbered(readings: int, entries: set[int] | None = None, bad: tuple[float, ...] = ()) -> Choosy:
     """Messages whose values are their numbers, all on one page; these are refused."""
-    world = Choosy(Stream([message("pump", i, {"a": i}) for i in range(readings)], {}).log(entries or set()))
+    world = Choosy(
+        Stream([message("pump", i, {"a": i}) for i in range(readings)], {}).log(entries or set())
+    )
     world.values = set(bad)
     world.record = Record(
-        world.log, world.feed, world.state, world.recorder, world.shelf, Paging(linger=0.0, first_retry=1e-9, last_retry=1e-9)
+        world.log,
+        world.feed,
+        world.state,
+        world.recorder,
+        world.shelf,
+        Paging(linger=0.0, first_retry=1e-9, last_retry=1e-9),
     )
     return world
 
@@ -80,7 +98,9 @@ def values(world: Choosy) -> list[float]:
 # ------------------------------------------------------------------------------------------------------- laws
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=12), st.data())
-def test_law_all_but_what_is_refused_is_recorded_once(seed: int, cuts: set[int], data: st.DataObject) -> None:
+def test_law_all_but_what_is_refused_is_recorded_once(
+    seed: int, cuts: set[int], data: st.DataObject
+) -> None:
     """However the log is cut, and wherever the database goes away meanwhile: the refused readings and their anomalies alone are missing."""
     whole = expected(seed)
     refused = data.draw(st.sets(st.sampled_from(sorted(whole.telemetry)), max_size=12))
@@ -91,11 +111,19 @@ def test_law_all_but_what_is_refused_is_recorded_once(seed: int, cuts: set[int],
     for _ in range(len(world.away_at)):
         world.turn()
     tables = nameless(world)
-    assert tables.telemetry == {place: row for place, row in whole.telemetry.items() if place not in refused}
+    assert tables.telemetry == {
+        place: row for place, row in whole.telemetry.items() if place not in refused
+    }
     gone = {anomaly_id(*key, timestamp, discriminator) for key, timestamp, discriminator in refused}
-    assert tables.anomalies == {name: one for name, one in whole.anomalies.items() if name not in gone}
+    assert tables.anomalies == {
+        name: one for name, one in whole.anomalies.items() if name not in gone
+    }
     assert (tables.episodes, tables.models) == (whole.episodes, whole.models)
-    letters = {digest: one for digest, one in tables.dead_letters.items() if one[0].reason is not Cause.UNRECORDABLE}
+    letters = {
+        digest: one
+        for digest, one in tables.dead_letters.items()
+        if one[0].reason is not Cause.UNRECORDABLE
+    }
     assert letters == whole.dead_letters
     assert bool(unrecordable(tables)) == bool(refused)
     assert world.cursors == sorted(world.cursors)
@@ -103,10 +131,16 @@ def test_law_all_but_what_is_refused_is_recorded_once(seed: int, cuts: set[int],
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 600), st.data())
-def test_law_the_rows_at_fault_are_found_in_few_attempts(readings: int, data: st.DataObject) -> None:
+def test_law_the_rows_at_fault_are_found_in_few_attempts(
+    readings: int, data: st.DataObject
+) -> None:
     """Two for each halving and row at fault; and the cursor moves once, with the last of them."""
     most = min(readings, SAMPLE) - 1
-    bad = sorted(data.draw(st.sets(st.integers(0, readings - 1), min_size=min(1, most), max_size=min(most, 5))))
+    bad = sorted(
+        data.draw(
+            st.sets(st.integers(0, readings - 1), min_size=min(1, most), max_size=min(most, 5))
+        )
+    )
     world = numbered(readings, bad=tuple(map(float, bad)))
     world.score.drain()
     world.turn()
@@ -128,9 +162,20 @@ def test_of_a_message_with_a_refused_value_the_others_are_recorded() -> None:
     world.take([message("pump", 21, {"a": 2.5}), bad])
     tables = world.finish()
     assert values(world) == sorted([*range(10), 1.5, 2.5])
-    assert {one.raw.payload: (one.reason, one.detail, times) for one, times, _ in tables.dead_letters.values()} == {
+    assert {
+        one.raw.payload: (one.reason, one.detail, times)
+        for one, times, _ in tables.dead_letters.values()
+    } == {
         bad[1]: (Cause.UNRECORDABLE, REFUSAL, 2),
-        GARBAGE[0]: (Cause.MALFORMED, next(one.detail for one, *_ in tables.dead_letters.values() if one.raw.payload == GARBAGE[0]), 1),
+        GARBAGE[0]: (
+            Cause.MALFORMED,
+            next(
+                one.detail
+                for one, *_ in tables.dead_letters.values()
+                if one.raw.payload == GARBAGE[0]
+            ),
+            1,
+        ),
     }
 
 
@@ -164,14 +209,19 @@ def test_a_lone_bad_reading_waits_for_one_to_be_told_from() -> None:
     assert (world.record.trouble, world.recorder.tables.dead_letters) == (REFUSAL, {})
     world.take([message("pump", 5, {"a": 5.0})])
     world.finish()
-    assert (values(world), unrecordable(world.recorder.tables)) == ([5.0], [message("pump", 0, {"a": 0})])
+    assert (values(world), unrecordable(world.recorder.tables)) == (
+        [5.0],
+        [message("pump", 0, {"a": 0})],
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the real one
 @pytest.fixture(params=["insert", "copy"])
 def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgres]:
     """By either of the ways to write readings."""
-    with in_postgres(database, Bulk(readings=1 if request.param == "copy" else 10**9, rest_seconds=0.0)) as body:
+    with in_postgres(
+        database, Bulk(readings=1 if request.param == "copy" else 10**9, rest_seconds=0.0)
+    ) as body:
         yield body
 
 
@@ -183,35 +233,51 @@ OVERFLOW = """
 """
 
 
-@pytest.mark.parametrize(("statement", "words"), [(CHECK, "plausible"), (OVERFLOW, "smallint out of range")])
+@pytest.mark.parametrize(
+    ("statement", "words"), [(CHECK, "plausible"), (OVERFLOW, "smallint out of range")]
+)
 def test_postgresql_refuses_one_value(postgres: InPostgres, statement: str, words: str) -> None:
     """By a constraint (SQLSTATE class 23) or a value out of range (22): it is a dead letter; the connection stays, the rest is recorded."""
     postgres.session.execute(statement)
     world = numbered(1000, {400, 800})
-    world.record = Record(world.log, world.feed, world.state, postgres.recorder, world.shelf, Paging(linger=0.0))
+    world.record = Record(
+        world.log, world.feed, world.state, postgres.recorder, world.shelf, Paging(linger=0.0)
+    )
     world.score.drain()
     assert postgres.recorder.cursor(world.log.id) == 0
     before = _backends(postgres.session)
     world.turn()
     rows = postgres.rows()
-    assert sorted(value for value, *_ in rows.telemetry.values()) == [i for i in range(1000) if i != 17]
+    assert sorted(value for value, *_ in rows.telemetry.values()) == [
+        i for i in range(1000) if i != 17
+    ]
     [(letter, times, _)] = rows.dead_letters.values()
-    assert (letter.reason, (letter.raw.topic, letter.raw.payload), times) == (Cause.UNRECORDABLE, message("pump", 17, {"a": 17}), 1)
+    assert (letter.reason, (letter.raw.topic, letter.raw.payload), times) == (
+        Cause.UNRECORDABLE,
+        message("pump", 17, {"a": 17}),
+        1,
+    )
     assert words in letter.detail
     assert (rows.cursors, world.record.trouble) == ({world.log.id: 3}, None)
     assert _backends(postgres.session) == before
 
 
 def _backends(session: psycopg.Connection) -> set[int]:
-    found = session.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'insa-anomaly'")
+    found = session.execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'insa-anomaly'"
+    )
     return {pid for (pid,) in found}
 
 
-def test_a_column_that_is_missing_is_said_and_nothing_is_a_dead_letter(postgres: InPostgres) -> None:
+def test_a_column_that_is_missing_is_said_and_nothing_is_a_dead_letter(
+    postgres: InPostgres,
+) -> None:
     """SQLSTATE class 42."""
     postgres.session.execute("ALTER TABLE telemetry RENAME COLUMN flags TO marks")
     world = numbered(10)
-    world.record = Record(world.log, world.feed, world.state, postgres.recorder, world.shelf, Paging(linger=0.0))
+    world.record = Record(
+        world.log, world.feed, world.state, postgres.recorder, world.shelf, Paging(linger=0.0)
+    )
     world.score.drain()
     world.turn()
     assert world.record.trouble is not None

@@ -23,7 +23,10 @@ from tests.runtime.streams import NOW, SECOND, Stream, message, model, models, s
 from tests.runtime.world import EVERYTHING, World
 
 PAGING = Paging(readings=25, linger=0.0, first_retry=1e-9, last_retry=1e-9)
-TROUBLES = {"away": DatabaseAway("no answer"), "refused": DatabaseRefused("relation does not exist")}
+TROUBLES = {
+    "away": DatabaseAway("no answer"),
+    "refused": DatabaseRefused("relation does not exist"),
+}
 
 
 class Unsure(MemoryRecorder):
@@ -93,23 +96,42 @@ def test_what_is_expected_is_all_of_it() -> None:
     anomalies, episodes, _, _ = world.outcome()
     batches = world.feed.read(0, EVERYTHING)
     tables = expected(4)
-    assert len(tables.telemetry) == len({place for batch in batches for place in _places(batch.telemetry)})
+    assert len(tables.telemetry) == len(
+        {place for batch in batches for place in _places(batch.telemetry)}
+    )
     on_time = {anomaly.id: anomaly for anomaly in anomalies}
-    late = {one.anomaly.id for body in world.state.results(0, EVERYTHING).values() for one in Findings.from_bytes(body).late}
+    late = {
+        one.anomaly.id
+        for body in world.state.results(0, EVERYTHING).values()
+        for one in Findings.from_bytes(body).late
+    }
     assert tables.anomalies.items() >= on_time.items()
     assert set() != tables.anomalies.keys() - on_time.keys() <= late
     assert tables.episodes.keys() == {episode.id for episode in episodes} != set()
     rejected = [(one.raw.topic, one.raw.payload) for batch in batches for one in batch.rejected]
-    assert {(one.raw.topic, one.raw.payload): times for one, times, _ in tables.dead_letters.values()} == Counter(rejected) != {}
-    assert tables.models.keys() == {one.model_id for batch in batches for one in batch.swaps} - {None}
+    assert (
+        {(one.raw.topic, one.raw.payload): times for one, times, _ in tables.dead_letters.values()}
+        == Counter(rejected)
+        != {}
+    )
+    assert tables.models.keys() == {one.model_id for batch in batches for one in batch.swaps} - {
+        None
+    }
 
 
 def _places(telemetry: Telemetry) -> Iterator[tuple[int, int, int]]:
-    return zip(telemetry.key.tolist(), telemetry.timestamp.tolist(), telemetry.discriminator.tolist(), strict=True)
+    return zip(
+        telemetry.key.tolist(),
+        telemetry.timestamp.tolist(),
+        telemetry.discriminator.tolist(),
+        strict=True,
+    )
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_late_reading_that_stands_out_is_an_anomaly_and_one_said_again_is_none(together: bool) -> None:
+def test_a_late_reading_that_stands_out_is_an_anomaly_and_one_said_again_is_none(
+    together: bool,
+) -> None:
     """A late one is told from one that came before by what is recorded, be that on the same page or on an earlier one."""
     world = Recording()
     on_time, late = message("pump", 95, {"a": 10.0}), message("pump", 97.5, {"a": 60.0})
@@ -124,24 +146,42 @@ def test_a_late_reading_that_stands_out_is_an_anomaly_and_one_said_again_is_none
     found = {(one.timestamp - NOW) / SECOND for one in anomalies.values()}
     assert 97.5 in found
     assert 95 not in found
-    assert [one.episode_id for one in anomalies.values() if one.timestamp == NOW + 97.5 * SECOND] == [None]
+    assert [
+        one.episode_id for one in anomalies.values() if one.timestamp == NOW + 97.5 * SECOND
+    ] == [None]
 
 
-HAPPENINGS = ["score", "record", "record", "away", "refused", "unsure", "keep", "start", "back_from_cursor"]
+HAPPENINGS = [
+    "score",
+    "record",
+    "record",
+    "away",
+    "refused",
+    "unsure",
+    "keep",
+    "start",
+    "back_from_cursor",
+]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=40), st.data())
-def test_every_page_is_recorded_exactly_once(seed: int, cuts: set[int], data: st.DataObject) -> None:
+def test_every_page_is_recorded_exactly_once(
+    seed: int, cuts: set[int], data: st.DataObject
+) -> None:
     """Away, refusing, dying before or after the commit, we started anew: every entry is in one committed page, and in no second one."""
     world = Recording()
     for entry in stream(seed, 150).entries(cuts):
         world.take(entry.messages, entry.swaps)
         for happening in data.draw(st.lists(st.sampled_from(HAPPENINGS), max_size=4)):
             happen(world, happening)
-            assert world.record.reached <= max(world.state.cursor, world.recorder.tables.cursors.get(world.log.id, 0))
+            assert world.record.reached <= max(
+                world.state.cursor, world.recorder.tables.cursors.get(world.log.id, 0)
+            )
     assert nameless(world) == expected(seed)
-    assert [page.seq for page in world.recorder.pages] == sorted({page.seq for page in world.recorder.pages})
+    assert [page.seq for page in world.recorder.pages] == sorted(
+        {page.seq for page in world.recorder.pages}
+    )
     total = sum(len(batch) for batch in world.feed.read(0, EVERYTHING))
     assert sum(len(page.telemetry.value) for page in world.recorder.pages) == total
     assert world.state.results(0, EVERYTHING) == {}
@@ -163,20 +203,32 @@ def happen(world: Recording, what: str) -> None:
         world.turn()
         recorder.trouble = None
     else:
-        recorder.fails_before, recorder.fails_after = {"record": (None, None), "unsure": (None, "away")}.get(what, (what, None))
+        recorder.fails_before, recorder.fails_after = {
+            "record": (None, None),
+            "unsure": (None, "away"),
+        }.get(what, (what, None))
         world.turn()
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 9), st.sets(st.integers(200, 360), min_size=10, max_size=60), st.sampled_from([1, 20, 2000]), st.data())
-def test_a_power_cut_that_takes_the_newest_states_takes_no_finding(seed: int, cuts: set[int], most: int, data: st.DataObject) -> None:
+@given(
+    st.integers(0, 9),
+    st.sets(st.integers(200, 360), min_size=10, max_size=60),
+    st.sampled_from([1, 20, 2000]),
+    st.data(),
+)
+def test_a_power_cut_that_takes_the_newest_states_takes_no_finding(
+    seed: int, cuts: set[int], most: int, data: st.DataObject
+) -> None:
     """The state may fall back to any commit since it was last on disk, the database does not: nothing found is missing there."""
     world = Recording()
     *entries, last = stream(seed, 150).entries(cuts)
     saved = [fallen_back(world)]
     for entry in entries:
         world.take(entry.messages, entry.swaps)
-        for happening in data.draw(st.lists(st.sampled_from(["score", "record", "keep"]), max_size=2)):
+        for happening in data.draw(
+            st.lists(st.sampled_from(["score", "record", "keep"]), max_size=2)
+        ):
             happen(world, happening)
             saved.append(fallen_back(world))
     world.score.drain()
@@ -192,7 +244,9 @@ def test_a_power_cut_that_takes_the_newest_states_takes_no_finding(seed: int, cu
 
 def fallen_back(world: World) -> dict[str, object]:
     """The state as it is now, to fall back to."""
-    return {name: copy.deepcopy(value) for name, value in vars(world.state).items() if name != "_lock"}
+    return {
+        name: copy.deepcopy(value) for name, value in vars(world.state).items() if name != "_lock"
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- following
@@ -236,7 +290,14 @@ def test_a_database_in_trouble_is_left_alone_for_a_while(trouble: str) -> None:
     """After a failure it is not asked before its time, and ever more seldom up to a bound; the trouble is told until it is over."""
     world = Recording(a_few().log(set()))
     world.score.drain()
-    world.record = Record(world.log, world.feed, world.state, world.recorder, world.shelf, Paging(first_retry=60.0, last_retry=200.0))
+    world.record = Record(
+        world.log,
+        world.feed,
+        world.state,
+        world.recorder,
+        world.shelf,
+        Paging(first_retry=60.0, last_retry=200.0),
+    )
     waits = []
     for _ in range(4):
         world.recorder.fails_before = trouble

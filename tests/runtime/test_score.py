@@ -83,8 +83,12 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
     world = World()
     for entry in stream(seed, 200).entries(cuts):
         world.take(entry.messages, entry.swaps)
-        for happening in data.draw(st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)):
-            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[happening]()
+        for happening in data.draw(
+            st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)
+        ):
+            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[
+                happening
+            ]()
     assert world.outcome() == expected(seed)
 
 
@@ -93,7 +97,9 @@ class Unsafe(MemoryState):
 
     fails = ""
 
-    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+    def commit(
+        self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
+    ) -> list[Outgoing]:
         """Commit, or fail first, or fail afterwards."""
         fails, self.fails = self.fails, ""
         outgoing = [] if fails == "before" else super().commit(seq, results, events)
@@ -104,7 +110,9 @@ class Unsafe(MemoryState):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 410), min_size=1, max_size=30), st.data())
-def test_a_commit_that_fails_or_seems_to_is_made_good_by_a_restart(seed: int, cuts: set[int], data: st.DataObject) -> None:
+def test_a_commit_that_fails_or_seems_to_is_made_good_by_a_restart(
+    seed: int, cuts: set[int], data: st.DataObject
+) -> None:
     """Whether what failed was written or not, the next start knows; nothing is written twice, nothing is missing."""
     state = Unsafe()
     world = World(state=state)
@@ -123,7 +131,9 @@ class Full(MemoryState):
 
     full = False
 
-    def commit(self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
+    def commit(
+        self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
+    ) -> list[Outgoing]:
         """Commit, where there is room."""
         self._room()
         return super().commit(seq, results, events)
@@ -187,7 +197,10 @@ def test_time_is_the_logs() -> None:
 # ------------------------------------------------------------------------------------------------------ models
 def faulty(places: range, faults: range, device_id: str = "pump") -> list[Message]:
     """One message a second with the metric a, far off in `faults`."""
-    return [message(device_id, i, {"a": 60.0 if i in faults else 10 + (i * 37 % 11 - 5) / 5}) for i in places]
+    return [
+        message(device_id, i, {"a": 60.0 if i in faults else 10 + (i * 37 % 11 - 5) / 5})
+        for i in places
+    ]
 
 
 def test_a_model_takes_over_exactly_where_the_log_says() -> None:
@@ -198,8 +211,13 @@ def test_a_model_takes_over_exactly_where_the_log_says() -> None:
     world.take(faulty(range(110, 120), range(110, 120)), [swap(3)])
     world.take(faulty(range(120, 130), range(120, 130)), [removal(3)])
     anomalies, _, _, states = world.outcome()
-    found = [(anomaly.model_id, anomaly.model_version, (anomaly.timestamp - NOW) // SECOND) for anomaly in anomalies]
-    assert found == [(model(0).id, 1, i) for i in range(100, 110)] + [(model(3).id, 4, i) for i in range(110, 120)]
+    found = [
+        (anomaly.model_id, anomaly.model_version, (anomaly.timestamp - NOW) // SECOND)
+        for anomaly in anomalies
+    ]
+    assert found == [(model(0).id, 1, i) for i in range(100, 110)] + [
+        (model(3).id, 4, i) for i in range(110, 120)
+    ]
     assert msgspec.msgpack.decode(states["pump", "a"])[0] is None
 
 
@@ -263,7 +281,14 @@ def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_lo
 def test_a_checkpoint_with_more_series_than_there_is_room_for_keeps_those_that_fit() -> None:
     """A smaller `models.max_bytes` than before costs series, not the start, and no series gets another's state."""
     world = World()
-    world.take([message(device, i, {metric: i + j}) for i in range(3) for j, (device, metric) in enumerate(SERIES)], [swap(0), swap(1)])
+    world.take(
+        [
+            message(device, i, {metric: i + j})
+            for i in range(3)
+            for j, (device, metric) in enumerate(SERIES)
+        ],
+        [swap(0), swap(1)],
+    )
     before = world.outcome()[3]
     world.capacity = 2
     world.start()
@@ -286,9 +311,15 @@ def test_every_transition_is_an_event_on_its_devices_topic() -> None:
     assert len({event.event_id for event in events}) == len(events)
     assert {event.episode_id for event in events} == {episode_id("pump", "a", NOW + 100 * SECOND)}
     first = anomalies[0]
-    assert (events[0].value, events[0].score, events[0].expected) == (first.value, first.score, first.expected)
+    assert (events[0].value, events[0].score, events[0].expected) == (
+        first.value,
+        first.score,
+        first.expected,
+    )
     assert events[0].reasons == first.reasons != []
-    assert [episode.closed_at is None for episode in episodes] == [True] * (len(episodes) - 1) + [False]
+    assert [episode.closed_at is None for episode in episodes] == [True] * (len(episodes) - 1) + [
+        False
+    ]
     assert episodes[-1].readings == len(anomalies)
     assert episodes[-1].peak_confidence == max(anomaly.confidence for anomaly in anomalies)
 
@@ -302,12 +333,18 @@ def test_what_a_reading_without_a_score_closes_can_be_told_and_recorded() -> Non
     world.take(faulty(range(10), range(0), "fan"))
     _, episodes, outgoing, _ = world.outcome()
     closed = [event for event in told(outgoing) if event.kind == "closed"]
-    assert [(event.device_id, event.model_id, event.expected, event.lower, event.upper) for event in closed] == [
-        ("pump", NO_MODEL, None, None, None),
-        ("fan", model(2).id, None, None, None),
+    assert [
+        (event.device_id, event.model_id, event.expected, event.lower, event.upper)
+        for event in closed
+    ] == [("pump", NO_MODEL, None, None, None), ("fan", model(2).id, None, None, None)]
+    assert {str(UUID(episode.model_id)) for episode in episodes} == {
+        NO_MODEL,
+        model(0).id,
+        model(2).id,
+    }
+    assert [str(UUID(episode.id)) for episode in episodes if episode.closed_at] == [
+        event.episode_id for event in closed
     ]
-    assert {str(UUID(episode.model_id)) for episode in episodes} == {NO_MODEL, model(0).id, model(2).id}
-    assert [str(UUID(episode.id)) for episode in episodes if episode.closed_at] == [event.episode_id for event in closed]
 
 
 def test_the_audience_is_told_once_and_after_the_commit() -> None:
@@ -339,7 +376,9 @@ def test_a_series_without_a_model_asks_for_training() -> None:
 def test_states_are_kept_as_often_as_was_said() -> None:
     """With no time between, every step keeps; the sequence says up to where."""
     world = World()
-    score = Score(world.feed, world.state, world.fleet, SHELF, world.audience, checkpoint_seconds=1e-9)
+    score = Score(
+        world.feed, world.state, world.fleet, SHELF, world.audience, checkpoint_seconds=1e-9
+    )
     for seq in (1, 2, 3):
         world.take([message("pump", seq, {"a": 1.0})])
         score.step(0.0)
@@ -417,7 +456,11 @@ def clock_gone_wrong() -> MemoryLog:
     log = MemoryLog()
     before, after = (
         stream(1, 0),
-        [message(device, 100 + i, {metric: 10.0 + (i * 7 % 5 - 2) / 2}) for i in range(70) for device, metric in SERIES],
+        [
+            message(device, 100 + i, {metric: 10.0 + (i * 7 % 5 - 2) / 2})
+            for i in range(70)
+            for device, metric in SERIES
+        ],
     )
     device, metric = SERIES[0]
     log.append(before.messages, [swap(0), swap(1), swap(2)], NOW)

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime.fleet import Kept
 from insa_anomaly.runtime.shadows import KeptShadow, Tally
-from tests.runtime.streams import NOW, SERIES, Message, Stream, message, model, model_row, models, stream, swap
+from tests.runtime.streams import (
+    NOW,
+    SERIES,
+    Message,
+    Stream,
+    message,
+    model,
+    model_row,
+    models,
+    stream,
+    swap,
+)
 from tests.runtime.world import Outcome, World
 
 KEY = SERIES[0]
@@ -23,7 +34,10 @@ def shadowed(seed: int) -> Stream:
     return Stream(
         plain.messages,
         {
-            place: [msgspec.structs.replace(one, shadow_id=other.get(one.model_id or "")) for one in swaps]
+            place: [
+                msgspec.structs.replace(one, shadow_id=other.get(one.model_id or ""))
+                for one in swaps
+            ]
             for place, swaps in plain.swaps.items()
         },
     )
@@ -32,7 +46,10 @@ def shadowed(seed: int) -> Stream:
 def without_shadows(outcome: Outcome) -> Outcome:
     """The same, as if the checkpoints held none."""
     kept = {key: msgspec.msgpack.decode(body, type=Kept) for key, body in outcome[3].items()}
-    states = {key: msgspec.msgpack.encode(msgspec.structs.replace(one, shadow=None)) for key, one in kept.items()}
+    states = {
+        key: msgspec.msgpack.encode(msgspec.structs.replace(one, shadow=None))
+        for key, one in kept.items()
+    }
     return (*outcome[:3], states)
 
 
@@ -59,19 +76,30 @@ def test_law_a_shadow_changes_no_word() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=60), st.data())
-def test_a_restart_anywhere_is_invisible_to_a_comparison(seed: int, cuts: set[int], data: st.DataObject) -> None:
+def test_a_restart_anywhere_is_invisible_to_a_comparison(
+    seed: int, cuts: set[int], data: st.DataObject
+) -> None:
     """However the stream is cut, and wherever the reader is started anew: the same windows and the same counts."""
     world = World()
     for entry in shadowed(seed).entries(cuts):
         world.take(entry.messages, entry.swaps)
-        for happening in data.draw(st.lists(st.sampled_from(["step", "keep", "start"]), max_size=2)):
-            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[happening]()
+        for happening in data.draw(
+            st.lists(st.sampled_from(["step", "keep", "start"]), max_size=2)
+        ):
+            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[
+                happening
+            ]()
     assert world.outcome() == expected(seed)
 
 
 def readings(begin: int, end: int) -> list[Message]:
     """Of a pump, with a fault every fifty readings that lasts for five."""
-    return [message("pump", i - 400, {"a": 18.0 if i % 50 < 5 and i > 75 else 10 + (i * 37 % 11 - 5) / 5}) for i in range(begin, end)]
+    return [
+        message(
+            "pump", i - 400, {"a": 18.0 if i % 50 < 5 and i > 75 else 10 + (i * 37 % 11 - 5) / 5}
+        )
+        for i in range(begin, end)
+    ]
 
 
 def tally(world: World) -> Tally:
@@ -103,7 +131,11 @@ def test_what_is_counted_is_what_it_would_have_said() -> None:
         world.take(readings(100, 400))
         anomalies, episodes, _, _ = world.outcome()
         said = tally(world) if swaps[0].shadow_id else None
-        found.append((said.shadow_anomalies, said.shadow_episodes) if said else (len(anomalies), len({one.id for one in episodes})))
+        found.append(
+            (said.shadow_anomalies, said.shadow_episodes)
+            if said
+            else (len(anomalies), len({one.id for one in episodes}))
+        )
     assert found[0] == found[1]
     assert found[0][0] > 20
 

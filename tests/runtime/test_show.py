@@ -41,7 +41,10 @@ def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObj
         show.results(batch.telemetry, results)
         for i, status in enumerate(results.status.tolist()):
             if status in (Status.COLLECTING, Status.WARMING, Status.SCORED):
-                newest[batch.telemetry.keys[batch.telemetry.key[i]]] = float(results.score[i]), int(batch.telemetry.timestamp[i])
+                newest[batch.telemetry.keys[batch.telemetry.key[i]]] = (
+                    float(results.score[i]),
+                    int(batch.telemetry.timestamp[i]),
+                )
         if data.draw(st.booleans()):
             show.step(STOP)
             assert said(latest) == expected(newest)
@@ -56,7 +59,10 @@ def said(latest: MemoryLatest) -> dict[SeriesKey, Shown]:
 
 def expected(newest: dict[SeriesKey, tuple[float, int]]) -> dict[SeriesKey, Shown]:
     """What should be."""
-    return {key: Shown(round(score, 6), score < 0, _stamp(time)) for key, (score, time) in newest.items()}
+    return {
+        key: Shown(round(score, 6), score < 0, _stamp(time))
+        for key, (score, time) in newest.items()
+    }
 
 
 def _stamp(time: int) -> str:
@@ -98,7 +104,8 @@ class Stuck(MemoryLatest):
 
     def __init__(self) -> None:
         super().__init__()
-        self.entered, self.go_on = Event(), Event()
+        self.entered = Event()
+        self.go_on = Event()
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
         """Replace the results, when it may."""
@@ -138,7 +145,9 @@ def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == [showing.EVERY_SECONDS]
 
 
-def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of series that report; once, until it changes or half an hour is over."""
     world, latest = World(stream(0, 0).log(set())), MemoryLatest()
     model_of: dict[int, str] = {0: "m0", 1: "m1"}

@@ -37,15 +37,21 @@ class Plant:
 
     def start(self) -> None:
         """A new run."""
-        ears = Ears(lambda: self.listening, lambda: DAY_ZERO + int(self.seconds * 1e6), lambda: self.seconds)
-        self.listen = Listen(self.state, self.store, self.known, Patience(), ears, self.offered.extend)
+        ears = Ears(
+            lambda: self.listening, lambda: DAY_ZERO + int(self.seconds * 1e6), lambda: self.seconds
+        )
+        self.listen = Listen(
+            self.state, self.store, self.known, Patience(), ears, self.offered.extend
+        )
 
     def run(self, seconds: float, dead: frozenset[str] = frozenset()) -> list[SilenceEvent]:
         """Time passes; what was told meanwhile."""
         told, end = len(self.offered), self.seconds + seconds
         while self.seconds < end:
             self.seconds += 5.0
-            alive = [number for number, key in enumerate(KEYS) if key[0] not in dead and self.listening]
+            alive = [
+                number for number, key in enumerate(KEYS) if key[0] not in dead and self.listening
+            ]
             if alive:
                 self.known.extend(KEYS[len(self.known) :])
                 self.listen.results(telemetry(alive))
@@ -70,14 +76,24 @@ def test_a_silence_is_an_event_of_its_own() -> None:
     with capture_logs() as logs:
         (silent,) = plant.run(HOUR, frozenset({"press-3"}))
         (back,) = plant.run(60.0)
-    assert (silent.kind, silent.device_id, back.kind, back.since) == ("device_silent", "press-3", "device_back", silent.since)
+    assert (silent.kind, silent.device_id, back.kind, back.since) == (
+        "device_silent",
+        "press-3",
+        "device_back",
+        silent.since,
+    )
     assert silent.since < silent.timestamp < back.timestamp
     assert "nothing has come of it for" in silent.reason
     assert [one.topic for one in plant.offered] == [f"{SILENCE_TOPIC}/press-3"] * 2
     assert plant.state.notices(9) == plant.offered
     assert [line["action"] for line in logs] == ["device_silent", "device_back"]
     opened, ended = (alerts_of(one.topic, one.payload, 0.9)[0] for one in plant.offered)
-    assert (opened.cause, opened.ends, ended.cause, ended.ends) == ("silence:press-3", False, "silence:press-3", True)
+    assert (opened.cause, opened.ends, ended.cause, ended.ends) == (
+        "silence:press-3",
+        False,
+        "silence:press-3",
+        True,
+    )
 
 
 def test_an_outage_of_the_broker_is_one_event() -> None:
@@ -88,7 +104,10 @@ def test_an_outage_of_the_broker_is_one_event() -> None:
     events = plant.run(5 * HOUR)
     plant.listening = True
     events += plant.run(HOUR)
-    assert [(event.kind, event.device_id) for event in events] == [("stream_silent", None), ("stream_back", None)]
+    assert [(event.kind, event.device_id) for event in events] == [
+        ("stream_silent", None),
+        ("stream_back", None),
+    ]
 
 
 @pytest.mark.parametrize("body", ["memory", "disk"])
@@ -120,7 +139,9 @@ def test_a_total_silence_is_one_event_and_devices_have_their_time_after_it() -> 
     """Though the broker is there."""
     plant = Plant()
     plant.run(HOUR)
-    events = plant.run(HOUR, ALL) + plant.run(240.0, frozenset({"press-1", "press-2"})) + plant.run(HOUR)
+    events = (
+        plant.run(HOUR, ALL) + plant.run(240.0, frozenset({"press-1", "press-2"})) + plant.run(HOUR)
+    )
     assert [event.kind for event in events] == ["stream_silent", "stream_back"]
 
 

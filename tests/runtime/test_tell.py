@@ -70,7 +70,9 @@ class Outbox:
     """A state with events in it, and Tell between it and a broker."""
 
     def __init__(self) -> None:
-        self.state, self.broker, self.last = MemoryState(), Listening(), 0
+        self.state = MemoryState()
+        self.broker = Listening()
+        self.last = 0
         self.start()
 
     def start(self) -> None:
@@ -103,7 +105,19 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- laws
-HAPPENINGS = ["add", "add_many", "add_unknown", "step", "step", "open", "close", "answer", "silent", "dies", "start"]
+HAPPENINGS = [
+    "add",
+    "add_many",
+    "add_unknown",
+    "step",
+    "step",
+    "open",
+    "close",
+    "answer",
+    "silent",
+    "dies",
+    "start",
+]
 
 
 @settings(max_examples=200, deadline=None)
@@ -262,7 +276,9 @@ def test_what_was_answered_just_before_the_end_goes_again(monkeypatch: pytest.Mo
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 4, 3, 4, 5]
 
 
-def test_connections_that_always_end_soon_hold_up_nothing_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_that_always_end_soon_hold_up_nothing_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An event that was answered for on several of them is told."""
     monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
     box = Outbox()
@@ -289,7 +305,9 @@ def test_trying_refused_events_again_tells_no_other_twice(monkeypatch: pytest.Mo
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 2]
 
 
-def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_be_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_be_told_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As long as the connection stands."""
     monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
     for connected in (True, False):
@@ -303,7 +321,9 @@ def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_be_told_again(monkey
         assert box.waiting() == ([] if connected else [1])
 
 
-def test_what_a_full_disk_keeps_in_the_outbox_is_not_told_again_with_what_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_full_disk_keeps_in_the_outbox_is_not_told_again_with_what_was_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """On the same connection."""
     box = Outbox()
     box.broker.open()
@@ -435,7 +455,9 @@ def test_the_time_to_an_event_is_from_the_receipt_of_its_reading() -> None:
     assert 7.0 <= (seconds() or 0.0) - before[0] < 8.0
 
 
-def test_a_broker_that_hangs_up_over_an_event_is_not_provoked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_hangs_up_over_an_event_is_not_provoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """After a rest all others are told; what was refused waits for an hour, though the connection is another one."""
     box = Outbox()
     box.broker.open()

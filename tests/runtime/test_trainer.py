@@ -15,10 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core.device import METRIC_NAME
-from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError, NotEnoughData, TrainingError
+from insa_anomaly.errors import (
+    DatabaseAway,
+    DatabaseRefused,
+    InsaError,
+    ModelFileError,
+    NotEnoughData,
+    TrainingError,
+)
 from insa_anomaly.ports import ModelRow, SeriesKey, Swap
 from insa_anomaly.runtime import trainer as training
-from insa_anomaly.runtime.trainer import Admission, Answer, Child, FleetAnswer, FleetOrder, Order, Trainer
+from insa_anomaly.runtime.trainer import (
+    Admission,
+    Answer,
+    Child,
+    FleetAnswer,
+    FleetOrder,
+    Order,
+    Trainer,
+)
 from insa_anomaly.settings import Training
 from insa_anomaly.testing import MemoryModels
 from insa_anomaly.wiring.training import _answered
@@ -57,7 +72,9 @@ for line in sys.stdin:
     st.sampled_from([7.5, 15.0, 60.0, 240.0]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(1, 4)), max_size=40),
 )
-def test_admission_is_arithmetic_on_the_times_given(burst: int, a_minute: float, steps: list[tuple[int, int]]) -> None:
+def test_admission_is_arithmetic_on_the_times_given(
+    burst: int, a_minute: float, steps: list[tuple[int, int]]
+) -> None:
     """As an exact bucket: `burst` at once, `a_minute` after that, never more saved up than the burst."""
     now = 1000.0
     admission, tokens = Admission(burst, a_minute, now), Fraction(burst)
@@ -134,7 +151,9 @@ def test_many_are_asked_for_at_once(child: Child, nursery: Nursery) -> None:
     assert len(nursery.born) == 2
 
 
-def test_a_child_that_died_between_two_questions_is_replaced(child: Child, nursery: Nursery) -> None:
+def test_a_child_that_died_between_two_questions_is_replaced(
+    child: Child, nursery: Nursery
+) -> None:
     """Whoever killed it."""
     child.ask(Order("pump", "a"))
     nursery.born[0].kill()
@@ -158,11 +177,15 @@ def test_a_deadline_that_was_kept_kills_nobody(child: Child, nursery: Nursery) -
     """With the answer its clock is stopped; the next question has its own."""
     for _ in range(3):
         assert child.ask(Order("pump", "a")).model_id
-        assert all(clock.finished.is_set() for clock in enumerate_threads() if isinstance(clock, Timer))
+        assert all(
+            clock.finished.is_set() for clock in enumerate_threads() if isinstance(clock, Timer)
+        )
     assert len(nursery.born) == 1
 
 
-def test_a_child_that_cannot_be_started_is_a_training_that_failed(child: Child, nursery: Nursery) -> None:
+def test_a_child_that_cannot_be_started_is_a_training_that_failed(
+    child: Child, nursery: Nursery
+) -> None:
     """No memory for a process, or a pipe that breaks at once: it is tried again with the next question."""
     nursery.trouble = OSError("cannot allocate memory")
     assert child.ask(Order("pump", "a")).model_id is None
@@ -199,7 +222,9 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
     trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
     heard: list[int] = []
     answers: list[Answer] = []
-    asking = Thread(target=lambda: answers.append(trainer.train(Order("slow", "a"), "job 1", heard.append)))
+    asking = Thread(
+        target=lambda: answers.append(trainer.train(Order("slow", "a"), "job 1", heard.append))
+    )
     asking.start()
     while not heard:
         time.sleep(0.001)
@@ -305,7 +330,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["active", "archived", "step", "due"]), st.integers(0, 5)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["active", "archived", "step", "due"]), st.integers(0, 5)),
+        max_size=40,
+    )
+)
 def test_swaps_follow_the_index(happenings: list[tuple[str, int]]) -> None:
     """Whoever writes it: what serves is what is active, and no swap is without effect."""
     school = School()
@@ -326,7 +356,9 @@ def test_what_serves_already_is_not_swapped_again() -> None:
     for number in (0, 1, 5):
         school.shelf.put(model_row(number, "active"), b"")
     known = [swap(0), swap(4), replace_key(swap(1), ("old", "a"))]
-    school.trainer.follow_index({(one.device_id, one.metric_name): one.model_id or "" for one in known})
+    school.trainer.follow_index(
+        {(one.device_id, one.metric_name): one.model_id or "" for one in known}
+    )
     assert school.swaps == [swap(1), swap(5), Swap("old", "a", None)]
 
 
@@ -352,9 +384,18 @@ def test_a_threshold_that_is_set_by_hand_is_swapped_in() -> None:
     school.shelf.put(model_row(0, "active"), b"")
     school.trainer.follow_index({})
     for threshold in (0.5, 0.5, 0.75):
-        school.shelf.put(msgspec.structs.replace(model_row(0, "active"), threshold=threshold, set_threshold=threshold), b"")
+        school.shelf.put(
+            msgspec.structs.replace(
+                model_row(0, "active"), threshold=threshold, set_threshold=threshold
+            ),
+            b"",
+        )
         school.trainer._look()
-    assert school.swaps == [swap(0), Swap(*SERIES[0], swap(0).model_id, 0.5), Swap(*SERIES[0], swap(0).model_id, 0.75)]
+    assert school.swaps == [
+        swap(0),
+        Swap(*SERIES[0], swap(0).model_id, 0.5),
+        Swap(*SERIES[0], swap(0).model_id, 0.75),
+    ]
 
 
 def test_a_model_that_is_taken_away_is_swapped_out() -> None:
@@ -564,9 +605,17 @@ def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> No
 
 @pytest.mark.parametrize(
     ("error", "away"),
-    [(DatabaseAway, True), (DatabaseRefused, True), (ModelFileError, True), (TrainingError, False), (NotEnoughData, False)],
+    [
+        (DatabaseAway, True),
+        (DatabaseRefused, True),
+        (ModelFileError, True),
+        (TrainingError, False),
+        (NotEnoughData, False),
+    ],
 )
-def test_what_is_no_fault_of_the_series_is_said_to_be_none(error: type[InsaError], away: bool) -> None:
+def test_what_is_no_fault_of_the_series_is_said_to_be_none(
+    error: type[InsaError], away: bool
+) -> None:
     """A database that is away for long disables no model."""
 
     def train() -> ModelRow:

@@ -61,7 +61,9 @@ class World:
         self.feed = Feed(self.log, parser(), registry)
         self.fleet = Fleet(registry, PARAMETERS, POLICY)
         self.audience = Watching(self.state)
-        self.score = Score(self.feed, self.state, self.fleet, self.shelf, self.audience, checkpoint_seconds=1e9)
+        self.score = Score(
+            self.feed, self.state, self.fleet, self.shelf, self.audience, checkpoint_seconds=1e9
+        )
         self.state.bind(self.log.id)
         self.score.restore()
 

@@ -16,7 +16,9 @@ from insa_anomaly.testing import MemoryHistory, MemoryTables
 
 SECOND = 1_000_000
 NOW = 1_760_000_000 * SECOND
-PARAMETERS = DeviceParameters(n_estimators=3, history_days=1.0, history_readings_least=200, history_readings_most=400)
+PARAMETERS = DeviceParameters(
+    n_estimators=3, history_days=1.0, history_readings_least=200, history_readings_most=400
+)
 
 
 class Shelf:
@@ -33,7 +35,9 @@ class Shelf:
     def serving_device(self, device_id: str) -> DeviceModel | None:
         """The last that was kept and not refused."""
         served = [
-            one.model for one, refusal in zip(self.kept, self.refusals, strict=True) if not refusal and one.model.device_id == device_id
+            one.model
+            for one, refusal in zip(self.kept, self.refusals, strict=True)
+            if not refusal and one.model.device_id == device_id
         ]
         return served[-1] if served else None
 
@@ -42,7 +46,20 @@ class Shelf:
         self.kept.append(trained)
         self.refusals.append(refusal)
         one = trained.model
-        return ModelRow(one.id, one.device_id, one.metric_name, one.version, "active", "", trained_at, trained.samples, 0.5, {}, {}, "")
+        return ModelRow(
+            one.id,
+            one.device_id,
+            one.metric_name,
+            one.version,
+            "active",
+            "",
+            trained_at,
+            trained.samples,
+            0.5,
+            {},
+            {},
+            "",
+        )
 
 
 @pytest.fixture
@@ -67,7 +84,10 @@ def recorded(*columns: tuple[str, list[float]]) -> MemoryTables:
     random = np.random.default_rng(1)
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
     for metric, ages in columns:
-        telemetry |= {(("pump", metric), NOW - round(age * SECOND), 0): (float(random.normal()), 0, 0, None) for age in ages}
+        telemetry |= {
+            (("pump", metric), NOW - round(age * SECOND), 0): (float(random.normal()), 0, 0, None)
+            for age in ages
+        }
     return MemoryTables(telemetry=telemetry)
 
 
@@ -84,24 +104,33 @@ def every(seconds: float, count: int, *, late: float = 0.0) -> list[float]:
     return [i * seconds - late for i in range(count)]
 
 
-def test_the_model_is_kept_as_the_next_version(service: DeviceTrainingService, shelf: Shelf) -> None:
+def test_the_model_is_kept_as_the_next_version(
+    service: DeviceTrainingService, shelf: Shelf
+) -> None:
     """Under the reserved name, and a fresh id."""
     told = history(("a", every(60, 300)), ("b", every(60, 300)))
     kept = [service.from_history("pump", ["a", "b"], told, NOW) for _ in range(2)]
-    assert [(row.device_id, row.metric_name, row.version, row.training_samples) for row in kept] == [
-        ("pump", METRIC_NAME, 1, 300),
-        ("pump", METRIC_NAME, 2, 300),
-    ]
+    assert [
+        (row.device_id, row.metric_name, row.version, row.training_samples) for row in kept
+    ] == [("pump", METRIC_NAME, 1, 300), ("pump", METRIC_NAME, 2, 300)]
     assert len({row.id for row in kept}) == 2
     assert DeviceModel.from_bytes(shelf.kept[0].model.to_bytes()).metrics == ("a", "b")
 
 
-def test_readings_within_the_tolerance_are_a_row(service: DeviceTrainingService, shelf: Shelf) -> None:
+def test_readings_within_the_tolerance_are_a_row(
+    service: DeviceTrainingService, shelf: Shelf
+) -> None:
     """Whichever comes first; further apart they are not."""
-    service.from_history("pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(60, 300, late=1.5))), NOW)
+    service.from_history(
+        "pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(60, 300, late=1.5))), NOW
+    )
     assert shelf.kept[-1].samples == 300
-    with pytest.raises(TrainingError, match="fewer than 2 metrics of pump report together|do not report together"):
-        service.from_history("pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(91, 40, late=30))), NOW)
+    with pytest.raises(
+        TrainingError, match="fewer than 2 metrics of pump report together|do not report together"
+    ):
+        service.from_history(
+            "pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(91, 40, late=30))), NOW
+        )
     assert len(shelf.kept) == 1
 
 
@@ -117,27 +146,42 @@ def test_too_little_leaves_nothing(service: DeviceTrainingService, shelf: Shelf)
     """Neither a version nor a file."""
     for metrics in (["a", "b"], ["no", "such"], []):
         with pytest.raises(NotEnoughData):
-            service.from_history("pump", metrics, history(("a", every(60, 40)), ("b", every(60, 40))), NOW)
-    with pytest.raises(TrainingError, match="1 metrics are recorded of pump; at least 2 are needed"):
+            service.from_history(
+                "pump", metrics, history(("a", every(60, 40)), ("b", every(60, 40))), NOW
+            )
+    with pytest.raises(
+        TrainingError, match="1 metrics are recorded of pump; at least 2 are needed"
+    ):
         service.from_history("pump", [], history(("a", every(60, 300))), NOW)
     assert shelf.kept == []
 
 
-def test_a_metric_that_is_seldom_there_is_left_out(service: DeviceTrainingService, shelf: Shelf) -> None:
+def test_a_metric_that_is_seldom_there_is_left_out(
+    service: DeviceTrainingService, shelf: Shelf
+) -> None:
     """And the model says so."""
-    service.from_history("pump", ["a", "b", "c"], history(("a", every(60, 300)), ("b", every(60, 300)), ("c", every(300, 60))), NOW)
+    service.from_history(
+        "pump",
+        ["a", "b", "c"],
+        history(("a", every(60, 300)), ("b", every(60, 300)), ("c", every(300, 60))),
+        NOW,
+    )
     assert shelf.kept[-1].model.metrics == ("a", "b")
     assert shelf.kept[-1].figures["left_out"] == "c has a reading in 20% of the rows"
 
 
-def test_a_refit_learns_on_from_the_model_that_serves(service: DeviceTrainingService, shelf: Shelf) -> None:
+def test_a_refit_learns_on_from_the_model_that_serves(
+    service: DeviceTrainingService, shelf: Shelf
+) -> None:
     """What was part of an episode is left out of a mature one, what merely lay beyond the line is not; where none serves, it trains."""
     ages = every(60, 300)
     tables = recorded(("a", ages), ("b", ages))
     told = MemoryHistory(tables)
     service.refit("pump", ["a", "b"], told, NOW)
     first = shelf.kept[-1]
-    shelf.kept[-1] = replace(first, model=replace(first.model, life=replace(first.model.life, mature=True, released=0.0)))
+    shelf.kept[-1] = replace(
+        first, model=replace(first.model, life=replace(first.model.life, mature=True, released=0.0))
+    )
     service.refit("pump", ["a", "b"], told, NOW)
     assert shelf.kept[-1].samples == 300
     for age in range(100, 110):
@@ -149,11 +193,16 @@ def test_a_refit_learns_on_from_the_model_that_serves(service: DeviceTrainingSer
     assert shelf.kept[-1].model.life.mature
 
 
-def test_what_was_confirmed_a_fault_is_never_learnt(service: DeviceTrainingService, shelf: Shelf) -> None:
+def test_what_was_confirmed_a_fault_is_never_learnt(
+    service: DeviceTrainingService, shelf: Shelf
+) -> None:
     """Neither by a refit nor anew, whoever serves; what was dismissed is."""
     ages = every(60, 300)
     tables = recorded(("a", ages), ("b", ages))
-    tables.anomalies |= {f"{age}": anomaly(NOW - age * 60 * SECOND, "fault" if age < 105 else "change") for age in range(100, 110)}
+    tables.anomalies |= {
+        f"{age}": anomaly(NOW - age * 60 * SECOND, "fault" if age < 105 else "change")
+        for age in range(100, 110)
+    }
     tables.verdicts |= {"fault": "confirmed", "change": "dismissed"}
     for train in (service.from_history, service.refit):
         train("pump", ["a", "b"], MemoryHistory(tables), NOW)

@@ -40,7 +40,11 @@ def history() -> MemoryHistory:
     random = np.random.default_rng(1)
     counts = {**dict.fromkeys(SERIES, 300), ("few", "a"): 20}
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
-    telemetry |= {(key, NOW - i * SECOND, 0): (float(random.normal()), 0, 0, None) for key, n in counts.items() for i in range(n)}
+    telemetry |= {
+        (key, NOW - i * SECOND, 0): (float(random.normal()), 0, 0, None)
+        for key, n in counts.items()
+        for i in range(n)
+    }
     return MemoryHistory(MemoryTables(telemetry=telemetry))
 
 
@@ -53,26 +57,41 @@ def files(tmp_path: Path) -> Iterator[ModelFiles]:
 
 def services(files: ModelFiles) -> tuple[TrainingService, DeviceTrainingService]:
     """What trains one."""
-    devices = DeviceTrainingService(files, DeviceParameters(n_estimators=3, history_days=1.0), 1.0, Policy())
+    devices = DeviceTrainingService(
+        files, DeviceParameters(n_estimators=3, history_days=1.0), 1.0, Policy()
+    )
     return TrainingService(files, PARAMETERS, Policy()), devices
 
 
 def trained(files: ModelFiles, workers: Workers) -> dict[SeriesKey, ModelRow | str]:
     """What comes of the keys."""
-    return {key: found for key, found, _ in FleetTrainingService(*services(files), workers).train(KEYS, history(), NOW)}
+    return {
+        key: found
+        for key, found, _ in FleetTrainingService(*services(files), workers).train(
+            KEYS, history(), NOW
+        )
+    }
 
 
 @pytest.mark.parametrize("workers", [Posted(), LokyWorkers(2)])
 def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers) -> None:
     """The same numbers in every model, in whatever order they come; what cannot be learnt says why, and harms no other."""
-    alone = {key: services(files)[0].lesson(key, history(), NOW).learn().trained.model.numbers for key in SERIES}
+    alone = {
+        key: services(files)[0].lesson(key, history(), NOW).learn().trained.model.numbers
+        for key in SERIES
+    }
     found = trained(files, workers)
-    assert {key for key, one in found.items() if isinstance(one, ModelRow)} == {*SERIES, ("pump", METRIC_NAME)}
+    assert {key for key, one in found.items() if isinstance(one, ModelRow)} == {
+        *SERIES,
+        ("pump", METRIC_NAME),
+    }
     assert "at least 2 are needed" in str(found["fan", METRIC_NAME])
     assert "20 different readings" in str(found["few", "a"])
     assert found.keys() == set(KEYS)
     for key, numbers in alone.items():
-        np.testing.assert_array_equal(Model.from_bytes(files.scorer(files.active()[key])).numbers, numbers)
+        np.testing.assert_array_equal(
+            Model.from_bytes(files.scorer(files.active()[key])).numbers, numbers
+        )
 
 
 class Striking:
@@ -91,7 +110,9 @@ def test_workers_that_go_leave_an_answer_for_each(files: ModelFiles) -> None:
     assert [found[key] for key in KEYS[1:]] == ["the workers are gone"] * 6
 
 
-def test_a_history_or_a_disk_that_fails_is_told(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_or_a_disk_that_fails_is_told(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As any other reason; the next one is tried."""
     told = history()
 

@@ -33,7 +33,8 @@ class Clinic:
     """A check over a database, and a way to put models there."""
 
     def __init__(self, dsn: str, pool: Pool) -> None:
-        self.dsn, self.tables = dsn, PostgresHealth(pool)
+        self.dsn = dsn
+        self.tables = PostgresHealth(pool)
         self.service = HealthService(self.tables, PostgresAudit(pool), Limits(), 2)
 
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
@@ -42,7 +43,14 @@ class Clinic:
             found = connection.execute(statement, values)
             return found.fetchall() if found.description else []
 
-    def model(self, device: str = "pump", version: int = 1, status: str = "active", at: int = NOW - DAY, **more: Any) -> str:  # noqa: ANN401
+    def model(
+        self,
+        device: str = "pump",
+        version: int = 1,
+        status: str = "active",
+        at: int = NOW - DAY,
+        **more: Any,  # noqa: ANN401
+    ) -> str:
         """A model of this device's metric a; `more` are its accuracy, false positive rate and figures."""
         model_id = str(UUID(int=abs(hash((device, version)))))
         figures = {"training": "anew", **more.get("figures", {})}
@@ -54,7 +62,14 @@ class Clinic:
         )  # fmt: skip
         return model_id
 
-    def scored(self, readings: int, anomalies: int, at: int = NOW - HOUR, device: str = "pump", instance: UUID = HERE) -> None:
+    def scored(
+        self,
+        readings: int,
+        anomalies: int,
+        at: int = NOW - HOUR,
+        device: str = "pump",
+        instance: UUID = HERE,
+    ) -> None:
         """A daemon wrote down what it scored."""
         self.tables.note(instance, Counted([(device, "a")], [readings], [anomalies], 100, 0), at)
 
@@ -86,16 +101,32 @@ def standing(clinic: Clinic) -> Any:  # noqa: ANN401
 def test_a_model_stands_as_it_was_promoted_and_as_it_is(clinic: Clinic) -> None:
     """Learnt anew by the newest training, also a refused one; promoted by the newest that was assessed and not refused."""
     clinic.model(version=1, status="archived", at=NOW - 9 * DAY, accuracy=0.95, rate=0.01)
-    clinic.model(version=2, status="archived", at=NOW - 3 * DAY, accuracy=0.7, rate=0.01, figures={"refusal": "worse"})
+    clinic.model(
+        version=2,
+        status="archived",
+        at=NOW - 3 * DAY,
+        accuracy=0.7,
+        rate=0.01,
+        figures={"refusal": "worse"},
+    )
     figures = {"training": "refit", "predecessor_accuracy": 0.8, "refusal": ""}
     for version in (3, 4, 5):
-        clinic.model(version=version, status="archived" if version < 5 else "active", at=NOW - (6 - version) * HOUR, figures=figures)
+        clinic.model(
+            version=version,
+            status="archived" if version < 5 else "active",
+            at=NOW - (6 - version) * HOUR,
+            figures=figures,
+        )
     clinic.scored(1000, 10)
     clinic.scored(500, 20, NOW - 2 * HOUR, instance=THERE)
     clinic.scored(9000, 9000, NOW - 26 * HOUR)
     one = standing(clinic)
     assert (one.version, one.learnt_at, one.trained_at) == (5, NOW - 3 * DAY, NOW - HOUR)
-    assert (one.accuracy_at_promotion, one.accuracy, one.measurements) == (0.95, pytest.approx(0.8), 3)
+    assert (one.accuracy_at_promotion, one.accuracy, one.measurements) == (
+        0.95,
+        pytest.approx(0.8),
+        3,
+    )
     assert (one.readings, one.anomalies, one.last_reading) == (1500, 30, NOW - HOUR)
     assert one.instance == str(HERE)
 
@@ -106,7 +137,11 @@ def test_a_model_of_all_metrics_is_used_when_one_of_them_reports(clinic: Clinic)
     clinic.query("UPDATE ml_models SET metric_name = '_device'")
     clinic.scored(1000, 900, NOW - 2 * HOUR, instance=THERE)
     one = standing(clinic)
-    assert (one.metric_name, one.last_reading, one.instance) == ("_device", NOW - 2 * HOUR, str(THERE))
+    assert (one.metric_name, one.last_reading, one.instance) == (
+        "_device",
+        NOW - 2 * HOUR,
+        str(THERE),
+    )
     assert (one.readings, one.accuracy, one.accuracy_at_promotion) == (0, None, None)
 
 
@@ -165,7 +200,9 @@ def test_failures_in_a_row(clinic: Clinic, jobs: list[tuple[float, str]], failur
     clinic.model()
     for hours, status in jobs:
         job(clinic, hours, status)
-    job(clinic, 2, "failed", "train")  # with a window that somebody thought of: says nothing of the model
+    job(
+        clinic, 2, "failed", "train"
+    )  # with a window that somebody thought of: says nothing of the model
     one = standing(clinic)
     assert (one.failures, one.remedied) == (failures, False)
     if failures:
@@ -187,7 +224,13 @@ def test_refits_that_fail_count_like_retrainings(clinic: Clinic, database: str) 
     clinic.run(actions=(Action.RETRAIN,))
     assert clinic.decided() == [("pump", "disable", "failing")]
     clinic.query("TRUNCATE health_decision")
-    clinic.model(version=2, status="archived", at=NOW - HOUR // 2, accuracy=0.5, figures={"training": "refit", "refusal": "worse"})
+    clinic.model(
+        version=2,
+        status="archived",
+        at=NOW - HOUR // 2,
+        accuracy=0.5,
+        figures={"training": "refit", "refusal": "worse"},
+    )
     assert standing(clinic).failures == 0
 
 
@@ -213,13 +256,25 @@ def test_a_check_leaves_a_report_and_its_decisions(clinic: Clinic) -> None:
     assert (report.models, report.healthy, report.requested_by) == (3, False, "bob")
     assert report.found == {"degraded": 1, "inaccurate": 1, "old": 1}
     assert report.decided == {"escalate": 1, "retrain": 2}
-    assert report.summary == "1 of 3 models are below accuracy 0.9, the lowest good/a with 0.85; 1 degraded, 1 old"
+    assert (
+        report.summary
+        == "1 of 3 models are below accuracy 0.9, the lowest good/a with 0.85; 1 degraded, 1 old"
+    )
     assert [one.device_id for one in report.worst] == ["bad", "good", "old"]
-    assert set(clinic.decided()) == {("bad", "retrain", "degraded"), ("bad", "escalate", "degraded"), ("old", "retrain", "age")}
+    assert set(clinic.decided()) == {
+        ("bad", "retrain", "degraded"),
+        ("bad", "escalate", "degraded"),
+        ("old", "retrain", "age"),
+    }
     page = clinic.service.decisions(DecisionFilter("bad"), None, 1)
     assert page.next
-    assert (page.decisions[0].figures["readings"], page.decisions[0].run_id) == (1000, report.run_id)
-    assert clinic.query("SELECT who, action, subject FROM audit_log") == [("bob", "health.check", report.run_id)]
+    assert (page.decisions[0].figures["readings"], page.decisions[0].run_id) == (
+        1000,
+        report.run_id,
+    )
+    assert clinic.query("SELECT who, action, subject FROM audit_log") == [
+        ("bob", "health.check", report.run_id)
+    ]
 
 
 def test_the_worst_goes_first_and_the_rest_are_spread(clinic: Clinic) -> None:
@@ -228,8 +283,12 @@ def test_the_worst_goes_first_and_the_rest_are_spread(clinic: Clinic) -> None:
         clinic.model(f"d{number}", at=NOW - 8 * DAY, accuracy=0.95, rate=0.01)
         clinic.scored(1000, 900 if number == 3 else 0, device=f"d{number}")
     clinic.run()
-    times = clinic.query("SELECT device_id, microseconds(due_at) FROM health_decision WHERE kind = 'retrain' ORDER BY due_at")
-    assert times == [(f"d{number}", NOW + 60_000_000 * place) for place, number in enumerate((3, 0, 1, 2, 4))]
+    times = clinic.query(
+        "SELECT device_id, microseconds(due_at) FROM health_decision WHERE kind = 'retrain' ORDER BY due_at"
+    )
+    assert times == [
+        (f"d{number}", NOW + 60_000_000 * place) for place, number in enumerate((3, 0, 1, 2, 4))
+    ]
 
 
 def test_nothing_is_decided_twice_while_it_waits(clinic: Clinic) -> None:
@@ -241,7 +300,10 @@ def test_nothing_is_decided_twice_while_it_waits(clinic: Clinic) -> None:
     assert clinic.run(NOW + HOUR).decided == {}
     clinic.scored(1000, 900, NOW + 49 * HOUR)
     assert clinic.run(NOW + 50 * HOUR).decided == {"escalate": 1, "retrain": 1}
-    assert clinic.query("SELECT status, count(*) FROM health_decision GROUP BY 1 ORDER BY 1") == [("void", 2), ("waiting", 2)]
+    assert clinic.query("SELECT status, count(*) FROM health_decision GROUP BY 1 ORDER BY 1") == [
+        ("void", 2),
+        ("waiting", 2),
+    ]
 
 
 def test_unused_files_go_and_silent_series_end(clinic: Clinic) -> None:
@@ -251,7 +313,10 @@ def test_unused_files_go_and_silent_series_end(clinic: Clinic) -> None:
     clinic.model("idle", 3, "archived", NOW - 29 * DAY)
     clinic.model("silent", 1, "active", NOW - 31 * DAY)
     clinic.run()
-    assert sorted(clinic.decided()) == [("idle", "clean_up", "inactive"), ("silent", "retire", "silent")]
+    assert sorted(clinic.decided()) == [
+        ("idle", "clean_up", "inactive"),
+        ("silent", "retire", "silent"),
+    ]
     assert clinic.run(NOW + HOUR).decided == {}
 
 
@@ -300,7 +365,9 @@ def test_one_at_a_time(clinic: Clinic, database: str) -> None:
         with pytest.raises(Conflict):
             clinic.run()
         assert clinic.service.run_due(NOW) is None
-    wait_for(lambda: clinic.service.run_due(NOW))  # the server notices a little later that the connection has gone
+    wait_for(
+        lambda: clinic.service.run_due(NOW)
+    )  # the server notices a little later that the connection has gone
 
 
 def test_no_hour_no_daily_run(clinic: Clinic) -> None:
@@ -318,7 +385,9 @@ def test_a_fleet_is_checked_page_by_page(clinic: Clinic, monkeypatch: pytest.Mon
     report = clinic.run()
     assert (report.models, report.found["degraded"], report.found["old"]) == (23, 2, 3)
     assert len(report.worst) == 5
-    [(devices,)] = clinic.query("SELECT count(DISTINCT device_id) FROM health_decision WHERE kind = 'retrain'")
+    [(devices,)] = clinic.query(
+        "SELECT count(DISTINCT device_id) FROM health_decision WHERE kind = 'retrain'"
+    )
     assert devices == report.decided["retrain"] == 5
 
 

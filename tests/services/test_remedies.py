@@ -36,9 +36,25 @@ class Desk:
 
     def decide(self, kind: Kind, instance: str | None = str(HERE), number: int = 0) -> str:
         """One more decision, about model `number`; answers its id."""
-        cause: Any = {"retrain": "age", "retire": "silent", "clean_up": "inactive"}.get(kind, "failing")
-        decision = Decision(kind, cause, "why", instance, *SERIES[number], model_row(number).id, 1, {"failures": 3})
-        kept = KeptDecision(f"decision-{len(self.waiting)}", "run", 7, decision, "waiting", 7, None, "", None, None, None)
+        cause: Any = {"retrain": "age", "retire": "silent", "clean_up": "inactive"}.get(
+            kind, "failing"
+        )
+        decision = Decision(
+            kind, cause, "why", instance, *SERIES[number], model_row(number).id, 1, {"failures": 3}
+        )
+        kept = KeptDecision(
+            f"decision-{len(self.waiting)}",
+            "run",
+            7,
+            decision,
+            "waiting",
+            7,
+            None,
+            "",
+            None,
+            None,
+            None,
+        )
         self.waiting.append(kept)
         return kept.id
 
@@ -52,7 +68,9 @@ class Desk:
         assert (instance, now) == (HERE, 9)
         return [one for one in self.waiting if one.id not in self.settled][:most]
 
-    def settle(self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int) -> None:
+    def settle(
+        self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int
+    ) -> None:
         """Write it down."""
         assert now == 9
         self.settled[decision_id] = status, outcome, job_id
@@ -105,7 +123,9 @@ def desk() -> Desk:
         ("recover", [], "told", ["recovered"]),
     ],
 )
-def test_what_is_decided_is_done_once(desk: Desk, kind: Kind, done: list[tuple[str, ...]], outcome: str, told: list[str]) -> None:
+def test_what_is_decided_is_done_once(
+    desk: Desk, kind: Kind, done: list[tuple[str, ...]], outcome: str, told: list[str]
+) -> None:
     """And told, where somebody should know; what changes no model is audited here, the rest by whoever changes it."""
     decision = desk.decide(kind)
     assert (desk.step(), desk.step()) == (1, 0)
@@ -142,8 +162,13 @@ def test_a_model_that_is_not_here(desk: Desk, instance: str | None, status: str 
     assert desk.done == []
 
 
-@pytest.mark.parametrize(("trouble", "status"), [(Conflict("job 7 trains this series already"), "void"), (TooMany("100 wait"), None)])
-def test_a_retraining_that_finds_no_room_waits(desk: Desk, trouble: InsaError, status: str | None) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "status"),
+    [(Conflict("job 7 trains this series already"), "void"), (TooMany("100 wait"), None)],
+)
+def test_a_retraining_that_finds_no_room_waits(
+    desk: Desk, trouble: InsaError, status: str | None
+) -> None:
     """And one that is under way is not asked for again."""
     decision, desk.trouble = desk.decide("retrain"), trouble
     desk.step()

@@ -17,7 +17,9 @@ KEY = ("pump", "a")
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 NOW = 1_760_000_000 * SECOND
-PARAMETERS = Parameters(n_estimators=3, history_days=1.0, history_readings_least=200, history_readings_most=400)
+PARAMETERS = Parameters(
+    n_estimators=3, history_days=1.0, history_readings_least=200, history_readings_most=400
+)
 
 
 class Shelf:
@@ -34,7 +36,11 @@ class Shelf:
     def serving(self, key: SeriesKey) -> Model | None:
         """The last that was kept and not refused."""
         own = zip((one.model for one, _ in self.kept), self.refusals, strict=True)
-        served = [model for model, refusal in own if not refusal and (model.device_id, model.metric_name) == key]
+        served = [
+            model
+            for model, refusal in own
+            if not refusal and (model.device_id, model.metric_name) == key
+        ]
         return served[-1] if served else None
 
     def save(self, trained: Trained, trained_at: int, refusal: str = "") -> ModelRow:
@@ -43,7 +49,20 @@ class Shelf:
         self.refusals.append(refusal)
         one = trained.model
         path = f"{one.device_id}/{one.metric_name}"
-        return ModelRow(one.id, one.device_id, one.metric_name, one.version, "active", path, trained_at, trained.samples, 0.5, {}, {}, "")
+        return ModelRow(
+            one.id,
+            one.device_id,
+            one.metric_name,
+            one.version,
+            "active",
+            path,
+            trained_at,
+            trained.samples,
+            0.5,
+            {},
+            {},
+            "",
+        )
 
 
 @pytest.fixture
@@ -62,7 +81,10 @@ def history(ages: range, *, noise: float = 1.0) -> MemoryHistory:
     """Readings so many seconds old; the value is about the age, so that it tells what was learnt."""
     random = np.random.default_rng(1)
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
-    telemetry |= {(KEY, NOW - age * SECOND, 0): (age + noise * float(random.normal()), 0, 0, None) for age in ages}
+    telemetry |= {
+        (KEY, NOW - age * SECOND, 0): (age + noise * float(random.normal()), 0, 0, None)
+        for age in ages
+    }
     return MemoryHistory(MemoryTables(telemetry=telemetry))
 
 
@@ -74,7 +96,10 @@ def learnt(shelf: Shelf) -> int:
 def test_the_model_is_kept_as_the_next_version(service: TrainingService, shelf: Shelf) -> None:
     """Under a fresh id, with the time it was trained; the row is the shelf's answer."""
     rows = [service.from_history(KEY, history(range(300)), NOW + i) for i in range(2)]
-    assert [(row.version, row.device_id, row.metric_name, row.trained_at) for row in rows] == [(1, *KEY, NOW), (2, *KEY, NOW + 1)]
+    assert [(row.version, row.device_id, row.metric_name, row.trained_at) for row in rows] == [
+        (1, *KEY, NOW),
+        (2, *KEY, NOW + 1),
+    ]
     assert len({UUID(row.id) for row in rows}) == 2
     assert [one.model.id for one, _ in shelf.kept] == [row.id for row in rows]
 
@@ -120,7 +145,9 @@ def test_readings_can_be_given(service: TrainingService, shelf: Shelf) -> None:
     assert isinstance(Model.from_bytes(first.to_bytes()), Model)
 
 
-def test_a_model_says_how_it_was_trained_and_how_the_one_before_did(service: TrainingService, shelf: Shelf) -> None:
+def test_a_model_says_how_it_was_trained_and_how_the_one_before_did(
+    service: TrainingService, shelf: Shelf
+) -> None:
     """Anew or on from the one before; that one's accuracy on what it had not learnt, once there is enough of it."""
     service.from_history(KEY, history(range(300, 600)), NOW)
     service.refit(KEY, history(range(599)), NOW)

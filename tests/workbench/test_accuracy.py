@@ -32,13 +32,20 @@ def counted(truth: Bools, flagged: Bools, *, gap: int = 12, recovery: int = 0) -
 @given(truth=flags, data=st.data())
 def test_law_average_precision_is_scikit_learns(truth: list[bool], data: st.DataObject) -> None:
     """On any labels and any scores, ties among them."""
-    strangeness = np.array(data.draw(st.lists(st.integers(-5, 5), min_size=len(truth), max_size=len(truth))), np.float64)
+    strangeness = np.array(
+        data.draw(st.lists(st.integers(-5, 5), min_size=len(truth), max_size=len(truth))),
+        np.float64,
+    )
     labelled = np.array([*truth[1:], True])
-    assert average_precision(labelled, strangeness) == pytest.approx(average_precision_score(labelled, strangeness))
+    assert average_precision(labelled, strangeness) == pytest.approx(
+        average_precision_score(labelled, strangeness)
+    )
 
 
 @given(truth=flags, data=st.data(), gap=st.integers(0, 5), recovery=st.integers(0, 9))
-def test_law_counts_fit_together(truth: list[bool], data: st.DataObject, gap: int, recovery: int) -> None:
+def test_law_counts_fit_together(
+    truth: list[bool], data: st.DataObject, gap: int, recovery: int
+) -> None:
     """Each reading is counted once, no more events are caught than there are, no more alarms are false than there are."""
     n = len(truth)
     flagged = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
@@ -72,7 +79,10 @@ def test_an_event_is_caught_only_from_inside() -> None:
 def test_recovery_is_neither_caught_nor_false() -> None:
     """What comes right after an event is no false alarm, and its time is no normal running."""
     truth, flagged = rows(1440, (100, 109)), rows(1440, (115, 116))
-    strict, lenient = figures([counted(truth, flagged)]), figures([counted(truth, flagged, recovery=60)])
+    strict, lenient = (
+        figures([counted(truth, flagged)]),
+        figures([counted(truth, flagged, recovery=60)]),
+    )
     assert (strict.told.caught, strict.told.false_alarms) == (0, 1)
     assert (lenient.told.caught, lenient.told.false_alarms) == (0, 0)
     assert strict.normal_days == pytest.approx(1430 / 1440)
@@ -81,9 +91,16 @@ def test_recovery_is_neither_caught_nor_false() -> None:
 
 def test_a_false_alarm_rate_is_for_the_time_that_was_normal() -> None:
     """Two days of which nothing is labelled, four alarms: two a day; no labelled reading, no rate of those found."""
-    figure = figures([counted(rows(2880), rows(2880, (10, 10), (700, 705), (1500, 1500), (2000, 2001)))])
+    figure = figures(
+        [counted(rows(2880), rows(2880, (10, 10), (700, 705), (1500, 1500), (2000, 2001)))]
+    )
     assert figure.told.false_alarms_per_day == pytest.approx(2.0)
-    assert (figure.tpr, figure.auc_pr, figure.told.recall, figure.balanced_accuracy) == (None, None, None, None)
+    assert (figure.tpr, figure.auc_pr, figure.told.recall, figure.balanced_accuracy) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_flagging_everything_is_no_skill() -> None:
@@ -96,6 +113,9 @@ def test_flagging_everything_is_no_skill() -> None:
 
 def test_series_are_added_before_a_rate_is_taken() -> None:
     """A long series counts for more than a short one."""
-    long, short = counted(rows(900, (0, 99)), rows(900, (0, 49))), counted(rows(90, (0, 9)), rows(90))
+    long, short = (
+        counted(rows(900, (0, 99)), rows(900, (0, 49))),
+        counted(rows(90, (0, 9)), rows(90)),
+    )
     assert figures([long, short]).tpr == pytest.approx(50 / 110)
     assert figures([long, short]).told.recall == 0.5

@@ -107,9 +107,15 @@ class Services:
         for reading in readings:
             for fault in self.faults:
                 late = reading.timestamp - fault.start
-                if (reading.device_id, reading.metric_name) == fault.key and 60_000_000 <= late < 120_000_000:
+                if (
+                    reading.device_id,
+                    reading.metric_name,
+                ) == fault.key and 60_000_000 <= late < 120_000_000:
                     self._tell("opened", reading)
-                if (reading.device_id, reading.metric_name) == fault.key and 0 <= reading.timestamp - fault.end < 60_000_000:
+                if (
+                    reading.device_id,
+                    reading.metric_name,
+                ) == fault.key and 0 <= reading.timestamp - fault.end < 60_000_000:
                     self._tell("closed", reading)
 
     def drain(self, timeout: float) -> int:
@@ -122,12 +128,24 @@ class Services:
         if self.away:
             self.away -= 1
             raise DatabaseAway
-        kept = len({(r.device_id, r.metric_name, r.timestamp) for r in self.readings if start <= r.timestamp < end}) - self.losing
+        kept = (
+            len(
+                {
+                    (r.device_id, r.metric_name, r.timestamp)
+                    for r in self.readings
+                    if start <= r.timestamp < end
+                }
+            )
+            - self.losing
+        )
         return Stored(kept + self.doubling, kept)
 
     def _tell(self, kind: str, reading: Reading) -> None:
         key = reading.device_id, reading.metric_name
-        started = next((f.start for f in self.faults if f.key == key and f.start <= reading.timestamp), reading.timestamp)
+        started = next(
+            (f.start for f in self.faults if f.key == key and f.start <= reading.timestamp),
+            reading.timestamp,
+        )
         event = Event(
             f"{kind}{reading.device_id}{reading.metric_name}{reading.timestamp}", kind,
             episode_id(reading.device_id, reading.metric_name, started), reading.device_id, reading.metric_name, rfc3339(reading.timestamp),
@@ -138,11 +156,21 @@ class Services:
         threading.Thread(target=self.hear, args=(msgspec.json.encode(event),)).run()
 
 
-def show(services: Services, duration: float | None = 1.0, patience: float = 5.0) -> tuple[Outcome, str]:
+def show(
+    services: Services, duration: float | None = 1.0, patience: float = 5.0
+) -> tuple[Outcome, str]:
     """The outcome and what was printed."""
     text = StringIO()
     with leaving() as state:
-        demo = Demo(services.plant, services, open_console(text), state, history_days=0.2, patience=patience, quiet=0.1)
+        demo = Demo(
+            services.plant,
+            services,
+            open_console(text),
+            state,
+            history_days=0.2,
+            patience=patience,
+            quiet=0.1,
+        )
         return demo.run(duration), text.getvalue()
 
 
@@ -151,19 +179,29 @@ def test_what_is_counted_is_what_happened() -> None:
     services = Services()
     outcome, text = show(services)
     figures = outcome.figures
-    assert figures.readings_published == figures.readings_stored == len(services.readings) == 42 * 60 * 30
+    assert (
+        figures.readings_published
+        == figures.readings_stored
+        == len(services.readings)
+        == 42 * 60 * 30
+    )
     assert (figures.lost, figures.duplicates, outcome.complete) == (0, 0, True)
     assert figures.faults_injected == figures.faults_caught >= 12
     assert figures.false_alarm_episodes == 0
     assert figures.events == 2 * figures.faults_injected
-    assert {60_000_000 <= (finding.delay or 0) < 120_000_000 for finding in outcome.findings} == {True}
+    assert {60_000_000 <= (finding.delay or 0) < 120_000_000 for finding in outcome.findings} == {
+        True
+    }
     assert figures.p50_ms is not None
     assert figures.p99_ms is not None
     assert 0 <= figures.p50_ms <= figures.p99_ms < 1000
     assert list(json.loads(outcome.json())) == KEYS
     assert "\n" not in outcome.json()
     assert services.trained == list(services.plant.series)
-    assert max(series.times[-1] for series in services.history.values()) < services.readings[0].timestamp
+    assert (
+        max(series.times[-1] for series in services.history.values())
+        < services.readings[0].timestamp
+    )
     assert "injected spike" in text
 
 
@@ -173,7 +211,12 @@ def test_nothing_is_hidden() -> None:
     outcome, text = show(services, patience=0.6)
     figures = outcome.figures
     assert figures.faults_injected - figures.faults_caught == 3
-    assert (figures.false_alarm_episodes, figures.lost, figures.duplicates, outcome.complete) == (1, 2, 4, False)
+    assert (figures.false_alarm_episodes, figures.lost, figures.duplicates, outcome.complete) == (
+        1,
+        2,
+        4,
+        False,
+    )
     assert figures.events == 2 * figures.faults_caught + 1
     assert text.count("missed") == 3
     assert "false alarm:" in text
@@ -186,7 +229,12 @@ def test_what_people_see() -> None:
     assert lines[0].split() == ["PostgreSQL:", "in", "memory"]
     assert "\x1b" not in text
     opened = next(line for line in lines if " opened " in line)
-    for part in ("expected 50 (49 to 51)", "confidence 0.50", "jump against the reading before", "  injected "):
+    for part in (
+        "expected 50 (49 to 51)",
+        "confidence 0.50",
+        "jump against the reading before",
+        "  injected ",
+    ):
         assert part in opened
     assert "after" in next(line for line in lines if " closed " in line)
     assert len([line for line in lines if line.rstrip().endswith(" 2") and "caught" in line]) >= 12
@@ -213,7 +261,11 @@ def test_a_signal_ends_it_with_the_table(duration: float | None) -> None:
     started = monotonic()
     outcome, text = show(services, duration)
     assert monotonic() - started < 15
-    assert outcome.figures.readings_published == len(services.readings) == outcome.figures.readings_stored
+    assert (
+        outcome.figures.readings_published
+        == len(services.readings)
+        == outcome.figures.readings_stored
+    )
     assert 6000 <= outcome.figures.readings_published < 6100
     assert "Injected faults" in text
 
@@ -237,7 +289,9 @@ def test_left_alone_it_goes_without_a_word(monkeypatch: pytest.MonkeyPatch) -> N
     """When the process that started it is gone there is nobody to wait for, and nothing that was not counted is called lost."""
     text = StringIO()
     with leaving() as state:
-        services = Services(on_reading=lambda readings: monkeypatch.setattr("os.getppid", lambda: -readings))
+        services = Services(
+            on_reading=lambda readings: monkeypatch.setattr("os.getppid", lambda: -readings)
+        )
         demo = Demo(services.plant, services, open_console(text), state, history_days=0.2)
         with pytest.raises(KeyboardInterrupt):
             demo.run(30.0)

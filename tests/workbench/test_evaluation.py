@@ -35,7 +35,10 @@ def signal(n: int = 1200, seed: int = 0) -> Floats:
 def recorded(path: Path, columns: Mapping[str, Floats | Ints]) -> Path:
     """The columns as a file, a row a minute."""
     rows = zip(*columns.values(), strict=True)
-    lines = [",".join(["timestamp", *columns]), *(",".join(map(str, (START + 60 * i, *row))) for i, row in enumerate(rows))]
+    lines = [
+        ",".join(["timestamp", *columns]),
+        *(",".join(map(str, (START + 60 * i, *row))) for i, row in enumerate(rows)),
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -62,7 +65,9 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> Command:
         monkeypatch.setenv(f"INSA_DETECTION__{name.upper()}", str(value))
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(cli, ["evaluate", *map(str, arguments)])
+        done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(
+            cli, ["evaluate", *map(str, arguments)]
+        )
         if isinstance(done.exception, InsaError):
             raise done.exception
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
@@ -78,7 +83,10 @@ def test_it_says_what_the_public_detector_says(labelled: Path) -> None:
     values, times = signal(), START + 60.0 * np.arange(1200)
     detector = AnomalyDetector("pump", "pressure", **QUICK)
     info = detector.train({"timestamp": times[:360], "value": values[:360]})
-    said = [detector.observe(value, time) for value, time in zip(values[360:].tolist(), times[360:].tolist(), strict=True)]
+    said = [
+        detector.observe(value, time)
+        for value, time in zip(values[360:].tolist(), times[360:].tolist(), strict=True)
+    ]
     assert found.said["score"].tobytes() == np.array([one["score"] for one in said]).tobytes()
     assert found.threshold == info["threshold"]
     opened = [i for i, one in enumerate(said) if one["transition"] == "opened"]
@@ -91,7 +99,9 @@ def test_it_says_what_the_public_detector_says(labelled: Path) -> None:
         assert said[episode.last]["is_anomaly"]
 
 
-def test_the_pieces_in_which_it_goes_change_nothing(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pieces_in_which_it_goes_change_nothing(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither scores nor episodes nor their reasons: explaining one disturbs nothing after it."""
     whole = evaluated(labelled, Split(0.3))
     monkeypatch.setattr(evaluation, "_CHUNK", 23)
@@ -106,7 +116,10 @@ def test_labels_change_nothing(labelled: Path, tmp_path: Path) -> None:
     assert blind.said["score"].tobytes() == evaluated(labelled, Split(0.3)).said["score"].tobytes()
 
 
-@pytest.mark.parametrize(("text", "learnt"), [("0.3", 300), ("400", 400), ("0.15,750", 150), ("0.9,750", 750), ("5000", 1000)])
+@pytest.mark.parametrize(
+    ("text", "learnt"),
+    [("0.3", 300), ("400", 400), ("0.15,750", 150), ("0.9,750", 750), ("5000", 1000)],
+)
 def test_how_much_is_learnt(text: str, learnt: int) -> None:
     """A share, a number of rows, or the smaller of both."""
     assert Split.parse(text).of(1000) == learnt
@@ -126,7 +139,9 @@ def test_something_must_be_left_to_judge_by(labelled: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- the command
-def test_a_labelled_recording_gives_a_table_and_one_object(evaluate: Command, labelled: Path) -> None:
+def test_a_labelled_recording_gives_a_table_and_one_object(
+    evaluate: Command, labelled: Path
+) -> None:
     """A row a series and a total; the same figures for programs, last and alone on standard output."""
     status, text, _ = evaluate(labelled)
     assert status == 0
@@ -148,14 +163,22 @@ def test_without_labels_every_episode_is_told(evaluate: Command, tmp_path: Path)
     """With value, what was expected, and why."""
     _, text, _ = evaluate(recorded(tmp_path / "pump.csv", {"flow [bold]": signal()}))
     assert re.search(r"pump/flow \[bold\] +360 +840 ", text)
-    assert re.search(r"2025-10-\d\d \d\d:\d\d:\d\d  pump/flow \[bold\]  \S+  expected .* confidence 0?\.?\d+.* lasted ", text)
+    assert re.search(
+        r"2025-10-\d\d \d\d:\d\d:\d\d  pump/flow \[bold\]  \S+  expected .* confidence 0?\.?\d+.* lasted ",
+        text,
+    )
 
 
 def test_labels_from_a_file(evaluate: Command, tmp_path: Path) -> None:
     """Windows as NAB has them; an event in what was learnt from is not counted, and it is said."""
     path = recorded(tmp_path / "pump.csv", {"pressure": signal()})
-    windows = [[START + 60 * first, START + 60 * last] for first, last in ((100, 120), (FAULT.start, FAULT.stop - 1))]
-    (tmp_path / "windows.json").write_text(json.dumps({"plant/pump.csv": [[str(start), str(end)] for start, end in windows]}))
+    windows = [
+        [START + 60 * first, START + 60 * last]
+        for first, last in ((100, 120), (FAULT.start, FAULT.stop - 1))
+    ]
+    (tmp_path / "windows.json").write_text(
+        json.dumps({"plant/pump.csv": [[str(start), str(end)] for start, end in windows]})
+    )
     _, text, _ = evaluate(path, "--labels", tmp_path / "windows.json")
     assert re.search(r"total of 1 series +1/1 ", text)
     assert "Not counted: 1 event" in text
@@ -165,14 +188,20 @@ def test_a_device_is_judged_as_one(evaluate: Command, tmp_path: Path) -> None:
     """All columns together are one row of the table; each episode names a metric."""
     mark = np.zeros(1200, np.int64)
     mark[FAULT] = 1
-    columns: dict[str, Floats | Ints] = {"pressure": signal(), "flow": signal(seed=1), "anomaly": mark}
+    columns: dict[str, Floats | Ints] = {
+        "pressure": signal(),
+        "flow": signal(seed=1),
+        "anomaly": mark,
+    }
     status, out, _ = evaluate(recorded(tmp_path / "pump.csv", columns), "--device", "--json")
     (series,) = json.loads(out)["series"]
     assert (status, series["series"], series["figures"]["told"]["events"]) == (0, "pump", 1)
     assert {episode["metric"] for episode in series["episodes"]} <= {"pressure", "flow"}
 
 
-def test_one_series_that_cannot_be_learnt_stops_no_other(evaluate: Command, labelled: Path, tmp_path: Path) -> None:
+def test_one_series_that_cannot_be_learnt_stops_no_other(
+    evaluate: Command, labelled: Path, tmp_path: Path
+) -> None:
     """It is named with the reason, and the status says that not all is well."""
     short = recorded(tmp_path / "short.csv", {"level": signal()[:60]})
     status, out, err = evaluate(labelled, short, "--json")
@@ -192,7 +221,11 @@ def test_one_series_that_cannot_be_learnt_stops_no_other(evaluate: Command, labe
     ],
 )
 def test_bad_input_is_one_clear_line(
-    evaluate: Command, labelled: Path, arguments: tuple[str, ...], word: str, monkeypatch: pytest.MonkeyPatch
+    evaluate: Command,
+    labelled: Path,
+    arguments: tuple[str, ...],
+    word: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before anything is learnt."""
     monkeypatch.chdir(labelled.parent)
@@ -208,7 +241,9 @@ def test_a_share_that_is_none(evaluate: Command, labelled: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- the picture
-def test_the_picture_opens_without_a_network(evaluate: Command, labelled: Path, tmp_path: Path) -> None:
+def test_the_picture_opens_without_a_network(
+    evaluate: Command, labelled: Path, tmp_path: Path
+) -> None:
     """One file: plotly.js within, nothing fetched from anywhere, the series and its episodes drawn."""
     evaluate(labelled, "--plot", tmp_path / "out.html")
     html = (tmp_path / "out.html").read_text()
@@ -223,7 +258,15 @@ def test_the_picture_shows_what_was_said(labelled: Path) -> None:
     found = evaluated(labelled, Split(0.3))
     drawn = plot.picture(found).to_dict()
     traces = {trace.get("name"): trace for trace in drawn["data"]}
-    assert {"band", "expected", "pressure", "anomalous", "score", "labelled event", "episode"} <= set(traces)
+    assert {
+        "band",
+        "expected",
+        "pressure",
+        "anomalous",
+        "score",
+        "labelled event",
+        "episode",
+    } <= set(traces)
     assert len(traces["anomalous"]["x"]) == int(found.flags.sum())
     assert len(traces["pressure"]["x"]) == len(found.flags)
     shades = [shape for shape in drawn["layout"]["shapes"] if shape["type"] == "rect"]
@@ -241,7 +284,9 @@ def test_a_long_series_keeps_its_outline(labelled: Path, monkeypatch: pytest.Mon
     assert {int(values.argmin()), int(values.argmax()), int(scores.argmin())} <= set(shown.tolist())
 
 
-def test_without_plotly_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_plotly_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before hours of work, not after."""
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setattr(plot, "find_spec", lambda _: None)
@@ -250,11 +295,15 @@ def test_without_plotly_it_says_what_to_install(tmp_path: Path, monkeypatch: pyt
 
 
 # --------------------------------------------------------------------------------------------------------- a public recording
-@pytest.mark.skipif(not NAB.is_dir(), reason="the Numenta Anomaly Benchmark is not beside the repository")
+@pytest.mark.skipif(
+    not NAB.is_dir(), reason="the Numenta Anomaly Benchmark is not beside the repository"
+)
 def test_a_recording_of_nab_and_its_windows(evaluate: Command) -> None:
     """Its labels are found, packed or not, and its event is judged."""
     path = NAB / "data" / "realAdExchange" / "exchange-2_cpm_results.csv.gz"
-    _, out, _ = evaluate(path, "--labels", NAB / "labels" / "combined_windows.json", "--train", "0.15,750", "--json")
+    _, out, _ = evaluate(
+        path, "--labels", NAB / "labels" / "combined_windows.json", "--train", "0.15,750", "--json"
+    )
     (series,) = json.loads(out)["series"]
     assert (series["learnt_readings"], series["figures"]["told"]["events"]) == (243, 2)
     assert 0 <= series["figures"]["fpr"] < 0.1

@@ -20,7 +20,9 @@ from insa_anomaly.wiring.installing import database_steps
 from insa_anomaly.workbench.installation import Site, install
 from tests.conftest import Server
 
-ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts and give files away")
+ROOT_ONLY = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can make accounts and give files away"
+)
 
 
 @pytest.fixture
@@ -42,7 +44,10 @@ def said(*words: str) -> list[str]:
 def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
     """Mode and content of everything below."""
     return {
-        str(path.relative_to(root)): (path.lstat().st_mode, path.read_bytes() if path.is_file() else None)
+        str(path.relative_to(root)): (
+            path.lstat().st_mode,
+            path.read_bytes() if path.is_file() else None,
+        )
         for path in sorted(root.rglob("*"))
     }
 
@@ -83,7 +88,11 @@ def test_the_modes_are_what_they_should_be(root: Path) -> None:
 def test_the_account_owns_its_data_and_nothing_else(root: Path) -> None:
     """It may read its configuration and its secrets."""
     said("install", "--apply", "--root", str(root))
-    line = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("insa-anomaly:"))
+    line = next(
+        line
+        for line in (root / "etc/passwd").read_text().splitlines()
+        if line.startswith("insa-anomaly:")
+    )
     uid, gid = (int(part) for part in line.split(":")[2:4])
     assert line.endswith(":/var/lib/insa-anomaly:/usr/sbin/nologin")
     owners = {name: (status.st_uid, status.st_gid) for name in ("var/lib/insa-anomaly", "var/lib/insa-anomaly/model.key",
@@ -92,7 +101,9 @@ def test_the_account_owns_its_data_and_nothing_else(root: Path) -> None:
     assert list(owners.values()) == [(uid, gid), (uid, gid), (0, gid), (0, gid), (0, gid), (0, 0)]
 
 
-def test_the_configuration_is_understood_and_the_manual_beside_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_is_understood_and_the_manual_beside_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The short one of the plant sets what there is to set; an instance has what the unit gives it, and clashes with no other."""
     monkeypatch.delenv("INSA_CONFIG", raising=False)
     said("install", "--apply", "--root", str(root), "--instance", "press", "--instance", "paint")
@@ -106,7 +117,11 @@ def test_the_configuration_is_understood_and_the_manual_beside_it(root: Path, mo
     assert str(press.storage.directory) == "/var/lib/insa-anomaly/press"
     assert str(press.models.directory) == "/var/lib/insa-iiot/ml_models/press"
     assert (root / str(press.models.key_file).lstrip("/")).stat().st_mode & 0o777 == 0o600
-    for one, other in zip((press.broker.client_id, press.http.port), (paint.broker.client_id, paint.http.port), strict=True):
+    for one, other in zip(
+        (press.broker.client_id, press.http.port),
+        (paint.broker.client_id, paint.http.port),
+        strict=True,
+    ):
         assert one != other
 
 
@@ -129,7 +144,11 @@ def test_the_units_start_this_program_and_systemd_finds_nothing_wrong(root: Path
     for target in ("sysinit", "basic", "shutdown", "network-online", "multi-user"):
         unit.with_name(f"{target}.target").write_text("[Unit]\n")
     done = subprocess.run(
-        ["systemd-analyze", "verify", f"--root={root}", unit.name], check=False, capture_output=True, text=True, timeout=60
+        ["systemd-analyze", "verify", f"--root={root}", unit.name],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -141,8 +160,18 @@ def test_the_data_outlives_the_program(root: Path) -> None:
     said("uninstall", "--apply", "--root", str(root))
     assert said("uninstall", "--root", str(root)) == ["there is nothing to do"]
     left = set(tree(root))
-    assert {"var/lib/insa-anomaly/model.key", "etc/insa-anomaly/config.yaml", "etc/insa-anomaly/secrets"} <= left
-    assert not [name for name in left if name.startswith(("etc/systemd/system/insa", "usr/local/bin/insa", "usr/local/share/insa"))]
+    assert {
+        "var/lib/insa-anomaly/model.key",
+        "etc/insa-anomaly/config.yaml",
+        "etc/insa-anomaly/secrets",
+    } <= left
+    assert not [
+        name
+        for name in left
+        if name.startswith(
+            ("etc/systemd/system/insa", "usr/local/bin/insa", "usr/local/share/insa")
+        )
+    ]
 
 
 def test_a_program_in_a_home_is_not_installed() -> None:
@@ -162,7 +191,9 @@ def test_a_database_of_the_plants_is_set_up(root: Path, own_postgres: Server[str
     """Roles and schema, named by new configurations without who set it up; done again there is nothing to do; an old one is left alone."""
     url = own_postgres.address
     arguments = ("install", "--root", str(root), "--instance", "press", "--database", url)
-    assert said(*arguments)[0].startswith("would make the schema, roles of least privilege and the login insa-anomaly at ")
+    assert said(*arguments)[0].startswith(
+        "would make the schema, roles of least privilege and the login insa-anomaly at "
+    )
     assert said(*arguments, "--apply")[-1] == "done"
     for name in ("config", "press"):
         settings, _ = load(root / f"etc/insa-anomaly/{name}.yaml")
@@ -175,12 +206,16 @@ def test_a_database_of_the_plants_is_set_up(root: Path, own_postgres: Server[str
         assert said(*arguments) == ["there is nothing to do"]
     config = root / "etc/insa-anomaly/config.yaml"
     config.write_text("broker: {host: plant}\n")
-    assert said(*arguments, "--apply")[-1].startswith(f"{config} was there before: see that it has database: {{")
+    assert said(*arguments, "--apply")[-1].startswith(
+        f"{config} was there before: see that it has database: {{"
+    )
     assert config.read_text() == "broker: {host: plant}\n"
 
 
 @ROOT_ONLY
-def test_root_comes_to_a_servers_socket_as_the_account_that_runs_it(own_postgres: Server[str]) -> None:
+def test_root_comes_to_a_servers_socket_as_the_account_that_runs_it(
+    own_postgres: Server[str],
+) -> None:
     """PostgreSQL knows its own account as superuser and root as nobody; afterwards root is root again."""
     words = conninfo_to_dict(own_postgres.address)
     url = make_conninfo(host=words["host"], dbname=words["dbname"])
@@ -232,6 +267,8 @@ def test_an_address_that_is_none_is_refused_and_not_shown(root: Path, address: s
 
 def test_a_database_that_is_not_there_is_said(root: Path) -> None:
     """Before anything is done."""
-    done = CliRunner().invoke(cli, ["install", "--root", str(root), "--apply", "--database", "host=127.0.0.1 port=1"])
+    done = CliRunner().invoke(
+        cli, ["install", "--root", str(root), "--apply", "--database", "host=127.0.0.1 port=1"]
+    )
     assert isinstance(done.exception, DatabaseAway)
     assert not (root / "etc/insa-anomaly").exists()

@@ -22,7 +22,12 @@ def written(path: Path, text: str) -> Path:
 
 def test_windows_are_found_by_the_end_of_the_path(tmp_path: Path) -> None:
     """Wherever the recording lies and whether it is packed; the longer match wins."""
-    labels = read_labels(written(tmp_path / "w.json", json.dumps({"known/a.csv": [WINDOW], "other/a.csv": [], "known/b.csv": []})))
+    labels = read_labels(
+        written(
+            tmp_path / "w.json",
+            json.dumps({"known/a.csv": [WINDOW], "other/a.csv": [], "known/b.csv": []}),
+        )
+    )
     assert len(labels.of(Path("/somewhere/known/a.csv.gz"))) == 1
     assert labels.of(Path("/somewhere/other/a.csv")) == []
     assert labels.of(Path("b.csv")) == []
@@ -34,11 +39,23 @@ def test_windows_are_found_by_the_end_of_the_path(tmp_path: Path) -> None:
 
 def test_a_csv_of_events(tmp_path: Path) -> None:
     """For any recording, or with `file` for those it names; one that is not named has none. Both ends belong to an event."""
-    for_all = read_labels(written(tmp_path / "all.csv", "start,end\n2014-02-10 10:00:00,2014-02-10 12:00:00\n"))
+    for_all = read_labels(
+        written(tmp_path / "all.csv", "start,end\n2014-02-10 10:00:00,2014-02-10 12:00:00\n")
+    )
     ((start, end),) = for_all.of(Path("x.csv"))
     assert (start, end) == (time_of(WINDOW[0]), time_of(WINDOW[1]))
-    assert inside(np.array([start - 1, start, end, end + 1]), [(start, end)]).tolist() == [False, True, True, False]
-    named = read_labels(written(tmp_path / "some.csv", "File,Start,End\na.csv,2014-02-10T10:00:00Z,2014-02-10T12:00:00Z\n"))
+    assert inside(np.array([start - 1, start, end, end + 1]), [(start, end)]).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    named = read_labels(
+        written(
+            tmp_path / "some.csv",
+            "File,Start,End\na.csv,2014-02-10T10:00:00Z,2014-02-10T12:00:00Z\n",
+        )
+    )
     assert named.of(Path("/data/a.csv.gz")) == [(start, end)]
     assert list(named.of(Path("/data/b.csv"))) == []
 
@@ -51,7 +68,10 @@ def test_a_csv_of_events(tmp_path: Path) -> None:
         ("start,end\nsoon,later\n", "line 2: time 'soon'; expected RFC 3339"),
         ("start,end\n2014-02-10T10:00:00Z\n", "line 2: time ''; expected RFC 3339"),
         ("start,end\n2014-02-10T10:00:00Z,2014-02-09T10:00:00Z\n", "an end before its start"),
-        ('{"a.csv": ["2014-02-10 10:00:00"]}', "a.csv: '2014-02-10 10:00:00'; expected [start, end]"),
+        (
+            '{"a.csv": ["2014-02-10 10:00:00"]}',
+            "a.csv: '2014-02-10 10:00:00'; expected [start, end]",
+        ),
         ('{"a.csv": 3}', "expected for every recording a list"),
         ('{"a.csv": [', "expected for every recording a list"),
     ],
@@ -72,13 +92,23 @@ def test_a_file_of_labels_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_column_of_labels_is_no_metric(tmp_path: Path) -> None:
     """`anomaly` marks rows, `changepoint` is neither a metric nor a mark; labels from elsewhere beat the column."""
-    rows = "time;a;b;anomaly;changepoint\n" + "".join(f"2014-02-10 10:0{i}:00;{i};{'' if i == 2 else i};{i // 4}.0;1.0\n" for i in range(6))
+    rows = "time;a;b;anomaly;changepoint\n" + "".join(
+        f"2014-02-10 10:0{i}:00;{i};{'' if i == 2 else i};{i // 4}.0;1.0\n" for i in range(6)
+    )
     path = written(tmp_path / "skab.csv", rows)
     ((recording, mark),) = recordings([path], labelled=False)
     table = load(recording, mark, None)
-    assert (table.metrics, table.truth is not None and table.truth.tolist()) == (("a", "b"), [False] * 4 + [True] * 2)
+    assert (table.metrics, table.truth is not None and table.truth.tolist()) == (
+        ("a", "b"),
+        [False] * 4 + [True] * 2,
+    )
     first, second = table.series()
-    assert (first.name, second.name, len(first.times), len(second.times)) == ("skab/a", "skab/b", 6, 5)
+    assert (first.name, second.name, len(first.times), len(second.times)) == (
+        "skab/a",
+        "skab/b",
+        6,
+        5,
+    )
     assert second.truth is not None
     assert second.truth.tolist() == [False] * 3 + [True] * 2
     ((recording, mark),) = recordings([path], labelled=True)
@@ -94,7 +124,10 @@ def test_a_column_of_labels_is_no_metric(tmp_path: Path) -> None:
             "line 3: 2 in the column of labels 'anomaly'; expected 0 or 1",
         ),
         ("time,anomaly\n2014-02-10 10:00:00,1\n", "no column with a metric"),
-        ("time,a\n2014-02-10 10:02:00,1\n2014-02-10 10:01:00,1\n2014-02-10 10:00:00,1\n", "time runs backwards"),
+        (
+            "time,a\n2014-02-10 10:02:00,1\n2014-02-10 10:01:00,1\n2014-02-10 10:00:00,1\n",
+            "time runs backwards",
+        ),
         ("time,a\n2014-02-10 10:02:00,\n", "no row has a value"),
     ],
 )

@@ -14,10 +14,31 @@ def told(**sections: object) -> str:
 def test_the_defaults_are_told() -> None:
     """A sentence for each part that there is."""
     text = told()
-    assert [line.split()[0] for line in text.splitlines()] == ["reads", "keeps", "records", "learns", "tells", "answers", "checks"]
+    assert [line.split()[0] for line in text.splitlines()] == [
+        "reads",
+        "keeps",
+        "records",
+        "learns",
+        "tells",
+        "answers",
+        "checks",
+    ]
     for word in (
-        *("insa/iiot/telemetry/{device_id}", "127.0.0.1:1883 without TLS", "/var/lib/insa-anomaly", "8.0 GiB", "embedded PostgreSQL"),
-        *("for 90 days", "for 730 days", "500 readings over 60 minutes", "4096 series", "not encrypted", "alerts nobody"),
+        *(
+            "insa/iiot/telemetry/{device_id}",
+            "127.0.0.1:1883 without TLS",
+            "/var/lib/insa-anomaly",
+            "8.0 GiB",
+            "embedded PostgreSQL",
+        ),
+        *(
+            "for 90 days",
+            "for 730 days",
+            "500 readings over 60 minutes",
+            "4096 series",
+            "not encrypted",
+            "alerts nobody",
+        ),
         *("http://127.0.0.1:8787", "from 02:00 UTC"),
     ):
         assert word in text
@@ -28,13 +49,23 @@ def test_the_defaults_are_told() -> None:
     [
         ("broker", "tls", True, "with TLS"),
         ("broker", "username", "insa", "as user insa"),
-        ("readings", "subscriptions", [{"topic": "a/{device_id}"}, {"topic": "b/#"}], "reads a/{device_id}, b/# from"),
+        (
+            "readings",
+            "subscriptions",
+            [{"topic": "a/{device_id}"}, {"topic": "b/#"}],
+            "reads a/{device_id}, b/# from",
+        ),
         ("database", "url", "host=db dbname=insa", "PostgreSQL at host=db dbname=insa:"),
         ("retention", "telemetry", None, "readings for ever"),
         ("training", "automatic", False, "only what it is asked to"),
         ("models", "encryption_key_file", "key", "models encrypted"),
         ("detection", "n_estimators", 50, "8193 series"),
-        ("alerts", "webhooks", [{"name": "scada", "url": "https://scada.plant/hook"}], "alerts by webhook:scada"),
+        (
+            "alerts",
+            "webhooks",
+            [{"name": "scada", "url": "https://scada.plant/hook"}],
+            "alerts by webhook:scada",
+        ),
         ("github", "repository", "plant/line", "issues of plant/line"),
         ("redis", "url", "redis://127.0.0.1/0", "shows the latest results in redis://127.0.0.1/0"),
         ("http", "enabled", False, "answers no requests"),

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.workbench.plant import DEVICES, DURATIONS, HOUR, MINUTE, SIGNALS, Fault, Kind, Plant
+from insa_anomaly.workbench.plant import (
+    DEVICES,
+    DURATIONS,
+    HOUR,
+    MINUTE,
+    SIGNALS,
+    Fault,
+    Kind,
+    Plant,
+)
 from insa_anomaly.workbench.recording import Row
 
 DAY = 24 * HOUR
@@ -27,7 +36,9 @@ def test_pieces_fit_to_the_bit(seed: int, cuts: list[int]) -> None:
     """A span asked for in pieces is the span asked for at once, and the same plant says the same twice."""
     times = [START + cut * MINUTE for cut in cuts]
     whole = stream(Plant(seed), times[0], times[-1])
-    assert whole == [row for first, last in pairwise(times) for row in stream(Plant(seed), first, last)]
+    assert whole == [
+        row for first, last in pairwise(times) for row in stream(Plant(seed), first, last)
+    ]
 
 
 def test_the_stream_goes_on_from_the_history() -> None:
@@ -48,22 +59,34 @@ def test_another_seed_is_another_plant() -> None:
     """Values depend on the seed, and no two series of a plant are alike."""
     one, other = (stream(Plant(seed), START, START + HOUR) for seed in (1, 2))
     assert all(a.values != b.values for a, b in zip(one, other, strict=True))
-    shapes = [tuple(np.round(series.values / series.values[0], 6)) for series in Plant(1).history(0.1, START)]
+    shapes = [
+        tuple(np.round(series.values / series.values[0], 6))
+        for series in Plant(1).history(0.1, START)
+    ]
     assert len(set(shapes)) == len(shapes) == len(DEVICES) * len(SIGNALS) >= 25
 
 
 @settings(max_examples=12, deadline=None)
 @given(seed=seeds, series=st.integers(0, 29), kind=st.sampled_from(list(Kind)), begin=minutes)
-def test_a_fault_changes_its_own_series_and_span_only(seed: int, series: int, kind: Kind, begin: int) -> None:
+def test_a_fault_changes_its_own_series_and_span_only(
+    seed: int, series: int, kind: Kind, begin: int
+) -> None:
     """Outside [start, end) of its series every reading is as without the fault; inside, readings differ."""
     plant = Plant(seed)
     start = START - START % MINUTE + begin * MINUTE
     fault = Fault(*plant.series[series], kind, start, start + DURATIONS[kind] * MINUTE)
-    clean, faulty = stream(plant, START, START + 3 * DAY), stream(plant, START, START + 3 * DAY, fault)
+    clean, faulty = (
+        stream(plant, START, START + 3 * DAY),
+        stream(plant, START, START + 3 * DAY, fault),
+    )
     changed = set()
     for a, b in zip(clean, faulty, strict=True):
         assert (a.device_id, a.timestamp, a.id) == (b.device_id, b.timestamp, b.id)
-        changed |= {(a.device_id, metric, a.timestamp) for metric in SIGNALS if a.values[metric] != b.values[metric]}
+        changed |= {
+            (a.device_id, metric, a.timestamp)
+            for metric in SIGNALS
+            if a.values[metric] != b.values[metric]
+        }
     assert {key[:2] for key in changed} == {fault.key}
     assert all(fault.start <= timestamp < fault.end for *_, timestamp in changed)
 
@@ -96,7 +119,13 @@ def test_each_kind_looks_like_itself(kind: Kind) -> None:
     plant = Plant()
     fault = next(fault for fault in plant.timetable(START, None) if fault.kind is kind)
     shown = plant.faulty(fault)
-    clean = np.array([row.values[fault.metric_name] for row in stream(plant, fault.start, fault.end) if row.device_id == fault.device_id])
+    clean = np.array(
+        [
+            row.values[fault.metric_name]
+            for row in stream(plant, fault.start, fault.end)
+            if row.device_id == fault.device_id
+        ]
+    )
     off = shown - clean
     noise = SIGNALS[fault.metric_name].noise
     seen = {

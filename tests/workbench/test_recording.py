@@ -17,7 +17,9 @@ START = 1_583_000_000 * SECOND
 HEADER = ("datetime", "Pressure", "Volume Flow RateRMS", "anomaly")
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
-cells = st.lists(st.tuples(st.one_of(st.none(), numbers), st.one_of(st.none(), numbers)), min_size=1, max_size=20)
+cells = st.lists(
+    st.tuples(st.one_of(st.none(), numbers), st.one_of(st.none(), numbers)), min_size=1, max_size=20
+)
 
 
 def stamp(timestamp: int, style: str) -> str:
@@ -42,7 +44,9 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     table=cells,
     separator=st.sampled_from([",", ";", "\t"]),
@@ -53,14 +57,25 @@ def write(path: Path, text: str) -> Path:
     mark=st.sampled_from(["", "\ufeff"]),
 )
 def test_packing_changes_nothing(
-    tmp_path: Path, table: list[tuple[float | None, float | None]], separator: str, suffix: str, end: str, style: str, blank: str, mark: str
+    tmp_path: Path,
+    table: list[tuple[float | None, float | None]],
+    separator: str,
+    suffix: str,
+    end: str,
+    style: str,
+    blank: str,
+    mark: str,
 ) -> None:
     """Separator, compression, line ends, byte-order mark, way of writing times and of leaving a cell out: the rows are the same."""
     lines = [separator.join(HEADER)]
     expected = []
     for i, pair in enumerate(table):
         timestamp = START + i * SECOND
-        lines.append(separator.join([stamp(timestamp, style), *(blank if v is None else repr(v) for v in pair), "0.0"]))
+        lines.append(
+            separator.join(
+                [stamp(timestamp, style), *(blank if v is None else repr(v) for v in pair), "0.0"]
+            )
+        )
         values = {name: v for name, v in zip(HEADER[1:3], pair, strict=True) if v is not None}
         if values:
             expected.append(Row("pump_1", timestamp, values, f"pump 1:{i + 2}"))
@@ -72,7 +87,12 @@ def test_packing_changes_nothing(
 
 def test_reading_twice_gives_the_same(tmp_path: Path) -> None:
     """A recording can be read again, and its span says what is in it."""
-    recording = inspect(write(tmp_path / "a.csv", "timestamp,value\n2020-01-01 00:00:02,1\n2020-01-01 00:00:01,\n2020-01-01 00:00:00,2\n"))
+    recording = inspect(
+        write(
+            tmp_path / "a.csv",
+            "timestamp,value\n2020-01-01 00:00:02,1\n2020-01-01 00:00:01,\n2020-01-01 00:00:00,2\n",
+        )
+    )
     assert list(recording.rows()) == list(recording.rows())
     span = survey(recording)
     assert (span.rows, span.readings, span.last - span.first) == (2, 2, 2 * SECOND)
@@ -127,7 +147,12 @@ def test_what_is_no_text(tmp_path: Path) -> None:
     """A damaged gzip file, a binary one, one in another encoding, a missing one and a folder are refused, with the name."""
     whole = gzip.compress(b"timestamp,value\n" + b"2020-01-01,1\n" * 20_000)
     utf16 = "time,°C\n2020-01-01,1".encode("utf-16")
-    wrong = {"short.gz": whole[:-30], "bad.gz": whole[:50] + b"?" * 40, "b.csv": bytes(range(256)) * 9, "u.csv": utf16}
+    wrong = {
+        "short.gz": whole[:-30],
+        "bad.gz": whole[:50] + b"?" * 40,
+        "b.csv": bytes(range(256)) * 9,
+        "u.csv": utf16,
+    }
     for name, content in wrong.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FileFormatError, match=name):
@@ -147,7 +172,11 @@ def test_names_of_devices_and_metrics(tmp_path: Path) -> None:
     text = "timestamp,value\n2020-01-01,1\n"
     same = [write(tmp_path / folder / "1.csv.gz", text) for folder in ("valve1", "valve2")]
     other = write(tmp_path / "Öl pump#3.csv", text)
-    assert [r.device_id for r in inspect_all([*same, other])] == ["valve1-1", "valve2-1", "Öl_pump_3"]
+    assert [r.device_id for r in inspect_all([*same, other])] == [
+        "valve1-1",
+        "valve2-1",
+        "Öl_pump_3",
+    ]
     named = inspect(other, "PUMP-3", "pressure")
     assert (named.device_id, named.metrics) == ("PUMP-3", ((1, "pressure"),))
     with pytest.raises(FileFormatError, match="rename them"):
@@ -164,11 +193,20 @@ def test_columns_left_out(tmp_path: Path) -> None:
         inspect_all([path], exclude=("nope", "note"))
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the recorded data sets are not beside the repository (../shared/data)")
-@pytest.mark.parametrize(("folder", "files", "rows", "metrics"), [("NAB", 58, 365_558, 1), ("SKAB", 35, 46_806, 8)])
+@pytest.mark.skipif(
+    not DATA.exists(),
+    reason="the recorded data sets are not beside the repository (../shared/data)",
+)
+@pytest.mark.parametrize(
+    ("folder", "files", "rows", "metrics"), [("NAB", 58, 365_558, 1), ("SKAB", 35, 46_806, 8)]
+)
 def test_recorded_sets_read_as_they_are(folder: str, files: int, rows: int, metrics: int) -> None:
     """Every file of both sets reads, row for row, without its label columns."""
     recordings = inspect_all(sorted((DATA / folder / "data").rglob("*.csv.gz")))
     spans = [survey(recording) for recording in recordings]
-    assert (files, rows, rows * metrics) == (len(recordings), sum(s.rows for s in spans), sum(s.readings for s in spans))
+    assert (files, rows, rows * metrics) == (
+        len(recordings),
+        sum(s.rows for s in spans),
+        sum(s.readings for s in spans),
+    )
     assert {metrics} == {len(recording.metrics) for recording in recordings}

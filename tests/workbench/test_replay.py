@@ -14,7 +14,15 @@ from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
 from insa_anomaly.errors import FileFormatError
 from insa_anomaly.workbench.progress import open_console
 from insa_anomaly.workbench.recording import Row, inspect_all
-from insa_anomaly.workbench.replay import Form, Pace, at_once, device_message, metric_messages, publish, replay
+from insa_anomaly.workbench.replay import (
+    Form,
+    Pace,
+    at_once,
+    device_message,
+    metric_messages,
+    publish,
+    replay,
+)
 
 SECOND = 1_000_000
 NOW = 1_700_000_000 * SECOND
@@ -59,17 +67,25 @@ def write(folder: Path, name: str, times: list[int], metrics: int) -> Path:
 
 
 @pytest.mark.parametrize("form", [device_message, metric_messages])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    files=st.lists(st.lists(st.integers(-5000, 0), min_size=1, max_size=15), min_size=1, max_size=4),
+    files=st.lists(
+        st.lists(st.integers(-5000, 0), min_size=1, max_size=15), min_size=1, max_size=4
+    ),
     metrics=st.integers(1, 3),
     shift_to=st.one_of(st.none(), st.just(NOW + 7 * SECOND)),
 )
-def test_every_reading_once_and_in_order(tmp_path: Path, form: Form, files: list[list[int]], metrics: int, shift_to: int | None) -> None:
+def test_every_reading_once_and_in_order(
+    tmp_path: Path, form: Form, files: list[list[int]], metrics: int, shift_to: int | None
+) -> None:
     """Whatever the files: all readings, once, each file in its order, all by time where the files are; moved as one."""
     paths = [write(tmp_path, f"d{i}.csv", sorted(times), metrics) for i, times in enumerate(files)]
     sent = Sent()
-    counts = replay(inspect_all(paths), sent, open_console(StringIO()), shift_to=shift_to, form=form)
+    counts = replay(
+        inspect_all(paths), sent, open_console(StringIO()), shift_to=shift_to, form=form
+    )
     shift = 0 if shift_to is None else shift_to - NOW - max(map(max, files)) * SECOND
     expected = [
         (f"d{i}", f"m {m}", NOW + time * SECOND + shift, row + m / 10)
@@ -80,13 +96,19 @@ def test_every_reading_once_and_in_order(tmp_path: Path, form: Form, files: list
     got = [(r.device_id, r.metric_name, r.timestamp, r.value) for r in sent.readings()]
     assert sorted(got) == sorted(expected)
     assert [g[2] for g in got] == sorted(g[2] for g in got)
-    assert (counts.readings, counts.rows, counts.messages) == (len(expected), sum(map(len, files)), len(sent.messages))
+    assert (counts.readings, counts.rows, counts.messages) == (
+        len(expected),
+        sum(map(len, files)),
+        len(sent.messages),
+    )
     assert (counts.first, counts.last, counts.unacknowledged) == (got[0][2], got[-1][2], 0)
 
 
 def test_equal_readings_stay_two(tmp_path: Path) -> None:
     """Equal values at equal times are told apart by the id of their row, which is the same at the next replay."""
-    (tmp_path / "a.csv").write_text("timestamp,value\n2023-01-01,5\n2023-01-01,5\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text(
+        "timestamp,value\n2023-01-01,5\n2023-01-01,5\n", encoding="utf-8"
+    )
     both = [Sent(), Sent()]
     for sent in both:
         replay(inspect_all([tmp_path / "a.csv"]), sent, open_console(StringIO()))
@@ -98,7 +120,9 @@ def test_equal_readings_stay_two(tmp_path: Path) -> None:
 def test_a_file_out_of_order_keeps_its_order(tmp_path: Path) -> None:
     """A clock set back is part of the recording: nothing is sorted away."""
     sent = Sent()
-    replay(inspect_all([write(tmp_path, "a.csv", [0, 60, 30, 90], 1)]), sent, open_console(StringIO()))
+    replay(
+        inspect_all([write(tmp_path, "a.csv", [0, 60, 30, 90], 1)]), sent, open_console(StringIO())
+    )
     assert [(r.timestamp - NOW) // SECOND for r in sent.readings()] == [0, 60, 30, 90]
 
 
@@ -142,10 +166,17 @@ def test_ctrl_c_ends_it_and_says_so(tmp_path: Path) -> None:
 def test_what_people_read(tmp_path: Path) -> None:
     """The notes come once for all files, and the summary has the figures and what is missing."""
     text = StringIO()
-    replay(inspect_all([write(tmp_path, f"{i}.csv", [0, 1], 2) for i in range(3)]), Sent(missing=2), open_console(text))
+    replay(
+        inspect_all([write(tmp_path, f"{i}.csv", [0, 1], 2) for i in range(3)]),
+        Sent(missing=2),
+        open_console(text),
+    )
     assert "all files: times carry no zone: taken as UTC" in text.getvalue()
     assert "12 readings in 6 messages" in text.getvalue()
-    assert "times 2023-11-14 22:13:20 to 2023-11-14 22:13:21 UTC; 2 not acknowledged" in text.getvalue()
+    assert (
+        "times 2023-11-14 22:13:20 to 2023-11-14 22:13:21 UTC; 2 not acknowledged"
+        in text.getvalue()
+    )
     assert "\x1b" not in text.getvalue()
 
 
@@ -154,8 +185,15 @@ def test_the_forms_are_those_of_the_devices() -> None:
     row = Row("d", NOW + 1, {"a": 1.5, "b": -2.0}, "file:7")
     ((topic, payload),) = device_message(row)
     assert topic == "insa/iiot/telemetry/d"
-    assert msgspec.json.decode(payload) == {"id": "file:7", "timestamp": "2023-11-14T22:13:20.000001Z", "metrics": {"a": 1.5, "b": -2.0}}
+    assert msgspec.json.decode(payload) == {
+        "id": "file:7",
+        "timestamp": "2023-11-14T22:13:20.000001Z",
+        "metrics": {"a": 1.5, "b": -2.0},
+    }
     singles = [msgspec.json.decode(payload) for _, payload in metric_messages(row)]
-    assert [(single["metric_name"], single["value"]) for single in singles] == [("a", 1.5), ("b", -2.0)]
+    assert [(single["metric_name"], single["value"]) for single in singles] == [
+        ("a", 1.5),
+        ("b", -2.0),
+    ]
     assert Counter({"file:7": 2}) == Counter(single["id"] for single in singles)
     assert at_once(0) is None  # type: ignore[func-returns-value]

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.event import Event, rfc3339
 from insa_anomaly.workbench.plant import HOUR, MINUTE, Fault, Kind
-from insa_anomaly.workbench.scoreboard import GRACE, RECOVERY, Alarm, alarm_of, cause, false_alarms, findings, percentile
+from insa_anomaly.workbench.scoreboard import (
+    GRACE,
+    RECOVERY,
+    Alarm,
+    alarm_of,
+    cause,
+    false_alarms,
+    findings,
+    percentile,
+)
 
 START = 1_700_000_000_000_000
 FAULT = Fault("d", "a", Kind.DRIFT, START, START + 30 * MINUTE)
@@ -16,7 +25,25 @@ FAULT = Fault("d", "a", Kind.DRIFT, START, START + 30 * MINUTE)
 
 def event(kind: str, at: int) -> Event:
     """An event of the series d/a at this time."""
-    return Event(f"{kind}{at}", kind, "e", "d", "a", rfc3339(at), 1.0, 0.0, -1.0, 1.0, -0.5, 0.5, [], "m", 1, rfc3339(START), True)
+    return Event(
+        f"{kind}{at}",
+        kind,
+        "e",
+        "d",
+        "a",
+        rfc3339(at),
+        1.0,
+        0.0,
+        -1.0,
+        1.0,
+        -0.5,
+        0.5,
+        [],
+        "m",
+        1,
+        rfc3339(START),
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,21 +60,35 @@ def event(kind: str, at: int) -> Event:
 def test_an_alarm_catches_follows_or_is_false(at: int, catches: bool, false: bool) -> None:
     """Within the fault and the grace after it an alarm catches; in the hour after, it is recovery; elsewhere it is false."""
     alarm = Alarm(("d", "a"), START + at, "e")
-    assert (cause(alarm, [FAULT]) is FAULT, bool(false_alarms([FAULT], [alarm]))) == (catches, false)
+    assert (cause(alarm, [FAULT]) is FAULT, bool(false_alarms([FAULT], [alarm]))) == (
+        catches,
+        false,
+    )
     assert cause(Alarm(("d", "b"), START, "e"), [FAULT]) is None
     assert len(false_alarms([FAULT], [Alarm(("d", "b"), START, "e")])) == 1
 
 
-@given(st.lists(st.tuples(st.integers(-3, 6), st.sampled_from("ab"), st.integers(0, 4)), max_size=12))
+@given(
+    st.lists(st.tuples(st.integers(-3, 6), st.sampled_from("ab"), st.integers(0, 4)), max_size=12)
+)
 def test_every_episode_counts_once(said: list[tuple[int, str, int]]) -> None:
     """However often an opening is told and in whatever order, an episode is one alarm, and a fault is caught by its earliest."""
-    alarms = [Alarm(("d", metric), START + hours * HOUR, f"{metric}{number}{hours}") for hours, metric, number in said]
+    alarms = [
+        Alarm(("d", metric), START + hours * HOUR, f"{metric}{number}{hours}")
+        for hours, metric, number in said
+    ]
     (finding,) = findings([FAULT], alarms)
     catching = [alarm.at for alarm in alarms if alarm.key == FAULT.key and alarm.at == START]
     assert finding.delay == (0 if catching else None)
     false = false_alarms([FAULT], alarms + alarms[::-1])
-    assert len(false) == len({alarm.episode_id for alarm in false}) <= len({alarm.episode_id for alarm in alarms})
-    assert {alarm.episode_id for alarm in false} == {a.episode_id for a in alarms if a.key != FAULT.key or not 0 <= a.at - START <= HOUR}
+    assert (
+        len(false)
+        == len({alarm.episode_id for alarm in false})
+        <= len({alarm.episode_id for alarm in alarms})
+    )
+    assert {alarm.episode_id for alarm in false} == {
+        a.episode_id for a in alarms if a.key != FAULT.key or not 0 <= a.at - START <= HOUR
+    }
 
 
 def test_an_episode_is_where_it_opened() -> None:
@@ -62,7 +103,9 @@ def test_only_an_opening_is_an_alarm() -> None:
     assert [alarm_of(event(kind, START)) for kind in ("worsened", "closed")] == [None, None]
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.sampled_from([1.0, 50.0, 99.0, 100.0]))
+@given(
+    st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.sampled_from([1.0, 50.0, 99.0, 100.0])
+)
 def test_percentiles_are_values_that_were_measured(values: list[float], percent: float) -> None:
     """Nearest rank: the least value that at least so many per cent of the values do not exceed."""
     found = percentile(values, percent)

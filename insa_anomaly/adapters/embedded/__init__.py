@@ -8,7 +8,12 @@ PostgreSQL refuses to run as root, so under root it and mosquitto run as an acco
 """
 
 from insa_anomaly.adapters.embedded.cache import valkey
-from insa_anomaly.adapters.embedded.database import Installation, postgres, postgres_installations, running_postgres
+from insa_anomaly.adapters.embedded.database import (
+    Installation,
+    postgres,
+    postgres_installations,
+    running_postgres,
+)
 from insa_anomaly.adapters.embedded.mqtt import Listener, amqtt, broker, mosquitto
 from insa_anomaly.adapters.embedded.process import Tools, free_port, spawn, stop
 

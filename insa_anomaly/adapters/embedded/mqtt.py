@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from insa_anomaly.adapters.embedded.account import Account, account_may, private_folder, service_account, write_private
+from insa_anomaly.adapters.embedded.account import (
+    Account,
+    account_may,
+    private_folder,
+    service_account,
+    write_private,
+)
 from insa_anomaly.adapters.embedded.process import Tools, accepts, free_port, running, untaken
 from insa_anomaly.errors import ServiceError
 
@@ -103,7 +109,9 @@ def amqtt(folder: Path, port: int | None = None, password: str | None = None) ->
     publisher sent that leaves at once, though it was acknowledged. Raises ServiceError.
     """
     if importlib.util.find_spec("amqtt") is None:
-        raise ServiceError("there is no MQTT broker to start: install Debian's mosquitto or insa-anomaly[embedded], or configure a broker")
+        raise ServiceError(
+            "there is no MQTT broker to start: install Debian's mosquitto or insa-anomaly[embedded], or configure a broker"
+        )
     folder = private_folder(folder)
     port, password = untaken(port or free_port()), password or secrets.token_urlsafe(24)
     write_private(folder / "passwords", f"insa:{_argon2_hash(password)}\n")
@@ -117,7 +125,11 @@ def amqtt(folder: Path, port: int | None = None, password: str | None = None) ->
 def _amqtt_conf(folder: Path, port: int) -> dict[str, object]:
     return {
         "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
-        "plugins": {"amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(folder / "passwords")}},
+        "plugins": {
+            "amqtt.plugins.authentication.FileAuthPlugin": {
+                "password_file": str(folder / "passwords")
+            }
+        },
     }
 
 

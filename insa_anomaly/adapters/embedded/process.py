@@ -53,14 +53,20 @@ class Tools:
         found = shutil.which(name) or shutil.which(name, path=SBIN)
         if found is not None:
             return [found]
-        return _unpacked_command(name, self.unpacked.resolve()) if self.unpacked is not None else None
+        return (
+            _unpacked_command(name, self.unpacked.resolve()) if self.unpacked is not None else None
+        )
 
 
 def _unpacked_command(name: str, root: Path) -> list[str] | None:
     found = shutil.which(name, path=f"{root}/usr/bin:{root}/usr/sbin")
     if found is None:
         return None
-    libraries = [str(folder) for top in ("usr/lib", "lib") for folder in sorted(root.glob(f"{top}/*-linux-gnu*"))]
+    libraries = [
+        str(folder)
+        for top in ("usr/lib", "lib")
+        for folder in sorted(root.glob(f"{top}/*-linux-gnu*"))
+    ]
     return ["/usr/bin/env", f"LD_LIBRARY_PATH={':'.join(libraries)}", found]
 
 
@@ -82,11 +88,33 @@ def spawn(
     A small program sets the signal and becomes `argv`: unlike `preexec_fn` it is safe beside running threads.
     """
     uid, gid = (account.uid, account.gid) if account else (-1, -1)
-    shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), str(int(death_signal)), str(uid), str(gid)]
-    return subprocess.Popen([*shim, *argv], cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, pass_fds=pass_fds)
+    shim = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        _SHIM,
+        str(os.getpid()),
+        str(int(death_signal)),
+        str(uid),
+        str(gid),
+    ]
+    return subprocess.Popen(
+        [*shim, *argv],
+        cwd=cwd,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        pass_fds=pass_fds,
+    )
 
 
-def stop(process: subprocess.Popen[bytes], with_signal: signal.Signals = signal.SIGTERM, seconds: float = STOP_SECONDS) -> int:
+def stop(
+    process: subprocess.Popen[bytes],
+    with_signal: signal.Signals = signal.SIGTERM,
+    seconds: float = STOP_SECONDS,
+) -> int:
     """Ask a child to end, wait, and end it the hard way after `seconds`; answers its exit code."""
     if process.poll() is None:
         process.send_signal(with_signal)
@@ -113,7 +141,9 @@ def untaken(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ServiceError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; choose another one or stop its user") from error
+            raise ServiceError(
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; choose another one or stop its user"
+            ) from error
     return port
 
 
@@ -129,7 +159,9 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server for the length of the block, its output in `log`."""
     with _opened_log(log) as output:
-        process = spawn(argv, death_signal=stop_signal, account=account, stdout=output, stderr=output)
+        process = spawn(
+            argv, death_signal=stop_signal, account=account, stdout=output, stderr=output
+        )
     try:
         _await(name, process, log, ready)
         yield process
@@ -149,13 +181,19 @@ def _opened_log(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _await(name: str, process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
+def _await(
+    name: str, process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]
+) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not ready():
         if process.poll() is not None:
-            raise ServiceError(f"{name} ended at its start with code {process.returncode}: {_last_line(log)} (all of it in {log})")
+            raise ServiceError(
+                f"{name} ended at its start with code {process.returncode}: {_last_line(log)} (all of it in {log})"
+            )
         if time.monotonic() > deadline:
-            raise ServiceError(f"{name} is not ready after {READY_SECONDS:.0f} s: {_last_line(log)} (all of it in {log})")
+            raise ServiceError(
+                f"{name} is not ready after {READY_SECONDS:.0f} s: {_last_line(log)} (all of it in {log})"
+            )
         time.sleep(POLL_SECONDS)
 
 

@@ -48,7 +48,9 @@ class Canary:
 
     def end(self, now: float, *, lost: bool) -> None:
         """The connection ended, `lost` without a word: what was out will not come."""
-        self._hung_up = self._hung_up + 1 if lost and self._payload and now - self._sent < _RIGHT_AFTER else 0
+        self._hung_up = (
+            self._hung_up + 1 if lost and self._payload and now - self._sent < _RIGHT_AFTER else 0
+        )
         if self._hung_up >= _HANGING_UP:
             self._deny(f"the broker hangs up when we publish to {self._topic}", now)
         self._forget()
@@ -88,7 +90,9 @@ class Canary:
             self._deny(f"the broker does not let us publish to {self._topic} ({refused})", now)
         return True
 
-    def heard(self, messages: list[Message], mids: list[int], now: float) -> tuple[list[Message], list[int], list[int]]:
+    def heard(
+        self, messages: list[Message], mids: list[int], now: float
+    ) -> tuple[list[Message], list[int], list[int]]:
         """What came, without what came under the canary's topic; and the packet ids of the latter that are to be acknowledged."""
         self._proved, self._doubt, self._deadline = True, None, now + DEADLINE_SECONDS
         if self._topic is None or all(topic != self._topic for topic, _ in messages):
@@ -97,4 +101,8 @@ class Canary:
             self._payload, self._denial, self._hung_up = b"", None, 0
         ours = [topic == self._topic for topic, _ in messages]
         others = [i for i, own in enumerate(ours) if not own]
-        return [messages[i] for i in others], [mids[i] for i in others], [mid for mid, own in zip(mids, ours, strict=True) if own and mid]
+        return (
+            [messages[i] for i in others],
+            [mids[i] for i in others],
+            [mid for mid, own in zip(mids, ours, strict=True) if own and mid],
+        )

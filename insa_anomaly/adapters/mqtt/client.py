@@ -26,7 +26,9 @@ from insa_anomaly.adapters.mqtt.packets import MOST, Malformed, Message, Publish
 QOS_2 = 0x10000  # added to the packet id of a message that came at QoS 2, which is acknowledged by another packet
 _AT_ONCE = 500  # messages the stock client reads before it hands them over
 _READ = 262_144
-_CUT = MOST + 65_600  # so much of an overlong packet is kept: the longest topic, and more payload than is allowed
+_CUT = (
+    MOST + 65_600
+)  # so much of an overlong packet is kept: the longest topic, and more payload than is allowed
 _OK = MQTTErrorCode.MQTT_ERR_SUCCESS
 
 Deliver = Callable[[list[Message], list[int]], None]
@@ -40,7 +42,15 @@ def _nobody(*_: object) -> None:
 class StockClient(paho.Client):
     """paho as it comes. `deliver` gets messages and their packet ids, `settle` (packet id, reason code) of what was published."""
 
-    def __init__(self, client_id: str, protocol: MQTTProtocolVersion, deliver: Deliver, settle: Settle, *, clean: bool) -> None:
+    def __init__(
+        self,
+        client_id: str,
+        protocol: MQTTProtocolVersion,
+        deliver: Deliver,
+        settle: Settle,
+        *,
+        clean: bool,
+    ) -> None:
         clean_session = clean if protocol != MQTTProtocolVersion.MQTTv5 else None
         super().__init__(
             CallbackAPIVersion.VERSION2,
@@ -50,7 +60,8 @@ class StockClient(paho.Client):
             reconnect_on_failure=False,
             manual_ack=True,
         )
-        self._deliver, self._settle = deliver, settle
+        self._deliver = deliver
+        self._settle = settle
         self._messages: list[Message] = []
         self._mids: list[int] = []
         self._answers: list[tuple[int, int]] = []
@@ -62,7 +73,9 @@ class StockClient(paho.Client):
         """One turn of the connection, waiting up to `timeout` seconds for something to do; `took` says how much came."""
         rc = self.loop(timeout)
         had = 0
-        while rc == _OK and had < len(self._messages) < _AT_ONCE:  # paho reads one packet a turn: go on while there are more
+        while (
+            rc == _OK and had < len(self._messages) < _AT_ONCE
+        ):  # paho reads one packet a turn: go on while there are more
             had = len(self._messages)
             rc = self.loop_read()
         self._hand_over()
@@ -78,16 +91,29 @@ class StockClient(paho.Client):
             mids, self._mids = self._mids, []
             self._deliver(messages, mids)
 
-    def _note_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+    def _note_message(
+        self, client: paho.Client, userdata: object, message: paho.MQTTMessage
+    ) -> None:
         del client, userdata
         try:
             topic = message.topic
         except UnicodeDecodeError as error:  # no broker should let it pass; as a message it is refused later, with its reason
             topic = error.object.decode(errors="replace")
-        self._messages.append((topic, bytes(message.payload[: MOST + 1])))  # longer is refused all the same
-        self._mids.append(message.mid + QOS_2 if message.qos == 2 else message.mid if message.qos else 0)
+        self._messages.append(
+            (topic, bytes(message.payload[: MOST + 1]))
+        )  # longer is refused all the same
+        self._mids.append(
+            message.mid + QOS_2 if message.qos == 2 else message.mid if message.qos else 0
+        )
 
-    def _note_answer(self, client: paho.Client, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties) -> None:
+    def _note_answer(
+        self,
+        client: paho.Client,
+        userdata: object,
+        mid: int,
+        reason_code: ReasonCode,
+        properties: Properties,
+    ) -> None:
         del client, userdata, properties
         self._answers.append((mid, reason_code.value))
 
@@ -105,7 +131,9 @@ class StockClient(paho.Client):
         if socket is not None:
             socket.close()
         self._deliver, self._settle = _nobody, _nobody
-        self.on_connect = self.on_disconnect = self.on_subscribe = self.on_message = self.on_publish = None
+        self.on_connect = self.on_disconnect = self.on_subscribe = self.on_message = (
+            self.on_publish
+        ) = None
 
     def send(self, topic: str, payload: bytes, *, retain: bool) -> int:
         """Publish at QoS 1; answers the packet id. Raises ConnectionError."""
@@ -118,7 +146,15 @@ class StockClient(paho.Client):
 class FastClient(StockClient):
     """paho with its reading replaced, and PUBACKs joined; `protocol` must not change under way."""
 
-    def __init__(self, client_id: str, protocol: MQTTProtocolVersion, deliver: Deliver, settle: Settle, *, clean: bool) -> None:
+    def __init__(
+        self,
+        client_id: str,
+        protocol: MQTTProtocolVersion,
+        deliver: Deliver,
+        settle: Settle,
+        *,
+        clean: bool,
+    ) -> None:
         super().__init__(client_id, protocol, deliver, settle, clean=clean)
         self._publishes = Publishes(protocol)
         self._chunks: list[bytes] = []  # what was read of packets that are not all there
@@ -207,9 +243,15 @@ class FastClient(StockClient):
 
     def _hand_to_paho(self, command: int, body: bytes) -> MQTTErrorCode:
         self._in_packet = {
-            "command": command, "have_remaining": 1, "remaining_count": [], "remaining_mult": 1,
-            "remaining_length": len(body), "packet": bytearray(body), "to_process": 0, "pos": 0,
-        }  # fmt: skip
+            "command": command,
+            "have_remaining": 1,
+            "remaining_count": [],
+            "remaining_mult": 1,
+            "remaining_length": len(body),
+            "packet": bytearray(body),
+            "to_process": 0,
+            "pos": 0,
+        }
         try:
             return self._packet_handle()
         except MalformedPacket:

@@ -26,7 +26,15 @@ class Connection(Session):
     answers False the connection is torn off and made again, the only way to have the broker deliver once more.
     """
 
-    def __init__(self, access: Access, terms: Terms, hand_over: HandOver, *, reader: str = "fast", backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        terms: Terms,
+        hand_over: HandOver,
+        *,
+        reader: str = "fast",
+        backoff: Backoff | None = None,
+    ) -> None:
         super().__init__(access, terms, reader, backoff or Backoff())
         self._hand_over = hand_over
         self._settled: SimpleQueue[Settled] = SimpleQueue()
@@ -51,7 +59,9 @@ class Connection(Session):
         """PUBACK all of them but those of a connection that ended: they will be delivered again."""
         link = self._link
         if link is not None:
-            link.client.acknowledge([mid for one in deliveries if one.generation == link.generation for mid in one.mids])
+            link.client.acknowledge(
+                [mid for one in deliveries if one.generation == link.generation for mid in one.mids]
+            )
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send at QoS 1; answers a token. What the broker would end the connection over is not sent, but settled as refused.
@@ -75,7 +85,9 @@ class Connection(Session):
         """Answers that came since the last call; waits up to `timeout` seconds for the first."""
         answers: list[Settled] = []
         try:
-            answers.append(self._settled.get(timeout=timeout) if timeout > 0 else self._settled.get_nowait())
+            answers.append(
+                self._settled.get(timeout=timeout) if timeout > 0 else self._settled.get_nowait()
+            )
             while True:
                 answers.append(self._settled.get_nowait())
         except Empty:

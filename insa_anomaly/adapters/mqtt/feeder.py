@@ -32,7 +32,9 @@ class Feeder(Session):
         backoff: Backoff | None = None,
     ) -> None:
         super().__init__(access, Terms(linger=0.001), backoff=backoff or Backoff(0.2, 5.0))
-        self._most, self._patience, self._acknowledged = window, patience, acknowledged
+        self._most = window
+        self._patience = patience
+        self._acknowledged = acknowledged
         self._window = window
         self._pending: dict[int, Message] = {}  # by packet id, oldest first
         self._gathered: list[int] = []
@@ -74,10 +76,14 @@ class Feeder(Session):
         link = self._link
         if link is None or not self._gathered:
             return  # all that is pending goes with the next connection
-        packets = b"".join(encode_publish(*self._pending[mid], mid, link.protocol) for mid in self._gathered)
+        packets = b"".join(
+            encode_publish(*self._pending[mid], mid, link.protocol) for mid in self._gathered
+        )
         self._gathered.clear()
         if isinstance(link.client, FastClient):
-            with suppress(OSError):  # the connection is ending: what is pending goes with the next one
+            with suppress(
+                OSError
+            ):  # the connection is ending: what is pending goes with the next one
                 link.client.send_raw(packets)
 
     # ------------------------------------------------------------------------------------- in the thread that reads
@@ -93,11 +99,17 @@ class Feeder(Session):
         """PUBACKs came."""
         del link
         with self._change:
-            taken = [self._pending.pop(mid) for mid, reason in answers if mid in self._pending and refusal(reason) is None]
+            taken = [
+                self._pending.pop(mid)
+                for mid, reason in answers
+                if mid in self._pending and refusal(reason) is None
+            ]
             refused = [self._pending.pop(mid) for mid, reason in answers if mid in self._pending]
             self.count_acknowledged += len(taken)
             self.count_refused += len(refused)
-            if len(self._pending) - len(self._gathered) <= self._window // 2:  # waking the publisher for every one costs five times as much
+            if (
+                len(self._pending) - len(self._gathered) <= self._window // 2
+            ):  # waking the publisher for every one costs five times as much
                 self._flush()
                 self._change.notify_all()
         if self._acknowledged:

@@ -25,7 +25,13 @@ _ANSWER_SECONDS = 5.0  # for the broker to answer CONNECT
 _TURN_SECONDS = 1.0  # how long one turn waits for something to do
 _WORTH = 500  # so much at once is worth reading on without a pause
 _UNSUPPORTED_PROTOCOL, _TAKEN_OVER = 0x84, 0x8E
-_REFUSALS = {0x85, 0x86, 0x87, 0x8A, 0x8C}  # client id, name or password, not authorized, banned, authentication method
+_REFUSALS = {
+    0x85,
+    0x86,
+    0x87,
+    0x8A,
+    0x8C,
+}  # client id, name or password, not authorized, banned, authentication method
 
 
 class Cause(Enum):
@@ -77,22 +83,34 @@ class Link:
     """A connection with a client of its own. `generation` is its number among those of its owner."""
 
     def __init__(
-        self, reader: type[StockClient], access: Access, terms: Terms, context: ssl.SSLContext | None,
-        version: Version, generation: int, owner: Owner,
-    ) -> None:  # fmt: skip
+        self,
+        reader: type[StockClient],
+        access: Access,
+        terms: Terms,
+        context: ssl.SSLContext | None,
+        version: Version,
+        generation: int,
+        owner: Owner,
+    ) -> None:
         self.generation = generation
-        self.protocol = MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311
+        self.protocol = (
+            MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311
+        )
         self.most = MOST  # bytes of a packet that the broker takes
         self.receive_maximum = 0xFFFF  # publishes that may be under way to it
         self.deaf: str | None = None  # why the canary's subscription was not granted
         self.certificate: bytes | None = None  # the broker's, in DER
-        self._access, self._terms, self._owner = access, terms, owner
+        self._access = access
+        self._terms = terms
+        self._owner = owner
         self.beat = monotonic()  # when its thread last showed life
         self._granted = False
         self._end: End | None = None
         self._closing = Event()
         self._wake = Event()
-        self.client = reader(access.client_id, self.protocol, self._deliver, self._settle, clean=terms.expiry == 0)
+        self.client = reader(
+            access.client_id, self.protocol, self._deliver, self._settle, clean=terms.expiry == 0
+        )
         self._set_up(context)
 
     def _set_up(self, context: ssl.SSLContext | None) -> None:
@@ -108,7 +126,9 @@ class Link:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
-        client.on_socket_register_write = lambda *_: wake.set()  # with this set, paho leaves all writing to our thread
+        client.on_socket_register_write = lambda *_: (
+            wake.set()
+        )  # with this set, paho leaves all writing to our thread
 
     # ------------------------------------------------------------------------------------------ in its own thread
     def run(self) -> End:
@@ -131,7 +151,11 @@ class Link:
             self.beat = monotonic()
             rc = self.client.step(_TURN_SECONDS)
             if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or self.client.socket() is None:
-                return End(Cause.LOST, "connection lost") if self._granted else End(Cause.UNANSWERED, "closed without an answer to CONNECT")
+                return (
+                    End(Cause.LOST, "connection lost")
+                    if self._granted
+                    else End(Cause.UNANSWERED, "closed without an answer to CONNECT")
+                )
             if not self._granted and (monotonic() > deadline or self._closing.is_set()):
                 return End(Cause.UNANSWERED, "no answer to CONNECT")
             if self._granted:
@@ -155,12 +179,27 @@ class Link:
         properties.SessionExpiryInterval = self._terms.expiry
         properties.ReceiveMaximum = self._terms.receive_maximum
         properties.MaximumPacketSize = MOST
-        self.client.connect(access.host, access.port, access.keepalive, clean_start=self._terms.expiry == 0, properties=properties)
+        self.client.connect(
+            access.host,
+            access.port,
+            access.keepalive,
+            clean_start=self._terms.expiry == 0,
+            properties=properties,
+        )
 
-    def _connected(self, client: paho.Client, userdata: object, flags: paho.ConnectFlags, reason: ReasonCode, properties: Any) -> None:  # noqa: ANN401
+    def _connected(
+        self,
+        client: paho.Client,
+        userdata: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        properties: Any,  # noqa: ANN401
+    ) -> None:
         del client, userdata
         if reason.is_failure:
-            kind = {_UNSUPPORTED_PROTOCOL: Cause.UNANSWERED}.get(reason.value, Cause.REFUSED if reason.value in _REFUSALS else Cause.ENDED)
+            kind = {_UNSUPPORTED_PROTOCOL: Cause.UNANSWERED}.get(
+                reason.value, Cause.REFUSED if reason.value in _REFUSALS else Cause.ENDED
+            )
             self._end = End(kind, str(reason))
             return
         self._granted = True
@@ -168,12 +207,16 @@ class Link:
         self.receive_maximum = getattr(properties, "ReceiveMaximum", 0xFFFF)
         self.client.allow(self.receive_maximum)
         opened: object = self.client.socket()
-        self.certificate = opened.getpeercert(binary_form=True) if isinstance(opened, ssl.SSLSocket) else None
+        self.certificate = (
+            opened.getpeercert(binary_form=True) if isinstance(opened, ssl.SSLSocket) else None
+        )
         self._owner.granted(self, session_present=flags.session_present)
         self._subscribe(session_present=flags.session_present)
 
     def _subscribe(self, *, session_present: bool) -> None:
-        wanted = [(name, 1) for name in self._terms.filters] + [(name, 0) for name in (self._terms.canary,) if name is not None]
+        wanted = [(name, 1) for name in self._terms.filters] + [
+            (name, 0) for name in (self._terms.canary,) if name is not None
+        ]
         stale = [name for name in self._terms.stale_filters if name not in dict(wanted)]
         if stale and session_present:
             self.client.unsubscribe(stale)
@@ -182,23 +225,47 @@ class Link:
             return
         try:
             if self.protocol == MQTTProtocolVersion.MQTTv5:
-                self.client.subscribe([(name, SubscribeOptions(qos=qos, retainHandling=1)) for name, qos in wanted])
+                self.client.subscribe(
+                    [(name, SubscribeOptions(qos=qos, retainHandling=1)) for name, qos in wanted]
+                )
             else:
                 self.client.subscribe(wanted)
         except ValueError as error:
             self._owner.subscribed(self, f"{', '.join(self._terms.filters)}: {error}")
 
-    def _subscribed(self, client: paho.Client, userdata: object, mid: int, reasons: Sequence[ReasonCode], properties: object) -> None:
+    def _subscribed(
+        self,
+        client: paho.Client,
+        userdata: object,
+        mid: int,
+        reasons: Sequence[ReasonCode],
+        properties: object,
+    ) -> None:
         del client, userdata, mid, properties
-        wrong = [f"{name}: {reason}" for name, reason in zip(self._terms.filters, reasons, strict=False) if reason.value != 1]
-        canary = reasons[len(self._terms.filters) :]  # at QoS 0, so that none waits for us while we are away
+        wrong = [
+            f"{name}: {reason}"
+            for name, reason in zip(self._terms.filters, reasons, strict=False)
+            if reason.value != 1
+        ]
+        canary = reasons[
+            len(self._terms.filters) :
+        ]  # at QoS 0, so that none waits for us while we are away
         self.deaf = str(canary[0]) if canary and canary[0].value > 2 else None
         self._owner.subscribed(self, ", ".join(wrong) or None)
 
-    def _disconnected(self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, _: object) -> None:
+    def _disconnected(
+        self,
+        client: paho.Client,
+        userdata: object,
+        flags: paho.DisconnectFlags,
+        reason: ReasonCode,
+        _: object,
+    ) -> None:
         del client, userdata
         if flags.is_disconnect_packet_from_server:
-            self._end = End(Cause.TAKEN_OVER if reason.value == _TAKEN_OVER else Cause.ENDED, str(reason))
+            self._end = End(
+                Cause.TAKEN_OVER if reason.value == _TAKEN_OVER else Cause.ENDED, str(reason)
+            )
 
     def _deliver(self, messages: list[Message], mids: list[int]) -> None:
         if self._granted and not self._owner.delivered(self, messages, mids):

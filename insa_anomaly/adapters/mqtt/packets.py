@@ -105,7 +105,9 @@ def take_pubacks(buffer: bytes, at: int, answers: list[tuple[int, int]]) -> int:
         stop = at + 2 + buffer[at + 1]
         if stop > size or not 4 <= stop - at < 130:
             return at
-        answers.append((buffer[at + 2] << 8 | buffer[at + 3], buffer[at + 4] if stop - at > 4 else 0))
+        answers.append(
+            (buffer[at + 2] << 8 | buffer[at + 3], buffer[at + 4] if stop - at > 4 else 0)
+        )
         at = stop
     return at
 
@@ -131,13 +133,25 @@ def encode_length(length: int) -> bytes:
     return bytes(out)
 
 
-def encode_publish(topic: str, payload: bytes, mid: int, protocol: int, *, retain: bool = False) -> bytes:
+def encode_publish(
+    topic: str, payload: bytes, mid: int, protocol: int, *, retain: bool = False
+) -> bytes:
     """A PUBLISH at QoS 1 without properties."""
     name = topic.encode()
     properties = b"\x00" if protocol == 5 else b""
     length = 4 + len(name) + len(properties) + len(payload)
     head = b"\x33" if retain else b"\x32"
-    return b"".join((head, encode_length(length), struct.pack(">H", len(name)), name, struct.pack(">H", mid), properties, payload))
+    return b"".join(
+        (
+            head,
+            encode_length(length),
+            struct.pack(">H", len(name)),
+            name,
+            struct.pack(">H", mid),
+            properties,
+            payload,
+        )
+    )
 
 
 def encode_pubacks(mids: Sequence[int]) -> bytes:

@@ -27,10 +27,16 @@ _ALWAYS = Backoff()
 class Session:
     """Keeps one connection up from `open` to `close`; what is done with it is for who derives from this."""
 
-    def __init__(self, access: Access, terms: Terms, reader: str = "fast", backoff: Backoff = _ALWAYS) -> None:
-        self._access, self._terms, self._reader, self._backoff = access, terms, READERS[reader], backoff
+    def __init__(
+        self, access: Access, terms: Terms, reader: str = "fast", backoff: Backoff = _ALWAYS
+    ) -> None:
+        self._access = access
+        self._terms = terms
+        self._reader = READERS[reader]
+        self._backoff = backoff
         self._context = access.tls.context() if access.tls else None
-        self._version, self._proven = 0, False
+        self._version = 0
+        self._proven = False
         self._generation = 0
         self._subscribed = -1  # number of the connection on which every subscription is granted
         self._link: Link | None = None  # the one that stands
@@ -55,7 +61,9 @@ class Session:
         self._decided.wait(patience)
         if self._refused:
             self.close()
-            raise BrokerRefused(f"The MQTT broker at {self._access.host}:{self._access.port} refuses us: {self._refused}")
+            raise BrokerRefused(
+                f"The MQTT broker at {self._access.host}:{self._access.port} refuses us: {self._refused}"
+            )
         return self._decided.is_set()
 
     def close(self) -> None:
@@ -115,7 +123,12 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     # ----------------------------------------------------------------------------------------- in the thread of ours
@@ -134,7 +147,9 @@ class Session:
             if end.cause is Cause.CLOSED or self._closing.is_set():
                 return
             delay = self._after(end)
-            self._trouble = end.reason if end.cause is not Cause.TAKEN_OVER else self._rival(end.reason)
+            self._trouble = (
+                end.reason if end.cause is not Cause.TAKEN_OVER else self._rival(end.reason)
+            )
             self.ended(end, delay)
             self._beat = monotonic() + delay
             self._closing.wait(delay)
@@ -142,11 +157,21 @@ class Session:
     def _live(self) -> End:
         try:
             version = self._access.versions[self._version]
-            link = self._trying = Link(self._reader, self._access, self._terms, self._context, version, self._generation + 1, self)
+            link = self._trying = Link(
+                self._reader,
+                self._access,
+                self._terms,
+                self._context,
+                version,
+                self._generation + 1,
+                self,
+            )
         except ValueError as error:  # paho's word for a topic or a name it cannot use
             return End(Cause.REFUSED, str(error))
         end = End(Cause.CLOSED, "closed") if self._closing.is_set() else link.run()
-        self._trying = None  # with the last reference to it, paho closes what `release` could not reach
+        self._trying = (
+            None  # with the last reference to it, paho closes what `release` could not reach
+        )
         return end
 
     def _suspected(self, end: End, lasted: float) -> End:
@@ -154,10 +179,15 @@ class Session:
         self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < _SOON else 0
         if self._lost_soon < _SUSPICIOUS:
             return end
-        return End(Cause.TAKEN_OVER, f"{end.reason}, {self._lost_soon} times in a row soon after it was granted")
+        return End(
+            Cause.TAKEN_OVER,
+            f"{end.reason}, {self._lost_soon} times in a row soon after it was granted",
+        )
 
     def _rival(self, reason: str) -> str:
-        return f"another client seems to connect with our client id {self._access.client_id}: {reason}"
+        return (
+            f"another client seems to connect with our client id {self._access.client_id}: {reason}"
+        )
 
     def _after(self, end: End) -> float:
         """Seconds to wait before the next attempt."""
@@ -169,7 +199,9 @@ class Session:
             if self._version:
                 return 0.0
         self._failures += 1
-        failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures  # two of us must not throw each other out in turn
+        failures = (
+            30 if end.cause is Cause.TAKEN_OVER else self._failures
+        )  # two of us must not throw each other out in turn
         delay = self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
         return min(delay, _SUSPECTED_SECONDS) if self._lost_soon >= _SUSPICIOUS else delay
 

@@ -10,11 +10,21 @@ class PostgresAudit:
     """The table `audit_log`. Any thread may call."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._statement = pool, queries.load()["audit"]
+        self._pool = pool
+        self._statement = queries.load()["audit"]
 
     def write(self, change: Change) -> None:
         """Add a row; it is committed when this returns. Raises DatabaseAway or DatabaseRefused, and then nothing may be changed."""
-        before, after = (None if value is None else document(value) for value in (change.before, change.after))
-        row = (storable(change.who), storable(change.origin), change.action, storable(change.subject), before, after)
+        before, after = (
+            None if value is None else document(value) for value in (change.before, change.after)
+        )
+        row = (
+            storable(change.who),
+            storable(change.origin),
+            change.action,
+            storable(change.subject),
+            before,
+            after,
+        )
         with self._pool.session() as session:
             session.execute(self._statement, row)

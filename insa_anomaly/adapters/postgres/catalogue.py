@@ -10,11 +10,14 @@ class PostgresCatalogue:
     """The table `ml_models`. Any thread may call."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._statements = pool, queries.load()
+        self._pool = pool
+        self._statements = queries.load()
 
     def put(self, row: ModelRow) -> None:
         """Write the row as it is now; one that is active archives the one before. Raises DatabaseAway or DatabaseRefused."""
         with self._pool.session() as session, session.transaction():
             if row.status == "active":
-                session.execute(self._statements["retire_model"], (row.device_id, row.metric_name, row.id))
+                session.execute(
+                    self._statements["retire_model"], (row.device_id, row.metric_name, row.id)
+                )
             session.execute(self._statements["put_model"], (document(row),))

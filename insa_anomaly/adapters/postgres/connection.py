@@ -26,7 +26,13 @@ _DEFAULTS = {
     "tcp_user_timeout": "10000",
 }
 # A failed connection carries no SQLSTATE; these words of its message mean that waiting does not help.
-_REFUSALS = ("authentication failed", "no password supplied", "pg_hba.conf", "does not exist", "permission denied")
+_REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "pg_hba.conf",
+    "does not exist",
+    "permission denied",
+)
 OF_A_ROW = (psycopg.DataError, psycopg.IntegrityError)  # SQLSTATE classes 22 and 23
 _REFUSED = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 
@@ -40,7 +46,12 @@ class Connection:
     """
 
     def __init__(
-        self, dsn: str, deadline: float = 10.0, prepare: Callable[[Session], None] | None = None, *, administer: bool = False
+        self,
+        dsn: str,
+        deadline: float = 10.0,
+        prepare: Callable[[Session], None] | None = None,
+        *,
+        administer: bool = False,
     ) -> None:
         self._conninfo = _complete(dsn)
         self._administer = administer
@@ -77,7 +88,10 @@ class Connection:
                 self._discard()  # the server became a standby: a new connection finds the one that takes over, where the address names it
             raise _ours(error) from error
         finally:
-            if self._session is not None and self._session.info.transaction_status != TransactionStatus.IDLE:
+            if (
+                self._session is not None
+                and self._session.info.transaction_status != TransactionStatus.IDLE
+            ):
                 self._discard()
 
     def _live(self) -> tuple[Session, socket.socket]:

@@ -55,7 +55,9 @@ class Deadline:
                 if time.monotonic() >= self._due:
                     self._cut()
                 self._wakes = self._due
-                self._changed.wait(None if self._due == inf else max(0.0, self._due - time.monotonic()))
+                self._changed.wait(
+                    None if self._due == inf else max(0.0, self._due - time.monotonic())
+                )
 
     def _cut(self) -> None:
         self._due = inf

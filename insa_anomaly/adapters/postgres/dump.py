@@ -29,7 +29,16 @@ def is_empty(dsn: str) -> bool:
 def dump(programs: Path, dsn: str, target: Path) -> None:
     """Write the database as it is at one moment. Raises BackupFailed."""
     target.touch(0o600)
-    _run([str(programs / "pg_dump"), "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"], dsn)
+    _run(
+        [
+            str(programs / "pg_dump"),
+            "--format=custom",
+            "--no-owner",
+            "--no-privileges",
+            f"--file={target}",
+        ],
+        dsn,
+    )
 
 
 def restore(programs: Path, dsn: str, source: Path) -> None:
@@ -49,10 +58,20 @@ def carry_over(dsn: str, old: UUID, new: UUID, last: int) -> None:
 def _run(argv: Sequence[str], dsn: str) -> None:
     parts = conninfo_to_dict(dsn)
     password = parts.pop("password", None)
-    environment = {"PATH": "/usr/bin:/bin", **({} if password is None else {"PGPASSWORD": str(password)})}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        **({} if password is None else {"PGPASSWORD": str(password)}),
+    }
     address = make_conninfo("", **parts)
     try:
-        subprocess.run([*argv, f"--dbname={address}"], check=True, capture_output=True, text=True, env=environment, timeout=HOURS)
+        subprocess.run(
+            [*argv, f"--dbname={address}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=HOURS,
+        )
     except subprocess.CalledProcessError as error:
         raise BackupFailed(f"{Path(argv[0]).name}: {error.stderr.strip()}") from error
     except (OSError, subprocess.SubprocessError) as error:

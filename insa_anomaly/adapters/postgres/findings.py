@@ -20,20 +20,32 @@ class PostgresFindings:
     """The tables `anomaly_detections`, `anomaly_episodes` and `feedback`. Any call may raise DatabaseAway or DatabaseRefused."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._statements = pool, queries.load()
+        self._pool = pool
+        self._statements = queries.load()
 
     def anomalies(self, wanted: Filter, after: Place | None, most: int) -> list[Anomaly]:
         """The newest `most` that the filter lets through, or those after a place."""
-        return [_anomaly(row) for row in self._rows("anomalies", {**asdict(wanted), **_after(after), "most": most})]
+        return [
+            _anomaly(row)
+            for row in self._rows("anomalies", {**asdict(wanted), **_after(after), "most": most})
+        ]
 
     def count_anomalies(self, wanted: Filter) -> int:
         """How many the filter lets through."""
         return int(self._rows("count_anomalies", asdict(wanted))[0][0])
 
-    def episodes(self, wanted: Filter, after: Place | None, most: int) -> list[tuple[Episode, Feedback | None]]:
+    def episodes(
+        self, wanted: Filter, after: Place | None, most: int
+    ) -> list[tuple[Episode, Feedback | None]]:
         """As `anomalies`, by the time they opened."""
         rows = self._rows("episodes", {**asdict(wanted), **_after(after), "most": most})
-        return [(Episode(*row[:_EPISODE_WIDTH]), Feedback(*row[_EPISODE_WIDTH:]) if row[_EPISODE_WIDTH] else None) for row in rows]
+        return [
+            (
+                Episode(*row[:_EPISODE_WIDTH]),
+                Feedback(*row[_EPISODE_WIDTH:]) if row[_EPISODE_WIDTH] else None,
+            )
+            for row in rows
+        ]
 
     def count_episodes(self, wanted: Filter) -> int:
         """How many the filter lets through."""
@@ -45,11 +57,20 @@ class PostgresFindings:
 
     def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
         """Times and confidences of the series' anomalies since then, in time order, at most so many."""
-        return [(time, confidence) for time, confidence in self._rows("confidences", (*key, since, most))]
+        return [
+            (time, confidence)
+            for time, confidence in self._rows("confidences", (*key, since, most))
+        ]
 
     def say(self, episode_id: str, feedback: Feedback) -> None:
         """Keep what an operator says of an episode, instead of what was said before."""
-        values = (episode_id, feedback.verdict, storable(feedback.note), storable(feedback.given_by), feedback.given_at)
+        values = (
+            episode_id,
+            feedback.verdict,
+            storable(feedback.note),
+            storable(feedback.given_by),
+            feedback.given_at,
+        )
         with self._pool.session() as session:
             session.execute(self._statements["put_feedback"], values)
 

@@ -18,7 +18,8 @@ class PostgresHealth:
     """The tables of the health check. Any thread may call; any call may raise DatabaseAway or DatabaseRefused."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._statements = pool, queries.load()
+        self._pool = pool
+        self._statements = queries.load()
 
     # ------------------------------------------------------------------------------------------------ the check
     @contextmanager
@@ -26,7 +27,9 @@ class PostgresHealth:
         """Whether nobody else checks while the block runs. The lock goes with its connection, however that ends."""
         with self._pool.apart() as connection:
             with connection.session() as session:
-                (granted,) = session.execute(self._statements["health_alone"]).fetchone() or (False,)
+                (granted,) = session.execute(self._statements["health_alone"]).fetchone() or (
+                    False,
+                )
             yield bool(granted)
 
     def last_due(self, task: str) -> int | None:
@@ -51,7 +54,10 @@ class PostgresHealth:
 
     def idle(self, after: str, before: int, most: int) -> list[Idle]:
         """The next models by id that serve nothing and were last used `before`, and are not to go already."""
-        return [Idle(*row) for row in self._rows("idle_models", {"after": after, "before": before, "most": most})]
+        return [
+            Idle(*row)
+            for row in self._rows("idle_models", {"after": after, "before": before, "most": most})
+        ]
 
     def disabled(self) -> int:
         """How many series have a disabled model and none that serves."""
@@ -59,17 +65,24 @@ class PostgresHealth:
 
     def decide(self, run_id: str, decisions: Sequence[Decision], at: int) -> None:
         """Keep what was decided."""
-        said = [{**msgspec.structs.asdict(one), "id": one.id(run_id), "reason": storable(one.reason)} for one in decisions]
+        said = [
+            {**msgspec.structs.asdict(one), "id": one.id(run_id), "reason": storable(one.reason)}
+            for one in decisions
+        ]
         self._change("add_decisions", {"run_id": run_id, "at": at, "decisions": document(said)})
 
-    def finish(self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float) -> None:
+    def finish(
+        self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float
+    ) -> None:
         """Spread the retrainings, `pace` seconds apart, and keep the report; `due` is when a scheduled run was."""
         said = {"run_id": run_id, "task": task, "at": at, "report": document(report), "pace": pace}
         with self._pool.session() as session, session.transaction():
             session.execute(self._statements["spread_decisions"], said)
             session.execute(self._statements["put_report"], said)
             if due is not None:
-                session.execute(self._statements["put_schedule"], {"task": task, "due": due, "run": at})
+                session.execute(
+                    self._statements["put_schedule"], {"task": task, "due": due, "run": at}
+                )
 
     def forget(self, activity: int, decisions: int) -> None:
         """Drop activity, and decisions with their reports, from before these times; of activity a day at a time, which is much."""
@@ -84,30 +97,58 @@ class PostgresHealth:
         found = self._rows("newest_report", (task,))
         return found[0][0] if found else None
 
-    def decisions(self, wanted: DecisionFilter, after: Place | None, most: int) -> list[KeptDecision]:
+    def decisions(
+        self, wanted: DecisionFilter, after: Place | None, most: int
+    ) -> list[KeptDecision]:
         """The newest `most` that are wanted, or those after a place."""
-        place = {"after_time": after.time if after else None, "after_id": after.id if after else None}
-        return [_kept(row) for row in self._rows("decisions", {**msgspec.structs.asdict(wanted), **place, "most": most})]
+        place = {
+            "after_time": after.time if after else None,
+            "after_id": after.id if after else None,
+        }
+        return [
+            _kept(row)
+            for row in self._rows(
+                "decisions", {**msgspec.structs.asdict(wanted), **place, "most": most}
+            )
+        ]
 
     def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
         """What waits for this daemon, or for any, and has its turn."""
-        return [_kept(row) for row in self._rows("due_decisions", {"instance": instance, "now": now, "most": most})]
+        return [
+            _kept(row)
+            for row in self._rows("due_decisions", {"instance": instance, "now": now, "most": most})
+        ]
 
-    def settle(self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int) -> None:
+    def settle(
+        self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int
+    ) -> None:
         """It is carried out, or there is nothing to carry out."""
-        values = {"id": decision_id, "status": status, "outcome": storable(outcome), "job_id": job_id, "now": now}
+        values = {
+            "id": decision_id,
+            "status": status,
+            "outcome": storable(outcome),
+            "job_id": job_id,
+            "now": now,
+        }
         self._change("settle_decision", values)
 
     # ------------------------------------------------------------------------------------------------ what was done
     def note(self, instance: UUID, counted: Counted, now: int) -> None:
         """Add what this daemon scored."""
         about = {"instance": instance, "now": now}
-        columns = {"devices": [key[0] for key in counted.keys], "metrics": [key[1] for key in counted.keys]}
+        columns = {
+            "devices": [key[0] for key in counted.keys],
+            "metrics": [key[1] for key in counted.keys],
+        }
         with self._pool.session() as session, session.transaction():
             session.execute(
-                self._statements["add_series_activity"], {**about, **columns, "readings": counted.readings, "anomalies": counted.anomalies}
+                self._statements["add_series_activity"],
+                {**about, **columns, "readings": counted.readings, "anomalies": counted.anomalies},
             )
-            session.execute(self._statements["add_instance_activity"], {**about, "batches": counted.batches, "slow": counted.slow})
+            session.execute(
+                self._statements["add_instance_activity"],
+                {**about, "batches": counted.batches, "slow": counted.slow},
+            )
 
     def _rows(self, name: str, values: Any) -> list[Any]:  # noqa: ANN401 - parameters of any query
         with self._pool.session() as session:
@@ -120,6 +161,22 @@ class PostgresHealth:
 
 
 def _kept(row: Sequence[Any]) -> KeptDecision:
-    decision_id, run_id, at, kind, cause, reason, instance, device_id, metric_name, model_id, version, figures, *rest = row
-    decision = Decision(kind, cause, reason, instance, device_id, metric_name, model_id, version, figures)
+    (
+        decision_id,
+        run_id,
+        at,
+        kind,
+        cause,
+        reason,
+        instance,
+        device_id,
+        metric_name,
+        model_id,
+        version,
+        figures,
+        *rest,
+    ) = row
+    decision = Decision(
+        kind, cause, reason, instance, device_id, metric_name, model_id, version, figures
+    )
     return KeptDecision(decision_id, run_id, at, decision, *rest)

@@ -11,7 +11,15 @@ from insa_anomaly.adapters.postgres.telemetry import EPOCH
 from insa_anomaly.ports import SeriesKey
 
 _HEADER = 19  # signature, flags and length of an extension we did not ask for
-_ROW = np.dtype([("fields", ">i2"), ("length_0", ">i4"), ("timestamp", ">i8"), ("length_1", ">i4"), ("value", ">f8")])
+_ROW = np.dtype(
+    [
+        ("fields", ">i2"),
+        ("length_0", ">i4"),
+        ("timestamp", ">i8"),
+        ("length_1", ">i4"),
+        ("value", ">f8"),
+    ]
+)
 
 
 class PostgresHistory:
@@ -37,7 +45,9 @@ class PostgresHistory:
             rows = session.execute(self._statements["series_with_readings"]).fetchall()
         return [(device_id, metric_name) for device_id, metric_name in rows]
 
-    def readings(self, key: SeriesKey, since: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def readings(
+        self, key: SeriesKey, since: int, most: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Times (microseconds since the epoch) and values of good readings from `since` on, the newest `most`, in time order.
 
         Raises DatabaseAway or DatabaseRefused.
@@ -46,7 +56,10 @@ class PostgresHistory:
             found = cursor.execute(self._statements["series_id"], key).fetchone()
             if found is None:
                 return _parsed(b"")
-            with cursor.copy(self._statements["good_readings"], {"series": found[0], "since": since, "most": most}) as stream:
+            with cursor.copy(
+                self._statements["good_readings"],
+                {"series": found[0], "since": since, "most": most},
+            ) as stream:
                 return _parsed(b"".join(stream))
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
@@ -81,5 +94,7 @@ class PostgresHistory:
 
 def _parsed(stream: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Columns of a binary COPY: a header, rows of one width, two bytes of end."""
-    rows = np.frombuffer(stream, _ROW, max(0, len(stream) - _HEADER - 2) // _ROW.itemsize, min(_HEADER, len(stream)))
+    rows = np.frombuffer(
+        stream, _ROW, max(0, len(stream) - _HEADER - 2) // _ROW.itemsize, min(_HEADER, len(stream))
+    )
     return rows["timestamp"].astype(np.int64) + EPOCH, rows["value"].astype(np.float64)

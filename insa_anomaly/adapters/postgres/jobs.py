@@ -15,7 +15,9 @@ class PostgresJobs:
 
     def __init__(self, pool: Pool, instance: UUID) -> None:
         """`instance` is the daemon's, by the id of its log."""
-        self._pool, self._instance, self._statements = pool, instance, queries.load()
+        self._pool = pool
+        self._instance = instance
+        self._statements = queries.load()
 
     def knows(self, key: SeriesKey) -> bool:
         """Whether readings of this series were ever recorded."""
@@ -23,12 +25,25 @@ class PostgresJobs:
 
     def series(self) -> list[SeriesKey]:
         """Every series with recorded readings."""
-        return [(device_id, metric_name) for device_id, metric_name in self._rows("series_with_readings", ())]
+        return [
+            (device_id, metric_name)
+            for device_id, metric_name in self._rows("series_with_readings", ())
+        ]
 
     def add(self, job: Job, most: int) -> None:
         """Let it wait its turn. Raises Conflict where its series has one, TooMany where `most` wait already."""
-        names = ("id", "kind", "device_id", "metric_name", "window_days", "champion_id", "created_at")
-        values = {name: getattr(job, name) for name in names} | {"requested_by": storable(job.requested_by)}
+        names = (
+            "id",
+            "kind",
+            "device_id",
+            "metric_name",
+            "window_days",
+            "champion_id",
+            "created_at",
+        )
+        values = {name: getattr(job, name) for name in names} | {
+            "requested_by": storable(job.requested_by)
+        }
         if self._change("add_job", {**values, "instance": self._instance, "most": most}):
             return
         under_way = self._rows("job_of_series", (job.device_id, job.metric_name))
@@ -38,15 +53,23 @@ class PostgresJobs:
 
     def one(self, job_id: str) -> Job:
         """A job by its id. Raises NotFound."""
-        found = self._rows("jobs", {"id": job_id, "status": None, "after_time": None, "after_id": None, "most": 1})
+        found = self._rows(
+            "jobs", {"id": job_id, "status": None, "after_time": None, "after_id": None, "most": 1}
+        )
         if not found:
             raise NotFound(f"there is no job {job_id}")
         return Job(*found[0])
 
     def page(self, status: str | None, after: Place | None, most: int) -> list[Job]:
         """The newest `most`, or those after a place."""
-        place = {"after_time": after.time if after else None, "after_id": after.id if after else None}
-        return [Job(*row) for row in self._rows("jobs", {"id": None, "status": status, "most": most, **place})]
+        place = {
+            "after_time": after.time if after else None,
+            "after_id": after.id if after else None,
+        }
+        return [
+            Job(*row)
+            for row in self._rows("jobs", {"id": None, "status": status, "most": most, **place})
+        ]
 
     def count(self, status: str | None) -> int:
         """How many there are."""
@@ -69,13 +92,27 @@ class PostgresJobs:
         """It is done or failed, as it says; False where it was cancelled meanwhile."""
         names = ("id", "status", "progress", "finished_at", "model_id", "seconds")
         values = {name: getattr(job, name) for name in names}
-        return self._change("end_job", {**values, "outcome": document(job.outcome), "reason": storable(job.reason)})
+        return self._change(
+            "end_job", {**values, "outcome": document(job.outcome), "reason": storable(job.reason)}
+        )
 
     def put_ended(self, job: Job) -> None:
         """Keep one that nobody asked for, as it ended; again changes nothing."""
-        names = ("id", "kind", "device_id", "metric_name", "champion_id", "requested_by", "status", "created_at", "finished_at")
+        names = (
+            "id",
+            "kind",
+            "device_id",
+            "metric_name",
+            "champion_id",
+            "requested_by",
+            "status",
+            "created_at",
+            "finished_at",
+        )
         values = {name: getattr(job, name) for name in names}
-        self._change("put_ended_job", {**values, "instance": self._instance, "reason": storable(job.reason)})
+        self._change(
+            "put_ended_job", {**values, "instance": self._instance, "reason": storable(job.reason)}
+        )
 
     def cancel(self, job_id: str, now: int, reason: str) -> bool:
         """It waits or runs no longer; False where it had ended before."""

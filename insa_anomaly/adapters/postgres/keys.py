@@ -12,7 +12,8 @@ class PostgresKeys:
     """The table `api_keys`. Any thread may call; any call may raise DatabaseAway or DatabaseRefused."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._statements = pool, queries.load()
+        self._pool = pool
+        self._statements = queries.load()
 
     def all(self) -> list[Key]:
         """Every key, expired and revoked ones included, oldest first."""
@@ -22,7 +23,15 @@ class PostgresKeys:
 
     def add(self, key: Key) -> None:
         """Store a new key."""
-        values = (key.id, key.name, key.digest, list(key.permissions), key.created_at, key.expires_at, key.predictions_a_minute)
+        values = (
+            key.id,
+            key.name,
+            key.digest,
+            list(key.permissions),
+            key.created_at,
+            key.expires_at,
+            key.predictions_a_minute,
+        )
         with self._pool.session() as session:
             session.execute(self._statements["add_api_key"], values)
 

@@ -14,7 +14,8 @@ class Pool:
     """Connections for any thread; each is made when it is first needed. `deadline` is in seconds, for waiting and for each session."""
 
     def __init__(self, dsn: str, deadline: float = 10.0, size: int = 4) -> None:
-        self._dsn, self._deadline = dsn, deadline
+        self._dsn = dsn
+        self._deadline = deadline
         self._connections = [Connection(dsn, deadline) for _ in range(size)]
         self._free: LifoQueue[Connection] = LifoQueue()
         for connection in self._connections:

@@ -8,7 +8,9 @@ _MARK = "-- name: "
 
 def load() -> Mapping[str, bytes]:
     """Every query by its name, without its comments."""
-    return parse(resources.files(__package__).joinpath("sql", "queries.sql").read_text(encoding="utf-8"))
+    return parse(
+        resources.files(__package__).joinpath("sql", "queries.sql").read_text(encoding="utf-8")
+    )
 
 
 def parse(text: str) -> Mapping[str, bytes]:

@@ -14,7 +14,14 @@ import psycopg
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import OF_A_ROW, Connection, Session
-from insa_anomaly.adapters.postgres.telemetry import BinaryArray, BinaryArrayDumper, SeriesIds, columns, copy_stream, ensure_partitions
+from insa_anomaly.adapters.postgres.telemetry import (
+    BinaryArray,
+    BinaryArrayDumper,
+    SeriesIds,
+    columns,
+    copy_stream,
+    ensure_partitions,
+)
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.event import Anomaly
 from insa_anomaly.core.reading import Rejected
@@ -22,7 +29,9 @@ from insa_anomaly.errors import DatabaseAway, DatabaseTaken
 from insa_anomaly.ports import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
-_FORGET_AT_ONCE = 20_000  # rows of a table an hour: more than a day brings, and done within a second
+_FORGET_AT_ONCE = (
+    20_000  # rows of a table an hour: more than a day brings, and done within a second
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,11 @@ class PostgresRecorder:
                 self._upkeep(session)
             series_ids = self._series.of(page.telemetry, session)
             if page.late:
-                page = replace(page, anomalies=[*page.anomalies, *self._not_recorded_yet(session, page, series_ids)], late=())
+                page = replace(
+                    page,
+                    anomalies=[*page.anomalies, *self._not_recorded_yet(session, page, series_ids)],
+                    late=(),
+                )
             try:
                 if not (self._is_bulk(page) and self._copied(session, page, series_ids)):
                     self._insert(session, page, series_ids)
@@ -113,14 +126,26 @@ class PostgresRecorder:
 
     def _is_bulk(self, page: Page) -> bool:
         rested = time.monotonic() - self._duplicate_at >= self._bulk.rest_seconds
-        return rested and len(page.telemetry.key) >= self._bulk.readings and not page.telemetry.original
+        return (
+            rested
+            and len(page.telemetry.key) >= self._bulk.readings
+            and not page.telemetry.original
+        )
 
-    def _not_recorded_yet(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> list[Anomaly]:
+    def _not_recorded_yet(
+        self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]
+    ) -> list[Anomaly]:
         """The late anomalies whose readings the database does not know. Nobody else writes them, so asking before is enough."""
         rows = np.array([row for row, _ in page.late])
         telemetry = page.telemetry
-        keys = (series_ids[telemetry.key[rows]].tolist(), telemetry.timestamp[rows].tolist(), telemetry.discriminator[rows].tolist())
-        known = {row for (row,) in session.execute(self._statements["known_readings"], keys).fetchall()}
+        keys = (
+            series_ids[telemetry.key[rows]].tolist(),
+            telemetry.timestamp[rows].tolist(),
+            telemetry.discriminator[rows].tolist(),
+        )
+        known = {
+            row for (row,) in session.execute(self._statements["known_readings"], keys).fetchall()
+        }
         return [anomaly for number, (_, anomaly) in enumerate(page.late, 1) if number not in known]
 
     def _copied(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> bool:
@@ -142,7 +167,9 @@ class PostgresRecorder:
         with session.pipeline(), session.cursor() as cursor:
             cursor.execute(b"BEGIN")
             if len(page.telemetry.key):
-                cursor.execute(self._statements["add_telemetry"], columns(page.telemetry, series_ids))
+                cursor.execute(
+                    self._statements["add_telemetry"], columns(page.telemetry, series_ids)
+                )
             self._finish(cursor, page)
 
     def _finish(self, cursor: psycopg.Cursor, page: Page) -> None:
@@ -156,10 +183,15 @@ class PostgresRecorder:
         if page.episodes:
             cursor.execute(self._statements["put_episodes"], (document(page.episodes),))
         if page.rejected:
-            cursor.executemany(self._statements["add_dead_letter"], [_dead_letter(page.log_id, rejected) for rejected in page.rejected])
+            cursor.executemany(
+                self._statements["add_dead_letter"],
+                [_dead_letter(page.log_id, rejected) for rejected in page.rejected],
+            )
         for row in page.models:
             if row.status == "active":
-                cursor.execute(self._statements["retire_model"], (row.device_id, row.metric_name, row.id))
+                cursor.execute(
+                    self._statements["retire_model"], (row.device_id, row.metric_name, row.id)
+                )
             cursor.execute(self._statements["put_model"], (document(row),))
 
     def _prepare(self, session: Session) -> None:
@@ -174,7 +206,9 @@ class PostgresRecorder:
         if session.execute(self._statements["claim"], names).fetchone() == (claim.session, True):
             return
         with session.transaction():
-            session.execute("SET LOCAL ROLE NONE")  # a session is its login's, whatever role works in it
+            session.execute(
+                "SET LOCAL ROLE NONE"
+            )  # a session is its login's, whatever role works in it
             ended = session.execute(self._statements["end_own_session"], names).fetchall()
         if ended:
             raise DatabaseAway("an earlier session of ours still had to be ended")
@@ -197,11 +231,21 @@ class PostgresRecorder:
 
     def _forget(self, session: Session, what: str, days: float | None) -> None:
         if days is not None:
-            (count,) = session.execute(self._statements["forget"], (what, days, _FORGET_AT_ONCE)).fetchone() or (0,)
+            (count,) = session.execute(
+                self._statements["forget"], (what, days, _FORGET_AT_ONCE)
+            ).fetchone() or (0,)
             if count:
                 instrumentation.forgotten(what, count)
 
 
 def _dead_letter(log_id: UUID, rejected: Rejected) -> tuple[object, ...]:
     raw = rejected.raw
-    return letter_digest(raw), log_id, raw.received, storable(raw.topic), raw.payload, str(rejected.reason), storable(rejected.detail)
+    return (
+        letter_digest(raw),
+        log_id,
+        raw.received,
+        storable(raw.topic),
+        raw.payload,
+        str(rejected.reason),
+        storable(rejected.detail),
+    )

@@ -18,7 +18,10 @@ def migrate_as_owner(dsn: str) -> list[str]:
     with Connection(dsn, administer=True) as connection, connection.session() as session:
         owner = _owner(session) or (OWNER if _exists(session, OWNER) else None)
     applied = migrate(as_role(dsn, owner), administer=True)
-    with Connection(as_role(dsn, owner), administer=True) as connection, connection.session() as session:
+    with (
+        Connection(as_role(dsn, owner), administer=True) as connection,
+        connection.session() as session,
+    ):
         if all(_exists(session, group) for group in GROUPS):
             session.execute(queries.load()["share_out"], GROUPS)
     return applied
@@ -42,14 +45,28 @@ def create_roles(dsn: str, login: str) -> list[str]:
     `dsn` is of a superuser. The login gets no password: peer authentication, a certificate or `ALTER ROLE` are the administrator's to
     choose. Raises DatabaseAway or DatabaseRefused.
     """
-    with Connection(dsn, administer=True) as connection, connection.session() as session, session.transaction():
+    with (
+        Connection(dsn, administer=True) as connection,
+        connection.session() as session,
+        session.transaction(),
+    ):
         made = [name for name in (OWNER, *GROUPS, login) if not _exists(session, name)]
         for name in made:
-            form = "CREATE ROLE {} LOGIN CONNECTION LIMIT 50" if name == login else "CREATE ROLE {} NOLOGIN"
+            form = (
+                "CREATE ROLE {} LOGIN CONNECTION LIMIT 50"
+                if name == login
+                else "CREATE ROLE {} NOLOGIN"
+            )
             session.execute(sql.SQL(form).format(sql.Identifier(name)))
-        names = {"groups": sql.SQL(", ").join(map(sql.Identifier, GROUPS)), "login": sql.Identifier(login), "owner": sql.Identifier(OWNER)}
+        names = {
+            "groups": sql.SQL(", ").join(map(sql.Identifier, GROUPS)),
+            "login": sql.Identifier(login),
+            "owner": sql.Identifier(OWNER),
+        }
         session.execute(sql.SQL("GRANT {groups} TO {login}").format(**names))
-        schema, database = session.execute("SELECT current_schema(), current_database()").fetchone() or ("public", "")
+        schema, database = session.execute(
+            "SELECT current_schema(), current_database()"
+        ).fetchone() or ("public", "")
         place = {"schema": sql.Identifier(schema), "database": sql.Identifier(database), **names}
         for statement in (
             "ALTER SCHEMA {schema} OWNER TO {owner}",
@@ -61,7 +78,9 @@ def create_roles(dsn: str, login: str) -> list[str]:
 
 
 def _exists(session: Session, name: str) -> bool:
-    return session.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None
+    return (
+        session.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None
+    )
 
 
 def _owner(session: Session) -> str | None:

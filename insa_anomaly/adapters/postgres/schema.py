@@ -29,22 +29,42 @@ class Migration:
 def shipped() -> list[Migration]:
     """The migrations of this version, in order."""
     folder = resources.files(__package__).joinpath("sql")
-    files = {file.name.removesuffix(".sql"): file.read_bytes() for file in folder.iterdir() if file.name[:4].isdigit()}
-    return [Migration(int(name[:4]), name, statements) for name, statements in sorted(files.items())]
+    files = {
+        file.name.removesuffix(".sql"): file.read_bytes()
+        for file in folder.iterdir()
+        if file.name[:4].isdigit()
+    }
+    return [
+        Migration(int(name[:4]), name, statements) for name, statements in sorted(files.items())
+    ]
 
 
-def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] | None = None, *, administer: bool = False) -> list[str]:
+def migrate(
+    dsn: str,
+    deadline: float = 600.0,
+    migrations: Sequence[Migration] | None = None,
+    *,
+    administer: bool = False,
+) -> list[str]:
     """Bring the database to this version's schema and answer the names of what was applied. Safe to run by many at once.
 
     Raises MigrationError (an applied file was changed, or the database is newer than the program), DatabaseAway, DatabaseRefused.
     """
     known = shipped() if migrations is None else list(migrations)
     statements = queries.load()
-    with Connection(dsn, min(deadline, LOOK_SECONDS), administer=administer) as connection, connection.session() as session:
+    with (
+        Connection(dsn, min(deadline, LOOK_SECONDS), administer=administer) as connection,
+        connection.session() as session,
+    ):
         if not pending(known, _look(session, statements)):
             return []
-    with Connection(dsn, deadline, administer=administer) as connection, connection.session() as session:
-        session.execute(b"SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)")
+    with (
+        Connection(dsn, deadline, administer=administer) as connection,
+        connection.session() as session,
+    ):
+        session.execute(
+            b"SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)"
+        )
         session.execute(statements["one_at_a_time"])
         done = pending(known, _applied(session, statements))
         for migration in done:
@@ -54,7 +74,10 @@ def migrate(dsn: str, deadline: float = 600.0, migrations: Sequence[Migration] |
 
 def is_up_to_date(dsn: str) -> bool:
     """Whether nothing is to be applied, as an administrator sees it. Raises MigrationError, DatabaseAway, DatabaseRefused."""
-    with Connection(dsn, LOOK_SECONDS, administer=True) as connection, connection.session() as session:
+    with (
+        Connection(dsn, LOOK_SECONDS, administer=True) as connection,
+        connection.session() as session,
+    ):
         return not pending(shipped(), _look(session, queries.load()))
 
 
@@ -63,9 +86,13 @@ def pending(known: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) 
     by_version = {migration.version: migration for migration in known}
     for version, (name, digest) in applied.items():
         if version not in by_version:
-            raise MigrationError(f"The database has migration {name}, which this version does not know: it was set up by a newer one")
+            raise MigrationError(
+                f"The database has migration {name}, which this version does not know: it was set up by a newer one"
+            )
         if by_version[version].sha256 != digest:
-            raise MigrationError(f"Migration {name} was changed after it was applied to this database")
+            raise MigrationError(
+                f"Migration {name} was changed after it was applied to this database"
+            )
     return [migration for migration in known if migration.version not in applied]
 
 
@@ -73,7 +100,10 @@ def _look(session: Session, statements: Mapping[str, bytes]) -> dict[int, tuple[
     """What is applied, without changing anything."""
     if session.execute(statements["migrations_table"]).fetchone() == (False,):
         return {}
-    return {version: (name, digest) for version, name, digest in session.execute(statements["migrations"])}
+    return {
+        version: (name, digest)
+        for version, name, digest in session.execute(statements["migrations"])
+    }
 
 
 def _applied(session: Session, statements: Mapping[str, bytes]) -> dict[int, tuple[str, str]]:
@@ -85,4 +115,6 @@ def _applied(session: Session, statements: Mapping[str, bytes]) -> dict[int, tup
 def _apply(session: Session, statements: Mapping[str, bytes], migration: Migration) -> None:
     with session.transaction():
         session.execute(migration.statements)
-        session.execute(statements["add_migration"], (migration.version, migration.name, migration.sha256))
+        session.execute(
+            statements["add_migration"], (migration.version, migration.name, migration.sha256)
+        )

@@ -14,11 +14,26 @@ from insa_anomaly.ports import SeriesKey, Telemetry
 
 EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
 
-_INTEGER, _TIMESTAMPTZ, _BIGINT, _DOUBLE, _SMALLINT = (">i4", 23), (">i8", 1184), (">i8", 20), (">f8", 701), (">i2", 21)
+_INTEGER, _TIMESTAMPTZ, _BIGINT, _DOUBLE, _SMALLINT = (
+    (">i4", 23),
+    (">i8", 1184),
+    (">i8", 20),
+    (">f8", 701),
+    (">i2", 21),
+)
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END = b"\xff\xff"
-_COPIED = {"series_id": ">i4", "ts": ">i8", "disc": ">i8", "value": ">f8", "quality": ">i2", "flags": ">i2"}
-_COPY_FIELDS = [field for name, wire in _COPIED.items() for field in ((f"{name}_length", ">i4"), (name, wire))]
+_COPIED = {
+    "series_id": ">i4",
+    "ts": ">i8",
+    "disc": ">i8",
+    "value": ">f8",
+    "quality": ">i2",
+    "flags": ">i2",
+}
+_COPY_FIELDS = [
+    field for name, wire in _COPIED.items() for field in ((f"{name}_length", ">i4"), (name, wire))
+]
 _COPY_ROW = np.dtype([("columns", ">i2"), *_COPY_FIELDS])
 _WEEK = timedelta(weeks=1)
 
@@ -45,7 +60,9 @@ def binary_array(values: npt.NDArray[np.generic], kind: tuple[str, int]) -> Bina
     elements = np.empty(len(values), [("length", ">i4"), ("value", wire)])
     elements["length"] = np.dtype(wire).itemsize
     elements["value"] = values
-    return BinaryArray(np.array([1, 0, type_id, len(values), 1], ">i4").tobytes() + elements.tobytes())
+    return BinaryArray(
+        np.array([1, 0, type_id, len(values), 1], ">i4").tobytes() + elements.tobytes()
+    )
 
 
 def columns(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> tuple[object, ...]:
@@ -77,7 +94,10 @@ def copy_stream(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> byte
 
 
 def _originals(original: Mapping[int, str]) -> list[str | None]:
-    return [storable(original[row]) if row in original else None for row in range(max(original, default=-1) + 1)]
+    return [
+        storable(original[row]) if row in original else None
+        for row in range(max(original, default=-1) + 1)
+    ]
 
 
 class SeriesIds:
@@ -89,7 +109,9 @@ class SeriesIds:
 
     def of(self, telemetry: Telemetry, session: Session) -> npt.NDArray[np.int32]:
         """Id of each of `telemetry.keys`, 0 for those without a reading; names are committed at once, outside the page."""
-        used = np.zeros(len(telemetry.keys), bool)  # how many there are now: another thread adds to them
+        used = np.zeros(
+            len(telemetry.keys), bool
+        )  # how many there are now: another thread adds to them
         used[telemetry.key] = True
         wanted = [telemetry.keys[place] for place in np.flatnonzero(used).tolist()]
         self._learn([key for key in wanted if key not in self._known], session)
@@ -100,7 +122,10 @@ class SeriesIds:
     def _learn(self, keys: Sequence[SeriesKey], session: Session) -> None:
         if not keys:
             return
-        names = {"devices": [device for device, _ in keys], "metrics": [metric for _, metric in keys]}
+        names = {
+            "devices": [device for device, _ in keys],
+            "metrics": [metric for _, metric in keys],
+        }
         found = self._found(names, session)
         if len(found) < len(set(keys)):
             session.execute(self._statements["add_series"], names)

@@ -20,7 +20,9 @@ from insa_anomaly.deadline import bounded
 from insa_anomaly.errors import TargetAway
 
 _MOST_BYTES = 4 << 20  # of an answer
-_WELL_KNOWN = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses in IPv6 ones, where NAT64 translates
+_WELL_KNOWN = ipaddress.ip_network(
+    "64:ff9b::/96"
+)  # IPv4 addresses in IPv6 ones, where NAT64 translates
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -44,24 +46,36 @@ class Exchange:
     _lock: Lock = field(default_factory=Lock)
     _socket: socket.socket | None = None
 
-    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
         """Raises TargetAway where there is no answer in time, or where the address is not one we may reach."""
         try:
             with bounded(self.deadline, self.interrupt):
                 return self._send(method, url, headers, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise TargetAway(f"{urlsplit(url).hostname}: {error or type(error).__name__}") from error
+            raise TargetAway(
+                f"{urlsplit(url).hostname}: {error or type(error).__name__}"
+            ) from error
 
     def interrupt(self) -> None:
         """End the exchange under way, from another thread."""
         with self._lock:
             if self._socket is not None:
                 with suppress(OSError):
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # the raw socket's: no word of TLS waits for the other side
+                    socket.socket.shutdown(
+                        self._socket, socket.SHUT_RDWR
+                    )  # the raw socket's: no word of TLS waits for the other side
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        if (
+            parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or parts.username is not None
+        ):
             raise ValueError("an address is http(s)://host/path, without a name or password in it")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         connection = http.client.HTTPConnection(parts.hostname, port, timeout=self.deadline)
@@ -74,7 +88,9 @@ class Exchange:
             content = answer.read(_MOST_BYTES + 1)
             if len(content) > _MOST_BYTES:
                 raise ValueError("the answer is too long")
-            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
+            return Answer(
+                answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
+            )
         finally:
             connection.close()
             with self._lock:
@@ -83,12 +99,16 @@ class Exchange:
                 connected.close()
 
     def _connected(self, host: str, port: int, *, secure: bool) -> socket.socket:
-        plain = socket.create_connection((reachable(host, port, self.networks), port), self.deadline)
+        plain = socket.create_connection(
+            (reachable(host, port, self.networks), port), self.deadline
+        )
         self._watch(plain)
         if not secure:
             return plain
         plain.settimeout(self.deadline)
-        wrapped = ssl.create_default_context(cafile=self.ca_file).wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+        wrapped = ssl.create_default_context(cafile=self.ca_file).wrap_socket(
+            plain, server_hostname=host, do_handshake_on_connect=False
+        )
         self._watch(wrapped)
         wrapped.do_handshake()
         return wrapped
@@ -110,7 +130,12 @@ def reachable(host: str, port: int, networks: Sequence[Network]) -> str:
 def allowed(address: Address, networks: Sequence[Network]) -> bool:
     """Whether we may reach it: it is public, or in one of the networks."""
     meant = _meant(address)
-    listed = any(one in network for one in (address, meant) for network in networks if one.version == network.version)
+    listed = any(
+        one in network
+        for one in (address, meant)
+        for network in networks
+        if one.version == network.version
+    )
     return listed or (meant.is_global and not meant.is_multicast)
 
 

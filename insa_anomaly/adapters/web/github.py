@@ -37,10 +37,19 @@ class GitHub:
     """The port `AlertTarget`; `clock` is microseconds since the epoch."""
 
     def __init__(
-        self, repository: Repository, exchange: Exchange, clock: Callable[[], int], link: Callable[[Alert], str] = lambda _: ""
+        self,
+        repository: Repository,
+        exchange: Exchange,
+        clock: Callable[[], int],
+        link: Callable[[Alert], str] = lambda _: "",
     ) -> None:
-        self._repository, self._exchange, self._clock, self._link = repository, exchange, clock, link
-        self._numbers: dict[str, int] = {}  # issues of this run by their marker: a list may be some seconds behind
+        self._repository = repository
+        self._exchange = exchange
+        self._clock = clock
+        self._link = link
+        self._numbers: dict[
+            str, int
+        ] = {}  # issues of this run by their marker: a list may be some seconds behind
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
         """Open, comment on or close the issue of its cause. Raises TargetAway, TargetRefused."""
@@ -52,7 +61,9 @@ class GitHub:
             return
         self._comment(number, delivery_id, alert, decided_at)
         if alert.ends:
-            self._call("PATCH", f"/issues/{number}", {"state": "closed", "state_reason": "completed"})
+            self._call(
+                "PATCH", f"/issues/{number}", {"state": "closed", "state_reason": "completed"}
+            )
             self._numbers.pop(mark, None)
 
     def try_out(self) -> None:
@@ -70,7 +81,9 @@ class GitHub:
             return known
         self._numbers.pop(mark, None)
         path = f"/issues?state=open&labels={LABEL}&sort=created&direction=desc"
-        found = next((issue for issue in self._pages(path) if mark in (issue.get("body") or "")), None)
+        found = next(
+            (issue for issue in self._pages(path) if mark in (issue.get("body") or "")), None
+        )
         if found is not None:
             self._numbers[mark] = int(found["number"])
         return self._numbers.get(mark)
@@ -80,7 +93,10 @@ class GitHub:
         return answer.status == 200 and _decoded(answer).get("state") == "open"
 
     def _open(self, mark: str, delivery_id: str, alert: Alert) -> None:
-        title = "".join(one if one.isprintable() else " " for one in f"{alert.kind}: {alert.subject}: {alert.text}")[:_LONGEST_TITLE]
+        title = "".join(
+            one if one.isprintable() else " "
+            for one in f"{alert.kind}: {alert.subject}: {alert.text}"
+        )[:_LONGEST_TITLE]
         body = f"{self._words(alert)}\n\n{mark}\n{marker('delivery', delivery_id)}\n"
         issue = self._call("POST", "/issues", {"title": title, "body": body, "labels": [LABEL]})
         self._numbers[mark] = int(issue["number"])
@@ -90,9 +106,15 @@ class GitHub:
         mark = marker("delivery", delivery_id)
         since = datetime.fromtimestamp(decided_at / 1e6, UTC) - timedelta(hours=1)
         said = self._call("GET", f"/issues/{number}", None).get("body") or ""
-        comments = self._pages(f"/issues/{number}/comments?since={quote(since.strftime('%Y-%m-%dT%H:%M:%SZ'))}")
-        if mark not in said and not any(mark in (comment.get("body") or "") for comment in comments):
-            self._call("POST", f"/issues/{number}/comments", {"body": f"{self._words(alert)}\n\n{mark}\n"})
+        comments = self._pages(
+            f"/issues/{number}/comments?since={quote(since.strftime('%Y-%m-%dT%H:%M:%SZ'))}"
+        )
+        if mark not in said and not any(
+            mark in (comment.get("body") or "") for comment in comments
+        ):
+            self._call(
+                "POST", f"/issues/{number}/comments", {"body": f"{self._words(alert)}\n\n{mark}\n"}
+            )
 
     def _words(self, alert: Alert) -> str:
         fence = "````"  # longer than any that the words may hold: what devices call themselves must not become markup
@@ -103,26 +125,43 @@ class GitHub:
     # The API
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
         for page in range(1, _MOST_PAGES + 1):
-            found = self._call("GET", f"{path}&per_page={_PAGE}&page={page}", None, list[dict[str, Any]])
+            found = self._call(
+                "GET", f"{path}&per_page={_PAGE}&page={page}", None, list[dict[str, Any]]
+            )
             yield from found
             if len(found) < _PAGE:
                 return
 
-    def _call(self, method: str, path: str, said: Mapping[str, object] | None, kind: Any = dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    def _call(
+        self,
+        method: str,
+        path: str,
+        said: Mapping[str, object] | None,
+        kind: Any = dict[str, Any],  # noqa: ANN401 - JSON
+    ) -> Any:  # noqa: ANN401 - JSON
         answer = self._ask(method, path, said)
         if answer.status in {400, 422}:
             raise TargetRefused(f"GitHub answers {answer.status}: {_message(answer)}")
         if not 200 <= answer.status < 300:
-            raise TargetAway(f"GitHub answers {answer.status}: {_message(answer)}", self._rest(answer))
+            raise TargetAway(
+                f"GitHub answers {answer.status}: {_message(answer)}", self._rest(answer)
+            )
         return _decoded(answer, kind)
 
     def _ask(self, method: str, path: str, said: Mapping[str, object] | None) -> Answer:
         headers = {
-            "Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28", "User-Agent": "insa-anomaly",
+            "Accept": "application/vnd.github+json",
+            "X-GitHub-Api-Version": "2022-11-28",
+            "User-Agent": "insa-anomaly",
             "Authorization": f"Bearer {self._token()}",
-        }  # fmt: skip
+        }
         body = None if said is None else msgspec.json.encode(said)
-        return self._exchange.send(method, f"{self._repository.url.rstrip('/')}/repos/{self._repository.name}{path}", headers, body)
+        return self._exchange.send(
+            method,
+            f"{self._repository.url.rstrip('/')}/repos/{self._repository.name}{path}",
+            headers,
+            body,
+        )
 
     def _token(self) -> str:
         try:
@@ -134,7 +173,10 @@ class GitHub:
         """Seconds until GitHub may be asked again, where it says that it was asked too often."""
         if answer.status not in {403, 429}:
             return None
-        after, left, reset = (answer.headers.get(name, "") for name in ("retry-after", "x-ratelimit-remaining", "x-ratelimit-reset"))
+        after, left, reset = (
+            answer.headers.get(name, "")
+            for name in ("retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
+        )
         if after.isdigit():
             return min(float(after), _MOST_SECONDS)
         if left == "0" and reset.isdigit():
@@ -144,14 +186,18 @@ class GitHub:
 
 def marker(kind: str, name: str) -> str:
     """What nobody sees in an issue or a comment, and we find."""
-    return f"<!-- insa-anomaly {kind} {sha256(name.encode(errors='backslashreplace')).hexdigest()} -->"
+    return (
+        f"<!-- insa-anomaly {kind} {sha256(name.encode(errors='backslashreplace')).hexdigest()} -->"
+    )
 
 
 def _decoded(answer: Answer, kind: Any = dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except msgspec.DecodeError as error:
-        raise TargetAway(f"GitHub answers something that is not JSON as it gives it: {error}") from error
+        raise TargetAway(
+            f"GitHub answers something that is not JSON as it gives it: {error}"
+        ) from error
 
 
 def _message(answer: Answer) -> str:

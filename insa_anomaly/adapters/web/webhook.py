@@ -29,22 +29,31 @@ class Webhook:
         clock: Callable[[], int],
         link: Callable[[Alert], str] = lambda _: "",
     ) -> None:
-        self._url, self._exchange, self._secret, self._clock, self._link = url, exchange, secret, clock, link
+        self._url = url
+        self._exchange = exchange
+        self._secret = secret
+        self._clock = clock
+        self._link = link
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
         """Send it. Raises TargetAway, TargetRefused."""
         body = payload(delivery_id, alert, decided_at, self._link(alert))
         try:
-            headers = {"Content-Type": "application/json", "User-Agent": "insa-anomaly", "X-Insa-Delivery": delivery_id} | self._signed(
-                body
-            )
+            headers = {
+                "Content-Type": "application/json",
+                "User-Agent": "insa-anomaly",
+                "X-Insa-Delivery": delivery_id,
+            } | self._signed(body)
         except InsaError as error:
             raise TargetAway(str(error)) from error
         answer = self._exchange.send("POST", self._url, headers, body)
         if answer.status in _OF_THE_MESSAGE:
             raise TargetRefused(f"the receiver answers {answer.status}")
         if not 200 <= answer.status < 300:
-            raise TargetAway(f"the receiver answers {answer.status}", _asked(answer.headers.get("retry-after", "")))
+            raise TargetAway(
+                f"the receiver answers {answer.status}",
+                _asked(answer.headers.get("retry-after", "")),
+            )
 
     def interrupt(self) -> None:
         """End a delivery under way."""
@@ -69,7 +78,19 @@ def payload(delivery_id: str, alert: Alert, decided_at: int, link: str) -> bytes
         "delivery_id": delivery_id,
         "decided_at": rfc3339(decided_at),
         "severity": alert.severity.name.lower(),
-        **{name: getattr(alert, name) for name in ("kind", "cause", "device_id", "metric_name", "timestamp", "text", "ends", "event")},
+        **{
+            name: getattr(alert, name)
+            for name in (
+                "kind",
+                "cause",
+                "device_id",
+                "metric_name",
+                "timestamp",
+                "text",
+                "ends",
+                "event",
+            )
+        },
         "link": link or None,
     }
     return msgspec.json.encode(said)
