@@ -1,7 +1,7 @@
 """The faces that people import: a model of one metric, or of one device (`device_detector`), with its window, in a few calls.
 
 Thin over `core`: they turn timestamps into microseconds, keep a model and a state, and save both in a file the caller names. The
-daemon keeps its own models, sealed, in `adapters/model_files.py`.
+daemon keeps its own models, sealed, in `adapters/disk/models.py`.
 """
 
 from __future__ import annotations

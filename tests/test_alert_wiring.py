@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from insa_anomaly.adapters.alert_file import AlertFile
-from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.adapters.disk.alerts import AlertFile
+from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.core.alerting import Dispatch
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.tell import Tell

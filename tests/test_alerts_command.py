@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.cli import cli
 from insa_anomaly.core.alerting import Dispatch
 from insa_anomaly.errors import Conflict, NotFound

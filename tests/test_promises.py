@@ -89,14 +89,18 @@ def test_the_import_contracts_hold() -> None:
             "Inside core, imports follow the data.* BROKEN",
         ),
         ("runtime/trainer.py", "import insa_anomaly.core.training", "sklearn trains.* BROKEN"),
-        ("workbench/replay.py", "import insa_anomaly.adapters.spool", "Only wiring knows.* BROKEN"),
         (
-            "adapters/state.py",
-            "import insa_anomaly.adapters.spool",
+            "workbench/replay.py",
+            "import insa_anomaly.adapters.disk.log",
+            "Only wiring knows.* BROKEN",
+        ),
+        (
+            "adapters/disk/state.py",
+            "import insa_anomaly.adapters.disk.log",
             "Adapters do not know each other.* BROKEN",
         ),
         ("runtime/record.py", "import psycopg", "Drivers stay behind their seam.* BROKEN"),
-        ("adapters/spool.py", "import logging", "Only instrumentation logs.* BROKEN"),
+        ("adapters/disk/log.py", "import logging", "Only instrumentation logs.* BROKEN"),
         ("utils.py", "", "not listed as layers:\\s+- insa_anomaly.utils"),
     ],
 )

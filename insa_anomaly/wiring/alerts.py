@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.mail import Mail, Post
 from insa_anomaly.adapters.web.exchange import Exchange
 from insa_anomaly.adapters.web.github import GitHub, Repository

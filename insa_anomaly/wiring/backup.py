@@ -13,7 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from insa_anomaly.adapters import backup_files, embedded
+from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.disk.backup import (
+    Snapshot,
+    copy_models,
+    copy_private,
+    digests,
+    last_of,
+    rename_log,
+    sync,
+)
 from insa_anomaly.adapters.embedded import Installation
 from insa_anomaly.adapters.postgres import dump
 from insa_anomaly.adapters.postgres.schema import migrate
@@ -50,7 +59,7 @@ def backup(settings: Settings, target: Path) -> Path:
     source = settings.storage.directory
     with ExitStack() as stack:
         held = {
-            name: stack.enter_context(backup_files.Snapshot(source / name))
+            name: stack.enter_context(Snapshot(source / name))
             for name in (_ALERTS, _STATE, _SPOOL)
             if (source / name).exists()
         }
@@ -60,12 +69,12 @@ def backup(settings: Settings, target: Path) -> Path:
             snapshot.copy(folder / name)
     for path in (source / _SUBSCRIPTIONS, settings.models.key_file):
         if path.exists():
-            backup_files.copy_private(path, folder / path.name)
+            copy_private(path, folder / path.name)
     if (settings.models.directory / "models.db").exists():
-        backup_files.copy_models(settings.models.directory, folder / "ml_models")
-    manifest = Manifest(version("insa-anomaly"), at.isoformat(), backup_files.digests(folder))
+        copy_models(settings.models.directory, folder / "ml_models")
+    manifest = Manifest(version("insa-anomaly"), at.isoformat(), digests(folder))
     write_whole(folder / "manifest.json", msgspec.json.encode(manifest))
-    backup_files.sync(folder)
+    sync(folder)
     return folder
 
 
@@ -78,19 +87,17 @@ def restore(settings: Settings, folder: Path) -> Manifest:
         dump.restore(_programs("pg_restore", dump.server_major(dsn)), dsn, folder / "database.dump")
         for name in (_ALERTS, _STATE, _SPOOL, _SUBSCRIPTIONS):
             if (folder / name).exists():
-                backup_files.copy_private(folder / name, target / name)
+                copy_private(folder / name, target / name)
         if (
             folder / settings.models.key_file.name
         ).exists() and not settings.models.key_file.exists():
             settings.models.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            backup_files.copy_private(
-                folder / settings.models.key_file.name, settings.models.key_file
-            )
+            copy_private(folder / settings.models.key_file.name, settings.models.key_file)
         if (folder / "ml_models").is_dir():
             _restore_models(settings.models.directory, folder / "ml_models")
         if (target / _SPOOL).exists() and (target / _STATE).exists():
-            last = backup_files.last_of(target / _SPOOL)
-            dump.carry_over(dsn, *backup_files.rename_log(target / _SPOOL, target / _STATE), last)
+            last = last_of(target / _SPOOL)
+            dump.carry_over(dsn, *rename_log(target / _SPOOL, target / _STATE), last)
         migrate(dsn)
     return manifest
 
@@ -99,7 +106,7 @@ def _restore_models(directory: Path, source: Path) -> None:
     if directory.is_dir():
         directory.rmdir()  # it was found to be empty
     directory.parent.mkdir(parents=True, exist_ok=True)
-    backup_files.copy_models(source, directory)
+    copy_models(source, directory)
 
 
 def _checked(folder: Path) -> Manifest:
@@ -109,7 +116,7 @@ def _checked(folder: Path) -> Manifest:
         raise BackupFailed(
             f"{folder} is no backup, or one that was not finished: {error}"
         ) from error
-    found = backup_files.digests(folder)
+    found = digests(folder)
     found.pop("manifest.json")
     altered = sorted(
         name

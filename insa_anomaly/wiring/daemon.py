@@ -17,9 +17,9 @@ from types import FrameType
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
+from insa_anomaly.adapters.disk.reserve import Reserve
 from insa_anomaly.adapters.mqtt import Connection, Terms
-from insa_anomaly.adapters.reserve import Reserve
 from insa_anomaly.adapters.shared_memory import SharedMemory
 from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.errors import ConfigError

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from getpass import getuser
 
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs

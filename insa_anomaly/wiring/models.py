@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.errors import ConfigError, ModelFileError
 from insa_anomaly.saved_file import write_whole
 from insa_anomaly.sealing import Seal

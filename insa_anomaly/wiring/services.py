@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue

@@ -12,9 +12,11 @@ from itertools import count
 from pathlib import Path
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters import alert_file, spool, state
-from insa_anomaly.adapters.disk import size_of_file, size_of_folder
-from insa_anomaly.adapters.reserve import Reserve
+from insa_anomaly.adapters.disk import state
+from insa_anomaly.adapters.disk.alerts import AlertFile
+from insa_anomaly.adapters.disk.log import Spool, salvaged
+from insa_anomaly.adapters.disk.reserve import Reserve
+from insa_anomaly.adapters.disk.sizes.sizes import size_of_file, size_of_folder
 from insa_anomaly.errors import (
     AlertsDamaged,
     AlreadyRunning,
@@ -71,7 +73,7 @@ def check_owner(directory: Path) -> None:
 
 def opened(
     directory: Path, log_bytes: int, reserve: Reserve
-) -> tuple[spool.Spool, state.StateFile, bool]:
+) -> tuple[Spool, state.StateFile, bool]:
     """Both, and whether the states were lost. Where they cannot be opened for want of room, the reserve is let go, and they are again."""
     reserve.hold()
     try:
@@ -83,7 +85,7 @@ def opened(
         return _both(directory, log_bytes)
 
 
-def _both(directory: Path, log_bytes: int) -> tuple[spool.Spool, state.StateFile, bool]:
+def _both(directory: Path, log_bytes: int) -> tuple[Spool, state.StateFile, bool]:
     found = log(directory / LOG, log_bytes)
     try:
         return found, *states(directory / STATE)
@@ -92,18 +94,18 @@ def _both(directory: Path, log_bytes: int) -> tuple[spool.Spool, state.StateFile
         raise
 
 
-def log(path: Path, most_bytes: int) -> spool.Spool:
+def log(path: Path, most_bytes: int) -> Spool:
     """The log; what can be read of a damaged one begins a new one. Raises LogBroken, ConfigError."""
     found = None
     try:
-        found = spool.Spool(path, most_bytes)
+        found = Spool(path, most_bytes)
         found.verify()
     except LogDamaged:
         if found is not None:
             found.close()
         aside = set_aside(path)
-        found = spool.Spool(path, most_bytes)
-        instrumentation.log_damaged(str(aside), *spool.salvaged(aside, found))
+        found = Spool(path, most_bytes)
+        instrumentation.log_damaged(str(aside), *salvaged(aside, found))
     return found
 
 
@@ -121,13 +123,13 @@ def states(path: Path) -> tuple[state.StateFile, bool]:
     return found, False
 
 
-def alerts(path: Path) -> alert_file.AlertFile:
+def alerts(path: Path) -> AlertFile:
     """The alerts; damaged ones are begun anew. Raises AlertsBroken, ConfigError."""
     try:
-        return alert_file.AlertFile(path)
+        return AlertFile(path)
     except AlertsDamaged:
         instrumentation.alerts_damaged(str(set_aside(path)))
-        return alert_file.AlertFile(path)
+        return AlertFile(path)
 
 
 def set_aside(path: Path) -> Path:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.connection import as_role

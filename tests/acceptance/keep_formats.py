@@ -14,11 +14,11 @@ import numpy as np
 import psycopg
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.models import ModelFiles
+from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.core.detector import Parameters
 from insa_anomaly.core.reading import Reading
 from insa_anomaly.core.verdict import Policy

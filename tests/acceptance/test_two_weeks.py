@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.history import PostgresHistory

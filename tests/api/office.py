@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool

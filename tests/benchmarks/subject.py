@@ -15,8 +15,8 @@ import msgspec
 from sklearn.ensemble import IsolationForest
 
 from insa_anomaly.adapters import embedded
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.embedded import Listener
-from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.core.training import Trained
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.fleet import for_series

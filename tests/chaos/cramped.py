@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.cli import main
 from insa_anomaly.ports import Entry, Swap
 

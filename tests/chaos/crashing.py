@@ -9,11 +9,11 @@ from itertools import count
 from typing import Any
 from unittest.mock import patch
 
-from insa_anomaly.adapters import model_files
+from insa_anomaly.adapters.disk import models
+from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.mqtt import Connection
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
-from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.cli import main
 from insa_anomaly.runtime import daemon
 from insa_anomaly.runtime.fleet import Fleet
@@ -111,8 +111,8 @@ PLACES: dict[str, Callable[[Crash], None]] = {
 # Of the training.
 TRAINING_PLACES: dict[str, Callable[[Crash], None]] = {
     "in a model's rename": in_a_rename,
-    "before the index knows the model": before(model_files.ModelFiles, "_enter"),
-    "after the index knows the model": after(model_files.ModelFiles, "_enter"),
+    "before the index knows the model": before(models.ModelFiles, "_enter"),
+    "after the index knows the model": after(models.ModelFiles, "_enter"),
 }
 
 

@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import msgspec
 
+from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.mqtt import Connection
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
-from insa_anomaly.adapters.spool import Spool
-from insa_anomaly.adapters.state import StateFile
 from insa_anomaly.cli import main
 from insa_anomaly.core.event import Anomaly, Episode, Event, Transition, event_of
 from insa_anomaly.errors import DatabaseAway, LogBroken

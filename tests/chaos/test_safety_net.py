@@ -15,8 +15,8 @@ from unittest.mock import patch
 import psycopg
 import pytest
 
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.adapters.model_files import ModelFiles
 from insa_anomaly.core.detector import Model
 from tests.acceptance.plant import machines
 from tests.acceptance.site import COMMAND_SECONDS, EVENTS, Heard

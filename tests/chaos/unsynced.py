@@ -3,7 +3,7 @@
 import sqlite3
 from unittest.mock import patch
 
-from insa_anomaly.adapters.spool import Spool
+from insa_anomaly.adapters.disk.log import Spool
 from insa_anomaly.cli import main
 
 

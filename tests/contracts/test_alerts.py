@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.alert import Severity
 from insa_anomaly.core.alerting import Account, Digest, Dispatch, Known
 from insa_anomaly.core.cadence import Cadence

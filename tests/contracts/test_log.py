@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.adapters.spool import Spool
+from insa_anomaly.adapters.disk.log import Spool
 from insa_anomaly.ports import CLOCK_SLACK, Entry, Log, Swap
 from insa_anomaly.testing import MemoryLog
 

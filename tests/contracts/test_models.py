@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.adapters.model_files import ModelFiles, safe_part
+from insa_anomaly.adapters.disk.models import ModelFiles, safe_part
 from insa_anomaly.core.detector import Model
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.training import Trained

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.ports import Outgoing, State
 from insa_anomaly.testing import MemoryState
 

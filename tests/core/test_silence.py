@@ -1,6 +1,6 @@
 """Silence: what is usual is learnt, what is not is told once; and nobody is silent while we do not listen."""
 
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -120,7 +120,7 @@ class Plant:
         self.silence.admit(names, Cadence.unknown(len(names)), self.now)
 
     def run(
-        self, seconds: float, dead: Set[int] = frozenset(), *, listening: bool = True
+        self, seconds: float, dead: AbstractSet[int] = frozenset(), *, listening: bool = True
     ) -> list[tuple[float, str | None, str]]:
         """Time passes, in tens of seconds; what changed, and when."""
         changes: list[tuple[float, str | None, str]] = []

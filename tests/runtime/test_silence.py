@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.alert import SILENCE_TOPIC, alerts_of
 from insa_anomaly.core.cadence import Patience
 from insa_anomaly.errors import StateUnwritable

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from insa_anomaly.adapters.model_files import ModelFiles
+from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.workers import LokyWorkers
 from insa_anomaly.core.detector import Model, Parameters
 from insa_anomaly.core.device import METRIC_NAME, DeviceParameters

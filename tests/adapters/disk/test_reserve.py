@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from insa_anomaly.adapters.reserve import Reserve
+from insa_anomaly.adapters.disk.reserve import Reserve
 
 
 class About(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly.adapters.alert_file import AlertFile
+from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.alerting import DAY, Dispatch
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.wiring.storage import alerts
@@ -99,7 +99,7 @@ def test_a_file_in_other_hands_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock that is held for too long is a broken file for now, and nothing has changed."""
-    monkeypatch.setattr("insa_anomaly.adapters.alert_file._WAIT", 0.05)
+    monkeypatch.setattr("insa_anomaly.adapters.disk.alerts._WAIT", 0.05)
     path = tmp_path / "alerts.db"
     with AlertFile(path) as file, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from insa_anomaly.adapters.state import StateFile
+from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.errors import StateBroken
 
 
@@ -61,7 +61,7 @@ def test_after_sync_all_of_it_is_in_the_file_itself(path: Path, tmp_path: Path) 
 
 def test_sync_says_when_it_could_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader from outside that keeps SQLite from syncing is an error, so that the log is not dropped."""
-    monkeypatch.setattr("insa_anomaly.adapters.state._WAIT", 0.05)
+    monkeypatch.setattr("insa_anomaly.adapters.disk.state._WAIT", 0.05)
     with StateFile(path) as state:
         state.commit(1, b"r", [])
         other = sqlite3.connect(path, isolation_level=None)

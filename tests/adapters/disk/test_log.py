@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from insa_anomaly.adapters.spool import Spool, salvaged
+from insa_anomaly.adapters.disk.log import Spool, salvaged
 from insa_anomaly.errors import LogBroken, LogDamaged, LogFull
 from insa_anomaly.ports import Swap
 
@@ -47,7 +47,7 @@ def test_a_new_file_is_a_new_log(tmp_path: Path) -> None:
 def test_kill_9_loses_nothing_that_was_appended(path: Path) -> None:
     """What `append` returned for is there after the process was killed without warning."""
     program = (
-        "import sys, pathlib; from insa_anomaly.adapters.spool import Spool; spool = Spool(pathlib.Path(sys.argv[1]))\n"
+        "import sys, pathlib; from insa_anomaly.adapters.disk.log import Spool; spool = Spool(pathlib.Path(sys.argv[1]))\n"
         "while True: print(spool.append([('t', b'x' * 5000)] * 3, [], 0).seq, flush=True)"
     )
     with subprocess.Popen(

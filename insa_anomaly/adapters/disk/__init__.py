@@ -1,0 +1,1 @@
+"""Files on disk: the log, the states, alerts, models, the reserve, backups."""
