@@ -16,7 +16,7 @@ from insa_anomaly.adapters.disk import state
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.log import Spool, salvaged
 from insa_anomaly.adapters.disk.reserve import Reserve
-from insa_anomaly.adapters.disk.sizes.sizes import size_of_file, size_of_folder
+from insa_anomaly.adapters.disk.sizes import size_of_file, size_of_folder
 from insa_anomaly.errors import (
     AlertsDamaged,
     AlreadyRunning,

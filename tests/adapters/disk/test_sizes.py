@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from insa_anomaly.adapters.disk.sizes.sizes import size_of_file, size_of_folder
+from insa_anomaly.adapters.disk.sizes import size_of_file, size_of_folder
 
 from insa_anomaly.errors import DiskUnreadable
 
