@@ -17,12 +17,12 @@ from threading import Event, Thread
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters.lines import AskingEnd
+from insa_anomaly.adapters.host.lines import AskingEnd
+from insa_anomaly.adapters.host.shared_memory import SharedMemory
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
-from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
-from insa_anomaly.adapters.shared_memory import SharedMemory
+from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
@@ -140,7 +140,7 @@ def cache(address: RedisAddress) -> Cache | None:
     """Shared by all daemons where there is a Redis."""
     if not address.url:
         return None
-    from insa_anomaly.adapters.redis import RedisCache  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+    from insa_anomaly.adapters.redis.latest import RedisCache  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
 
     return RedisCache(address.url, secret(address.password_file))
 

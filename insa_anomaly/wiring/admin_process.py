@@ -12,8 +12,8 @@ from uuid import UUID
 import msgspec
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.lines import AnsweringEnd
-from insa_anomaly.adapters.shared_memory import SharedMemory
+from insa_anomaly.adapters.host.lines import AnsweringEnd
+from insa_anomaly.adapters.host.shared_memory import SharedMemory
 from insa_anomaly.api import address
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.daemon import Parts

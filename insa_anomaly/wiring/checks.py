@@ -85,7 +85,7 @@ def _try_models(settings: Settings) -> str | None:
 
 
 def _try_redis(url: str, settings: Settings) -> None:
-    from insa_anomaly.adapters.redis import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+    from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
 
     with RedisLatest(url, secret(settings.redis.password_file)) as latest:
         latest.try_out()

@@ -19,9 +19,9 @@ import msgspec
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.disk.reserve import Reserve
+from insa_anomaly.adapters.host.shared_memory import SharedMemory
+from insa_anomaly.adapters.host.systemd import Notifier
 from insa_anomaly.adapters.mqtt import Connection, Terms
-from insa_anomaly.adapters.shared_memory import SharedMemory
-from insa_anomaly.adapters.systemd import Notifier
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
@@ -240,7 +240,7 @@ def _supervision(settings: Settings, broker: Broker) -> Supervision:
 def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> Show | None:
     if not address.url:
         return None
-    from insa_anomaly.adapters.redis import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+    from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
 
     latest = stack.enter_context(RedisLatest(address.url, secret(address.password_file)))
     return Show(latest, lambda number: fleet.model.get(number, (None, 0))[0])

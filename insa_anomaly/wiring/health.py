@@ -7,8 +7,8 @@ from getpass import getuser
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
-from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.health import Action
 from insa_anomaly.ports import DecisionFilter, Outgoing, SeriesKey, State

@@ -11,8 +11,8 @@ from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.findings import PostgresFindings
-from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.reading import Parser
 from insa_anomaly.services.health import HealthService

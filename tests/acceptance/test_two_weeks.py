@@ -18,9 +18,9 @@ import pytest
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
-from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.detector import Model, Parameters

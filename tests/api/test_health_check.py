@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from insa_anomaly.adapters.postgres.health import PostgresHealth
+from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.health import DAY, Action

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters.rate_limit import LocalRateLimit, RedisRateLimit
+from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.core import features
 from insa_anomaly.core.detector import INTERVAL
 from insa_anomaly.ports import Telemetry

@@ -9,7 +9,7 @@ import psycopg
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
-from insa_anomaly.adapters.postgres.health import PostgresHealth
+from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.health import DAY, Action, Limits

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters.redis import Breaker, RedisCache
+from insa_anomaly.adapters.redis.latest import Breaker, RedisCache
 from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports import Cache
 from insa_anomaly.services.cached import Cached

@@ -9,7 +9,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.adapters.redis import Breaker, RedisLatest
+from insa_anomaly.adapters.redis.latest import Breaker, RedisLatest
 from insa_anomaly.errors import CacheAway, ConfigError
 from insa_anomaly.ports import Latest, SeriesKey
 from insa_anomaly.testing import MemoryLatest

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
-from insa_anomaly.adapters.postgres.health import PostgresHealth
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
+from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.health import DAY, HOUR, TASK, Action, Limits
 from insa_anomaly.errors import Conflict, NotFound

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from insa_anomaly.adapters.disk.sizes import size_of_file, size_of_folder
 
+from insa_anomaly.adapters.disk.sizes import size_of_file, size_of_folder
 from insa_anomaly.errors import DiskUnreadable
 
 

@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from insa_anomaly.adapters.shared_memory import SharedMemory
+from insa_anomaly.adapters.host.shared_memory import SharedMemory
 
 SHAPES = [((3, 5), np.float64), ((7,), "S36"), ((2, 4096), np.int64), ((1,), np.bool_)]
 
@@ -23,7 +23,7 @@ def test_a_child_reads_what_is_written() -> None:
     assert all(not array.any() for array in arrays if array.dtype.kind != "S")
     program = f"""
         import sys, numpy as np
-        from insa_anomaly.adapters.shared_memory import SharedMemory
+        from insa_anomaly.adapters.host.shared_memory import SharedMemory
         memory = SharedMemory({memory.descriptor})
         arrays = [memory.zeros(shape, kind) for shape, kind in [((3, 5), float), ((7,), "S36"), ((2, 4096), np.int64), ((1,), bool)]]
         print("here", flush=True)

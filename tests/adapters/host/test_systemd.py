@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from insa_anomaly.adapters.systemd import Notifier
+from insa_anomaly.adapters.host.systemd import Notifier
 
 
 @pytest.mark.parametrize("abstract", [True, False])

@@ -12,7 +12,7 @@ from threading import Event
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly.adapters.lines import AnsweringEnd, AskingEnd
+from insa_anomaly.adapters.host.lines import AnsweringEnd, AskingEnd
 from insa_anomaly.errors import DaemonSilent
 from tests.conftest import wait_for
 

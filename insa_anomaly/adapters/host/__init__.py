@@ -1,0 +1,1 @@
+"""The machine: pipes between processes, shared memory, systemd."""

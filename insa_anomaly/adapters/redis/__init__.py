@@ -1,0 +1,1 @@
+"""Redis: the latest results, and rate limits that several daemons share."""
