@@ -10,10 +10,10 @@ from pathlib import Path
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.disk.alerts import AlertFile
-from insa_anomaly.adapters.mail import Mail, Post
-from insa_anomaly.adapters.web.exchange import Exchange
-from insa_anomaly.adapters.web.github import GitHub, Repository
-from insa_anomaly.adapters.web.webhook import Webhook
+from insa_anomaly.adapters.targets.exchange import Exchange
+from insa_anomaly.adapters.targets.github import GitHub, Repository
+from insa_anomaly.adapters.targets.mail import Mail, Post
+from insa_anomaly.adapters.targets.webhook import Webhook
 from insa_anomaly.core.alert import MODEL_KINDS, linked
 from insa_anomaly.core.alert import Alert as CoreAlert
 from insa_anomaly.core.alerting import Route, Target

@@ -16,7 +16,7 @@ import pytest
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.state import StateFile
-from insa_anomaly.adapters.mail import Mail, Post
+from insa_anomaly.adapters.targets.mail import Mail, Post
 from insa_anomaly.core.alerting import Route, Target
 from insa_anomaly.core.retry import Retry
 from insa_anomaly.runtime.alert import Alert

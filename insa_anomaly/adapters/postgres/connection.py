@@ -40,7 +40,7 @@ _REFUSED = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 class Connection:
     """A connection made when it is first needed, and again after it was lost. For one thread at a time.
 
-    `dsn` is an address in libpq's form; what it leaves open is set so that a dead peer is noticed. `deadline` is in seconds, for all
+    `dsn` is an address in libpq's form; what it leaves open is set so that a dead peer is noticed. `adapters/targets/deadline` is in seconds, for all
     that happens in one session. `prepare` is called with every new connection, before its first use. To `administer`, root comes to a
     socket as the account that runs the server.
     """

@@ -11,7 +11,7 @@ from insa_anomaly.errors import DatabaseAway
 
 
 class Pool:
-    """Connections for any thread; each is made when it is first needed. `deadline` is in seconds, for waiting and for each session."""
+    """Connections for any thread; each is made when it is first needed. `adapters/targets/deadline` is in seconds, for waiting and for each session."""
 
     def __init__(self, dsn: str, deadline: float = 10.0, size: int = 4) -> None:
         self._dsn = dsn

@@ -15,9 +15,9 @@ from threading import Lock
 from typing import Literal
 
 from insa_anomaly import instrumentation
+from insa_anomaly.adapters.targets.deadline import bounded
 from insa_anomaly.core.alert import Alert, described
 from insa_anomaly.core.event import deterministic_id
-from insa_anomaly.deadline import bounded
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 _LONGEST_SUBJECT = 150
@@ -47,7 +47,7 @@ class Post:
 
 
 class Mail:
-    """The port `AlertTarget`. What takes longer than `deadline` seconds in all is cut off."""
+    """The port `AlertTarget`. What takes longer than `adapters/targets/deadline` seconds in all is cut off."""
 
     def __init__(self, post: Post, link: Callable[[Alert], str] = lambda _: "") -> None:
         self._post = post

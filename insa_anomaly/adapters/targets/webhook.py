@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import msgspec
 
-from insa_anomaly.adapters.web.exchange import Exchange
+from insa_anomaly.adapters.targets.exchange import Exchange
 from insa_anomaly.core.alert import Alert
 from insa_anomaly.core.event import rfc3339
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from insa_anomaly.adapters.mail import Mail, Post
+from insa_anomaly.adapters.targets.mail import Mail, Post
 from insa_anomaly.core.alert import delivery_id
 from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
 from tests.adapters.mail_server import PASSWORD, USER, MailServer

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from insa_anomaly.adapters.web.exchange import Exchange, Network, allowed, reachable
-from insa_anomaly.adapters.web.webhook import Webhook, signature
+from insa_anomaly.adapters.targets.exchange import Exchange, Network, allowed, reachable
+from insa_anomaly.adapters.targets.webhook import Webhook, signature
 from insa_anomaly.core.alert import Alert, delivery_id
 from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
 from tests.adapters.web_server import Reply, WebServer
@@ -285,7 +285,8 @@ def test_a_name_is_resolved_once(server: WebServer, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(
-        "insa_anomaly.adapters.web.exchange.allowed", lambda address, _: str(address) == "192.0.2.1"
+        "insa_anomaly.adapters.targets.exchange.allowed",
+        lambda address, _: str(address) == "192.0.2.1",
     )
     with pytest.raises(TargetAway):
         deliver(

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import urlsplit
 
-from insa_anomaly.deadline import bounded
+from insa_anomaly.adapters.targets.deadline import bounded
 from insa_anomaly.errors import TargetAway
 
 _MOST_BYTES = 4 << 20  # of an answer

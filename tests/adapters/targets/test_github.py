@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from insa_anomaly.adapters.web.exchange import Exchange
-from insa_anomaly.adapters.web.github import LABEL, GitHub, Repository
+from insa_anomaly.adapters.targets.exchange import Exchange
+from insa_anomaly.adapters.targets.github import LABEL, GitHub, Repository
 from insa_anomaly.core.alert import Alert, Severity, delivery_id
 from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
 from tests.adapters.fake_github import TOKEN, FakeGitHub
-from tests.adapters.test_webhook import HERE
+from tests.adapters.targets.test_webhook import HERE
 from tests.adapters.web_server import Reply
 from tests.core.alerts import DAY_ZERO, an_alert
 

@@ -2,7 +2,7 @@
 
 from threading import Event
 
-from insa_anomaly.deadline import bounded
+from insa_anomaly.adapters.targets.deadline import bounded
 
 
 def test_it_is_cut_off_until_it_ends() -> None:

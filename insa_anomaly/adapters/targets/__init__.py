@@ -1,0 +1,1 @@
+"""Targets of alerts: mail, webhooks, GitHub issues, each bounded in time."""

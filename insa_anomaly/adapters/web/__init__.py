@@ -1,1 +1,0 @@
-"""Alerts over HTTP: webhooks and GitHub issues."""
