@@ -23,7 +23,7 @@ from insa_anomaly.errors import (
     InsaError,
     ModelFileError,
 )
-from insa_anomaly.services.health import HealthReport
+from insa_anomaly.services.model_health import HealthReport
 from insa_anomaly.wiring import daemon, health
 from insa_anomaly.wiring.storage import check_owner
 

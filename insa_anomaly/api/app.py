@@ -14,9 +14,9 @@ from insa_anomaly import instrumentation
 from insa_anomaly.api import (
     anomalies,
     documents,
-    health,
-    health_check,
     jobs,
+    liveness,
+    model_health,
     models,
     predictions,
     telemetry,
@@ -26,11 +26,11 @@ from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
-from insa_anomaly.services.findings import FindingService
-from insa_anomaly.services.health import HealthService
+from insa_anomaly.services.anomalies import FindingService
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.model_changes import ModelChangeService
+from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.models import ModelService
 from insa_anomaly.services.prediction import PredictionService
 from insa_anomaly.services.stream import Condition
@@ -67,7 +67,7 @@ def create(
     app = FastAPI(
         title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None
     )
-    app.router.routes.extend(health.router(version, condition, metrics).routes)
+    app.router.routes.extend(liveness.router(version, condition, metrics).routes)
     describe_all(app)
     if admin is not None:
         _add_guarded(app, admin)
@@ -83,12 +83,12 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
             admin.predictions, route_class
         ),  # first, since a route is looked for in their order
         telemetry.router(admin.telemetry, route_class),
-        health.models_router(admin.models.figures),
+        liveness.models_router(admin.models.figures),
         documents.router(app, route_class),
         jobs.router(admin.jobs, admin.clock, route_class),
         models.router(admin.models, admin.model_changes, admin.clock, route_class),
         anomalies.router(admin.findings, admin.clock, route_class),
-        health_check.router(admin.health, admin.clock, route_class),
+        model_health.router(admin.health, admin.clock, route_class),
     )
     for router in routers:
         app.router.routes.extend(

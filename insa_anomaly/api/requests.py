@@ -18,7 +18,7 @@ from pydantic import (
 
 from insa_anomaly.core.health import Action
 from insa_anomaly.ports import DecisionFilter, Filter, Place
-from insa_anomaly.services.findings import place
+from insa_anomaly.services.anomalies import place
 from insa_anomaly.services.models import ModelFilter
 
 PAGE, PAGE_MOST = 100, 1000

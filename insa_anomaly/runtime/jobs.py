@@ -15,8 +15,14 @@ from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
 from insa_anomaly.ports import Job, ModelRow, Models, Outgoing, SeriesKey, State
 from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.runtime.trainer import Answer, FleetAnswer, FleetOrder, Order, Trainer
-from insa_anomaly.services.jobs import EVERY_METRIC, FleetView, Jobs, fleet_view, named
-from insa_anomaly.services.promotion import judge
+from insa_anomaly.services.jobs import (
+    EVERY_METRIC,
+    FleetView,
+    Jobs,
+    fleet_view,
+    named,
+    promotion_of,
+)
 
 LOOK_SECONDS = 0.5
 AWAY_SECONDS = 2.0
@@ -183,7 +189,7 @@ class JobRunner:
             instrumentation.training_failed(job.device_id, job.metric_name, answer.reason)
             return msgspec.structs.replace(ended, status="failed", reason=answer.reason)
         instrumentation.model_trained(job.device_id, job.metric_name, row.id, answer.seconds)
-        promotion = judge(row) if job.kind == "retrain" else None
+        promotion = promotion_of(row) if job.kind == "retrain" else None
         outcome = (
             {
                 "improvement_percentage": promotion.improvement_percentage,

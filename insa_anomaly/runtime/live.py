@@ -10,7 +10,7 @@ from insa_anomaly.core import features
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime.board import Board, Window
 from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.services.live import Compared, Serving, Standing, State
+from insa_anomaly.services.stream_view import Compared, Serving, Standing, State
 
 
 class LiveBoard:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from math import isfinite
 from threading import BoundedSemaphore
 from time import monotonic, sleep
 from typing import Protocol
@@ -12,9 +13,9 @@ import msgspec
 from insa_anomaly.core.event import rfc3339
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports import Job, ModelRow, Models, Place, SeriesKey
+from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
-from insa_anomaly.services.findings import cursor
-from insa_anomaly.services.live import Live
+from insa_anomaly.services.stream_view import Live
 from insa_anomaly.services.views import Figure, Id, Instant, model_view
 
 ENDED = frozenset({"done", "failed", "cancelled"})
@@ -280,3 +281,29 @@ def job_view(job: Job, row: ModelRow | None) -> JobView:
         fleet=None if job.kind != "fleet" else fleet_view(job),
         reason=job.reason,
     )
+
+
+NOT_COMPARED = "the two versions were not assessed on the same holdout, so that their figures cannot be compared"
+
+
+class Promotion(msgspec.Struct, frozen=True):
+    """What became of a challenger; `improvement_percentage` of balanced accuracy, None with the reason where it is not known."""
+
+    promoted: bool
+    improvement_percentage: float | None
+    reason: str
+
+
+def promotion_of(challenger: ModelRow) -> Promotion:
+    """What its training found against the version before, on one holdout with the same faults.
+
+    The difference of figures from two holdouts would be a difference of holdouts.
+    """
+    measured, unknown = (
+        challenger.figures.get(name) for name in ("improvement_percentage", "improvement_unknown")
+    )
+    improvement = (
+        float(measured) if isinstance(measured, int | float) and isfinite(measured) else None
+    )
+    why = challenger.reason or ("" if improvement is not None else str(unknown or NOT_COMPARED))
+    return Promotion(not challenger.reason, improvement, why)

@@ -12,8 +12,8 @@ from insa_anomaly.core.detector import INTERVAL, Model
 from insa_anomaly.core.device import METRIC_NAME
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
 from insa_anomaly.ports import ModelRow, Models, SeriesKey
+from insa_anomaly.services.anomalies import Findings
 from insa_anomaly.services.audit import Audit, Author
-from insa_anomaly.services.findings import Findings
 from insa_anomaly.services.models import DAY, LIVE_DAYS
 from insa_anomaly.services.views import Id
 

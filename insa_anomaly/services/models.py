@@ -5,9 +5,9 @@ import msgspec
 from insa_anomaly.core.event import rfc3339
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports import Figures, Filter, ModelRow, Models, Place, SeriesKey, Tally
+from insa_anomaly.services.anomalies import Findings, cursor
 from insa_anomaly.services.cached import Cached
-from insa_anomaly.services.findings import Findings, cursor
-from insa_anomaly.services.live import Compared, Live
+from insa_anomaly.services.stream_view import Compared, Live
 from insa_anomaly.services.views import Figure, Id, Instant, ModelView, model_view
 
 DAY = 86_400_000_000

@@ -13,7 +13,7 @@ from insa_anomaly.core import detector
 from insa_anomaly.core.features import Features, Floats
 from insa_anomaly.errors import Conflict, NotFound, TooLarge, TooMany
 from insa_anomaly.ports import Key, Models, SeriesKey
-from insa_anomaly.services.live import Live, Serving
+from insa_anomaly.services.stream_view import Live, Serving
 from insa_anomaly.services.views import Id
 
 ATTEMPTS = 5  # a model is swapped once a day

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.services.live import Compared
+from insa_anomaly.services.stream_view import Compared
 from insa_anomaly.services.telemetry import Inlet
 
 ANSWER_SECONDS = 5.0

@@ -19,8 +19,8 @@ import msgspec
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.host.lines import AskingEnd
 from insa_anomaly.adapters.host.shared_memory import SharedMemory
+from insa_anomaly.adapters.postgres.anomalies import PostgresFindings
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
-from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.api import app
@@ -29,8 +29,8 @@ from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Cache
 from insa_anomaly.runtime.board import Board
 from insa_anomaly.runtime.live import LiveBoard
+from insa_anomaly.services.anomalies import FindingService
 from insa_anomaly.services.cached import Cached
-from insa_anomaly.services.findings import FindingService
 from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.models import ModelService
 from insa_anomaly.services.prediction import PredictionService, RateLimit

@@ -20,7 +20,7 @@ from insa_anomaly.runtime.jobs import JobRunner
 from insa_anomaly.runtime.live import live
 from insa_anomaly.runtime.model_events import ModelEvents
 from insa_anomaly.services.audit import Author
-from insa_anomaly.services.health import DecisionPage, HealthReport, HealthService
+from insa_anomaly.services.model_health import DecisionPage, HealthReport, HealthService
 from insa_anomaly.services.remedies import Remedies
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock, services

@@ -7,18 +7,18 @@ from uuid import UUID
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres import roles
+from insa_anomaly.adapters.postgres.anomalies import PostgresFindings
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.catalogue import PostgresCatalogue
 from insa_anomaly.adapters.postgres.connection import as_role
-from insa_anomaly.adapters.postgres.findings import PostgresFindings
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.reading import Parser
-from insa_anomaly.services.health import HealthService
 from insa_anomaly.services.jobs import JobService
-from insa_anomaly.services.live import Live
 from insa_anomaly.services.model_changes import ModelChangeService
+from insa_anomaly.services.model_health import HealthService
+from insa_anomaly.services.stream_view import Live
 from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet
 from insa_anomaly.settings import Settings
 

@@ -1,6 +1,6 @@
 """A health check, and what was decided about a series, as a person reads it."""
 
-from insa_anomaly.services.health import DecisionPage, DecisionView, HealthReport
+from insa_anomaly.services.model_health import DecisionPage, DecisionView, HealthReport
 
 
 def text(report: HealthReport) -> str:

@@ -38,7 +38,7 @@ from insa_anomaly.runtime.jobs import JobRunner
 from insa_anomaly.runtime.live import live
 from insa_anomaly.runtime.trainer import Answer, Order
 from insa_anomaly.services.audit import Author
-from insa_anomaly.services.health import DecisionView
+from insa_anomaly.services.model_health import DecisionView
 from insa_anomaly.services.training import TrainingService
 from insa_anomaly.settings import Settings, Training
 from insa_anomaly.testing import MemoryState

@@ -15,7 +15,7 @@ from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.health import DAY, Action, Limits
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.audit import Author
-from insa_anomaly.services.health import HealthService
+from insa_anomaly.services.model_health import HealthService
 from tests.benchmarks.figure import Figure
 
 MODELS = 10_000

@@ -12,8 +12,8 @@ from insa_anomaly.api import examples
 from insa_anomaly.api.auth import caller, needs
 from insa_anomaly.api.documents import answered, answers
 from insa_anomaly.api.requests import DecisionQuery, HealthCheckBody
-from insa_anomaly.services.health import DecisionPage, HealthReport, HealthService
 from insa_anomaly.services.keys import Permission
+from insa_anomaly.services.model_health import DecisionPage, HealthReport, HealthService
 
 _BAD, _UNKNOWN, _CONFLICT = (
     HTTPStatus.UNPROCESSABLE_ENTITY,

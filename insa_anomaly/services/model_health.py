@@ -36,8 +36,8 @@ from insa_anomaly.core.health import (
 )
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.ports import DecisionFilter, KeptDecision, Place, SeriesKey
+from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
-from insa_anomaly.services.findings import cursor
 from insa_anomaly.services.views import Figure, Id, Instant
 
 PAGE = 500

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from insa_anomaly import instrumentation
-from insa_anomaly.api import app, health
+from insa_anomaly.api import app, liveness
 from insa_anomaly.api.address import listen
 from insa_anomaly.errors import AddressInUse
 from insa_anomaly.ports import Figures
@@ -94,7 +94,7 @@ def test_the_figures_of_models_are_a_page_of_their_own() -> None:
     """By device and metric, whatever their names; what is not known is not there."""
     known = [Figures('a "b"\n\\', "temperature", 0.75, 0.0), Figures("new", "x", None, None)]
     application = FastAPI()
-    application.router.routes.extend(health.models_router(lambda: known).routes)
+    application.router.routes.extend(liveness.models_router(lambda: known).routes)
     answer = TestClient(application).get("/metrics/models")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     samples = [

@@ -18,9 +18,9 @@ from insa_anomaly.core.health import DAY, HOUR, TASK, Action, Limits
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.ports import Counted, DecisionFilter, Job
 from insa_anomaly.runtime.failures import Failures
-from insa_anomaly.services import health as service
+from insa_anomaly.services import model_health as service
 from insa_anomaly.services.audit import Author
-from insa_anomaly.services.health import HealthReport, HealthService
+from insa_anomaly.services.model_health import HealthReport, HealthService
 from tests.benchmarks.health import fill
 from tests.conftest import wait_for
 
