@@ -1,4 +1,7 @@
-"""What of GitHub's REST API we use, on a real HTTP server: issues of one repository, their comments, limits and refusals."""
+"""A fake GitHub: the part of its REST API that we use, on a real HTTP server.
+
+The server holds the issues and comments of one repository, and answers with limits and refusals.
+"""
 
 import json
 import re
@@ -15,18 +18,22 @@ TOKEN = "t0ken"  # noqa: S105 - of a test
 
 @dataclass
 class FakeGitHub:
-    """`issues` by number; `failing` answers are given first, one a request, to requests whose method is in `at`."""
+    """A GitHub whose repository holds `issues`, by number.
+
+    The `failing` replies answer the first requests, a reply each, whose method is in `at`.
+    """
 
     issues: dict[int, dict[str, Any]] = field(default_factory=dict)
     comments: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     failing: list[Reply] = field(default_factory=list)
     at: tuple[str, ...] = ("GET", "POST", "PATCH")
-    lost: int = 0  # so many answers to a POST are lost: it was done, and nobody hears of it
+    # answers to a POST that are lost: the request was carried out, and the client gets a 502
+    lost: int = 0
     server: WebServer = field(default_factory=WebServer)
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        """The address of the API."""
+        """Serve the API and yield its address."""
         self.server.answer = self.answer
         with self.server.running():
             yield f"http://127.0.0.1:{self.server.port}/api/v3"
@@ -37,7 +44,7 @@ class FakeGitHub:
         return [issue for issue in self.issues.values() if issue["state"] == "open"]
 
     def answer(self, request: Request) -> Reply:
-        """One request."""
+        """Answer a single request."""
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return _reply(401, {"message": "Bad credentials"})
         if self.failing and request.method in self.at:

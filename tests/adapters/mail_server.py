@@ -1,4 +1,7 @@
-"""A real SMTP server for tests, with STARTTLS and passwords; it can be told to refuse, and forgets nothing it took."""
+"""A real SMTP server for tests, with STARTTLS and passwords.
+
+A test can make the server refuse mail. The server stores all mail that it accepted.
+"""
 
 import ssl
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ USER, PASSWORD = "insa", "s3cret"
 
 @dataclass
 class MailServer:
-    """`answer` is said to every message; `taken` are those that were taken."""
+    """A server that replies `answer` to every message; `taken` holds the accepted messages."""
 
     answer: str = "250 OK"
     taken: list[EmailMessage] = field(default_factory=list)
@@ -29,7 +32,7 @@ class MailServer:
     port: int = 0
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name
-        """A message came."""
+        """Handle a message that arrived; aiosmtpd calls this method."""
         del server
         if self.answer.startswith("250"):
             self.encrypted.append(session.ssl is not None)
@@ -37,7 +40,7 @@ class MailServer:
         return self.answer
 
     def authenticate(self, *words: Any) -> AuthResult:  # noqa: ANN401 - aiosmtpd hands over what it has
-        """Let in who knows the password."""
+        """Admit a client that sends the right password."""
         login = cast("LoginPassword", words[-1])
         self.logins.append(login.login.decode())
         right = login.login == USER.encode() and login.password == PASSWORD.encode()
@@ -45,15 +48,20 @@ class MailServer:
 
     @contextmanager
     def running(self, certificate: Path | None = None, key: Path | None = None) -> Iterator[None]:
-        """It listens; with a certificate it wants TLS and a password."""
+        """Listen while the block runs; with a certificate, require TLS and a password."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
         if context is not None and certificate is not None:
             context.load_cert_chain(certificate, key)
         self.port = self.port or embedded.free_port()
         controller = Controller(
-            self, hostname="127.0.0.1", port=self.port, tls_context=context, require_starttls=context is not None,
-            authenticator=self.authenticate, auth_required=context is not None,
-        )  # fmt: skip
+            self,
+            hostname="127.0.0.1",
+            port=self.port,
+            tls_context=context,
+            require_starttls=context is not None,
+            authenticator=self.authenticate,
+            auth_required=context is not None,
+        )
         controller.start()
         try:
             yield

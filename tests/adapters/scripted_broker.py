@@ -1,4 +1,4 @@
-"""A broker that does what a test says, down to the byte: for what no real one would do."""
+"""A broker that a test scripts down to the byte, for behaviour that no real broker shows."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ CONNECT, PUBLISH, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = (
 
 @dataclass
 class Wire:
-    """One connection, seen from the broker. `puback` are the packet ids it acknowledged, `packets` all (head, body) that came."""
+    """A connection as the broker sees it; `packets` holds every (head, body) that arrived."""
 
     number: int
     socket: socket.socket
@@ -31,13 +31,13 @@ class Wire:
 
     @property
     def pubacks(self) -> list[int]:
-        """Packet ids of the PUBACKs that came."""
+        """Packet ids of the PUBACKs that arrived."""
         return [
             int.from_bytes(body[:2], "big") for head, body in self.packets if head & 0xF0 == PUBACK
         ]
 
     def exactly(self, count: int) -> bytes:
-        """So many bytes. Raises EOFError."""
+        """Read exactly `count` bytes. Raises EOFError."""
         data = b""
         while len(data) < count:
             more = self.socket.recv(count - len(data))
@@ -47,7 +47,7 @@ class Wire:
         return data
 
     def packet(self) -> tuple[int, bytes]:
-        """The next packet. Raises EOFError."""
+        """Read the next packet. Raises EOFError."""
         head, length, shift = self.exactly(1)[0], 0, 0
         while True:
             (byte,) = self.exactly(1)
@@ -59,11 +59,15 @@ class Wire:
         return self.packets[-1]
 
     def send(self, head: int, body: bytes) -> None:
-        """One packet."""
+        """Send a packet."""
         self.socket.sendall(bytes([head]) + encode_length(len(body)) + body)
 
     def connect(self) -> None:
-        """Read CONNECT. Raises EOFError where the client takes leave instead: it was closed as soon as it was connected."""
+        """Read CONNECT.
+
+        Raises EOFError if the client sends DISCONNECT instead, because it was closed as soon as it
+        was connected.
+        """
         head, body = self.packet()
         if head == DISCONNECT:
             raise EOFError
@@ -79,7 +83,7 @@ class Wire:
         self.send(0x20, bytes([session_present, code]) + tail)
 
     def publish(self, topic: str, payload: bytes, mid: int) -> None:
-        """Deliver at QoS 1."""
+        """Deliver a message at QoS 1."""
         name = topic.encode()
         properties = b"\0" if self.protocol == 5 else b""
         self.send(
@@ -88,7 +92,10 @@ class Wire:
         )
 
     def serve(self, *, until: int | None = None, puback: int = 0) -> None:
-        """Answer what comes, `puback` to each PUBLISH, until a packet of the kind `until` has been answered, or the end."""
+        """Answer packets up to the first of the kind `until`, or until the connection ends.
+
+        A PUBLISH is answered with the reason code `puback`.
+        """
         while True:
             try:
                 head, body = self.packet()
@@ -118,7 +125,10 @@ class Wire:
 
 
 class ScriptedBroker:
-    """Runs `script` for every connection, each in a thread of its own; `wires` are the connections so far."""
+    """A broker that runs `script` for every connection, in a thread for each.
+
+    `wires` holds the connections so far.
+    """
 
     def __init__(self, script: Callable[[Wire], None], port: int = 0) -> None:
         self._script = script

@@ -1,6 +1,7 @@
-"""The connection against real brokers, and against one that misbehaves."""
+"""The connection against real brokers, and against a broker that misbehaves."""
 
 import random
+import shlex
 import socket
 import subprocess
 import threading
@@ -28,17 +29,17 @@ readers = pytest.mark.parametrize("reader", ["fast", "stock"])
 
 
 def access(broker: Broker, client_id: str) -> Access:
-    """To a broker of ours."""
+    """Describe the access to a broker of ours."""
     return Access(broker.host, broker.port, client_id, broker.user, broker.password)
 
 
 def to_script(server: ScriptedBroker) -> Access:
-    """To a scripted one."""
+    """Describe the access to a scripted broker."""
     return Access("127.0.0.1", server.port, "daemon")
 
 
 class Inbox:
-    """A hand-over that keeps what comes, and acknowledges it where `acknowledging`."""
+    """A hand-over that stores each delivery, and acknowledges it where `acknowledging`."""
 
     def __init__(self, *, acknowledging: bool = True) -> None:
         self.deliveries: list[Delivery] = []
@@ -46,7 +47,10 @@ class Inbox:
         self.connection: Connection | None = None
 
     def __call__(self, delivery: Delivery) -> bool:
-        """Take it; whoever sees it here may rely on the acknowledgement being on its way."""
+        """Acknowledge the delivery, then store it.
+
+        A stored delivery therefore has its acknowledgement under way.
+        """
         if self.acknowledging and self.connection is not None:
             self.connection.acknowledge(delivery)
         self.deliveries.append(delivery)
@@ -54,21 +58,21 @@ class Inbox:
 
     @property
     def payloads(self) -> list[bytes]:
-        """Everything that came, in order."""
+        """All payloads that arrived, in order."""
         return [payload for delivery in self.deliveries for _, payload in delivery.messages]
 
 
 def connect(
     place: Access, terms: Terms, inbox: Inbox, reader: str = "fast", backoff: Backoff = QUICK
 ) -> Connection:
-    """An open connection that feeds the inbox."""
+    """Open a connection that feeds the inbox."""
     connection = inbox.connection = Connection(place, terms, inbox, reader=reader, backoff=backoff)
     assert connection.open(10), connection.trouble
     return connection
 
 
 def settled(connection: Connection, count: int) -> list[Settled]:
-    """So many answers."""
+    """Return `count` answers, or fewer after 10 s."""
     answers: list[Settled] = []
     deadline = time.monotonic() + 10
     while len(answers) < count and time.monotonic() < deadline:
@@ -77,7 +81,7 @@ def settled(connection: Connection, count: int) -> list[Settled]:
 
 
 def feed(broker: Broker, name: str, messages: list[tuple[str, bytes]]) -> None:
-    """Publish, and see it acknowledged."""
+    """Publish messages, and wait for their acknowledgement."""
     with Feeder(access(broker, f"{name}-feeder")) as feeder:
         assert feeder.open(10)
         for topic, payload in messages:
@@ -87,19 +91,22 @@ def feed(broker: Broker, name: str, messages: list[tuple[str, bytes]]) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_thread_dies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An exception that ends a thread fails the test."""
+    """Fail the test if an exception ends a thread."""
     failures: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", failures.append)
     yield
     assert not failures
 
 
-# --------------------------------------------------------------------------------------------- with mosquitto
+# ---------------------------------------------------------------------------- with mosquitto
 @readers
 def test_what_comes_while_we_are_away_waits_for_us(
     mosquitto: Broker, unique: str, reader: str
 ) -> None:
-    """The session outlives the process: everything published meanwhile is delivered, once, in order, and then is gone."""
+    """The session outlives the process: messages published meanwhile are delivered in order.
+
+    Each is delivered once.
+    """
     terms = Terms([f"{unique}/#"], expiry=100)
     with connect(access(mosquitto, unique), terms, Inbox(), reader):
         pass
@@ -113,9 +120,8 @@ def test_what_comes_while_we_are_away_waits_for_us(
         ] == messages
         assert connection.sessions_lost == 0
         connection.publish(f"other/{unique}", b"")
-        assert settled(
-            connection, 1
-        )  # mosquitto has read all that went before; what it has not when we come back is redelivered
+        # mosquitto has read all acknowledgements; an unread one would cause a redelivery
+        assert settled(connection, 1)
     inbox = Inbox()
     with connect(access(mosquitto, unique), terms, inbox, reader):
         feed(mosquitto, unique, [(f"{unique}/last", b"last")])
@@ -125,7 +131,10 @@ def test_what_comes_while_we_are_away_waits_for_us(
 
 @readers
 def test_what_was_not_acknowledged_comes_again(mosquitto: Broker, unique: str, reader: str) -> None:
-    """Deliveries of an earlier connection are delivered anew, and acknowledging the old ones does not swallow the new."""
+    """Deliveries of an earlier connection are delivered again.
+
+    Acknowledging the old deliveries does not swallow the new ones.
+    """
     terms = Terms([f"{unique}/#"], expiry=100)
     first, second, third = Inbox(acknowledging=False), Inbox(acknowledging=False), Inbox()
     expected = [b"%d" % i for i in range(100)]
@@ -143,7 +152,7 @@ def test_what_was_not_acknowledged_comes_again(mosquitto: Broker, unique: str, r
 
 
 def replace_generation(delivery: Delivery, generation: int) -> Delivery:
-    """The same messages, of another connection."""
+    """Return the same messages as a delivery of another connection."""
     return Delivery(generation, delivery.messages, delivery.mids)
 
 
@@ -151,7 +160,7 @@ def replace_generation(delivery: Delivery, generation: int) -> Delivery:
 def test_shedding_gives_messages_back_and_gets_them_again(
     mosquitto: Broker, unique: str, reader: str
 ) -> None:
-    """What found no room is delivered once more on the connection made anew; in the end all is had."""
+    """A message that found no room is delivered again on a new connection; none is lost."""
     had: list[bytes] = []
     refusals = [False, False]
 
@@ -208,7 +217,10 @@ def test_a_hand_over_that_raises_ends_the_connection_not_the_thread(
 def test_waiting_for_room_holds_the_broker_back(
     mosquitto: Broker, unique: str, reader: str
 ) -> None:
-    """While the hand-over waits, nothing more is handed over; the connection lasts, and everything comes afterwards."""
+    """While the hand-over waits, no further message is handed over.
+
+    The connection lasts, and all messages come afterwards.
+    """
     gate, seen = threading.Event(), Inbox()
 
     def take(delivery: Delivery) -> bool:
@@ -233,7 +245,7 @@ def test_waiting_for_room_holds_the_broker_back(
 def test_subscriptions_of_an_earlier_run_are_given_up(
     mosquitto: Broker, unique: str, reader: str
 ) -> None:
-    """A kept session keeps its subscriptions; those no longer configured are undone."""
+    """A stored session retains its subscriptions; filters no longer configured are undone."""
     place = access(mosquitto, unique)
     with connect(place, Terms([f"{unique}/old/#", f"{unique}/new/#"], expiry=100), Inbox(), reader):
         pass
@@ -254,7 +266,7 @@ def test_subscriptions_of_an_earlier_run_are_given_up(
 def test_retained_messages_are_not_sent_again_at_every_reconnect(
     mosquitto: Broker, unique: str, reader: str
 ) -> None:
-    """A retained message comes with the first subscription of a session, and no more."""
+    """A retained message comes with the first subscription of a session only."""
     with Connection(access(mosquitto, f"{unique}-other"), Terms(), lambda _: True) as other:
         assert other.open(10)
         other.publish(f"{unique}/a", b"kept", retain=True)
@@ -270,7 +282,10 @@ def test_retained_messages_are_not_sent_again_at_every_reconnect(
 def test_more_publishes_than_the_broker_allows_at_once(
     short_path: Path, tools: Tools, unique: str, reader: str
 ) -> None:
-    """A broker that allows 5 under way gets 5 at a time; 300 are settled, and the connection lasts."""
+    """A broker that allows 5 publishes under way gets 5 at a time.
+
+    300 publishes are settled, and the connection lasts.
+    """
     with embedded.mosquitto(
         short_path / "m", tools, settings={"max_inflight_messages": "5"}
     ) as broker:
@@ -283,7 +298,10 @@ def test_more_publishes_than_the_broker_allows_at_once(
 
 @readers
 def test_two_with_one_client_id_wage_no_war(mosquitto: Broker, unique: str, reader: str) -> None:
-    """A broker that just hangs up, as mosquitto does, on whom another replaces: after a few times that is seen, said, and waited out."""
+    """A takeover of the client id is recognised after a few reconnects, logged and waited out.
+
+    mosquitto just hangs up on a client that another client replaces.
+    """
     backoff = Backoff(0.02, 60.0)
     place, terms = access(mosquitto, unique), Terms(expiry=100)
     with (
@@ -305,7 +323,7 @@ def test_two_with_one_client_id_wage_no_war(mosquitto: Broker, unique: str, read
 
 
 def test_a_takeover_that_is_named_is_waited_out_at_once() -> None:
-    """A broker that says 0x8E need not say it twice."""
+    """A broker that reports 0x8E once is believed."""
 
     def script(wire: Wire) -> None:
         wire.accept()
@@ -324,7 +342,10 @@ def test_a_takeover_that_is_named_is_waited_out_at_once() -> None:
 
 @readers
 def test_a_wrong_password_is_one_clear_error(mosquitto: Broker, unique: str, reader: str) -> None:
-    """At start, at once, with the broker's address and reason, and without the password."""
+    """A wrong password is refused at once, with the broker's address and reason.
+
+    The error does not contain the password.
+    """
     place = replace(access(mosquitto, unique), password="wrong-secret")  # noqa: S106 - it is none
     connection = Connection(place, Terms(), lambda _: True, reader=reader)
     with pytest.raises(
@@ -336,7 +357,10 @@ def test_a_wrong_password_is_one_clear_error(mosquitto: Broker, unique: str, rea
 
 
 def test_a_password_changed_under_way_is_logged_once(unique: str) -> None:
-    """Refused again and again, it goes on trying, with one line in the log, and is back when it may."""
+    """A connection that is refused under way keeps trying, and logs a single line.
+
+    The connection returns when the broker admits it again.
+    """
 
     def script(wire: Wire) -> None:
         if 1 < wire.number < 6:
@@ -362,7 +386,10 @@ def test_a_password_changed_under_way_is_logged_once(unique: str) -> None:
 def test_the_will_is_published_when_we_are_gone_without_a_word(
     mosquitto: Broker, unique: str, reader: str
 ) -> None:
-    """Not when we take leave, and retained, so that whoever comes later learns it too."""
+    """The will is published when the connection is cut, and not when the client disconnects.
+
+    The will is retained, so that later subscribers receive it too.
+    """
     heard: list[bytes] = []
     terms = Terms(will=(f"{unique}/status", b"offline"), expiry=100)
     with Listener(
@@ -386,7 +413,10 @@ def test_the_will_is_published_when_we_are_gone_without_a_word(
 def test_a_feeder_outlives_a_restart_of_the_broker(
     own_mosquitto: Server[Broker], unique: str
 ) -> None:
-    """What was not acknowledged goes again: each message arrives at least once, also when the broker was killed in between."""
+    """Unacknowledged messages are sent again, so that each arrives at least once.
+
+    The same holds when the broker was killed in between.
+    """
     inbox = Inbox()
     with (
         connect(access(own_mosquitto.address, unique), Terms([f"{unique}/#"], expiry=100), inbox),
@@ -402,15 +432,17 @@ def test_a_feeder_outlives_a_restart_of_the_broker(
         assert feeder.drain(20) == 0
         assert feeder.count_acknowledged == 20_000
         wait_for(lambda: inbox.connection and inbox.connection.connected)
-    assert (
-        len(set(inbox.payloads)) > 15_000
-    )  # what the broker lost in its crash nobody can give back
+    # messages that the broker lost in its crash cannot be recovered
+    assert len(set(inbox.payloads)) > 15_000
 
 
 def test_a_feeder_says_when_the_broker_is_lost_for_good(
     own_mosquitto: Server[Broker], unique: str
 ) -> None:
-    """It waits for its patience, then raises; and a topic nobody can publish to is refused at once."""
+    """A feeder waits for its patience, then raises BrokerAway.
+
+    A topic that no client can publish to is refused at once.
+    """
     with Feeder(
         access(own_mosquitto.address, unique), window=10, patience=0.2, backoff=QUICK
     ) as feeder:
@@ -426,7 +458,7 @@ def test_a_feeder_says_when_the_broker_is_lost_for_good(
 
 
 def test_a_listener_hears_with_the_time(mosquitto: Broker, unique: str) -> None:
-    """Topic, payload, and when it came."""
+    """A listener receives topic, payload and time of arrival."""
     heard: list[tuple[str, bytes, float]] = []
     with Listener(
         access(mosquitto, unique), [f"{unique}/#"], lambda *message: heard.append(message)
@@ -441,7 +473,10 @@ def test_a_listener_hears_with_the_time(mosquitto: Broker, unique: str) -> None:
 
 @readers
 def test_over_tls(short_path: Path, tools: Tools, unique: str, reader: str) -> None:
-    """Both readers work over TLS, small and large, and the broker's certificate can be looked at."""
+    """Both readers work over TLS, with small and large messages.
+
+    The certificate of the broker can be inspected.
+    """
     files = certificates(short_path)
     settings = {
         "cafile": str(files / "ca.crt"),
@@ -475,13 +510,12 @@ def test_over_tls(short_path: Path, tools: Tools, unique: str, reader: str) -> N
 
 
 @readers
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # paho lets go of a socket without closing it
+# paho lets go of a socket without closing it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_certificate_of_an_unknown_authority_is_refused(
     short_path: Path, tools: Tools, unique: str, reader: str
 ) -> None:
-    """The reason is given, and no password has been sent."""
+    """The error states the reason, and no password has been sent."""
     files = certificates(short_path)
     settings = {"certfile": str(files / "server.crt"), "keyfile": str(files / "server.key")}
     with embedded.mosquitto(short_path / "m", tools, settings=settings) as broker:
@@ -491,17 +525,18 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
 
 
 def certificates(folder: Path) -> Path:
-    """An authority, and a certificate for 127.0.0.1, readable by the account the broker runs as."""
+    """Create an authority, and a certificate for 127.0.0.1 that the broker's account can read."""
 
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+    def openssl(arguments: str) -> None:
+        argv = ["openssl", *shlex.split(arguments)]
+        subprocess.run(argv, cwd=folder, check=True, capture_output=True)
 
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test authority")
-    openssl(*new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
+    new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    openssl(f"{new} -x509 -keyout ca.key -out ca.crt -subj '/CN=test authority'")
+    openssl(f"{new} -keyout server.key -out server.csr -subj /CN=127.0.0.1")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
-    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-            "-out", "server.crt", "-extfile", "names")  # fmt: skip
+    signed = "-CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names"
+    openssl(f"x509 -req -in server.csr {signed} -out server.crt")
     for file in folder.iterdir():
         if file.is_file():
             file.chmod(0o644)
@@ -509,19 +544,19 @@ def certificates(folder: Path) -> Path:
 
 
 def test_tls_files_that_are_missing_are_a_matter_of_configuration(tmp_path: Path) -> None:
-    """One line that names the file."""
+    """A missing TLS file raises an error that names the file."""
     with pytest.raises(ConfigError, match=r"ca\.crt"):
         Connection(
             Access("localhost", 1, "x", tls=Tls(ca=tmp_path / "ca.crt")), Terms(), lambda _: True
         )
 
 
-# ----------------------------------------------------------------------------------- with amqtt, and with scripts
+# ---------------------------------------------------------------- with amqtt, and with scripts
 @readers
 def test_with_amqtt_it_falls_back_to_mqtt_3(
     tmp_path: Path, unique: str, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that knows no MQTT 5 and does not say so is spoken to in 3.1.1, and delivery works."""
+    """A broker without MQTT 5 that does not report so is used in 3.1.1, and delivery works."""
     monkeypatch.setattr("insa_anomaly.adapters.mqtt.link._ANSWER_SECONDS", 0.5)
     with embedded.amqtt(tmp_path / "amqtt") as broker:
         inbox = Inbox()
@@ -541,7 +576,10 @@ def test_with_amqtt_it_falls_back_to_mqtt_3(
 @readers
 @pytest.mark.parametrize("answer", [None, b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00"])
 def test_a_broker_without_mqtt_5_is_spoken_to_in_3(reader: str, answer: bytes | None) -> None:
-    """Whether it hangs up, refuses in the words of 3.1.1, or in those of 5; a later connection does not try 5 again."""
+    """A broker without MQTT 5 hangs up, or refuses in the words of 3.1.1 or of 5.
+
+    A later connection does not try 5 again.
+    """
 
     def script(wire: Wire) -> None:
         if wire.number == 1:
@@ -562,7 +600,10 @@ def test_a_broker_without_mqtt_5_is_spoken_to_in_3(reader: str, answer: bytes | 
 
 @readers
 def test_a_broker_that_once_spoke_mqtt_5_is_not_spoken_down_to(reader: str) -> None:
-    """A broker that hangs up later, as one that is just starting does, is not taken for one without MQTT 5."""
+    """A broker that has spoken MQTT 5 and hangs up later is still addressed in MQTT 5.
+
+    A broker that is just starting does so.
+    """
 
     def script(wire: Wire) -> None:
         if wire.number in {2, 3}:
@@ -581,7 +622,7 @@ def test_a_broker_that_once_spoke_mqtt_5_is_not_spoken_down_to(reader: str) -> N
 
 @readers
 def test_a_session_the_broker_forgot_is_counted(reader: str) -> None:
-    """Not at the very first connection, but at every later one that finds no session."""
+    """A session is lost at every later connection that finds none, and not at the very first."""
 
     def script(wire: Wire) -> None:
         wire.accept(session_present=wire.number == 2)
@@ -602,7 +643,10 @@ def test_a_session_the_broker_forgot_is_counted(reader: str) -> None:
     ("reason", "refused"), [(0x10, None), (0x87, "not authorized"), (0x97, "quota exceeded")]
 )
 def test_the_broker_s_reason_is_passed_on(reader: str, reason: int, refused: str | None) -> None:
-    """A publish is settled as accepted below 0x80, nobody listening included, and as refused above, with the reason."""
+    """A publish is accepted below 0x80, also without subscribers, and refused above.
+
+    A refusal carries the reason.
+    """
 
     def script(wire: Wire) -> None:
         wire.accept()
@@ -617,7 +661,7 @@ def test_the_broker_s_reason_is_passed_on(reader: str, reason: int, refused: str
 
 
 def test_a_reason_that_paho_does_not_know_is_passed_on_too() -> None:
-    """0x95, too large, makes paho end the connection; the fast reader takes it for what it is."""
+    """Reason 0x95, too large, makes paho end the connection; the fast reader reports it."""
 
     def script(wire: Wire) -> None:
         wire.accept()
@@ -633,7 +677,7 @@ def test_a_reason_that_paho_does_not_know_is_passed_on_too() -> None:
 
 @readers
 def test_what_the_broker_would_not_take_is_not_sent(reader: str) -> None:
-    """A packet above the size that the broker announced is settled as refused, and nothing of it is on the wire."""
+    """A packet above the size that the broker announced is settled as refused, and not sent."""
 
     def script(wire: Wire) -> None:
         wire.accept(properties=b"\x27\x00\x00\x03\xe8")
@@ -652,7 +696,10 @@ def test_what_the_broker_would_not_take_is_not_sent(reader: str) -> None:
 
 @readers
 def test_stale_acknowledgements_cannot_swallow_messages_of_a_new_session(reader: str) -> None:
-    """With the session lost, packet ids start again at 1: none of the old ones is sent, before CONNECT or after."""
+    """An acknowledgement of a lost session is not sent, neither before CONNECT nor after.
+
+    Packet ids start again at 1 in the new session.
+    """
 
     def script(wire: Wire) -> None:
         wire.accept()
@@ -687,7 +734,7 @@ def test_stale_acknowledgements_cannot_swallow_messages_of_a_new_session(reader:
 
 @readers
 def test_a_subscription_that_is_denied_stops_the_start(reader: str) -> None:
-    """It is said which, and why."""
+    """The error names the denied subscription and the reason."""
 
     def script(wire: Wire) -> None:
         wire.accept()
@@ -706,7 +753,7 @@ def test_a_subscription_that_is_denied_stops_the_start(reader: str) -> None:
 
 @readers
 def test_with_nobody_there_it_keeps_trying(reader: str) -> None:
-    """`open` answers False in its time, and once there is a broker we are connected."""
+    """`open` returns False in its time, and the connection is made once there is a broker."""
     port = free_port()
     with Connection(
         Access("127.0.0.1", port, "x"), Terms(["t"]), lambda _: True, reader=reader, backoff=QUICK
@@ -724,7 +771,7 @@ def test_with_nobody_there_it_keeps_trying(reader: str) -> None:
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "", "a" * 70 + ".example", "xn--\udcff"])
 def test_a_name_that_does_not_resolve_is_no_end(host: str) -> None:
-    """It is tried again; the thread lives."""
+    """A host name that does not resolve is tried again; the thread lives."""
     with Connection(Access(host, 1883, "x"), Terms(), lambda _: True, backoff=QUICK) as connection:
         assert not connection.open(0.3)
         assert connection.alive
@@ -736,7 +783,10 @@ def test_a_name_that_does_not_resolve_is_no_end(host: str) -> None:
 def test_a_frozen_broker_does_not_hold_up_the_end(
     reader: str, frozen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that stops reading, even with much on its way to it, delays `close` by no more than its own deadline."""
+    """A broker that stops reading delays `close` by no more than its own deadline.
+
+    The same holds with much data on its way to the broker.
+    """
     monkeypatch.setattr("insa_anomaly.adapters.mqtt.session._LEAVE_SECONDS", 0.5)
     release = threading.Event()
 
@@ -764,7 +814,10 @@ def test_a_frozen_broker_does_not_hold_up_the_end(
 @readers
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_a_broker_sends_kills_the_thread(reader: str, seed: int) -> None:
-    """Noise and broken packets at any moment, on many connections in a row: it reconnects each time, and works when the broker does."""
+    """Noise and broken packets at any moment, on many connections in a row, end no thread.
+
+    The connection is made again each time, and works when the broker does.
+    """
     noise = random.Random(seed)
     rounds = 40
 
@@ -810,9 +863,8 @@ def test_nothing_a_broker_sends_kills_the_thread(reader: str, seed: int) -> None
         with connection:
             try:
                 connection.open(0.01)
-            except (
-                BrokerRefused
-            ):  # noise can look like that; whoever asks at start is told, so ask again
+            except BrokerRefused:
+                # noise can look like a refusal; the caller at start gets the error, so ask again
                 pytest.skip("the first noise read as a refusal")
             wait_for(lambda: b"good" in inbox.payloads or not connection.alive, 30)
             assert b"good" in inbox.payloads
@@ -823,16 +875,14 @@ def test_nothing_a_broker_sends_kills_the_thread(reader: str, seed: int) -> None
 def test_an_idle_connection_is_kept_alive(
     mosquitto: Broker, unique: str, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pings go out and are answered, so that the broker does not take us for gone."""
-    monkeypatch.setattr(
-        "insa_anomaly.adapters.mqtt.link._TURN_SECONDS", 0.1
-    )  # far below the keepalive, as else
+    """Pings are sent and answered, so that the broker does not give up the client."""
+    # far below the keepalive, as else
+    monkeypatch.setattr("insa_anomaly.adapters.mqtt.link._TURN_SECONDS", 0.1)
     with connect(
         replace(access(mosquitto, unique), keepalive=4), Terms([unique]), Inbox(), reader
     ) as connection:
-        time.sleep(
-            7
-        )  # the broker gives up 6 s after the last sign of life: a busy machine has 2 s to answer in time
+        # the broker gives up 6 s after the last packet: a busy machine has 2 s to answer in time
+        time.sleep(7)
         assert connection.connected
         assert connection.generation == 1
 
@@ -857,7 +907,7 @@ def test_a_connection_that_is_dead_is_noticed(reader: str) -> None:
 
 @readers
 def test_reconnecting_leaves_nothing_behind(reader: str) -> None:
-    """After a hundred connections there are no more open files than after ten, and no more threads."""
+    """Open files and threads after a hundred connections are no more than after ten."""
     counts: list[tuple[int, int]] = []
 
     def script(wire: Wire) -> None:
@@ -877,7 +927,7 @@ def test_reconnecting_leaves_nothing_behind(reader: str) -> None:
 
 
 def test_closing_before_opening_is_harmless() -> None:
-    """Whoever fails in between cleans up without asking."""
+    """A connection that never opened can be closed."""
     connection = Connection(Access("127.0.0.1", 1, "x"), Terms(), lambda _: True)
     connection.close()
     with pytest.raises(BrokerAway):

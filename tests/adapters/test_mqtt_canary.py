@@ -1,4 +1,4 @@
-"""Whether the broker delivers to us: as a machine of its own, and through real brokers that do not."""
+"""Whether the broker delivers to us: as a machine of its own, and through real brokers."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ TOPIC = "canary/daemon"
 
 
 def begun() -> tuple[Canary, bytes]:
-    """One that was sent at 0, under packet id 7, and what it carries."""
+    """Return a canary that was sent at 0, under packet id 7, and its payload."""
     canary = Canary(TOPIC)
     canary.begin(None, 0.0)
     due = canary.due(0.0)
@@ -36,7 +36,7 @@ def begun() -> tuple[Canary, bytes]:
 
 
 def test_one_that_comes_back_is_proof() -> None:
-    """It is kept from everybody else, and the next one goes a minute later."""
+    """A canary that returns is not handed over, and the next is sent a minute later."""
     canary, payload = begun()
     assert canary.answered(7, None, 0.5)
     assert canary.heard([("a", b"1"), (TOPIC, payload), ("b", b"2")], [1, 0, 2], 1.0) == (
@@ -50,7 +50,10 @@ def test_one_that_comes_back_is_proof() -> None:
 
 
 def test_one_that_does_not_come_back_is_said_until_something_comes() -> None:
-    """After its time, not before; and another one is tried."""
+    """A canary that is late is reported after its deadline, until a message arrives.
+
+    Another canary is sent.
+    """
     canary, _ = begun()
     assert canary.due(DEADLINE_SECONDS) is None
     assert canary.trouble is None
@@ -64,7 +67,7 @@ def test_one_that_does_not_come_back_is_said_until_something_comes() -> None:
 
 
 def test_behind_a_long_queue_it_is_late_and_nothing_is_wrong() -> None:
-    """As long as anything comes, the broker delivers."""
+    """A late canary is no trouble as long as any message arrives."""
     canary, payload = begun()
     for second in range(50):
         assert canary.heard([("a", b"1")], [1], float(second)) == ([("a", b"1")], [1], [])
@@ -74,7 +77,10 @@ def test_behind_a_long_queue_it_is_late_and_nothing_is_wrong() -> None:
 
 
 def test_what_is_denied_is_said_plainly() -> None:
-    """To publish, or to subscribe: with the topic and the cure, until something else proves that the broker delivers."""
+    """A denial to publish or to subscribe is reported, with the topic and the cure.
+
+    A message that arrives proves that the broker delivers, and ends the report.
+    """
     canary, _ = begun()
     assert not canary.answered(8, None, 0.5)
     assert canary.answered(7, "not authorized", 0.5)
@@ -90,7 +96,10 @@ def test_what_is_denied_is_said_plainly() -> None:
 
 
 def test_a_denial_is_remembered_for_an_hour() -> None:
-    """On later connections too: some brokers end a connection over it. Then it is tried again, and may be over."""
+    """A denial is remembered on later connections too, because some brokers hang up over a canary.
+
+    A new canary is sent after an hour, and may succeed.
+    """
     canary, _ = begun()
     canary.answered(7, "not authorized", 0.0)
     canary.end(1.0, lost=True)
@@ -107,7 +116,10 @@ def test_a_denial_is_remembered_for_an_hour() -> None:
 
 
 def test_a_broker_that_hangs_up_over_it_is_left_in_peace() -> None:
-    """Twice in a row is a denial, once may be the network; and so may be a connection that is found dead later, however often."""
+    """Two hang-ups in a row right after a canary are a denial; a single hang-up may be the network.
+
+    A connection that is found dead later is none, however often.
+    """
     canary, _ = begun()
     for second in range(10, 60, 10):
         canary.end(second - 1.0, lost=True)
@@ -126,7 +138,7 @@ def test_a_broker_that_hangs_up_over_it_is_left_in_peace() -> None:
 
 
 def test_without_a_topic_there_is_none() -> None:
-    """Nothing is sent, nothing kept back, nothing said."""
+    """A canary without a topic sends no message, holds none back and reports no trouble."""
     canary = Canary(None)
     canary.begin(None, 0.0)
     assert canary.due(100.0) is None
@@ -134,10 +146,10 @@ def test_without_a_topic_there_is_none() -> None:
     assert canary.trouble is None
 
 
-# --------------------------------------------------------------------------------------------- with mosquitto
+# ---------------------------------------------------------------------------- with mosquitto
 @contextmanager
 def guarded(folder: Path, tools: Tools, rules: str) -> Iterator[Listener]:
-    """A mosquitto with this access list."""
+    """Run a mosquitto with this access list."""
     access = folder / "access"
     access.write_text(f"user insa\n{rules}")
     access.chmod(0o644)
@@ -146,7 +158,7 @@ def guarded(folder: Path, tools: Tools, rules: str) -> Iterator[Listener]:
 
 
 def settled(connection: Connection, seconds: float) -> bool:
-    """Whether it stays connected for so long, and does not come anew."""
+    """Return whether the connection lasts for `seconds`."""
     generation = connection.generation
     time.sleep(seconds)
     return connection.connected and connection.generation == generation
@@ -171,7 +183,7 @@ def test_through_a_broker_with_an_access_list(
     version: str,
     reader: str,
 ) -> None:
-    """One that lets us; one that does not let us publish; one that grants the subscription and then delivers nothing."""
+    """A broker that delivers is trusted; a denied publish and an undelivered grant are reported."""
     monkeypatch.setattr(canaries, "DEADLINE_SECONDS", 0.3)
     monkeypatch.setattr(canaries, "EVERY_SECONDS", 0.5)
     taken = Taken()

@@ -1,4 +1,4 @@
-"""Packets as bytes: what we read and write ourselves is what paho reads and writes."""
+"""Packets as bytes: our own encoding and decoding agree with paho's."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ published = st.lists(st.tuples(topics, st.binary(max_size=400), mids), max_size=
 def publish_packet(
     topic: str, payload: bytes, qos: int, mid: int, properties: bytes, flags: int = 0
 ) -> bytes:
-    """A PUBLISH with anything in it."""
+    """Build a PUBLISH from any parts."""
     name = topic.encode()
     body = (
         len(name).to_bytes(2, "big")
@@ -53,7 +53,7 @@ def publish_packet(
 def test_law_what_is_written_is_read_up_to_any_cut(
     messages: list[tuple[str, bytes, int]], protocol: int, data: st.DataObject
 ) -> None:
-    """Of packets cut off anywhere, exactly the whole ones are read, and reading stops where the first broken one begins."""
+    """Only whole packets are read, up to the first broken packet or the cut."""
     packets = [encode_publish(*message, protocol) for message in messages]
     stream = b"".join(packets)
     cut = data.draw(st.integers(0, len(stream)))
@@ -70,7 +70,10 @@ def test_law_what_is_written_is_read_up_to_any_cut(
 @settings(max_examples=300)
 @given(st.binary(max_size=60), protocols)
 def test_law_no_bytes_are_read_otherwise_than_paho_reads_them(noise: bytes, protocol: int) -> None:
-    """Any bytes, dressed as a PUBLISH, are left to paho or read as paho reads them; nothing but Malformed is ever raised."""
+    """Any bytes, dressed as a PUBLISH, are left to paho or read as paho reads them.
+
+    No error but Malformed is ever raised.
+    """
     for head in (0x30, 0x31, 0x32, 0x3B, 0x34):
         packet = bytes([head]) + encode_length(len(noise)) + noise
         read: list[tuple[str, bytes]] = []
@@ -94,7 +97,7 @@ def test_law_no_bytes_are_read_otherwise_than_paho_reads_them(noise: bytes, prot
 def test_properties_of_any_length_are_passed_over(
     topic: str, payload: bytes, mid: int, qos: int, pairs: list[tuple[str, str]]
 ) -> None:
-    """User properties, also of 128 bytes and more, change nothing of topic, packet id and payload."""
+    """User properties, also of 128 bytes and more, do not affect topic, packet id and payload."""
     properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     if pairs:
         properties.UserProperty = pairs
@@ -122,7 +125,11 @@ def test_properties_of_any_length_are_passed_over(
     ],
 )
 def test_what_is_unusual_is_left_alone(packet: bytes) -> None:
-    """QoS 2, topic aliases, lengths that do not add up, topics that are no text, other packets: none is taken, none raises."""
+    """An unusual packet is neither taken nor does it raise.
+
+    Examples are QoS 2, topic aliases, lengths that do not add up, topics that are no text and other
+    packets.
+    """
     read: list[tuple[str, bytes]] = []
     assert Publishes(5).take(packet, 0, read, []) == 0
     assert read == []
@@ -130,7 +137,7 @@ def test_what_is_unusual_is_left_alone(packet: bytes) -> None:
 
 @given(st.lists(mids, max_size=50))
 def test_pubacks_in_one_piece_are_pubacks(ids: list[int]) -> None:
-    """Joined, they are the same bytes as one by one, and read back in order."""
+    """Joined PUBACKs are the same bytes as single PUBACKs, and are read back in order."""
     stream = encode_pubacks(ids)
     assert stream == b"".join(b"\x40\x02" + mid.to_bytes(2, "big") for mid in ids)
     answers: list[tuple[int, int]] = []
@@ -139,7 +146,7 @@ def test_pubacks_in_one_piece_are_pubacks(ids: list[int]) -> None:
 
 
 def test_pubacks_carry_their_reason() -> None:
-    """With and without properties; cut ones are left."""
+    """A PUBACK is read with its reason, with and without properties; a cut PUBACK is left."""
     stream = b"\x40\x03\x00\x01\x10\x40\x04\x00\x02\x87\x00\x40\x02\x00\x03\x40\x02\x00"
     answers: list[tuple[int, int]] = []
     assert take_pubacks(stream, 0, answers) == 15
@@ -154,7 +161,7 @@ def test_lengths_read_back(length: int) -> None:
 
 
 def test_a_length_of_five_bytes_is_malformed() -> None:
-    """MQTT has none."""
+    """MQTT has no length of five bytes."""
     with pytest.raises(Malformed):
         variable(b"\xff\xff\xff\xff\x01", 0)
 
@@ -176,19 +183,22 @@ def test_a_length_of_five_bytes_is_malformed() -> None:
     ],
 )
 def test_topics_a_broker_would_end_the_connection_over(topic: str) -> None:
-    """Wildcards, control characters, what is no character, too long."""
+    """Wildcards, control characters, noncharacters and overlong topics are refused."""
     assert unpublishable(topic, b"", 262_144) == "topic name invalid"
 
 
 def test_what_may_be_published() -> None:
-    """Any other topic, and payloads up to what the broker takes."""
+    """Any other topic may be published, and payloads up to the broker's limit."""
     assert unpublishable("insa/iiot/ml/anomaly/Öl-Pumpe 🛢", b"{}", 262_144) is None
     assert unpublishable("t", b"x" * 990, 1000) == "packet too large"
     assert unpublishable("t", b"x" * 980, 1000) is None
 
 
 def test_reasons_have_words() -> None:
-    """Below 0x80 is accepted, also where nobody subscribes; above, the reason is named, known or not."""
+    """A reason below 0x80 is accepted, also without subscribers; above, the reason is named.
+
+    Unknown reasons are named by their number.
+    """
     assert (refusal(0), refusal(0x10), refusal(0x87), refusal(0xC3)) == (
         None,
         None,
@@ -198,7 +208,7 @@ def test_reasons_have_words() -> None:
 
 
 def test_backing_off_doubles_up_to_its_limit() -> None:
-    """1, 2, 4 ... 30 s, less up to half of it by chance, however many failures there were."""
+    """The delays are 1, 2, 4 ... 30 s after any number of failures, less up to half by chance."""
     backoff = Backoff(1.0, 30.0)
     assert [backoff.delay(failures, 0.0) for failures in (1, 2, 3, 6, 10_000)] == [
         1.0,

@@ -28,14 +28,12 @@ large = st.builds(
 )
 qos, mids = st.sampled_from([0, 1, 1, 1]), st.integers(1, 0xFFFF)
 flag_bits, property_bytes = st.sampled_from([0, 1, 8, 9]), st.sampled_from([0, 0, 5, 140])
-publishes = st.lists(
-    st.tuples(topics, st.binary(max_size=300) | large, qos, mids, flag_bits, property_bytes),
-    max_size=8,
-)
+sent = st.tuples(topics, st.binary(max_size=300) | large, qos, mids)
+publishes = st.lists(st.tuples(sent, flag_bits, property_bytes), max_size=8)
 
 
 class Fed:
-    """A client that reads what a test writes; `got` is everything it handed over."""
+    """A client that reads the bytes that a test writes; `got` holds all it handed over."""
 
     def __init__(self, reader: type[StockClient], protocol: int) -> None:
         self.got: list[tuple[str, bytes, int]] = []
@@ -57,7 +55,7 @@ class Fed:
         ]
 
     def feed(self, chunks: list[bytes]) -> MQTTErrorCode:
-        """Write, read to the end, answer how it ended."""
+        """Write the chunks, read to the end, and return how it ended."""
         writer = threading.Thread(target=self._write, args=(chunks,), daemon=True)
         writer.start()
         rc = MQTTErrorCode.MQTT_ERR_SUCCESS
@@ -85,9 +83,16 @@ class Fed:
 
 
 def packet(
-    topic: str, payload: bytes, qos: int, mid: int, flags: int, properties: int, protocol: int = 5
+    topic: str,
+    payload: bytes,
+    qos: int,
+    mid: int,
+    *,
+    flags: int = 0,
+    properties: int = 0,
+    protocol: int = 5,
 ) -> bytes:
-    """A PUBLISH, with user properties of about so many bytes."""
+    """Build a PUBLISH with user properties of about `properties` bytes."""
     name = topic.encode()
     pair = (
         b"\x26\x00\x01k" + max(0, properties - 6).to_bytes(2, "big") + b"v" * max(0, properties - 6)
@@ -106,7 +111,7 @@ def packet(
 
 
 def cut(stream: bytes, seed: int) -> list[bytes]:
-    """The stream in pieces of sizes from one byte up."""
+    """Cut the stream into pieces of 1 byte and more."""
     sizes, pieces, at = random.Random(seed), [], 0
     while at < len(stream):
         size = sizes.choice([1, 2, 7, 100, 5000, 100_000])
@@ -122,11 +127,17 @@ def cut(stream: bytes, seed: int) -> list[bytes]:
 )
 @given(publishes, st.sampled_from([4, 5]), st.integers(0, 2**32))
 def test_law_both_deliver_the_same_bytes(
-    messages: list[tuple[str, bytes, int, int, int, int]], protocol: int, seed: int
+    messages: list[tuple[tuple[str, bytes, int, int], int, int]], protocol: int, seed: int
 ) -> None:
-    """Whatever topics, sizes, flags and properties, and wherever the network cuts: what was sent is delivered, by both alike."""
-    stream = b"".join(packet(*message, protocol) for message in messages)
-    expected = [(topic, payload, mid if qos else 0) for topic, payload, qos, mid, *_ in messages]
+    """Both readers deliver the bytes that were sent.
+
+    The same holds for any topics, sizes, flags and properties, wherever the network cuts.
+    """
+    stream = b"".join(
+        packet(*message, flags=flags, properties=properties, protocol=protocol)
+        for message, flags, properties in messages
+    )
+    expected = [(topic, payload, mid if qos else 0) for (topic, payload, qos, mid), *_ in messages]
     for reader in READERS:
         fed = Fed(reader, protocol)
         fed.feed(cut(stream, seed))
@@ -138,8 +149,11 @@ def test_law_both_deliver_the_same_bytes(
 def test_law_noise_ends_a_connection_and_nothing_else(
     noise: bytes, protocol: int, leading: bool
 ) -> None:
-    """Any bytes, alone or after a good message: both deliver the good one, and then either go on reading or end the connection."""
-    good = packet("t", b"good", 1, 1, 0, 0, protocol) if leading else b""
+    """Both readers deliver a good message before any noise.
+
+    They then continue to read or end the connection.
+    """
+    good = packet("t", b"good", 1, 1, protocol=protocol) if leading else b""
     for reader in READERS:
         fed = Fed(reader, protocol)
         try:
@@ -153,18 +167,27 @@ def test_law_noise_ends_a_connection_and_nothing_else(
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_topic_that_is_no_text_is_delivered_to_be_refused(reader: type[StockClient]) -> None:
-    """Its bytes are replaced; what it is good for is decided where all messages are judged, not by hanging up for ever."""
+    """The invalid bytes of a topic are replaced, and the message is delivered.
+
+    The place where all messages are judged rejects it; hanging up would repeat for ever.
+    """
     fed = Fed(reader, 5)
-    fed.feed([b"\x32\x08\x00\x02\xff\xfe\x00\x07\x00x" + packet("t", b"y", 1, 8, 0, 0, 5)])
+    fed.feed([b"\x32\x08\x00\x02\xff\xfe\x00\x07\x00x" + packet("t", b"y", 1, 8)])
     assert fed.got == [("\ufffd\ufffd", b"x", 7), ("t", b"y", 8)]
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_payload_beyond_all_bounds_is_cut(reader: type[StockClient]) -> None:
-    """3.1.1 cannot limit what is sent: so much of it is kept as shows that it is too large, and the messages around it are whole."""
+    """An oversized payload is cut just above the limit, which shows that it is too large.
+
+    The messages around it are whole. A client of 3.1.1 cannot limit the size of packets.
+    """
     fed = Fed(reader, 4)
-    huge = packet("t/huge", b"\1" * 3_000_000, 1, 2, 0, 0, 4)
-    fed.feed(cut(packet("t", b"a", 1, 1, 0, 0, 4) + huge + packet("t", b"b", 1, 3, 0, 0, 4), 1))
+    huge = packet("t/huge", b"\1" * 3_000_000, 1, 2, protocol=4)
+    before, after = (
+        packet("t", payload, 1, mid, protocol=4) for payload, mid in ((b"a", 1), (b"b", 3))
+    )
+    fed.feed(cut(before + huge + after, 1))
     assert [(topic, len(payload), mid) for topic, payload, mid in fed.got] == [
         ("t", 1, 1),
         ("t/huge", MOST + 1, 2),
@@ -174,7 +197,10 @@ def test_a_payload_beyond_all_bounds_is_cut(reader: type[StockClient]) -> None:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_qos_2_is_served_where_an_old_session_has_it(reader: type[StockClient]) -> None:
-    """PUBREC, then delivery on PUBREL, then PUBCOMP on acknowledgement: we never subscribe at QoS 2, but must not choke on it."""
+    """QoS 2 is served: PUBREC, delivery on PUBREL, then PUBCOMP on acknowledgement.
+
+    The client never subscribes at QoS 2, but an old session may hold such messages.
+    """
     fed = Fed(reader, 5)
     fed.far.sendall(b"\x34\x06\x00\x01t\x00\x09\x00" + b"\x62\x02\x00\x09")
     for _ in range(4):
@@ -188,7 +214,7 @@ def test_qos_2_is_served_where_an_old_session_has_it(reader: type[StockClient]) 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_acknowledgements_are_the_same_on_the_wire(reader: type[StockClient]) -> None:
-    """Packet ids in their order, none for QoS 0."""
+    """Packet ids are acknowledged in their order, none for QoS 0."""
     fed = Fed(reader, 5)
     fed.client.acknowledge([5, 0, 0xFFFF, 1])
     for _ in range(3):
@@ -199,7 +225,10 @@ def test_acknowledgements_are_the_same_on_the_wire(reader: type[StockClient]) ->
 
 @pytest.mark.parametrize("reader", READERS)
 def test_publishes_wait_for_room(reader: type[StockClient]) -> None:
-    """Of 300 publishes only as many are under way as are allowed; every answer lets another one go, and all go in the end, in order."""
+    """Only the allowed number of 300 publishes is under way.
+
+    Every answer admits another publish, and all are sent in the end, in order.
+    """
     fed = Fed(reader, 5)
     fed.client.allow(20)
     mids = [fed.client.send("t", b"%d" % i, retain=False) for i in range(300)]

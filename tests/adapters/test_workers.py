@@ -1,4 +1,7 @@
-"""Processes that train: each task is done once, wherever; and none outlives the process that asked."""
+"""Processes that train: each task is done once, in any process.
+
+No process outlives its parent.
+"""
 
 import os
 import subprocess
@@ -22,7 +25,7 @@ TASKS = [partial(mul, number, number) for number in range(7)]
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_task_is_done_once(processes: int) -> None:
-    """Here or in processes of their own, in any order."""
+    """Tasks run here or in processes of their own, in any order."""
     assert sorted(LokyWorkers(processes).run(TASKS)) == [0, 1, 4, 9, 16, 25, 36]
 
 
@@ -41,7 +44,7 @@ def test_tasks_are_taken_as_they_are_needed() -> None:
 
 
 def test_no_worker_outlives_who_asked(tmp_path: Path) -> None:
-    """Killed without a word, it leaves nobody behind."""
+    """A parent that is killed leaves no worker behind."""
     program = f"""
         import os, sys, time
         from functools import partial
@@ -60,14 +63,14 @@ def test_no_worker_outlives_who_asked(tmp_path: Path) -> None:
 
 
 def told(folder: str, number: int) -> int:
-    """In a worker: say which process it is, and stay."""
+    """Record the process id of this worker, and stay for a minute."""
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(60)
     return number
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs; one that nobody waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -75,14 +78,14 @@ def alive(pid: int) -> bool:
 
 
 def test_dask_is_an_extra() -> None:
-    """Whoever names a scheduler without it, or one that is not there, is told so."""
+    """A scheduler named without the extra, or an unreachable scheduler, raises TrainingError."""
     with pytest.raises(TrainingError, match="dask|does not answer"):
         list(DaskWorkers("tcp://127.0.0.1:1").run(TASKS))
 
 
 @pytest.mark.parametrize("scheduler", ["tcp://plant:8786", "plant:8786", "http://127.0.0.1", ""])
 def test_dask_is_asked_safely_or_not_at_all(scheduler: str) -> None:
-    """What it is sent it runs: TLS, or this machine."""
+    """A scheduler is used over TLS or on this machine only, because it runs the code it is sent."""
     with pytest.raises(ValueError, match="dask_scheduler"):
         Settings(training={"dask_scheduler": scheduler})  # type: ignore[arg-type]
     assert Training(dask_scheduler="tls://plant:8786").dask_scheduler

@@ -1,4 +1,7 @@
-"""A real HTTP server for tests, that answers as it is told, slowly if need be, and remembers what it was asked."""
+"""A real HTTP server for tests.
+
+The server answers as the test configures it, slowly if need be, and records every request.
+"""
 
 import ssl
 import threading
@@ -12,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Request:
-    """What it was asked; headers have lower-case names."""
+    """A request that arrived; headers have lower-case names."""
 
     method: str
     path: str
@@ -22,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What it answers, a byte every `pause` seconds where there is one."""
+    """An answer; a byte is sent every `pause` seconds if `pause` is not 0."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -32,7 +35,7 @@ class Reply:
 
 @dataclass
 class WebServer:
-    """`answer` decides; `asked` is all it was asked."""
+    """A server whose function `answer` decides each reply; `asked` holds all requests."""
 
     answer: Callable[[Request], Reply] = lambda _: Reply()
     asked: list[Request] = field(default_factory=list)
@@ -40,7 +43,7 @@ class WebServer:
 
     @contextmanager
     def running(self, certificate: Path | None = None, key: Path | None = None) -> Iterator[None]:
-        """It listens; with a certificate it speaks TLS."""
+        """Listen while the block runs; with a certificate, speak TLS."""
         server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
         server.daemon_threads = True
         if certificate is not None:
@@ -82,11 +85,11 @@ class WebServer:
                         time.sleep(reply.pause)
                         self.wfile.write(piece)
                 except OSError:
-                    self.close_connection = True  # it went away: the deadline was over
+                    self.close_connection = True  # the client hung up: its deadline was over
 
             do_GET = do_POST = do_PATCH = _do  # noqa: N815 - the library's names
 
             def log_message(self, *_: object) -> None:
-                """Be quiet."""
+                """Log no request."""
 
         return Handler

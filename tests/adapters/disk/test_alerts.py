@@ -1,4 +1,4 @@
-"""The file of alerts: it outlives a process, is ours alone, and a damaged one is set aside."""
+"""The file of alerts: it outlives a process, is private, and is set aside if it is damaged."""
 
 import sqlite3
 import stat
@@ -16,7 +16,7 @@ from tests.core.alerts import DAY_ZERO, an_alert
 
 
 def test_it_outlives_the_process(tmp_path: Path) -> None:
-    """What waits still waits, also where the process was killed; nobody else may read it."""
+    """Waiting alerts still wait after the process was killed; only the owner may read the file."""
     path = tmp_path / "new" / "alerts.db"
     file = AlertFile(path)
     file.keep(Dispatch(sent=[("mail", an_alert(1))]), ["e1"], DAY_ZERO)
@@ -28,7 +28,7 @@ def test_it_outlives_the_process(tmp_path: Path) -> None:
 
 
 def test_a_dead_letter_can_be_read(tmp_path: Path) -> None:
-    """For thirty days, with its reason."""
+    """A dead letter is stored for thirty days, with its reason."""
     with AlertFile(tmp_path / "alerts.db") as file:
         file.keep(Dispatch(sent=[("mail", an_alert(1))]), [], DAY_ZERO)
         one = file.next("mail", DAY_ZERO)
@@ -43,7 +43,7 @@ def test_a_dead_letter_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_dead_letter_can_be_tried_again(tmp_path: Path) -> None:
-    """It waits once, with all its time before it, whoever asks for it and how often."""
+    """A dead letter that is revived twice waits once, with all its time before it."""
     with AlertFile(tmp_path / "alerts.db") as file, AlertFile(tmp_path / "alerts.db") as other:
         file.keep(Dispatch(sent=[("mail", an_alert(1)), ("mail", an_alert(2))]), [], DAY_ZERO)
         one = file.next("mail", DAY_ZERO)
@@ -59,7 +59,7 @@ def test_a_dead_letter_can_be_tried_again(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_holds_nobody_up(tmp_path: Path) -> None:
-    """An alert of another version is a dead letter; the next one is delivered."""
+    """An alert of another version is a dead letter; the next alert is delivered."""
     path = tmp_path / "alerts.db"
     with AlertFile(path) as file:
         file.keep(Dispatch(sent=[("mail", an_alert(1)), ("mail", an_alert(2))]), [], DAY_ZERO)
@@ -74,7 +74,7 @@ def test_what_cannot_be_read_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_future_is_refused(tmp_path: Path) -> None:
-    """Rather than misread."""
+    """A file of a later version is refused rather than misread."""
     path = tmp_path / "alerts.db"
     AlertFile(path).close()
     with closing(sqlite3.connect(path)) as other:
@@ -84,7 +84,7 @@ def test_a_file_of_the_future_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
-    """And a new one begun: alerts must not keep the daemon from starting."""
+    """A damaged file is set aside and a new file begun, so that the daemon starts."""
     path = tmp_path / "alerts.db"
     path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
     with pytest.raises(AlertsDamaged):
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
 def test_a_file_in_other_hands_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lock that is held for too long is a broken file for now, and nothing has changed."""
+    """A lock held for too long raises AlertsBroken, and the file is unchanged."""
     monkeypatch.setattr("insa_anomaly.adapters.disk.alerts._WAIT", 0.05)
     path = tmp_path / "alerts.db"
     with AlertFile(path) as file, closing(sqlite3.connect(path, isolation_level=None)) as other:

@@ -1,4 +1,4 @@
-"""The log on disk: restarts, damage, full disks, who may read it."""
+"""The log on disk: restarts, damage, full disks, access."""
 
 import os
 import signal
@@ -19,12 +19,15 @@ from insa_anomaly.ports import Swap
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the log goes."""
+    """Return the place of the log."""
     return tmp_path / "private" / "spool.db"
 
 
 def test_a_restart_changes_nothing(path: Path) -> None:
-    """Id, last sequence, receive times and entries survive closing and opening, with entries and with none left."""
+    """Id, last sequence, receive times and entries survive closing and opening.
+
+    The same holds for a log with no entries left.
+    """
     with Spool(path) as spool:
         entry = spool.append([("t", b"x")] * 5, [], 100)
         name = spool.id
@@ -39,15 +42,16 @@ def test_a_restart_changes_nothing(path: Path) -> None:
 
 
 def test_a_new_file_is_a_new_log(tmp_path: Path) -> None:
-    """Cursors into one log mean nothing to another, so their names differ."""
+    """Two logs have different ids, because a cursor is valid for its own log only."""
     with Spool(tmp_path / "a.db") as one, Spool(tmp_path / "b.db") as other:
         assert one.id != other.id
 
 
 def test_kill_9_loses_nothing_that_was_appended(path: Path) -> None:
-    """What `append` returned for is there after the process was killed without warning."""
+    """Every entry for which `append` returned is there after the process was killed."""
     program = (
-        "import sys, pathlib; from insa_anomaly.adapters.disk.log import Spool; spool = Spool(pathlib.Path(sys.argv[1]))\n"
+        "import sys, pathlib; from insa_anomaly.adapters.disk.log import Spool\n"
+        "spool = Spool(pathlib.Path(sys.argv[1]))\n"
         "while True: print(spool.append([('t', b'x' * 5000)] * 3, [], 0).seq, flush=True)"
     )
     with subprocess.Popen(
@@ -63,7 +67,7 @@ def test_kill_9_loses_nothing_that_was_appended(path: Path) -> None:
 
 
 def test_readers_and_the_writer_do_not_wait_for_each_other(path: Path) -> None:
-    """Other threads read and drop while one appends; every reader sees whole entries in order."""
+    """Other threads read and drop during appends; every reader sees whole entries in order."""
     failures: list[BaseException] = []
 
     def follow(spool: Spool) -> None:
@@ -91,7 +95,10 @@ def test_readers_and_the_writer_do_not_wait_for_each_other(path: Path) -> None:
 
 
 def test_a_damaged_entry_is_named(path: Path) -> None:
-    """A row whose checksum is wrong raises an error that says which file and which entry; those before it are read."""
+    """A row with a wrong checksum raises an error that names the file and the entry.
+
+    The entries before it can be read.
+    """
     with Spool(path) as spool:
         for _ in range(3):
             spool.append([("t", b"x")], [], 0)
@@ -105,7 +112,10 @@ def test_a_damaged_entry_is_named(path: Path) -> None:
 
 
 def test_what_can_be_read_of_a_damaged_log_is_salvaged(path: Path) -> None:
-    """Every entry that is as it was written comes into the new log, in order, with its time of receipt; the others are counted."""
+    """Every intact entry comes into the new log, in order, with its receive time.
+
+    The other entries are counted.
+    """
     aside = path.with_name("aside.db")
     with Spool(aside) as spool:
         for number in range(1, 6):
@@ -127,7 +137,7 @@ def test_what_can_be_read_of_a_damaged_log_is_salvaged(path: Path) -> None:
 
 
 def test_nothing_is_salvaged_of_what_is_no_log(path: Path) -> None:
-    """And nothing breaks."""
+    """No entry is salvaged from a file that is no log, and no error is raised."""
     path.parent.mkdir()
     aside = path.with_name("aside.db")
     aside.write_bytes(b"not a database, " * 1000)
@@ -144,7 +154,10 @@ def damage(path: Path, statement: str) -> None:
 
 
 def test_a_full_disk_refuses_and_recovers(path: Path) -> None:
-    """An append that finds no room raises LogBroken and writes nothing; the next succeeds once there is room again."""
+    """An append that finds no room raises LogBroken and writes no entry.
+
+    The next append succeeds once there is room again.
+    """
     with Spool(path) as spool:
         spool.append([("t", b"x")], [], 0)
         spool._writer.execute("PRAGMA max_page_count = 8")
@@ -156,7 +169,7 @@ def test_a_full_disk_refuses_and_recovers(path: Path) -> None:
 
 
 def test_what_is_no_log_is_refused(path: Path) -> None:
-    """A file of something else is left alone."""
+    """A file that is no log is left unchanged."""
     path.parent.mkdir()
     path.write_bytes(b"not a database, " * 100)
     with pytest.raises(LogBroken, match=r"spool\.db"):
@@ -165,7 +178,7 @@ def test_what_is_no_log_is_refused(path: Path) -> None:
 
 
 def test_a_log_of_a_later_version_is_refused(path: Path) -> None:
-    """It says so instead of reading it wrongly."""
+    """A log of a later version raises an error instead of being misread."""
     Spool(path).close()
     with sqlite3.connect(path) as file:
         file.execute("PRAGMA user_version = 99")
@@ -175,7 +188,7 @@ def test_a_log_of_a_later_version_is_refused(path: Path) -> None:
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:
-    """Folder 0700, every file 0600, whatever the umask."""
+    """The folder has mode 0700 and every file 0600, under any umask."""
     before = os.umask(0)
     try:
         with Spool(path) as spool:
@@ -188,7 +201,7 @@ def test_only_the_owner_may_read_it(path: Path) -> None:
 
 
 def test_an_unusable_place_is_one_clear_error(tmp_path: Path) -> None:
-    """A folder that cannot be made names the path."""
+    """A folder that cannot be made raises an error that names the path."""
     (tmp_path / "file").write_text("")
     with pytest.raises(LogBroken, match="file"):
         Spool(tmp_path / "file" / "spool.db")
@@ -205,7 +218,10 @@ def test_dropped_room_is_used_again(path: Path) -> None:
 
 
 def test_a_log_has_a_limit(path: Path) -> None:
-    """Full, it says so and names the setting; what is dropped makes room, and it goes on by itself; also after a restart."""
+    """A full log raises LogFull, which names the setting, also after a restart.
+
+    Dropped entries make room, and appending continues.
+    """
     block = [("t", os.urandom(20_000))]
     with Spool(path, most_bytes=1 << 20) as spool:
         with suppress(LogFull):

@@ -1,4 +1,4 @@
-"""Room kept on the disk: taken, let go, and taken again only where there is enough."""
+"""Room reserved on the disk: taken, released, and taken again only where there is enough."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,17 @@ from insa_anomaly.adapters.disk.reserve import Reserve
 
 
 class About(NamedTuple):
-    """Of a file system: free blocks, and the bytes of one."""
+    """Figures of a file system: free blocks, and the bytes of a block."""
 
     f_bavail: int
     f_frsize: int
 
 
 def test_it_takes_and_gives_back(tmp_path: Path) -> None:
-    """Blocks of the disk, not just a length; readable by its owner alone; a later run finds it held."""
+    """A reserve holds blocks of the disk, not just a length; only its owner may read it.
+
+    A later run finds it held.
+    """
     path = tmp_path / "reserve"
     reserve = Reserve(path, 1 << 20)
     assert not reserve.held
@@ -38,7 +41,7 @@ def test_it_takes_and_gives_back(tmp_path: Path) -> None:
 def test_it_is_taken_only_where_there_is_twice_as_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes afterwards must not fill the disk at once."""
+    """A reserve is taken only where twice its size is free, so that later writes find room."""
     reserve = Reserve(tmp_path / "reserve", 1 << 20)
     monkeypatch.setattr(os, "statvfs", lambda _: About(511, 4096))
     assert not reserve.hold()
@@ -48,12 +51,12 @@ def test_it_is_taken_only_where_there_is_twice_as_much(
 
 
 def test_a_disk_that_refuses_is_no_error(tmp_path: Path) -> None:
-    """There is then no reserve."""
+    """A disk that refuses means no reserve, and no error."""
     assert not Reserve(tmp_path / "nowhere" / "reserve", 1 << 20).hold()
 
 
 def test_none_counts_as_held(tmp_path: Path) -> None:
-    """Nothing is written."""
+    """A reserve of 0 bytes counts as held, and writes no file."""
     reserve = Reserve(tmp_path / "reserve", 0)
     reserve.release()
     assert reserve.held

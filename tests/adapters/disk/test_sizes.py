@@ -1,4 +1,4 @@
-"""Sizes on disk, of files that come and go."""
+"""Sizes on disk, of files that appear and vanish."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from insa_anomaly.errors import DiskUnreadable
 
 
 def test_a_folder_is_all_that_lies_below_it(tmp_path: Path) -> None:
-    """However deep; what a link points to is somewhere else, and where nothing is there are no bytes."""
+    """A folder's size is that of all files below it, however deep.
+
+    The target of a link is not counted, and a folder that does not exist holds 0 bytes.
+    """
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name, size in (("one", 10), ("a/two", 200), ("a/b/three", 3000)):
         (tmp_path / name).write_bytes(b"x" * size)
@@ -20,7 +23,7 @@ def test_a_folder_is_all_that_lies_below_it(tmp_path: Path) -> None:
 
 
 def test_a_file_of_sqlite_is_three(tmp_path: Path) -> None:
-    """Itself, its write-ahead file and its index; not what was set aside."""
+    """A SQLite file counts with its write-ahead file and its index, without files set aside."""
     for name, size in (("s.db", 1), ("s.db-wal", 20), ("s.db-shm", 300), ("s.db.damaged-1", 4000)):
         (tmp_path / name).write_bytes(b"x" * size)
     assert size_of_file(tmp_path / "s.db") == 321
@@ -28,7 +31,7 @@ def test_a_file_of_sqlite_is_three(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_looked_at_is_an_error_of_ours(tmp_path: Path) -> None:
-    """A file in the place of a folder."""
+    """A file in the place of a folder raises DiskUnreadable."""
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(DiskUnreadable):
         size_of_folder(tmp_path / "file")

@@ -1,4 +1,4 @@
-"""The state on disk: restarts, what a crash leaves, who may read it."""
+"""The state on disk: restarts, the remains of a crash, access."""
 
 import sqlite3
 import stat
@@ -13,12 +13,12 @@ from insa_anomaly.errors import StateBroken
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the state goes."""
+    """Return the place of the state."""
     return tmp_path / "private" / "state.db"
 
 
 def test_a_restart_changes_nothing(path: Path) -> None:
-    """Everything survives closing and opening, the numbers of told events included."""
+    """Every row survives closing and opening, the numbers of published events included."""
     log_id = uuid4()
     with StateFile(path) as state:
         state.bind(log_id)
@@ -37,7 +37,7 @@ def test_a_restart_changes_nothing(path: Path) -> None:
 
 
 def test_a_commit_that_fails_changes_nothing(path: Path) -> None:
-    """Results, events and cursor go in together or not at all."""
+    """Results, events and cursor are committed together or not at all."""
     with StateFile(path) as state:
         state.bind(uuid4())
         state.commit(1, b"r", [])
@@ -48,7 +48,7 @@ def test_a_commit_that_fails_changes_nothing(path: Path) -> None:
 
 
 def test_after_sync_all_of_it_is_in_the_file_itself(path: Path, tmp_path: Path) -> None:
-    """A copy of the file without its write-ahead file has what was committed."""
+    """A copy of the file without its write-ahead file has all committed rows."""
     copy = tmp_path / "copy" / "state.db"
     copy.parent.mkdir()
     with StateFile(path) as state:
@@ -60,7 +60,10 @@ def test_after_sync_all_of_it_is_in_the_file_itself(path: Path, tmp_path: Path) 
 
 
 def test_sync_says_when_it_could_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader from outside that keeps SQLite from syncing is an error, so that the log is not dropped."""
+    """A foreign reader that keeps SQLite from syncing raises an error.
+
+    The log is therefore not dropped.
+    """
     monkeypatch.setattr("insa_anomaly.adapters.disk.state._WAIT", 0.05)
     with StateFile(path) as state:
         state.commit(1, b"r", [])
@@ -83,7 +86,7 @@ def test_a_damaged_file_is_ours_to_report(path: Path) -> None:
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:
-    """Folder 0700, every file 0600."""
+    """The folder has mode 0700 and every file 0600."""
     with StateFile(path) as state:
         state.commit(1, b"r", [])
         assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
@@ -91,7 +94,7 @@ def test_only_the_owner_may_read_it(path: Path) -> None:
 
 
 def test_a_state_of_the_version_before_is_taken_over(path: Path) -> None:
-    """With what it had to tell; from now on alerts have their list."""
+    """A state of the version before keeps its outgoing events, and gets a list of notices."""
     with StateFile(path) as state:
         told = state.post([("a", b"1")])
     with sqlite3.connect(path) as file:

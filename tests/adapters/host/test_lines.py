@@ -1,4 +1,7 @@
-"""Questions and answers between two processes: each question has its own answer, or none in time; and the end of one end is heard."""
+"""Questions and answers between two processes.
+
+Each question has its own answer, or none in time; each end notices when the other end is gone.
+"""
 
 import gc
 import os
@@ -29,12 +32,12 @@ class Pair:
         answering.serve(answer)
 
     def ask(self, question: bytes, seconds: float = 10.0) -> bytes:
-        """The answer."""
+        """Return the answer to a question."""
         return self.asking.ask(question, seconds)
 
 
 def test_every_question_has_its_own_answer() -> None:
-    """However many ask at once, over fewer lines; of any length."""
+    """Every question gets its own answer, of any length, with more callers than lines."""
     pair = Pair(3, bytes.upper)
     questions = [f"question {number} ".encode() * (1 + number * 97 % 5000) for number in range(200)]
     with ThreadPoolExecutor(16) as pool:
@@ -42,7 +45,7 @@ def test_every_question_has_its_own_answer() -> None:
 
 
 def test_a_late_answer_is_not_taken_for_another() -> None:
-    """The question that was given up, and those after it on the same line."""
+    """A late answer is dropped; the later questions on the same line get their own answers."""
     slow = Event()
 
     def answer(question: bytes) -> bytes:
@@ -58,7 +61,7 @@ def test_a_late_answer_is_not_taken_for_another() -> None:
 
 
 def test_silence_has_an_end() -> None:
-    """Where nobody answers, and where every line is taken by somebody who waits."""
+    """A question times out where no answer comes and where every line is taken."""
     free = Event()
     pair = Pair(1, lambda question: question * free.wait(10.0))
     with ThreadPoolExecutor(2) as pool:
@@ -72,7 +75,7 @@ def test_silence_has_an_end() -> None:
 
 
 def test_a_fault_of_who_answers_is_told_and_the_line_stays() -> None:
-    """What comes of it is nothing, which is no answer to anything."""
+    """A fault of the answering end is logged, its answer is empty, and the line still works."""
 
     def answer(question: bytes) -> bytes:
         if question == b"bad":
@@ -87,7 +90,7 @@ def test_a_fault_of_who_answers_is_told_and_the_line_stays() -> None:
 
 
 def test_who_answers_is_gone() -> None:
-    """That is heard at once, each time."""
+    """An asking end whose answering end is gone fails at once, each time."""
     asking, other = socket.socketpair()
     end = AskingEnd([asking.detach()])
     other.close()
@@ -97,7 +100,7 @@ def test_who_answers_is_gone() -> None:
 
 
 def test_who_asks_is_gone() -> None:
-    """Then nobody waits for it any more."""
+    """The threads of the answering end stop when the asking end is gone."""
     before = set(threading.enumerate())
     pair = Pair(3, bytes.upper)
     assert pair.ask(b"?") == b"?"

@@ -1,4 +1,4 @@
-"""Memory of two processes: what one writes the other reads, at once, and cannot change."""
+"""Memory of two processes: a process writes, and the other reads at once and cannot write."""
 
 import fcntl
 import mmap
@@ -16,7 +16,10 @@ SHAPES = [((3, 5), np.float64), ((7,), "S36"), ((2, 4096), np.int64), ((1,), np.
 
 
 def test_a_child_reads_what_is_written() -> None:
-    """Also what was written after it began; arrays of one order are the same arrays everywhere."""
+    """A child reads values that were written after it began.
+
+    Arrays requested in the same order are the same arrays in both processes.
+    """
     memory = SharedMemory()
     arrays = [memory.zeros(shape, kind) for shape, kind in SHAPES]
     memory.seal()
@@ -25,7 +28,8 @@ def test_a_child_reads_what_is_written() -> None:
         import sys, numpy as np
         from insa_anomaly.adapters.host.shared_memory import SharedMemory
         memory = SharedMemory({memory.descriptor})
-        arrays = [memory.zeros(shape, kind) for shape, kind in [((3, 5), float), ((7,), "S36"), ((2, 4096), np.int64), ((1,), bool)]]
+        shapes = [((3, 5), float), ((7,), "S36"), ((2, 4096), np.int64), ((1,), bool)]
+        arrays = [memory.zeros(shape, kind) for shape, kind in shapes]
         print("here", flush=True)
         sys.stdin.readline()
         print(arrays[0][2, 4], arrays[1][6].decode(), arrays[2][1, 4095], arrays[3][0])
@@ -45,7 +49,7 @@ def test_a_child_reads_what_is_written() -> None:
 
 
 def test_whoever_reads_cannot_write() -> None:
-    """Neither through the arrays, nor by mapping the memory anew, nor by making it shorter."""
+    """A reader cannot write through the arrays, nor map the memory anew, nor shorten it."""
     memory = SharedMemory()
     ours = memory.zeros((4,), np.float64)
     memory.seal()
@@ -64,7 +68,7 @@ def test_whoever_reads_cannot_write() -> None:
 
 
 def test_an_older_kernel_does_with_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that does not know the newest seal."""
+    """A kernel that does not know the newest seal still forbids shortening the memory."""
     real = fcntl.fcntl
 
     def older(descriptor: int, command: int, seals: int) -> int:
@@ -82,7 +86,7 @@ def test_an_older_kernel_does_with_less(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_memory_is_taken_where_something_is_written() -> None:
-    """A board has room for all the series there may ever be."""
+    """A board has room for all series there may ever be; unwritten pages take no memory."""
     memory = SharedMemory()
     array = memory.zeros((1 << 20, 64), np.int64)
     assert os.fstat(memory.descriptor).st_blocks == 0

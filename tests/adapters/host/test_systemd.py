@@ -1,4 +1,4 @@
-"""systemd's socket: datagrams on a path or an abstract name; where nobody listens, nothing happens."""
+"""systemd's socket: datagrams on a path or an abstract name, dropped where no socket listens."""
 
 import socket
 from pathlib import Path
@@ -10,7 +10,7 @@ from insa_anomaly.adapters.host.systemd import Notifier
 
 @pytest.mark.parametrize("abstract", [True, False])
 def test_words_arrive(short_path: Path, unique: str, abstract: bool) -> None:
-    """One datagram a word, under either kind of name."""
+    """Each word arrives as a datagram, under either kind of name."""
     address = f"@{unique}" if abstract else str(short_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address.replace("@", "\0"))
@@ -22,6 +22,6 @@ def test_words_arrive(short_path: Path, unique: str, abstract: bool) -> None:
 
 
 def test_without_systemd_nothing_happens(tmp_path: Path) -> None:
-    """Neither where there is no socket's name, nor where nobody listens under it."""
+    """A word is dropped where there is no socket's name, or no socket under it."""
     Notifier(None).tell("READY=1")
     Notifier(str(tmp_path / "nobody")).tell("READY=1")

@@ -1,4 +1,7 @@
-"""One issue for each cause on a server that behaves as GitHub does: nothing is done twice, no limit is ignored."""
+"""Issues, a single issue for each cause, on a server that behaves as GitHub does.
+
+No step is repeated, and no limit is ignored.
+"""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from tests.core.alerts import DAY_ZERO, an_alert
 
 @dataclass
 class Desk:
-    """The server, and who works there."""
+    """The server and the address of its API."""
 
     server: FakeGitHub
     url: str
@@ -26,7 +29,7 @@ class Desk:
     def tracker(
         self, deadline: float = 3.0, name: str = "plant/line", token: str = TOKEN
     ) -> GitHub:
-        """One that knows nothing yet."""
+        """Build a tracker that remembers no issue."""
         return GitHub(
             Repository(self.url, name, lambda: token),
             Exchange(HERE, deadline),
@@ -37,29 +40,32 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    """An empty repository."""
+    """Yield an empty repository."""
     server = FakeGitHub()
     with server.running() as url:
         yield Desk(server, url)
 
 
 def degraded(number: int = 1, cause: str = "degraded:press-1/pressure") -> Alert:
-    """A model is not what it was."""
+    """Build an alert about a model that has degraded."""
     return an_alert(number, cause, "degraded")
 
 
 def recovered(number: int = 9, cause: str = "degraded:press-1/pressure") -> Alert:
-    """It is again."""
+    """Build an alert about a model that has recovered."""
     return an_alert(number, cause, "recovered", Severity.INFO)
 
 
 def deliver(tracker: GitHub, alert: Alert) -> None:
-    """One event."""
+    """Deliver an alert."""
     tracker.deliver(delivery_id("github", alert), alert, DAY_ZERO)
 
 
 def test_a_cause_has_one_issue_from_beginning_to_end(desk: Desk) -> None:
-    """Opened, commented on while it lasts, closed when it is over; a new one if it comes again."""
+    """An issue is opened, commented on while the cause lasts, and closed when it is over.
+
+    A cause that returns opens a new issue.
+    """
     tracker = desk.tracker()
     for number in range(3):
         deliver(tracker, degraded(number))
@@ -76,7 +82,7 @@ def test_a_cause_has_one_issue_from_beginning_to_end(desk: Desk) -> None:
 
 
 def test_causes_do_not_mix(desk: Desk) -> None:
-    """Each model has its own; a person's own issues are left alone."""
+    """Each model has an issue of its own; issues written by a person stay untouched."""
     desk.server.issues[1] = {
         "number": 1,
         "state": "open",
@@ -94,7 +100,7 @@ def test_causes_do_not_mix(desk: Desk) -> None:
 
 
 def test_what_came_twice_is_done_once(desk: Desk) -> None:
-    """After a crash, and with nothing remembered: the markers say what was done."""
+    """A delivery repeated after a crash changes no issue: the markers in it show the steps done."""
     for alert in (degraded(1), degraded(1), degraded(2), degraded(2), recovered(), recovered()):
         deliver(desk.tracker(), alert)
     assert (len(desk.server.issues), len(desk.server.open), len(desk.server.comments[1])) == (
@@ -105,7 +111,7 @@ def test_what_came_twice_is_done_once(desk: Desk) -> None:
 
 
 def test_an_answer_that_is_lost_opens_no_second_issue(desk: Desk) -> None:
-    """It was opened, and commented on, and we did not hear of it."""
+    """A retry after a lost answer opens no second issue and writes no second comment."""
     tracker = desk.tracker()
     for number in (1, 2):
         desk.server.lost = 1
@@ -116,7 +122,7 @@ def test_an_answer_that_is_lost_opens_no_second_issue(desk: Desk) -> None:
 
 
 def test_an_issue_is_found_among_many(desk: Desk) -> None:
-    """On the third page, and its comment among as many."""
+    """An issue is found on the third page, and its comment among as many others."""
     deliver(desk.tracker(), degraded(1))
     for number in range(2, 260):
         desk.server.issues[number] = {
@@ -133,7 +139,10 @@ def test_an_issue_is_found_among_many(desk: Desk) -> None:
 
 
 def test_an_issue_that_a_person_closed_is_opened_anew(desk: Desk) -> None:
-    """If the trouble goes on; what is over stays closed."""
+    """An issue closed by a person is followed by a new issue if the trouble continues.
+
+    A recovery leaves it closed.
+    """
     tracker = desk.tracker()
     deliver(tracker, degraded(1))
     desk.server.issues[1]["state"] = "closed"
@@ -144,12 +153,20 @@ def test_an_issue_that_a_person_closed_is_opened_anew(desk: Desk) -> None:
 
 
 def test_words_of_devices_are_words(desk: Desk) -> None:
-    """No markup, no mention, no marker comes of them."""
+    """The text of a device produces no markup, no mention and no marker."""
     bad = degraded(1, "x")
     evil = "````\n@everyone <!-- insa-anomaly cause " + "0" * 64 + " -->"
     tracker = desk.tracker()
     alert = Alert(
-        bad.event_id, bad.kind, bad.severity, bad.cause, evil, evil * 50, bad.timestamp, evil, {}
+        event_id=bad.event_id,
+        kind=bad.kind,
+        severity=bad.severity,
+        cause=bad.cause,
+        device_id=evil,
+        metric_name=evil * 50,
+        timestamp=bad.timestamp,
+        text=evil,
+        event={},
     )
     deliver(tracker, alert)
     (issue,) = desk.server.open
@@ -208,7 +225,7 @@ def test_words_of_devices_are_words(desk: Desk) -> None:
 def test_a_refusal_is_heard(
     desk: Desk, reply: Reply, error: type[Exception], rest: float | None, at: str
 ) -> None:
-    """Wherever it comes: later or never, and not before GitHub says so; then it is done, once."""
+    """A refused request is retried later or never, not before GitHub allows it, and done once."""
     if at == "POST" and reply.status == 200:
         pytest.skip("a list is read, an issue is written")
     desk.server.failing, desk.server.at = [reply], (at,)
@@ -222,7 +239,7 @@ def test_a_refusal_is_heard(
 
 
 def test_a_limit_in_the_midst_of_it_repeats_nothing(desk: Desk) -> None:
-    """The comment was written, the closing refused: the next attempt only closes."""
+    """If the closing is refused after the comment was written, the next attempt only closes."""
     tracker = desk.tracker()
     deliver(tracker, degraded())
     desk.server.failing, desk.server.at = [Reply(403, b"{}", {"Retry-After": "9"})], ("PATCH",)
@@ -233,7 +250,7 @@ def test_a_limit_in_the_midst_of_it_repeats_nothing(desk: Desk) -> None:
 
 
 def test_a_token_that_is_wrong_or_missing_is_waited_for(desk: Desk) -> None:
-    """It is read anew each time."""
+    """A wrong or missing token is read again at each attempt."""
 
     def missing() -> str:
         raise ConfigError("the secret in /x cannot be read")
@@ -250,7 +267,7 @@ def test_a_token_that_is_wrong_or_missing_is_waited_for(desk: Desk) -> None:
 
 
 def test_a_repository_can_be_tried_out(desk: Desk) -> None:
-    """Without writing anything into it."""
+    """Trying out a repository writes no data into it."""
     desk.tracker().try_out()
     with pytest.raises(TargetAway, match="401"):
         desk.tracker(token="old").try_out()  # noqa: S106
@@ -258,7 +275,7 @@ def test_a_repository_can_be_tried_out(desk: Desk) -> None:
 
 
 def test_a_slow_server_is_cut_off(desk: Desk) -> None:
-    """No request has more time than the deadline."""
+    """No request takes longer than the deadline."""
     desk.server.failing = [Reply(pause=1.0)]
     began = time.monotonic()
     with pytest.raises(TargetAway):

@@ -1,4 +1,7 @@
-"""Alerts by mail, on a real mail server: encrypted, with a password, and whatever the server does, bounded in time."""
+"""Alerts by mail, on a real mail server: encrypted, with a password.
+
+However the server behaves, a delivery is bounded in time.
+"""
 
 import socket
 import subprocess
@@ -24,7 +27,7 @@ ID = delivery_id("mail", ALERT)
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for localhost, and its key."""
+    """Create a certificate for localhost, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     made = folder / "mail.pem", folder / "mail.key"
     argv = [
@@ -55,7 +58,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def server() -> Iterator[MailServer]:
-    """A relay that takes mail from anybody."""
+    """Yield a relay that accepts mail from any client."""
     server = MailServer()
     with server.running():
         yield server
@@ -63,14 +66,14 @@ def server() -> Iterator[MailServer]:
 
 @pytest.fixture
 def secure(certificate: tuple[Path, Path]) -> Iterator[MailServer]:
-    """A server that wants TLS and a password."""
+    """Yield a server that requires TLS and a password."""
     server = MailServer()
     with server.running(*certificate):
         yield server
 
 
 def post(port: int, **changes: object) -> Post:
-    """How to reach a server on this port."""
+    """Describe the way to a server on this port."""
     usual = Post(
         "localhost",
         port,
@@ -83,14 +86,17 @@ def post(port: int, **changes: object) -> Post:
 
 
 def deliver(way: Post, text: str = ALERT.text) -> None:
-    """One mail."""
+    """Deliver a mail."""
     Mail(way, lambda _: "https://grafana/d/x").deliver(
         ID, msgspec.structs.replace(ALERT, text=text), DAY_ZERO
     )
 
 
 def test_a_mail_says_it_all(server: MailServer) -> None:
-    """From, to, what it is about, all of it in words, a link; the same id if it comes again, and one conversation for a cause."""
+    """A mail has sender, recipients, subject, the whole text and a link.
+
+    A repeated mail has the same id, and all mails of a cause form a single conversation.
+    """
     deliver(post(server.port))
     deliver(post(server.port))
     first, again = server.taken
@@ -109,7 +115,10 @@ def test_a_mail_says_it_all(server: MailServer) -> None:
 def test_a_mail_is_encrypted_and_the_password_right(
     secure: MailServer, certificate: tuple[Path, Path]
 ) -> None:
-    """STARTTLS with a server whose certificate is trusted; the password is asked for each time, as it may have changed."""
+    """A mail goes by STARTTLS to a server whose certificate is trusted.
+
+    The password is read for each delivery, because it may have changed.
+    """
     asked: list[int] = []
 
     def password() -> str:
@@ -143,7 +152,7 @@ def test_a_mail_is_encrypted_and_the_password_right(
 def test_a_server_that_is_not_satisfied_is_tried_again(
     secure: MailServer, certificate: tuple[Path, Path], changes: dict[str, object], why: str
 ) -> None:
-    """It is the configuration that is wrong, which may be put right; the reason is said."""
+    """A delivery that fails for its configuration is tried again; the error states the reason."""
     said = {
         "ca_file" if name == "trust" else name: certificate[0] if name == "trust" else one
         for name, one in changes.items()
@@ -155,7 +164,7 @@ def test_a_server_that_is_not_satisfied_is_tried_again(
 
 
 def test_a_server_can_be_tried_out(secure: MailServer, certificate: tuple[Path, Path]) -> None:
-    """Without writing to anybody."""
+    """Trying out a server sends no mail."""
     way = post(
         secure.port,
         security="starttls",
@@ -170,7 +179,7 @@ def test_a_server_can_be_tried_out(secure: MailServer, certificate: tuple[Path, 
 
 
 def test_no_password_goes_to_a_server_without_tls(server: MailServer) -> None:
-    """A server that offers no STARTTLS hears nothing."""
+    """A server that offers no STARTTLS receives no password and no mail."""
     with pytest.raises(TargetAway, match="STARTTLS"):
         deliver(post(server.port, security="starttls", username=USER, password=lambda: PASSWORD))
     assert (server.taken, server.logins) == ([], [])
@@ -188,7 +197,7 @@ def test_no_password_goes_to_a_server_without_tls(server: MailServer) -> None:
 def test_what_a_server_answers_decides(
     server: MailServer, answer: str, error: type[Exception]
 ) -> None:
-    """Later, or never."""
+    """The reply code decides whether a mail is tried again or given up."""
     server.answer = answer
     with pytest.raises(error, match=answer[4:]):
         deliver(post(server.port))
@@ -197,7 +206,7 @@ def test_what_a_server_answers_decides(
 def test_a_password_that_cannot_be_read_is_waited_for(
     secure: MailServer, certificate: tuple[Path, Path]
 ) -> None:
-    """The file may be there again."""
+    """A delivery without a readable password is tried again: the file may return."""
 
     def password() -> str:
         raise ConfigError("the secret in /x cannot be read")
@@ -215,7 +224,7 @@ def test_a_password_that_cannot_be_read_is_waited_for(
 
 
 def test_nobody_listens() -> None:
-    """A server that is away."""
+    """A server that is unreachable raises TargetAway."""
     with pytest.raises(TargetAway, match="refused"):
         deliver(post(1))
 
@@ -224,7 +233,7 @@ def test_nobody_listens() -> None:
     "text", ["x\r\nBcc: all@plant.test", "x\n\nbody", "\x00\u202e", "Größe ≥ 5 °C", "x" * 10_000]
 )
 def test_what_a_device_calls_itself_writes_no_header(server: MailServer, text: str) -> None:
-    """Nor breaks the mail."""
+    """Text of a device neither adds a header nor breaks the mail."""
     deliver(post(server.port), text)
     (mail,) = server.taken
     assert mail["Bcc"] is None
@@ -234,7 +243,7 @@ def test_what_a_device_calls_itself_writes_no_header(server: MailServer, text: s
 
 @contextmanager
 def listening(say: bytes, pause: float) -> Iterator[int]:
-    """A server that says this byte by byte, with pauses; its port."""
+    """Serve `say` byte by byte, with pauses, and yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         done = threading.Event()
 
@@ -259,7 +268,7 @@ def listening(say: bytes, pause: float) -> Iterator[int]:
 
 @pytest.mark.parametrize(("say", "pause"), [(b"", 1.0), (b"220-" + b"x" * 1000, 0.05)])
 def test_a_server_that_is_slow_is_cut_off(say: bytes, pause: float) -> None:
-    """One that says nothing, and one that says a byte now and then, for ever: neither has more time than the deadline."""
+    """A server that is silent, or sends single bytes for ever, is cut off at the deadline."""
     with listening(say, pause) as port:
         began = time.monotonic()
         with pytest.raises(TargetAway):
@@ -268,7 +277,7 @@ def test_a_server_that_is_slow_is_cut_off(say: bytes, pause: float) -> None:
 
 
 def test_a_delivery_can_be_ended_from_outside() -> None:
-    """The daemon stops, and waits for nobody."""
+    """A stop of the daemon ends a delivery at once."""
     with listening(b"", 1.0) as port:
         mail = Mail(post(port, deadline=30.0))
         threading.Timer(0.3, mail.interrupt).start()

@@ -26,20 +26,20 @@ SECRET = "a word"  # noqa: S105 - of a test
 
 @pytest.fixture
 def server() -> Iterator[WebServer]:
-    """A receiver."""
+    """Yield a receiver."""
     server = WebServer()
     with server.running():
         yield server
 
 
 def no_secret() -> None:
-    """Nothing is signed."""
+    """Return no secret: the delivery is not signed."""
 
 
 def webhook(
     server: WebServer, networks: list[Network] | None = None, deadline: float = 3.0
 ) -> Webhook:
-    """The way there."""
+    """Build the webhook that reaches the receiver."""
     exchange = Exchange(HERE if networks is None else networks, deadline)
     return Webhook(
         f"http://127.0.0.1:{server.port}/hook?a=b",
@@ -51,12 +51,16 @@ def webhook(
 
 
 def deliver(way: Webhook, alert: Alert = ALERT) -> None:
-    """One alert."""
+    """Deliver an alert."""
     way.deliver(ID, alert, DAY_ZERO)
 
 
 def test_it_says_all_and_is_signed(server: WebServer) -> None:
-    """JSON with the whole event; who knows the secret can tell that it is from us, when it was sent, and what came twice."""
+    """The body is JSON with the whole event, and the headers are signed.
+
+    With the secret, a receiver can verify the sender and the time, and recognise a repeated
+    delivery.
+    """
     deliver(webhook(server))
     deliver(webhook(server))
     first, again = server.asked
@@ -88,7 +92,7 @@ def test_it_says_all_and_is_signed(server: WebServer) -> None:
 
 
 def test_a_signature_is_what_others_compute() -> None:
-    """`printf '1.{}' | openssl dgst -sha256 -hmac key` says the same."""
+    """The signature equals that of `printf '1.{}' | openssl dgst -sha256 -hmac key`."""
     assert (
         signature("key", "1", b"{}")
         == "1ba6b8171186efc613e8bcc0cbdab2748f24984d7c5a84faa2637afa0e40d224"
@@ -101,7 +105,10 @@ def test_a_signature_is_what_others_compute() -> None:
     + [(code, TargetAway) for code in (301, 302, 307, 308, 401, 403, 404, 410, 429, 500, 502, 503)],
 )
 def test_what_it_answers_decides(server: WebServer, status: int, error: type[Exception]) -> None:
-    """What a receiver will never take is given up; all else may be put right. No redirect is followed."""
+    """An alert that a receiver will never accept is given up; any other answer is tried again.
+
+    No redirect is followed.
+    """
     server.answer = lambda _: Reply(
         status, headers={"Location": f"http://127.0.0.1:{server.port}/else", "Retry-After": "7"}
     )
@@ -112,7 +119,7 @@ def test_what_it_answers_decides(server: WebServer, status: int, error: type[Exc
 
 
 def test_a_secret_that_cannot_be_read_is_waited_for(server: WebServer) -> None:
-    """Nothing is sent unsigned because of it."""
+    """A delivery whose secret cannot be read is not sent unsigned."""
 
     def secret() -> str:
         raise ConfigError("the secret in /x cannot be read")
@@ -126,7 +133,7 @@ def test_a_secret_that_cannot_be_read_is_waited_for(server: WebServer) -> None:
 
 @pytest.mark.parametrize("reply", [Reply(body=b"x" * 200, pause=0.05), Reply(pause=1.0)])
 def test_a_receiver_that_is_slow_is_cut_off(server: WebServer, reply: Reply) -> None:
-    """A byte now and then does not buy more time than the deadline."""
+    """A receiver that sends a byte now and then gets no more time than the deadline."""
     server.answer = lambda _: reply
     began = time.monotonic()
     with pytest.raises(TargetAway):
@@ -135,14 +142,14 @@ def test_a_receiver_that_is_slow_is_cut_off(server: WebServer, reply: Reply) -> 
 
 
 def test_a_receiver_that_never_ends_is_cut_off(server: WebServer) -> None:
-    """More than a few megabytes are no answer."""
+    """An answer of more than a few megabytes is cut off."""
     server.answer = lambda _: Reply(body=b"x" * (5 << 20))
     with pytest.raises(TargetAway, match="too long"):
         deliver(webhook(server))
 
 
 def test_a_delivery_can_be_ended_from_outside(server: WebServer) -> None:
-    """The daemon stops, and waits for nobody."""
+    """A stop of the daemon ends a delivery at once."""
     server.answer = lambda _: Reply(pause=5.0)
     way = webhook(server, deadline=30.0)
     threading.Timer(0.2, way.interrupt).start()
@@ -153,13 +160,16 @@ def test_a_delivery_can_be_ended_from_outside(server: WebServer) -> None:
 
 
 def test_nobody_listens() -> None:
-    """A receiver that is away, one that speaks nonsense, one that closes at once."""
+    """A receiver that is unreachable raises TargetAway."""
     with pytest.raises(TargetAway, match="refused"):
         deliver(Webhook("http://127.0.0.1:1/", Exchange(HERE), no_secret, lambda: DAY_ZERO))
 
 
 def test_tls_is_verified(tmp_path: Path) -> None:
-    """A certificate that nobody vouches for is no receiver; and its name is checked, though the connection goes to an address."""
+    """A receiver whose certificate is not trusted gets no delivery.
+
+    The name in the certificate is checked, though the connection goes to an address.
+    """
     certificate, key = tmp_path / "c.pem", tmp_path / "c.key"
     argv = [
         "openssl",
@@ -204,7 +214,7 @@ def test_tls_is_verified(tmp_path: Path) -> None:
         assert len(server.asked) == 1
 
 
-# ------------------------------------------------------------------------------------------------ where it may go
+# ---------------------------------------------------------------------------- where it may go
 INSIDE = [
     *(
         "127.0.0.1",
@@ -234,7 +244,7 @@ INSIDE = [
 
 @pytest.mark.parametrize("word", INSIDE)
 def test_what_is_inside_is_not_reached(word: str) -> None:
-    """Whichever way its address is written."""
+    """An address inside the plant is not reached, however it is written."""
     assert not allowed(ipaddress.ip_address(word), [])
 
 
@@ -248,7 +258,7 @@ def test_what_is_inside_is_not_reached(word: str) -> None:
     ],
 )
 def test_what_is_public_or_allowed_is_reached(word: str, networks: list[str]) -> None:
-    """A plant names the networks that its receivers are in."""
+    """A plant names the networks of its receivers."""
     assert allowed(ipaddress.ip_address(word), [ipaddress.ip_network(one) for one in networks])
 
 
@@ -265,14 +275,17 @@ def test_what_is_public_or_allowed_is_reached(word: str, networks: list[str]) ->
     ],
 )
 def test_no_spelling_of_this_machine_is_reached(server: WebServer, host: str) -> None:
-    """The resolver reads them all as the same; we look at what it made of them."""
+    """The address that the resolver returns is checked, whichever way the host is spelled."""
     with pytest.raises(TargetAway, match=r"no public address|Name or service|resolution"):
         deliver(Webhook(f"http://{host}:{server.port}/", Exchange(), no_secret, lambda: DAY_ZERO))
     assert server.asked == []
 
 
 def test_a_name_is_resolved_once(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is public when it is checked and ours a moment later is not reached: the connection goes to what was checked."""
+    """The connection goes to the address that was checked.
+
+    A name that is public when it is checked and local a moment later is therefore not reached.
+    """
     answers = iter(["192.0.2.1", "127.0.0.1"])
     asked: list[str] = []
     real = socket.getaddrinfo
@@ -301,7 +314,7 @@ def test_a_name_is_resolved_once(server: WebServer, monkeypatch: pytest.MonkeyPa
 
 
 def test_every_address_of_a_name_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them inside is enough to refuse."""
+    """A name is refused if any of its addresses is inside."""
     found = [
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", (word, 80)) for word in ("9.9.9.9", "127.0.0.1")
     ]
@@ -315,6 +328,6 @@ def test_every_address_of_a_name_is_looked_at(monkeypatch: pytest.MonkeyPatch) -
     ["ftp://9.9.9.9/", "file:///etc/passwd", "http:///x", "http://user:pw@9.9.9.9/", "9.9.9.9"],
 )
 def test_other_kinds_of_addresses_are_not_asked(url: str) -> None:
-    """Only http and https."""
+    """Only http and https are spoken."""
     with pytest.raises(TargetAway):
         Exchange().send("GET", url, {})
