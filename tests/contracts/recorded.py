@@ -34,14 +34,14 @@ words = st.text(max_size=30)  # NUL and all; no lone surrogates
 discriminators = st.integers(0, 2) | st.integers(-(2**63), 2**63 - 1)
 readings = st.builds(
     Reading,
-    names,
-    names,
-    times,
-    finite,
-    discriminators,
-    st.integers(0, 2),
-    st.integers(0, 7),
-    st.none() | words,
+    device_id=names,
+    metric_name=names,
+    timestamp=times,
+    value=finite,
+    discriminator=discriminators,
+    quality=st.integers(0, 2),
+    flags=st.integers(0, 7),
+    original=st.none() | words,
 )
 reasons = st.builds(
     Reason,
@@ -50,9 +50,24 @@ reasons = st.builds(
     st.text(st.characters(exclude_characters="\0", codec="utf-8")),
 )
 anomalies = st.builds(
-    Anomaly, ids, ids, st.integers(1, 9), names, names, times, finite, finite, finite, finite, finite, finite, finite,
-    st.lists(reasons, max_size=2), st.booleans(), st.none() | ids,
-)  # fmt: skip
+    Anomaly,
+    id=ids,
+    model_id=ids,
+    model_version=st.integers(1, 9),
+    device_id=names,
+    metric_name=names,
+    timestamp=times,
+    value=finite,
+    score=finite,
+    raw_score=finite,
+    confidence=finite,
+    expected=finite,
+    lower=finite,
+    upper=finite,
+    reasons=st.lists(reasons, max_size=2),
+    historical=st.booleans(),
+    episode_id=st.none() | ids,
+)
 raws = st.builds(Raw, words, st.binary(max_size=50), st.integers(0, 5).map(NOW.__add__))
 rejections = st.builds(Rejected, st.sampled_from(Cause), words, raws)
 # Of an episode everything follows from its id and how far it is.
@@ -64,8 +79,19 @@ progress = st.tuples(
 def _episode(state: tuple[int, int | None, int, int]) -> Episode:
     number, closed, updated, count = state
     closed_at = None if closed is None else NOW + closed
-    names = (deterministic_id(number), "pump-1", "a", deterministic_id(0))
-    return Episode(*names, 3, NOW, NOW + updated, closed_at, count, count / 7, number > 3)
+    return Episode(
+        id=deterministic_id(number),
+        device_id="pump-1",
+        metric_name="a",
+        model_id=deterministic_id(0),
+        model_version=3,
+        started_at=NOW,
+        updated_at=NOW + updated,
+        closed_at=closed_at,
+        readings=count,
+        peak_confidence=count / 7,
+        historical=number > 3,
+    )
 
 
 episodes = progress.map(_episode)
@@ -73,7 +99,6 @@ episodes = progress.map(_episode)
 
 def model(number: int, status: str = "active", reason: str = "") -> ModelRow:
     """The state of a model: numbers below 3 are of one series, the others of another."""
-    names = (deterministic_id(number), "pump-1", "a" if number < 3 else "b")
     parameters: dict[str, float | int | str | bool | None] = {
         "n_estimators": 100,
         "max_samples": "auto",
@@ -86,19 +111,21 @@ def model(number: int, status: str = "active", reason: str = "") -> ModelRow:
         "share": 0.25,
     }
     return ModelRow(
-        *names,
-        number,
-        status,
-        f"a/{number}",
-        NOW + number,
-        500,
-        0.4,
-        parameters,
-        figures,
-        "ab" * 32,
-        0.9,
-        None,
-        reason,
+        id=deterministic_id(number),
+        device_id="pump-1",
+        metric_name="a" if number < 3 else "b",
+        version=number,
+        status=status,
+        model_path=f"a/{number}",
+        trained_at=NOW + number,
+        training_samples=500,
+        threshold=0.4,
+        parameters=parameters,
+        figures=figures,
+        sha256="ab" * 32,
+        accuracy=0.9,
+        false_positive_rate=None,
+        reason=reason,
     )
 
 
@@ -109,9 +136,21 @@ items = st.lists(readings | anomalies | episodes | rejections, max_size=25)
 
 def anomaly(number: int = 1, expected: float = 1.0, upper: float = 2.0) -> Anomaly:
     """An anomaly like the others but for its id and what was expected."""
-    names = (deterministic_id(number), deterministic_id(2), 1, "a", "x")
     return Anomaly(
-        *names, NOW, 3.0, -0.5, -0.1, 0.5, expected, 0.0, upper, [Reason("jump", 1.0, "up")]
+        id=deterministic_id(number),
+        model_id=deterministic_id(2),
+        model_version=1,
+        device_id="a",
+        metric_name="x",
+        timestamp=NOW,
+        value=3.0,
+        score=-0.5,
+        raw_score=-0.1,
+        confidence=0.5,
+        expected=expected,
+        lower=0.0,
+        upper=upper,
+        reasons=[Reason("jump", 1.0, "up")],
     )
 
 
@@ -127,16 +166,16 @@ def telemetry(found: Sequence[Reading]) -> Telemetry:
         *dict.fromkeys((reading.device_id, reading.metric_name) for reading in found),
     ]
     return Telemetry(
-        keys,
-        np.array(
+        keys=keys,
+        key=np.array(
             [keys.index((reading.device_id, reading.metric_name)) for reading in found], np.int32
         ),
-        np.array([reading.timestamp for reading in found], np.int64),
-        np.array([reading.discriminator for reading in found], np.int64),
-        np.array([reading.value for reading in found], np.float64),
-        np.array([reading.quality for reading in found], np.int16),
-        np.array([reading.flags for reading in found], np.int16),
-        {
+        timestamp=np.array([reading.timestamp for reading in found], np.int64),
+        discriminator=np.array([reading.discriminator for reading in found], np.int64),
+        value=np.array([reading.value for reading in found], np.float64),
+        quality=np.array([reading.quality for reading in found], np.int16),
+        flags=np.array([reading.flags for reading in found], np.int16),
+        original={
             row: reading.original
             for row, reading in enumerate(found)
             if reading.original is not None
@@ -147,13 +186,13 @@ def telemetry(found: Sequence[Reading]) -> Telemetry:
 def page(seq: int, found: Sequence[object] = (), log_id: UUID = LOG) -> Page:
     """A page of these things, each in its place."""
     return Page(
-        log_id,
-        seq,
-        telemetry([thing for thing in found if isinstance(thing, Reading)]),
-        [thing for thing in found if isinstance(thing, Anomaly)],
-        [thing for thing in found if isinstance(thing, Episode)],
-        [thing for thing in found if isinstance(thing, Rejected)],
-        [thing for thing in found if isinstance(thing, ModelRow)],
+        log_id=log_id,
+        seq=seq,
+        telemetry=telemetry([thing for thing in found if isinstance(thing, Reading)]),
+        anomalies=[thing for thing in found if isinstance(thing, Anomaly)],
+        episodes=[thing for thing in found if isinstance(thing, Episode)],
+        rejected=[thing for thing in found if isinstance(thing, Rejected)],
+        models=[thing for thing in found if isinstance(thing, ModelRow)],
     )
 
 
@@ -199,21 +238,23 @@ class InPostgres:
     def rows(self) -> MemoryTables:
         """What is recorded, in the words of the ports."""
         return MemoryTables(
-            {
+            telemetry={
                 ((row[0], row[1]), us(row[2]), row[3]): row[4:]
                 for row in self.session.execute(_TELEMETRY)
             },
-            {row[0]: _anomaly(row) for row in self.session.execute(_ANOMALIES)},
-            {
+            anomalies={row[0]: _anomaly(row) for row in self.session.execute(_ANOMALIES)},
+            episodes={
                 row[0]: Episode(*(us(cell) for cell in row))
                 for row in self.session.execute(_EPISODES)
             },
-            {row[0]: (_letter(row), row[1], us(row[2])) for row in self.session.execute(_LETTERS)},
-            {
+            dead_letters={
+                row[0]: (_letter(row), row[1], us(row[2])) for row in self.session.execute(_LETTERS)
+            },
+            models={
                 row[0]: ModelRow(*(us(cell) for cell in row))
                 for row in self.session.execute(_MODELS)
             },
-            dict(self.session.execute("SELECT log_id, seq FROM ingest_cursor").fetchall()),
+            cursors=dict(self.session.execute("SELECT log_id, seq FROM ingest_cursor").fetchall()),
         )
 
     def say(self, episode_id: str, verdict: str) -> None:

@@ -137,7 +137,11 @@ def test_a_table_of_the_callers_own_making_is_not_taken_for_ours(dsn: str) -> No
 def test_audit_is_added_to_and_nothing_else(dsn: str) -> None:
     """What is written there is seen by the administrator alone."""
     with Pool(as_role(dsn, roles.AUDIT), size=1) as pool:
-        PostgresAudit(pool).write(Change("lab", "cli", "key.create", "k1", None, None))
+        PostgresAudit(pool).write(
+            Change(
+                who="lab", origin="cli", action="key.create", subject="k1", before=None, after=None
+            )
+        )
         with pytest.raises(DatabaseRefused, match="permission denied"), pool.session() as session:
             session.execute("SELECT FROM audit_log")
 

@@ -139,7 +139,7 @@ def test_weeks_are_made_around_today(session: psycopg.Connection) -> None:
     assert (set(made), ensure_partitions(session, queries.load(), TODAY)) == (weeks(session), [])
     edges = [
         datetime(2025, 10, 27, tzinfo=UTC),
-        datetime(2025, 11, 2, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2025, 11, 3, tzinfo=UTC) - timedelta(microseconds=1),
         datetime(2025, 11, 3, tzinfo=UTC),
     ]
     put(session, *edges)

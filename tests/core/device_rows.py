@@ -55,14 +55,14 @@ def trained(seed: int) -> TrainedDevice:
     """A model of 400 rows."""
     rows = wave(400, seed)
     return fit(
-        rows.times,
-        rows.values,
-        "D",
-        METRICS,
-        f"00000000-0000-0000-0000-00000000000{seed}",
-        1,
-        SMALL,
-        POLICY,
+        times=rows.times,
+        values=rows.values,
+        device_id="D",
+        metrics=METRICS,
+        model_id=f"00000000-0000-0000-0000-00000000000{seed}",
+        version=1,
+        parameters=SMALL,
+        policy=POLICY,
     )
 
 
@@ -74,7 +74,14 @@ def served(seed: int = 0, refit_step: float = 25.0) -> Served:
 @cache
 def _warm() -> Floats:
     rows = wave(70, 9)
-    return device.advance(device_window.empty(3), None, rows.times, rows.values, POLICY, SMALL)[0]
+    return device.advance(
+        state=device_window.empty(3),
+        served=None,
+        times=rows.times,
+        values=rows.values,
+        policy=POLICY,
+        parameters=SMALL,
+    )[0]
 
 
 def warm() -> Floats:
@@ -93,7 +100,14 @@ def streams(draw: st.DrawFn, most: int = 60) -> Rows:
 
 def run(state: Floats, rows: Rows, model: Served | None) -> tuple[Floats, DeviceResults]:
     """Advance by these rows."""
-    return device.advance(state, model, rows.times, rows.values, POLICY, SMALL)
+    return device.advance(
+        state=state,
+        served=model,
+        times=rows.times,
+        values=rows.values,
+        policy=POLICY,
+        parameters=SMALL,
+    )
 
 
 def same(left: DeviceResults, right: DeviceResults) -> bool:

@@ -62,7 +62,15 @@ def daily(n: int, seed: int = 0, noise: float = 0.3) -> tuple[Ints, Floats]:
 def trained(seed: int) -> Trained:
     """A model of 400 readings."""
     times, values = daily(400, seed)
-    return fit(times, values, ("D", f"m{seed}"), f"model-{seed}", 1, SMALL, POLICY)
+    return fit(
+        times=times,
+        values=values,
+        key=("D", f"m{seed}"),
+        model_id=f"model-{seed}",
+        version=1,
+        parameters=SMALL,
+        policy=POLICY,
+    )
 
 
 def models() -> Models:
@@ -82,7 +90,14 @@ def _warm() -> Floats:
     for row in range(SERIES):
         gaps = np.full(70, np.inf)
         series, own = np.full(70, row), np.arange(70)
-        states = features.push(states, series, values, times.astype(np.float64), own, gaps).states
+        states = features.push(
+            states=states,
+            which=series,
+            values=values,
+            times=times.astype(np.float64),
+            discriminators=own,
+            gaps=gaps,
+        ).states
     return states
 
 
@@ -125,16 +140,16 @@ def run(
     """Advance all SERIES series."""
     rows = np.where(stream.which < 3, stream.which, -1)
     return advance(
-        states,
-        stream.which,
-        held,
-        rows,
-        stream.values,
-        stream.times,
-        stream.discriminators,
-        stream.qualities,
-        policy,
-        SMALL,
+        states=states,
+        which=stream.which,
+        models=held,
+        rows=rows,
+        values=stream.values,
+        times=stream.times,
+        discriminators=stream.discriminators,
+        qualities=stream.qualities,
+        policy=policy,
+        parameters=SMALL,
     )
 
 
@@ -167,12 +182,12 @@ def reloaded(held: Models) -> Models:
     for row in range(3):
         model = trained(row).model
         copy = Model(
-            model.id,
-            model.version,
-            model.device_id,
-            model.metric_name,
-            model.forest,
-            held.numbers[row],
+            id=model.id,
+            version=model.version,
+            device_id=model.device_id,
+            metric_name=model.metric_name,
+            forest=model.forest,
+            numbers=held.numbers[row],
         )
         again.put(row, Model.from_bytes(copy.to_bytes()))
     return again

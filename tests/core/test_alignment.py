@@ -21,7 +21,12 @@ def taken(state: Floats, given_: list[Reading], tolerance: float = 2) -> tuple[F
     columns, times = (np.array([one[place] for one in given_], np.int64) for place in (0, 1))
     values = np.array([value for _, _, value in given_], np.float64)
     return alignment.align(
-        state, columns, times, values, np.zeros(len(given_), np.bool_), tolerance
+        state=state,
+        columns=columns,
+        times=times,
+        values=values,
+        historical=np.zeros(len(given_), np.bool_),
+        tolerance=tolerance,
     )
 
 
@@ -104,7 +109,12 @@ def test_a_row_is_as_historical_as_its_first_reading() -> None:
     """Which gives it its time, too."""
     columns, times, values = np.array([0, 1, 2]), np.array([10, 11, 11]), np.ones(3)
     _, aligned = alignment.align(
-        alignment.empty(3), columns, times, values, np.array([True, False, False]), 2.0
+        state=alignment.empty(3),
+        columns=columns,
+        times=times,
+        values=values,
+        historical=np.array([True, False, False]),
+        tolerance=2.0,
     )
     assert aligned.historical.tolist() == [True]
 

@@ -1,5 +1,6 @@
 """What a model is worth: planted faults are what they are said to be, and the figures are what was counted."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -84,9 +85,7 @@ def test_every_kind_is_planted_in_every_size_apart_and_found_again() -> None:
 def test_a_blind_model_catches_nothing() -> None:
     """One whose line cannot be reached: no false alarm, no fault caught, a balanced accuracy of one half."""
     one = trained(0).model
-    blind = type(one)(
-        one.id, one.version, one.device_id, one.metric_name, one.forest, one.numbers.copy()
-    )
+    blind = replace(one, numbers=one.numbers.copy())
     blind.numbers[detector.ALPHA] = 1e-300
     found = assess(scorer(blind), holdout(700))
     assert (found.true_positive_rate, found.false_positive_rate, found.accuracy) == (0, 0, 0.5)

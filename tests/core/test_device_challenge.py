@@ -13,7 +13,14 @@ from insa_anomaly.core.verdict import Policy
 from tests.core.device_rows import METRICS, SMALL, wave
 from tests.core.streams import MINUTE, START
 
-LEARNER = DeviceLearner("D", METRICS, "00000000-0000-0000-0000-000000000009", 1, SMALL, Policy())
+LEARNER = DeviceLearner(
+    device_id="D",
+    metrics=METRICS,
+    id="00000000-0000-0000-0000-000000000009",
+    version=1,
+    parameters=SMALL,
+    policy=Policy(),
+)
 NOBODY = np.zeros(0, np.int64)
 
 

@@ -34,14 +34,14 @@ def learnt(metrics: int, seed: int) -> DeviceModel:
     """A model of them."""
     rows, names = history(metrics, seed), tuple(f"m{j}" for j in range(metrics))
     return fit(
-        rows.times,
-        rows.values,
-        "D",
-        names,
-        f"00000000-0000-0000-0000-00000000000{seed}",
-        1,
-        SMALL,
-        POLICY,
+        times=rows.times,
+        values=rows.values,
+        device_id="D",
+        metrics=names,
+        model_id=f"00000000-0000-0000-0000-00000000000{seed}",
+        version=1,
+        parameters=SMALL,
+        policy=POLICY,
     ).model
 
 
@@ -62,12 +62,12 @@ def warm(metrics: int) -> Floats:
     """The state of a device whose window is full, as a first model left it."""
     rows = history(metrics, 0)[:70]
     return device.advance(
-        device_window.empty(metrics),
-        Served(model(metrics, 0)),
-        rows.times,
-        rows.values,
-        POLICY,
-        SMALL,
+        state=device_window.empty(metrics),
+        served=Served(model(metrics, 0)),
+        times=rows.times,
+        values=rows.values,
+        policy=POLICY,
+        parameters=SMALL,
     )[0]
 
 
@@ -101,7 +101,14 @@ def one_by_one(
     """The naive way."""
     rows = [slice(i, i + 1) for i in range(len(times))]
     found = [
-        device.advance(state, one, times[row], values[row], POLICY, SMALL)
+        device.advance(
+            state=state,
+            served=one,
+            times=times[row],
+            values=values[row],
+            policy=POLICY,
+            parameters=SMALL,
+        )
         for state, one, row in zip(states, served, rows, strict=True)
     ]
     return [state for state, _ in found], [said for _, said in found]
@@ -127,7 +134,14 @@ def test_law_rows_side_by_side_are_rows_one_by_one(seed: int, metrics: int, devi
         values = np.stack([some_row(random, metrics) for _ in who])
         own, theirs = [states[i] for i in who], [served[i] for i in who]
         expected, said = one_by_one(own, theirs, times[who], values)
-        moved, results = advance_each(own, theirs, times[who], values, POLICY, SMALL)
+        moved, results = advance_each(
+            states=own,
+            served=theirs,
+            times=times[who],
+            values=values,
+            policy=POLICY,
+            parameters=SMALL,
+        )
         assert [state.tobytes() for state in moved] == [state.tobytes() for state in expected]
         assert same(results, joined(said))
         for i, state in zip(who, moved, strict=True):
@@ -141,7 +155,14 @@ def test_ordinary_rows_do_go_side_by_side() -> None:
     states, values = [warm(8)] * 3, history(8, 0).values[70:73]
     times = START + MINUTE * np.array([70, 71, 72])
     with patch.object(arena, "score", wraps=arena.score) as asked:
-        _, results = advance_each(states, served, times, values, POLICY, SMALL)
+        _, results = advance_each(
+            states=states,
+            served=served,
+            times=times,
+            values=values,
+            policy=POLICY,
+            parameters=SMALL,
+        )
     assert asked.call_count == 1
     assert (results.status == Status.SCORED).all()
 
@@ -150,6 +171,11 @@ def test_states_are_apart() -> None:
     """One that is kept for long does not hold the memory of the others."""
     served: list[Served | None] = [Served(model(2, 0))] * 2
     moved, _ = advance_each(
-        [warm(2)] * 2, served, np.full(2, START + 70 * MINUTE), np.full((2, 2), 20.0), POLICY, SMALL
+        states=[warm(2)] * 2,
+        served=served,
+        times=np.full(2, START + 70 * MINUTE),
+        values=np.full((2, 2), 20.0),
+        policy=POLICY,
+        parameters=SMALL,
     )
     assert all(state.base is None for state in moved)

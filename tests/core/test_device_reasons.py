@@ -33,7 +33,14 @@ def plant() -> Plant:
     times = (seconds * 1e6).astype(np.int64)
     model_id = "00000000-0000-0000-0000-000000000001"
     trained = fit(
-        times[:LEARNT], values[:LEARNT], "PUMP-1", METRICS, model_id, 1, PARAMETERS, POLICY
+        times=times[:LEARNT],
+        values=values[:LEARNT],
+        device_id="PUMP-1",
+        metrics=METRICS,
+        model_id=model_id,
+        version=1,
+        parameters=PARAMETERS,
+        policy=POLICY,
     )
     return Plant(times, values, Served(trained.model))
 
@@ -43,12 +50,12 @@ def ranked_first(plant: Plant, fault: Fault, seed: int) -> str | None:
     rows = slice(fault.begin - BEFORE, fault.end + AFTER)
     values = faulty(plant.values, fault, seed)[rows]
     said = device.advance(
-        device_window.empty(len(METRICS)),
-        plant.served,
-        plant.times[rows],
-        values,
-        POLICY,
-        PARAMETERS,
+        state=device_window.empty(len(METRICS)),
+        served=plant.served,
+        times=plant.times[rows],
+        values=values,
+        policy=POLICY,
+        parameters=PARAMETERS,
     )[1]
     opened = np.flatnonzero(said.transition == Transition.OPENED)
     opened = opened[opened >= BEFORE]
@@ -93,7 +100,12 @@ def test_a_calm_pump_opens_next_to_no_episodes(plant: Plant) -> None:
     rows = slice(LEARNT - 560, None)
     state = device_window.empty(len(METRICS))
     said = device.advance(
-        state, plant.served, plant.times[rows], plant.values[rows], POLICY, PARAMETERS
+        state=state,
+        served=plant.served,
+        times=plant.times[rows],
+        values=plant.values[rows],
+        policy=POLICY,
+        parameters=PARAMETERS,
     )[1]
     assert (said.transition[560:] == Transition.OPENED).sum() <= 1
     assert (said.score[560:] < 0).mean() < 0.03

@@ -19,19 +19,28 @@ ID = "00000000-0000-0000-0000-000000000009"
 
 def learnt(rows: Rows, parameters: DeviceParameters = SMALL) -> TrainedDevice:
     """A model of these rows."""
-    return fit(rows.times, rows.values, "D", METRICS, ID, 1, parameters, POLICY)
+    return fit(
+        times=rows.times,
+        values=rows.values,
+        device_id="D",
+        metrics=METRICS,
+        model_id=ID,
+        version=1,
+        parameters=parameters,
+        policy=POLICY,
+    )
 
 
 def seen_by(one: TrainedDevice, rows: Rows) -> device.DeviceResults:
     """Rows in an empty window."""
     width = len(one.model.metrics)
     return device.advance(
-        device_window.empty(width),
-        device.Served(one.model),
-        rows.times,
-        rows.values[:, :width],
-        POLICY,
-        SMALL,
+        state=device_window.empty(width),
+        served=device.Served(one.model),
+        times=rows.times,
+        values=rows.values[:, :width],
+        policy=POLICY,
+        parameters=SMALL,
     )[1]
 
 
@@ -122,11 +131,25 @@ def test_a_metric_that_is_seldom_there_is_left_out() -> None:
 def test_one_metric_alone_is_a_device_too() -> None:
     """There is no principal axis besides its own, and no other to forecast it."""
     rows = wave(500)
-    one = fit(rows.times[:400], rows.values[:400, 1:2], "D", ["b"], ID, 1, SMALL, POLICY)
+    one = fit(
+        times=rows.times[:400],
+        values=rows.values[:400, 1:2],
+        device_id="D",
+        metrics=["b"],
+        model_id=ID,
+        version=1,
+        parameters=SMALL,
+        policy=POLICY,
+    )
     values = rows.values[:, 1:2].copy()
     values[450:460] += 12
     said = device.advance(
-        device_window.empty(1), device.Served(one.model), rows.times, values, POLICY, SMALL
+        state=device_window.empty(1),
+        served=device.Served(one.model),
+        times=rows.times,
+        values=values,
+        policy=POLICY,
+        parameters=SMALL,
     )[1]
     assert (said.score[453:460] < 0).all()
     assert (said.score[100:450] >= 0).mean() > 0.95

@@ -38,7 +38,16 @@ def test_memory_is_flat(readings: int) -> None:
             early = resident_bytes(os.getpid())
         times, values = batch(number, random)
         states, results = advance(
-            states, which, held, rows, values, times, own, own, verdict.Policy(), SMALL
+            states=states,
+            which=which,
+            models=held,
+            rows=rows,
+            values=values,
+            times=times,
+            discriminators=own,
+            qualities=own,
+            policy=verdict.Policy(),
+            parameters=SMALL,
         )
         scored += int((results.status == detector.Status.SCORED).sum())
     assert scored > 0.7 * readings

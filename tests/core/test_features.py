@@ -19,12 +19,12 @@ def pushed(states: Floats, stream: Stream) -> features.Pushed:
     ordered = stream[order]
     gaps = np.full(len(stream), GAP)
     return features.push(
-        states,
-        ordered.which,
-        ordered.values,
-        ordered.times.astype(np.float64),
-        ordered.discriminators,
-        gaps,
+        states=states,
+        which=ordered.which,
+        values=ordered.values,
+        times=ordered.times.astype(np.float64),
+        discriminators=ordered.discriminators,
+        gaps=gaps,
     )
 
 
@@ -124,7 +124,12 @@ def test_features_are_the_naive_features(bins: int) -> None:
     learnt = numbers(1, bins)
     own = np.arange(200)
     got = features.push(
-        features.empty(1), own * 0, values, times.astype(np.float64), own, np.full(200, np.inf)
+        states=features.empty(1),
+        which=own * 0,
+        values=values,
+        times=times.astype(np.float64),
+        discriminators=own,
+        gaps=np.full(200, np.inf),
     )
     everywhere = np.broadcast_to(learnt, (141, len(learnt)))
     windows, stamps, flats = got.windows[59:], got.stamps[59:], got.flats[59:]

@@ -29,8 +29,22 @@ from insa_anomaly.core.health import (
 NOW = 1_800_000_000_000_000
 ALL, LIMITS = tuple(Action), Limits()
 GOOD = Standing(
-    "PUMP-101", "temperature", "i", "m", 7, NOW - DAY, NOW - 2 * DAY, NOW - HOUR, 0.93, 0.01, 0.92, 7, 86_400, 86, tried_at=NOW - 2 * DAY
-)  # fmt: skip
+    device_id="PUMP-101",
+    metric_name="temperature",
+    instance="i",
+    model_id="m",
+    version=7,
+    trained_at=NOW - DAY,
+    learnt_at=NOW - 2 * DAY,
+    last_reading=NOW - HOUR,
+    accuracy_at_promotion=0.93,
+    false_positive_rate_at_promotion=0.01,
+    accuracy=0.92,
+    measurements=7,
+    readings=86_400,
+    anomalies=86,
+    tried_at=NOW - 2 * DAY,
+)
 ASKED = NOW - 21 * HOUR
 
 
@@ -223,13 +237,37 @@ def test_a_daemon_that_is_slow(pace: Pace, found: bool, kinds: list[str]) -> Non
 )
 def test_what_is_told(kind: Any, cause: Any, expected: object) -> None:  # noqa: ANN401 - words of a table
     """One cause keeps its name from its first word to its last."""
-    said = notice("e", Decision(kind, cause, "why", "i", "a", "b", "m", 1), NOW)
+    said = notice(
+        "e",
+        Decision(
+            kind=kind,
+            cause=cause,
+            reason="why",
+            instance="i",
+            device_id="a",
+            metric_name="b",
+            model_id="m",
+            model_version=1,
+        ),
+        NOW,
+    )
     assert (None if said is None else (said.kind, said.severity, said.cause, said.open)) == expected
 
 
 def test_unused_models_go() -> None:
     """With the days they were not used."""
-    decision = judge_idle(Idle("a", "b", None, "m", 3, "archived", NOW - 31 * DAY), NOW)
+    decision = judge_idle(
+        Idle(
+            device_id="a",
+            metric_name="b",
+            instance=None,
+            model_id="m",
+            version=3,
+            status="archived",
+            since=NOW - 31 * DAY,
+        ),
+        NOW,
+    )
     assert (decision.kind, decision.cause, decision.reason) == (
         "clean_up",
         "inactive",
@@ -257,6 +295,16 @@ def test_the_slot_is_the_newest_of_its_hour(now: int, hour: int) -> None:
 def test_a_decision_is_known_by_what_it_is_about() -> None:
     """A check that was cut off decides nothing twice; another check is another decision."""
     one, other = (
-        Decision("retrain", "age", why, "i", "a", "b", "m", 1) for why in ("7 days", "7.1 days")
+        Decision(
+            kind="retrain",
+            cause="age",
+            reason=why,
+            instance="i",
+            device_id="a",
+            metric_name="b",
+            model_id="m",
+            model_version=1,
+        )
+        for why in ("7 days", "7.1 days")
     )
     assert one.id("run") == other.id("run") != one.id("another")

@@ -79,22 +79,28 @@ def followed(values: Floats, learnt: Floats) -> tuple[Models, Results]:
     """What a model of `learnt` says of `values`, which follow, a reading a minute."""
     times = START + np.arange(len(learnt) + len(values)) * MINUTE
     one = fit(
-        times[: len(learnt)], learnt, ("D", "m"), "id", 1, SMALL, Policy(merge_gap_readings=3)
+        times=times[: len(learnt)],
+        values=learnt,
+        key=("D", "m"),
+        model_id="id",
+        version=1,
+        parameters=SMALL,
+        policy=Policy(merge_gap_readings=3),
     )
     models = Models(1, SMALL.n_estimators)
     models.put(0, one.model)
     all_values, row = np.concatenate((learnt, values)), np.zeros(len(times), np.int64)
     return models, advance(
-        features.empty(1),
-        row,
-        models,
-        row,
-        all_values,
-        times,
-        np.arange(len(times)),
-        row,
-        Policy(),
-        SMALL,
+        states=features.empty(1),
+        which=row,
+        models=models,
+        rows=row,
+        values=all_values,
+        times=times,
+        discriminators=np.arange(len(times)),
+        qualities=row,
+        policy=Policy(),
+        parameters=SMALL,
     )[1]
 
 

@@ -48,7 +48,15 @@ def anomalous(kind: str) -> tuple[Trained, Features]:
         START + np.arange(LEARNT + SEEN) * MINUTE,
         np.zeros(LEARNT + SEEN, np.int64),
     )
-    one = fit(times[:LEARNT], values[:LEARNT], ("D", kind), "id", 1, PARAMETERS, Policy())
+    one = fit(
+        times=times[:LEARNT],
+        values=values[:LEARNT],
+        key=("D", kind),
+        model_id="id",
+        version=1,
+        parameters=PARAMETERS,
+        policy=Policy(),
+    )
     models = Models(1, 50)
     models.put(0, one.model)
     rows = []
@@ -60,16 +68,16 @@ def anomalous(kind: str) -> tuple[Trained, Features]:
             )
         )
         said = advance(
-            features.empty(1),
-            at,
-            models,
-            at,
-            faulty,
-            times,
-            np.arange(len(at)),
-            at,
-            Policy(),
-            PARAMETERS,
+            states=features.empty(1),
+            which=at,
+            models=models,
+            rows=at,
+            values=faulty,
+            times=times,
+            discriminators=np.arange(len(at)),
+            qualities=at,
+            policy=Policy(),
+            parameters=PARAMETERS,
         )[1]
         rows.append(said.features[LEARNT:][said.score[LEARNT:] < 0])
     found = np.unique(np.concatenate(rows), axis=0)

@@ -28,21 +28,29 @@ def after(learnt: Floats, values: list[float]) -> tuple[Results, slice]:
     """What a model of `learnt` says of the values that follow, and where they are."""
     n = len(learnt)
     times = START + np.arange(n + len(values)) * MINUTE
-    one = fit(times[:n], learnt, ("D", "m"), "id", 1, SMALL, Policy())
+    one = fit(
+        times=times[:n],
+        values=learnt,
+        key=("D", "m"),
+        model_id="id",
+        version=1,
+        parameters=SMALL,
+        policy=Policy(),
+    )
     models = Models(1, SMALL.n_estimators)
     models.put(0, one.model)
     row = np.zeros(len(times), np.int64)
     said = advance(
-        features.empty(1),
-        row,
-        models,
-        row,
-        np.r_[learnt, values],
-        times,
-        np.arange(len(times)),
-        row,
-        Policy(),
-        SMALL,
+        states=features.empty(1),
+        which=row,
+        models=models,
+        rows=row,
+        values=np.r_[learnt, values],
+        times=times,
+        discriminators=np.arange(len(times)),
+        qualities=row,
+        policy=Policy(),
+        parameters=SMALL,
     )[1]
     return said, slice(n, None)
 

@@ -22,7 +22,15 @@ POLICY = Policy()
 
 def learn(times: Ints, values: Floats, parameters: Parameters = SMALL) -> Trained:
     """As series D/m, version 1."""
-    return fit(times, values, ("D", "m"), "id", 1, parameters, POLICY)
+    return fit(
+        times=times,
+        values=values,
+        key=("D", "m"),
+        model_id="id",
+        version=1,
+        parameters=parameters,
+        policy=POLICY,
+    )
 
 
 def minutes(n: int, first: int = 0) -> Ints:
@@ -37,16 +45,16 @@ def follow(trained: Trained, times: Ints, values: npt.NDArray[np.floating]) -> R
     held.put(0, trained.model)
     row = np.zeros(n, np.int64)
     return advance(
-        features.empty(1),
-        row,
-        held,
-        row,
-        values.astype(np.float64),
-        times,
-        np.arange(n),
-        row,
-        POLICY,
-        SMALL,
+        states=features.empty(1),
+        which=row,
+        models=held,
+        rows=row,
+        values=values.astype(np.float64),
+        times=times,
+        discriminators=np.arange(n),
+        qualities=row,
+        policy=POLICY,
+        parameters=SMALL,
     )[1]
 
 

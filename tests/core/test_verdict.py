@@ -20,12 +20,12 @@ def judged(
     """One series, a reading a microsecond."""
     n = len(values)
     return judge(
-        episodes,
-        np.zeros(n, np.int64),
-        np.arange(start, start + n, dtype=np.float64),
-        np.array(values),
-        np.full(n, threshold),
-        POLICY,
+        episodes=episodes,
+        which=np.zeros(n, np.int64),
+        times=np.arange(start, start + n, dtype=np.float64),
+        scores=np.array(values),
+        thresholds=np.full(n, threshold),
+        policy=POLICY,
     )
 
 
@@ -61,14 +61,31 @@ def test_law_batches_and_other_series_change_nothing(
         np.full(len(values), 0.2),
         np.zeros((3, 5)),
     )
-    after, whole = judge(before, which, times, given_scores, thresholds, POLICY)
+    after, whole = judge(
+        episodes=before,
+        which=which,
+        times=times,
+        scores=given_scores,
+        thresholds=thresholds,
+        policy=POLICY,
+    )
     assert not before.any()
     first, second = slice(cut), slice(cut, None)
     between, head = judge(
-        before, which[first], times[first], given_scores[first], thresholds[first], POLICY
+        episodes=before,
+        which=which[first],
+        times=times[first],
+        scores=given_scores[first],
+        thresholds=thresholds[first],
+        policy=POLICY,
     )
     last, tail = judge(
-        between, which[second], times[second], given_scores[second], thresholds[second], POLICY
+        episodes=between,
+        which=which[second],
+        times=times[second],
+        scores=given_scores[second],
+        thresholds=thresholds[second],
+        policy=POLICY,
     )
     assert after.tobytes() == last.tobytes()
     for name in ("transitions", "started", "readings", "peaks"):
@@ -79,7 +96,12 @@ def test_law_batches_and_other_series_change_nothing(
     for row in range(3):
         at = which == row
         alone = judge(
-            np.zeros((1, 5)), which[at] * 0, times[at], given_scores[at], thresholds[at], POLICY
+            episodes=np.zeros((1, 5)),
+            which=which[at] * 0,
+            times=times[at],
+            scores=given_scores[at],
+            thresholds=thresholds[at],
+            policy=POLICY,
         )[1]
         assert alone.transitions.tolist() == whole.transitions[at].tolist()
 

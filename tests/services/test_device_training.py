@@ -47,18 +47,18 @@ class Shelf:
         self.refusals.append(refusal)
         one = trained.model
         return ModelRow(
-            one.id,
-            one.device_id,
-            one.metric_name,
-            one.version,
-            "active",
-            "",
-            trained_at,
-            trained.samples,
-            0.5,
-            {},
-            {},
-            "",
+            id=one.id,
+            device_id=one.device_id,
+            metric_name=one.metric_name,
+            version=one.version,
+            status="active",
+            model_path="",
+            trained_at=trained_at,
+            training_samples=trained.samples,
+            threshold=0.5,
+            parameters={},
+            figures={},
+            sha256="",
         )
 
 

@@ -54,12 +54,15 @@ class Clinic:
         """A model of this device's metric a; `more` are its accuracy, false positive rate and figures."""
         model_id = str(UUID(int=abs(hash((device, version)))))
         figures = {"training": "anew", **more.get("figures", {})}
+        row = (model_id, device, status, more.get("accuracy"), more.get("rate"), at, version)
         self.query(
-            "INSERT INTO ml_models (id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples,"
-            " trained_at, version, threshold, figures, sha256)"
+            "INSERT INTO ml_models (id, device_id, metric_name, model_path, status, accuracy,"
+            " false_positive_rate, training_samples, trained_at, version, threshold, figures,"
+            " sha256)"
             " VALUES (%s, %s, 'a', '', %s, %s, %s, 9, instant(%s::bigint), %s, 0.5, %s, '')",
-            model_id, device, status, more.get("accuracy"), more.get("rate"), at, version, msgspec.json.encode(figures).decode(),
-        )  # fmt: skip
+            *row,
+            msgspec.json.encode(figures).decode(),
+        )
         return model_id
 
     def scored(
@@ -176,11 +179,13 @@ def test_confirmed_faults_are_no_false_alarms(clinic: Clinic) -> None:
 def job(clinic: Clinic, hours: float, status: str, kind: str = "retrain") -> None:
     """A training of the pump that ended so long ago."""
     at = NOW - int(hours * HOUR)
+    row = (HERE, kind, status, at, at, f"{hours} hours ago")
     clinic.query(
-        "INSERT INTO training_jobs (id, instance, kind, device_id, metric_name, requested_by, status, created_at, finished_at, reason)"
+        "INSERT INTO training_jobs (id, instance, kind, device_id, metric_name, requested_by,"
+        " status, created_at, finished_at, reason)"
         " VALUES (gen_random_uuid(), %s, %s, 'pump', 'a', 'x', %s, instant(%s), instant(%s), %s)",
-        HERE, kind, status, at, at, f"{hours} hours ago",
-    )  # fmt: skip
+        *row,
+    )
 
 
 @pytest.mark.parametrize(

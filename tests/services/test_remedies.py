@@ -32,28 +32,39 @@ class Desk:
     def __post_init__(self) -> None:
         self.models = MemoryModels()
         desk: Any = self
-        self.remedies = Remedies(desk, self.models, desk, desk, desk, self.tell)
+        self.remedies = Remedies(
+            decided=desk, models=self.models, jobs=desk, changes=desk, audit=desk, tell=self.tell
+        )
 
     def decide(self, kind: Kind, instance: str | None = str(HERE), number: int = 0) -> str:
         """One more decision, about model `number`; answers its id."""
         cause: Any = {"retrain": "age", "retire": "silent", "clean_up": "inactive"}.get(
             kind, "failing"
         )
+        device_id, metric_name = SERIES[number]
         decision = Decision(
-            kind, cause, "why", instance, *SERIES[number], model_row(number).id, 1, {"failures": 3}
+            kind=kind,
+            cause=cause,
+            reason="why",
+            instance=instance,
+            device_id=device_id,
+            metric_name=metric_name,
+            model_id=model_row(number).id,
+            model_version=1,
+            figures={"failures": 3},
         )
         kept = KeptDecision(
-            f"decision-{len(self.waiting)}",
-            "run",
-            7,
-            decision,
-            "waiting",
-            7,
-            None,
-            "",
-            None,
-            None,
-            None,
+            id=f"decision-{len(self.waiting)}",
+            run_id="run",
+            at=7,
+            decision=decision,
+            status="waiting",
+            due_at=7,
+            settled_at=None,
+            outcome="",
+            job_id=None,
+            job_status=None,
+            job_outcome=None,
         )
         self.waiting.append(kept)
         return kept.id

@@ -50,18 +50,18 @@ class Shelf:
         one = trained.model
         path = f"{one.device_id}/{one.metric_name}"
         return ModelRow(
-            one.id,
-            one.device_id,
-            one.metric_name,
-            one.version,
-            "active",
-            path,
-            trained_at,
-            trained.samples,
-            0.5,
-            {},
-            {},
-            "",
+            id=one.id,
+            device_id=one.device_id,
+            metric_name=one.metric_name,
+            version=one.version,
+            status="active",
+            model_path=path,
+            trained_at=trained_at,
+            training_samples=trained.samples,
+            threshold=0.5,
+            parameters={},
+            figures={},
+            sha256="",
         )
 
 
