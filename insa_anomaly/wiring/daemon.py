@@ -23,6 +23,7 @@ from insa_anomaly.adapters.host.shared_memory import SharedMemory
 from insa_anomaly.adapters.host.systemd import Notifier
 from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.errors import ConfigError
+from insa_anomaly.files.whole import write_whole
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.activity import Activity
@@ -42,7 +43,6 @@ from insa_anomaly.runtime.score import Score
 from insa_anomaly.runtime.show import Show
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.runtime.trainer import Trainer
-from insa_anomaly.saved_file import write_whole
 from insa_anomaly.services.stream import Condition, Desk
 from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
 from insa_anomaly.wiring import admin_process, alerts, clock, health, services, storage

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.errors import ConfigError, ModelFileError
-from insa_anomaly.saved_file import write_whole
-from insa_anomaly.sealing import Seal
+from insa_anomaly.files.sealing import Seal
+from insa_anomaly.files.whole import write_whole
 from insa_anomaly.settings import Settings, credential, secret
 
 

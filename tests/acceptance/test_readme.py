@@ -16,7 +16,7 @@ from random import Random
 import psycopg
 import pytest
 
-from insa_anomaly.sealing import Seal
+from insa_anomaly.files.sealing import Seal
 from tests.acceptance import readme
 from tests.acceptance.site import Site
 from tests.acceptance.test_admin_tour import tour

@@ -20,8 +20,8 @@ from insa_anomaly.core.detector import Model
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.core.training import Trained
 from insa_anomaly.errors import ModelFileError, ModelStorageError
+from insa_anomaly.files.sealing import Seal
 from insa_anomaly.ports import ModelRow, Models, SeriesKey
-from insa_anomaly.sealing import Seal
 from insa_anomaly.testing import MemoryModels
 from tests.core import device_rows
 from tests.core.streams import trained

@@ -18,9 +18,9 @@ from insa_anomaly.core.alert import Alert, Severity
 from insa_anomaly.core.alerting import DAY, Account, Dispatch, Known
 from insa_anomaly.core.cadence import Cadence
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
+from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
+from insa_anomaly.files.whole import create_private
 from insa_anomaly.ports import DeadAlert, SeriesKey, Silences, Waiting
-from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ahead
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's

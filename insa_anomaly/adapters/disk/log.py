@@ -17,9 +17,9 @@ from typing import Self
 import msgspec
 
 from insa_anomaly.errors import LogBroken, LogDamaged, LogDead, LogFull
+from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
+from insa_anomaly.files.whole import create_private
 from insa_anomaly.ports import Entry, Swap, received
-from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ahead
 
 _VERSION = 1
 _WAL_PAGES = (

@@ -35,10 +35,10 @@ import msgspec
 from insa_anomaly.core.detector import Model
 from insa_anomaly.core.device import METRIC_NAME, DeviceModel
 from insa_anomaly.errors import ModelFileError, ModelStorageError
+from insa_anomaly.files.sealing import NO_KEY, Seal
+from insa_anomaly.files.sqlite import connected, transaction, write_ahead
+from insa_anomaly.files.whole import create_private, sync_folder, write_whole
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
-from insa_anomaly.saved_file import create_private, sync_folder, write_whole
-from insa_anomaly.sealing import NO_KEY, Seal
-from insa_anomaly.sqlite_file import connected, transaction, write_ahead
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device_training import TrainedDevice

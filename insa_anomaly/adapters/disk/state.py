@@ -14,9 +14,9 @@ from typing import Any, Self
 from uuid import UUID
 
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
+from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
+from insa_anomaly.files.whole import create_private
 from insa_anomaly.ports import Outgoing, SeriesKey
-from insa_anomaly.saved_file import create_private
-from insa_anomaly.sqlite_file import connected, is_damage, transaction, write_ahead
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}

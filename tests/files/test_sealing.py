@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.errors import ConfigError, ModelFileError, ModelStorageError
-from insa_anomaly.sealing import KEY_BYTES, Seal
+from insa_anomaly.files.sealing import KEY_BYTES, Seal
 
 KEYS = [bytes([number]) * KEY_BYTES for number in range(3)]
 SEAL = Seal(KEYS[:1])

@@ -1,6 +1,6 @@
 """The face of a device model: all metrics of a device together, with their window and the rows they are learnt from.
 
-Thin over `core.device`, as `ml_model_manager.AnomalyDetector` is over `core.detector`, and it keeps itself in a file in the same way.
+Thin over `core.device`, as `detectors.series.AnomalyDetector` is over `core.detector`, and it keeps itself in a file in the same way.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from insa_anomaly.core.device_history import DeviceHistory
 from insa_anomaly.core.event import NAMESPACE
 from insa_anomaly.core.features import Floats, Ints
 from insa_anomaly.core.verdict import Transition
+from insa_anomaly.detectors.parameters import parameters as sorted_parameters
+from insa_anomaly.detectors.saved import decoded, read_arrays, write_arrays
+from insa_anomaly.detectors.timestamps import Timestamp, micros
 from insa_anomaly.errors import ModelFileError, TrainingError
-from insa_anomaly.parameters import parameters as sorted_parameters
-from insa_anomaly.saved_file import decoded, read_arrays, write_arrays
-from insa_anomaly.timestamps import Timestamp, micros
 
 if TYPE_CHECKING:
     from insa_anomaly.core.challenge import Challenge

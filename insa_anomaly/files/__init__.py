@@ -1,0 +1,1 @@
+"""Files: written whole, sealed, or opened by SQLite."""
