@@ -1,8 +1,10 @@
-"""Runs a program under the restrictions that a unit of systemd sets, as far as that can be done without a systemd.
+"""A program under the restrictions of a systemd unit, as far as they work without systemd.
 
-`python -m tests.acceptance.confined UNIT STATE MODULE [ARGUMENT...]`: the service's own namespaces with everything read-only but its state
-folders, which lie in STATE; a /tmp of its own; no capabilities and no way to new privileges; no memory that is writable and executable;
-the unit's filter of system calls, address families and namespaces. Each step becomes the next by exec, so the process stays the same.
+`python -m tests.acceptance.confined UNIT STATE MODULE [ARGUMENT...]` runs a module in namespaces of
+the service's own. Everything is read-only but the state folders, which lie in STATE. The program
+has a private /tmp, no capabilities, no way to new privileges and no memory that is both writable
+and executable. The unit's filter of system calls, address families and namespaces applies. Each
+step becomes the next by exec, so the process stays the same.
 """
 
 import ctypes
@@ -18,7 +20,7 @@ from pathlib import Path
 from insa_anomaly.adapters.embedded.account import service_account
 
 HERE = "tests.acceptance.confined"
-TMP, STATE_ROOT = Path("/tmp"), Path("/var/lib")  # noqa: S108 - what is to be private
+TMP, STATE_ROOT = Path("/tmp"), Path("/var/lib")  # noqa: S108 - the places to be private
 PRIVATE = {
     TMP: 0o1777,
     STATE_ROOT: 0o755,
@@ -47,7 +49,7 @@ class Comparison(ctypes.Structure):
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
-    """Words of every setting of the unit, in order; a setting may come several times."""
+    """Return the words of every setting of the unit, in order; a setting may come several times."""
     found: dict[str, list[str]] = {}
     for name, words in re.findall(r"^(\w+)=(.*)$", unit.read_text(encoding="utf-8"), re.MULTILINE):
         found.setdefault(name, []).append(words)
@@ -55,7 +57,7 @@ def settings(unit: Path) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """The step that was come to."""
+    """Run the step that the arguments name."""
     match sys.argv[1:]:
         case ["mounts", *rest]:
             mounts(*rest)
@@ -66,7 +68,10 @@ def main() -> None:
 
 
 def begin(*rest: str) -> None:
-    """Namespaces of our own; an ordinary user gets one of users first, in which the rest is allowed."""
+    """Enter new namespaces.
+
+    An ordinary user first gets a user namespace, in which the other namespaces are allowed.
+    """
     user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
     become(
         [
@@ -86,11 +91,14 @@ def begin(*rest: str) -> None:
 
 
 def mounts(unit: str, state: str, *rest: str) -> None:
-    """ProtectSystem=strict, ProtectHome, PrivateTmp, StateDirectory. What the program is made of stays to be seen, wherever it lies."""
+    """Apply ProtectSystem=strict, ProtectHome, PrivateTmp and StateDirectory.
+
+    The files of the program stay visible, wherever they lie.
+    """
     os.umask(0o022)
     seen = sorted(
         {Path.cwd(), Path(sys.prefix), Path(sys.base_prefix), Path(unit).resolve().parent}
-    )  # a folder before what lies in it
+    )  # a folder before its subfolders
     names = settings(Path(unit))["StateDirectory"][-1].split()
     sources = {STATE_ROOT / name: owned(Path(state) / name) for name in names}
     held = {path: os.open(path, os.O_PATH) for path in (*seen, *sources.values())}
@@ -115,7 +123,7 @@ def mounts(unit: str, state: str, *rest: str) -> None:
 
 
 def owned(folder: Path) -> Path:
-    """A folder of the service, as systemd makes it."""
+    """Make a folder of the service, as systemd makes it."""
     folder.mkdir(parents=True, exist_ok=True)
     account = service_account()
     if account is not None:
@@ -125,14 +133,14 @@ def owned(folder: Path) -> Path:
 
 
 def bind(descriptor: int, place: Path) -> None:
-    """Show a folder at this place, unless it is to be seen there anyway."""
+    """Show a folder at this place, unless it is visible there anyway."""
     if not place.exists():
         place.mkdir(parents=True)
         mount(f"/proc/self/fd/{descriptor}", place, None, MS_BIND | MS_REC)
 
 
 def filters(unit: str, *command: str) -> None:
-    """MemoryDenyWriteExecute and SystemCallFilter; then the program."""
+    """Apply MemoryDenyWriteExecute and SystemCallFilter, then run the program."""
     os.umask(0o077)
     os.environ.pop("HOME", None)
     if _libc.prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
@@ -142,14 +150,14 @@ def filters(unit: str, *command: str) -> None:
 
 
 def load_filter(unit: dict[str, list[str]]) -> None:
-    """What is not listed is refused, as the unit says, with EPERM."""
+    """Refuse every system call that the unit does not list, with EPERM."""
     seccomp = ctypes.CDLL(find_library("seccomp"))
     seccomp.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(seccomp.seccomp_init(REFUSE))
 
     def rule(action: int, name: str, *comparisons: Comparison) -> None:
         number = seccomp.seccomp_syscall_resolve_name(name.encode())
-        if number >= 0:  # else another architecture's
+        if number >= 0:  # otherwise the call belongs to another architecture
             array = (Comparison * len(comparisons))(*comparisons)
             answer = seccomp.seccomp_rule_add_array(
                 context, ctypes.c_uint32(action), number, len(comparisons), array
@@ -164,15 +172,14 @@ def load_filter(unit: dict[str, list[str]]) -> None:
     for family in unit["RestrictAddressFamilies"][-1].split():
         rule(ALLOW, "socket", Comparison(0, SCMP_EQUAL, getattr(socket, family), 0))
     rule(ALLOW, "clone", Comparison(0, SCMP_MASKED_EQUAL, NEW_NAMESPACES, 0))
-    rule(
-        ABSENT, "clone3"
-    )  # its flags lie in memory, where no filter looks; the C library then takes clone
+    # The flags of clone3 lie in memory, where no filter looks; the C library then uses clone.
+    rule(ABSENT, "clone3")
     if seccomp.seccomp_load(context):
         raise OSError("seccomp_load")
 
 
 def allowed(lines: list[str]) -> set[str]:
-    """Names of the system calls that the unit's lines leave, in systemd's own groups."""
+    """Return the names of the system calls that the unit's lines allow, with systemd's groups."""
     groups = syscall_groups()
     left: set[str] = set(expanded("@default", groups))
     for line in lines:
@@ -183,7 +190,7 @@ def allowed(lines: list[str]) -> set[str]:
 
 
 def expanded(word: str, groups: dict[str, list[str]]) -> set[str]:
-    """A group's names, or a name."""
+    """Return the names of a group, or the name itself."""
     return (
         set().union(*(expanded(each, groups) for each in groups[word]))
         if word.startswith("@")
@@ -192,7 +199,7 @@ def expanded(word: str, groups: dict[str, list[str]]) -> set[str]:
 
 
 def syscall_groups() -> dict[str, list[str]]:
-    """As `systemd-analyze syscall-filter` lists them."""
+    """Return the groups as `systemd-analyze syscall-filter` lists them."""
     said = subprocess.run(
         ["systemd-analyze", "syscall-filter"],
         check=True,
@@ -205,14 +212,14 @@ def syscall_groups() -> dict[str, list[str]]:
         if line.startswith("@"):
             members = groups[line.strip()] = []
         elif line.startswith("# "):
-            break  # what the kernel has and systemd does not know
+            break  # system calls that the kernel has and systemd does not know
         elif line.strip() and not line.strip().startswith("#"):
             members.append(line.strip())
     return groups
 
 
 def mount(source: str, target: Path, kind: str | None, flags: int) -> None:
-    """The system call; raises OSError."""
+    """Mount a file system by the system call; raises OSError."""
     if _libc.mount(
         source.encode(), bytes(target), kind.encode() if kind else None, ctypes.c_ulong(flags), None
     ):
@@ -221,19 +228,19 @@ def mount(source: str, target: Path, kind: str | None, flags: int) -> None:
 
 
 def set_read_only(path: str, flags: int, *, read_only: bool) -> None:
-    """Of one mount, or with AT_RECURSIVE of all below it."""
+    """Set or clear read-only on one mount, or with AT_RECURSIVE on all mounts below it."""
     attributes = (ctypes.c_uint64 * 4)(
         MOUNT_ATTR_RDONLY * read_only, MOUNT_ATTR_RDONLY * (not read_only), 0, 0
     )
-    size = ctypes.sizeof(attributes)
-    if _libc.syscall(
+    call = (
         SYS_MOUNT_SETATTR,
         AT_FDCWD,
         path.encode(),
         ctypes.c_uint(flags),
         ctypes.byref(attributes),
-        ctypes.c_size_t(size),
-    ):
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+    if _libc.syscall(*call):
         number = ctypes.get_errno()
         raise OSError(number, f"mount_setattr {path}: {os.strerror(number)}")
 

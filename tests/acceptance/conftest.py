@@ -16,14 +16,14 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def site(short_path: Path, tools: Tools, postgres_dsn: str) -> Iterator[Site]:
-    """A site for one test, without models."""
+    """Open a site for one test, without models."""
     with empty_database(postgres_dsn) as database, opened(short_path, tools, database) as site:
         yield site
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The section `models` of a configuration under which every series of the small plant has one."""
+    """Train every series of the small plant; return the section `models` of a configuration."""
     folder = tmp_path_factory.mktemp("models")
     section = {"directory": str(folder / "ml_models"), "key_file": str(folder / "model.key")}
     config = folder / "config.yaml"
@@ -44,6 +44,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def trained(site: Site, models: dict[str, str]) -> Site:
-    """A site for one test, with models for the small plant."""
+    """Open a site for one test, with models for the small plant."""
     site.put("models", models)
     return site

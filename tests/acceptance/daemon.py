@@ -1,4 +1,7 @@
-"""The daemon as its users run it: a process of its own over a folder, started, asked over HTTP, stopped and killed."""
+"""The daemon as its users run it: a process over a folder.
+
+A test starts it, queries it over HTTP, stops it and kills it.
+"""
 
 import json
 import signal
@@ -24,17 +27,20 @@ ANSWER_SECONDS = 10.0
 
 @dataclass
 class Daemon:
-    """One `insa-anomaly run`, which may be started again after it ended. All it says goes to `daemon.log`, run after run."""
+    """An `insa-anomaly run`, which may be started again after it ended.
+
+    Its whole output goes to `daemon.log`, run after run.
+    """
 
     config: Path
     port: int
     program: Sequence[str] = ("insa_anomaly",)  # a module and its first arguments
-    folder: Path | None = None  # of its log, where that is not the configuration's
+    folder: Path | None = None  # folder of its log, where the log is not beside the configuration
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
     def log(self) -> str:
-        """What it said so far."""
+        """Output so far."""
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
 
     @property
@@ -43,29 +49,29 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs."""
+        """Id of the running process."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it and wait until it does all of its job."""
+        """Start the daemon and wait until it is ready."""
         self.launch()
         self.wait_ready()
 
     def launch(self) -> None:
-        """Start it; the kernel ends it should the tests be killed."""
+        """Start the daemon; the kernel ends it when the tests are killed."""
         assert not self.running
         with self._log.open("ab") as log:
             argv = [sys.executable, "-m", *self.program, "run", "--config", str(self.config)]
             self._process = embedded.spawn(argv, stdout=log.fileno(), stderr=log.fileno(), cwd=ROOT)
 
     def wait_ready(self) -> None:
-        """Until /readyz says so."""
+        """Wait until /readyz reports readiness."""
         deadline = time.monotonic() + START_SECONDS
         while not self.ready:
             if not self.running or time.monotonic() > deadline:
@@ -74,7 +80,10 @@ class Daemon:
 
     @property
     def ready(self) -> bool:
-        """Whether /readyz says so, or that nothing but alerts is in the way: those who are to hear them may be what a test takes away."""
+        """Whether /readyz reports readiness, or only undelivered alerts stand in the way.
+
+        A test may take the targets of alerts away.
+        """
         try:
             reasons: list[str] = json.loads(self.get("/readyz")[1])["reasons"]
         except OSError:
@@ -82,7 +91,10 @@ class Daemon:
         return all(reason.startswith("alerts are not delivered") for reason in reasons)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of a page of the admin port. Raises URLError (an OSError) where nobody answers."""
+        """Return status and body of a page of the admin port.
+
+        Raises URLError (an OSError) where no server answers.
+        """
         try:
             with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_SECONDS) as answer:
                 return answer.status, answer.read().decode()
@@ -91,18 +103,18 @@ class Daemon:
                 return error.code, error.read().decode()
 
     def status(self) -> dict[str, object]:
-        """What /api/v1/status says."""
+        """Return the document of /api/v1/status."""
         answer: dict[str, object] = json.loads(self.get("/api/v1/status")[1])
         return answer
 
     @property
     def troubles(self) -> list[str]:
-        """What it says keeps it from doing all of its job."""
+        """Reasons why the daemon is degraded."""
         reasons: list[str] = json.loads(self.get("/api/v1/status")[1])["reasons"]
         return reasons
 
     def metric(self, name: str, labels: Mapping[str, str] | None = None) -> float:
-        """One sample of /metrics, 0 where it has not been counted yet."""
+        """Return a sample of /metrics, or 0 where it has not been counted yet."""
         for family in text_string_to_metric_families(self.get("/metrics")[1]):
             for sample in family.samples:
                 if sample.name == name and sample.labels == dict(labels or {}):
@@ -110,7 +122,7 @@ class Daemon:
         return 0.0
 
     def wait_idle(self, seconds: float = 60.0) -> None:
-        """Until everything in the log is scored and recorded."""
+        """Wait until everything in the log is scored and recorded."""
         wait_for(self._idle, seconds)
 
     def _idle(self) -> bool:
@@ -121,13 +133,13 @@ class Daemon:
         return status["log_last"] == status["scored"] == status["recorded"]
 
     def terminate(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Send SIGTERM; return the exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """Wait for its end; answers the exit status."""
+        """Wait until the process ends; return its exit status."""
         assert self._process is not None
         try:
             return self._process.wait(seconds)
@@ -138,12 +150,12 @@ class Daemon:
             )
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL and wait until the process is gone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
 
 def command(*words: str) -> list[str]:
-    """The argument list of an `insa-anomaly` command."""
+    """Return the argument list of an `insa-anomaly` command."""
     return [sys.executable, "-m", "insa_anomaly", *words]

@@ -1,6 +1,7 @@
-"""Keeps what this version writes, for later versions to be tested on: `python -m tests.acceptance.keep_formats FOLDER`.
+"""A program that stores the formats this version writes, for tests of later versions.
 
-A schema with rows in it, a log with messages that nobody has read yet, an outbox with events that were not told, and a small model.
+`python -m tests.acceptance.keep_formats FOLDER` writes a schema with rows in it, a log with
+messages that no reader has read, an outbox with events that are not published, and a small model.
 """
 
 import json
@@ -35,7 +36,7 @@ SECOND = 1_000_000
 
 
 def keep(folder: Path) -> None:
-    """Write all of it."""
+    """Write all formats."""
     folder.mkdir(parents=True)
     keep_model(folder)
     with Spool(folder / "spool.db") as log, StateFile(folder / "state.db") as state:
@@ -55,7 +56,7 @@ def keep(folder: Path) -> None:
 
 
 def keep_model(folder: Path) -> None:
-    """Of one series, small and whole."""
+    """Write the model of a series, small and complete."""
     rng = np.random.default_rng(1)
     times = NOW - np.arange(600, 0, -1) * SECOND
     with ModelFiles(folder / "ml_models", folder / "model.key") as files:
@@ -66,7 +67,7 @@ def keep_model(folder: Path) -> None:
 
 
 def keep_schema(dsn: str, cursor: Page, target: Path) -> None:
-    """With a few readings, a model, a dead letter and a key in it."""
+    """Write the schema with a few readings, a model, a dead letter and a key in it."""
     migrate(dsn)
     with PostgresRecorder(dsn) as recorder:
         recorder.record(
@@ -80,7 +81,8 @@ def keep_schema(dsn: str, cursor: Page, target: Path) -> None:
         recorder.record(cursor)
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(
-            "INSERT INTO api_keys (id, name, digest, permissions) VALUES ('k1', 'kept', 'd', '{ml:read}')"
+            "INSERT INTO api_keys (id, name, digest, permissions) "
+            "VALUES ('k1', 'kept', 'd', '{ml:read}')"
         )
         session.execute(
             "INSERT INTO audit_log (who, origin, action, subject) VALUES ('w', 'o', 'a', 's')"

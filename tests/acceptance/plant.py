@@ -1,4 +1,4 @@
-"""A small plant whose faults are many and whose every message can be said again: readings of the past, the same in every run."""
+"""A small plant with many faults: readings of the past that are equal in every run."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,17 @@ Message = tuple[str, bytes]
 
 @dataclass(frozen=True)
 class Machine:
-    """One device: `values` [rows, metrics], of which the first `TRAINING_ROWS` are ordinary."""
+    """A device: `values` [rows, metrics], of which the first `TRAINING_ROWS` are ordinary."""
 
     device_id: str
     values: npt.NDArray[np.float64]
 
     def messages(self) -> Iterator[Message]:
-        """One message a row after the training, with all its metrics, or one each where the row's number is odd."""
+        """Yield the messages of the rows after the training.
+
+        A row with an even number is a message with all its metrics, a row with an odd number a
+        message for each metric.
+        """
         topic = f"insa/iiot/telemetry/{self.device_id}"
         for row in range(TRAINING_ROWS, len(self.values)):
             common = {"id": f"{self.device_id}:{row}", "timestamp": self.time(row)}
@@ -44,11 +48,11 @@ class Machine:
                 yield topic, json.dumps({**common, "metrics": metrics}).encode()
 
     def time(self, row: int) -> str:
-        """When the row was taken."""
+        """Return the time of the row."""
         return rfc3339(BEGIN + row * STEP)
 
     def write_training(self, folder: Path) -> Path:
-        """The ordinary rows as a file to train from."""
+        """Write the ordinary rows to a file to train from; return its path."""
         lines = [
             f"{self.time(row)},{','.join(map(str, self.values[row].tolist()))}\n"
             for row in range(TRAINING_ROWS)
@@ -59,14 +63,14 @@ class Machine:
 
 
 def machines(rows: int) -> list[Machine]:
-    """The plant, with `rows` rows of each machine after the training."""
+    """Return the plant, with `rows` rows of each machine after the training."""
     return [
         Machine(name, _values(number, TRAINING_ROWS + rows)) for number, name in enumerate(DEVICES)
     ]
 
 
 def _values(seed: int, rows: int) -> npt.NDArray[np.float64]:
-    """Slow waves and noise; faults come at regular times, one metric after the other."""
+    """Return slow waves and noise, with faults at regular times, one metric after the other."""
     random = np.random.default_rng(seed)
     at = np.arange(rows)[:, None]
     values: npt.NDArray[np.float64] = np.array([60.0, 5.0, 20.0]) + np.sin(
@@ -80,7 +84,7 @@ def _values(seed: int, rows: int) -> npt.NDArray[np.float64]:
 
 
 def stream(plant: Iterable[Machine]) -> list[Message]:
-    """What the devices say, in turn: each in its own order."""
+    """Return the messages of the devices in turn; each device keeps its order."""
     queues = [list(machine.messages()) for machine in plant]
     assert len({len(queue) for queue in queues}) == 1
     return [message for together in zip(*queues, strict=True) for message in together]

@@ -1,4 +1,4 @@
-"""What a confined program may not do, tried: one line a restriction, `held` or what went wrong."""
+"""The attempts that a confined program must fail at: a line for each, `held` or `NOT HELD`."""
 
 import ctypes
 import errno
@@ -13,7 +13,7 @@ TMP = Path("/tmp")  # noqa: S108 - it is private here
 
 
 def refused(attempt: Callable[[], object], *numbers: int) -> bool:
-    """Whether the attempt fails with one of these errors."""
+    """Return whether the attempt fails with one of these error numbers."""
     try:
         attempt()
     except OSError as error:
@@ -22,28 +22,25 @@ def refused(attempt: Callable[[], object], *numbers: int) -> bool:
 
 
 def unshare() -> None:
-    """A user namespace would give all capabilities inside it."""
+    """Try to enter a user namespace, which would grant all capabilities inside it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x10000000):
         raise OSError(ctypes.get_errno(), "unshare")
 
 
 def status(name: str) -> str:
-    """A line of /proc/self/status."""
+    """Return the value of a line of /proc/self/status."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
 
 
 def main() -> None:
-    """Try all; say so."""
+    """Try every restriction and print the results."""
     state = Path("/var/lib/insa-anomaly/probe")
     state.write_text("mine", encoding="ascii")
     (TMP / "probe").write_text("mine", encoding="ascii")
-    program = (
-        Path.cwd(),
-        Path(sys.prefix),
-        Path(sys.base_prefix),
-    )  # stays to be seen, wherever it lies
+    # The files of the program stay visible, wherever they lie.
+    program = (Path.cwd(), Path(sys.prefix), Path(sys.base_prefix))
     shown = {path.relative_to(TMP).parts[0] for path in program if path.is_relative_to(TMP)}
     found = {
         "nobody can give us more": status("NoNewPrivs") == "1"

@@ -1,4 +1,4 @@
-"""The README as a list of commands: what a reader may copy into a shell, line by line."""
+"""The README as a list of commands: the text that a reader may copy into a shell, line by line."""
 
 import re
 from dataclasses import dataclass
@@ -47,18 +47,18 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        """Its commands."""
+        """Commands of the block, a line each."""
         lines = [_COMMENT.sub("", line) for line in self.text.splitlines()]
         return [line for line in lines if line]
 
 
 def text() -> str:
-    """All of it."""
+    """Return the whole README."""
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks() -> list[Block]:
-    """Every block that is for a shell: bash by its own word, or begun by a program."""
+    """Return every block for a shell: marked as bash, or without a mark and begun by a program."""
     whole = text()
     found = []
     for match in _BLOCK.finditer(whole):
@@ -71,12 +71,12 @@ def blocks() -> list[Block]:
 
 
 def spans() -> list[str]:
-    """Every command that stands within a sentence or a table: a program and at least a word more."""
+    """Return every command within a sentence or a table: a program and at least one more word."""
     return [span for span in re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text())) if is_command(span)]
 
 
 def statements() -> list[str]:
-    """What it says to PostgreSQL."""
+    """Return the SQL statements that the README shows."""
     return [
         span
         for span in re.findall(r"`([^`\n]+)`", text())
@@ -85,6 +85,6 @@ def statements() -> list[str]:
 
 
 def is_command(line: str) -> bool:
-    """Whether it begins with a program of the list, or sets a variable for one."""
+    """Return whether the line begins with a listed program, or sets a variable for a program."""
     first, *more = _ASSIGNMENT.sub("", line).split(maxsplit=1)
     return first in PROGRAMS and bool(more)

@@ -1,4 +1,4 @@
-"""A plant for one test: a broker and a database of its own, a folder, a configuration, and whoever publishes, listens and looks."""
+"""A plant for one test: broker, database, folder, configuration, publisher and listener."""
 
 import json
 import sqlite3
@@ -35,19 +35,19 @@ _databases = count(1)
 
 @dataclass
 class Heard:
-    """Events as they came at a subscriber that is none of ours."""
+    """Events as they arrived at an independent subscriber."""
 
     payloads: list[tuple[str, bytes]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, topic: str, payload: bytes, at: float) -> None:
-        """One came."""
+        """Store a message that arrived."""
         del at
         with self._lock:
             self.payloads.append((topic, payload))
 
     def has(self, topic: str) -> bool:
-        """Whether something came on this topic."""
+        """Return whether a message arrived on this topic."""
         with self._lock:
             return any(one == topic for one, _ in self.payloads)
 
@@ -59,12 +59,12 @@ class Heard:
 
     @property
     def events(self) -> list[Event]:
-        """All, in order, repeated ones included."""
+        """All events, in order, including repeated ones."""
         return [msgspec.json.decode(payload, type=Event) for _, payload in self.told]
 
     @property
     def by_id(self) -> dict[str, bytes]:
-        """Payloads by event id; fails where one id was told in two ways."""
+        """Payloads by event id; fails where an id was published with two payloads."""
         found: dict[str, bytes] = {}
         for topic, payload in self.told:
             event = msgspec.json.decode(payload, type=Event)
@@ -75,7 +75,10 @@ class Heard:
 
 @dataclass
 class Site:
-    """Servers and settings of one test. `settings` are sections of config.yaml; a test may change them before it starts a daemon."""
+    """Servers and settings of one test.
+
+    `settings` are sections of config.yaml; a test may change them before it starts a daemon.
+    """
 
     folder: Path
     broker: Address
@@ -120,44 +123,47 @@ class Site:
         self.settings[section] = {**self.settings.get(section, {}), **settings}
 
     def config(self) -> Path:
-        """The configuration as a file, as the settings are now."""
+        """Write the present settings to a configuration file; return its path."""
         path = self.folder / "config.yaml"
         path.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")  # JSON is YAML
         return path
 
     def daemon(self) -> Daemon:
-        """A daemon with the settings as they are now; not started."""
+        """Build a daemon with the present settings; it is not started."""
         self._daemons.append(Daemon(self.config(), self.settings["http"]["port"]))
         return self._daemons[-1]
 
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """A command with this site's configuration, to its end."""
+        """Run a command with this site's configuration until it ends."""
         argv = [*command(*words), "--config", str(self.config())]
         return subprocess.run(
             argv, check=False, capture_output=True, text=True, cwd=ROOT, timeout=COMMAND_SECONDS
         )
 
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
-        """Rows of the database."""
+        """Return rows of the database."""
         with psycopg.connect(self.database) as connection:
             return connection.execute(statement, values).fetchall()
 
     def stored(self) -> int:
-        """Readings in the database."""
+        """Return the number of readings in the database."""
         return int(self.query("SELECT count(*) FROM telemetry")[0][0])
 
     def state(self, statement: str) -> list[tuple[Any, ...]]:
-        """Rows of the daemon's own file."""
+        """Return rows of the daemon's state file."""
         with closing(sqlite3.connect(self.folder / "storage" / "state.db")) as state:
             return state.execute(statement).fetchall()
 
     def alerts(self, statement: str) -> list[tuple[Any, ...]]:
-        """Rows of the daemon's file of alerts."""
+        """Return rows of the daemon's file of alerts."""
         with closing(sqlite3.connect(self.folder / "storage" / "alerts.db")) as alerts:
             return alerts.execute(statement).fetchall()
 
     def wait_told(self, heard: Heard) -> None:
-        """Until the outbox is empty, and what was in it has come to the subscriber: the broker keeps the order."""
+        """Wait until the outbox is empty and its events have reached the subscriber.
+
+        The broker keeps the order.
+        """
         wait_for(lambda: self.state("SELECT count(*) FROM outbox") == [(0,)], 60)
         topic = f"insa/iiot/ml/anomaly/{token_hex(4)}{END}"
         with self.feeder() as feeder:
@@ -166,7 +172,11 @@ class Site:
 
     @contextmanager
     def publishing(self, messages: Sequence[Message], rate: float) -> Iterator[None]:
-        """Publish these evenly, `rate` a second, while the block runs, whatever becomes of the daemon; at its end the broker has all."""
+        """Publish these messages evenly, `rate` a second, while the block runs.
+
+        Publishing continues whatever happens to the daemon. The broker has all messages when the
+        block ends.
+        """
         failures: list[BaseException] = []
         thread = Thread(target=self._publish, args=(messages, rate, failures), daemon=True)
         thread.start()
@@ -184,12 +194,12 @@ class Site:
                 for number, message in enumerate(messages):
                     feeder.publish(*message)
                     time.sleep(max(0.0, began + number / rate - time.monotonic()))
-        except BaseException as error:  # noqa: BLE001 - the test must hear of it
+        except BaseException as error:  # noqa: BLE001 - the test must see it
             failures.append(error)
 
     @contextmanager
     def feeder(self) -> Iterator[Feeder]:
-        """A device's connection; what was published through it is with the broker when the block ends."""
+        """Connect as a device; the broker has all published messages when the block ends."""
         with Feeder(self._access("device")) as feeder:
             assert feeder.open(CONNECT_SECONDS), feeder.trouble
             yield feeder
@@ -197,7 +207,7 @@ class Site:
 
     @contextmanager
     def listen(self, topics: str = EVENTS, heard: Heard | None = None) -> Iterator[Heard]:
-        """An independent subscriber."""
+        """Connect an independent subscriber."""
         heard = heard or Heard()
         with Listener(self._access("operator"), [topics], heard) as listener:
             assert listener.open(CONNECT_SECONDS), listener.trouble
@@ -220,7 +230,7 @@ class Site:
 
 @contextmanager
 def opened(folder: Path, tools: Tools, database: str) -> Iterator[Site]:
-    """A site with this database and a mosquitto of its own."""
+    """Open a site with this database and its own mosquitto."""
     with embedded.mosquitto(folder / "mosquitto", tools) as broker:
         site = Site(folder, broker, database)
         try:
@@ -231,7 +241,7 @@ def opened(folder: Path, tools: Tools, database: str) -> Iterator[Site]:
 
 @contextmanager
 def empty_database(server: str) -> Iterator[str]:
-    """Connection string of a fresh database without our schema."""
+    """Create a fresh database without our schema; yield its connection string."""
     name = f"site_{next(_databases)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")

@@ -1,4 +1,4 @@
-"""What the daemon answers, shows and leaves: the admin port, the latest results in Redis, a clean end."""
+"""The admin port, the latest results in Redis and a clean end of the daemon."""
 
 import json
 import os
@@ -15,11 +15,14 @@ from tests.conftest import wait_for
 
 ROWS = 100
 READINGS = len(DEVICES) * ROWS * len(METRICS)
-STOP_SECONDS = 15.0  # generous for a machine that is busy; a healthy stop takes one
+STOP_SECONDS = 15.0  # generous for a busy machine; a healthy stop takes 1 s
 
 
 def test_it_answers_shows_and_ends(trained: Site, redis_url: str) -> None:
-    """Health, readiness, figures and metrics agree with what was published; the newest results stand in Redis for minutes, not for ever."""
+    """Health, readiness, status and metrics agree with the published readings.
+
+    The newest results stay in Redis for minutes, not forever.
+    """
     trained.put("redis", {"url": redis_url})
     daemon = trained.daemon()
     daemon.start()
@@ -53,7 +56,8 @@ def test_it_answers_shows_and_ends(trained: Site, redis_url: str) -> None:
 
     newest = dict(
         trained.query(
-            "SELECT device_id || ':' || metric_name, max(timestamp) FROM telemetry_readings GROUP BY 1"
+            "SELECT device_id || ':' || metric_name, max(timestamp) FROM telemetry_readings "
+            "GROUP BY 1"
         )
     )
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
@@ -75,7 +79,7 @@ def test_it_answers_shows_and_ends(trained: Site, redis_url: str) -> None:
 
 
 def test_redis_away_changes_nothing_else(trained: Site) -> None:
-    """Nobody answers at its address: readings are stored, the daemon is ready, one line says what is missing."""
+    """An unreachable Redis affects no reading and no readiness; a line of the log reports it."""
     trained.put("redis", {"url": "redis://127.0.0.1:1/0"})
     daemon = trained.daemon()
     daemon.start()
@@ -89,7 +93,11 @@ def test_redis_away_changes_nothing_else(trained: Site) -> None:
 
 
 def test_the_port_is_a_process_of_its_own(trained: Site) -> None:
-    """Killed, it is there again, and the stream has not noticed; a daemon that is frozen is not called alive; nothing outlives it."""
+    """The admin port is a process of its own, which ends with the daemon.
+
+    When it is killed, it is started again and the stream is not disturbed. A frozen daemon is not
+    reported as alive.
+    """
     daemon = trained.daemon()
     daemon.start()
     [port] = children(daemon.pid)

@@ -1,4 +1,7 @@
-"""The tour of the admin API that the README offers, pasted into bash: a model's whole life, in a daemon that streams."""
+"""The tour of the admin API in the README, pasted into bash while a daemon streams.
+
+The tour follows a model through its whole life.
+"""
 
 import json
 import os
@@ -15,18 +18,21 @@ TOUR_SECONDS = 120.0
 
 
 def tour() -> str:
-    """The block of the README."""
+    """Return the block of the README."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### The admin API")[2]
     return section.partition("```bash\n")[2].partition("```")[0]
 
 
 def answers(said: str) -> list[dict[str, Any]]:
-    """The documents that were printed, one a line."""
+    """Return the printed JSON documents, one from each line."""
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
 def test_the_tour_in_the_readme_works(site: Site) -> None:
-    """Copied and pasted: nothing of it fails, and at its end the old version serves again and the new one is gone."""
+    """The pasted tour runs without an error.
+
+    At its end the old version serves again and the new version is deleted.
+    """
     site.put("health", {"settle": 0})
     daemon = site.daemon()
     with site.listen("insa/iiot/ml/#") as heard:
@@ -101,9 +107,8 @@ def test_the_tour_in_the_readme_works(site: Site) -> None:
         ),
         20,
     )
-    assert site.query("SELECT task_type FROM schedule") == [
-        ("ml_model_health_check",)
-    ]  # which the daemon ran by itself
+    # The daemon ran its health check by itself.
+    assert site.query("SELECT task_type FROM schedule") == [("ml_model_health_check",)]
     actions = [
         row[0]
         for row in site.query(

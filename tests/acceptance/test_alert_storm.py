@@ -1,4 +1,4 @@
-"""Ten thousand anomalies in a minute: no more mails than the budget has, nothing lost, and the stream does not feel it."""
+"""Ten thousand anomalies in a minute: mails stay within the budget, the stream is not slowed."""
 
 import json
 import re
@@ -33,35 +33,37 @@ from tests.conftest import wait_for
 from tests.core.test_alert import EVENT
 
 STORM = 10_000
-TOGETHER = 20  # events of one commit
+TOGETHER = 20  # events in a commit
 BUDGET = 20
 RATE = 4000.0  # readings a second, of the whole daemon
-PAIRS, LEAD_SECONDS, SECONDS = (
-    6,
-    4.0,
-    10.0,
-)  # of calm and storm; seconds of each that do not count, and that do
-READINGS = 2000  # a series is learnt from
-SPIKES, QUIET = 0.2, 20  # of readings; but a series that had one has no other for so many readings
+# Pairs of a calm and a stormy stretch; seconds of a stretch that do not count, and that count.
+PAIRS, LEAD_SECONDS, SECONDS = 6, 4.0, 10.0
+READINGS = 2000  # from which a series is learnt
+SPIKES, QUIET = 0.2, 20  # share of readings that spike; readings of a series between two spikes
 
 
 def counted(server: MailServer) -> int:
-    """Anomalies that the mails speak of."""
+    """Return the number of anomalies that the mails report."""
     summaries = [re.search(r"(\d+) more alerts", mail.get_content()) for mail in server.taken]
     return sum(1 if found is None else int(found[1]) for found in summaries)
 
 
 @contextmanager
 def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[AlertFile]:
-    """The alerts of a daemon, on these events and by this server."""
+    """Run the alerts of a daemon on these events, delivered by this server."""
     with AlertFile(folder / "alerts.db") as store:
         mail = Mail(
             Post("127.0.0.1", server.port, "none", "insa@plant.test", ("shift@plant.test",))
         )
-        courier = Courier("mail", mail, store, Retry(), 86_400.0, clock.now)
+        courier = Courier("mail", mail, store=store, retry=Retry(), keep=86_400.0, clock=clock.now)
         settings = Alerting(daily_budget=BUDGET, summary_seconds=1.0)
         reader = Alert(
-            state, store, [Target("mail", (Route(),), BUDGET)], [courier], settings, clock.now
+            state,
+            store,
+            targets=[Target("mail", (Route(),), BUDGET)],
+            couriers=[courier],
+            alerting=settings,
+            clock=clock.now,
         )
         stop = threading.Event()
         thread = threading.Thread(
@@ -77,7 +79,7 @@ def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[Ale
 
 
 def committed(state: StateFile) -> list[float]:
-    """The storm, as the score reader commits it; seconds of each commit."""
+    """Commit the storm as the score reader does; return the seconds of each commit."""
     took = []
     for begin in range(0, STORM, TOGETHER):
         each = [
@@ -93,7 +95,10 @@ def committed(state: StateFile) -> list[float]:
 
 
 def test_a_storm_is_a_budget_of_mails_and_every_anomaly_is_counted(tmp_path: Path) -> None:
-    """One mail each while the budget lasts, one summary; what comes after that is counted for tomorrow's. No event is left over."""
+    """A storm sends as many mails as the budget allows, the last of them a summary.
+
+    Later anomalies are counted for the next day's mail. Every event is handled.
+    """
     server = MailServer()
     with (
         server.running(),
@@ -105,16 +110,20 @@ def test_a_storm_is_a_budget_of_mails_and_every_anomaly_is_counted(tmp_path: Pat
             lambda: (state.notices(9), store.backlog(), len(server.taken)) == ([], {}, BUDGET), 20
         )
         assert counted(server) + store.accounts()["mail"].digest.count == STORM
-        assert len(state.outgoing(0, 2 * STORM)) == STORM  # what goes to MQTT is not ours to take
+        assert len(state.outgoing(0, 2 * STORM)) == STORM  # the events for MQTT stay in the outbox
     print(  # noqa: T201
-        f"a commit in the storm: p50 {np.median(took) * 1e3:.2f} ms, p99 {np.percentile(took, 99) * 1e3:.2f} ms"
+        f"a commit in the storm: p50 {np.median(took) * 1e3:.2f} ms, "
+        f"p99 {np.percentile(took, 99) * 1e3:.2f} ms"
     )
     assert np.median(took) < 0.02
 
 
-# ------------------------------------------------------------------------------------------- the whole daemon
+# ---------------------------------------------------------------------------- the whole daemon
 def stretch(plant: Live, spikes: float) -> Span:
-    """Publish for a while with so many spikes; when that was, but for its beginning, in which the stretch before echoes."""
+    """Publish a stretch with this share of spikes; return its span.
+
+    The span leaves out the lead, in which the previous stretch still has effects.
+    """
     done = plant.publish(
         Order(int(RATE * (LEAD_SECONDS + SECONDS)), RATE, None, spikes, QUIET)
     ).done
@@ -122,12 +131,13 @@ def stretch(plant: Live, spikes: float) -> Span:
 
 
 def anomalies(database: "psycopg.Connection[tuple[int]]", spans: list[Span]) -> int:
-    """How many there are of these spans."""
+    """Return the number of anomalies in these spans."""
     return sum(
         row[0]
         for span in spans
         for row in database.execute(
-            "SELECT count(*) FROM anomaly_detections WHERE timestamp BETWEEN to_timestamp(%s) AND to_timestamp(%s)",
+            "SELECT count(*) FROM anomaly_detections "
+            "WHERE timestamp BETWEEN to_timestamp(%s) AND to_timestamp(%s)",
             span,
         )
     )
@@ -136,9 +146,10 @@ def anomalies(database: "psycopg.Connection[tuple[int]]", spans: list[Span]) -> 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_whole_daemon_in_a_storm(tmp_path: Path) -> None:
-    """A minute of it in pieces, each beside a calm one of as many readings: the mails of the budget, nothing lost, ingest as fast.
+    """A storm of a minute stays within the budget of mails, loses no reading and slows no commit.
 
-    The ratio is the median over the pairs, whose order alternates: what else the machine does falls on both.
+    The storm comes in pieces, each beside a calm stretch of as many readings. The ratio is the
+    median over the pairs, whose order alternates, so that other work of the machine falls on both.
     """
     now = time.time_ns() // 1000
     server = MailServer()
@@ -185,7 +196,7 @@ def test_a_whole_daemon_in_a_storm(tmp_path: Path) -> None:
         "mails": len(server.taken),
         "mails_most": BUDGET,
         "episodes": opened,
-        "lost": 0,  # else `settle` has failed
+        "lost": 0,  # otherwise `settle` fails
         "ingest_p99_ms_calm": round(1e3 * p99(commits, calm), 1),
         "ingest_p99_ms_storm": round(1e3 * p99(commits, storm), 1),
         "ratio": round(median(ratios), 2),

@@ -1,4 +1,4 @@
-"""Alerts of a whole daemon: soon, once, and whatever becomes of those who are to hear them, the stream goes on."""
+"""Alerts of a whole daemon: each is delivered soon and once, and no target slows the stream."""
 
 import time
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ ALERT_SECONDS = 2.0  # from an event to its alert
 
 @dataclass
 class Punctual(Heard):
-    """Events, and when each came first."""
+    """Events, and the time at which each first arrived."""
 
     at: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, topic: str, payload: bytes, at: float) -> None:
-        """One came."""
+        """Store the event and the time at which its episode opened."""
         super().__call__(topic, payload, at)
         event = msgspec.json.decode(payload, type=Event)
         if event.kind == "opened":
@@ -37,7 +37,7 @@ class Punctual(Heard):
 
 @dataclass
 class Hearers:
-    """A mail server, a webhook, and when each heard of an episode."""
+    """A mail server and a webhook, and the times at which the webhook received each episode."""
 
     mail: MailServer = field(default_factory=MailServer)
     hook: WebServer = field(default_factory=WebServer)
@@ -47,24 +47,23 @@ class Hearers:
         self.hook.answer = self.answer
 
     def answer(self, request: Request) -> Reply:
-        """The webhook's."""
+        """Answer a request of the webhook; note when its cause first came."""
         self.at.setdefault(msgspec.json.decode(request.body)["cause"], time.monotonic())
         return Reply()
 
     @property
     def told(self) -> list[str]:
-        """Causes that the webhook was told of, in order."""
+        """Causes that the webhook received, in order."""
         return [msgspec.json.decode(one.body)["cause"] for one in self.hook.asked]
 
 
 @pytest.fixture
 def hearers(trained: Site) -> Iterator[Hearers]:
-    """They listen; the site knows of them."""
+    """Run both targets and configure the site to use them."""
     found = Hearers()
     with found.hook.running(), found.mail.running():
-        trained.put(
-            "readings", {"historical_after": 1e10}
-        )  # the plant's readings are old, and are to count as new
+        # The plant's readings are old and must count as new.
+        trained.put("readings", {"historical_after": 1e10})
         trained.put(
             "mail",
             {
@@ -88,19 +87,22 @@ def hearers(trained: Site) -> Iterator[Hearers]:
 
 
 def feed(site: Site) -> None:
-    """All that the plant says."""
+    """Publish all messages of the plant."""
     with site.feeder() as feeder:
         for message in stream(machines(ROWS)):
             feeder.publish(*message)
 
 
 def opened(site: Site) -> set[str]:
-    """Episodes that were opened."""
+    """Return the ids of the opened episodes."""
     return {str(episode) for (episode,) in site.query("SELECT id FROM anomaly_episodes")}
 
 
 def test_an_alert_leaves_within_two_seconds_of_its_event(trained: Site, hearers: Hearers) -> None:
-    """By mail and to the webhook, one for each episode, with what is known of it."""
+    """A mail and a webhook request leave within two seconds of each opened episode.
+
+    Each mail states what is known of the episode.
+    """
     trained.put("alerts", {"routes": [{"devices": "press-*", "kinds": ["opened"]}]})
     daemon = trained.daemon()
     heard = Punctual()
@@ -127,7 +129,11 @@ def test_an_alert_leaves_within_two_seconds_of_its_event(trained: Site, hearers:
 def test_whoever_is_away_or_hangs_holds_nothing_up_and_hears_later(
     trained: Site, hearers: Hearers
 ) -> None:
-    """The mail server refuses, the webhook hangs, GitHub is nowhere, the daemon is killed meanwhile: all is stored, and told in the end."""
+    """An unreachable target delays no reading, and it receives every alert later.
+
+    The mail server refuses, the webhook hangs, GitHub is unreachable and the daemon is killed
+    meanwhile.
+    """
     hearers.mail.answer = "451 not now"
     hearers.hook.answer = lambda _: Reply(pause=2.0)
     token = trained.folder / "token"
@@ -161,7 +167,7 @@ def test_whoever_is_away_or_hangs_holds_nothing_up_and_hears_later(
 
 
 def stopped(daemon: Daemon) -> float:
-    """Seconds that it takes to stop in good order."""
+    """Stop the daemon in good order; return the seconds that it took."""
     began = time.monotonic()
     assert daemon.terminate() == 0
     assert time.monotonic() - began < STOP_SECONDS
@@ -170,7 +176,7 @@ def stopped(daemon: Daemon) -> float:
 
 @pytest.mark.long
 def test_a_restart_and_an_outage_of_the_broker_page_nobody(trained: Site, hearers: Hearers) -> None:
-    """Series whose habits are known; a start into silence is one alert, not one a device."""
+    """A restart into silence raises a single alert for all devices, their return raises none."""
     trained.put(
         "silence", {"stream_seconds": 2.0, "device_seconds": 4.0, "pauses": 2, "spans": 1.0}
     )

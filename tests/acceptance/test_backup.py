@@ -1,4 +1,4 @@
-"""Backup while the daemon runs, restore where nothing is: all is what it was, and it goes on."""
+"""Backup of a running daemon, and its restore on an empty machine that continues the stream."""
 
 import json
 import subprocess
@@ -33,7 +33,10 @@ EXPECTED = [
 def test_a_backup_of_a_running_daemon_is_restored_on_another_machine(
     trained: Site, postgres_dsn: str, short_path: Path, tools: Tools
 ) -> None:
-    """Nothing is lost and nothing is there twice, whatever was under way; then the rest of the stream is taken up."""
+    """A restored backup loses and duplicates no reading, whatever was in progress.
+
+    The restored daemon then takes up the rest of the stream.
+    """
     messages = stream(machines(120))
     half = len(messages) // 2
     daemon = trained.daemon()
@@ -71,7 +74,10 @@ def test_a_backup_of_a_running_daemon_is_restored_on_another_machine(
                 feeder.publish(*message)
         daemon.start()
         daemon.wait_idle()
-        readings = "SELECT device_id, metric_name, timestamp, value FROM telemetry_readings ORDER BY 1, 2, 3"
+        readings = (
+            "SELECT device_id, metric_name, timestamp, value FROM telemetry_readings "
+            "ORDER BY 1, 2, 3"
+        )
         sent = sum(len(json.loads(payload).get("metrics", "1")) for _, payload in messages)
         wait_for(lambda: (other.stored(), trained.stored()) == (sent, sent), 60)
         assert other.query(readings) == trained.query(readings)
@@ -83,7 +89,7 @@ def test_a_backup_of_a_running_daemon_is_restored_on_another_machine(
 
 
 def test_a_backup_that_is_not_whole_is_not_restored(site: Site) -> None:
-    """One that was altered, or never finished, is refused before anything is touched."""
+    """A backup that was altered or never finished is refused before any file is touched."""
     settings, _ = load(site.config())
     migrate(site.database)
     folder = backup.backup(settings, site.folder / "backups")
@@ -97,7 +103,7 @@ def test_a_backup_that_is_not_whole_is_not_restored(site: Site) -> None:
 
 
 def test_no_password_is_in_an_argument(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It goes to PostgreSQL's programs in their environment."""
+    """A password reaches PostgreSQL's programs in their environment, never as an argument."""
     seen: list[tuple[list[str], dict[str, str]]] = []
 
     def run(argv: list[str], *, env: dict[str, str], **_: object) -> None:

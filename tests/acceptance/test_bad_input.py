@@ -1,4 +1,4 @@
-"""Whatever a message holds: it ends in the dead letters with its reason and its bytes, is counted, and harms nobody beside it."""
+"""Bad messages: each is stored as a dead letter with its reason, is counted, and harms no other."""
 
 import json
 from collections import Counter
@@ -63,10 +63,12 @@ BAD: dict[Cause, list[tuple[str, bytes]]] = {
 
 
 def test_every_kind_of_bad_message_among_good_ones(site: Site) -> None:
-    """Each in the dead letters with its reason and raw bytes, each counted; every good reading between them is stored."""
-    assert BAD.keys() == set(Cause) - {
-        Cause.UNRECORDABLE
-    }  # which no message is by itself: tests/runtime/test_page_parts.py
+    """Every kind of bad message becomes a dead letter with its reason and raw bytes.
+
+    Each is counted. Every good reading between the bad messages is stored.
+    """
+    # No message is unrecordable by itself: see tests/runtime/test_page_parts.py.
+    assert BAD.keys() == set(Cause) - {Cause.UNRECORDABLE}
     site.put(
         "readings",
         {
@@ -78,9 +80,8 @@ def test_every_kind_of_bad_message_among_good_ones(site: Site) -> None:
     first = site.daemon()
     first.start()
     assert first.terminate() == 0
-    site.put(
-        "readings", {"subscriptions": SUBSCRIPTIONS}
-    )  # what waits at the broker under the topic given up is of no topic we know
+    # Messages that wait at the broker under the topic given up match no subscription.
+    site.put("readings", {"subscriptions": SUBSCRIPTIONS})
     good = 0
     with site.feeder() as feeder:
         for topic, payload in (message for messages in BAD.values() for message in messages):

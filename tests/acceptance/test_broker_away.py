@@ -1,4 +1,4 @@
-"""The broker is not there at the start, or goes in mid-stream: the daemon waits, says so, comes back, and loses nothing."""
+"""A broker that is unreachable at the start or goes down in mid-stream: no reading is lost."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ READINGS = len(DEVICES) * ROWS * len(METRICS)
 def lonely_site(
     short_path: Path, own_mosquitto: Server[Listener], postgres_dsn: str
 ) -> Iterator[Site]:
-    """A site without models, on a broker that the test may stop."""
+    """Open a site without models, on a broker that the test may stop."""
     with empty_database(postgres_dsn) as database:
         site = Site(short_path, own_mosquitto.address, database)
         yield site
@@ -29,7 +29,10 @@ def lonely_site(
 def test_the_broker_comes_late_and_goes_in_between(
     lonely_site: Site, own_mosquitto: Server[Listener], reader: str
 ) -> None:
-    """Alive and not ready while it is away, ready when it is there; every reading is stored once, those of the interruption too."""
+    """The daemon is alive but not ready while the broker is down, and ready when it is up.
+
+    Every reading is stored once, including the readings of the interruption.
+    """
     own_mosquitto.stop()
     lonely_site.put("broker", {"reader": reader})
     daemon = lonely_site.daemon()
@@ -42,7 +45,8 @@ def test_the_broker_comes_late_and_goes_in_between(
     daemon.wait_ready()
     messages = stream(machines(ROWS))
     publish(lonely_site, messages[: len(messages) // 2])
-    own_mosquitto.stop()  # with messages under way to the daemon, which it writes down and hands over again
+    # The broker stores the messages in transit and delivers them again.
+    own_mosquitto.stop()
     own_mosquitto.start()
     publish(lonely_site, messages[len(messages) // 2 :])
     wait_for(lambda: lonely_site.stored() >= READINGS, 60)
@@ -54,7 +58,7 @@ def test_the_broker_comes_late_and_goes_in_between(
 
 
 def publish(site: Site, messages: list[Message]) -> None:
-    """As fast as it goes."""
+    """Publish as fast as possible."""
     with site.feeder() as feeder:
         for message in messages:
             feeder.publish(*message)

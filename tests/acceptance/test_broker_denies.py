@@ -1,4 +1,4 @@
-"""A broker that does not let us do all we ask for, and another client that takes our place: said plainly, and waited out."""
+"""A broker that denies a permission, and a rival client id: both are reported and waited out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +12,17 @@ from tests.acceptance.plant import machines, stream
 from tests.acceptance.site import Site, empty_database
 from tests.conftest import wait_for
 
-RULES = "user insa\ntopic readwrite insa/iiot/telemetry/#\ntopic write insa/iiot/ml/status\ntopic read insa/iiot/ml/canary/#\n"
+RULES = (
+    "user insa\n"
+    "topic readwrite insa/iiot/telemetry/#\n"
+    "topic write insa/iiot/ml/status\n"
+    "topic read insa/iiot/ml/canary/#\n"
+)
 
 
 @pytest.fixture
 def guarded_site(short_path: Path, tools: Tools, postgres_dsn: str) -> Iterator[Site]:
-    """A site whose broker has an access list, under which nobody may publish the canary."""
+    """Open a site whose broker has an access list that permits no client to publish the canary."""
     rules = short_path / "access"
     rules.write_text(RULES)
     rules.chmod(0o644)
@@ -35,7 +40,10 @@ def guarded_site(short_path: Path, tools: Tools, postgres_dsn: str) -> Iterator[
 
 
 def test_a_canary_that_is_denied_is_said_plainly(guarded_site: Site) -> None:
-    """Not ready, with the topic, the broker's reason and the cure; the first reading proves that the broker delivers."""
+    """A denied canary makes the daemon not ready, with the topic, the broker's reason and the cure.
+
+    The first reading proves that the broker delivers.
+    """
     daemon = guarded_site.daemon()
     daemon.launch()
     words = "does not let us publish to insa/iiot/ml/canary/insa-anomaly (not authorized)"
@@ -53,7 +61,10 @@ def test_a_canary_that_is_denied_is_said_plainly(guarded_site: Site) -> None:
 
 @pytest.mark.long
 def test_another_client_with_our_id_is_backed_off_from(site: Site) -> None:
-    """No war: after a few times it is said, in the log, in /readyz and in Prometheus, and waited out; the daemon never ends over it."""
+    """A client with the daemon's id is reported and waited out; the daemon never ends over it.
+
+    After a few takeovers the log, /readyz and Prometheus report it.
+    """
     daemon = site.daemon()
     daemon.start()
     broker = site.broker

@@ -1,4 +1,4 @@
-"""The commands beside `run` print what they promise, and end with a status that programs can use."""
+"""The commands beside `run`: each prints what it promises and ends with a usable status."""
 
 import json
 from uuid import uuid4
@@ -15,7 +15,7 @@ SERIES = [f"{device}/{metric}" for device in DEVICES for metric in METRICS]
 
 
 def record_history(site: Site) -> None:
-    """Store the ordinary rows of the plant, as if a daemon had."""
+    """Store the ordinary rows of the plant as a daemon would."""
     n = TRAINING_ROWS
     with PostgresRecorder(site.database) as recorder:
         for machine in machines(0):
@@ -33,7 +33,10 @@ def record_history(site: Site) -> None:
 
 
 def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> None:
-    """migrate, check-config, train --all, models: each does its step and says so; the daemon takes the new models over by itself."""
+    """The commands migrate, check-config, train --all and models each do their step and report it.
+
+    The running daemon takes the new models over by itself.
+    """
     first = site.run("migrate")
     assert first.returncode == 0, first.stderr
     assert all(line.startswith("applied 0") for line in first.stdout.splitlines())
@@ -44,8 +47,11 @@ def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> Non
 
     checked = site.run("check-config")
     assert [line for line in checked.stdout.splitlines() if not line.startswith(" ")] == [
-        f"{site.folder / 'config.yaml'}: every setting is understood. A daemon of it", "broker: ok", "database: ok", "models: ok",
-    ]  # fmt: skip
+        f"{site.folder / 'config.yaml'}: every setting is understood. A daemon of it",
+        "broker: ok",
+        "database: ok",
+        "models: ok",
+    ]
     assert checked.returncode == 0
 
     assert site.run("models", "--json").stdout == "[]\n"
@@ -83,7 +89,7 @@ def test_from_an_empty_database_to_models_in_a_running_daemon(site: Site) -> Non
 
 
 def test_check_config_says_what_does_not_answer(site: Site) -> None:
-    """One line for each thing, status 1 where one fails."""
+    """The command check-config prints a line for each server and exits with 1 where one fails."""
     site.put("broker", {"port": 1})
     site.put("database", {"url": "host=127.0.0.1 port=1 user=insa dbname=insa"})
     site.put("mail", {"host": "127.0.0.1", "port": 1, "recipients": ["shift@plant.test"]})
@@ -104,7 +110,7 @@ def test_check_config_says_what_does_not_answer(site: Site) -> None:
 
 
 def test_train_says_what_it_lacks(site: Site) -> None:
-    """A series that is not there, a file that is not one: a line, status 1, no traceback."""
+    """A missing series or a missing file causes a line and status 1, without a traceback."""
     site.run("migrate")
     unknown = site.run("train", "--device", "nobody", "--metric", "nothing")
     assert unknown.returncode == 1

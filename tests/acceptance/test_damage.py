@@ -1,4 +1,4 @@
-"""Files that are not what was written: set aside, told, and made good as far as that can be; none of them ends the service."""
+"""Damaged files: set aside, reported and repaired as far as possible; none ends the service."""
 
 import json
 from collections.abc import Callable
@@ -15,17 +15,17 @@ READINGS = 2 * ROWS * len(METRICS)
 
 
 def cut(path: Path) -> None:
-    """The second half is gone."""
+    """Cut off the second half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def overwrite(path: Path) -> None:
-    """Something else stands there."""
+    """Overwrite the file with garbage."""
     path.write_bytes(b"nonsense" * 2000)
 
 
 def said(log: str, action: str) -> list[dict[str, object]]:
-    """Lines of the log with this action."""
+    """Return the lines of the log with this action."""
     return [
         line
         for line in map(json.loads, filter(lambda text: text.startswith("{"), log.splitlines()))
@@ -37,7 +37,10 @@ def said(log: str, action: str) -> list[dict[str, object]]:
 def test_a_damaged_file_ends_no_start(
     trained: Site, name: str, damage: Callable[[Path], None]
 ) -> None:
-    """It is set aside and said so, and the daemon goes on: what was recorded stays, what comes is stored once, scored and told."""
+    """A damaged file is set aside and reported, and the daemon continues.
+
+    Recorded rows stay; new readings are stored once, scored and published.
+    """
     messages = stream(machines(ROWS))
     half = len(messages) // 2
     trained.put("logging", {"form": "json"})
@@ -48,7 +51,7 @@ def test_a_damaged_file_ends_no_start(
             feeder.publish(*message)
     wait_for(lambda: trained.stored() >= READINGS // 2, 60)
     daemon.wait_idle()
-    assert daemon.terminate() == 0  # all of it is in the file itself then
+    assert daemon.terminate() == 0  # so that the file itself holds all data
     damage(trained.folder / "storage" / name)
     with trained.listen() as heard:
         daemon.start()
@@ -68,7 +71,7 @@ def test_a_damaged_file_ends_no_start(
 
 
 def test_a_model_that_was_altered_is_put_aside(site: Site) -> None:
-    """The version before it serves, it is said so, and nothing stops."""
+    """An altered model is reported and set aside; the version before it serves."""
     [first, *_] = machines(0)
     training = str(first.write_training(site.folder))
     for _ in range(2):

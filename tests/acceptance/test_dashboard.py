@@ -1,4 +1,4 @@
-"""What is offered to whoever watches, for real: every query of the dashboard on a Prometheus that scraped a daemon, and on its database."""
+"""The dashboard for real: its queries run on a daemon's database and its Prometheus."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ SECONDS = 20.0
 
 @pytest.fixture(scope="module")
 def plant(short_root: Path, tools: Tools, postgres_dsn: str) -> Iterator[Watched]:
-    """A daemon, its database, and the Prometheus that watches it."""
+    """Run a daemon, its database, and the Prometheus that watches it."""
     program = tools.command("prometheus")
     if program is None:
         pytest.skip("there is no Prometheus: run `make deps` where Debian's archive can be reached")
@@ -51,7 +51,7 @@ def plant(short_root: Path, tools: Tools, postgres_dsn: str) -> Iterator[Watched
 
 @contextmanager
 def reader(database: str) -> Iterator[None]:
-    """The role that the README makes for Grafana."""
+    """Create the role that the README defines for Grafana, for the length of the block."""
     block = (DASHBOARDS / "README.md").read_text().partition("```sql\n")[2].partition("```")[0]
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(block.encode())
@@ -61,7 +61,7 @@ def reader(database: str) -> Iterator[None]:
 
 
 def promql(text: str) -> str:
-    """As Grafana sends it."""
+    """Return the query as Grafana sends it to Prometheus."""
     sent = text.replace("$__rate_interval", "1m").replace(
         "$instance", VARIABLES["instance"]["allValue"]
     )
@@ -70,7 +70,7 @@ def promql(text: str) -> str:
 
 
 def sql(text: str, devices: str) -> str:
-    """As Grafana sends it."""
+    """Return the query as Grafana sends it to PostgreSQL."""
     sent = re.sub(
         r"\$__timeFilter\((\w+)\)",
         r"\1 BETWEEN now() - interval '6 hours' AND now() + interval '1 minute'",
@@ -83,7 +83,7 @@ def sql(text: str, devices: str) -> str:
 
 @pytest.mark.parametrize("name", PROMQL)
 def test_prometheus_answers_every_panel(plant: Watched, name: str) -> None:
-    """With a number, and without an error."""
+    """Prometheus answers every panel with a number and without an error."""
     wait_for(
         lambda: any(isfinite(value) for value in plant.prometheus.ask(promql(PROMQL[name]))),
         SECONDS,
@@ -92,9 +92,10 @@ def test_prometheus_answers_every_panel(plant: Watched, name: str) -> None:
 
 @pytest.mark.parametrize("name", SQL)
 def test_postgresql_answers_every_panel(plant: Watched, name: str) -> None:
-    """With a row that says something, whether all devices are chosen or one; and a device that is none gives no row of another's.
+    """PostgreSQL answers every panel with a filled row, for all devices and for a single device.
 
-    The role that the README makes may ask all of it.
+    A device without data gets no row of another device. The role that the README defines may run
+    every query.
     """
     with psycopg.connect(plant.site.database) as connection:
         connection.execute("SET ROLE insa_grafana")
@@ -107,7 +108,7 @@ def test_postgresql_answers_every_panel(plant: Watched, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["telemetry_readings", "api_keys", "audit_log", "training_jobs"])
 def test_the_role_for_grafana_sees_nothing_else(plant: Watched, name: str) -> None:
-    """Least of all the keys, and it changes nothing."""
+    """The role for Grafana reads no other table, least of all the keys, and changes no row."""
     with psycopg.connect(plant.site.database) as connection:
         connection.execute("SET ROLE insa_grafana")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -125,7 +126,7 @@ def _says_something(connection: "psycopg.Connection[Any]", statement: bytes) -> 
 
 
 def test_the_bars_are_of_devices_and_metrics(plant: Watched) -> None:
-    """A name and a share each."""
+    """Each bar shows a name and a share."""
     [(model, accuracy)] = plant.site.query(sql(SQL["Model Accuracy A"], f"'{DEVICE}'"))
     assert model == f"{DEVICE} / {METRIC}"
     assert 0 < accuracy <= 1
@@ -134,7 +135,7 @@ def test_the_bars_are_of_devices_and_metrics(plant: Watched) -> None:
 
 
 def test_the_variables_have_values(plant: Watched) -> None:
-    """Every instance that is scraped, and every device that is known."""
+    """The variables list every scraped instance and every known device."""
     metric, label = re.fullmatch(
         r"label_values\((\w+),(\w+)\)", VARIABLES["instance"]["query"]["query"]
     ).groups()  # type: ignore[union-attr]
@@ -145,7 +146,7 @@ def test_the_variables_have_values(plant: Watched) -> None:
 
 
 def test_the_alert_rules_are_evaluated(plant: Watched) -> None:
-    """All of them, without an error; a plant in which all is well has none that fires but what the dead letters are told by."""
+    """Every alert rule is evaluated without an error; a healthy plant fires none."""
     expected = [
         rule["alert"]
         for rule in yaml.safe_load((DASHBOARDS / "insa-anomaly.rules.yml").read_text())["groups"][
@@ -165,7 +166,7 @@ def test_the_alert_rules_are_evaluated(plant: Watched) -> None:
 
 
 def test_prometheus_finds_no_fault_with_the_metrics(plant: Watched, tools: Tools) -> None:
-    """Names, types and words are as Prometheus wants them."""
+    """Names, types and help texts of the metrics satisfy Prometheus."""
     for page in ("/metrics", "/metrics/models"):
         said = plant.daemon.get(page)[1]
         argv = [*(tools.command("promtool") or []), "check", "metrics"]
@@ -176,7 +177,7 @@ def test_prometheus_finds_no_fault_with_the_metrics(plant: Watched, tools: Tools
 
 
 def test_what_is_scraped_is_what_is_documented(plant: Watched) -> None:
-    """Name, type, labels and meaning of every metric, and nothing besides: neither a metric without a line nor a line without a metric."""
+    """The documentation lists name, type, labels and meaning of exactly the scraped metrics."""
     lines = (DASHBOARDS / "README.md").read_text().splitlines()
     documented = {
         tuple(cell.strip() for cell in line.strip("|").split("|"))

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in mid-stream, or is not there at the start: events are told all the same, and rows follow."""
+"""A PostgreSQL that is unreachable at the start or in mid-stream: events go out, rows follow."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.acceptance.site import Heard, Site, opened
 from tests.conftest import Server, wait_for
 
 SECONDS = float(os.environ.get("INSA_TEST_DATABASE_AWAY_SECONDS", "10"))
-ROWS = 900  # of each machine; a third of them before, while and after the database is away
+ROWS = 900  # of each machine; a third each before, during and after the outage
 RATE = 300.0  # messages a second
 
 
@@ -25,7 +25,7 @@ RATE = 300.0  # messages a second
 def away_site(
     short_path: Path, tools: Tools, own_postgres: Server[str], models: dict[str, str]
 ) -> Iterator[Site]:
-    """A site with models, on a PostgreSQL that the test may stop."""
+    """Open a site with models, on a PostgreSQL that the test may stop."""
     with opened(short_path, tools, own_postgres.address) as site:
         site.put("models", models)
         site.put("record", {"last_retry": 1.0})
@@ -36,7 +36,7 @@ def away_site(
 def test_events_are_told_while_the_database_is_away_and_rows_follow(
     away_site: Site, own_postgres: Server[str]
 ) -> None:
-    """Stopped, and later killed: every event comes meanwhile, every row afterwards, none twice."""
+    """Every event arrives while the database is down, every row afterwards, and none twice."""
     plant = machines(ROWS)
     messages = stream(plant)
     third = len(messages) // 3
@@ -73,7 +73,10 @@ def test_events_are_told_while_the_database_is_away_and_rows_follow(
 
 
 def goes_on_without(daemon: Daemon, heard: Heard) -> None:
-    """For the time that the database is away: what opens is told, the daemon says what is wrong and stays."""
+    """Check the daemon while the database is down.
+
+    Opened episodes are published; the daemon reports the trouble and keeps running.
+    """
     until = time.monotonic() + SECONDS
     begin, end = (rfc3339(BEGIN + (TRAINING_ROWS + share * ROWS // 3) * STEP) for share in (1, 2))
     wait_for(
@@ -93,7 +96,10 @@ def goes_on_without(daemon: Daemon, heard: Heard) -> None:
 
 
 def test_a_start_without_the_database(away_site: Site, own_postgres: Server[str]) -> None:
-    """It starts, takes readings, says that it is not ready and why; once the database is there, it makes its tables and records."""
+    """A daemon without its database starts, takes readings, and reports why it is not ready.
+
+    Once the database is up, the daemon creates its tables and records.
+    """
     own_postgres.stop()
     daemon = away_site.daemon()
     daemon.launch()
@@ -114,7 +120,7 @@ def test_a_start_without_the_database(away_site: Site, own_postgres: Server[str]
 
 
 def answer(daemon: Daemon) -> str:
-    """What /readyz says, nothing where nobody answers."""
+    """Return the body of /readyz, empty where the port does not answer."""
     try:
         return daemon.get("/readyz")[1]
     except OSError:
@@ -122,7 +128,10 @@ def answer(daemon: Daemon) -> str:
 
 
 def test_a_start_with_a_frozen_database(away_site: Site, own_postgres: Server[str]) -> None:
-    """A server that accepts and never answers holds up neither the start nor what comes in; once it answers, rows follow."""
+    """A server that accepts and never answers delays neither the start nor the intake.
+
+    Once the server answers, rows follow.
+    """
     daemon = away_site.daemon()
     daemon.start()
     assert daemon.terminate() == 0

@@ -1,4 +1,7 @@
-"""The disk: nothing is acknowledged before it is on it, whatever it does; full, it is waited for; failing, it ends the daemon."""
+"""The disk: no message is acknowledged before it is synced.
+
+A full disk is waited for; a failing disk ends the daemon.
+"""
 
 import os
 import re
@@ -26,14 +29,17 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="there 
 
 
 def publish(site: Site, messages: list[Message]) -> None:
-    """As fast as it goes."""
+    """Publish as fast as possible."""
     with site.feeder() as feeder:
         for message in messages:
             feeder.publish(*message)
 
 
 def test_a_full_disk_is_waited_for(trained: Site) -> None:
-    """Nothing is acknowledged, so the broker keeps it; the daemon stays and says what is wrong; with room again it goes on by itself."""
+    """A full disk causes no acknowledgement, so that the broker keeps the messages.
+
+    The daemon stays and reports the trouble; once there is room, it continues by itself.
+    """
     pages = trained.folder / "pages"
     daemon = trained.daemon()
     daemon.program = ("tests.chaos.cramped", str(pages))
@@ -63,9 +69,9 @@ def test_a_full_disk_is_waited_for(trained: Site) -> None:
     assert set(stored.values()) == {1}
 
 
-# ----------------------------------------------------------------------------------------------------- strace
+# ------------------------------------------------------------------------------------- strace
 def traced(daemon: Daemon, log: Path, *words: str) -> None:
-    """Start it under strace."""
+    """Start the daemon under strace."""
     argv = [
         "strace",
         "-f",
@@ -86,7 +92,7 @@ def traced(daemon: Daemon, log: Path, *words: str) -> None:
 
 
 def dirty_pubacks(trace: Path) -> tuple[int, int]:
-    """How many times PUBACKs were sent, and how often while something that was appended to the log was not synced."""
+    """Return the number of PUBACKs sent, and of PUBACKs sent while the log held unsynced data."""
     text = trace.read_text(errors="replace")
     opened = set(re.findall(r'"[^"]*/spool\.db-wal", .*= (\d+)$', text, re.MULTILINE))
     calls = re.findall(
@@ -95,9 +101,8 @@ def dirty_pubacks(trace: Path) -> tuple[int, int]:
     written = Counter(
         descriptor for name, descriptor, _ in calls if name == "pwrite64" and descriptor in opened
     )
-    [(log, _)] = written.most_common(
-        1
-    )  # others of the same file drop what is done, which needs no sync
+    # Other descriptors of the same file drop finished entries, which needs no sync.
+    [(log, _)] = written.most_common(1)
     dirty, sent, early = False, 0, 0
     for name, descriptor, rest in calls:
         if descriptor == log:
@@ -115,14 +120,16 @@ def dirty_pubacks(trace: Path) -> tuple[int, int]:
 def test_what_is_acknowledged_is_synced_before(
     site: Site, tmp_path: Path, program: str, clean: bool
 ) -> None:
-    """By the order of system calls: no PUBACK leaves while the log holds what is not synced. A log that does not sync is seen to."""
+    """No PUBACK leaves while the log holds unsynced data, by the order of system calls.
+
+    The test detects a log that does not sync.
+    """
     daemon = site.daemon()
     daemon.program = (program,)
     traced(daemon, tmp_path / "trace", "-e", "trace=openat,pwrite64,fdatasync,fsync,sendto,write")
     with site.feeder() as feeder:
-        for number, message in enumerate(
-            stream(machines(8))
-        ):  # one at a time: else one is written while the one before is acknowledged
+        # One message at a time: otherwise one is written while the one before is acknowledged.
+        for number, message in enumerate(stream(machines(8))):
             feeder.publish(*message)
             wait_for(partial(logged_more_than, daemon, number), 30)
             time.sleep(0.05)
@@ -134,12 +141,12 @@ def test_what_is_acknowledged_is_synced_before(
 
 
 def logged_more_than(daemon: Daemon, messages: int) -> bool:
-    """Whether so many are in its log, and more."""
+    """Return whether the log has more than this number of messages."""
     return daemon.metric("insa_messages_total") > messages
 
 
 def end(daemon: Daemon) -> None:
-    """End what strace runs, and strace with it."""
+    """End the program that strace runs, and strace with it."""
     child = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
     for pid in child:
         os.kill(int(pid), 15)
@@ -148,18 +155,15 @@ def end(daemon: Daemon) -> None:
 
 @needs_strace
 def test_a_failed_fsync_ends_the_daemon_and_is_not_tried_again(site: Site, tmp_path: Path) -> None:
-    """Nothing of that write is acknowledged: it comes again after the next start, and is stored once."""
+    """A failed fsync acknowledges no message of its write and ends the daemon.
+
+    The messages come again after the next start and are stored once.
+    """
     daemon = site.daemon()
     daemon.start()
     assert daemon.terminate() == 0
-    traced(
-        daemon,
-        tmp_path / "trace",
-        "-e",
-        "trace=fdatasync",
-        "-e",
-        "inject=fdatasync:error=EIO:when=12+",
-    )
+    inject = ("-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=12+")
+    traced(daemon, tmp_path / "trace", *inject)
     messages = stream(machines(100))
     publish(site, messages)
     assert daemon.wait(60) != 0
@@ -171,10 +175,10 @@ def test_a_failed_fsync_ends_the_daemon_and_is_not_tried_again(site: Site, tmp_p
     assert daemon.terminate() == 0
 
 
-# ------------------------------------------------------------------------------------------------ a small disk
+# ------------------------------------------------------------------------------- a small disk
 @pytest.fixture
 def small_disk(short_path: Path) -> Iterator[Path]:
-    """A file system of 48 MiB, where we may mount one."""
+    """Mount a file system of 48 MiB; skip the test where mounting is not permitted."""
     place = short_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -189,7 +193,10 @@ def small_disk(short_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_filled_by_somebody_else(trained: Site, small_disk: Path) -> None:
-    """Nothing is taken, nothing lost, the daemon stays, also through a restart on the full disk; with room again it goes on by itself."""
+    """A disk filled by another program loses no message, also through a restart on the full disk.
+
+    The daemon stays; once there is room, it continues by itself.
+    """
     trained.put("storage", {"directory": str(small_disk / "storage"), "reserve_bytes": 4 << 20})
     daemon = trained.daemon()
     daemon.start()
@@ -221,7 +228,7 @@ def test_a_disk_filled_by_somebody_else(trained: Site, small_disk: Path) -> None
 
 
 def answers(daemon: Daemon) -> bool:
-    """Whether the admin port does."""
+    """Return whether the admin port answers."""
     try:
         return daemon.get("/healthz")[0] == 200
     except OSError:

@@ -1,4 +1,4 @@
-"""The health check as a person and a running daemon know it: by hand, carried out, told, explained."""
+"""The health check of a running daemon: asked for by hand, carried out, published, explained."""
 
 import json
 
@@ -14,18 +14,18 @@ DEVICE, METRIC = DEVICES[0], METRICS[0]
 
 @pytest.mark.long
 def test_an_old_model_is_found_by_hand_and_retrained_by_the_daemon(site: Site) -> None:
-    """The command decides and says so, the daemon trains, MQTT tells, and the trail says why."""
+    """The command decides, the daemon trains and publishes, and the trail states the reason."""
     daemon = site.daemon()
     with site.listen("insa/iiot/ml/model/#") as heard:
         daemon.start()
-        wait_for(
-            lambda: site.query("SELECT 1 FROM schedule"), 20
-        )  # it has checked by itself, as on every day
+        # The daemon has checked by itself, as on every day.
+        wait_for(lambda: site.query("SELECT 1 FROM schedule"), 20)
         record_history(site)
         assert site.run("train", "--device", DEVICE, "--metric", METRIC).returncode == 0
         wait_for(lambda: site.query("SELECT 1 FROM ml_models"), 20)
         site.query(
-            "UPDATE ml_models SET trained_at = now() - interval '8 days', last_used_at = now() RETURNING 1"
+            "UPDATE ml_models "
+            "SET trained_at = now() - interval '8 days', last_used_at = now() RETURNING 1"
         )
         report = json.loads(site.run("health", "--json").stdout)
         assert (report["found"], report["decided"], report["healthy"]) == (

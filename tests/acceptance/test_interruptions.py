@@ -1,4 +1,4 @@
-"""Stopped or killed in mid-stream, whenever: nothing is lost, nothing doubled, and what was made of it is the same to the bit."""
+"""A daemon stopped or killed at any moment: no loss, no duplicate, and results equal to the bit."""
 
 import json
 import random
@@ -26,7 +26,7 @@ READERS = ("fast", "stock")
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that is left of a stream: rows of the database, events by id, the last state of every series."""
+    """The results of a stream: database rows, events by id, the last state of every series."""
 
     telemetry: list[tuple[Any, ...]]
     anomalies: list[tuple[Any, ...]]
@@ -36,14 +36,15 @@ class Outcome:
 
 
 def outcome(site: Site, heard: Heard) -> Outcome:
-    """Look at everything, after a clean stop."""
+    """Collect the results, after a clean stop."""
     states = {
         (device, metric): bytes(kept) for device, metric, kept in site.state("SELECT * FROM states")
     }
     return Outcome(
-        site.query("SELECT * FROM telemetry_readings ORDER BY device_id, metric_name, timestamp, discriminator"),
-        site.query("SELECT id, model_id, device_id, metric_name, value, anomaly_score, confidence, timestamp, metadata, episode_id"
-                   " FROM anomaly_detections ORDER BY id"),
+        site.query("SELECT * FROM telemetry_readings"
+                   " ORDER BY device_id, metric_name, timestamp, discriminator"),
+        site.query("SELECT id, model_id, device_id, metric_name, value, anomaly_score, confidence,"
+                   " timestamp, metadata, episode_id FROM anomaly_detections ORDER BY id"),
         site.query("SELECT * FROM anomaly_episodes ORDER BY id"),
         heard.by_id,
         states,
@@ -52,7 +53,7 @@ def outcome(site: Site, heard: Heard) -> Outcome:
 
 @pytest.fixture(scope="module")
 def messages() -> list[Message]:
-    """What the plant says."""
+    """Return the messages of the plant."""
     return stream(machines(ROWS))
 
 
@@ -64,7 +65,7 @@ def uninterrupted(
     models: dict[str, str],
     messages: list[Message],
 ) -> Outcome:
-    """What a run makes of the stream that nothing happens to."""
+    """Return the results of an undisturbed run."""
     folder = short_root / "uninterrupted"
     folder.mkdir(mode=0o711)
     with empty_database(postgres_dsn) as database, opened(folder, tools, database) as site:
@@ -79,7 +80,7 @@ def uninterrupted(
 
 
 def finish(site: Site, daemon: Daemon, heard: Heard) -> Outcome:
-    """Wait until all is stored and told, stop in good order, look."""
+    """Wait until everything is stored and published, stop in good order, collect the results."""
     wait_for(lambda: site.stored() >= READINGS, 90)
     daemon.wait_idle()
     site.wait_told(heard)
@@ -88,7 +89,10 @@ def finish(site: Site, daemon: Daemon, heard: Heard) -> Outcome:
 
 
 def test_the_uninterrupted_run_is_worth_comparing(uninterrupted: Outcome) -> None:
-    """All readings are there once; there are anomalies and episodes in number, and every transition of one is told."""
+    """The undisturbed run stores every reading once and has many anomalies and episodes.
+
+    Every transition of an episode is published.
+    """
     assert (
         len({row[:3] for row in uninterrupted.telemetry})
         == len(uninterrupted.telemetry)
@@ -99,7 +103,7 @@ def test_the_uninterrupted_run_is_worth_comparing(uninterrupted: Outcome) -> Non
     assert {row[3] for row in uninterrupted.anomalies} == {*METRICS, "_device"}
     assert len(uninterrupted.states) == len(DEVICES) * (
         len(METRICS) + 1
-    )  # the device itself is one
+    )  # the device itself has a state
     told = [msgspec.json.decode(payload) for payload in uninterrupted.events.values()]
     opened = {str(row[0]) for row in uninterrupted.episodes}
     closed = {str(row[0]) for row in uninterrupted.episodes if row[7] is not None}
@@ -109,14 +113,14 @@ def test_the_uninterrupted_run_is_worth_comparing(uninterrupted: Outcome) -> Non
 
 
 def terminate(daemon: Daemon, chance: random.Random) -> None:
-    """Stop in good order, start again."""
+    """Stop in good order, then start again."""
     del chance
     assert daemon.terminate() == 0, daemon.log[-3000:]
     daemon.start()
 
 
 def kill(daemon: Daemon, chance: random.Random) -> None:
-    """Kill; kill again while it comes back, wherever that hits it; start again."""
+    """Kill the daemon, kill it again at a random moment of its start, then start it again."""
     daemon.kill()
     daemon.launch()
     sleep(chance.uniform(0.5, 2.5))
@@ -134,7 +138,7 @@ def test_an_interruption_changes_nothing(
     interrupt: Callable[[Daemon, random.Random], None],
     times: int,
 ) -> None:
-    """The rows, the scores, the events, the states: those of a run that nothing happened to."""
+    """Rows, scores, events and states equal the results of an undisturbed run."""
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     trained.put("broker", {"reader": reader})
@@ -155,7 +159,7 @@ def test_an_interruption_changes_nothing(
 
 
 def gone_over_again(daemon: Daemon) -> list[int]:
-    """Entries of the log that each start went over again."""
+    """Return, for each start, the number of log entries that it processed again."""
     said = map(json.loads, daemon.log.splitlines())
     return [line["entries_advanced_again"] for line in said if line["action"] == "states_restored"]
 
@@ -163,7 +167,10 @@ def gone_over_again(daemon: Daemon) -> list[int]:
 def test_what_devices_say_again_changes_nothing(
     trained: Site, uninterrupted: Outcome, messages: list[Message]
 ) -> None:
-    """A device whose acknowledgements got lost says its newest messages again: the same rows, scores, events and states."""
+    """A device that repeats its newest messages causes the same rows, scores, events and states.
+
+    Its acknowledgements were lost.
+    """
     daemon = trained.daemon()
     with trained.listen() as heard:
         daemon.start()
@@ -176,7 +183,7 @@ def test_what_devices_say_again_changes_nothing(
 
 
 def assert_same(found: Outcome, expected: Outcome, word: str) -> None:
-    """Everything but the order and number of tellings; says what differs in few words."""
+    """Assert that the results are equal; the order and number of publications may differ."""
     for name in ("telemetry", "anomalies", "episodes"):
         left, right = ({repr(row) for row in getattr(one, name)} for one in (found, expected))
         assert len(getattr(found, name)) == len(getattr(expected, name)), (

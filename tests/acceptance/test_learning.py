@@ -1,4 +1,4 @@
-"""A series nobody has announced: found, collected, learnt by a process of its own, and watched from then on."""
+"""A series that was never announced: found, collected, learnt by another process, then watched."""
 
 import json
 import subprocess
@@ -17,7 +17,10 @@ COLLECTED = 520
 
 
 def test_a_new_series_trains_itself_and_then_speaks(site: Site) -> None:
-    """After 500 readings and an hour of event time there is a model, without scikit-learn in the daemon; then a spike is told."""
+    """A new series has a model after 500 readings and an hour of event time.
+
+    A later spike is published. The daemon itself loads no scikit-learn.
+    """
     site.put("training", {"automatic": True})
     daemon = site.daemon()
     random = np.random.default_rng(7)
@@ -58,7 +61,10 @@ def test_a_new_series_trains_itself_and_then_speaks(site: Site) -> None:
 
 
 def test_a_device_of_several_metrics_is_learnt_as_a_whole_and_then_speaks(site: Site) -> None:
-    """Once its metrics have models it gets one of its own; a fault that lasts is told of the device, with the metric that makes it."""
+    """A device whose metrics have models gets a model of its own.
+
+    A lasting fault is published for the device, with the metric that causes it.
+    """
     site.put("training", {"automatic": True})
     daemon = site.daemon()
     random = np.random.default_rng(7)
@@ -84,7 +90,8 @@ def test_a_device_of_several_metrics_is_learnt_as_a_whole_and_then_speaks(site: 
         ("active", 1)
     ]
     recorded = site.query(
-        "SELECT value, episode_id, metadata FROM anomaly_detections WHERE metric_name = '_device' ORDER BY timestamp"
+        "SELECT value, episode_id, metadata FROM anomaly_detections WHERE metric_name = '_device' "
+        "ORDER BY timestamp"
     )
     assert event.value in [value for value, _, _ in recorded]
     assert {str(episode) for _, episode, _ in recorded if episode} >= {event.episode_id}
@@ -99,7 +106,7 @@ def publish_rows(
     first: int,
     last: int,
 ) -> None:
-    """Rows `first` to `last`, each in one message."""
+    """Publish rows `first` to `last`, a message for each."""
     with site.feeder() as feeder:
         for number in range(first, last):
             metrics = dict(
@@ -117,7 +124,7 @@ def publish(
     first: int,
     last: int,
 ) -> None:
-    """Readings `first` to `last`, each in a message of its own."""
+    """Publish readings `first` to `last`, a message for each."""
     with site.feeder() as feeder:
         for number in range(first, last):
             feeder.publish(
@@ -129,17 +136,17 @@ def publish(
 
 
 def loaded(pid: int) -> bool:
-    """Whether the process has code of scikit-learn in memory."""
+    """Return whether the process has code of scikit-learn in memory."""
     return "/sklearn/" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
 
 
 def argv(pid: int) -> str:
-    """What the process was started with."""
+    """Return the command line of the process."""
     return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
 
 
 def children(pid: int) -> list[int]:
-    """Processes that this one started, of any thread."""
+    """Return the processes that any thread of this process started."""
     return [
         int(child)
         for task in Path(f"/proc/{pid}/task").iterdir()
@@ -148,8 +155,11 @@ def children(pid: int) -> list[int]:
 
 
 def test_the_daemon_imports_no_scikit_learn() -> None:
-    """Not by the command line, not by what puts the daemon together."""
-    said = "import sys, insa_anomaly.cli, insa_anomaly.wiring.daemon; print([name for name in sys.modules if name.startswith('sklearn')])"
+    """Neither the command line nor the wiring of the daemon imports scikit-learn."""
+    said = (
+        "import sys, insa_anomaly.cli, insa_anomaly.wiring.daemon; "
+        "print([name for name in sys.modules if name.startswith('sklearn')])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", said],
         check=True,

@@ -1,4 +1,4 @@
-"""The configuration of mosquitto that is shipped, as it is but for its paths and its port, beside Debian's own: what it promises of it."""
+"""The shipped configuration of mosquitto beside Debian's own, with other paths and another port."""
 
 import base64
 import hashlib
@@ -41,14 +41,14 @@ DAEMON = Terms(("insa/iiot/telemetry/+",), expiry=BrokerAddress().session_expiry
 
 @dataclass
 class Broker:
-    """A mosquitto as README sets it up, which may be stopped and started."""
+    """A mosquitto as the README sets it up, which may be stopped and started."""
 
     folder: Path
     port: int
     command: list[str]
 
     def set_up(self) -> None:
-        """The shipped files where README puts them."""
+        """Copy the shipped files to the places that the README names."""
         account = service_account()
         conf_d = private_folder(self.folder, account) / "conf.d"
         shutil.copytree(shipped("mosquitto"), conf_d)
@@ -73,7 +73,7 @@ class Broker:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """For the length of the block; its process is given."""
+        """Run the broker for the length of the block; yield its process id."""
         argv = [*self.command, "-c", str(self.folder / "mosquitto.conf")]
         ready = partial(accepts, socket.AF_INET, ("127.0.0.1", self.port))
         with running(
@@ -82,19 +82,19 @@ class Broker:
             yield process.pid
 
     def access(self, user: str, client_id: str = "any") -> Access:
-        """As this user, whose password is its name."""
+        """Return the access of this user, whose password is the name."""
         return Access("127.0.0.1", self.port, client_id, user, user)
 
 
 def hashed(password: str) -> str:
-    """As `mosquitto_passwd` writes it."""
+    """Return the hash as `mosquitto_passwd` writes it."""
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), SALT, 101, 64)
     return f"$7$101${base64.b64encode(SALT).decode()}${base64.b64encode(digest).decode()}"
 
 
 @pytest.fixture
 def broker(short_path: Path, tools: Tools) -> Broker:
-    """Not started yet."""
+    """Set up a broker that is not started."""
     command = tools.command("mosquitto")
     assert command is not None, "mosquitto is missing: run `make deps`"
     found = Broker(short_path / "broker", embedded.free_port(), command)
@@ -103,13 +103,13 @@ def broker(short_path: Path, tools: Tools) -> Broker:
 
 
 def kept(deliveries: list[Delivery], delivery: Delivery) -> bool:
-    """A hand-over that takes everything and acknowledges nothing."""
+    """Take every delivery and acknowledge none."""
     deliveries.append(delivery)
     return True
 
 
 def refused(broker: Broker, user: str, topic: str) -> int:
-    """How many of one message published there are refused."""
+    """Publish a message; return the number of refused messages."""
     with Feeder(broker.access(user)) as feeder:
         assert feeder.open(10.0)
         feeder.publish(topic, b'{"temperature": 1}')
@@ -118,7 +118,10 @@ def refused(broker: Broker, user: str, topic: str) -> int:
 
 
 def test_who_may_write_where(broker: Broker) -> None:
-    """A device what is its own; the daemon, and nobody else, what is anomalous; nobody without a name anything."""
+    """A device writes only its own topics, and only the daemon publishes anomalies.
+
+    A client without a name is refused.
+    """
     with broker.running():
         assert refused(broker, "PUMP-1", "insa/iiot/telemetry/PUMP-1") == 0
         assert refused(broker, "PUMP-1", "insa/iiot/telemetry/PUMP-1/temperature") == 0
@@ -139,7 +142,7 @@ def test_who_may_write_where(broker: Broker) -> None:
 
 
 def test_who_hears_what(broker: Broker) -> None:
-    """An operator all; a device its own anomalies, whatever it subscribes to."""
+    """An operator receives everything, a device its own anomalies, whatever it subscribes to."""
     device, operator = Heard(), Heard()
     with (
         broker.running(),
@@ -155,7 +158,10 @@ def test_who_hears_what(broker: Broker) -> None:
 
 
 def test_a_device_under_the_daemons_client_id_takes_nothing_from_it(broker: Broker) -> None:
-    """The broker knows both by their users: the daemon stays connected, and its session stays its own."""
+    """A device with the daemon's client id neither disconnects the daemon nor takes its session.
+
+    The broker tells both apart by their users.
+    """
     deliveries: list[Delivery] = []
     daemon = Connection(
         broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)
@@ -174,7 +180,10 @@ def test_a_device_under_the_daemons_client_id_takes_nothing_from_it(broker: Brok
 def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_broker(
     broker: Broker, site: Site
 ) -> None:
-    """More than the thousand that are usual, as fast as they come; and check-config, asked meanwhile, takes nothing away."""
+    """More than the usual thousand messages wait at the broker over its restart.
+
+    A check-config in the meantime takes none of them.
+    """
     readings = 10_000
     password = site.folder / "password"
     password.write_text("insa-anomaly")
@@ -203,7 +212,7 @@ def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_
 
 
 def test_a_broker_that_is_killed_forgets_no_more_than_its_last_moments(broker: Broker) -> None:
-    """It saves every two seconds: the session, and what was acknowledged before that."""
+    """A killed broker has saved the session and all messages up to its last two seconds."""
     deliveries: list[Delivery] = []
     with broker.running() as pid:
         with Connection(
@@ -225,7 +234,7 @@ def test_a_broker_that_is_killed_forgets_no_more_than_its_last_moments(broker: B
 
 
 def say(broker: Broker, readings: int) -> None:
-    """A device says so many, and the broker has them."""
+    """Publish readings as a device; the broker has them on return."""
     with Feeder(broker.access("PUMP-1")) as feeder:
         assert feeder.open(10.0)
         for number in range(readings):
@@ -234,7 +243,7 @@ def say(broker: Broker, readings: int) -> None:
 
 
 def taken(daemon: Connection, deliveries: list[Delivery]) -> int:
-    """Acknowledge what came; answers how many messages that were."""
+    """Acknowledge the deliveries; return the number of their messages."""
     for one in deliveries:
         daemon.acknowledge(one)
     return sum(len(one.messages) for one in deliveries)

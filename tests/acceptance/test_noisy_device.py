@@ -1,4 +1,4 @@
-"""A device that says ten times as much as it should: all of it is stored, and nobody waits longer for it; `make noisy` measures it."""
+"""A device at ten times its rate: all is stored and no other device waits; see `make noisy`."""
 
 import time
 from collections import Counter
@@ -9,13 +9,13 @@ from tests.acceptance.site import Site
 from tests.chaos.pressure import SCORED, Crowd, buckets, chatter, quantile
 
 DEVICES = 20
-RATE = 100.0  # messages a second of all others together
+RATE = 100.0  # messages a second of all other devices together
 ITS_RATE = 20.0
 SECONDS = 3.0
 
 
 def others(first: int) -> list[Message]:
-    """What the others say in a stretch, from this number on."""
+    """Return the messages of the other devices in a stretch, from this number on."""
     return [
         (
             f"insa/iiot/telemetry/press-{number % DEVICES:02}",
@@ -26,7 +26,10 @@ def others(first: int) -> list[Message]:
 
 
 def stretch(site: Site, daemon: Daemon, first: int, its_rate: float) -> tuple[int, float]:
-    """The others as always, the one device at this rate: how much it said, and the p99 from a receipt to the score."""
+    """Run the other devices as usual and the noisy device at this rate.
+
+    Return the number of its messages, and the p99 from receipt to score.
+    """
     before = buckets(daemon.get("/metrics")[1], SCORED)
     crowd = Crowd(site.broker, chatter("noisy"), its_rate)
     with site.publishing(others(first), RATE):
@@ -37,7 +40,10 @@ def stretch(site: Site, daemon: Daemon, first: int, its_rate: float) -> tuple[in
 
 
 def test_a_device_at_ten_times_its_rate_is_stored_and_delays_nobody(site: Site) -> None:
-    """Measured against a calm stretch of the same daemon, with room for a busy machine."""
+    """A noisy device loses no reading and delays no other device.
+
+    The latency is compared with a calm stretch of the same daemon, with room for a busy machine.
+    """
     daemon = site.daemon()
     daemon.start()
     calm, calm_p99 = stretch(site, daemon, 0, ITS_RATE)

@@ -1,4 +1,7 @@
-"""Every command that README names is executed: pasted into bash here or by the test in its row, with stand-ins for systemd and GitHub."""
+"""Every command in the README is executed: pasted into bash here, or by the test in its row.
+
+Stand-ins take the place of systemd and GitHub.
+"""
 
 import hashlib
 import json
@@ -22,7 +25,7 @@ from tests.acceptance.site import Site
 from tests.acceptance.test_admin_tour import tour
 from tests.conftest import ROOT, Server
 
-PASTED = {  # the heading over a block, and what pastes all of it
+PASTED = {  # the heading over a block, and the file that pastes the whole block
     "Ten minutes to a first anomaly": "scripts/acceptance",
     "The admin API": "tests/acceptance/test_admin_tour.py",
 }
@@ -34,7 +37,10 @@ ELSEWHERE = {
 }  # fmt: skip
 WHEELS = (
     "pip download --require-hashes --requirement requirements.txt --dest wheelhouse",
-    "pip install --no-index --find-links wheelhouse --require-hashes --requirement requirements.txt",
+    (
+        "pip install --no-index --find-links wheelhouse --require-hashes "
+        "--requirement requirements.txt"
+    ),
 )
 MACHINE = (
     "insa-anomaly install --apply",
@@ -70,7 +76,10 @@ BESIDE_A_DAEMON = (
     "insa-anomaly alerts",
     "insa-anomaly health",
     "insa-anomaly health --why PUMP-101/temperature",
-    'api "$url/ml/health-check" -d \'{"task_type": "ml_model_health_check", "actions": ["check_model_age", "auto_retrain_if_needed"]}\'',
+    (
+        'api "$url/ml/health-check" -d \'{"task_type": "ml_model_health_check", '
+        '"actions": ["check_model_age", "auto_retrain_if_needed"]}\''
+    ),
 )
 DAEMON = ("insa-anomaly check-config --config config.yaml", "insa-anomaly run --config config.yaml")
 RECORDINGS = (
@@ -80,10 +89,16 @@ RECORDINGS = (
     "insa-anomaly tune pump.csv",
     "git clone --depth 1 https://github.com/numenta/NAB",
     "git clone --depth 1 https://github.com/waico/SKAB",
-    "insa-anomaly evaluate NAB/data/*/*.csv --labels NAB/labels/combined_windows.json --train 0.15,750 --recovery 0",
-    "insa-anomaly evaluate SKAB/data/valve1/*.csv SKAB/data/valve2/*.csv SKAB/data/other/*.csv --device --train 400 --recovery 30",
+    (
+        "insa-anomaly evaluate NAB/data/*/*.csv --labels NAB/labels/combined_windows.json "
+        "--train 0.15,750 --recovery 0"
+    ),
+    (
+        "insa-anomaly evaluate SKAB/data/valve1/*.csv SKAB/data/valve2/*.csv "
+        "SKAB/data/other/*.csv --device --train 400 --recovery 30"
+    ),
 )
-MADE = {  # what it starts, and what runs that for real
+MADE = {  # the program that it starts, and the test that runs the program for real
     "make demo DURATION=60": (
         "insa-anomaly demo --duration 60",
         "tests/acceptance/test_readme.py::test_the_demonstration",
@@ -142,9 +157,9 @@ TRIED_HERE = {*WHEELS, *MACHINE, *DAEMON, *BESIDE_A_DAEMON, *RECORDINGS, *MADE}
 SESSION_SECONDS = 170.0
 
 
-# ------------------------------------------------------------------------------------------------------------ the ledger
+# ---------------------------------------------------------------------------------- the ledger
 def named() -> list[str]:
-    """All that README names and no test pastes as a whole."""
+    """Return the commands of the README outside the blocks that are pasted as a whole."""
     return [
         line for block in readme.blocks() if block.heading not in PASTED for line in block.lines
     ] + readme.spans()
@@ -152,7 +167,11 @@ def named() -> list[str]:
 
 @pytest.mark.parametrize("command", dict.fromkeys(named()))
 def test_every_command_has_who_executes_it(command: str) -> None:
-    """One that is cut short ("insa-anomaly migrate --roles --as ...") is the beginning of one that has."""
+    """Every command is executed by a test.
+
+    A shortened command ("insa-anomaly migrate --roles --as ...") is the beginning of a command that
+    is executed.
+    """
     beginning = command.removesuffix("...").strip()
     assert any(f"{one} ".startswith(f"{beginning} ") for one in TRIED_HERE | set(ELSEWHERE)), (
         f"nothing executes `{command}`"
@@ -160,7 +179,7 @@ def test_every_command_has_who_executes_it(command: str) -> None:
 
 
 def test_nobody_executes_what_is_not_there_any_more() -> None:
-    """A row goes with its command."""
+    """Every row has its command in the README."""
     assert set(named()) >= TRIED_HERE | set(ELSEWHERE)
     assert {block.heading for block in readme.blocks()} >= set(PASTED)
 
@@ -169,30 +188,30 @@ def test_nobody_executes_what_is_not_there_any_more() -> None:
     "place", dict.fromkeys([*ELSEWHERE.values(), *(place for _, place in MADE.values())])
 )
 def test_who_executes_it_is_there(place: str) -> None:
-    """The file, and the test in it."""
+    """Every row names an existing file, and a test in it."""
     path, _, name = place.partition("::")
     assert f"def {name}(" in (ROOT / path).read_text() if name else (ROOT / path).is_file()
 
 
 @pytest.mark.parametrize(("heading", "path"), PASTED.items())
 def test_who_pastes_a_block_reads_it_from_the_readme(heading: str, path: str) -> None:
-    """By its heading, so that it is what stands there."""
+    """Each program that pastes a block finds the block in the README by its heading."""
     assert (
         f'README.md").read_text(encoding="utf-8").partition("### {heading}")'
         in (ROOT / path).read_text()
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- make
+# --------------------------------------------------------------------------------------- make
 def stand_in(path: Path, script: str) -> None:
-    """A program of ours in the place of another."""
+    """Write a program of ours in the place of another."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
 
 
 def bash(script: str, folder: Path, **environment: str) -> str:
-    """Paste it; answers what it printed. Fails where a line of it fails."""
+    """Run the script in bash; return its output, or fail where a line of it fails."""
     known = {
         name: value
         for name, value in os.environ.items()
@@ -214,7 +233,7 @@ def bash(script: str, folder: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the programs that make starts write down how they were called."""
+    """Make a clone in which the programs that make starts record their arguments."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copy(ROOT / "Makefile", folder)
     note = f'echo "$(basename "$0") $*" >> {folder}/called'
@@ -223,7 +242,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stand_in(folder / ".tools/lowest/bin/python", note)
     stand_in(
         folder / "uv",
-        f"case $1 in build) mkdir -p {folder}/dist && touch {folder}/dist/x.whl {folder}/dist/requirements.txt;; esac",
+        f"case $1 in build) mkdir -p {folder}/dist && "
+        f"touch {folder}/dist/x.whl {folder}/dist/requirements.txt;; esac",
     )
     for name, script in (
         ("bootstrap", f"print('{folder}/uv')"),
@@ -237,7 +257,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", MADE)
 def test_make_starts_what_it_should(clone: Path, command: str) -> None:
-    """With the arguments that were given; and what it starts is there."""
+    """Make passes the arguments on, and each program that it starts exists."""
     expected, _ = MADE[command]
     (clone / "called").write_text("")
     said = bash(f"{command} PY={shlex.quote(sys.executable)}", clone)
@@ -246,9 +266,9 @@ def test_make_starts_what_it_should(clone: Path, command: str) -> None:
     assert all(find_spec(module) for module in re.findall(r"python -m (\S+)", called))
 
 
-# ---------------------------------------------------------------------------------------------------------------- pip
+# ---------------------------------------------------------------------------------------- pip
 def wheel(folder: Path, name: str) -> str:
-    """Make an empty package; answers its hash."""
+    """Make an empty package; return its hash."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", "")
@@ -264,13 +284,18 @@ def wheel(folder: Path, name: str) -> str:
 
 
 def test_a_server_without_a_network_gets_its_wheels(tmp_path: Path) -> None:
-    """As `make wheel` writes the requirements: packages by name, our own wheel as a file, all by their hashes; a folder is the index."""
+    """A server without a network installs the wheels of a folder that serves as the index.
+
+    The requirements are written as `make wheel` writes them: packages by name, our own wheel as a
+    file, all with their hashes.
+    """
     if find_spec("ensurepip") is None:
         pytest.skip("this Python has no pip to give: python3-venv")
     index = tmp_path / "index"
     index.mkdir()
     (tmp_path / "requirements.txt").write_text(
-        f"needed==1.0 --hash=sha256:{wheel(index, 'needed')}\n./ours-1.0-py3-none-any.whl --hash=sha256:{wheel(tmp_path, 'ours')}\n"
+        f"needed==1.0 --hash=sha256:{wheel(index, 'needed')}\n"
+        f"./ours-1.0-py3-none-any.whl --hash=sha256:{wheel(tmp_path, 'ours')}\n"
     )
     download, install = WHEELS
     activate = f"{shlex.quote(sys.executable)} -m venv machine && . machine/bin/activate"
@@ -291,22 +316,28 @@ def test_a_server_without_a_network_gets_its_wheels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("statement", readme.statements())
 def test_postgresql_understands_what_is_said_to_it(database: str, statement: str) -> None:
-    """In a database with our schema."""
+    """PostgreSQL accepts every statement of the README in a database with our schema."""
     with psycopg.connect(database) as connection:
         connection.execute(statement.encode())
 
 
-# ----------------------------------------------------------------------------------------------------------- sessions
+# ----------------------------------------------------------------------------------- sessions
 @pytest.fixture
 def programs(short_path: Path) -> Path:
-    """A folder for PATH: this clone's program, and stand-ins that look whether the unit or the account is there."""
+    """Return a folder for PATH, with this clone's program and stand-ins.
+
+    A stand-in checks that the unit or the account exists.
+    """
     folder, root = short_path / "programs", short_path / "root"
     python = f"PYTHONPATH={ROOT} exec {sys.executable} -m insa_anomaly"
     stand_in(
         folder / "insa-anomaly",
         f'case $1 in install|uninstall) {python} "$@" --root {root};; esac\n{python} "$@"',
     )
-    unit = f'for unit; do :; done\ncase $unit in *@*) unit=${{unit%%@*}}@;; esac\nexec test -f "{root}/etc/systemd/system/$unit.service"'
+    unit = (
+        f"for unit; do :; done\ncase $unit in *@*) unit=${{unit%%@*}}@;; esac\n"
+        f'exec test -f "{root}/etc/systemd/system/$unit.service"'
+    )
     stand_in(folder / "systemctl", unit)
     stand_in(folder / "journalctl", unit)
     account = f"grep -q '^insa-anomaly:' {root}/etc/passwd" if os.geteuid() == 0 else "true"
@@ -314,7 +345,8 @@ def programs(short_path: Path) -> Path:
     if shutil.which("openssl") is None:
         stand_in(
             folder / "openssl",
-            f'test "$*" = "rand -hex 32" && {sys.executable} -c "import secrets; print(secrets.token_hex(32))"',
+            'test "$*" = "rand -hex 32" && '
+            f'{sys.executable} -c "import secrets; print(secrets.token_hex(32))"',
         )
     for name in ("etc/mosquitto/conf.d", "etc/prometheus", "var/backups"):
         (root / name).mkdir(parents=True)
@@ -324,14 +356,17 @@ def programs(short_path: Path) -> Path:
 
 
 def on_trial(command: str, root: Path, database: str = "") -> str:
-    """A command as it is, but for paths below another root, and the address of the test's own server."""
+    """Return the command with paths below another root and the address of the test's server."""
     command = command.replace("postgresql:///insa?host=/run/postgresql", database)
     return re.sub(r"(?<=[ \"])/(?=(etc|usr/local|var/backups)/)", f"{root}/", command)
 
 
 @pytest.mark.long
 def test_a_machine_is_set_up_and_cleared(programs: Path, own_postgres: Server[str]) -> None:
-    """Service, an instance, broker, alert rules, a database with roles; then all of it goes again."""
+    """The commands set up the service, an instance, the broker, alert rules and a database.
+
+    Afterwards they remove the service again.
+    """
     folder, root = programs.parent, programs.parent / "root"
     (folder / "dashboards").symlink_to(ROOT / "dashboards")
     settings = {
@@ -367,7 +402,10 @@ def test_a_machine_is_set_up_and_cleared(programs: Path, own_postgres: Server[st
 
 
 def write_pump(path: Path, rows: int, metrics: int = 1, labels: str = "", step: int = 60) -> None:
-    """A recording that is ordinary but for three rows near its end; `labels` is the name of a column that says so."""
+    """Write a recording that is ordinary but for three rows near its end.
+
+    `labels` is the name of a column that marks these rows.
+    """
     random, lines = Random(1), []
     for row in range(rows):
         fault = rows - 60 <= row < rows - 57
@@ -392,7 +430,10 @@ def write_pump(path: Path, rows: int, metrics: int = 1, labels: str = "", step: 
 
 @pytest.mark.long
 def test_recordings_are_evaluated(programs: Path) -> None:
-    """With labels, without, as a device, as a drawing; and the public sets, in short, as a clone of them lies there."""
+    """Recordings are evaluated with labels, without, as a device and as a drawing.
+
+    Short stand-ins of the public sets lie where a clone puts them.
+    """
     folder = programs.parent
     write_pump(folder / "pump.csv", 2100, metrics=2)
     (folder / "repairs.csv").write_text(
@@ -416,7 +457,10 @@ def test_recordings_are_evaluated(programs: Path) -> None:
 
 @pytest.mark.long
 def test_a_daemon_and_what_is_done_beside_it(site: Site, programs: Path) -> None:
-    """A recording comes in by the broker, is learnt, looked at, backed up and checked; then the daemon ends in good order."""
+    """A recording that arrives through the broker is learnt, inspected, backed up and checked.
+
+    Then the daemon ends in good order.
+    """
     check, run = DAEMON
     write_pump(site.folder / "recording.csv", 2100)
     write_pump(site.folder / "history.csv", 700)
@@ -427,11 +471,17 @@ def test_a_daemon_and_what_is_done_beside_it(site: Site, programs: Path) -> None
     helpers = tour().partition("field()")[0].replace("8787", port)
     commands = [on_trial(command, programs.parent / "root") for command in BESIDE_A_DAEMON]
     said_in_full = {
-        "insa-anomaly keys revoke": 'insa-anomaly keys revoke "$(insa-anomaly keys list | grep " lab " | cut -d" " -f1)"',
-        "insa-anomaly health": "insa-anomaly health || test $? = 1",  # a machine that is busy with other tests may be slow
+        "insa-anomaly keys revoke": (
+            'insa-anomaly keys revoke "$(insa-anomaly keys list | grep " lab " | cut -d" " -f1)"'
+        ),
+        # A machine that is busy with other tests may be slow.
+        "insa-anomaly health": "insa-anomaly health || test $? = 1",
     }
     commands = [said_in_full.get(command, command) for command in commands]
-    stored = f"until curl -s http://127.0.0.1:{port}/metrics | grep -q '^insa_readings_recorded_total 2100'; do sleep 0.2; done"
+    stored = (
+        f"until curl -s http://127.0.0.1:{port}/metrics "
+        "| grep -q '^insa_readings_recorded_total 2100'; do sleep 0.2; done"
+    )
     lines = [
         "gzip recording.csv",
         check,
@@ -453,7 +503,7 @@ def test_a_daemon_and_what_is_done_beside_it(site: Site, programs: Path) -> None
 
 @pytest.mark.long
 def test_the_demonstration(programs: Path) -> None:
-    """As short as it gets: it shows its table and the figures."""
+    """The shortest demonstration prints its table and the figures."""
     said = bash(
         "insa-anomaly demo --duration 5 --json",
         programs.parent,

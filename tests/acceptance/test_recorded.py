@@ -1,4 +1,4 @@
-"""The main job on recorded plants: every row is stored once, and what the labels call a fault is told."""
+"""The main job on recorded plants: each row is stored once, and a labelled fault is published."""
 
 import csv
 import gzip
@@ -24,20 +24,20 @@ Rows = Sequence[dict[str, str]]
 
 
 def rows(path: Path, separator: str) -> Rows:
-    """The file as it is."""
+    """Return the rows of the file, unchanged."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter=separator))
 
 
 def time(text: str) -> int:
-    """A naive time, which is UTC, in microseconds."""
+    """Return a naive UTC time in microseconds."""
     found = microseconds(datetime.fromisoformat(text).isoformat())
     assert found is not None
     return found
 
 
 def nab_labels(_: Rows) -> list[tuple[int, int]]:
-    """The windows drawn around the incidents."""
+    """Return the windows drawn around the incidents."""
     windows = json.loads(WINDOWS.read_text(encoding="utf-8"))[
         "realKnownCause/machine_temperature_system_failure.csv"
     ]
@@ -45,14 +45,14 @@ def nab_labels(_: Rows) -> list[tuple[int, int]]:
 
 
 def skab_labels(found: Rows) -> list[tuple[int, int]]:
-    """The rows that are labelled, each a span of its own."""
+    """Return the labelled rows, a span for each."""
     times = [time(row["datetime"]) for row in found if float(row["anomaly"]) == 1]
     return [(at, at) for at in times]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recorded set: its file, how it is read, and its labels."""
+    """A recorded set: its file, its format and its labels."""
 
     path: Path
     separator: str
@@ -63,14 +63,31 @@ class Case:
 
 
 CASES = {
-    "NAB": Case(NAB, ",", "timestamp", (), lambda n: min(750, int(0.15 * n)), nab_labels),
-    "SKAB": Case(SKAB, ";", "datetime", ("anomaly", "changepoint"), lambda _: 400, skab_labels),
+    "NAB": Case(
+        NAB,
+        ",",
+        "timestamp",
+        excluded=(),
+        training=lambda n: min(750, int(0.15 * n)),
+        labels=nab_labels,
+    ),
+    "SKAB": Case(
+        SKAB,
+        ";",
+        "datetime",
+        excluded=("anomaly", "changepoint"),
+        training=lambda _: 400,
+        labels=skab_labels,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_recorded_fault_is_told_and_every_row_is_stored_once(site: Site, name: str) -> None:
-    """Trained on the set's own prefix, replayed through the broker: all rows once, an episode in a labelled span, its event heard."""
+    """A model of the set's own prefix finds a fault in the rows replayed through the broker.
+
+    All rows are stored once, an episode begins in a labelled span, and its event is published.
+    """
     case = CASES[name]
     if not case.path.exists():
         pytest.skip(f"there are no recorded sets here: {DATA} is absent")
@@ -101,7 +118,8 @@ def test_a_recorded_fault_is_told_and_every_row_is_stored_once(site: Site, name:
         )
     assert daemon.terminate() == 0
     stored = site.query(
-        "SELECT metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value FROM telemetry_readings"
+        "SELECT metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value "
+        "FROM telemetry_readings"
     )
     assert Counter(stored) == expected
     spans = case.labels(recorded)
@@ -114,6 +132,6 @@ def test_a_recorded_fault_is_told_and_every_row_is_stored_once(site: Site, name:
 
 
 def lies_in(spans: list[tuple[int, int]], at: int | None) -> bool:
-    """Whether a time lies in one of the spans."""
+    """Return whether a time lies in a span."""
     assert at is not None
     return any(begin <= at <= end for begin, end in spans)

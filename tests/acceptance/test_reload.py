@@ -1,4 +1,4 @@
-"""SIGHUP: what can change at run time does, what cannot is named, and a mistake changes nothing."""
+"""SIGHUP: changeable settings change, the others are named, and a mistake changes nothing."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.conftest import wait_for
 
 
 def reloaded(daemon: Daemon, action: str, times: int = 1) -> dict[str, Any]:
-    """Send it; the line of the log that answers."""
+    """Send SIGHUP; return the line of the log that answers."""
 
     def answers() -> list[dict[str, Any]]:
         return [
@@ -26,7 +26,11 @@ def reloaded(daemon: Daemon, action: str, times: int = 1) -> dict[str, Any]:
 
 
 def test_settings_are_read_again(site: Site) -> None:
-    """In force at once where they can be; a file with a mistake is refused whole, though it holds other changes; the daemon goes on."""
+    """Settings are in force at once where they can be.
+
+    A file with a mistake is refused as a whole, even if it holds other changes, and the daemon
+    continues.
+    """
     site.put("logging", {"form": "json"})
     daemon = site.daemon()
     daemon.start()
@@ -46,7 +50,7 @@ def test_settings_are_read_again(site: Site) -> None:
     site.settings["broker"]["port"] = site.broker.port
     site.put("logging", {"level": "WARNING"})
     site.config()
-    os.kill(daemon.pid, signal.SIGHUP)  # from here on it says less
+    os.kill(daemon.pid, signal.SIGHUP)  # from here on the daemon logs less
     site.put("logging", {"level": "INFO"})
     wait_for(lambda: daemon.ready)
     with site.feeder() as feeder:

@@ -1,4 +1,4 @@
-"""A plant's own PostgreSQL with roles of least privilege: set up by one command, and the daemon does all of its work in them."""
+"""A plant's PostgreSQL with roles of least privilege, set up by a single command."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ LOGIN = "insa-anomaly"
 
 @pytest.fixture
 def shared(site: Site) -> Iterator[Site]:
-    """A site whose roles go when it does: they belong to the whole server."""
+    """Open a site; drop its roles at the end, because they belong to the whole server."""
     yield site
     site.close()
     with psycopg.connect(site.database, autocommit=True) as session:
@@ -30,7 +30,7 @@ def shared(site: Site) -> Iterator[Site]:
 
 
 def asked(port: int, key: str, path: str, body: object = None) -> int:
-    """Status of an answer of the admin API."""
+    """Return the status of an answer of the admin API."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     try:
@@ -45,7 +45,10 @@ def asked(port: int, key: str, path: str, body: object = None) -> int:
 
 @pytest.mark.long
 def test_the_daemon_does_its_work_with_the_least_rights(shared: Site) -> None:
-    """It records, answers, makes a key and audits what is asked; a second run of the command has nothing to do."""
+    """The daemon records, answers, creates a key and audits requests under least privilege.
+
+    A second run of the command has nothing to do.
+    """
     site = shared
     done = site.run("migrate", "--roles", "--as", site.database)
     assert done.returncode == 0, done.stderr
@@ -62,7 +65,7 @@ def test_the_daemon_does_its_work_with_the_least_rights(shared: Site) -> None:
         feeder.publish("insa/iiot/telemetry/P-1", b"no reading")
     wait_for(lambda: site.stored() == 1)
     wait_for(lambda: site.query("SELECT count(*) FROM dead_letters") == [(1,)])
-    made = site.run("keys", "create", "--name", "lab", "--permission", "admin")
+    made = site.run(*["keys", "create", "--name", "lab", "--permission", "admin"])
     assert made.returncode == 0, made.stderr
     key, port = made.stdout.strip(), site.settings["http"]["port"]
     wait_for(lambda: asked(port, key, "/api/v1/ml/anomalies") == 200)
@@ -75,6 +78,6 @@ def test_the_daemon_does_its_work_with_the_least_rights(shared: Site) -> None:
 
 
 def test_roles_need_an_administrator(site: Site) -> None:
-    """The daemon's own login could not make them."""
+    """Creating roles needs an administrator, because the daemon's own login may not create them."""
     done = site.run("migrate", "--roles")
     assert (done.returncode, "--as" in done.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""What cannot work is said at the start: one clear line on standard error for each mistake, a status that says what kind, no traceback."""
+"""Start errors: a clear line on standard error for each mistake, a status by kind, no traceback."""
 
 import json
 import os
@@ -20,7 +20,7 @@ BAD_CONFIG, ALREADY_RUNNING = 78, 75
 
 
 def said(daemon: Daemon, status: int) -> list[str]:
-    """Let it fail with this status; its own lines, without the program's name."""
+    """Let the daemon fail with this status; return its lines, without the program's name."""
     daemon.launch()
     assert daemon.wait() == status, daemon.log
     assert "Traceback" not in daemon.log
@@ -28,7 +28,7 @@ def said(daemon: Daemon, status: int) -> list[str]:
 
 
 def test_every_mistake_in_the_configuration_is_a_line(site: Site) -> None:
-    """File, key, value, and what is allowed; nothing else is on standard error."""
+    """Each mistake causes a line with file, key, value and allowed values, and no other line."""
     site.put("broker", {"port": 99_999, "reader": "quick"})
     site.put("readings", {"max_agee": 5})
     site.put("verdict", {"merge_gap_readings": "many"})
@@ -50,7 +50,7 @@ def test_every_mistake_in_the_configuration_is_a_line(site: Site) -> None:
 
 @pytest.mark.parametrize("text", [None, "broker: {host: [", "- a list", b"\xff\xfe"])
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str | bytes | None) -> None:
-    """Absent, not YAML, not sections, not text: one line that names the file."""
+    """A file that is absent, not YAML, not sections or not text causes a line that names it."""
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str | bytes | Non
 
 
 def test_a_mistake_in_a_variable(tmp_path: Path) -> None:
-    """The variable beats the file, and its mistakes are told the same way."""
+    """A variable beats the file, and its mistakes are reported in the same way."""
     path = tmp_path / "config.yaml"
     path.write_text("broker: {port: 1883}\n", encoding="utf-8")
     argv = [*command("check-config"), "--config", str(path)]
@@ -82,7 +82,7 @@ def test_a_mistake_in_a_variable(tmp_path: Path) -> None:
 
 
 def test_the_http_port_is_taken(site: Site) -> None:
-    """The line names address and setting."""
+    """The line about an occupied HTTP port names address and setting."""
     with socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -94,7 +94,7 @@ def test_the_http_port_is_taken(site: Site) -> None:
 
 
 def wrong_password(site: Site) -> str:
-    """The database asks for a password, and the one in the file is wrong."""
+    """Set a wrong password for a database that requires one."""
     with psycopg.connect(site.database, autocommit=True) as connection:
         row = connection.execute("SHOW hba_file").fetchone()
         assert row is not None
@@ -119,19 +119,19 @@ def wrong_password(site: Site) -> str:
 
 
 def missing_database(site: Site) -> str:
-    """The server is there, the database is not."""
+    """Name a database that the server does not have."""
     site.put("database", {"url": psycopg.conninfo.make_conninfo(site.database, dbname="nowhere")})
     return '"nowhere" does not exist'
 
 
 def unreadable_secret(site: Site) -> str:
-    """The file with the password is not there."""
+    """Name an absent file as the database's password file."""
     site.put("database", {"password_file": str(site.folder / "absent")})
     return str(site.folder / "absent")
 
 
 def wrong_broker_password(site: Site) -> str:
-    """The broker is there and does not let us in."""
+    """Set a password that the broker refuses."""
     secret = site.folder / "wrong-password"
     secret.write_text("wrong", encoding="utf-8")
     site.put("broker", {"password_file": str(secret)})
@@ -139,14 +139,14 @@ def wrong_broker_password(site: Site) -> str:
 
 
 def no_storage(site: Site) -> str:
-    """Where the log should be there is a file."""
+    """Put a file in the place of the log's directory."""
     (site.folder / "file").touch()
     site.put("storage", {"directory": str(site.folder / "file" / "storage")})
     return str(site.folder / "file")
 
 
 def no_models(site: Site) -> str:
-    """Where the models should be there is a file."""
+    """Put a file in the place of the models' directory."""
     (site.folder / "file").touch()
     site.put("models", {"directory": str(site.folder / "file" / "models")})
     return str(site.folder / "file")
@@ -155,12 +155,12 @@ def no_models(site: Site) -> str:
 @pytest.mark.parametrize(
     ("arrange", "status"),
     [
-        (wrong_password, 1), (missing_database, 1), (wrong_broker_password, 1), (unreadable_secret, BAD_CONFIG),
-        (no_storage, BAD_CONFIG), (no_models, 1),
+        (wrong_password, 1), (missing_database, 1), (wrong_broker_password, 1),
+        (unreadable_secret, BAD_CONFIG), (no_storage, BAD_CONFIG), (no_models, 1),
     ],
 )  # fmt: skip
 def test_one_clear_line(site: Site, arrange: Callable[[Site], str], status: int) -> None:
-    """What is refused, by whom and why; no secret in it."""
+    """The line names the refusal, the place and the reason, and holds no secret."""
     words = arrange(site)
     daemon = site.daemon()
     (line,) = said(daemon, status)
@@ -169,7 +169,10 @@ def test_one_clear_line(site: Site, arrange: Callable[[Site], str], status: int)
 
 
 def test_a_second_daemon_on_the_same_storage(site: Site) -> None:
-    """It goes, naming the directory; the first one stays. After a kill -9 of the first the directory is free at once."""
+    """A second daemon exits and names the directory; the first daemon stays.
+
+    After a kill -9 of the first daemon the directory is free at once.
+    """
     first = site.daemon()
     first.start()
     site.folder.joinpath("second").mkdir()
@@ -184,7 +187,10 @@ def test_a_second_daemon_on_the_same_storage(site: Site) -> None:
 
 
 def test_a_second_daemon_with_the_same_client_id(site: Site) -> None:
-    """On the same database, with a storage of its own, on another machine perhaps: it goes, naming the setting; the first one stays."""
+    """A second daemon with the same client id exits and names the setting; the first daemon stays.
+
+    The second daemon has the same database and a storage of its own, as on another machine.
+    """
     first = site.daemon()
     first.start()
     site.folder.joinpath("second").mkdir()

@@ -1,4 +1,4 @@
-"""What the world is told of the daemon's state, by itself, by the broker, and to systemd."""
+"""Reports of the daemon's state: by itself, by the broker and to systemd."""
 
 import json
 import socket
@@ -12,12 +12,15 @@ from tests.conftest import wait_for
 
 
 def states(heard: Heard) -> list[str]:
-    """The states announced so far."""
+    """Return the states published so far."""
     return [json.loads(payload)["state"] for topic, payload in heard.payloads if topic == TOPIC]
 
 
 def test_the_state_is_retained_and_the_last_will_speaks_for_the_dead(site: Site) -> None:
-    """Running; offline by the broker's word after kill -9; running again; stopped. Who subscribes later hears the last of it at once."""
+    """The state is retained: running, offline by the last will after kill -9, running, stopped.
+
+    A later subscriber receives the last state at once.
+    """
     daemon = site.daemon()
     with site.listen(TOPIC) as heard:
         daemon.start()
@@ -34,7 +37,7 @@ def test_the_state_is_retained_and_the_last_will_speaks_for_the_dead(site: Site)
 
 
 def test_systemd_is_told_that_we_live(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ready once it runs, alive every second, stopping at the end."""
+    """The daemon notifies systemd when it is ready, every second, and when it stops."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(site.folder / "notify"))
         systemd.settimeout(30.0)
@@ -49,6 +52,6 @@ def test_systemd_is_told_that_we_live(site: Site, monkeypatch: pytest.MonkeyPatc
 
 
 def hear(systemd: socket.socket, wanted: Callable[[bytes], bool]) -> None:
-    """Listen until the word comes; fail after 30 s without any."""
+    """Receive until the wanted word arrives; fail after 30 s without a word."""
     while not wanted(systemd.recv(500)):
         pass

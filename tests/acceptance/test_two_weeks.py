@@ -1,7 +1,10 @@
-"""Two weeks of a fleet in some seconds: its models age, degrade, are retrained, refused and promoted, fail, are disabled and heal.
+"""Two weeks of a fleet in a few seconds, through the whole life of its models.
 
-The clock is the test's. Detector, trainings with their gate, database, files, jobs and the health check are the real ones; the child
-process is left out, and of the stream what does not matter here.
+Models age, degrade, are retrained, refused and promoted, fail, are disabled and recover.
+
+The clock is the test's. Detector, trainings with their gate, database, files, jobs and the health
+check are real; the child process is left out, and so are the parts of the stream that do not matter
+here.
 """
 
 from collections.abc import Callable, Iterator
@@ -56,7 +59,10 @@ SILENT = ("silent", "a")
 
 
 def values(key: SeriesKey, times: Ints) -> Floats:
-    """What this series reads; one moves to another level for good, one knows no level any more near the end."""
+    """Return the readings of this series.
+
+    One series moves to another level for good, another loses every level near the end.
+    """
     random = np.random.default_rng([int(times[0] // HOUR), LIVE.index(key) if key in LIVE else 9])
     level: Floats = np.full(len(times), 50.0)
     if key[0] == "drifting":
@@ -69,7 +75,7 @@ def values(key: SeriesKey, times: Ints) -> Floats:
 
 @dataclass
 class School:
-    """Trains as the child does; on one device it fails until that is repaired."""
+    """A trainer that works as the child does; for one device it fails until that is repaired."""
 
     service: TrainingService
     files: ModelFiles
@@ -80,7 +86,7 @@ class School:
     closed: bool = False
 
     def train(self, order: Order, name: object, tell: Callable[[int], None]) -> Answer:
-        """One model."""
+        """Train a model."""
         del name, tell
         if order.device_id == "failing" and not self.repaired:
             return Answer(300.0, None, "the training process ended, or took too long")
@@ -93,7 +99,7 @@ class School:
 
 @dataclass
 class Site:
-    """One daemon with its database, hour by hour."""
+    """A daemon with its database, hour by hour."""
 
     dsn: str
     pool: Pool
@@ -124,17 +130,17 @@ class Site:
             self.health,
             remedies,
             Notes(self.activity, note, lambda: None),
-            self.instance,
-            0.1,
-            self.clock,
+            instance=self.instance,
+            latency=0.1,
+            clock=self.clock,
         )
         self.runner = JobRunner(
             PostgresJobs(self.pool, self.instance),
             school,
             self.files,
-            self.state,
-            lambda _: None,
-            self.clock,
+            state=self.state,
+            offer=lambda _: None,
+            clock=self.clock,
         )
         self.changes = services.model_changes(
             settings, services.Pools(self.pool, self.pool), self.files
@@ -143,28 +149,28 @@ class Site:
         self.serving = dict[SeriesKey, str]()
 
     def clock(self) -> int:
-        """What time it is here."""
+        """Return the present time of the test."""
         return self.now
 
     def read(self, key: SeriesKey, since: int, until: int) -> None:
-        """Readings come in: scored, counted, recorded."""
+        """Score, count and record the readings of a span."""
         times = np.arange(since, until, PAUSE)
         n, number = len(times), self.registry.number(key)
         zeros, good = np.zeros(n, np.int64), np.zeros(n, np.int16)
         telemetry = Telemetry(
-            self.registry.keys,
-            np.full(n, number, np.int32),
-            times,
-            zeros,
-            values(key, times),
-            good,
-            good,
+            keys=self.registry.keys,
+            key=np.full(n, number, np.int32),
+            timestamp=times,
+            discriminator=zeros,
+            value=values(key, times),
+            quality=good,
+            flags=good,
         )
         self.activity.results(telemetry, self.fleet.advance(telemetry))
         self.recorder.record(Page(UUID(int=1), 0, telemetry))
 
     def follow(self) -> None:
-        """The stream takes over what the index says, and the record reader writes what serves."""
+        """Load the models that the index names as active, and record their rows."""
         active = self.files.active()
         for key in self.serving.keys() - active.keys():
             self.fleet.swap(key, None)
@@ -175,7 +181,7 @@ class Site:
         self.serving = active
 
     def hour(self) -> None:
-        """One hour passes, and at its end everybody has a turn."""
+        """Let an hour pass, then give every part a turn."""
         for key in LIVE:
             self.read(key, self.now, self.now + HOUR)
         self.now += HOUR
@@ -185,16 +191,16 @@ class Site:
         self.follow()
 
     def query(self, statement: LiteralString, *said: object) -> list[tuple[Any, ...]]:
-        """Rows of the database."""
+        """Return rows of the database."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             return connection.execute(statement, said).fetchall()
 
     def trail(self, device_id: str) -> list[DecisionView]:
-        """What was decided about a device, in order."""
+        """Return the decisions about a device, in order."""
         return self.health.decisions(DecisionFilter(device_id), None, 1000).decisions[::-1]
 
     def told(self) -> list[tuple[str, dict[str, Any]]]:
-        """Topics, without what all begin with, and payloads of what was told of models on MQTT."""
+        """Return topics, without their common prefix, and payloads of the model events."""
         return [
             (one.topic.removeprefix("insa/iiot/ml/model/"), msgspec.json.decode(one.payload))
             for one in self.state.outgoing(0, 1000)
@@ -212,7 +218,10 @@ EMPTY = Telemetry(
 
 @pytest.fixture
 def site(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A site with eight days of history, a model for each series, and one that has been silent for 27 days."""
+    """Open a site with eight days of history and a model for each series.
+
+    One series has been silent for 27 days.
+    """
     monkeypatch.setattr(keeping, "NOTE_SECONDS", 0.0)
     monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.0)
     with (
@@ -227,7 +236,7 @@ def site(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
             (SILENT, START - (27 + BEFORE) * DAY),
         ):
             site.read(key, since, since + BEFORE * DAY)
-            if key[0] == "steady":  # a version of long ago, which serves no more
+            if key[0] == "steady":  # an old version, which no longer serves
                 site.service.from_history(key, history, START - 25 * DAY)
                 site.follow()
             site.service.from_history(key, history, since + BEFORE * DAY)
@@ -236,7 +245,7 @@ def site(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_two_weeks(site: Site) -> None:
-    """Every step is taken, each is explained in a table one can ask, and what a person should know is told and audited."""
+    """Every step is taken and explained in a table; notable steps are published and audited."""
     failing = site.files.active()["failing", "a"]
     for day in range(DAYS):
         if day == REPAIR_DAY:
@@ -256,13 +265,15 @@ def test_two_weeks(site: Site) -> None:
         for device, trail in trails.items()
     }
 
-    # ages; a version of long ago goes; restless at the end: told daily, and what was learnt from that is refused
+    # Ages. An old version is deleted. Restless at the end: reported daily, and models of it are
+    # refused.
     assert steps["steady"][:2] == [(5, "clean_up", "inactive"), (7, "retrain", "age")]
     assert set(steps["steady"][2:]) == {
         (day, kind, "degraded") for day in (13, 14) for kind in ("escalate", "retrain")
     }
     assert all(outcome.startswith("refused: ") for outcome in outcomes["steady"][1:])
-    # drifts: degraded, escalated and retrained on the day, until a model that knows the new level is promoted; then it has healed
+    # Drifts: degraded, escalated and retrained daily, until a model of the new level is promoted.
+    # Then it has recovered.
     healed = next(day for day, kind, _ in steps["drifting"] if kind == "recover")
     assert steps["drifting"][0][0] == SHIFT_DAY
     assert {step for step in steps["drifting"] if step[0] < healed} == {
@@ -272,7 +283,8 @@ def test_two_weeks(site: Site) -> None:
     }
     assert "promoted" in outcomes["drifting"]
     assert not [step for step in steps["drifting"] if step[0] > healed and step[1] == "escalate"]
-    # fails, three times: disabled, told; activated and repaired by a person, it heals and is retrained
+    # Fails three times: disabled and reported. Activated and repaired by a person, it recovers and
+    # is retrained.
     fails = [
         (7, "retrain", "age"),
         (8, "escalate", "failing"),
@@ -283,13 +295,16 @@ def test_two_weeks(site: Site) -> None:
     heals = [(10, "disable", "failing"), (12, "recover", "failing"), (12, "retrain", "age")]
     assert sorted(steps["failing"]) == sorted(fails + heals)
     assert [outcome == "promoted" for outcome in outcomes["failing"]] == [False, False, False, True]
-    # silent for a month: it serves no more
+    # silent for a month: it no longer serves
     assert steps["silent"] == [(3, "retire", "silent")]
     check_trail(site, [one for trail in trails.values() for one in trail])
 
 
 def check_trail(site: Site, decisions: list[DecisionView]) -> None:
-    """Every decision has its reason, its figures and its end; those that change something are audited, those that matter are told."""
+    """Check that every decision has its reason, its figures and its outcome.
+
+    Decisions that change the fleet are audited, notable decisions are published.
+    """
     assert all(one.reason and one.figures and one.outcome for one in decisions)
     assert {one.status for one in decisions} == {"done"}
     assert all(one.job_status in {"done", "failed"} for one in decisions if one.kind == "retrain")

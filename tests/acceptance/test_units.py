@@ -1,4 +1,4 @@
-"""The units of systemd: nothing in them is misspelt, little is left open, and the daemon does all of its work under what they forbid."""
+"""The units of systemd: nothing is misspelt, little is left open, and the daemon works confined."""
 
 import json
 import os
@@ -25,7 +25,7 @@ CONFINED = ("tests.acceptance.confined", str(SERVICE))
 
 
 def systemd_analyze(*words: str) -> "subprocess.CompletedProcess[str]":
-    """What it says; skips where there is none."""
+    """Run systemd-analyze; skip the test where it is absent."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("there is no systemd-analyze on this machine")
@@ -36,7 +36,7 @@ def systemd_analyze(*words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A root file system with the units and what they name."""
+    """Return a root file system with the units and the files that they name."""
     for program in ("opt/insa-anomaly/bin/insa-anomaly", "bin/sh"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def installed(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["insa-anomaly.service", "insa-anomaly@press.service"])
 def test_systemd_finds_nothing_wrong(installed: Path, name: str) -> None:
-    """It answers 0 even where it does not know a word, so what counts is that it says nothing."""
+    """The tool prints no complaint; it exits with 0 even where it does not know a word."""
     done = systemd_analyze("verify", f"--root={installed}", name)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_systemd_would_find_a_word_it_does_not_know(installed: Path) -> None:
-    """The test above can fail."""
+    """The test above detects a misspelt setting."""
     unit = installed / "etc/systemd/system" / UNITS[0]
     unit.write_text(unit.read_text().replace("ProtectSystem", "ProtectSystm"))
     assert "ProtectSystm" in systemd_analyze("verify", f"--root={installed}", UNITS[0]).stderr
@@ -67,7 +67,7 @@ def test_systemd_would_find_a_word_it_does_not_know(installed: Path) -> None:
 
 @pytest.mark.parametrize("name", UNITS)
 def test_little_is_left_open(name: str) -> None:
-    """By systemd's measure of exposure: 10 is all, a unit with nothing said has 9.6."""
+    """The exposure by systemd's measure is low: 10 is the maximum, an empty unit has 9.6."""
     unit = str(ROOT / "systemd" / name)
     done = systemd_analyze(
         "security", "--offline=yes", f"--threshold={MOST_EXPOSED}", "--no-pager", unit
@@ -76,7 +76,7 @@ def test_little_is_left_open(name: str) -> None:
 
 
 def test_the_units_differ_in_their_names_alone() -> None:
-    """What one forbids, the other does."""
+    """Each unit has the same restrictions as the other."""
     one, many = (settings(ROOT / "systemd" / name) for name in UNITS)
     assert one.keys() == many.keys()
     assert {key for key in one if one[key] != many[key]} == {
@@ -87,7 +87,10 @@ def test_the_units_differ_in_their_names_alone() -> None:
 
 
 def test_a_daemon_is_tried_again_for_ever_but_not_where_that_cannot_help() -> None:
-    """As facts of systemd: without a limit of starts, but for the exit status of a wrong configuration; killed where it is stuck."""
+    """The unit restarts without a limit, but not after the status of a wrong configuration.
+
+    A daemon that is stuck is killed.
+    """
     unit = settings(SERVICE)
     assert unit["Restart"] == ["always"]
     assert unit["StartLimitIntervalSec"] == ["0"]
@@ -99,10 +102,10 @@ def test_a_daemon_is_tried_again_for_ever_but_not_where_that_cannot_help() -> No
     )
 
 
-# ----------------------------------------------------------------------------------- the same restrictions, without systemd
+# --------------------------------------------------------- the same restrictions, without systemd
 @pytest.fixture
 def state(short_path: Path) -> Path:
-    """Folder of the service's folders; skips where a process may not be confined."""
+    """Return the folder of the service's folders; skip where a process may not be confined."""
     for program in ("unshare", "setpriv", "systemd-analyze"):
         if shutil.which(program) is None:
             pytest.skip(f"there is no {program} on this machine")
@@ -117,7 +120,7 @@ def state(short_path: Path) -> Path:
 
 
 def test_the_restrictions_are_in_force(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe tries what is forbidden; else the test below would show nothing."""
+    """A probe tries the forbidden actions; otherwise the test below would prove nothing."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     argv = [sys.executable, "-m", *CONFINED, str(state), "tests.acceptance.probe"]
     done = subprocess.run(
@@ -137,7 +140,10 @@ def test_the_restrictions_are_in_force(state: Path, monkeypatch: pytest.MonkeyPa
 def test_the_daemon_does_all_of_its_work_confined(
     site: Site, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its usual folders, an embedded PostgreSQL and all: it learns a model, seals it, tells an anomaly, then ends well."""
+    """The confined daemon learns a model, seals it, publishes an anomaly and ends well.
+
+    It has its usual folders and an embedded PostgreSQL.
+    """
     credentials = state / "insa-anomaly" / "credentials"
     credentials.mkdir(parents=True)
     (credentials / "secret_broker-password").write_text(site.broker.password)
@@ -190,12 +196,12 @@ def test_the_daemon_does_all_of_its_work_confined(
         for path in (state / "insa-anomaly").iterdir()
         if path.is_file() and path.stat().st_mode & 0o077
     ]
-    assert open_to_others == ["config.yaml"]  # which we wrote
+    assert open_to_others == ["config.yaml"]  # the test wrote this file
     assert len(list(state.rglob("scorer_*.npz.sealed"))) == 1
 
 
 def test_restarts_and_watchdog_are_consistent() -> None:
-    """A start may take longer than a sign of life; the end longer than the daemon's own limits."""
+    """A start may take longer than a watchdog interval, the end longer than the daemon's limits."""
     unit = settings(SERVICE)
     times = [
         int(unit[name][0])

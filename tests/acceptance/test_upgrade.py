@@ -1,6 +1,7 @@
-"""From what an older version left behind: its schema, its full log, its outbox and its models are taken up, and nothing of them is lost.
+"""The files of an older version: schema, full log, outbox and models are taken up without a loss.
 
-What is kept in `kept/` is as the version wrote that it is named after. A version that changes a format adds a folder (`keep_formats`).
+The folders in `kept/` hold the files as the version wrote them that each is named after. A version
+that changes a format adds a folder (`keep_formats`).
 """
 
 import shutil
@@ -18,7 +19,7 @@ KEPT = sorted((Path(__file__).parent / "kept").iterdir())
 
 @pytest.mark.parametrize("version", KEPT, ids=lambda path: path.name)
 def test_what_an_older_version_left_is_taken_up(version: Path, site: Site) -> None:
-    """Every reading that waited is stored beside those that were, every event is told, the model serves, and keys stay keys."""
+    """Waiting readings are stored, every event is published, models serve, keys stay valid."""
     with psycopg.connect(site.database, autocommit=True) as session:
         session.execute((version / "schema.sql").read_bytes())
     storage = site.folder / "storage"

@@ -1,4 +1,4 @@
-"""A daemon at work and the Prometheus that scrapes it every second, set up as the files in dashboards/ say."""
+"""A working daemon and the Prometheus that scrapes it, set up by the files in dashboards/."""
 
 import json
 import time
@@ -34,12 +34,12 @@ RATE = 150.0  # messages a second
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A Prometheus that runs."""
+    """A running Prometheus."""
 
     port: int
 
     def get(self, path: str, **values: str) -> Any:  # noqa: ANN401 - any JSON
-        """The data of an answer that must succeed."""
+        """Return the data of an answer that must succeed."""
         try:
             with urlopen(
                 f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(values)}", timeout=10
@@ -49,12 +49,12 @@ class Prometheus:
             raise AssertionError(error.read().decode()) from error
 
     def ask(self, promql: str) -> list[float]:
-        """The values of a query now."""
+        """Return the present values of a query."""
         return [float(sample["value"][1]) for sample in self.get("query", query=promql)["result"]]
 
     @property
     def ready(self) -> bool:
-        """Whether it takes queries."""
+        """Whether Prometheus accepts queries."""
         try:
             with urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=10) as answer:
                 return bool(answer.status == 200)
@@ -64,7 +64,7 @@ class Prometheus:
 
 @dataclass(frozen=True)
 class Watched:
-    """What is watched, and who watches."""
+    """A site, its daemon and the Prometheus that watches it."""
 
     site: Site
     daemon: Daemon
@@ -72,7 +72,7 @@ class Watched:
     key: str
 
     def ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - any JSON
-        """What the admin API answers."""
+        """Return the answer of the admin API."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         request = Request(
@@ -84,7 +84,7 @@ class Watched:
 
 @contextmanager
 def prometheus(folder: Path, program: list[str], target: int) -> Iterator[Prometheus]:
-    """Prometheus over the committed configuration, but for the address, and ten times as often."""
+    """Run Prometheus with the committed configuration, another address and a faster scrape."""
     config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
     config["rule_files"] = [str(DASHBOARDS / name) for name in config["rule_files"]]
     config["global"] = {"evaluation_interval": "1s"}
@@ -109,7 +109,10 @@ def prometheus(folder: Path, program: list[str], target: int) -> Iterator[Promet
 
 @contextmanager
 def watched(site: Site, program: list[str]) -> Iterator[Watched]:
-    """A plant of one series that was learnt, in which by now something of every kind has happened; a webhook hears of it."""
+    """Run a plant of a learnt series in which an event of every kind has happened.
+
+    A webhook receives the alerts.
+    """
     hook = WebServer()
     with hook.running(), _watched(site, program, hook.port) as one:
         yield one
@@ -144,7 +147,7 @@ def _watched(site: Site, program: list[str], port: int) -> Iterator[Watched]:
 
 
 class Signal:
-    """Waves and noise; after what is learnt there is a fault now and then, and the last one lasts."""
+    """Waves and noise, with faults after the rows to learn, of which the last persists."""
 
     def __init__(self, begin: float) -> None:
         self._begin = begin
@@ -158,14 +161,14 @@ class Signal:
         return rfc3339(int((self._begin + row * STEP) * 1e6))
 
     def write(self, folder: Path) -> Path:
-        """What is to be learnt."""
+        """Write the rows to learn; return the file."""
         rows = [f"{self._time(row)},{self._values[row]}\n" for row in range(LEARNT)]
         path = folder / f"{DEVICE}.csv"
         path.write_text(f"timestamp,{METRIC}\n{''.join(rows)}")
         return path
 
     def messages(self) -> list[Message]:
-        """The rest, and a bad message after every tenth."""
+        """Return the messages of the other rows, with a bad message after every tenth."""
         topic = f"insa/iiot/telemetry/{DEVICE}"
         found: list[Message] = []
         for row in range(LEARNT, LEARNT + LIVE):
@@ -180,11 +183,11 @@ class Signal:
 
 
 def _use(one: Watched) -> None:
-    """The admin API, by somebody who looks at the model, predicts, and judges the first episode."""
+    """Use the admin API as an operator: inspect the model, predict, judge the first episode."""
     wait_for(lambda: one.ask("GET", "episodes")["episodes"], 20)
     episode = one.ask("GET", "episodes")["episodes"][0]
     one.ask("POST", f"episodes/{episode['id']}/feedback", {"verdict": "confirmed"})
     one.ask("POST", "predict", {"device_id": DEVICE, "metric_name": METRIC, "value": 60.0})
     for _ in range(2):
         one.ask("GET", f"models/{episode['model_id']}/performance")
-        time.sleep(1.0)  # seen by a scrape
+        time.sleep(1.0)  # long enough for a scrape
