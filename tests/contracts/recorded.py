@@ -24,7 +24,7 @@ from insa_anomaly.testing import MemoryHistory, MemoryRecorder, MemoryTables
 LOG = UUID(int=1)
 NOW = 1_760_000_000_000_000
 
-# ------------------------------------------------------------------------------------------------- generated
+# ---------------------------------------------------------------------------------------- generated
 finite = st.floats(allow_nan=False, allow_infinity=False)
 times = st.integers(NOW - 40 * 86_400_000_000, NOW + 40 * 86_400_000_000) | st.just(NOW)
 names = st.sampled_from(["pump-1", "Presse 2", "температура", "a"])
@@ -196,7 +196,7 @@ def page(seq: int, found: Sequence[object] = (), log_id: UUID = LOG) -> Page:
     )
 
 
-# ------------------------------------------------------------------------------------------------- read back
+# ---------------------------------------------------------------------------------------- read back
 @dataclass
 class InMemory:
     """The bodies of `testing`."""

@@ -55,7 +55,7 @@ def test_away_it_knows_nothing_and_holds_nobody_up(own_redis: Server[str]) -> No
         assert cache.get("ml:x") == b"3"
 
 
-# -------------------------------------------------------------------------------------------------- read through
+# ------------------------------------------------------------------------------------- read through
 def looked_up() -> tuple[float, float]:
     """Hits and misses so far."""
     names = ("insa_cache_hits_total", "insa_cache_misses_total")

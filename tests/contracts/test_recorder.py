@@ -53,7 +53,7 @@ def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgr
         yield body
 
 
-# --------------------------------------------------------------------------------------------------- the laws
+# ----------------------------------------------------------------------------------------- the laws
 @streams
 @given(
     items=recorded.items,
@@ -162,7 +162,7 @@ def test_a_late_anomaly_counts_where_its_reading_is_new(body: Body) -> None:
         assert list(body.rows().anomalies) == [recorded.anomaly(1).id]
 
 
-# ---------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 def reading(value: float = 1.0) -> Reading:
     """A reading of one series and time, told apart by its value."""
     return Reading("a", "x", NOW, value, int(value))
@@ -207,7 +207,7 @@ def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
     assert postgres.recorder.cursor(LOG) == 1
 
 
-# ------------------------------------------------------------------------------------------------- a broken world
+# ----------------------------------------------------------------------------------- a broken world
 def test_nobody_there_is_away() -> None:
     """Where no database listens, the call may succeed later."""
     with (
@@ -371,7 +371,7 @@ def test_series_may_be_found_while_a_page_is_recorded(postgres: InPostgres) -> N
     assert len(postgres.rows().telemetry) == 1
 
 
-# ------------------------------------------------------------------------------------------------- one of a name
+# ------------------------------------------------------------------------------------ one of a name
 def test_of_two_daemons_of_one_name_the_second_is_told(database: str) -> None:
     """Also with a log of its own, elsewhere; under another name it may, and once the first is gone it may."""
     first = PostgresRecorder(database, claim=Claim("line-1", LOG))

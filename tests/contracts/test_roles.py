@@ -146,7 +146,7 @@ def test_audit_is_added_to_and_nothing_else(dsn: str) -> None:
             session.execute("SELECT FROM audit_log")
 
 
-# ------------------------------------------------------------------------------------------------- retention
+# ---------------------------------------------------------------------------------------- retention
 @pytest.fixture
 def session(database: str) -> Iterator[psycopg.Connection]:
     """A look into a database with our schema."""

@@ -27,7 +27,7 @@ def session(database: str) -> Iterator[psycopg.Connection]:
         yield session
 
 
-# ------------------------------------------------------------------------------------------------- migrations
+# --------------------------------------------------------------------------------------- migrations
 def test_migrations_are_applied_once(empty_database: str) -> None:
     """The first call applies what is shipped and says so; the second has nothing to do."""
     assert migrate(empty_database) == [migration.name for migration in schema.shipped()]
@@ -107,7 +107,7 @@ def test_every_query_is_read_by_its_name() -> None:
     assert all(queries.load().values())
 
 
-# ------------------------------------------------------------------------------------------------- partitions
+# --------------------------------------------------------------------------------------- partitions
 def weeks(session: psycopg.Connection) -> set[str]:
     """Partitions there are, the default one excepted."""
     rows = session.execute(

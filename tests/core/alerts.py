@@ -13,7 +13,7 @@ def an_alert(
     severity: Severity = Severity.WARNING,
     device: str = "press-1",
 ) -> Alert:
-    """One event; its cause is its own where none is said."""
+    """Return the alert of an event; without `cause` the alert has a cause of its own."""
     cause = cause or f"episode-{number}"
     return Alert(
         event_id=f"event-{number}-{cause}-{kind}-{severity}",

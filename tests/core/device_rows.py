@@ -1,4 +1,4 @@
-"""Rows of a small device to hold the laws against, and models of it that are made in a moment."""
+"""Rows of a small device for the laws, and models of the device that train in a moment."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -28,7 +28,7 @@ LEVELS = (20.0, 20.0, 20.4, 19.1, 26.0, 0.0, -300.0, 1e300, np.inf, np.nan, np.n
 
 @dataclass(frozen=True)
 class Rows:
-    """n rows in order of arrival."""
+    """Rows in order of arrival: times [n] and values [n, 3]."""
 
     times: Ints
     values: Floats  # [n, 3]
@@ -41,7 +41,10 @@ class Rows:
 
 
 def wave(n: int, seed: int = 0) -> Rows:
-    """A row a minute: a follows a slow wave, b follows a, c is on its own."""
+    """Return `n` rows a minute apart.
+
+    Metric a follows a slow wave, b follows a, and c is independent.
+    """
     random, at = np.random.default_rng(seed), np.arange(n)
     a = 20 + np.sin(at / 30) + random.normal(0, 0.3, n)
     return Rows(
@@ -52,7 +55,7 @@ def wave(n: int, seed: int = 0) -> Rows:
 
 @cache
 def trained(seed: int) -> TrainedDevice:
-    """A model of 400 rows."""
+    """Return a model of 400 rows."""
     rows = wave(400, seed)
     return fit(
         times=rows.times,
@@ -67,7 +70,7 @@ def trained(seed: int) -> TrainedDevice:
 
 
 def served(seed: int = 0, refit_step: float = 25.0) -> Served:
-    """That model, which asks for a refit often."""
+    """Return the model of `trained` with threshold 0.2 and a refit due every 25 rows."""
     return Served(replace(trained(seed).model, refit_step=refit_step, threshold=0.2))
 
 
@@ -85,13 +88,16 @@ def _warm() -> Floats:
 
 
 def warm() -> Floats:
-    """The state of a device whose window is full."""
+    """Return the state of a device whose window is full."""
     return _warm().copy()
 
 
 @st.composite
 def streams(draw: st.DrawFn, most: int = 60) -> Rows:
-    """Any mixture of pauses (none, backwards and long ones too), ordinary and strange values, and readings that are not there."""
+    """Draw a mixture of pauses and values.
+
+    Some pauses are zero, negative or long; some values are extreme, infinite or missing.
+    """
     level = st.sampled_from(LEVELS)
     drawn = draw(st.lists(st.tuples(st.sampled_from(PAUSES), level, level, level), max_size=most))
     table = np.array(drawn, np.float64).reshape(-1, 4)
@@ -99,7 +105,7 @@ def streams(draw: st.DrawFn, most: int = 60) -> Rows:
 
 
 def run(state: Floats, rows: Rows, model: Served | None) -> tuple[Floats, DeviceResults]:
-    """Advance by these rows."""
+    """Advance a device by some rows."""
     return device.advance(
         state=state,
         served=model,
@@ -111,7 +117,7 @@ def run(state: Floats, rows: Rows, model: Served | None) -> tuple[Floats, Device
 
 
 def same(left: DeviceResults, right: DeviceResults) -> bool:
-    """Equal to the bit."""
+    """Compare two results bit by bit."""
     return all(
         getattr(left, name).tobytes() == getattr(right, name).tobytes()
         for name in left.__dataclass_fields__
@@ -119,7 +125,7 @@ def same(left: DeviceResults, right: DeviceResults) -> bool:
 
 
 def joined(parts: list[DeviceResults]) -> DeviceResults:
-    """Results one after another."""
+    """Concatenate results."""
     return DeviceResults(
         *(
             np.concatenate([getattr(part, name) for part in parts])
@@ -129,12 +135,12 @@ def joined(parts: list[DeviceResults]) -> DeviceResults:
 
 
 def prefix(results: DeviceResults, n: int) -> DeviceResults:
-    """The results of the first n rows."""
+    """Return the results of the first `n` rows."""
     return DeviceResults(
         *(getattr(results, name)[:n] for name in DeviceResults.__dataclass_fields__)
     )
 
 
 def reloaded(model: Served) -> Served:
-    """The same model, written and read again."""
+    """Return the same model after a round trip through its file."""
     return Served(DeviceModel.from_bytes(model.model.to_bytes()))

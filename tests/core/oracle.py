@@ -1,4 +1,7 @@
-"""The naive twins: one reading at a time, everything recomputed, nothing clever. The fast ways are held against these."""
+"""Naive twins of the fast code: a reading at a time, everything recomputed.
+
+The tests compare the fast code with these functions.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +17,7 @@ DAY = features.DAY
 
 @dataclass
 class Window:
-    """What a series remembers, as lists."""
+    """The window of a series as lists."""
 
     values: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -23,7 +26,7 @@ class Window:
     discriminators: list[int] = field(default_factory=list)
 
     def push(self, value: float, time: float, discriminator: int, gap: float) -> Arrival:
-        """Take one reading, if it moves the window."""
+        """Add a reading to the window if the reading moves the window."""
         if self.times and time < self.times[-1]:
             return Arrival.LATE
         if self.times and time == self.times[-1]:
@@ -41,7 +44,7 @@ class Window:
         return Arrival.MOVES
 
     def if_next(self, value: float, time: float) -> "Window":
-        """The window as a reading that does not move it sees it."""
+        """Return the window in which a reading is scored that does not move it."""
         flat = min(self.flat + 1, 500) if value == self.values[-1] else 0
         return Window([*self.values, value][-60:], [*self.times, time][-60:], flat, self.seen)
 
@@ -49,7 +52,7 @@ class Window:
 def unscaled(
     values: Sequence[float], times: Sequence[float], flat: float, numbers: Floats
 ) -> list[float]:
-    """The features of one full window."""
+    """Return the features of a full window."""
     far = [
         min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -1e3), 1e3)
         for v in values
@@ -78,7 +81,7 @@ def unscaled(
 
 
 def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -> float:
-    """The value that was to be expected, from the ten before it."""
+    """Return the expected value, computed from the ten values before the newest."""
     z = [
         min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -6.0), 6.0)
         for v in values[-11:-1]
@@ -91,7 +94,7 @@ def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -
 
 
 def profile(time: float, numbers: Floats) -> float:
-    """Time-of-day profile at one time."""
+    """Return the time-of-day profile at a time."""
     bins = int(numbers[features.BINS])
     if not bins:
         return 0.0
@@ -104,19 +107,19 @@ def profile(time: float, numbers: Floats) -> float:
 
 
 def average_path_length(n: int) -> float:
-    """Of an unsuccessful search in a binary search tree of n."""
+    """Return the mean length of an unsuccessful search in a binary search tree of `n`."""
     if n <= 1:
         return 0.0
     return 1.0 if n == 2 else 2 * (log(n - 1) + 0.5772156649015329) - 2 * (n - 1) / n
 
 
 def pareto(excess: float, shape: float, scale: float) -> float:
-    """Survival function of the generalised Pareto distribution."""
+    """Return the survival function of the generalised Pareto distribution."""
     return exp(-excess / scale) if shape == 0 else (1 + shape * excess / scale) ** (-1 / shape)
 
 
 def transitions(scores: Sequence[float], threshold: float, policy: Policy) -> list[Transition]:
-    """What each reading of one series does: found by looking back over all that came before."""
+    """Return the transition of each reading of a series, found from all readings before it."""
     out: list[Transition] = []
     told, quiet = -inf, 0
     for score in scores:
@@ -137,7 +140,7 @@ def transitions(scores: Sequence[float], threshold: float, policy: Policy) -> li
 
 
 def dues(moved: Sequence[bool], eligible: Sequence[bool], steps: Sequence[float]) -> list[bool]:
-    """At which readings a refit is due: counted one by one."""
+    """Return for each reading whether a refit is due, by counting readings."""
     since, out = 0, []
     for moves, may, step in zip(moved, eligible, steps, strict=True):
         since += moves
@@ -149,7 +152,7 @@ def dues(moved: Sequence[bool], eligible: Sequence[bool], steps: Sequence[float]
 
 
 def window_z(raw: Floats, numbers: Floats) -> list[float]:
-    """Log root mean square of the robustly scaled features, row by row."""
+    """Return the log root mean square of the robustly scaled features of each row."""
     out = []
     for row, learnt in zip(raw.tolist(), numbers, strict=True):
         scaled = [
@@ -161,7 +164,7 @@ def window_z(raw: Floats, numbers: Floats) -> list[float]:
 
 
 def forecast_error(values: Sequence[float], scaling: Floats, numbers: Floats) -> float:
-    """Log of how far the forecast of the newest value was off."""
+    """Return the log of the error of the forecast for the newest value."""
     far = [(v - scaling[features.CENTER]) / scaling[features.SCALE] for v in values]
     z = [*(min(max(v, -6.0), 6.0) for v in far[:-1]), min(max(far[-1], -200), 200)]
     known = [*z[-2:-7:-1], sum(z[-21:-1]) / 20, 1.0]
@@ -172,7 +175,10 @@ def forecast_error(values: Sequence[float], scaling: Floats, numbers: Floats) ->
 
 
 def smoothed(errors: Sequence[float]) -> list[float]:
-    """Exponentially weighted mean, span 10, from each full window on anew, from 0.535 on; NaN: the window is not full."""
+    """Return the exponentially weighted mean, span 10, starting at 0.535.
+
+    A NaN error means that the window is not full; the mean starts anew after it.
+    """
     out, now = [], -1.0
     for error in errors:
         before = 0.535 if now < 0 else now

@@ -1,4 +1,4 @@
-"""Readings to hold the laws against, and models small enough to make in a moment."""
+"""Streams of readings for the laws, and models small enough to train in a moment."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +29,7 @@ SERIES = 4
 
 @dataclass(frozen=True)
 class Stream:
-    """n readings of SERIES series in order of arrival."""
+    """Readings of `SERIES` series in order of arrival, as columns [n]."""
 
     which: Ints
     times: Ints
@@ -51,7 +51,7 @@ class Stream:
 
 
 def daily(n: int, seed: int = 0, noise: float = 0.3) -> tuple[Ints, Floats]:
-    """A reading a minute of a signal with a daily wave."""
+    """Return `n` readings, a minute apart, of a signal with a daily wave."""
     at = np.arange(n)
     return START + at * MINUTE, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(
         seed
@@ -60,7 +60,7 @@ def daily(n: int, seed: int = 0, noise: float = 0.3) -> tuple[Ints, Floats]:
 
 @cache
 def trained(seed: int) -> Trained:
-    """A model of 400 readings."""
+    """Return a model of 400 readings."""
     times, values = daily(400, seed)
     return fit(
         times=times,
@@ -74,7 +74,10 @@ def trained(seed: int) -> Trained:
 
 
 def models() -> Models:
-    """Rows 0, 1, 2 hold models; row 2's has a daily profile and asks for a refit often, row 3 has none."""
+    """Return a table whose rows 0, 1 and 2 hold models.
+
+    Row 2 has a daily profile and asks for a refit often; row 3 has no model.
+    """
     held = Models(SERIES, SMALL.n_estimators)
     for row in range(3):
         held.put(row, trained(row).model)
@@ -102,7 +105,7 @@ def _warm() -> Floats:
 
 
 def warm() -> Floats:
-    """States of series whose windows are full."""
+    """Return the states of series whose windows are full."""
     return _warm().copy()
 
 
@@ -112,7 +115,10 @@ LEVELS = (20.0, 20.0, 20.4, 19.1, 26.0, -300.0, 1e300, np.nan)
 
 @st.composite
 def streams(draw: st.DrawFn, most: int = 60) -> Stream:
-    """Any mixture of series, pauses (none, backwards and long ones too), ordinary and strange values, repeated identities, bad quality."""
+    """Draw a mixture of series, pauses, values, qualities and repeated identities.
+
+    Some pauses are zero, negative or long; some values are extreme or NaN.
+    """
     reading = st.tuples(
         st.integers(0, SERIES - 1),
         st.sampled_from(PAUSES),
@@ -137,7 +143,7 @@ def streams(draw: st.DrawFn, most: int = 60) -> Stream:
 def run(
     states: Floats, stream: Stream, held: Models, policy: Policy = POLICY
 ) -> tuple[Floats, Results]:
-    """Advance all SERIES series."""
+    """Advance all `SERIES` series by a stream."""
     rows = np.where(stream.which < 3, stream.which, -1)
     return advance(
         states=states,
@@ -154,7 +160,7 @@ def run(
 
 
 def same(left: Results, right: Results) -> bool:
-    """Equal to the bit."""
+    """Compare two results bit by bit."""
     return all(
         getattr(left, name).tobytes() == getattr(right, name).tobytes()
         for name in left.__dataclass_fields__
@@ -162,7 +168,7 @@ def same(left: Results, right: Results) -> bool:
 
 
 def joined(parts: list[Results]) -> Results:
-    """Results one after another."""
+    """Concatenate results."""
     return Results(
         *(
             np.concatenate([getattr(part, name) for part in parts])
@@ -172,12 +178,12 @@ def joined(parts: list[Results]) -> Results:
 
 
 def taken(results: Results, at: npt.NDArray[np.integer]) -> Results:
-    """The results of these readings."""
+    """Select the results of some readings by index."""
     return Results(*(getattr(results, name)[at] for name in Results.__dataclass_fields__))
 
 
 def reloaded(held: Models) -> Models:
-    """The same models, written and read again."""
+    """Return the same models after a round trip through their files."""
     again = Models(SERIES, SMALL.n_estimators)
     for row in range(3):
         model = trained(row).model

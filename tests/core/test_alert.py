@@ -1,4 +1,4 @@
-"""From an event to an alert: what it says, how bad it is, what it is about."""
+"""Events as alerts: their text, their severity and their cause."""
 
 import msgspec
 import pytest
@@ -20,14 +20,28 @@ from insa_anomaly.core.event import Event, Reason
 from tests.core.alerts import an_alert
 
 EVENT = Event(
-    event_id="e1", kind="opened", episode_id="ep1", device_id="press-1", metric_name="pressure", timestamp="2026-01-02T03:04:05.000000Z",
-    value=9.25, expected=5.0, lower=4.0, upper=6.0, score=-0.8, confidence=0.8, reasons=[Reason("value", 0.7, "far above its band")],
-    model_id="m1", model_version=3, started_at="2026-01-02T03:04:05.000000Z", historical=False,
-)  # fmt: skip
+    event_id="e1",
+    kind="opened",
+    episode_id="ep1",
+    device_id="press-1",
+    metric_name="pressure",
+    timestamp="2026-01-02T03:04:05.000000Z",
+    value=9.25,
+    expected=5.0,
+    lower=4.0,
+    upper=6.0,
+    score=-0.8,
+    confidence=0.8,
+    reasons=[Reason("value", 0.7, "far above its band")],
+    model_id="m1",
+    model_version=3,
+    started_at="2026-01-02T03:04:05.000000Z",
+    historical=False,
+)
 
 
 def heard(topic: str, **fields: object) -> list[object]:
-    """Severity, cause and whether it ends, of what such an event says."""
+    """Return severity, cause and `ends` of the alerts that an event leads to."""
     return [
         (one.severity, one.cause, one.ends)
         for one in alerts_of(topic, msgspec.json.encode(fields), 0.9)
@@ -47,7 +61,7 @@ def heard(topic: str, **fields: object) -> list[object]:
     "topic", [ANOMALY_TOPIC + "press-1", SILENCE_TOPIC, MODEL_TOPIC + "degraded", "something/else"]
 )
 def test_law_nothing_that_is_published_can_break_it(topic: str, payload: bytes) -> None:
-    """What is no event that a person hears of is none; what is one can be told."""
+    """Any payload is parsed without an error, and every alert found can be described and stored."""
     for alert in alerts_of(topic, payload, 0.9):
         assert described(alert, "")
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(alert), type=Alert) == alert
@@ -65,7 +79,7 @@ def test_law_nothing_that_is_published_can_break_it(topic: str, payload: bytes) 
 def test_an_episode_is_as_bad_as_it_is_sure(
     kind: str, confidence: float, severity: Severity, ends: bool
 ) -> None:
-    """Its end is no news to wake anybody."""
+    """The severity of an episode follows its confidence, and its end is only information."""
     event = msgspec.structs.replace(EVENT, kind=kind, confidence=confidence)
     (alert,) = alerts_of(ANOMALY_TOPIC + "press-1", msgspec.json.encode(event), 0.9)
     assert (alert.severity, alert.ends, alert.cause, alert.event_id) == (
@@ -77,7 +91,7 @@ def test_an_episode_is_as_bad_as_it_is_sure(
 
 
 def test_models_and_silences_say_themselves() -> None:
-    """A model's trouble has the cause and the severity that were found; a silence is its device's."""
+    """A model event brings its own severity and cause; the cause of a silence is its device."""
     degraded = {
         "event_id": "e2",
         "severity": "critical",
@@ -121,7 +135,7 @@ def test_models_and_silences_say_themselves() -> None:
 
 
 def test_a_person_reads_all_there_is_to_know() -> None:
-    """Device, metric, value, expected value and band, reasons, link."""
+    """A described alert contains device, metric, value, expected value, band, reasons and link."""
     (alert,) = alerts_of(ANOMALY_TOPIC + "press-1", msgspec.json.encode(EVENT), 0.9)
     text = described(alert, "https://grafana/d/x")
     for word in (
@@ -144,7 +158,7 @@ def test_a_person_reads_all_there_is_to_know() -> None:
 
 
 def test_a_link_is_made_of_words_that_cannot_change_it() -> None:
-    """What a device calls itself stays within its place in the address."""
+    """The name of a device is quoted, so that it cannot change the structure of the link."""
     alert = an_alert(1, device="a b/c&x=1{to}")
     link = linked(
         "https://g/d?var-device={device_id}&from={from}&to={to}&m={metric_name}&u={unknown}",
@@ -159,7 +173,7 @@ def test_a_link_is_made_of_words_that_cannot_change_it() -> None:
 
 
 def test_a_delivery_has_one_id() -> None:
-    """By target and event."""
+    """The id of a delivery depends on its target and its event alone."""
     ids = {
         delivery_id(target, an_alert(number))
         for target in ("mail", "github")

@@ -1,4 +1,4 @@
-"""Who hears of what: never more than the budget, nothing that is neither told nor counted, no cause told twice."""
+"""Routing of alerts: within the budget, every alert sent or counted, no cause sent twice."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ batches = st.lists(st.tuples(st.integers(0, 10 * HOUR), st.lists(events, max_siz
 
 @dataclass
 class Desk:
-    """Decides, and remembers what it must."""
+    """The state of a dispatcher and the alerts that it has sent."""
 
     targets: list[Target]
     after: float = 3600.0
@@ -45,11 +45,11 @@ class Desk:
     held: Counter[str] = field(default_factory=Counter)
 
     def take(self, alerts: list[Alert], now: int) -> list[tuple[str, Alert]]:
-        """These come in; what is sent of them."""
+        """Decide on incoming alerts and return the alerts to send."""
         return self._keep(decide(alerts, self.targets, self.known, self.accounts, now), now)
 
     def look(self, now: int) -> list[tuple[str, Alert]]:
-        """Time passes; the summaries."""
+        """Return the summaries that are due at `now`."""
         return self._keep(summaries(self.targets, self.accounts, self.after, now), now)
 
     def _keep(self, decision: Dispatch, now: int) -> list[tuple[str, Alert]]:
@@ -64,16 +64,16 @@ class Desk:
 
 
 def mail(budget: int = 5, *routes: Route) -> Desk:
-    """One mailbox."""
+    """Return a desk with a single mailbox."""
     return Desk([Target("mail", routes or (ALL,), budget)])
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# --------------------------------------------------------------------------------------------- laws
 @given(batches=batches, budget=st.integers(2, 6))
 def test_law_no_day_has_more_than_its_budget(
     batches: list[tuple[int, list[Alert]]], budget: int
 ) -> None:
-    """Whatever comes, whenever, summaries included."""
+    """A target receives at most its budget of alerts a day, summaries included."""
     desk, now = mail(budget), DAY_ZERO
     for pause, alerts in batches:
         now += pause
@@ -87,7 +87,7 @@ def test_law_no_day_has_more_than_its_budget(
 def test_law_what_is_held_back_is_in_exactly_one_summary(
     batches: list[tuple[int, list[Alert]]], budget: int
 ) -> None:
-    """Summaries count it, or the one that is not due yet does."""
+    """Every held alert is counted in a single summary, sent or pending."""
     desk, now = mail(budget), DAY_ZERO
     for pause, alerts in batches:
         now += pause
@@ -100,7 +100,7 @@ def test_law_what_is_held_back_is_in_exactly_one_summary(
 
 @given(alerts=st.lists(events, max_size=30))
 def test_law_a_cause_is_told_only_when_it_is_worse(alerts: list[Alert]) -> None:
-    """Between two endings of a cause, what is sent of it grows in severity."""
+    """Alerts sent between two endings of a cause grow in severity."""
     desk = mail(1000)
     worst: dict[str, int] = {}
     for alert in alerts:
@@ -114,7 +114,7 @@ def test_law_a_cause_is_told_only_when_it_is_worse(alerts: list[Alert]) -> None:
 
 @given(alerts=st.lists(events, max_size=30), cut=st.integers(0, 30), budget=st.integers(2, 50))
 def test_law_it_does_not_matter_how_they_come(alerts: list[Alert], cut: int, budget: int) -> None:
-    """In one batch or in two: the same is sent and held."""
+    """A single batch and two batches lead to the same sent and held alerts."""
     one, two = mail(budget), mail(budget)
     one.take(alerts, DAY_ZERO)
     two.take(alerts[:cut], DAY_ZERO)
@@ -127,9 +127,12 @@ def test_law_it_does_not_matter_how_they_come(alerts: list[Alert], cut: int, bud
     )
 
 
-# ------------------------------------------------------------------------------------------------------ cases
+# -------------------------------------------------------------------------------------------- cases
 def test_a_storm_is_some_alerts_and_one_summary() -> None:
-    """Ten thousand episodes: nine mails say what began it, the tenth counts the rest, by device and by kind."""
+    """Ten thousand episodes lead to nine mails about the first and a summary of the rest.
+
+    The summary counts alerts by device and by kind.
+    """
     desk = mail(10)
     for minute in range(20):
         desk.take(
@@ -146,7 +149,7 @@ def test_a_storm_is_some_alerts_and_one_summary() -> None:
 
 
 def test_what_comes_after_the_summary_waits_for_the_next_day() -> None:
-    """Its budget has a place for yesterday's rest."""
+    """Alerts held after the summary of a day are summarised on the next day."""
     desk = mail(2)
     desk.take([an_alert(i) for i in range(5)], DAY_ZERO)
     assert [alert.kind for _, alert in desk.look(DAY_ZERO + 2 * HOUR)] == [SUMMARY]
@@ -157,7 +160,7 @@ def test_what_comes_after_the_summary_waits_for_the_next_day() -> None:
 
 
 def test_the_devices_of_a_summary_are_bounded() -> None:
-    """A storm of a hundred thousand devices is no reason to remember a hundred thousand names."""
+    """A digest stores at most 1000 device names and counts the alerts of all others together."""
     desk = mail(2)
     desk.take([an_alert(i, device=f"press-{i}") for i in range(5000)], DAY_ZERO)
     digest = desk.accounts["mail"].digest
@@ -167,7 +170,7 @@ def test_the_devices_of_a_summary_are_bounded() -> None:
 
 
 def test_the_end_of_what_was_held_back_is_not_told() -> None:
-    """Nobody would know what it is the end of."""
+    """The end of an episode whose beginning was held back is not sent."""
     desk = mail(2)
     desk.take([an_alert(1, "a"), an_alert(2, "b")], DAY_ZERO)
     assert desk.take([an_alert(3, "b", "closed")], DAY_ZERO) == []
@@ -175,7 +178,7 @@ def test_the_end_of_what_was_held_back_is_not_told() -> None:
 
 
 def test_what_is_historical_opens_nothing() -> None:
-    """Nobody can do anything about it now; but it may end what was told."""
+    """A historical alert is never sent as a beginning, but may end a cause that was sent."""
     desk = mail()
     late = msgspec.structs.replace(an_alert(1, "a"), historical=True)
     assert desk.take([late], DAY_ZERO) == []
@@ -185,7 +188,7 @@ def test_what_is_historical_opens_nothing() -> None:
 
 
 def test_an_issue_tracker_follows_a_cause() -> None:
-    """It hears every event of a cause it knows and its end, and neither costs of the budget."""
+    """An issue tracker receives every event of a known cause, and only the first costs budget."""
     desk = Desk([Target("github", (Route(kinds=("degraded", "recovered")),), 2, follows=True)])
     for number in range(5):
         assert len(desk.take([an_alert(number, "a", "degraded")], DAY_ZERO)) == 1
@@ -212,12 +215,12 @@ def test_an_issue_tracker_follows_a_cause() -> None:
     ],
 )
 def test_a_route_leads_where_all_of_it_fits(route: Route, leads: bool) -> None:
-    """Device, kind, severity and target."""
+    """A route matches when device, kind, severity and target all match."""
     assert route.leads(an_alert(1), "mail") is leads
 
 
 def test_several_targets_each_have_their_own_day() -> None:
-    """One that hears everything does not use up what another may hear."""
+    """A target that receives every alert uses up no other target's budget."""
     desk = Desk(
         [Target("mail", (Route(severity="critical"),), 3), Target("webhook:scada", (ALL,), 3)]
     )

@@ -1,4 +1,4 @@
-"""Readings become rows: in any pieces the same ones, whatever comes late, twice, or not at all."""
+"""Alignment: readings become the same rows in any pieces, even if late, repeated or missing."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -8,7 +8,7 @@ from insa_anomaly.core import alignment
 from insa_anomaly.core.alignment import Aligned
 from insa_anomaly.core.features import Floats
 
-Reading = tuple[int, int, float]  # which metric, when, what
+Reading = tuple[int, int, float]  # column, time, value
 NOTHING = float("nan")
 
 readings = st.lists(
@@ -31,7 +31,7 @@ def taken(state: Floats, given_: list[Reading], tolerance: float = 2) -> tuple[F
 
 
 def rows(aligned: Aligned) -> list[tuple[int, list[float | None]]]:
-    """Time and values, None where there is none."""
+    """Return time and values of each row; None marks a missing value."""
     values = [
         [value if np.isfinite(value) else None for value in row] for row in aligned.values.tolist()
     ]
@@ -41,7 +41,7 @@ def rows(aligned: Aligned) -> list[tuple[int, list[float | None]]]:
 @settings(max_examples=200, deadline=None)
 @given(readings, st.lists(st.integers(0, 40), max_size=4).map(sorted))
 def test_law_pieces_change_nothing(given_: list[Reading], cuts: list[int]) -> None:
-    """The same rows at the same readings, and the same state to the bit."""
+    """Any cut of the stream leads to the same rows at the same readings and the same state."""
     whole, aligned = taken(alignment.empty(3), given_)
     state, found, at = alignment.empty(3), [], list[int]()
     for begin, end in zip([0, *cuts], [*cuts, len(given_)], strict=True):
@@ -55,7 +55,10 @@ def test_law_pieces_change_nothing(given_: list[Reading], cuts: list[int]) -> No
 @settings(max_examples=200, deadline=None)
 @given(readings)
 def test_law_rows_hold_what_was_read_together(given_: list[Reading]) -> None:
-    """Times never go back; every value is a reading's within the tolerance of its row; no reading is in two rows; none is empty."""
+    """Rows hold readings within the tolerance of the row's time.
+
+    Times never go back, no reading is in two rows, and no row is empty.
+    """
     _, aligned = taken(alignment.empty(3), given_)
     assert (np.diff(aligned.times) >= 0).all()
     assert np.isfinite(aligned.values).any(axis=1).all()
@@ -69,14 +72,14 @@ def test_law_rows_hold_what_was_read_together(given_: list[Reading]) -> None:
 
 
 def test_readings_of_one_time_are_a_row() -> None:
-    """It is complete with the last metric."""
+    """A row is complete with the reading of its last metric."""
     _, aligned = taken(alignment.empty(3), [(0, 10, 1.0), (1, 10, 2.0), (2, 10, 3.0), (0, 20, 4.0)])
     assert rows(aligned) == [(10, [1.0, 2.0, 3.0])]
     assert aligned.at.tolist() == [2]
 
 
 def test_a_row_ends_with_a_reading_that_has_no_place_in_it() -> None:
-    """One too late for it, or the next of a metric that it has."""
+    """A row ends at a reading beyond its tolerance, or at a second reading of a metric it has."""
     _, aligned = taken(
         alignment.empty(3), [(0, 10, 1.0), (1, 12, 2.0), (2, 13, 3.0), (2, 14, 4.0), (0, 15, 5.0)]
     )
@@ -85,7 +88,7 @@ def test_a_row_ends_with_a_reading_that_has_no_place_in_it() -> None:
 
 
 def test_what_is_late_or_comes_twice_changes_nothing() -> None:
-    """Neither the row nor what comes after it."""
+    """Late and repeated readings change neither their row nor the rows after it."""
     plain = [(0, 10, 1.0), (1, 10, 2.0), (2, 11, 3.0), (0, 20, 4.0)]
     disturbed = [
         (0, 10, 1.0),
@@ -106,7 +109,7 @@ def test_what_is_late_or_comes_twice_changes_nothing() -> None:
 
 
 def test_a_row_is_as_historical_as_its_first_reading() -> None:
-    """Which gives it its time, too."""
+    """A row is historical if its first reading is, and has the time of that reading."""
     columns, times, values = np.array([0, 1, 2]), np.array([10, 11, 11]), np.ones(3)
     _, aligned = alignment.align(
         state=alignment.empty(3),
@@ -120,7 +123,7 @@ def test_a_row_is_as_historical_as_its_first_reading() -> None:
 
 
 def test_other_metrics_take_over_the_row() -> None:
-    """It keeps what it has of those that stay, and is forgotten where it has nothing of them."""
+    """A waiting row keeps the values of metrics that stay, and is dropped if no value remains."""
     state, _ = taken(alignment.empty(3), [(0, 10, 1.0), (1, 10, 2.0)])
     other = alignment.rearranged(state, ("a", "b", "c"), ("b", "d"))
     assert rows(alignment.waiting(other)) == [(10, [2.0, None])]

@@ -1,4 +1,4 @@
-"""What a model is worth: planted faults are what they are said to be, and the figures are what was counted."""
+"""Assessment of models: planted faults are as described, and figures equal the counts."""
 
 from dataclasses import replace
 from functools import partial
@@ -29,12 +29,12 @@ KINDS = ["spike", "level_shift", "drift", "stuck", "noise", "dropout", "oscillat
 
 
 def scorer(model: Model) -> Scorer:
-    """As a challenge scores by it."""
+    """Return the scoring function that a challenge uses for the model."""
     return partial(SeriesLearner(("D", "m"), "id", 1, SMALL, Policy()).scores, model)
 
 
 def holdout(n: int, seed: int = 9) -> Holdout:
-    """So many readings of the signal that the small models know, and enough before them."""
+    """Return `n` readings of the signal that the small models know, after enough context."""
     times, values = daily(n + assessment.CONTEXT, seed)
     return Holdout(times, values, assessment.CONTEXT)
 
@@ -49,7 +49,10 @@ def holdout(n: int, seed: int = 9) -> Holdout:
 def test_law_a_fault_is_where_it_is_said_to_be(
     kind: str, size: float, first: int, length: int
 ) -> None:
-    """Outside it nothing changes; inside it reaches as far as its size says, in units of the noise, and what is given is left alone."""
+    """A fault changes values inside its span alone, by its size in units of the noise.
+
+    The given values are not modified.
+    """
     _, values = daily(400)
     before, noise = values.copy(), 0.3
     out = plant(values, [Fault(kind, size, first, first + length)], noise)
@@ -69,7 +72,10 @@ def test_law_a_fault_is_where_it_is_said_to_be(
 
 
 def test_every_kind_is_planted_in_every_size_apart_and_found_again() -> None:
-    """21 faults, in as many passes as keep them apart; the same model on the same holdout says the same."""
+    """Every kind of fault is planted in every size, 21 in all.
+
+    The same model on the same holdout leads to the same assessment.
+    """
     first, second = (assess(scorer(trained(0).model), holdout(1500)) for _ in range(2))
     assert sorted((fault.kind, fault.size) for fault in first.faults) == sorted(
         (kind, size) for kind in KINDS for size in (3.0, 6.0, 12.0)
@@ -83,7 +89,7 @@ def test_every_kind_is_planted_in_every_size_apart_and_found_again() -> None:
 
 
 def test_a_blind_model_catches_nothing() -> None:
-    """One whose line cannot be reached: no false alarm, no fault caught, a balanced accuracy of one half."""
+    """A model with an unreachable alpha has no false alarm, no caught fault, and accuracy 0.5."""
     one = trained(0).model
     blind = replace(one, numbers=one.numbers.copy())
     blind.numbers[detector.ALPHA] = 1e-300
@@ -92,7 +98,10 @@ def test_a_blind_model_catches_nothing() -> None:
 
 
 def made(alarmed: float, caught: int, seed: int = 0) -> Assessment:
-    """An assessment in which so many of 21 faults were caught, and this share of 2000 readings alarmed."""
+    """Return an assessment that caught `caught` of 21 faults.
+
+    A share `alarmed` of its 2000 readings alarmed.
+    """
     flags = np.random.default_rng(seed).random(2000) < alarmed
     return Assessment(
         flags, np.arange(21) < caught, tuple(Fault(KINDS[i % 7], 3.0, 0, 1) for i in range(21))
@@ -100,7 +109,10 @@ def made(alarmed: float, caught: int, seed: int = 0) -> Assessment:
 
 
 def test_a_challenger_as_good_may_serve_and_a_worse_one_may_not() -> None:
-    """The same: no objection, no improvement. Fewer faults caught, or too many false alarms: an objection in words."""
+    """An equal challenger meets no objection; a worse challenger does.
+
+    Fewer caught faults or too many false alarms lead to an objection in words.
+    """
     champion = made(0.001, 18)
     same = compare(champion, champion)
     assert (same.improvement_percentage, same.lower_bound, same.objection()) == (0, 0, "")
@@ -113,7 +125,7 @@ def test_a_challenger_as_good_may_serve_and_a_worse_one_may_not() -> None:
 
 
 def test_intervals_hold_what_was_counted() -> None:
-    """And are no interval where there is nothing to vary."""
+    """The interval contains the counted rate, and is empty where the flags do not vary."""
     low, high = interval(made(0.05, 0).alarmed)
     assert 0 < low < made(0.05, 0).false_positive_rate < high < 0.1
     assert interval(np.zeros(100, np.bool_)) == (0, 0)
@@ -122,7 +134,7 @@ def test_intervals_hold_what_was_counted() -> None:
 @settings(max_examples=20, deadline=None)
 @given(noise=st.floats(0.01, 100), seed=st.integers(0, 99))
 def test_local_noise_is_that_around_the_signal(noise: float, seed: int) -> None:
-    """Not that of the signal itself; never nothing."""
+    """Local noise is the noise around the signal without the signal's own movement, and never 0."""
     times, values = daily(3000, seed, noise=1e-9)
     random = np.random.default_rng(seed)
     assert local_noise(values * 50 * noise + random.normal(0, noise, 3000)) == pytest.approx(

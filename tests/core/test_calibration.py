@@ -1,4 +1,4 @@
-"""Values become p-values that hold, and p-values a score with one sign and one scale."""
+"""Calibration: values become valid p-values, and p-values a score with a sign and a scale."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ shapes = st.sampled_from(["normal", "exponential", "pareto", "uniform", "two", "
 
 
 def sample(shape: str, n: int, seed: int) -> Floats:
-    """Held-out values of one kind or another."""
+    """Draw held-out values from a distribution."""
     random = np.random.default_rng(seed)
     drawn: dict[str, Floats] = {
         "normal": random.normal(size=n),
@@ -27,14 +27,17 @@ def sample(shape: str, n: int, seed: int) -> Floats:
 
 
 def surprises(values: Floats, table: Floats) -> Floats:
-    """By one table."""
+    """Return the surprise of values by a single table."""
     return calibration.surprise(values, np.broadcast_to(table, (len(values), len(table))))
 
 
 @settings(max_examples=30, deadline=None)
 @given(shape=shapes, n=st.integers(1, 3000), seed=st.integers(0, 999))
 def test_law_the_stranger_the_more_surprising(shape: str, n: int, seed: int) -> None:
-    """-log10 p never falls as the value grows, starts at 0, and stays within 0 to 12, far beyond the held-out values too."""
+    """Surprise never falls as the value grows, starts at 0 and stays within [0, 12].
+
+    The law holds far beyond the held-out values too.
+    """
     held_out = sample(shape, n, seed)
     table = calibration.table(held_out)
     span = float(np.ptp(held_out)) + 1
@@ -54,7 +57,10 @@ def test_law_the_stranger_the_more_surprising(shape: str, n: int, seed: int) -> 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 999), shape=st.sampled_from(["normal", "exponential", "uniform"]))
 def test_law_the_body_is_the_empirical_distribution(seed: int, shape: str) -> None:
-    """Below the 95 % quantile p is the share of held-out values at least as large, as finely as the table has knots."""
+    """A p-value below the 95 % quantile is the share of held-out values at least as large.
+
+    The precision is that of the table's knots.
+    """
     held_out = sample(shape, 2000, seed)
     values = np.quantile(held_out, np.linspace(0.02, 0.93, 40))
     shares = [(held_out >= value).mean() for value in values]
@@ -64,7 +70,7 @@ def test_law_the_body_is_the_empirical_distribution(seed: int, shape: str) -> No
 
 
 def test_the_tail_is_the_generalised_pareto_distribution() -> None:
-    """Above the 95 % quantile p is the naive formula with the shape and scale of the table."""
+    """A p-value above the 95 % quantile follows the naive formula with the table's parameters."""
     held_out = sample("pareto", 5000, 3)
     table = calibration.table(held_out)
     limit, above, shape, scale = table[-4:]
@@ -76,7 +82,10 @@ def test_the_tail_is_the_generalised_pareto_distribution() -> None:
 
 @pytest.mark.parametrize("shape", ["normal", "exponential", "pareto"])
 def test_p_values_hold_on_new_data(shape: str) -> None:
-    """Of new values from the same source, as many as promised have a p below 1e-2 and 1e-3, within sampling error."""
+    """New values from the same source reach p below 1e-2 and 1e-3 as often as promised.
+
+    The tolerance is the sampling error.
+    """
     table = calibration.table(sample(shape, 20_000, 1))
     fresh = 10.0 ** -surprises(sample(shape, 200_000, 2), table)
     assert (fresh < 1e-2).mean() == pytest.approx(1e-2, rel=0.25)
@@ -86,7 +95,7 @@ def test_p_values_hold_on_new_data(shape: str) -> None:
 @settings(max_examples=60)
 @given(p=st.floats(-12, 0), alpha=st.sampled_from([1e-2, 1e-3]))
 def test_law_the_score_is_below_zero_exactly_where_p_is_below_alpha(p: float, alpha: float) -> None:
-    """1 at p = 1, 0 at alpha, -1 three decades below it; within [-1, 1] always."""
+    """The score is negative exactly where p is below alpha, and always within [-1, 1]."""
     score = calibration.score(np.array([-p]), np.array([alpha]))[0]
     assert -1 <= score <= 1
     assert (score < 0) == (-p > -np.log10(alpha))
@@ -96,5 +105,5 @@ def test_law_the_score_is_below_zero_exactly_where_p_is_below_alpha(p: float, al
     ("decades", "score"), [(0, 1), (1.5, 0.5), (3, 0), (4.5, -0.5), (6, -1), (12, -1)]
 )
 def test_the_scale_of_the_score(decades: float, score: float) -> None:
-    """At alpha 1e-3."""
+    """The score is 1 at p = 1, 0 at p = alpha and -1 three decades below an alpha of 1e-3."""
     assert calibration.score(np.array([decades]), np.array([1e-3]))[0] == pytest.approx(score)

@@ -1,4 +1,4 @@
-"""The end of a certificate is what OpenSSL says it is, and noise is no certificate."""
+"""Expiry of certificates: the same as OpenSSL reports, and none for noise."""
 
 import ssl
 import subprocess
@@ -14,13 +14,13 @@ from insa_anomaly.core.certificate import ends_of_pem, expires
 KINDS = [
     ("2", "ec", "/CN=plant"),
     ("1000", "rsa:2048", "/C=DE/O=Werk/CN=плант"),
-    ("12000", "ec", f"/CN={'x' * 60}"),
-]  # the last: after 2049
+    ("12000", "ec", f"/CN={'x' * 60}"),  # ends after 2049
+]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind[0])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and a certificate that signed itself."""
+    """Return a file with a key and a self-signed certificate."""
     folder = tmp_path_factory.mktemp("certificate")
     days, key, subject = request.param
     curve = ["-pkeyopt", "ec_paramgen_curve:P-256"] if key == "ec" else []
@@ -51,7 +51,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_the_end_is_what_openssl_says(made: Path) -> None:
-    """To the second, before and after 2050, from a file that holds the key as well."""
+    """The expiry equals OpenSSL's to the second, before and after 2050, even beside a key."""
     said = subprocess.run(
         ["openssl", "x509", "-enddate", "-noout", "-in", str(made)],
         check=True,
@@ -66,7 +66,7 @@ def test_the_end_is_what_openssl_says(made: Path) -> None:
 
 
 def test_law_every_cut_and_change_is_answered(made: Path) -> None:
-    """A certificate of which a part is missing or altered has an end or none, and raises nothing."""
+    """A truncated or altered certificate has an expiry or None, and raises no error."""
     der = ssl.PEM_cert_to_DER_cert(
         made.read_text()[made.read_text().index("-----BEGIN CERTIFICATE") :]
     )
@@ -78,7 +78,7 @@ def test_law_every_cut_and_change_is_answered(made: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_law_noise_is_answered(noise: bytes) -> None:
-    """As DER and as a file."""
+    """Noise has an expiry or None, as DER and as a file, and raises no error."""
     assert expires(noise) is None or isinstance(expires(noise), int)
     assert ends_of_pem(noise) == []
     assert ends_of_pem(b"-----BEGIN CERTIFICATE-----\n" + noise + b"-----END CERTIFICATE-----") in (

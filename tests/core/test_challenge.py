@@ -1,4 +1,4 @@
-"""Champion and challenger: figures from a holdout, and a gate that lets nothing worse through."""
+"""Champion and challenger of a series: figures from a holdout, and a gate against worse models."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ NOBODY = np.zeros(0, np.int64)
 
 
 def test_the_figures_come_from_a_holdout() -> None:
-    """With an interval, how many readings and faults they rest on, and on what basis."""
+    """Figures carry an interval, the numbers of readings and faults, and their basis."""
     figures = train(LEARNER, *daily(3000)).trained.figures
     low, rate, high = (figures[f"false_positive_rate{end}"] for end in ("_low", "", "_high"))
     assert isinstance(low, float) and isinstance(rate, float) and isinstance(high, float)  # noqa: PT018 - for the types
@@ -33,7 +33,7 @@ def test_the_figures_come_from_a_holdout() -> None:
 
 
 def test_too_little_is_not_assessed_and_says_so() -> None:
-    """Below 2000 readings there is a model, and no figure."""
+    """Fewer than 2000 readings lead to a model without figures, and the basis says so."""
     found = train(LEARNER, *daily(1999))
     assert found.promoted
     assert found.trained.figures["accuracy"] is None
@@ -41,19 +41,22 @@ def test_too_little_is_not_assessed_and_says_so() -> None:
 
 
 def test_the_same_data_make_the_same_challenge() -> None:
-    """Model and figures."""
+    """The same data lead to the same model and the same figures."""
     first, second = (train(LEARNER, *daily(2500)) for _ in range(2))
     assert first.trained.model.to_bytes() == second.trained.model.to_bytes()
     assert first.trained.figures == second.trained.figures
 
 
 def past(n: int) -> Past[Model]:
-    """A champion of the first n readings of the same signal."""
+    """Return a champion of the first `n` readings of the same signal."""
     return Past(train(LEARNER, *daily(n)).trained.model, NOBODY)
 
 
 def test_a_retrained_model_is_held_against_the_one_that_serves() -> None:
-    """On readings that neither has learnt: one that learnt the same signal is no worse, and the improvement is told."""
+    """A challenger is compared with the champion on readings that neither has learnt.
+
+    A challenger of the same signal is promoted, and its improvement is reported.
+    """
     found = train(LEARNER, *daily(4000), past(2000))
     assert found.promoted
     assert found.improvement_percentage is not None
@@ -62,7 +65,7 @@ def test_a_retrained_model_is_held_against_the_one_that_serves() -> None:
 
 
 def test_a_champion_that_has_learnt_all_cannot_be_compared() -> None:
-    """The improvement is not known, and it says why."""
+    """A champion that has learnt the holdout leaves the improvement unknown, with the reason."""
     found = train(LEARNER, *daily(3000), past(2900))
     assert found.promoted
     assert found.improvement_percentage is None
@@ -70,12 +73,12 @@ def test_a_champion_that_has_learnt_all_cannot_be_compared() -> None:
 
 
 def spoilt(values: Floats) -> Floats:
-    """What a model that is good for nothing is learnt from: noise a hundred times as large."""
+    """Return the values with noise a hundred times as large, for a useless model."""
     return values + np.random.default_rng(3).normal(0, 30, len(values))
 
 
 def test_a_worse_one_is_refused() -> None:
-    """By the gate of a retraining, and by the wider one of a daily refit."""
+    """A worse challenger is refused by the gate of a retraining and by that of a daily refit."""
     times, values = daily(4000)
     worse = values.copy()
     worse[:2800] = spoilt(values[:2800])
@@ -89,7 +92,7 @@ def test_a_worse_one_is_refused() -> None:
 
 
 def test_a_daily_refit_goes_on() -> None:
-    """It learns what came since, and serves."""
+    """A daily refit learns the readings that have come since, and serves."""
     found = refit(LEARNER, *daily(3000), past(2700))
     assert found.promoted
     assert found.trained.model.numbers[detector.KNOWN] == 3000
@@ -97,11 +100,11 @@ def test_a_daily_refit_goes_on() -> None:
 
 
 def test_its_age_decides_how_it_is_assessed() -> None:
-    """The model that stands in for a mature one on the holdout is as mature, though it has learnt from less."""
+    """The assessed model is as mature as the trained model, though it has learnt fewer readings."""
     seen: list[Model] = []
 
     class Watched(SeriesLearner):
-        """Remembers which models are assessed."""
+        """A learner that records the models assessed."""
 
         def scores(self, model: Model, times: Ints, values: Floats) -> Floats:
             seen.append(model)

@@ -1,4 +1,4 @@
-"""The charts: the fast way is the naive way, however the readings are batched."""
+"""Charts: the fast code equals the naive code however the readings are batched."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from tests.core import oracle
 
 
 def learnt(n: int, seed: int = 0) -> tuple[Floats, Floats]:
-    """What might have been learnt about n series: of the features, and for the charts."""
+    """Return plausible learnt rows of `n` series: for the features and for the charts."""
     random = np.random.default_rng(seed)
     scaling, numbers = (
         np.zeros((n, features.NUMBERS_WIDTH)),
@@ -23,7 +23,7 @@ def learnt(n: int, seed: int = 0) -> tuple[Floats, Floats]:
 
 
 def test_the_window_chart_is_the_naive_one() -> None:
-    """Log root mean square of the robustly scaled features."""
+    """The window chart is the log root mean square of the robustly scaled features."""
     raw = np.random.default_rng(0).normal(0, 5, (20, features.WIDTH))
     numbers = learnt(20)[1]
     np.testing.assert_allclose(
@@ -32,7 +32,7 @@ def test_the_window_chart_is_the_naive_one() -> None:
 
 
 def test_the_forecast_is_the_naive_one() -> None:
-    """From the last five values, the mean of the last twenty and a constant; also far beyond the caps."""
+    """The forecast error equals the naive twin's, also far beyond the caps."""
     windows = np.random.default_rng(1).normal(20, 3, (20, features.LONG))
     windows[3, -1], windows[4, -2], windows[5, -1] = 1e300, -1e300, 400
     scaling, numbers = learnt(20, 2)
@@ -47,7 +47,10 @@ def test_the_forecast_is_the_naive_one() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 999), n=st.integers(0, 80), cut=st.integers(0, 80))
 def test_law_smoothing_one_by_one_is_smoothing_at_once(seed: int, n: int, cut: int) -> None:
-    """Each series by itself, in two batches, and by the naive way: the same to the bit; what does not move leaves nothing."""
+    """Smoothing in a single batch, in two and by the naive code is bitwise equal.
+
+    Readings that do not move the window leave no trace.
+    """
     random = np.random.default_rng(seed)
     which, errors = np.sort(random.integers(0, 3, n)), random.exponential(size=n)
     errors[random.uniform(size=n) < 0.1] = np.nan

@@ -1,4 +1,4 @@
-"""The laws of `advance`: whatever the stream and however it is cut, the same results, to the bit."""
+"""The laws of `advance`: the same results, bitwise, however a stream is cut."""
 
 from itertools import pairwise
 
@@ -32,7 +32,7 @@ laws = settings(max_examples=30, deadline=None)
 
 
 def ordinary(n: int, row: int = 0, *, seed: int = 1, start: int = 70) -> Stream:
-    """The next n readings of one warm series, like those it was trained on."""
+    """Return the next `n` readings of a warm series, like the readings of its training."""
     at = np.arange(start, start + n)
     values = 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(seed).normal(0, 0.3, n)
     return Stream(np.full(n, row), START + at * MINUTE, values, at, np.zeros(n, np.int64))
@@ -41,7 +41,7 @@ def ordinary(n: int, row: int = 0, *, seed: int = 1, start: int = 70) -> Stream:
 @laws
 @given(stream=streams.streams(), cuts=st.lists(st.integers(0, 60), max_size=4))
 def test_law_chunking_changes_nothing(stream: Stream, cuts: list[int]) -> None:
-    """In one batch, in several, or one reading at a time: the same results and the same states."""
+    """A single batch, several batches and single readings lead to the same results and states."""
     held = models()
     after, whole = run(warm(), stream, held)
     for edges in (
@@ -59,7 +59,7 @@ def test_law_chunking_changes_nothing(stream: Stream, cuts: list[int]) -> None:
 @laws
 @given(stream=streams.streams(), block=st.integers(1, 20))
 def test_law_the_size_of_a_block_changes_nothing(stream: Stream, block: int) -> None:
-    """A batch is scored in blocks of any size, to the bit."""
+    """The block size of the scoring changes neither results nor states."""
     held = models()
     after, whole = run(warm(), stream, held)
     with pytest.MonkeyPatch.context() as small:
@@ -72,7 +72,7 @@ def test_law_the_size_of_a_block_changes_nothing(stream: Stream, block: int) -> 
 @laws
 @given(stream=streams.streams())
 def test_law_other_series_change_nothing(stream: Stream) -> None:
-    """Each series by itself gives what it gives among the others."""
+    """A series leads to the same results alone and among others."""
     held = models()
     after, whole = run(warm(), stream, held)
     for row in range(SERIES):
@@ -92,7 +92,10 @@ def test_law_other_series_change_nothing(stream: Stream) -> None:
 def test_law_what_is_foreseen_is_what_would_be(
     stream: Stream, row: int, repeat: bool, values: list[float]
 ) -> None:
-    """Each value alone, one usual pause after the newest reading, is scored as if it came; the series stays as it was."""
+    """A foreseen value is scored as if it arrived a usual pause after the newest reading.
+
+    The state of the series does not change.
+    """
     held = models()
     states, _ = run(warm(), stream, held)
     state = states[row : row + 1]
@@ -140,7 +143,7 @@ def test_law_what_is_foreseen_is_what_would_be(
 @laws
 @given(stream=streams.streams(), cut=st.integers(0, 60))
 def test_law_saving_and_reloading_in_mid_stream_changes_nothing(stream: Stream, cut: int) -> None:
-    """States as bytes, models as files: what is read again goes on as if nothing had happened."""
+    """States restored from bytes and models restored from files continue the stream unchanged."""
     held = models()
     _, whole = run(warm(), stream, held)
     states, head = run(warm(), stream[slice(cut)], held)
@@ -152,7 +155,7 @@ def test_law_saving_and_reloading_in_mid_stream_changes_nothing(stream: Stream, 
 @laws
 @given(stream=streams.streams())
 def test_law_nothing_given_is_changed(stream: Stream) -> None:
-    """Neither the states nor the readings nor the models."""
+    """`advance` modifies neither the states nor the readings nor the models."""
     held, states, copy = models(), warm(), stream[np.arange(len(stream))]
     numbers = held.numbers.copy()
     run(states, stream, held)
@@ -165,7 +168,7 @@ def test_law_nothing_given_is_changed(stream: Stream) -> None:
 @laws
 @given(stream=streams.streams(), keep=st.integers(0, 60))
 def test_law_the_future_changes_nothing(stream: Stream, keep: int) -> None:
-    """The results of the first readings are the first of the results."""
+    """The results of a prefix of the stream are the prefix of the results."""
     held, first = models(), np.arange(min(keep, len(stream)))
     assert same(run(warm(), stream[first], held)[1], taken(run(warm(), stream, held)[1], first))
 
@@ -173,7 +176,10 @@ def test_law_the_future_changes_nothing(stream: Stream, keep: int) -> None:
 @laws
 @given(stream=streams.streams(), full=st.booleans())
 def test_law_nothing_is_said_before_it_is_known(stream: Stream, full: bool) -> None:
-    """Without a model or a full window: score 0, no confidence, no transition; scored readings have an expected value within a band."""
+    """A reading without a model or a full window has score 0, no confidence and no transition.
+
+    A scored reading has an expected value within its band.
+    """
     _, results = run(warm() if full else features.empty(SERIES), stream, models())
     scored = ~np.isnan(results.expected)
     assert (scored[results.status == Status.SCORED]).all()
@@ -193,7 +199,7 @@ def test_law_nothing_is_said_before_it_is_known(stream: Stream, full: bool) -> N
 @laws
 @given(stream=streams.streams())
 def test_law_what_is_late_repeated_or_bad_moves_nothing(stream: Stream) -> None:
-    """Left out, such readings change neither the states nor what is said of the others."""
+    """Late, repeated and bad readings change neither states nor other results."""
     held = models()
     after, whole = run(warm(), stream, held)
     moved = np.flatnonzero(
@@ -211,7 +217,11 @@ def test_law_what_is_late_repeated_or_bad_moves_nothing(stream: Stream) -> None:
 @laws
 @given(stream=streams.streams())
 def test_law_refits_are_due_as_counted_by_hand(stream: Stream) -> None:
-    """With a model every so many readings; without one from the first fit's size and span on, and then again and again."""
+    """Refits are due as the naive count says.
+
+    A series with a model is due every refit step; a series without a model is due from the size and
+    span of the first fit on, and again at each retry.
+    """
     held = models()
     before = warm()
     before[:, features.SINCE_DUE] = 0
@@ -235,7 +245,7 @@ def test_law_refits_are_due_as_counted_by_hand(stream: Stream) -> None:
 
 
 def test_a_fault_opens_an_episode_and_its_end_closes_it() -> None:
-    """An ordinary series is left alone; a jump opens at once, and the return to normal closes."""
+    """Ordinary readings open no episode; a jump opens an episode, its end closes the episode."""
     stream = ordinary(200)
     stream.values[100:105] += 30
     _, results = run(warm(), stream, models())
@@ -251,7 +261,7 @@ def test_a_fault_opens_an_episode_and_its_end_closes_it() -> None:
 
 
 def test_a_late_reading_is_scored_as_if_it_came_next() -> None:
-    """But opens nothing: neither does one that was seen before."""
+    """A late or repeated reading opens no episode; a late reading is scored as the next."""
     held, states = models(), run(warm(), ordinary(10), models())[0]
     late = Stream(
         np.zeros(1, np.int64),
@@ -270,7 +280,10 @@ def test_a_late_reading_is_scored_as_if_it_came_next() -> None:
 
 
 def test_a_pause_warms_the_window_anew() -> None:
-    """After a pause of twenty typical ones nothing is scored until the window is full again; readings, not silence, close an episode."""
+    """No reading is scored after a long pause until the window is full.
+
+    Readings close an open episode; the pause does not.
+    """
     held, fault = models(), ordinary(1)
     fault.values[:] = 90
     states, opened = run(warm(), fault, held)
@@ -283,14 +296,14 @@ def test_a_pause_warms_the_window_anew() -> None:
 
 
 def test_a_model_that_is_taken_away_is_no_model() -> None:
-    """The series collects again."""
+    """A series whose model is removed collects readings again."""
     held = models()
     held.remove(0)
     assert (run(warm(), ordinary(5), held)[1].status == Status.COLLECTING).all()
 
 
 def test_a_model_survives_its_file() -> None:
-    """Every number and every node, to the bit."""
+    """A model read from its file is bitwise the model that was written."""
     model = trained(0).model
     again = Model.from_bytes(model.to_bytes())
     assert (again.id, again.version, again.device_id, again.metric_name) == (
@@ -305,7 +318,7 @@ def test_a_model_survives_its_file() -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"not a zip", None, "cut"])
 def test_a_damaged_file_is_refused(damage: bytes | str | None) -> None:
-    """With an error of ours."""
+    """A damaged file raises `ModelFileError`."""
     good = trained(0).model.to_bytes()
     data = (
         good[: len(good) // 2]

@@ -1,4 +1,4 @@
-"""The laws of the device detector: pieces, restarts and what comes later change nothing; whatever is missing, it goes on."""
+"""The laws of the device detector: cuts, restarts and later rows change no result."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ some_model = st.sampled_from([None, 0, 1])
 
 
 def model_of(which: int | None) -> Served | None:
-    """One of the models, or none."""
+    """Return a served model, or None."""
     return None if which is None else served(which)
 
 
@@ -42,7 +42,10 @@ def model_of(which: int | None) -> Served | None:
 def test_law_pieces_change_nothing(
     rows: Rows, at: list[int], which: int | None, cold: bool
 ) -> None:
-    """To the bit, of results and of the state that is left: for any stream, with a full window and from nothing."""
+    """Any cut of the rows leads bitwise to the same results and state.
+
+    The law holds with a full and with an empty window.
+    """
     start = device_window.empty(3) if cold else warm()
     model = model_of(which)
     whole, results = run(start, rows, model)
@@ -55,7 +58,7 @@ def test_law_pieces_change_nothing(
 
 
 def test_law_row_by_row_is_all_at_once() -> None:
-    """Over more rows than are moved at once."""
+    """Single rows and a batch of more rows than a block lead to the same results and state."""
     rows, model = wave(1300, 3), served()
     rows.values[200:260] += 5
     whole, results = run(device_window.empty(3), rows, model)
@@ -78,7 +81,10 @@ def test_law_what_comes_later_changes_nothing(rows: Rows, n: int, which: int | N
 @settings(max_examples=60, deadline=None)
 @given(streams(), some_model)
 def test_law_nothing_that_is_given_is_changed(rows: Rows, which: int | None) -> None:
-    """Neither state nor rows: so a prediction is an advance whose state is let go."""
+    """`advance` modifies neither state nor rows.
+
+    A prediction is an advance whose state is dropped.
+    """
     state, times, values = warm(), rows.times.copy(), rows.values.copy()
     first = run(state, rows, model_of(which))[1]
     assert state.tobytes() == warm().tobytes()
@@ -89,7 +95,7 @@ def test_law_nothing_that_is_given_is_changed(rows: Rows, which: int | None) -> 
 @settings(max_examples=60, deadline=None)
 @given(streams(), st.integers(0, 60))
 def test_law_a_restart_changes_nothing(rows: Rows, at: int) -> None:
-    """State and model as bytes, and back."""
+    """A state and a model restored from bytes continue the stream unchanged."""
     model = served()
     whole, results = run(warm(), rows, model)
     state, head = run(warm(), rows[:at], model)
@@ -103,7 +109,7 @@ def test_law_a_restart_changes_nothing(rows: Rows, at: int) -> None:
 def test_law_another_model_goes_on_from_the_same_window(
     rows: Rows, swap: int, at: list[int]
 ) -> None:
-    """Its running means are those of the rows in the window, however these came."""
+    """A new model's running means are computed from the window, however its rows arrived."""
     state, _ = run(warm(), rows[:swap], served(0))
     whole, results = run(state, rows[swap:], served(1))
     pieces, parts = state, []
@@ -119,7 +125,10 @@ def test_law_another_model_goes_on_from_the_same_window(
 @settings(max_examples=100, deadline=None)
 @given(streams(), some_model)
 def test_law_results_are_well_formed(rows: Rows, which: int | None) -> None:
-    """Scores within [-1, 1], 0 where nothing was scored; shares sum to 1 where there are any, and the missing have none."""
+    """Scores are within [-1, 1], and 0 where no row was scored.
+
+    Shares sum to 1 or 0, and the share of a missing metric is 0.
+    """
     _, said = run(warm(), rows, model_of(which))
     scored = np.isin(said.status, [Status.SCORED, Status.LATE, Status.DUPLICATE]) & np.isfinite(
         said.expected
@@ -136,9 +145,9 @@ def test_law_results_are_well_formed(rows: Rows, which: int | None) -> None:
     assert (said.status[~np.isfinite(rows.values).any(axis=1)] == Status.BAD_QUALITY).all()
 
 
-# ------------------------------------------------------------------------------------------------ the window, naively
+# --------------------------------------------------------------------- the window, computed naively
 def naive(rows: Rows) -> tuple[list[list[float]], list[list[float]], list[list[bool]]]:
-    """Per row: readings since each metric last changed, its held value, whether it takes part; one row after another."""
+    """Return readings since the last change, held value and participation per row and metric."""
     n, d = rows.values.shape
     flats, held, used = (
         [[0.0] * d for _ in range(n)],
@@ -166,7 +175,7 @@ def naive(rows: Rows) -> tuple[list[list[float]], list[list[float]], list[list[b
     st.integers(1, 6),
 )
 def test_running_is_recomputed(drawn: list[tuple[float, ...]], repeated: int) -> None:
-    """What the window carries along is what a look back over all rows gives."""
+    """The running columns of the window equal a recomputation over all rows."""
     values = np.repeat(np.array(drawn), repeated, axis=0)
     if np.isnan(values[0]).all():
         values[0] = 1.0
@@ -185,7 +194,7 @@ def test_running_is_recomputed(drawn: list[tuple[float, ...]], repeated: int) ->
 
 
 def test_moments_are_those_of_the_window() -> None:
-    """Means and scatter of each row's own window, by numpy, one at a time."""
+    """Means and scatter of each row's window equal numpy's."""
     z = np.random.default_rng(1).normal(0, 1, (LONG + 600, 2))
     seen = device_features.moments(z)
     for i in (0, 1, 511, 512, 599):
@@ -207,7 +216,7 @@ def test_moments_are_those_of_the_window() -> None:
 
 @pytest.mark.parametrize("metrics", [1, 2, 8, 11])
 def test_law_a_projection_is_the_same_of_few_rows_and_of_many(metrics: int) -> None:
-    """To the bit, also of zeros below zero; and of axes that are each row's own."""
+    """A projection is bitwise equal for few rows, many rows and axes per row, -0.0 included."""
     random = np.random.default_rng(metrics)
     rows, axes = (
         random.normal(0, 1, (40_000 // metrics**2, metrics)),
@@ -224,7 +233,7 @@ def test_law_a_projection_is_the_same_of_few_rows_and_of_many(metrics: int) -> N
 
 
 def test_what_is_missing_is_taken_as_what_the_others_make_of_it() -> None:
-    """The conditional mean of a Gaussian, by its textbook formula."""
+    """A missing metric is imputed by the conditional mean of a Gaussian, as in the textbook."""
     random = np.random.default_rng(2)
     mixed = random.normal(0, 1, (5, 5))
     covariance = mixed @ mixed.T + 0.1 * np.eye(5)
@@ -237,9 +246,9 @@ def test_what_is_missing_is_taken_as_what_the_others_make_of_it() -> None:
     assert not found[present].any()
 
 
-# ----------------------------------------------------------------------------------------------- what comes and goes
+# ------------------------------------------------------------------------- metrics that come and go
 def scored(values: Floats, seed: int = 0) -> device.DeviceResults:
-    """Rows after the training's, seen by the model."""
+    """Return the model's results for rows that follow its training rows."""
     rows = wave(400, seed)
     state, _ = run(device_window.empty(3), rows, served(seed))
     return run(
@@ -249,7 +258,7 @@ def scored(values: Floats, seed: int = 0) -> device.DeviceResults:
 
 @pytest.mark.parametrize("missing", [(0,), (2,), (0, 1), (1, 2)])
 def test_without_some_metrics_the_others_decide(missing: tuple[int, ...]) -> None:
-    """Calm stays calm, and a fault among those that are there is found and named."""
+    """Calm rows stay calm without some metrics, and a fault in a present metric is named."""
     values = wave(600, 0).values[400:]
     values[:, missing] = np.nan
     left = next(j for j in range(3) if j not in missing)
@@ -264,7 +273,7 @@ def test_without_some_metrics_the_others_decide(missing: tuple[int, ...]) -> Non
 
 
 def test_a_metric_that_comes_back_takes_part_once_its_window_is_filled() -> None:
-    """A few rows away are nothing; after more, it starts anew."""
+    """A short absence has no effect; after a longer absence a metric starts anew."""
     values = wave(600, 0).values[400:]
     values[10:15, 0] = np.nan
     values[20:40, 0] = np.nan
@@ -275,7 +284,7 @@ def test_a_metric_that_comes_back_takes_part_once_its_window_is_filled() -> None
 
 
 def test_other_metrics_take_over_the_window() -> None:
-    """Those that stay keep their readings; one that is new has none yet; the episode stays open."""
+    """Remaining metrics keep their readings, a new metric has none, the episode stays open."""
     state = warm()
     state[device_window.EPISODE] = 1.0, 2.0, 0.5, 0.5, 0.0
     other = device_window.rearranged(state, METRICS, ("c", "new", "a"))
@@ -291,7 +300,7 @@ def test_other_metrics_take_over_the_window() -> None:
 
 
 def test_a_window_begins_anew_after_a_long_pause() -> None:
-    """Nothing is said until it is full again."""
+    """Rows after a long pause are not scored until the window is full again."""
     values = wave(600, 0).values[400:]
     rows = Rows(START + MINUTE * np.arange(200), values)
     rows.times[100:] += int(served().model.gap)
@@ -302,7 +311,7 @@ def test_a_window_begins_anew_after_a_long_pause() -> None:
 
 
 def test_equal_times_late_rows_and_repetitions() -> None:
-    """A row of another value at the same time moves; the same again, or an older one, does not."""
+    """A row of the same time with another value moves; a repeated or older row does not."""
     newest = START + 70 * MINUTE
     a, b = [20.0, 20.0, 20.0], [21.0, 20.0, 20.0]
     times = np.array([newest, newest, newest, newest, newest - MINUTE])
@@ -318,7 +327,10 @@ def test_equal_times_late_rows_and_repetitions() -> None:
 
 
 def test_refits_fall_due_as_counted() -> None:
-    """With a model once a step of rows; without, not before the first rows and time."""
+    """Refits are due at each step of rows with a model.
+
+    Without a model they are due from the rows and the span of the first fit on.
+    """
     rows = wave(100, 9)
     state, said = run(device_window.empty(3), rows, None)
     assert np.flatnonzero(said.refit_due).tolist() == list(range(29, 100, 7))
@@ -328,7 +340,7 @@ def test_refits_fall_due_as_counted() -> None:
 
 
 def test_a_file_that_is_no_model_is_refused() -> None:
-    """Empty, damaged, of another form."""
+    """Empty, damaged and inconsistent files raise `ModelFileError`."""
     data = served().model.to_bytes()
     for wrong in (b"", b"hello", data[:1000], data.replace(b"format", b"formed")):
         with pytest.raises(ModelFileError):

@@ -1,4 +1,4 @@
-"""A device's champion and challenger: figures from a holdout, a gate, and refits that leave out what alarmed."""
+"""Champion and challenger of a device: figures from a holdout, a gate, refits without alarms."""
 
 from dataclasses import replace
 from functools import cache
@@ -26,20 +26,20 @@ NOBODY = np.zeros(0, np.int64)
 
 @cache
 def champion(n: int = 2000) -> DeviceModel:
-    """A model of the first n rows."""
+    """Return a model of the first `n` rows."""
     rows = wave(n)
     return train(LEARNER, rows.times, rows.values).trained.model
 
 
 @cache
 def retrained() -> Challenge[DeviceModel]:
-    """One of twice as many rows against it."""
+    """Return the challenge of a model of 4000 rows against the champion."""
     rows = wave(4000)
     return train(LEARNER, rows.times, rows.values, Past(champion(), NOBODY))
 
 
 def test_the_figures_of_a_device_come_from_a_holdout() -> None:
-    """Its faults are planted in one metric each, in turn, and most are caught."""
+    """Holdout faults are planted in a single metric each, in turn, and most are caught."""
     figures = retrained().trained.figures
     assert 0 <= float(str(figures["false_positive_rate"])) < 0.1
     assert 0.4 < float(str(figures["true_positive_rate"])) <= 1
@@ -48,13 +48,13 @@ def test_the_figures_of_a_device_come_from_a_holdout() -> None:
 
 
 def test_a_retrained_model_is_held_against_the_one_that_serves() -> None:
-    """One that learnt the same device is no worse, and the improvement is told."""
+    """A challenger that learnt the same device is promoted, and its improvement is reported."""
     assert retrained().promoted
     assert retrained().improvement_percentage is not None
 
 
 def test_a_worse_one_is_refused() -> None:
-    """Learnt from noise a hundred times as large: by the gate of a retraining, and by that of a daily refit."""
+    """A challenger learnt from noise is refused at a retraining and at a daily refit."""
     rows = wave(4000)
     rows.values[:2800] += np.random.default_rng(3).normal(0, 30, (2800, 3))
     found = train(LEARNER, rows.times, rows.values, Past(champion(), NOBODY))
@@ -69,7 +69,7 @@ def test_a_worse_one_is_refused() -> None:
 
 
 def test_metrics_that_come_and_go_are_no_hindrance() -> None:
-    """The champion of other metrics is assessed by those that are left."""
+    """A champion of other metrics is assessed by the metrics that remain."""
     rows = wave(4000)
     other = replace(LEARNER, metrics=("b", "new"))
     values = np.column_stack((rows.values[:, 1], rows.values[:, 2]))
@@ -79,7 +79,10 @@ def test_metrics_that_come_and_go_are_no_hindrance() -> None:
 
 
 def test_a_mature_device_leaves_out_what_alarmed() -> None:
-    """It knows how much it ever learnt, and until when all was released; while it was young everything is learnt."""
+    """A mature device does not learn rows that alarmed; a young device learns all rows.
+
+    The model knows how many rows were ever learnt, and up to when all are released.
+    """
     rows = wave(3000)
     told = START + np.arange(2500, 2560) * MINUTE
     young = refit(LEARNER, rows.times, rows.values, Past(champion(), told)).trained

@@ -1,4 +1,4 @@
-"""The law of rows side by side: a row each of many devices is, to the bit, one row after another."""
+"""The law of `advance_each`: rows of many devices at once equal rows of single devices, bitwise."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,19 +19,19 @@ from tests.core.device_rows import LEVELS, PAUSES, POLICY, SMALL, Rows, joined, 
 from tests.core.streams import MINUTE, START
 
 KINDS = 4
-WIDTHS = (1, 2, 8, 11)  # sums of eight and more are made in another way
+WIDTHS = (1, 2, 8, 11)  # numpy adds eight and more numbers in another order
 
 
 @cache
 def history(metrics: int, seed: int) -> Rows:
-    """400 rows, a minute apart."""
+    """Return 400 rows, a minute apart."""
     values = np.random.default_rng(seed).normal(20, 1, (400, metrics))
     return Rows(START + np.arange(400) * MINUTE, values + values[:, :1])
 
 
 @cache
 def learnt(metrics: int, seed: int) -> DeviceModel:
-    """A model of them."""
+    """Return a model of `history`."""
     rows, names = history(metrics, seed), tuple(f"m{j}" for j in range(metrics))
     return fit(
         times=rows.times,
@@ -47,7 +47,11 @@ def learnt(metrics: int, seed: int) -> DeviceModel:
 
 @cache
 def model(metrics: int, kind: int) -> DeviceModel:
-    """Two as they are learnt; one with a daily profile of all metrics; one whose profiles differ, as no training has them."""
+    """Return a model by kind.
+
+    Kinds 0 and 1 are as learnt, kind 2 has a daily profile of all metrics, and the profiles of kind
+    3 differ from metric to metric, as no training makes them.
+    """
     one = replace(learnt(metrics, kind % 2), version=kind, refit_step=9.0, threshold=0.2)
     profile = one.known.profile.copy()
     profile[:, features.PROFILE] = np.sin(np.arange(features.BINS_MOST))
@@ -59,7 +63,7 @@ def model(metrics: int, kind: int) -> DeviceModel:
 
 @cache
 def warm(metrics: int) -> Floats:
-    """The state of a device whose window is full, as a first model left it."""
+    """Return the state of a device whose window is full, as the model of kind 0 left it."""
     rows = history(metrics, 0)[:70]
     return device.advance(
         state=device_window.empty(metrics),
@@ -72,7 +76,7 @@ def warm(metrics: int) -> Floats:
 
 
 def some_served(random: np.random.Generator, metrics: int, arena: Arena, row: int) -> Served | None:
-    """A model in the shared arena, or in its own, or none."""
+    """Draw a model in the shared arena, a model in an arena of its own, or None."""
     drawn = int(random.integers(2 * KINDS + 1))
     return (
         None
@@ -82,7 +86,7 @@ def some_served(random: np.random.Generator, metrics: int, arena: Arena, row: in
 
 
 def some_row(random: np.random.Generator, metrics: int) -> Floats:
-    """Mostly an ordinary row; one far out, one with a value repeated, missing or infinite, or with nothing at all."""
+    """Draw a row: mostly ordinary, else far out, rounded, empty, or with a strange value."""
     row, kind = random.normal(20, 1, metrics), random.random()
     if kind < 0.1:
         row[random.integers(metrics)] = random.choice(LEVELS)
@@ -98,7 +102,7 @@ def some_row(random: np.random.Generator, metrics: int) -> Floats:
 def one_by_one(
     states: list[Floats], served: list[Served | None], times: Ints, values: Floats
 ) -> tuple[list[Floats], list[DeviceResults]]:
-    """The naive way."""
+    """Advance each device by itself."""
     rows = [slice(i, i + 1) for i in range(len(times))]
     found = [
         device.advance(
@@ -117,7 +121,11 @@ def one_by_one(
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(WIDTHS), st.integers(1, 7))
 def test_law_rows_side_by_side_are_rows_one_by_one(seed: int, metrics: int, devices: int) -> None:
-    """Of devices with models, ages and windows of any kind: rows that are late, long after, doubled, faulty or have gaps in them."""
+    """Rows of many devices at once equal rows of single devices, bitwise.
+
+    Models, ages and windows are of any kind; rows are late, long after, repeated, faulty or have
+    gaps.
+    """
     random = np.random.default_rng(seed)
     arena = Arena(devices, SMALL.n_estimators)
     served = [some_served(random, metrics, arena, row) for row in range(devices)]
@@ -149,7 +157,7 @@ def test_law_rows_side_by_side_are_rows_one_by_one(seed: int, metrics: int, devi
 
 
 def test_ordinary_rows_do_go_side_by_side() -> None:
-    """So that the law is about something: nothing is scored by itself where all rows carry on full windows."""
+    """Rows of full windows are scored in a single call, so the law above covers that path."""
     arena = Arena(3, SMALL.n_estimators)
     served = [Served(model(8, 0), arena, row) for row in range(3)]
     states, values = [warm(8)] * 3, history(8, 0).values[70:73]
@@ -168,7 +176,7 @@ def test_ordinary_rows_do_go_side_by_side() -> None:
 
 
 def test_states_are_apart() -> None:
-    """One that is kept for long does not hold the memory of the others."""
+    """A stored state does not hold the memory of the others."""
     served: list[Served | None] = [Served(model(2, 0))] * 2
     moved, _ = advance_each(
         states=[warm(2)] * 2,

@@ -1,4 +1,4 @@
-"""The rows that a device is learnt from: bounded, and kept."""
+"""The rows that a device is learnt from: bounded and durable."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ OLD = replace(SMALL, history_readings_most=300)
 
 
 def kept(told: list[int]) -> DeviceHistory:
-    """A history of 250 rows, these of them in episodes."""
+    """Return a history of 250 rows, some of them in episodes."""
     rows = wave(250)
     history = DeviceHistory(3, OLD)
     history.add(rows.times, rows.values, np.isin(np.arange(250), told))
@@ -22,7 +22,7 @@ def kept(told: list[int]) -> DeviceHistory:
 
 
 def test_a_history_is_bounded_and_kept() -> None:
-    """The newest rows; written and read again it is the same."""
+    """A history holds the newest rows and survives its file; a damaged file is refused."""
     history, rows = kept([10, 245]), wave(100, 2)
     history.add(rows.times + DAY, rows.values, np.zeros(100, np.bool_))
     again = DeviceHistory.from_bytes(history.to_bytes(), 3, OLD)

@@ -1,4 +1,4 @@
-"""Which metric is it? In a simulated pump with a fault planted in one metric, the device model ranks that metric first."""
+"""Reasons of a device model: the metric with the planted fault ranks first in a simulated pump."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -19,7 +19,7 @@ PARAMETERS, POLICY = DeviceParameters(n_estimators=50), Policy()
 
 
 class Plant(NamedTuple):
-    """A pump, and its model."""
+    """A pump's rows, and its model."""
 
     times: Ints
     values: Floats
@@ -28,7 +28,7 @@ class Plant(NamedTuple):
 
 @pytest.fixture(scope="module")
 def plant() -> Plant:
-    """One that was learnt for three and a half days, and runs on for three."""
+    """Return a pump learnt for three and a half days, with three more days of rows."""
     seconds, values = pump(LEARNT + FOLLOWING, seed=0)
     times = (seconds * 1e6).astype(np.int64)
     model_id = "00000000-0000-0000-0000-000000000001"
@@ -46,7 +46,10 @@ def plant() -> Plant:
 
 
 def ranked_first(plant: Plant, fault: Fault, seed: int) -> str | None:
-    """The metric with the largest share in the row that opens an episode of this fault; None where none opens."""
+    """Return the metric with the largest share in the row that opens an episode.
+
+    The result is None where the fault opens no episode.
+    """
     rows = slice(fault.begin - BEFORE, fault.end + AFTER)
     values = faulty(plant.values, fault, seed)[rows]
     said = device.advance(
@@ -71,7 +74,10 @@ def ranked_first(plant: Plant, fault: Fault, seed: int) -> str | None:
 
 
 def test_the_planted_metric_is_ranked_first(plant: Plant) -> None:
-    """In at least 80 % of the episodes, and most shifts and drifts make one."""
+    """The planted metric ranks first in at least 80 % of the episodes.
+
+    At least 60 % of the shifts and drifts open an episode.
+    """
     random = np.random.default_rng(1)
     episodes, first, planted = Counter[str](), Counter[str](), Counter[str]()
     for seed, (kind, metric, size) in enumerate(
@@ -86,7 +92,8 @@ def test_the_planted_metric_is_ranked_first(plant: Plant) -> None:
         first[kind] += name == METRICS[metric]
     for kind in KINDS:
         print(  # noqa: T201 - figures
-            f"{kind}: {planted[kind]} planted, {episodes[kind]} episodes, planted metric first in {first[kind]}"
+            f"{kind}: {planted[kind]} planted, {episodes[kind]} episodes,"
+            f" planted metric first in {first[kind]}"
         )
     print(f"all: planted metric first in {first.total()} of {episodes.total()} episodes")  # noqa: T201
     assert first.total() >= 0.8 * episodes.total()
@@ -96,7 +103,7 @@ def test_the_planted_metric_is_ranked_first(plant: Plant) -> None:
 
 
 def test_a_calm_pump_opens_next_to_no_episodes(plant: Plant) -> None:
-    """At most one in the three days that follow, where one a week is accepted."""
+    """A calm pump opens at most a single episode in three days."""
     rows = slice(LEARNT - 560, None)
     state = device_window.empty(len(METRICS))
     said = device.advance(

@@ -1,4 +1,4 @@
-"""What a device model is learnt from, and that data nothing can be learnt from is refused in words that help."""
+"""Training of a device model, and refusals whose text helps."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ ID = "00000000-0000-0000-0000-000000000009"
 
 
 def learnt(rows: Rows, parameters: DeviceParameters = SMALL) -> TrainedDevice:
-    """A model of these rows."""
+    """Return a model of the rows."""
     return fit(
         times=rows.times,
         values=rows.values,
@@ -32,7 +32,7 @@ def learnt(rows: Rows, parameters: DeviceParameters = SMALL) -> TrainedDevice:
 
 
 def seen_by(one: TrainedDevice, rows: Rows) -> device.DeviceResults:
-    """Rows in an empty window."""
+    """Return the model's results for rows, starting with an empty window."""
     width = len(one.model.metrics)
     return device.advance(
         state=device_window.empty(width),
@@ -45,7 +45,7 @@ def seen_by(one: TrainedDevice, rows: Rows) -> device.DeviceResults:
 
 
 def test_law_the_same_seed_makes_the_same_model() -> None:
-    """To the byte; another seed makes another forest."""
+    """The same seed leads to the same bytes; another seed leads to another forest."""
     rows = wave(300)
     assert learnt(rows).model.to_bytes() == learnt(rows).model.to_bytes()
     other = learnt(rows, replace(SMALL, random_state=7)).model
@@ -53,7 +53,7 @@ def test_law_the_same_seed_makes_the_same_model() -> None:
 
 
 def test_law_order_and_repetitions_change_nothing() -> None:
-    """Rows in any order, some of them twice, rows without anything in between."""
+    """The order of rows, repeated rows and empty rows do not change the model."""
     rows = wave(300)
     at = np.random.default_rng(3).permutation(
         np.concatenate((np.arange(300), np.arange(0, 300, 7)))
@@ -65,7 +65,7 @@ def test_law_order_and_repetitions_change_nothing() -> None:
 
 @pytest.mark.parametrize("factor", [2.0**-20, 1024.0])
 def test_law_units_change_nothing(factor: float) -> None:
-    """One metric in units of another power of two: every score is the same."""
+    """A metric scaled by a power of two leads to the same scores and shares."""
     rows, later = wave(300), wave(500)
     scaled, scaled_later = wave(300), wave(500)
     scaled.values[:, 1] *= factor
@@ -79,7 +79,7 @@ def test_law_units_change_nothing(factor: float) -> None:
 
 @pytest.mark.parametrize("constant", [-1000.25, 64.0, 1e6])
 def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(constant: float) -> None:
-    """One metric plus a constant: the same verdict on every row not within 1e-6 of the line."""
+    """A metric plus a constant leads to the same verdict on every row not within 1e-6 of 0."""
     rows = wave(500)
     rows.values[400:] += 2.0
     moved = rows.values + np.array([0.0, constant, 0.0])
@@ -93,7 +93,7 @@ def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(constant: float) 
 
 
 def test_a_calm_device_stays_calm_and_a_faulty_one_is_noticed() -> None:
-    """On rows that follow those of the training."""
+    """Calm rows after the training stay calm, and a faulty metric is detected and named."""
     later = wave(1400)
     later.values[1200:1260, 2] += 10
     said = seen_by(learnt(wave(400)), later)
@@ -104,7 +104,7 @@ def test_a_calm_device_stays_calm_and_a_faulty_one_is_noticed() -> None:
 
 
 def test_constant_metrics_neither_alarm_nor_hinder() -> None:
-    """One of three, two of three, all of them; one that moves is noticed."""
+    """Constant metrics do not alarm; a constant metric that moves is detected and named."""
     rows = wave(600)
     for constant in ((0,), (0, 1), (0, 1, 2)):
         values = rows.values.copy()
@@ -119,7 +119,7 @@ def test_constant_metrics_neither_alarm_nor_hinder() -> None:
 
 
 def test_a_metric_that_is_seldom_there_is_left_out() -> None:
-    """The model says so, and takes in those that are there in half of the rows."""
+    """A metric present in fewer than half of the rows is left out, and the figures report it."""
     rows = wave(400)
     rows.values[::3, 0] = np.nan
     rows.values[np.arange(400) % 5 > 0, 2] = np.nan
@@ -129,7 +129,7 @@ def test_a_metric_that_is_seldom_there_is_left_out() -> None:
 
 
 def test_one_metric_alone_is_a_device_too() -> None:
-    """There is no principal axis besides its own, and no other to forecast it."""
+    """A device of a single metric is learnt, without other metrics to forecast it."""
     rows = wave(500)
     one = fit(
         times=rows.times[:400],
@@ -156,7 +156,7 @@ def test_one_metric_alone_is_a_device_too() -> None:
 
 
 def test_too_little_is_refused() -> None:
-    """With what is there and what is needed."""
+    """Insufficient rows are refused with the counts that are present and needed."""
     rows = wave(400)
     nothing, same_time, far = rows.values * np.nan, rows.times * 0, rows.values.copy()
     far[::2, 0], far[1::2, 0] = 1e308, -1e308
@@ -186,14 +186,14 @@ def test_too_little_is_refused() -> None:
 
 
 def test_a_device_that_reports_in_bursts_is_learnt() -> None:
-    """Where a long pause follows every few rows, pauses void nothing."""
+    """A device that reports in bursts has no gap limit, so pauses void no window."""
     rows = wave(400)
     rows.times[:] += np.arange(400) // 20 * 7200 * 1_000_000
     assert learnt(rows).model.gap == np.inf
 
 
 def test_a_long_pause_is_no_step() -> None:
-    """The rows after it begin a window of their own, in training as in the stream."""
+    """Rows after a long pause begin a window of their own, in training as in the stream."""
     rows = wave(400)
     rows.times[200:] += DAY
     one = learnt(rows)
@@ -202,7 +202,7 @@ def test_a_long_pause_is_no_step() -> None:
 
 
 def test_how_much_is_learnt_is_bounded() -> None:
-    """By days, by rows, by cells."""
+    """The history learnt is bounded by days and by rows."""
     rows = wave(900)
     few = replace(SMALL, history_days=0.25, history_readings_least=200, history_readings_most=500)
     assert learnt(rows, few).samples == 361
@@ -211,7 +211,10 @@ def test_how_much_is_learnt_is_bounded() -> None:
 
 
 def test_what_is_usual_at_a_time_of_day_is_learnt() -> None:
-    """From three days on, of the metrics that have such a pattern: what is ordinary at noon stands out at midnight."""
+    """Daily patterns are learnt from three days on, for the metrics that have such a pattern.
+
+    A value that is ordinary at noon is anomalous at midnight.
+    """
     at = np.arange(5 * 1440)
     random = np.random.default_rng(4)
     warm = 10 * np.sin(2 * np.pi * at / 1440) + random.normal(0, 0.5, len(at))

@@ -1,4 +1,4 @@
-"""Memory is flat however long it runs: states are of one size, and nothing is kept of what was scored."""
+"""Endurance: memory stays flat, because states have a fixed size and results are not stored."""
 
 import os
 
@@ -11,12 +11,12 @@ from insa_anomaly.core.features import Floats, Ints
 from tests.benchmarks.process import resident_bytes
 from tests.core.streams import MINUTE, SMALL, START, models
 
-SERIES, AT_ONCE = 4, 10_000  # of which three have models
+SERIES, AT_ONCE = 4, 10_000  # three of the series have models
 PER_SERIES = AT_ONCE // SERIES
 
 
 def batch(number: int, random: np.random.Generator) -> tuple[Ints, Floats]:
-    """Times and values of the readings of one call, series by series, with a fault in some."""
+    """Return times and values of the readings of a call, series by series, with some faults."""
     at = np.tile(np.arange(number * PER_SERIES, (number + 1) * PER_SERIES, dtype=np.int64), SERIES)
     values = 20 + 3 * np.sin(2 * np.pi * at / 1440) + random.normal(0, 0.3, AT_ONCE)
     values[random.integers(AT_ONCE, size=50)] += 9.0
@@ -28,7 +28,7 @@ def batch(number: int, random: np.random.Generator) -> tuple[Ints, Floats]:
     [300_000, pytest.param(10_000_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
 )
 def test_memory_is_flat(readings: int) -> None:
-    """Resident after the last reading is what was resident after a third of them, to 4 MB."""
+    """Resident memory grows by less than 4 MB after the first third of the readings."""
     random, held, states = np.random.default_rng(1), models(), features.empty(SERIES)
     which, own = np.repeat(np.arange(SERIES), PER_SERIES), np.zeros(AT_ONCE, np.int64)
     held.numbers[:, detector.REFIT_STEP] = PER_SERIES

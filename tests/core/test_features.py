@@ -1,4 +1,4 @@
-"""Windows and features: the fast way is the naive way, however the readings are batched."""
+"""Windows and features: the fast code equals the naive code however the readings are batched."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ GAP = 20.0 * MINUTE
 
 
 def pushed(states: Floats, stream: Stream) -> features.Pushed:
-    """Push readings that may be in any order of series."""
+    """Push readings whose series may be in any order."""
     order = np.argsort(stream.which, kind="stable")
     ordered = stream[order]
     gaps = np.full(len(stream), GAP)
@@ -29,7 +29,7 @@ def pushed(states: Floats, stream: Stream) -> features.Pushed:
 
 
 def numbers(seed: int = 0, bins: int = 24) -> Floats:
-    """What might have been learnt."""
+    """Return a plausible learnt row."""
     random = np.random.default_rng(seed)
     learnt = random.normal(size=features.NUMBERS_WIDTH)
     learnt[features.CENTER], learnt[features.SCALE], learnt[features.BINS] = 20.0, 1.7, bins
@@ -41,7 +41,10 @@ def numbers(seed: int = 0, bins: int = 24) -> Floats:
 @settings(max_examples=60, deadline=None)
 @given(stream=streams.streams(), filled=st.booleans())
 def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> None:
-    """After every reading: what it did, the values, the count, the flat run and the number seen are those of a list kept by hand."""
+    """The window after every reading equals the naive window.
+
+    The law covers arrival, values, stamps, count, flat run and number of readings seen.
+    """
     states = warm() if filled else features.empty(SERIES)
     naive = [oracle.Window() for _ in range(SERIES)]
     if filled:
@@ -70,7 +73,7 @@ def test_law_the_window_is_the_naive_window(stream: Stream, filled: bool) -> Non
 @settings(max_examples=60, deadline=None)
 @given(stream=streams.streams(), cut=st.integers(0, 60))
 def test_law_chunking_changes_no_bit_of_a_state(stream: Stream, cut: int) -> None:
-    """Two batches leave the states that one leaves, and no batch changes what it was given."""
+    """Two batches leave the same states as a single batch, and no batch modifies its input."""
     before = warm()
     whole = pushed(before, stream).states
     assert before.tobytes() == warm().tobytes()
@@ -79,7 +82,7 @@ def test_law_chunking_changes_no_bit_of_a_state(stream: Stream, cut: int) -> Non
 
 
 def test_an_empty_batch_and_no_series_are_nothing_special() -> None:
-    """Nothing in, nothing out."""
+    """An empty batch leaves the states unchanged, and no series is a valid state."""
     none = np.zeros(0, np.int64)
     nothing = Stream(none, none, np.zeros(0), none, none)
     assert len(pushed(features.empty(0), nothing).states) == 0
@@ -87,7 +90,7 @@ def test_an_empty_batch_and_no_series_are_nothing_special() -> None:
 
 
 def test_moves_agrees_with_push() -> None:
-    """`moves` says of each row's next reading what `push` does with it."""
+    """`moves` predicts for each row whether `push` moves the window."""
     stream = Stream(
         np.arange(4),
         START + np.array([69, 69, 68, 70]) * MINUTE,
@@ -101,7 +104,7 @@ def test_moves_agrees_with_push() -> None:
 
 
 def test_readings_of_one_time_move_once_each() -> None:
-    """A sensor that stamps whole seconds keeps its readings, and a batch delivered again moves nothing; also across batches."""
+    """Readings of the same time all move the window, and a redelivered batch moves no window."""
     n = 10
     stream = Stream(
         np.zeros(n, np.int64),
@@ -117,7 +120,7 @@ def test_readings_of_one_time_move_once_each() -> None:
 
 @pytest.mark.parametrize("bins", [0, 24, 48])
 def test_features_are_the_naive_features(bins: int) -> None:
-    """Every feature of every full window, recomputed from its sixty values; the expected value too."""
+    """Features and expected value of every full window equal a recomputation from its values."""
     times, values = daily(200, 3)
     values[100:120] = values[100]
     values[150] = 1e4
@@ -160,7 +163,7 @@ def test_features_are_the_naive_features(bins: int) -> None:
 def test_law_a_row_s_features_do_not_depend_on_its_batch(
     seed: int, n: int, rows: list[int]
 ) -> None:
-    """To the bit, whatever else is computed beside it."""
+    """The features of a row are bitwise independent of the other rows in the batch."""
     random = np.random.default_rng(seed)
     windows = random.normal(20, 3, (n, features.LONG))
     stamps = START + np.cumsum(
@@ -184,7 +187,7 @@ def test_law_a_row_s_features_do_not_depend_on_its_batch(
 
 
 def test_the_strangest_values_have_features_too() -> None:
-    """The largest floats, one way and the other, give finite features within the cap, and no warning."""
+    """The largest floats of either sign have finite features within the cap, without a warning."""
     windows = np.resize([1.7e308, -1.7e308, 5e-324, 0.0], (1, features.LONG)).astype(np.float64)
     stamps = np.arange(11.0)[None]
     scaled = features.features(
@@ -195,7 +198,7 @@ def test_the_strangest_values_have_features_too() -> None:
 
 
 def test_the_profile_is_periodic_and_meets_its_bins() -> None:
-    """At the middle of a bin it is the bin's level; a day later it is the same; between two it lies between."""
+    """The profile equals a bin's level at its middle, repeats daily, interpolates in between."""
     learnt = numbers(2, 24)[None]
     middles = (np.arange(24) + 0.5) / 24 * features.DAY
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""The compiled forest is scikit-learn's forest, and a fleet of them is each of them."""
+"""The compiled forest equals scikit-learn's, and an arena of forests equals each forest alone."""
 
 import dataclasses
 import timeit
@@ -21,7 +21,7 @@ from tests.core import oracle
 
 @cache
 def grown(trees: int = 100, seed: int = 42) -> tuple[IsolationForest, Forest]:
-    """A forest of scikit-learn and its compiled twin."""
+    """Return a forest of scikit-learn and its compiled twin."""
     rows = np.random.default_rng(seed).normal(size=(1500, WIDTH)).astype(np.float32)
     rows[:, 2] = np.round(rows[:, 2])
     rows[:, 5] = np.maximum(rows[:, 5], 0)
@@ -31,7 +31,10 @@ def grown(trees: int = 100, seed: int = 42) -> tuple[IsolationForest, Forest]:
 
 
 def around_every_threshold(original: IsolationForest, seed: int) -> Features:
-    """A row at every threshold of every tree and one at each of its float32 neighbours, else at random."""
+    """Return rows at every threshold of every tree and at its float32 neighbours.
+
+    All other columns of a row are random.
+    """
     random = np.random.default_rng(seed)
     used, thresholds = (
         np.concatenate([getattr(t.tree_, name) for t in original.estimators_])
@@ -47,7 +50,10 @@ def around_every_threshold(original: IsolationForest, seed: int) -> Features:
 
 
 def test_law_scores_are_scikit_learns() -> None:
-    """Within 1e-9 on 100 000 random rows and on every threshold and its float32 neighbours."""
+    """Scores equal scikit-learn's within 1e-9.
+
+    The rows are random, extreme, or at a threshold or its float32 neighbours.
+    """
     original, compiled = grown()
     random = np.random.default_rng(0).normal(0, 2, (100_000, WIDTH)).astype(np.float32)
     special = np.array(
@@ -75,7 +81,7 @@ def test_law_scores_are_scikit_learns() -> None:
 def test_law_any_data_gives_the_same_forest(
     seed: int, n: int, samples: int, digits: int, still: list[int]
 ) -> None:
-    """Few rows, repeated rows, columns that never change: compiled and scikit-learn agree, near the thresholds too."""
+    """Compiled and original forest agree for few rows, repeated rows and constant columns."""
     rows = np.round(np.random.default_rng(seed).normal(size=(n, WIDTH)), digits).astype(np.float32)
     rows[:, still] = 0.5
     original = IsolationForest(n_estimators=4, max_samples=min(samples, n), random_state=seed).fit(
@@ -99,7 +105,10 @@ def test_law_any_data_gives_the_same_forest(
 def test_law_what_is_grown_here_is_scikit_learns(
     seed: int, n: int, samples: int | str, digits: int, still: list[int]
 ) -> None:
-    """Kept or only asked: tree by tree and to the bit, and so is what it says; spared is scikit-learn's bookkeeping alone."""
+    """Trees of `grow` and `grow_passing` equal scikit-learn's bitwise, and so do their scores.
+
+    Only scikit-learn's bookkeeping is left out.
+    """
     rows = np.round(np.random.default_rng(seed).normal(size=(n, WIDTH)), digits).astype(np.float32)
     rows[:, still] = 0.5
     most = min(256 if samples == "auto" else int(samples), n)
@@ -125,7 +134,10 @@ def test_law_what_is_grown_here_is_scikit_learns(
 
 
 def test_an_arena_scores_each_row_by_its_own_forest() -> None:
-    """To the bit as alone, in any order, in any batch; a forest of fewer trees but for the order of a sum."""
+    """An arena scores each row bitwise as its forest does alone, in any order and batch.
+
+    The scores of a forest with fewer trees may differ by the order of a sum.
+    """
     kinds = [grown(100, 42)[1], grown(7, 1)[1], grown(100, 2)[1]]
     arena = Arena(4, 100)
     for row, kind in zip((0, 1, 3), kinds, strict=True):
@@ -149,7 +161,7 @@ def test_an_arena_scores_each_row_by_its_own_forest() -> None:
 
 
 def test_a_forest_replaces_the_one_before() -> None:
-    """Nothing of the larger forest is left when a smaller one takes its row."""
+    """A smaller forest replaces a larger forest in its row without a trace."""
     arena, rows = (
         Arena(1, 100),
         np.random.default_rng(6).normal(size=(50, WIDTH)).astype(np.float32),
@@ -165,18 +177,18 @@ def test_a_forest_replaces_the_one_before() -> None:
 
 
 def test_a_forest_too_large_is_refused() -> None:
-    """It says how many trees there is room for."""
+    """A forest too large for the arena is refused, and the error states the room."""
     with pytest.raises(ValueError, match="100 trees does not fit where there is room for 7"):
         Arena(1, 7).put(0, grown(100, 42)[1])
 
 
 def test_a_model_takes_at_most_256_kib() -> None:
-    """Forest and numbers together, as they lie in memory."""
+    """A model, forest and learnt row together, takes at most 256 KiB of memory."""
     assert detector.Models(2, 100).bytes_per_model <= 256 * 1024
 
 
 def test_path_lengths_are_those_of_the_formula() -> None:
-    """Every code of the table: depth plus the average path length of its samples."""
+    """Every path length in the table is depth plus the average path length of the samples."""
     table = forest.path_lengths()
     for depth in range(9):
         for samples in (1, 2, 3, 17, 255, 256):
@@ -187,7 +199,7 @@ def test_path_lengths_are_those_of_the_formula() -> None:
 
 
 def test_a_forest_that_is_not_scikit_learns_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling compares, and does not let a difference pass."""
+    """A compiled forest that differs from scikit-learn's is refused."""
     original, _ = grown(7, 1)
     wrong = dataclasses.replace(grown(7, 1)[1], thresholds=np.zeros_like(grown(7, 1)[1].thresholds))
     monkeypatch.setattr(isolation.Trees, "compiled", lambda _: wrong)
@@ -199,7 +211,10 @@ def test_a_forest_that_is_not_scikit_learns_is_refused(monkeypatch: pytest.Monke
 
 @pytest.mark.benchmark
 def test_one_row_is_sixty_times_faster_than_scikit_learn() -> None:
-    """One row of eight features, best of several; `make bench` has the figures."""
+    """A single row of eight features is scored 60 times as fast as by scikit-learn.
+
+    `make bench` has the figures.
+    """
     original, compiled = grown()
     arena, row = Arena(1, 100), np.zeros((1, WIDTH), np.float32)
     arena.put(0, compiled)

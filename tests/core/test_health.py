@@ -1,4 +1,4 @@
-"""The judgement of the health check, as tables: what stands there is the rule."""
+"""Judgements of the model health check as tables: each row of a table is a rule."""
 
 from collections.abc import Collection
 from typing import Any
@@ -49,7 +49,7 @@ ASKED = NOW - 21 * HOUR
 
 
 def changed(**figures: Any) -> Standing:  # noqa: ANN401 - of any type
-    """The good one, but for this."""
+    """Return the healthy model with some figures changed."""
     return msgspec.structs.replace(GOOD, **figures)
 
 
@@ -60,24 +60,18 @@ def changed(**figures: Any) -> Standing:  # noqa: ANN401 - of any type
         ({"learnt_at": NOW - 7 * DAY}, {Found.OLD}),
         ({"learnt_at": NOW - 7 * DAY + 1}, set()),
         ({"learnt_at": None, "trained_at": NOW - 8 * DAY}, {Found.OLD}),
-        (
-            {"learnt_at": NOW - 8 * DAY, "trained_at": NOW - HOUR},
-            {Found.OLD},
-        ),  # refits since make it no younger
+        # A refit since then makes the model no younger.
+        ({"learnt_at": NOW - 8 * DAY, "trained_at": NOW - HOUR}, {Found.OLD}),
         ({"accuracy": 0.89}, {Found.INACCURATE}),
         ({"accuracy": 0.90}, set()),
         ({"accuracy": None, "accuracy_at_promotion": 0.8}, {Found.INACCURATE}),
         ({"accuracy": None, "accuracy_at_promotion": None}, set()),
         ({"accuracy": 0.88}, {Found.INACCURATE, Found.DEGRADED}),
         ({"accuracy": 0.881}, {Found.INACCURATE}),
-        (
-            {"accuracy": 0.80, "accuracy_at_promotion": 0.82},
-            {Found.INACCURATE},
-        ),  # never was good: not worse than it was
-        (
-            {"accuracy": 0.80, "measurements": 2},
-            {Found.INACCURATE},
-        ),  # two measurements may be chance
+        # The model never was good, so it is not worse than at its promotion.
+        ({"accuracy": 0.80, "accuracy_at_promotion": 0.82}, {Found.INACCURATE}),
+        # Two measurements may be chance.
+        ({"accuracy": 0.80, "measurements": 2}, {Found.INACCURATE}),
         ({"anomalies": 4320}, set()),
         ({"anomalies": 4321}, {Found.DEGRADED}),
         ({"readings": 249, "anomalies": 249}, set()),
@@ -88,7 +82,7 @@ def changed(**figures: Any) -> Standing:  # noqa: ANN401 - of any type
     ],
 )
 def test_what_is_the_matter(figures: dict[str, Any], expected: set[Found]) -> None:
-    """Each figure against its limit, on either side of it."""
+    """Each figure is a finding exactly beyond its limit."""
     found = examine(changed(**figures), ALL, LIMITS, NOW)
     assert found.keys() == expected
     assert all(found.values())
@@ -100,11 +94,9 @@ def test_what_is_the_matter(figures: dict[str, Any], expected: set[Found]) -> No
         ({}, []),
         ({"learnt_at": NOW - 8 * DAY}, [("retrain", "age")]),
         ({"learnt_at": NOW - 8 * DAY, "remedied": True}, []),
-        ({"learnt_at": NOW - 8 * DAY, "tried_at": NOW - HOUR}, []),  # it was tried just now
-        (
-            {"learnt_at": NOW - 8 * DAY, "last_reading": NOW - 9 * DAY},
-            [],
-        ),  # there is nothing new to learn from
+        ({"learnt_at": NOW - 8 * DAY, "tried_at": NOW - HOUR}, []),  # tried just now
+        # There is no new reading to learn from.
+        ({"learnt_at": NOW - 8 * DAY, "last_reading": NOW - 9 * DAY}, []),
         ({"anomalies": 9000}, [("retrain", "degraded"), ("escalate", "degraded")]),
         (
             {"anomalies": 9000, "learnt_at": NOW - 8 * DAY},
@@ -117,7 +109,7 @@ def test_what_is_the_matter(figures: dict[str, Any], expected: set[Found]) -> No
         ),
         ({"anomalies": 9000, "degraded_since_told": NOW - HOUR}, [("retrain", "degraded")]),
         ({"degraded_since_told": ASKED}, [("recover", "degraded")]),
-        ({"degraded_since_told": ASKED, "readings": 100}, []),  # whether it is over is not known
+        ({"degraded_since_told": ASKED, "readings": 100}, []),  # too few readings to judge
         ({"accuracy": 0.7}, [("retrain", "degraded"), ("escalate", "degraded")]),
         ({"failures": 1}, [("escalate", "failing")]),
         (
@@ -134,7 +126,7 @@ def test_what_is_the_matter(figures: dict[str, Any], expected: set[Found]) -> No
     ],
 )
 def test_what_is_to_be_done(figures: dict[str, Any], expected: list[tuple[str, str]]) -> None:
-    """Kind and cause of each decision; all have a reason and the figures it rests on."""
+    """Findings lead to these kinds and causes of decisions, each with a reason and figures."""
     one = changed(**figures)
     decisions = decide(one, examine(one, ALL, LIMITS, NOW), ALL, LIMITS, NOW)
     assert [(each.kind, each.cause) for each in decisions] == expected
@@ -167,7 +159,7 @@ WORST = changed(learnt_at=NOW - 9 * DAY, accuracy=0.5, anomalies=50_000, failure
 def test_only_what_is_asked_for(
     actions: list[Action], found: set[Found], decided: set[tuple[str, str]]
 ) -> None:
-    """Who checks alone changes nothing; who acts does so by what was checked."""
+    """A check without actions changes no model, and an action needs the check that it rests on."""
     said = examine(WORST, actions, LIMITS, NOW)
     assert said.keys() == found
     assert {
@@ -178,16 +170,32 @@ def test_only_what_is_asked_for(
 @given(
     st.builds(
         Standing,
-        device_id=st.just("d"), metric_name=st.just("m"), instance=st.none(), model_id=st.just("x"), version=st.integers(1, 9),
-        trained_at=st.integers(0, NOW), learnt_at=st.none() | st.integers(0, NOW), last_reading=st.integers(0, NOW),
-        accuracy_at_promotion=st.none() | st.floats(0, 1), accuracy=st.none() | st.floats(0, 1), measurements=st.integers(0, 7),
-        readings=st.integers(0, 1000), anomalies=st.integers(0, 1000), failures=st.integers(0, 5), tried_at=st.none() | st.integers(0, NOW),
-        remedied=st.booleans(), degraded_since_told=st.none() | st.integers(0, NOW), failing_since_told=st.none() | st.integers(0, NOW),
+        device_id=st.just("d"),
+        metric_name=st.just("m"),
+        instance=st.none(),
+        model_id=st.just("x"),
+        version=st.integers(1, 9),
+        trained_at=st.integers(0, NOW),
+        learnt_at=st.none() | st.integers(0, NOW),
+        last_reading=st.integers(0, NOW),
+        accuracy_at_promotion=st.none() | st.floats(0, 1),
+        accuracy=st.none() | st.floats(0, 1),
+        measurements=st.integers(0, 7),
+        readings=st.integers(0, 1000),
+        anomalies=st.integers(0, 1000),
+        failures=st.integers(0, 5),
+        tried_at=st.none() | st.integers(0, NOW),
+        remedied=st.booleans(),
+        degraded_since_told=st.none() | st.integers(0, NOW),
+        failing_since_told=st.none() | st.integers(0, NOW),
     ),
     st.sets(st.sampled_from(ALL)),
-)  # fmt: skip
+)
 def test_no_figures_lead_to_contradictions(one: Standing, actions: Collection[Action]) -> None:
-    """Whatever is known: at most one thing is done to a model, nothing stands and is over at once, and looking alone does nothing."""
+    """Any figures lead to at most 1 remedy per model, and to no contradiction per cause.
+
+    Checks without actions lead to no decision.
+    """
     found = examine(one, actions, LIMITS, NOW)
     decisions = decide(one, found, actions, LIMITS, NOW)
     assert sum(each.kind in {"retrain", "disable", "retire"} for each in decisions) <= 1
@@ -215,7 +223,7 @@ def test_no_figures_lead_to_contradictions(one: Standing, actions: Collection[Ac
     ],
 )
 def test_a_daemon_that_is_slow(pace: Pace, found: bool, kinds: list[str]) -> None:
-    """More than one batch in a hundred above the limit: its p99 is above it."""
+    """A daemon is slow if more than 1 in 100 batches exceed the limit: its p99 exceeds it."""
     said, decisions = judge_pace(pace, ALL, LIMITS, NOW)
     assert (bool(said), [each.kind for each in decisions]) == (found, kinds)
 
@@ -236,7 +244,7 @@ def test_a_daemon_that_is_slow(pace: Pace, found: bool, kinds: list[str]) -> Non
     ],
 )
 def test_what_is_told(kind: Any, cause: Any, expected: object) -> None:  # noqa: ANN401 - words of a table
-    """One cause keeps its name from its first word to its last."""
+    """Every notice about a cause carries the same name of the cause."""
     said = notice(
         "e",
         Decision(
@@ -255,7 +263,7 @@ def test_what_is_told(kind: Any, cause: Any, expected: object) -> None:  # noqa:
 
 
 def test_unused_models_go() -> None:
-    """With the days they were not used."""
+    """Unused models are cleaned up, and the reason states the days without use."""
     decision = judge_idle(
         Idle(
             device_id="a",
@@ -279,21 +287,21 @@ def test_unused_models_go() -> None:
     ("fleet", "seconds"), [(0, 60.0), (1, 60.0), (1200, 60.0), (10_000, 7.2), (72_000, 1.0)]
 )
 def test_a_large_fleet_is_retrained_over_the_day(fleet: int, seconds: float) -> None:
-    """However many there are, the last one begins within 20 hours."""
+    """The last model of any fleet begins its retraining within 20 hours."""
     assert health.pace_seconds(fleet) == pytest.approx(seconds)
     assert fleet * health.pace_seconds(fleet) <= 20 * 3600
 
 
 @given(st.integers(0, 2**52), st.integers(0, 23))
 def test_the_slot_is_the_newest_of_its_hour(now: int, hour: int) -> None:
-    """At the full hour, not later than now, and less than a day ago."""
+    """A slot is at the full hour, not later than now, and less than a day ago."""
     at = health.slot(now, hour)
     assert at <= now < at + DAY
     assert at % DAY == hour * HOUR
 
 
 def test_a_decision_is_known_by_what_it_is_about() -> None:
-    """A check that was cut off decides nothing twice; another check is another decision."""
+    """The id of a decision is the same in a repeated check, and differs in another check."""
     one, other = (
         Decision(
             kind="retrain",

@@ -1,4 +1,4 @@
-"""How old a model's past makes it, and what of it is learnt."""
+"""Maturity of a model, and the quarantine of readings that alarmed."""
 
 from dataclasses import replace
 
@@ -13,12 +13,15 @@ OLD = Life(known=5000, first=START - 10 * DAY, through=START - 1, released=START
 
 
 def minutes(n: int) -> Floats:
-    """Times of n readings."""
+    """Return times of `n` readings."""
     return np.asarray(START + np.arange(n) * MINUTE, np.float64)
 
 
 def test_a_model_grows_older_with_all_that_was_ever_learnt() -> None:
-    """By time and by readings, both; what was mature stays so, and what was known before counts once."""
+    """A model matures by time and by readings together, and stays mature.
+
+    Readings known before count once.
+    """
     assert not grown(None, minutes(1999), MINUTE, PARAMETERS).mature
     assert grown(None, minutes(2000), MINUTE, PARAMETERS).mature
     assert not grown(None, minutes(2000) / 2, MINUTE, replace(PARAMETERS, mature_days=10.0)).mature
@@ -34,12 +37,12 @@ def test_a_model_grows_older_with_all_that_was_ever_learnt() -> None:
 
 
 def told(*rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Times of these readings."""
+    """Return the times of some readings, given by row."""
     return np.array([START + row * MINUTE for row in rows], np.int64)
 
 
 def test_while_it_is_young_everything_is_learnt_for_good() -> None:
-    """What alarmed is learnt, and released up to the newest reading."""
+    """A young model learns readings that alarmed, and releases them up to the newest reading."""
     for before in (None, replace(OLD, mature=False)):
         alarmed, released = quarantined(before, minutes(250), told(10, 11), 20)
         assert not alarmed.any()
@@ -47,7 +50,10 @@ def test_while_it_is_young_everything_is_learnt_for_good() -> None:
 
 
 def test_a_mature_one_leaves_out_what_alarmed_until_it_is_how_it_is_now() -> None:
-    """More than half of the last four steps are a new level; what was released before is learnt in any case."""
+    """A mature model leaves out readings that alarmed until they become a new level.
+
+    A new level is more than half of the last four steps. Released readings are always learnt.
+    """
     alarmed, released = quarantined(OLD, minutes(250), told(10, 11), 20)
     assert np.flatnonzero(alarmed).tolist() == [10, 11]
     assert released == OLD.released
@@ -61,5 +67,5 @@ def test_a_mature_one_leaves_out_what_alarmed_until_it_is_how_it_is_now() -> Non
 
 
 def test_too_little_is_never_left() -> None:
-    """Where fewer than a hundred readings would remain, all are learnt."""
+    """All readings are learnt where fewer than a hundred would remain."""
     assert not quarantined(OLD, minutes(150), told(*range(60)), 10)[0].any()

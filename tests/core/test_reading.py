@@ -1,4 +1,4 @@
-"""Bytes become readings or one reason: laws over every payload, then a case for every reason."""
+"""Parsing: bytes become readings or a single rejection, for every payload and every reason."""
 
 import json
 import math
@@ -40,7 +40,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 def parse(
     payload: bytes | str, topic: str = DEVICE, acceptance: Acceptance | None = None
 ) -> list[Reading] | Rejected:
-    """The answer of a fresh parser."""
+    """Return the result of a fresh parser."""
     raw = Raw(topic, payload.encode() if isinstance(payload, str) else payload, NOW)
     return Parser(acceptance or Acceptance(SUBSCRIPTIONS)).parse(raw)
 
@@ -48,13 +48,13 @@ def parse(
 def readings(
     payload: bytes | str, topic: str = DEVICE, acceptance: Acceptance | None = None
 ) -> list[Reading]:
-    """The readings; fails where the message is rejected."""
+    """Return the readings of a message, and fail if the message is rejected."""
     answer = parse(payload, topic, acceptance)
     assert not isinstance(answer, Rejected), answer
     return answer
 
 
-# ----------------------------------------------------------------------------------------------------------- laws
+# --------------------------------------------------------------------------------------------- laws
 @given(
     st.sampled_from(
         [DEVICE, METRIC, LINES, "json/d", "numbers/d/m", "elsewhere", "any/thing/else"]
@@ -62,7 +62,7 @@ def readings(
     st.binary(max_size=300),
 )
 def test_parse_is_total_over_bytes(topic: str, payload: bytes) -> None:
-    """Whatever the bytes: finite readings, at least one, or one rejection that keeps them."""
+    """Any bytes lead to finite readings, at least 1, or to a rejection that contains the bytes."""
     answer = parse(payload, topic)
     if isinstance(answer, Rejected):
         assert answer.raw.payload == payload
@@ -88,7 +88,7 @@ json_values = st.recursive(
     )
 )
 def test_parse_is_total_over_json(said: object) -> None:
-    """Whatever the JSON: readings or one rejection."""
+    """Any JSON leads to finite readings or to a rejection."""
     answer = parse(json.dumps(said))
     assert isinstance(answer, Rejected) or all(math.isfinite(reading.value) for reading in answer)
 
@@ -99,7 +99,7 @@ def test_parse_is_total_over_json(said: object) -> None:
 def test_every_form_of_the_same_values_gives_the_same_readings(
     values: dict[str, float], time: int
 ) -> None:
-    """Metrics object, single objects in an array, flat object: the same series, times, values and discriminators."""
+    """A metrics object, an array of single objects and a flat object lead to the same readings."""
     stamp = time / 1e6
     together = readings(json.dumps({"metrics": values, "timestamp": stamp}))
     one_by_one = readings(
@@ -125,7 +125,7 @@ def test_every_form_of_the_same_values_gives_the_same_readings(
 
 @given(st.integers(NOW - 86_400_000_000, NOW))
 def test_a_time_is_the_same_in_every_unit_and_in_rfc_3339(time: int) -> None:
-    """Seconds, milli-, micro-, nanoseconds and text are told apart by themselves."""
+    """Times in seconds, milli-, micro- or nanoseconds or as text are recognised."""
     whole = time // 1_000_000
     text = datetime.fromtimestamp(whole, UTC).isoformat()
     said = [
@@ -142,7 +142,7 @@ def test_a_time_is_the_same_in_every_unit_and_in_rfc_3339(time: int) -> None:
 
 @given(finite)
 def test_a_redelivered_message_gives_the_same_keys(value: float) -> None:
-    """With a timestamp, receiving the same bytes later changes neither time nor discriminator."""
+    """A redelivered message with a timestamp leads to the same time and discriminator."""
     payload = json.dumps({"metric_name": "t", "value": value, "timestamp": NOW / 1e6}).encode()
     parser = Parser(Acceptance())
     assert parser.parse(Raw(DEVICE, payload, NOW)) == parser.parse(
@@ -150,9 +150,9 @@ def test_a_redelivered_message_gives_the_same_keys(value: float) -> None:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- forms
+# -------------------------------------------------------------------------------------------- forms
 def test_a_bare_number_belongs_to_the_metric_of_its_topic() -> None:
-    """`71.5` on a topic that names device and metric."""
+    """A bare number is a reading of the device and metric that its topic names."""
     (reading,) = readings("71.5", METRIC)
     assert (reading.device_id, reading.metric_name, reading.value, reading.timestamp) == (
         "pump-1",
@@ -164,8 +164,15 @@ def test_a_bare_number_belongs_to_the_metric_of_its_topic() -> None:
 
 
 def test_line_protocol() -> None:
-    """Tags, escapes, several fields and lines; `value` takes the measurement's name; times are by magnitude."""
-    text = "flow\\ rate,site=a value=1.5,max=3i 1763823600000000000\n# a comment\n\nmotor current=2u,label\\,x=-1e3\n"
+    """Line protocol supports tags, escapes, several fields and lines.
+
+    A field `value` takes the name of the measurement; the unit of a time follows from its
+    magnitude.
+    """
+    text = (
+        "flow\\ rate,site=a value=1.5,max=3i 1763823600000000000\n"
+        "# a comment\n\nmotor current=2u,label\\,x=-1e3\n"
+    )
     found = {(one.metric_name, one.value, one.timestamp) for one in readings(text, LINES)}
     assert found == {
         ("flow rate", 1.5, NOW),
@@ -176,12 +183,12 @@ def test_line_protocol() -> None:
 
 
 def test_null_is_no_value() -> None:
-    """A null among metrics is passed over; the others count."""
+    """A null among metrics is skipped; the other metrics count."""
     assert [one.metric_name for one in readings('{"metrics": {"a": null, "b": 1}}')] == ["b"]
 
 
 def test_unknown_keys_beside_metrics_are_passed_over() -> None:
-    """A send stamp or a sequence number does no harm."""
+    """Unknown keys beside `metrics`, such as a send time, are skipped."""
     assert [
         one.value
         for one in readings('{"metrics": {"a": 1}, "sent": 1763823600.25, "seq": [1, {"x": 2}]}')
@@ -189,7 +196,7 @@ def test_unknown_keys_beside_metrics_are_passed_over() -> None:
 
 
 def test_an_id_tells_readings_of_one_time_apart() -> None:
-    """Equal time and value: two ids are two readings, one id is one."""
+    """Readings of equal time and value are distinct by their ids, and equal if their ids are."""
     one, two, again = (
         readings(json.dumps({"metric_name": "t", "value": 1, "timestamp": 1763823600, "id": name}))[
             0
@@ -201,13 +208,16 @@ def test_an_id_tells_readings_of_one_time_apart() -> None:
 
 
 def test_values_without_a_time_are_all_kept() -> None:
-    """The same value twice in one message without timestamps stays two readings."""
+    """A value repeated in a message without timestamps stays two readings."""
     one, two = readings('[{"metric_name": "t", "value": 1}, {"metric_name": "t", "value": 1}]')
     assert (one.timestamp, one.discriminator) != (two.timestamp, two.discriminator)
 
 
 def test_a_timestamp_outside_the_accepted_span_is_replaced_and_kept() -> None:
-    """Too old or too far ahead: the time of receipt, flagged, the original beside it; `max_age` None takes any age."""
+    """A timestamp outside the accepted span is replaced by the receipt time.
+
+    The reading is flagged and holds the original. A `max_age` of None accepts any age.
+    """
     for said in ("2014-02-14T14:27:00Z", "2030-01-01T00:00:00Z"):
         (reading,) = readings(json.dumps({"metric_name": "t", "value": 1, "timestamp": said}))
         assert (reading.timestamp, reading.flags, reading.original) == (NOW, Flag.RESTAMPED, said)
@@ -219,7 +229,7 @@ def test_a_timestamp_outside_the_accepted_span_is_replaced_and_kept() -> None:
 
 
 def test_quality_is_kept() -> None:
-    """Good by default, else as said."""
+    """A reading has the quality of its message, and is good by default."""
     assert readings('{"metric_name": "t", "value": 1}')[0].quality == Quality.GOOD
     assert readings('{"metric_name": "t", "value": 1, "quality": "BAD"}')[0].quality == Quality.BAD
 
@@ -278,7 +288,7 @@ def test_quality_is_kept() -> None:
     ],
 )
 def test_every_reason(topic: str, payload: bytes, reason: Cause) -> None:
-    """Each kind of bad input has its own reason, and says why."""
+    """Each kind of bad input has its own rejection reason, with a detail."""
     answer = parse(payload, topic)
     assert isinstance(answer, Rejected)
     assert answer.reason == reason
@@ -286,7 +296,7 @@ def test_every_reason(topic: str, payload: bytes, reason: Cause) -> None:
 
 
 def test_the_filter_of_a_subscription() -> None:
-    """Templates become MQTT filters."""
+    """A topic template becomes an MQTT filter."""
     assert [subscription.filter for subscription in SUBSCRIPTIONS[:2]] == [
         "insa/iiot/telemetry/+",
         "plant/+/+",

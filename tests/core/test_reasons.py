@@ -1,4 +1,4 @@
-"""Why a reading stands out: the paths through the forest are shared out as the naive way does, and a planted cause is named."""
+"""Reasons: shares computed from forest paths equal the naive ones, and a planted cause is named."""
 
 from itertools import combinations
 from typing import Any
@@ -19,7 +19,11 @@ from tests.core.streams import MINUTE, SMALL, START, daily, trained
 
 
 def naive_shares(one: Trained, row: Floats) -> Floats:
-    """Walk scikit-learn's own trees with every set of known features: by how much the expected path falls as one more is known."""
+    """Walk scikit-learn's trees with every set of known features.
+
+    The share of a feature is the fall of the expected path length when the feature becomes known,
+    summed over all sets.
+    """
     used = [
         j
         for j in range(features.WIDTH)
@@ -40,7 +44,10 @@ def naive_shares(one: Trained, row: Floats) -> Floats:
 
 
 def expected(tree: Any, node: int, depth: int, row: Floats, known: frozenset[int]) -> float:  # noqa: ANN401 - a private class
-    """The path length from a node on where only these features are known: elsewhere as many go either way as the samples did."""
+    """Return the expected path length from `node` on where only `known` features are known.
+
+    At an unknown feature both branches count, weighted by their training samples.
+    """
     left, right = int(tree.children_left[node]), int(tree.children_right[node])
     if left < 0:
         return depth + float(average_path_length(np.array(float(tree.n_node_samples[node]))))
@@ -65,9 +72,9 @@ def expected(tree: Any, node: int, depth: int, row: Floats, known: frozenset[int
     row=st.lists(st.floats(-30, 30, width=32), min_size=features.WIDTH, max_size=features.WIDTH),
 )
 def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[float]) -> None:
-    """Of scikit-learn's own trees; none is negative, and they sum to 1 or there are none."""
+    """Shares equal the shares of a walk through the trees, are not negative, and sum to 1 or 0."""
     one = trained(seed)
-    arena = Arena(2, SMALL.n_estimators + 3)  # room for more trees than there are
+    arena = Arena(2, SMALL.n_estimators + 3)  # room for more trees than the forest has
     arena.put(1, one.model.forest)
     shares = arena.shares(1, np.array(row, np.float32))
     np.testing.assert_allclose(shares, naive_shares(one, np.array(row)), atol=1e-4)
@@ -76,7 +83,7 @@ def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[f
 
 
 def followed(values: Floats, learnt: Floats) -> tuple[Models, Results]:
-    """What a model of `learnt` says of `values`, which follow, a reading a minute."""
+    """Return the results of a model of `learnt` for `values` that follow, a reading a minute."""
     times = START + np.arange(len(learnt) + len(values)) * MINUTE
     one = fit(
         times=times[: len(learnt)],
@@ -105,7 +112,7 @@ def followed(values: Floats, learnt: Floats) -> tuple[Models, Results]:
 
 
 def test_a_planted_cause_is_named_and_an_episode_that_goes_on_is_not_explained_again() -> None:
-    """A sensor that jumps out of all that was learnt: the rule, the features of it with their shares, in words."""
+    """A jump is explained by its rules and features; a continuing episode has no new features."""
     _, learnt = daily(1600, 1)
     models, results = followed(np.full(30, 90.0), learnt)
     opened = np.flatnonzero(results.transition == Transition.OPENED)[-1]

@@ -1,4 +1,4 @@
-"""The attribution of the reasons against SHAP's, an independent and much slower judge of the same forests."""
+"""Reasons compared with SHAP, an independent and much slower attribution for the same forests."""
 
 import warnings
 from functools import cache
@@ -15,22 +15,22 @@ from insa_anomaly.core.verdict import Policy
 from tests.core.streams import MINUTE, START
 
 LEARNT, SEEN = 1500, 1500
-MOST = 100  # rows a signal
+MOST = 100  # rows per signal
 PARAMETERS = Parameters(n_estimators=50)
 
 
 @pytest.fixture(scope="module")
 def shap() -> ModuleType:
-    """SHAP itself; what its imports warn of is not ours."""
+    """Return the module SHAP, without the warnings of its imports."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import shap  # noqa: PLC0415 - takes seconds: only where it is asked for
+        import shap  # noqa: PLC0415 - the import takes seconds
     module: ModuleType = shap
     return module
 
 
 def signal(kind: str) -> Floats:
-    """A reading a minute of a sensor of one kind."""
+    """Return a reading a minute of a sensor of a kind."""
     random, at = np.random.default_rng(3), np.arange(LEARNT + SEEN)
     if kind == "walk":
         walk = random.normal(0, 0.2, len(at))
@@ -42,7 +42,7 @@ def signal(kind: str) -> Floats:
 
 @cache
 def anomalous(kind: str) -> tuple[Trained, Features]:
-    """A model of the signal, and the features of readings in planted faults that it called anomalous."""
+    """Return a model of the signal, and the features of anomalous readings in planted faults."""
     values, times, at = (
         signal(kind),
         START + np.arange(LEARNT + SEEN) * MINUTE,
@@ -85,7 +85,10 @@ def anomalous(kind: str) -> tuple[Trained, Features]:
 
 
 def test_the_first_feature_is_shaps(shap: ModuleType) -> None:
-    """In at least nine of ten anomalous readings, over sensors of three kinds with every kind of fault in them."""
+    """The first feature equals SHAP's in at least nine of ten anomalous readings.
+
+    The readings are of three kinds of sensors with every kind of fault.
+    """
     agreed = []
     for kind in ("noise", "walk", "square"):
         one, rows = anomalous(kind)
@@ -93,8 +96,7 @@ def test_the_first_feature_is_shaps(shap: ModuleType) -> None:
         models = Models(1, 50)
         models.put(0, one.model)
         ours = np.array([models.arena.shares(0, row) for row in rows])
-        shortened = -shap.TreeExplainer(one.forest).shap_values(
-            rows.astype(np.float64)
-        )  # of the path length: less is stranger
+        # SHAP explains the path length: a shorter path is more anomalous.
+        shortened = -shap.TreeExplainer(one.forest).shap_values(rows.astype(np.float64))
         agreed.append(ours.argmax(axis=1) == shortened.argmax(axis=1))
     assert np.concatenate(agreed).mean() >= 0.9

@@ -1,4 +1,4 @@
-"""The rules: every way a sensor fails that has a name is seen, and none is seen in what was learnt."""
+"""Rules: every named way a sensor fails is detected, and training data breaks no rule."""
 
 import numpy as np
 import pytest
@@ -15,17 +15,20 @@ LEARNT = 3000
 
 
 def noisy(n: int = LEARNT) -> Floats:
-    """A pressure around 20 with two decimals."""
+    """Return a pressure around 20 with two decimals."""
     return np.round(20 + np.random.default_rng(5).normal(0, 0.5, n), 2)
 
 
 def switched(n: int = LEARNT) -> Floats:
-    """A tag of three levels that stays at each for a while."""
+    """Return a tag of three levels that stays at each level for a while."""
     return np.repeat(np.random.default_rng(6).choice([20.0, 35.0, 50.0], n // 25 + 1), 25)[:n]
 
 
 def after(learnt: Floats, values: list[float]) -> tuple[Results, slice]:
-    """What a model of `learnt` says of the values that follow, and where they are."""
+    """Return results for `learnt` and then `values`, and the slice of the latter.
+
+    The model is learnt from `learnt`.
+    """
     n = len(learnt)
     times = START + np.arange(n + len(values)) * MINUTE
     one = fit(
@@ -66,7 +69,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("rule", FAULTS)
 def test_a_fault_is_named(rule: Rule) -> None:
-    """And is anomalous, where the rule speaks by itself."""
+    """A fault breaks its rule, and is anomalous where the rule decides by itself."""
     said, there = after(noisy(), FAULTS[rule])
     assert said.rules[there][-1] & rule
     if rule not in {Rule.SATURATED, Rule.IMPOSSIBLE_RATE}:
@@ -74,7 +77,7 @@ def test_a_fault_is_named(rule: Rule) -> None:
 
 
 def test_what_was_learnt_breaks_no_rule() -> None:
-    """Seen again, reading by reading."""
+    """Readings that were learnt break no rule when repeated."""
     for learnt in (noisy(), switched(), np.full(LEARNT, 7.0)):
         said, _ = after(learnt, learnt[:200].tolist())
         scored = said.status == Status.SCORED
@@ -82,7 +85,7 @@ def test_what_was_learnt_breaks_no_rule() -> None:
 
 
 def test_a_constant_is_quiet_until_it_moves() -> None:
-    """By however little."""
+    """A constant is anomalous as soon as its value moves at all."""
     said, there = after(np.full(LEARNT, 7.0), [7.0] * 100 + [7.001])
     assert (said.score[there][:-1] > 0).all()
     assert said.rules[there][-1] & Rule.MOVED
@@ -90,7 +93,7 @@ def test_a_constant_is_quiet_until_it_moves() -> None:
 
 
 def test_a_switch_is_quiet_at_its_levels() -> None:
-    """Stepping from one to another alarms at no time; a level that it never had does."""
+    """A step between known levels never alarms; an unknown level is stranger."""
     said, there = after(switched(), [*switched(500).tolist(), 42.0])
     assert (said.score[there][:-1] > 0).all()
     assert said.score[there][-1] < said.score[there][:-1].min()

@@ -1,4 +1,7 @@
-"""Silence: what is usual is learnt, what is not is told once; and nobody is silent while we do not listen."""
+"""Silence: usual pauses are learnt, and an unusual pause is reported once.
+
+No device counts as silent while the daemon is disconnected.
+"""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -15,7 +18,7 @@ HOUR, DAY = 3600.0, 86_400.0
 
 
 def learnt_from(pauses: list[float], patience: Patience = PATIENCE) -> Cadence:
-    """A series with these pauses."""
+    """Return the cadence of a series with these pauses."""
     cadence = Cadence.unknown(1)
     for pause in pauses:
         cadence = learnt(cadence, np.array([pause]), patience.device_seconds, patience)
@@ -23,14 +26,14 @@ def learnt_from(pauses: list[float], patience: Patience = PATIENCE) -> Cadence:
 
 
 def limit(pauses: list[float]) -> float:
-    """After how many seconds such a series is overdue."""
+    """Return the seconds after which a series with these pauses is overdue."""
     return float(limits(learnt_from(pauses), PATIENCE.device_seconds, PATIENCE)[0])
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# --------------------------------------------------------------------------------------------- laws
 @given(pauses=st.lists(st.floats(0.0, DAY), min_size=1, max_size=60))
 def test_law_a_habit_is_never_late(pauses: list[float]) -> None:
-    """Right after any pause that was within the limit, the same pause again is within the limit."""
+    """A pause within the limit is within the limit again right afterwards."""
     cadence = Cadence.unknown(1)
     for pause in pauses:
         before = float(limits(cadence, PATIENCE.device_seconds, PATIENCE)[0])
@@ -41,7 +44,7 @@ def test_law_a_habit_is_never_late(pauses: list[float]) -> None:
 
 @given(pauses=st.lists(st.floats(0.0, DAY), min_size=2, max_size=60), cut=st.integers(1, 59))
 def test_law_series_do_not_mix(pauses: list[float], cut: int) -> None:
-    """Learning many together is learning each alone."""
+    """Learning many series together equals learning each alone."""
     mine, other = learnt_from(pauses), learnt_from(pauses[:cut])
     both = Cadence(
         *(np.concatenate(pair) for pair in zip(columns(mine), columns(other), strict=True))
@@ -52,7 +55,7 @@ def test_law_series_do_not_mix(pauses: list[float], cut: int) -> None:
 
 
 def columns(cadence: Cadence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Its three."""
+    """Return the three columns of a cadence."""
     return cadence.longest, cadence.pauses, cadence.span
 
 
@@ -64,7 +67,7 @@ def columns(cadence: Cadence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_law_whoever_is_silent_was_known_and_is_told_with_a_reason(
     steps: list[tuple[float, set[int], bool]],
 ) -> None:
-    """Whatever comes and goes: no device that spoke just now is silent, and what is new has words."""
+    """A device that has just reported is not silent, and every new silence has a text."""
     plant = Plant(4, 2)
     was: Silent = {}
     for pause, heard, listening in steps:
@@ -79,27 +82,27 @@ def test_law_whoever_is_silent_was_known_and_is_told_with_a_reason(
         was = found
 
 
-# ------------------------------------------------------------------------------------------------------ cases
+# -------------------------------------------------------------------------------------------- cases
 def test_a_steady_series_is_missed_soon() -> None:
-    """A reading a second: five minutes are too long; twenty readings make the habit."""
+    """A series with a reading a second is overdue after 300 s, once twenty readings are learnt."""
     assert limit([1.0] * 19) == np.inf
     assert limit([1.0] * 20) == 300.0
 
 
 def test_a_machine_that_rests_is_not_missed_on_sunday() -> None:
-    """After a week in which it rested every night, it may."""
+    """A week of nightly rests allows a longer rest on Sunday."""
     assert limit(([10.0] * 5000 + [10 * HOUR]) * 7) > 20 * HOUR
 
 
 def test_a_long_pause_fades() -> None:
-    """After two months of steady work a rest of ten hours is news again."""
+    """A long pause is unusual again after enough steady work."""
     assert limit([60.0] * 1000 + [500.0] + [3600.0] * 1) >= 1500.0
     busy = [60.0] * 1440 * 60
     assert limit([60.0] * 100 + [600.0] + busy[:30_000]) < 1000.0
 
 
 def test_an_accident_is_not_learnt_and_a_habit_is() -> None:
-    """One silence of ten hours raises the limit no more than threefold; a few of them make it usual."""
+    """A single long silence at most triples the limit; several long silences become usual."""
     steady = [1.0] * 5000
     assert limit([*steady, 10 * HOUR]) <= 3 * 300.0
     assert limit(steady + ([10 * HOUR] + [1.0] * 100) * 5) > 10 * HOUR
@@ -107,7 +110,7 @@ def test_an_accident_is_not_learnt_and_a_habit_is() -> None:
 
 @dataclass
 class Plant:
-    """Devices whose series report every ten seconds, and who listens to them."""
+    """Devices whose series report every ten seconds, and the silence detection over them."""
 
     devices: int
     series: int = 1
@@ -122,7 +125,7 @@ class Plant:
     def run(
         self, seconds: float, dead: AbstractSet[int] = frozenset(), *, listening: bool = True
     ) -> list[tuple[float, str | None, str]]:
-        """Time passes, in tens of seconds; what changed, and when."""
+        """Advance time in steps of 10 s, and return the changes with their times."""
         changes: list[tuple[float, str | None, str]] = []
         began = self.now
         while self.now < began + seconds:
@@ -143,7 +146,10 @@ class Plant:
 
 
 def test_a_device_that_falls_silent_is_told_once_and_so_is_its_return() -> None:
-    """After six minutes: five, and a moment to see whether others follow."""
+    """A silent device and its return are each reported once.
+
+    The report comes after six minutes: five, and a moment to see whether other devices follow.
+    """
     plant = Plant(10, 3)
     assert plant.run(HOUR) == []
     ((after, name, change),) = plant.run(HOUR, {4})
@@ -154,20 +160,22 @@ def test_a_device_that_falls_silent_is_told_once_and_so_is_its_return() -> None:
 
 
 def test_when_all_fall_silent_it_is_the_stream() -> None:
-    """One word, after a minute; and one when it is over, though not all return at once."""
+    """The silence of all devices is a single event of the stream, after a minute.
+
+    The return is a single event too, though the devices return at different times.
+    """
     plant = Plant(10)
     plant.run(HOUR)
     ((after, name, change),) = plant.run(HOUR, set(range(10)))
     assert (name, change) == (None, "silent")
     assert 60.0 < after <= 80.0
-    assert plant.run(200.0, {1}) == [
-        (10.0, None, "back")
-    ]  # the tenth has its time, as if it might still follow
+    # Device 1 keeps its usual time to follow the others.
+    assert plant.run(200.0, {1}) == [(10.0, None, "back")]
     assert [(name, change) for _, name, change in plant.run(HOUR, {1})] == [("press-1", "silent")]
 
 
 def test_a_plant_that_rests_every_night_is_not_told_for_ever() -> None:
-    """A week of nights makes them usual, for the stream and for its devices."""
+    """A week of nightly rests makes them usual for the stream and for its devices."""
     plant = Plant(5)
     nights = []
     for _ in range(8):
@@ -178,7 +186,7 @@ def test_a_plant_that_rests_every_night_is_not_told_for_ever() -> None:
 
 
 def test_where_half_of_the_plant_falls_silent_it_is_the_stream_too() -> None:
-    """A switch that feeds six of ten devices died: one word for them all, and one when they are back."""
+    """The silence of six of ten devices is a single event of the stream, and so is the return."""
     plant = Plant(10)
     plant.run(HOUR)
     assert [(name, change) for _, name, change in plant.run(HOUR, {0, 1, 2, 3, 4, 5})] == [
@@ -188,14 +196,14 @@ def test_where_half_of_the_plant_falls_silent_it_is_the_stream_too() -> None:
 
 
 def test_two_devices_of_two_are_two() -> None:
-    """A stream is made of three at least; and one that falls silent in a small plant is a device."""
+    """A silent device in a plant of two is an event of the device, because a stream needs three."""
     plant = Plant(2)
     plant.run(HOUR)
     assert [(name, change) for _, name, change in plant.run(HOUR, {0})] == [("press-0", "silent")]
 
 
 def test_an_outage_of_the_broker_is_one_word() -> None:
-    """However long: devices have their time from its return on."""
+    """An outage of the broker is a single event; pauses of devices count from its end on."""
     plant = Plant(100)
     plant.run(HOUR)
     ((after, name, _),) = plant.run(2 * DAY, listening=False)
@@ -205,7 +213,7 @@ def test_an_outage_of_the_broker_is_one_word() -> None:
 
 
 def test_a_short_outage_is_none() -> None:
-    """Half a minute without the broker."""
+    """An outage of 40 s leads to no event."""
     plant = Plant(100)
     plant.run(HOUR)
     assert plant.run(40.0, listening=False) == []
@@ -213,7 +221,7 @@ def test_a_short_outage_is_none() -> None:
 
 
 def test_who_was_silent_stays_so_through_an_outage() -> None:
-    """It is not told again, and is not back because of it."""
+    """A device silent before an outage is neither reported again nor back because of it."""
     plant = Plant(10)
     plant.run(HOUR)
     plant.run(HOUR, {3})
@@ -223,7 +231,7 @@ def test_who_was_silent_stays_so_through_an_outage() -> None:
 
 
 def test_a_start_gives_everybody_time() -> None:
-    """A new run knows the habits and who was silent; whoever died meanwhile is told after its time."""
+    """A device that died before a restart is reported after its full time."""
     before = Plant(10)
     before.run(HOUR)
     after = Plant(10, now=0.0)
@@ -236,7 +244,7 @@ def test_a_start_gives_everybody_time() -> None:
 
 
 def test_a_start_into_silence_is_one_word() -> None:
-    """Nothing comes after a start; when it does, devices have their time."""
+    """Silence after a start is a single event; after its end each device has its full time."""
     before, after = Plant(10), Plant(10)
     before.run(HOUR)
     after.silence = Silence(PATIENCE, 0.0)
@@ -248,7 +256,7 @@ def test_a_start_into_silence_is_one_word() -> None:
 
 
 def test_a_sensor_that_dies_does_not_silence_its_device() -> None:
-    """The most talkative series stops, another goes on at its slow pace: the device lives."""
+    """A device whose busiest series stops is alive while another series reports."""
     silence = Silence(PATIENCE, 0.0)
     silence.admit(["press-1", "press-1", "press-2"], Cadence.unknown(3), 0.0)
     was: Silent = {}

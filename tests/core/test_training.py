@@ -1,4 +1,4 @@
-"""What is learnt: the same from the same data, something honest from difficult data, a clear word where nothing can be learnt."""
+"""Training of a series: reproducible models, sound models of difficult data, clear refusals."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ POLICY = Policy()
 
 
 def learn(times: Ints, values: Floats, parameters: Parameters = SMALL) -> Trained:
-    """As series D/m, version 1."""
+    """Return a model of series D/m, version 1."""
     return fit(
         times=times,
         values=values,
@@ -34,12 +34,12 @@ def learn(times: Ints, values: Floats, parameters: Parameters = SMALL) -> Traine
 
 
 def minutes(n: int, first: int = 0) -> Ints:
-    """A reading a minute."""
+    """Return the times of `n` readings, a minute apart."""
     return START + np.arange(first, first + n) * MINUTE
 
 
 def follow(trained: Trained, times: Ints, values: npt.NDArray[np.floating]) -> Results:
-    """All of a stream, from an empty window."""
+    """Return the results of a whole stream, starting with an empty window."""
     n = len(times)
     held = Models(1, len(trained.model.forest.thresholds))
     held.put(0, trained.model)
@@ -61,7 +61,10 @@ def follow(trained: Trained, times: Ints, values: npt.NDArray[np.floating]) -> R
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 999), n=st.integers(100, 400))
 def test_law_same_data_same_seed_same_model(seed: int, n: int) -> None:
-    """To the bit; in whatever order the readings come, however often they are repeated, with values that are not finite among them."""
+    """The same data and seed lead to the same bytes.
+
+    Order, repetitions and values that are not finite do not change the model.
+    """
     times, values = daily(n, seed)
     model = learn(times, values).model
     order = np.random.default_rng(seed).permutation(np.r_[np.arange(n), 3, 3, 7])
@@ -72,7 +75,7 @@ def test_law_same_data_same_seed_same_model(seed: int, n: int) -> None:
 
 
 def test_another_seed_is_another_forest() -> None:
-    """The seed is honoured."""
+    """Another seed leads to another model."""
     assert (
         learn(*daily(200)).model.to_bytes()
         != learn(*daily(200), replace(SMALL, random_state=1)).model.to_bytes()
@@ -82,7 +85,7 @@ def test_another_seed_is_another_forest() -> None:
 @settings(max_examples=8, deadline=None)
 @given(power=st.integers(-20, 20), seed=st.integers(0, 99))
 def test_law_the_unit_of_measurement_changes_no_score(power: int, seed: int) -> None:
-    """All values times a power of two: the same scores."""
+    """All values scaled by a power of two lead to the same scores."""
     times, values = daily(300, seed)
     later, stream = minutes(100, 300), daily(400, seed)[1][300:].copy()
     stream[80] += 4
@@ -104,9 +107,10 @@ def test_law_the_unit_of_measurement_changes_no_score(power: int, seed: int) -> 
 def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(
     constant: float, power: int, seed: int, old: bool
 ) -> None:
-    """All values plus a constant, in any unit, young or mature: the same verdict on every reading not within 1e-6 of the line.
+    """A constant added to all values changes no verdict on readings not within 1e-6 of 0.
 
-    Rules about zero itself are not asked: no value is 0 here.
+    The law holds in any unit, for young and mature models. Rules about zero itself are not tested:
+    no value is 0 here.
     """
     parameters = replace(SMALL, mature_days=0.0, mature_readings=0) if old else SMALL
     times, values = daily(600, seed)
@@ -125,19 +129,19 @@ def test_law_where_the_zero_of_a_scale_lies_changes_no_verdict(
 
 @pytest.mark.parametrize("n", [0, 1, 59, 99])
 def test_too_few_readings_say_what_is_needed(n: int) -> None:
-    """At least 100 different ones."""
+    """Fewer than 100 different readings are refused with the number needed."""
     with pytest.raises(NotEnoughData, match="at least 100 are needed"):
         learn(*daily(n))
 
 
 def test_repeated_readings_count_once() -> None:
-    """A hundred copies of a reading are one reading."""
+    """Copies of a reading count once."""
     with pytest.raises(NotEnoughData, match="1 different reading"):
         learn(np.full(200, START), np.ones(200))
 
 
 def test_a_hundred_readings_are_enough() -> None:
-    """Any hundred; a short history is told from a long one by its threshold, where charts can reach it."""
+    """A hundred readings suffice, and a shorter history leads to a higher threshold."""
     old = replace(SMALL, mature_days=0.0, mature_readings=0)
     short, long = learn(*daily(100), old), learn(*daily(3000), old)
     assert short.samples == 100
@@ -146,7 +150,10 @@ def test_a_hundred_readings_are_enough() -> None:
 
 @pytest.mark.parametrize("readings", [100, 400, 3000])
 def test_a_threshold_lies_within_what_the_model_can_say(readings: int) -> None:
-    """A forest alone is flat far out: what is as strange as can be reaches the threshold of a young model, if it is anomalous at all."""
+    """An extreme value reaches the threshold of a young model, if the value is anomalous at all.
+
+    A young model is a forest alone, and a forest is flat far out.
+    """
     trained = learn(*daily(readings))
     times, values = daily(readings)
     results = follow(trained, np.r_[times, times[-1] + MINUTE], np.r_[values, 1e9])
@@ -163,14 +170,14 @@ def test_a_threshold_lies_within_what_the_model_can_say(readings: int) -> None:
     ],
 )
 def test_what_nothing_can_be_learnt_from_is_refused(times: Ints, values: Floats, says: str) -> None:
-    """With the reason."""
+    """Data without any usable information is refused with the reason."""
     with pytest.raises(TrainingError, match=says):
         learn(times, values)
 
 
 @pytest.mark.parametrize("samples", [1, 257, 1000])
 def test_samples_beyond_the_compiled_trees_are_refused(samples: int) -> None:
-    """A tree of the compiled forest is at most eight deep."""
+    """A `max_samples` out of range is refused, because compiled trees are at most eight deep."""
     with pytest.raises(TrainingError, match="2 to 256"):
         learn(*daily(200), replace(SMALL, max_samples=samples))
 
@@ -180,14 +187,14 @@ def test_samples_beyond_the_compiled_trees_are_refused(samples: int) -> None:
     [{"n_estimators": 0}, {"contamination": 0.9}, {"contamination": "some"}, {"random_state": -1}],
 )
 def test_a_parameter_out_of_range_is_an_error_of_ours(wrong: dict[str, Any]) -> None:
-    """It says what is allowed."""
+    """A parameter out of range raises `TrainingError`, which names the parameter."""
     with pytest.raises(TrainingError, match=next(iter(wrong))):
         learn(*daily(150), replace(SMALL, **wrong))
 
 
 @pytest.mark.parametrize("level", [0.0, 50.0, -3e6, 1e-9])
 def test_a_constant_tag_is_quiet_and_speaks_when_it_moves(level: float) -> None:
-    """It never alarms on its own value, however long it stays there; it alarms as soon as it is another."""
+    """A constant tag never alarms at its value, and alarms as soon as the value changes."""
     trained = learn(minutes(500), np.full(500, level))
     n = 3000
     values = np.full(n, level)
@@ -199,13 +206,13 @@ def test_a_constant_tag_is_quiet_and_speaks_when_it_moves(level: float) -> None:
 
 
 def test_a_constant_tag_knows_that_it_knows_little() -> None:
-    """Nothing of its spread was seen: the expected value is the constant, the band has no width."""
+    """A constant tag has its constant as expected value, and a band without width."""
     results = follow(learn(minutes(200), np.full(200, 7.0)), minutes(80, 200), np.full(80, 7.0))
     assert results.expected[-1] == results.lower[-1] == results.upper[-1] == 7.0
 
 
 def test_a_step_tag_is_quiet_among_its_levels() -> None:
-    """A setpoint that moves among three levels every few hours: held-out readings and new ones open next to nothing."""
+    """A setpoint that moves among three levels every two hours opens at most a single episode."""
     random = np.random.default_rng(3)
     values = np.repeat(random.choice([20.0, 35.0, 50.0], 84), 120)
     trained = learn(minutes(7200), values[:7200])
@@ -215,7 +222,10 @@ def test_a_step_tag_is_quiet_among_its_levels() -> None:
 
 @pytest.mark.parametrize("fault", ["spike", "level", "stuck", "noise", "dropout"])
 def test_clear_faults_of_a_daily_signal_speak(fault: str) -> None:
-    """Twenty times the noise, or stuck for an hour, in a signal learnt from four days: an episode opens in the fault, and none before."""
+    """A clear fault in a daily signal opens an episode, and no episode opens before.
+
+    Clear is twenty times the noise, or stuck for an hour; the signal is learnt from four days.
+    """
     times, values = daily(8000, 5)
     values = np.round(values, 2)
     trained = learn(
@@ -238,7 +248,10 @@ def test_clear_faults_of_a_daily_signal_speak(fault: str) -> None:
 
 
 def test_a_daily_profile_is_learnt_from_three_days() -> None:
-    """And not from two, nor from a signal that has none; the expected value then follows the hour."""
+    """A daily profile is learnt from four days, and the expected value follows it.
+
+    Two days and a signal without a daily pattern lead to no profile.
+    """
     days = 1440
     assert learn(*daily(4 * days)).figures["daily_profile_bins"] == 48
     assert learn(*daily(2 * days)).figures["daily_profile_bins"] == 0
@@ -251,7 +264,7 @@ def test_a_daily_profile_is_learnt_from_three_days() -> None:
 
 
 def test_bursts_are_a_rhythm_not_pauses() -> None:
-    """Where the usual rule would leave most windows unfilled, a pause restarts nothing."""
+    """A series that reports in bursts has no gap limit: most windows would stay unfilled."""
     times = START + np.array(
         [burst * 600 * 1_000_000 + i * 1_000_000 for burst in range(40) for i in range(10)]
     )
@@ -263,7 +276,10 @@ def test_bursts_are_a_rhythm_not_pauses() -> None:
 
 
 def test_only_the_newest_of_a_long_history_is_used() -> None:
-    """Two weeks within the bounds; what is older counts only in what was ever seen: the range, the age, the number of readings."""
+    """Only the newest part of a long history is learnt.
+
+    Older readings count only in range, age and number of readings.
+    """
     few = replace(SMALL, history_days=0.2, history_readings_least=150, history_readings_most=250)
     times, values = daily(1000)
     trained = learn(times, values, few)
@@ -279,7 +295,7 @@ def test_only_the_newest_of_a_long_history_is_used() -> None:
 
 
 def test_held_out_readings_alarm_as_often_as_promised() -> None:
-    """About one in a thousand scores below 0, and the threshold leaves at most the accepted episodes."""
+    """Held-out readings score below 0 about 1 time in 1000."""
     trained = learn(*daily(6000, 2), replace(SMALL, n_estimators=50, max_samples="auto"))
     anomalous, held_out = trained.figures["held_out_anomalous"], trained.figures["held_out"]
     assert isinstance(anomalous, int)

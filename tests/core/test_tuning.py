@@ -1,4 +1,4 @@
-"""Settings side by side: each learnt from the older part alone, tried on the newer, and nothing chosen."""
+"""Tuning: each setting is learnt from the older part of a series and tried on the newer."""
 
 from dataclasses import replace
 
@@ -12,21 +12,24 @@ from insa_anomaly.core.verdict import Policy
 from insa_anomaly.errors import NotEnoughData
 from tests.core.streams import SMALL, daily
 
-OLDER = 2100  # of 3000
+OLDER = 2100  # of 3000 readings
 
 
 def history(n: int = 3000) -> Series:
-    """A series of so many readings."""
+    """Return a series of `n` readings."""
     return Series(("D", "m"), *daily(n))
 
 
 def of(rate: float, alpha: float = 1e-2, series: Series | None = None) -> Tried:
-    """What such a setting would have done."""
+    """Return the outcome of a setting on the series."""
     return tried(series or history(), Setting(rate, alpha), SMALL, Policy())
 
 
 def test_the_more_alarms_are_accepted_the_more_is_told() -> None:
-    """The threshold falls, episodes and faults told do not become fewer; what is caught does not depend on it."""
+    """A higher rate of accepted alarms lowers the threshold and raises the reports.
+
+    Episodes and reported faults never become fewer; caught faults do not depend on the rate.
+    """
     few, some, many = of(0.05), of(1.0), of(20.0)
     assert few.threshold >= some.threshold >= many.threshold
     assert few.threshold > many.threshold
@@ -38,14 +41,14 @@ def test_the_more_alarms_are_accepted_the_more_is_told() -> None:
 
 
 def test_a_lower_line_calls_less_anomalous() -> None:
-    """And so catches no more."""
+    """A lower alpha leads to fewer false positives and to no more caught faults."""
     low, high = of(1.0, 1e-3), of(1.0, 5e-2)
     assert low.false_positive_rate <= high.false_positive_rate
     assert low.faults_caught <= high.faults_caught
 
 
 def test_the_threshold_knows_nothing_of_what_it_is_tried_on() -> None:
-    """It is that of a training on the older part alone, whatever the newer part holds."""
+    """The threshold is learnt from the older part alone, independent of the newer part."""
     series = history()
     spoilt = replace(series, values=np.where(np.arange(3000) >= OLDER, 1000.0, series.values))
     own = replace(SMALL, alpha=1e-2)
@@ -57,7 +60,7 @@ def test_the_threshold_knows_nothing_of_what_it_is_tried_on() -> None:
 
 
 def test_too_little_is_refused() -> None:
-    """With what is needed."""
+    """Fewer than 2000 readings are refused with the number needed."""
     times: Ints = history(1999).times
     assert len(times) == 1999
     with pytest.raises(NotEnoughData, match="1999 readings; at least 2000"):

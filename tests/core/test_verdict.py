@@ -1,4 +1,4 @@
-"""Readings become episodes: they open, worsen and close by rule, in any batch."""
+"""Episodes: readings open, worsen and close them by rule, in any batch."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ scores = st.sampled_from([1.0, 0.5, 0.0, -0.1, -0.3, -0.5, -0.7, -1.0])
 def judged(
     episodes: Floats, values: list[float], threshold: float = 0.2, start: int = 0
 ) -> tuple[Floats, Verdicts]:
-    """One series, a reading a microsecond."""
+    """Judge a single series, a reading a microsecond."""
     n = len(values)
     return judge(
         episodes=episodes,
@@ -31,14 +31,14 @@ def judged(
 
 @given(values=st.lists(scores, max_size=40), threshold=st.sampled_from([0.0, 0.2, 0.4, 0.9]))
 def test_law_the_verdict_is_the_naive_verdict(values: list[float], threshold: float) -> None:
-    """Reading by reading."""
+    """The verdict on every reading equals the naive verdict."""
     _, verdicts = judged(np.zeros((1, 5)), values, threshold)
     assert verdicts.transitions.tolist() == oracle.transitions(values, threshold, POLICY)
 
 
 @given(values=st.lists(scores, max_size=40))
 def test_law_opened_and_closed_alternate(values: list[float]) -> None:
-    """An episode opens before it closes, closes before the next opens, and worsens only in between."""
+    """An episode opens, may worsen, and closes before the next episode opens."""
     _, verdicts = judged(np.zeros((1, 5)), values)
     is_open = False
     for transition in verdicts.transitions.tolist():
@@ -50,7 +50,7 @@ def test_law_opened_and_closed_alternate(values: list[float]) -> None:
 def test_law_batches_and_other_series_change_nothing(
     values: list[tuple[int, float]], cut: int
 ) -> None:
-    """Judged in two batches, or each series by itself, the verdicts are those of one batch; what was given is not changed."""
+    """Verdicts do not depend on batches or on other series, and no input is modified."""
     values.sort(key=lambda one: one[0])
     which, given_scores = (
         np.array([v[0] for v in values], np.int64),
@@ -107,7 +107,11 @@ def test_law_batches_and_other_series_change_nothing(
 
 
 def test_an_episode_from_beginning_to_end() -> None:
-    """Too faint to open; opens; holds faint readings; worsens once it is 0.2 stronger than told; closes at the third quiet reading."""
+    """An episode opens at the threshold, holds faint readings, worsens and closes.
+
+    Worsening takes a confidence 0.2 above the last report; closing takes three quiet
+    readings.
+    """
     values = [-0.1, 0.5, -0.3, -0.1, 0.2, -0.45, -0.5, 0.1, 0.1, 0.1, 0.1, -0.1]
     episodes, verdicts = judged(np.zeros((1, 5)), values)
     assert verdicts.transitions.tolist() == [
@@ -138,7 +142,7 @@ def test_an_episode_from_beginning_to_end() -> None:
 def test_law_the_threshold_keeps_the_promised_rate(
     values: list[float], days: float, rate: float
 ) -> None:
-    """At the threshold, the held-out readings open at most `rate` episodes a day; unless it is as high as it may be."""
+    """Held-out readings open at most `rate` episodes a day at the threshold below the highest."""
     policy = Policy(merge_gap_readings=3, false_alarms_per_day=rate)
     threshold = threshold_for(np.array(values), days, policy)
     assert 0 <= threshold <= policy.highest_threshold
@@ -147,7 +151,7 @@ def test_law_the_threshold_keeps_the_promised_rate(
 
 
 def test_the_threshold_of_a_short_history_is_higher() -> None:
-    """A day without an alarm says less than ten do; a history of no length says nothing."""
+    """A shorter history leads to a higher threshold, and a history of no length to the highest."""
     quiet = np.ones(100)
     by_length = [threshold_for(quiet, days, Policy()) for days in (0.1, 1, 5, 30)]
     assert by_length == sorted(by_length, reverse=True)
@@ -156,7 +160,7 @@ def test_the_threshold_of_a_short_history_is_higher() -> None:
 
 
 def test_the_accepted_episodes_are_the_faintest_threshold() -> None:
-    """With room for one episode, the threshold lies just above the second strongest."""
+    """A threshold with room for a single episode lies just above the second strongest."""
     values = np.ones(1000)
     values[[100, 300, 500]] = -0.2, -0.5, -0.35
     assert threshold_for(values, 14.2, Policy()) == pytest.approx(0.35, abs=0.005)

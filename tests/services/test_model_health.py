@@ -100,7 +100,7 @@ def standing(clinic: Clinic) -> Any:  # noqa: ANN401
     return one
 
 
-# ------------------------------------------------------------------------------------------------------ what it measures
+# --------------------------------------------------------------------------------- what it measures
 def test_a_model_stands_as_it_was_promoted_and_as_it_is(clinic: Clinic) -> None:
     """Learnt anew by the newest training, also a refused one; promoted by the newest that was assessed and not refused."""
     clinic.model(version=1, status="archived", at=NOW - 9 * DAY, accuracy=0.95, rate=0.01)
@@ -246,7 +246,7 @@ def test_a_training_under_way_is_known(clinic: Clinic) -> None:
     assert standing(clinic).remedied
 
 
-# ---------------------------------------------------------------------------------------------------------- what it keeps
+# ------------------------------------------------------------------------------------ what it keeps
 def test_a_check_leaves_a_report_and_its_decisions(clinic: Clinic) -> None:
     """With reasons and figures; the audit log has who asked for it."""
     clinic.model("old", at=NOW - 8 * DAY, accuracy=0.95, rate=0.01)
@@ -348,7 +348,7 @@ def test_what_is_old_is_forgotten(clinic: Clinic) -> None:
     assert not clinic.query("SELECT 1 FROM health_decision WHERE at = instant(%s)", NOW)
 
 
-# ----------------------------------------------------------------------------------------------------------- who runs it
+# -------------------------------------------------------------------------------------- who runs it
 def test_once_a_day_over_all_daemons(clinic: Clinic, database: str) -> None:
     """At its hour; whoever comes second finds it done. One that was missed is made when somebody comes."""
     with Pool(database, 60.0, 2) as pool:
@@ -382,7 +382,7 @@ def test_no_hour_no_daily_run(clinic: Clinic) -> None:
     assert by_hand.run(ALL, BOB, NOW).models == 0
 
 
-# --------------------------------------------------------------------------------------------------- how long it takes
+# -------------------------------------------------------------------------------- how long it takes
 def test_a_fleet_is_checked_page_by_page(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is left out or judged twice, wherever a page ends."""
     fill(clinic.dsn, 23, NOW)
