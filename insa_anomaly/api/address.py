@@ -1,4 +1,4 @@
-"""Where the admin port listens, and how it shows that it is itself. Nothing here needs what answers there."""
+"""The admin port's socket and certificate; no code here needs the application behind the port."""
 
 import socket
 import ssl
@@ -9,7 +9,7 @@ from pathlib import Path
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import AddressInUse, ConfigError
 
-WAITING_MOST = 2048  # connections that nobody has taken yet
+WAITING_MOST = 2048  # connections that are not accepted yet
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Certificate:
     key: Path
 
     def check(self) -> None:
-        """Raises ConfigError where it cannot be used."""
+        """Raise ConfigError if the certificate or its key cannot be used."""
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
                 self.certificate, self.key
@@ -32,7 +32,7 @@ class Certificate:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Report whether `host` can be reached from this machine alone."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -40,23 +40,28 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; who connects waits until somebody answers. Raises AddressInUse."""
+    """Return a socket that listens there; connections wait until they are accepted.
+
+    Raises AddressInUse.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(
-        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )  # named, else asyncio leaves Nagle's 40 ms in every answer
+    # The protocol is named, else asyncio leaves Nagle's 40 ms in every answer.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
         bound.listen(WAITING_MOST)
     except OSError as error:
         bound.close()
-        message = f"the HTTP port {host}:{port} cannot be had ({error.strerror}): stop what holds it, or set http.port"
+        message = (
+            f"the HTTP port {host}:{port} cannot be had ({error.strerror}):"
+            " stop what holds it, or set http.port"
+        )
         raise AddressInUse(message) from error
     return bound
 
 
 def warn_unprotected(host: str, certificate: Certificate | None) -> None:
-    """Say it once where keys would go over the network in the clear."""
+    """Warn if keys would cross the network unencrypted."""
     if certificate is None and not is_loopback(host):
         instrumentation.port_unprotected(host)

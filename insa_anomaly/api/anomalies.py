@@ -1,4 +1,4 @@
-"""Routes /api/v1/ml/anomalies and /api/v1/ml/episodes: what was found."""
+"""Routes /api/v1/ml/anomalies and /api/v1/ml/episodes: recorded anomalies and episodes."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -24,7 +24,7 @@ _BAD = HTTPStatus.UNPROCESSABLE_ENTITY
 def router(
     findings: FindingService, clock: Callable[[], int], route_class: type[APIRoute]
 ) -> APIRouter:
-    """The routes over what was found."""
+    """Return the routes over anomalies and episodes."""
     routes = APIRouter(prefix="/api/v1/ml", tags=["findings"], route_class=route_class)
     reads = needs(Permission.READ)
 
@@ -32,14 +32,14 @@ def router(
         "/anomalies", openapi_extra=reads, responses=answers(AnomalyPage, examples.ANOMALIES, _BAD)
     )
     def list_anomalies(asked: Annotated[AnomalyQuery, Query()]) -> Response:
-        """Readings that stood out, newest first. `next` goes into `cursor` for the next page."""
+        """List anomalous readings, newest first. Pass `next` as `cursor` to get the next page."""
         return answered(findings.anomalies(asked.wanted(), asked.after, asked.limit))
 
     @routes.get(
         "/episodes", openapi_extra=reads, responses=answers(EpisodePage, examples.EPISODES, _BAD)
     )
     def list_episodes(asked: Annotated[EpisodeQuery, Query()]) -> Response:
-        """Episodes, the one opened last first, with what operators say of them."""
+        """List episodes with the operators' feedback, the latest to open first."""
         return answered(findings.episodes(asked.wanted(), asked.after, asked.limit))
 
     @routes.post(
@@ -53,7 +53,10 @@ def router(
         ),
     )
     def say(request: Request, episode_id: UUID, said: FeedbackBody) -> Response:
-        """Confirm an episode or dismiss it; the last word counts. Readings of a confirmed one are left out of the next training."""
+        """Confirm or dismiss an episode; the latest verdict counts.
+
+        Readings of a confirmed episode are left out of the next training.
+        """
         author = caller(request).author
         return answered(
             findings.feedback(

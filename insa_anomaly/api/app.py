@@ -43,7 +43,7 @@ _OPEN_ON_LOOPBACK = frozenset({"/metrics", "/metrics/models", "/api/v1/status"})
 
 @dataclass(frozen=True)
 class Admin:
-    """What the guarded routes do their work with; `host` is where the port listens."""
+    """Services behind the guarded routes; `host` is the address on which the port listens."""
 
     host: str
     clock: Callable[[], int]
@@ -63,7 +63,10 @@ def create(
     metrics: Callable[[], bytes] = instrumentation.metrics_text,
     admin: Admin | None = None,
 ) -> FastAPI:
-    """The application; it knows the daemon only by these questions. Without `admin` it has the open routes alone."""
+    """Return the application, which knows the daemon only through these callables.
+
+    Without `admin`, the application has only the open routes.
+    """
     app = FastAPI(
         title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None
     )
@@ -79,9 +82,8 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
     guard = Guard(admin.ring)
     route_class = guarded(guard)
     routers = (
-        predictions.router(
-            admin.predictions, route_class
-        ),  # first, since a route is looked for in their order
+        # Predictions come first, since a request is matched against the routes in this order.
+        predictions.router(admin.predictions, route_class),
         telemetry.router(admin.telemetry, route_class),
         liveness.models_router(admin.models.figures),
         documents.router(app, route_class),
@@ -91,9 +93,8 @@ def _add_guarded(app: FastAPI, admin: Admin) -> None:
         model_health.router(admin.health, admin.clock, route_class),
     )
     for router in routers:
-        app.router.routes.extend(
-            router.routes
-        )  # taken one by one, so that `app.routes` lists them all
+        # Routes are added one by one, so that `app.routes` lists all of them.
+        app.router.routes.extend(router.routes)
     if not is_loopback(admin.host):
         app.add_middleware(Fence, guard=guard, paths=_OPEN_ON_LOOPBACK)
 
@@ -106,9 +107,10 @@ def served(
     request_seconds: float = REQUEST_SECONDS,
     died: Callable[[], None] = lambda: None,
 ) -> Iterator[int]:
-    """Serve the application on the socket while the block runs; gives the port. `died` is called where serving ends before that.
+    """Serve the application on the socket while the block runs, and yield the port number.
 
-    A request has so many seconds to come whole. No header is believed about where it comes from, and no answer says what serves it.
+    `died` is called if the server ends earlier. A request must arrive within `request_seconds`. The
+    server trusts no header about the origin of a request, and no answer names the server software.
     Raises ConfigError for a certificate that cannot be used.
     """
     with bound:

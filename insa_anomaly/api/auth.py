@@ -1,4 +1,4 @@
-"""Who may: every guarded route names the permission it needs, and one that names none is closed to everybody."""
+"""Authorisation: a guarded route names its permission; a route that names none is closed to all."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -24,37 +24,40 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and from where: the address of the connection, whatever a header says."""
+    """A caller's key and origin: the address of the connection, regardless of any header."""
 
     key: Key
     origin: str
 
     @property
     def author(self) -> Author:
-        """As the audit log names them."""
+        """The caller as the audit log names it."""
         return Author(f"{self.key.id} ({self.key.name})", self.origin)
 
 
 def needs(permission: Permission) -> dict[str, Any]:
-    """What a route says in `openapi_extra`: the permission it needs."""
+    """Return the `openapi_extra` of a route that needs this permission."""
     return {PERMISSION: str(permission), "security": [{"key": []}]}
 
 
 def caller(request: Request) -> Caller:
-    """Who asks; known in every guarded route."""
+    """Return the caller of a request; every guarded route has a caller."""
     found = request.state.caller
     assert isinstance(found, Caller)  # noqa: S101 - the guard put it there
     return found
 
 
 class Guard:
-    """Lets a request through or ends it: 401 without a good key, 403 where the key is good for something else."""
+    """Admission of requests: 401 without a valid key, 403 where the key lacks the permission."""
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
 
     async def admit(self, request: Request, permission: str | None) -> Caller:
-        """The caller, who may. Raises Problem, DatabaseAway, DatabaseRefused."""
+        """Return the caller of an admitted request.
+
+        Raises Problem, DatabaseAway, DatabaseRefused.
+        """
         token = _presented(request)
         known = (
             self._ring.authenticate(token)
@@ -74,13 +77,13 @@ class Guard:
 
 
 def guarded(guard: Guard) -> type[APIRoute]:
-    """The class of routes behind this guard, who is asked before the body is read."""
+    """Return the class of routes that ask `guard` before the request body is read."""
 
     class Guarded(APIRoute):
         """A route that needs a key."""
 
         def get_route_handler(self) -> Handler:
-            """The guard, then the route."""
+            """Return a handler that asks the guard, then runs the route."""
             handle = super().get_route_handler()
             permission = (self.openapi_extra or {}).get(PERMISSION)
 
@@ -94,7 +97,7 @@ def guarded(guard: Guard) -> type[APIRoute]:
 
 
 class Fence:
-    """Guards paths of an application whose own routes are open: for an address that is not loopback."""
+    """Middleware that guards open routes by their paths, for a port that is not on loopback."""
 
     def __init__(self, app: ASGIApp, guard: Guard, paths: frozenset[str]) -> None:
         self._app = app
@@ -102,7 +105,7 @@ class Fence:
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let through what needs no key, or has one that may read."""
+        """Pass on a request whose path needs no key or whose key may read."""
         if scope["type"] == "http" and scope["path"].rstrip("/") in self._paths:
             try:
                 await self._guard.admit(Request(scope), Permission.READ)

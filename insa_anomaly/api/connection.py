@@ -1,6 +1,7 @@
-"""One connection of the admin port: a request that does not come whole in time ends it, and there are only so many of them.
+"""Limits on the admin port's connections: their number, and the time in which a request arrives.
 
-uvicorn itself bounds the pause between two requests, but neither the wait for the first one nor the time that one may take to come.
+uvicorn bounds the pause between two requests, but neither the wait for the first request nor the
+time that a request may take to arrive.
 """
 
 from asyncio import AbstractEventLoop, BaseTransport, Handle, TimerHandle, Transport
@@ -12,15 +13,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from insa_anomaly import instrumentation
 
 CONNECTIONS_MOST = 500  # each takes a file descriptor, which the log and the database need too
-HELD_MOST = 65_536  # bytes of an answer that wait for the rest of it
+HELD_MOST = 65_536  # bytes of an answer that wait for its rest
 _WHOLE = frozenset({h11.DONE, h11.MUST_CLOSE, h11.CLOSED})  # of a request: its end has been read
 
 
 class Gathering:
-    """A transport that sends the head of an answer and its body at once, within the same turn of the loop.
+    """A transport that sends the head and the body of an answer together, in a single loop turn.
 
-    uvicorn writes them apart. Every call of the system lets another thread have the interpreter, and beside a busy stream it comes back
-    milliseconds later.
+    uvicorn writes the two separately. Every system call lets another thread take the interpreter,
+    and beside a busy stream the interpreter comes back milliseconds later.
     """
 
     def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
@@ -33,7 +34,7 @@ class Gathering:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send it with what follows, if that comes soon."""
+        """Send `data`, together with the data that follows in the same turn of the loop."""
         self._held += data
         if len(self._held) > HELD_MOST:
             self.flush()
@@ -41,7 +42,7 @@ class Gathering:
             self._due = self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Send what is held."""
+        """Send the held data."""
         if self._due is not None:
             self._due.cancel()
             self._due = None
@@ -50,23 +51,26 @@ class Gathering:
             self._transport.write(held)
 
     def close(self) -> None:
-        """Hang up after that."""
+        """Send the held data, then close the connection."""
         self.flush()
         self._transport.close()
 
 
 def impatient(seconds: float) -> type[H11Protocol]:
-    """The class of connections on which a request must have come whole within so many seconds of the connection, or of its first byte."""
+    """Return the class of connections on which a request must arrive within `seconds`.
+
+    The time starts with the connection or, for a later request, with its first byte.
+    """
 
     class Impatient(H11Protocol):
-        """Such a connection."""
+        """A connection with a time limit for every request."""
 
-        def __init__(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - what uvicorn gives
+        def __init__(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - uvicorn's own
             super().__init__(*given, **named)
             self._overdue: TimerHandle | None = None
 
         def connection_made(self, transport: BaseTransport) -> None:
-            """Take it, if there are not too many."""
+            """Accept the connection, unless there are too many."""
             assert isinstance(transport, Transport)  # noqa: S101 - of a stream
             self._gathering = Gathering(transport, self.loop)
             super().connection_made(cast("Transport", self._gathering))
@@ -76,7 +80,7 @@ def impatient(seconds: float) -> type[H11Protocol]:
                 self._wait()
 
         def data_received(self, data: bytes) -> None:
-            """Some of a request, or all of it."""
+            """Process a part of a request, and run the timer until the request is whole."""
             super().data_received(data)
             if self.conn.their_state in _WHOLE:
                 self._calm()
@@ -84,14 +88,14 @@ def impatient(seconds: float) -> type[H11Protocol]:
                 self._wait()
 
         def on_response_complete(self) -> None:
-            """The answer is whole; some of the next request may have come behind the last one."""
+            """Send the held answer, and time the next request if a part of it has arrived."""
             self._gathering.flush()
             super().on_response_complete()
             if self.conn.their_state is h11.SEND_BODY:
                 self._wait()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            """It is over."""
+            """Stop the timer of a closed connection."""
             self._calm()
             super().connection_lost(exc)
 

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI): what every route takes and answers, with an example each."""
+"""The description of the API (OpenAPI): parameters and answers of every route, with examples."""
 
 from http import HTTPStatus
 from typing import Any
@@ -25,7 +25,7 @@ _PROBLEM = {
     },
 }
 _COMPONENTS = "x-components"  # schemas that an answer refers to, until the document is put together
-_EXAMPLE = "x-example"  # as text: FastAPI takes every null out of what it describes
+_EXAMPLE = "x-example"  # as text: FastAPI removes every null from a description
 _ALWAYS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
@@ -35,19 +35,26 @@ _ALWAYS = (
 
 
 def answered(value: object, status: int = 200) -> Response:
-    """The value as JSON: dataclasses and structs as objects, NaN and infinities as null."""
+    """Return the value as JSON: dataclasses and structs as objects, NaN and infinities as null."""
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def answers(kind: Any, example: object, *more: HTTPStatus) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401 - any type msgspec knows
-    """What a route may answer: one of this kind on success, else a problem document, with one of these statuses."""
+def answers(
+    kind: Any,  # noqa: ANN401 - any type that msgspec knows
+    example: object,
+    *more: HTTPStatus,
+) -> dict[int | str, dict[str, Any]]:
+    """Return the possible answers of a route, by status.
+
+    On success the answer is of this `kind`; on failure it is a problem document.
+    """
     return success(kind, example) | {
         int(status): problem(status) for status in sorted({*_ALWAYS, *more})
     }
 
 
 def success(kind: Any, example: object, status: int = 200) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
-    """An answer of this kind."""
+    """Return the description of a successful answer of this `kind`."""
     (schema,), components = msgspec.json.schema_components(
         [kind], ref_template="#/components/schemas/{name}"
     )
@@ -56,7 +63,7 @@ def success(kind: Any, example: object, status: int = 200) -> dict[int | str, di
 
 
 def problem(status: HTTPStatus) -> dict[str, Any]:
-    """A problem document with this status."""
+    """Return the description of a problem document with this status."""
     example = {
         "type": "about:blank",
         "title": status.phrase,
@@ -70,19 +77,19 @@ def problem(status: HTTPStatus) -> dict[str, Any]:
 
 
 def router(app: FastAPI, route_class: type[APIRoute]) -> APIRouter:
-    """Route /api/v1/openapi.json."""
+    """Return the route /api/v1/openapi.json."""
     routes = APIRouter(prefix="/api/v1", route_class=route_class)
 
     @routes.get("/openapi.json", openapi_extra=needs(Permission.READ), include_in_schema=False)
     def openapi() -> Response:
-        """The description of every guarded route."""
+        """Return the description of every guarded route."""
         return answered(described(app))
 
     return routes
 
 
 def described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of an application."""
+    """Return the OpenAPI document of an application."""
     routes = [
         route
         for route in app.routes
@@ -106,4 +113,7 @@ def described(app: FastAPI) -> dict[str, Any]:
     return said
 
 
-_ABOUT = "Trains and manages models, scores readings, and reads anomalies. Every answer that is no success is a problem document (RFC 9457)."
+_ABOUT = (
+    "Trains and manages models, scores readings, and reads anomalies."
+    " Every answer that is no success is a problem document (RFC 9457)."
+)

@@ -1,4 +1,4 @@
-"""One plant's answers, for the description of the API."""
+"""Example answers of a single plant, for the description of the API."""
 
 ID, EPISODE_ID, ANOMALY_ID = (
     "4b8f2f5e-2a53-4a3c-9a45-1d2c6a0e9f11",
@@ -239,7 +239,8 @@ HEALTH_REPORT = {
     "started_at": "2026-11-22T02:00:12.000000Z",
     "seconds": 0.41,
     "healthy": False,
-    "summary": "1 of 300 models are below accuracy 0.9, the lowest PUMP-101/temperature with 0.71; 1 degraded",
+    "summary": "1 of 300 models are below accuracy 0.9,"
+    " the lowest PUMP-101/temperature with 0.71; 1 degraded",
     "models": 300,
     "disabled": 0,
     "found": {"degraded": 1, "inaccurate": 1},

@@ -1,4 +1,4 @@
-"""Routes that train, and /api/v1/ml/jobs: what was asked for, how far it is, what came of it."""
+"""Routes that train, and /api/v1/ml/jobs: the requested trainings, their progress and outcome."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -25,8 +25,11 @@ _BAD, _UNKNOWN, _CONFLICT, _FULL = (
 )
 
 
+_REFUSED = (_BAD, _UNKNOWN, _CONFLICT, _FULL)
+
+
 def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRoute]) -> APIRouter:
-    """The routes over trainings."""
+    """Return the routes over trainings."""
     routes = APIRouter(prefix="/api/v1/ml", tags=["training"], route_class=route_class)
     reads, writes = needs(Permission.READ), needs(Permission.WRITE)
     accepted = success(JobView, examples.QUEUED, 202)
@@ -34,12 +37,15 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
     @routes.post(
         "/models/train",
         openapi_extra=writes,
-        responses={**answers(JobView, examples.JOB, _BAD, _UNKNOWN, _CONFLICT, _FULL), **accepted},
+        responses={**answers(JobView, examples.JOB, *_REFUSED), **accepted},
     )
     def train(request: Request, asked: TrainBody | FleetBody) -> Response:
-        """Train a model for a series on what is recorded of it. 202 with a job to poll where it takes longer than some seconds.
+        """Train a model of a series on its recorded readings.
 
-        With a `device_pattern`: for every series of devices like that, and for these devices; always a job.
+        The answer is 202 with a job to poll if the training takes longer than a few seconds.
+
+        With a `device_pattern`, every series of the matching devices is trained, and each of these
+        devices as a whole; the answer is always a job.
         """
         if isinstance(asked, FleetBody):
             author = caller(request).author
@@ -56,18 +62,18 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
     @routes.post(
         "/models/{model_id}/retrain",
         openapi_extra=writes,
-        responses={
-            **answers(JobView, examples.RETRAINED, _BAD, _UNKNOWN, _CONFLICT, _FULL),
-            **accepted,
-        },
+        responses={**answers(JobView, examples.RETRAINED, *_REFUSED), **accepted},
     )
     def retrain(request: Request, model_id: UUID) -> Response:
-        """Train a new version of a model. 202 with a job to poll where it takes longer than some seconds."""
+        """Train a new version of a model.
+
+        The answer is 202 with a job to poll if the training takes longer than a few seconds.
+        """
         return _trained(jobs.wait(jobs.retrain(str(model_id), caller(request).author, clock())))
 
     @routes.get("/jobs", openapi_extra=reads, responses=answers(JobPage, examples.JOBS, _BAD))
     def list_jobs(asked: Annotated[JobQuery, Query()]) -> Response:
-        """Trainings that were asked for, newest first."""
+        """List the requested trainings, newest first."""
         return answered(jobs.page(asked.status, asked.after, asked.limit))
 
     @routes.get(
@@ -76,7 +82,7 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
         responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN),
     )
     def show_job(job_id: UUID) -> Response:
-        """One training: how far it is, in percent, and what came of it."""
+        """Return a training with its progress in percent and its outcome."""
         return answered(jobs.one(str(job_id)))
 
     @routes.delete(
@@ -85,7 +91,7 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
         responses=answers(JobView, examples.JOB, _BAD, _UNKNOWN, _CONFLICT),
     )
     def cancel(request: Request, job_id: UUID) -> Response:
-        """End a training that waits or is under way."""
+        """Cancel a training that waits or is under way."""
         return answered(jobs.cancel(str(job_id), caller(request).author, clock()))
 
     return routes

@@ -1,4 +1,4 @@
-"""Is it alive, can it do its job, what does it count: open on loopback, nothing secret in it."""
+"""Liveness, readiness and metrics of the daemon: open on loopback, without secrets."""
 
 from collections.abc import Callable
 
@@ -15,18 +15,21 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 def router(
     version: str, condition: Callable[[], Condition], metrics_text: Callable[[], bytes]
 ) -> APIRouter:
-    """Routes /healthz, /readyz, /metrics and /api/v1/status; `metrics_text` is what the daemon counts, to which the port adds its own."""
+    """Return the routes /healthz, /readyz, /metrics and /api/v1/status.
+
+    `metrics_text` returns the daemon's metrics; the admin port adds its own.
+    """
     routes = APIRouter()
 
     @routes.get("/healthz")
     def healthz() -> Response:
-        """The daemon answers."""
+        """Report that the daemon answers."""
         condition()
         return PlainTextResponse("ok\n")
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        """200 where all of the job is done, 503 with the reasons where not."""
+        """Answer 200 if the daemon does all of its job, 503 with the reasons if not."""
         found = condition().troubles
         return JSONResponse(
             {"ready": not found, "reasons": found}, status_code=503 if found else 200
@@ -34,12 +37,12 @@ def router(
 
     @routes.get("/metrics")
     def metrics() -> Response:
-        """Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return Response(metrics_text() + instrumentation.port_metrics_text(), media_type=TEXT)
 
     @routes.get("/api/v1/status")
     def status() -> dict[str, object]:
-        """State, what is wrong, and where every reader of the log is."""
+        """Return the daemon's state, its troubles, and the position of every log reader."""
         found = condition()
         state = "degraded" if found.troubles else "running"
         return {"version": version, "state": state, "reasons": found.troubles, **found.figures}
@@ -48,12 +51,15 @@ def router(
 
 
 def models_router(figures: Callable[[], list[Figures]]) -> APIRouter:
-    """Route /metrics/models."""
+    """Return the route /metrics/models."""
     routes = APIRouter()
 
     @routes.get("/metrics/models")
     def models() -> Response:
-        """The metrics of single models in Prometheus' text format: many, so they are to be asked for once a minute or less."""
+        """Return the metrics of single models in Prometheus' text format.
+
+        The metrics are many, so scrape them once a minute at most.
+        """
         return Response(instrumentation.model_metrics_text(figures()), media_type=TEXT)
 
     return routes

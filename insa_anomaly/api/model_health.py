@@ -1,4 +1,4 @@
-"""Routes /api/v1/ml/health-check: run it, read its last report, ask why something was done."""
+"""Routes /api/v1/ml/health-check: run the check, read its last report, list its decisions."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -25,7 +25,7 @@ _BAD, _UNKNOWN, _CONFLICT = (
 def router(
     health: HealthService, clock: Callable[[], int], route_class: type[APIRoute]
 ) -> APIRouter:
-    """The routes over the health check."""
+    """Return the routes over the health check."""
     routes = APIRouter(
         prefix="/api/v1/ml/health-check", tags=["health check"], route_class=route_class
     )
@@ -37,7 +37,10 @@ def router(
         responses=answers(HealthReport, examples.HEALTH_REPORT, _BAD, _CONFLICT),
     )
     def check(request: Request, asked: HealthCheckBody) -> Response:
-        """Check all models now, by these actions. What is decided is carried out afterwards, by the daemons whose models it is about."""
+        """Check all models now, with these actions.
+
+        Decisions are carried out afterwards, by the daemons whose models they concern.
+        """
         return answered(
             health.run(tuple(dict.fromkeys(asked.actions)), caller(request).author, clock())
         )
@@ -48,14 +51,14 @@ def router(
         responses=answers(HealthReport, examples.HEALTH_REPORT, _BAD, _UNKNOWN),
     )
     def last() -> Response:
-        """The report of the last check, by whomever it was run."""
+        """Return the report of the last check, whether scheduled or requested."""
         return answered(health.report())
 
     @routes.get(
         "/decisions", openapi_extra=reads, responses=answers(DecisionPage, examples.DECISIONS, _BAD)
     )
     def decisions(asked: Annotated[DecisionQuery, Query()]) -> Response:
-        """What checks decided, newest first: with the reason, the figures it rests on, and what came of it."""
+        """List the decisions of checks, newest first, with reason, figures and outcome."""
         return answered(health.decisions(asked.wanted(), asked.after, asked.limit))
 
     return routes

@@ -1,4 +1,4 @@
-"""Routes /api/v1/ml/models: which there are, how each does."""
+"""Routes /api/v1/ml/models: the models, their performance, and changes to them."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -32,13 +32,13 @@ def router(
     clock: Callable[[], int],
     route_class: type[APIRoute],
 ) -> APIRouter:
-    """The routes over models."""
+    """Return the routes over models."""
     routes = APIRouter(prefix="/api/v1/ml/models", tags=["models"], route_class=route_class)
     reads, writes = needs(Permission.READ), needs(Permission.WRITE)
 
     @routes.get("", openapi_extra=reads, responses=answers(ModelPage, examples.MODELS, _BAD))
     def list_models(asked: Annotated[ModelQuery, Query()]) -> Response:
-        """Models, newest first, with how many there are and how many serve."""
+        """List models, newest first, with their total and the number that serve."""
         return answered(models.page(asked.wanted(), asked.after, asked.limit))
 
     @routes.get(
@@ -47,7 +47,7 @@ def router(
         responses=answers(ModelDetail, examples.MODEL_DETAIL, _BAD, _UNKNOWN),
     )
     def show_model(model_id: UUID) -> Response:
-        """All about one model: what it is, what its training says of it, and how its series stands."""
+        """Return a model with the figures of its training and the state of its series."""
         return answered(models.detail(str(model_id)))
 
     @routes.get(
@@ -56,7 +56,11 @@ def router(
         responses=answers(Performance, examples.PERFORMANCE, _BAD, _UNKNOWN),
     )
     def show_performance(model_id: UUID) -> Response:
-        """How a model does: figures of its training, its alarms over the last week, what operators say, the versions of its series."""
+        """Return a model's performance: its training, its alarms, the feedback on them.
+
+        The answer holds the figures of the training, the alarms of the last week, the verdicts of
+        operators, and the versions of the series.
+        """
         return answered(models.performance(str(model_id), clock()))
 
     @routes.put(
@@ -65,7 +69,10 @@ def router(
         responses=answers(ThresholdChange, examples.THRESHOLD, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
     )
     def set_threshold(request: Request, model_id: UUID, asked: ThresholdBody) -> Response:
-        """Let a model speak from this confidence on, over refits too. Answers what it would have done over the last week."""
+        """Set the least confidence at which a model opens episodes, for its refits too.
+
+        The answer holds the alarms a day of the last week, with the old and the new threshold.
+        """
         return answered(
             changes.set_threshold(str(model_id), asked.threshold, caller(request).author, clock())
         )
@@ -76,7 +83,10 @@ def router(
         responses=answers(StatusChange, examples.ACTIVATED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
     )
     def activate(request: Request, model_id: UUID) -> Response:
-        """Let this version serve its series: roll back, or promote. The stream takes it within a second."""
+        """Let this version serve its series, as a rollback or a promotion.
+
+        The stream adopts the version within a second.
+        """
         return answered(changes.activate(str(model_id), caller(request).author))
 
     @routes.get(
@@ -85,7 +95,10 @@ def router(
         responses=answers(Comparison, examples.COMPARISON, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
     )
     def compare(model_id: UUID) -> Response:
-        """How a version that scores along does beside the one that serves, on the same readings. Activate it to promote it."""
+        """Compare a shadow with the serving version, on the same readings.
+
+        Activate the shadow to promote it.
+        """
         return answered(models.comparison(str(model_id)))
 
     @routes.post(
@@ -94,7 +107,7 @@ def router(
         responses=answers(StatusChange, examples.SHADOWED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
     )
     def shadow(request: Request, model_id: UUID) -> Response:
-        """Let an archived version score the same stream without speaking, instead of the one that does."""
+        """Let an archived version score along as a shadow, in place of the current shadow."""
         return answered(changes.shadow(str(model_id), caller(request).author))
 
     @routes.delete(
@@ -103,7 +116,7 @@ def router(
         responses=answers(StatusChange, examples.UNSHADOWED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
     )
     def end_shadow(request: Request, model_id: UUID) -> Response:
-        """Let it score along no more."""
+        """Archive a shadow: the version scores the stream no longer."""
         return answered(changes.end_shadow(str(model_id), caller(request).author))
 
     @routes.delete(
@@ -112,7 +125,10 @@ def router(
         responses=answers(StatusChange, examples.DELETED, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
     )
     def delete(request: Request, model_id: UUID) -> Response:
-        """Remove a model's files. Its row stays, as deleted; where it served, its series has no model until there is another."""
+        """Remove a model's files; its row stays, with the status `deleted`.
+
+        If the model served, its series has no model until another is trained or activated.
+        """
         return answered(changes.delete(str(model_id), caller(request).author))
 
     return routes

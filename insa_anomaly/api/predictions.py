@@ -1,4 +1,4 @@
-"""Routes /api/v1/ml/predict: what a value would be as the next reading of its series."""
+"""Routes /api/v1/ml/predict: the score of a value as the next reading of its series."""
 
 from http import HTTPStatus
 
@@ -22,7 +22,7 @@ _MORE = (
 
 
 def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRouter:
-    """The routes that predict; each key has so many predictions a minute."""
+    """Return the prediction routes; every key has a limit of predictions a minute."""
     routes = APIRouter(prefix="/api/v1/ml", tags=["predictions"], route_class=route_class)
     reads = needs(Permission.READ)
 
@@ -32,8 +32,9 @@ def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRo
         responses=answers(PredictionAnswer, examples.PREDICTION, *_MORE),
     )
     async def predict(request: Request, asked: PredictBody) -> Response:
-        """What if this were the next reading of the series? Changes nothing."""
-        # In the loop's own thread: half a millisecond there is less than the way to another thread and back beside a busy stream.
+        """Score a value as if it were the next reading of the series; no state changes."""
+        # The loop's own thread answers: half a millisecond there costs less than the way to
+        # another thread and back beside a busy stream.
         return answered(
             predictions.predict(
                 caller(request).key, (asked.device_id, asked.metric_name), asked.value
@@ -46,7 +47,7 @@ def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRo
         responses=answers(BatchAnswer, examples.PREDICTIONS, *_MORE),
     )
     def predict_many(request: Request, asked: BatchBody) -> Response:
-        """The same for many values, each by itself as the next reading; every value counts as a prediction."""
+        """Score many values, each as the next reading; every value counts as a prediction."""
         return answered(
             predictions.predict_many(
                 caller(request).key, (asked.device_id, asked.metric_name), asked.values

@@ -1,4 +1,4 @@
-"""What is wrong, said the same way everywhere: a problem document (RFC 9457) for every answer that is no success."""
+"""Errors of the API: every answer that is no success is a problem document (RFC 9457)."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -27,7 +27,7 @@ AWAY_RETRY_SECONDS = 5
 
 
 class Problem(Exception):
-    """Ends a request with this answer."""
+    """An error that ends a request with this status, detail and headers."""
 
     def __init__(
         self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None
@@ -44,7 +44,7 @@ def answer(
     headers: Mapping[str, str] | None = None,
     errors: Sequence[object] = (),
 ) -> Response:
-    """The document; `errors` says of each part of the request what is wrong with it."""
+    """Return a problem document; `errors` names the faulty parts of the request."""
     said: dict[str, Any] = {
         "type": "about:blank",
         "title": status.phrase,
@@ -57,7 +57,7 @@ def answer(
 
 
 def describe_all(app: FastAPI) -> None:
-    """Every error that a route may end with becomes a problem document."""
+    """Turn every error that a route may raise into a problem document."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(InsaError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -68,7 +68,7 @@ def describe_all(app: FastAPI) -> None:
 
 async def _problem(request: Request, error: Exception) -> Response:
     del request
-    assert isinstance(error, Problem)  # noqa: S101 - as it was registered, here and below
+    assert isinstance(error, Problem)  # noqa: S101 - registered for it, here and below
     return answer(error.status, error.detail, error.headers)
 
 
@@ -98,7 +98,7 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """What was sent is not repeated: it may be a secret, or no text at all."""
+    """Answer without repeating the request, which may hold a secret or no text at all."""
     del request
     assert isinstance(error, RequestValidationError)  # noqa: S101
     wrong = [
@@ -116,7 +116,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """Nobody hears it, and it is no fault of ours."""
+    """End the request of a client that has disconnected; the daemon is not at fault."""
     del request, error
     return answer(HTTPStatus.BAD_REQUEST, "the request ended before it was whole")
 

@@ -1,4 +1,4 @@
-"""What callers send: strict forms, in which every field is known and every number finite."""
+"""Bodies and queries of requests: strict, every field known and every number finite."""
 
 import re
 from dataclasses import replace
@@ -40,7 +40,7 @@ def _cursor(said: str) -> Place:
 
 
 def _written(said: object) -> object:
-    """A number is no time here: whether it would be seconds or milliseconds is anybody's guess."""
+    """Refuse a number as a time, because seconds and milliseconds look alike."""
     if isinstance(said, str) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]", said):
         raise ValueError("a time is written as RFC 3339, as in 2026-11-22T10:00:00Z")
     return said
@@ -57,13 +57,13 @@ Status = Literal["active", "shadow", "archived", "disabled", "failed", "deleted"
 
 
 class Strict(BaseModel):
-    """A body."""
+    """A request body."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class ThresholdBody(Strict):
-    """PUT .../threshold."""
+    """Body of PUT .../threshold."""
 
     threshold: Annotated[
         float,
@@ -72,20 +72,20 @@ class ThresholdBody(Strict):
 
 
 class _SeriesBody(Strict):
-    """Which series."""
+    """A request body that names a series."""
 
     device_id: Annotated[Name, Field(examples=["PUMP-101"])]
     metric_name: Annotated[Name, Field(examples=["temperature"])]
 
 
 class PredictBody(_SeriesBody):
-    """POST .../predict."""
+    """Body of POST .../predict."""
 
     value: Annotated[float, Field(examples=[105.8])]
 
 
 class BatchBody(_SeriesBody):
-    """POST .../predict/batch."""
+    """Body of POST .../predict/batch."""
 
     values: Annotated[
         list[float], Field(min_length=1, max_length=BATCH_MOST, examples=[[71.3, 105.8]])
@@ -93,7 +93,7 @@ class BatchBody(_SeriesBody):
 
 
 class TrainBody(_SeriesBody):
-    """POST .../train."""
+    """Body of POST .../train for a single series."""
 
     training_window: Annotated[
         float | None,
@@ -107,7 +107,7 @@ class TrainBody(_SeriesBody):
 
 
 class FleetBody(Strict):
-    """POST .../train of many."""
+    """Body of POST .../train for many series."""
 
     device_pattern: Annotated[
         str,
@@ -129,14 +129,14 @@ class FleetBody(Strict):
 
 
 class FeedbackBody(Strict):
-    """POST .../feedback."""
+    """Body of POST .../feedback."""
 
     verdict: Annotated[Literal["confirmed", "dismissed"], Field(examples=["confirmed"])]
     note: Annotated[str, Field(max_length=2000, examples=["bearing replaced"])] = ""
 
 
 class HealthCheckBody(Strict):
-    """POST .../health-check."""
+    """Body of POST .../health-check."""
 
     task_type: Annotated[
         Literal["ml_model_health_check"], Field(examples=["ml_model_health_check"])
@@ -153,7 +153,7 @@ class HealthCheckBody(Strict):
 
 
 class TelemetryQuery(BaseModel):
-    """POST /telemetry: names that the payload leaves out."""
+    """Query of POST /telemetry: names that the payload leaves out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -168,31 +168,31 @@ class TelemetryQuery(BaseModel):
 
 
 class Query(BaseModel):
-    """What stands behind the question mark; its values are text by nature."""
+    """Parameters behind the question mark of an address; all of them arrive as text."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class Paged(Query):
-    """A page: how long, and after which place."""
+    """A page: its length, and the place after which it begins."""
 
     limit: Annotated[int, Field(ge=1, le=PAGE_MOST)] = PAGE
     cursor: Cursor | None = None
 
     @property
     def after(self) -> Place | None:
-        """Where the page before ended."""
+        """Place at which the previous page ended."""
         return self.cursor if isinstance(self.cursor, Place) else None
 
 
 class JobQuery(Paged):
-    """Which jobs."""
+    """Filter of jobs."""
 
     status: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
 
 
 class DecisionQuery(Paged):
-    """Which decisions of health checks."""
+    """Filter of the decisions of health checks."""
 
     device_id: Name | None = None
     metric_name: Name | None = None
@@ -200,7 +200,7 @@ class DecisionQuery(Paged):
     run_id: UUID | None = None
 
     def wanted(self) -> DecisionFilter:
-        """As the service takes it."""
+        """Return the filter as the service expects it."""
         model_id, run_id = (
             None if one is None else str(one) for one in (self.model_id, self.run_id)
         )
@@ -208,19 +208,19 @@ class DecisionQuery(Paged):
 
 
 class ModelQuery(Paged):
-    """Which models."""
+    """Filter of models."""
 
     device_id: Name | None = None
     metric_name: Name | None = None
     status: Status | None = None
 
     def wanted(self) -> ModelFilter:
-        """As the service takes it."""
+        """Return the filter as the service expects it."""
         return ModelFilter(self.device_id, self.metric_name, self.status)
 
 
 class _Found(Paged):
-    """Which anomalies or episodes."""
+    """Filter of anomalies or episodes."""
 
     device_id: Name | None = None
     metric_name: Name | None = None
@@ -230,7 +230,7 @@ class _Found(Paged):
     min_confidence: Annotated[float | None, Field(ge=0, le=1)] = None
 
     def wanted(self) -> Filter:
-        """As the service takes it."""
+        """Return the filter as the service expects it."""
         return Filter(
             device_id=self.device_id,
             metric_name=self.metric_name,
@@ -242,24 +242,24 @@ class _Found(Paged):
 
 
 class AnomalyQuery(_Found):
-    """Which anomalies."""
+    """Filter of anomalies."""
 
     episode_id: UUID | None = None
 
     def wanted(self) -> Filter:
-        """As the service takes it."""
+        """Return the filter as the service expects it."""
         return replace(
             super().wanted(), episode_id=None if self.episode_id is None else str(self.episode_id)
         )
 
 
 class EpisodeQuery(_Found):
-    """Which episodes."""
+    """Filter of episodes."""
 
     open: bool | None = None
 
     def wanted(self) -> Filter:
-        """As the service takes it."""
+        """Return the filter as the service expects it."""
         return replace(super().wanted(), open=self.open)
 
 

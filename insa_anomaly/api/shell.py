@@ -1,4 +1,4 @@
-"""What holds for every request: bodies have a limit, answers are not kept, and nothing guesses at their type."""
+"""Rules for every request: bodies are limited, answers not cached, their types not guessed."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -20,13 +20,13 @@ _TLS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 class Shell:
-    """Wraps an application."""
+    """Middleware that applies the limit on bodies and the common headers to an application."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -40,7 +40,7 @@ class Shell:
 
 
 class _Limited:
-    """Receives until the limit."""
+    """Receiver that refuses a body beyond the limit."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -55,7 +55,7 @@ class _Limited:
 
 
 class _Marked:
-    """Sends with the headers that every answer has."""
+    """Sender that adds the common headers to every answer."""
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
         self._send = send

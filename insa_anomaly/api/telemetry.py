@@ -1,4 +1,4 @@
-"""Route /api/v1/telemetry: readings over HTTP, for who has no MQTT."""
+"""Route /api/v1/telemetry: readings over HTTP, for senders without MQTT."""
 
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -30,7 +30,7 @@ _FORMS = {
 
 
 def router(telemetry: TelemetryService, route_class: type[APIRoute]) -> APIRouter:
-    """The route that takes readings."""
+    """Return the route that takes readings."""
     routes = APIRouter(prefix="/api/v1", tags=["telemetry"], route_class=route_class)
     extra: dict[str, Any] = {**needs(Permission.TELEMETRY), "requestBody": _FORMS}
 
@@ -40,7 +40,10 @@ def router(telemetry: TelemetryService, route_class: type[APIRoute]) -> APIRoute
         responses=answers(Taken, examples.TAKEN, HTTPStatus.UNPROCESSABLE_ENTITY),
     )
     async def take(request: Request, names: Annotated[TelemetryQuery, Query()]) -> Response:
-        """Readings in any form that is understood on MQTT, into the same log. Answers when they are on disk."""
+        """Write readings to the log, in any form that is understood on MQTT.
+
+        The answer is sent once the readings are on disk.
+        """
         taken = await run_in_threadpool(
             telemetry.take, names.device_id, names.metric_name, await request.body()
         )
