@@ -1,4 +1,7 @@
-"""`make chaos`: how it goes on standard error, the figures as one JSON object last on standard output; status 1 where anything is wrong."""
+"""The program of `make chaos`: progress on standard error, figures as JSON on standard output.
+
+The exit status is 1 where anything is wrong.
+"""
 
 import argparse
 import os
@@ -36,12 +39,11 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Run it; answers the exit status."""
+    """Carry out the plan; return the exit status."""
     unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
     with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(
-            0o711
-        )  # servers that may not run as root must get through to folders of their own
+        # Servers that may not run as root must reach folders of their own.
+        Path(folder).chmod(0o711)
         outcome = run(_plan(), Path(folder), Tools(unpacked if unpacked.is_dir() else None), _say)
     _say(", ".join(f"{kind} {times}" for kind, times in sorted(outcome.count.items())))
     slowest = (

@@ -1,4 +1,4 @@
-"""Looks from outside at what is left of a run, and holds it against what was said and what the detector makes of that."""
+"""The judgement of a run: its results against the messages and the detector's results."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,14 @@ from tests.acceptance.site import Heard, Site
 from tests.chaos.oracle import Expected, Standing
 from tests.chaos.plant import Message, is_poison
 
-TOLD_AGAIN = UNDER_WAY + int(
-    100 * SAFE_SECONDS
-)  # events after a break: those under way, and what was told before it, a hundred a second
+# Events repeated after a break: those in flight, and the ones published before, a hundred a second.
+TOLD_AGAIN = UNDER_WAY + int(100 * SAFE_SECONDS)
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Left:
-    """What is in the database, and what was heard."""
+    """Rows of the database, and events that a subscriber received."""
 
     readings: list[tuple[str, str, int, float]]
     dead: list[tuple[str, bytes]]
@@ -31,10 +30,11 @@ class Left:
 
     @classmethod
     def of(cls, site: Site, heard: Heard) -> "Left":
-        """All of it."""
+        """Collect all rows and events."""
         return cls(
             site.query(
-                "SELECT device_id, metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, value FROM telemetry_readings"
+                "SELECT device_id, metric_name, (extract(epoch FROM timestamp) * 1000000)::bigint, "
+                "value FROM telemetry_readings"
             ),
             [
                 (topic, bytes(payload))
@@ -49,7 +49,8 @@ class Left:
             {
                 str(row[0]): Standing(*row[1:])
                 for row in site.query(
-                    "SELECT id, readings, peak_confidence, (extract(epoch FROM closed_at) * 1000000)::bigint FROM anomaly_episodes"
+                    "SELECT id, readings, peak_confidence, "
+                    "(extract(epoch FROM closed_at) * 1000000)::bigint FROM anomaly_episodes"
                 )
             },
             [msgspec.json.decode(payload, type=Event) for _, payload in heard.told],
@@ -58,7 +59,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Excused:
-    """What may be: connections that ended, after each of which some events are told again, and messages that a killed broker lost."""
+    """Tolerated faults: connection breaks, which repeat events, and messages lost by a broker."""
 
     breaks: int | None = None  # None: any number
     lost: int = 0
@@ -66,7 +67,10 @@ class Excused:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The figures, and everything that is not as it must be, in words. What is `lost` is a message, each of its readings or some."""
+    """Figures of a run, and a complaint in words for every fault.
+
+    A `lost` message lacks all of its readings or some.
+    """
 
     stored: int
     lost: int
@@ -85,7 +89,11 @@ def judge(
     known: Expected,
     excused: Excused = Excused(),
 ) -> Verdict:
-    """`known`: what the messages hold; `expected`: what the detector makes of them in this order, None where the order was lost."""
+    """Judge a run.
+
+    `known` holds the readings of the messages; `expected` holds the detector's results in this
+    order, or None where the order was lost.
+    """
     complaints: list[str] = []
     found = Counter((device, metric, time) for device, metric, time, _ in left.readings)
     missing = known.readings.keys() - found.keys()
@@ -129,14 +137,14 @@ def judge(
             [name for name, times in heard.items() if times > 1],
         )
     return Verdict(
-        found.total(),
-        lost,
-        duplicates,
-        dead.total(),
-        poison.total(),
-        missing_events,
-        heard.total() - len(heard),
-        complaints,
+        stored=found.total(),
+        lost=lost,
+        duplicates=duplicates,
+        dead_letters=dead.total(),
+        poison=poison.total(),
+        events_missing=missing_events,
+        event_duplicates=heard.total() - len(heard),
+        complaints=complaints,
     )
 
 
@@ -162,7 +170,7 @@ def _compare(complaints: list[str], expected: Expected, left: Left) -> None:
 
 
 def _untold(left: Left) -> set[tuple[str, str]]:
-    """Beginnings and ends of episodes of the database that nobody was told of."""
+    """Return the beginnings and ends of recorded episodes that were not published."""
     told = {(event.episode_id, event.kind) for event in left.events}
     due = {(name, "opened") for name in left.episodes} | {
         (name, "closed") for name, one in left.episodes.items() if one.closed_at

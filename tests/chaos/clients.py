@@ -1,4 +1,4 @@
-"""The two ends of the plant, on paho as it comes: the devices, which keep what is not acknowledged, and an operator who listens."""
+"""The two ends of the plant on plain paho: devices, which repeat messages, and an operator."""
 
 import time
 from collections import deque
@@ -18,10 +18,11 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from insa_anomaly.adapters.embedded import Listener as Address
 from tests.chaos.plant import Message
 
-_NOBODY = 0x10  # a PUBACK's reason: nobody is subscribed to this
-_KEPT = 20_000  # messages a device can say again
-_SAFE_SECONDS = 5.0  # a broker writes to disk what it has acknowledged, and lives on for so long: then it is safe
-_WINDOW = 400  # messages without an answer
+_NOBODY = 0x10  # a PUBACK's reason: there is no subscriber
+_KEPT = 20_000  # messages that a device can repeat
+# A message is safe once the broker has lived this long after acknowledging it: it is on its disk.
+_SAFE_SECONDS = 5.0
+_WINDOW = 400  # unacknowledged messages
 _RETRY_SECONDS = 0.1
 
 
@@ -45,11 +46,14 @@ def _connect(client: paho.Client, address: Address) -> None:
 
 
 class Devices:
-    """Say messages at a pace and in order, whatever becomes of the broker.
+    """Publish messages at a pace and in order, whatever happens to the broker.
 
-    With `replay` they keep the device contract: what the broker may have forgotten is said again, which is what it acknowledged in the
-    last seconds before the connection ended, and all that is kept where it begins without their session. All of it happens in one thread,
-    since paho would let a message of another thread overtake those that go again on a new connection.
+    With `replay` the devices keep the device contract: they repeat the messages that the broker may
+    have forgotten. These are the messages acknowledged in the last seconds before the connection
+    ended, or all stored messages where the broker begins without the devices' session.
+
+    All of it happens in one thread, because paho would let a message of another thread overtake
+    messages that are repeated on a new connection.
     """
 
     def __init__(
@@ -64,9 +68,8 @@ class Devices:
         self._replay = replay
         self._unanswered: dict[int, Message] = {}
         self._again: deque[Message] = deque()
-        self._unsafe: deque[tuple[float, Message]] = (
-            deque()
-        )  # with when it was acknowledged, of connections that ended soon after
+        # Messages with the time of their acknowledgement, on connections that ended soon after.
+        self._unsafe: deque[tuple[float, Message]] = deque()
         self._silent = Event()
         self._closing = Event()
         self._client = _client(address, "devices")
@@ -81,22 +84,22 @@ class Devices:
         return len(self.said) - len(self._unanswered) - len(self._again)
 
     def stop(self, seconds: float) -> None:
-        """Say no more, and wait for the acknowledgements of what was said."""
+        """Publish no new messages, and wait for the acknowledgements of the published ones."""
         self._silent.set()
         until = time.monotonic() + seconds
         while self.puback < len(self.said) and self._thread.is_alive() and time.monotonic() < until:
             time.sleep(0.05)
 
     def again(self) -> None:
-        """Say all that is kept once more."""
+        """Repeat all stored messages."""
         self._again.extend(self.said[-_KEPT:])
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._closing.set()
         self._thread.join(10)
 
-    # ------------------------------------------------------------------------------------------------ its thread
+    # --------------------------------------------------------------------------------- the thread
     def _run(self) -> None:
         try:
             _connect(self._client, self._address)
@@ -107,7 +110,7 @@ class Devices:
                 elif self._client.is_connected():
                     self._speak(int((time.monotonic() - began) * self._rate) - len(self.said))
             self._client.disconnect()
-        except BaseException as error:  # noqa: BLE001 - whoever looks at the end must hear of it
+        except BaseException as error:  # noqa: BLE001 - the run must see it at its end
             self.failure = error
 
     def _reconnect(self) -> None:
@@ -156,9 +159,8 @@ class Devices:
         properties: object,
     ) -> None:
         del client, userdata, reason, properties
-        if (
-            self._replay and flags.session_present
-        ):  # it may have kept the session, and lost what came last
+        # The broker may have stored the session and lost the last messages.
+        if self._replay and flags.session_present:
             self._again.extend(message for _, message in self._unsafe)
         elif self._replay:
             self.again()
@@ -169,7 +171,7 @@ class Devices:
 def operator(
     address: Address, topics: str, heard: Callable[[str, bytes, float], None]
 ) -> Iterator[None]:
-    """Subscribe with a session that outlives connections, and acknowledge what comes once it is heard."""
+    """Subscribe with a session that outlives connections; acknowledge each handled message."""
     ready = Event()
     client = _client(address, "operator")
 

@@ -1,6 +1,7 @@
-"""The daemon on a disk whose size a test says: `python -m tests.chaos.cramped <file> run ...`; the file holds pages, of log and of states.
+"""The daemon on a disk whose size a test sets: `python -m tests.chaos.cramped <file> run ...`.
 
-Where there is no such file there is room for all.
+The file holds the number of pages, for the log and for the states. Without the file there is room
+for everything.
 """
 
 import sqlite3
@@ -19,13 +20,13 @@ PLENTY = 1 << 30
 
 
 def cramp(connection: sqlite3.Connection, said: Path) -> None:
-    """As many pages as the test says, but no fewer than there are."""
+    """Limit the file to the test's number of pages, but not below its present size."""
     pages = int(said.read_text()) if said.exists() else PLENTY
     connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def install(said: Path) -> None:
-    """Before every write."""
+    """Set the limit before every write."""
     append, transaction = Spool.append, StateFile._transaction
 
     def appending(

@@ -1,4 +1,7 @@
-"""The daemon that kills itself at a named place, the nth time it comes there: `python -m tests.chaos.crashing <place> <n> run ...`."""
+"""The daemon that kills itself at a named place, the nth time it arrives there.
+
+`python -m tests.chaos.crashing <place> <n> run ...`
+"""
 
 import os
 import signal
@@ -22,12 +25,12 @@ Crash = Callable[[], None]
 
 
 def before(owner: type, name: str) -> Callable[[Crash], None]:
-    """Where this method begins."""
+    """Crash at the beginning of this method."""
 
     def arm(crash: Crash) -> None:
         plain = getattr(owner, name)
 
-        def crashing(*values: Any, **named: Any) -> object:  # noqa: ANN401 - whatever the method takes
+        def crashing(*values: Any, **named: Any) -> object:  # noqa: ANN401 - any arguments
             crash()
             return plain(*values, **named)
 
@@ -37,12 +40,12 @@ def before(owner: type, name: str) -> Callable[[Crash], None]:
 
 
 def after(owner: type, name: str) -> Callable[[Crash], None]:
-    """Where this method ends."""
+    """Crash at the end of this method."""
 
     def arm(crash: Crash) -> None:
         plain = getattr(owner, name)
 
-        def crashing(*values: Any, **named: Any) -> object:  # noqa: ANN401 - whatever the method takes
+        def crashing(*values: Any, **named: Any) -> object:  # noqa: ANN401 - any arguments
             answer = plain(*values, **named)
             crash()
             return answer
@@ -53,7 +56,7 @@ def after(owner: type, name: str) -> Callable[[Crash], None]:
 
 
 def before_commit_of(name: str) -> Callable[[Crash], None]:
-    """Within this method of the state, when all is written and nothing is committed."""
+    """Crash within this method of the state, after all writes and before the commit."""
 
     def arm(crash: Crash) -> None:
         plain, transaction, within = getattr(StateFile, name), StateFile._transaction, list[str]()
@@ -65,7 +68,7 @@ def before_commit_of(name: str) -> Callable[[Crash], None]:
                 if within:
                     crash()
 
-        def method(*values: Any) -> object:  # noqa: ANN401 - whatever the method takes
+        def method(*values: Any) -> object:  # noqa: ANN401 - any arguments
             within.append(name)
             try:
                 return plain(*values)
@@ -79,7 +82,7 @@ def before_commit_of(name: str) -> Callable[[Crash], None]:
 
 
 def in_a_rename(crash: Crash) -> None:
-    """Where a file of a model is written, and has not its name yet."""
+    """Crash where a file of a model is written and does not have its name yet."""
     plain = os.fsync
 
     def crashing(descriptor: int) -> None:
@@ -89,7 +92,7 @@ def in_a_rename(crash: Crash) -> None:
     patch.object(os, "fsync", crashing).start()
 
 
-# Of the daemon in its stream.
+# Places in the daemon's stream.
 PLACES: dict[str, Callable[[Crash], None]] = {
     "before the log is written": before(Spool, "append"),
     "after the log is written, before PUBACK": after(Spool, "append"),
@@ -108,7 +111,7 @@ PLACES: dict[str, Callable[[Crash], None]] = {
     "in a model swap": before(Fleet, "swap"),
     "after a model swap": after(Fleet, "swap"),
 }
-# Of the training.
+# Places in a training.
 TRAINING_PLACES: dict[str, Callable[[Crash], None]] = {
     "in a model's rename": in_a_rename,
     "before the index knows the model": before(models.ModelFiles, "_enter"),
@@ -117,7 +120,7 @@ TRAINING_PLACES: dict[str, Callable[[Crash], None]] = {
 
 
 def crash_at(nth: int) -> Crash:
-    """Kill this process the nth time it is called."""
+    """Kill this process the nth time the function is called."""
     calls = count(1)
 
     def crash() -> None:
@@ -129,8 +132,7 @@ def crash_at(nth: int) -> Crash:
 
 if __name__ == "__main__":
     place, nth = sys.argv.pop(1), int(sys.argv.pop(1))
-    patch.object(
-        daemon, "TRIM_SECONDS", 0.5
-    ).start()  # else some places are come to every ten seconds only
+    # With the usual pause the daemon reaches some places only every ten seconds.
+    patch.object(daemon, "TRIM_SECONDS", 0.5).start()
     (PLACES | TRAINING_PLACES)[place](crash_at(nth))
     main()

@@ -1,4 +1,4 @@
-"""What can go wrong, drawn at random from a seed: every fault has a subject, which has one fault at a time, and an end."""
+"""Faults, drawn at random from a seed: each has an end, and a subject with one fault at a time."""
 
 import heapq
 import random
@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
-PAUSE = (
-    0.5,
-    1.5,
-)  # seconds from the beginning of one fault to that of the next, at least and at most
+# Seconds from the beginning of a fault to the beginning of the next, at least and at most.
+PAUSE = (0.5, 1.5)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind: `begin` does it, `heal` ends it after some time between the bounds (seconds), and answers whether it is over."""
+    """A kind of fault: `begin` causes it, `heal` ends it and returns whether it is over.
+
+    The fault lasts between `least` and `most` seconds.
+    """
 
     subject: str
     name: str
@@ -28,12 +29,12 @@ class Fault:
 
     @property
     def kind(self) -> str:
-        """What it is called."""
+        """Name of the kind of fault."""
         return f"{self.subject} {self.name}"
 
 
 class Span(NamedTuple):
-    """A fault that is over. Times are monotonic."""
+    """A fault that is over; times are monotonic."""
 
     kind: str
     began: float
@@ -42,20 +43,22 @@ class Span(NamedTuple):
 
 @dataclass
 class Injector:
-    """Draws faults, ends them in time, and remembers when each was."""
+    """A source of faults: it draws them, ends them in time and records their spans."""
 
     faults: Sequence[Fault]
     chance: random.Random
     pause: tuple[float, float] = PAUSE
     done: Counter[str] = field(default_factory=Counter)
     over: list[Span] = field(default_factory=list)
-    _due: list[tuple[float, int, float, Fault]] = field(
-        default_factory=list
-    )  # when to end it, a number, when it began
+    # Time to end the fault, a number, time of its beginning, the fault.
+    _due: list[tuple[float, int, float, Fault]] = field(default_factory=list)
     _numbers: Iterable[int] = field(default_factory=count)
 
     def run(self, seconds: float, watch: Callable[[], None], *, spared: str | None = None) -> None:
-        """Inject for so long; `watch` is called often; the `spared` subject is left alone. What goes on at the end goes on."""
+        """Inject faults for `seconds`, except into the `spared` subject; call `watch` often.
+
+        Faults that last at the end continue.
+        """
         now = time.monotonic()
         until, following = now + seconds, now + self.chance.uniform(*self.pause)
         while (now := time.monotonic()) < until:

@@ -1,4 +1,4 @@
-"""The run that nothing happens to: the same detector over the same readings, in one thread, without log, broker or database."""
+"""The undisturbed run: the same detector on the same readings, without log, broker or database."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from insa_anomaly.runtime.fleet import Fleet
 from tests.chaos.plant import BEGIN, KEYS, NEVER_HISTORICAL, Message, for_every_series
 
 _AT_ONCE = 2000  # messages
-_RECEIVED = BEGIN + 10**14  # long after any of it
+_RECEIVED = BEGIN + 10**14  # long after every reading
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Standing:
 
 @dataclass
 class Expected:
-    """What must be there in the end: values by (device, metric, microseconds), scores, episodes and kinds of events by id."""
+    """Expected results: values by (device, metric, time in µs); scores, episodes, events by id."""
 
     readings: dict[tuple[str, str, int], float] = field(default_factory=dict)
     anomalies: dict[str, float] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Expected:
     events: dict[str, str] = field(default_factory=dict)
 
     def take(self, telemetry: Telemetry, results: Results) -> None:
-        """Readings in the order of their arrival, and what the detector says of them."""
+        """Add readings in the order of their arrival, with the detector's results."""
         anomalous = (results.score < 0) & (
             (results.status == Status.SCORED) | (results.status == Status.LATE)
         )
@@ -45,16 +45,16 @@ class Expected:
             device, metric = telemetry.keys[number]
             time = int(telemetry.timestamp[i])
             if (device, metric, time) in self.readings:
-                continue  # said twice
+                continue  # repeated
             self.readings[device, metric, time] = float(telemetry.value[i])
             name = anomaly_id(device, metric, time, int(telemetry.discriminator[i]))
             if anomalous[i]:
                 self.anomalies[name] = float(results.score[i])
             if results.transition[i] != Transition.NONE:
-                self._turn(device, metric, time, name, results, i)
+                self._turn(device, metric, time, reading=name, results=results, i=i)
 
     def _turn(
-        self, device: str, metric: str, time: int, reading: str, results: Results, i: int
+        self, device: str, metric: str, time: int, *, reading: str, results: Results, i: int
     ) -> None:
         kind = Transition(int(results.transition[i])).name.lower()
         episode = episode_id(device, metric, int(results.episode_started[i]))
@@ -66,7 +66,7 @@ class Expected:
 
 
 def expected(messages: Iterable[Message]) -> Expected:
-    """What comes of these messages, in this order."""
+    """Return the results of these messages, in this order."""
     registry = Registry(len(KEYS))
     fleet = Fleet(registry, Parameters(), Policy())
     for one in for_every_series():

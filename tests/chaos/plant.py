@@ -1,6 +1,7 @@
-"""What the devices say under chaos: without end, the same for the same seed, with faults in it that are to be found.
+"""The devices' messages under chaos: endless, equal for equal seeds, with faults to be found.
 
-Of all messages 1 % are poison, 1 % are said twice and 1 % come out of order; every reading has a time of its own in its series.
+Of all messages 1 % are poison, 1 % are repeated and 1 % come out of order. Every reading has a time
+of its own in its series.
 """
 
 import heapq
@@ -21,7 +22,7 @@ from insa_anomaly.core.verdict import Policy
 
 BEGIN = 1_700_000_000_000_000  # microseconds
 STEP = 1_000_000
-NEVER_HISTORICAL = 1e10  # seconds: readings of the past are told as if they were new
+NEVER_HISTORICAL = 1e10  # seconds: old readings are alerted like new readings
 DEVICES = 20
 METRICS = ("temperature", "pressure")
 KEYS = [(f"press-{number:02}", metric) for number in range(DEVICES) for metric in METRICS]
@@ -36,19 +37,19 @@ Message = tuple[str, bytes]
 
 
 def is_poison(message: Message) -> bool:
-    """Whether this is one that no reading can be taken from."""
+    """Return whether the message holds no reading."""
     return message[1].startswith(b"poison")
 
 
 def time_of(message: Message) -> int:
-    """When its readings were taken, in microseconds."""
+    """Return the time of the readings, in microseconds."""
     found = microseconds(json.loads(message[1])["timestamp"])
     assert found is not None
     return found
 
 
 def messages(seed: int) -> Iterator[Message]:
-    """All that is said, in the order it is said."""
+    """Yield all messages, in the order of publication."""
     chance = np.random.default_rng([seed, 1])
     held: list[tuple[int, int, Message]] = []
     for number, message in enumerate(_rows(seed)):
@@ -65,7 +66,7 @@ def messages(seed: int) -> Iterator[Message]:
 
 
 def _rows(seed: int) -> Iterator[Message]:
-    """One message of every device a row."""
+    """Yield a message of every device for each row."""
     random = np.random.default_rng([seed, 2])
     first = 0
     while True:
@@ -87,7 +88,7 @@ def _message(row: int, device: int, metrics: Sequence[float]) -> Message:
 
 
 def _values(random: np.random.Generator, first: int, rows: int) -> npt.NDArray[np.float64]:
-    """[rows, devices, metrics]: slow waves, noise, and faults at known times."""
+    """Return slow waves, noise and faults at known times, [rows, devices, metrics]."""
     at = np.arange(first, first + rows)[:, None, None]
     values = _ordinary(random, at, (rows, DEVICES, len(METRICS)))
     turn = (np.arange(DEVICES)[:, None] * 7 + np.arange(len(METRICS)) * 75) % _FAULT_EVERY
@@ -105,10 +106,10 @@ def _ordinary(
     return values
 
 
-# ------------------------------------------------------------------------------------------------------ models
+# ------------------------------------------------------------------------------------- models
 @cache
 def trained() -> tuple[Trained, ...]:
-    """What is learnt of each metric; the devices are alike."""
+    """Return a model for each metric; the devices are alike."""
     at = np.arange(-_TRAINING_ROWS, 0)[:, None]
     values = np.round(_ordinary(np.random.default_rng(0), at, (_TRAINING_ROWS, len(METRICS))), 4)
     times = BEGIN + at[:, 0] * STEP
@@ -120,15 +121,15 @@ def trained() -> tuple[Trained, ...]:
             ("any", metric),
             metric,
             1,
-            Parameters(mature_days=0.0, mature_readings=0),
-            policy,
+            parameters=Parameters(mature_days=0.0, mature_readings=0),
+            policy=policy,
         )
         for i, metric in enumerate(METRICS)
     )
 
 
 def for_every_series() -> Iterator[Trained]:
-    """The same for every series, with its name and an id of its own, in the order of `KEYS`."""
+    """Yield the model of every series, with its own name and id, in the order of `KEYS`."""
     for number, (device_id, metric_name) in enumerate(KEYS):
         one = trained()[number % len(METRICS)]
         yield replace(one, model=_named(one.model, device_id, metric_name))

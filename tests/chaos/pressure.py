@@ -1,9 +1,13 @@
-"""`python -m tests.chaos.pressure outage|strangers|noisy|soak`: what a hardship costs those it does not concern; one JSON object last.
+"""The cost of a hardship for the parts that it does not concern; prints a JSON object last.
 
-outage: PostgreSQL is away for `--seconds` at `--rate` readings a second. strangers: `--devices` unknown ones report within `--seconds`.
-noisy: one device more reports `--times` as often as each of the others.
-soak: nothing but time, and by how much memory grows in it.
-Latencies are those of events, from the reading's timestamp to a subscriber, and of intake, from receipt to disk, before and meanwhile.
+`python -m tests.chaos.pressure outage|strangers|noisy|soak`
+
+outage: PostgreSQL is unreachable for `--seconds` at `--rate` readings a second. strangers:
+`--devices` unknown devices report within `--seconds`. noisy: an additional device reports `--times`
+as often as each of the others. soak: steady traffic; the growth of memory is measured.
+
+Latencies are measured before and during the hardship: of events, from the reading's timestamp to a
+subscriber, and of intake, from receipt to disk.
 """
 
 import argparse
@@ -38,11 +42,11 @@ from tests.benchmarks.subject import Subject, put_models, subject
 from tests.conftest import Server
 
 SPIKES = 0.02  # share of readings that open an episode
-LEAD_SECONDS = 2.0  # of a stretch, which are not looked at
+LEAD_SECONDS = 2.0  # at the beginning of a stretch, which are left out
 WARM_ROUNDS = 75
-LIVE_SECONDS = 10.0  # of traffic at a time while what was missed is written
-LOOK_SECONDS = 5.0  # between two looks at memory
-BEHIND = 50  # entries of the log: half a second of them
+LIVE_SECONDS = 10.0  # of traffic at a time, while the backlog is written
+LOOK_SECONDS = 5.0  # between two measurements of memory
+BEHIND = 50  # entries of the log: half a second of traffic
 NOISY = "noisy"
 DURABLE, SCORED = "insa_receive_to_durable_seconds", "insa_receive_to_score_seconds"
 Buckets = list[tuple[float, float]]
@@ -50,13 +54,13 @@ Buckets = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Stretch:
-    """Latencies of one stretch of traffic, seconds."""
+    """Latencies of a stretch of traffic, in seconds."""
 
     events: list[float]
     intake_p99: float
 
     def figures(self, when: str) -> dict[str, float | int]:
-        """As they are printed."""
+        """Return the figures as they are printed."""
         return {
             f"events_{when}": len(self.events),
             f"event_p99_ms_{when}": round(1e3 * percentile(self.events, 99), 1),
@@ -77,7 +81,7 @@ class Rig:
     published: int = 0
 
     def stretch(self, seconds: float) -> Stretch:
-        """Traffic for so long."""
+        """Publish for a number of seconds; return the latencies."""
         before = buckets(self._get("/metrics"), DURABLE)
         self.begin(seconds)
         done = self.end()
@@ -86,22 +90,22 @@ class Rig:
         return Stretch(events, quantile(before, buckets(self._get("/metrics"), DURABLE)))
 
     def begin(self, seconds: float) -> None:
-        """Traffic for so long, from now on."""
+        """Start to publish for a number of seconds."""
         self.plant.tell(Order(int(self.rate * seconds), self.rate, None, SPIKES))
 
     def end(self) -> Done:
-        """Wait for its end."""
+        """Wait for the end of the stretch."""
         done = self.plant.answer(Done)
         self.published += done.messages
         return done
 
     def behind(self) -> int:
-        """Entries of the log that are not recorded."""
+        """Return the number of log entries that are not recorded."""
         status = self.status()
         return status["log_last"] - status["recorded"]
 
     def status(self) -> dict[str, int]:
-        """What it says of itself, as far as it is figures."""
+        """Return the numbers of the status page."""
         return {
             name: said
             for name, said in json.loads(self._get("/api/v1/status")).items()
@@ -109,25 +113,25 @@ class Rig:
         }
 
     def rss_mb(self) -> float:
-        """Resident megabytes of the daemon."""
+        """Return the resident megabytes of the daemon."""
         return (
             int(Path(f"/proc/{self.daemon.pid}/status").read_text().split("VmRSS:")[1].split()[0])
             / 1024
         )
 
     def wait_recorded(self, seconds: float = 120.0) -> None:
-        """Until all of it is in the database."""
+        """Wait until the whole log is recorded."""
         deadline = time.monotonic() + seconds
         while self.behind() > 0:
             assert time.monotonic() < deadline, "it is not recorded in time"
             time.sleep(0.2)
 
     def lost(self) -> dict[str, int]:
-        """Of the plant's readings, those that are not in the database, and those that are there twice."""
+        """Count the plant's readings that are missing in the database, and the duplicates."""
         with psycopg.connect(self.postgres.address) as database:
             row = database.execute(
-                "SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry JOIN series s ON s.id = series_id"
-                " WHERE s.device_id LIKE 'line-%'"
+                "SELECT count(*), count(DISTINCT (series_id, ts))"
+                " FROM telemetry JOIN series s ON s.id = series_id"
             ).fetchone()
         assert row is not None
         return {
@@ -142,13 +146,16 @@ class Rig:
 
 
 def buckets(metrics: str, name: str) -> Buckets:
-    """Upper bounds of a histogram's buckets, and how many are at or below each."""
+    """Return the upper bounds of a histogram's buckets, with the count at or below each."""
     found = re.findall(rf'^{name}_bucket\{{le="([^"]+)"\}} (\S+)$', metrics, re.MULTILINE)
     return [(float(bound), float(count)) for bound, count in found]
 
 
 def quantile(before: Buckets, after: Buckets) -> float:
-    """The 99th percentile of what came between two looks at a cumulative histogram, straight lines within its buckets."""
+    """Return the 99th percentile of the values between two readings of a cumulative histogram.
+
+    Values are interpolated within the buckets.
+    """
     counts = [(bound, now - then) for (bound, now), (_, then) in zip(after, before, strict=True)]
     wanted, low, below = 0.99 * counts[-1][1], 0.0, 0.0
     for bound, count in counts:
@@ -163,7 +170,7 @@ def quantile(before: Buckets, after: Buckets) -> float:
 
 
 def outage(rig: Rig, seconds: float) -> dict[str, float | int]:
-    """PostgreSQL is away for so long."""
+    """Stop PostgreSQL for a number of seconds, and measure."""
     before = rig.stretch(min(60.0, max(20.0, seconds)))
     rig.postgres.stop()
     during = rig.stretch(seconds)
@@ -179,7 +186,7 @@ def outage(rig: Rig, seconds: float) -> dict[str, float | int]:
 
 
 def _drained(rig: Rig) -> float:
-    """When it had caught up, with traffic going on."""
+    """Return the time at which the recorder has caught up, with traffic continuing."""
     caught_up = None
     while caught_up is None:
         rig.begin(LIVE_SECONDS)
@@ -193,7 +200,7 @@ def _drained(rig: Rig) -> float:
 
 
 def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
-    """So many devices that nobody knows report once each, evenly within these seconds."""
+    """Let unknown devices report once each, evenly within these seconds, and measure."""
     before, memory = rig.stretch(min(60.0, max(20.0, seconds))), rig.rss_mb()
     messages = (
         (f"insa/iiot/telemetry/stranger-{number:06}", b'{"temperature": 20.0}')
@@ -217,7 +224,7 @@ def strangers(rig: Rig, seconds: float, devices: int) -> dict[str, float | int]:
 
 
 def noisy(rig: Rig, seconds: float, times: float) -> dict[str, float | int]:
-    """One device more, which reports so many times as often as each of the others."""
+    """Let an additional device report `times` as often as each of the others, and measure."""
     before = rig.stretch(min(60.0, max(20.0, seconds)))
     crowd = Crowd(
         rig.listener, chatter(NOISY), times * rig.rate / len({device_id for device_id, _ in keys()})
@@ -241,7 +248,7 @@ def noisy(rig: Rig, seconds: float, times: float) -> dict[str, float | int]:
 
 
 def chatter(device_id: str) -> Iterator[tuple[str, bytes]]:
-    """Messages of one reading each, as long as somebody takes them."""
+    """Yield messages of a single reading each, without end."""
     for number in itertools.count():
         yield (
             f"insa/iiot/telemetry/{device_id}",
@@ -252,7 +259,7 @@ def chatter(device_id: str) -> Iterator[tuple[str, bytes]]:
 
 
 class Crowd(Thread):
-    """Publishes these messages from now on, evenly, so many a second, until they are at their end or it is silenced."""
+    """A publisher that sends messages evenly, at a rate, until they end or it is silenced."""
 
     def __init__(
         self, broker: Listener, messages: Iterable[tuple[str, bytes]], rate: float
@@ -267,7 +274,7 @@ class Crowd(Thread):
         self.start()
 
     def silence(self) -> int:
-        """Wait for its end; answers how many the broker has, or raises what went wrong."""
+        """Wait for the end; return the number of messages at the broker, or raise the failure."""
         self._silence.set()
         self.join(60.0)
         if self._failure is not None:
@@ -275,10 +282,10 @@ class Crowd(Thread):
         return self._published
 
     def run(self) -> None:
-        """Publish."""
+        """Publish the messages."""
         try:
             self._publish()
-        except BaseException as error:  # noqa: BLE001 - whoever measures must hear of it
+        except BaseException as error:  # noqa: BLE001 - the measurement must see it
             self._failure = error
 
     def _publish(self) -> None:
@@ -299,7 +306,7 @@ class Crowd(Thread):
 
 
 def soak(rig: Rig, seconds: float) -> dict[str, float | int]:
-    """Traffic for so long, after a tenth as much in which caches fill."""
+    """Measure the memory under steady traffic, after a tenth of the time in which caches fill."""
     before = rig.stretch(seconds / 10)
     began = time.monotonic()
     looks = []
@@ -323,7 +330,7 @@ def soak(rig: Rig, seconds: float) -> dict[str, float | int]:
 
 @contextmanager
 def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
-    """Everything, in a folder of its own."""
+    """Start servers, plant, daemon and listener, in a folder of their own."""
     with ExitStack() as stack:
         data = folder / "pg"
         postgres = Server(
@@ -346,7 +353,7 @@ def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
         daemon = stack.enter_context(
             subject(folder, listener, postgres.address, {"record": {"last_retry": 2.0}})
         )
-        found = Rig(postgres, listener, plant, daemon, heard, rate)
+        found = Rig(postgres, listener, plant, daemon=daemon, heard=heard, rate=rate)
         plant.tell(Order(SERIES * WARM_ROUNDS, 10_000.0))
         found.end()
         found.wait_recorded()
@@ -354,7 +361,7 @@ def rig(folder: Path, tools: Tools, rate: float) -> Iterator[Rig]:
 
 
 def main() -> int:
-    """Measure it; answers the exit status."""
+    """Measure the chosen hardship; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.pressure", description=__doc__)
     parser.add_argument("hardship", choices=("outage", "strangers", "noisy", "soak"))
     parser.add_argument("--seconds", type=float, default=300.0)
@@ -364,9 +371,8 @@ def main() -> int:
     given = parser.parse_args()
     unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
     with tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(
-            0o711
-        )  # servers that may not run as root must get through to folders of their own
+        # Servers that may not run as root must reach folders of their own.
+        Path(folder).chmod(0o711)
         with rig(Path(folder), Tools(unpacked if unpacked.is_dir() else None), given.rate) as found:
             figures = {
                 "outage": partial(outage, found, given.seconds),

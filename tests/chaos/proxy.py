@@ -1,4 +1,4 @@
-"""A wire that can be cut: TCP between the daemon and one of its servers, which may be reset, delayed or swallowed."""
+"""A wire that can be cut: TCP to a server, which may be reset, delayed or stalled."""
 
 import selectors
 import socket
@@ -11,13 +11,13 @@ from threading import Lock, Thread
 
 _CHUNK = 65_536
 _TURN = 0.02
-_ROOM = 1 << 20  # bytes that wait in one direction; more stay with the sender
+_ROOM = 1 << 20  # bytes that wait in one direction; the rest stays with the sender
 Target = str | tuple[str, int]
 
 
 @dataclass(eq=False)
 class _Way:
-    """One direction of one connection: what was read, and when it may be written."""
+    """A direction of a connection: the bytes that were read, and the time at which they are due."""
 
     source: socket.socket
     sink: socket.socket
@@ -26,7 +26,7 @@ class _Way:
     ended: bool = False
 
     def give(self) -> None:
-        """Write what is due."""
+        """Write the bytes that are due."""
         while self.waiting and self.waiting[0][0] <= time.monotonic():
             due, data = self.waiting.popleft()
             try:
@@ -40,7 +40,7 @@ class _Way:
 
 
 class Proxy:
-    """Listens on a port of its own; `target` is an address, or the path of a unix socket."""
+    """A proxy on a port of its own; `target` is an address or the path of a unix socket."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -56,11 +56,11 @@ class Proxy:
         self._thread.start()
 
     def delay(self, seconds: float) -> None:
-        """Everything takes so much longer, both ways."""
+        """Delay everything by these seconds, in both directions."""
         self._delay = seconds
 
     def swallow(self, *, everything: bool) -> None:
-        """Nothing comes through, and nobody is told; what is sent meanwhile waits."""
+        """Let no byte through, without an error; bytes sent meanwhile wait."""
         self._swallow = everything
 
     def reset(self) -> None:
@@ -71,13 +71,13 @@ class Proxy:
             self._ways.clear()
 
     def close(self) -> None:
-        """End all of it."""
+        """Close every connection and the port."""
         self._closing = True
         self._thread.join(5)
         self.reset()
         self._listening.close()
 
-    # ------------------------------------------------------------------------------------------------ its thread
+    # --------------------------------------------------------------------------------- the thread
     def _run(self) -> None:
         while not self._closing:
             with selectors.DefaultSelector() as selector:
@@ -89,7 +89,7 @@ class Proxy:
             self._serve({key.fileobj for key, _ in ready})
 
     def _open(self) -> list[_Way]:
-        """Those to read from: not while all is swallowed, nor where too much waits."""
+        """Return the directions to read from: none while stalled, nor where too much waits."""
         if self._swallow:
             return []
         return [way for pair in self._ways for way in pair if not way.ended and way.bytes < _ROOM]

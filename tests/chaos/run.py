@@ -1,4 +1,4 @@
-"""One run: devices speak, faults happen, an operator listens; then all is healed, and what is left is judged."""
+"""A run: devices publish, faults happen, an operator listens; then the results are judged."""
 
 import random
 import time
@@ -24,29 +24,27 @@ from tests.chaos.oracle import expected
 from tests.chaos.world import EVERY_CHANGE, EVERY_TWO_SECONDS, World, opened
 from tests.conftest import wait_for
 
-UNUSUAL = (
-    "broker kill",
-)  # what is only done when asked for: no setting of mosquitto keeps every message through it
+# Faults only on request: no setting of mosquitto keeps every message through them.
+UNUSUAL = ("broker kill",)
 KILL_PAUSE = (8.0, 14.0)  # between kills of the broker, seconds
 DRAIN_SECONDS = 120.0
-_BREAKING = (
-    "daemon",
-    "broker",
-    "wire to broker",
-)  # faults that may end the connection to the broker
-_ON_THE_WAY = (*_BREAKING, "postgres", "wire to postgres")  # of a reading
+# Faults that may end the connection to the broker.
+_BREAKING = ("daemon", "broker", "wire to broker")
+_ON_THE_WAY = (*_BREAKING, "postgres", "wire to postgres")  # on the path of a reading
 _LOOK_SECONDS = 0.2
 _SLOWEST = 8
-_CALM_SHARE = 0.25  # of the time, at the end, in which the daemon itself is left alone so that its memory can be watched
-_WARM_SECONDS = 10.0  # of a daemon's life, in which its memory is not looked at
+# Share of the time, at the end, in which the daemon has no fault, so that its memory is measurable.
+_CALM_SHARE = 0.25
+_WARM_SECONDS = 10.0  # at the start of a daemon, in which its memory is not measured
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done. `rate` is messages a second; `kinds` limits the faults, None: all but the unusual.
+    """A plan of a run; `rate` is messages a second.
 
-    A broker that is killed saves every two seconds, and with `contract` devices say again what it may have lost; without it, it saves at
-    every change.
+    `kinds` limits the faults, and None means all but the unusual kinds. A broker that is killed
+    saves every two seconds, and with `contract` devices repeat the messages that it may have lost.
+    Without `contract` it saves at every change.
     """
 
     seconds: float = 120.0
@@ -57,24 +55,27 @@ class Plan:
     contract: bool = True
     latency: float = 0.0  # seconds that the wire to the broker always takes
     program: Sequence[str] = ("insa_anomaly",)  # the daemon's module and its first arguments
-    settings: Mapping[str, Mapping[str, object]] = field(
-        default_factory=dict
-    )  # of the daemon, by section
+    # Settings of the daemon, by section.
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def saving(self) -> Mapping[str, str]:
-        """How mosquitto keeps what it has acknowledged."""
+        """Settings by which mosquitto saves acknowledged messages."""
         if not self.kills_broker:
             return {}
         return EVERY_TWO_SECONDS if self.contract else EVERY_CHANGE
 
     @property
     def between(self) -> tuple[float, float]:
-        """A broker that is killed lives long enough for what it took to be safe, and devices to have said what they must."""
+        """Pause between faults.
+
+        A broker that is killed lives long enough to save acknowledged messages, and for devices to
+        repeat the others.
+        """
         return self.pause or (KILL_PAUSE if self.kills_broker else PAUSE)
 
     def wants(self, kind: str) -> bool:
-        """Whether this kind of fault is to happen."""
+        """Return whether this kind of fault may happen."""
         return (
             kind not in UNUSUAL
             if self.kinds is None
@@ -83,12 +84,15 @@ class Plan:
 
     @property
     def kills_broker(self) -> bool:
-        """Whether the broker may lose what it has acknowledged, and the order of the rest."""
+        """Whether the broker may lose acknowledged messages, and the order of the rest."""
         return self.kinds is not None and any(self.wants(kind) for kind in UNUSUAL)
 
 
 class Recovery(NamedTuple):
-    """How long one took, in seconds: without the time in which something else on the way of a reading was wrong, and with it."""
+    """Duration of a recovery, in seconds.
+
+    `alone` leaves out the time of other faults on the path of a reading, `seconds` includes it.
+    """
 
     alone: float
     seconds: float
@@ -96,7 +100,7 @@ class Recovery(NamedTuple):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What a run gave, as it is printed."""
+    """Figures of a run, as they are printed."""
 
     faults: int
     published: int
@@ -108,14 +112,14 @@ class Figures(msgspec.Struct, frozen=True):
     poison: int
     events_missing: int
     event_duplicates: int
-    recovery_p99_s: float | None  # of time in which nothing else was wrong
-    recovery_through_p99_s: float | None  # whatever else went wrong meanwhile
+    recovery_p99_s: float | None  # without the time of other faults
+    recovery_through_p99_s: float | None  # including the time of other faults
     rss_slope_kb_min: float | None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures; what is not as it must be; and how it went."""
+    """Figures and complaints of a run, and its course."""
 
     figures: Figures
     complaints: list[str]
@@ -126,7 +130,7 @@ class Outcome:
 
 @dataclass
 class Watch:
-    """Looks at the database and at the daemon's memory from time to time, in a thread of its own."""
+    """A thread that measures the newest row in the database and the daemon's memory."""
 
     world: World
     newest: list[tuple[float, int]] = field(default_factory=list)
@@ -152,7 +156,7 @@ class Watch:
 
 
 def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> Outcome:
-    """Do it all."""
+    """Carry out the plan."""
     chance, heard = random.Random(plan.seed), Heard()
     with ExitStack() as stack:
         world = stack.enter_context(opened(folder, tools, plan.saving))
@@ -176,7 +180,8 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
         injector.run(plan.seconds * _CALM_SHARE, world.watch, spared="daemon")
         injector.heal_all(world.watch)
         say(
-            f"{sum(injector.done.values())} faults, all over; waiting for {len(devices.said)} messages to come through"
+            f"{sum(injector.done.values())} faults, all over; "
+            f"waiting for {len(devices.said)} messages to come through"
         )
         settle(world, devices, heard)
         left, unheard = Left.of(world.site, heard), _unheard(world.site)
@@ -201,13 +206,14 @@ def run(plan: Plan, folder: Path, tools: Tools, say: Callable[[str], None]) -> O
 
 
 def settle(world: World, devices: Devices, heard: Heard) -> None:
-    """Everything said is acknowledged, scored, recorded and told; the daemon stops in good order."""
+    """Wait until each message is acknowledged, scored, recorded and published; stop the daemon."""
     devices.stop(DRAIN_SECONDS)
     world.keep_running()
     world.daemon.wait_ready()
     wait_for(lambda: world.newest() is not None, 10)
     before = -1
-    while before != (before := world.site.stored()):  # what is on its way from the broker
+    # until no message is in transit from the broker
+    while before != (before := world.site.stored()):
         world.daemon.wait_idle(DRAIN_SECONDS)
         time.sleep(0.5)
     world.site.wait_told(heard)
@@ -215,7 +221,10 @@ def settle(world: World, devices: Devices, heard: Heard) -> None:
 
 
 def _unheard(site: Site) -> list[str]:
-    """Episodes that are not among the alerts of everybody who is to hear them: all of them wait, since nobody took one."""
+    """Return a complaint for each target that lacks alerts of episodes.
+
+    All alerts wait, because no target accepts any.
+    """
     opened = {str(episode) for (episode,) in site.query("SELECT id FROM anomaly_episodes")}
     waiting: dict[str, set[str]] = {"mail": set(), "webhook:gone": set()}
     for target, body in site.alerts("SELECT target, body FROM waiting"):
@@ -258,7 +267,7 @@ def _p99(seconds: Sequence[float]) -> float | None:
 def recoveries_of(
     devices: Devices, faults: Sequence[Span], newest: Sequence[tuple[float, int]]
 ) -> list[Recovery]:
-    """From the end of each fault until a reading said after it is in the database."""
+    """Return the time from the end of each fault until a later reading is in the database."""
     said: dict[int, float] = {}
     device, _ = plant.KEYS[0]
     for message, at in zip(devices.said, devices.said_at, strict=True):
@@ -280,7 +289,7 @@ def recoveries_of(
 
 
 def together(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Stretches of time in which at least one of these was."""
+    """Return the spans of time in which at least one of these spans lasted."""
     joined: list[tuple[float, float]] = []
     for begin, end in sorted(spans):
         if joined and begin <= joined[-1][1]:
@@ -291,7 +300,7 @@ def together(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _slope(memory: Sequence[tuple[float, int, int]]) -> float | None:
-    """Kilobytes a minute by which the last daemon grew; None where it did not live for long enough."""
+    """Return the growth of the last daemon in kB a minute, or None if it lived too briefly."""
     lived = [(at, rss) for at, pid, rss in memory if pid == memory[-1][1]]
     looked = [(at, rss) for at, rss in lived if at > lived[0][0] + _WARM_SECONDS]
     if len(looked) < 20:

@@ -1,4 +1,7 @@
-"""The daemon with one strand of its safety net cut: `python -m tests.chaos.sabotaged <name> run ...`. The checker must see each."""
+"""The daemon with a strand of its safety net cut; the checker must detect each.
+
+`python -m tests.chaos.sabotaged <name> run ...`
+"""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +25,11 @@ from insa_anomaly.runtime import score
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.tell import Tell
 
-FAILING = 40  # of so many writes one fails
+FAILING = 40  # every 40th write fails
 
 
 def acknowledge_before_commit() -> None:
-    """What comes in is acknowledged at once, and written afterwards."""
+    """Acknowledge messages at once, and write them afterwards."""
     take = Intake.hand_over
 
     def hand_over(self: Intake, delivery: Delivery) -> bool:
@@ -38,7 +41,7 @@ def acknowledge_before_commit() -> None:
 
 
 def store_whatever_comes() -> None:
-    """Readings are inserted without a look at what is there; the test takes the table's key away."""
+    """Insert readings without a check for duplicates; the test drops the table's key."""
     load = queries.load
 
     def without_conflicts() -> Mapping[str, bytes]:
@@ -52,7 +55,7 @@ def store_whatever_comes() -> None:
 
 
 def go_on_after_a_failed_page() -> None:
-    """A page that the database did not take counts as recorded."""
+    """Count a page that the database did not accept as recorded."""
     record = PostgresRecorder.record
 
     def swallowing(self: PostgresRecorder, page: Page) -> None:
@@ -65,7 +68,7 @@ def go_on_after_a_failed_page() -> None:
 
 
 def forget_what_is_not_sent() -> None:
-    """An event counts as told when it is made, not when the broker has it."""
+    """Count an event as published when it is made, not when the broker has it."""
     commit = StateFile.commit
 
     def committing(
@@ -79,7 +82,7 @@ def forget_what_is_not_sent() -> None:
 
 
 def begin_anew_at_every_start() -> None:
-    """The states of the series are not taken up again."""
+    """Discard the stored states of the series."""
     restore = StateFile.restore
 
     def restoring(self: StateFile) -> tuple[int, dict[SeriesKey, bytes]]:
@@ -89,7 +92,7 @@ def begin_anew_at_every_start() -> None:
 
 
 def give_ids_by_chance() -> None:
-    """An event computed again gets another id."""
+    """Assign a new id to an event that is computed again."""
 
     def made(transition: Transition, reading: Anomaly, episode: Episode) -> Event:
         return msgspec.structs.replace(
@@ -100,7 +103,10 @@ def give_ids_by_chance() -> None:
 
 
 def acknowledge_on_any_connection() -> None:
-    """What came over one connection is acknowledged on the next as well, where its number may be another message's."""
+    """Acknowledge messages of an old connection on the next.
+
+    The number may belong to another message there.
+    """
 
     def acknowledging(self: Connection, *deliveries: Delivery) -> None:
         link = self._link
@@ -111,7 +117,7 @@ def acknowledge_on_any_connection() -> None:
 
 
 def acknowledge_what_fails() -> None:
-    """Now and then a write fails; what was to be written is acknowledged all the same."""
+    """Let a write fail now and then, and acknowledge its messages all the same."""
     append, calls = Spool.append, count(1)
 
     def failing(
@@ -134,7 +140,7 @@ def acknowledge_what_fails() -> None:
 
 
 def publish_again_what_is_under_way() -> None:
-    """What is not answered when a second is over goes again, on the same connection."""
+    """Publish unacknowledged events again on the same connection, once a second."""
     step, seconds = Tell.step, set[int]()
 
     def stepping(self: Tell, timeout: float) -> None:

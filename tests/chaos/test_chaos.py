@@ -1,4 +1,4 @@
-"""Under random faults nothing is lost, doubled or untold; and the parts of the harness do what they say."""
+"""Random faults cause no loss, no duplicate, no missing event; and the harness itself works."""
 
 import random
 import socket
@@ -29,7 +29,10 @@ SHORT = Plan(seconds=30.0, seed=7, rate=200.0)
 def test_nothing_is_lost_doubled_or_untold_under_random_faults(
     short_path: Path, tools: Tools
 ) -> None:
-    """Daemon, database, broker, cache and wires fail, twenty times and more; what is left is what an undisturbed run leaves."""
+    """A run with twenty or more faults leaves the results of an undisturbed run.
+
+    Daemon, database, broker, cache and wires fail.
+    """
     outcome = run(SHORT, short_path, tools, lambda _: None)
     figures = outcome.figures
     assert (outcome.complaints, outcome.exits) == ([], [])
@@ -45,7 +48,10 @@ def test_nothing_is_lost_doubled_or_untold_under_random_faults(
 def test_a_broker_that_is_killed_costs_little(
     rate: float, contract: bool, short_path: Path, tools: Tools
 ) -> None:
-    """Nothing where devices say again what it may have lost; else a message a kill, where it saves at every change."""
+    """A killed broker loses no message where devices repeat the messages that it may have lost.
+
+    Otherwise it loses at most a message a kill, where it saves at every change.
+    """
     plan = Plan(60.0, 3, rate, ["broker kill"], contract=contract)
     outcome = run(plan, short_path, tools, lambda _: None)
     assert (outcome.complaints, outcome.exits) == ([], [])
@@ -53,9 +59,12 @@ def test_a_broker_that_is_killed_costs_little(
     assert outcome.figures.lost <= (0 if contract else outcome.count["broker kill"])
 
 
-# -------------------------------------------------------------------------------------------------- the checker
+# -------------------------------------------------------------------------------- the checker
 def test_as_much_may_be_lost_as_is_excused() -> None:
-    """A message counts once, whichever of its readings are away; one more than that is a complaint, and so is poison."""
+    """The checker excuses the given number of lost messages, and complains of any more.
+
+    A message counts once, whichever of its readings are missing; so does poison.
+    """
     said = list(islice(plant.messages(1), 500))
     known = expected(said)
     poison = [message for message in said if plant.is_poison(message)]
@@ -73,15 +82,18 @@ def test_as_much_may_be_lost_as_is_excused() -> None:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------- the plant
+# ---------------------------------------------------------------------------------- the plant
 def test_the_plant_is_the_same_for_the_same_seed() -> None:
-    """And another for another."""
+    """The plant is equal for equal seeds, and differs for different seeds."""
     first, again, other = (list(islice(plant.messages(seed), 3000)) for seed in (1, 1, 2))
     assert first == again != other
 
 
 def test_the_plant_has_everything_in_it() -> None:
-    """About one in a hundred each is poison, said twice or out of order; and there are anomalies, late ones too, and episodes."""
+    """The plant has about 1 % each of messages that are poison, repeated or out of order.
+
+    There are anomalies, late anomalies and episodes.
+    """
     said = list(islice(plant.messages(3), 20_000))
     poison = [message for message in said if plant.is_poison(message)]
     assert len(set(poison)) == len(poison)
@@ -104,9 +116,9 @@ def _late(said: Iterable[plant.Message]) -> Iterator[bool]:
         newest[topic] = max(at, newest.get(topic, 0))
 
 
-# --------------------------------------------------------------------------------------------------- the faults
+# --------------------------------------------------------------------------------- the faults
 def test_faults_are_drawn_from_the_seed_and_all_of_them_end() -> None:
-    """A subject has one fault at a time; the spared one has none."""
+    """A subject has a single fault at a time; the spared subject has none."""
     under: set[str] = set()
 
     def fault(subject: str, name: str) -> Fault:
@@ -118,7 +130,7 @@ def test_faults_are_drawn_from_the_seed_and_all_of_them_end() -> None:
             under.discard(subject)
             return True
 
-        return Fault(subject, name, begin, heal, 0.0, 0.3)
+        return Fault(subject, name, begin, heal, least=0.0, most=0.3)
 
     faults = [fault(subject, name) for subject in ("a", "b", "c") for name in ("x", "y")]
     injector = Injector(faults, random.Random(1))
@@ -129,10 +141,10 @@ def test_faults_are_drawn_from_the_seed_and_all_of_them_end() -> None:
     assert not [kind for kind in injector.done if kind.startswith("c")]
 
 
-# ----------------------------------------------------------------------------------------------------- the wire
+# ----------------------------------------------------------------------------------- the wire
 @pytest.fixture
 def echo() -> Iterator[tuple[str, int]]:
-    """A server that says everything back."""
+    """Run a server that returns all bytes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -155,14 +167,17 @@ def echo() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def wire(echo: tuple[str, int]) -> Iterator[Proxy]:
-    """A wire to it."""
+    """Open a wire to the echo server."""
     proxy = Proxy(echo)
     yield proxy
     proxy.close()
 
 
 def test_a_wire_carries_delays_swallows_and_breaks(wire: Proxy) -> None:
-    """Bytes come through as they are; later, where it is slow; not before it ends, where all is swallowed; and a reset is a reset."""
+    """A wire carries bytes unchanged, delays them where it is slow, and holds them where it stalls.
+
+    A reset arrives as a reset.
+    """
     with socket.create_connection(("127.0.0.1", wire.port), 5.0) as client:
         client.settimeout(0.5)
         client.sendall(b"one")
@@ -186,13 +201,13 @@ def test_a_wire_carries_delays_swallows_and_breaks(wire: Proxy) -> None:
 
 
 def test_a_recovery_is_timed_without_what_else_was_wrong() -> None:
-    """Stretches that touch or overlap are one."""
+    """Spans that touch or overlap become a single span."""
     assert together([(5, 6), (1, 2), (2, 3), (1.5, 1.7)]) == [(1, 3), (5, 6)]
     assert together([]) == []
 
 
 def test_a_recovery_ends_with_a_reading_that_was_said_after_the_fault() -> None:
-    """Not with one that was said before; and not where there is none."""
+    """A recovery ends with a reading published after the fault, and needs such a reading."""
     said = [
         message
         for message in islice(plant.messages(1), 2000)

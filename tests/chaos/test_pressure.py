@@ -1,4 +1,7 @@
-"""What a hardship costs those it does not concern, in short; `make outage`, `strangers`, `noisy` and `soak` measure it at length."""
+"""The cost of a hardship for the parts that it does not concern, in short.
+
+`make outage`, `strangers`, `noisy` and `soak` measure it at length.
+"""
 
 from pathlib import Path
 
@@ -7,16 +10,14 @@ import pytest
 from insa_anomaly.adapters.embedded import Tools
 from tests.chaos.pressure import noisy, outage, rig, soak, strangers
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.timeout(600),
-]  # models are trained once, and kept for later runs
+# Models are trained once, and stored for later runs.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_while_the_database_is_away_events_go_out_and_nothing_is_lost(
     short_path: Path, tools: Tools
 ) -> None:
-    """And it catches up with traffic going on."""
+    """Events go out while the database is down, no reading is lost, and the backlog drains."""
     with rig(short_path, tools, 500.0) as found:
         figures = outage(found, 15.0)
     assert (figures["lost"], figures["duplicates"]) == (0, 0)
@@ -26,7 +27,10 @@ def test_while_the_database_is_away_events_go_out_and_nothing_is_lost(
 
 
 def test_strangers_cost_little(short_path: Path, tools: Tools) -> None:
-    """More of them than there is room for: memory stays, what known devices say is stored and told."""
+    """More unknown devices than there is room for cost little memory.
+
+    Readings of known devices are stored and their events published.
+    """
     with rig(short_path, tools, 500.0) as found:
         figures = strangers(found, 15.0, 5000)
     assert (figures["lost"], figures["duplicates"]) == (0, 0)
@@ -36,7 +40,7 @@ def test_strangers_cost_little(short_path: Path, tools: Tools) -> None:
 
 
 def test_a_noisy_device_costs_the_others_nothing(short_path: Path, tools: Tools) -> None:
-    """It is stored whole, and so are they; their events come as soon as before."""
+    """A noisy device and the others are stored completely, and events arrive as soon as before."""
     with rig(short_path, tools, 500.0) as found:
         figures = noisy(found, 20.0, 10.0)
     assert (figures["lost"], figures["duplicates"], figures["noisy_lost"]) == (0, 0, 0)
@@ -46,12 +50,11 @@ def test_a_noisy_device_costs_the_others_nothing(short_path: Path, tools: Tools)
 
 
 def test_time_costs_little(short_path: Path, tools: Tools) -> None:
-    """Half a minute of steady traffic: memory is looked at all along, and stays within a few megabytes."""
+    """Half a minute of steady traffic costs no more than a few megabytes of memory."""
     with rig(short_path, tools, 500.0) as found:
         figures = soak(found, 30.0)
     assert (figures["lost"], figures["duplicates"]) == (0, 0)
     assert figures["events_before"] > 0
     assert abs(figures["rss_mb_after"] - figures["rss_mb_before"]) < 20
-    assert (
-        figures["rss_slope_mb_an_hour"] != 0
-    )  # it was looked at: no process has the same pages all along
+    # Memory was measured: no process has the same pages all along.
+    assert figures["rss_slope_mb_an_hour"] != 0

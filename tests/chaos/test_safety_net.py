@@ -1,4 +1,7 @@
-"""The harness can fail: with any strand of the safety net cut, it complains. Killed at the worst places, the daemon gives it no cause."""
+"""The harness can fail: it complains when any strand of the safety net is cut.
+
+A daemon that is killed at the worst places causes no complaint.
+"""
 
 import json
 import os
@@ -33,10 +36,10 @@ from tests.chaos.world import World, opened
 from tests.conftest import ROOT
 
 TIMES = int(os.environ.get("INSA_TEST_CRASHES", "1"))  # kills at every place
-CRASH_SECONDS = 20.0  # in which a place is come to
+CRASH_SECONDS = 20.0  # within which the daemon reaches a place
 RARE = {"before log rows are dropped", "while log rows are dropped"}
 
-# What shows each of them: the faults, and words of a complaint.
+# The faults that expose each sabotage, and words of the complaint.
 SHOWN: Mapping[str, tuple[Plan, str]] = {
     "acknowledge_before_commit": (
         Plan(
@@ -77,7 +80,7 @@ LONG = {
 def test_a_strand_that_is_cut_is_seen(
     short_path: Path, tools: Tools, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run ends, and the checker says what is wrong."""
+    """The run of a sabotaged daemon ends, and the checker states the fault."""
     plan, words = SHOWN[name]
     if name == "store_whatever_comes":
         monkeypatch.setattr(running, "settle", keyless)
@@ -88,7 +91,7 @@ def test_a_strand_that_is_cut_is_seen(
 
 
 def keyless(world: World, devices: Devices, heard: Heard) -> None:
-    """Let everything be said once more, with a table that has no key against it."""
+    """Repeat all messages, with a table that has no key."""
     with psycopg.connect(world.site.database, autocommit=True) as session:
         session.execute("ALTER TABLE telemetry DROP CONSTRAINT telemetry_pkey")
     devices.again()
@@ -96,12 +99,19 @@ def keyless(world: World, devices: Devices, heard: Heard) -> None:
 
 
 def test_every_strand_has_its_test() -> None:
-    """The guard of connections has one of its own, below; a log that is not synced is shown by the order of system calls."""
+    """Every sabotage has a test.
+
+    The guard of connections has its own test below; a log that is not synced is exposed by the
+    order of system calls.
+    """
     assert {*SHOWN, "acknowledge_on_any_connection"} == set(SABOTAGES)
 
 
 def test_without_the_guard_of_connections_its_own_test_fails() -> None:
-    """It needs a broker that loses the session in between, which is scripted there."""
+    """The guard's own test fails without the guard.
+
+    The test needs a broker that loses the session, which is scripted there.
+    """
     acknowledge_on_any_connection()
     try:
         with pytest.raises(AssertionError):
@@ -110,13 +120,13 @@ def test_without_the_guard_of_connections_its_own_test_fails() -> None:
         patch.stopall()
 
 
-# ----------------------------------------------------------------------------------------------- crash places
+# ------------------------------------------------------------------------------ crash places
 @pytest.mark.long
 @pytest.mark.timeout(240 + 100 * TIMES)
 def test_killed_at_the_worst_places_nothing_is_lost_doubled_or_untold(
     short_path: Path, tools: Tools
 ) -> None:
-    """At each of them in turn, the nth time it is come to; what is left is what an undisturbed run leaves."""
+    """A daemon killed at each place, the nth time, leaves the results of an undisturbed run."""
     chance = random.Random(5)
     places = [place for place in PLACES for _ in range(TIMES)]
     chance.shuffle(places)
@@ -124,7 +134,7 @@ def test_killed_at_the_worst_places_nothing_is_lost_doubled_or_untold(
     with ExitStack() as stack:
         world = stack.enter_context(opened(short_path, tools, {}))
         world.site.put("storage", {"checkpoint_seconds": 0.3})
-        world.restart_as(("insa_anomaly",))  # from now on the broker keeps what comes
+        world.restart_as(("insa_anomaly",))  # from now on the broker keeps all messages
         assert world.daemon.terminate() == 0
         stack.enter_context(operator(world.broker.address, EVENTS, heard))
         devices = Devices(world.broker.address, plant.messages(5), 200.0, replay=False)
@@ -140,7 +150,7 @@ def test_killed_at_the_worst_places_nothing_is_lost_doubled_or_untold(
 
 
 def crash(world: World, place: str, nth: int) -> None:
-    """Run until the place is come to for the nth time; where that takes long, models of a start or log rows of an hour, be content."""
+    """Run until the daemon reaches the place for the nth time."""
     daemon = world.daemon
     daemon.program = ("tests.chaos.crashing", place, str(nth))
     daemon.launch()
@@ -153,7 +163,7 @@ def crash(world: World, place: str, nth: int) -> None:
 
 @pytest.mark.long
 def test_a_training_that_is_killed_leaves_what_was_or_what_is_to_be(tmp_path: Path) -> None:
-    """Wherever that hits it, the index names models that are whole, and the next training succeeds."""
+    """A training killed at any place leaves complete models, and the next training succeeds."""
     training = tmp_path / "a.csv"
     lines = machines(0)[0].write_training(tmp_path).read_text().splitlines()[:200]
     training.write_text("\n".join(",".join(line.split(",")[:2]) for line in lines))
@@ -177,7 +187,7 @@ def test_a_training_that_is_killed_leaves_what_was_or_what_is_to_be(tmp_path: Pa
 
 
 def command(module: str, *words: str) -> int:
-    """The exit status of this module."""
+    """Run the module; return its exit status."""
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         check=False,

@@ -1,4 +1,7 @@
-"""The daemon with a log that is not synced before it is acknowledged: `python -m tests.chaos.unsynced run ...`."""
+"""The daemon with a log that is not synced before its messages are acknowledged.
+
+`python -m tests.chaos.unsynced run ...`
+"""
 
 import sqlite3
 from unittest.mock import patch
@@ -8,7 +11,7 @@ from insa_anomaly.cli import main
 
 
 def install() -> None:
-    """Every connection to the log is opened with synchronous=NORMAL."""
+    """Open every connection to the log with synchronous=NORMAL."""
     connect = Spool._connect
 
     def lax(self: Spool, synchronous: str) -> sqlite3.Connection:

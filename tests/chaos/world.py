@@ -1,4 +1,4 @@
-"""A plant under chaos: servers behind wires that can be cut, a daemon that is started again whenever it ends, and all the faults."""
+"""A plant under chaos: servers behind wires that can be cut, a restarted daemon, all the faults."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any, TypeVar
@@ -30,16 +31,15 @@ from tests.conftest import Server
 
 RESTART_SECONDS = 0.2  # between the end of a daemon and the start of the next
 EVERY_TWO_SECONDS = {"autosave_interval": "1"}  # as shipped
-EVERY_CHANGE = EVERY_TWO_SECONDS | {
-    "autosave_on_changes": "true"
-}  # for a hundred messages a second, not for five hundred
+# Fast enough for a hundred messages a second, not for five hundred.
+EVERY_CHANGE = EVERY_TWO_SECONDS | {"autosave_on_changes": "true"}
 _Address = TypeVar("_Address")
 _SLOW = 0.3  # seconds a slow wire adds
 
 
 @dataclass
 class World:
-    """Everything of one run."""
+    """Servers, wires and daemon of a run."""
 
     site: Site
     daemon: Daemon
@@ -47,13 +47,13 @@ class World:
     postgres: Server[str]
     redis: Server[str]
     wires: dict[str, Proxy]
-    exits: list[str] = field(default_factory=list)  # ends of the daemon that nobody asked for
+    exits: list[str] = field(default_factory=list)  # ends of the daemon that no fault explains
     _expected: bool = False
     _again_at: float | None = None
 
-    # ------------------------------------------------------------------------------------------------ the daemon
+    # ------------------------------------------------------------------------------ the daemon
     def watch(self) -> None:
-        """Start the daemon again where it ended, as a supervisor does."""
+        """Start the daemon again after it ended, as a supervisor does."""
         if self.daemon.running:
             return
         if self._again_at is None:
@@ -65,13 +65,13 @@ class World:
             self.daemon.launch()
 
     def restart_as(self, program: Sequence[str]) -> None:
-        """Start it as this module with these arguments, under the settings as they are now."""
+        """Start the daemon as this module with these arguments, under the present settings."""
         self.site.config()
         self.daemon.program = program
         self.daemon.start()
 
     def keep_running(self, seconds: float = 5.0) -> None:
-        """Watch until it runs."""
+        """Watch until the daemon runs."""
         until = time.monotonic() + seconds
         while not self.daemon.running and time.monotonic() < until:
             self.watch()
@@ -91,20 +91,29 @@ class World:
     def _terminate(self) -> None:
         self._signal(signal.SIGTERM)
 
-    # ------------------------------------------------------------------------------------------------ the faults
+    # ------------------------------------------------------------------------------ the faults
     def faults(self) -> list[Fault]:
-        """Every kind, by subject; a broker that is killed is a subject of its own."""
+        """Return every kind of fault, by subject."""
         return [
-            *self._of_daemon(), *self._of_server("postgres", self.postgres, self._postgres_processes),
-            *self._of_server("redis", self.redis, lambda: [self.redis.pid(self.redis.address)]), *self._of_broker(),
-            *(fault for name, wire in self.wires.items() for fault in _of_wire(f"wire to {name}", wire)),
-        ]  # fmt: skip
+            *self._of_daemon(),
+            *self._of_server("postgres", self.postgres, self._postgres_processes),
+            *self._of_server("redis", self.redis, lambda: [self.redis.pid(self.redis.address)]),
+            *self._of_broker(),
+            *chain.from_iterable(_of_wire(f"wire to {n}", w) for n, w in self.wires.items()),
+        ]
 
     def _of_daemon(self) -> list[Fault]:
         return [
             Fault("daemon", "kill", lambda: self._signal(signal.SIGKILL), self._daemon_ended),
             Fault("daemon", "terminate", self._terminate, self._daemon_ended),
-            Fault("daemon", "freeze", lambda: self._signal(signal.SIGSTOP), self._thaw, 0.5, 3.0),
+            Fault(
+                "daemon",
+                "freeze",
+                begin=lambda: self._signal(signal.SIGSTOP),
+                heal=self._thaw,
+                least=0.5,
+                most=3.0,
+            ),
         ]
 
     def _thaw(self) -> bool:
@@ -124,10 +133,11 @@ class World:
             _send(frozen, signal.SIGCONT)
             return True
 
+        started = partial(_started, server)
         return [
-            Fault(name, "kill", server.kill, lambda: _started(server), 0.1, 1.0),
-            Fault(name, "stop", server.stop, lambda: _started(server), 0.5, 3.0),
-            Fault(name, "freeze", freeze, thaw, 1.0, 6.0),
+            Fault(name, "kill", begin=server.kill, heal=started, least=0.1, most=1.0),
+            Fault(name, "stop", begin=server.stop, heal=started, least=0.5, most=3.0),
+            Fault(name, "freeze", begin=freeze, heal=thaw, least=1.0, most=6.0),
         ]
 
     def _postgres_processes(self) -> list[int]:
@@ -135,33 +145,34 @@ class World:
         return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
     def _of_broker(self) -> list[Fault]:
+        def freeze() -> None:
+            _send([self.broker.address.pid], signal.SIGSTOP)
+
         def thaw() -> bool:
             _send([self.broker.address.pid], signal.SIGCONT)
             return True
 
+        name, started = "broker", partial(_started, self.broker)
         return [
-            Fault("broker", "stop", self.broker.stop, lambda: _started(self.broker), 0.2, 2.0),
-            Fault(
-                "broker",
-                "freeze",
-                lambda: _send([self.broker.address.pid], signal.SIGSTOP),
-                thaw,
-                0.5,
-                3.0,
-            ),
-            Fault("broker", "kill", self.broker.kill, lambda: _started(self.broker), 0.1, 1.0),
+            Fault(name, "stop", begin=self.broker.stop, heal=started, least=0.2, most=2.0),
+            Fault(name, "freeze", begin=freeze, heal=thaw, least=0.5, most=3.0),
+            Fault(name, "kill", begin=self.broker.kill, heal=started, least=0.1, most=1.0),
         ]
 
-    # ------------------------------------------------------------------------------------------------ the looking
+    # --------------------------------------------------------------------------- measurements
     def newest(self) -> int | None:
-        """Time of the newest row of the first series, in microseconds; None where the database does not say at once."""
+        """Return the time of the newest row of the first series, in microseconds.
+
+        Returns None where the database does not answer at once.
+        """
         device, metric = KEYS[0]
         try:
             with psycopg.connect(
                 self.site.database, connect_timeout=2, options="-c statement_timeout=1000"
             ) as connection:
                 row = connection.execute(
-                    "SELECT (extract(epoch FROM max(ts)) * 1000000)::bigint FROM telemetry WHERE series_id ="
+                    "SELECT (extract(epoch FROM max(ts)) * 1000000)::bigint FROM telemetry"
+                    " WHERE series_id ="
                     " (SELECT id FROM series WHERE device_id = %s AND metric_name = %s)",
                     (device, metric),
                 ).fetchone()
@@ -170,7 +181,7 @@ class World:
         return BEGIN if row is None or row[0] is None else int(row[0])
 
     def rss(self) -> int | None:
-        """Resident kilobytes of the daemon."""
+        """Return the resident kilobytes of the daemon."""
         with suppress(OSError, AssertionError, IndexError):
             return int(
                 Path(f"/proc/{self.daemon.pid}/status").read_text().split("VmRSS:")[1].split()[0]
@@ -179,7 +190,7 @@ class World:
 
 
 def _started(server: Server[Any]) -> bool:
-    """False while what is left of the one before is in its way."""
+    """Start the server; return False while remains of the previous process stand in its way."""
     try:
         server.start()
     except ServiceError:
@@ -202,22 +213,27 @@ def _of_wire(name: str, wire: Proxy) -> list[Fault]:
         wire.swallow(everything=False)
         return True
 
+    def stall() -> None:
+        wire.swallow(everything=True)
+
     return [
         Fault(name, "reset", wire.reset),
-        Fault(name, "slow", lambda: wire.delay(_SLOW), fast, 1.0, 4.0),
-        Fault(name, "black hole", lambda: wire.swallow(everything=True), through, 1.0, 5.0),
+        Fault(name, "slow", begin=lambda: wire.delay(_SLOW), heal=fast, least=1.0, most=4.0),
+        Fault(name, "black hole", begin=stall, heal=through, least=1.0, most=5.0),
     ]
 
 
 @contextmanager
 def opened(folder: Path, tools: Tools, saving: Mapping[str, str]) -> Iterator[World]:
-    """Servers, wires and models are there; the daemon is not started yet. `saving` is of mosquitto."""
+    """Open a world with servers, wires and models; the daemon is not started.
+
+    `saving` holds settings of mosquitto.
+    """
     command = tools.command("redis-server")
     if tools.command("mosquitto") is None or command is None:
         pytest.fail("mosquitto or redis-server is missing: run `make deps`", pytrace=False)
-    put_models(
-        folder, tuple(for_every_series()), KEYS, time.time_ns() // 1000
-    )  # no health check finds them unused for years
+    # Models of the present, so that no health check finds them unused for years.
+    put_models(folder, tuple(for_every_series()), KEYS, time.time_ns() // 1000)
     with ExitStack() as stack:
         postgres = stack.enter_context(_server(_postgres(folder)))
         cache = stack.enter_context(_server(_redis(folder, command)))
@@ -233,7 +249,7 @@ def opened(folder: Path, tools: Tools, saving: Mapping[str, str]) -> Iterator[Wo
         stack.callback(site.close)
         _configure(site, wires)
         _let_nobody_hear(site, stack.enter_context(socket.create_server(("127.0.0.1", 0))))
-        yield World(site, site.daemon(), broker, postgres, cache, wires)
+        yield World(site, site.daemon(), broker=broker, postgres=postgres, redis=cache, wires=wires)
 
 
 def _configure(site: Site, wires: dict[str, Proxy]) -> None:
@@ -251,7 +267,10 @@ def _configure(site: Site, wires: dict[str, Proxy]) -> None:
 
 
 def _let_nobody_hear(site: Site, deaf: socket.socket) -> None:
-    """Every anomaly is worth an alert, and all who are to hear of it fail: the mail server never answers, the others are not there."""
+    """Alert every anomaly, to targets that all fail.
+
+    The mail server never answers, the other targets do not exist.
+    """
     site.put("readings", {"historical_after": NEVER_HISTORICAL})
     site.put(
         "mail",
@@ -308,5 +327,12 @@ def _redis_pid(url: str) -> int:
 
 def _mosquitto(folder: Path, tools: Tools, settings: Mapping[str, str]) -> Server[Listener]:
     port, password = embedded.free_port(), token_urlsafe(12)
-    begin = partial(embedded.mosquitto, folder / "mosquitto", tools, port, password, settings)
+    begin = partial(
+        embedded.mosquitto,
+        folder / "mosquitto",
+        tools,
+        port=port,
+        password=password,
+        settings=settings,
+    )
     return Server(begin, lambda listener: listener.pid)
