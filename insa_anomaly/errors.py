@@ -1,6 +1,6 @@
 """What can break, one class each; the docstring is the message where none is given.
 
-Bad input is not here: it is a value (`core.reading.Rejected`).
+Bad input is not here: it is a value (`core.reading.parser.Rejected`).
 """
 
 

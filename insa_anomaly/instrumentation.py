@@ -25,10 +25,10 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from insa_anomaly.core.alert import Alert
-from insa_anomaly.core.event import Event, Transition
-from insa_anomaly.core.health import Decision
-from insa_anomaly.core.reading import Cause
+from insa_anomaly.core.notification.alert import Alert
+from insa_anomaly.core.notification.event import Event, Transition
+from insa_anomaly.core.operations.model_health import Decision
+from insa_anomaly.core.reading.reading import Cause
 
 REGISTRY = CollectorRegistry()
 PORT = CollectorRegistry()  # what the process of the admin port counts; all else is the daemon's

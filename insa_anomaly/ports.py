@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.alert import Alert
-from insa_anomaly.core.alerting import Account, Dispatch, Known
-from insa_anomaly.core.cadence import Cadence
-from insa_anomaly.core.event import Anomaly, Episode
-from insa_anomaly.core.health import Decision
-from insa_anomaly.core.reading import Raw, Rejected
+from insa_anomaly.core.notification.alert import Alert
+from insa_anomaly.core.notification.cadence import Cadence
+from insa_anomaly.core.notification.event import Anomaly, Episode
+from insa_anomaly.core.notification.routing import Account, Dispatch, Known
+from insa_anomaly.core.operations.model_health import Decision
+from insa_anomaly.core.reading.reading import Raw, Rejected
 
 SeriesKey = tuple[str, str]  # device_id, metric_name
 
@@ -543,7 +543,7 @@ class Models(Protocol):
         """One model. Raises ModelFileError."""
 
     def scorer(self, model_id: str) -> bytes:
-        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError; ModelStorageError: later, perhaps."""
+        """Its verified scorer file, for `core.series.detector.Model.from_bytes`. Raises ModelFileError; ModelStorageError: later, perhaps."""
 
     def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
         """Put this model aside as failed, and let the newest earlier version serve; answers that one. Raises ModelFileError."""

@@ -22,14 +22,14 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from insa_anomaly.core.alert import Severity
-from insa_anomaly.core.alerting import Route
-from insa_anomaly.core.cadence import Patience
-from insa_anomaly.core.detector import Parameters
-from insa_anomaly.core.device import DeviceParameters
-from insa_anomaly.core.health import Limits
-from insa_anomaly.core.reading import Acceptance, Subscription
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.device.detector import DeviceParameters
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.alert import Severity
+from insa_anomaly.core.notification.cadence import Patience
+from insa_anomaly.core.notification.routing import Route
+from insa_anomaly.core.operations.model_health import Limits
+from insa_anomaly.core.reading.topics import Acceptance, Subscription
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.alerting import Account, Dispatch, Known
-from insa_anomaly.core.cadence import Cadence
-from insa_anomaly.core.event import Anomaly, Episode
-from insa_anomaly.core.reading import Quality, Rejected
+from insa_anomaly.core.notification.cadence import Cadence
+from insa_anomaly.core.notification.event import Anomaly, Episode
+from insa_anomaly.core.notification.routing import Account, Dispatch, Known
+from insa_anomaly.core.reading.reading import Quality, Rejected
 from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
 from insa_anomaly.ports import (
     Delivery,

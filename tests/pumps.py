@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from insa_anomaly.core.features import Floats
+from insa_anomaly.core.units import Floats
 
 METRICS = ("pressure", "flow", "current", "power", "vibration", "temperature")
 NOISE = np.array([0.05, 1.0, 0.15, 0.08, 0.3, 0.2])  # of every sensor, in its own unit

@@ -11,7 +11,7 @@ import pytest
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.state import StateFile
-from insa_anomaly.core.alerting import Dispatch
+from insa_anomaly.core.notification.routing import Dispatch
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.tell import Tell
 from insa_anomaly.settings import Alerting, IssueTracker, MailServer, Settings, Storage

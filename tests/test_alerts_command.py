@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.cli import cli
-from insa_anomaly.core.alerting import Dispatch
+from insa_anomaly.core.notification.routing import Dispatch
 from insa_anomaly.errors import Conflict, NotFound
 from tests.core.alerts import DAY_ZERO, an_alert
 

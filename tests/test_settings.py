@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from insa_anomaly.adapters.mqtt import Tls
-from insa_anomaly.core.reading import Subscription
+from insa_anomaly.core.reading.topics import Subscription
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.settings import Settings, credential, load, secret
 from insa_anomaly.wiring.broker import access

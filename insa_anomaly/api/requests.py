@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from insa_anomaly.core.health import Action
+from insa_anomaly.core.operations.model_health import Action
 from insa_anomaly.ports import DecisionFilter, Filter, Place
 from insa_anomaly.services.anomalies import place
 from insa_anomaly.services.models import ModelFilter

@@ -13,7 +13,7 @@ from insa_anomaly.api.auth import needs
 from insa_anomaly.api.documents import answered, answers
 from insa_anomaly.api.problems import Problem
 from insa_anomaly.api.requests import TelemetryQuery
-from insa_anomaly.core.reading import Rejected
+from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.telemetry import Taken, TelemetryService
 

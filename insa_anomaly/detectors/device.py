@@ -1,6 +1,6 @@
 """The face of a device model: all metrics of a device together, with their window and the rows they are learnt from.
 
-Thin over `core.device`, as `detectors.series.AnomalyDetector` is over `core.detector`, and it keeps itself in a file in the same way.
+Thin over `core.device.detector`, as `detectors.series.AnomalyDetector` is over `core.series.detector`, and it keeps itself in a file in the same way.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from uuid import uuid5
 import msgspec
 import numpy as np
 
-from insa_anomaly.core import device, device_fleet, device_window, features
-from insa_anomaly.core.detector import Status
-from insa_anomaly.core.device import DeviceModel, DeviceParameters, DeviceResults, Served
-from insa_anomaly.core.device_history import DeviceHistory
-from insa_anomaly.core.event import NAMESPACE
-from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.verdict import Transition
+from insa_anomaly.core import units
+from insa_anomaly.core.device import batch, detector, window
+from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
+from insa_anomaly.core.device.history import DeviceHistory
+from insa_anomaly.core.notification.event import NAMESPACE
+from insa_anomaly.core.scoring.episodes import Transition
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.detectors.parameters import parameters as sorted_parameters
 from insa_anomaly.detectors.saved import decoded, read_arrays, write_arrays
 from insa_anomaly.detectors.timestamps import Timestamp, micros
 from insa_anomaly.errors import ModelFileError, TrainingError
 
 if TYPE_CHECKING:
-    from insa_anomaly.core.challenge import Challenge
-    from insa_anomaly.core.device_training import DeviceLearner
-    from insa_anomaly.core.training import Past
+    from insa_anomaly.core.device.training import DeviceLearner
+    from insa_anomaly.core.learning.challenge import Challenge
+    from insa_anomaly.core.learning.trained_model import Past
 
 _STATUS_NAMES = np.array([status.name.lower() for status in Status])
 _TRANSITION_NAMES = np.array([transition.name.lower() for transition in Transition])
 _CHUNK = 4096  # rows advanced at once
 _REMEMBERED = [Status.COLLECTING, Status.WARMING, Status.SCORED, Status.LATE]
-_CONTEXT = features.FLAT_CAP + features.LONG  # rows of the training data that fill the window
+_CONTEXT = units.FLAT_CAP + units.LONG  # rows of the training data that fill the window
 
 
 class DeviceDetector:
@@ -47,11 +48,11 @@ class DeviceDetector:
     has a reading in fewer than half of the rows is left out of the model until it is refitted with more. It goes on learning as
     `AnomalyDetector` does: once a day of rows, or from the first 500 where it was never trained.
 
-    Four measures decide (`core.device_features`), by the mean of their -log10 p, smoothed over ten rows; a row is anomalous where that
+    Four measures decide (`core.device.features`), by the mean of their -log10 p, smoothed over ten rows; a row is anomalous where that
     is rarer than `alpha`. The spans (10, 20 and 60 rows), `alpha`, the allowance for drift and the shrinkage of the covariance were
     chosen on the 34 recordings of a water pump that make up the Skoltech Anomaly Benchmark, and hold for every device.
 
-    Parameters are those of `core.device.DeviceParameters` and `core.verdict.Policy`; timestamps are as `AnomalyDetector` takes them.
+    Parameters are those of `core.device.detector.DeviceParameters` and `core.scoring.episodes.Policy`; timestamps are as `AnomalyDetector` takes them.
     """
 
     def __init__(self, device_id: str, metrics: Sequence[str], **parameters: float | str) -> None:
@@ -62,7 +63,7 @@ class DeviceDetector:
         self.parameters, self.policy = sorted_parameters(parameters, DeviceParameters)
         self._served: Served | None = None
         self._figures: dict[str, Any] = {}
-        self._state = device_window.empty(len(self.metrics))
+        self._state = window.empty(len(self.metrics))
         self._history = DeviceHistory(len(self.metrics), self.parameters)
 
     def train(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,9 +139,7 @@ class DeviceDetector:
                 f"{path} holds the model of {about['device_id']} with the metrics {', '.join(about['metrics'])}"
             )
         served = Served(DeviceModel.from_bytes(model.tobytes())) if model.size else None
-        if state.shape != (
-            device_window.width(len(served.model.metrics if served else self.metrics)),
-        ):
+        if state.shape != (window.width(len(served.model.metrics if served else self.metrics)),):
             raise ModelFileError(
                 f"{path} was saved by another version: its window has another form"
             )
@@ -220,10 +219,10 @@ class DeviceDetector:
             if self._served
             else self.parameters.first_fit_retry_readings
         )
-        return int(np.clip(np.ceil(step - self._state[device_window.SINCE_DUE]), 1, _CHUNK))
+        return int(np.clip(np.ceil(step - self._state[window.SINCE_DUE]), 1, _CHUNK))
 
     def _refit(self) -> None:
-        from insa_anomaly.core import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         times, values, _ = self._history.columns()
         with suppress(TrainingError):  # it goes on with what it has, and tries again a day later
@@ -237,7 +236,7 @@ class DeviceDetector:
     def _learn(
         self, times: Ints, values: Floats, past: Past[DeviceModel] | None
     ) -> Challenge[DeviceModel]:
-        from insa_anomaly.core.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         challenge = train(self._learner(), times, values, past)
         self._take_up(challenge)
@@ -253,47 +252,47 @@ class DeviceDetector:
         self._served = Served(trained.model)
         self._figures = {"training_samples": trained.samples} | trained.figures
         if self._looked_at != before:
-            self._state = device_window.rearranged(self._state, before, self._looked_at)
+            self._state = window.rearranged(self._state, before, self._looked_at)
 
     def _learner(self) -> DeviceLearner:
-        from insa_anomaly.core.device_training import DeviceLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.device.training import DeviceLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         version = self._served.model.version + 1 if self._served else 1
-        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{device.METRIC_NAME}\x1f{version}"))
+        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{detector.METRIC_NAME}\x1f{version}"))
         return DeviceLearner(
             self.device_id, self.metrics, name, version, self.parameters, self.policy
         )
 
     def _past(self, model: DeviceModel) -> Past[DeviceModel]:
-        from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning.trained_model import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         times, _, told = self._history.columns()
         return Past(model, times[told])
 
     def _warm_up(self, times: Ints, values: Floats) -> None:
         """Let the newest training data fill the window."""
-        newer = np.flatnonzero(times > self._state[device_window.LAST])[-_CONTEXT:]
-        episode = self._state[device_window.EPISODE].copy()
+        newer = np.flatnonzero(times > self._state[window.LAST])[-_CONTEXT:]
+        episode = self._state[window.EPISODE].copy()
         self._state, _ = self._advance(times[newer], values[newer])
-        self._state[device_window.EPISODE] = (
+        self._state[window.EPISODE] = (
             episode  # what is learnt from opens no episode, and closes none
         )
-        self._state[device_window.SINCE_DUE] = 0
+        self._state[window.SINCE_DUE] = 0
 
     def _advance(self, times: Ints, values: Floats) -> tuple[Floats, DeviceResults]:
         values = values[:, self._places]
         if len(times) != 1:
-            return device.advance(
+            return detector.advance(
                 self._state, self._served, times, values, self.policy, self.parameters
             )
-        states, results = device_fleet.advance_each(
+        states, results = batch.advance_each(
             [self._state], [self._served], times, values, self.policy, self.parameters
         )
         return states[0], results
 
     def _next_time(self) -> int:
         newest, pause = (
-            self._state[device_window.LAST],
+            self._state[window.LAST],
             self._served.model.interval if self._served else 0.0,
         )
         return int(newest + pause) if np.isfinite(newest) else 0
@@ -334,7 +333,7 @@ class DeviceDetector:
             row = values[0, [self.metrics.index(metric) for metric in served.model.metrics]]
             said["reasons"] = [
                 msgspec.structs.asdict(reason)
-                for reason in device.reasons(results, 0, row, served.model)
+                for reason in detector.reasons(results, 0, row, served.model)
             ]
         return said | {
             "model_id": served.model.id if served else None,

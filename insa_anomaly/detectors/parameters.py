@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.scoring.episodes import Policy
 
 
 class Learning(Protocol):

@@ -18,21 +18,25 @@ from uuid import uuid5
 import msgspec
 import numpy as np
 
-from insa_anomaly.core import detector, features
-from insa_anomaly.core.detector import Model, Models, Parameters, Results, Status, advance
-from insa_anomaly.core.event import NAMESPACE
-from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.reading import Quality
-from insa_anomaly.core.reasons import reasons
-from insa_anomaly.core.verdict import Transition
+from insa_anomaly.core import units
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.event import NAMESPACE
+from insa_anomaly.core.reading.reading import Quality
+from insa_anomaly.core.scoring.episodes import Transition
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.series import detector, features
+from insa_anomaly.core.series.detector import Model, Models, Results, advance
+from insa_anomaly.core.series.reasons import reasons
+from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.detectors.parameters import parameters as sorted_parameters
 from insa_anomaly.detectors.saved import decoded, read_arrays, write_arrays
 from insa_anomaly.detectors.timestamps import Timestamp, micros
 from insa_anomaly.errors import ModelFileError, TrainingError
 
 if TYPE_CHECKING:
-    from insa_anomaly.core.challenge import Challenge
-    from insa_anomaly.core.training import Past, SeriesLearner
+    from insa_anomaly.core.learning.challenge import Challenge
+    from insa_anomaly.core.learning.trained_model import Past
+    from insa_anomaly.core.series.training import SeriesLearner
 
 _STATUS_NAMES = np.array([status.name.lower() for status in Status])
 _TRANSITION_NAMES = np.array([transition.name.lower() for transition in Transition])
@@ -41,7 +45,7 @@ _SEEN = np.dtype(
     [("time", np.int64), ("value", np.float64), ("alarm", np.float64)]
 )  # alarm: the score, where it was below 0
 _REMEMBERED = [Status.COLLECTING, Status.WARMING, Status.SCORED, Status.LATE]
-_CONTEXT = features.FLAT_CAP + features.LONG  # readings of the training data that fill the window
+_CONTEXT = units.FLAT_CAP + units.LONG  # readings of the training data that fill the window
 
 
 class AnomalyDetector:
@@ -51,7 +55,7 @@ class AnomalyDetector:
     next, which takes about a second; an untrained one learns from its first 500 readings. Versions count the refits.
 
     Timestamps may be seconds since the epoch, datetimes (naive ones are UTC), ISO 8601 texts, or numpy and pandas times. Parameters are
-    those of `core.detector.Parameters` and `core.verdict.Policy`.
+    those of `core.series.detector.Parameters` and `core.scoring.episodes.Policy`.
 
     >>> detector = AnomalyDetector("PUMP-1", "pressure", random_state=7)
     >>> figures = detector.train({"timestamp": range(0, 60_000, 60), "value": [4.0 + i % 7 / 10 for i in range(1000)]})
@@ -208,7 +212,7 @@ class AnomalyDetector:
         )
 
     def _refit(self) -> None:
-        from insa_anomaly.core import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         times, values, _ = self._history()
         with suppress(TrainingError):  # it goes on with what it has, and tries again a day later
@@ -218,7 +222,7 @@ class AnomalyDetector:
                 self._take_up(challenge.refit(self._learner(), times, values, self._past()))
 
     def _learn(self, times: Ints, values: Floats, past: Past[Model] | None) -> Challenge[Model]:
-        from insa_anomaly.core.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         challenge = train(self._learner(), times, values, past)
         self._take_up(challenge)
@@ -232,7 +236,7 @@ class AnomalyDetector:
             self._take(trained.model, {"training_samples": trained.samples} | trained.figures)
 
     def _learner(self) -> SeriesLearner:
-        from insa_anomaly.core.training import SeriesLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.series.training import SeriesLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         version = self._model.version + 1 if self._model else 1
         model_id = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
@@ -241,7 +245,7 @@ class AnomalyDetector:
         )
 
     def _past(self) -> Past[Model]:
-        from insa_anomaly.core.training import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning.trained_model import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         assert self._model is not None  # noqa: S101 - the caller asked
         times, _, alarms = self._history()

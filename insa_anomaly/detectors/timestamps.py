@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from insa_anomaly.core.features import Ints
+from insa_anomaly.core.units import Ints
 
 Timestamp = float | str | datetime | np.datetime64
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.detector import Results
+from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import SeriesKey, Telemetry
 
 _GROWTH = 256

@@ -7,7 +7,7 @@ from threading import Lock
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.retry import Retry, backoff
+from insa_anomaly.core.operations.backoff import Retry, backoff
 from insa_anomaly.settings import Settings
 
 TURN_SECONDS = 0.5

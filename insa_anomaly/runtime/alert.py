@@ -8,9 +8,9 @@ from threading import Event as Flag
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.alert import Alert as Event
-from insa_anomaly.core.alert import alerts_of
-from insa_anomaly.core.alerting import Account, Target, decide, summaries
+from insa_anomaly.core.notification.alert import Alert as Event
+from insa_anomaly.core.notification.alert import alerts_of
+from insa_anomaly.core.notification.routing import Account, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports import AlertStore, Outgoing, State
 from insa_anomaly.runtime.courier import Courier

@@ -12,9 +12,9 @@ from time import sleep
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import features
-from insa_anomaly.core.detector import Model, Models
-from insa_anomaly.core.forest import Memory
+from insa_anomaly.core.scoring.forest import Memory
+from insa_anomaly.core.series import features
+from insa_anomaly.core.series.detector import Model, Models
 from insa_anomaly.errors import DaemonSilent
 
 ID_BYTES = 36  # of a model: a UUID as text

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.reading import SECOND
+from insa_anomaly.core.reading.parser import SECOND
 
 EVERY_SECONDS = 1.0
 EARLY = 30 * 86_400 * SECOND

@@ -10,8 +10,8 @@ from threading import Event, Thread
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.alert import delivery_id
-from insa_anomaly.core.retry import Circuit, Retry, backoff, failed
+from insa_anomaly.core.notification.alert import delivery_id
+from insa_anomaly.core.operations.backoff import Circuit, Retry, backoff, failed
 from insa_anomaly.errors import TargetAway, TargetRefused
 from insa_anomaly.ports import AlertStore, AlertTarget, Waiting
 

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.detector import Results
+from insa_anomaly.core.series.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.activity import Activity

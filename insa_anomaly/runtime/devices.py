@@ -1,7 +1,7 @@
 """Devices that have a model of all their metrics: the stream's readings become rows, and the rows are scored as they are complete.
 
 A row is scored with the reading that completes it, so what is found is a function of the log alone, like all else. Rows of different
-devices are scored together where they can be (`core.device_fleet`). A device without a model costs nothing here.
+devices are scored together where they can be (`core.device.batch`). A device without a model costs nothing here.
 """
 
 from collections.abc import Iterator
@@ -13,21 +13,27 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import alignment, device, device_fleet, device_window
-from insa_anomaly.core.alignment import Aligned
-from insa_anomaly.core.detector import Status
-from insa_anomaly.core.device import (
+from insa_anomaly.core.device import alignment, batch, detector, window
+from insa_anomaly.core.device.alignment import Aligned
+from insa_anomaly.core.device.detector import (
     METRIC_NAME,
     DeviceModel,
     DeviceParameters,
     DeviceResults,
     Served,
 )
-from insa_anomaly.core.event import NO_MODEL, Anomaly, Transition, anomaly_id, episode_id
-from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.forest import Arena
-from insa_anomaly.core.reading import Flag, Quality
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.notification.event import (
+    NO_MODEL,
+    Anomaly,
+    Transition,
+    anomaly_id,
+    episode_id,
+)
+from insa_anomaly.core.reading.reading import Flag, Quality
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.scoring.forest import Arena
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import SeriesKey, Telemetry
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.finding import Finding, finding
@@ -166,17 +172,14 @@ class Devices:
         place = self._places.get(device_id)
         served = Served(model, self._arena, number) if model else None
         if place is None and model is not None:
-            rows, state = (
-                alignment.empty(len(model.metrics)),
-                device_window.empty(len(model.metrics)),
-            )
+            rows, state = (alignment.empty(len(model.metrics)), window.empty(len(model.metrics)))
             self._add(_Device(device_id, model.metrics, served, rows, state))
         elif place is not None:
             one = self._all[place]
             one.served, one.moved = served, True
             if model and model.metrics != one.metrics:
                 one.rows = alignment.rearranged(one.rows, one.metrics, model.metrics)
-                one.state = device_window.rearranged(one.state, one.metrics, model.metrics)
+                one.state = window.rearranged(one.state, one.metrics, model.metrics)
                 one.metrics = model.metrics
                 self._forget_numbers()
 
@@ -214,9 +217,9 @@ class Devices:
         self._learn_numbers()
         places = np.unique(self._device[keys])
         for one in (self._all[place] for place in places[places >= 0].tolist()):
-            if max(one.state[device_window.LAST], alignment.newest(one.rows)) > latest:
+            if max(one.state[window.LAST], alignment.newest(one.rows)) > latest:
                 state = one.state.copy()
-                state[device_window.TIMES] = -np.inf
+                state[window.TIMES] = -np.inf
                 one.rows, one.state, one.moved = alignment.empty(len(one.metrics)), state, True
 
     def _taken(self, telemetry: Telemetry, outcome: Outcome) -> Iterator[_Completed]:
@@ -280,7 +283,7 @@ class Devices:
             *(np.concatenate([getattr(one.rows, name)[own] for one in group]) for name in _COLUMNS)
         )
         devices = [one.device for one in group]
-        states, results = device_fleet.advance_each(
+        states, results = batch.advance_each(
             [one.state for one in devices],
             [one.served for one in devices],
             rows.times,
@@ -299,7 +302,7 @@ class Devices:
         """Score all rows of one device."""
         device_, rows = one.device, one.rows
         before = _standing(device_.state)
-        device_.state, results = device.advance(
+        device_.state, results = detector.advance(
             device_.state,
             device_.served,
             rows.times,
@@ -348,9 +351,7 @@ def _row_of(one: _Device) -> RowOf:
 
 
 def _standing(state: Floats) -> int:
-    started, readings = state[
-        device_window.EPISODE.start : device_window.EPISODE.start + 2
-    ].tolist()
+    started, readings = state[window.EPISODE.start : window.EPISODE.start + 2].tolist()
     return int(started) if readings else 0
 
 
@@ -371,7 +372,7 @@ def _anomaly(one: ScoredRows, i: int) -> Anomaly:
     shares = results.shares[i]
     metric = int((shares if shares.any() else np.isfinite(values)).argmax())
     timestamp, score = int(one.rows.times[i]), float(results.score[i])
-    discriminator = int(device_window.discriminators(values[None])[0])
+    discriminator = int(window.discriminators(values[None])[0])
     return Anomaly(
         id=anomaly_id(device_id, METRIC_NAME, timestamp, discriminator),
         model_id=model.id if model else NO_MODEL,
@@ -386,7 +387,7 @@ def _anomaly(one: ScoredRows, i: int) -> Anomaly:
         expected=float(results.expected[i, metric]),
         lower=float(results.lower[i, metric]),
         upper=float(results.upper[i, metric]),
-        reasons=device.reasons(results, i, values, model) if model and score < 0 else [],
+        reasons=detector.reasons(results, i, values, model) if model and score < 0 else [],
         historical=bool(one.rows.historical[i]),
         episode_id=episode_id(device_id, METRIC_NAME, int(results.episode_started[i]))
         if results.episode_readings[i]

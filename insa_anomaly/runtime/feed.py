@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from insa_anomaly.core.reading import Cause, Parser, Raw, Reading, Rejected
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
 from insa_anomaly.ports import Entry, Log, SeriesKey, Swap, Telemetry
 
 KEEP_TIMES = 4096

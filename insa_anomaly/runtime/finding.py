@@ -5,8 +5,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.event import Anomaly, Episode, Transition
-from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.notification.event import Anomaly, Episode, Transition
+from insa_anomaly.core.units import Floats, Ints
 
 
 class Finding(NamedTuple):
@@ -20,7 +20,7 @@ class Finding(NamedTuple):
 
 
 class Judged(Protocol):
-    """Results with a verdict: `core.detector.Results` and `core.device.DeviceResults`."""
+    """Results with a verdict: `core.series.detector.Results` and `core.device.detector.DeviceResults`."""
 
     @property
     def transition(self) -> npt.NDArray[np.uint8]:

@@ -6,13 +6,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import features
-from insa_anomaly.core.detector import THRESHOLD, Model, Parameters, Results, advance
-from insa_anomaly.core.device import METRIC_NAME
-from insa_anomaly.core.event import Reason
-from insa_anomaly.core.forest import Memory
-from insa_anomaly.core.reasons import reasons
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.device.detector import METRIC_NAME
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.event import Reason
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.scoring.forest import Memory
+from insa_anomaly.core.series import features
+from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
+from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.ports import SeriesKey, Telemetry
 from insa_anomaly.runtime.board import Board
 from insa_anomaly.runtime.devices import Devices, DeviceTerms

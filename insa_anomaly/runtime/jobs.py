@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
+from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
 from insa_anomaly.ports import Job, ModelRow, Models, Outgoing, SeriesKey, State
 from insa_anomaly.runtime.model_events import ModelEvents

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from insa_anomaly.core.reading import SECOND, Cause, Rejected
+from insa_anomaly.core.reading.parser import SECOND
+from insa_anomaly.core.reading.reading import Cause, Rejected
 
 ONE_OF = 1000  # of those beyond the limit
 _HOUR = 3600 * SECOND

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import features
+from insa_anomaly.core import units
+from insa_anomaly.core.series import features
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime.board import Board, Window
 from insa_anomaly.runtime.fleet import Fleet
@@ -77,4 +78,4 @@ def compared(fleet: Fleet, key: SeriesKey) -> Compared | None:
 def _state(window: Window) -> State:
     if window.model is None:
         return "collecting"
-    return "warming" if window.state[features.COUNT] < features.LONG else "serving"
+    return "warming" if window.state[features.COUNT] < units.LONG else "serving"

@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.event import deterministic_id
-from insa_anomaly.core.notice import Notice
+from insa_anomaly.core.notification.event import deterministic_id
+from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Job, ModelRow, Outgoing, State
 from insa_anomaly.services.jobs import job_view

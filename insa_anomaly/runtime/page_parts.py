@@ -11,8 +11,8 @@ from time import monotonic
 
 import numpy as np
 
-from insa_anomaly.core.event import Anomaly, anomaly_id
-from insa_anomaly.core.reading import Rejected
+from insa_anomaly.core.notification.event import Anomaly, anomaly_id
+from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import RowsRefused
 from insa_anomaly.ports import Page, Recorder, Telemetry
 

@@ -14,8 +14,8 @@ from time import monotonic
 import numpy as np
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.event import Anomaly
-from insa_anomaly.core.reading import Cause, Raw, Rejected
+from insa_anomaly.core.notification.event import Anomaly
+from insa_anomaly.core.reading.reading import Cause, Raw, Rejected
 from insa_anomaly.errors import (
     DatabaseAway,
     DatabaseRefused,

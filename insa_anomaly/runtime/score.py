@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.detector import Model, Results, Status
-from insa_anomaly.core.device import METRIC_NAME, DeviceModel
-from insa_anomaly.core.event import (
+from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel
+from insa_anomaly.core.notification.event import (
     NO_MODEL,
     Anomaly,
     Episode,
@@ -29,7 +28,11 @@ from insa_anomaly.core.event import (
     episode_id,
     event_of,
 )
-from insa_anomaly.core.reading import SECOND, Acceptance, Flag
+from insa_anomaly.core.reading.parser import SECOND
+from insa_anomaly.core.reading.reading import Flag
+from insa_anomaly.core.reading.topics import Acceptance
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.series.detector import Model, Results
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
 from insa_anomaly.ports import CLOCK_SLACK, Models, Outgoing, SeriesKey, State, Swap, Telemetry
 from insa_anomaly.runtime.devices import KeptDevice, Outcome

@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import features
-from insa_anomaly.core.detector import Model, Models, Parameters, Results, advance
-from insa_anomaly.core.features import Bools, Floats, Ints
-from insa_anomaly.core.verdict import Policy, Transition
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.scoring.episodes import Policy, Transition
+from insa_anomaly.core.series import features
+from insa_anomaly.core.series.detector import Model, Models, Results, advance
+from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.ports import Telemetry
 
 _NO_SHADOW = -1

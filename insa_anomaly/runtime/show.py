@@ -7,7 +7,8 @@ from time import monotonic
 
 import msgspec
 
-from insa_anomaly.core.detector import Results, Status
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import Latest, SeriesKey, Telemetry
 
 EVERY_SECONDS = 1.0

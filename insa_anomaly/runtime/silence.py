@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.alert import SILENCE_TOPIC
-from insa_anomaly.core.cadence import Cadence, Patience
-from insa_anomaly.core.event import deterministic_id, rfc3339
-from insa_anomaly.core.silence import Silence, Silent
+from insa_anomaly.core.notification.alert import SILENCE_TOPIC
+from insa_anomaly.core.notification.cadence import Cadence, Patience
+from insa_anomaly.core.notification.event import deterministic_id, rfc3339
+from insa_anomaly.core.notification.silence import Silence, Silent
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, Silences, State, Telemetry
 

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
+from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.ports import ModelRow, Models, SeriesKey, Swap
 from insa_anomaly.settings import Training

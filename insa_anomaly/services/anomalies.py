@@ -4,7 +4,7 @@ from typing import Protocol
 
 import msgspec
 
-from insa_anomaly.core.event import Anomaly, Episode
+from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.errors import NotFound
 from insa_anomaly.ports import Feedback, Filter, Place, SeriesKey, Tally
 from insa_anomaly.services.audit import Audit, Author

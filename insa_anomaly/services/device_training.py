@@ -6,13 +6,19 @@ from uuid import uuid4
 
 import numpy as np
 
-from insa_anomaly.core import alignment, challenge
-from insa_anomaly.core.alignment import Aligned
-from insa_anomaly.core.challenge import Challenge
-from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME, DeviceModel, DeviceParameters
-from insa_anomaly.core.device_training import DeviceLearner, TrainedDevice
-from insa_anomaly.core.training import Past
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.device import alignment
+from insa_anomaly.core.device.alignment import Aligned
+from insa_anomaly.core.device.detector import (
+    FEWEST_METRICS,
+    METRIC_NAME,
+    DeviceModel,
+    DeviceParameters,
+)
+from insa_anomaly.core.device.training import DeviceLearner, TrainedDevice
+from insa_anomaly.core.learning import challenge
+from insa_anomaly.core.learning.challenge import Challenge
+from insa_anomaly.core.learning.trained_model import Past
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import TrainingError
 from insa_anomaly.ports import History, ModelRow, SeriesKey
 from insa_anomaly.services.training import Lesson, Readings, told

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
-from insa_anomaly.core.challenge import Challenge
-from insa_anomaly.core.device import METRIC_NAME
+from insa_anomaly.core.device.detector import METRIC_NAME
+from insa_anomaly.core.learning.challenge import Challenge
 from insa_anomaly.errors import InsaError, TrainingError
 from insa_anomaly.ports import History, ModelRow, SeriesKey
 from insa_anomaly.services.device_training import DeviceTrainingService

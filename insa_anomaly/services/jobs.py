@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import msgspec
 
-from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports import Job, ModelRow, Models, Place, SeriesKey
 from insa_anomaly.services.anomalies import cursor

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.detector import INTERVAL, Model
-from insa_anomaly.core.device import METRIC_NAME
+from insa_anomaly.core.device.detector import METRIC_NAME
+from insa_anomaly.core.series.detector import INTERVAL, Model
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
 from insa_anomaly.ports import ModelRow, Models, SeriesKey
 from insa_anomaly.services.anomalies import Findings

@@ -15,8 +15,8 @@ from uuid import uuid4
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.event import rfc3339
-from insa_anomaly.core.health import (
+from insa_anomaly.core.notification.event import rfc3339
+from insa_anomaly.core.operations.model_health import (
     DAY,
     TASK,
     Action,

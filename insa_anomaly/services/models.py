@@ -2,7 +2,7 @@
 
 import msgspec
 
-from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports import Figures, Filter, ModelRow, Models, Place, SeriesKey, Tally
 from insa_anomaly.services.anomalies import Findings, cursor

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core import detector
-from insa_anomaly.core.features import Features, Floats
+from insa_anomaly.core.series import detector
+from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.errors import Conflict, NotFound, TooLarge, TooMany
 from insa_anomaly.ports import Key, Models, SeriesKey
 from insa_anomaly.services.stream_view import Live, Serving

@@ -5,8 +5,8 @@ from typing import Protocol
 from uuid import UUID
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.health import notice
-from insa_anomaly.core.notice import Notice
+from insa_anomaly.core.notification.notice import Notice
+from insa_anomaly.core.operations.model_health import notice
 from insa_anomaly.errors import Conflict, NotFound, TooMany
 from insa_anomaly.ports import KeptDecision, ModelRow, Models
 from insa_anomaly.services.audit import Audit, Author

@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from insa_anomaly.core.features import Features, Floats
+from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.ports import SeriesKey
 
 State = Literal["collecting", "warming", "serving"]

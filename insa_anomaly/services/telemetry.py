@@ -6,7 +6,9 @@ from typing import Protocol
 
 import msgspec
 
-from insa_anomaly.core.reading import Parser, Raw, Rejected, Subscription
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.reading import Raw, Rejected
+from insa_anomaly.core.reading.topics import Subscription
 from insa_anomaly.errors import LogBroken
 
 ROOT = "$http"  # no MQTT topic begins so, but a broker's own

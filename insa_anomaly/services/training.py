@@ -8,11 +8,13 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import challenge
-from insa_anomaly.core.challenge import Challenge, Learner
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.training import Figures, Learnt, Past, SeriesLearner, Trained, TrainedModel
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning import challenge
+from insa_anomaly.core.learning.challenge import Challenge, Learner
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.learning.trained_model import Figures, Learnt, Past, TrainedModel
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.ports import History, ModelRow, SeriesKey
 
 M = TypeVar("M", bound=Learnt)

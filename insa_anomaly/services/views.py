@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from insa_anomaly.core.event import Anomaly, Episode, Reason, rfc3339
+from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, rfc3339
 from insa_anomaly.ports import Feedback, ModelRow
 
 Figure = float | int | str | dict[str, float] | None

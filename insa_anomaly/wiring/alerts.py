@@ -14,10 +14,10 @@ from insa_anomaly.adapters.targets.exchange import Exchange
 from insa_anomaly.adapters.targets.github import GitHub, Repository
 from insa_anomaly.adapters.targets.mail import Mail, Post
 from insa_anomaly.adapters.targets.webhook import Webhook
-from insa_anomaly.core.alert import MODEL_KINDS, linked
-from insa_anomaly.core.alert import Alert as CoreAlert
-from insa_anomaly.core.alerting import Route, Target
-from insa_anomaly.core.retry import Retry
+from insa_anomaly.core.notification.alert import MODEL_KINDS, linked
+from insa_anomaly.core.notification.alert import Alert as CoreAlert
+from insa_anomaly.core.notification.routing import Route, Target
+from insa_anomaly.core.operations.backoff import Retry
 from insa_anomaly.errors import AlertsBroken, Conflict, NotFound
 from insa_anomaly.ports import AlertTarget, DeadAlert, Outgoing, State, Waiting
 from insa_anomaly.runtime import courier

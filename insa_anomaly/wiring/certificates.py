@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from insa_anomaly.core.certificate import ends_of_pem, expires
+from insa_anomaly.core.operations.certificate import ends_of_pem, expires
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.runtime.certificates import Certificates
 from insa_anomaly.settings import Settings

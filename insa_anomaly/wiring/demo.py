@@ -19,7 +19,7 @@ from insa_anomaly.adapters.mqtt import Listener
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.core.reading import SECOND
+from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.errors import BrokerAway, ServiceError
 from insa_anomaly.ports import Page, SeriesKey, Telemetry
 from insa_anomaly.settings import (

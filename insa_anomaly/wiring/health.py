@@ -10,7 +10,7 @@ from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.core.health import Action
+from insa_anomaly.core.operations.model_health import Action
 from insa_anomaly.ports import DecisionFilter, Outgoing, SeriesKey, State
 from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.daemon import Parts

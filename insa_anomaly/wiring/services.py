@@ -14,7 +14,7 @@ from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
-from insa_anomaly.core.reading import Parser
+from insa_anomaly.core.reading.parser import Parser
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.model_health import HealthService

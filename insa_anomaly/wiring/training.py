@@ -22,8 +22,8 @@ from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
-from insa_anomaly.core.device import FEWEST_METRICS, METRIC_NAME
-from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
+from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.runtime.trainer import Answer, Child, FleetAnswer, FleetOrder, Order, Progress

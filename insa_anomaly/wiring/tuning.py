@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
-from insa_anomaly.core.tuning import Series, Setting, Tried, tried
+from insa_anomaly.core.series.tuning import Series, Setting, Tried, tried
 from insa_anomaly.errors import InsaError
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.settings import Settings

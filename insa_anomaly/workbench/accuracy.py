@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from insa_anomaly.core.features import Bools, Floats, Ints
+from insa_anomaly.core.units import Bools, Floats, Ints
 
 _DAY = 86_400e6  # microseconds
 Span = tuple[int, int]  # first and last row

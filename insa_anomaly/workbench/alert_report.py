@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from insa_anomaly.core.alert import Alert
-from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.notification.alert import Alert
+from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.ports import DeadAlert, Waiting
 
 

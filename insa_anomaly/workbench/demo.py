@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 from rich.console import Console
 
-from insa_anomaly.core.event import Event
+from insa_anomaly.core.notification.event import Event
 from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.workbench.leaving import Leaving

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from insa_anomaly import AnomalyDetector, DeviceDetector
-from insa_anomaly.core.features import Bools, Floats, Ints
+from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError, InsaError
 from insa_anomaly.workbench import accuracy
 from insa_anomaly.workbench.accuracy import Alarms, Counts

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.workbench.accuracy import Counts, EventFigures, Figures, figures
 from insa_anomaly.workbench.evaluation import Episode, Outcome, Run
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 import numpy as np
 
-from insa_anomaly.core.features import Bools, Ints
+from insa_anomaly.core.units import Bools, Ints
 from insa_anomaly.errors import FileFormatError
 from insa_anomaly.workbench.recording import EXPECTED_TIME, time_of
 

@@ -6,8 +6,8 @@ from queue import Empty, Queue
 
 import msgspec
 
-from insa_anomaly.core.event import Event
-from insa_anomaly.core.reading import microseconds
+from insa_anomaly.core.notification.event import Event
+from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.workbench.recording import Row
 from insa_anomaly.workbench.replay import TOPIC, Message
 from insa_anomaly.workbench.scoreboard import Alarm, alarm_of

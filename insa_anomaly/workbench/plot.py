@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from insa_anomaly.core.features import Bools, Floats, Ints
+from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError, PlotUnavailable
 from insa_anomaly.workbench.accuracy import runs as stretches
 from insa_anomaly.workbench.evaluation import Run

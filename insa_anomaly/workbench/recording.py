@@ -21,7 +21,7 @@ from typing import IO, NoReturn
 
 import msgspec
 
-from insa_anomaly.core.reading import microseconds
+from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.errors import FileFormatError
 
 LABELS = (

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from insa_anomaly.core.event import Event
-from insa_anomaly.core.reading import microseconds
+from insa_anomaly.core.notification.event import Event
+from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.workbench.plant import DEVICES, MINUTE, SIGNALS, Fault
 from insa_anomaly.workbench.scoreboard import Alarm, Figures, Finding
 

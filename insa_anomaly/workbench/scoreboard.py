@@ -6,8 +6,8 @@ from math import ceil
 
 import msgspec
 
-from insa_anomaly.core.event import Event
-from insa_anomaly.core.reading import microseconds
+from insa_anomaly.core.notification.event import Event
+from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.workbench.plant import HOUR, MINUTE, Fault
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from insa_anomaly.core.features import Bools, Floats, Ints
+from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError
 from insa_anomaly.workbench.labels import Labels, inside
 from insa_anomaly.workbench.recording import LABELS, Recording, Row, inspect, inspect_all

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from insa_anomaly.core.tuning import Setting, Tried
+from insa_anomaly.core.series.tuning import Setting, Tried
 
 _HEADINGS = (
     "accepted\na day",

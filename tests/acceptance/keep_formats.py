@@ -20,9 +20,9 @@ from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.core.detector import Parameters
-from insa_anomaly.core.reading import Reading
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.reading import Reading
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.ports import Page
 from insa_anomaly.services.training import Readings, TrainingService
 from tests.contracts.recorded import NOW, model, page

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.notification.event import rfc3339
 
 BEGIN = 1_700_000_000_000_000  # microseconds
 STEP = 10_000_000

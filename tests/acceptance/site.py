@@ -21,7 +21,7 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener as Address
 from insa_anomaly.adapters.embedded import Tools
 from insa_anomaly.adapters.mqtt import Access, Feeder, Listener
-from insa_anomaly.core.event import Event
+from insa_anomaly.core.notification.event import Event
 from tests.acceptance.daemon import Daemon, command
 from tests.acceptance.plant import Message
 from tests.conftest import ROOT, wait_for

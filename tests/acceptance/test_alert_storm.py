@@ -17,8 +17,8 @@ import pytest
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.targets.mail import Mail, Post
-from insa_anomaly.core.alerting import Route, Target
-from insa_anomaly.core.retry import Retry
+from insa_anomaly.core.notification.routing import Route, Target
+from insa_anomaly.core.operations.backoff import Retry
 from insa_anomaly.runtime.alert import Alert
 from insa_anomaly.runtime.courier import Courier, running
 from insa_anomaly.settings import Alerting
@@ -30,7 +30,7 @@ from tests.benchmarks.live import Live, bed, live
 from tests.benchmarks.publisher import Order
 from tests.benchmarks.timed import Span, p99
 from tests.conftest import wait_for
-from tests.core.test_alert import EVENT
+from tests.core.notification.test_alert import EVENT
 
 STORM = 10_000
 TOGETHER = 20  # events in a commit

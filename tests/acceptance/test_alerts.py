@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from insa_anomaly.core.event import Event
+from insa_anomaly.core.notification.event import Event
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.plant import DEVICES, METRICS, machines, stream
 from tests.acceptance.site import Heard, Site

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from insa_anomaly.core.reading import Cause
+from insa_anomaly.core.reading.reading import Cause
 from tests.acceptance.site import Site
 from tests.conftest import wait_for
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.notification.event import rfc3339
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.plant import BEGIN, METRICS, STEP, TRAINING_ROWS, machines, stream
 from tests.acceptance.site import Heard, Site, opened

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from insa_anomaly.core.reading import microseconds
+from insa_anomaly.core.reading.parser import microseconds
 from tests.acceptance.site import Site
 from tests.conftest import ROOT, wait_for
 

@@ -26,11 +26,12 @@ from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.health import DAY, HOUR
-from insa_anomaly.core.notice import Notice
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.notice import Notice
+from insa_anomaly.core.operations.model_health import DAY, HOUR
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import DecisionFilter, Page, SeriesKey, Telemetry
 from insa_anomaly.runtime import health as keeping
 from insa_anomaly.runtime.activity import Activity

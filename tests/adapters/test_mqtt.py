@@ -18,7 +18,7 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener as Broker
 from insa_anomaly.adapters.embedded import Tools, free_port
 from insa_anomaly.adapters.mqtt import Access, Backoff, Connection, Feeder, Listener, Terms, Tls
-from insa_anomaly.core.certificate import expires
+from insa_anomaly.core.operations.certificate import expires
 from insa_anomaly.errors import BrokerAway, BrokerRefused, ConfigError
 from insa_anomaly.ports import Delivery, Settled
 from tests.adapters.scripted_broker import PUBLISH, SUBSCRIBE, ScriptedBroker, Wire

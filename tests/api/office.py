@@ -23,9 +23,9 @@ from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.api import app
-from insa_anomaly.core.detector import Model
-from insa_anomaly.core.event import Anomaly, Episode, Reason, anomaly_id, episode_id
-from insa_anomaly.core.training import Trained, fit
+from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, anomaly_id, episode_id
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.training import Trained, fit
 from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
 from insa_anomaly.runtime.feed import Registry
 from insa_anomaly.runtime.fleet import Fleet

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
-from insa_anomaly.core.detector import INTERVAL, Model
-from insa_anomaly.core.device import METRIC_NAME
-from insa_anomaly.core.verdict import Policy, Standing, Transition, step
+from insa_anomaly.core.device.detector import METRIC_NAME
+from insa_anomaly.core.scoring.episodes import Policy, Standing, Transition, step
+from insa_anomaly.core.series.detector import INTERVAL, Model
 from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.services.model_changes import opened
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, problem

@@ -7,7 +7,7 @@ import pytest
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
-from insa_anomaly.core.health import DAY, Action
+from insa_anomaly.core.operations.model_health import DAY, Action
 from insa_anomaly.ports import Counted, ModelRow, Page
 from tests.api.office import KEY, NOTHING, Office, now, problem
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.ports import Feedback
 from insa_anomaly.workbench.plant import Plant
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, opened, problem

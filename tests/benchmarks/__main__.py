@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from insa_anomaly.core.training import Trained
+from insa_anomaly.core.series.training import Trained
 from tests.benchmarks import device_rows, fleet, live, memory, predicting, scoring
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.figure import Figure

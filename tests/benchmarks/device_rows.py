@@ -6,13 +6,13 @@ from uuid import UUID
 
 import numpy as np
 
-from insa_anomaly.core import device, device_window
-from insa_anomaly.core.device import DeviceModel, DeviceParameters, Served
-from insa_anomaly.core.device_fleet import advance_each
-from insa_anomaly.core.device_training import fit
-from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.forest import Arena
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.device import detector, window
+from insa_anomaly.core.device.batch import advance_each
+from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, Served
+from insa_anomaly.core.device.training import fit
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.scoring.forest import Arena
+from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import Telemetry
 from insa_anomaly.runtime.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.feed import Registry
@@ -73,14 +73,14 @@ class DeviceRig:
     def alone(self, i: int) -> object:
         """The row of one."""
         own = slice(i, i + 1)
-        return device.advance(
+        return detector.advance(
             self.states[i], self.served[i], self.times[own], self.values[own], _POLICY, _PARAMETERS
         )
 
 
 def _warm(served: Served, times: Ints, values: Floats) -> Floats:
-    state = device_window.empty(len(METRICS))
-    return device.advance(state, served, times[:-1], values[:-1], _POLICY, _PARAMETERS)[0]
+    state = window.empty(len(METRICS))
+    return detector.advance(state, served, times[:-1], values[:-1], _POLICY, _PARAMETERS)[0]
 
 
 def device_rows(rig: DeviceRig, seconds: float) -> Figure:

@@ -13,9 +13,10 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 from insa_anomaly import core
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.training import Trained, fit
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.training import Trained, fit
 from tests.benchmarks import signals
 from tests.benchmarks.signals import KINDS
 

@@ -11,7 +11,7 @@ import psycopg
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener, Tools
-from insa_anomaly.core.training import Trained
+from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.audience import Audience, audience
 from tests.benchmarks.child import ROOT, Child, child
 from tests.benchmarks.naive import EVENTS, Situation

@@ -12,8 +12,9 @@ from typing import TypeVar
 import joblib
 from sklearn.ensemble import IsolationForest
 
-from insa_anomaly.core.detector import Model, Models, Parameters
-from insa_anomaly.core.training import Trained
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.series.detector import Model, Models
+from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.process import resident_bytes
 
 _MODELS = 1000

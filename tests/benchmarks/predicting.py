@@ -9,7 +9,7 @@ import numpy as np
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
-from insa_anomaly.core.training import Trained
+from insa_anomaly.core.series.training import Trained
 from insa_anomaly.services.keys import KeyService, Permission, Wish
 from tests.benchmarks.caller import Call, Heard
 from tests.benchmarks.child import child

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import features
-from insa_anomaly.core.detector import OFFSET, Models, Parameters, Results, advance
-from insa_anomaly.core.training import Trained
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core import units
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series import features
+from insa_anomaly.core.series.detector import OFFSET, Models, Results, advance
+from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.fleet import for_series
 from tests.benchmarks.signals import MINUTE, Stream, keys
@@ -40,7 +42,7 @@ class Rig:
             models.put(row, one.model)
         rows, nothing = np.arange(series), np.zeros((series, features.WIDTH), np.float32)
         rig = cls(trained, models, rows, nothing, features.empty(series), Stream(series), now)
-        for _ in range(features.LONG + 1):
+        for _ in range(units.LONG + 1):
             rig.features = rig.advance().features
         return rig
 

@@ -17,7 +17,7 @@ from sklearn.ensemble import IsolationForest
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.embedded import Listener
-from insa_anomaly.core.training import Trained
+from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.fleet import for_series
 

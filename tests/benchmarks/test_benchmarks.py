@@ -9,7 +9,9 @@ from fastapi.responses import Response
 
 from insa_anomaly.api import app
 from insa_anomaly.api.address import listen
-from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.reading import Raw, Reading
+from insa_anomaly.core.reading.topics import Acceptance
 from tests.api.office import well
 from tests.benchmarks import scoring
 from tests.benchmarks.caller import Call, obeyed

@@ -5,10 +5,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from insa_anomaly.core.detector import Parameters, Results, Status
-from insa_anomaly.core.event import Transition, anomaly_id, deterministic_id, episode_id
-from insa_anomaly.core.reading import Acceptance, Parser
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.event import (
+    Transition,
+    anomaly_id,
+    deterministic_id,
+    episode_id,
+)
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.topics import Acceptance
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import Entry, Telemetry
 from insa_anomaly.runtime.feed import Registry, parsed
 from insa_anomaly.runtime.fleet import Fleet

@@ -14,11 +14,12 @@ from uuid import UUID, uuid5
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.event import rfc3339
-from insa_anomaly.core.reading import microseconds
-from insa_anomaly.core.training import Trained, fit
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.event import rfc3339
+from insa_anomaly.core.reading.parser import microseconds
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.training import Trained, fit
 
 BEGIN = 1_700_000_000_000_000  # microseconds
 STEP = 1_000_000

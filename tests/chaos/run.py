@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.core.alert import Alert
+from insa_anomaly.core.notification.alert import Alert
 from tests.acceptance.site import EVENTS, Heard, Site
 from tests.chaos import plant
 from tests.chaos.checker import Excused, Left, Verdict, judge

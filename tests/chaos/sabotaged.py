@@ -18,7 +18,7 @@ from insa_anomaly.adapters.mqtt import Connection
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.cli import main
-from insa_anomaly.core.event import Anomaly, Episode, Event, Transition, event_of
+from insa_anomaly.core.notification.event import Anomaly, Episode, Event, Transition, event_of
 from insa_anomaly.errors import DatabaseAway, LogBroken
 from insa_anomaly.ports import Delivery, Entry, Page, SeriesKey, Swap
 from insa_anomaly.runtime import score

@@ -20,7 +20,7 @@ import pytest
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.core.detector import Model
+from insa_anomaly.core.series.detector import Model
 from tests.acceptance.plant import machines
 from tests.acceptance.site import COMMAND_SECONDS, EVENTS, Heard
 from tests.adapters import test_mqtt

@@ -16,8 +16,8 @@ from psycopg import sql
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import Bulk, PostgresRecorder
-from insa_anomaly.core.event import Anomaly, Episode, Reason, deterministic_id
-from insa_anomaly.core.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, deterministic_id
+from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
 from insa_anomaly.ports import ModelRow, Page, Telemetry
 from insa_anomaly.testing import MemoryHistory, MemoryRecorder, MemoryTables
 

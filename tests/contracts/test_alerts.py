@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
-from insa_anomaly.core.alert import Severity
-from insa_anomaly.core.alerting import Account, Digest, Dispatch, Known
-from insa_anomaly.core.cadence import Cadence
+from insa_anomaly.core.notification.alert import Severity
+from insa_anomaly.core.notification.cadence import Cadence
+from insa_anomaly.core.notification.routing import Account, Digest, Dispatch, Known
 from insa_anomaly.ports import AlertStore, Silences
 from insa_anomaly.testing import MemoryAlerts
 from tests.core.alerts import DAY_ZERO, an_alert

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
-from insa_anomaly.core.event import deterministic_id
-from insa_anomaly.core.reading import Quality, Reading
+from insa_anomaly.core.notification.event import deterministic_id
+from insa_anomaly.core.reading.reading import Quality, Reading
 from insa_anomaly.errors import DatabaseAway
 from tests.contracts import recorded
 from tests.contracts.recorded import NOW, Body, in_memory, in_postgres, page

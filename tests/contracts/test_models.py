@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.disk.models import ModelFiles, safe_part
-from insa_anomaly.core.detector import Model
-from insa_anomaly.core.device import METRIC_NAME, DeviceModel
-from insa_anomaly.core.training import Trained
+from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import Seal
 from insa_anomaly.ports import ModelRow, Models, SeriesKey

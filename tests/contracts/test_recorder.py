@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.recorder import Bulk, Claim, PostgresRecorder
-from insa_anomaly.core.event import deterministic_id
-from insa_anomaly.core.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.core.notification.event import deterministic_id
+from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, DatabaseTaken
 from tests.conftest import Server, alive, wait_for
 from tests.contracts import recorded

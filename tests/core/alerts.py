@@ -1,6 +1,6 @@
 """Alerts for tests."""
 
-from insa_anomaly.core.alert import ENDINGS, Alert, Severity
+from insa_anomaly.core.notification.alert import ENDINGS, Alert, Severity
 
 HOUR = 3_600_000_000
 DAY_ZERO = 20_000 * 24 * HOUR  # midnight in UTC

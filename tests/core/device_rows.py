@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 
-from insa_anomaly.core import device, device_window
-from insa_anomaly.core.device import DeviceModel, DeviceParameters, DeviceResults, Served
-from insa_anomaly.core.device_training import TrainedDevice, fit
-from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.device import detector, window
+from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
+from insa_anomaly.core.device.training import TrainedDevice, fit
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.units import Floats, Ints
 from tests.core.streams import MINUTE, SECOND, START
 
 METRICS = ("a", "b", "c")
@@ -77,8 +77,8 @@ def served(seed: int = 0, refit_step: float = 25.0) -> Served:
 @cache
 def _warm() -> Floats:
     rows = wave(70, 9)
-    return device.advance(
-        state=device_window.empty(3),
+    return detector.advance(
+        state=window.empty(3),
         served=None,
         times=rows.times,
         values=rows.values,
@@ -106,7 +106,7 @@ def streams(draw: st.DrawFn, most: int = 60) -> Rows:
 
 def run(state: Floats, rows: Rows, model: Served | None) -> tuple[Floats, DeviceResults]:
     """Advance a device by some rows."""
-    return device.advance(
+    return detector.advance(
         state=state,
         served=model,
         times=rows.times,

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, floor, inf, isnan, log
 
-from insa_anomaly.core import charts, features
-from insa_anomaly.core.features import Arrival, Floats
-from insa_anomaly.core.verdict import Policy, Transition
+from insa_anomaly.core import units
+from insa_anomaly.core.scoring import daily
+from insa_anomaly.core.scoring.episodes import Policy, Transition
+from insa_anomaly.core.series import charts, features
+from insa_anomaly.core.series.features import Arrival
+from insa_anomaly.core.units import Floats
 
 REMEMBERED = 16
-DAY = features.DAY
+DAY = units.DAY
 
 
 @dataclass
@@ -62,7 +65,7 @@ def unscaled(
     level = sum(short) / 10
     spread = (sum((v - level) ** 2 for v in short) / 9) ** 0.5
     now, residuals = 0.0, [0.0] * 10
-    if numbers[features.BINS]:
+    if numbers[features.DAILY][daily.BINS]:
         now, residuals = (
             far[-1] - profile(times[-1], numbers),
             [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)],
@@ -95,10 +98,10 @@ def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -
 
 def profile(time: float, numbers: Floats) -> float:
     """Return the time-of-day profile at a time."""
-    bins = int(numbers[features.BINS])
+    bins = int(numbers[features.DAILY][daily.BINS])
     if not bins:
         return 0.0
-    levels = numbers[features.PROFILE][:bins]
+    levels = numbers[features.DAILY][daily.LEVELS][:bins]
     place = time % DAY / DAY * bins - 0.5
     share = place - floor(place)
     return float(

@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from insa_anomaly.core import detector, features
-from insa_anomaly.core.detector import Model, Models, Parameters, Results, advance
-from insa_anomaly.core.features import Floats, Ints
-from insa_anomaly.core.training import Trained, fit
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series import detector, features
+from insa_anomaly.core.series.detector import Model, Models, Results, advance
+from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.units import Floats, Ints
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -81,7 +82,7 @@ def models() -> Models:
     held = Models(SERIES, SMALL.n_estimators)
     for row in range(3):
         held.put(row, trained(row).model)
-    held.numbers[2, features.BINS], held.numbers[2, features.PROFILE] = 48, np.sin(np.arange(48))
+    held.numbers[2, features.DAILY] = [48, *np.sin(np.arange(48))]
     held.numbers[:, detector.REFIT_STEP] = 40, 25, 6, 0
     return held
 

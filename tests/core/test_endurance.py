@@ -5,9 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from insa_anomaly.core import detector, features, verdict
-from insa_anomaly.core.detector import advance
-from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.scoring import episodes, status
+from insa_anomaly.core.series import detector, features
+from insa_anomaly.core.series.detector import advance
+from insa_anomaly.core.units import Floats, Ints
 from tests.benchmarks.process import resident_bytes
 from tests.core.streams import MINUTE, SMALL, START, models
 
@@ -46,9 +47,9 @@ def test_memory_is_flat(readings: int) -> None:
             times=times,
             discriminators=own,
             qualities=own,
-            policy=verdict.Policy(),
+            policy=episodes.Policy(),
             parameters=SMALL,
         )
-        scored += int((results.status == detector.Status.SCORED).sum())
+        scored += int((results.status == status.Status.SCORED).sum())
     assert scored > 0.7 * readings
     assert resident_bytes(os.getpid()) - early < 4_000_000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from insa_anomaly import DeviceDetector
-from insa_anomaly.core.features import Floats
+from insa_anomaly.core.units import Floats
 from insa_anomaly.errors import ModelFileError, NotEnoughData, TrainingError
 from tests.pumps import METRICS, Fault, faulty, pump
 

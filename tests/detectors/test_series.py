@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from insa_anomaly import AnomalyDetector
-from insa_anomaly.core.features import Floats
+from insa_anomaly.core.units import Floats
 from insa_anomaly.errors import ModelFileError, NotEnoughData, TrainingError
 
 QUICK = {"n_estimators": 12, "max_samples": 64}

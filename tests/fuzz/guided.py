@@ -27,7 +27,7 @@ def split(data: bytes) -> tuple[str, bytes]:
 def _child(words: list[str]) -> None:
     import atheris  # noqa: PLC0415 - comes with the group `fuzz` only
 
-    with atheris.instrument_imports(include=["insa_anomaly.core.reading"]):
+    with atheris.instrument_imports(include=["insa_anomaly.core.reading.parser"]):
         from tests.fuzz.law import Judge  # noqa: PLC0415 - what is imported here is watched
 
     judge = Judge()

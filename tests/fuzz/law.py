@@ -5,7 +5,8 @@ import sys
 import time
 from itertools import count
 
-from insa_anomaly.core.reading import Cause, Parser, Raw, Reading, Rejected
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
 from tests.fuzz.payloads import ACCEPTANCE
 
 NOW = 1_763_823_600_000_000

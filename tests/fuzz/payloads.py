@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 
-from insa_anomaly.core.reading import Acceptance, Subscription
+from insa_anomaly.core.reading.topics import Acceptance, Subscription
 
 Message = tuple[str, bytes]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.core.reading import Parser, Raw
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.reading import Raw
 from tests.fuzz.law import BYTES, NOW, Judge
 from tests.fuzz.live import fuzz
 from tests.fuzz.payloads import ACCEPTANCE, messages

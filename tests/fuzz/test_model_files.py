@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from insa_anomaly.adapters.disk.models import ModelFiles
-from insa_anomaly.core.detector import Model
+from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import ModelFileError
 from tests.core.streams import trained
 

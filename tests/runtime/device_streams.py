@@ -5,8 +5,8 @@ from uuid import UUID
 
 import numpy as np
 
-from insa_anomaly.core.device import METRIC_NAME, DeviceModel, DeviceParameters
-from insa_anomaly.core.device_training import fit
+from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel, DeviceParameters
+from insa_anomaly.core.device.training import fit
 from insa_anomaly.ports import ModelRow, Swap
 from insa_anomaly.testing import MemoryModels
 from tests.runtime.streams import (

@@ -7,10 +7,12 @@ from uuid import UUID
 
 import numpy as np
 
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.reading import Acceptance, Parser
-from insa_anomaly.core.training import fit
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.topics import Acceptance
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.training import fit
 from insa_anomaly.ports import Entry, ModelRow, SeriesKey, Swap
 from insa_anomaly.testing import MemoryLog, MemoryModels
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly.core.retry import Retry
+from insa_anomaly.core.operations.backoff import Retry
 from insa_anomaly.runtime import admin_process
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.settings import Http, Settings

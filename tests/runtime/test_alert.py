@@ -8,9 +8,15 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly.core.alert import ANOMALY_TOPIC, SUMMARY, Alert, alerts_of, delivery_id
-from insa_anomaly.core.alerting import Dispatch, Route, Target
-from insa_anomaly.core.retry import Retry
+from insa_anomaly.core.notification.alert import (
+    ANOMALY_TOPIC,
+    SUMMARY,
+    Alert,
+    alerts_of,
+    delivery_id,
+)
+from insa_anomaly.core.notification.routing import Dispatch, Route, Target
+from insa_anomaly.core.operations.backoff import Retry
 from insa_anomaly.errors import AlertsBroken, StateUnwritable, TargetAway, TargetRefused
 from insa_anomaly.runtime import alert as reading
 from insa_anomaly.runtime import courier as couriers
@@ -20,7 +26,7 @@ from insa_anomaly.settings import Alerting
 from insa_anomaly.testing import MemoryAlerts, MemoryState
 from tests.conftest import wait_for
 from tests.core.alerts import DAY_ZERO, HOUR
-from tests.core.test_alert import EVENT
+from tests.core.notification.test_alert import EVENT
 
 QUICK = Retry(first=0.001, last=0.002, trip=3, rest=0.001)
 

@@ -8,7 +8,7 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 
-from insa_anomaly.core import features
+from insa_anomaly.core.series import features
 from insa_anomaly.errors import DaemonSilent
 from insa_anomaly.runtime import board as board_module
 from insa_anomaly.runtime.board import Board

@@ -10,7 +10,7 @@ from insa_anomaly.errors import ConfigError
 from insa_anomaly.runtime.certificates import Certificates
 from insa_anomaly.settings import BrokerAddress, Http, Settings
 from insa_anomaly.wiring.certificates import certificates
-from tests.core.test_certificate import KINDS, made
+from tests.core.operations.test_certificate import KINDS, made
 
 __all__ = ["made"]
 NOW = 1_760_000_000_000_000

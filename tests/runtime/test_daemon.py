@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.reading import Quality
+from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateUnwritable
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import show as showing

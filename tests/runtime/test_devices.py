@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.device import METRIC_NAME
-from insa_anomaly.core.event import NO_MODEL, Event, episode_id
+from insa_anomaly.core.device.detector import METRIC_NAME
+from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.ports import Outgoing, Swap
 from insa_anomaly.testing import MemoryLog, MemoryModels
 from tests.runtime.device_streams import (

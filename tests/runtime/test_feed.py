@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.reading import Cause
+from insa_anomaly.core.reading.reading import Cause
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime import feed as feeding
 from insa_anomaly.runtime.feed import Batch, Feed, Registry, joined

@@ -6,7 +6,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.core.reading import SECOND, Cause, Raw, Rejected
+from insa_anomaly.core.reading.parser import SECOND
+from insa_anomaly.core.reading.reading import Cause, Raw, Rejected
 from insa_anomaly.runtime.letters import ONE_OF, SAMPLED_BYTES, Quota
 
 HOUR = 3600 * SECOND

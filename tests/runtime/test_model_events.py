@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from insa_anomaly.core.health import Decision, notice
-from insa_anomaly.core.notice import Notice
+from insa_anomaly.core.notification.notice import Notice
+from insa_anomaly.core.operations.model_health import Decision, notice
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Outgoing
 from insa_anomaly.runtime.model_events import ModelEvents

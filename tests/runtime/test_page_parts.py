@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.recorder import Bulk
-from insa_anomaly.core.event import anomaly_id
-from insa_anomaly.core.reading import Cause
+from insa_anomaly.core.notification.event import anomaly_id
+from insa_anomaly.core.reading.reading import Cause
 from insa_anomaly.errors import DatabaseAway, RowsRefused
 from insa_anomaly.ports import Page, SeriesKey
 from insa_anomaly.runtime.page_parts import SAMPLE

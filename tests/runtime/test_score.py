@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.detector import Parameters
-from insa_anomaly.core.event import NO_MODEL, Event, episode_id
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.errors import StateBroken, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey, Swap
 from insa_anomaly.runtime.feed import Registry

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.detector import Status
+from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime import show as showing
 from insa_anomaly.runtime.show import Show

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
-from insa_anomaly.core.alert import SILENCE_TOPIC, alerts_of
-from insa_anomaly.core.cadence import Patience
+from insa_anomaly.core.notification.alert import SILENCE_TOPIC, alerts_of
+from insa_anomaly.core.notification.cadence import Patience
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, Telemetry
 from insa_anomaly.runtime.silence import Ears, Listen, SilenceEvent

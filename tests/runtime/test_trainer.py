@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.device import METRIC_NAME
+from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.errors import (
     DatabaseAway,
     DatabaseRefused,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from insa_anomaly.core.detector import Results
-from insa_anomaly.core.event import Anomaly, Episode
+from insa_anomaly.core.notification.event import Anomaly, Episode
+from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import Outgoing, SeriesKey, State, Swap, Telemetry
 from insa_anomaly.runtime.feed import Feed, Registry
 from insa_anomaly.runtime.fleet import Fleet

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from insa_anomaly.core.device import METRIC_NAME, DeviceModel, DeviceParameters
-from insa_anomaly.core.device_training import TrainedDevice
-from insa_anomaly.core.event import Anomaly
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel, DeviceParameters
+from insa_anomaly.core.device.training import TrainedDevice
+from insa_anomaly.core.notification.event import Anomaly
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import NotEnoughData, TrainingError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.services.device_training import DeviceTrainingService

@@ -9,9 +9,10 @@ import pytest
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.workers import LokyWorkers
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.device import METRIC_NAME, DeviceParameters
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.device.detector import METRIC_NAME, DeviceParameters
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import DatabaseAway, ModelFileError, TrainingError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.services.device_training import DeviceTrainingService

@@ -14,7 +14,7 @@ from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
-from insa_anomaly.core.health import DAY, HOUR, TASK, Action, Limits
+from insa_anomaly.core.operations.model_health import DAY, HOUR, TASK, Action, Limits
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.ports import Counted, DecisionFilter, Job
 from insa_anomaly.runtime.failures import Failures

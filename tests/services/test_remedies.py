@@ -7,8 +7,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from insa_anomaly.core.health import Decision, Kind
-from insa_anomaly.core.notice import Notice
+from insa_anomaly.core.notification.notice import Notice
+from insa_anomaly.core.operations.model_health import Decision, Kind
 from insa_anomaly.errors import Conflict, InsaError, StateUnwritable, TooMany
 from insa_anomaly.ports import Change, KeptDecision
 from insa_anomaly.services.remedies import Remedies

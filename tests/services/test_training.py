@@ -5,9 +5,10 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from insa_anomaly.core.detector import Model, Parameters
-from insa_anomaly.core.training import Trained
-from insa_anomaly.core.verdict import Policy
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.scoring.episodes import Policy
+from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import NotEnoughData
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.services.training import Readings, TrainingService

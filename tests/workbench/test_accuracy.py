@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from insa_anomaly.core.features import Bools
+from insa_anomaly.core.units import Bools
 from insa_anomaly.workbench.accuracy import Alarms, Counts, average_precision, count, figures, runs
 
 MINUTE = 60_000_000

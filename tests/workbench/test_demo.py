@@ -12,8 +12,10 @@ from time import monotonic
 import msgspec
 import pytest
 
-from insa_anomaly.core.event import Event, Reason, episode_id, rfc3339
-from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
+from insa_anomaly.core.notification.event import Event, Reason, episode_id, rfc3339
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.reading import Raw, Reading
+from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.workbench.demo import Demo, Outcome, Stored

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from insa_anomaly import AnomalyDetector
 from insa_anomaly.cli import cli
-from insa_anomaly.core.features import Floats, Ints
+from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.errors import FileFormatError, InsaError, PlotUnavailable
 from insa_anomaly.workbench import evaluation, plot
 from insa_anomaly.workbench.evaluation import MetricDetector, Run, Split, run

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.reading import Acceptance, Parser, Raw, Reading
+from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.reading import Raw, Reading
+from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.errors import FileFormatError
 from insa_anomaly.workbench.progress import open_console
 from insa_anomaly.workbench.recording import Row, inspect_all

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.core.event import Event, rfc3339
+from insa_anomaly.core.notification.event import Event, rfc3339
 from insa_anomaly.workbench.plant import HOUR, MINUTE, Fault, Kind
 from insa_anomaly.workbench.scoreboard import (
     GRACE,

@@ -14,9 +14,9 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from insa_anomaly.core.alert import Alert, Severity
-from insa_anomaly.core.alerting import DAY, Account, Dispatch, Known
-from insa_anomaly.core.cadence import Cadence
+from insa_anomaly.core.notification.alert import Alert, Severity
+from insa_anomaly.core.notification.cadence import Cadence
+from insa_anomaly.core.notification.routing import DAY, Account, Dispatch, Known
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import msgspec
 
-from insa_anomaly.core.detector import Model
-from insa_anomaly.core.device import METRIC_NAME, DeviceModel
+from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel
+from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import NO_KEY, Seal
 from insa_anomaly.files.sqlite import connected, transaction, write_ahead
@@ -41,8 +41,8 @@ from insa_anomaly.files.whole import create_private, sync_folder, write_whole
 from insa_anomaly.ports import Figures, ModelRow, SeriesKey
 
 if TYPE_CHECKING:
-    from insa_anomaly.core.device_training import TrainedDevice
-    from insa_anomaly.core.training import Trained
+    from insa_anomaly.core.device.training import TrainedDevice
+    from insa_anomaly.core.series.training import Trained
 
 M = TypeVar("M")
 
@@ -227,7 +227,7 @@ class ModelFiles:
         return _row(found[0][0])
 
     def scorer(self, model_id: str) -> bytes:
-        """Its verified scorer file, for `core.detector.Model.from_bytes`. Raises ModelFileError."""
+        """Its verified scorer file, for `core.series.detector.Model.from_bytes`. Raises ModelFileError."""
         return self._content(model_id, self._files(model_id)["scorer"])
 
     def contents(self, model_id: str) -> dict[str, bytes]:

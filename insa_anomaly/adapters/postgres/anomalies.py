@@ -9,7 +9,7 @@ import msgspec
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import storable
-from insa_anomaly.core.event import Anomaly, Episode, Reason
+from insa_anomaly.core.notification.event import Anomaly, Episode, Reason
 from insa_anomaly.ports import Feedback, Filter, Place, SeriesKey, Tally
 
 _REASONS, _BAND = 13, slice(10, 13)

@@ -10,7 +10,7 @@ import msgspec
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
-from insa_anomaly.core.health import Decision, Idle, Pace, Standing
+from insa_anomaly.core.operations.model_health import Decision, Idle, Pace, Standing
 from insa_anomaly.ports import Counted, DecisionFilter, KeptDecision, Place, SeriesKey
 
 

@@ -23,8 +23,8 @@ from insa_anomaly.adapters.postgres.telemetry import (
     ensure_partitions,
 )
 from insa_anomaly.adapters.postgres.text import document, storable
-from insa_anomaly.core.event import Anomaly
-from insa_anomaly.core.reading import Rejected
+from insa_anomaly.core.notification.event import Anomaly
+from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import DatabaseAway, DatabaseTaken
 from insa_anomaly.ports import Page, letter_digest
 

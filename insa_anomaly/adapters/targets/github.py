@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from insa_anomaly.adapters.targets.exchange import Answer, Exchange
-from insa_anomaly.core.alert import Alert, described
+from insa_anomaly.core.notification.alert import Alert, described
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 LABEL = "insa-anomaly"

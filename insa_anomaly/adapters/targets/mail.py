@@ -16,8 +16,8 @@ from typing import Literal
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.targets.deadline import bounded
-from insa_anomaly.core.alert import Alert, described
-from insa_anomaly.core.event import deterministic_id
+from insa_anomaly.core.notification.alert import Alert, described
+from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 _LONGEST_SUBJECT = 150

@@ -7,8 +7,8 @@ from hashlib import sha256
 import msgspec
 
 from insa_anomaly.adapters.targets.exchange import Exchange
-from insa_anomaly.core.alert import Alert
-from insa_anomaly.core.event import rfc3339
+from insa_anomaly.core.notification.alert import Alert
+from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 _OF_THE_MESSAGE = {400, 413, 414, 422}  # it would be refused again; any other answer may change

@@ -11,7 +11,7 @@ import pytest
 
 from insa_anomaly.adapters.targets.exchange import Exchange
 from insa_anomaly.adapters.targets.github import LABEL, GitHub, Repository
-from insa_anomaly.core.alert import Alert, Severity, delivery_id
+from insa_anomaly.core.notification.alert import Alert, Severity, delivery_id
 from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
 from tests.adapters.fake_github import TOKEN, FakeGitHub
 from tests.adapters.targets.test_webhook import HERE

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from insa_anomaly.adapters.targets.mail import Mail, Post
-from insa_anomaly.core.alert import delivery_id
+from insa_anomaly.core.notification.alert import delivery_id
 from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
 from tests.adapters.mail_server import PASSWORD, USER, MailServer
 from tests.core.alerts import DAY_ZERO, an_alert

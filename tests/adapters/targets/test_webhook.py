@@ -13,7 +13,7 @@ import pytest
 
 from insa_anomaly.adapters.targets.exchange import Exchange, Network, allowed, reachable
 from insa_anomaly.adapters.targets.webhook import Webhook, signature
-from insa_anomaly.core.alert import Alert, delivery_id
+from insa_anomaly.core.notification.alert import Alert, delivery_id
 from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
 from tests.adapters.web_server import Reply, WebServer
 from tests.core.alerts import DAY_ZERO, an_alert

@@ -1,0 +1,1 @@
+"""All metrics of a device together: rows, features, detector and its training."""

@@ -1,0 +1,114 @@
+"""A row each of many devices, scored as one computation.
+
+A row by itself costs about as much as many rows at once: nearly all of it is the number of steps, not what they work on. So the rows of
+devices with equally many metrics are laid side by side, each with what its own model has learnt, and take every step together; the
+arithmetic and its order are those of `detector.advance`, and so are the results, to the bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from insa_anomaly.core.device import detector, features, window
+from insa_anomaly.core.device.detector import DeviceResults, Served
+from insa_anomaly.core.device.features import MEMBERS
+from insa_anomaly.core.device.learnt import Numbers
+from insa_anomaly.core.device.window import COMBINED, EPISODE, SEEN, SINCE_DUE, TAG
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.scoring import episodes
+from insa_anomaly.core.units import Features, Floats, Ints
+
+
+def advance_each(
+    states: Sequence[Floats],
+    served: Sequence[Served | None],
+    times: Ints,
+    values: Floats,
+    policy: episodes.Policy,
+    parameters: Parameters,
+) -> tuple[list[Floats], DeviceResults]:
+    """Move the states of k devices by a row each: the same as `detector.advance` of one after the other.
+
+    Of every device its state [window.width(d)], its model or None, the time of its row in microseconds since the epoch [k] and its
+    values [k, d]. Answers the new states and the results [k]. What is not a row like any other goes by itself: one that came late, that
+    has no reading of a metric, or whose window is not full.
+    """
+    laid, when = np.concatenate(states).reshape(len(states), -1), times.astype(np.float64)
+    gaps = np.array([one.numbers.gap if one else -np.inf for one in served])
+    tags = np.array([one.numbers.tag if one else np.nan for one in served])
+    goes = window.goes_on(laid, when, values, gaps) & (laid[:, TAG] == tags)
+    if goes.all():
+        return _side_by_side(laid, [one for one in served if one], when, values, policy)
+    after, results = list(states), detector.nothing_said(*values.shape)
+    at = np.flatnonzero(goes)
+    if len(at):
+        moved, said = _side_by_side(
+            laid[at], [one for i in at.tolist() if (one := served[i])], when[at], values[at], policy
+        )
+        for i, state in zip(at.tolist(), moved, strict=True):
+            after[i] = state
+        _put(results, at, said)
+    for i in np.flatnonzero(~goes).tolist():
+        own = slice(i, i + 1)
+        after[i], said = detector.advance(
+            states[i], served[i], times[own], values[own], policy, parameters
+        )
+        _put(results, own, said)
+    return after, results
+
+
+def _put(results: DeviceResults, at: Ints | slice, part: DeviceResults) -> None:
+    for field in fields(DeviceResults):
+        getattr(results, field.name)[at] = getattr(part, field.name)
+
+
+def _side_by_side(
+    states: Floats, served: Sequence[Served], times: Floats, values: Floats, policy: episodes.Policy
+) -> tuple[list[Floats], DeviceResults]:
+    """As `advance_each`, of rows that go on with a full window as their model would have it."""
+    numbers = served[0].numbers.side_by_side([one.laid_out for one in served])
+    after, rows = window.push_each(states, times, values)
+    after, look = features.look_at_each(after, rows, numbers.known)
+    samples = _samples(served, look.summaries)
+    members = detector.surprises(detector.members_of(samples, look), numbers.tables)
+    together = features.carried(after[:, COMBINED], members.sum(axis=1) / MEMBERS)
+    after[:, COMBINED] = together
+    said = detector.weighed(look, samples, members, together, numbers)
+    _judge(after, said, times, numbers, policy)
+    _count(after, said, numbers)
+    return [state.copy() for state in after], said  # one that is kept shall not keep all
+
+
+def _samples(served: Sequence[Served], summaries: Features) -> Floats:
+    """What the forest of each says of its row."""
+    rows, out = np.array([one.row for one in served]), np.empty(len(served))
+    arenas = {id(one.arena): one.arena for one in served}
+    if len(arenas) == 1:
+        return served[0].arena.score(rows, summaries)
+    for arena in arenas.values():
+        at = [i for i, one in enumerate(served) if one.arena is arena]
+        out[at] = arena.score(rows[at], summaries[at])
+    return out
+
+
+def _judge(
+    after: Floats, said: DeviceResults, times: Floats, numbers: Numbers, policy: episodes.Policy
+) -> None:
+    """Verdict on the rows; writes the episodes into the states."""
+    thresholds = np.asarray(numbers.threshold)
+    after[:, EPISODE], verdicts = episodes.judge(
+        after[:, EPISODE], np.arange(len(times)), times, said.score, thresholds, policy
+    )
+    said.transition[:] = verdicts.transitions
+    said.episode_started[:] = verdicts.started
+    said.episode_readings[:] = verdicts.readings
+    said.episode_peak[:] = verdicts.peaks
+
+
+def _count(after: Floats, said: DeviceResults, numbers: Numbers) -> None:
+    """Count the rows, and say whose refit is due."""
+    after[:, SEEN] += 1
+    since = after[:, SINCE_DUE] + 1
+    said.refit_due[:] = due = since >= numbers.refit_step
+    after[:, SINCE_DUE] = np.where(due, 0.0, since)

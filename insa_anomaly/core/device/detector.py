@@ -1,0 +1,550 @@
+"""`advance` for a device: rows of all its metrics in, state and results out. The same for training, stream and replay.
+
+Four measures look at the metrics together (`core.device.features`). Each becomes a p-value by held-out calibration; the mean of their
+-log10 p, smoothed over ten rows, is calibrated once more and makes the score; the verdict merges anomalous rows into episodes. Nothing
+is scored before the window is full.
+
+A metric that is missing from a row is left out of it and named in the results: the others go on deciding. Rows may be handed over in
+any pieces: the results are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from insa_anomaly.core.damage import DAMAGE
+from insa_anomaly.core.device import features, window
+from insa_anomaly.core.device.features import MEMBERS, Knowledge, Look
+from insa_anomaly.core.device.learnt import Numbers
+from insa_anomaly.core.device.window import (
+    CHARTS,
+    COMBINED,
+    COUNT,
+    EPISODE,
+    FIRST,
+    LAST,
+    SEEN,
+    SINCE_DUE,
+    TAG,
+    TIMES,
+    Rows,
+)
+from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.notification.event import Reason
+from insa_anomaly.core.reading.reading import DEVICE_METRIC
+from insa_anomaly.core.scoring import calibration
+from insa_anomaly.core.scoring.episodes import Policy, judge
+from insa_anomaly.core.scoring.forest import Arena, Forest
+from insa_anomaly.core.scoring.maturity import Life
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.units import LONG, Bools, Floats, Ints
+from insa_anomaly.errors import ModelFileError
+
+FORMAT = 2  # of a device model file
+_BEFORE_PROFILE = 20  # columns of zeros that a file of this format keeps before a daily profile
+METRIC_NAME = DEVICE_METRIC  # stands where a series has its metric's name
+FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
+CELLS_MOST = 200_000  # rows times metrics that a model is learnt from
+
+_TABLES_OF_ONE = 2  # dimensions of the tables of one model
+_SURPRISE_CAP = 8.0  # of one member, so that none outvotes the other three for long
+_BLOCK = 512  # rows moved at once: what is computed of them stays small
+_MOST_REASONS = 3
+_LEAST_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class DeviceParameters(Parameters):
+    """How a device is learnt: as a series is, of rows instead of readings."""
+
+    alpha: float = 1e-2  # a row whose p-value is below this is anomalous
+
+
+@dataclass(frozen=True)
+class DeviceModel:
+    """What was learnt about one device."""
+
+    id: str
+    version: int
+    device_id: str
+    metrics: tuple[str, ...]  # in the order of the columns of a row
+    forest: Forest
+    known: Knowledge
+    tables: Floats  # [MEMBERS + 1, TABLE_WIDTH], the last of what they say together
+    band: Floats  # [d], reaches so far from the expected value, both ways
+    alpha: float
+    threshold: float  # least confidence at which an anomalous row opens an episode
+    gap: float  # a longer pause restarts the window, microseconds
+    interval: float  # typical pause between rows, microseconds
+    refit_step: float  # rows between refits
+    life: Life
+
+    @property
+    def metric_name(self) -> str:
+        """What stands where the model of a series has its metric."""
+        return METRIC_NAME
+
+    @property
+    def tag(self) -> float:
+        """A number that tells this model from another, exact in a float64."""
+        return float((UUID(self.id).int ^ self.version) & ((1 << 52) - 1)) + 1
+
+    def to_bytes(self) -> bytes:
+        """One npz that needs no pickle."""
+        about: dict[str, npt.NDArray[np.generic]] = {
+            "format": np.array(FORMAT),
+            "id": np.array(self.id),
+            "device_id": np.array(self.device_id),
+            "metrics": np.array(self.metrics),
+        }
+        numbers = {
+            name: np.array(getattr(self, name)) for name in ("version", "tables", "band", *_SCALARS)
+        } | {"life": np.array(astuple(self.life))}
+        forest = {
+            f"forest_{field.name}": np.array(getattr(self.forest, field.name))
+            for field in fields(Forest)
+        }
+        known = {
+            f"known_{field.name}": np.array(getattr(self.known, field.name))
+            for field in fields(Knowledge)
+        }
+        known["known_profile"] = np.pad(self.known.profile, ((0, 0), (_BEFORE_PROFILE, 0)))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **about, **numbers, **forest, **known)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> DeviceModel:
+        """Read what `to_bytes` wrote. Raises ModelFileError."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as npz:
+                return cls._from_arrays({name: npz[name] for name in npz.files})
+        except DAMAGE as error:
+            raise ModelFileError(
+                "this is not a device model file that this version reads"
+            ) from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> DeviceModel:
+        arrays["known_profile"] = arrays["known_profile"][:, _BEFORE_PROFILE:]
+        metrics = tuple(map(str, arrays["metrics"].tolist()))
+        tables = np.asarray(arrays["tables"], np.float64)
+        known = Knowledge(
+            *(np.asarray(arrays[f"known_{field.name}"], np.float64) for field in fields(Knowledge))
+        )
+        of_this_form = tables.shape == (MEMBERS + 1, calibration.TABLE_WIDTH) and len(
+            known.center
+        ) == len(metrics)
+        if int(arrays["format"].item()) != FORMAT or not of_this_form:
+            message = "the device model file has another format"
+            raise ValueError(message)
+        forest = Forest(
+            np.asarray(arrays["forest_thresholds"], np.float32),
+            np.asarray(arrays["forest_features"], np.uint8),
+            np.asarray(arrays["forest_leaves"], np.uint16),
+            int(arrays["forest_max_samples"].item()),
+            float(arrays["forest_offset"].item()),
+        )
+        about = (
+            str(arrays["id"].item()),
+            int(arrays["version"].item()),
+            str(arrays["device_id"].item()),
+        )
+        alpha, threshold, gap, interval, refit_step = (
+            float(arrays[name].item()) for name in _SCALARS
+        )
+        ever, first, through, released, mature = np.asarray(arrays["life"], np.float64).tolist()
+        life = Life(ever, first, through, released, bool(mature))
+        band = np.asarray(arrays["band"], np.float64)
+        return cls(
+            *about,
+            metrics,
+            forest,
+            known,
+            tables,
+            band,
+            alpha,
+            threshold,
+            gap,
+            interval,
+            refit_step,
+            life,
+        )
+
+
+_SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
+
+
+class Served:
+    """A device model made ready to score: its forest in this row of an arena, or where its trees are more or fewer, in one of its own."""
+
+    def __init__(self, model: DeviceModel, arena: Arena | None = None, row: int = 0) -> None:
+        trees, known = len(model.forest.thresholds), model.known
+        shared = arena is not None and arena.trees == trees
+        self.model = model
+        self.arena, self.row = (
+            (arena, row) if arena is not None and shared else (Arena(1, trees), 0)
+        )
+        self.arena.put(self.row, model.forest)
+        offset = model.forest.offset
+        self.numbers = Numbers(
+            model.tag,
+            model.gap,
+            model.alpha,
+            model.threshold,
+            model.refit_step,
+            offset,
+            model.band,
+            model.tables,
+            known,
+        )
+        self.laid_out = self.numbers.row()
+
+
+@dataclass(frozen=True)
+class DeviceResults:
+    """What `advance` says of n rows of d metrics. Where a row was not scored: score 0, what is expected NaN, no shares."""
+
+    status: npt.NDArray[np.uint8]  # status.Status
+    score: Floats  # in [-1, 1], below 0 = anomalous
+    confidence: Floats  # |score|
+    raw_score: Floats  # the forest's decision_function
+    surprises: Floats  # [n, MEMBERS] -log10 p of each member, at most 8
+    expected: Floats  # [n, d]
+    lower: Floats  # [n, d]
+    upper: Floats  # [n, d]
+    shares: Floats  # [n, d], how much of the strangeness is each metric's; sum 1 where there is any
+    used: Bools  # [n, d], which metrics took part
+    transition: npt.NDArray[np.uint8]  # episodes.Transition
+    refit_due: Bools
+    episode_started: Ints  # microseconds; the episode the row belongs to or closes
+    episode_readings: Ints  # rows; 0: no episode
+    episode_peak: Floats
+
+    @property
+    def metric(self) -> Ints:
+        """The metric with the largest share [n], -1 where there are no shares."""
+        return np.where(self.shares.any(axis=1), self.shares.argmax(axis=1), -1)
+
+
+def advance(
+    state: Floats,
+    served: Served | None,
+    times: Ints,
+    values: Floats,
+    policy: Policy,
+    parameters: Parameters,
+) -> tuple[Floats, DeviceResults]:
+    """Move the state of a device by n rows in order of arrival.
+
+    state [window.width(d)]; served: the model, or None while there is none; times [n]: microseconds since the epoch; values
+    [n, d]: in the order of the model's metrics, NaN or infinite where there is none. Answers the new state and the results; changes
+    nothing it is given.
+    """
+    when, what = times.astype(np.float64), np.where(np.isfinite(values), values, np.nan)
+    status, held = _arrivals(state, when, what)
+    after = _adopted(state, served)
+    parts = []
+    for piece, restarts in _pieces(
+        status, when, state[LAST], served.model.gap if served else np.inf
+    ):
+        moved, said = _seen(
+            _emptied(after) if restarts else after, served, when[piece], what[piece]
+        )
+        if status[piece.start] == Status.SCORED:
+            after = moved
+            _judge(after, said, when[piece], served, policy)
+            _count(after, said, when[piece], served, parameters)
+        else:
+            said.status[:] = status[piece]
+        parts.append(said)
+    window.remember(after, held)
+    return after, _joined(parts, values.shape)
+
+
+def _arrivals(
+    state: Floats, times: Floats, values: Floats
+) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """What each row is to the window (SCORED: moves it), and the discriminators of the newest time after them."""
+    nothing: Bools = np.array(np.isnan(values).all(axis=1))
+    status = np.where(nothing, Status.BAD_QUALITY, Status.SCORED).astype(np.uint8)
+    newest, held, own = (
+        state[LAST],
+        window.remembered(state),
+        window.discriminators(values).tolist(),
+    )
+    if not nothing.any() and (np.diff(times, prepend=newest) > 0).all():
+        return status, own[-1:] or held
+    for i, time in enumerate(times.tolist()):
+        if nothing[i]:
+            continue
+        if time > newest:
+            newest, held = time, [own[i]]
+        elif time < newest:
+            status[i] = Status.LATE
+        elif own[i] in held:
+            status[i] = Status.DUPLICATE
+        elif len(held) < window.REMEMBERED:
+            held.append(own[i])
+    return status, held
+
+
+def _pieces(
+    status: npt.NDArray[np.uint8], times: Floats, last: float, gap: float
+) -> list[tuple[slice, bool]]:
+    """The rows in pieces that are moved at once, and which of them restart the window; a row that moves nothing is one by itself."""
+    moves = status == Status.SCORED
+    before = np.maximum.accumulate(np.concatenate(([last], np.where(moves, times, -np.inf))))[:-1]
+    restarts = moves & (times - before > gap) & np.isfinite(before)
+    cuts = restarts | ~moves | np.concatenate(([True], ~moves[:-1]))
+    edges = np.flatnonzero(cuts).tolist()
+    return [
+        (slice(begin, min(begin + _BLOCK, end)), bool(restarts[begin]))
+        for first, end in pairwise([*edges, len(status)])
+        for begin in range(first, end, _BLOCK)
+    ]
+
+
+def _emptied(state: Floats) -> Floats:
+    """The state with a window of no rows."""
+    out = state.copy()
+    out[COUNT] = 0
+    return out
+
+
+def _adopted(state: Floats, served: Served | None) -> Floats:
+    """The state as this model would have it: where another one looked before, the running means are those of the window's rows."""
+    out = state.copy()
+    tag = served.numbers.tag if served else 0.0
+    if out[TAG] == tag:
+        return out
+    count = int(out[COUNT])
+    if served and count:
+        rows, times = window.history(out)[-count:], out[TIMES][-count:]
+        afresh, _ = _seen(_emptied(out), served, times, rows)
+        out[CHARTS], out[COMBINED] = afresh[CHARTS], afresh[COMBINED]
+        window.means(out)[:] = window.means(afresh)
+    out[TAG] = tag
+    return out
+
+
+def _seen(
+    state: Floats, served: Served | None, times: Floats, values: Floats
+) -> tuple[Floats, DeviceResults]:
+    """Move the window by rows without a long pause between them, and score them."""
+    after, rows = window.push(state, times, values)
+    if served is None:
+        said = nothing_said(*values.shape)
+        said.used[:], said.status[:] = rows.used, Status.COLLECTING
+        return after, said
+    after, look = features.look(after, rows, served.model.known)
+    samples = served.arena.score(np.full(len(values), served.row), look.summaries)
+    members = surprises(members_of(samples, look), served.model.tables)
+    together = combined(after[COMBINED], rows, members)
+    after[COMBINED] = together[-1]
+    said = weighed(look, samples, members, together, served.numbers)
+    full = (rows.counts >= LONG) & look.used.any(axis=1)
+    return after, said if full.all() else _without(said, ~full)
+
+
+def members_of(samples: Floats, look: Look) -> Floats:
+    """What each member says of n rows [n, MEMBERS], higher = stranger; `samples` [n]: the forest's `score_samples`."""
+    return np.concatenate((-samples[:, None], look.measures), axis=1)
+
+
+def weighed(
+    look: Look, samples: Floats, members: Floats, together: Floats, numbers: Numbers
+) -> DeviceResults:
+    """The results of n rows with full windows, but for their verdict; `numbers`: of one model for all, or of one for each."""
+    n = len(look.level)
+    usual = expected(look, numbers.known)
+    scores = score(together, numbers.tables, numbers.alpha)
+    return DeviceResults(
+        status=np.full(n, Status.SCORED, np.uint8),
+        score=scores,
+        confidence=np.abs(scores),
+        raw_score=samples - numbers.offset,
+        surprises=members,
+        expected=usual,
+        lower=usual - numbers.band,
+        upper=usual + numbers.band,
+        shares=shares(look, members, numbers.known),
+        used=look.used,
+        transition=np.zeros(n, np.uint8),
+        refit_due=np.zeros(n, np.bool_),
+        episode_started=np.zeros(n, np.int64),
+        episode_readings=np.zeros(n, np.int64),
+        episode_peak=np.zeros(n),
+    )
+
+
+def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
+    """The same, but nothing of the rows whose window is not full."""
+    nothing = nothing_said(*said.shares.shape)
+    for name in (
+        "score",
+        "confidence",
+        "raw_score",
+        "surprises",
+        "expected",
+        "lower",
+        "upper",
+        "shares",
+    ):
+        getattr(said, name)[warming] = getattr(nothing, name)[warming]
+    said.status[warming] = Status.WARMING
+    return said
+
+
+def surprises(members: Floats, tables: Floats) -> Floats:
+    """-log10 p of every member [n, MEMBERS]; tables [MEMBERS + 1, TABLE_WIDTH], or n times that."""
+    return np.minimum(
+        calibration.surprise(members, _of_each(tables[..., :MEMBERS, :], len(members))),
+        _SURPRISE_CAP,
+    )
+
+
+def _of_each(tables: Floats, n: int) -> Floats:
+    """Tables [..., TABLE_WIDTH] for all of n rows, or those [n, ..., TABLE_WIDTH] that are each row's own."""
+    return tables if tables.ndim > _TABLES_OF_ONE else np.broadcast_to(tables, (n, *tables.shape))
+
+
+def combined(before: float, rows: Rows, members: Floats) -> Floats:
+    """The smoothed mean of the members' surprises [n, MEMBERS] -> [n]."""
+    together = members.sum(axis=1, keepdims=True) / MEMBERS
+    return features.smoothed(np.array([before]), together, features.device_gains(rows, 1))[
+        :, 0
+    ].copy()
+
+
+def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
+    """What the members say together -> scores in [-1, 1]; tables as for `surprises`, alpha one or n."""
+    surprise = calibration.surprise(
+        together[:, None], _of_each(tables[..., MEMBERS:, :], len(together))
+    )
+    return calibration.score(surprise[:, 0], np.zeros(len(together)) + alpha)
+
+
+def expected(look: Look, known: Knowledge) -> Floats:
+    """The value that was to be expected of every metric [n, d]."""
+    value: Floats = known.center + known.scale * (
+        look.sight.forecast + known.residual_center + look.usual
+    )
+    return value
+
+
+def shares(look: Look, members: Floats, known: Knowledge) -> Floats:
+    """How much of the strangeness is each metric's [n, d].
+
+    Every member splits what it says over the metrics: the residuals and the forest fed with them by the squared residual, smoothed;
+    Mahalanobis by how far a level is from what the others make of it (the drop in squared distance without that metric); the windows by
+    the squared features.
+    """
+    pull = features.projected(look.level, known.precision)
+    of_level = pull * pull / np.diagonal(known.precision, axis1=-2, axis2=-1)
+    of_windows = (look.sight.scaled * look.sight.scaled).sum(axis=-1)
+    parts = np.array((look.means.energy, of_level, look.means.energy, of_windows))
+    if not look.used.all():
+        parts[:, ~look.used] = 0.0  # of those that take no part
+    of_each = np.multiply(members.T[..., None], parts, order="C")
+    of_each /= np.maximum(parts.sum(axis=2, keepdims=True), 1e-300)
+    out = np.add.reduce(of_each, axis=0)
+    total = out.sum(axis=1, keepdims=True)
+    return np.asarray(out / np.where(total > 0, total, 1.0))
+
+
+def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel) -> list[Reason]:
+    """The metrics [d] that make a row stand out, strongest first, in words; `values` are those of the row."""
+    own = results.shares[row]
+    strongest = np.argsort(-own, kind="stable")[:_MOST_REASONS]
+    return [
+        Reason(model.metrics[j], float(own[j]), _words(results, row, j, values))
+        for j in strongest.tolist()
+        if own[j] >= _LEAST_SHARE
+    ]
+
+
+def _words(results: DeviceResults, row: int, j: int, values: Floats) -> str:
+    lower, upper, usual = results.lower[row, j], results.upper[row, j], results.expected[row, j]
+    where = "in" if lower <= values[j] <= upper else "outside"
+    return (
+        f"{values[j]:.4g} for an expected {usual:.4g}, {where} its band {lower:.4g} to {upper:.4g}"
+    )
+
+
+def _judge(
+    after: Floats, said: DeviceResults, times: Floats, served: Served | None, policy: Policy
+) -> None:
+    """Verdict on rows that moved the window; writes the episode into the state."""
+    n = len(times)
+    thresholds = np.full(n, served.model.threshold if served else 0.0)
+    episodes, verdicts = judge(
+        after[None, EPISODE], np.zeros(n, np.int64), times, said.score, thresholds, policy
+    )
+    after[EPISODE] = episodes[0]
+    said.transition[:] = verdicts.transitions
+    said.episode_started[:] = verdicts.started
+    said.episode_readings[:] = verdicts.readings
+    said.episode_peak[:] = verdicts.peaks
+
+
+def _count(
+    after: Floats, said: DeviceResults, times: Floats, served: Served | None, parameters: Parameters
+) -> None:
+    """Count rows that moved the window, and say at which of them a refit is due."""
+    n = len(times)
+    if after[SEEN] == 0:
+        after[FIRST] = times[0]
+    step = served.model.refit_step if served else float(parameters.first_fit_retry_readings)
+    seen = after[SEEN] + np.arange(1, n + 1)
+    early = (seen < parameters.first_fit_readings) | (
+        times - after[FIRST] < parameters.first_fit_seconds * 1e6
+    )
+    since = after[SINCE_DUE] + np.arange(1, n + 1)
+    enough = since >= step if served else (since >= step) & ~early
+    due = -1
+    for i in np.flatnonzero(enough).tolist():
+        if due < 0 or i - due >= step:
+            said.refit_due[i], due = True, i
+    after[SEEN] += n
+    after[SINCE_DUE] = n - 1 - due if due >= 0 else after[SINCE_DUE] + n
+
+
+def nothing_said(n: int, metrics: int) -> DeviceResults:
+    """Results of n rows that say nothing."""
+    wide = (n, metrics)
+    return DeviceResults(
+        status=np.zeros(n, np.uint8),
+        score=np.zeros(n),
+        confidence=np.zeros(n),
+        raw_score=np.zeros(n),
+        surprises=np.zeros((n, MEMBERS)),
+        expected=np.full(wide, np.nan),
+        lower=np.full(wide, np.nan),
+        upper=np.full(wide, np.nan),
+        shares=np.zeros(wide),
+        used=np.zeros(wide, np.bool_),
+        transition=np.zeros(n, np.uint8),
+        refit_due=np.zeros(n, np.bool_),
+        episode_started=np.zeros(n, np.int64),
+        episode_readings=np.zeros(n, np.int64),
+        episode_peak=np.zeros(n),
+    )
+
+
+def _joined(parts: list[DeviceResults], shape: tuple[int, int]) -> DeviceResults:
+    if len(parts) == 1:
+        return parts[0]
+    parts = parts or [nothing_said(0, shape[1])]
+    return DeviceResults(
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(DeviceResults)
+        )
+    )

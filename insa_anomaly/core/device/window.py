@@ -1,0 +1,224 @@
+"""The rolling state of a device: its newest rows, and what runs along with them.
+
+A row is one reading of every metric at one time, NaN where a metric has none. The state is one float64 row whose width depends on
+the number of metrics, so a checkpoint is `state.tobytes()` and a restart is exact to the bit. It holds values as they came, not as a
+model sees them: another model goes on from the same state.
+
+A missing reading is held at the metric's last one, so that windows stay whole, and takes no part itself; a metric that was away for
+more than `ABSENT_MOST` rows takes part again once it has filled a window anew. Times are microseconds since the epoch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from insa_anomaly.core.units import FLAT_CAP, LONG, Bools, Floats, Ints
+
+ABSENT_MOST = 10  # rows in a row without a reading that a metric may miss without starting anew
+
+# The columns of a state that every device has.
+REMEMBERED = 16
+TIMES = slice(0, LONG)
+LAST = TIMES.stop - 1  # time of the newest row, -inf before the first
+COUNT = TIMES.stop  # rows in the window, at most LONG
+SEEN = COUNT + 1  # rows that ever moved the window
+FIRST = SEEN + 1  # time of the first of them
+SINCE_DUE = FIRST + 1  # rows since a refit was last due
+TAG = SINCE_DUE + 1  # of the model that the running means belong to
+EPISODE = slice(TAG + 1, TAG + 6)  # the open episode; `core.scoring.episodes` owns its meaning
+HELD = EPISODE.stop  # discriminators remembered of the time LAST
+SLOTS = slice(HELD + 1, HELD + 1 + REMEMBERED)  # their int64 bits
+CHARTS = slice(SLOTS.stop, SLOTS.stop + 2)  # running means of the charts
+COMBINED = CHARTS.stop  # running mean of what the members say together
+_FIXED = COMBINED + 1
+
+# The blocks of one number a metric, after the values [LONG, d].
+FRESH, ABSENT, FLAT, RESIDUAL, ENERGY, LEVEL = range(6)
+_BLOCKS = 6
+MEANS = (RESIDUAL, ENERGY, LEVEL)  # the running means of a model, one after another
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows as the window sees them, with the window before them in front."""
+
+    times: Floats  # [LONG + n]
+    values: (
+        Floats  # [LONG + n, d], held where missing; NaN where there was none since the window began
+    )
+    observed: Bools  # [n, d]
+    fresh: Floats  # [n, d] rows since the metric came (back), at most LONG
+    flats: Floats  # [n, d] readings since the value last changed, at most FLAT_CAP
+    counts: Floats  # [n] rows in the window, at most LONG
+
+    @property
+    def used(self) -> Bools:
+        """Which metrics take part [n, d]: those with a reading now and as full a window as the device's."""
+        return self.observed & (self.fresh >= self.counts[:, None])
+
+
+@dataclass(frozen=True)
+class EachRow:
+    """A row each of k devices as their windows see it, with the window before it in front; every metric takes part."""
+
+    times: Floats  # [k, LONG + 1]
+    values: Floats  # [k, LONG + 1, d]
+    flats: Floats  # [k, d]
+
+
+def width(metrics: int) -> int:
+    """Columns of the state of a device with that many metrics."""
+    return _FIXED + (LONG + _BLOCKS) * metrics
+
+
+def empty(metrics: int) -> Floats:
+    """The state [width] of a device that has seen nothing."""
+    state = np.zeros(width(metrics))
+    state[TIMES] = -np.inf
+    return state
+
+
+def history(state: Floats) -> Floats:
+    """The values in the window [LONG, d], newest last, or of k states [k, LONG, d]: a view."""
+    metrics = (state.shape[-1] - _FIXED) // (LONG + _BLOCKS)
+    return state[..., _FIXED : _FIXED + LONG * metrics].reshape(*state.shape[:-1], LONG, metrics)
+
+
+def block(state: Floats, which: int) -> Floats:
+    """One of the blocks of a number a metric [d], or of k states [k, d]: a view."""
+    return _blocks(state, which, which + 1)
+
+
+def means(state: Floats) -> Floats:
+    """The running means of a model [3 d], or of k states [k, 3 d], block by block: a view."""
+    return _blocks(state, MEANS[0], MEANS[-1] + 1)
+
+
+def _blocks(state: Floats, begin: int, end: int) -> Floats:
+    metrics = (state.shape[-1] - _FIXED) // (LONG + _BLOCKS)
+    return state[..., _FIXED + (LONG + begin) * metrics : _FIXED + (LONG + end) * metrics]
+
+
+def push(state: Floats, times: Floats, values: Floats) -> tuple[Floats, Rows]:
+    """Move the window by n >= 1 rows in strict order of time: times [n], values [n, d] -> (new state, rows).
+
+    The running means are not touched, nor is what `remember` keeps. A window of no rows begins with the first one, as if it had
+    always been so before.
+    """
+    after = _begun(state, times[0], values[0]) if state[COUNT] == 0 else state.copy()
+    n = len(values)
+    number = np.arange(1.0, n + 1)
+    observed = np.isfinite(values)
+    filled = _held(history(after)[-1], values, observed)
+    newest = _latest(observed, number[:, None], -block(after, ABSENT))
+    before = np.concatenate((-block(after, ABSENT)[None], newest[:-1]))
+    returns = observed & (number[:, None] - before - 1 > ABSENT_MOST)
+    fresh = np.minimum(
+        number[:, None] - _latest(returns, number[:, None] - 1, -block(after, FRESH)), LONG
+    )
+    changes = returns | (observed & (filled != np.concatenate((history(after)[-1:], filled[:-1]))))
+    readings = np.cumsum(observed, axis=0, dtype=np.float64)
+    flats = np.minimum(readings - _latest(changes, readings, -block(after, FLAT)), FLAT_CAP)
+    counts = np.minimum(after[COUNT] + number, LONG)
+    values, times = np.concatenate((history(after), filled)), np.concatenate((after[TIMES], times))
+    history(after)[:], after[TIMES], after[COUNT] = values[-LONG:], times[-LONG:], counts[-1]
+    block(after, FRESH)[:], block(after, FLAT)[:] = fresh[-1], flats[-1]
+    block(after, ABSENT)[:] = np.minimum(n - newest[-1], ABSENT_MOST + 1)
+    return after, Rows(times, values, observed, fresh, flats, counts)
+
+
+def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bools:
+    """Of a row each of k devices: which carry on a full window as `push_each` does.
+
+    states [k, width], times [k], values [k, d], gaps [k]: a longer pause restarts the window. Every metric has a reading, and a window as
+    full as the device's.
+    """
+    pause = times - states[:, LAST]
+    on_time = (
+        (pause > 0) & (pause <= gaps) & (states[:, COUNT] == LONG) & np.isfinite(values).all(axis=1)
+    )
+    steady: Bools = (block(states, FRESH) == LONG) & (block(states, ABSENT) <= ABSENT_MOST)
+    whole: Bools = on_time & steady.all(axis=1)
+    return whole
+
+
+def push_each(states: Floats, times: Floats, values: Floats) -> tuple[Floats, EachRow]:
+    """Move k windows by a row each, where `goes_on`: the same as `push` of each, and what `remember` keeps besides."""
+    after, (k, metrics) = states.copy(), values.shape
+    whole, stamps = np.empty((k, LONG + 1, metrics)), np.empty((k, LONG + 1))
+    whole[:, :LONG], whole[:, LONG], stamps[:, :LONG], stamps[:, LONG] = (
+        history(states),
+        values,
+        states[:, TIMES],
+        times,
+    )
+    history(after)[:], after[:, TIMES] = whole[:, 1:], stamps[:, 1:]
+    flats = np.where(
+        values == whole[:, LONG - 1], np.minimum(block(states, FLAT) + 1, FLAT_CAP), 0.0
+    )
+    block(after, FLAT)[:], block(after, ABSENT)[:] = flats, 0.0
+    after[:, SLOTS], after[:, HELD] = 0.0, 1
+    after[:, SLOTS].view(np.int64)[:, 0] = discriminators(values)
+    return after, EachRow(stamps, whole, flats)
+
+
+def _begun(state: Floats, time: float, row: Floats) -> Floats:
+    after = state.copy()
+    after[TIMES], after[CHARTS], after[COMBINED] = time, 0.0, 0.0
+    history(after)[:] = row
+    for which in range(_BLOCKS):
+        block(after, which)[:] = ABSENT_MOST + 1 if which == ABSENT else 0.0
+    return after
+
+
+def _held(last: Floats, values: Floats, observed: Bools) -> Floats:
+    """Values [n, d] with what is missing taken from the row before."""
+    at = np.maximum.accumulate(
+        np.where(observed, np.arange(1, len(values) + 1)[:, None], 0), axis=0
+    )
+    return np.concatenate((last[None], values))[at, np.arange(values.shape[1])]
+
+
+def _latest(marks: Bools, numbers: Floats, before: Floats) -> Floats:
+    """The number [n, d] at the newest mark, `before` [d] where there was none; numbers ascend."""
+    return np.maximum.accumulate(np.where(marks, numbers, before), axis=0)
+
+
+def discriminators(values: Floats) -> Ints:
+    """What tells rows of one time apart [n]: a hash of the values [n, d]."""
+    bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
+    odd = np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    ) | np.uint64(1)
+    mixed = (bits ^ (bits >> np.uint64(29))) * odd
+    hashes: Ints = np.bitwise_xor.reduce(mixed, axis=1).view(np.int64)
+    return hashes
+
+
+def remember(state: Floats, held: list[int]) -> None:
+    """Keep the discriminators of the newest time."""
+    slots = state[SLOTS].view(np.int64)
+    slots[:] = 0
+    slots[: len(held)] = held
+    state[HELD] = len(held)
+
+
+def remembered(state: Floats) -> list[int]:
+    """The discriminators of the newest time."""
+    held: list[int] = state[SLOTS].view(np.int64)[: int(state[HELD])].tolist()
+    return held
+
+
+def rearranged(state: Floats, before: tuple[str, ...], after: tuple[str, ...]) -> Floats:
+    """The state of a device whose metrics are others from now on: those that stay keep their readings, the new ones have none yet."""
+    out = empty(len(after))
+    out[:_FIXED] = state[:_FIXED]
+    out[TAG] = 0.0
+    history(out)[:] = np.nan
+    block(out, ABSENT)[:] = ABSENT_MOST + 1
+    for place, metric in enumerate(after):
+        if metric in before:
+            history(out)[:, place] = history(state)[:, before.index(metric)]
+            for which in range(_BLOCKS):
+                block(out, which)[place] = block(state, which)[before.index(metric)]
+    return out

@@ -1,0 +1,1 @@
+"""What training shares: parameters, isolation forests, assessment, challenge."""

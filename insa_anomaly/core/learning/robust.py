@@ -1,0 +1,28 @@
+"""Typical pause and robust scale of a history."""
+
+import numpy as np
+
+from insa_anomaly.core.units import Floats
+from insa_anomaly.errors import TrainingError
+
+
+def typical_pause(when: Floats) -> float:
+    """Median time from one reading, or row, to the next, microseconds. Raises TrainingError where they are all of one time."""
+    pauses = np.diff(when)
+    pauses = pauses[pauses > 0]
+    if not len(pauses):
+        raise TrainingError("all readings carry the same timestamp")
+    return float(np.median(pauses))
+
+
+def robust_scale(values: Floats) -> tuple[float, float]:
+    """Median, and the largest of three robust estimates of scale; never 0, so that a constant series has one too."""
+    rounding = 1e-12 * float(np.abs(values).max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        p1, p5, p25, p50, p75, p95, p99 = np.percentile(values, [1, 5, 25, 50, 75, 95, 99]).tolist()
+        scale = max((p75 - p25) / 1.349, 0.7 * (p95 - p5) / 3.29, 0.4 * (p99 - p1) / 4.65)
+        scale = scale if scale > rounding else float(values.std())
+    scale = scale if scale > rounding else max(1e-3 * abs(p50), 1e-6)
+    if not np.isfinite(scale):
+        raise TrainingError("the values lie too far apart to be measured in floating point")
+    return p50, scale

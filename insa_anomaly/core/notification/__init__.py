@@ -1,0 +1,1 @@
+"""Events, alerts and notices; silence; the routes they take."""

@@ -1,0 +1,233 @@
+"""Who hears of what: routes choose targets, a cause is told once, and what exceeds a day's budget becomes one summary.
+
+All of it is decided here from values; what was decided before comes in and goes out, and is kept by whoever calls.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import msgspec
+
+from insa_anomaly.core.notification.alert import SUMMARY, Alert, Severity
+from insa_anomaly.core.notification.event import deterministic_id, rfc3339
+
+DAY = 86_400_000_000  # microseconds
+SHOWN = 20  # alerts and devices that a summary names
+_MOST_DEVICES = 1000  # counted one by one in a summary; those beyond are counted together
+_OTHERS = "(others)"
+
+
+@dataclass(frozen=True)
+class Route:
+    """Events of these devices (a pattern: `press-*`), of these kinds, this bad or worse, go to these targets; no kinds or targets: all."""
+
+    devices: str = "*"
+    kinds: tuple[str, ...] = (
+        "opened",
+        "worsened",
+        "device_silent",
+        "stream_silent",
+        "degraded",
+        "failing",
+        "disabled",
+        "slow",
+    )
+    severity: str = "warning"
+    targets: tuple[str, ...] = ()
+
+    def leads(self, alert: Alert, target: str) -> bool:
+        """Whether it takes this there."""
+        return (
+            (not self.targets or target in self.targets)
+            and (not self.kinds or alert.kind in self.kinds)
+            and (alert.ends or alert.severity >= Severity[self.severity.upper()])
+            and fnmatchcase(alert.device_id, self.devices)
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """Somebody who hears, at most `a_day` times a day. One who `follows` hears all of a cause it knows, and its end, beside the budget."""
+
+    name: str
+    routes: tuple[Route, ...]
+    a_day: int
+    follows: bool = False
+
+    def wants(self, alert: Alert) -> bool:
+        """Whether a route leads here."""
+        return any(route.leads(alert, self.name) for route in self.routes)
+
+
+class Known(NamedTuple):
+    """What a target knows of a cause: the worst it heard, or would have heard had it not been `held` back for the summary."""
+
+    severity: Severity
+    held: bool
+
+
+class Digest(msgspec.Struct, frozen=True):
+    """What was held back since then (microseconds): how many, of which kinds and devices, and the first of them, a line each."""
+
+    since: int = 0
+    count: int = 0
+    kinds: dict[str, int] = {}
+    devices: dict[str, int] = {}
+    first: list[str] = []
+
+
+class Account(msgspec.Struct, frozen=True):
+    """What a target has had on this day (days since the epoch), and what was held back from it."""
+
+    day: int = 0
+    sent: int = 0
+    digest: Digest = Digest()
+
+
+Knowledge = Mapping[tuple[str, str], Known]  # (target, cause) -> what it knows
+
+
+@dataclass
+class Dispatch:
+    """What is to be sent, and what is to be remembered (None: forgotten). `held` counts, by target, what went into its summary."""
+
+    sent: list[tuple[str, Alert]] = field(default_factory=list)
+    known: dict[tuple[str, str], Known | None] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    held: Counter[str] = field(default_factory=Counter)
+
+
+def decide(
+    alerts: Sequence[Alert],
+    targets: Sequence[Target],
+    known: Knowledge,
+    accounts: Mapping[str, Account],
+    now: int,
+) -> Dispatch:
+    """Who hears of these, in order. What is historical opens nothing: nobody can do anything about it now."""
+    dispatch = Dispatch(
+        accounts={
+            target.name: _today(accounts.get(target.name, Account()), now) for target in targets
+        }
+    )
+    held: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        for target in targets:
+            key = (target.name, alert.cause)
+            knows = dispatch.known[key] if key in dispatch.known else known.get(key)
+            if alert.ends:
+                kept = _ended(dispatch, target, alert, knows)
+            elif (
+                alert.historical
+                or not target.wants(alert)
+                or (_heard(alert, knows) and not target.follows)
+            ):
+                continue
+            else:
+                kept = _told(dispatch, target, alert, knows)
+            if kept:
+                held.setdefault(target.name, []).append(alert)
+    for name, kept_back in held.items():
+        account = dispatch.accounts[name]
+        dispatch.accounts[name] = msgspec.structs.replace(
+            account, digest=_added(account.digest, kept_back, now)
+        )
+        dispatch.held[name] += len(kept_back)
+    return dispatch
+
+
+def summaries(
+    targets: Sequence[Target], accounts: Mapping[str, Account], after: float, now: int
+) -> Dispatch:
+    """The summaries that are due: so many seconds after the first of what they hold, where the day's budget has room for one."""
+    dispatch = Dispatch()
+    for target in targets:
+        account = _today(accounts.get(target.name, Account()), now)
+        digest = account.digest
+        if digest.count and now - digest.since >= after * 1e6 and account.sent < target.a_day:
+            dispatch.sent.append((target.name, _summary(target.name, digest, now)))
+            dispatch.accounts[target.name] = Account(account.day, account.sent + 1)
+    return dispatch
+
+
+def _today(account: Account, now: int) -> Account:
+    day = now // DAY
+    return account if account.day == day else Account(day, 0, account.digest)
+
+
+def _heard(alert: Alert, knows: Known | None) -> bool:
+    """Whether this target knows as much already."""
+    return knows is not None and alert.severity <= knows.severity
+
+
+def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: Known | None) -> bool:
+    """Send it, or answer that it is to be held back: the last of a day's budget is the summary's."""
+    key, account = (target.name, alert.cause), dispatch.accounts[target.name]
+    follows = target.follows and knows is not None and not knows.held
+    room = account.sent < target.a_day - 1
+    severity = max(alert.severity, knows.severity) if knows else alert.severity
+    dispatch.known[key] = Known(severity, not (follows or room))
+    if not (follows or room):
+        return knows is None or not knows.held
+    dispatch.sent.append((target.name, alert))
+    if not follows:
+        dispatch.accounts[target.name] = msgspec.structs.replace(account, sent=account.sent + 1)
+    return False
+
+
+def _ended(dispatch: Dispatch, target: Target, alert: Alert, knows: Known | None) -> bool:
+    """Forget the cause, and tell that it is over whoever heard of it and wants to know; answers as `_told`."""
+    if knows is None:
+        return False
+    dispatch.known[target.name, alert.cause] = None
+    if knows.held or not (target.follows or target.wants(alert)):
+        return False
+    account = dispatch.accounts[target.name]
+    room = target.follows or account.sent < target.a_day - 1
+    if room:
+        dispatch.sent.append((target.name, alert))
+        cost = 0 if target.follows else 1
+        dispatch.accounts[target.name] = msgspec.structs.replace(account, sent=account.sent + cost)
+    return not room
+
+
+def _added(digest: Digest, alerts: Sequence[Alert], now: int) -> Digest:
+    kinds, devices = Counter(digest.kinds), Counter(digest.devices)
+    kinds.update(alert.kind for alert in alerts)
+    for alert in alerts:
+        named = alert.device_id in devices or len(devices) < _MOST_DEVICES
+        devices[alert.device_id if named else _OTHERS] += 1
+    lines = [
+        f"{alert.timestamp} {alert.subject}: {alert.text}"
+        for alert in alerts[: max(0, SHOWN - len(digest.first))]
+    ]
+    return Digest(
+        digest.since or now,
+        digest.count + len(alerts),
+        dict(kinds),
+        dict(devices),
+        digest.first + lines,
+    )
+
+
+def _summary(target: str, digest: Digest, now: int) -> Alert:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(digest.kinds).most_common())
+    text = f"{digest.count} more alerts since {rfc3339(digest.since)}, beyond the daily budget: {kinds}"
+    most = Counter(digest.devices).most_common(SHOWN)
+    lines = [
+        f"Devices ({len(digest.devices)}):",
+        *(f"  {count:>6}  {device or '-'}" for device, count in most),
+    ]
+    lines += ["", f"The first {len(digest.first)}:", *(f"  {line}" for line in digest.first)]
+    event = {
+        "count": digest.count,
+        "since": rfc3339(digest.since),
+        "kinds": digest.kinds,
+        "devices": digest.devices,
+        "lines": lines,
+    }
+    event_id = deterministic_id("summary", target, digest.since, digest.count)
+    return Alert(event_id, SUMMARY, Severity.WARNING, event_id, "", "", rfc3339(now), text, event)

@@ -1,0 +1,1 @@
+"""Certificates, backoff and model health, decided from values."""

@@ -1,0 +1,378 @@
+"""The judgement of the daily health check: figures in, what is found and what is to be done out.
+
+Measuring comes before it and acting after it; here nothing is asked and nothing is done, so that every rule is a row of a table.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from insa_anomaly.core.learning.assessment import FALSE_POSITIVE_RATE_MOST
+from insa_anomaly.core.notification.event import deterministic_id
+from insa_anomaly.core.notification.notice import Notice, NoticeKind, Severity
+
+TASK = "ml_model_health_check"
+DAY, HOUR = 86_400_000_000, 3_600_000_000
+FEWEST_READINGS = 250  # of a day, below which its share of anomalies says nothing
+FEWEST_MEASUREMENTS = 3  # of accuracy: one of them rests on 21 planted faults
+SLOW_SHARE = 0.01  # p99
+AGAIN_HOURS = 20  # between two tries, and between two words about the same: a daily check comes a little early at times
+SPREAD_DAYS = 20 / 24  # over which the retrainings of a check are spread
+PACE_SECONDS = 60.0  # between two of them, where there is time
+
+Figures = dict[str, float | int | str | None]
+Kind = Literal["retrain", "escalate", "recover", "disable", "retire", "clean_up"]
+Cause = Literal["age", "degraded", "failing", "slow", "silent", "inactive"]
+
+
+class Action(StrEnum):
+    """What a check may be asked to do; the first three only look."""
+
+    AGE = "check_model_age"
+    ACCURACY = "check_model_accuracy"
+    LATENCY = "check_prediction_latency"
+    RETRAIN = "auto_retrain_if_needed"
+    ESCALATE = "escalate_if_degraded"
+    CLEAN_UP = "cleanup_inactive_models"
+
+
+class Found(StrEnum):
+    """What can be the matter."""
+
+    OLD = "old"
+    INACCURATE = "inaccurate"
+    DEGRADED = "degraded"
+    FAILING = "failing"
+    SLOW = "slow"
+    SILENT = "silent"
+    INACTIVE = "inactive"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on something is the matter. `latency` is in seconds, the rates are shares."""
+
+    age_days: float = 7.0
+    accuracy: float = 0.9
+    accuracy_drop: float = 0.05
+    false_positive_rate: float = FALSE_POSITIVE_RATE_MOST
+    latency: float = 0.1
+    failures: int = 3
+    inactive_days: float = 30.0
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a serving model stands. Times in microseconds; None where something is not known.
+
+    `readings` and `anomalies` are of the last day and since it was promoted, without those that were confirmed. The accuracy of now is the
+    mean of `measurements`, each made on readings that the model of that time had not learnt.
+    """
+
+    device_id: str
+    metric_name: str
+    instance: str | None  # the daemon that serves it
+    model_id: str
+    version: int
+    trained_at: int
+    learnt_at: int | None  # anew, not only on from the version before
+    last_reading: int
+    accuracy_at_promotion: float | None = None
+    false_positive_rate_at_promotion: float | None = None
+    accuracy: float | None = None
+    measurements: int = 0
+    readings: int = 0
+    anomalies: int = 0
+    failures: int = 0  # retrainings and refits in a row that made no model
+    failure: str = ""
+    tried_at: int | None = None
+    remedied: bool = (
+        False  # something was decided about it and is to be done yet, or it is being trained
+    )
+    degraded_since_told: int | None = (
+        None  # when it was last told that it is; None: it is not, as far as anybody was told
+    )
+    failing_since_told: int | None = None
+
+    @property
+    def false_positive_rate(self) -> float | None:
+        """The share of its readings that stood out."""
+        return self.anomalies / self.readings if self.readings >= FEWEST_READINGS else None
+
+    def figures(self, now: int) -> Figures:
+        """What a decision rests on."""
+        said: Figures = {
+            "age_days": round(_days(now - self._learnt), 3),
+            "accuracy": self.accuracy,
+            "accuracy_at_promotion": self.accuracy_at_promotion,
+            "false_positive_rate": self.false_positive_rate,
+            "false_positive_rate_at_promotion": self.false_positive_rate_at_promotion,
+            "readings": self.readings,
+            "failures": self.failures,
+        }
+        return {name: figure for name, figure in said.items() if figure is not None}
+
+    @property
+    def _learnt(self) -> int:
+        return self.trained_at if self.learnt_at is None else self.learnt_at
+
+    def age_days(self, now: int) -> float:
+        """Days since it was learnt anew."""
+        return _days(now - self._learnt)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything was read since it was learnt."""
+        return self.last_reading > self._learnt
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How quickly a daemon scored over the last day: batches, and how many of them took longer than the limit."""
+
+    instance: str
+    batches: int
+    slow: int
+    slow_since_told: int | None = None
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """A stored model that serves nothing, and since when."""
+
+    device_id: str
+    metric_name: str
+    instance: str | None
+    model_id: str
+    version: int
+    status: str
+    since: int
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What is to be done, to which model, and why."""
+
+    kind: Kind
+    cause: Cause
+    reason: str
+    instance: str | None
+    device_id: str = ""
+    metric_name: str = ""
+    model_id: str | None = None
+    model_version: int = 0
+    figures: Figures = {}
+
+    def id(self, run_id: str) -> str:
+        """The same in a check that was cut off and begins anew."""
+        return deterministic_id(
+            "health",
+            run_id,
+            self.kind,
+            self.cause,
+            self.instance,
+            self.device_id,
+            self.metric_name,
+            self.model_id,
+        )
+
+
+Finding = dict[Found, str]  # what is the matter, in words
+
+
+# ---------------------------------------------------------------------------------------------------- what is found
+def examine(one: Standing, actions: Collection[Action], limits: Limits, now: int) -> Finding:
+    """What is the matter with a model, as far as it was asked for."""
+    found: Finding = {}
+    if Action.AGE in actions and one.age_days(now) >= limits.age_days:
+        found[Found.OLD] = f"learnt {one.age_days(now):.1f} days ago, more than {limits.age_days:g}"
+    if Action.ACCURACY in actions:
+        found |= _accuracy(one, limits)
+    if one.failures and not {Action.RETRAIN, Action.ESCALATE}.isdisjoint(actions):
+        found[Found.FAILING] = (
+            f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: {one.failure}"
+        )
+    if Action.CLEAN_UP in actions and _days(now - one.last_reading) >= limits.inactive_days:
+        found[Found.SILENT] = f"no reading for {_days(now - one.last_reading):.0f} days"
+    return found
+
+
+def _accuracy(one: Standing, limits: Limits) -> Finding:
+    found, worse = {}, _worse(one, limits)
+    known = one.accuracy if one.accuracy is not None else one.accuracy_at_promotion
+    if known is not None and known < limits.accuracy:
+        found[Found.INACCURATE] = f"accuracy {known:.3f}, below {limits.accuracy:g}"
+    if worse:
+        found[Found.DEGRADED] = "; ".join(worse)
+    return found
+
+
+def _worse(one: Standing, limits: Limits) -> list[str]:
+    """A rounding error makes nobody worse."""
+    said, then, now, rate = [], one.accuracy_at_promotion, one.accuracy, one.false_positive_rate
+    if (
+        then is not None
+        and now is not None
+        and one.measurements >= FEWEST_MEASUREMENTS
+        and then - now >= limits.accuracy_drop - 1e-9
+    ):
+        said.append(
+            f"accuracy {now:.3f}, {100 * (then - now):.1f} points below the {then:.3f} at its promotion"
+        )
+    if rate is not None and rate > limits.false_positive_rate:
+        said.append(
+            f"{100 * rate:.1f} % of its {one.readings} readings stood out, more than {100 * limits.false_positive_rate:g} %"
+        )
+    return said
+
+
+# -------------------------------------------------------------------------------------------------- what is to be done
+def decide(
+    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+) -> list[Decision]:
+    """What is to be done about it, as far as it was asked for."""
+    decisions: list[tuple[Kind, Cause, str]] = []
+    if not one.remedied:
+        decisions += _remedies(one, found, actions, limits, now)
+    if Action.ESCALATE in actions:
+        decisions += _escalations(one, found, actions, limits, now)
+    about = (
+        one.instance,
+        one.device_id,
+        one.metric_name,
+        one.model_id,
+        one.version,
+        one.figures(now),
+    )
+    return [Decision(kind, cause, reason, *about) for kind, cause, reason in decisions]
+
+
+def _remedies(
+    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+) -> list[tuple[Kind, Cause, str]]:
+    """Silence and too many failures end it; else what is old or worse is learnt anew, where there is news and it was not tried just now."""
+    if Action.CLEAN_UP in actions and Found.SILENT in found:
+        return [("retire", "silent", found[Found.SILENT])]
+    if Action.RETRAIN not in actions:
+        return []
+    if one.failures >= limits.failures:
+        return [("disable", "failing", found[Found.FAILING])]
+    if not one.has_news or _lately(max(one.tried_at or 0, one.learnt_at or 0), now):
+        return []
+    if Found.DEGRADED in found:
+        return [("retrain", "degraded", found[Found.DEGRADED])]
+    return [("retrain", "age", found[Found.OLD])] if Found.OLD in found else []
+
+
+def _escalations(
+    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+) -> list[tuple[Kind, Cause, str]]:
+    """What stands is told once a day; what was told and is over is told once. What is not known says neither."""
+    said: list[tuple[Kind, Cause, str]] = []
+    degraded, failing = one.degraded_since_told, one.failing_since_told
+    if Found.DEGRADED in found and not _lately(degraded, now):
+        said.append(("escalate", "degraded", found[Found.DEGRADED]))
+    elif (
+        degraded is not None
+        and Found.DEGRADED not in found
+        and Action.ACCURACY in actions
+        and one.false_positive_rate is not None
+    ):
+        said.append(
+            (
+                "recover",
+                "degraded",
+                f"{100 * one.false_positive_rate:.1f} % of its readings stand out, and it is as accurate as it was",
+            )
+        )
+    if 0 < one.failures < limits.failures and not _lately(failing, now):
+        said.append(("escalate", "failing", found[Found.FAILING]))
+    elif failing is not None and not one.failures:
+        said.append(
+            ("recover", "failing", f"version {one.version} serves, and no training failed since")
+        )
+    return said
+
+
+def judge_pace(
+    one: Pace, actions: Collection[Action], limits: Limits, now: int
+) -> tuple[Finding, list[Decision]]:
+    """Whether a daemon scores quickly enough, and what is to be told of it."""
+    if Action.LATENCY not in actions or not one.batches:
+        return {}, []
+    share, milliseconds = one.slow / one.batches, f"{1000 * limits.latency:g} ms"
+    figures: Figures = {"slow_share": share, "batches": one.batches}
+    if share > SLOW_SHARE:
+        reason = f"{100 * share:.1f} % of the batches took longer than {milliseconds} to score: the p99 is above it"
+        told = Action.ESCALATE in actions and not _lately(one.slow_since_told, now)
+        return {Found.SLOW: reason}, [
+            Decision("escalate", "slow", reason, one.instance, figures=figures)
+        ] if told else []
+    over = one.slow_since_told is not None and Action.ESCALATE in actions
+    reason = f"{100 * share:.2f} % of the batches took longer than {milliseconds} to score"
+    return {}, [Decision("recover", "slow", reason, one.instance, figures=figures)] if over else []
+
+
+def judge_idle(one: Idle, now: int) -> Decision:
+    """A model that has served nothing for so long goes: its files, not what is known of it."""
+    days = _days(now - one.since)
+    reason = f"{one.status} and unused for {days:.0f} days"
+    about = (one.instance, one.device_id, one.metric_name, one.model_id, one.version)
+    return Decision("clean_up", "inactive", reason, *about, {"unused_days": round(days, 3)})
+
+
+def pace_seconds(retrainings: int) -> float:
+    """Seconds between the beginnings of so many retrainings: over the day, so that the stream goes first."""
+    return min(PACE_SECONDS, SPREAD_DAYS * 86_400 / max(1, retrainings))
+
+
+# --------------------------------------------------------------------------------------------------- what is told of it
+def notice(event_id: str, decision: Decision, at: int) -> Notice | None:
+    """What others hear of a decision; None where it is nobody's business but ours."""
+    kind, severity = _told_as(decision)
+    if kind is None:
+        return None
+    about = (
+        decision.instance
+        if decision.cause == "slow"
+        else f"{decision.device_id}/{decision.metric_name}"
+    )
+    return Notice(
+        event_id=event_id,
+        kind=kind,
+        severity=severity,
+        cause=f"{decision.cause}:{about}",
+        open=decision.kind != "recover",
+        at=at,
+        device_id=decision.device_id,
+        metric_name=decision.metric_name,
+        model_id=decision.model_id or "",
+        model_version=decision.model_version,
+        reason=decision.reason,
+        figures=decision.figures,
+    )
+
+
+def _told_as(decision: Decision) -> tuple[NoticeKind | None, Severity]:
+    match decision.kind, decision.cause:
+        case "recover", _:
+            return "recovered", "info"
+        case "disable", _:
+            return "disabled", "critical"
+        case "escalate", "degraded" | "failing" | "slow" as cause:
+            return cause, "warning"
+        case _:
+            return None, "info"
+
+
+def slot(now: int, hour: int) -> int:
+    """The newest moment at which a daily check that runs at this hour (UTC) was due."""
+    since = hour * HOUR
+    return (now - since) // DAY * DAY + since
+
+
+def _days(microseconds: int) -> float:
+    return microseconds / DAY
+
+
+def _lately(at: int | None, now: int) -> bool:
+    return at is not None and now - at < AGAIN_HOURS * HOUR

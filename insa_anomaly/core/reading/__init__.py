@@ -1,0 +1,1 @@
+"""Bytes of a topic become readings, or are rejected with a reason."""

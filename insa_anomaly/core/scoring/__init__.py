@@ -1,0 +1,1 @@
+"""From members to episodes: forests, calibration, maturity."""

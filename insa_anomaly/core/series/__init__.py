@@ -1,0 +1,1 @@
+"""One metric of a device: window, features, charts, rules, detector and its training."""
