@@ -75,7 +75,14 @@ class Tables(Protocol):
         """Keep what was decided."""
 
     def finish(
-        self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float
+        self,
+        run_id: str,
+        task: str,
+        report: msgspec.Struct,
+        at: int,
+        *,
+        due: int | None,
+        pace: float,
     ) -> None:
         """Spread the retrainings, `pace` seconds apart, and keep the report; `due` is when a scheduled run was."""
 
@@ -273,7 +280,9 @@ class HealthService:
         self._models(run_id, actions, now, tally)
         self._others(run_id, actions, now, tally)
         report = self._report(run_id, actions, author, now, tally, monotonic() - began)
-        self._tables.finish(run_id, TASK, report, now, due, pace_seconds(tally.decided["retrain"]))
+        self._tables.finish(
+            run_id, TASK, report, now, due=due, pace=pace_seconds(tally.decided["retrain"])
+        )
         self._tables.forget(now - ACTIVITY_DAYS * DAY, now - DECISION_DAYS * DAY)
         instrumentation.health_checked(report.summary, report.seconds, healthy=report.healthy)
         return report

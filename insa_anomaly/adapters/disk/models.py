@@ -164,7 +164,7 @@ class ModelFiles:
                 f" of that file; or move {self._directory} away, and all is learnt anew"
             )
 
-    # ------------------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------- reading
     @property
     def revision(self) -> object:
         """Differs from every value it had before the index changed, by this process or another."""
@@ -289,7 +289,7 @@ class ModelFiles:
         )
         return int(found[0][0] or 0) + 1
 
-    # ------------------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------- writing
     def save(
         self, trained: "Trained | TrainedDevice", trained_at: int, refusal: str = ""
     ) -> ModelRow:
@@ -436,7 +436,7 @@ class ModelFiles:
     ) -> None:
         self.close()
 
-    # ---------------------------------------------------------------------------------------------- the files
+    # ------------------------------------------------------------------------------------ the files
     def _series_folder(self, key: SeriesKey) -> Path:
         folder = self._directory / safe_part(key[0]) / safe_part(key[1])
         with _faults(f"the folder {folder} cannot be made"):
@@ -490,7 +490,7 @@ class ModelFiles:
             )
         self._describe(key, before.versions[0].made_with if before.versions else {})
 
-    # ---------------------------------------------------------------------------------------------- the index
+    # ------------------------------------------------------------------------------------ the index
     def _enter(self, row: ModelRow, files: dict[str, StoredFile]) -> None:
         """Add the new row, which replaces the active one if it is to serve, and let go of versions long replaced."""
         key = (row.device_id, row.metric_name)

@@ -93,7 +93,7 @@ class Connection(Session):
         except Empty:
             return answers
 
-    # ------------------------------------------------------------------------------------- in the thread that reads
+    # --------------------------------------------------------------------- in the thread that reads
     def granted(self, link: Link, *, session_present: bool) -> None:
         """The broker took us."""
         super().granted(link, session_present=session_present)

@@ -86,7 +86,7 @@ class Feeder(Session):
             ):  # the connection is ending: what is pending goes with the next one
                 link.client.send_raw(packets)
 
-    # ------------------------------------------------------------------------------------- in the thread that reads
+    # --------------------------------------------------------------------- in the thread that reads
     def granted(self, link: Link, *, session_present: bool) -> None:
         """The broker took us: what it has not acknowledged goes again, in its order."""
         super().granted(link, session_present=session_present)

@@ -130,7 +130,7 @@ class Link:
             wake.set()
         )  # with this set, paho leaves all writing to our thread
 
-    # ------------------------------------------------------------------------------------------ in its own thread
+    # ---------------------------------------------------------------------------- in its own thread
     def run(self) -> End:
         """Connect, and serve the connection to its end. Never raises: whatever happens here ends this connection, not the thread."""
         try:
@@ -274,7 +274,7 @@ class Link:
     def _settle(self, answers: list[tuple[int, int]]) -> None:
         self._owner.answered(self, answers)
 
-    # ---------------------------------------------------------------------------------------------- from any thread
+    # ------------------------------------------------------------------------------ from any thread
     def close(self) -> None:
         """Take leave of the broker, after what was acknowledged and published before; `run` then ends."""
         self._closing.set()

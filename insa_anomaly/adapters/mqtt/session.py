@@ -51,7 +51,7 @@ class Session:
         self._decided = Event()
         self._thread = Thread(target=self._run, name=f"mqtt {access.client_id}", daemon=True)
 
-    # ---------------------------------------------------------------------------------------------- from any thread
+    # ------------------------------------------------------------------------------ from any thread
     def open(self, patience: float) -> bool:
         """Start; True once connected and subscribed, False where that took longer than `patience` seconds: it is tried on.
 
@@ -131,7 +131,7 @@ class Session:
     ) -> None:
         self.close()
 
-    # ----------------------------------------------------------------------------------------- in the thread of ours
+    # ------------------------------------------------------------------------ in the thread of ours
     def _run(self) -> None:
         while not self._closing.is_set():
             began = self._beat = monotonic()

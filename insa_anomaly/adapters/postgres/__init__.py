@@ -1,1 +1,1 @@
-"""PostgreSQL: what is recorded, and read back for training."""
+"""PostgreSQL: readings and results are recorded there, and read back for training."""

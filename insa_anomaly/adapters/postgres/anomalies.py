@@ -1,4 +1,4 @@
-"""Recorded anomalies and episodes, read page by page, and what operators say of them."""
+"""Recorded anomalies and episodes, read page by page, and the verdicts of operators on them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,27 +17,33 @@ _EPISODE_WIDTH = 11
 
 
 class PostgresFindings:
-    """The tables `anomaly_detections`, `anomaly_episodes` and `feedback`. Any call may raise DatabaseAway or DatabaseRefused."""
+    """The tables `anomaly_detections`, `anomaly_episodes` and `feedback`.
+
+    Any call may raise DatabaseAway or DatabaseRefused.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._statements = queries.load()
 
     def anomalies(self, wanted: Filter, after: Place | None, most: int) -> list[Anomaly]:
-        """The newest `most` that the filter lets through, or those after a place."""
+        """Return the newest `most` anomalies that pass the filter, or the `most` after a place."""
         return [
             _anomaly(row)
             for row in self._rows("anomalies", {**asdict(wanted), **_after(after), "most": most})
         ]
 
     def count_anomalies(self, wanted: Filter) -> int:
-        """How many the filter lets through."""
+        """Return the number of anomalies that pass the filter."""
         return int(self._rows("count_anomalies", asdict(wanted))[0][0])
 
     def episodes(
         self, wanted: Filter, after: Place | None, most: int
     ) -> list[tuple[Episode, Feedback | None]]:
-        """As `anomalies`, by the time they opened."""
+        """Return the newest `most` episodes by opening time, with their feedback.
+
+        The filter and the place act as in `anomalies`.
+        """
         rows = self._rows("episodes", {**asdict(wanted), **_after(after), "most": most})
         return [
             (
@@ -48,22 +54,22 @@ class PostgresFindings:
         ]
 
     def count_episodes(self, wanted: Filter) -> int:
-        """How many the filter lets through."""
+        """Return the number of episodes that pass the filter."""
         return int(self._rows("count_episodes", asdict(wanted))[0][0])
 
     def tally(self, model_id: str, since: int) -> Tally:
-        """What this model found since then, and what operators said of all its episodes."""
+        """Return the model's findings since then and the verdicts on all episodes it ever opened."""
         return Tally(*self._rows("tally", {"model_id": model_id, "since": since})[0])
 
     def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
-        """Times and confidences of the series' anomalies since then, in time order, at most so many."""
+        """Return time and confidence of up to `most` anomalies since then, in time order."""
         return [
             (time, confidence)
             for time, confidence in self._rows("confidences", (*key, since, most))
         ]
 
     def say(self, episode_id: str, feedback: Feedback) -> None:
-        """Keep what an operator says of an episode, instead of what was said before."""
+        """Store an operator's feedback on an episode in place of any earlier feedback."""
         values = (
             episode_id,
             feedback.verdict,
@@ -84,7 +90,7 @@ def _after(place: Place | None) -> dict[str, object]:
 
 
 def _anomaly(row: tuple[Any, ...]) -> Anomaly:
-    """What is null there cannot be: an anomaly was scored, so that something was expected."""
+    """Build an anomaly; null stands for NaN in its expected value and its band."""
     cells = list(row)
     cells[_BAND] = [float("nan") if cell is None else cell for cell in cells[_BAND]]
     cells[_REASONS] = msgspec.convert(cells[_REASONS], list[Reason])

@@ -1,4 +1,4 @@
-"""The audit log: what was changed, by whom, from where. Rows can be added and read, and nothing else."""
+"""The audit log: each change, with its user and origin. Rows can only be added and read."""
 
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
@@ -14,7 +14,10 @@ class PostgresAudit:
         self._statement = queries.load()["audit"]
 
     def write(self, change: Change) -> None:
-        """Add a row; it is committed when this returns. Raises DatabaseAway or DatabaseRefused, and then nothing may be changed."""
+        """Add a row; it is committed when this method returns.
+
+        Raises DatabaseAway or DatabaseRefused; the caller must then not make the change.
+        """
         before, after = (
             None if value is None else document(value) for value in (change.before, change.after)
         )

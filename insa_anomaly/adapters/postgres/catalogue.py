@@ -1,4 +1,4 @@
-"""`ml_models` when a model is changed by hand: the record reader writes it whenever the stream swaps."""
+"""`ml_models` when an operator changes a model; at swaps, the record reader writes the table."""
 
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
@@ -14,7 +14,10 @@ class PostgresCatalogue:
         self._statements = queries.load()
 
     def put(self, row: ModelRow) -> None:
-        """Write the row as it is now; one that is active archives the one before. Raises DatabaseAway or DatabaseRefused."""
+        """Write the row as it is now; an active row archives the active row before it.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
         with self._pool.session() as session, session.transaction():
             if row.status == "active":
                 session.execute(

@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL that comes back by itself, answers within its deadline, and raises only our errors."""
+"""A connection to PostgreSQL that reconnects by itself, answers in time, raises only our errors."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ _DEFAULTS = {
     "keepalives_idle": "5",
     "tcp_user_timeout": "10000",
 }
-# A failed connection carries no SQLSTATE; these words of its message mean that waiting does not help.
+# A failed connection carries no SQLSTATE; with these words in its message, waiting does not help.
 _REFUSALS = (
     "authentication failed",
     "no password supplied",
@@ -38,11 +38,12 @@ _REFUSED = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 
 class Connection:
-    """A connection made when it is first needed, and again after it was lost. For one thread at a time.
+    """A connection made when it is first needed and again after a loss; for a single thread.
 
-    `dsn` is an address in libpq's form; what it leaves open is set so that a dead peer is noticed. `adapters/targets/deadline` is in seconds, for all
-    that happens in one session. `prepare` is called with every new connection, before its first use. To `administer`, root comes to a
-    socket as the account that runs the server.
+    `dsn` is an address in libpq's form; settings that it leaves open are chosen so that a dead
+    peer is noticed. `deadline` is the time in seconds for all that happens in a session.
+    `prepare` is called with every new connection, before its first use. With `administer`, root
+    connects to a Unix socket as the account that runs the server.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class Connection:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """The live connection, in autocommit, for a block bounded by the deadline.
+        """Yield the live connection, in autocommit, for a block bounded by the deadline.
 
-        Raises DatabaseAway (the same may succeed later) or DatabaseRefused (it would be refused again). A block that fails in a
-        transaction loses the connection, so that nothing of it can reach the next.
+        Raises DatabaseAway (the same block may succeed later) or DatabaseRefused (it would be
+        refused again). A block that fails in a transaction loses the connection, so that none of
+        its work can reach the next block.
         """
         try:
             session, guarded = self._live()
@@ -85,7 +87,9 @@ class Connection:
                 yield session
         except psycopg.Error as error:
             if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-                self._discard()  # the server became a standby: a new connection finds the one that takes over, where the address names it
+                # The server became a standby: where the address names several servers, a new
+                # connection finds the new primary.
+                self._discard()
             raise _ours(error) from error
         finally:
             if (
@@ -103,7 +107,8 @@ class Connection:
     def _connected(self) -> tuple[Session, socket.socket]:
         with _account(self._conninfo if self._administer else None):
             session = psycopg.connect(self._conninfo, autocommit=True)
-        # A duplicate: the driver closes its own as soon as it finds it dead, and the number may then name another file.
+        # A duplicate: the driver closes its own socket as soon as it finds that dead, and the
+        # file descriptor may then belong to another file.
         guarded = socket.socket(fileno=os.dup(session.fileno()))
         try:
             with self._deadline.guard(guarded):
@@ -123,7 +128,7 @@ class Connection:
 
 
 def _close(session: Session, guarded: socket.socket) -> None:
-    with suppress(OSError):  # the server may have closed it already
+    with suppress(OSError):  # the server may have closed the socket already
         guarded.shutdown(socket.SHUT_RDWR)
     guarded.close()
     session.close()
@@ -138,7 +143,7 @@ def _words(dsn: str) -> dict[str, Any]:
     try:
         return conninfo_to_dict(dsn)
     except psycopg.Error:
-        # Without its cause: the driver's message quotes the address, and that may hold a password.
+        # Raised without the cause: the driver's message quotes the address and thus a password.
         raise DatabaseRefused("The address of the database cannot be understood") from None
 
 
@@ -154,7 +159,10 @@ def _ours(error: psycopg.Error) -> DatabaseAway | DatabaseRefused:
 
 
 def as_role(dsn: str, role: str | None) -> str:
-    """The connection string for a session with the rights of this role alone, where there is one; the login must be a member of it."""
+    """Return the connection string for a session with the rights of `role` alone; None: unchanged.
+
+    The login must be a member of the role.
+    """
     if role is None:
         return dsn
     options = str(conninfo_to_dict(dsn).get("options") or "")
@@ -163,9 +171,10 @@ def as_role(dsn: str, role: str | None) -> str:
 
 @contextmanager
 def _account(dsn: str | None) -> Iterator[None]:
-    """Root over a socket is nobody to PostgreSQL; the account that runs the server is its superuser.
+    """Run the block as the account that runs the server where root connects through a socket.
 
-    Only while a connection is made: that account may not even read where Python lies.
+    PostgreSQL does not know root; the account that runs the server is its superuser. The switch
+    covers only the making of a connection: that account may be unable to read Python's own files.
     """
     words = _words(dsn) if dsn and os.geteuid() == 0 else {}
     path = Path(f"{words.get('host')}/.s.PGSQL.{words.get('port') or 5432}")
@@ -180,10 +189,10 @@ def _account(dsn: str | None) -> Iterator[None]:
 
 
 def as_login(dsn: str, login: str) -> str:
-    """The connection string for this login, which has a way of its own to prove who it is."""
+    """Return the connection string for `login`, without a password: its own proof replaces that."""
     return make_conninfo("", **{**_words(dsn), "user": login, "password": None})
 
 
 def with_password(dsn: str, password: str | None) -> str:
-    """The connection string with the password in it, where there is one."""
+    """Return the connection string with the password in it, if there is a password."""
     return dsn if password is None else make_conninfo(dsn, password=password)

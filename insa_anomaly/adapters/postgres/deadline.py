@@ -1,6 +1,7 @@
-"""A deadline that holds although the server is frozen: at its end the socket is shut down, which frees whoever waits for it.
+"""A deadline that holds although the server is frozen: at its end the socket is shut down.
 
-No setting of server or driver does this: a backend that is stopped cancels nothing, and the kernel goes on acknowledging for it.
+The shutdown frees the thread that waits for the server. No setting of server or driver does so:
+a stopped backend cancels no query, and its kernel continues to acknowledge packets.
 """
 
 import socket
@@ -12,9 +13,10 @@ from math import inf
 
 
 class Deadline:
-    """Gives every guarded block `seconds`, then shuts its socket down. One block at a time; `close` ends its thread.
+    """Time limit of `seconds` for guarded blocks, a block at a time; `close` ends its thread.
 
-    The thread sleeps until the block it last heard of would be overdue, so that thousands of short blocks wake it once.
+    The thread sleeps until the last block known to it would be overdue, so that thousands of short
+    blocks wake it once.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -29,7 +31,7 @@ class Deadline:
 
     @contextmanager
     def guard(self, guarded: socket.socket) -> Iterator[None]:
-        """Shut `guarded` down if the block takes longer than its time; the block's own error follows from that."""
+        """Shut `guarded` down if the block exceeds its time; the block then fails by itself."""
         self._arm(guarded, time.monotonic() + self.seconds)
         try:
             yield
@@ -62,5 +64,5 @@ class Deadline:
     def _cut(self) -> None:
         self._due = inf
         if self._guarded is not None:
-            with suppress(OSError):  # it ended by itself in this moment
+            with suppress(OSError):  # the connection ended by itself at this moment
                 self._guarded.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,7 @@
-"""The database as a file and back, by PostgreSQL's own programs. A password goes to them in their environment, never in an argument."""
+"""The database as a file and back, by PostgreSQL's own programs.
+
+The programs receive a password in their environment, never in an argument.
+"""
 
 import subprocess
 from collections.abc import Sequence
@@ -15,19 +18,19 @@ HOURS = 24 * 3600.0  # a large database takes its time
 
 
 def server_major(dsn: str) -> int:
-    """The server's major version. Raises DatabaseAway or DatabaseRefused."""
+    """Return the server's major version. Raises DatabaseAway or DatabaseRefused."""
     with Connection(dsn) as connection, connection.session() as session:
         return session.info.server_version // 10_000
 
 
 def is_empty(dsn: str) -> bool:
-    """Whether the database has no schema of ours yet. Raises DatabaseAway or DatabaseRefused."""
+    """Return whether the database lacks our schema. Raises DatabaseAway or DatabaseRefused."""
     with Connection(dsn) as connection, connection.session() as session:
         return session.execute(queries.load()["migrations_table"]).fetchone() == (False,)
 
 
 def dump(programs: Path, dsn: str, target: Path) -> None:
-    """Write the database as it is at one moment. Raises BackupFailed."""
+    """Write the database as it is at a single moment to `target`. Raises BackupFailed."""
     target.touch(0o600)
     _run(
         [
@@ -48,7 +51,10 @@ def restore(programs: Path, dsn: str, source: Path) -> None:
 
 
 def carry_over(dsn: str, old: UUID, new: UUID, last: int) -> None:
-    """The log goes on under a new name: what of it is recorded, and the trainings that wait, are the new one's."""
+    """Continue the log `old` under the name `new`: move its cursor and its waiting trainings.
+
+    The cursor ends at `last`, the newest entry of the log.
+    """
     statements = queries.load()
     with Connection(dsn) as connection, connection.session() as session, session.transaction():
         session.execute(statements["carry_cursor"], (new, last, old))

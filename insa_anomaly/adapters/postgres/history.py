@@ -1,4 +1,4 @@
-"""Recorded readings as training wants them: whole series, as arrays."""
+"""Recorded readings in the form that training needs: whole series, as arrays."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ from insa_anomaly.adapters.postgres.connection import Connection
 from insa_anomaly.adapters.postgres.telemetry import EPOCH
 from insa_anomaly.ports import SeriesKey
 
-_HEADER = 19  # signature, flags and length of an extension we did not ask for
+_HEADER = 19  # signature, flags and length of the extension, which is empty
 _ROW = np.dtype(
     [
         ("fields", ">i2"),
@@ -23,7 +23,7 @@ _ROW = np.dtype(
 
 
 class PostgresHistory:
-    """Reads `telemetry`. For one thread at a time."""
+    """Reader of the table `telemetry`, for a single thread at a time."""
 
     def __init__(self, dsn: str, deadline: float = 30.0) -> None:
         self._statements = queries.load()
@@ -40,7 +40,7 @@ class PostgresHistory:
         self._connection.close()
 
     def series(self) -> list[SeriesKey]:
-        """Every series with readings, by name. Raises DatabaseAway or DatabaseRefused."""
+        """Return every series with readings, by name. Raises DatabaseAway or DatabaseRefused."""
         with self._connection.session() as session:
             rows = session.execute(self._statements["series_with_readings"]).fetchall()
         return [(device_id, metric_name) for device_id, metric_name in rows]
@@ -48,9 +48,10 @@ class PostgresHistory:
     def readings(
         self, key: SeriesKey, since: int, most: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Times (microseconds since the epoch) and values of good readings from `since` on, the newest `most`, in time order.
+        """Return times (microseconds since the epoch) and values of good readings, in time order.
 
-        Raises DatabaseAway or DatabaseRefused.
+        The newest `most` readings from `since` on are returned. Raises DatabaseAway or
+        DatabaseRefused.
         """
         with self._connection.session() as session, session.cursor() as cursor:
             found = cursor.execute(self._statements["series_id"], key).fetchone()
@@ -63,18 +64,24 @@ class PostgresHistory:
                 return _parsed(b"".join(stream))
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """Times (microseconds since the epoch) of readings from `since` on that were called anomalous, and not dismissed.
+        """Return the times of anomalous readings from `since` on that no operator dismissed.
 
-        Raises DatabaseAway or DatabaseRefused.
+        Times are microseconds since the epoch. Raises DatabaseAway or DatabaseRefused.
         """
         return self._times("anomalous_times", key, since)
 
     def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """The same, but for those that were part of no episode. Raises DatabaseAway or DatabaseRefused."""
+        """Return the times of `anomalous` that belong to an episode.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
         return self._times("episode_times", key, since)
 
     def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """Of those in episodes, the ones that somebody confirmed to be a fault. Raises DatabaseAway or DatabaseRefused."""
+        """Return the times of readings in episodes that an operator confirmed as faults.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
         return self._times("confirmed_times", key, since)
 
     def _times(self, statement: str, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
@@ -83,9 +90,9 @@ class PostgresHistory:
         return np.array([time for (time,) in rows], np.int64)
 
     def counts(self, start: int, end: int) -> tuple[int, int]:
-        """Rows with start <= time < end (microseconds), and how many different (series, time) there are among them.
+        """Return the count of rows and of distinct (series, time) pairs with start <= time < end.
 
-        Raises DatabaseAway or DatabaseRefused.
+        `start` and `end` are in microseconds. Raises DatabaseAway or DatabaseRefused.
         """
         with self._connection.session() as session:
             row = session.execute(self._statements["counts"], (start, end)).fetchone()
@@ -93,8 +100,11 @@ class PostgresHistory:
 
 
 def _parsed(stream: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Columns of a binary COPY: a header, rows of one width, two bytes of end."""
+    """Parse the columns of a binary COPY: a header, rows of equal width, two bytes of end."""
     rows = np.frombuffer(
-        stream, _ROW, max(0, len(stream) - _HEADER - 2) // _ROW.itemsize, min(_HEADER, len(stream))
+        stream,
+        _ROW,
+        count=max(0, len(stream) - _HEADER - 2) // _ROW.itemsize,
+        offset=min(_HEADER, len(stream)),
     )
     return rows["timestamp"].astype(np.int64) + EPOCH, rows["value"].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Trainings that were asked for: they wait, run and end in a table, so that a restart forgets none."""
+"""Requested trainings: they wait, run and end in a table, so that a restart forgets no job."""
 
 from typing import Any
 from uuid import UUID
@@ -11,27 +11,33 @@ from insa_anomaly.ports import Job, Place, SeriesKey
 
 
 class PostgresJobs:
-    """The table `training_jobs` as one daemon sees it. Any thread may call; any call may raise DatabaseAway or DatabaseRefused."""
+    """The table `training_jobs` as a single daemon sees it.
+
+    Any thread may call; any call may raise DatabaseAway or DatabaseRefused.
+    """
 
     def __init__(self, pool: Pool, instance: UUID) -> None:
-        """`instance` is the daemon's, by the id of its log."""
+        """Bind the table to the daemon whose log has the id `instance`."""
         self._pool = pool
         self._instance = instance
         self._statements = queries.load()
 
     def knows(self, key: SeriesKey) -> bool:
-        """Whether readings of this series were ever recorded."""
+        """Return whether readings of this series were ever recorded."""
         return bool(self._rows("series_exists", key)[0][0])
 
     def series(self) -> list[SeriesKey]:
-        """Every series with recorded readings."""
+        """Return every series with recorded readings."""
         return [
             (device_id, metric_name)
             for device_id, metric_name in self._rows("series_with_readings", ())
         ]
 
     def add(self, job: Job, most: int) -> None:
-        """Let it wait its turn. Raises Conflict where its series has one, TooMany where `most` wait already."""
+        """Add a waiting job.
+
+        Raises Conflict if its series has a job under way, TooMany if `most` jobs wait already.
+        """
         names = (
             "id",
             "kind",
@@ -52,7 +58,7 @@ class PostgresJobs:
         raise TooMany(f"{most} jobs wait already", retry_seconds=10.0)
 
     def one(self, job_id: str) -> Job:
-        """A job by its id. Raises NotFound."""
+        """Return a job by its id. Raises NotFound."""
         found = self._rows(
             "jobs", {"id": job_id, "status": None, "after_time": None, "after_id": None, "most": 1}
         )
@@ -61,7 +67,7 @@ class PostgresJobs:
         return Job(*found[0])
 
     def page(self, status: str | None, after: Place | None, most: int) -> list[Job]:
-        """The newest `most`, or those after a place."""
+        """Return the newest `most` jobs, or the `most` jobs after a place."""
         place = {
             "after_time": after.time if after else None,
             "after_id": after.id if after else None,
@@ -72,24 +78,24 @@ class PostgresJobs:
         ]
 
     def count(self, status: str | None) -> int:
-        """How many there are."""
+        """Return the number of jobs, of this status if a status is named."""
         return int(self._rows("count_jobs", {"status": status})[0][0])
 
     def begin(self, now: int) -> Job | None:
-        """The oldest that waits for us begins; None where none does."""
+        """Start the oldest job that waits for this daemon and return it; None if no job waits."""
         found = self._rows("begin_job", {"instance": self._instance, "now": now})
         return self.one(found[0][0]) if found else None
 
     def progress(self, job_id: str, percent: int) -> None:
-        """It has come so far."""
+        """Record the job's progress in percent."""
         self._change("progress_job", (percent, job_id))
 
     def advance(self, job: Job) -> bool:
-        """One of many series has come as far as it says; False where it was cancelled meanwhile."""
+        """Record progress and outcome of a job over many series; False if it was cancelled."""
         return self._change("advance_job", (job.progress, document(job.outcome), job.id))
 
     def end(self, job: Job) -> bool:
-        """It is done or failed, as it says; False where it was cancelled meanwhile."""
+        """Record the job as done or failed, by its status; False if it was cancelled meanwhile."""
         names = ("id", "status", "progress", "finished_at", "model_id", "seconds")
         values = {name: getattr(job, name) for name in names}
         return self._change(
@@ -97,7 +103,7 @@ class PostgresJobs:
         )
 
     def put_ended(self, job: Job) -> None:
-        """Keep one that nobody asked for, as it ended; again changes nothing."""
+        """Store a job that no user requested, in its final state; a repetition changes no row."""
         names = (
             "id",
             "kind",
@@ -115,11 +121,11 @@ class PostgresJobs:
         )
 
     def cancel(self, job_id: str, now: int, reason: str) -> bool:
-        """It waits or runs no longer; False where it had ended before."""
+        """Cancel a waiting or running job; False if it had ended before."""
         return self._change("cancel_job", (now, storable(reason), job_id))
 
     def resume(self) -> None:
-        """What was under way when the daemon ended waits again."""
+        """Let the jobs that ran when the daemon ended wait again."""
         self._change("resume_jobs", (self._instance,))
 
     def _rows(self, name: str, values: Any) -> list[Any]:  # noqa: ANN401 - parameters of any query

@@ -1,4 +1,4 @@
-"""What the health check measures by, and what it decided: tables that all daemons share."""
+"""Activity that the health check measures by, and its decisions: tables that all daemons share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,16 +15,22 @@ from insa_anomaly.ports import Counted, DecisionFilter, KeptDecision, Place, Ser
 
 
 class PostgresHealth:
-    """The tables of the health check. Any thread may call; any call may raise DatabaseAway or DatabaseRefused."""
+    """The tables of the health check.
+
+    Any thread may call; any call may raise DatabaseAway or DatabaseRefused.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._statements = queries.load()
 
-    # ------------------------------------------------------------------------------------------------ the check
+    # ------------------------------------------------------------------------------------ the check
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Whether nobody else checks while the block runs. The lock goes with its connection, however that ends."""
+        """Yield whether no other daemon runs the check while the block runs.
+
+        The lock ends with its connection, however the connection ends.
+        """
         with self._pool.apart() as connection:
             with connection.session() as session:
                 (granted,) = session.execute(self._statements["health_alone"]).fetchone() or (
@@ -33,38 +39,44 @@ class PostgresHealth:
             yield bool(granted)
 
     def last_due(self, task: str) -> int | None:
-        """When the run of this task that was made last was due; None where there was none."""
+        """Return when this task's latest run was due; None if the task never ran."""
         found = self._rows("schedule_of", (task,))
         return found[0][0] if found else None
 
     def begin(self, since: int, before: int, now: int) -> None:
-        """Note when models were last used (those of devices by activity `since`), and give up what waited from `before`."""
+        """Record when models were last used, and void decisions that wait since before `before`.
+
+        A device's model counts as used by the device's activity from `since` on.
+        """
         self._change("use_models", ())
         self._change("use_device_models", {"since": since})
         self._change("void_decisions", {"before": before, "now": now})
 
     def standings(self, after: SeriesKey, since: int, most: int) -> list[Standing]:
-        """The next serving models by name; what they did `since`."""
+        """Return the next `most` serving models by name, with their record from `since` on."""
         asked = {"device_id": after[0], "metric_name": after[1], "since": since, "most": most}
         return [Standing(*row) for row in self._rows("standings", asked)]
 
     def paces(self, since: int) -> list[Pace]:
-        """Every daemon that scored since then."""
+        """Return the pace of every daemon that scored since then."""
         return [Pace(*row) for row in self._rows("paces", {"since": since})]
 
     def idle(self, after: str, before: int, most: int) -> list[Idle]:
-        """The next models by id that serve nothing and were last used `before`, and are not to go already."""
+        """Return the next `most` models by id that do not serve and were last used `before`.
+
+        Models that are already due for removal are left out.
+        """
         return [
             Idle(*row)
             for row in self._rows("idle_models", {"after": after, "before": before, "most": most})
         ]
 
     def disabled(self) -> int:
-        """How many series have a disabled model and none that serves."""
+        """Return the number of series with a disabled model and no serving model."""
         return int(self._rows("disabled_models", ())[0][0])
 
     def decide(self, run_id: str, decisions: Sequence[Decision], at: int) -> None:
-        """Keep what was decided."""
+        """Store the decisions of a run."""
         said = [
             {**msgspec.structs.asdict(one), "id": one.id(run_id), "reason": storable(one.reason)}
             for one in decisions
@@ -72,9 +84,19 @@ class PostgresHealth:
         self._change("add_decisions", {"run_id": run_id, "at": at, "decisions": document(said)})
 
     def finish(
-        self, run_id: str, task: str, report: msgspec.Struct, at: int, due: int | None, pace: float
+        self,
+        run_id: str,
+        task: str,
+        report: msgspec.Struct,
+        at: int,
+        *,
+        due: int | None,
+        pace: float,
     ) -> None:
-        """Spread the retrainings, `pace` seconds apart, and keep the report; `due` is when a scheduled run was."""
+        """Spread the retrainings, `pace` seconds apart, and store the report.
+
+        `due` is the time at which a scheduled run was due.
+        """
         said = {"run_id": run_id, "task": task, "at": at, "report": document(report), "pace": pace}
         with self._pool.session() as session, session.transaction():
             session.execute(self._statements["spread_decisions"], said)
@@ -85,22 +107,25 @@ class PostgresHealth:
                 )
 
     def forget(self, activity: int, decisions: int) -> None:
-        """Drop activity, and decisions with their reports, from before these times; of activity a day at a time, which is much."""
+        """Delete activity, and decisions with their reports, from before the given times.
+
+        The activity of series is large and is deleted a day at a time.
+        """
         for name in ("forget_instance_activity", "forget_decisions", "forget_reports"):
             self._change(name, {"activity": activity, "decisions": decisions})
         while self._change("forget_series_activity", {"activity": activity}):
             pass
 
-    # -------------------------------------------------------------------------------------------- what was decided
+    # ----------------------------------------------------------------------------- what was decided
     def report(self, task: str) -> Mapping[str, Any] | None:
-        """The newest report; None where there is none."""
+        """Return the newest report of the task; None if there is no report."""
         found = self._rows("newest_report", (task,))
         return found[0][0] if found else None
 
     def decisions(
         self, wanted: DecisionFilter, after: Place | None, most: int
     ) -> list[KeptDecision]:
-        """The newest `most` that are wanted, or those after a place."""
+        """Return the newest `most` decisions that are wanted, or the `most` after a place."""
         place = {
             "after_time": after.time if after else None,
             "after_id": after.id if after else None,
@@ -113,7 +138,7 @@ class PostgresHealth:
         ]
 
     def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
-        """What waits for this daemon, or for any, and has its turn."""
+        """Return decisions that are due and wait for this daemon or for any daemon."""
         return [
             _kept(row)
             for row in self._rows("due_decisions", {"instance": instance, "now": now, "most": most})
@@ -122,7 +147,7 @@ class PostgresHealth:
     def settle(
         self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int
     ) -> None:
-        """It is carried out, or there is nothing to carry out."""
+        """Close a decision as carried out or as void."""
         values = {
             "id": decision_id,
             "status": status,
@@ -132,9 +157,9 @@ class PostgresHealth:
         }
         self._change("settle_decision", values)
 
-    # ------------------------------------------------------------------------------------------------ what was done
+    # -------------------------------------------------------------------------------- what was done
     def note(self, instance: UUID, counted: Counted, now: int) -> None:
-        """Add what this daemon scored."""
+        """Add this daemon's counts of scored readings."""
         about = {"instance": instance, "now": now}
         columns = {
             "devices": [key[0] for key in counted.keys],
@@ -155,7 +180,7 @@ class PostgresHealth:
             return session.execute(self._statements[name], values, prepare=False).fetchall()
 
     def _change(self, name: str, values: Any) -> int:  # noqa: ANN401
-        """How many rows were."""
+        """Execute a statement and return the number of changed rows."""
         with self._pool.session() as session:
             return session.execute(self._statements[name], values, prepare=False).rowcount
 
@@ -177,6 +202,14 @@ def _kept(row: Sequence[Any]) -> KeptDecision:
         *rest,
     ) = row
     decision = Decision(
-        kind, cause, reason, instance, device_id, metric_name, model_id, version, figures
+        kind=kind,
+        cause=cause,
+        reason=reason,
+        instance=instance,
+        device_id=device_id,
+        metric_name=metric_name,
+        model_id=model_id,
+        model_version=version,
+        figures=figures,
     )
     return KeptDecision(decision_id, run_id, at, decision, *rest)

@@ -1,4 +1,7 @@
-"""A few connections for many threads: whoever asks takes the one used last, so that a quiet daemon holds one."""
+"""A few connections for many threads.
+
+The connection used last is taken first, so that a quiet daemon opens a single connection.
+"""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +14,10 @@ from insa_anomaly.errors import DatabaseAway
 
 
 class Pool:
-    """Connections for any thread; each is made when it is first needed. `adapters/targets/deadline` is in seconds, for waiting and for each session."""
+    """Connections for any thread, each made when it is first needed.
+
+    `deadline` is in seconds and holds for the wait for a connection and for each session.
+    """
 
     def __init__(self, dsn: str, deadline: float = 10.0, size: int = 4) -> None:
         self._dsn = dsn
@@ -28,7 +34,7 @@ class Pool:
         self.close()
 
     def close(self) -> None:
-        """Close all connections; those in use too, once they come back or fail."""
+        """Close all connections; a connection in use is closed once it comes back or fails."""
         connections, self._connections = self._connections, []
         until = time.monotonic() + self._deadline
         for _ in connections:
@@ -38,12 +44,15 @@ class Pool:
             connection.close()
 
     def apart(self) -> Connection:
-        """A connection of the caller's own, for what a session keeps between two statements."""
+        """Return a new connection that the caller owns, for state that outlives a statement."""
         return Connection(self._dsn, self._deadline)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A live connection, in autocommit, for this block alone. Raises DatabaseAway or DatabaseRefused."""
+        """Yield a live connection, in autocommit, for this block alone.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
         if not self._connections:
             raise DatabaseAway("The connections to the database are closed")
         try:

@@ -7,14 +7,14 @@ _MARK = "-- name: "
 
 
 def load() -> Mapping[str, bytes]:
-    """Every query by its name, without its comments."""
+    """Return every query by its name, without its comments."""
     return parse(
         resources.files(__package__).joinpath("sql", "queries.sql").read_text(encoding="utf-8")
     )
 
 
 def parse(text: str) -> Mapping[str, bytes]:
-    """Queries of a file in which each begins with `-- name: <name>`."""
+    """Return the queries of a file in which each begins with `-- name: <name>`."""
     queries: dict[str, bytes] = {}
     for block in text.split(_MARK)[1:]:
         name, _, body = block.partition("\n")

@@ -1,4 +1,7 @@
-"""What the record reader writes: readings, anomalies, episodes, dead letters and models, a page of the log in one transaction."""
+"""Pages of the log in PostgreSQL, each written in a single transaction by the record reader.
+
+A page holds readings, anomalies, episodes, dead letters and models.
+"""
 
 import time
 from collections.abc import Mapping
@@ -29,17 +32,17 @@ from insa_anomaly.errors import DatabaseAway, DatabaseTaken
 from insa_anomaly.ports import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
-_FORGET_AT_ONCE = (
-    20_000  # rows of a table an hour: more than a day brings, and done within a second
-)
+# Rows deleted from a table each hour: more than a day adds to it, and gone within a second.
+_FORGET_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """From how many `readings` on a page is copied, and for how long not after one that held a duplicate.
+    """Least number of `readings` for a page to be copied, and the pause after a duplicate.
 
-    COPY costs the server half of what INSERT .. ON CONFLICT does (2.6 us a reading against 5.4 in pages of 2500), but one reading that
-    is there already fails the page. Duplicates come in runs, when a broker or a device says everything again.
+    COPY costs the server half of the time of INSERT .. ON CONFLICT (2.6 us a reading against 5.4
+    in pages of 2500), but a single reading that is already recorded fails the page. Duplicates come
+    in runs, when a broker or a device repeats everything.
     """
 
     readings: int = 500
@@ -48,22 +51,26 @@ class Bulk:
 
 @dataclass(frozen=True)
 class Claim:
-    """Under this `name`, a client id, one daemon alone records into a database: that with this log."""
+    """The right of a single daemon, known by its log, to record into a database under `name`.
+
+    The name is a client id.
+    """
 
     name: str
     log_id: UUID
 
     @property
     def session(self) -> str:
-        """What the server shows our session as, and we know it by."""
+        """Application name under which the server lists our session, and we recognise it."""
         return f"insa-anomaly {self.log_id}"
 
 
 class PostgresRecorder:
-    """Records pages, and makes the partitions they go to ahead of time. For one thread.
+    """Recorder of pages, which also creates their partitions ahead of time; for a single thread.
 
-    When the connection dies during COMMIT nobody knows whether the page is recorded: `record` raises DatabaseAway, and the caller
-    reads `cursor` or records the page again; both are right, since repeating a page changes nothing.
+    When the connection dies during COMMIT, it is unknown whether the page is recorded: `record`
+    raises DatabaseAway, and the caller reads `cursor` or records the page again. Both are right,
+    since repeating a page changes no row.
     """
 
     def __init__(
@@ -74,7 +81,10 @@ class PostgresRecorder:
         claim: Claim | None = None,
         keep_days: Mapping[str, float | None] | None = None,
     ) -> None:
-        """`keep_days`: of telemetry, anomalies, dead_letters and audit, by these names; None keeps for ever."""
+        """Connect lazily; `keep_days` limits the age of stored rows, None keeps them for ever.
+
+        Its keys are telemetry, anomalies, dead_letters and audit.
+        """
         self._keep_days = keep_days or {}
         self._statements = queries.load()
         self._bulk = bulk or Bulk()
@@ -95,17 +105,21 @@ class PostgresRecorder:
         self._connection.close()
 
     def cursor(self, log_id: UUID) -> int:
-        """Sequence recorded for this log, 0 for none. Raises DatabaseAway or DatabaseRefused."""
+        """Return the sequence recorded for this log, 0 for a log without any.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
         with self._connection.session() as session:
             row = session.execute(self._statements["cursor"], (log_id,)).fetchone()
         return 0 if row is None else int(row[0])
 
     def record(self, page: Page) -> None:
-        """All of the page and its cursor in one transaction; repeating it changes nothing.
+        """Record the page and its cursor in a single transaction; a repetition changes no row.
 
-        Of states of one episode the later one stays. A model recorded as active archives the one before it. Raises DatabaseAway
-        (perhaps recorded, perhaps not: the same page again is right) or DatabaseRefused (nothing was recorded), which is RowsRefused
-        where it is for what a row holds.
+        Among states of the same episode, the latest stays. A model recorded as active archives the
+        model active before it. Raises DatabaseAway (perhaps recorded, perhaps not: the same page
+        again is right) or DatabaseRefused (the page was not recorded). The subclass RowsRefused
+        means that the content of a row is refused.
         """
         with self._connection.session() as session:
             if time.monotonic() - self._upkept > _UPKEEP_SECONDS:
@@ -121,7 +135,8 @@ class PostgresRecorder:
                 if not (self._is_bulk(page) and self._copied(session, page, series_ids)):
                     self._insert(session, page, series_ids)
             except OF_A_ROW:
-                session.rollback()  # keeps the connection: whoever looks for the row makes many attempts
+                # A rollback keeps the connection: the search for the row makes many attempts.
+                session.rollback()
                 raise
 
     def _is_bulk(self, page: Page) -> bool:
@@ -135,7 +150,10 @@ class PostgresRecorder:
     def _not_recorded_yet(
         self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]
     ) -> list[Anomaly]:
-        """The late anomalies whose readings the database does not know. Nobody else writes them, so asking before is enough."""
+        """Return the late anomalies whose readings the database does not know.
+
+        No other daemon writes these readings, so a query beforehand is enough.
+        """
         rows = np.array([row for row, _ in page.late])
         telemetry = page.telemetry
         keys = (
@@ -149,7 +167,7 @@ class PostgresRecorder:
         return [anomaly for number, (_, anomaly) in enumerate(page.late, 1) if number not in known]
 
     def _copied(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> bool:
-        """Record a page of new readings; False: some are there already, and nothing was recorded."""
+        """Record a page of new readings; False, without a change, if a reading exists already."""
         with session.cursor() as cursor:
             try:
                 cursor.execute(b"BEGIN")
@@ -201,23 +219,30 @@ class PostgresRecorder:
         self._upkeep(session)
 
     def _claim_alone(self, session: Session, claim: Claim) -> None:
-        """Raises DatabaseTaken. A session of our own that the server takes for alive is ended; the next attempt then succeeds."""
+        """Claim the database for this daemon; raises DatabaseTaken where another daemon holds it.
+
+        An earlier session of ours that the server takes for alive is ended and DatabaseAway is
+        raised; the next attempt then succeeds.
+        """
         names = {"name": claim.name, "session": claim.session}
         if session.execute(self._statements["claim"], names).fetchone() == (claim.session, True):
             return
         with session.transaction():
-            session.execute(
-                "SET LOCAL ROLE NONE"
-            )  # a session is its login's, whatever role works in it
+            # A session belongs to its login, whatever role works in it.
+            session.execute("SET LOCAL ROLE NONE")
             ended = session.execute(self._statements["end_own_session"], names).fetchall()
         if ended:
             raise DatabaseAway("an earlier session of ours still had to be ended")
         raise DatabaseTaken(
-            f"another daemon with the client id {claim.name} records into this database: give each its own (broker.client_id)"
+            f"another daemon with the client id {claim.name} records into this database:"
+            " give each its own (broker.client_id)"
         )
 
     def _upkeep(self, session: Session) -> None:
-        """Weeks made ahead, old ones forgotten. Both can wait, readings cannot: a long report may hold the lock."""
+        """Create partitions ahead and delete old rows.
+
+        Both can wait and readings cannot, so an error is logged: a long report may hold the lock.
+        """
         self._upkept = time.monotonic()
         try:
             (today,) = session.execute(self._statements["today"]).fetchone() or (None,)

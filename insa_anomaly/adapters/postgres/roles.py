@@ -1,4 +1,7 @@
-"""Who may do what in the database: an owner who has the tables, groups with the rights of the daemon's parts, a login that is in them."""
+"""Rights in the database: an owner of the tables, a group for each part of the daemon, a login.
+
+The login is a member of every group.
+"""
 
 from psycopg import sql
 
@@ -11,9 +14,10 @@ GROUPS = (INGEST, API, AUDIT, KEYS)
 
 
 def migrate_as_owner(dsn: str) -> list[str]:
-    """Bring the schema up to date as the role that owns it, and give the groups, where there are any, their rights.
+    """Bring the schema up to date as the role that owns it, and grant the groups their rights.
 
-    `dsn` is of a superuser, of the owner or of one of its members. Raises as `migrate`.
+    The groups get rights only if all of them exist. `dsn` is of a superuser, of the owner or of a
+    member of the owner. Raises the errors of `migrate`.
     """
     with Connection(dsn, administer=True) as connection, connection.session() as session:
         owner = _owner(session) or (OWNER if _exists(session, OWNER) else None)
@@ -28,9 +32,9 @@ def migrate_as_owner(dsn: str) -> list[str]:
 
 
 def are_given(dsn: str, login: str) -> bool:
-    """Whether `create_roles` and `migrate_as_owner` have nothing left to do here: roles belong to all of the server, rights to a database.
+    """Return whether `create_roles` and `migrate_as_owner` have no work left in this database.
 
-    Raises DatabaseAway or DatabaseRefused.
+    Roles belong to the whole server, rights to a database. Raises DatabaseAway or DatabaseRefused.
     """
     named = {"owner": OWNER, "login": login, "groups": list(GROUPS), "ingest": INGEST}
     with Connection(dsn, administer=True) as connection, connection.session() as session:
@@ -40,10 +44,10 @@ def are_given(dsn: str, login: str) -> bool:
 
 
 def create_roles(dsn: str, login: str) -> list[str]:
-    """Make the roles that are missing, and the login a member of the groups; answers the names of what was made.
+    """Create the missing roles, make the login a member of the groups; return the names created.
 
-    `dsn` is of a superuser. The login gets no password: peer authentication, a certificate or `ALTER ROLE` are the administrator's to
-    choose. Raises DatabaseAway or DatabaseRefused.
+    `dsn` is of a superuser. The login gets no password: the administrator chooses between peer
+    authentication, a certificate and `ALTER ROLE`. Raises DatabaseAway or DatabaseRefused.
     """
     with (
         Connection(dsn, administer=True) as connection,
@@ -84,8 +88,9 @@ def _exists(session: Session, name: str) -> bool:
 
 
 def _owner(session: Session) -> str | None:
-    """Whose the schema is; None where there is none yet."""
+    """Return the owner of the schema's tables; None if the database has no schema yet."""
     row = session.execute(
-        "SELECT tableowner FROM pg_tables WHERE tablename = 'schema_migrations' AND schemaname = current_schema()"
+        "SELECT tableowner FROM pg_tables"
+        " WHERE tablename = 'schema_migrations' AND schemaname = current_schema()"
     ).fetchone()
     return None if row is None else str(row[0])

@@ -9,12 +9,14 @@ from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import Connection, Session
 from insa_anomaly.errors import MigrationError
 
-LOOK_SECONDS = 10.0  # to see whether anything is to be done: a frozen server must not hold whoever asks for as long as a migration may
+# Time to see whether any migration is pending. A frozen server must not hold the caller for as
+# long as a migration may take.
+LOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One step of the schema, as shipped."""
+    """A step of the schema, as shipped."""
 
     version: int
     name: str
@@ -22,12 +24,12 @@ class Migration:
 
     @property
     def sha256(self) -> str:
-        """Tells an applied migration from one that was changed afterwards."""
+        """Digest that distinguishes an applied migration from a file changed afterwards."""
         return sha256(self.statements).hexdigest()
 
 
 def shipped() -> list[Migration]:
-    """The migrations of this version, in order."""
+    """Return the migrations of this version, in order."""
     folder = resources.files(__package__).joinpath("sql")
     files = {
         file.name.removesuffix(".sql"): file.read_bytes()
@@ -46,9 +48,10 @@ def migrate(
     *,
     administer: bool = False,
 ) -> list[str]:
-    """Bring the database to this version's schema and answer the names of what was applied. Safe to run by many at once.
+    """Bring the database to this version's schema; return the names of the migrations applied.
 
-    Raises MigrationError (an applied file was changed, or the database is newer than the program), DatabaseAway, DatabaseRefused.
+    Many processes may call it at once. Raises MigrationError (an applied file was changed, or the
+    database is newer than the program), DatabaseAway, DatabaseRefused.
     """
     known = shipped() if migrations is None else list(migrations)
     statements = queries.load()
@@ -63,7 +66,8 @@ def migrate(
         connection.session() as session,
     ):
         session.execute(
-            b"SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)"
+            b"SELECT set_config('lock_timeout', '0', false),"
+            b" set_config('statement_timeout', '0', false)"
         )
         session.execute(statements["one_at_a_time"])
         done = pending(known, _applied(session, statements))
@@ -73,7 +77,10 @@ def migrate(
 
 
 def is_up_to_date(dsn: str) -> bool:
-    """Whether nothing is to be applied, as an administrator sees it. Raises MigrationError, DatabaseAway, DatabaseRefused."""
+    """Return whether no migration is pending, as an administrator sees the database.
+
+    Raises MigrationError, DatabaseAway, DatabaseRefused.
+    """
     with (
         Connection(dsn, LOOK_SECONDS, administer=True) as connection,
         connection.session() as session,
@@ -82,12 +89,16 @@ def is_up_to_date(dsn: str) -> bool:
 
 
 def pending(known: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) -> list[Migration]:
-    """The migrations that are still to be applied; `applied` holds name and sha256 by version. Raises MigrationError."""
+    """Return the migrations still to be applied. Raises MigrationError.
+
+    `applied` holds name and sha256 by version.
+    """
     by_version = {migration.version: migration for migration in known}
     for version, (name, digest) in applied.items():
         if version not in by_version:
             raise MigrationError(
-                f"The database has migration {name}, which this version does not know: it was set up by a newer one"
+                f"The database has migration {name}, which this version does not know:"
+                " it was set up by a newer one"
             )
         if by_version[version].sha256 != digest:
             raise MigrationError(
@@ -97,7 +108,7 @@ def pending(known: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) 
 
 
 def _look(session: Session, statements: Mapping[str, bytes]) -> dict[int, tuple[str, str]]:
-    """What is applied, without changing anything."""
+    """Return name and sha256 of each applied migration, by version; change no table."""
     if session.execute(statements["migrations_table"]).fetchone() == (False,):
         return {}
     return {

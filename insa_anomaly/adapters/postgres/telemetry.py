@@ -1,4 +1,4 @@
-"""The table of readings: its columns as binary arrays, the ids of its series, and the weeks it is partitioned into."""
+"""The table of readings: its columns as binary arrays, its series ids, its weekly partitions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -39,23 +39,26 @@ _WEEK = timedelta(weeks=1)
 
 
 class BinaryArray(bytes):
-    """A one-dimensional array as PostgreSQL's binary protocol has it, ready to be sent as it is."""
+    """A one-dimensional array in PostgreSQL's binary format, ready to be sent as it is."""
 
     __slots__ = ()
 
 
 class BinaryArrayDumper(Dumper):
-    """Sends a BinaryArray; its type is what the statement casts it to."""
+    """Sends a BinaryArray as it is; the statement casts it to its type."""
 
     format = Format.BINARY
 
     def dump(self, obj: Buffer) -> Buffer:
-        """The bytes as they are."""
+        """Return the bytes as they are."""
         return obj
 
 
 def binary_array(values: npt.NDArray[np.generic], kind: tuple[str, int]) -> BinaryArray:
-    """Values as an array of `kind` (wire format, type id of an element): each is four bytes of length and itself."""
+    """Return values as an array of `kind` (wire format, type id of an element).
+
+    Each element is written as four bytes of length and the value.
+    """
     wire, type_id = kind
     elements = np.empty(len(values), [("length", ">i4"), ("value", wire)])
     elements["length"] = np.dtype(wire).itemsize
@@ -66,7 +69,10 @@ def binary_array(values: npt.NDArray[np.generic], kind: tuple[str, int]) -> Bina
 
 
 def columns(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> tuple[object, ...]:
-    """Parameters of the query `add_telemetry`; `series_ids[i]` belongs to `telemetry.keys[i]`."""
+    """Return the parameters of the query `add_telemetry`.
+
+    `series_ids[i]` belongs to `telemetry.keys[i]`.
+    """
     return (
         binary_array(series_ids[telemetry.key], _INTEGER),
         binary_array(telemetry.timestamp - EPOCH, _TIMESTAMPTZ),
@@ -79,7 +85,10 @@ def columns(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> tuple[ob
 
 
 def copy_stream(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> bytes:
-    """All but `original`, for the query `copy_telemetry`: rows of a number of columns, then each with its length before it."""
+    """Return all columns but `original` for the query `copy_telemetry`.
+
+    Each row is its number of columns, then each value preceded by its length.
+    """
     rows = np.empty(len(telemetry.key), _COPY_ROW)
     rows["columns"] = len(_COPIED)
     for name, wire in _COPIED.items():
@@ -108,10 +117,12 @@ class SeriesIds:
         self._known: dict[SeriesKey, int] = {}
 
     def of(self, telemetry: Telemetry, session: Session) -> npt.NDArray[np.int32]:
-        """Id of each of `telemetry.keys`, 0 for those without a reading; names are committed at once, outside the page."""
-        used = np.zeros(
-            len(telemetry.keys), bool
-        )  # how many there are now: another thread adds to them
+        """Return the id of each of `telemetry.keys`, 0 for a key without a reading.
+
+        New names are committed at once, outside the page.
+        """
+        # Only the keys present at this moment count: another thread adds keys.
+        used = np.zeros(len(telemetry.keys), bool)
         used[telemetry.key] = True
         wanted = [telemetry.keys[place] for place in np.flatnonzero(used).tolist()]
         self._learn([key for key in wanted if key not in self._known], session)
@@ -138,9 +149,10 @@ class SeriesIds:
 
 
 def ensure_partitions(session: Session, statements: Mapping[str, bytes], today: date) -> list[str]:
-    """Make the weekly partitions around `today` that are missing, and move into them what was kept in the default one.
+    """Create the missing weekly partitions around `today` and return their names.
 
-    Five weeks back hold whatever intake accepts by default, four ahead outlast an absence of this upkeep. Answers their names.
+    Readings of such a week move there from the default partition. Five weeks back cover all
+    readings that intake accepts by default; four weeks ahead outlast a pause of this upkeep.
     """
     if not _missing(session, statements, today):
         return []

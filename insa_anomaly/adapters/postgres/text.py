@@ -1,16 +1,16 @@
-"""What PostgreSQL can hold of text and JSON that came from outside: no NUL, no lone surrogates."""
+"""Text and JSON from outside in the form that PostgreSQL can store: no NUL, no lone surrogates."""
 
 import msgspec
 from psycopg.types.json import Jsonb
 
 
 def storable(text: str) -> str:
-    """The text, with what PostgreSQL refuses written as an escape."""
+    """Return the text with escapes in place of the characters that PostgreSQL refuses."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def document(value: object) -> Jsonb:
-    """The value as JSON; NaN and infinities become null, NUL in text the replacement character."""
+    """Return the value as JSON; NaN and infinities become null, NUL becomes U+FFFD."""
     return Jsonb(value, dumps=_encoded)
 
 
