@@ -10,6 +10,6 @@ from tests.api.office import Office, opened
 
 @pytest.fixture
 def office(database: str, tmp_path: Path) -> Iterator[Office]:
-    """The application over an empty database with our schema."""
+    """Open the application over an empty database with our schema."""
     with opened(database, tmp_path) as office:
         yield office

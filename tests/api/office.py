@@ -1,4 +1,4 @@
-"""The application as its callers see it, over a real database: who asks is one word."""
+"""The application as its callers see it, over a real database; a word names the caller's key."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,30 +58,38 @@ WISHES = {
 
 @cache
 def learnt() -> Trained:
-    """A small model of noise around 10."""
+    """Train a small model of noise around 10."""
     values = 10 + np.random.default_rng(0).normal(size=400)
-    return fit(SECOND * np.arange(400), values, KEY, str(UUID(int=0)), 1, PARAMETERS, POLICY)
+    return fit(
+        times=SECOND * np.arange(400),
+        values=values,
+        key=KEY,
+        model_id=str(UUID(int=0)),
+        version=1,
+        parameters=PARAMETERS,
+        policy=POLICY,
+    )
 
 
 def now() -> int:
-    """Microseconds since the epoch."""
+    """Return the microseconds since the epoch."""
     return time.time_ns() // 1000
 
 
 def well() -> Condition:
-    """Of a daemon that does all of its job."""
+    """Return the condition of a daemon that does all of its job."""
     return Condition([], {"series": 0})
 
 
 @dataclass
 class Log:
-    """The way into the log: what came, and whether the disk takes it."""
+    """The way into the log: the messages that arrived, and whether the disk accepts them."""
 
     messages: list[tuple[str, bytes]] = field(default_factory=list)
     writable: bool = True
 
     def post(self, topic: str, payload: bytes) -> bool:
-        """Keep it, where that can be."""
+        """Store a message if the log is writable; return whether it was stored."""
         if self.writable:
             self.messages.append((topic, payload))
         return self.writable
@@ -89,7 +97,10 @@ class Log:
 
 @dataclass
 class Office:
-    """The application, a client, and keys by name: read, write, telemetry, admin, expired, revoked, bad."""
+    """The application, a client and its keys.
+
+    The keys by name: read, write, telemetry, admin, expired, revoked, bad.
+    """
 
     dsn: str
     pool: Pool
@@ -120,7 +131,7 @@ class Office:
         self.ring.refresh()
 
     def ask(self, who: str, method: str, path: str, **more: Any) -> httpx2.Response:  # noqa: ANN401 - what the client takes
-        """One request with the key of this name; "nobody" has none."""
+        """Send a request with the key of this name; "nobody" has none."""
         headers = {
             **more.pop("headers", {}),
             **({} if who == "nobody" else {"Authorization": f"Bearer {self.tokens[who]}"}),
@@ -129,7 +140,7 @@ class Office:
         return answer
 
     def get(self, path: str, who: str = "read", **params: Any) -> Any:  # noqa: ANN401 - any JSON
-        """What a route answers that must succeed."""
+        """Get a route that must succeed, and return its document."""
         answer = self.ask(who, "GET", path, params=params)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -137,7 +148,7 @@ class Office:
     def train(
         self, key: SeriesKey = KEY, trained_at: int | None = None, **figures: float | str
     ) -> ModelRow:
-        """The next version of a series' model, stored; its figures may be more than training gives."""
+        """Store the next version of a series' model, trained by `learnt`, with further figures."""
         one, version = learnt(), self.files.next_version(key)
         model = replace(
             one.model, id=str(uuid4()), version=version, device_id=key[0], metric_name=key[1]
@@ -155,7 +166,7 @@ class Office:
     def stream(
         self, values: Sequence[float], key: SeriesKey = KEY, since: int | None = None
     ) -> None:
-        """Readings come in, a second apart."""
+        """Feed readings into the stream, a second apart."""
         begin = now() - len(values) * SECOND if since is None else since
         keys, n = self.fleet.registry.keys, len(values)
         number = np.full(n, self.fleet.registry.number(key), np.int32)
@@ -165,35 +176,44 @@ class Office:
             np.zeros(n, np.int16),
         )
         self.fleet.advance(
-            Telemetry(keys, number, times, zeros, np.array(values, float), good, good)
+            Telemetry(
+                keys=keys,
+                key=number,
+                timestamp=times,
+                discriminator=zeros,
+                value=np.array(values, float),
+                quality=good,
+                flags=good,
+            )
         )
 
     def record(self, anomalies: Sequence[Anomaly] = (), episodes: Sequence[Episode] = ()) -> None:
-        """Findings are recorded."""
+        """Record anomalies and episodes."""
         with PostgresRecorder(self.dsn) as recorder:
             recorder.record(Page(UUID(int=1), 1, NOTHING, anomalies, episodes))
 
     def do(self, method: str, path: str, body: object = None, who: str = "write") -> Any:  # noqa: ANN401 - any JSON
-        """What a route answers that must succeed."""
+        """Send a request that must succeed, and return its document."""
         answer = self.ask(who, method, path, **({} if body is None else {"json": body}))
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def audited(self, action: str) -> list[tuple[Any, ...]]:
-        """Who, from where, which, before and after, of the lines with this action."""
+        """Return who, origin, subject, before and after of the audit lines with this action."""
         return self.query(
-            "SELECT who, origin, subject, before, after FROM audit_log WHERE action = %s ORDER BY id",
+            "SELECT who, origin, subject, before, after FROM audit_log"
+            " WHERE action = %s ORDER BY id",
             action,
         )
 
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
-        """Rows of the database."""
+        """Query the database and return the rows."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             found = connection.execute(statement, values)
             return found.fetchall() if found.description else []
 
     def routes(self) -> Iterator[tuple[str, str]]:
-        """Method and path of every route there is."""
+        """Yield method and path of every route."""
         for route in self.application.routes:
             assert isinstance(route, APIRoute)
             for method in sorted((route.methods or set()) - {"HEAD", "OPTIONS"}):
@@ -201,7 +221,7 @@ class Office:
 
 
 def problem(answer: httpx2.Response, status: int) -> Mapping[str, Any]:
-    """The document of an answer that must be this problem."""
+    """Return the document of an answer that must be a problem with this status."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     said: dict[str, Any] = answer.json()
@@ -214,7 +234,7 @@ def problem(answer: httpx2.Response, status: int) -> Mapping[str, Any]:
 def opened(
     dsn: str, folder: Path, host: str = "127.0.0.1", redis_url: str | None = None
 ) -> Iterator[Office]:
-    """The application over this database, as it listens on `host`."""
+    """Open the application over this database, as it listens on `host`."""
     settings = Settings(
         http=Http(host=host), training=Training(jobs=JOBS_MOST), redis=RedisAddress(redis_url)
     )
@@ -230,12 +250,12 @@ def opened(
                 one(name)
 
         desk = Desk(
-            fleet.registry.known,
-            partial(compared, fleet),
-            log,
-            interrupt,
-            well,
-            instrumentation.metrics_text,
+            number=fleet.registry.known,
+            compared=partial(compared, fleet),
+            inlet=log,
+            interrupt=interrupt,
+            condition=well,
+            metrics=instrumentation.metrics_text,
         )
         stream = Stream(
             lambda question, _: desk.answer(question), lambda question, _: desk.answer(question)
@@ -250,45 +270,59 @@ def opened(
         application = app.create("1.2.3", stream.condition, stream.metrics, admin)
         with TestClient(application, raise_server_exceptions=False) as client:
             yield Office(
-                dsn,
-                pool,
-                files,
-                fleet,
-                log,
-                instance,
-                interrupts,
-                KeyService(keys, PostgresAudit(pool)),
-                ring,
-                application,
-                client,
+                dsn=dsn,
+                pool=pool,
+                files=files,
+                fleet=fleet,
+                log=log,
+                instance=instance,
+                interrupts=interrupts,
+                service=KeyService(keys, PostgresAudit(pool)),
+                ring=ring,
+                application=application,
+                client=client,
             )
 
 
 def anomaly(
     row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None
 ) -> Anomaly:
-    """A reading that this model found strange."""
+    """Build an anomalous reading, found by this model."""
     key = (row.device_id, row.metric_name)
     episode = None if started_at is None else episode_id(*key, started_at)
     return Anomaly(
-        anomaly_id(*key, at, 0), row.id, row.version, *key, at, 9.5, -confidence, -0.1, confidence, 1.0, 0.0, 2.0,
-        [Reason("jump", 1.0, "a jump")], historical=False, episode_id=episode,
-    )  # fmt: skip
+        id=anomaly_id(*key, at, 0),
+        model_id=row.id,
+        model_version=row.version,
+        device_id=row.device_id,
+        metric_name=row.metric_name,
+        timestamp=at,
+        value=9.5,
+        score=-confidence,
+        raw_score=-0.1,
+        confidence=confidence,
+        expected=1.0,
+        lower=0.0,
+        upper=2.0,
+        reasons=[Reason("jump", 1.0, "a jump")],
+        historical=False,
+        episode_id=episode,
+    )
 
 
 def episode(
     row: ModelRow, started_at: int, closed_at: int | None = None, peak: float = 0.5
 ) -> Episode:
-    """An episode that this model found."""
-    key = (row.device_id, row.metric_name)
+    """Build an episode, found by this model."""
     return Episode(
-        episode_id(*key, started_at),
-        *key,
-        row.id,
-        row.version,
-        started_at,
-        closed_at or started_at,
-        closed_at,
-        1,
-        peak,
+        id=episode_id(row.device_id, row.metric_name, started_at),
+        device_id=row.device_id,
+        metric_name=row.metric_name,
+        model_id=row.id,
+        model_version=row.version,
+        started_at=started_at,
+        updated_at=closed_at or started_at,
+        closed_at=closed_at,
+        readings=1,
+        peak_confidence=peak,
     )

@@ -1,4 +1,7 @@
-"""What can be changed: thresholds, versions, feedback; each audited before it is done, and refused where it cannot be."""
+"""The possible changes: thresholds, versions, feedback.
+
+Each change is audited before it is made, and refused where it cannot be audited.
+"""
 
 from typing import Any
 from uuid import uuid4
@@ -26,12 +29,12 @@ CHANGES: list[tuple[str, str, Any]] = [
 ]
 
 
-# ------------------------------------------------------------------------------------------------- every change
+# -------------------------------------------------------------------------- every change
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
 def test_a_change_that_cannot_be_audited_is_refused(
     office: Office, method: str, path: str, body: object
 ) -> None:
-    """And nothing is changed."""
+    """A change that cannot be audited changes no state."""
     first, second = office.train(), office.train()
     office.record([], [episode(first, now())])
     subject = episode(first, now()).id if "episodes" in path else first.id
@@ -47,7 +50,10 @@ def test_a_change_that_cannot_be_audited_is_refused(
 def test_what_is_not_there_cannot_be_changed(
     office: Office, method: str, path: str, body: object
 ) -> None:
-    """404, and no line in the audit log; names that are none are refused."""
+    """A change of an unknown subject is 404, without a line in the audit log.
+
+    A malformed id is refused.
+    """
     problem(office.ask("write", method, f"{API}/{path.format(uuid4())}", json=body), 404)
     for hostile in ("x", "%2e%2e", "%00", "x" * 5000):
         assert office.ask(
@@ -70,7 +76,7 @@ def test_what_is_not_there_cannot_be_changed(
     ],
 )
 def test_bodies_that_make_no_sense_are_refused(office: Office, path: str, body: object) -> None:
-    """Unknown fields, other types, numbers out of range."""
+    """Unknown fields, other types and numbers out of range are refused."""
     method, where = ("PUT", "models") if path == "threshold" else ("POST", "episodes")
     problem(office.ask("write", method, f"{API}/{where}/{uuid4()}/{path}", json=body), 422)
 
@@ -91,7 +97,7 @@ def test_bodies_that_make_no_sense_are_refused(office: Office, path: str, body: 
     ],
 )
 def test_numbers_that_are_none_are_refused(office: Office, number: bytes) -> None:
-    """As bytes on the wire: what JSON libraries take without a word."""
+    """Invalid numbers that JSON libraries accept without a word are refused on the wire."""
     headers = {"Content-Type": "application/json"}
     content = b'{"threshold": ' + number + b"}"
     answer = office.ask(
@@ -101,9 +107,9 @@ def test_numbers_that_are_none_are_refused(office: Office, number: bytes) -> Non
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-# --------------------------------------------------------------------------------------------------- thresholds
+# ---------------------------------------------------------------------------- thresholds
 def test_a_threshold_is_set_audited_and_shown(office: Office) -> None:
-    """In the index, in PostgreSQL, and in the next version of the model too."""
+    """A threshold is set in the index, in PostgreSQL, and in the next version of the model."""
     row = office.train()
     said = office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.625})
     assert (said["success"], said["threshold_before"], said["threshold"]) == (
@@ -126,7 +132,7 @@ def test_a_threshold_is_set_audited_and_shown(office: Office) -> None:
 
 
 def test_a_threshold_says_what_it_would_have_done(office: Office) -> None:
-    """Episodes a day over the last week, as it was and as it would have been."""
+    """The answer states the episodes a day of the last week, before and after the change."""
     row = office.train(trained_at=now() - 4 * 24 * HOUR)
     office.do("PUT", f"{API}/models/{row.id}/threshold", {"threshold": 0.1})
     spikes = [
@@ -150,7 +156,10 @@ def test_a_threshold_says_what_it_would_have_done(office: Office) -> None:
 def test_law_counting_from_anomalies_is_counting_from_all_readings(
     steps: list[tuple[int, int]], tenths: int, gap: int
 ) -> None:
-    """As the verdict would have it, for readings that come evenly: what lies between two anomalies was ordinary."""
+    """The count from anomalies equals the verdict's count over all readings.
+
+    The readings come evenly; readings between two anomalies are ordinary.
+    """
     policy, threshold = Policy(merge_gap_readings=gap), tenths / 10
     at, found = 0, []
     for pause, confidence in steps:
@@ -165,7 +174,7 @@ def test_law_counting_from_anomalies_is_counting_from_all_readings(
 
 
 def test_the_stream_takes_the_threshold_with_the_model(office: Office) -> None:
-    """A threshold set by hand is the one that counts, and is kept in the checkpoint."""
+    """A threshold set by hand counts, and is stored in the checkpoint."""
     row = office.train()
     office.fleet.swap(KEY, Model.from_bytes(office.files.scorer(row.id)), 0.875)
     assert office.fleet._models.numbers[0, :].tolist().count(0.875) == 1
@@ -174,9 +183,9 @@ def test_the_stream_takes_the_threshold_with_the_model(office: Office) -> None:
     assert 0.875 not in office.fleet._models.numbers[0, :].tolist()
 
 
-# ----------------------------------------------------------------------------------------------------- versions
+# ------------------------------------------------------------------------------ versions
 def test_a_version_is_rolled_back_and_forth(office: Office) -> None:
-    """The index says so at once; PostgreSQL too; asked again, nothing changes."""
+    """A rollback changes the index at once, and PostgreSQL too; repeating it changes no state."""
     first, second = office.train(), office.train()
     said = office.do("POST", f"{API}/models/{first.id}/activate")
     assert said == {
@@ -194,7 +203,7 @@ def test_a_version_is_rolled_back_and_forth(office: Office) -> None:
 
 
 def test_a_deleted_model_leaves_its_row(office: Office) -> None:
-    """Its files go, it is never active again, and nothing else can be done to it."""
+    """The files of a deleted model are removed, and any later change of it is refused."""
     row, other = office.train(), office.train(("FAN-7", "current"))
     folder = (office.files._directory / row.model_path).parent
     said = office.do("DELETE", f"{API}/models/{row.id}")
@@ -213,7 +222,7 @@ def test_a_deleted_model_leaves_its_row(office: Office) -> None:
 
 
 def test_metadata_still_says_what_made_the_versions(office: Office) -> None:
-    """After a change too."""
+    """The metadata of a version is complete after a change too."""
     row = office.train()
     path = (office.files._directory / row.model_path).with_name("metadata.json")
     before = path.read_text()
@@ -226,16 +235,16 @@ def test_metadata_still_says_what_made_the_versions(office: Office) -> None:
 
 
 def test_postgres_follows_later_where_it_refuses_now(office: Office) -> None:
-    """The change is made: the index on disk is the truth."""
+    """A change is made while PostgreSQL refuses: the index on disk is the truth."""
     row = office.train()
     office.query("ALTER TABLE ml_models RENAME TO gone")
     assert office.do("DELETE", f"{API}/models/{row.id}")["status"] == "deleted"
     assert office.files.active() == {}
 
 
-# ----------------------------------------------------------------------------------------------------- feedback
+# ------------------------------------------------------------------------------ feedback
 def test_the_last_word_on_an_episode_counts(office: Office) -> None:
-    """With who said it; the words before are in the audit log."""
+    """The last feedback of an episode counts, with its author; the audit log holds the earlier."""
     row, at = office.train(), now()
     one = episode(row, at)
     office.record([], [one])
@@ -262,17 +271,20 @@ def test_the_last_word_on_an_episode_counts(office: Office) -> None:
 
 @pytest.mark.parametrize(("verdict", "learnt"), [("confirmed", 9), ("dismissed", 10)])
 def test_a_confirmed_fault_is_not_learnt(office: Office, verdict: str, learnt: int) -> None:
-    """Its anomalous readings are left out of the history; those of a dismissed episode are in it."""
+    """The anomalous readings of a confirmed episode are left out of the history.
+
+    The readings of a dismissed episode stay in it.
+    """
     row, begin = office.train(), now() - HOUR
     zeros, flags = np.zeros(10, np.int64), np.zeros(10, np.int16)
     telemetry = Telemetry(
-        [KEY],
-        np.zeros(10, np.int32),
-        begin + SECOND * np.arange(10),
-        zeros,
-        np.arange(10.0),
-        flags,
-        flags,
+        keys=[KEY],
+        key=np.zeros(10, np.int32),
+        timestamp=begin + SECOND * np.arange(10),
+        discriminator=zeros,
+        value=np.arange(10.0),
+        quality=flags,
+        flags=flags,
     )
     with PostgresRecorder(office.dsn) as recorder:
         recorder.record(
@@ -289,7 +301,7 @@ def test_a_confirmed_fault_is_not_learnt(office: Office, verdict: str, learnt: i
         assert len(history.readings(KEY, 0, 100)[0]) == learnt
 
 
-# ---------------------------------------------------------------------------------------------------- telemetry
+# ----------------------------------------------------------------------------- telemetry
 @pytest.mark.parametrize(
     ("names", "body", "readings"),
     [
@@ -306,7 +318,7 @@ def test_a_confirmed_fault_is_not_learnt(office: Office, verdict: str, learnt: i
 def test_readings_are_taken_in_every_form(
     office: Office, names: dict[str, str], body: bytes, readings: int
 ) -> None:
-    """As they came, into the log."""
+    """A body goes into the log as it came."""
     answer = office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=body)
     assert (answer.status_code, answer.json()) == (200, {"success": True, "readings": readings})
     assert office.log.messages == [("/".join(["$http", *names.values()]), body)]
@@ -327,7 +339,10 @@ def test_readings_are_taken_in_every_form(
 def test_readings_that_are_none_are_refused(
     office: Office, names: dict[str, str], body: bytes, reason: str
 ) -> None:
-    """With the reason they would have among the dead letters; they are not kept: who sent them knows."""
+    """The refusal states the reason that a dead letter would have.
+
+    Rejected readings are not stored, because their sender is informed.
+    """
     said = problem(
         office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=body), 422
     )
@@ -346,12 +361,12 @@ def test_readings_that_are_none_are_refused(
     ],
 )
 def test_names_that_are_none_are_refused(office: Office, names: dict[str, str]) -> None:
-    """They would be levels of a topic."""
+    """An invalid name is refused, because it would become levels of a topic."""
     problem(office.ask("telemetry", "POST", "/api/v1/telemetry", params=names, content=b"1"), 422)
 
 
 def test_a_disk_that_takes_nothing_is_said(office: Office) -> None:
-    """503: send it again."""
+    """A log that does not accept the readings is 503, which asks the sender to repeat."""
     office.log.writable = False
     answer = office.ask(
         "telemetry", "POST", "/api/v1/telemetry", params={"device_id": "a"}, content=b'{"t": 1}'
@@ -360,7 +375,7 @@ def test_a_disk_that_takes_nothing_is_said(office: Office) -> None:
 
 
 def test_a_body_that_grows_is_cut_off(office: Office) -> None:
-    """Whether its size was announced or not."""
+    """A body beyond the limit is refused, whether its size was announced or not."""
     for content in (b"x" * 1_000_001, (b"x" * 100_000 for _ in range(11))):
         problem(
             office.ask(
@@ -371,14 +386,14 @@ def test_a_body_that_grows_is_cut_off(office: Office) -> None:
 
 
 def test_the_interval_of_a_model_is_in_microseconds(office: Office) -> None:
-    """What the effect of a threshold rests on."""
+    """The effect of a threshold rests on an interval in microseconds."""
     row = office.train()
     assert Model.from_bytes(office.files.scorer(row.id)).numbers[INTERVAL] >= SECOND / 1000
 
 
-# ------------------------------------------------------------------------------------------------------ shadows
+# ------------------------------------------------------------------------------- shadows
 def test_two_versions_are_compared_and_one_is_promoted(office: Office) -> None:
-    """The one that scores along says nothing; what it would have said stands beside what was said, until it takes over."""
+    """A shadow raises no alert; its results stand beside the champion's until it takes over."""
     second = office.train(trained_at=now() - 2 * HOUR)
     first = office.train(trained_at=now() - HOUR)
     said = office.do("POST", f"{API}/models/{second.id}/shadow")
@@ -413,7 +428,10 @@ def test_two_versions_are_compared_and_one_is_promoted(office: Office) -> None:
 
 
 def test_a_series_has_one_shadow(office: Office) -> None:
-    """Another one takes its place; one that ends is kept; one that is asked for again goes on."""
+    """A new shadow replaces the old; an ended shadow is archived.
+
+    A shadow that is requested again continues.
+    """
     rows = [office.train(trained_at=now() - hour * HOUR) for hour in (4, 3, 2)]
     for row, before in ((rows[0], None), (rows[1], rows[0].id), (rows[1], None)):
         said = office.do("POST", f"{API}/models/{row.id}/shadow")
@@ -426,7 +444,7 @@ def test_a_series_has_one_shadow(office: Office) -> None:
 
 
 def test_only_what_is_kept_can_score_along(office: Office) -> None:
-    """Not the one that serves, none of a device, none that is gone."""
+    """The champion, a model of a device and a deleted model cannot become a shadow."""
     row = office.train()
     together = office.train((KEY[0], METRIC_NAME), now() - HOUR)
     office.train((KEY[0], METRIC_NAME))
@@ -436,7 +454,7 @@ def test_only_what_is_kept_can_score_along(office: Office) -> None:
 
 
 def test_a_shadow_that_cannot_be_audited_is_refused(office: Office) -> None:
-    """Nothing begins then, and nothing ends."""
+    """No shadow begins then, and none ends."""
     row = office.train(trained_at=now() - HOUR)
     other = office.train(trained_at=now() - HOUR + SECOND)
     office.train()

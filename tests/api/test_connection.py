@@ -1,4 +1,4 @@
-"""The admin port keeps its connections for those who use them."""
+"""The admin port limits connections and the time of a request."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: plant\r\nContent-Length: 10\r\n"
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A port of little patience, where /echo says what it was sent."""
+    """Serve a port of little patience, where /echo returns the body it was sent."""
     application: FastAPI = app.create("1.2.3", well)
 
     @application.post("/echo")
@@ -33,7 +33,7 @@ def port() -> Iterator[int]:
 
 
 def ended_after(line: socket.socket, drop: bytes) -> float:
-    """Seconds until the other side ends the connection, on which a drop falls every now and then."""
+    """Return the seconds until the other side ends a connection that sends a drop now and then."""
     line.settimeout(0.1)
     began = time.monotonic()
     while time.monotonic() < began + 10.0:
@@ -49,7 +49,7 @@ def ended_after(line: socket.socket, drop: bytes) -> float:
 
 
 def answer(line: socket.socket) -> bytes:
-    """The body of the next answer, which comes after its head."""
+    """Return the body of the next answer, which comes after its head."""
     said = b""
     while not said.endswith(b'"'):
         said += line.recv(1000)
@@ -61,14 +61,17 @@ def answer(line: socket.socket) -> bytes:
     [(b"", b""), (b"POST /ec", b"h"), (HEAD, b"x-a: b\r\n"), (HEAD + b"\r\n", b"1")],
 )
 def test_who_sends_drop_by_drop_is_cut_off(port: int, head: bytes, drop: bytes) -> None:
-    """However it goes on: nothing at all, a line without end, headers without end, a body that takes its time."""
+    """A slow client is cut off at any point of its request.
+
+    Examples are no byte at all, a line without end, headers without end and a slow body.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         line.sendall(head)
         assert PATIENCE / 2 < ended_after(line, drop) < 5.0
 
 
 def test_who_is_slow_between_requests_is_not(port: int) -> None:
-    """Each request has its own time, and one that came in two parts is a request like any other."""
+    """Each request has its own time, and a request that came in two parts is answered."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         for _ in range(3):
             line.sendall(HEAD + b"\r\n12345")
@@ -79,7 +82,7 @@ def test_who_is_slow_between_requests_is_not(port: int) -> None:
 
 
 def test_the_part_of_a_request_that_came_with_the_one_before_counts(port: int) -> None:
-    """Two in one packet, the second without its end."""
+    """A second request in the same packet, without its end, has a limited time."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         line.sendall(HEAD + b"\r\n1234567890" + HEAD + b"\r\n1")
         assert answer(line) == b'"1234567890"'
@@ -87,8 +90,8 @@ def test_the_part_of_a_request_that_came_with_the_one_before_counts(port: int) -
 
 
 def test_there_are_only_so_many(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is closed at once, and the others go on."""
-    time.sleep(0.2)  # those of other tests are gone
+    """A connection beyond the limit is closed at once, and the others continue."""
+    time.sleep(0.2)  # the connections of other tests are gone
     monkeypatch.setattr(connection, "CONNECTIONS_MOST", 2)
     with ExitStack() as stack:
         lines = [
@@ -102,22 +105,22 @@ def test_there_are_only_so_many(port: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Wire:
-    """A transport that notes what it is told."""
+    """A transport that records the calls it receives."""
 
     def __init__(self) -> None:
         self.told: list[bytes | str] = []
 
     def write(self, data: bytes) -> None:
-        """Note it."""
+        """Record the data."""
         self.told.append(bytes(data))
 
     def close(self) -> None:
-        """Note it."""
+        """Record the end."""
         self.told.append("closed")
 
 
 def told(write: Callable[[connection.Gathering], None]) -> list[bytes | str]:
-    """What the transport behind a gathering one is told, in the same turn of a loop and in the next."""
+    """Return the calls that the transport behind `Gathering` receives, by turn of the loop."""
     wire = Wire()
 
     async def written() -> None:
@@ -130,7 +133,10 @@ def told(write: Callable[[connection.Gathering], None]) -> list[bytes | str]:
 
 
 def test_head_and_body_are_sent_at_once() -> None:
-    """An answer that is whole goes out as one, at once; a part of one is not held beyond the turn, nor one that grows too long."""
+    """A whole answer is sent at once, in a single write.
+
+    A part of an answer is not held beyond the turn, nor is an answer that grows too long.
+    """
 
     def whole(line: connection.Gathering) -> None:
         line.write(b"head ")
@@ -148,7 +154,7 @@ def test_head_and_body_are_sent_at_once() -> None:
 
 
 def test_what_is_written_before_the_end_is_sent() -> None:
-    """Hanging up sends first what is held."""
+    """Closing sends the held bytes first."""
 
     def ending(line: connection.Gathering) -> None:
         line.write(b"last words")

@@ -1,4 +1,7 @@
-"""The admin port: alive, ready, counted, and where every reader is; nothing else, and to nobody else."""
+"""The admin port: liveness, readiness, metrics and the position of every reader.
+
+The port serves no other page, and no caller from outside.
+"""
 
 import json
 import socket
@@ -27,7 +30,7 @@ FIGURES = {"series": 3, "log_last": 7}
 
 
 class Daemon:
-    """What the application asks."""
+    """A daemon with the parts that the application asks."""
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
@@ -36,19 +39,19 @@ class Daemon:
 
 @pytest.fixture
 def daemon() -> Daemon:
-    """One that is well."""
+    """Return a daemon that works."""
     return Daemon()
 
 
 def test_alive_means_that_it_answers(daemon: Daemon) -> None:
-    """Whatever is wrong with it: a restart would not put it right."""
+    """A daemon with troubles is alive: a restart would not cure them."""
     daemon.troubles = ["the database does not record"]
     answer = daemon.client.get("/healthz")
     assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
 def test_ready_means_that_all_of_the_job_is_done(daemon: Daemon) -> None:
-    """503 with every reason where it is not, and 200 again when it is."""
+    """A daemon that is not ready answers 503 with every reason, and 200 again once it is."""
     for troubles, status in (([], 200), (["no broker", "no database"], 503), ([], 200)):
         daemon.troubles = troubles
         answer = daemon.client.get("/readyz")
@@ -57,7 +60,7 @@ def test_ready_means_that_all_of_the_job_is_done(daemon: Daemon) -> None:
 
 
 def test_the_status_says_what_runs_and_where_every_reader_is(daemon: Daemon) -> None:
-    """Always 200: it is an answer, not a judgement."""
+    """The status is always 200, because it is an answer and not a judgement."""
     assert daemon.client.get("/api/v1/status").json() == {
         "version": "1.2.3",
         "state": "running",
@@ -71,7 +74,7 @@ def test_the_status_says_what_runs_and_where_every_reader_is(daemon: Daemon) -> 
 
 
 def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
-    """Every metric is ours by its name, or what is usually said of a process; they count what happened."""
+    """Metrics are named insa_ or process_, and count the events that happened."""
     found = {
         family.name: family
         for family in text_string_to_metric_families(daemon.client.get("/metrics").text)
@@ -91,7 +94,7 @@ def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
 
 
 def test_the_figures_of_models_are_a_page_of_their_own() -> None:
-    """By device and metric, whatever their names; what is not known is not there."""
+    """Figures are listed by device and metric, under any name; unknown figures are left out."""
     known = [Figures('a "b"\n\\', "temperature", 0.75, 0.0), Figures("new", "x", None, None)]
     application = FastAPI()
     application.router.routes.extend(liveness.models_router(lambda: known).routes)
@@ -111,19 +114,19 @@ def test_the_figures_of_models_are_a_page_of_their_own() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/openapi.json", "/api/v1/models"])
 def test_there_is_nothing_else(daemon: Daemon, path: str) -> None:
-    """No pages that load scripts from elsewhere, and no route before its time."""
+    """No page loads scripts from elsewhere, and no route exists before its time."""
     assert daemon.client.get(path).status_code == 404
 
 
 def test_nothing_is_changed_through_it(daemon: Daemon) -> None:
-    """The port has no password."""
+    """The port has no password, so that no request changes any state."""
     for path in ("/healthz", "/readyz", "/metrics", "/api/v1/status"):
         assert daemon.client.post(path).status_code == 405
 
 
-# ----------------------------------------------------------------------------------------- on a loopback socket
+# ----------------------------------------------------------------------- on a loopback socket
 def ask(port: int, path: str) -> tuple[int, str]:
-    """Status and body."""
+    """Return the status and the body of an answer."""
     try:
         with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -133,7 +136,10 @@ def ask(port: int, path: str) -> tuple[int, str]:
 
 
 def test_it_is_served_while_the_block_runs(daemon: Daemon) -> None:
-    """On the socket that was had before; afterwards the port is free and no thread is left."""
+    """The port is served while the block runs, on the socket that was opened before.
+
+    Afterwards the port is free and no thread is left.
+    """
     before = active_count()
     bound = listen("127.0.0.1", 0)
     with app.served(app.create("1.2.3", lambda: Condition(["no broker"], FIGURES)), bound) as port:
@@ -145,7 +151,7 @@ def test_it_is_served_while_the_block_runs(daemon: Daemon) -> None:
 
 
 def test_a_port_that_is_taken_is_explained() -> None:
-    """The address, and what can be done."""
+    """The error names the address and a remedy."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{port}.*http\.port"):
@@ -153,7 +159,7 @@ def test_a_port_that_is_taken_is_explained() -> None:
 
 
 def test_an_address_that_is_not_ours_is_explained() -> None:
-    """As one that is taken."""
+    """An address of another machine is explained like an address that is taken."""
     with pytest.raises(AddressInUse, match="192"):
         listen("192.0.2.1", 0)
     with pytest.raises(AddressInUse, match="no such host"):
@@ -161,7 +167,10 @@ def test_an_address_that_is_not_ours_is_explained() -> None:
 
 
 def test_no_answer_waits_for_nagle(daemon: Daemon) -> None:
-    """Whose delay of 40 ms would be in every answer on a kept connection: of 20, most take less."""
+    """Nagle's delay of 40 ms does not occur on a persistent connection.
+
+    Most of 20 answers take less than 35 ms.
+    """
     del daemon
     with app.served(app.create("1.2.3", well), listen("127.0.0.1", 0)) as port:
         connection, slow = HTTPConnection("127.0.0.1", port, timeout=10), 0
@@ -175,7 +184,7 @@ def test_no_answer_waits_for_nagle(daemon: Daemon) -> None:
 
 
 def test_loopback_may_be_ipv6() -> None:
-    """Where there is one."""
+    """The port listens on ::1 where the machine has IPv6."""
     try:
         bound = listen("::1", 0)
     except AddressInUse:
@@ -186,7 +195,7 @@ def test_loopback_may_be_ipv6() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_whoever_serves_no_more_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody has asked it to end; an end that was asked for is none."""
+    """A server that dies is reported, and a server that is asked to end is not."""
     ends: list[str] = []
     with app.served(
         app.create("1.2.3", well), listen("127.0.0.1", 0), died=lambda: ends.append("died")

@@ -1,4 +1,4 @@
-"""The health check over the API: an outside orchestrator runs it, reads its report, and asks why."""
+"""The health check over the API: an outside orchestrator runs it, and reads report and reasons."""
 
 from uuid import UUID
 
@@ -16,7 +16,7 @@ TASK = {"task_type": "ml_model_health_check"}
 
 
 def old(office: Office) -> ModelRow:
-    """A model of eight days ago that served until now."""
+    """Store a model trained eight days ago that has served until now."""
     row = office.train(trained_at=now() - 8 * DAY, accuracy=0.8, false_positive_rate=0.01)
     with PostgresRecorder(office.dsn) as recorder:
         recorder.record(Page(UUID(int=1), 1, NOTHING, models=[row]))
@@ -25,7 +25,10 @@ def old(office: Office) -> ModelRow:
 
 
 def test_it_is_run_reported_and_explained(office: Office) -> None:
-    """The report at once, and again for whoever asks; decisions of a model with reason and figures, page by page."""
+    """The report is returned at once and can be read again.
+
+    The decisions about a model are listed page by page, with reason and figures.
+    """
     problem(office.ask("read", "GET", URL), 404)
     row = old(office)
     report = office.do("POST", URL, {**TASK, "actions": [*Action]})
@@ -58,7 +61,10 @@ def test_it_is_run_reported_and_explained(office: Office) -> None:
 
 
 def test_only_what_is_asked_for_is_done(office: Office) -> None:
-    """To look is not to act; an action that is named twice is done once; without actions all are meant."""
+    """A check acts only on demand; an action named twice is done once.
+
+    Without actions, all of them are meant.
+    """
     old(office)
     asked = ["check_model_age", "check_model_age", "check_model_accuracy"]
     report = office.do("POST", URL, {**TASK, "actions": asked})
@@ -82,19 +88,19 @@ def test_only_what_is_asked_for_is_done(office: Office) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(office: Office, body: object) -> None:
-    """With what is wrong where; nothing is run."""
+    """The refusal names each wrong field, and no check runs."""
     assert problem(office.ask("write", "POST", URL, json=body), 422)["errors"]
     problem(office.ask("read", "GET", URL), 404)
 
 
 def test_one_at_a_time(office: Office) -> None:
-    """409 while another daemon is at it."""
+    """A check is refused with 409 while another daemon runs a check."""
     with Pool(office.dsn) as pool, PostgresHealth(pool).alone():
         problem(office.ask("write", "POST", URL, json=TASK), 409)
 
 
 def test_a_check_that_cannot_be_audited_is_refused(office: Office) -> None:
-    """Nothing is decided then, and nothing keeps the next one from running."""
+    """No decision is made then, and the next check runs."""
     old(office)
     office.query("ALTER TABLE audit_log RENAME TO gone")
     problem(office.ask("write", "POST", URL, json=TASK), 503)

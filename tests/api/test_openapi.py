@@ -19,13 +19,16 @@ EXAMPLES = int(os.environ.get("INSA_API_EXAMPLES", "5"))
 
 @pytest.fixture
 def described(office: Office) -> dict[str, Any]:
-    """The document."""
+    """Return the description."""
     said: dict[str, Any] = office.get("/api/v1/openapi.json")
     return said
 
 
 def test_every_guarded_route_is_described(office: Office, described: dict[str, Any]) -> None:
-    """With its permission, a summary, and an example of each answer; the open routes and the document itself are not."""
+    """A guarded route has its permission, a summary, and an example of each answer.
+
+    The open routes and the document itself are not described.
+    """
     found = {
         (method.upper(), path)
         for path, operations in described["paths"].items()
@@ -51,7 +54,7 @@ def test_every_guarded_route_is_described(office: Office, described: dict[str, A
 
 
 def test_the_examples_are_what_the_schemas_say(described: dict[str, Any]) -> None:
-    """Of answers, and of what is sent."""
+    """The examples of requests and answers are valid under their schemas."""
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
             parts = [
@@ -68,10 +71,11 @@ def test_the_examples_are_what_the_schemas_say(described: dict[str, Any]) -> Non
 
 
 def test_the_api_is_as_described(office: Office) -> None:
-    """Schemathesis with its checks: whatever is sent, no fault of ours, no answer that is not described, no way round the key.
+    """Schemathesis finds no internal error, no undescribed answer and no way round the key.
 
-    All checks but one: a name that cannot be printed, a cursor that no page gave and a payload without a reading are well-formed by the
-    schema, and refused all the same.
+    All checks but `positive_data_acceptance` run: a name that cannot be printed, a cursor that no
+    page returned and a payload without a reading are well-formed by the schema, and refused all the
+    same.
     """
     office.serve(office.train())
     office.stream([10.0 + number % 3 for number in range(80)])
@@ -95,7 +99,7 @@ def hold(
     mode: GenerationMode,
     headers: dict[str, str],
 ) -> None:
-    """Hold one operation to its description, for what it should take or for what it should refuse."""
+    """Check an operation against its description, with valid or with invalid requests."""
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))

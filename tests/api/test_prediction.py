@@ -1,4 +1,7 @@
-"""What if this were the next reading: against the live window, changing nothing, and so many times a minute."""
+"""Predictions: a hypothetical next reading against the live window, which changes no state.
+
+A key has a limited number of them a minute.
+"""
 
 import time
 from pathlib import Path
@@ -24,12 +27,12 @@ ORDINARY, STRANGE = 10.0, 1e6
 
 @pytest.fixture
 def serving(office: Office) -> Office:
-    """A series with a full window and a model."""
+    """Return an office whose series has a full window and a model."""
     return served(office)
 
 
 def served(office: Office) -> Office:
-    """A series with a full window and a model; the key "fast" has a limit that nobody reaches."""
+    """Give the office a series with a full window and a model, and a key "fast" without limit."""
     random = np.random.default_rng(3)
     office.serve(office.train())
     office.stream((ORDINARY + random.normal(size=80)).tolist())
@@ -41,17 +44,20 @@ def served(office: Office) -> Office:
 
 
 def predict(office: Office, value: float, who: str = "fast") -> Any:  # noqa: ANN401 - any JSON
-    """One prediction."""
+    """Ask for a prediction."""
     return office.do("POST", f"{API}/predict", {**WHERE, "value": value}, who)
 
 
 def states(office: Office) -> bytes:
-    """All that the stream knows of all series."""
+    """Return all state that the stream holds of all series."""
     return office.fleet._states.tobytes() + office.fleet._models.numbers.tobytes()
 
 
 def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
-    """To the bit, for the same value one usual pause later."""
+    """A prediction equals the stream's score to the bit.
+
+    The stream receives the same value a usual pause later.
+    """
     for value in (ORDINARY, ORDINARY + 3, STRANGE, -STRANGE, 0, 1e308):
         said = predict(serving, value)
         window = serving.fleet.board.look(0)
@@ -59,13 +65,13 @@ def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
         zeros, good = np.zeros(1, np.int64), np.zeros(1, np.int16)
         states_before = serving.fleet._states.copy()
         telemetry = Telemetry(
-            serving.fleet.registry.keys,
-            np.zeros(1, np.int32),
-            np.array([at]),
-            zeros,
-            np.array([float(value)]),
-            good,
-            good,
+            keys=serving.fleet.registry.keys,
+            key=np.zeros(1, np.int32),
+            timestamp=np.array([at]),
+            discriminator=zeros,
+            value=np.array([float(value)]),
+            quality=good,
+            flags=good,
         )
         result = serving.fleet.advance(telemetry)
         serving.fleet._states[:] = states_before
@@ -80,7 +86,7 @@ def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
 
 
 def test_asking_changes_nothing(serving: Office) -> None:
-    """Neither a window, nor an episode, nor what a checkpoint would hold."""
+    """A prediction changes no window, no episode and no part of a checkpoint."""
     before = states(serving)
     serving.fleet.moved()
     for value in (ORDINARY, STRANGE):
@@ -102,7 +108,7 @@ def test_strange_is_strange_and_ordinary_is_not(serving: Office) -> None:
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 1000])
 def test_a_batch_is_so_many_predictions(serving: Office, count: int) -> None:
-    """Each by itself as the next reading, in the order given."""
+    """Each value of a batch is predicted by itself as the next reading, in the order given."""
     values = [ORDINARY + number % 7 - 3 if number % 5 else STRANGE for number in range(count)]
     said = serving.do("POST", f"{API}/predict/batch", {**WHERE, "values": values}, "fast")
     assert [one["value"] for one in said["predictions"]] == values
@@ -116,7 +122,7 @@ def test_a_batch_is_so_many_predictions(serving: Office, count: int) -> None:
 
 
 def test_a_prediction_needs_neither_database_nor_redis(serving: Office) -> None:
-    """The stream is in memory."""
+    """A prediction needs no database, because the stream is in memory."""
     serving.pool.close()
     assert predict(serving, STRANGE)["is_anomaly"]
 
@@ -124,7 +130,7 @@ def test_a_prediction_needs_neither_database_nor_redis(serving: Office) -> None:
 def test_a_model_swapped_meanwhile_is_asked_again(
     serving: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No answer mixes two models; one that is swapped without end is not waited for."""
+    """No answer mixes two models; a model that is swapped without end is refused with 409."""
     look, swaps = serving.fleet.board.look, [serving.train() for _ in range(2)]
 
     def swapping(number: int) -> object:
@@ -139,10 +145,13 @@ def test_a_model_swapped_meanwhile_is_asked_again(
     problem(serving.ask("fast", "POST", f"{API}/predict", json={**WHERE, "value": 1.0}), 409)
 
 
-# -------------------------------------------------------------------------------------------- what cannot be said
+# ---------------------------------------------------------------- series without prediction
 @pytest.mark.parametrize("path", ["predict", "predict/batch"])
 def test_series_that_cannot_be_predicted_say_why(office: Office, path: str) -> None:
-    """404 for one that never reported; 409 while it collects, while its window fills, and where its model is disabled."""
+    """A series that never reported is 404.
+
+    A series that collects, whose window fills or whose model is disabled is 409.
+    """
     body = {**WHERE, "value": 1.0} if path == "predict" else {**WHERE, "values": [1.0]}
 
     def refused(status: int) -> str:
@@ -179,13 +188,13 @@ def test_series_that_cannot_be_predicted_say_why(office: Office, path: str) -> N
     ],
 )
 def test_questions_that_make_no_sense_are_refused(office: Office, body: object) -> None:
-    """With what is wrong where."""
+    """The refusal names each wrong field."""
     assert problem(office.ask("read", "POST", f"{API}/predict", json=body), 422)["errors"]
 
 
 @pytest.mark.parametrize("values", [[], "1", [None], [True], ["1"], [[1]], [1.0] * 10_001])
 def test_batches_that_make_no_sense_are_refused(office: Office, values: object) -> None:
-    """None, too many, or not of numbers."""
+    """A batch that is empty, too large or not of numbers is refused."""
     problem(
         office.ask("read", "POST", f"{API}/predict/batch", json={**WHERE, "values": values}), 422
     )
@@ -193,7 +202,7 @@ def test_batches_that_make_no_sense_are_refused(office: Office, values: object) 
 
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"1" * 400])
 def test_numbers_that_are_not_finite_are_refused(office: Office, number: bytes) -> None:
-    """As bytes on the wire."""
+    """A number that is not finite is refused in the bytes on the wire."""
     headers = {"Content-Type": "application/json"}
     for content in (
         b'{"device_id": "a", "metric_name": "m", "value": ' + number + b"}",
@@ -203,9 +212,9 @@ def test_numbers_that_are_not_finite_are_refused(office: Office, number: bytes) 
         problem(office.ask("read", "POST", f"{API}/{path}", content=content, headers=headers), 422)
 
 
-# ------------------------------------------------------------------------------------------------------ the limit
+# ------------------------------------------------------------------------------ the limit
 def until_refused(office: Office, who: str, most: int) -> int:
-    """How many predictions are given before the first 429."""
+    """Return the number of predictions answered before the first 429."""
     for given in range(most):
         answer = office.ask(who, "POST", f"{API}/predict", json={**WHERE, "value": ORDINARY})
         if answer.status_code == 429:
@@ -216,7 +225,10 @@ def until_refused(office: Office, who: str, most: int) -> int:
 
 
 def test_a_key_has_so_many_predictions_a_minute(serving: Office) -> None:
-    """100, each key for itself, whatever headers and paths say; a key may have a limit of its own."""
+    """A key has 100 predictions a minute, under any headers and paths.
+
+    A key may have a limit of its own.
+    """
     assert until_refused(serving, "read", 150) == 100
     for headers in (
         {"X-Forwarded-For": "1.2.3.4"},
@@ -247,7 +259,7 @@ def test_a_key_has_so_many_predictions_a_minute(serving: Office) -> None:
 
 
 def test_a_batch_counts_its_values(serving: Office) -> None:
-    """One larger than the limit could never be: 422; one that is too much now takes nothing."""
+    """A batch beyond the limit is 422; a batch that is too much now uses up no prediction."""
 
     def ask(count: int) -> int:
         return serving.ask(
@@ -259,13 +271,16 @@ def test_a_batch_counts_its_values(serving: Office) -> None:
 
 @pytest.fixture(params=["redis", "valkey"])
 def url(request: pytest.FixtureRequest) -> str:
-    """A real server."""
+    """Return the address of a real server."""
     found: str = request.getfixturevalue(f"{request.param}_url")
     return found
 
 
 def test_the_limit_is_shared(url: str) -> None:
-    """By all daemons on one Redis: between them a key has its 100; what is counted there goes by itself."""
+    """All daemons on the same Redis share the 100 predictions of a key.
+
+    The counters in Redis expire.
+    """
     daemons = [RedisRateLimit(url) for _ in range(3)]
     given = [daemons[number % 3].take("key", 1, 100) is None for number in range(150)]
     assert given == [True] * 100 + [False] * 50
@@ -276,7 +291,7 @@ def test_the_limit_is_shared(url: str) -> None:
 
 
 def test_without_redis_each_counts_for_itself(own_redis: Server[str]) -> None:
-    """While it is away the limit holds here; when it is back it is shared again."""
+    """The limit holds locally while Redis is unreachable, and is shared again once it is back."""
     limit = RedisRateLimit(own_redis.address, rest_seconds=0.0)
     assert limit.take("key", 100, 100) is None
     own_redis.stop()
@@ -289,7 +304,7 @@ def test_without_redis_each_counts_for_itself(own_redis: Server[str]) -> None:
 
 
 def test_a_redis_that_is_away_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No request waits for it twice."""
+    """A Redis that is unreachable delays a single request only."""
     asked: list[str] = []
     monkeypatch.setattr(instrumentation, "rate_limit_local", asked.append)
     limit = RedisRateLimit("redis://127.0.0.1:1/0")
@@ -298,7 +313,7 @@ def test_a_redis_that_is_away_is_left_alone_for_a_while(monkeypatch: pytest.Monk
 
 
 def test_the_limit_flows_back() -> None:
-    """After the time that was said, some of it is there again."""
+    """A part of the limit is available again after the time that was reported."""
     limit = LocalRateLimit()
     assert limit.take("key", 60, 60) is None
     wait = limit.take("key", 1, 60)
@@ -309,7 +324,7 @@ def test_the_limit_flows_back() -> None:
 def test_predictions_share_redis_where_there_is_one(
     database: str, tmp_path: Path, redis_url: str
 ) -> None:
-    """The API counts where the settings say."""
+    """The API counts in the Redis that the settings name."""
     with opened(database, tmp_path, redis_url=redis_url) as office:
         served(office)
         assert until_refused(office, "read", 150) == 100

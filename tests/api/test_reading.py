@@ -1,4 +1,7 @@
-"""What can be read: models, how they do, what was found; page by page, and nothing of it twice."""
+"""The readable lists: models, their performance, anomalies and episodes.
+
+Pages join to the whole, and no row appears twice.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,9 @@ OTHER = ("FAN-7", "current")
 API = "/api/v1/ml"
 
 
-# ---------------------------------------------------------------------------------------------------- models
+# -------------------------------------------------------------------------------- models
 def test_there_is_nothing_at_first(office: Office) -> None:
-    """Empty lists with totals, not errors."""
+    """An empty database returns empty lists with totals, not errors."""
     assert office.get(f"{API}/models") == {
         "models": [],
         "total": 0,
@@ -31,7 +34,7 @@ def test_there_is_nothing_at_first(office: Office) -> None:
 
 
 def test_models_are_listed_newest_first(office: Office) -> None:
-    """With how many there are and how many serve, by device, metric and status."""
+    """Models can be filtered by device, metric and status, with totals and the active count."""
     rows = [office.train(key, now() + i) for i, key in enumerate((KEY, OTHER, KEY))]
     said = office.get(f"{API}/models")
     assert [one["id"] for one in said["models"]] == [row.id for row in reversed(rows)]
@@ -48,7 +51,7 @@ def test_models_are_listed_newest_first(office: Office) -> None:
 
 
 def test_models_can_be_read_while_the_database_is_away(office: Office) -> None:
-    """The index is on disk."""
+    """Models can be read without the database, because the index is on disk."""
     row = office.train()
     office.pool.close()
     assert office.get(f"{API}/models")["total"] == 1
@@ -56,7 +59,10 @@ def test_models_can_be_read_while_the_database_is_away(office: Office) -> None:
 
 
 def test_a_model_says_what_it_is_and_how_its_series_stands(office: Office) -> None:
-    """Info, metrics, status, and the stream: never seen, collecting, warming, serving."""
+    """A model shows info, metrics, status, and the state of its series in the stream.
+
+    A series is unseen, collecting, warming or serving.
+    """
     row = office.train()
     said = office.get(f"{API}/models/{row.id}")
     assert (said["info"]["id"], said["status"], said["live"]) == (row.id, "active", None)
@@ -66,9 +72,8 @@ def test_a_model_says_what_it_is_and_how_its_series_stands(office: Office) -> No
     office.serve(row)
     assert office.get(f"{API}/models/{row.id}")["live"]["state"] == "warming"
     newest = now()
-    office.stream(
-        [1.0] * 60, since=newest - 59 * SECOND
-    )  # the long pause before it began the window anew
+    # the long pause before these readings began the window anew
+    office.stream([1.0] * 60, since=newest - 59 * SECOND)
     live = office.get(f"{API}/models/{row.id}")["live"]
     assert live == {
         "state": "serving",
@@ -81,7 +86,10 @@ def test_a_model_says_what_it_is_and_how_its_series_stands(office: Office) -> No
 
 
 def test_performance_says_what_is_known(office: Office) -> None:
-    """Figures of the training where it gave any; what the last week showed; what operators said; every version."""
+    """Performance shows training figures where there are any, the last week and the feedback.
+
+    It also lists every version.
+    """
     first = office.train(trained_at=now() - 48 * HOUR, basis="not assessed")
     second = office.train(
         accuracy=0.93,
@@ -131,7 +139,7 @@ def test_performance_says_what_is_known(office: Office) -> None:
 def test_the_anomalies_of_a_device_are_counted_once_in_a_while(
     database: str, tmp_path: Path, redis_url: str
 ) -> None:
-    """The last 24 hours of it, in Redis for a quarter of an hour."""
+    """The anomalies of the last 24 hours are cached in Redis for a quarter of an hour."""
     with opened(database, tmp_path, redis_url=redis_url) as office:
         row = office.train()
         office.record([anomaly(row, now() - hours * HOUR) for hours in (1, 2, 25)], [])
@@ -151,7 +159,10 @@ def test_the_anomalies_of_a_device_are_counted_once_in_a_while(
 def test_who_looks_on_finds_nearly_all_of_it_counted(
     database: str, tmp_path: Path, redis_url: str
 ) -> None:
-    """A screen that shows every model of the demonstration's plant each ten seconds of its minute: over 95 % of the counts are known."""
+    """More than 95 % of the counts are cached for a screen that refreshes every ten seconds.
+
+    The screen shows every model of the demonstration's plant for a minute.
+    """
     with opened(database, tmp_path, redis_url=redis_url) as office:
         rows = [office.train(key) for key in Plant().series]
         before = _looked_up()
@@ -164,7 +175,7 @@ def test_who_looks_on_finds_nearly_all_of_it_counted(
 
 
 def _looked_up() -> tuple[float, float]:
-    """Hits and misses, as they are counted for Prometheus."""
+    """Return hits and misses, as they are counted for Prometheus."""
     hits, misses = (
         metric.labels("anomaly_count")._value.get()
         for metric in (instrumentation.CACHE_HITS, instrumentation.CACHE_MISSES)
@@ -174,7 +185,7 @@ def _looked_up() -> tuple[float, float]:
 
 @pytest.mark.parametrize("path", ["{}", "{}/performance"])
 def test_a_model_there_is_not(office: Office, path: str) -> None:
-    """404 for one that is well named, 422 for what is no name."""
+    """A well-formed unknown id is 404, and a malformed id is 422."""
     problem(office.ask("read", "GET", f"{API}/models/" + path.format(uuid4())), 404)
     for hostile in ("1", "..", "%00", "x" * 5000, "%2e%2e%5c", "'; DROP TABLE ml_models; --"):
         assert office.ask("read", "GET", f"{API}/models/" + path.format(hostile)).status_code in {
@@ -183,9 +194,9 @@ def test_a_model_there_is_not(office: Office, path: str) -> None:
         }
 
 
-# -------------------------------------------------------------------------------------------------- findings
+# ----------------------------------------------------------------------------- findings
 def test_anomalies_are_read_with_all_that_is_known_of_them(office: Office) -> None:
-    """Times as RFC 3339, reasons, the episode."""
+    """An anomaly shows its times as RFC 3339, its reasons and its episode."""
     row, at = office.train(), now() - HOUR
     one = anomaly(row, at, 0.6, started_at=at)
     office.record([one], [episode(row, at)])
@@ -203,7 +214,7 @@ def test_anomalies_are_read_with_all_that_is_known_of_them(office: Office) -> No
 
 
 def test_filters_let_through_what_they_say(office: Office) -> None:
-    """Alone and together; `from` is the first moment that counts, `to` the first that does not."""
+    """Filters work alone and together; `from` is inclusive and `to` exclusive."""
     rows = {key: office.train(key) for key in (KEY, OTHER)}
     base = now() - 10 * HOUR
     every = [
@@ -230,7 +241,10 @@ def test_filters_let_through_what_they_say(office: Office) -> None:
 
 @pytest.mark.parametrize("kind", ["anomalies", "episodes", "models"])
 def test_pages_join_to_the_whole(office: Office, kind: str) -> None:
-    """Each once, newest first, and the total on every page, also where many share one time."""
+    """Each row appears once, newest first, also where many rows share a time.
+
+    Every page states the total.
+    """
     base = now() - HOUR
     rows = [office.train((f"d{i}", "m"), base + i // 3) for i in range(7)]
     office.record(
@@ -253,7 +267,7 @@ def test_pages_join_to_the_whole(office: Office, kind: str) -> None:
 
 
 def test_episodes_are_read_with_what_was_said_of_them(office: Office) -> None:
-    """Open or closed."""
+    """An episode is listed with its feedback, open or closed."""
     row, base = office.train(), now() - HOUR
     office.record([], [episode(row, base), episode(row, base + 1, base + 2)])
     feedback = Feedback("confirmed", "bearing", "someone", now())
@@ -299,7 +313,7 @@ def test_episodes_are_read_with_what_was_said_of_them(office: Office) -> None:
 def test_queries_that_make_no_sense_are_refused(
     office: Office, kind: str, query: dict[str, Any]
 ) -> None:
-    """Each with what is wrong where, and without repeating what was sent."""
+    """The refusal names the wrong field, and does not repeat the value that was sent."""
     said = problem(office.ask("read", "GET", f"{API}/{kind}", params=query), 422)
     assert said["errors"][0]["where"].startswith("query")
 
@@ -317,12 +331,12 @@ def test_queries_that_make_no_sense_are_refused(
     ],
 )
 def test_filters_that_make_no_sense_are_refused(office: Office, query: dict[str, Any]) -> None:
-    """A time needs a zone, a confidence is a number from 0 to 1."""
+    """A time needs a zone, and a confidence is a number from 0 to 1."""
     problem(office.ask("read", "GET", f"{API}/anomalies", params=query), 422)
 
 
 def test_what_only_the_database_knows_needs_it(office: Office) -> None:
-    """503 and when to come again, while it refuses."""
+    """A list that needs the database is 503 with a time to retry while the database refuses."""
     row = office.train()
     office.query("ALTER TABLE anomaly_detections RENAME TO gone")
     for path in ("anomalies", f"models/{row.id}/performance"):

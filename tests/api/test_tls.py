@@ -17,7 +17,7 @@ from tests.api.office import well
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    """One that says 127.0.0.1, signed by itself."""
+    """Create a self-signed certificate for 127.0.0.1."""
     made = Certificate(tmp_path / "port.pem", tmp_path / "port.key")
     argv = [
         "openssl",
@@ -43,7 +43,10 @@ def certificate(tmp_path: Path) -> Certificate:
 
 
 def test_it_speaks_tls_and_nothing_else(certificate: Certificate) -> None:
-    """To who trusts the certificate; and says that it is to be asked that way from now on. Old versions of TLS are refused."""
+    """The port speaks TLS only, to clients that trust the certificate, and refuses old versions.
+
+    The answer demands TLS for all later requests.
+    """
     trusting, old = (ssl.create_default_context(cafile=certificate.certificate) for _ in "12")
     with pytest.deprecated_call():
         old.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -63,7 +66,7 @@ def test_it_speaks_tls_and_nothing_else(certificate: Certificate) -> None:
 
 
 def test_files_that_are_none_are_explained(tmp_path: Path) -> None:
-    """By their names, before anything is served."""
+    """Missing files are named before the port is served."""
     application = app.create("1.2.3", well)
     bound = listen("127.0.0.1", 0)
     missing = Certificate(tmp_path / "no.pem", tmp_path / "no.key")
@@ -73,7 +76,7 @@ def test_files_that_are_none_are_explained(tmp_path: Path) -> None:
 
 
 def test_a_certificate_has_a_key() -> None:
-    """One without the other is a mistake."""
+    """A certificate without a key is a mistake."""
     with pytest.raises(ValueError, match="together"):
         Http(certificate_file=Path("port.pem"))
 
@@ -90,5 +93,5 @@ HOSTS = {
 
 @pytest.mark.parametrize(("host", "expected"), HOSTS.items())
 def test_what_only_this_machine_can_reach_is_loopback(host: str, expected: bool) -> None:
-    """Anything else is the network."""
+    """Only addresses that no other machine can reach are loopback."""
     assert is_loopback(host) is expected

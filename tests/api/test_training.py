@@ -1,4 +1,7 @@
-"""Training over the API: taken once a series, run one after the other, told, cancelled, and not forgotten by a restart."""
+"""Training over the API: accepted once a series, run in sequence, published, cancelled.
+
+A restart forgets no job.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +29,7 @@ TRAIN = {"device_id": KEY[0], "metric_name": KEY[1]}
 
 @dataclass
 class Trainer:
-    """Trains by what the office has; waits where it is told to."""
+    """A trainer that trains with the office's models, and waits where a test makes it wait."""
 
     office: Office
     go: Event = field(default_factory=Event)
@@ -38,7 +41,7 @@ class Trainer:
     figures: dict[str, float | str] = field(default_factory=dict)
 
     def train(self, order: Order, name: object, tell: Callable[[int], None]) -> Answer:
-        """As the trainer does, with a word on the way."""
+        """Train a model like the real trainer, and report progress on the way."""
         del name
         self.orders.append(order)
         tell(0)
@@ -52,7 +55,7 @@ class Trainer:
         )
 
     def train_many(self, order: FleetOrder, name: object) -> list[FleetAnswer]:
-        """Each of them but for what is called missing, and for what is cut short."""
+        """Train each series but the metric `missing`, which fails, and `cut`, which is left out."""
         del name
         self.fleets.append(order)
         found = [key for key in order.keys if key[1] != "cut"]
@@ -67,7 +70,7 @@ class Trainer:
         return FleetAnswer(key, Answer(0.5, self.office.train(key).id))
 
     def interrupt(self, name: object) -> None:
-        """End it."""
+        """End the training."""
         del name
         self.reason = "the training process ended, or took too long"
         self.go.set()
@@ -87,39 +90,39 @@ class School:
         self.start()
 
     def start(self) -> None:
-        """Begin anew, as after a restart."""
+        """Start a new runner, as after a restart."""
         trainer: object = self.trainer
         self.runner = JobRunner(
-            self.jobs,
-            trainer,  # type: ignore[arg-type]
-            self.office.files,
-            self.state,
-            self.told.extend,
-            now,
+            jobs=self.jobs,
+            trainer=trainer,  # type: ignore[arg-type]
+            models=self.office.files,
+            state=self.state,
+            offer=self.told.extend,
+            clock=now,
         )
 
     def run(self) -> Thread:
-        """One turn, beside the test."""
+        """Run a turn in a thread beside the test."""
         thread = Thread(target=self.runner.step)
         thread.start()
         return thread
 
     def finish(self) -> None:
-        """One turn, to its end."""
+        """Run a turn to its end."""
         self.trainer.go.set()
         self.runner.step()
 
 
 @pytest.fixture
 def school(office: Office, monkeypatch: pytest.MonkeyPatch) -> School:
-    """One whose callers do not wait for an answer, over a series that was seen."""
+    """Return a school over a known series, whose callers do not wait for an answer."""
     monkeypatch.setattr(jobs_service, "WAIT_SECONDS", 0.0)
     office.stream([1.0])
     return School(office)
 
 
 def asked(office: Office, body: object = None, path: str = "models/train") -> str:
-    """A job that was taken, by its id."""
+    """Return the id of a job that was accepted."""
     answer = office.ask("write", "POST", f"{API}/{path}", json=body)
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == f"{API}/jobs/{answer.json()['job_id']}"
@@ -127,7 +130,10 @@ def asked(office: Office, body: object = None, path: str = "models/train") -> st
 
 
 def test_a_training_is_taken_run_and_told(office: Office, school: School) -> None:
-    """202 with a job to poll; then the model with its figures, and an event on MQTT."""
+    """A job is accepted with 202 and can be polled; then the model is there with its figures.
+
+    The training is published as an event on MQTT.
+    """
     school.trainer.figures = {"accuracy": 0.93, "basis": "injected faults"}
     job_id = asked(office, {**TRAIN, "training_window": 14})
     assert office.get(f"{API}/jobs/{job_id}")["status"] == "queued"
@@ -167,7 +173,7 @@ def test_a_training_is_taken_run_and_told(office: Office, school: School) -> Non
 def test_an_answer_that_comes_soon_is_waited_for(
     office: Office, school: School, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """200 with the model; or what kept it from being made."""
+    """A training that ends soon answers 200 with the model, or the reason of its failure."""
     monkeypatch.setattr(jobs_service, "WAIT_SECONDS", 10.0)
     school.trainer.go.set()
     for reason, status in (("", 200), ("40 readings are too few", 422)):
@@ -185,7 +191,10 @@ def test_an_answer_that_comes_soon_is_waited_for(
 
 
 def test_a_model_is_retrained(office: Office, school: School) -> None:
-    """By its id; the improvement is what training measured on one holdout, else it is not known, and why."""
+    """A retraining names its model, and reports the improvement measured on a single holdout.
+
+    Without a measurement the improvement is unknown, and the reason is stated.
+    """
     first = office.train()
     for figures, improvement in (({}, None), ({"improvement_percentage": -1.5}, -1.5)):
         school.trainer.figures = dict(figures)
@@ -206,7 +215,10 @@ def test_a_model_is_retrained(office: Office, school: School) -> None:
 
 
 def test_a_series_has_one_job_at_a_time(office: Office, school: School) -> None:
-    """409 naming the one there is, also while it runs; afterwards the next is taken."""
+    """A second job of a series is refused with 409, which names the first, also while it runs.
+
+    Afterwards the next job is accepted.
+    """
     job_id = asked(office, TRAIN)
     assert (
         job_id
@@ -221,7 +233,7 @@ def test_a_series_has_one_job_at_a_time(office: Office, school: School) -> None:
 
 
 def test_so_many_may_wait(office: Office, school: School) -> None:
-    """429 and when to come again."""
+    """A job beyond the limit is refused with 429 and a time to retry."""
     del school
     for number in range(JOBS_MOST):
         key = (f"d{number}", "m")
@@ -239,7 +251,7 @@ def test_so_many_may_wait(office: Office, school: School) -> None:
 
 
 def test_a_job_that_waits_is_cancelled(office: Office, school: School) -> None:
-    """It never begins, and its series is free again; a second time it is no more."""
+    """A cancelled job never begins, and its series is free again; a second attempt is refused."""
     job_id = asked(office, TRAIN)
     said = office.do("DELETE", f"{API}/jobs/{job_id}")
     assert (said["status"], "cancelled by" in said["reason"]) == ("cancelled", True)
@@ -250,7 +262,7 @@ def test_a_job_that_waits_is_cancelled(office: Office, school: School) -> None:
 
 
 def test_a_job_under_way_is_cancelled(office: Office, school: School) -> None:
-    """Its training is ended, and it stays cancelled whatever the child says."""
+    """The training of a cancelled job is ended, and the job stays cancelled despite any reply."""
     office.interrupts.append(school.trainer.interrupt)
     job_id = asked(office, TRAIN)
     thread = school.run()
@@ -262,7 +274,10 @@ def test_a_job_under_way_is_cancelled(office: Office, school: School) -> None:
 
 
 def test_a_restart_forgets_no_job(office: Office, school: School) -> None:
-    """What was under way when the daemon ended begins anew; another daemon's jobs are not ours."""
+    """A job under way when the daemon ended begins anew.
+
+    The jobs of another daemon are left to it.
+    """
     job_id = asked(office, TRAIN)
     school.trainer.closed, school.trainer.reason = True, "the end"
     school.finish()
@@ -280,7 +295,7 @@ def test_a_restart_forgets_no_job(office: Office, school: School) -> None:
 def test_what_ended_is_written_when_the_database_is_back(
     office: Office, school: School, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that was made is not made again."""
+    """A model that was trained is not trained again."""
     job_id = asked(office, TRAIN)
 
     def refuse(_: object) -> bool:
@@ -299,7 +314,7 @@ def test_what_ended_is_written_when_the_database_is_back(
 def test_what_never_reported_cannot_be_trained(
     office: Office, school: School, key: SeriesKey
 ) -> None:
-    """404, and no job."""
+    """A series that never reported gets 404 and no job."""
     del school
     problem(
         office.ask(
@@ -314,7 +329,7 @@ def test_what_never_reported_cannot_be_trained(
 
 
 def test_what_is_only_recorded_can_be_trained(office: Office, school: School) -> None:
-    """A series of long ago, which this run of the daemon has not seen."""
+    """A series that this run of the daemon has not seen, but that is recorded, can be trained."""
     del school
     office.query("INSERT INTO series (device_id, metric_name) VALUES ('old', 'm')")
     asked(office, {"device_id": "old", "metric_name": "m"})
@@ -337,13 +352,13 @@ def test_what_is_only_recorded_can_be_trained(office: Office, school: School) ->
 def test_trainings_that_make_no_sense_are_refused(
     office: Office, school: School, body: object
 ) -> None:
-    """With what is wrong where."""
+    """The refusal names each wrong field and the reason."""
     del school
     assert problem(office.ask("write", "POST", f"{API}/models/train", json=body), 422)["errors"]
 
 
 def test_a_training_that_cannot_be_audited_is_refused(office: Office, school: School) -> None:
-    """Nothing waits then, and nothing is cancelled."""
+    """No job is queued then, and none is cancelled."""
     del school
     job_id = asked(office, TRAIN)
     office.query("ALTER TABLE audit_log RENAME TO gone")
@@ -362,12 +377,12 @@ def test_a_training_that_cannot_be_audited_is_refused(office: Office, school: Sc
     ("method", "path"), [("GET", "jobs/{}"), ("DELETE", "jobs/{}"), ("POST", "models/{}/retrain")]
 )
 def test_jobs_and_models_there_are_not(office: Office, method: str, path: str) -> None:
-    """404; and names that are none are refused."""
+    """An unknown job or model is 404; a malformed id is refused."""
     problem(office.ask("write", method, f"{API}/{path.format(uuid4())}"), 404)
     assert office.ask("write", method, f"{API}/{path.format('%00')}").status_code in {404, 422}
 
 
-# ------------------------------------------------------------------------------------------------------- of many
+# -------------------------------------------------------------------------------- of many
 FLEET = (
     ("PUMP-1", "a"),
     ("PUMP-1", "b"),
@@ -380,7 +395,7 @@ FLEET = (
 
 @pytest.fixture
 def plant(office: Office) -> Office:
-    """A plant of recorded series."""
+    """Return a plant of recorded series."""
     times, keys = now() - SECOND * np.arange(len(FLEET)), np.arange(len(FLEET), dtype=np.int32)
     columns = (
         times,
@@ -395,7 +410,10 @@ def plant(office: Office) -> Office:
 
 
 def test_a_fleet_is_trained(plant: Office, school: School) -> None:
-    """Every series of devices like the pattern, and the devices themselves; each model is told, and what failed is counted."""
+    """Every series of the matching devices is trained, and the devices themselves.
+
+    Each model is published, and failures are counted.
+    """
     job_id = asked(plant, {"device_pattern": "PUMP-*", "training_window": 7})
     waiting = plant.get(f"{API}/jobs/{job_id}")
     assert (
@@ -429,7 +447,7 @@ def test_a_fleet_is_trained(plant: Office, school: School) -> None:
 
 
 def test_a_fleet_of_one_metric_has_no_devices(plant: Office, school: School) -> None:
-    """The metric that is named, and nothing else."""
+    """A fleet of a named metric trains that metric only."""
     asked(plant, {"device_pattern": "?*", "metric_name": "a"})
     school.finish()
     assert school.trainer.fleets == [FleetOrder((FLEET[5], FLEET[0], FLEET[2]))]
@@ -438,7 +456,10 @@ def test_a_fleet_of_one_metric_has_no_devices(plant: Office, school: School) -> 
 def test_a_restart_goes_on_where_a_fleet_was(
     plant: Office, school: School, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Part by part; what was trained is not trained again, and what is cut off by the end is."""
+    """A fleet is trained part by part: a trained series is not trained again.
+
+    A part that the end of the daemon cut off is trained again.
+    """
     monkeypatch.setattr(jobs_runtime, "AT_ONCE", 2)
     job_id = asked(plant, {"device_pattern": "PUMP-*"})
     school.finish()
@@ -457,7 +478,10 @@ def test_a_restart_goes_on_where_a_fleet_was(
 def test_a_series_does_not_wait_for_a_fleet(
     plant: Office, school: School, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks for one has it between two parts; a second fleet begins when the first is done."""
+    """A job of a single series runs between two parts of a fleet.
+
+    A second fleet begins when the first is done.
+    """
     monkeypatch.setattr(jobs_runtime, "AT_ONCE", 4)
     fleets = [asked(plant, {"device_pattern": pattern}) for pattern in ("PUMP-*", "FAN-*")]
     school.finish()
@@ -478,7 +502,7 @@ def test_a_series_does_not_wait_for_a_fleet(
 def test_a_fleet_is_cancelled(
     plant: Office, school: School, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is trained by then stays; the next job begins."""
+    """A model trained before the cancellation stays; the next job begins."""
     monkeypatch.setattr(jobs_runtime, "AT_ONCE", 2)
     job_id = asked(plant, {"device_pattern": "PUMP-*"})
     school.finish()
@@ -505,6 +529,6 @@ def test_a_fleet_is_cancelled(
 def test_fleets_that_make_no_sense_are_refused(
     plant: Office, school: School, body: object, status: int
 ) -> None:
-    """Nobody is like that, or the pattern is none."""
+    """A pattern that matches no device, or is malformed, is refused."""
     del school
     problem(plant.ask("write", "POST", f"{API}/models/train", json=body), status)

@@ -1,4 +1,4 @@
-"""Who may do what: every route against every kind of caller, and what keys are made of."""
+"""The permissions: every route against every kind of caller, and the parts of a key."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.api.office import Office, now, opened, problem
 
 CALLERS = ("nobody", "bad", "expired", "revoked", "read", "write", "telemetry", "admin")
 OPEN = "open"
-# Every route there is, and what it needs. One that is new needs a row, or the test fails.
+# Every route, and the permission it needs. A new route needs a row, or the test fails.
 NEEDED = {
     ("GET", "/healthz"): OPEN,
     ("GET", "/readyz"): OPEN,
@@ -58,13 +58,16 @@ SOME_ID = "00000000-0000-4000-8000-000000000000"
 
 
 def test_every_route_has_a_row(office: Office) -> None:
-    """No route without a decision who may use it."""
+    """Every route has a decision about its permission."""
     assert set(office.routes()) == NEEDED.keys()
 
 
 @pytest.mark.parametrize(("method", "path"), NEEDED)
 def test_who_may(office: Office, method: str, path: str) -> None:
-    """401 without a good key, 403 with one that is good for something else; else the route itself answers."""
+    """A route answers 401 without a good key, and 403 with a key good for another permission.
+
+    Otherwise the route itself answers.
+    """
     for who in CALLERS:
         answer = office.ask(who, method, re.sub(r"\{\w+\}", SOME_ID, path))
         if who in MAY[NEEDED[method, path]]:
@@ -80,7 +83,7 @@ def test_who_may(office: Office, method: str, path: str) -> None:
 def test_on_the_network_what_is_open_on_loopback_needs_a_key(
     database: str, tmp_path: Path, path: str
 ) -> None:
-    """Health stays open: whoever asks for it has no key, and learns nothing else."""
+    """Health stays open: its caller has no key, and learns no more than the health."""
     with opened(database, tmp_path, host="0.0.0.0") as office:  # noqa: S104 - nothing listens
         for who in CALLERS:
             assert office.ask(who, "GET", path).status_code == (
@@ -90,7 +93,7 @@ def test_on_the_network_what_is_open_on_loopback_needs_a_key(
 
 
 def test_a_route_that_names_no_permission_is_closed(office: Office) -> None:
-    """Deny by default: to forget it is to shut it, for an admin too."""
+    """A route without a permission is denied, for an admin too."""
     routes = APIRouter(route_class=guarded(Guard(office.ring)))
 
     @routes.get("/forgotten")
@@ -115,13 +118,13 @@ def test_a_route_that_names_no_permission_is_closed(office: Office) -> None:
     ],
 )
 def test_nothing_but_a_key_lets_in(office: Office, headers: dict[str, str]) -> None:
-    """No other scheme, no half of it, no claim to come from nearby."""
+    """No other scheme, no half of a key and no claim to come from nearby is admitted."""
     raw: Any = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     problem(office.client.get("/api/v1/openapi.json", headers=raw), 401)
 
 
 def test_a_key_is_asked_for_once(office: Office) -> None:
-    """Two of them are none: a proxy and we might take a different one."""
+    """A request with two keys is refused: a proxy and the port might use different keys."""
     key = f"Bearer {office.tokens['admin']}"
     problem(
         office.client.get(
@@ -132,14 +135,14 @@ def test_a_key_is_asked_for_once(office: Office) -> None:
 
 
 def test_who_may_is_asked_before_what(office: Office) -> None:
-    """A path that nobody declares is unknown, and a method that is not there is not allowed: problem documents as well."""
+    """An unknown path is 404 and an unknown method 405, both as problem documents."""
     problem(office.ask("nobody", "GET", "/api/v1/nothing"), 404)
     problem(office.ask("admin", "PATCH", "/api/v1/openapi.json"), 405)
 
 
-# ------------------------------------------------------------------------------------------------------ the keys
+# ------------------------------------------------------------------------------ the keys
 def test_a_key_is_256_bits_and_is_stored_by_its_digest_alone(office: Office) -> None:
-    """Nothing in the database holds what is presented."""
+    """The database holds no part of a key that a caller presents as proof."""
     _, _, secret = office.tokens["admin"].split("_")
     assert len(bytes.fromhex(secret)) == 32
     stored = str(office.query("SELECT * FROM api_keys"))
@@ -149,7 +152,7 @@ def test_a_key_is_256_bits_and_is_stored_by_its_digest_alone(office: Office) -> 
 
 
 def test_a_key_ends_when_it_is_revoked(office: Office) -> None:
-    """As soon as the keys are read again."""
+    """A revoked key is refused as soon as the keys are read again."""
     key, token = office.service.create(Wish("short-lived", [Permission.READ]), "tests", now())
     office.ring.refresh()
     assert office.ring.authenticate(token) == key
@@ -161,7 +164,7 @@ def test_a_key_ends_when_it_is_revoked(office: Office) -> None:
 
 
 def test_a_key_ends_by_itself(office: Office) -> None:
-    """At the microsecond, whether the database answers or not."""
+    """A key expires at its microsecond, without the database."""
     begin = now()
     _, token = office.service.create(Wish("brief", [Permission.READ], 1000), "tests", begin)
     for at, expected in ((begin + 999, None), (begin + 1000, Denied.EXPIRED)):
@@ -170,7 +173,7 @@ def test_a_key_ends_by_itself(office: Office) -> None:
 
 
 def test_when_a_key_was_last_used_is_kept(office: Office) -> None:
-    """To the minute."""
+    """The time of the last use is stored, precise to the minute."""
     office.get("/api/v1/openapi.json")
     office.ring.refresh()
     used = {key.name: key.last_used_at for key in office.service.all()}
@@ -182,7 +185,7 @@ def test_when_a_key_was_last_used_is_kept(office: Office) -> None:
 def test_keys_that_nobody_refreshes_are_read_again(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever became of whoever should: a revoked key is not good for ever."""
+    """Stale keys are read again at a request, so that a revoked key is not good for ever."""
     [key] = [one for one in office.service.all() if one.name == "read"]
     office.service.revoke(key.id, "tests", now())
     assert office.ask("read", "GET", "/api/v1/openapi.json").status_code == 200
@@ -191,7 +194,7 @@ def test_keys_that_nobody_refreshes_are_read_again(
 
 
 def test_known_keys_are_good_while_the_database_is_away(office: Office) -> None:
-    """What is not known cannot be told; a ring that never knew anything says that it cannot say."""
+    """An unknown key is refused; a ring that never read any key raises DatabaseRefused."""
     office.query("ALTER TABLE api_keys RENAME TO gone")
     with pytest.raises(DatabaseRefused):
         office.ring.refresh()
@@ -202,7 +205,7 @@ def test_known_keys_are_good_while_the_database_is_away(office: Office) -> None:
 
 
 def test_keys_that_cannot_be_read_are_503(office: Office) -> None:
-    """With the time after which to come again, and without a word about the database."""
+    """The answer states a time to retry, and does not mention the database."""
     office.query("ALTER TABLE api_keys RENAME TO gone")
     office.ring._keys = None
     answer = office.ask("admin", "GET", "/api/v1/openapi.json")
@@ -210,9 +213,9 @@ def test_keys_that_cannot_be_read_are_503(office: Office) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
-# ------------------------------------------------------------------------------------------------- the audit log
+# ------------------------------------------------------------------------- the audit log
 def test_making_and_ending_keys_is_audited(office: Office) -> None:
-    """Who, what, of which."""
+    """The audit log holds the author, the action and the subject."""
     rows = office.query("SELECT who, action, subject, after FROM audit_log ORDER BY id")
     assert [row[1] for row in rows] == ["key.create"] * 6 + ["key.revoke"]
     assert {row[0] for row in rows} == {"tests"}
@@ -223,7 +226,7 @@ def test_making_and_ending_keys_is_audited(office: Office) -> None:
     "change", ["UPDATE audit_log SET who = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"]
 )
 def test_the_audit_log_is_append_only(office: Office, change: Any) -> None:  # noqa: ANN401 - a literal string
-    """For a superuser too."""
+    """The audit log is append-only for a superuser too."""
     before = office.query("SELECT * FROM audit_log")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
         office.query(change)
@@ -233,16 +236,17 @@ def test_the_audit_log_is_append_only(office: Office, change: Any) -> None:  # n
 
 
 def test_what_is_older_than_two_years_may_go(office: Office) -> None:
-    """For retention."""
+    """Retention may delete lines older than two years."""
     office.query(
-        "INSERT INTO audit_log (at, who, origin, action, subject) VALUES (now() - interval '3 years', 'a', 'b', 'c', 'd')"
+        "INSERT INTO audit_log (at, who, origin, action, subject)"
+        " VALUES (now() - interval '3 years', 'a', 'b', 'c', 'd')"
     )
     office.query("DELETE FROM audit_log WHERE at < now() - interval '2 years'")
     assert office.query("SELECT count(*) FROM audit_log WHERE who = 'a'") == [(0,)]
 
 
 def test_a_key_that_cannot_be_audited_is_not_made(office: Office) -> None:
-    """The change is refused where it cannot be written down."""
+    """A change is refused where it cannot be audited."""
     office.query("ALTER TABLE audit_log RENAME TO gone")
     with pytest.raises(DatabaseRefused):
         office.service.create(Wish("secret", [Permission.ADMIN]), "tests", now())
@@ -252,14 +256,14 @@ def test_a_key_that_cannot_be_audited_is_not_made(office: Office) -> None:
     assert office.service.all()[0].revoked_at is None
 
 
-# ------------------------------------------------------------------------------------------------ every request
+# ------------------------------------------------------------------------ every request
 def test_a_body_has_a_limit(office: Office) -> None:
-    """Before anything is looked at: also that of somebody who may not."""
+    """A body beyond the limit is refused before any check, also without a key."""
     problem(office.ask("nobody", "POST", "/healthz", content=b"x" * 1_000_001), 413)
 
 
 def test_every_answer_forbids_guessing_and_keeping(office: Office) -> None:
-    """Problem documents too."""
+    """Every answer carries both headers, and so do problem documents."""
     for answer in (
         office.ask("read", "GET", "/api/v1/openapi.json"),
         office.ask("nobody", "GET", "/api/v1/openapi.json"),
@@ -279,5 +283,5 @@ def test_every_answer_forbids_guessing_and_keeping(office: Office) -> None:
     ],
 )
 def test_hostile_paths_are_unknown(office: Office, path: str) -> None:
-    """Not an error of ours."""
+    """A hostile path is 404, not an internal error."""
     problem(office.ask("admin", "GET", path.replace("\x00", "%00")), 404)
