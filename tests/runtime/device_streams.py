@@ -1,4 +1,4 @@
-"""A plant in which a pump has a model of all its metrics: streams of its messages, and the models."""
+"""A plant whose pump has a model of all its metrics: streams of its messages, and the models."""
 
 from functools import cache
 from uuid import UUID
@@ -32,11 +32,18 @@ PUMP = ("pump", METRIC_NAME)
 
 @cache
 def device_model(number: int) -> DeviceModel:
-    """Model `number` of the pump, learnt on noise around 10."""
+    """Fit model `number` of the pump on noise around 10."""
     random, metrics = np.random.default_rng(50 + number), METRICS[number]
     times, values = SECOND * np.arange(400), 10 + random.normal(size=(400, len(metrics)))
     return fit(
-        times, values, "pump", metrics, str(UUID(int=100 + number)), number + 1, PARAMETERS, POLICY
+        times=times,
+        values=values,
+        device_id="pump",
+        metrics=metrics,
+        model_id=str(UUID(int=100 + number)),
+        version=number + 1,
+        parameters=PARAMETERS,
+        policy=POLICY,
     ).model
 
 
@@ -46,21 +53,32 @@ def _scorer(number: int) -> bytes:
 
 
 def device_row(number: int) -> ModelRow:
-    """What the index says of it."""
+    """Return the index row of model `number` of the pump."""
     one = device_model(number)
     return ModelRow(
-        one.id, *PUMP, one.version, "archived", "", NOW + number, 400, one.threshold, {}, {}, ""
+        id=one.id,
+        device_id=one.device_id,
+        metric_name=METRIC_NAME,
+        version=one.version,
+        status="archived",
+        model_path="",
+        trained_at=NOW + number,
+        training_samples=400,
+        threshold=one.threshold,
+        parameters={},
+        figures={},
+        sha256="",
     )
 
 
 def device_swap(number: int) -> Swap:
-    """It takes over."""
+    """Return the swap by which model `number` takes over the pump."""
     return Swap(*PUMP, device_model(number).id)
 
 
 @cache
 def shelf() -> MemoryModels:
-    """The models of the pump's metrics a and b, and three of the pump itself."""
+    """Return an index of the models of metrics a and b, and three models of the pump itself."""
     models = MemoryModels()
     for number in (0, 1):
         models.put(model_row(number), model(number).to_bytes())
@@ -71,7 +89,7 @@ def shelf() -> MemoryModels:
 
 @cache
 def device_stream(seed: int, length: int) -> Stream:
-    """The pump warms up; then messages with all that goes on, and models that come and go."""
+    """Build a stream in which the pump warms up, then sends mixed messages between swaps."""
     random = np.random.default_rng(seed)
     messages = [
         message("pump", i - 80, {name: 10 + float(random.normal()) for name in "abc"})
@@ -89,7 +107,11 @@ def device_stream(seed: int, length: int) -> Stream:
 
 
 def _some(random: np.random.Generator, i: int) -> list[Message]:
-    """The messages of second i: all metrics in one, one by one, some missing, some late, some twice, or none."""
+    """Build the messages of second i.
+
+    All metrics come in a single message or separately; some are missing, late or repeated, or there
+    is no reading.
+    """
     values = {name: 10 + float(random.normal()) for name in "abc"}
     if (i // 25) % 3 == 1:  # faults last
         values["a"] += 9.0

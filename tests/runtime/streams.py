@@ -1,4 +1,4 @@
-"""Streams of messages as a plant sends them, and models that know its series: for the laws of the readers."""
+"""Streams of messages as a plant sends them, and models of its series, for laws of the readers."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -33,39 +33,41 @@ Message = tuple[str, bytes]
 
 
 def topic(device_id: str) -> str:
-    """Where the device publishes."""
+    """Return the topic on which the device publishes."""
     return f"insa/iiot/telemetry/{device_id}"
 
 
 def message(device_id: str, second: float, metrics: dict[str, float], rest: str = "") -> Message:
-    """One message: values of the metrics, `second` seconds before (negative) or after NOW."""
+    """Build a message with values of the metrics, `second` seconds after NOW.
+
+    A negative `second` lies before NOW.
+    """
     values = ", ".join(f'"{name}": {float(value)!r}' for name, value in metrics.items())
-    return (
-        topic(device_id),
-        f'{{"timestamp": {(NOW + round(second * SECOND)) / SECOND:.6f}, {rest}"metrics": {{{values}}}}}'.encode(),
-    )
+    timestamp = f"{(NOW + round(second * SECOND)) / SECOND:.6f}"
+    body = f'{{"timestamp": {timestamp}, {rest}"metrics": {{{values}}}}}'
+    return topic(device_id), body.encode()
 
 
 def parser() -> Parser:
-    """A parser of everything that is sent here."""
+    """Return a parser that accepts all messages of these streams."""
     return Parser(Acceptance(max_age=None))
 
 
-# ---------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------ models
 @cache
 def model(number: int) -> Model:
-    """Model `number`, learnt on noise around 10."""
+    """Fit model `number` on noise around 10."""
     random = np.random.default_rng(number)
     times, values = SECOND * np.arange(400), 10 + random.normal(size=400)
     device_id, metric_name = SERIES[number % len(SERIES)]
     return fit(
-        times,
-        values,
-        (device_id, metric_name),
-        str(UUID(int=number + 1)),
-        number + 1,
-        PARAMETERS,
-        POLICY,
+        times=times,
+        values=values,
+        key=(device_id, metric_name),
+        model_id=str(UUID(int=number + 1)),
+        version=number + 1,
+        parameters=PARAMETERS,
+        policy=POLICY,
     ).model
 
 
@@ -75,27 +77,27 @@ def _scorer(number: int) -> bytes:
 
 
 def model_row(number: int, status: str = "archived", key: SeriesKey | None = None) -> ModelRow:
-    """What the index says of model `number`; `key`: of another series than its own."""
+    """Return the index row of model `number`; with `key`, of another series than its own."""
     one = model(number)
     device_id, metric_name = key or (one.device_id, one.metric_name)
     return ModelRow(
-        one.id,
-        device_id,
-        metric_name,
-        one.version,
-        status,
-        "",
-        NOW + number,
-        400,
-        one.threshold,
-        {},
-        {},
-        "",
+        id=one.id,
+        device_id=device_id,
+        metric_name=metric_name,
+        version=one.version,
+        status=status,
+        model_path="",
+        trained_at=NOW + number,
+        training_samples=400,
+        threshold=one.threshold,
+        parameters={},
+        figures={},
+        sha256="",
     )
 
 
 def models(count: int) -> MemoryModels:
-    """The first `count` models, none of them active."""
+    """Return an index of the first `count` models, none of them active."""
     shelf = MemoryModels()
     for number in range(count):
         shelf.put(model_row(number), _scorer(number))
@@ -103,21 +105,21 @@ def models(count: int) -> MemoryModels:
 
 
 def swap(number: int, key: SeriesKey | None = None) -> Swap:
-    """Model `number` takes over its series, or that of `key`."""
+    """Return the swap by which model `number` takes over its series, or that of `key`."""
     one = model(number)
     return Swap(*(key or (one.device_id, one.metric_name)), one.id)
 
 
-# --------------------------------------------------------------------------------------------------- streams
+# ----------------------------------------------------------------------------- streams
 @dataclass(frozen=True)
 class Stream:
-    """Messages in order of arrival, and before which of them models are swapped."""
+    """Messages in order of arrival, and the swaps by the message that they precede."""
 
     messages: list[Message]
     swaps: dict[int, list[Swap]]
 
     def log(self, cuts: set[int]) -> MemoryLog:
-        """A log of it, a new entry at each cut and wherever models are swapped."""
+        """Write the stream to a log, with a new entry at each cut and each swap."""
         log = MemoryLog()
         bounds = sorted(
             {0, len(self.messages), *(cut for cut in cuts if cut < len(self.messages)), *self.swaps}
@@ -127,13 +129,13 @@ class Stream:
         return log
 
     def entries(self, cuts: set[int]) -> list[Entry]:
-        """The entries of such a log."""
+        """Return the entries of such a log."""
         return self.log(cuts).read(0, len(self.messages) + 1)
 
 
 @cache
 def stream(seed: int, length: int) -> Stream:
-    """Every series warms up with 70 ordinary readings; then `length` messages with all that goes on in a plant."""
+    """Build a stream: 70 ordinary readings of every series, then `length` mixed messages."""
     random = np.random.default_rng(seed)
     messages = [
         message(device, i - 70, {metric: _ordinary(random)})
@@ -151,12 +153,16 @@ def stream(seed: int, length: int) -> Stream:
 
 
 def removal(number: int) -> Swap:
-    """The series of model `number` has no model any more."""
+    """Return the swap after which the series of model `number` has no model."""
     return Swap(*SERIES[number % len(SERIES)], None)
 
 
 def _one(random: np.random.Generator, i: int) -> Message:
-    """A message at second i: ordinary, strange, late, repeated, new series, bad quality, too far ahead, unstamped, or none at all."""
+    """Build the message at second i.
+
+    The message is ordinary, strange, late, repeated, of a new series, of bad quality, too far
+    ahead, unstamped, or holds no reading.
+    """
     device, metric = SERIES[int(random.integers(len(SERIES)))]
     kind = random.random()
     strange = (i // 12) % 3 == 1  # faults last

@@ -1,4 +1,4 @@
-"""What was scored is counted: as one would by hand, whoever takes it meanwhile."""
+"""Scored readings are counted as a person would, with any number of takers meanwhile."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -12,9 +12,8 @@ from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime.activity import Activity, Taken
 
 KEYS: tuple[SeriesKey, ...] = tuple((f"d{number}", "a") for number in range(600))
-Reading = tuple[
-    int, bool, bool
-]  # number of its series, whether it was scored, whether its score is below 0
+# number of its series, whether it was scored, whether its score is below 0
+Reading = tuple[int, bool, bool]
 _batches = st.lists(
     st.lists(st.tuples(st.sampled_from([0, 1, 7, 599]), st.booleans(), st.booleans()), max_size=20),
     max_size=8,
@@ -22,7 +21,7 @@ _batches = st.lists(
 
 
 def batch(readings: list[Reading]) -> tuple[Any, Any]:
-    """Telemetry and results, as far as they are looked at."""
+    """Build the parts of telemetry and results that are counted."""
     numbers, scored, anomalous = (
         np.array([one[place] for one in readings], int) for place in range(3)
     )
@@ -32,7 +31,7 @@ def batch(readings: list[Reading]) -> tuple[Any, Any]:
 
 
 def added(total: Counter[tuple[SeriesKey, int]], taken: Taken) -> None:
-    """What was taken counts as written down."""
+    """Add taken counts to the total."""
     for number, key in enumerate(taken.keys):
         for which in (0, 1):
             total[key, which] += int(taken.counts[which, number])
@@ -42,7 +41,10 @@ def added(total: Counter[tuple[SeriesKey, int]], taken: Taken) -> None:
 def test_law_nothing_is_lost_or_counted_twice(
     batches: list[list[Reading]], taken_after: set[int]
 ) -> None:
-    """As counted one by one; what comes between taking and forgetting is taken the next time."""
+    """The counts equal a count of single readings.
+
+    Readings between taking and forgetting are taken the next time.
+    """
     activity, total = Activity(), Counter[tuple[SeriesKey, int]]()
     expected = Counter(
         (KEYS[number], which)

@@ -1,4 +1,7 @@
-"""The process of the admin port is there again when it ended, knows the settings in force, and ends when it should."""
+"""The process of the admin port is restarted when it ends, and receives the settings in force.
+
+The process ends with the daemon.
+"""
 
 import subprocess
 import sys
@@ -19,7 +22,7 @@ DEAF = "import time, sys\nprint(flush=True)\ntime.sleep(60)"
 
 
 class School:
-    """Begins processes of a program, and knows them all."""
+    """A starter of processes that run a program, and their list."""
 
     def __init__(self, file: Path, program: str = OBEDIENT) -> None:
         self.file = file
@@ -27,7 +30,7 @@ class School:
         self.begun: list[tuple[Settings, subprocess.Popen[bytes]]] = []
 
     def start(self, settings: Settings) -> "subprocess.Popen[bytes]":
-        """One more."""
+        """Start another process."""
         process = subprocess.Popen(
             [sys.executable, "-c", self.program, str(self.file)], stdin=subprocess.PIPE
         )
@@ -37,7 +40,7 @@ class School:
 
 @pytest.fixture
 def school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[School]:
-    """None of its processes is left."""
+    """Yield a school, and check that none of its processes is left."""
     monkeypatch.setattr(admin_process, "RETRY", Retry(first=0.01, last=0.01))
     found = School(tmp_path / "heard")
     yield found
@@ -46,12 +49,12 @@ def school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[School]:
 
 
 def asking(predictions: int) -> Settings:
-    """Settings that differ."""
+    """Build settings that differ."""
     return Settings(http=Http(predictions_a_minute=predictions))
 
 
 def until(keeper: AdminProcess, holds: Callable[[], bool]) -> None:
-    """Look after it until then."""
+    """Step the keeper until the condition holds."""
 
     def looked() -> bool:
         keeper.step()
@@ -61,7 +64,7 @@ def until(keeper: AdminProcess, holds: Callable[[], bool]) -> None:
 
 
 def test_one_that_ended_is_begun_again(school: School) -> None:
-    """Once each time, and that is told once; meanwhile it is trouble."""
+    """Each end is logged once and is trouble until the restart."""
     keeper = AdminProcess(school.start, asking(1))
     assert keeper.trouble is None
     keeper.begin()
@@ -77,7 +80,10 @@ def test_one_that_ended_is_begun_again(school: School) -> None:
 
 
 def test_pauses_grow_while_it_ends_at_once(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And are short again after it has run for a while."""
+    """Pauses grow while the process ends at once.
+
+    They are short again after the process has run for a while.
+    """
     monkeypatch.setattr(admin_process, "RETRY", Retry(first=1.0, last=60.0))
     moment = [100.0]
     monkeypatch.setattr(admin_process, "monotonic", lambda: moment[0])
@@ -99,21 +105,21 @@ def test_pauses_grow_while_it_ends_at_once(school: School, monkeypatch: pytest.M
 
 
 def test_settings_reach_it_and_those_after_it(school: School) -> None:
-    """A line each; one that is begun later begins with them."""
+    """Each change is a line of input; a process that starts later starts with the settings."""
     keeper = AdminProcess(school.start, asking(1))
     keeper.begin()
     keeper.adjust(asking(7))
     wait_for(lambda: school.file.exists() or keeper.trouble is not None)
     keeper.close()
     assert Settings.model_validate_json(school.file.read_text()).http.predictions_a_minute == 7
-    keeper.adjust(asking(8))  # to one that has ended: nobody minds
+    keeper.adjust(asking(8))  # to a process that has ended: no error
     keeper.begin()
     keeper.close()
     assert [settings.http.predictions_a_minute for settings, _ in school.begun] == [1, 8]
 
 
 def test_it_ends_when_it_hears_no_more(school: School) -> None:
-    """By itself, with all it was told done."""
+    """The process ends by itself, with all its input done, when its input is closed."""
     keeper = AdminProcess(school.start, asking(1))
     keeper.begin()
     keeper.close()
@@ -121,7 +127,7 @@ def test_it_ends_when_it_hears_no_more(school: School) -> None:
 
 
 def test_one_that_does_not_end_is_ended(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while."""
+    """A process that does not end is killed after a while."""
     monkeypatch.setattr(admin_process, "FINISH_SECONDS", 0.2)
     school.program = DEAF
     keeper = AdminProcess(school.start, asking(1))
@@ -131,6 +137,6 @@ def test_one_that_does_not_end_is_ended(school: School, monkeypatch: pytest.Monk
 
 
 def test_one_that_was_never_begun_needs_no_end(school: School) -> None:
-    """Where there is no port."""
+    """A keeper without a port has no process to end."""
     AdminProcess(school.start, asking(1)).close()
     assert not school.begun

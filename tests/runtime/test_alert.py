@@ -1,4 +1,4 @@
-"""From the outbox to the targets: every event once, whatever crashes, and whatever the targets do."""
+"""The way from the outbox to the targets: every event is delivered once, in any crash."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -41,14 +41,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Person:
-    """The port `AlertTarget`: what is told is remembered, unless there is trouble, which is raised."""
+    """The port `AlertTarget`: each alert is remembered, unless there is trouble to raise."""
 
     heard: list[tuple[str, Alert]] = field(default_factory=list)
     trouble: list[Exception] = field(default_factory=list)
     during: Callable[[], None] = lambda: None
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
-        """Hear of it."""
+        """Remember the alert, or raise the trouble."""
         del decided_at
         self.during()
         if self.trouble:
@@ -56,12 +56,12 @@ class Person:
         self.heard.append((delivery_id, alert))
 
     def interrupt(self) -> None:
-        """Nothing takes long here."""
+        """Interrupt no delivery, because none takes long here."""
 
 
 @dataclass
 class Office:
-    """A state with events, a store, a mailbox."""
+    """A state with events, a store and a mailbox."""
 
     budget: int = 50
     now: int = DAY_ZERO
@@ -73,15 +73,20 @@ class Office:
         self.start()
 
     def start(self, retry: Retry = QUICK) -> None:
-        """Begin where the last run ended, or was killed."""
+        """Start where the last run ended, or was killed."""
         targets = [Target("mail", (Route(),), self.budget)]
-        self.courier = Courier("mail", self.person, self.store, retry, 86_400.0, lambda: self.now)
+        self.courier = courier("mail", self.person, self.store, retry, lambda: self.now)
         self.reader = AlertReader(
-            self.state, self.store, targets, [self.courier], Alerting(), lambda: self.now
+            state=self.state,
+            store=self.store,
+            targets=targets,
+            couriers=[self.courier],
+            alerting=Alerting(),
+            clock=lambda: self.now,
         )
 
     def post(self, *numbers: int, kind: str = "opened") -> None:
-        """Events of episodes."""
+        """Post events of episodes."""
         for number in numbers:
             event = msgspec.structs.replace(
                 EVENT, event_id=f"{kind}-{number}", episode_id=f"ep-{number}", kind=kind
@@ -89,19 +94,26 @@ class Office:
             self.state.post([(ANOMALY_TOPIC + "press-1", msgspec.json.encode(event))])
 
     def deliver(self) -> None:
-        """All that is due."""
+        """Deliver all alerts that are due."""
         while self.courier.step():
             pass
 
     @property
     def told(self) -> list[str]:
-        """Ids of the events that were heard of."""
+        """Ids of the events that were delivered."""
         return [alert.event_id for _, alert in self.person.heard]
 
 
-# ----------------------------------------------------------------------------------------------- the reader
+def courier(
+    name: str, target: Person, store: MemoryAlerts, retry: Retry, clock: Callable[[], int]
+) -> Courier:
+    """Build a courier that tries for a day."""
+    return Courier(name=name, target=target, store=store, retry=retry, keep=86_400.0, clock=clock)
+
+
+# -------------------------------------------------------------------------- the reader
 def test_an_event_becomes_an_alert_once() -> None:
-    """And is taken from the notices; what was told on MQTT is not our business."""
+    """An event is an alert once, and is removed from the notices; the outbox is not affected."""
     office = Office()
     office.post(1, 2, 1)
     office.reader.step()
@@ -114,12 +126,15 @@ def test_an_event_becomes_an_alert_once() -> None:
 
 @pytest.mark.parametrize("crash", ["before", "after"])
 def test_a_crash_between_the_two_files_loses_and_repeats_nothing(crash: str) -> None:
-    """Whether the decision was kept or not, when the process was killed before the notices were dropped."""
+    """An event is delivered once although the process was killed before its notice was dropped.
+
+    The decision may have been stored or not.
+    """
     office = Office()
     office.post(1, 2)
 
     class Killed(BaseException):
-        """The end."""
+        """The end of the process."""
 
     def die(*_: object) -> None:
         raise Killed
@@ -137,7 +152,7 @@ def test_a_crash_between_the_two_files_loses_and_repeats_nothing(crash: str) -> 
 
 
 def test_notices_that_cannot_be_dropped_repeat_nothing() -> None:
-    """The disk refuses for a while: what was decided is decided, also of a cause that is over already."""
+    """Decisions stand while the disk refuses, also of a cause that is over already."""
     office = Office()
     office.post(1)
     office.post(1, kind="closed")
@@ -159,7 +174,7 @@ def test_notices_that_cannot_be_dropped_repeat_nothing() -> None:
 
 
 def test_what_is_no_event_of_ours_is_passed_over() -> None:
-    """It must not stand in the way."""
+    """A foreign notice must not block the others."""
     office = Office()
     office.state.post([("insa/iiot/ml/anomaly/x", b"{"), ("something", b"\xff")])
     office.post(1)
@@ -187,7 +202,10 @@ def test_a_store_that_cannot_be_written_is_waited_for() -> None:
 
 
 def test_a_storm_becomes_a_summary() -> None:
-    """More notices than are read at once, more alerts than the budget has: all are counted, and none is there twice."""
+    """All alerts of a storm are counted, with more notices than a turn reads.
+
+    No alert is there twice.
+    """
     office = Office(budget=5)
     office.post(*range(1234))
     for _ in range(3):
@@ -196,7 +214,7 @@ def test_a_storm_becomes_a_summary() -> None:
     assert office.store.backlog() == {"mail": 4}
     office.now += 2 * HOUR
     office.reader.step()
-    office.start()  # a restart in the midst of it
+    office.start()  # a restart in between
     office.reader.step()
     office.deliver()
     assert len(office.person.heard) == 5
@@ -215,15 +233,15 @@ def test_the_budget_outlives_a_restart() -> None:
     assert len(office.told) == 2
 
 
-# ---------------------------------------------------------------------------------------------- the courier
+# ------------------------------------------------------------------------- the courier
 def waiting(office: Office, *numbers: int) -> None:
-    """Alerts are decided."""
+    """Decide alerts that wait."""
     office.post(*numbers)
     office.reader.step()
 
 
 def test_a_target_that_is_away_hears_later_all_of_it() -> None:
-    """In the end, every alert, each under its one id."""
+    """Every alert is delivered in the end, each under its own id."""
     office = Office()
     waiting(office, 1, 2, 3)
     office.person.trouble = [TargetAway("x"), TargetAway("x"), OSError("y"), *[TargetAway("z")] * 5]
@@ -244,7 +262,7 @@ def test_a_target_that_is_away_hears_later_all_of_it() -> None:
 
 
 def test_a_target_that_fails_is_left_alone_for_a_while() -> None:
-    """However many alerts wait for it."""
+    """A failing target rests, however many alerts wait for it."""
     office = Office()
     office.start(replace(QUICK, rest=60.0, last=60.0))
     waiting(office, *range(20))
@@ -259,7 +277,7 @@ def test_a_target_that_fails_is_left_alone_for_a_while() -> None:
 
 
 def test_a_target_that_asks_for_rest_gets_it() -> None:
-    """At once, though it failed only once."""
+    """A target that asks for rest gets it at once, after a single failure."""
     office = Office()
     waiting(office, 1, 2)
     office.person.trouble = [TargetAway("429", 30.0)]
@@ -270,7 +288,7 @@ def test_a_target_that_asks_for_rest_gets_it() -> None:
 
 
 def test_what_a_target_refuses_is_a_dead_letter_and_the_next_is_told() -> None:
-    """At once: it would be refused again."""
+    """A refused alert is a dead letter at once, because it would be refused again."""
     office = Office()
     waiting(office, 1, 2)
     office.person.trouble = [TargetRefused("422")]
@@ -282,7 +300,10 @@ def test_what_a_target_refuses_is_a_dead_letter_and_the_next_is_told() -> None:
 
 
 def test_what_is_too_old_is_a_dead_letter() -> None:
-    """After a day of trying; what is younger is told, and so is what nobody tried yet."""
+    """An alert that has failed for a day is a dead letter.
+
+    Younger and untried alerts are delivered.
+    """
     office = Office()
     waiting(office, 1)
     office.person.trouble = [TargetAway("x")]
@@ -304,14 +325,11 @@ def test_what_is_too_old_is_a_dead_letter() -> None:
 
 
 def test_a_target_that_hangs_holds_up_nobody() -> None:
-    """Another target hears meanwhile, and the end does not wait."""
+    """Another target receives its alerts meanwhile, and the end does not wait."""
     store, release = MemoryAlerts(), Event()
     slow, quick = Person(during=lambda: (release.wait(30), None)[1]), Person()
     ways = {"mail": slow, "webhook:scada": quick}
-    both = [
-        Courier(name, person, store, QUICK, 86_400.0, lambda: DAY_ZERO)
-        for name, person in ways.items()
-    ]
+    both = [courier(name, person, store, QUICK, lambda: DAY_ZERO) for name, person in ways.items()]
     alert = Office()
     alert.post(1)
     (told,) = alerts_of(ANOMALY_TOPIC, alert.state.notices(1)[0].payload, 0.9)
@@ -325,7 +343,7 @@ def test_a_target_that_hangs_holds_up_nobody() -> None:
 
 
 def test_a_fault_in_the_store_does_not_end_a_courier() -> None:
-    """It goes on when the store does."""
+    """A courier continues when the store works again."""
     office = Office()
     waiting(office, 1)
     whole, failures = office.store.next, [AlertsBroken("x"), ValueError("y")]

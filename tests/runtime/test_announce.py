@@ -1,4 +1,4 @@
-"""The state on MQTT: retained, said anew when it changes and on every connection, and no oftener."""
+"""The state on MQTT: retained, published when it changes and on every new connection only."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from insa_anomaly.testing import MemoryBroker
 
 
 def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:
-    """State and reasons of all that was published."""
+    """Return state and reasons of all announcements."""
     assert {(topic, retained) for _, topic, _, retained in broker.published} <= {(TOPIC, True)}
     found = [
         msgspec.json.decode(payload, type=Announcement) for _, _, payload, _ in broker.published
@@ -17,7 +17,7 @@ def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:
 
 
 def test_it_is_said_once_and_again_when_it_changes() -> None:
-    """Running, degraded with its reasons, running again; an end in good order."""
+    """The state is running, degraded with its reasons, running again, and stopped at an end."""
     broker = MemoryBroker()
     announcer = Announcer(broker, "line-1", "1.2.3")
     broker.open()
@@ -33,7 +33,10 @@ def test_it_is_said_once_and_again_when_it_changes() -> None:
 
 
 def test_a_new_connection_hears_it_again() -> None:
-    """The broker may have published the last will meanwhile; without a connection nothing is tried."""
+    """The state is published again on a new connection: the last will may have replaced it.
+
+    Without a connection no publish is tried.
+    """
     broker = MemoryBroker()
     announcer = Announcer(broker, "line-1", "1.2.3")
     announcer.say([])
@@ -47,7 +50,7 @@ def test_a_new_connection_hears_it_again() -> None:
 
 
 def test_the_last_will_is_of_the_same_form() -> None:
-    """So that whoever reads one reads the other."""
+    """The last will has the form of an announcement, so that the same client can read both."""
     topic, payload = gone("line-1", "1.2.3")
     assert topic == TOPIC
     assert msgspec.json.decode(payload, type=Announcement).state == "offline"

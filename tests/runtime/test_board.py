@@ -1,4 +1,7 @@
-"""A board that is read while it is written: every look is whole, and nobody who looks holds up who writes."""
+"""A board that is read while it is written: every look is whole.
+
+No reader delays the writer.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,13 +22,16 @@ ROWS = 4
 
 @pytest.fixture
 def board() -> Board:
-    """Of a few series."""
+    """Return a board of a few series."""
     return Board(ROWS, PARAMETERS.n_estimators)
 
 
 @pytest.fixture
 def written(board: Board) -> Iterator[Board]:
-    """One whose rows are written all the time, in parts: all numbers of a state are the same once it is whole."""
+    """Yield a board whose rows are written all the time, in parts.
+
+    All numbers of a state are the same once it is whole.
+    """
     stop = Event()
 
     def write() -> None:
@@ -46,7 +52,7 @@ def written(board: Board) -> Iterator[Board]:
 
 
 def test_every_look_is_whole(written: Board) -> None:
-    """However often; and what is seen goes on."""
+    """Every look is whole, and later looks see later states."""
     seen = set()
     until = monotonic() + 2.0
     while monotonic() < until:
@@ -59,7 +65,7 @@ def test_every_look_is_whole(written: Board) -> None:
 def test_a_row_that_nobody_goes_on_with_is_given_up(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who was writing it is frozen, or gone; other rows are read as ever."""
+    """A look at a row whose writer is frozen or gone gives up; other rows can be read."""
     monkeypatch.setattr(board_module, "_ATTEMPTS", 3)
     with board.changing(1):
         with pytest.raises(DaemonSilent):
@@ -69,7 +75,7 @@ def test_a_row_that_nobody_goes_on_with_is_given_up(
 
 
 def test_a_change_that_failed_is_over(board: Board) -> None:
-    """The row is as it was, or half written, but not forever."""
+    """A change that failed may leave its row half written, but not locked for ever."""
     with pytest.raises(ZeroDivisionError), board.changing(1):
         board.states[1, 0] = 1 / 0
     assert board.look(1).number == 1
@@ -78,7 +84,7 @@ def test_a_change_that_failed_is_over(board: Board) -> None:
 def test_a_model_has_its_name_only_when_it_is_whole(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who walks through a forest while another is written in its place has walked for nothing."""
+    """A score from a forest that is replaced meanwhile is discarded."""
     first = model(0)
     second = replace(first, id="another", version=2)
     scaled = np.zeros((1, features.WIDTH), np.float32)

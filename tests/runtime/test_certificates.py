@@ -1,4 +1,4 @@
-"""A certificate that ends within thirty days is told once a day, and every one has its gauge."""
+"""A certificate that expires within thirty days is logged once a day; each certificate has its gauge."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ DAY = 86_400_000_000
 
 
 def gauge(of: str) -> float | None:
-    """Days left, as Prometheus sees them."""
+    """Return the days left, as Prometheus sees them."""
     seconds = instrumentation.REGISTRY.get_sample_value(
         "insa_certificate_expires_seconds", {"of": of}
     )
@@ -26,14 +26,17 @@ def gauge(of: str) -> float | None:
 
 
 def told(look: Certificates) -> list[tuple[object, object]]:
-    """What one turn says."""
+    """Return the log lines of a single turn."""
     with capture_logs() as logs:
         look.step()
     return [(log["of"], log["days"]) for log in logs if log["action"] == "certificate_ending"]
 
 
 def test_it_is_told_from_thirty_days_before_once_a_day() -> None:
-    """Each by itself, also when the clock is set back; what is not known is not told, and has no gauge."""
+    """Each certificate is logged by itself, also when the clock is set back.
+
+    An unknown certificate is not logged, and has no gauge.
+    """
     now, ends = NOW, {"broker": NOW + 31 * DAY, "client": NOW + 29 * DAY}
     look = Certificates(
         {"broker": lambda: ends["broker"], "client": lambda: ends["client"], "http": lambda: None},
@@ -56,14 +59,17 @@ def test_it_is_told_from_thirty_days_before_once_a_day() -> None:
 
 
 class Shown:
-    """A connection on which the broker showed this."""
+    """A connection with the certificate that the broker showed."""
 
     certificate: bytes | None = None
 
 
 @pytest.mark.parametrize("made", KINDS[:1], indirect=True)
 def test_those_in_use_are_looked_at(made: Path) -> None:
-    """The port's and our own from their files, as they were at the start: renewed ones are not in use before the next."""
+    """The certificates in use are the port's and the client's, as they were at the start.
+
+    A renewed file is not in use before the next start.
+    """
     settings = Settings(
         broker=BrokerAddress(tls=True, certificate_file=made, key_file=made),
         http=Http(certificate_file=made, key_file=made),

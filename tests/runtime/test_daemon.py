@@ -1,4 +1,7 @@
-"""The daemon: a stop loses nothing that was acknowledged, a restart is invisible, and half a daemon does not go on."""
+"""The daemon: a stop loses no acknowledged message, and a restart is invisible.
+
+A daemon that has lost a thread ends.
+"""
 
 import json
 import random
@@ -64,7 +67,7 @@ THREADS = ("intake", "score", "tell", "record", "trainer", "show")
 
 
 class Careful(MemoryLog):
-    """A log that forgets only what is recorded, kept in a checkpoint and on disk."""
+    """A log that drops only entries that are recorded, in a checkpoint and on disk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class Careful(MemoryLog):
         self.dropped = 0
 
     def drop(self, through: int) -> None:
-        """Forget entries."""
+        """Drop entries."""
         assert through <= self.state.synced
         assert through <= self.state.restore()[0]
         assert through <= self.recorder.tables.cursors.get(self.id, 0)
@@ -82,7 +85,7 @@ class Careful(MemoryLog):
 
 
 class Server(MemoryBroker):
-    """A broker that may refuse, and says when it was closed."""
+    """A broker that may refuse the connection."""
 
     refusal: Exception | None = None
 
@@ -95,7 +98,7 @@ class Server(MemoryBroker):
 
 @dataclass
 class Plant:
-    """What outlives the daemon, and a daemon on it."""
+    """The parts that outlive the daemon, and a daemon on them."""
 
     log: Careful = field(default_factory=Careful)
     shelf: MemoryModels = field(default_factory=lambda: models(6))
@@ -127,20 +130,34 @@ class Plant:
             checkpoint_seconds=0.02,
         )
         paging = Paging(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
-        record = Record(self.log, feed, self.state, self.recorder, self.shelf, paging)
-        alert = Alert(self.state, MemoryAlerts(), [], [], Alerting(), lambda: NOW)
+        record = Record(
+            log=self.log,
+            feed=feed,
+            state=self.state,
+            recorder=self.recorder,
+            models=self.shelf,
+            paging=paging,
+        )
+        alert = Alert(
+            state=self.state,
+            store=MemoryAlerts(),
+            targets=[],
+            couriers=[],
+            alerting=Alerting(),
+            clock=lambda: NOW,
+        )
         self.parts = Parts(
-            self.log,
-            self.state,
-            feed,
-            fleet,
-            intake,
-            self.broker,
-            score,
-            record,
-            tell,
-            show,
-            trainer,
+            log=self.log,
+            state=self.state,
+            feed=feed,
+            fleet=fleet,
+            intake=intake,
+            broker=self.broker,
+            score=score,
+            record=record,
+            tell=tell,
+            show=show,
+            trainer=trainer,
             alert=alert,
         )
         self.daemon = Daemon(self.parts)
@@ -148,7 +165,7 @@ class Plant:
 
     @contextmanager
     def running(self) -> Iterator[Callable[[], int]]:
-        """The daemon runs; what is given ends it and answers its status."""
+        """Run the daemon, and yield a function that ends it and returns its exit status."""
         statuses: list[int] = []
         thread = Thread(target=lambda: statuses.append(self.daemon.run()))
         before = active_count()
@@ -173,7 +190,7 @@ class Plant:
 
 
 def no_child() -> "Popen[bytes]":
-    """Nobody trains here."""
+    """Fail the test: no child trains here."""
     raise AssertionError
 
 
@@ -186,16 +203,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbered(count: int) -> list[Message]:
-    """Messages, each with a time of its own."""
+    """Build messages, each with a time of its own."""
     return [message("pump", i / 1000, {"a": i % 9}) for i in range(count)]
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 @pytest.mark.parametrize("seed", range(4))
 def test_stops_and_starts_are_invisible(seed: int) -> None:
-    """Stopped in the midst of the stream, again and again: what is recorded and told is as if it had run through.
+    """A daemon stopped again and again records and publishes like a daemon that ran through.
 
-    What was not acknowledged comes again, as a broker would have it, so that some messages come twice.
+    Unacknowledged messages come again, as from a broker, so that some messages come twice.
     """
     plain, plant = Plant(), Plant()
     messages = [one for one in stream(seed, 150).messages if stamped(one)]
@@ -224,26 +241,35 @@ def test_stops_and_starts_are_invisible(seed: int) -> None:
 
 
 def stamped(one: Message) -> bool:
-    """Whether the message has a timestamp that is taken: the time of receipt is not the same in two plants."""
+    """Return whether the message has an accepted timestamp.
+
+    The receive time differs between two plants.
+    """
     found = re.search(rb'"timestamp": ([0-9.]+)', one[1])
     return found is not None and float(found[1]) < NOW / SECOND + 250
 
 
 def deliver(plant: Plant, messages: list[Message], pause: random.Random | None) -> None:
-    """One by one; with `pause`, now and then a moment passes, and it ends after a while, perhaps with the connection."""
+    """Deliver messages singly; with `pause`, wait now and then, and stop early by chance.
+
+    The connection may be closed with the stop.
+    """
     for one in messages:
         plant.broker.deliver([one])
         if pause and pause.random() < 0.02:
             sleep(0.003)
         if pause and pause.random() < 0.02:
             if pause.random() < 0.5:
-                plant.broker.close()  # what is not acknowledged by now will come again
+                plant.broker.close()  # unacknowledged messages come again
             return
 
 
-# ------------------------------------------------------------------------------------------------------- the end
+# ------------------------------------------------------------------------------ the end
 def test_an_end_winds_down_in_order_and_drains() -> None:
-    """What was taken is logged and acknowledged, scored, kept, told and recorded; then the broker is gone and no thread is left."""
+    """All accepted messages are logged, acknowledged, scored, checkpointed and recorded at an end.
+
+    Events are published; then the broker is disconnected and no thread is left.
+    """
     plant = Plant()
     with plant.running() as end:
         for one in numbered(500):
@@ -257,7 +283,7 @@ def test_an_end_winds_down_in_order_and_drains() -> None:
 
 
 def test_what_comes_after_the_end_began_is_not_taken() -> None:
-    """It is not acknowledged, and so comes again after the next start."""
+    """A message after the end began is not acknowledged, and comes again after the next start."""
     plant = Plant()
     with plant.running() as end:
         plant.broker.deliver(numbered(1))
@@ -270,7 +296,7 @@ def test_what_comes_after_the_end_began_is_not_taken() -> None:
 
 
 def test_a_database_that_is_away_holds_up_no_end() -> None:
-    """The rest stays in the log, and is recorded after the next start."""
+    """Unrecorded readings stay in the log, and are recorded after the next start."""
     plant = Plant()
     plant.recorder.trouble = DatabaseAway("no answer")
     with plant.running() as end:
@@ -285,10 +311,13 @@ def test_a_database_that_is_away_holds_up_no_end() -> None:
     assert len(plant.recorder.tables.telemetry) == 20
 
 
-# -------------------------------------------------------------------------------------------------- what breaks
+# ----------------------------------------------------------------------------- failures
 @pytest.mark.parametrize("name", THREADS)
 def test_a_thread_that_dies_ends_the_daemon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With status 1 and its reason; the broker is left, so that nothing more is taken, and all other threads end."""
+    """The daemon exits with status 1 and its reason, and all other threads end.
+
+    The broker is disconnected, so that no further message is accepted.
+    """
     plant = Plant()
 
     def die(*_: object) -> None:
@@ -304,7 +333,10 @@ def test_a_thread_that_dies_ends_the_daemon(name: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", ["score", "tell", "trainer"])
 def test_a_thread_that_is_stuck_ends_the_daemon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With status 1, its reason and the stacks of all threads; the supervisor is no longer told that we live."""
+    """The daemon exits with status 1, its reason and the stacks of all threads.
+
+    The supervisor's watchdog is no longer notified.
+    """
     plant, release, words, given_up = Plant(), Event(), list[str](), list[bool]()
     monkeypatch.setattr(running, "JOIN_SECONDS", 0.1)
     monkeypatch.setattr(type(getattr(plant.parts, name)), "step", lambda *_: release.wait(30))
@@ -327,7 +359,10 @@ def test_a_thread_that_is_stuck_ends_the_daemon(name: str, monkeypatch: pytest.M
 
 
 def test_the_state_is_announced() -> None:
-    """Degraded with the reason while the database is away, running when it is back, stopped at the end."""
+    """The state is degraded with the reason while the database is unreachable, then running again.
+
+    At the end the state is stopped.
+    """
     plant = Plant()
     plant.daemon = Daemon(plant.parts, Supervision(Announcer(plant.broker, "line-1", "1.2.3")))
 
@@ -352,12 +387,12 @@ def test_the_state_is_announced() -> None:
 
 
 def unbegun(_: Settings) -> "Popen[bytes]":
-    """A process that nobody needs."""
+    """Fail the test: no process is needed here."""
     raise AssertionError
 
 
 def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can be in trouble is what the metric can tell."""
+    """Every possible trouble has a label of the metric."""
     monkeypatch.setattr(Alert, "trouble", "alerts are not delivered to: mail")
     plant = Plant()
     plant.parts.intake.trouble, plant.parts.score.writable = "it is full", False
@@ -370,7 +405,10 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_after_a_death_nothing_is_finished_that_may_be_half_done() -> None:
-    """The states are not kept, nor is anything recorded: the next start computes it again from the log."""
+    """The states are not checkpointed and no reading is recorded after a death.
+
+    The next start computes the results again from the log.
+    """
     plant = Plant()
     with plant.running() as end:
         plant.recorder.trouble = ValueError("a bug")
@@ -386,7 +424,7 @@ def test_after_a_death_nothing_is_finished_that_may_be_half_done() -> None:
 
 
 def test_a_broker_that_refuses_ends_the_start() -> None:
-    """With its reason, and without a thread left."""
+    """The start raises the broker's reason, and leaves no thread."""
     plant = Plant()
     plant.broker.refusal = BrokerRefused("not authorised")
     before = active_count()
@@ -398,7 +436,7 @@ def test_a_broker_that_refuses_ends_the_start() -> None:
 def test_a_state_that_cannot_be_put_on_disk_ends_the_daemon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before anything is dropped from the log that it was made from."""
+    """The daemon ends before it drops the entries of the log that made the state."""
     plant = Plant()
 
     def refuse(_: object) -> None:
@@ -411,7 +449,7 @@ def test_a_state_that_cannot_be_put_on_disk_ends_the_daemon(
 
 
 def test_a_full_disk_drops_nothing_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the states were made of stays in the log until they are on disk."""
+    """Entries stay in the log until the states made from them are on disk."""
     plant = Plant()
 
     def refuse(_: object) -> None:
@@ -429,9 +467,9 @@ def test_a_full_disk_drops_nothing_and_ends_nothing(monkeypatch: pytest.MonkeyPa
             assert end() == 0
 
 
-# -------------------------------------------------------------------------------------------------- the outside
+# -------------------------------------------------------------------------- the outside
 def test_troubles_are_said_in_words() -> None:
-    """Nothing to say while all is well; each thing that is wrong has its line."""
+    """A daemon that works has no trouble; each fault has a line."""
     plant = Plant()
     assert plant.daemon.troubles() == ["the broker is not connected: not connected yet"]
     plant.broker.open()
@@ -445,7 +483,7 @@ def test_troubles_are_said_in_words() -> None:
 
 
 def test_figures_say_where_every_reader_is() -> None:
-    """After an end all are at the end of the log."""
+    """All readers are at the end of the log after an end."""
     plant = Plant()
     plant.shelf.put(model_row(0, "active"), plant.shelf.scorer(model_row(0).id))
     with plant.running() as end:
@@ -477,7 +515,10 @@ def test_a_start_follows_the_index_and_the_log() -> None:
 
 
 def test_readings_of_every_kind_reach_the_tables() -> None:
-    """Good and bad, stamped and not; what holds no reading is a dead letter."""
+    """Readings good and bad, stamped and unstamped, are recorded.
+
+    A message without a reading is a dead letter.
+    """
     plant = Plant()
     with plant.running() as end:
         said = [

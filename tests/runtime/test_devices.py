@@ -1,4 +1,7 @@
-"""Devices in the score reader: what is found of them is a function of the log alone; meanwhile their metrics open nothing."""
+"""Devices in the score reader: their results are a function of the log alone.
+
+While a device episode is open, its metrics open none.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -27,38 +30,44 @@ PUMPS = tuple(f"pump-{i}" for i in range(5))
 
 
 def scored(log: MemoryLog) -> Outcome:
-    """What an undisturbed reader makes of the log."""
+    """Score the log with an undisturbed reader."""
     return World(log, shelf=shelf()).outcome()
 
 
 @cache
 def expected(seed: int) -> Outcome:
-    """What is made of a stream in the fewest entries there can be."""
+    """Score a stream in the fewest possible entries."""
     return scored(device_stream(seed, 200).log(set()))
 
 
 def told(outgoing: Sequence[Outgoing]) -> list[Event]:
-    """The events themselves."""
+    """Return the events."""
     return [msgspec.json.decode(one.payload, type=Event) for one in outgoing]
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 5), st.sets(st.integers(0, 400), max_size=60))
 def test_chunking_changes_nothing(seed: int, cuts: set[int]) -> None:
-    """The same messages in other entries: the same anomalies, episodes and events, and the same states to the bit."""
+    """Other entries with the same messages yield the same anomalies, episodes and events.
+
+    The states are the same to the bit.
+    """
     assert scored(device_stream(seed, 200).log(cuts)) == expected(seed)
 
 
 def test_an_entry_for_every_message_changes_nothing() -> None:
-    """The finest chunking there is."""
+    """An entry for every message is the finest chunking."""
     assert scored(device_stream(3, 200).log(set(range(1000)))) == expected(3)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 5), st.sets(st.integers(0, 400), max_size=60), st.data())
 def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.DataObject) -> None:
-    """Stopped dead and started anew after any entry, with or without a checkpoint: the same to the bit, and nothing twice."""
+    """A reader restarted after any entry yields the same to the bit, and no result twice.
+
+    The restart may happen with or without a checkpoint.
+    """
     world = World(shelf=shelf())
     for entry in device_stream(seed, 200).entries(cuts):
         world.take(entry.messages, entry.swaps)
@@ -73,7 +82,10 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
 
 @cache
 def fleet_stream(seed: int) -> Stream:
-    """Five pumps that each send most seconds, the faulty one in turn; two have a third metric in their model, one is given another."""
+    """Build a stream of five pumps that each send most seconds, the faulty pump in turn.
+
+    Two models have a third metric, and a pump gets another model.
+    """
     random = np.random.default_rng(seed)
     messages, swaps = (
         list[Message](),
@@ -94,7 +106,7 @@ def fleet_stream(seed: int) -> Stream:
 
 
 def fleet_outcome(seed: int, cuts: set[int]) -> Outcome:
-    """What a reader makes of it."""
+    """Score the stream of the five pumps."""
     return World(fleet_stream(seed).log(cuts), shelf=shelf(), capacity=30).outcome()
 
 
@@ -103,12 +115,15 @@ def fleet_outcome(seed: int, cuts: set[int]) -> Outcome:
 def test_rows_of_many_devices_at_once_are_those_of_one_after_another(
     seed: int, cuts: set[int]
 ) -> None:
-    """However messages of several devices fall into batches: the same to the bit as with an entry for every message."""
+    """Batches with messages of several devices yield the same to the bit as single messages."""
     assert fleet_outcome(seed, cuts) == fleet_outcome(seed, set(range(700)))
 
 
 def test_the_streams_are_worth_it() -> None:
-    """What the laws are held on has device episodes that open and close, metrics of their own, and anomalies that belong to either."""
+    """The streams of the laws have device episodes that open and close, and metrics of their own.
+
+    Anomalies belong to either.
+    """
     outcomes = [expected(seed) for seed in range(6)]
     events = [event for outcome in outcomes for event in told(outcome[2])]
     assert {(event.metric_name, event.kind) for event in events} >= {
@@ -128,9 +143,9 @@ def test_the_streams_are_worth_it() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- cases
+# ------------------------------------------------------------------------------- cases
 def rows(places: range, faults: range = range(0), size: float = 9.0) -> list[Message]:
-    """One message a second with a and b; a is off by `size` in `faults`."""
+    """Build a message a second with a and b; a is off by `size` in `faults`."""
     wobble = [(i * 37 % 11 - 5) / 5 for i in places]
     return [
         message("pump", i, {"a": 10 + w + size * (i in faults), "b": 10 - w})
@@ -139,7 +154,10 @@ def rows(places: range, faults: range = range(0), size: float = 9.0) -> list[Mes
 
 
 def test_a_device_episode_is_told_like_any_other() -> None:
-    """Its rows carry the value of the metric with the largest share, and the shares as reasons."""
+    """A row of a device episode carries the value of the metric with the largest share.
+
+    The shares are the reasons.
+    """
     world = World(shelf=shelf())
     world.take(rows(range(200), range(100, 140)), [device_swap(0)])
     anomalies, episodes, outgoing, _ = world.outcome()
@@ -162,13 +180,14 @@ def test_a_device_episode_is_told_like_any_other() -> None:
 
 
 def test_while_a_device_episode_is_open_its_metrics_open_none() -> None:
-    """What they find is recorded in the device's episode; afterwards they speak for themselves again."""
+    """Anomalies of the metrics are recorded in the device's episode, and open none of their own.
+
+    Once the device episode is closed, metrics open episodes again.
+    """
     alone, together = World(shelf=shelf()), World(shelf=shelf())
     messages = rows(range(300), range(100, 140))
-    for second in (
-        *range(120, 124),
-        *range(250, 254),
-    ):  # once the device has spoken, and once it is calm again
+    # after the device episode has opened, and after it has closed
+    for second in (*range(120, 124), *range(250, 254)):
         messages[second] = message("pump", second, {"a": 10.0, "b": 400.0})
     alone.take(messages, [swap(0), swap(1)])
     together.take(messages, [swap(0), swap(1), device_swap(0)])
@@ -194,7 +213,7 @@ def test_while_a_device_episode_is_open_its_metrics_open_none() -> None:
 
 
 def test_a_metric_that_is_already_told_goes_on() -> None:
-    """Its own episode was open before the device's: it stays its own, and closes."""
+    """An episode that a metric opened before the device's stays its own, and closes."""
     world = World(shelf=shelf())
     messages = rows(range(200), range(100, 140), size=40.0)
     world.take(messages, [swap(0), swap(1), device_swap(0)])
@@ -204,7 +223,7 @@ def test_a_metric_that_is_already_told_goes_on() -> None:
 
 
 def test_a_device_whose_model_is_taken_away_still_closes() -> None:
-    """With what is known then, and nothing is expected."""
+    """The closing event has no model and no expected value."""
     world = World(shelf=shelf())
     world.take(rows(range(120), range(100, 120)), [device_swap(0)])
     world.take(rows(range(120, 150)), [Swap(*PUMP, None)])
@@ -222,7 +241,7 @@ def test_a_device_whose_model_is_taken_away_still_closes() -> None:
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_device_without() -> None:
-    """At the swap and at a start; the stream goes on."""
+    """A device whose model cannot be loaded continues without, at the swap and at a start."""
     models = MemoryModels()
     models.put(device_row(0), b"not a model")
     world = World(shelf=models)
@@ -240,7 +259,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_device_without() -> None:
 
 
 def test_a_device_asks_for_its_refit() -> None:
-    """As its model says."""
+    """A device asks for its refit at the step of its model."""
     world = World(shelf=shelf())
     world.take(rows(range(100)), [device_swap(0)])
     world.score.drain()
@@ -249,7 +268,7 @@ def test_a_device_asks_for_its_refit() -> None:
 
 
 def test_historical_rows_are_told_as_such() -> None:
-    """As their first reading is."""
+    """A row is historical if its first reading is."""
     world = World(shelf=shelf())
     world.take(rows(range(-2000, -1800), range(-1900, -1880)), [device_swap(0)])
     anomalies, episodes, outgoing, _ = world.outcome()
@@ -259,7 +278,7 @@ def test_historical_rows_are_told_as_such() -> None:
 
 
 def test_without_a_device_model_nothing_is_kept_of_devices() -> None:
-    """Neither states nor rows."""
+    """Neither states nor rows of devices are stored without a device model."""
     world = World(shelf=shelf())
     world.take(rows(range(100)), [swap(0)])
     assert PUMP not in world.outcome()[3]
@@ -267,7 +286,7 @@ def test_without_a_device_model_nothing_is_kept_of_devices() -> None:
 
 
 def test_a_device_that_finds_no_room_goes_without() -> None:
-    """Places are for series and devices alike; which of them has one is decided by the log."""
+    """Series and devices share the places, and the log decides the order."""
     world = World(shelf=shelf(), capacity=2)
     world.take(rows(range(100)))
     world.take(rows(range(100, 200), range(150, 180)), [device_swap(0)])

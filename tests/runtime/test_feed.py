@@ -1,4 +1,7 @@
-"""The feed: the same batches from memory and from the log, whoever asks, in whatever order, and little of it kept."""
+"""The feed: the same batches from memory and from the log, for any reader, in any order.
+
+Little of them is held in memory.
+"""
 
 import tracemalloc
 from collections.abc import Callable
@@ -21,7 +24,7 @@ Said = tuple[int, list[tuple[object, ...]], list[tuple[str, int]], list[Swap]]
 
 
 def said(batch: Batch) -> Said:
-    """All of a batch, series by name: the numbers of series are the process's own."""
+    """Return the content of a batch, series by name: a process assigns its own numbers."""
     t = batch.telemetry
     columns = (
         t.key.tolist(),
@@ -44,11 +47,11 @@ def said(batch: Batch) -> Said:
 
 
 def fed(log: MemoryLog, capacity: int = CAPACITY) -> Feed:
-    """A feed on this log."""
+    """Build a feed on this log."""
     return Feed(log, parser(), Registry(capacity))
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 99),
@@ -62,7 +65,10 @@ def fed(log: MemoryLog, capacity: int = CAPACITY) -> Feed:
 def test_whoever_reads_whenever_gets_the_same(
     seed: int, cuts: set[int], steps: list[tuple[int, int, int]], room: int
 ) -> None:
-    """Three readers at their own pace, entries coming in between, memory large or small: each gets every batch, in order, all alike."""
+    """Three readers at their own pace get every batch, in order, and all the same.
+
+    Entries arrive in between, and memory is large or small.
+    """
     entries = stream(seed, 60).entries(cuts)
     plain = MemoryLog()
     for entry in entries:
@@ -85,7 +91,7 @@ def test_whoever_reads_whenever_gets_the_same(
 
 
 def test_readers_in_threads_get_the_same() -> None:
-    """The same with real threads, memory so small that everything is evicted all the time."""
+    """Readers in real threads get the same, although the small memory evicts all the time."""
     entries = stream(1, 150).entries(set(range(0, 400, 2)))
     log = MemoryLog()
     with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +117,10 @@ def test_readers_in_threads_get_the_same() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=10))
 def test_joined_batches_hold_what_each_held(seed: int, cuts: set[int]) -> None:
-    """Columns of several batches are their columns one after another, original timestamps in their places."""
+    """Joined columns are the columns of the batches in sequence.
+
+    Original timestamps are in their places.
+    """
     batches = fed(stream(seed, 150).log(cuts)).read(0, 10**9)
     whole = joined(batches)
     for name in ("key", "timestamp", "discriminator", "value", "quality", "flags"):
@@ -124,14 +133,14 @@ def test_joined_batches_hold_what_each_held(seed: int, cuts: set[int]) -> None:
     assert len(whole.original) == len([one for one in originals if one is not None])
 
 
-# ------------------------------------------------------------------------------------------------------ bounds
+# ------------------------------------------------------------------------------ bounds
 def kept(feed: Feed) -> int:
-    """How much the feed holds."""
+    """Return the number of entries and batches that the feed holds."""
     return len(feed._entries) + len(feed._batches)
 
 
 def held_after(payloads: Callable[[int], bytes], entries: int, *, read: bool) -> Feed:
-    """A feed with little room after so many entries."""
+    """Build a feed with little room after `entries` entries."""
     log = MemoryLog()
     feed = fed(log)
     for i in range(entries):
@@ -146,7 +155,10 @@ def held_after(payloads: Callable[[int], bytes], entries: int, *, read: bool) ->
 def test_memory_is_bounded_whatever_comes(
     monkeypatch: pytest.MonkeyPatch, payload: bytes, read: bool
 ) -> None:
-    """Many small batches, many that hold no reading, long ones: what is kept does not grow with the stream."""
+    """The memory does not grow with the stream.
+
+    Examples are many small batches, many without a reading, and long messages.
+    """
     monkeypatch.setattr(feeding, "KEEP_BYTES", 100_000)
     few, many = (held_after(lambda _: payload, entries, read=read) for entries in (100, 500))
     assert 0 < kept(many) <= kept(few) <= 100
@@ -154,7 +166,7 @@ def test_memory_is_bounded_whatever_comes(
 
 
 def test_what_two_readers_parsed_at_once_is_kept_once() -> None:
-    """The second takes the place of the first, and both weigh as one."""
+    """A second batch replaces the first, and both weigh as a single batch."""
     memory = feeding._Memory[str](len)
     memory.put(1, "abc")
     memory.put(1, "abc")
@@ -164,7 +176,10 @@ def test_what_two_readers_parsed_at_once_is_kept_once() -> None:
 
 
 def test_what_is_parsed_again_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow reader makes the feed parse old entries again and again; what is kept for the fast one stays as much as ever."""
+    """A slow reader makes the feed parse old entries repeatedly.
+
+    The amount held for the fast reader stays the same.
+    """
     monkeypatch.setattr(feeding, "KEEP_BYTES", 20_000)
     feed = held_after(lambda i: b'{"a": %d}' % i, 50, read=True)
     before = kept(feed)
@@ -174,9 +189,9 @@ def test_what_is_parsed_again_is_not_counted_again(monkeypatch: pytest.MonkeyPat
     assert kept(feed) == before
 
 
-# ---------------------------------------------------------------------------------------------------- registry
+# ---------------------------------------------------------------------------- registry
 def test_a_number_is_never_given_twice() -> None:
-    """A series keeps its number; different ones have different numbers, in the order they were first seen."""
+    """A series has a number for ever; numbers follow the order of first sight."""
     registry = Registry(3)
     assert [registry.number((device, "a")) for device in ("x", "y", "x", "z", "y")] == [
         0,
@@ -189,7 +204,10 @@ def test_a_number_is_never_given_twice() -> None:
 
 
 def test_a_full_registry_rejects_new_series_and_takes_known_ones() -> None:
-    """Beyond the capacity a message of a new series is rejected whole, with its bytes; nothing else is."""
+    """A message of a new series beyond the capacity is rejected whole, with its bytes.
+
+    Messages of known series are not.
+    """
     log = MemoryLog()
     log.append(
         [
@@ -208,7 +226,7 @@ def test_a_full_registry_rejects_new_series_and_takes_known_ones() -> None:
 
 
 def test_a_rejected_message_takes_no_place() -> None:
-    """Of a message with one series too many none is admitted: it is as if it had never come."""
+    """A message with a series too many admits none of its series."""
     log = MemoryLog()
     log.append([message("x", 0, {"a": 1.0, "b": 2.0}), message("y", 0, {"a": 5.0})], [], NOW)
     registry = Registry(1)
@@ -218,7 +236,10 @@ def test_a_rejected_message_takes_no_place() -> None:
 
 
 def test_a_series_that_gets_a_model_is_known_from_there_on() -> None:
-    """A swap admits its series in its place in the log, so that who is admitted does not depend on how many entries are read at once."""
+    """A swap admits its series at its place in the log.
+
+    Admission therefore does not depend on the number of entries read at once.
+    """
     log = MemoryLog()
     log.append([], [swap(0)], NOW)
     log.append([message("new", 0, {"a": 1.0}), message("pump", 0, {"a": 2.0})], [], NOW)
@@ -227,9 +248,9 @@ def test_a_series_that_gets_a_model_is_known_from_there_on() -> None:
     assert [rejected.reason for rejected in batches[1].rejected] == [Cause.TOO_MANY_SERIES]
 
 
-# ---------------------------------------------------------------------------------------------------- reading
+# ----------------------------------------------------------------------------- reading
 def test_reading_stops_where_it_is_told_to() -> None:
-    """Nothing beyond `through`, whether it is in memory or only in the log."""
+    """No batch beyond `through` is returned, neither from memory nor from the log."""
     feed = fed(stream(0, 0).log({10, 20, 30}))
     assert [batch.seq for batch in feed.read(0, 10**6, through=2)] == [1, 2]
     assert [batch.seq for batch in feed.read(1, 1, through=2)] == [2]
@@ -237,7 +258,7 @@ def test_reading_stops_where_it_is_told_to() -> None:
 
 
 def test_entries_that_were_dropped_are_passed_over() -> None:
-    """A reader that starts before what the log still holds goes on with what there is, and with nothing where there is nothing."""
+    """A reader that starts before the oldest entry of the log continues with that entry."""
     log = stream(0, 0).log({10, 20})
     log.drop(2)
     assert [batch.seq for batch in fed(log).read(0, 10**6)] == [3, 4]
@@ -247,7 +268,7 @@ def test_entries_that_were_dropped_are_passed_over() -> None:
 
 
 def test_waiting_ends_with_news_or_in_time() -> None:
-    """`wait` says whether there is an entry past the reader's place."""
+    """`wait` returns whether there is an entry past the reader's place."""
     log = MemoryLog()
     feed = fed(log)
     assert not feed.wait(0, 0.0)
@@ -263,7 +284,10 @@ def test_waiting_ends_with_news_or_in_time() -> None:
 
 
 def test_it_is_known_when_an_entry_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the moment; of one long ago, that it was no later than the oldest that is remembered; of an earlier run nothing."""
+    """The time of arrival is exact for the newest entries.
+
+    An older entry has the time of the oldest that is remembered; an earlier run's has none.
+    """
     monkeypatch.setattr(feeding, "KEEP_TIMES", 3)
     log = MemoryLog()
     log.append([], [], NOW)
@@ -277,7 +301,10 @@ def test_it_is_known_when_an_entry_came(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_each_message_has_a_time_of_its_own() -> None:
-    """Message i of an entry came i microseconds after the entry: readings, rejections and stamps have it from there."""
+    """Message i of an entry was received i microseconds after the entry.
+
+    Readings, rejections and stamps use this time.
+    """
     log = MemoryLog()
     log.append(
         [(topic("pump"), b'{"a": 1, "b": 2}'), (topic("pump"), b"{"), (topic("pump"), b'{"a": 3}')],
@@ -290,7 +317,7 @@ def test_each_message_has_a_time_of_its_own() -> None:
 
 
 def test_series_of_batches_share_their_names() -> None:
-    """`keys` is one list for all batches: the registry's."""
+    """`keys` is the registry's list for all batches."""
     key: SeriesKey = ("pump", "a")
     batches = fed(stream(0, 0).log({50})).read(0, 10**6)
     assert all(batch.telemetry.keys is batches[0].telemetry.keys for batch in batches)
@@ -298,7 +325,7 @@ def test_series_of_batches_share_their_names() -> None:
 
 
 def test_messages_that_hold_no_reading_count_too() -> None:
-    """A backlog of nothing but those comes into memory in pieces, as any other."""
+    """A backlog of messages without a reading is read in pieces, like any other."""
     log = MemoryLog()
     for _ in range(50):
         log.append([("nonsense", b"-")] * 10, [], NOW)
@@ -307,7 +334,10 @@ def test_messages_that_hold_no_reading_count_too() -> None:
 
 
 def test_a_flood_of_unknown_devices_takes_little_memory() -> None:
-    """As many series are let in as there is room for; of the others nothing is kept here, and known ones go on being read."""
+    """Only as many series are admitted as there is room for, and the others take no memory.
+
+    Known series are still read.
+    """
     log = MemoryLog()
     registry = Registry(1000)
     feed = Feed(log, parser(), registry)

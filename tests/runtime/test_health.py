@@ -1,4 +1,4 @@
-"""The health thread: what it does, how often, and that it waits out what is away without losing anything."""
+"""The health thread: its work, its pace, and its patience with an unreachable database."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +29,10 @@ NOW, HERE = 1_800_000_000_000_000, UUID(int=1)
 
 @dataclass
 class Ward:
-    """A keeper whose check and remedies are only counted; `trouble` is what the database, or the disk, says."""
+    """A keeper whose check and remedies are only counted.
+
+    The database, or the disk, raises `trouble`.
+    """
 
     monotonic: float = 1000.0
     noted: list[Counted] = field(default_factory=list)
@@ -42,35 +45,37 @@ class Ward:
         self.failures = Failures(lambda: NOW)
         ward: Any = self
         notes = Notes(self.activity, self.note, lambda: self.failures.write_down(self.keep))
-        self.keeper = HealthKeeper(ward, ward, notes, HERE, 0.1, lambda: NOW)
+        self.keeper = HealthKeeper(
+            service=ward, remedies=ward, notes=notes, instance=HERE, latency=0.1, clock=lambda: NOW
+        )
 
     def note(self, instance: UUID, counted: Counted, now: int) -> None:
-        """Keep what was scored."""
+        """Store the counts of scored readings."""
         assert (instance, now) == (HERE, NOW)
         if self.trouble:
             raise self.trouble
         self.noted.append(counted)
 
     def keep(self, job: Job) -> None:
-        """Keep a refit that made no model."""
+        """Store a refit that made no model."""
         if self.trouble:
             raise self.trouble
         self.kept.append(job)
 
     def run_due(self, now: int) -> None:
-        """As the service."""
+        """Run the check like the service."""
         assert now == NOW
         if self.trouble:
             raise self.trouble
 
     def step(self, instance: UUID, now: int) -> int:
-        """As the remedies."""
+        """Count a turn of the remedies."""
         assert (instance, now) == (HERE, NOW)
         self.turns += 1
         return 0
 
     def seconds(self, count: int) -> None:
-        """So many pass, with a step in each."""
+        """Let `count` seconds pass, with a step in each."""
         for _ in range(count):
             self.monotonic += 1.0
             assert self.keeper.step() == health.TURN_SECONDS
@@ -78,7 +83,7 @@ class Ward:
 
 @pytest.fixture
 def ward(monkeypatch: pytest.MonkeyPatch) -> Ward:
-    """One with a clock of its own."""
+    """Return a ward with a clock of its own."""
     ward: list[Ward] = []
     monkeypatch.setattr(health, "monotonic", lambda: ward[0].monotonic if ward else 1000.0)
     ward.append(Ward())
@@ -86,7 +91,7 @@ def ward(monkeypatch: pytest.MonkeyPatch) -> Ward:
 
 
 def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
-    """Soon after the start, then every five minutes: what was scored since."""
+    """The thread notes the readings scored so far soon after the start, then every five minutes."""
     ward.activity.results(*batch([(1, True, True), (1, True, False)]))
     instrumentation.readings_scored(2, 1, 0.2, None)
     ward.seconds(300)
@@ -110,7 +115,7 @@ def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
     "trouble", [DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError]
 )
 def test_what_is_away_is_waited_for(ward: Ward, trouble: Callable[[], InsaError]) -> None:
-    """A minute between tries; what was scored meanwhile is written down then."""
+    """The thread tries again after a minute, and then notes all readings scored meanwhile."""
     ward.trouble = trouble()
     ward.activity.results(*batch([(1, True, True)]))
     ward.seconds(119)
@@ -122,7 +127,7 @@ def test_what_is_away_is_waited_for(ward: Ward, trouble: Callable[[], InsaError]
 
 
 def test_refits_that_made_no_model_are_written_down_once(ward: Ward) -> None:
-    """In their order, when the database is back."""
+    """Failures are noted in their order, once the database is back."""
     ward.failures.add(KEYS[1], "m1", "too few")
     ward.trouble = DatabaseAway()
     ward.seconds(30)
@@ -138,14 +143,15 @@ def test_refits_that_made_no_model_are_written_down_once(ward: Ward) -> None:
 
 
 def test_of_very_many_failures_the_newest_are_kept() -> None:
-    """Memory has a bound while the database is away; what is written meanwhile stays whole."""
+    """Memory has a bound while the database is unreachable, and a write stays whole."""
     failures, kept = Failures(lambda: NOW), list[str]()
     for number in range(failures_module.WAITING_MOST):
         failures.add(("pump", str(number)), "m", "")
 
     def keep(job: Job) -> None:
         if not kept:
-            failures.add(("pump", "newer"), "m", "")  # another fails while the oldest is written
+            # another refit fails while the oldest is written
+            failures.add(("pump", "newer"), "m", "")
         kept.append(job.metric_name)
 
     failures.write_down(keep)
@@ -153,14 +159,22 @@ def test_of_very_many_failures_the_newest_are_kept() -> None:
 
 
 def test_nothing_is_checked_before_the_plant_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was decided before is carried out all the same."""
+    """Decisions of an earlier run are carried out while the first check is pending."""
     checks: list[int] = []
     remedies: Any = SimpleNamespace(step=lambda _instance, _now: checks.append(0))
     service: Any = SimpleNamespace(run_due=lambda _now: checks.append(1))
     moment = [1000.0]
     monkeypatch.setattr(health, "monotonic", lambda: moment[0])
     notes = Notes(Activity(), lambda *_: None, lambda: None)
-    keeper = HealthKeeper(service, remedies, notes, HERE, 0.1, lambda: NOW, settle=300.0)
+    keeper = HealthKeeper(
+        service=service,
+        remedies=remedies,
+        notes=notes,
+        instance=HERE,
+        latency=0.1,
+        clock=lambda: NOW,
+        settle=300.0,
+    )
     keeper.turn()
     moment[0] += 301.0
     keeper.turn()

@@ -1,4 +1,4 @@
-"""A thread that is silent for too long is found, and one that only slept with all the others is not."""
+"""A thread that is silent for too long is found; a suspension of all threads is not mistaken."""
 
 from math import inf
 
@@ -18,7 +18,10 @@ def looks(
 
 
 def test_a_silent_thread_is_found_after_its_time() -> None:
-    """With its name and for how long; those that beat are not named, and one with a longer limit is given more time."""
+    """A silent thread is found with its name and duration; a beating thread is not.
+
+    A thread with a longer limit is found later.
+    """
     heartbeats = Heartbeats(20.0, {"patient": 40.0})
     for name in ("silent", "patient", "busy"):
         heartbeats.beat(name, 0.0)
@@ -28,7 +31,7 @@ def test_a_silent_thread_is_found_after_its_time() -> None:
 
 
 def test_who_says_itself_for_how_long_is_believed() -> None:
-    """A thread that has ended is silent for ever."""
+    """A thread that reports its own silence is believed; an ended thread is silent for ever."""
     heartbeats = Heartbeats(20.0)
     heartbeats.stuck(0.0)
     assert heartbeats.stuck(1.0, [("mqtt", 20.0)]) is None
@@ -36,7 +39,10 @@ def test_who_says_itself_for_how_long_is_believed() -> None:
 
 
 def test_a_process_that_was_suspended_is_not_stuck() -> None:
-    """All of it slept, the watcher too: every thread gets its full time again, and one that stays silent is found all the same."""
+    """Every thread gets its full time again after a suspension of the process.
+
+    A thread that stays silent is found all the same.
+    """
     heartbeats = Heartbeats(20.0)
     heartbeats.beat("score", 0.0)
     heartbeats.stuck(0.0)

@@ -1,4 +1,7 @@
-"""Intake: nothing is acknowledged before it is in the log, nothing that was taken is lost, and no more is taken than there is room for."""
+"""Intake: no message is acknowledged before it is in the log, and no accepted message is lost.
+
+No more is accepted than there is room for.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,33 +31,36 @@ class Refusing(MemoryLog):
     broken = False
 
     def append(self, messages: list[Message], swaps: list[Swap], now: int) -> Entry:
-        """Keep one entry, or refuse it."""
+        """Store an entry, or refuse it."""
         if self.broken:
             raise LogBroken("no space left on device")
         return super().append(messages, swaps, now)
 
     def drop(self, through: int) -> None:
-        """Forget entries, or refuse to."""
+        """Drop entries, or refuse to."""
         if self.broken:
             raise LogBroken("no space left on device")
         super().drop(through)
 
 
 class Watched(MemoryBroker):
-    """A broker that holds every acknowledgement against the log."""
+    """A broker that checks every acknowledgement against the log."""
 
     def __init__(self, hand_over: Callable[[Delivery], bool], log: MemoryLog) -> None:
         super().__init__(hand_over)
         self.log = log
 
     def acknowledge(self, *deliveries: Delivery) -> None:
-        """Acknowledge what is in the log."""
+        """Acknowledge deliveries that are in the log."""
         assert {message for one in deliveries for message in one.messages} <= set(logged(self.log))
         super().acknowledge(*deliveries)
 
 
 def test_a_device_that_failed_ends_the_intake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a failed fsync nobody knows what is on disk: nothing is acknowledged, nothing is tried again."""
+    """A failed fsync ends the intake: no message is acknowledged, and no append is tried again.
+
+    The content of the disk is unknown then.
+    """
     port = Port()
 
     def fail(*_: object) -> Entry:
@@ -68,7 +74,7 @@ def test_a_device_that_failed_ends_the_intake(monkeypatch: pytest.MonkeyPatch) -
 
 
 def logged(log: MemoryLog) -> list[Message]:
-    """All messages in the log, in order."""
+    """Return all messages in the log, in order."""
     return [one for entry in log.read(0, 10**9) for one in entry.messages]
 
 
@@ -86,7 +92,7 @@ class Port:
         self.broker.open()
 
     def deliver(self, *numbers: int) -> Delivery:
-        """Messages with these numbers come in."""
+        """Deliver messages with these numbers."""
         return self.broker.deliver([said(number) for number in numbers])
 
     @property
@@ -96,12 +102,12 @@ class Port:
 
 
 def said(number: int) -> Message:
-    """A message that says its number."""
+    """Build a message that carries its number."""
     return message("pump", number, {"a": number})
 
 
 def numbers(*those: int) -> list[Message]:
-    """The messages of these numbers."""
+    """Build the messages of these numbers."""
     return [said(number) for number in those]
 
 
@@ -111,7 +117,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taking, "MOST_A_COMMIT", 6)
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 STEPS = st.lists(
     st.sampled_from(["deliver", "step", "break", "mend", "reconnect", "swap"]), max_size=60
 )
@@ -121,9 +127,10 @@ STEPS = st.lists(
 @given(STEPS)
 @example(["break", *["deliver"] * 5, "step", "mend"])
 def test_what_is_acknowledged_is_in_the_log_and_what_was_taken_gets_there(steps: list[str]) -> None:
-    """In any weather: acknowledgements follow the log; what was taken is in it once, in order, when the disk is well again.
+    """Acknowledgements follow the log; accepted messages are in it once, in order, after repair.
 
-    What comes when there is no room is given back, and acknowledged as little as what came over a connection that is gone.
+    A delivery without room is returned, and not acknowledged. Nor is a delivery acknowledged whose
+    connection has ended.
     """
     port = Port()
     taken: list[Message] = []
@@ -157,7 +164,7 @@ def test_what_is_acknowledged_is_in_the_log_and_what_was_taken_gets_there(steps:
 
 
 def test_on_a_connection_that_stands_all_is_acknowledged_once() -> None:
-    """Every delivery, in order, no more."""
+    """Every delivery is acknowledged once, in order."""
     port = Port()
     for number in range(10):
         port.deliver(number)
@@ -165,9 +172,12 @@ def test_on_a_connection_that_stands_all_is_acknowledged_once() -> None:
     assert port.acknowledged == logged(port.log) == numbers(*range(10))
 
 
-# ------------------------------------------------------------------------------------------------- a log that refuses
+# ------------------------------------------------------------------- a log that refuses
 def test_a_log_that_refuses_loses_nothing_and_recovers() -> None:
-    """Nothing is acknowledged meanwhile, it is known to be unwritable, and what was taken is written first afterwards."""
+    """A refusing log is known to be unwritable, and no message is acknowledged meanwhile.
+
+    The accepted messages are written first afterwards.
+    """
     port = Port()
     port.log.broken = True
     port.deliver(1)
@@ -188,7 +198,10 @@ def test_a_log_that_refuses_loses_nothing_and_recovers() -> None:
 
 
 def test_a_log_that_cannot_forget_ends_nothing() -> None:
-    """On a full disk even forgetting may fail: it is asked again later, and messages go their way."""
+    """If the log cannot drop entries on a full disk, dropping is requested again later.
+
+    Messages are still logged.
+    """
     port = Port()
     port.deliver(1)
     port.intake.step(0.0)
@@ -202,9 +215,12 @@ def test_a_log_that_cannot_forget_ends_nothing() -> None:
     assert logged(port.log) == []
 
 
-# ------------------------------------------------------------------------------------------------------ room
+# -------------------------------------------------------------------------------- room
 def test_the_hand_over_is_bounded_and_sheds_after_patience() -> None:
-    """Up to `waiting` messages stand between broker and disk; one that finds no room in time goes back, and comes again."""
+    """At most `waiting` messages stand between broker and disk.
+
+    A message that finds no room in time is returned, and comes again.
+    """
     port = Port()
     for number in range(20):
         port.deliver(number)
@@ -220,7 +236,7 @@ def test_the_hand_over_is_bounded_and_sheds_after_patience() -> None:
 
 
 def test_room_that_comes_in_time_is_taken() -> None:
-    """The broker's thread waits while the hand-over is full, and goes on as soon as something was written."""
+    """The broker's thread waits while the hand-over is full, and continues after the next write."""
     port = Port(Grouping(messages=1, seconds=1e-6, waiting=1, patience=30.0))
     port.deliver(1)
     waiting = Thread(target=port.deliver, args=(2,))
@@ -231,9 +247,9 @@ def test_room_that_comes_in_time_is_taken() -> None:
     assert port.acknowledged == numbers(1, 2)
 
 
-# ------------------------------------------------------------------------------------------------------ groups
+# ------------------------------------------------------------------------------ groups
 def test_one_write_serves_many_messages() -> None:
-    """What came together is one entry; the newest of the log's times is the clock's."""
+    """Messages that came together are a single entry; its receive time is the clock's."""
     port = Port()
     for number in range(5):
         port.deliver(number)
@@ -243,7 +259,7 @@ def test_one_write_serves_many_messages() -> None:
 
 
 def test_a_write_waits_for_company_but_not_long() -> None:
-    """No longer than `seconds` after the first message came, and not at all once there are `messages`."""
+    """A write waits at most `seconds` after the first message, and not if there are `messages`."""
     port = Port(Grouping(messages=2, seconds=0.02, waiting=20, patience=0.1))
     began = monotonic()
     port.deliver(1)
@@ -257,7 +273,7 @@ def test_a_write_waits_for_company_but_not_long() -> None:
 
 
 def test_a_write_has_a_limit() -> None:
-    """A great heap is written in several entries, whole deliveries in order."""
+    """A large backlog is written in several entries, whole deliveries in order."""
     port = Port()
     for number in range(0, 15, 3):
         port.deliver(number, number + 1, number + 2)
@@ -278,15 +294,18 @@ def test_swaps_alone_make_an_entry() -> None:
 
 
 def test_nothing_to_write_writes_nothing() -> None:
-    """An idle step waits as long as it was told and leaves no entry."""
+    """An idle step waits for its timeout and leaves no entry."""
     port = Port()
     port.intake.step(0.001)
     assert port.log.last == 0
 
 
-# ------------------------------------------------------------------------------------------------------ the end
+# ----------------------------------------------------------------------------- the end
 def test_once_closed_it_takes_nothing_and_says_nothing() -> None:
-    """What comes then is neither logged nor acknowledged, nor does the broker's thread wait: it comes again after the next start."""
+    """A message after the close is neither logged nor acknowledged, and comes again later.
+
+    The broker's thread does not wait.
+    """
     port = Port()
     port.deliver(1)
     port.intake.close()
@@ -298,7 +317,7 @@ def test_once_closed_it_takes_nothing_and_says_nothing() -> None:
 
 
 def test_closing_lets_the_brokers_thread_go() -> None:
-    """Who waits for room when it is closed is not kept until its patience is over."""
+    """A thread that waits for room is released by the close before its patience ends."""
     port = Port(Grouping(messages=1, seconds=1e-6, waiting=1, patience=30.0))
     port.deliver(1)
     waiting = Thread(target=port.deliver, args=(2,))
@@ -313,7 +332,7 @@ def test_closing_lets_the_brokers_thread_go() -> None:
 
 
 def test_draining_ends_where_the_disk_refuses() -> None:
-    """The daemon's end does not wait for a disk that is full; what was taken was not acknowledged, and comes again."""
+    """A drain does not wait for a full disk; unacknowledged messages come again."""
     port = Port()
     port.deliver(1)
     port.log.broken = True
@@ -321,9 +340,9 @@ def test_draining_ends_where_the_disk_refuses() -> None:
     assert port.acknowledged == []
 
 
-# ------------------------------------------------------------------------------------------- by another way
+# ------------------------------------------------------------------------ over HTTP
 def test_what_is_posted_is_answered_when_it_is_in_the_log() -> None:
-    """And is no business of the broker's."""
+    """A posted message is answered when it is in the log, and does not concern the broker."""
     port, answers = Port(), list[bool]()
     poster = Thread(target=lambda: answers.append(port.intake.post(*said(1))))
     poster.start()
@@ -335,10 +354,10 @@ def test_what_is_posted_is_answered_when_it_is_in_the_log() -> None:
 
 
 def test_what_finds_no_disk_or_no_room_is_not_answered_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor what comes after the end."""
+    """A message is not confirmed without disk or room, nor after the end."""
     monkeypatch.setattr(taking, "POST_SECONDS", 0.01)
     port = Port()
-    assert not port.intake.post(*said(1))  # nobody writes
+    assert not port.intake.post(*said(1))  # no thread writes
     port.deliver(*range(AT_ONCE.waiting))
     assert not port.intake.post(*said(2))
     port.intake.close()
@@ -346,7 +365,7 @@ def test_what_finds_no_disk_or_no_room_is_not_answered_for(monkeypatch: pytest.M
 
 
 def test_a_step_of_the_clock_is_said() -> None:
-    """Forth and back, and not that time goes by; nothing else changes."""
+    """A step of the clock is logged, forth and back; the passing of time is not."""
     now = [NOW]
     log = MemoryLog()
     intake = Intake(
@@ -364,7 +383,7 @@ def test_a_step_of_the_clock_is_said() -> None:
 
 
 def test_the_hand_over_is_bounded_in_bytes_too() -> None:
-    """Few large messages find no room where many small ones do; once some are written they do."""
+    """Few large messages find no room where many small messages do, until some are written."""
     log = MemoryLog()
     intake = Intake(
         log,
@@ -384,19 +403,22 @@ def test_the_hand_over_is_bounded_in_bytes_too() -> None:
 
 
 class Full(MemoryLog):
-    """A log on a disk that is full when a test says so."""
+    """A log on a disk that a test can make full."""
 
     trouble: LogBroken | None = None
 
     def append(self, messages: list[Message], swaps: list[Swap], now: int) -> Entry:
-        """Write, or not."""
+        """Write, or raise the trouble."""
         if self.trouble is not None:
             raise self.trouble
         return super().append(messages, swaps, now)
 
 
 def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The room is for finishing what was taken: nothing is written until the reserve has its room again."""
+    """The freed reserve serves to finish accepted messages only.
+
+    No message is written until the reserve is held again.
+    """
     monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
     log, reserve = Full(), MemoryReserve()
     intake = Intake(
@@ -420,7 +442,7 @@ def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.M
 
 
 def test_a_full_log_leaves_the_reserve_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is room on the disk; once the log has some again it goes on."""
+    """A full log leaves the reserve untouched, and continues once it has room again."""
     monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
     log, reserve = Full(), MemoryReserve()
     intake = Intake(

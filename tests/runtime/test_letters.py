@@ -1,4 +1,7 @@
-"""Dead letters: all until there are too many, then a sample; a flood hides nothing and fills nothing."""
+"""Dead letters: all are stored until there are too many, then a sample.
+
+A flood hides no other reason, and does not fill the disk.
+"""
 
 from collections import Counter
 from itertools import pairwise
@@ -14,7 +17,7 @@ HOUR = 3600 * SECOND
 
 
 def letter(reason: Cause, at: int, size: int = 10) -> Rejected:
-    """One of this reason and size, received then."""
+    """Build a letter of this reason and size, received at `at`."""
     return Rejected(reason, "", Raw("t", bytes(size), at))
 
 
@@ -33,7 +36,10 @@ found = st.lists(
 def test_law_every_letter_is_kept_or_counted_however_pages_are_cut(
     letters: list[Rejected], cuts: set[int], most: int, size: int
 ) -> None:
-    """And the same ones are kept; of each reason no more than the limit at once, and what fades."""
+    """The same letters are stored, however pages are cut.
+
+    At most twice the limit of each reason is stored, and a sample.
+    """
     kept, dropped, _ = Quota(most, size).sift(letters)
     quota, piecewise, counted = Quota(most, size), list[Rejected](), Counter[Cause]()
     for begin, end in pairwise(
@@ -48,7 +54,10 @@ def test_law_every_letter_is_kept_or_counted_however_pages_are_cut(
 
 
 def test_a_flood_is_sampled_and_hides_nothing() -> None:
-    """A million of one reason in an hour leave the limit and one in a thousand; one of another reason among them is kept."""
+    """A million letters of a reason in an hour leave the limit and a thousandth of the rest.
+
+    A letter of another reason among them is stored.
+    """
     quota, kept, dropped = Quota(100, 10**9), list[Rejected](), Counter[Cause]()
     for page in range(100):
         letters = [letter(Cause.MALFORMED, page * 36 * SECOND + i) for i in range(1000)]
@@ -63,7 +72,7 @@ def test_a_flood_is_sampled_and_hides_nothing() -> None:
 
 
 def test_bytes_have_a_limit_too() -> None:
-    """Large ones use it up; of what comes then only small ones are samples."""
+    """Large letters use up the limit; then only small letters are sampled."""
     large = [letter(Cause.TOO_LARGE, i, SAMPLED_BYTES + 1) for i in range(3 * ONE_OF)]
     kept, dropped, quota = Quota(10**9, 10 * SAMPLED_BYTES).sift(large)
     assert len(kept) == 10
@@ -73,7 +82,7 @@ def test_bytes_have_a_limit_too() -> None:
 
 
 def test_the_limit_comes_back_with_time() -> None:
-    """An hour later there is room for as many again."""
+    """The limit is available again after an hour."""
     letters = [letter(Cause.EMPTY, 0) for _ in range(50)]
     kept, _, quota = Quota(10, 10**9).sift(letters)
     assert len(kept) == 10

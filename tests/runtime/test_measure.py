@@ -1,4 +1,4 @@
-"""What waits and what is stored is measured; what cannot be measured now ends nothing."""
+"""Backlogs and sizes are measured; a failed measurement ends no thread."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ SECOND = 1_000_000
 
 
 class Site:
-    """Three entries, received a second apart, and the place that was recorded."""
+    """Three entries, received a second apart, and the sequence that was recorded."""
 
     def __init__(self) -> None:
         self.log = MemoryLog()
@@ -39,22 +39,25 @@ class Site:
 
 @pytest.fixture
 def site() -> Site:
-    """Nothing measured yet."""
+    """Return a site where no measurement was made yet."""
     return Site()
 
 
 def said(name: str, **labels: str) -> float | None:
-    """A metric as it is now."""
+    """Return the present value of a metric."""
     return instrumentation.REGISTRY.get_sample_value(f"insa_{name}", labels)
 
 
 def lag(reader: str) -> tuple[float | None, float | None]:
-    """Entries and seconds."""
+    """Return a reader's lag in entries and in seconds."""
     return said("reader_lag_entries", reader=reader), said("reader_lag_seconds", reader=reader)
 
 
 def test_a_reader_lags_by_what_it_has_not_dealt_with(site: Site) -> None:
-    """In entries, and in seconds since the oldest of them was received; one that has dealt with all lags by nothing."""
+    """A reader's lag counts its unread entries, and seconds since the oldest of them was received.
+
+    A reader that has read all entries has no lag.
+    """
     site.state.commit(2, None, [("a", b"1"), ("b", b"2")])
     site.recorded, site.now = 1, NOW + 10 * SECOND
     assert site.measure.step() > 0
@@ -68,14 +71,14 @@ def test_a_reader_lags_by_what_it_has_not_dealt_with(site: Site) -> None:
 
 
 def test_a_clock_that_goes_back_gives_no_negative_age(site: Site) -> None:
-    """The lag is at least nothing."""
+    """The lag is at least 0."""
     site.now = NOW - SECOND
     site.measure.step()
     assert lag("record") == (3, 0)
 
 
 def test_sizes_are_looked_at_seldom(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking through a large folder costs."""
+    """Sizes are measured seldom, because reading a large folder is costly."""
     for _ in range(3):
         site.measure.step()
     assert site.asked == 1
@@ -89,7 +92,7 @@ def test_sizes_are_looked_at_seldom(site: Site, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_cannot_be_measured_is_said_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And it is tried again."""
+    """A failed measurement is logged once, and tried again."""
     reasons: list[str] = []
     monkeypatch.setattr(instrumentation, "measuring_failed", reasons.append)
     site.sizes = None

@@ -1,4 +1,4 @@
-"""What becomes of models is told by way of the outbox, once it can be."""
+"""Events about models are published by way of the outbox, once it accepts them."""
 
 from collections.abc import Sequence
 
@@ -20,19 +20,22 @@ class Disk(MemoryState):
     full = False
 
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
-        """Keep them, if there is room."""
+        """Store the events, if there is room."""
         if self.full:
             raise StateUnwritable
         return super().post(events)
 
 
 def said(state: MemoryState) -> list[tuple[str, dict[str, object]]]:
-    """What waits to be told."""
+    """Return the events that wait in the outbox."""
     return [(one.topic, msgspec.json.decode(one.payload)) for one in state.outgoing(0, 100)]
 
 
 def test_a_series_that_trained_itself_is_told() -> None:
-    """As a training that was asked for, but for its job; what was refused with the reason."""
+    """An automatic training is published like a requested training, without a job.
+
+    A rejected version is published with the reason.
+    """
     state, offered = MemoryState(), list[Outgoing]()
     events = ModelEvents(state, offered.extend)
     events.trained_by_itself(model_row(0, "active"), "train", 1.5)
@@ -54,12 +57,25 @@ def test_a_series_that_trained_itself_is_told() -> None:
 
 
 def test_a_full_disk_is_waited_for() -> None:
-    """What was trained meanwhile is told with the next; a notice is whoever's who gave it, until it is taken."""
+    """A training that met a full disk is published with the next.
+
+    A notice stays with its caller until the outbox accepts it.
+    """
     state = Disk()
     events = ModelEvents(state, lambda _: None)
     state.full = True
     events.trained_by_itself(model_row(0, "active"), "train", 1.5)
-    one = notice("e", Decision("disable", "failing", "why", "i", "a", "b", "m", 1), 0)
+    decision = Decision(
+        kind="disable",
+        cause="failing",
+        reason="why",
+        instance="i",
+        device_id="a",
+        metric_name="b",
+        model_id="m",
+        model_version=1,
+    )
+    one = notice("e", decision, 0)
     assert one
     with pytest.raises(StateUnwritable):
         events.notice(one)

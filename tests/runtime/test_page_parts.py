@@ -1,4 +1,7 @@
-"""A page that is refused for what single rows hold: these become dead letters, everything else is recorded once, in few attempts."""
+"""A page that is refused for some of its rows: the rows at fault become dead letters.
+
+All other rows are recorded once, in few attempts.
+"""
 
 from collections.abc import Iterator
 from math import ceil, log2
@@ -12,7 +15,7 @@ from insa_anomaly.adapters.postgres.recorder import Bulk
 from insa_anomaly.core.notification.event import anomaly_id
 from insa_anomaly.core.reading.reading import Cause
 from insa_anomaly.errors import DatabaseAway, RowsRefused
-from insa_anomaly.ports import Page, SeriesKey
+from insa_anomaly.ports import Page, Recorder, SeriesKey
 from insa_anomaly.runtime.page_parts import SAMPLE
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.settings import Paging
@@ -26,7 +29,7 @@ REFUSAL = "new row violates check constraint"
 
 
 class Choosy(Recording):
-    """A world whose recorder refuses every page with one of these readings in it, or with one of these values."""
+    """A world whose recorder refuses every page with certain readings or values."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,7 +37,7 @@ class Choosy(Recording):
         self.values: set[float] = set()
         self.attempts = 0
         self.cursors: list[int] = []
-        self.away_at: set[int] = set()  # attempts that fail otherwise
+        self.away_at: set[int] = set()  # attempts that fail because the database is unreachable
         record = self.recorder.record
 
         def choose(page: Page) -> None:
@@ -52,7 +55,7 @@ class Choosy(Recording):
 
 
 def places(page: Page) -> Iterator[Place]:
-    """Series, time and discriminator of every reading."""
+    """Return series, time and discriminator of every reading."""
     telemetry = page.telemetry
     columns = (
         telemetry.key.tolist(),
@@ -66,7 +69,7 @@ def places(page: Page) -> Iterator[Place]:
 
 
 def unrecordable(tables: MemoryTables) -> list[tuple[str, bytes]]:
-    """Messages that are dead letters because of what the database refused, in order of receipt."""
+    """Return the messages that the database refused, in order of receipt."""
     letters = sorted(
         (one for one, _, _ in tables.dead_letters.values()), key=lambda one: one.raw.received
     )
@@ -74,34 +77,43 @@ def unrecordable(tables: MemoryTables) -> list[tuple[str, bytes]]:
 
 
 def numbered(readings: int, entries: set[int] | None = None, bad: tuple[float, ...] = ()) -> Choosy:
-    """Messages whose values are their numbers, all on one page; these are refused."""
+    """Build a world whose values are their numbers, all on a page; values in `bad` are refused."""
     world = Choosy(
         Stream([message("pump", i, {"a": i}) for i in range(readings)], {}).log(entries or set())
     )
     world.values = set(bad)
-    world.record = Record(
-        world.log,
-        world.feed,
-        world.state,
-        world.recorder,
-        world.shelf,
-        Paging(linger=0.0, first_retry=1e-9, last_retry=1e-9),
-    )
+    paging = Paging(linger=0.0, first_retry=1e-9, last_retry=1e-9)
+    world.record = recording(world, world.recorder, paging)
     return world
 
 
+def recording(world: Choosy, recorder: Recorder, paging: Paging) -> Record:
+    """Build a record reader of the world's log."""
+    return Record(
+        log=world.log,
+        feed=world.feed,
+        state=world.state,
+        recorder=recorder,
+        models=world.shelf,
+        paging=paging,
+    )
+
+
 def values(world: Choosy) -> list[float]:
-    """What is recorded, sorted."""
+    """Return the recorded values, sorted."""
     return sorted(value for value, *_ in world.recorder.tables.telemetry.values())
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=12), st.data())
 def test_law_all_but_what_is_refused_is_recorded_once(
     seed: int, cuts: set[int], data: st.DataObject
 ) -> None:
-    """However the log is cut, and wherever the database goes away meanwhile: the refused readings and their anomalies alone are missing."""
+    """Only the refused readings and their anomalies are missing, however the log is cut.
+
+    The database may become unreachable at any time meanwhile.
+    """
     whole = expected(seed)
     refused = data.draw(st.sets(st.sampled_from(sorted(whole.telemetry)), max_size=12))
     world = Choosy(stream(seed, 150).log(cuts))
@@ -134,7 +146,10 @@ def test_law_all_but_what_is_refused_is_recorded_once(
 def test_law_the_rows_at_fault_are_found_in_few_attempts(
     readings: int, data: st.DataObject
 ) -> None:
-    """Two for each halving and row at fault; and the cursor moves once, with the last of them."""
+    """Two attempts suffice for each halving and row at fault.
+
+    The cursor moves once, with the last of them.
+    """
     most = min(readings, SAMPLE) - 1
     bad = sorted(
         data.draw(
@@ -152,9 +167,12 @@ def test_law_the_rows_at_fault_are_found_in_few_attempts(
     assert world.cursors[-1] == world.log.last
 
 
-# ------------------------------------------------------------------------------------------------------- cases
+# ------------------------------------------------------------------------------- cases
 def test_of_a_message_with_a_refused_value_the_others_are_recorded() -> None:
-    """It is one dead letter, as it came, with the database's words; what says again the same comes again as the same letter."""
+    """A message with refused values is a single dead letter, as it came, with the reason.
+
+    A repeated message is the same letter again.
+    """
     world = numbered(10, bad=(666.0, 667.0))
     bad = message("pump", 20, {"a": 1.5, "b": 666, "c": 667})
     world.take([bad, (topic("pump"), GARBAGE[0])])
@@ -180,7 +198,11 @@ def test_of_a_message_with_a_refused_value_the_others_are_recorded() -> None:
 
 
 def test_where_all_is_refused_nothing_is_a_dead_letter() -> None:
-    """It is a matter of the schema: said, waited out without many attempts, and recorded when it is mended."""
+    """A page that is refused whole is a matter of the schema, and makes no dead letter.
+
+    The refusal is reported, waited out without many attempts, and the page recorded after the
+    repair.
+    """
     world = numbered(1000, bad=tuple(map(float, range(1000))))
     world.score.drain()
     world.turn()
@@ -192,7 +214,7 @@ def test_where_all_is_refused_nothing_is_a_dead_letter() -> None:
 
 
 def test_a_refusal_that_is_not_for_a_row_is_not_looked_into() -> None:
-    """A missing table refuses once, and is said."""
+    """A missing table is refused once, and reported."""
     world = numbered(10)
     world.score.drain()
     world.recorder.fails_before = "refused"
@@ -202,7 +224,10 @@ def test_a_refusal_that_is_not_for_a_row_is_not_looked_into() -> None:
 
 
 def test_a_lone_bad_reading_waits_for_one_to_be_told_from() -> None:
-    """By itself it could be the schema; with the next good one it is a dead letter."""
+    """A bad reading that is alone could be refused for the schema.
+
+    With the next good reading it is a dead letter.
+    """
     world = numbered(1, bad=(0.0,))
     world.score.drain()
     world.turn()
@@ -215,10 +240,10 @@ def test_a_lone_bad_reading_waits_for_one_to_be_told_from() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------- the real one
+# --------------------------------------------------------------------- the real database
 @pytest.fixture(params=["insert", "copy"])
 def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgres]:
-    """By either of the ways to write readings."""
+    """Yield a recorder for each of the ways to write readings."""
     with in_postgres(
         database, Bulk(readings=1 if request.param == "copy" else 10**9, rest_seconds=0.0)
     ) as body:
@@ -227,8 +252,10 @@ def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgr
 
 CHECK = "ALTER TABLE telemetry ADD CONSTRAINT plausible CHECK (value <> 17)"
 OVERFLOW = """
-    CREATE FUNCTION overflow() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN IF new.value = 17 THEN new.quality := (40000::integer)::smallint; END IF; RETURN new; END $$;
+    CREATE FUNCTION overflow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF new.value = 17 THEN new.quality := (40000::integer)::smallint; END IF;
+        RETURN new;
+    END $$;
     CREATE TRIGGER overflow BEFORE INSERT ON telemetry FOR EACH ROW EXECUTE FUNCTION overflow()
 """
 
@@ -237,12 +264,13 @@ OVERFLOW = """
     ("statement", "words"), [(CHECK, "plausible"), (OVERFLOW, "smallint out of range")]
 )
 def test_postgresql_refuses_one_value(postgres: InPostgres, statement: str, words: str) -> None:
-    """By a constraint (SQLSTATE class 23) or a value out of range (22): it is a dead letter; the connection stays, the rest is recorded."""
+    """A value refused by a constraint (SQLSTATE class 23) or out of range (22) is a dead letter.
+
+    The connection stays, and the rest is recorded.
+    """
     postgres.session.execute(statement)
     world = numbered(1000, {400, 800})
-    world.record = Record(
-        world.log, world.feed, world.state, postgres.recorder, world.shelf, Paging(linger=0.0)
-    )
+    world.record = recording(world, postgres.recorder, Paging(linger=0.0))
     world.score.drain()
     assert postgres.recorder.cursor(world.log.id) == 0
     before = _backends(postgres.session)
@@ -264,7 +292,8 @@ def test_postgresql_refuses_one_value(postgres: InPostgres, statement: str, word
 
 def _backends(session: psycopg.Connection) -> set[int]:
     found = session.execute(
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'insa-anomaly'"
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'insa-anomaly'"
     )
     return {pid for (pid,) in found}
 
@@ -272,12 +301,10 @@ def _backends(session: psycopg.Connection) -> set[int]:
 def test_a_column_that_is_missing_is_said_and_nothing_is_a_dead_letter(
     postgres: InPostgres,
 ) -> None:
-    """SQLSTATE class 42."""
+    """SQLSTATE class 42 is reported, and makes no dead letter."""
     postgres.session.execute("ALTER TABLE telemetry RENAME COLUMN flags TO marks")
     world = numbered(10)
-    world.record = Record(
-        world.log, world.feed, world.state, postgres.recorder, world.shelf, Paging(linger=0.0)
-    )
+    world.record = recording(world, postgres.recorder, Paging(linger=0.0))
     world.score.drain()
     world.turn()
     assert world.record.trouble is not None

@@ -1,4 +1,7 @@
-"""The record reader: every page reaches the database exactly once, whatever the database does, and nothing before it is scored."""
+"""The record reader: every page reaches the database exactly once, in any trouble.
+
+No reading is recorded before it is scored.
+"""
 
 import copy
 from collections import Counter
@@ -30,7 +33,7 @@ TROUBLES = {
 
 
 class Unsure(MemoryRecorder):
-    """A recorder that fails when told to: before it has recorded or after, and remembers what it committed."""
+    """A recorder that fails on request, before or after it has recorded, and remembers commits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,17 +63,17 @@ class Recording(World):
         super().__post_init__()
 
     def start(self) -> None:
-        """Begin where the last one ended."""
+        """Start where the last reader ended."""
         super().start()
-        self.record = Record(self.log, self.feed, self.state, self.recorder, self.shelf, PAGING)
+        self.record = recording(self, PAGING)
 
     def turn(self) -> None:
-        """Record one page, if there is one."""
+        """Record a page, if there is one."""
         self.record._next_at = 0.0
         self.record.step(Event(), 0.0)
 
     def finish(self) -> MemoryTables:
-        """Score and record all there is; nothing fails any more."""
+        """Score and record the whole log without failures."""
         self.recorder.fails_before = self.recorder.fails_after = None
         self.score.drain()
         self.turn()
@@ -78,20 +81,32 @@ class Recording(World):
         return self.recorder.tables
 
 
+def recording(world: Recording, paging: Paging) -> Record:
+    """Build a record reader of the world's log."""
+    return Record(
+        log=world.log,
+        feed=world.feed,
+        state=world.state,
+        recorder=world.recorder,
+        models=world.shelf,
+        paging=paging,
+    )
+
+
 @cache
 def expected(seed: int) -> MemoryTables:
-    """What is recorded of a stream when nothing happens; the log's own id taken out."""
+    """Return the tables of an undisturbed stream, without the log's own id."""
     return nameless(Recording(stream(seed, 150).log(set())))
 
 
 def nameless(world: Recording) -> MemoryTables:
-    """All that is recorded; the log's id, which is never the same, taken out."""
+    """Return the tables without the log's id, which is never the same."""
     return replace(world.finish(), cursors={})
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 def test_what_is_expected_is_all_of_it() -> None:
-    """What the laws compare with holds every reading, anomaly, episode, rejected message and model of the stream."""
+    """The expected tables hold every reading, anomaly, episode, rejection and model."""
     world = World(stream(4, 150).log(set()))
     anomalies, episodes, _, _ = world.outcome()
     batches = world.feed.read(0, EVERYTHING)
@@ -132,7 +147,10 @@ def _places(telemetry: Telemetry) -> Iterator[tuple[int, int, int]]:
 def test_a_late_reading_that_stands_out_is_an_anomaly_and_one_said_again_is_none(
     together: bool,
 ) -> None:
-    """A late one is told from one that came before by what is recorded, be that on the same page or on an earlier one."""
+    """A late reading differs from a repeated reading by the recorded rows.
+
+    The earlier reading may be on the same page or on an earlier page.
+    """
     world = Recording()
     on_time, late = message("pump", 95, {"a": 10.0}), message("pump", 97.5, {"a": 60.0})
     level = [message("pump", i, {"a": 10 + (i * 37 % 11 - 5) / 5}) for i in range(100)]
@@ -169,7 +187,7 @@ HAPPENINGS = [
 def test_every_page_is_recorded_exactly_once(
     seed: int, cuts: set[int], data: st.DataObject
 ) -> None:
-    """Away, refusing, dying before or after the commit, we started anew: every entry is in one committed page, and in no second one."""
+    """Every entry is in a single committed page, through refusals, lost commits and restarts."""
     world = Recording()
     for entry in stream(seed, 150).entries(cuts):
         world.take(entry.messages, entry.swaps)
@@ -190,7 +208,7 @@ def test_every_page_is_recorded_exactly_once(
 
 
 def happen(world: Recording, what: str) -> None:
-    """Let one thing happen."""
+    """Let an event happen."""
     recorder = world.recorder
     if what == "score":
         world.score.step(0.0)
@@ -220,7 +238,10 @@ def happen(world: Recording, what: str) -> None:
 def test_a_power_cut_that_takes_the_newest_states_takes_no_finding(
     seed: int, cuts: set[int], most: int, data: st.DataObject
 ) -> None:
-    """The state may fall back to any commit since it was last on disk, the database does not: nothing found is missing there."""
+    """The state may fall back to any commit since it was last synced, unlike the database.
+
+    No finding is missing in the database.
+    """
     world = Recording()
     *entries, last = stream(seed, 150).entries(cuts)
     saved = [fallen_back(world)]
@@ -243,20 +264,20 @@ def test_a_power_cut_that_takes_the_newest_states_takes_no_finding(
 
 
 def fallen_back(world: World) -> dict[str, object]:
-    """The state as it is now, to fall back to."""
+    """Return the present state, to fall back to."""
     return {
         name: copy.deepcopy(value) for name, value in vars(world.state).items() if name != "_lock"
     }
 
 
-# ---------------------------------------------------------------------------------------------------- following
+# --------------------------------------------------------------------------- following
 def a_few(entries: int = 4, readings: int = 10) -> Stream:
-    """Ordinary messages."""
+    """Build a stream of ordinary messages."""
     return Stream([message("pump", i, {"a": i}) for i in range(entries * readings)], {})
 
 
 def test_nothing_is_recorded_before_it_is_scored() -> None:
-    """The score reader leads: what it has not committed has no findings yet."""
+    """The score reader leads, because an entry that it has not committed has no findings yet."""
     world = Recording(a_few().log({10, 20, 30}))
     world.turn()
     assert world.recorder.tables.telemetry == {}
@@ -266,14 +287,14 @@ def test_nothing_is_recorded_before_it_is_scored() -> None:
 
 
 def test_a_page_holds_about_as_much_as_was_said() -> None:
-    """Whole entries until `readings` are had; the next page goes at once where this one was full."""
+    """A page has whole entries up to at least `readings`; a full page is followed at once."""
     world = Recording(a_few().log({10, 20, 30}))
     world.finish()
     assert [len(page.telemetry.value) for page in world.recorder.pages] == [30, 10]
 
 
 def test_what_is_recorded_is_forgotten() -> None:
-    """Results go when their page is committed, not before."""
+    """Results are removed when their page is committed, not before."""
     world = Recording(stream(4, 150).log(set()))
     world.score.drain()
     kept = world.state.results(0, EVERYTHING)
@@ -284,20 +305,16 @@ def test_what_is_recorded_is_forgotten() -> None:
     assert world.state.results(0, EVERYTHING) == {}
 
 
-# ------------------------------------------------------------------------------------------------------ trouble
+# ----------------------------------------------------------------------------- trouble
 @pytest.mark.parametrize("trouble", ["away", "refused"])
 def test_a_database_in_trouble_is_left_alone_for_a_while(trouble: str) -> None:
-    """After a failure it is not asked before its time, and ever more seldom up to a bound; the trouble is told until it is over."""
+    """A failing database is retried at growing intervals up to a bound.
+
+    The trouble is reported until it is over.
+    """
     world = Recording(a_few().log(set()))
     world.score.drain()
-    world.record = Record(
-        world.log,
-        world.feed,
-        world.state,
-        world.recorder,
-        world.shelf,
-        Paging(first_retry=60.0, last_retry=200.0),
-    )
+    world.record = recording(world, Paging(first_retry=60.0, last_retry=200.0))
     waits = []
     for _ in range(4):
         world.recorder.fails_before = trouble
@@ -319,7 +336,7 @@ def test_a_database_in_trouble_is_left_alone_for_a_while(trouble: str) -> None:
 
 
 def test_a_database_that_is_away_at_the_start_is_waited_for() -> None:
-    """Not knowing how far it is, nothing is recorded and nothing fails."""
+    """While the database's cursor is unknown, no page is recorded and no error is raised."""
     world = Recording(a_few().log(set()))
     world.score.drain()
     world.recorder.trouble = DatabaseAway("no answer")
@@ -330,7 +347,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for() -> None:
 
 
 def test_an_end_does_not_wait_for_a_database_in_trouble() -> None:
-    """Draining gives up at the first failure: what is left is in the log."""
+    """A drain gives up at the first failure: the rest is in the log."""
     world = Recording(a_few().log(set()))
     world.score.drain()
     world.recorder.trouble = DatabaseAway("no answer")
@@ -340,7 +357,7 @@ def test_an_end_does_not_wait_for_a_database_in_trouble() -> None:
 
 
 def test_being_told_to_stop_ends_the_wait() -> None:
-    """A step does not outlast the daemon, and records nothing once it is over."""
+    """A step does not outlast the daemon, and records no page once it is over."""
     world = Recording(a_few().log(set()))
     world.score.drain()
     world.record._next_at = monotonic() + 60.0
@@ -352,9 +369,12 @@ def test_being_told_to_stop_ends_the_wait() -> None:
     assert world.recorder.pages == []
 
 
-# ------------------------------------------------------------------------------------------------ another database
+# -------------------------------------------------------------------- another database
 def test_a_database_that_knows_less_than_the_log_still_holds_gets_what_there_is() -> None:
-    """A new, empty one: recording goes on from the oldest entry; it neither spins nor waits where there is none."""
+    """A new, empty database is recorded from the oldest entry of the log.
+
+    Recording neither spins nor waits where there is no entry.
+    """
     world = Recording(a_few().log({10, 20, 30}))
     world.finish()
     world.log.drop(3)
@@ -372,7 +392,7 @@ def test_a_database_that_knows_less_than_the_log_still_holds_gets_what_there_is(
 
 
 def test_a_model_that_is_gone_from_the_index_holds_nothing_up() -> None:
-    """Its swap is recorded with the readings; of the model itself there is nothing to say any more."""
+    """The swap of a removed model is recorded with the readings, and the model is not."""
     world = Recording(shelf=models(1))
     world.take([message("pump", 1, {"a": 1.0})], [swap(0), swap(1)])
     tables = world.finish()
@@ -381,7 +401,7 @@ def test_a_model_that_is_gone_from_the_index_holds_nothing_up() -> None:
 
 
 def test_pages_carry_the_place_in_the_log() -> None:
-    """So that the transaction that records readings records how far it is."""
+    """A transaction records the readings and the cursor together."""
     world = Recording(a_few().log({10}))
     world.finish()
     assert [(page.log_id, page.seq) for page in world.recorder.pages] == [(world.log.id, 2)]

@@ -1,4 +1,7 @@
-"""The score reader: what it finds is a function of the log alone, whatever the chunking and however often it is started anew."""
+"""The score reader: its results are a function of the log alone.
+
+Chunks and restarts change no result.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -37,36 +40,39 @@ from tests.runtime.world import EVERYTHING, SHELF, Outcome, World
 
 
 def scored(log: MemoryLog) -> Outcome:
-    """What an undisturbed reader makes of the log."""
+    """Score the log with an undisturbed reader."""
     return World(log).outcome()
 
 
 @cache
 def expected(seed: int, length: int = 200) -> Outcome:
-    """What is made of a stream in the fewest entries there can be."""
+    """Score a stream in the fewest possible entries."""
     return scored(stream(seed, length).log(set()))
 
 
 def told(outgoing: Sequence[Outgoing]) -> list[Event]:
-    """The events themselves."""
+    """Return the events."""
     return [msgspec.json.decode(one.payload, type=Event) for one in outgoing]
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=60))
 def test_chunking_changes_nothing(seed: int, cuts: set[int]) -> None:
-    """The same messages in other entries: the same anomalies, episodes and events, and the same states to the bit."""
+    """Other entries with the same messages yield the same anomalies, episodes and events.
+
+    The states are the same to the bit.
+    """
     assert scored(stream(seed, 200).log(cuts)) == expected(seed)
 
 
 def test_an_entry_for_every_message_changes_nothing() -> None:
-    """The finest chunking there is."""
+    """An entry for every message is the finest chunking."""
     assert scored(stream(3, 200).log(set(range(1000)))) == expected(3)
 
 
 def test_the_streams_are_worth_it() -> None:
-    """What the laws are held on has everything in it: transitions of every kind, anomalies in and out of episodes, several models."""
+    """The streams have all transitions, anomalies in and out of episodes, and several models."""
     outcomes = [expected(seed) for seed in range(10)]
     events = [event for outcome in outcomes for event in told(outcome[2])]
     anomalies = [anomaly for outcome in outcomes for anomaly in outcome[0]]
@@ -79,7 +85,10 @@ def test_the_streams_are_worth_it() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=60), st.data())
 def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.DataObject) -> None:
-    """Stopped dead and started anew after any entry, with or without a checkpoint: the same to the bit, and nothing twice."""
+    """A reader restarted after any entry yields the same to the bit, and no result twice.
+
+    The restart may happen with or without a checkpoint.
+    """
     world = World()
     for entry in stream(seed, 200).entries(cuts):
         world.take(entry.messages, entry.swaps)
@@ -93,7 +102,7 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
 
 
 class Unsafe(MemoryState):
-    """A state whose commits fail when told to, before they are done or after."""
+    """A state whose next commit fails on request, before it is done or after."""
 
     fails = ""
 
@@ -113,7 +122,10 @@ class Unsafe(MemoryState):
 def test_a_commit_that_fails_or_seems_to_is_made_good_by_a_restart(
     seed: int, cuts: set[int], data: st.DataObject
 ) -> None:
-    """Whether what failed was written or not, the next start knows; nothing is written twice, nothing is missing."""
+    """The next start recognises whether a failed commit was written.
+
+    No result is written twice, and none is missing.
+    """
     state = Unsafe()
     world = World(state=state)
     for entry in stream(seed, 200).entries(cuts):
@@ -127,7 +139,7 @@ def test_a_commit_that_fails_or_seems_to_is_made_good_by_a_restart(
 
 
 class Full(MemoryState):
-    """A state on a disk that is full when told so."""
+    """A state on a disk that a test can make full."""
 
     full = False
 
@@ -139,7 +151,7 @@ class Full(MemoryState):
         return super().commit(seq, results, events)
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
-        """Keep the states, where there is room."""
+        """Store the states, where there is room."""
         self._room()
         super().checkpoint(seq, states)
 
@@ -151,7 +163,10 @@ class Full(MemoryState):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 410), min_size=1, max_size=30), st.data())
 def test_a_full_disk_is_waited_out(seed: int, cuts: set[int], data: st.DataObject) -> None:
-    """However often the disk is full, and whether or not it is started anew then: nothing is scored twice, nothing is missing."""
+    """No reading is scored twice and none is missing, however often the disk is full.
+
+    The same holds if the reader is restarted meanwhile.
+    """
     state = Full()
     world = World(state=state)
     world.score._next_checkpoint = 0.0
@@ -171,7 +186,7 @@ def test_a_full_disk_is_waited_out(seed: int, cuts: set[int], data: st.DataObjec
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 410), max_size=20), st.integers(1, 6))
 def test_a_full_house_is_decided_by_the_log(seed: int, cuts: set[int], capacity: int) -> None:
-    """Which series are let in where there is no room for all does not depend on chunks or restarts either."""
+    """The series admitted at full capacity do not depend on chunks or restarts."""
     plain = World(stream(seed, 200).log(set()), capacity=capacity).outcome()
     world = World(capacity=capacity)
     for entry in stream(seed, 200).entries(cuts):
@@ -184,7 +199,7 @@ def test_a_full_house_is_decided_by_the_log(seed: int, cuts: set[int], capacity:
 
 
 def test_time_is_the_logs() -> None:
-    """A message without a timestamp keeps the time of its receipt however late it is read again."""
+    """A message without a timestamp has its receive time, however late it is read again."""
     world = World()
     world.take([("insa/iiot/telemetry/pump", b'{"a": 1}')])
     assert world.outcome()[3].keys() == {("pump", "a")}
@@ -194,9 +209,9 @@ def test_time_is_the_logs() -> None:
     assert world.outcome()[3]["pump", "a"] == state
 
 
-# ------------------------------------------------------------------------------------------------------ models
+# ------------------------------------------------------------------------------ models
 def faulty(places: range, faults: range, device_id: str = "pump") -> list[Message]:
-    """One message a second with the metric a, far off in `faults`."""
+    """Build a message a second with the metric a, far off in `faults`."""
     return [
         message(device_id, i, {"a": 60.0 if i in faults else 10 + (i * 37 % 11 - 5) / 5})
         for i in places
@@ -204,7 +219,10 @@ def faulty(places: range, faults: range, device_id: str = "pump") -> list[Messag
 
 
 def test_a_model_takes_over_exactly_where_the_log_says() -> None:
-    """Readings before the swap belong to the old model, those of its own entry to the new one, those after a removal to none."""
+    """Readings before a swap belong to the old model, and readings of its entry to the new model.
+
+    Readings after a removal belong to no model.
+    """
     world = World()
     world.take(faulty(range(100), range(0)), [swap(0)])
     world.take(faulty(range(100, 110), range(100, 110)))
@@ -222,7 +240,10 @@ def test_a_model_takes_over_exactly_where_the_log_says() -> None:
 
 
 def test_a_model_that_cannot_be_loaded_leaves_its_series_without() -> None:
-    """Its series goes on, unscored, and every other goes on scored; a restart stumbles over it no more than the swap did."""
+    """A series whose model cannot be loaded continues unscored, and all others scored.
+
+    A restart meets the same model without harm.
+    """
     shelf = models(3)
     shelf.lost.add(model(0).id)
     world = World(shelf=shelf)
@@ -237,7 +258,10 @@ def test_a_model_that_cannot_be_loaded_leaves_its_series_without() -> None:
 
 
 def test_a_model_that_fails_its_check_gives_way_to_the_one_before_it() -> None:
-    """The index goes back a version, from where the swap comes; a disk that only refuses for a moment changes nothing there."""
+    """The index returns to the version before, at the swap.
+
+    A disk that only refuses for a moment changes no version.
+    """
     shelf = models(6)
     for number in (0, 3):
         shelf.put(model_row(number, "active"), shelf.scorer(model(number).id))
@@ -255,7 +279,10 @@ def test_a_model_that_fails_its_check_gives_way_to_the_one_before_it() -> None:
 
 
 def test_lost_states_take_up_the_active_models() -> None:
-    """What the log still holds is scored again, although the swaps may be long gone from it."""
+    """If the states were lost, the log is scored again by the active models.
+
+    The swaps may be long gone from the log.
+    """
     shelf = models(3)
     shelf.put(model_row(0, "active"), shelf.scorer(model(0).id))
     log = MemoryLog()
@@ -269,7 +296,7 @@ def test_lost_states_take_up_the_active_models() -> None:
 
 
 def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_loaded() -> None:
-    """Fewer trees in the configuration than in models on disk end neither the swap nor the start."""
+    """A configuration with fewer trees than a stored model ends neither the swap nor the start."""
     world = World()
     world.fleet = Fleet(Registry(2), Parameters(n_estimators=4), POLICY)
     world.score = Score(world.feed, world.state, world.fleet, SHELF, world.audience)
@@ -279,7 +306,10 @@ def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_lo
 
 
 def test_a_checkpoint_with_more_series_than_there_is_room_for_keeps_those_that_fit() -> None:
-    """A smaller `models.max_bytes` than before costs series, not the start, and no series gets another's state."""
+    """A smaller `models.max_bytes` than before costs series, not the start.
+
+    No series gets the state of another.
+    """
     world = World()
     world.take(
         [
@@ -298,9 +328,9 @@ def test_a_checkpoint_with_more_series_than_there_is_room_for_keeps_those_that_f
     assert all(before[key] == state for key, state in kept.items())
 
 
-# ------------------------------------------------------------------------------------------------------ events
+# ------------------------------------------------------------------------------ events
 def test_every_transition_is_an_event_on_its_devices_topic() -> None:
-    """Opened, then held, then closed; the event carries the reading, the episode and the reasons."""
+    """An event of an episode that opens, lasts and closes carries reading, episode and reasons."""
     world = World()
     world.take(faulty(range(100), range(0)), [swap(0)])
     world.take(faulty(range(100, 200), range(100, 105)))
@@ -325,7 +355,10 @@ def test_every_transition_is_an_event_on_its_devices_topic() -> None:
 
 
 def test_what_a_reading_without_a_score_closes_can_be_told_and_recorded() -> None:
-    """Its model gone, or its window begun anew, an episode still closes: with ids that are ids, and null where nothing is expected."""
+    """An episode whose model is gone, or whose window began anew, still closes.
+
+    Its ids are valid ids, and the expected value is null where there is none.
+    """
     world = World()
     world.take(faulty(range(110), range(100, 110)), [swap(0)])
     world.take(faulty(range(110, 120), range(0)), [removal(0)])
@@ -348,7 +381,10 @@ def test_what_a_reading_without_a_score_closes_can_be_told_and_recorded() -> Non
 
 
 def test_the_audience_is_told_once_and_after_the_commit() -> None:
-    """Every event that is in the outbox, and every reading that was scored, is handed on; what is gone over again is not."""
+    """The audience receives every committed event and every scored reading once.
+
+    A reading that is scored again after a restart is not handed on.
+    """
     world = World()
     for entry in stream(2, 200).entries({250, 300, 350}):
         world.take(entry.messages, entry.swaps)
@@ -361,7 +397,7 @@ def test_the_audience_is_told_once_and_after_the_commit() -> None:
 
 
 def test_a_series_without_a_model_asks_for_training() -> None:
-    """Once it has readings enough, and again after as many as its parameters say."""
+    """A series asks for training once it has enough readings, and again after as many more."""
     world = World()
     asked = []
     for i in range(120):
@@ -372,9 +408,9 @@ def test_a_series_without_a_model_asks_for_training() -> None:
     assert asked == [PARAMETERS.first_fit_readings - 1, 79, 109]
 
 
-# -------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------- checkpoints
 def test_states_are_kept_as_often_as_was_said() -> None:
-    """With no time between, every step keeps; the sequence says up to where."""
+    """Every step checkpoints if no time lies between; the sequence is the last entry's."""
     world = World()
     score = Score(
         world.feed, world.state, world.fleet, SHELF, world.audience, checkpoint_seconds=1e-9
@@ -386,7 +422,7 @@ def test_states_are_kept_as_often_as_was_said() -> None:
 
 
 def test_states_are_kept_no_oftener_than_was_said() -> None:
-    """Keeping costs; the time runs from the last one."""
+    """A checkpoint waits for its time since the last, because checkpoints are costly."""
     world = World()
     world.score._next_checkpoint = 0.0
     for seq in (1, 2):
@@ -396,7 +432,10 @@ def test_states_are_kept_no_oftener_than_was_said() -> None:
 
 
 def test_what_is_said_again_is_found_once() -> None:
-    """A strange reading that comes twice, at once or long after, is one anomaly; nor is a late one scored against what followed it."""
+    """A strange reading that is repeated, at once or long after, is a single anomaly.
+
+    A late reading is not scored against readings that followed it.
+    """
     world = World()
     world.take(faulty(range(100), range(90, 100)), [swap(0)])
     before = world.outcome()
@@ -407,7 +446,7 @@ def test_what_is_said_again_is_found_once() -> None:
 
 
 def test_a_state_that_is_newer_than_what_the_log_still_holds_goes_on_from_there() -> None:
-    """Entries that were dropped after a checkpoint are not missed; nor are those of a state that was lost."""
+    """Dropped entries are not missed after a checkpoint, nor if the state was lost."""
     world = World(stream(0, 100).log({250}))
     before = world.outcome()
     world.log.drop(world.log.last)
@@ -422,7 +461,7 @@ def test_a_state_that_is_newer_than_what_the_log_still_holds_goes_on_from_there(
 
 
 def test_findings_read_back_as_they_were() -> None:
-    """The bytes in the state hold all of it; where there is nothing, nothing is kept."""
+    """The stored bytes hold all findings; without findings no bytes are stored."""
     anomalies, episodes, _, _ = expected(0)
     findings = Findings(anomalies, episodes)
     assert Findings.from_bytes(findings.to_bytes() or b"") == findings
@@ -430,7 +469,7 @@ def test_findings_read_back_as_they_were() -> None:
 
 
 def test_the_time_to_a_result_is_from_the_receipt_of_the_oldest_reading() -> None:
-    """Whoever tells of it hears when that was; what an earlier run took in is not counted."""
+    """The audience receives the receive time with the events; an earlier run's is not counted."""
     count = "insa_receive_to_score_seconds_count"
     world = World()
     spike = [message("pump", second, {"a": 10.0 + 90.0 * (second > 80)}) for second in range(90)]
@@ -447,12 +486,15 @@ def test_the_time_to_a_result_is_from_the_receipt_of_the_oldest_reading() -> Non
     assert instrumentation.REGISTRY.get_sample_value(count) == before + 1
 
 
-# --------------------------------------------------------------------------------------------------------- clocks
+# ------------------------------------------------------------------------------ clocks
 YEAR = 365 * 86_400 * SECOND
 
 
 def clock_gone_wrong() -> MemoryLog:
-    """Half a warm-up, a while by a clock a year ahead, and all of it again by the right one, with a spike at its end."""
+    """Build a log in which the clock runs a year ahead for a while after half a warm-up.
+
+    The right clock then repeats all, with a spike at its end.
+    """
     log = MemoryLog()
     before, after = (
         stream(1, 0),
@@ -471,7 +513,10 @@ def clock_gone_wrong() -> MemoryLog:
 
 
 def test_a_clock_that_was_wrong_for_a_while_does_no_lasting_harm() -> None:
-    """By the clock of a year ahead windows ran ahead too; once it is right they begin anew, and a spike is seen, told, and not late."""
+    """Windows that ran a year ahead begin anew once the clock is right, and a spike is found.
+
+    The spike is published, and is not late.
+    """
     anomalies, _, outgoing, _ = scored(clock_gone_wrong())
     assert [(one.timestamp, one.value) for one in anomalies] == [(NOW + 171 * SECOND, 500.0)]
     assert [event.kind for event in told(outgoing)] == ["opened"]
@@ -479,7 +524,10 @@ def test_a_clock_that_was_wrong_for_a_while_does_no_lasting_harm() -> None:
 
 @pytest.mark.parametrize("place", range(1, 5))
 def test_a_restart_is_invisible_also_where_the_clock_went_wrong(place: int) -> None:
-    """Before, in the midst of it, and afterwards; with a checkpoint and without."""
+    """A restart before, during or after the wrong clock is invisible.
+
+    The same holds with and without a checkpoint.
+    """
     for keeps in (False, True):
         world = World()
         for entry in clock_gone_wrong().read(0, 10**6):

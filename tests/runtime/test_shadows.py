@@ -1,4 +1,4 @@
-"""Versions that score along: they change nothing of what is said, and what they would have said is counted exactly."""
+"""Shadows: they change no published result, and their own results are counted exactly."""
 
 from functools import cache
 
@@ -28,7 +28,7 @@ KEY = SERIES[0]
 
 @cache
 def shadowed(seed: int) -> Stream:
-    """The same stream; whatever takes over brings another version that scores along."""
+    """Build the same stream, in which every swap brings another version as a shadow."""
     plain = stream(seed, 200)
     other = {model(number).id: model((number + 3) % 6).id for number in range(6)}
     return Stream(
@@ -44,7 +44,7 @@ def shadowed(seed: int) -> Stream:
 
 
 def without_shadows(outcome: Outcome) -> Outcome:
-    """The same, as if the checkpoints held none."""
+    """Return the outcome as if the checkpoints held no shadow."""
     kept = {key: msgspec.msgpack.decode(body, type=Kept) for key, body in outcome[3].items()}
     states = {
         key: msgspec.msgpack.encode(msgspec.structs.replace(one, shadow=None))
@@ -55,18 +55,18 @@ def without_shadows(outcome: Outcome) -> Outcome:
 
 @cache
 def expected(seed: int) -> Outcome:
-    """What is made of the stream in the fewest entries there can be."""
+    """Score the stream in the fewest possible entries."""
     return World(shadowed(seed).log(set())).outcome()
 
 
 def shadows(outcome: Outcome) -> dict[SeriesKey, KeptShadow]:
-    """The shadows in the checkpoints."""
+    """Return the shadows in the checkpoints."""
     kept = {key: msgspec.msgpack.decode(body, type=Kept).shadow for key, body in outcome[3].items()}
     return {key: one for key, one in kept.items() if one is not None}
 
 
 def test_law_a_shadow_changes_no_word() -> None:
-    """Anomalies, episodes, events and states of the versions that serve are those of the stream without shadows, to the bit."""
+    """Anomalies, episodes, events and states equal a stream's without shadows, to the bit."""
     compared = 0
     for seed in range(10):
         assert without_shadows(expected(seed)) == World(stream(seed, 200).log(set())).outcome()
@@ -79,7 +79,7 @@ def test_law_a_shadow_changes_no_word() -> None:
 def test_a_restart_anywhere_is_invisible_to_a_comparison(
     seed: int, cuts: set[int], data: st.DataObject
 ) -> None:
-    """However the stream is cut, and wherever the reader is started anew: the same windows and the same counts."""
+    """Windows and counts are the same, however the stream is cut and the reader restarted."""
     world = World()
     for entry in shadowed(seed).entries(cuts):
         world.take(entry.messages, entry.swaps)
@@ -93,7 +93,7 @@ def test_a_restart_anywhere_is_invisible_to_a_comparison(
 
 
 def readings(begin: int, end: int) -> list[Message]:
-    """Of a pump, with a fault every fifty readings that lasts for five."""
+    """Build readings of a pump, with a fault every fifty readings that lasts for five."""
     return [
         message(
             "pump", i - 400, {"a": 18.0 if i % 50 < 5 and i > 75 else 10 + (i * 37 % 11 - 5) / 5}
@@ -103,14 +103,14 @@ def readings(begin: int, end: int) -> list[Message]:
 
 
 def tally(world: World) -> Tally:
-    """Of the pump's shadow."""
+    """Return the tally of the pump's shadow."""
     found = world.fleet.shadows.tally(0)
     assert found is not None
     return found[1]
 
 
 def test_a_version_agrees_with_itself() -> None:
-    """Where the shadow is the version that serves: the same of everything."""
+    """A shadow of the serving version finds the same anomalies and episodes."""
     world = World()
     world.take(readings(0, 100), [Swap(*KEY, model(0).id, None, model(0).id)])
     world.take(readings(100, 400))
@@ -123,7 +123,7 @@ def test_a_version_agrees_with_itself() -> None:
 
 
 def test_what_is_counted_is_what_it_would_have_said() -> None:
-    """As many anomalies and episodes as the same version finds where it serves."""
+    """A shadow counts as many anomalies and episodes as the same version finds where it serves."""
     found = []
     for swaps in ([Swap(*KEY, model(0).id, None, model(3).id)], [swap(3)]):
         world = World()
@@ -141,7 +141,10 @@ def test_what_is_counted_is_what_it_would_have_said() -> None:
 
 
 def test_a_comparison_outlives_a_refit_and_ends_with_its_shadow() -> None:
-    """Another serving version is counted; another shadow begins anew; none leaves nothing behind."""
+    """Another serving version is counted; another shadow begins a new comparison.
+
+    Without a shadow no comparison is left.
+    """
     world = World()
     world.take(readings(0, 100), [Swap(*KEY, model(0).id, None, model(3).id)])
     world.take(readings(100, 110), [Swap(*KEY, model(0).id, 0.5, model(3).id)])
@@ -161,7 +164,10 @@ def test_a_comparison_outlives_a_refit_and_ends_with_its_shadow() -> None:
 
 
 def test_a_shadow_that_cannot_be_loaded_is_none() -> None:
-    """The series goes on being served, and the index puts the version aside."""
+    """A series whose shadow cannot be loaded is still served.
+
+    The index marks the version failed.
+    """
     shelf = models(6)
     shelf.put(model_row(0, "active"), shelf.scorer(model(0).id))
     shelf.put(model_row(3, "shadow"), shelf.scorer(model(3).id))

@@ -1,4 +1,4 @@
-"""Showing: the newest result of every series, and nothing ever waits for whoever looks."""
+"""Showing: the newest result of every series, without a wait for the readers of Redis."""
 
 from threading import Event, Thread
 
@@ -20,7 +20,7 @@ STOP.set()
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What is shown of a series."""
+    """A result as it is shown."""
 
     score: float
     is_anomaly: bool
@@ -30,7 +30,10 @@ class Shown(msgspec.Struct, frozen=True):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9), st.sets(st.integers(0, 360), max_size=20), st.data())
 def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObject) -> None:
-    """However often it is looked: of every series the last reading that moved it; what came late or again is not newer."""
+    """The result shown is that of the last reading that moved its series, at any time.
+
+    A late or repeated reading is not newer.
+    """
     world, latest = World(stream(seed, 150).log(cuts)), MemoryLatest()
     show = Show(latest)
     newest: dict[SeriesKey, tuple[float, int]] = {}
@@ -53,12 +56,12 @@ def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObj
 
 
 def said(latest: MemoryLatest) -> dict[SeriesKey, Shown]:
-    """What is there to be seen."""
+    """Return the results that are shown."""
     return {key: msgspec.json.decode(body, type=Shown) for key, body in latest.shown.items()}
 
 
 def expected(newest: dict[SeriesKey, tuple[float, int]]) -> dict[SeriesKey, Shown]:
-    """What should be."""
+    """Return the results that should be shown."""
     return {
         key: Shown(round(score, 6), score < 0, _stamp(time))
         for key, (score, time) in newest.items()
@@ -72,18 +75,18 @@ def _stamp(time: int) -> str:
 
 
 class Counting(MemoryLatest):
-    """A place to show that remembers how often it was written to."""
+    """A place to show that counts its writes."""
 
     writes = 0
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
-        """Replace the results of these series."""
+        """Replace the results of these series, and count the write."""
         self.writes += 1
         super().show(results)
 
 
 def test_only_what_changed_is_shown() -> None:
-    """A plant that says nothing costs nothing."""
+    """A plant that sends no reading causes no write."""
     world, latest = World(), Counting()
     show = Show(latest)
     show.step(STOP)
@@ -100,7 +103,7 @@ def test_only_what_changed_is_shown() -> None:
 
 
 class Stuck(MemoryLatest):
-    """A place to show that takes its time."""
+    """A place to show whose write blocks until a test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,14 +111,14 @@ class Stuck(MemoryLatest):
         self.go_on = Event()
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
-        """Replace the results, when it may."""
+        """Replace the results once the test allows it."""
         self.entered.set()
         assert self.go_on.wait(10)
         super().show(results)
 
 
 def test_a_slow_place_to_show_holds_up_nobody() -> None:
-    """While it is written to, results go on coming in; they are shown next."""
+    """Results arrive while a write blocks, and are shown by the next write."""
     world, latest = World(), Stuck()
     show = Show(latest)
     world.take([message("a", 0, {"x": 1.0})])
@@ -133,7 +136,7 @@ def test_a_slow_place_to_show_holds_up_nobody() -> None:
 
 
 def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step lasts as long as was said, unless the daemon ends."""
+    """A step lasts as long as configured, unless the daemon ends."""
     waited: list[float] = []
 
     class Watch(Event):
@@ -148,7 +151,10 @@ def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of series that report; once, until it changes or half an hour is over."""
+    """The serving model of a reporting series is shown once.
+
+    The model is shown again when it changes or half an hour is over.
+    """
     world, latest = World(stream(0, 0).log(set())), MemoryLatest()
     model_of: dict[int, str] = {0: "m0", 1: "m1"}
     show = Show(latest, model_of.get)

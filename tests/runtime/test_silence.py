@@ -1,4 +1,4 @@
-"""Silences are told as events of their own, once, and what was learnt outlives a restart."""
+"""Silences are published as events of their own, once, and habits outlive a restart."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ KEYS: list[SeriesKey] = [(f"press-{number // 2}", f"m{number % 2}") for number i
 
 @dataclass
 class Plant:
-    """Ten devices, and who listens to them; a second is a step."""
+    """Ten devices and their listener; a second is a step."""
 
     store: AlertStore = field(default_factory=MemoryAlerts)
     state: MemoryState = field(default_factory=MemoryState)
@@ -36,16 +36,21 @@ class Plant:
         self.start()
 
     def start(self) -> None:
-        """A new run."""
+        """Start a new run."""
         ears = Ears(
             lambda: self.listening, lambda: DAY_ZERO + int(self.seconds * 1e6), lambda: self.seconds
         )
         self.listen = Listen(
-            self.state, self.store, self.known, Patience(), ears, self.offered.extend
+            state=self.state,
+            store=self.store,
+            known=self.known,
+            patience=Patience(),
+            ears=ears,
+            offer=self.offered.extend,
         )
 
     def run(self, seconds: float, dead: frozenset[str] = frozenset()) -> list[SilenceEvent]:
-        """Time passes; what was told meanwhile."""
+        """Let time pass, and return the events published meanwhile."""
         told, end = len(self.offered), self.seconds + seconds
         while self.seconds < end:
             self.seconds += 5.0
@@ -60,17 +65,28 @@ class Plant:
 
 
 def telemetry(numbers: list[int]) -> Telemetry:
-    """A reading of each of these series."""
+    """Build a reading of each of these series."""
     n, zeros = len(numbers), np.zeros(len(numbers), np.int64)
     flags = np.zeros(n, np.int16)
-    return Telemetry(KEYS, np.array(numbers, np.int32), zeros, zeros, np.zeros(n), flags, flags)
+    return Telemetry(
+        keys=KEYS,
+        key=np.array(numbers, np.int32),
+        timestamp=zeros,
+        discriminator=zeros,
+        value=np.zeros(n),
+        quality=flags,
+        flags=flags,
+    )
 
 
 ALL = frozenset(key[0] for key in KEYS)
 
 
 def test_a_silence_is_an_event_of_its_own() -> None:
-    """Not an anomaly of a value: on a topic of its own, from when it was last heard, with a reason; and again when it is back."""
+    """A silence is published on a topic of its own, with its begin and reason.
+
+    The return of the device is published too.
+    """
     plant = Plant()
     assert plant.run(HOUR) == []
     with capture_logs() as logs:
@@ -97,7 +113,7 @@ def test_a_silence_is_an_event_of_its_own() -> None:
 
 
 def test_an_outage_of_the_broker_is_one_event() -> None:
-    """And one when it is over, however many devices there are."""
+    """An outage is a single event, and its end another, however many devices there are."""
     plant = Plant()
     plant.run(HOUR)
     plant.listening = False
@@ -112,7 +128,10 @@ def test_an_outage_of_the_broker_is_one_event() -> None:
 
 @pytest.mark.parametrize("body", ["memory", "disk"])
 def test_a_restart_tells_nothing_twice(tmp_path: Path, body: str) -> None:
-    """Who is silent stays so; habits are known, so that whoever died meanwhile is told; everybody has their time."""
+    """A silent device stays silent, and each device gets its time after the start.
+
+    Habits are known, so that a device that died meanwhile is reported.
+    """
     store = MemoryAlerts() if body == "memory" else AlertFile(tmp_path / "alerts.db")
     plant = Plant(store)
     plant.run(HOUR)
@@ -128,7 +147,7 @@ def test_a_restart_tells_nothing_twice(tmp_path: Path, body: str) -> None:
 
 
 def test_a_process_that_slept_missed_nobody() -> None:
-    """It was suspended for an hour; so were its ears."""
+    """A process that was suspended for an hour reports no silence."""
     plant = Plant()
     plant.run(HOUR)
     plant.seconds += HOUR
@@ -136,7 +155,10 @@ def test_a_process_that_slept_missed_nobody() -> None:
 
 
 def test_a_total_silence_is_one_event_and_devices_have_their_time_after_it() -> None:
-    """Though the broker is there."""
+    """A total silence is a single event although the broker is connected.
+
+    Each device has its time after it.
+    """
     plant = Plant()
     plant.run(HOUR)
     events = (
@@ -146,7 +168,7 @@ def test_a_total_silence_is_one_event_and_devices_have_their_time_after_it() -> 
 
 
 def test_a_state_that_cannot_be_written_is_waited_for() -> None:
-    """The silence is told when it can be."""
+    """The silence is published once the state can be written."""
     plant = Plant()
     plant.run(HOUR)
     whole = plant.state.post
@@ -163,7 +185,7 @@ def test_a_state_that_cannot_be_written_is_waited_for() -> None:
 
 
 def test_what_is_learnt_is_kept_from_time_to_time() -> None:
-    """A crash takes ten minutes of it, not all."""
+    """A crash costs ten minutes of the habits learnt, not all."""
     plant = Plant()
     plant.run(HOUR)
     keys, cadence = plant.store.cadences()

@@ -1,4 +1,7 @@
-"""Telling: every event at least once and in order, a bounded number under way, nothing forgotten before the broker has answered."""
+"""Publishing: every event at least once and in order, with a bounded number under way.
+
+No event leaves the outbox before the broker has answered.
+"""
 
 from collections import deque
 from functools import partial
@@ -19,7 +22,7 @@ WINDOW = 5
 
 
 class Listening(MemoryBroker):
-    """A broker that remembers what was tried, over which connection, and what it has answered."""
+    """A broker that records each attempt with its connection, and the events it acknowledged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +35,10 @@ class Listening(MemoryBroker):
 
     @property
     def connected(self) -> bool:
-        """True between `open` and `close`; where it flips, by the time of the answer another connection stands."""
+        """True between `open` and `close`.
+
+        Where `flips` is set, another connection stands by the time of the answer.
+        """
         if self.flips:
             self.flips = False
             self.close()
@@ -45,7 +51,7 @@ class Listening(MemoryBroker):
         self.under_way.clear()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send; the payload is the number of the event."""
+        """Send an event; the payload is its number."""
         if self.dies_after is not None and len(self.tried) >= self.dies_after:
             self.dies_after = None
             self.close()
@@ -57,7 +63,7 @@ class Listening(MemoryBroker):
         return token
 
     def settled(self, timeout: float) -> list[Settled]:
-        """Answers that came since the last call."""
+        """Return the answers since the last call."""
         answers = super().settled(timeout)
         for answer in answers:
             number = self.under_way.pop(answer.token, None)
@@ -76,11 +82,11 @@ class Outbox:
         self.start()
 
     def start(self) -> None:
-        """Begin where the last one ended."""
+        """Start a Tell where the last ended."""
         self.tell = Tell(self.state, self.broker)
 
     def add(self, *topics: str, offered: bool = True) -> None:
-        """Events, each on its topic; whether or not they are told of."""
+        """Add events, each on its topic; with `offered`, offer them to Tell."""
         events = [(topic, str(self.last + i + 1).encode()) for i, topic in enumerate(topics)]
         outgoing = self.state.commit(1, None, events)
         self.last += len(topics)
@@ -88,11 +94,11 @@ class Outbox:
             self.tell.offer(outgoing)
 
     def waiting(self) -> list[int]:
-        """Numbers of the events in the outbox."""
+        """Return the numbers of the events in the outbox."""
         return [one.number for one in self.state.outgoing(0, 10**6)]
 
     def steps(self, count: int) -> None:
-        """Let time pass."""
+        """Run `count` steps."""
         for _ in range(count):
             self.tell.step(0.0)
 
@@ -104,7 +110,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling, "SAFE_SECONDS", 0.0)
 
 
-# ------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------- laws
 HAPPENINGS = [
     "add",
     "add_many",
@@ -125,9 +131,10 @@ HAPPENINGS = [
 @example(["open", "silent", "add_many", "step", "step"])
 @example(["open", "step", "add_unknown", "add", "step"])
 def test_every_event_is_told_at_least_once_and_in_order(happenings: list[str]) -> None:
-    """Connections come and go, answers are late or never come, we are started anew: nothing leaves the outbox untold.
+    """No event leaves the outbox unpublished, through lost connections, late answers and restarts.
 
-    On one connection events go in order and no event goes twice, and never are more under way than the window holds.
+    On a connection events go in order and no event goes twice. Never are more under way than the
+    window holds.
     """
     box = Outbox()
     for happening in happenings:
@@ -135,7 +142,7 @@ def test_every_event_is_told_at_least_once_and_in_order(happenings: list[str]) -
         assert set(range(1, box.last + 1)) - set(box.waiting()) <= box.broker.told
     box.broker.answering, box.broker.dies_after = True, None
     box.broker.answer()
-    box.broker.open()  # where it is not connected; what is under way goes on
+    box.broker.open()  # where it is not connected; the events under way continue
     box.steps(3 * box.last + 3)
     assert box.waiting() == []
     assert box.broker.told == set(range(1, box.last + 1))
@@ -171,9 +178,12 @@ def _happen(box: Outbox, happening: str) -> None:
             box.start()
 
 
-# -------------------------------------------------------------------------------------------------- the connection
+# ---------------------------------------------------------------------- the connection
 def test_after_a_change_of_connection_all_that_is_unsettled_goes_again_in_order() -> None:
-    """What was published and not answered is not known to have arrived: it goes again, before what is new."""
+    """Unanswered events go again after a reconnect, before new events.
+
+    They are not known to have arrived.
+    """
     box = Outbox()
     box.broker.open()
     box.broker.answering = False
@@ -191,7 +201,7 @@ def test_after_a_change_of_connection_all_that_is_unsettled_goes_again_in_order(
 
 
 def test_an_answer_over_a_connection_that_is_gone_settles_nothing() -> None:
-    """Its token may mean another event by now: the event goes again."""
+    """An answer over an ended connection is ignored: its token may mean another event by now."""
     box = Outbox()
     box.broker.open()
     box.add("t")
@@ -205,7 +215,7 @@ def test_an_answer_over_a_connection_that_is_gone_settles_nothing() -> None:
 
 
 def test_a_connection_that_changes_at_the_worst_moment_loses_nothing() -> None:
-    """Between the look at the generation and the publication: the event is told by the connection that stands."""
+    """A connection that changes just before the publication still publishes the event."""
     box = Outbox()
     box.broker.open()
     box.add("t", "t")
@@ -216,7 +226,7 @@ def test_a_connection_that_changes_at_the_worst_moment_loses_nothing() -> None:
 
 
 def test_without_a_connection_nothing_is_tried() -> None:
-    """Events wait in the outbox."""
+    """Events wait in the outbox while there is no connection."""
     box = Outbox()
     box.add("t")
     box.steps(3)
@@ -224,7 +234,7 @@ def test_without_a_connection_nothing_is_tried() -> None:
 
 
 def test_what_the_short_cut_cannot_hold_is_read_from_the_outbox() -> None:
-    """However many events come at once, each is told."""
+    """Every event is published, however many come at once."""
     box = Outbox()
     box.tell._fresh = deque(maxlen=3)
     box.broker.open()
@@ -235,7 +245,7 @@ def test_what_the_short_cut_cannot_hold_is_read_from_the_outbox() -> None:
 
 
 def test_an_offer_wakes_who_waits() -> None:
-    """An event need not wait for the next look."""
+    """An offered event need not wait for the next look."""
     box = Outbox()
     box.broker.open()
     box.add("t")
@@ -246,7 +256,7 @@ def test_an_offer_wakes_who_waits() -> None:
 
 
 def test_with_nothing_to_do_it_waits_a_little() -> None:
-    """No longer than it was told, and it does not spin."""
+    """An idle step waits no longer than its timeout, and does not spin."""
     box = Outbox()
     box.broker.open()
     box.tell.step(0.0)
@@ -255,9 +265,12 @@ def test_with_nothing_to_do_it_waits_a_little() -> None:
     assert 0.009 <= monotonic() - began < 1.0
 
 
-# ---------------------------------------------------------------------------------------------- a broker that is killed
+# ------------------------------------------------------------------ a broker that is killed
 def test_what_was_answered_just_before_the_end_goes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its place in the order, and only on another connection; what was answered for long before is done with."""
+    """An event answered just before the connection ended goes again, in its place in the order.
+
+    An event answered long before is done.
+    """
     monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
     box = Outbox()
     box.broker.open()
@@ -279,7 +292,7 @@ def test_what_was_answered_just_before_the_end_goes_again(monkeypatch: pytest.Mo
 def test_connections_that_always_end_soon_hold_up_nothing_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An event that was answered for on several of them is told."""
+    """An event answered on several short connections is done."""
     monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
     box = Outbox()
     box.add("t")
@@ -293,7 +306,7 @@ def test_connections_that_always_end_soon_hold_up_nothing_for_ever(
 
 
 def test_trying_refused_events_again_tells_no_other_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that are in the outbox for a moment yet are passed over."""
+    """Answered events that are still in the outbox are passed over."""
     monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
     box = Outbox()
     box.broker.open()
@@ -308,7 +321,7 @@ def test_trying_refused_events_again_tells_no_other_twice(monkeypatch: pytest.Mo
 def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_be_told_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As long as the connection stands."""
+    """The outbox is empty after an orderly end if the connection stands."""
     monkeypatch.setattr(telling, "SAFE_SECONDS", 60.0)
     for connected in (True, False):
         box = Outbox()
@@ -324,7 +337,7 @@ def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_be_told_again(
 def test_what_a_full_disk_keeps_in_the_outbox_is_not_told_again_with_what_was_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On the same connection."""
+    """An event that a full disk retains in the outbox is not sent again on the same connection."""
     box = Outbox()
     box.broker.open()
     box.broker.refusing["bad"] = "not authorised"
@@ -340,9 +353,9 @@ def test_what_a_full_disk_keeps_in_the_outbox_is_not_told_again_with_what_was_re
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 2]
 
 
-# ------------------------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------------- refusals
 def test_a_refused_event_stays_and_is_tried_again_in_time() -> None:
-    """It holds up none of the others, is not tried again at once, and goes when what forbade it is put right."""
+    """A refused event delays no other, is not retried at once, and goes once it is allowed."""
     box = Outbox()
     box.broker.open()
     box.broker.refusing["bad"] = "not authorised"
@@ -364,7 +377,7 @@ def test_a_refused_event_stays_and_is_tried_again_in_time() -> None:
 
 
 def test_a_full_disk_loses_no_event_and_tells_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was told and cannot be taken from the outbox is taken from it later."""
+    """An event that cannot be removed from the outbox is removed later, and not sent again."""
     state, broker = MemoryState(), MemoryBroker()
     tell = Tell(state, broker)
     broker.open()
@@ -384,7 +397,7 @@ def test_a_full_disk_loses_no_event_and_tells_none_twice(monkeypatch: pytest.Mon
 
 
 def test_what_is_refused_does_not_stop_what_is_under_way() -> None:
-    """Trying again waits until all is answered, so that nothing under way goes twice."""
+    """A retry waits until all events are answered, so that none under way goes twice."""
     box = Outbox()
     box.broker.open()
     box.broker.refusing["bad"] = "not authorised"
@@ -402,9 +415,9 @@ def test_what_is_refused_does_not_stop_what_is_under_way() -> None:
     assert [number for _, number in box.broker.tried] == [1, 2, 1]
 
 
-# ----------------------------------------------------------------------------------------------------------- end
+# ------------------------------------------------------------------------------ the end
 def test_draining_tells_all_there_is() -> None:
-    """More than the window holds, and what nobody offered."""
+    """A drain publishes more events than the window holds, and events that were not offered."""
     box = Outbox()
     box.broker.open()
     box.add(*["t"] * 23, offered=False)
@@ -413,7 +426,7 @@ def test_draining_tells_all_there_is() -> None:
 
 
 def test_draining_ends_in_time_or_with_the_connection() -> None:
-    """A broker that does not answer holds up the end no longer than until the deadline; one that is gone not at all."""
+    """A silent broker delays the end until the deadline at most; a closed connection not at all."""
     box = Outbox()
     box.broker.open()
     box.broker.answering = False
@@ -428,7 +441,7 @@ def test_draining_ends_in_time_or_with_the_connection() -> None:
 
 
 def test_numbers_that_are_missing_are_no_obstacle() -> None:
-    """The outbox has gaps where events were told out of order."""
+    """The outbox has gaps where events were published out of order."""
     box = Outbox()
     box.add(*["t"] * 6)
     box.state.told([2, 3, 5])
@@ -440,7 +453,10 @@ def test_numbers_that_are_missing_are_no_obstacle() -> None:
 
 
 def test_the_time_to_an_event_is_from_the_receipt_of_its_reading() -> None:
-    """To the broker's answer; what was not received, or nobody knows when, is not counted."""
+    """The time runs from the receipt of the reading to the broker's answer.
+
+    An event without a known receive time is not counted.
+    """
     name, said = "insa_receive_to_event_seconds", instrumentation.REGISTRY.get_sample_value
     seconds, told = partial(said, f"{name}_sum"), partial(said, f"{name}_count")
     before = (seconds() or 0.0, told() or 0.0)
@@ -458,7 +474,10 @@ def test_the_time_to_an_event_is_from_the_receipt_of_its_reading() -> None:
 def test_a_broker_that_hangs_up_over_an_event_is_not_provoked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After a rest all others are told; what was refused waits for an hour, though the connection is another one."""
+    """All other events are published after a rest.
+
+    The refused event waits for an hour, also on another connection.
+    """
     box = Outbox()
     box.broker.open()
     box.broker.refusing["bad"] = "not authorised"
@@ -484,7 +503,10 @@ def test_a_broker_that_hangs_up_over_an_event_is_not_provoked(
 
 
 def test_refused_events_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go, and are counted; once the broker wants them the others are told, and nothing is in trouble."""
+    """The oldest refused events are dropped and counted.
+
+    Once the broker accepts the others they are published, and the trouble ends.
+    """
     monkeypatch.setattr(telling, "MOST_REFUSED", 10)
     box = Outbox()
     box.broker.open()

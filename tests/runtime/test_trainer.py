@@ -1,4 +1,7 @@
-"""The trainer: it follows the index of models, admits new series at a measured pace, and outlives its child."""
+"""The trainer: it follows the index of models, and admits new series at a measured pace.
+
+The trainer outlives its child.
+"""
 
 import sys
 import time
@@ -47,7 +50,8 @@ for line in sys.stdin:
         for device_id, metric_name in reversed(order["keys"]):
             if device_id == "dies":
                 sys.exit(3)
-            print(json.dumps({"key": [device_id, metric_name], "answer": {"seconds": 1.5, "model_id": device_id}}), flush=True)
+            answer = {"seconds": 1.5, "model_id": device_id}
+            print(json.dumps({"key": [device_id, metric_name], "answer": answer}), flush=True)
         continue
     if order["device_id"] == "dies":
         sys.exit(3)
@@ -66,7 +70,7 @@ for line in sys.stdin:
 """
 
 
-# -------------------------------------------------------------------------------------------------- the admission
+# ------------------------------------------------------------------------ the admission
 @given(
     st.integers(0, 5),
     st.sampled_from([7.5, 15.0, 60.0, 240.0]),
@@ -75,7 +79,10 @@ for line in sys.stdin:
 def test_admission_is_arithmetic_on_the_times_given(
     burst: int, a_minute: float, steps: list[tuple[int, int]]
 ) -> None:
-    """As an exact bucket: `burst` at once, `a_minute` after that, never more saved up than the burst."""
+    """Admission equals an exact bucket: `burst` at once, then `a_minute`.
+
+    Never more than the burst is saved up.
+    """
     now = 1000.0
     admission, tokens = Admission(burst, a_minute, now), Fraction(burst)
     for quarters, asked in steps:
@@ -86,16 +93,16 @@ def test_admission_is_arithmetic_on_the_times_given(
             tokens -= tokens >= 1
 
 
-# ------------------------------------------------------------------------------------------------------ the child
+# ---------------------------------------------------------------------------- the child
 class Nursery:
-    """Starts children, and remembers them."""
+    """A starter of children that remembers them."""
 
     def __init__(self) -> None:
         self.born: list[Popen[bytes]] = []
         self.trouble: Exception | None = None
 
     def start(self) -> "Popen[bytes]":
-        """One more."""
+        """Start another child."""
         if self.trouble:
             raise self.trouble
         self.born.append(Popen([sys.executable, "-IS", "-c", CHILD], stdin=PIPE, stdout=PIPE))
@@ -104,7 +111,7 @@ class Nursery:
 
 @pytest.fixture
 def nursery() -> Iterator[Nursery]:
-    """Where children come from; none is left."""
+    """Yield a nursery, and leave none of its children."""
     nursery = Nursery()
     yield nursery
     for child in nursery.born:
@@ -118,12 +125,12 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture
 def child(nursery: Nursery) -> Child:
-    """One that has a minute for each answer."""
+    """Return a child that has a minute for each answer."""
     return Child(nursery.start, 60.0)
 
 
 def test_one_child_answers_all_questions(child: Child, nursery: Nursery) -> None:
-    """It is started when it is first asked; an answer says the model, or why there is none."""
+    """The child is started at the first order; an answer holds a model or the reason for none."""
     assert nursery.born == []
     assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
     assert child.ask(Order("fails", "a")) == Answer(0.5, None, "too few")
@@ -133,7 +140,10 @@ def test_one_child_answers_all_questions(child: Child, nursery: Nursery) -> None
 
 @pytest.mark.parametrize("how", ["dies", "babbles"])
 def test_a_child_that_is_lost_is_replaced(child: Child, nursery: Nursery, how: str) -> None:
-    """Its series is not trained this time; the next question goes to a new one, and the old one is gone."""
+    """The series of the lost child is not trained this time; the next order goes to a new child.
+
+    The old process is gone.
+    """
     assert child.ask(Order(how, "a")).model_id is None
     assert nursery.born[0].poll() is not None
     assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
@@ -141,7 +151,10 @@ def test_a_child_that_is_lost_is_replaced(child: Child, nursery: Nursery, how: s
 
 
 def test_many_are_asked_for_at_once(child: Child, nursery: Nursery) -> None:
-    """An answer each, in any order; where the child is lost, those that came before, and the next question finds another one."""
+    """Each key has an answer, in any order.
+
+    If the child is lost, earlier answers count, and the next order goes to another child.
+    """
     heard: list[FleetAnswer] = []
     for keys in ((("fan", "a"), ("pump", "a")), (("dies", "a"), ("pump", "b"))):
         child.ask_many(FleetOrder(keys), heard.append)
@@ -154,7 +167,7 @@ def test_many_are_asked_for_at_once(child: Child, nursery: Nursery) -> None:
 def test_a_child_that_died_between_two_questions_is_replaced(
     child: Child, nursery: Nursery
 ) -> None:
-    """Whoever killed it."""
+    """A child killed between two orders fails the next order only."""
     child.ask(Order("pump", "a"))
     nursery.born[0].kill()
     nursery.born[0].wait()
@@ -163,7 +176,7 @@ def test_a_child_that_died_between_two_questions_is_replaced(
 
 
 def test_a_child_that_hangs_is_killed_at_its_deadline(child: Child, nursery: Nursery) -> None:
-    """The question ends then, and the next goes to a new one."""
+    """The order ends at the deadline, and the next goes to a new child."""
     child._deadline = 0.05
     began = monotonic()
     assert child.ask(Order("hangs", "a")).model_id is None
@@ -174,7 +187,7 @@ def test_a_child_that_hangs_is_killed_at_its_deadline(child: Child, nursery: Nur
 
 
 def test_a_deadline_that_was_kept_kills_nobody(child: Child, nursery: Nursery) -> None:
-    """With the answer its clock is stopped; the next question has its own."""
+    """An answer stops its timer; the next order has its own."""
     for _ in range(3):
         assert child.ask(Order("pump", "a")).model_id
         assert all(
@@ -186,7 +199,7 @@ def test_a_deadline_that_was_kept_kills_nobody(child: Child, nursery: Nursery) -
 def test_a_child_that_cannot_be_started_is_a_training_that_failed(
     child: Child, nursery: Nursery
 ) -> None:
-    """No memory for a process, or a pipe that breaks at once: it is tried again with the next question."""
+    """A child that cannot be started fails its order, and is started with the next."""
     nursery.trouble = OSError("cannot allocate memory")
     assert child.ask(Order("pump", "a")).model_id is None
     nursery.trouble = None
@@ -194,7 +207,7 @@ def test_a_child_that_cannot_be_started_is_a_training_that_failed(
 
 
 def test_a_child_that_has_done_all_ends_by_itself(child: Child, nursery: Nursery) -> None:
-    """With what it has to put away; and no other one is started."""
+    """A child that has finished ends by itself, and no other child is started."""
     child.ask(Order("pump", "a"))
     child.finish()
     assert nursery.born[0].returncode == 0
@@ -203,7 +216,7 @@ def test_a_child_that_has_done_all_ends_by_itself(child: Child, nursery: Nursery
 
 
 def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> None:
-    """Who waits for the answer gets one at once; nothing is left, and nothing is started any more."""
+    """A pending order fails at once on close; no process is left, and none is started any more."""
     answers: list[Answer] = []
     asking = Thread(target=lambda: answers.append(child.ask(Order("hangs", "a"))))
     asking.start()
@@ -218,7 +231,10 @@ def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> No
 
 
 def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
-    """One of another name is left alone; how far it is was heard; the next goes to a new child."""
+    """A training of another name is left running; the next order goes to a new child.
+
+    The progress of the interrupted training was received.
+    """
     trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
     heard: list[int] = []
     answers: list[Answer] = []
@@ -239,7 +255,7 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
 
 
 def test_what_is_asked_for_by_hand_goes_first(nursery: Nursery) -> None:
-    """No automatic training begins while one is waiting."""
+    """No automatic training begins while a requested training waits."""
     trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
     trainer.due([("pump", "b")])
     trainer._urgent = 1
@@ -250,9 +266,9 @@ def test_what_is_asked_for_by_hand_goes_first(nursery: Nursery) -> None:
     assert len(nursery.born) == 1
 
 
-# ------------------------------------------------------------------------------------------------------ the index
+# ---------------------------------------------------------------------------- the index
 class Pupil:
-    """Stands in for the child: trains model 0, 1 or 2 for its series, or fails."""
+    """A stand-in for the child: it trains model 0, 1 or 2 for its series, or fails."""
 
     def __init__(self, shelf: MemoryModels) -> None:
         self.orders: list[SeriesKey] = []
@@ -277,7 +293,7 @@ class Pupil:
         return Answer(1.0, model_row(number).id)
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """End no process, because there is none."""
 
 
 class Unreadable(MemoryModels):
@@ -294,7 +310,7 @@ class Unreadable(MemoryModels):
 
 
 class School:
-    """A trainer with an index, and all swaps it asked for."""
+    """A trainer with an index, and all swaps it requested."""
 
     def __init__(self, *, devices: bool = False, **settings: float) -> None:
         self.shelf = Unreadable()
@@ -302,18 +318,18 @@ class School:
         self.told: list[tuple[str, str]] = []
         self.failed: list[tuple[SeriesKey, str, str]] = []
         self.trainer = Trainer(
-            self.shelf,
-            self.swaps.extend,
-            Nursery().start,
-            msgspec.convert(settings | {"devices": devices}, Training),
-            lambda row, kind, _: self.told.append((row.id, kind)),
-            lambda key, model_id, reason: self.failed.append((key, model_id, reason)),
+            models=self.shelf,
+            swap=self.swaps.extend,
+            start_child=Nursery().start,
+            training=msgspec.convert(settings | {"devices": devices}, Training),
+            told=lambda row, kind, _: self.told.append((row.id, kind)),
+            failed=lambda key, model_id, reason: self.failed.append((key, model_id, reason)),
         )
         self.pupil = Pupil(self.shelf)
         self.trainer._child = self.pupil  # type: ignore[assignment]
 
     def serving(self) -> dict[SeriesKey, str]:
-        """What serves, when all swaps are done."""
+        """Return the serving models after all swaps."""
         serving: dict[SeriesKey, str] = {}
         for one in self.swaps:
             key = (one.device_id, one.metric_name)
@@ -337,7 +353,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 )
 def test_swaps_follow_the_index(happenings: list[tuple[str, int]]) -> None:
-    """Whoever writes it: what serves is what is active, and no swap is without effect."""
+    """The serving models are the active models of the index, with any writer.
+
+    No swap is without effect.
+    """
     school = School()
     for what, number in happenings:
         if what == "step":
@@ -351,7 +370,10 @@ def test_swaps_follow_the_index(happenings: list[tuple[str, int]]) -> None:
 
 
 def test_what_serves_already_is_not_swapped_again() -> None:
-    """At the start the models of the checkpoint are known; only what differs from the index goes into the log."""
+    """The models of the checkpoint are known at the start.
+
+    Only differences from the index go into the log.
+    """
     school = School()
     for number in (0, 1, 5):
         school.shelf.put(model_row(number, "active"), b"")
@@ -363,12 +385,12 @@ def test_what_serves_already_is_not_swapped_again() -> None:
 
 
 def replace_key(one: Swap, key: SeriesKey) -> Swap:
-    """The swap for another series."""
+    """Return the swap for another series."""
     return Swap(*key, one.model_id)
 
 
 def test_a_version_that_is_to_score_along_is_swapped_in() -> None:
-    """With the one that serves, which does not change; and out again."""
+    """A shadow is swapped in with the serving version, which does not change, and out again."""
     school = School()
     for row in (model_row(0, "active"), model_row(3, "shadow")):
         school.shelf.put(row, b"")
@@ -379,7 +401,7 @@ def test_a_version_that_is_to_score_along_is_swapped_in() -> None:
 
 
 def test_a_threshold_that_is_set_by_hand_is_swapped_in() -> None:
-    """With the model that serves already; once."""
+    """A threshold is swapped in with the serving model, once."""
     school = School()
     school.shelf.put(model_row(0, "active"), b"")
     school.trainer.follow_index({})
@@ -399,7 +421,7 @@ def test_a_threshold_that_is_set_by_hand_is_swapped_in() -> None:
 
 
 def test_a_model_that_is_taken_away_is_swapped_out() -> None:
-    """Its series goes on without."""
+    """A series whose model is deleted continues without."""
     school = School()
     school.shelf.put(model_row(0, "active"), b"")
     school.trainer.step(0.0)
@@ -409,7 +431,7 @@ def test_a_model_that_is_taken_away_is_swapped_out() -> None:
 
 
 def test_an_index_that_cannot_be_read_is_looked_at_again() -> None:
-    """It ends neither the trainer nor the stream."""
+    """An index that cannot be read ends neither the trainer nor the stream."""
     school = School()
     school.shelf.put(model_row(0, "active"), b"")
     school.shelf.broken = True
@@ -422,7 +444,7 @@ def test_an_index_that_cannot_be_read_is_looked_at_again() -> None:
 
 
 def test_the_index_is_looked_at_now_and_then() -> None:
-    """Not at every step; a look costs a query."""
+    """The index is not read at every step, because a look costs a query."""
     school = School()
     school.trainer.step(0.0)
     school.trainer._next_look = monotonic() + 60.0
@@ -434,9 +456,12 @@ def test_the_index_is_looked_at_now_and_then() -> None:
     assert school.swaps == [swap(0)]
 
 
-# ----------------------------------------------------------------------------------------------------- the queue
+# ---------------------------------------------------------------------------- the queue
 def test_a_series_that_asks_is_trained_and_its_model_swapped_in() -> None:
-    """However often it asks meanwhile; one series a step, in the order they asked."""
+    """A series is trained once, however often it asks meanwhile.
+
+    A step trains a single series, in the order they asked.
+    """
     school = School()
     school.trainer.due([SERIES[1], SERIES[0]])
     school.trainer.due([SERIES[0]])
@@ -447,14 +472,14 @@ def test_a_series_that_asks_is_trained_and_its_model_swapped_in() -> None:
 
 
 def test_with_nothing_to_train_it_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No longer than until the next look at the index."""
+    """An idle step returns a wait no longer than until the next look at the index."""
     monkeypatch.setattr(training, "INDEX_POLL_SECONDS", 1.0)
     assert School().trainer.step(0.2) == 0.2
     assert School().trainer.step(5.0) == 1.0
 
 
 def test_where_series_do_not_train_themselves_nobody_waits() -> None:
-    """`training.automatic: false` leaves it to commands."""
+    """`training.automatic: false` leaves training to commands."""
     school = School(automatic=False)
     school.trainer.due(list(SERIES))
     school.trainer.step(0.0)
@@ -462,7 +487,7 @@ def test_where_series_do_not_train_themselves_nobody_waits() -> None:
 
 
 def test_the_queue_is_bounded() -> None:
-    """What finds no room asks again by itself later."""
+    """A series that finds no room asks again by itself later."""
     school = School(waiting=2)
     school.trainer.due(list(SERIES))
     for _ in range(4):
@@ -471,7 +496,10 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_new_series_are_admitted_at_a_measured_pace_and_hold_up_no_refit() -> None:
-    """Beyond the burst they wait; series that have a model are trained at once though they asked later."""
+    """New series beyond the burst wait.
+
+    Series that have a model are trained at once though they asked later.
+    """
     school = School(burst=1, a_minute=1e-6)
     school.trainer.due(list(SERIES))
     for _ in range(3):
@@ -485,7 +513,7 @@ def test_new_series_are_admitted_at_a_measured_pace_and_hold_up_no_refit() -> No
 
 
 def test_a_training_that_failed_is_tried_again_in_time() -> None:
-    """Not at once, and not before others."""
+    """A failed training is tried again after others, in time."""
     school = School(retry_after=60.0)
     school.pupil.fails = True
     school.trainer.due([SERIES[0]])
@@ -502,7 +530,7 @@ def test_a_training_that_failed_is_tried_again_in_time() -> None:
 
 
 def test_what_is_trained_is_told() -> None:
-    """The first model of a series, and each that follows on one."""
+    """The first model of a series is published, and each model that follows it."""
     school = School()
     for _ in range(2):
         school.trainer.due([SERIES[0]])
@@ -514,7 +542,10 @@ def test_what_is_trained_is_told() -> None:
 
 
 def test_a_refit_that_makes_no_model_is_noted() -> None:
-    """Not a first training: nothing serves yet; nor what a database that is away, or the end of the daemon, made of it."""
+    """A failed refit is noted, and a failed first training is not: no model serves yet.
+
+    Nor is a failure noted that an unreachable database or the end of the daemon caused.
+    """
     school = School(retry_after=0.0)
     school.pupil.fails = True
     school.trainer.due([SERIES[0]])
@@ -529,7 +560,10 @@ def test_a_refit_that_makes_no_model_is_noted() -> None:
 
 
 def test_what_is_disabled_trains_no_more_by_itself() -> None:
-    """Also where it waited already; once a person gives it a model, it does again."""
+    """A disabled series is not trained, even if it waited already.
+
+    Once a person activates a model, the series trains again.
+    """
     school = School()
     school.trainer.due([SERIES[0]])
     school.shelf.put(model_row(0, "disabled"), b"")
@@ -545,9 +579,9 @@ def test_what_is_disabled_trains_no_more_by_itself() -> None:
     assert (school.pupil.orders, school.swaps) == ([SERIES[0]], [swap(0)])
 
 
-# ---------------------------------------------------------------------------------------------------- the devices
+# -------------------------------------------------------------------------- the devices
 def trained(school: School, keys: list[SeriesKey]) -> list[SeriesKey]:
-    """What is trained when these ask."""
+    """Return the keys that are trained when `keys` ask."""
     before = len(school.pupil.orders)
     school.trainer.due(keys)
     for _ in range(len(keys) + 2):
@@ -556,7 +590,10 @@ def trained(school: School, keys: list[SeriesKey]) -> list[SeriesKey]:
 
 
 def test_a_device_of_two_metrics_is_trained_once_both_are() -> None:
-    """With the metrics that have a model; one that is alone is none, and one that has its model is not asked for again, but refitted."""
+    """A device is trained with the metrics that have a model, from two metrics on.
+
+    A device that has its model is not trained anew, but refitted when it asks.
+    """
     school, pump = School(devices=True), ("pump", METRIC_NAME)
     assert trained(school, [SERIES[2], SERIES[0]]) == [SERIES[2], SERIES[0]]
     assert trained(school, [SERIES[1]]) == [SERIES[1], pump]
@@ -569,7 +606,7 @@ def test_a_device_of_two_metrics_is_trained_once_both_are() -> None:
 
 
 def test_a_device_that_fails_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one of its metrics was trained again, and not too soon."""
+    """A device that failed is tried again when a metric was trained again, and not too soon."""
     school, pump = School(devices=True), ("pump", METRIC_NAME)
     trained(school, [SERIES[1]])
     school.trainer.due([SERIES[0]])
@@ -586,12 +623,12 @@ def test_a_device_that_fails_is_tried_again_in_time(monkeypatch: pytest.MonkeyPa
 
 
 def test_devices_need_not_be_learnt() -> None:
-    """`training.devices: false` leaves it at the metrics."""
+    """`training.devices: false` trains the metrics only."""
     assert trained(School(), list(SERIES)) == list(SERIES)
 
 
 def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> None:
-    """The whole way once, with a real process: asked, answered, and closed with the trainer."""
+    """A real process is ordered, answers, and is closed with the trainer."""
     school = School()
     school.trainer._child = Child(nursery.start, 60.0)
     school.trainer.due([("fails", "a"), ("pump", "a")])
@@ -616,7 +653,7 @@ def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> No
 def test_what_is_no_fault_of_the_series_is_said_to_be_none(
     error: type[InsaError], away: bool
 ) -> None:
-    """A database that is away for long disables no model."""
+    """A database that is unreachable for long disables no model."""
 
     def train() -> ModelRow:
         raise error("why")

@@ -1,4 +1,4 @@
-"""A log, a state, and a score reader that may be started anew on them, with an audience that watches."""
+"""A log, a state, and a score reader that can be restarted on them, with a watching audience."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Outcome = tuple[list[Anomaly], list[Episode], list[Outgoing], dict[SeriesKey, by
 
 
 class Watching:
-    """An audience that remembers, and holds against the state what it is told."""
+    """An audience that remembers its calls, and checks them against the state."""
 
     def __init__(self, state: State) -> None:
         self.told: list[Outgoing] = []
@@ -28,24 +28,24 @@ class Watching:
         self._state = state
 
     def events(self, outgoing: list[Outgoing], came: float | None) -> None:
-        """New events are in the outbox."""
+        """Record events that are new in the outbox."""
         assert self._state.outgoing(outgoing[0].number - 1, len(outgoing)) == outgoing
         self.told += outgoing
         self.came.append(came)
 
     def results(self, telemetry: Telemetry, results: Results) -> None:
-        """A batch was scored."""
+        """Count the readings of a batch that was scored."""
         assert len(results.score) == len(telemetry.value)
         self.scored += len(results.score)
 
     def due(self, keys: list[SeriesKey]) -> None:
-        """These series ask for training."""
+        """Record the series that ask for training."""
         self.asked += keys
 
 
 @dataclass
 class World:
-    """A log, a state, and a score reader that may be started anew on them."""
+    """A log, a state, and a score reader that can be restarted on them."""
 
     log: MemoryLog = field(default_factory=MemoryLog)
     state: MemoryState = field(default_factory=MemoryState)
@@ -56,7 +56,7 @@ class World:
         self.start()
 
     def start(self) -> None:
-        """Begin where the last one ended."""
+        """Start a score reader where the last reader ended."""
         registry = Registry(self.capacity)
         self.feed = Feed(self.log, parser(), registry)
         self.fleet = Fleet(registry, PARAMETERS, POLICY)
@@ -68,11 +68,11 @@ class World:
         self.score.restore()
 
     def take(self, messages: list[Message], swaps: Sequence[Swap] = ()) -> None:
-        """An entry comes in."""
+        """Append an entry to the log."""
         self.feed.offer(self.log.append(messages, list(swaps), NOW))
 
     def outcome(self) -> Outcome:
-        """All that was made of the log."""
+        """Score the whole log, and return anomalies, episodes, events and states."""
         self.score.drain()
         found = [Findings.from_bytes(body) for body in self.state.results(0, EVERYTHING).values()]
         anomalies = [anomaly for one in found for anomaly in one.anomalies]
