@@ -1,4 +1,4 @@
-"""What is recorded, generated and read back: for the suites of Recorder and History."""
+"""Generated pages, and tables read back, for the suites of Recorder and History."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 times = st.integers(NOW - 40 * 86_400_000_000, NOW + 40 * 86_400_000_000) | st.just(NOW)
 names = st.sampled_from(["pump-1", "Presse 2", "температура", "a"])
 ids = st.integers(0, 5).map(deterministic_id)
-words = st.text(max_size=30)  # NUL and all; no lone surrogates
+words = st.text(max_size=30)  # NUL included; no lone surrogates
 
 discriminators = st.integers(0, 2) | st.integers(-(2**63), 2**63 - 1)
 readings = st.builds(
@@ -70,7 +70,7 @@ anomalies = st.builds(
 )
 raws = st.builds(Raw, words, st.binary(max_size=50), st.integers(0, 5).map(NOW.__add__))
 rejections = st.builds(Rejected, st.sampled_from(Cause), words, raws)
-# Of an episode everything follows from its id and how far it is.
+# An episode's fields follow from its id and its progress.
 progress = st.tuples(
     st.integers(0, 5), st.none() | st.integers(0, 3), st.integers(0, 3), st.integers(1, 3)
 )
@@ -98,7 +98,7 @@ episodes = progress.map(_episode)
 
 
 def model(number: int, status: str = "active", reason: str = "") -> ModelRow:
-    """The state of a model: numbers below 3 are of one series, the others of another."""
+    """Return a state of a model; numbers below 3 belong to a series, higher numbers to another."""
     parameters: dict[str, float | int | str | bool | None] = {
         "n_estimators": 100,
         "max_samples": "auto",
@@ -135,7 +135,7 @@ items = st.lists(readings | anomalies | episodes | rejections, max_size=25)
 
 
 def anomaly(number: int = 1, expected: float = 1.0, upper: float = 2.0) -> Anomaly:
-    """An anomaly like the others but for its id and what was expected."""
+    """Return an anomaly; only id, expected value and upper bound vary."""
     return Anomaly(
         id=deterministic_id(number),
         model_id=deterministic_id(2),
@@ -155,12 +155,15 @@ def anomaly(number: int = 1, expected: float = 1.0, upper: float = 2.0) -> Anoma
 
 
 def letter() -> Rejected:
-    """A message for the dead letters."""
+    """Return a rejected message for the dead letters."""
     return Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW))
 
 
 def telemetry(found: Sequence[Reading]) -> Telemetry:
-    """Readings as columns; one series of `keys` has none, as happens when a fleet names all it knows."""
+    """Return readings as columns.
+
+    A series in `keys` has no reading, as happens when a fleet names all its series.
+    """
     keys = [
         ("nobody", "nothing"),
         *dict.fromkeys((reading.device_id, reading.metric_name) for reading in found),
@@ -184,7 +187,7 @@ def telemetry(found: Sequence[Reading]) -> Telemetry:
 
 
 def page(seq: int, found: Sequence[object] = (), log_id: UUID = LOG) -> Page:
-    """A page of these things, each in its place."""
+    """Return a page with the items sorted into its fields."""
     return Page(
         log_id=log_id,
         seq=seq,
@@ -199,13 +202,13 @@ def page(seq: int, found: Sequence[object] = (), log_id: UUID = LOG) -> Page:
 # ---------------------------------------------------------------------------------------- read back
 @dataclass
 class InMemory:
-    """The bodies of `testing`."""
+    """The in-memory bodies of recorder and history."""
 
     recorder: MemoryRecorder
     history: MemoryHistory
 
     def rows(self) -> MemoryTables:
-        """What is recorded, text as a database can hold it."""
+        """Return the recorded rows, with text as a database can store it."""
         tables = self.recorder.tables
         readings = {
             place: (*row[:3], None if row[3] is None else held(row[3]))
@@ -218,7 +221,7 @@ class InMemory:
         return dataclasses.replace(_copied(tables), telemetry=readings, dead_letters=letters)
 
     def say(self, episode_id: str, verdict: str) -> None:
-        """What an operator says of an episode."""
+        """Record an operator's verdict on an episode."""
         self.recorder.tables.verdicts[episode_id] = verdict
 
     def clear(self) -> None:
@@ -229,14 +232,14 @@ class InMemory:
 
 @dataclass
 class InPostgres:
-    """The real bodies; `session` is the test's own way to look."""
+    """The PostgreSQL bodies of recorder and history; `session` is for the test's own queries."""
 
     recorder: PostgresRecorder
     history: PostgresHistory
     session: psycopg.Connection
 
     def rows(self) -> MemoryTables:
-        """What is recorded, in the words of the ports."""
+        """Return the recorded rows as types of the ports."""
         return MemoryTables(
             telemetry={
                 ((row[0], row[1]), us(row[2]), row[3]): row[4:]
@@ -258,14 +261,14 @@ class InPostgres:
         )
 
     def say(self, episode_id: str, verdict: str) -> None:
-        """What an operator says of an episode."""
+        """Record an operator's verdict on an episode."""
         self.session.execute(
             "INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, %s, 'bob')",
             (episode_id, verdict),
         )
 
     def clear(self) -> None:
-        """Empty every table but series: a recorder remembers their ids."""
+        """Empty every table but `series`, because a recorder caches the ids of series."""
         for table in (
             "telemetry",
             "anomaly_detections",
@@ -280,28 +283,32 @@ class InPostgres:
 
 Body = InMemory | InPostgres
 
-_TELEMETRY = "SELECT device_id, metric_name, timestamp, discriminator, value, quality, flags, original FROM telemetry_readings"
-_ANOMALIES = """SELECT id::text, model_id::text, (metadata->>'model_version')::int, device_id, metric_name, timestamp, value, anomaly_score,
-    (metadata->>'raw_score')::float8, confidence, (metadata->>'expected')::float8, (metadata->>'lower')::float8,
-    (metadata->>'upper')::float8, metadata->'reasons', (metadata->>'historical')::bool, episode_id::text FROM anomaly_detections
-    WHERE is_anomaly = (anomaly_score < 0)"""
-_EPISODES = """SELECT id::text, device_id, metric_name, model_id::text, model_version, started_at, updated_at, closed_at, readings,
-    peak_confidence, historical FROM anomaly_episodes"""
-_LETTERS = "SELECT digest, times, last_received, received, topic, payload, reason, detail FROM dead_letters"
-_MODELS = """SELECT id::text, device_id, metric_name, version, status, model_path, trained_at, training_samples, threshold, parameters,
-    figures, sha256, accuracy, false_positive_rate, reason FROM ml_models WHERE model_type = 'isolation_forest'"""
+_TELEMETRY = """SELECT device_id, metric_name, timestamp, discriminator, value, quality, flags,
+    original FROM telemetry_readings"""
+_ANOMALIES = """SELECT id::text, model_id::text, (metadata->>'model_version')::int, device_id,
+    metric_name, timestamp, value, anomaly_score, (metadata->>'raw_score')::float8, confidence,
+    (metadata->>'expected')::float8, (metadata->>'lower')::float8, (metadata->>'upper')::float8,
+    metadata->'reasons', (metadata->>'historical')::bool, episode_id::text
+    FROM anomaly_detections WHERE is_anomaly = (anomaly_score < 0)"""
+_EPISODES = """SELECT id::text, device_id, metric_name, model_id::text, model_version, started_at,
+    updated_at, closed_at, readings, peak_confidence, historical FROM anomaly_episodes"""
+_LETTERS = """SELECT digest, times, last_received, received, topic, payload, reason, detail
+    FROM dead_letters"""
+_MODELS = """SELECT id::text, device_id, metric_name, version, status, model_path, trained_at,
+    training_samples, threshold, parameters, figures, sha256, accuracy, false_positive_rate, reason
+    FROM ml_models WHERE model_type = 'isolation_forest'"""
 
 
 @contextmanager
 def in_memory() -> Iterator[InMemory]:
-    """Recorder and history over tables in memory."""
+    """Yield recorder and history over tables in memory."""
     tables = MemoryTables()
     yield InMemory(MemoryRecorder(tables), MemoryHistory(tables))
 
 
 @contextmanager
 def in_postgres(dsn: str, bulk: Bulk | None = None) -> Iterator[InPostgres]:
-    """Recorder and history over a database that has our schema."""
+    """Yield recorder and history over a database with the schema."""
     with (
         PostgresRecorder(dsn, bulk=bulk) as recorder,
         PostgresHistory(dsn) as history,
@@ -312,7 +319,7 @@ def in_postgres(dsn: str, bulk: Bulk | None = None) -> Iterator[InPostgres]:
 
 
 def us(cell: Any) -> Any:  # noqa: ANN401 - a cell of any column
-    """A time as microseconds since the epoch, anything else as it is."""
+    """Convert a time to microseconds since the epoch, and return any other cell unchanged."""
     return (
         (cell - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
         if isinstance(cell, datetime)
@@ -321,7 +328,7 @@ def us(cell: Any) -> Any:  # noqa: ANN401 - a cell of any column
 
 
 def held(text: str) -> str:
-    """Text as PostgreSQL holds it: without NUL."""
+    """Return text as PostgreSQL stores it: without NUL."""
     return text.replace("\0", "\\x00")
 
 

@@ -1,4 +1,4 @@
-"""What every store of alerts promises, in memory and on disk."""
+"""The contract of every store of alerts, in memory and on disk."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.core.alerts import DAY_ZERO, an_alert
 
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AlertStore]:
-    """An empty store."""
+    """Yield an empty store."""
     if request.param == "memory":
         yield MemoryAlerts()
         return
@@ -26,7 +26,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AlertStore
 
 
 def put(store: AlertStore, *targets: str) -> None:
-    """An alert waits for each of these, in order."""
+    """Queue an alert for each target, in order."""
     store.keep(
         Dispatch(sent=[(target, an_alert(number)) for number, target in enumerate(targets)]),
         [],
@@ -35,7 +35,7 @@ def put(store: AlertStore, *targets: str) -> None:
 
 
 def test_alerts_wait_for_their_target_in_order(store: AlertStore) -> None:
-    """Until they are done; each target has its own."""
+    """Alerts wait for their target in order until they are done."""
     put(store, "mail", "github", "mail")
     first = store.next("mail", DAY_ZERO)
     assert first is not None
@@ -55,7 +55,7 @@ def test_alerts_wait_for_their_target_in_order(store: AlertStore) -> None:
 
 
 def test_what_is_postponed_lets_others_pass(store: AlertStore) -> None:
-    """It is due again at its time, or when its target answers."""
+    """A postponed alert lets others pass, and is due at its time or when its target answers."""
     put(store, "mail", "mail")
     first = store.next("mail", DAY_ZERO)
     assert first is not None
@@ -76,7 +76,7 @@ def test_what_is_postponed_lets_others_pass(store: AlertStore) -> None:
 
 
 def test_what_is_of_one_cause_keeps_its_order(store: AlertStore) -> None:
-    """Nobody hears that something is over before they heard of it, though that is tried again later."""
+    """Alerts of the same cause keep their order, even if the first is postponed."""
     opened, closed, other = an_alert(1, "a"), an_alert(2, "a", "closed"), an_alert(3, "b")
     store.keep(Dispatch(sent=[("mail", one) for one in (opened, closed, other)]), [], DAY_ZERO)
     first = store.next("mail", DAY_ZERO)
@@ -93,7 +93,7 @@ def test_what_is_of_one_cause_keeps_its_order(store: AlertStore) -> None:
 
 
 def test_what_is_given_up_waits_no_longer(store: AlertStore) -> None:
-    """It is a dead letter."""
+    """An alert that is given up leaves the backlog as a dead letter."""
     put(store, "mail")
     one = store.next("mail", DAY_ZERO)
     assert one is not None
@@ -103,7 +103,10 @@ def test_what_is_given_up_waits_no_longer(store: AlertStore) -> None:
 
 
 def test_a_decision_is_kept_whole(store: AlertStore) -> None:
-    """What targets know and have had, and what it was made of; what is forgotten is."""
+    """A decision is stored whole: known causes, accounts and the recent events behind it.
+
+    A cause set to None is forgotten.
+    """
     known = {
         ("mail", "a"): Known(Severity.WARNING, held=False),
         ("github", "b"): Known(Severity.CRITICAL, held=True),
@@ -120,7 +123,7 @@ def test_a_decision_is_kept_whole(store: AlertStore) -> None:
 
 
 def test_habits_and_silences_are_kept(store: AlertStore) -> None:
-    """The newest of each series; the stream among those that are silent."""
+    """The newest cadence of each series and the current silences are stored."""
     assert (store.cadences()[0], store.silences()) == ([], Silences())
     store.keep_cadences(
         [("a", "x"), ("b", "y")],

@@ -1,4 +1,4 @@
-"""What every broker promises: in memory, and on a wire with both ways of reading and both versions of MQTT."""
+"""The contract of every broker: in memory, and on a wire with both readers and MQTT 4 and 5."""
 
 import socket
 import time
@@ -27,36 +27,36 @@ class Openable(Broker, Protocol):
 
 @dataclass
 class Taken:
-    """The hand-over; `answers` are what it answers, True when there are no more."""
+    """A hand-over that records deliveries. It returns the prepared `answers`, and then True."""
 
     deliveries: list[Delivery] = field(default_factory=list)
     answers: list[bool] = field(default_factory=list)
 
     def __call__(self, delivery: Delivery) -> bool:
-        """Take it."""
+        """Record the delivery."""
         self.deliveries.append(delivery)
         return self.answers.pop(0) if self.answers else True
 
 
 @dataclass
 class Stage:
-    """A broker that is not connected yet, and both ends of it."""
+    """A broker that is not connected yet, and both ends of its connection."""
 
     broker: Openable
     deliver: Callable[[list[tuple[str, bytes]]], object]
-    end: Callable[[], None]  # the connection; it comes back
+    end: Callable[[], None]  # ends the connection, which comes back
     acknowledged: Callable[[], list[int]]  # packet ids, on any connection
     taken: Taken
 
     @property
     def deliveries(self) -> list[Delivery]:
-        """What was handed over."""
+        """Deliveries handed over so far."""
         return self.taken.deliveries
 
 
 @contextmanager
 def in_memory() -> Iterator[Stage]:
-    """Connected to nothing."""
+    """Yield a broker in memory."""
     taken = Taken()
     broker = MemoryBroker(taken)
 
@@ -75,11 +75,11 @@ def in_memory() -> Iterator[Stage]:
 
 @contextmanager
 def on_a_wire(reader: str, protocol: int) -> Iterator[Stage]:
-    """Connected to a scripted broker."""
+    """Yield a broker connected to a scripted server."""
 
     def script(wire: Wire) -> None:
         if protocol == 4 and wire.number == 1:
-            return  # gives no CONNACK, as a broker that knows no MQTT 5
+            return  # sends no CONNACK, like a broker without MQTT 5
         wire.accept(session_present=wire.number > 1)
         wire.serve()
 
@@ -116,13 +116,13 @@ BODIES: dict[str, Callable[[], AbstractContextManager[Stage]]] = {
 
 @pytest.fixture(params=BODIES)
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """A broker of one kind."""
+    """Yield a broker of each kind."""
     with BODIES[request.param]() as stage:
         yield stage
 
 
 def settled(broker: Broker, count: int) -> list[Settled]:
-    """So many answers."""
+    """Wait for `count` settled publications."""
     answers: list[Settled] = []
     deadline = time.monotonic() + 10
     while len(answers) < count and time.monotonic() < deadline:
@@ -131,14 +131,14 @@ def settled(broker: Broker, count: int) -> list[Settled]:
 
 
 def test_nothing_goes_out_unconnected(stage: Stage) -> None:
-    """Whoever publishes before there is a connection is told so."""
+    """A publication without a connection raises `BrokerAway`."""
     assert not stage.broker.connected
     with pytest.raises(BrokerAway):
         stage.broker.publish("out", b"x")
 
 
 def test_every_publish_is_settled_once_under_its_token(stage: Stage) -> None:
-    """Tokens differ, and each comes back with the broker's answer."""
+    """Every publication has a token of its own and is settled once, with the broker's answer."""
     stage.broker.open(5)
     tokens = [stage.broker.publish(f"out/{i}", b"x" * i, retain=i % 2 == 0) for i in range(50)]
     assert len(set(tokens)) == 50
@@ -149,7 +149,7 @@ def test_every_publish_is_settled_once_under_its_token(stage: Stage) -> None:
 
 
 def test_waiting_for_answers_ends(stage: Stage) -> None:
-    """With nothing published, `settled` answers nothing, in its time."""
+    """`settled` returns an empty list in time if no message was published."""
     stage.broker.open(5)
     began = time.monotonic()
     assert stage.broker.settled(0.05) == []
@@ -158,7 +158,7 @@ def test_waiting_for_answers_ends(stage: Stage) -> None:
 
 @pytest.mark.parametrize("topic", ["out/+", "out/#", "out/\0", "out/\n", ""])
 def test_a_topic_nobody_can_publish_to_is_refused_not_fatal(stage: Stage, topic: str) -> None:
-    """It is settled as refused; the connection, and what is published after, are none the worse."""
+    """An invalid topic is settled as refused, and the connection stays open."""
     stage.broker.open(5)
     generation = stage.broker.generation
     token = stage.broker.publish(topic, b"x")
@@ -169,7 +169,7 @@ def test_a_topic_nobody_can_publish_to_is_refused_not_fatal(stage: Stage, topic:
 
 
 def test_deliveries_come_in_order_and_acknowledgements_go_out_in_order(stage: Stage) -> None:
-    """Topics and payloads are what was sent, and every packet id goes back."""
+    """Messages are delivered in order, and acknowledgements are sent in the same order."""
     stage.broker.open(5)
     messages = [(f"t/{i}", b"%d" % i) for i in range(200)]
     stage.deliver(messages)
@@ -183,7 +183,10 @@ def test_deliveries_come_in_order_and_acknowledgements_go_out_in_order(stage: St
 
 
 def test_a_new_connection_has_a_new_generation(stage: Stage) -> None:
-    """It moves on when a connection ends and when one begins, so whoever looks late still sees that there was a break."""
+    """The generation increases at the end and at the start of a connection.
+
+    A late reader of it still sees the interruption.
+    """
     stage.broker.open(5)
     generation = stage.broker.generation
     stage.end()
@@ -193,14 +196,14 @@ def test_a_new_connection_has_a_new_generation(stage: Stage) -> None:
 
 
 def test_acknowledgements_never_reach_another_connection(stage: Stage) -> None:
-    """Late ones do nothing: their packet ids mean other messages now."""
+    """A late acknowledgement is ignored, because its packet id now means another message."""
     stage.broker.open(5)
     stage.deliver([("t/a", b"1"), ("t/b", b"2")])
     wait_for(lambda: sum(len(delivery.messages) for delivery in stage.deliveries) >= 2)
     late, generation = list(stage.deliveries), stage.broker.generation
     stage.taken.deliveries.clear()
     stage.end()
-    for _ in range(100):  # before, while and after it reconnects
+    for _ in range(100):  # before, during and after the reconnection
         for delivery in late:
             stage.broker.acknowledge(delivery)
         time.sleep(0.001)
@@ -215,7 +218,7 @@ def test_acknowledgements_never_reach_another_connection(stage: Stage) -> None:
 
 
 def test_what_finds_no_room_ends_the_connection(stage: Stage) -> None:
-    """Nothing of it is acknowledged, and a new connection is made, so that the broker delivers it again."""
+    """A delivery without room ends the connection unacknowledged, and the broker repeats it."""
     stage.broker.open(5)
     generation = stage.broker.generation
     stage.taken.answers.append(False)

@@ -1,4 +1,4 @@
-"""What every cache promises, in memory and in Redis; and what reading through it promises."""
+"""The contract of every cache, in memory and in Redis, and of reading through a cache."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tests.conftest import Server
 
 @pytest.fixture(params=["memory", "redis", "valkey"])
 def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
-    """A body."""
+    """Yield a body."""
     if request.param == "memory":
         yield MemoryCache()
     else:
@@ -27,14 +27,14 @@ def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
 
 
 def test_what_was_put_is_there(cache: Cache) -> None:
-    """The last of it, byte for byte; of another name nothing."""
+    """A cache returns the last value byte for byte, and None for an unknown key."""
     for value in (b"1", b"2\r\n\0"):
         cache.put("ml:a é", value, 60)
     assert (cache.get("ml:a é"), cache.get("ml:b")) == (b"2\r\n\0", None)
 
 
 def test_it_fades(redis_url: str) -> None:
-    """When its time is over."""
+    """A value expires after its time to live."""
     with RedisCache(redis_url) as cache:
         cache.put("ml:x", b"1", 1)
         time.sleep(1.1)
@@ -42,7 +42,7 @@ def test_it_fades(redis_url: str) -> None:
 
 
 def test_away_it_knows_nothing_and_holds_nobody_up(own_redis: Server[str]) -> None:
-    """And it comes back."""
+    """An unreachable server costs little time, returns None, and serves again after its return."""
     with RedisCache(own_redis.address, breaker=Breaker(rest_seconds=0.0)) as cache:
         cache.put("ml:x", b"1", 60)
         own_redis.stop()
@@ -57,7 +57,7 @@ def test_away_it_knows_nothing_and_holds_nobody_up(own_redis: Server[str]) -> No
 
 # ------------------------------------------------------------------------------------- read through
 def looked_up() -> tuple[float, float]:
-    """Hits and misses so far."""
+    """Return hits and misses so far."""
     names = ("insa_cache_hits_total", "insa_cache_misses_total")
     hits, misses = (
         instrumentation.PORT.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names
@@ -66,7 +66,7 @@ def looked_up() -> tuple[float, float]:
 
 
 def test_what_is_known_is_not_made_again(cache: Cache) -> None:
-    """By this process nor by another that shares the cache; each look is counted."""
+    """A cached value is computed once for all processes, and hits and misses are counted."""
     (hits, misses), made = looked_up(), []
 
     def make() -> int:
@@ -80,7 +80,7 @@ def test_what_is_known_is_not_made_again(cache: Cache) -> None:
 
 
 def test_what_is_too_old_is_made_again() -> None:
-    """A number is never older than was said."""
+    """A value is never older than its time to live."""
     numbers = iter(range(10))
     alone = Cached(None)
     assert [
@@ -90,7 +90,7 @@ def test_what_is_too_old_is_made_again() -> None:
 
 
 def test_what_cannot_be_made_is_not_kept() -> None:
-    """The next one tries again."""
+    """A failed computation is not cached, and the next call tries again."""
     alone = Cached(None)
 
     def fail() -> int:
@@ -103,7 +103,7 @@ def test_what_cannot_be_made_is_not_kept() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"many", b"-1", b"1e9", b"\xff"])
 def test_what_somebody_else_put_there_is_not_believed(value: bytes) -> None:
-    """Unless it is a number."""
+    """A cached value that is not a number is ignored."""
     cache = MemoryCache()
     cache.put("ml:n", value, 60)
     assert Cached(cache).count("test", "ml:n", 60, lambda: 5) == 5
@@ -111,7 +111,7 @@ def test_what_somebody_else_put_there_is_not_believed(value: bytes) -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(1000, 4000))
 def test_law_memory_has_a_limit_and_the_last_asked_stays(names: list[int], most: int) -> None:
-    """Whatever is asked for."""
+    """The memory of a cache is bounded, and the key read last is always present."""
     alone = Cached(None, most)
     for name in names:
         assert alone.count("test", f"ml:{name}", 60, lambda name=name: name) == name  # type: ignore[misc]

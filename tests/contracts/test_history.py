@@ -1,4 +1,4 @@
-"""What every history promises, in memory and in PostgreSQL."""
+"""The contract of every history, in memory and in PostgreSQL."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from tests.contracts.recorded import NOW, Body, in_memory, in_postgres, page
 
 @pytest.fixture(params=["memory", "postgres"])
 def body(request: pytest.FixtureRequest) -> Iterator[Body]:
-    """A history, and the recorder that fills it."""
+    """Yield a history and the recorder that fills it."""
     if request.param == "memory":
         with in_memory() as memory:
             yield memory
@@ -36,7 +36,10 @@ def body(request: pytest.FixtureRequest) -> Iterator[Body]:
 def test_law_the_newest_good_readings_in_time_order(
     body: Body, found: list[Reading], since: int, most: int
 ) -> None:
-    """Of each series: the newest `most` good readings since a time, and nothing else, as a plain filter and sort finds them."""
+    """A history returns the newest `most` good readings of a series since a time, in time order.
+
+    The result equals that of a plain filter and sort.
+    """
     body.clear()
     body.recorder.record(page(1, found))
     first: dict[tuple[str, str, int, int], Reading] = {}
@@ -61,7 +64,10 @@ def test_law_the_newest_good_readings_in_time_order(
 
 
 def test_what_was_called_anomalous_is_known(body: Body) -> None:
-    """Of one series, from a time on; and what of it was part of an episode."""
+    """A history returns the times of anomalies of a series since a time.
+
+    A separate call returns the times in episodes alone.
+    """
     found = [recorded.anomaly(number) for number in (1, 2)]
     part = msgspec.structs.replace(
         recorded.anomaly(3), timestamp=found[0].timestamp + 1, episode_id=deterministic_id(9)
@@ -77,7 +83,7 @@ def test_what_was_called_anomalous_is_known(body: Body) -> None:
 
 
 def test_what_was_confirmed_is_known(body: Body) -> None:
-    """Of one series, from a time on; neither what was dismissed nor what nobody judged."""
+    """A history returns confirmed times of a series, without dismissed and unjudged ones."""
     body.clear()
     first, *others = (
         msgspec.structs.replace(
@@ -97,7 +103,7 @@ def test_what_was_confirmed_is_known(body: Body) -> None:
 
 
 def test_a_long_history_comes_back_whole(body: Body) -> None:
-    """A generated history of many thousand readings is recorded as one page, and read back to the bit."""
+    """Many thousand readings recorded in a single page are read back bitwise."""
     rng = np.random.default_rng(1)
     times, values = NOW + np.arange(20_000) * 60_000_000, rng.normal(size=20_000)
     body.recorder.record(
@@ -114,7 +120,7 @@ def test_a_long_history_comes_back_whole(body: Body) -> None:
 
 
 def test_nobody_there_is_away() -> None:
-    """Where no database listens, the call may succeed later."""
+    """A call without a listening database raises `DatabaseAway`."""
     with (
         PostgresHistory("host=127.0.0.1 port=1 user=nobody dbname=x") as history,
         pytest.raises(DatabaseAway),

@@ -1,4 +1,4 @@
-"""What every place for the latest results promises: in memory, in Redis and in Valkey."""
+"""The contract of every store of latest results: in memory, in Redis and in Valkey."""
 
 import socket
 import time
@@ -19,14 +19,14 @@ Read = Callable[[SeriesKey], bytes | None]
 
 
 def real(url: str) -> Iterator[tuple[Latest, Read]]:
-    """A server, read by its own client."""
+    """Yield a server, and a function that reads through a client of its own."""
     with RedisLatest(url) as latest, redis.Redis.from_url(url) as client:
         yield latest, lambda key: client.get(f"ml:predictions:{key[0]}:{key[1]}:latest")
 
 
 @pytest.fixture(params=["memory", "redis", "valkey"])
 def body(request: pytest.FixtureRequest) -> Iterator[tuple[Latest, Read]]:
-    """A body, and how to see what it shows."""
+    """Yield a body, and a function that reads its results."""
     if request.param == "memory":
         memory = MemoryLatest()
         yield memory, memory.shown.get
@@ -35,7 +35,7 @@ def body(request: pytest.FixtureRequest) -> Iterator[tuple[Latest, Read]]:
 
 
 def test_the_newest_result_is_there(body: tuple[Latest, Read]) -> None:
-    """Of each series the last result shown stays, byte for byte, whatever its names hold; others are left alone."""
+    """The last result of each series is stored byte for byte, under any name."""
     latest, read = body
     latest.show({})
     latest.show({("press 1", "température"): b"1", ("b", "y"): b'{"score":0.5}'})
@@ -48,7 +48,7 @@ def test_the_newest_result_is_there(body: tuple[Latest, Read]) -> None:
 
 
 def test_a_fleet_at_once(body: tuple[Latest, Read]) -> None:
-    """Thousands of series are shown in one call."""
+    """Thousands of series are stored in a single call."""
     latest, read = body
     fleet = {(f"D{i}", "t"): b"%d" % i for i in range(2345)}
     latest.show(fleet)
@@ -56,14 +56,14 @@ def test_a_fleet_at_once(body: tuple[Latest, Read]) -> None:
 
 
 def test_results_fade(redis_url: str) -> None:
-    """A result that is not renewed is gone after five minutes."""
+    """A result that is not renewed expires after five minutes."""
     with RedisLatest(redis_url) as latest, redis.Redis.from_url(redis_url) as client:
         latest.show({("a", "x"): b"1"})
         assert 295 <= int(str(client.ttl("ml:predictions:a:x:latest"))) <= 300
 
 
 def test_nobody_there_costs_nothing() -> None:
-    """Where nothing listens, showing raises nothing, and for a while is not even tried."""
+    """An unreachable server raises no error, and is not tried again for a while."""
     with RedisLatest("redis://127.0.0.1:1/0") as latest:
         began = time.monotonic()
         for _ in range(100):
@@ -72,7 +72,7 @@ def test_nobody_there_costs_nothing() -> None:
 
 
 def test_a_deaf_server_is_given_up_in_time() -> None:
-    """A server that accepts and never answers holds nobody up longer than the time allowed for one wait."""
+    """A server that accepts and never answers delays a call by at most a single timeout."""
     with (
         socket.create_server(("127.0.0.1", 0)) as deaf,
         RedisLatest(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0") as latest,
@@ -83,7 +83,7 @@ def test_a_deaf_server_is_given_up_in_time() -> None:
 
 
 def test_it_comes_back(own_redis: Server[str]) -> None:
-    """After an outage the next result is shown, once the rest is over."""
+    """Results are stored again after an outage, once the rest is over."""
     with RedisLatest(own_redis.address, breaker=Breaker(rest_seconds=0.0)) as latest:
         latest.show({("a", "x"): b"1"})
         own_redis.stop()
@@ -95,7 +95,7 @@ def test_it_comes_back(own_redis: Server[str]) -> None:
 
 
 def test_a_refusal_is_not_taken_for_an_answer(redis_url: str) -> None:
-    """An error in the middle of many answers leaves nothing behind that a later call would misread."""
+    """An error among many answers is not misread by a later call."""
     with (
         redis.Redis.from_url(redis_url) as client,
         RedisLatest(redis_url, breaker=Breaker(rest_seconds=0.0)) as latest,
@@ -109,7 +109,7 @@ def test_a_refusal_is_not_taken_for_an_answer(redis_url: str) -> None:
 
 @given(rest=st.floats(0.1, 100), failed=st.floats(0, 1e6), later=st.floats(0, 200))
 def test_law_the_breaker_rests_then_allows(rest: float, failed: float, later: float) -> None:
-    """A breaker allows everything until a failure, then nothing before its rest is over, then everything again."""
+    """A breaker allows calls until a failure, then none during its rest, and then all again."""
     assert Breaker(rest).allows(failed)
     assert Breaker(rest).failed(failed).allows(failed + later) == (
         (failed + later) - failed >= rest
@@ -117,7 +117,7 @@ def test_law_the_breaker_rests_then_allows(rest: float, failed: float, later: fl
 
 
 def test_the_model_of_a_series_is_there_for_an_hour(redis_url: str) -> None:
-    """Under its own name, beside the latest result."""
+    """The model of a series is stored under a key of its own for an hour."""
     with (
         RedisLatest(redis_url) as latest,
         redis.Redis.from_url(redis_url, decode_responses=True) as client,
@@ -133,13 +133,16 @@ def test_the_model_of_a_series_is_there_for_an_hour(redis_url: str) -> None:
 
 
 def test_an_address_that_asks_for_what_there_is_not_is_a_mistake_in_the_settings() -> None:
-    """In the driver's words, at the start and not at the first result."""
+    """An address with an unknown option raises `ConfigError` at the start.
+
+    The error quotes the driver.
+    """
     with pytest.raises(ConfigError, match=r"redis\.url asks for what cannot be.*nonsense"):
         RedisLatest("redis://127.0.0.1:1/0?nonsense=1")
 
 
 def test_a_trial_says_what_is_wrong(own_redis: Server[str]) -> None:
-    """Once, and without a rest after it."""
+    """`try_out` raises `CacheAway` with the cause, and causes no rest."""
     with RedisLatest(own_redis.address) as latest:
         latest.try_out()
         own_redis.stop()

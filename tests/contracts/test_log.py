@@ -1,4 +1,4 @@
-"""What every log promises, in memory and on disk."""
+"""The contract of every log, in memory and on disk."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ from insa_anomaly.testing import MemoryLog
 
 @contextmanager
 def memory_log() -> Iterator[Log]:
-    """A log in memory."""
+    """Yield a log in memory."""
     yield MemoryLog()
 
 
 @contextmanager
 def disk_log() -> Iterator[Log]:
-    """A log on disk."""
+    """Yield a log on disk."""
     with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool.db") as spool:
         yield spool
 
@@ -42,7 +42,10 @@ batches = st.lists(st.tuples(messages, swaps, nows), max_size=12)
 @settings(max_examples=40, deadline=None)
 @given(batches=batches, most=st.integers(1, 20), drop=st.integers(0, 12))
 def test_law_what_is_appended_is_read(body: Body, batches: Batches, most: int, drop: int) -> None:
-    """Reading on from any place, in pieces of any size, gives every entry that was not dropped, once, in order, byte for byte."""
+    """Every entry not dropped is read exactly once, in order and byte for byte.
+
+    The law holds for reads from any place and of any size.
+    """
     with body() as log:
         appended = [log.append(*batch) for batch in batches]
         log.drop(drop)
@@ -58,7 +61,10 @@ def test_law_what_is_appended_is_read(body: Body, batches: Batches, most: int, d
 @settings(max_examples=40, deadline=None)
 @given(batches=batches)
 def test_law_receive_times_are_unique(body: Body, batches: Batches) -> None:
-    """No two messages share a receive time, nor does an entry without messages share its own, while the clock is not set back by much."""
+    """No two messages share a receive time, unless the clock is set back by much.
+
+    An entry without messages has a receive time of its own too.
+    """
     with body() as log:
         free = 0
         for messages, swaps, now in batches:
@@ -69,7 +75,10 @@ def test_law_receive_times_are_unique(body: Body, batches: Batches) -> None:
 
 @bodies
 def test_a_clock_that_is_set_back_by_much_is_believed(body: Body) -> None:
-    """It was wrong before, and what comes now is not to bear times of a year ahead for a year."""
+    """A clock set back by much is trusted, because it was wrong before.
+
+    Otherwise new messages would carry times a year ahead for a year.
+    """
     year = 365 * 86_400_000_000
     message = [("t", b"1")]
     with body() as log:
@@ -80,7 +89,7 @@ def test_a_clock_that_is_set_back_by_much_is_believed(body: Body) -> None:
 
 @bodies
 def test_sequences_start_at_one_and_have_no_gap(body: Body) -> None:
-    """A cursor of 0 means nothing was read; the first entry is 1."""
+    """Sequences start at 1 without a gap, so a cursor of 0 means that no entry was read."""
     with body() as log:
         assert log.last == 0
         assert log.read(0, 10) == []
@@ -90,7 +99,7 @@ def test_sequences_start_at_one_and_have_no_gap(body: Body) -> None:
 
 @bodies
 def test_an_entry_larger_than_asked_for_comes_whole(body: Body) -> None:
-    """`most` bounds what comes after the first entry, never cuts one."""
+    """An entry is always read whole; `most` bounds the entries after the first."""
     with body() as log:
         log.append([("t", b"x")] * 10, [], 0)
         log.append([("t", b"y")], [], 0)
@@ -99,7 +108,10 @@ def test_an_entry_larger_than_asked_for_comes_whole(body: Body) -> None:
 
 @bodies
 def test_the_age_of_what_waits_is_known(body: Body) -> None:
-    """When the oldest entry past a place was received, dropped ones left out; None past the end."""
+    """`received` returns the receive time of the oldest entry after a sequence, None at the end.
+
+    Dropped entries do not count.
+    """
     with body() as log:
         assert log.received(0) is None
         for now in (1000, 2000, 3000):
@@ -111,7 +123,7 @@ def test_the_age_of_what_waits_is_known(body: Body) -> None:
 
 @bodies
 def test_dropping_all_keeps_the_place(body: Body) -> None:
-    """After everything was dropped, sequences and receive times go on where they were."""
+    """Sequences and receive times continue after every entry was dropped."""
     with body() as log:
         log.append([("t", b"x")] * 10, [], 1000)
         log.drop(99)

@@ -1,4 +1,7 @@
-"""What every index of models promises; and of the one on disk: what was saved is read, nothing else is, every process sees the same."""
+"""The contract of every model index, and the promises of the index on disk.
+
+The index on disk returns saved models only, and every process sees the same models.
+"""
 
 import errno
 import io
@@ -34,19 +37,19 @@ SEAL = Seal([bytes([1]) * 32])
 
 @pytest.fixture
 def place(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder for the models, and a key file beside it."""
+    """Return a folder for models, and the path of a key file beside the folder."""
     return tmp_path / "ml_models", tmp_path / "model.key"
 
 
 @pytest.fixture
 def files(place: tuple[Path, Path]) -> Iterator[ModelFiles]:
-    """No models yet."""
+    """Yield an empty folder of models."""
     with ModelFiles(*place) as files:
         yield files
 
 
 def made(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> Trained:
-    """The next version of a series' model."""
+    """Return the next version of a series' model."""
     version = files.next_version(key)
     one = trained(0)
     model = replace(
@@ -60,7 +63,7 @@ def made(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> Tra
 
 
 def saved(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> ModelRow:
-    """It, saved."""
+    """Save the next version of a series' model."""
     return files.save(made(files, key, trained_at), trained_at)
 
 
@@ -68,13 +71,13 @@ Save = Callable[[SeriesKey, int], ModelRow]
 
 
 def on_disk(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]:
-    """A folder, and a way to save into it."""
+    """Return an index on disk, and a function that saves into the index."""
     files = stack.enter_context(ModelFiles(*place))
     return files, lambda key, trained_at: saved(files, key, trained_at)
 
 
 def in_memory(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]:
-    """The double, filled with the rows that a folder gives."""
+    """Return the in-memory double, filled with rows that an index on disk made."""
     files, shelf = stack.enter_context(ModelFiles(*place)), MemoryModels()
 
     def save(key: SeriesKey, trained_at: int) -> ModelRow:
@@ -87,13 +90,13 @@ def in_memory(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]
 
 @pytest.fixture(params=[on_disk, in_memory])
 def body(request: pytest.FixtureRequest, place: tuple[Path, Path]) -> Iterator[tuple[Models, Save]]:
-    """Every body of the port."""
+    """Yield every body of the port."""
     with ExitStack() as stack:
         yield request.param(place, stack)
 
 
 def test_there_are_no_models_at_first(body: tuple[Models, Save]) -> None:
-    """And asking for one says so."""
+    """An empty index has no models, and a question for a model raises an error."""
     models, _ = body
     assert models.active() == {}
     assert models.rows() == []
@@ -103,7 +106,10 @@ def test_there_are_no_models_at_first(body: tuple[Models, Save]) -> None:
 
 
 def test_the_newest_version_is_active(body: tuple[Models, Save]) -> None:
-    """One of a series, and the others are archived; rows come newest first; each has its scorer."""
+    """The newest version of a series is active, older versions are archived.
+
+    Rows are listed newest first, and each has its scorer.
+    """
     models, save = body
     rows = [save(KEY, NOON + i * 1_000_000) for i in range(3)]
     other = save(HOSTILE, NOON - 1)
@@ -122,7 +128,7 @@ def test_the_newest_version_is_active(body: tuple[Models, Save]) -> None:
 def test_the_revision_moves_with_every_change_and_with_nothing_else(
     body: tuple[Models, Save],
 ) -> None:
-    """It never has a value it had before."""
+    """The revision changes with every save alone, and never repeats a value."""
     models, save = body
     seen = [models.revision]
     for number in range(3):
@@ -134,7 +140,7 @@ def test_the_revision_moves_with_every_change_and_with_nothing_else(
 
 
 def test_figures_are_those_of_the_models_that_serve(body: tuple[Models, Save]) -> None:
-    """One line a series that has a model, in order, as its row says; None where that is not known."""
+    """Figures list the active models in order of their series, with None for unknown figures."""
     models, save = body
     assert models.figures() == []
     for key in (KEY, KEY, HOSTILE):
@@ -151,7 +157,7 @@ def test_figures_are_those_of_the_models_that_serve(body: tuple[Models, Save]) -
 
 @pytest.mark.parametrize("key", [KEY, HOSTILE, ("Ω" * 300, ""), ("..", ".")])
 def test_what_was_saved_is_read(files: ModelFiles, key: SeriesKey) -> None:
-    """The scorer to the bit, the row, the active model of the series; whatever the series is called."""
+    """A saved model is read back bitwise, under any name of its series."""
     one = made(files, key)
     row = files.save(one, NOON)
     assert files.scorer(row.id) == one.model.to_bytes()
@@ -169,7 +175,10 @@ def test_what_was_saved_is_read(files: ModelFiles, key: SeriesKey) -> None:
 
 
 def test_the_files_lie_where_they_are_expected(files: ModelFiles, place: tuple[Path, Path]) -> None:
-    """Named by device, metric and time; pickles that scikit-learn reads; metadata that says what made them."""
+    """Model files are named by device, metric and time.
+
+    The pickles are readable by scikit-learn; the metadata names the versions that made them.
+    """
     saved(files)
     folder = place[0] / "DEVICE-001" / "temperature"
     names = {
@@ -187,7 +196,7 @@ def test_the_files_lie_where_they_are_expected(files: ModelFiles, place: tuple[P
 
 
 def test_nobody_else_may_read(files: ModelFiles, place: tuple[Path, Path]) -> None:
-    """Folders 0700, files 0600, the key too."""
+    """Folders have mode 0700, files and the key 0600."""
     saved(files)
     saved(files, HOSTILE)
     for path in [place[1], place[0], *place[0].rglob("*")]:
@@ -195,7 +204,7 @@ def test_nobody_else_may_read(files: ModelFiles, place: tuple[Path, Path]) -> No
 
 
 def test_no_name_leads_out_of_the_folder(files: ModelFiles, place: tuple[Path, Path]) -> None:
-    """Ids that look like paths are not used as such."""
+    """A device or metric name never leads out of the folder."""
     for key in (HOSTILE, ("..", ".."), ("/etc", "passwd"), ("a\0b", "~")):
         saved(files, key)
     assert {path.name for path in place[0].parent.iterdir()} == {"ml_models", "model.key"}
@@ -203,7 +212,7 @@ def test_no_name_leads_out_of_the_folder(files: ModelFiles, place: tuple[Path, P
 
 @given(first=st.text(), second=st.text())
 def test_law_different_names_are_different_parts_of_a_path(first: str, second: str) -> None:
-    """One plain part each, never a name that means something to the file system, and no two alike."""
+    """Different names are different, plain and harmless parts of a path."""
     parts = [safe_part(name) for name in (first, second)]
     assert (parts[0] == parts[1]) == (first == second)
     for part in parts:
@@ -213,7 +222,7 @@ def test_law_different_names_are_different_parts_of_a_path(first: str, second: s
 
 
 def test_versions_of_the_same_second_do_not_meet(files: ModelFiles) -> None:
-    """Each has files of its own."""
+    """Versions saved in the same second have separate files."""
     rows = [saved(files) for _ in range(3)]
     assert len({row.model_path for row in rows}) == 3
     for row in rows:
@@ -223,7 +232,10 @@ def test_versions_of_the_same_second_do_not_meet(files: ModelFiles) -> None:
 def test_long_replaced_versions_leave_their_rows(
     files: ModelFiles, place: tuple[Path, Path]
 ) -> None:
-    """The files of the active one and of the three before it stay; of older ones only the row, as deleted."""
+    """Files remain of the active version and the three before it.
+
+    Older versions keep only a row, as deleted.
+    """
     rows = [saved(files, trained_at=NOON + i * 1_000_000) for i in range(7)]
     assert [row.status for row in files.rows()] == ["active", *["archived"] * 3, *["deleted"] * 3]
     assert len(list(place[0].rglob("scorer_*.npz"))) == 4
@@ -234,7 +246,7 @@ def test_long_replaced_versions_leave_their_rows(
 
 
 def test_an_older_version_serves_again(files: ModelFiles) -> None:
-    """By hand, or because the newer one failed."""
+    """An older version serves again by hand, or because the newer version failed."""
     first, second = saved(files), saved(files)
     assert files.activate(first.id).status == "active"
     assert files.active() == {KEY: first.id}
@@ -248,7 +260,7 @@ def test_an_older_version_serves_again(files: ModelFiles) -> None:
 
 
 def test_a_model_that_is_put_aside_serves_no_more(files: ModelFiles) -> None:
-    """Without another in its place, as long as nobody says so; its files stay."""
+    """A model put aside serves no more, keeps its files, and is replaced only by hand."""
     first, second = saved(files), saved(files)
     assert (
         files.put_aside(second.id, "disabled", "failed three times").reason == "failed three times"
@@ -266,7 +278,7 @@ def test_a_model_that_is_put_aside_serves_no_more(files: ModelFiles) -> None:
 
 
 def test_a_change_by_another_process_shows(files: ModelFiles, place: tuple[Path, Path]) -> None:
-    """The revision moves with every change, whoever makes it, and with nothing else."""
+    """A change by another process changes the revision, and reading does not."""
     with ModelFiles(*place) as other:
         before = other.revision
         assert files.next_version(KEY) == 1
@@ -281,7 +293,7 @@ def test_a_change_by_another_process_shows(files: ModelFiles, place: tuple[Path,
 
 
 def test_a_version_is_given_once(files: ModelFiles, place: tuple[Path, Path]) -> None:
-    """Of two that trained the same version at once, the second is refused, and the first stays."""
+    """The second of two trainings of the same version is refused, and the first is unharmed."""
     with ModelFiles(*place) as other:
         mine, theirs = made(files), made(other)
         row = files.save(mine, NOON)
@@ -297,7 +309,10 @@ def test_a_version_is_given_once(files: ModelFiles, place: tuple[Path, Path]) ->
 def test_a_file_that_is_not_what_was_written_is_refused(
     files: ModelFiles, place: tuple[Path, Path], damage: str
 ) -> None:
-    """Also if it is the genuine file of another model: its name is part of what is authenticated."""
+    """An altered file is refused, even if it is the genuine file of another model.
+
+    The name is part of the authenticated data.
+    """
     row, other = saved(files), saved(files, ("D", "other"))
     path = place[0] / row.model_path
     data = path.read_bytes()
@@ -317,7 +332,7 @@ def test_a_file_that_is_not_what_was_written_is_refused(
 
 
 def test_another_key_opens_nothing(files: ModelFiles, place: tuple[Path, Path]) -> None:
-    """The key is the proof that we wrote it."""
+    """Another key opens no model, because the key proves the origin."""
     row = saved(files)
     key = place[1].with_name("other.key")
     ModelFiles(place[0].with_name("elsewhere"), key).close()
@@ -326,7 +341,7 @@ def test_another_key_opens_nothing(files: ModelFiles, place: tuple[Path, Path]) 
 
 
 def test_a_key_that_is_lost_is_not_replaced(files: ModelFiles, place: tuple[Path, Path]) -> None:
-    """A new one would make every model there is look altered."""
+    """A lost key is not replaced, because every model would look altered."""
     saved(files)
     place[1].unlink()
     with pytest.raises(ModelFileError, match="is missing.* restore it"):
@@ -334,7 +349,10 @@ def test_a_key_that_is_lost_is_not_replaced(files: ModelFiles, place: tuple[Path
 
 
 def test_a_seal_hides_what_was_learnt(place: tuple[Path, Path]) -> None:
-    """Nothing of it stands in a file of the model; whoever has the key reads it to the bit, and scikit-learn what is handed out."""
+    """A sealed file contains no piece of the model, and the key opens the model bitwise.
+
+    Handed-out files are readable by scikit-learn.
+    """
     with ModelFiles(*place, SEAL) as files:
         one = made(files)
         row = files.save(one, NOON)
@@ -358,7 +376,10 @@ def test_a_seal_hides_what_was_learnt(place: tuple[Path, Path]) -> None:
 
 
 def test_without_its_key_nothing_sealed_is_put_aside(place: tuple[Path, Path]) -> None:
-    """The folder is not opened: each model would look altered. Once nothing of that key is left, it is not asked for."""
+    """A folder with sealed models is refused without their key.
+
+    The key is no longer needed once no model is sealed by it.
+    """
     with ModelFiles(*place, SEAL) as files:
         row = saved(files)
     for other in (None, Seal([bytes(32)])):
@@ -375,7 +396,7 @@ def test_without_its_key_nothing_sealed_is_put_aside(place: tuple[Path, Path]) -
 def test_who_opened_the_folder_before_there_was_a_key_puts_nothing_aside(
     place: tuple[Path, Path],
 ) -> None:
-    """Another process sealed a model meanwhile: it cannot be had now, which is no fault of it."""
+    """A model sealed by another process raises `ModelStorageError`, and is not put aside."""
     with (
         ModelFiles(*place) as keyless,
         ModelFiles(*place, Seal([bytes(32)])) as other,
@@ -389,7 +410,7 @@ def test_who_opened_the_folder_before_there_was_a_key_puts_nothing_aside(
 
 
 def test_seals_come_and_change_while_models_serve(place: tuple[Path, Path]) -> None:
-    """What was open stays so until it is learnt anew; a new key before the old one seals what comes."""
+    """Open and sealed models are read side by side, and the first key seals new models."""
     with ModelFiles(*place) as files:
         open_row = saved(files)
     with ModelFiles(*place, SEAL) as files:
@@ -407,7 +428,7 @@ def test_seals_come_and_change_while_models_serve(place: tuple[Path, Path]) -> N
 def test_a_file_that_cannot_be_read_now_is_not_altered(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that refuses for a moment is no reason to put a model aside."""
+    """A temporary read error raises `ModelStorageError`, and the model stays in service."""
     row = saved(files)
 
     def refuse(_: Path) -> bytes:
@@ -421,7 +442,7 @@ def test_a_file_that_cannot_be_read_now_is_not_altered(
 
 
 def test_a_failed_model_gives_way_to_the_one_before_it(body: tuple[Models, Save]) -> None:
-    """In the index of either body; without one before it the series has none."""
+    """A failed model is replaced by the version before it, if there is a version."""
     models, save = body
     rows = [save(KEY, NOON), save(KEY, NOON + 1_000_000)]
     earlier = models.fall_back(rows[1].id, "altered")
@@ -433,7 +454,7 @@ def test_a_failed_model_gives_way_to_the_one_before_it(body: tuple[Models, Save]
 
 
 def test_a_key_that_is_no_secret_is_refused(place: tuple[Path, Path]) -> None:
-    """Readable by others, of the wrong size, or in the folder that it protects."""
+    """A key that is readable by others, of the wrong size, or in the model folder is refused."""
     directory, key = place
     with pytest.raises(ModelFileError, match="lies in the folder"):
         ModelFiles(directory, directory / "key")
@@ -448,7 +469,7 @@ def test_a_key_that_is_no_secret_is_refused(place: tuple[Path, Path]) -> None:
 
 
 def test_a_folder_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> None:
-    """A file in its place; an index that is none; an index of a later version."""
+    """A file in place of the folder, or an invalid index, raises `ModelFileError`."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelFileError, match="cannot be opened"):
         ModelFiles(tmp_path / "file", tmp_path / "key")
@@ -461,7 +482,7 @@ def test_a_folder_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> Non
 def test_a_device_has_a_folder_among_its_metrics(
     files: ModelFiles, place: tuple[Path, Path]
 ) -> None:
-    """Its model is stored, listed and served like theirs; it has no scaler file of its own."""
+    """A device model is stored, listed and served like a series model, without a scaler file."""
     one = device_rows.trained(0)
     row = files.save(one, NOON)
     assert files.active() == {("D", METRIC_NAME): one.model.id}

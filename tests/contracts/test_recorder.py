@@ -1,4 +1,4 @@
-"""What every recorder promises, in memory and in PostgreSQL; and what only a real one can break."""
+"""The contract of every recorder, in memory and in PostgreSQL; failures of a real database."""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ streams = settings(
 
 @pytest.fixture(params=["memory", "insert", "copy"])
 def body(request: pytest.FixtureRequest) -> Iterator[Body]:
-    """A recorder, empty, with a way to see what it wrote."""
+    """Yield an empty recorder with access to its tables."""
     if request.param == "memory":
         with in_memory() as memory:
             yield memory
@@ -48,7 +48,7 @@ def body(request: pytest.FixtureRequest) -> Iterator[Body]:
 
 @pytest.fixture(params=["insert", "copy"])
 def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgres]:
-    """The real recorder, empty, by either of its ways to write readings."""
+    """Yield an empty PostgreSQL recorder, for each way of writing readings."""
     with in_postgres(database, WAYS[request.param]) as body:
         yield body
 
@@ -63,7 +63,7 @@ def postgres(request: pytest.FixtureRequest, database: str) -> Iterator[InPostgr
 def test_law_pages_are_cut_and_repeated_at_will(
     body: Body, items: list[object], cuts: list[int], again: list[int]
 ) -> None:
-    """The same things leave the same rows, however they are cut into pages and whichever pages come again."""
+    """The same items leave the same rows, in pages of any cut and repetition."""
     body.clear()
     body.recorder.record(page(99, items))
     whole = body.rows()
@@ -85,7 +85,7 @@ def test_law_pages_are_cut_and_repeated_at_will(
 def test_law_postgres_holds_what_memory_holds(
     postgres: InPostgres, pages: list[list[object]], models: list[list[object]]
 ) -> None:
-    """Recorder by recorder, the rows are the same, and each page may come twice in a row."""
+    """PostgreSQL holds the same rows as the memory recorder, even if each page comes twice."""
     postgres.clear()
     with in_memory() as memory:
         for number, items in enumerate([*pages, *models]):
@@ -97,7 +97,7 @@ def test_law_postgres_holds_what_memory_holds(
 @streams
 @given(seqs=st.lists(st.tuples(st.sampled_from(LOGS), st.integers(0, 2**62)), max_size=8))
 def test_law_a_cursor_never_goes_back(body: Body, seqs: list[tuple[UUID, int]]) -> None:
-    """Each log has a cursor of its own: the furthest place it was recorded to, 0 before."""
+    """Each log has a cursor of its own, 0 at first and then the highest sequence recorded."""
     body.clear()
     for log_id, seq in seqs:
         body.recorder.record(page(seq, log_id=log_id))
@@ -110,7 +110,7 @@ def test_law_a_cursor_never_goes_back(body: Body, seqs: list[tuple[UUID, int]]) 
 @given(first=recorded.models, second=recorded.models)
 @streams
 def test_law_one_active_model_a_series(body: Body, first: object, second: object) -> None:
-    """A model that becomes active archives the one before it, in the same page or in another."""
+    """A model that becomes active archives its active predecessor, in the same page or later."""
     body.clear()
     for pages in ([page(1, [first]), page(2, [second])], [page(3, [second, first])]):
         for each in pages:
@@ -124,7 +124,10 @@ def test_law_one_active_model_a_series(body: Body, first: object, second: object
 
 
 def test_a_page_with_a_duplicate_is_not_copied_for_a_while(database: str) -> None:
-    """After a page that held a duplicate the next ones are inserted, until its rest is over; what is recorded is the same."""
+    """A page with a duplicate makes the next pages be inserted instead of copied for a rest.
+
+    The rows stay the same.
+    """
     with in_postgres(database, Bulk(readings=2, rest_seconds=3600.0)) as body:
         for number in range(3):
             body.recorder.record(page(number, [reading(1.0), reading(2.0 + number)]))
@@ -132,7 +135,10 @@ def test_a_page_with_a_duplicate_is_not_copied_for_a_while(database: str) -> Non
 
 
 def test_a_message_that_comes_again_is_one_dead_letter(body: Body) -> None:
-    """Under another time of receipt it is the same row, counted; a page that comes twice counts nothing twice."""
+    """A message received again is the same dead letter with a higher count.
+
+    A repeated page counts no message twice.
+    """
     first, again = (
         Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW + second)) for second in (0, 7)
     )
@@ -153,7 +159,7 @@ def test_a_message_that_comes_again_is_one_dead_letter(body: Body) -> None:
 
 
 def test_a_late_anomaly_counts_where_its_reading_is_new(body: Body) -> None:
-    """It is recorded with its reading; where that is there already, it is left out; the same page again changes nothing."""
+    """A late anomaly is recorded only with a new reading, and a repeated page changes no row."""
     found = [reading(1.0), reading(2.0)]
     body.recorder.record(page(1, found[:1]))
     late = [(row, recorded.anomaly(row)) for row in range(2)]
@@ -164,12 +170,12 @@ def test_a_late_anomaly_counts_where_its_reading_is_new(body: Body) -> None:
 
 # ---------------------------------------------------------------------------------------- bad input
 def reading(value: float = 1.0) -> Reading:
-    """A reading of one series and time, told apart by its value."""
+    """Return a reading of a fixed series and time, distinguished by its value."""
     return Reading("a", "x", NOW, value, int(value))
 
 
 def test_text_that_a_database_cannot_hold_is_kept_as_an_escape(postgres: InPostgres) -> None:
-    """NUL and lone surrogates in a topic, a detail or a timestamp fail no page; the payload is kept byte for byte."""
+    """NUL and lone surrogates are stored as escapes; a payload is stored byte for byte."""
     payload = bytes(range(256))
     letter = Rejected(Cause.MALFORMED, "\ud800 and \0", Raw("a/\0/\udcff", payload, NOW))
     postgres.recorder.record(page(1, [letter, Reading("a", "x", NOW, 1.0, 1, original="\0\ud800")]))
@@ -181,7 +187,7 @@ def test_text_that_a_database_cannot_hold_is_kept_as_an_escape(postgres: InPostg
 
 
 def test_numbers_that_json_cannot_hold_become_null(postgres: InPostgres) -> None:
-    """An expectation that is not known (NaN, infinite) is no reason to refuse the anomaly."""
+    """An unknown expected value (NaN, infinite) is stored as null."""
     anomaly = recorded.anomaly(expected=float("nan"), upper=float("inf"))
     postgres.recorder.record(page(1, [anomaly]))
     (kept,) = postgres.rows().anomalies.values()
@@ -192,7 +198,7 @@ def test_numbers_that_json_cannot_hold_become_null(postgres: InPostgres) -> None
 
 
 def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
-    """Where a row cannot be recorded nothing of its page is, the cursor stays, and the next page is recorded."""
+    """An invalid row refuses its whole page and leaves the cursor; the next page is recorded."""
     bad = msgspec.structs.replace(recorded.anomaly(), id="no uuid")
     with pytest.raises(DatabaseRefused, match="uuid"):
         postgres.recorder.record(page(1, [reading(), bad, recorded.letter(), recorded.model(1)]))
@@ -209,7 +215,7 @@ def test_an_impossible_row_refuses_the_whole_page(postgres: InPostgres) -> None:
 
 # ----------------------------------------------------------------------------------- a broken world
 def test_nobody_there_is_away() -> None:
-    """Where no database listens, the call may succeed later."""
+    """A call without a listening database raises `DatabaseAway`."""
     with (
         PostgresRecorder("host=127.0.0.1 port=1 user=nobody dbname=x") as recorder,
         pytest.raises(DatabaseAway),
@@ -218,7 +224,7 @@ def test_nobody_there_is_away() -> None:
 
 
 def test_a_deaf_server_is_given_up_in_time() -> None:
-    """A port that accepts and never answers holds a call no longer than the time to connect."""
+    """A server that accepts and never answers holds a call no longer than the connect timeout."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         dsn = f"host=127.0.0.1 port={deaf.getsockname()[1]} user=nobody dbname=x connect_timeout=2"
         began = time.monotonic()
@@ -228,7 +234,7 @@ def test_a_deaf_server_is_given_up_in_time() -> None:
 
 
 def test_a_missing_database_or_schema_refuses(empty_database: str) -> None:
-    """A wrong address and a database without our tables are refusals: waiting does not help."""
+    """A missing database or schema raises `DatabaseRefused`: waiting does not help."""
     with (
         PostgresRecorder(psycopg.conninfo.make_conninfo(empty_database, dbname="nonesuch")) as lost,
         pytest.raises(DatabaseRefused),
@@ -242,20 +248,21 @@ def test_a_missing_database_or_schema_refuses(empty_database: str) -> None:
 
 
 def test_an_address_that_cannot_be_read_is_not_repeated() -> None:
-    """The message about a wrong address does not quote it: it may hold a password."""
+    """The error for an invalid address does not quote it, because it may contain a password."""
     with pytest.raises(DatabaseRefused) as caught:
         PostgresRecorder("host=x password = a secret")
     assert "secret" not in f"{caught.value} {caught.value.__cause__}"
 
 
 def backends(session: psycopg.Connection) -> list[int]:
-    """Process ids of our recorders in this database."""
-    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'insa-anomaly' AND datname = current_database()"
+    """Return process ids of the recorders' sessions in this database."""
+    query = """SELECT pid FROM pg_stat_activity
+        WHERE application_name = 'insa-anomaly' AND datname = current_database()"""
     return [pid for (pid,) in session.execute(query)]
 
 
 def test_a_lost_connection_comes_back(postgres: InPostgres) -> None:
-    """A connection that the server ended costs one call; the next one makes a new connection."""
+    """A connection ended by the server fails a single call; the next call opens a connection."""
     postgres.recorder.record(page(1, [reading(1.0)]))
     postgres.session.execute(
         "SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (backends(postgres.session),)
@@ -267,7 +274,7 @@ def test_a_lost_connection_comes_back(postgres: InPostgres) -> None:
 
 
 def test_a_restarted_server_is_found_again(own_postgres: Server[str]) -> None:
-    """While the server is down every call says so at once; when it is back recording goes on."""
+    """Every call fails at once while the server is down, and succeeds after its restart."""
     from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415 - only this test migrates
 
     migrate(own_postgres.address)
@@ -275,7 +282,7 @@ def test_a_restarted_server_is_found_again(own_postgres: Server[str]) -> None:
         body.recorder.record(page(1, [reading(1.0)]))
         serving = backends(body.session)
         own_postgres.kill()
-        wait_for(lambda: not any(map(alive, serving)))  # a backend outlives its server for a moment
+        wait_for(lambda: not any(map(alive, serving)))  # backends outlive their server briefly
         for _ in range(2):
             with pytest.raises(DatabaseAway):
                 body.recorder.record(page(2, [reading(2.0)]))
@@ -285,7 +292,7 @@ def test_a_restarted_server_is_found_again(own_postgres: Server[str]) -> None:
 
 
 def test_a_frozen_backend_is_given_up_at_the_deadline(database: str) -> None:
-    """A backend that is stopped, and so answers nothing and cancels nothing, holds a call no longer than the deadline."""
+    """A stopped backend holds a call no longer than the deadline."""
     with in_postgres(database) as body, PostgresRecorder(database, deadline=0.5) as recorder:
         before = backends(body.session)
         recorder.record(page(1, [reading(1.0)]))
@@ -302,7 +309,7 @@ def test_a_frozen_backend_is_given_up_at_the_deadline(database: str) -> None:
 def test_a_server_that_only_lets_read_is_away_until_it_lets_write(
     postgres: InPostgres, database: str
 ) -> None:
-    """A standby, before and after it is promoted: what it does not take is no refusal, and a later call finds it writable."""
+    """A standby counts as unreachable until it is promoted and writable."""
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     read_only = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
     with PostgresRecorder(database) as recorder:
@@ -322,7 +329,7 @@ def test_a_server_that_only_lets_read_is_away_until_it_lets_write(
 def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(
     own_postgres: Server[str], empty_database: str
 ) -> None:
-    """An address may name several servers: the one that lets us write is found, also when it is another one than before."""
+    """An address of several servers leads to the writable server, even if it has changed."""
     from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415 - as above
 
     second = psycopg.conninfo.conninfo_to_dict(empty_database)
@@ -344,9 +351,8 @@ def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(
                     psycopg.sql.Identifier(name)
                 )
             )
-            recorder._connection._live()[0].execute(
-                "SET default_transaction_read_only = on"
-            )  # what a running session of a standby sees
+            # A running session of a standby sees the same setting.
+            recorder._connection._live()[0].execute("SET default_transaction_read_only = on")
             with pytest.raises(DatabaseAway):
                 recorder.record(page(2, [reading(2.0)]))
             recorder.record(page(2, [reading(2.0)]))
@@ -355,16 +361,16 @@ def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(
 
 
 class Growing(list[tuple[str, str]]):
-    """Names to which another thread adds one whenever somebody looks."""
+    """A list of names that grows, as by another thread, whenever its length is read."""
 
     def __len__(self) -> int:
-        """How many there are, and one more the next time."""
+        """Return the length, after adding a name."""
         self.append(("new", f"m{super().__len__()}"))
         return super().__len__()
 
 
 def test_series_may_be_found_while_a_page_is_recorded(postgres: InPostgres) -> None:
-    """The names are those of all series, and the score reader goes on finding new ones."""
+    """A page is recorded while the score reader admits new series."""
     one = page(1, [reading(1.0)])
     telemetry = dataclasses.replace(one.telemetry, keys=Growing(one.telemetry.keys))
     postgres.recorder.record(dataclasses.replace(one, telemetry=telemetry))
@@ -373,7 +379,10 @@ def test_series_may_be_found_while_a_page_is_recorded(postgres: InPostgres) -> N
 
 # ------------------------------------------------------------------------------------ one of a name
 def test_of_two_daemons_of_one_name_the_second_is_told(database: str) -> None:
-    """Also with a log of its own, elsewhere; under another name it may, and once the first is gone it may."""
+    """The second of two daemons of the same name is refused, even with a log of its own.
+
+    Another name is accepted, and the same name is accepted once the first daemon is gone.
+    """
     first = PostgresRecorder(database, claim=Claim("line-1", LOG))
     with PostgresRecorder(database, claim=Claim("line-1", UUID(int=2))) as second:
         with first:
@@ -386,7 +395,7 @@ def test_of_two_daemons_of_one_name_the_second_is_told(database: str) -> None:
 
 
 def cursor_or_none(recorder: PostgresRecorder) -> int | None:
-    """None while another holds the name: a server needs a moment to see that it is gone."""
+    """Return the cursor, or None while the server still holds the name for another session."""
     try:
         return recorder.cursor(LOG)
     except DatabaseTaken:
@@ -396,7 +405,10 @@ def cursor_or_none(recorder: PostgresRecorder) -> int | None:
 def test_a_session_of_our_own_that_seems_alive_is_ended(
     postgres: InPostgres, database: str
 ) -> None:
-    """The network swallowed its end, so the server keeps the name for it: it is ours by its log, and makes way."""
+    """An earlier session of the same log is ended.
+
+    The network may have hidden its end from the server.
+    """
     with (
         PostgresRecorder(database, claim=Claim("line-1", LOG)) as before,
         PostgresRecorder(database, claim=Claim("line-1", LOG)) as now,
@@ -416,7 +428,7 @@ def test_a_session_of_our_own_that_seems_alive_is_ended(
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """A process that stands still meanwhile."""
+    """Stop a process for the duration of the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -425,11 +437,12 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def test_a_commit_that_failed_leaves_nothing(postgres: InPostgres) -> None:
-    """The connection dies while COMMIT runs, before it is done: nothing is there, and the same page again is right."""
+    """A COMMIT that fails leaves no row, and the same page can be recorded again."""
     postgres.session.execute("""
         CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
-        CREATE CONSTRAINT TRIGGER die AFTER INSERT ON ingest_cursor DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()
+        CREATE CONSTRAINT TRIGGER die AFTER INSERT ON ingest_cursor DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION die()
     """)
     with pytest.raises(DatabaseAway):
         postgres.recorder.record(page(7, [reading()]))
@@ -440,7 +453,7 @@ def test_a_commit_that_failed_leaves_nothing(postgres: InPostgres) -> None:
 
 
 def test_a_commit_whose_answer_is_lost_is_there(postgres: InPostgres, database: str) -> None:
-    """The connection dies after COMMIT, before its answer: the cursor says so, and the same page again changes nothing."""
+    """A COMMIT whose answer is lost moves the cursor, and the same page again changes no row."""
     everything = [
         reading(2.0),
         recorded.anomaly(),
@@ -466,7 +479,7 @@ def test_a_commit_whose_answer_is_lost_is_there(postgres: InPostgres, database: 
 
 
 class Caller(threading.Thread):
-    """Calls in a thread of its own, and keeps what it raised."""
+    """A thread that makes a call and stores the error raised."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         super().__init__(daemon=True)
@@ -475,20 +488,20 @@ class Caller(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Call."""
+        """Make the call."""
         try:
             self._call()
         except DatabaseAway as error:
             self._raised = error
 
     def error(self) -> Exception | None:
-        """What the call raised, once it is back."""
+        """Return the error raised, once the call has returned."""
         self.join(10)
         return self._raised
 
 
 class Proxy:
-    """Stands between a client and a server on a unix socket, and can keep the server's answers to itself."""
+    """A proxy before a server on a unix socket that can withhold the server's answers."""
 
     def __init__(self, dsn: str) -> None:
         given = psycopg.conninfo.conninfo_to_dict(dsn)
@@ -510,11 +523,11 @@ class Proxy:
         self.cut()
 
     def swallow(self) -> None:
-        """From now on no answer comes back on the open connections."""
+        """Withhold all answers on the open connections."""
         self._deaf = True
 
     def cut(self) -> None:
-        """End all connections; new ones are answered again."""
+        """End all connections; new connections are answered again."""
         self._deaf = False
         for end in self._open:
             with end:

@@ -1,4 +1,4 @@
-"""Least privilege: what each group may do, and nothing more; a daemon whose login owns no table does all of its work."""
+"""Least privilege: the rights of each group, and the work of a login that owns no table."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ LOGIN = "insa-anomaly"
 
 @pytest.fixture
 def dsn(empty_database: str) -> Iterator[str]:
-    """Address of the daemon's login, in a database set up with roles."""
+    """Yield the address of the daemon's login, in a database set up with roles."""
     assert roles.create_roles(empty_database, LOGIN) == [roles.OWNER, *roles.GROUPS, LOGIN]
     assert roles.migrate_as_owner(empty_database)
     yield make_conninfo(empty_database, user=LOGIN)
@@ -39,7 +39,7 @@ def dsn(empty_database: str) -> Iterator[str]:
 
 @contextmanager
 def session_of(dsn: str, role: str) -> Iterator[psycopg.Connection]:
-    """A session of the login with the rights of one group."""
+    """Open a session of the login with the rights of a group."""
     with psycopg.connect(as_role(dsn, role), autocommit=True) as session:
         session.execute("SET timezone = 'UTC'")
         yield session
@@ -47,12 +47,17 @@ def session_of(dsn: str, role: str) -> Iterator[psycopg.Connection]:
 
 HEALTH = ("schedule", "series_activity", "instance_activity", "health_report", "health_decision")
 MAY = {
-    roles.INGEST: {"telemetry": "siu", "series": "siu", "anomaly_detections": "siu", "ingest_cursor": "siu", "dead_letters": "siu",
-                   "anomaly_episodes": "siu", "ml_models": "siu", "feedback": "s", "training_jobs": "s", "schema_migrations": "s",
-                   **dict.fromkeys(HEALTH, "s")},
-    roles.API: {"telemetry": "s", "series": "s", "anomaly_detections": "s", "anomaly_episodes": "s", "ml_models": "siu", "feedback": "siu",
-                "training_jobs": "siu", "api_keys": "s", "dead_letters": "s", "ingest_cursor": "s", "schema_migrations": "s",
-                **dict.fromkeys(HEALTH, "siud")},
+    roles.INGEST: {
+        "telemetry": "siu", "series": "siu", "anomaly_detections": "siu", "ingest_cursor": "siu",
+        "dead_letters": "siu", "anomaly_episodes": "siu", "ml_models": "siu", "feedback": "s",
+        "training_jobs": "s", "schema_migrations": "s", **dict.fromkeys(HEALTH, "s"),
+    },
+    roles.API: {
+        "telemetry": "s", "series": "s", "anomaly_detections": "s", "anomaly_episodes": "s",
+        "ml_models": "siu", "feedback": "siu", "training_jobs": "siu", "api_keys": "s",
+        "dead_letters": "s", "ingest_cursor": "s", "schema_migrations": "s",
+        **dict.fromkeys(HEALTH, "siud"),
+    },
     roles.AUDIT: {"audit_log": "i", "schema_migrations": "s"},
     roles.KEYS: {"api_keys": "siu", "schema_migrations": "s"},
 }  # fmt: skip
@@ -61,7 +66,11 @@ TABLES = sorted({table for tables in MAY.values() for table in tables})
 
 
 def test_each_group_has_its_rights_and_no_others(dsn: str) -> None:
-    """Nobody deletes but the health check its own notes, nobody but the owner makes tables, and nobody reads the audit log."""
+    """Each group has exactly its rights.
+
+    Only the health check deletes rows, and only its own; only the owner creates tables; no group
+    reads the audit log.
+    """
     for role, tables in MAY.items():
         with session_of(dsn, role) as session:
             found = {
@@ -81,7 +90,7 @@ def test_each_group_has_its_rights_and_no_others(dsn: str) -> None:
 
 
 def test_a_session_of_our_own_is_ended_by_its_login(dsn: str) -> None:
-    """The group may end no session; the login, which the session belongs to, may."""
+    """A group may end no session, but the login that owns the session may."""
     ingest, claim = as_role(dsn, roles.INGEST), Claim("line-1", LOG)
     with (
         PostgresRecorder(ingest, claim=claim) as before,
@@ -93,7 +102,7 @@ def test_a_session_of_our_own_is_ended_by_its_login(dsn: str) -> None:
 
 
 def test_who_is_in_no_group_sees_nothing(dsn: str) -> None:
-    """PUBLIC has no rights, to the schema neither."""
+    """PUBLIC has no rights, not even on the schema."""
     with session_of(dsn, roles.AUDIT) as session:
         for table in ("telemetry", "api_keys"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -101,12 +110,15 @@ def test_who_is_in_no_group_sees_nothing(dsn: str) -> None:
 
 
 def test_the_login_looks_and_has_nothing_to_migrate(dsn: str) -> None:
-    """A daemon may start with it; migrations are the owner's."""
+    """The login may check for migrations, which belong to the owner."""
     assert migrate(dsn) == []
 
 
 def test_the_recorder_records_and_keeps_up_the_weeks_as_ingest(dsn: str) -> None:
-    """Partitions are made and forgotten by functions of the owner's; the tables themselves it may not change."""
+    """The ingest group maintains partitions through the owner's functions alone.
+
+    The group may not change tables.
+    """
     old = datetime.now(UTC) - timedelta(days=400)
     with PostgresRecorder(
         as_role(dsn, roles.INGEST), keep_days={"telemetry": 90.0, "dead_letters": 30.0}
@@ -124,7 +136,7 @@ def test_the_recorder_records_and_keeps_up_the_weeks_as_ingest(dsn: str) -> None
 
 
 def test_a_table_of_the_callers_own_making_is_not_taken_for_ours(dsn: str) -> None:
-    """The owner's functions look into the owner's schema alone."""
+    """The owner's functions read the owner's schema alone."""
     with session_of(dsn, roles.INGEST) as session:
         session.execute("SET ROLE none")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -135,7 +147,7 @@ def test_a_table_of_the_callers_own_making_is_not_taken_for_ours(dsn: str) -> No
 
 
 def test_audit_is_added_to_and_nothing_else(dsn: str) -> None:
-    """What is written there is seen by the administrator alone."""
+    """The audit group may add entries, and only the administrator may read them."""
     with Pool(as_role(dsn, roles.AUDIT), size=1) as pool:
         PostgresAudit(pool).write(
             Change(
@@ -149,14 +161,14 @@ def test_audit_is_added_to_and_nothing_else(dsn: str) -> None:
 # ---------------------------------------------------------------------------------------- retention
 @pytest.fixture
 def session(database: str) -> Iterator[psycopg.Connection]:
-    """A look into a database with our schema."""
+    """Yield a session in a database with the schema."""
     with psycopg.connect(database, autocommit=True) as session:
         session.execute("SET timezone = 'UTC'")
         yield session
 
 
 def count(session: psycopg.Connection, table: str) -> int:
-    """Rows there."""
+    """Return the number of rows in a table."""
     return int(
         (
             session.execute(
@@ -170,12 +182,16 @@ def count(session: psycopg.Connection, table: str) -> int:
 def test_whole_weeks_of_telemetry_are_forgotten_and_single_readings_beside_them(
     session: psycopg.Connection,
 ) -> None:
-    """A week goes when its last moment is too old; what lies outside the weeks goes by itself, so many at once."""
+    """A week is forgotten when its last moment is too old.
+
+    Readings outside the weeks are forgotten row by row, a bounded number at once.
+    """
     now = datetime.now(UTC)
     ensure_partitions(session, queries.load(), now.date())
     for days in (0.0, 20.0, 300.0, 301.0, 302.0):
         session.execute(
-            "INSERT INTO telemetry (series_id, ts, disc, value, quality, flags) VALUES (1, %s, 0, 1, 0, 0)",
+            "INSERT INTO telemetry (series_id, ts, disc, value, quality, flags)"
+            " VALUES (1, %s, 0, 1, 0, 0)",
             (now - timedelta(days=days),),
         )
     before = count(session, "pg_inherits")
@@ -191,28 +207,37 @@ def test_whole_weeks_of_telemetry_are_forgotten_and_single_readings_beside_them(
 
 
 def test_the_rest_is_forgotten_by_its_age(session: psycopg.Connection) -> None:
-    """Anomalies, closed episodes with what was said of them, dead letters that came no more; what is open stays, and new audit."""
-    episode = "INSERT INTO anomaly_episodes VALUES (gen_random_uuid(), 'P', 't', gen_random_uuid(), 1, %s, %s, %s, 1, 0.5, false) RETURNING id"
+    """Anomalies, closed episodes with their feedback and dead letters are forgotten by age.
+
+    Open episodes and new audit entries stay.
+    """
+    episode = """INSERT INTO anomaly_episodes VALUES
+        (gen_random_uuid(), 'P', 't', gen_random_uuid(), 1, %s, %s, %s, 1, 0.5, false)
+        RETURNING id"""
     for days in (800, 1):
         at = datetime.now(UTC) - timedelta(days=days)
         for closed in (at, None):
             row = session.execute(episode, (at, at, closed)).fetchone()
             assert row is not None
             session.execute(
-                "INSERT INTO feedback (episode_id, verdict, given_by) VALUES (%s, 'confirmed', 'lab')",
+                "INSERT INTO feedback (episode_id, verdict, given_by)"
+                " VALUES (%s, 'confirmed', 'lab')",
                 row,
             )
         session.execute(
-            "INSERT INTO anomaly_detections (id, model_id, device_id, metric_name, value, anomaly_score, is_anomaly, confidence, "
-            "timestamp) "
-            "VALUES (gen_random_uuid(), gen_random_uuid(), 'P', 't', 1, -0.5, true, 0.5, %s)", (at,)
-        )  # fmt: skip
+            "INSERT INTO anomaly_detections (id, model_id, device_id, metric_name, value,"
+            " anomaly_score, is_anomaly, confidence, timestamp)"
+            " VALUES (gen_random_uuid(), gen_random_uuid(), 'P', 't', 1, -0.5, true, 0.5, %s)",
+            (at,),
+        )
         session.execute(
-            "INSERT INTO dead_letters (log_id, received, topic, payload, reason, detail, digest, last_received) "
-            "VALUES (gen_random_uuid(), %s, 't', '', 'r', 'd', %s, %s)", (at, str(days).encode(), at)
-        )  # fmt: skip
+            "INSERT INTO dead_letters (log_id, received, topic, payload, reason, detail, digest,"
+            " last_received) VALUES (gen_random_uuid(), %s, 't', '', 'r', 'd', %s, %s)",
+            (at, str(days).encode(), at),
+        )
         session.execute(
-            "INSERT INTO audit_log (at, who, origin, action, subject) VALUES (%s, 'w', 'o', 'a', 's')",
+            "INSERT INTO audit_log (at, who, origin, action, subject)"
+            " VALUES (%s, 'w', 'o', 'a', 's')",
             (at,),
         )
     forget = queries.load()["forget"]

@@ -1,4 +1,4 @@
-"""The schema: migrations are applied once, whoever comes; partitions are made ahead, whatever is there."""
+"""The schema: migrations are applied exactly once, and partitions are made ahead."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ ONE, TWO = (
 
 @pytest.fixture
 def session(database: str) -> Iterator[psycopg.Connection]:
-    """A look into a database with our schema."""
+    """Yield a session in a database with the schema."""
     with psycopg.connect(database, autocommit=True) as session:
         session.execute("SET timezone = 'UTC'")
         yield session
@@ -29,26 +29,26 @@ def session(database: str) -> Iterator[psycopg.Connection]:
 
 # --------------------------------------------------------------------------------------- migrations
 def test_migrations_are_applied_once(empty_database: str) -> None:
-    """The first call applies what is shipped and says so; the second has nothing to do."""
+    """The first call applies and returns the shipped migrations; the second applies none."""
     assert migrate(empty_database) == [migration.name for migration in schema.shipped()]
     assert migrate(empty_database) == []
 
 
 def test_many_at_once_apply_once(empty_database: str) -> None:
-    """Of four that migrate at the same time one does the work, and all return."""
+    """Four concurrent calls apply each migration once, and all return."""
     with ThreadPoolExecutor(4) as callers:
         done = [name for names in callers.map(migrate, [empty_database] * 4) for name in names]
     assert done == [migration.name for migration in schema.shipped()]
 
 
 def test_later_migrations_are_added(empty_database: str) -> None:
-    """A newer version applies only what is new to the database."""
+    """A newer version applies only its new migrations."""
     assert migrate(empty_database, migrations=[ONE]) == ["0001_one"]
     assert migrate(empty_database, migrations=[ONE, TWO]) == ["0002_two"]
 
 
 def test_a_changed_file_is_refused(empty_database: str) -> None:
-    """A migration that was altered after it was applied stops everything, by name."""
+    """A migration changed after its application is refused by name."""
     migrate(empty_database, migrations=[ONE])
     with pytest.raises(MigrationError, match="0001_one was changed"):
         migrate(
@@ -57,14 +57,14 @@ def test_a_changed_file_is_refused(empty_database: str) -> None:
 
 
 def test_a_newer_database_is_refused(empty_database: str) -> None:
-    """A program older than the database does not touch it."""
+    """A program older than the database is refused and changes no table."""
     migrate(empty_database, migrations=[ONE, TWO])
     with pytest.raises(MigrationError, match="0002_two, which this version does not know"):
         migrate(empty_database, migrations=[ONE])
 
 
 def test_a_failing_file_leaves_the_files_before_it(empty_database: str) -> None:
-    """Each file is a transaction: one that fails leaves nothing of itself, and can be applied once it is mended."""
+    """A failing migration leaves no trace, and can be applied once it is fixed."""
     broken = Migration(2, "0002_two", b"CREATE TABLE two (a int); SELECT nonsense")
     with pytest.raises(DatabaseRefused, match="nonsense"):
         migrate(empty_database, migrations=[ONE, broken])
@@ -72,7 +72,7 @@ def test_a_failing_file_leaves_the_files_before_it(empty_database: str) -> None:
 
 
 def test_a_role_without_rights_may_look(empty_database: str) -> None:
-    """Where nothing is to be done, a role that may not create tables is enough."""
+    """A role without rights to create tables suffices if no migration is pending."""
     migrate(empty_database)
     with psycopg.connect(empty_database, autocommit=True) as session:
         session.execute("DROP ROLE IF EXISTS looker")
@@ -82,13 +82,13 @@ def test_a_role_without_rights_may_look(empty_database: str) -> None:
 
 
 def test_nobody_there_is_away() -> None:
-    """Where no database listens, migrating later may succeed."""
+    """A call without a listening database raises `DatabaseAway`."""
     with pytest.raises(DatabaseAway):
         migrate("host=127.0.0.1 port=1 user=nobody dbname=x")
 
 
 def test_versions_are_numbered_without_gaps() -> None:
-    """Shipped files are numbered from 1 on, none twice, and none is pending when all are applied."""
+    """Shipped migrations are numbered from 1 without gaps, and none is pending once applied."""
     shipped = schema.shipped()
     assert [migration.version for migration in shipped] == list(range(1, len(shipped) + 1))
     assert (
@@ -101,7 +101,7 @@ def test_versions_are_numbered_without_gaps() -> None:
 
 
 def test_every_query_is_read_by_its_name() -> None:
-    """A file of queries gives each by name, without its comments."""
+    """Queries of a file are parsed by name, without their comments."""
     text = "-- intro\n\n-- name: one\n-- Why.\nSELECT 1\n\n-- name: two\nSELECT\n  2\n"
     assert queries.parse(text) == {"one": b"SELECT 1", "two": b"SELECT\n  2"}
     assert all(queries.load().values())
@@ -109,7 +109,7 @@ def test_every_query_is_read_by_its_name() -> None:
 
 # --------------------------------------------------------------------------------------- partitions
 def weeks(session: psycopg.Connection) -> set[str]:
-    """Partitions there are, the default one excepted."""
+    """Return all partitions except the default partition."""
     rows = session.execute(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'telemetry'::regclass"
     )
@@ -117,21 +117,25 @@ def weeks(session: psycopg.Connection) -> set[str]:
 
 
 def put(session: psycopg.Connection, *times: datetime) -> None:
-    """Readings of one series at these times."""
+    """Insert readings of a series at the given times."""
     for time in times:
         session.execute(
-            "INSERT INTO telemetry (series_id, ts, disc, value, quality, flags) VALUES (1, %s, 0, 1, 0, 0)",
+            "INSERT INTO telemetry (series_id, ts, disc, value, quality, flags)"
+            " VALUES (1, %s, 0, 1, 0, 0)",
             (time,),
         )
 
 
 def where(session: psycopg.Connection) -> dict[datetime, str]:
-    """Partition of every reading."""
+    """Return the partition of every reading."""
     return dict(session.execute("SELECT ts, tableoid::regclass::text FROM telemetry").fetchall())
 
 
 def test_weeks_are_made_around_today(session: psycopg.Connection) -> None:
-    """Weeks from five back to four ahead, each from Monday to Monday in UTC; asked again there is nothing to do."""
+    """Partitions cover five weeks back to four weeks ahead, from Monday to Monday in UTC.
+
+    A repeated call makes no partition.
+    """
     made = ensure_partitions(session, queries.load(), TODAY)
     assert made == [
         f"telemetry_{date(2025, 9, 22) + timedelta(weeks=number):%Y%m%d}" for number in range(10)
@@ -151,7 +155,7 @@ def test_weeks_are_made_around_today(session: psycopg.Connection) -> None:
 
 
 def test_a_week_later_one_is_added(session: psycopg.Connection) -> None:
-    """The daily upkeep adds one week a week."""
+    """The daily upkeep adds a partition a week."""
     ensure_partitions(session, queries.load(), TODAY)
     assert ensure_partitions(session, queries.load(), TODAY + timedelta(days=6)) == [
         "telemetry_20251201"
@@ -159,7 +163,7 @@ def test_a_week_later_one_is_added(session: psycopg.Connection) -> None:
 
 
 def test_readings_that_came_before_their_week_move_into_it(session: psycopg.Connection) -> None:
-    """After a long absence the default partition gives its readings up, keeps the old ones, and loses none."""
+    """Readings in the default partition move into their new week, and older readings stay."""
     inside, old = datetime(2025, 10, 30, 12, tzinfo=UTC), datetime(2013, 12, 2, 21, 15, tzinfo=UTC)
     put(session, inside, old)
     assert set(where(session).values()) == {"telemetry_default"}
@@ -170,7 +174,7 @@ def test_readings_that_came_before_their_week_move_into_it(session: psycopg.Conn
 
 
 def test_many_at_once_make_each_week_once(session: psycopg.Connection, database: str) -> None:
-    """Of several recorders that start together one makes the weeks, and all go on."""
+    """Concurrent recorders make each week once, and all continue."""
 
     def make(_: int) -> list[str]:
         with psycopg.connect(database, autocommit=True) as other:

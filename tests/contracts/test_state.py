@@ -1,4 +1,4 @@
-"""What every state promises, in memory and on disk."""
+"""The contract of every state, in memory and on disk."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,20 +17,20 @@ from insa_anomaly.testing import MemoryState
 
 @contextmanager
 def memory_state() -> Iterator[State]:
-    """A state in memory."""
+    """Yield a state in memory."""
     yield MemoryState()
 
 
 @contextmanager
 def disk_state() -> Iterator[State]:
-    """A state on disk."""
+    """Yield a state on disk."""
     with tempfile.TemporaryDirectory() as folder, StateFile(Path(folder) / "state.db") as state:
         yield state
 
 
 @pytest.fixture(params=[memory_state, disk_state])
 def state(request: pytest.FixtureRequest) -> Iterator[State]:
-    """A state that belongs to a log."""
+    """Yield a state that is bound to a log."""
     with request.param() as state:
         state.bind(uuid4())
         yield state
@@ -49,7 +49,10 @@ commits = st.lists(st.tuples(st.none() | st.binary(max_size=50), told), max_size
 def test_law_what_is_committed_is_kept_until_it_is_let_go(
     body: Body, commits: Commits, forget: int, after: int, most: int
 ) -> None:
-    """Results and events come back in order and unaltered, those forgotten excepted, and the cursor is the last commit's."""
+    """Results and events are returned in order and unaltered until they are forgotten.
+
+    The cursor is the sequence of the last commit.
+    """
     with body() as state:
         state.bind(uuid4())
         committed = [state.commit(seq, *commit) for seq, commit in enumerate(commits, 1)]
@@ -67,7 +70,7 @@ def test_law_what_is_committed_is_kept_until_it_is_let_go(
 
 
 def test_told_events_go_and_their_numbers_stay_used(state: State) -> None:
-    """An acknowledged event is gone; its number never comes again."""
+    """An acknowledged event is removed, and its number is never used again."""
     first, second = state.commit(1, None, [("a", b"1"), ("b", b"2")])
     assert state.untold() == 2
     state.told([second.number, 999])
@@ -81,20 +84,23 @@ def test_told_events_go_and_their_numbers_stay_used(state: State) -> None:
 
 
 def test_outgoing_starts_after_a_number(state: State) -> None:
-    """The relay asks only for what it has not taken yet."""
+    """`outgoing` returns only events after the given number."""
     first, second = state.commit(1, None, [("a", b"1"), ("b", b"2")])
     assert state.outgoing(first.number, 10) == [second]
 
 
 def test_a_commit_repeated_replaces_its_results(state: State) -> None:
-    """Computing an entry again after a crash leaves one result of it."""
+    """A repeated commit replaces its results, as after a crash."""
     state.commit(1, b"old", [])
     state.commit(1, b"new", [])
     assert state.results(0, 1) == {1: b"new"}
 
 
 def test_checkpoints_add_up(state: State) -> None:
-    """A checkpoint holds only what moved; the rest stands as it was, and all of it is as of the newest."""
+    """A checkpoint replaces the states that moved and keeps all others.
+
+    All states are as of the newest sequence.
+    """
     assert state.restore() == (0, {})
     state.checkpoint(5, {("d", "m"): b"1", ("d", "n"): b"1"})
     state.checkpoint(9, {("d", "m"): b"2"})
@@ -102,7 +108,10 @@ def test_checkpoints_add_up(state: State) -> None:
 
 
 def test_another_log_empties_all_but_the_outbox(state: State) -> None:
-    """Cursor, results and states mean nothing to another log; an event is owed to the plant whatever happens here."""
+    """Another log empties cursor, results and states, but keeps the outbox.
+
+    An event is owed to the broker in any case.
+    """
     log_id = uuid4()
     state.bind(log_id)
     events = state.commit(3, b"r", [("a", b"1")])
@@ -115,7 +124,7 @@ def test_another_log_empties_all_but_the_outbox(state: State) -> None:
 
 
 def test_sync_can_be_called_at_any_time(state: State) -> None:
-    """With nothing to sync and with something."""
+    """`sync` may be called with and without pending commits."""
     state.sync()
     state.commit(1, b"r", [])
     state.sync()
@@ -123,7 +132,7 @@ def test_sync_can_be_called_at_any_time(state: State) -> None:
 
 
 def test_what_no_entry_made_waits_in_the_outbox_too(state: State) -> None:
-    """In its order among the others; the cursor does not move."""
+    """A posted event waits in the outbox in order among the others, and moves no cursor."""
     state.commit(1, None, [("a", b"1")])
     posted = state.post([("b", b"2"), ("b", b"3")])
     state.commit(2, None, [("a", b"4")])
@@ -133,7 +142,7 @@ def test_what_no_entry_made_waits_in_the_outbox_too(state: State) -> None:
 
 
 def test_the_alerts_have_their_own_list(state: State) -> None:
-    """What was told on MQTT is still to be looked at for alerts, and the other way round; both know events by one number."""
+    """The outbox and the list for alerts are independent, and number their events alike."""
     first = state.commit(1, None, [("a", b"1"), ("a", b"2")])
     second = state.post([("b", b"3")])
     state.told([event.number for event in first + second])
