@@ -12,8 +12,8 @@ import pytest
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.core.notification.routing import Dispatch
-from insa_anomaly.runtime.feed import Registry
-from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.publish import Tell
 from insa_anomaly.settings import Alerting, IssueTracker, MailServer, Settings, Storage
 from insa_anomaly.testing import MemoryBroker
 from insa_anomaly.wiring import alerts

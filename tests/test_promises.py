@@ -89,7 +89,7 @@ def test_the_import_contracts_hold() -> None:
             "Inside core, imports follow the data.* BROKEN",
         ),
         (
-            "runtime/trainer.py",
+            "runtime/models/trainer.py",
             "import insa_anomaly.core.series.training",
             "sklearn trains.* BROKEN",
         ),

@@ -13,20 +13,20 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, SeriesKey, State, Telemetry
-from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.admin_process import AdminProcess
-from insa_anomaly.runtime.alert import Alert
+from insa_anomaly.runtime.alerting.dispatcher import Alert
+from insa_anomaly.runtime.alerting.silence import Listen
 from insa_anomaly.runtime.announce import Announcer
 from insa_anomaly.runtime.feed import Feed
-from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.latest import Show
+from insa_anomaly.runtime.models.activity import Activity
+from insa_anomaly.runtime.models.trainer import Trainer
+from insa_anomaly.runtime.publish import Tell
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
-from insa_anomaly.runtime.show import Show
-from insa_anomaly.runtime.silence import Listen
-from insa_anomaly.runtime.tell import Tell
-from insa_anomaly.runtime.trainer import Trainer
 
 TURN_SECONDS = 0.2  # the longest a thread waits before it looks whether to stop
 WATCH_SECONDS = 1.0

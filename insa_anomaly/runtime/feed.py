@@ -5,9 +5,9 @@ comes first does it, and what is thrown away is simply parsed again. Series are 
 is before the score reader.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Condition, Lock
+from threading import Condition
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from insa_anomaly.core.reading.parser import Parser
 from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
-from insa_anomaly.ports import Entry, Log, SeriesKey, Swap, Telemetry
+from insa_anomaly.ports import Entry, Log, Swap, Telemetry
+from insa_anomaly.runtime.fleet.registry import Registry
 
 KEEP_TIMES = 4096
 KEEP_BYTES = 2_000_000  # of entries not parsed yet, and as much of batches
@@ -26,47 +27,6 @@ _MESSAGE_BYTES, _READING_BYTES, _BATCH_BYTES, _REJECTED_BYTES = (
     400,
 )  # about what each takes beside its text
 _Kept = TypeVar("_Kept")
-
-
-class Registry:
-    """Numbers for series in the order they were first seen; a number is never given twice. Any thread may ask."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.keys: list[SeriesKey] = []
-        self._numbers: dict[SeriesKey, int] = {}
-        self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def number(self, key: SeriesKey) -> int:
-        """The number of the series, -1 where it is new and there is no room."""
-        found = self.numbers([key])
-        return -1 if found is None else found[0]
-
-    def known(self, key: SeriesKey) -> int | None:
-        """The number of the series, None where it was never seen; it is not let in by this."""
-        return self._numbers.get(key)
-
-    def numbers(self, keys: Sequence[SeriesKey]) -> list[int] | None:
-        """The numbers of these series; None where some are new and there is no room for all: then none of them is let in."""
-        try:
-            return [self._numbers[key] for key in keys]
-        except KeyError:
-            return self._admit(keys)
-
-    def _admit(self, keys: Sequence[SeriesKey]) -> list[int] | None:
-        with self._lock:
-            new = [key for key in dict.fromkeys(keys) if key not in self._numbers]
-            if len(self.keys) + len(new) > self.capacity:
-                return None
-            for key in new:
-                self.keys.append(
-                    key
-                )  # before its number is known: who has a number may ask for the name
-                self._numbers[key] = len(self.keys) - 1
-            return [self._numbers[key] for key in keys]
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from insa_anomaly.errors import (
     StateUnwritable,
 )
 from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State, Telemetry
+from insa_anomaly.runtime.dead_letters import Quota
+from insa_anomaly.runtime.detections import Findings, Late
 from insa_anomaly.runtime.feed import Batch, Feed, joined
-from insa_anomaly.runtime.letters import Quota
 from insa_anomaly.runtime.page_parts import PageParts
-from insa_anomaly.runtime.score import Findings, Late
 from insa_anomaly.settings import Paging
 
 

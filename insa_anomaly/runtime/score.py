@@ -21,7 +21,6 @@ from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel
 from insa_anomaly.core.notification.event import (
     NO_MODEL,
     Anomaly,
-    Episode,
     Event,
     Transition,
     anomaly_id,
@@ -35,42 +34,15 @@ from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Model, Results
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
 from insa_anomaly.ports import CLOCK_SLACK, Models, Outgoing, SeriesKey, State, Swap, Telemetry
-from insa_anomaly.runtime.devices import KeptDevice, Outcome
+from insa_anomaly.runtime.detections import Finding, Findings, Late, finding
 from insa_anomaly.runtime.feed import Batch, Feed, joined
-from insa_anomaly.runtime.finding import Finding, finding
-from insa_anomaly.runtime.fleet import Fleet, Kept, due
+from insa_anomaly.runtime.fleet.devices import KeptDevice, Outcome
+from insa_anomaly.runtime.fleet.fleet import Fleet, Kept, due
 
 MOST_READINGS = 2000
 ANOMALY_TOPIC = "insa/iiot/ml/anomaly/"
 _HISTORICAL = int(Flag.HISTORICAL)
 M = TypeVar("M")
-
-
-class Late(msgspec.Struct, frozen=True, array_like=True):
-    """An anomaly that moved nothing. It counts only where its reading, of a message `received` then, is not one that came before."""
-
-    anomaly: Anomaly
-    discriminator: int
-    received: int
-
-
-class Findings(msgspec.Struct, frozen=True, array_like=True):
-    """What one commit of the score reader leaves for the record reader."""
-
-    anomalies: list[Anomaly]
-    episodes: list[Episode]
-    late: list[Late] = []
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Findings":
-        """The inverse of `to_bytes`."""
-        return msgspec.msgpack.decode(data, type=cls)
-
-    def to_bytes(self) -> bytes | None:
-        """None where there is nothing to leave."""
-        return (
-            msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
-        )
 
 
 class Audience(Protocol):

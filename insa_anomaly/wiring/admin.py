@@ -27,8 +27,8 @@ from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Cache
-from insa_anomaly.runtime.board import Board
-from insa_anomaly.runtime.live import LiveBoard
+from insa_anomaly.runtime.fleet.shared_windows import Board
+from insa_anomaly.runtime.fleet.view import LiveBoard
 from insa_anomaly.services.anomalies import FindingService
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.keys import KeyRing

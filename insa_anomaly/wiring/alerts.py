@@ -20,12 +20,12 @@ from insa_anomaly.core.notification.routing import Route, Target
 from insa_anomaly.core.operations.backoff import Retry
 from insa_anomaly.errors import AlertsBroken, Conflict, NotFound
 from insa_anomaly.ports import AlertTarget, DeadAlert, Outgoing, State, Waiting
-from insa_anomaly.runtime import courier
-from insa_anomaly.runtime.alert import Alert
-from insa_anomaly.runtime.courier import Courier
-from insa_anomaly.runtime.feed import Registry
-from insa_anomaly.runtime.silence import Ears, Listen
-from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.runtime.alerting import courier
+from insa_anomaly.runtime.alerting.courier import Courier
+from insa_anomaly.runtime.alerting.dispatcher import Alert
+from insa_anomaly.runtime.alerting.silence import Ears, Listen
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.publish import Tell
 from insa_anomaly.settings import Settings, WebhookAddress, secret
 from insa_anomaly.wiring import clock, storage
 

@@ -26,23 +26,24 @@ from insa_anomaly.errors import ConfigError
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.ports import Broker
 from insa_anomaly.runtime import announce
-from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
-from insa_anomaly.runtime.devices import DeviceTerms
-from insa_anomaly.runtime.failures import Failures
-from insa_anomaly.runtime.feed import Feed, Registry
-from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.feed import Feed
+from insa_anomaly.runtime.fleet.devices import DeviceTerms
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.fleet.view import compared
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.runtime.live import compared
+from insa_anomaly.runtime.latest import Show
 from insa_anomaly.runtime.measure import Measure, Waiting
-from insa_anomaly.runtime.model_events import ModelEvents
+from insa_anomaly.runtime.models.activity import Activity
+from insa_anomaly.runtime.models.events import ModelEvents
+from insa_anomaly.runtime.models.failures import Failures
+from insa_anomaly.runtime.models.trainer import Trainer
+from insa_anomaly.runtime.publish import Tell
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
-from insa_anomaly.runtime.show import Show
-from insa_anomaly.runtime.tell import Tell
-from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.services.stream import Condition, Desk
 from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
 from insa_anomaly.wiring import admin_process, alerts, clock, health, services, storage

@@ -12,13 +12,13 @@ from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.operations.model_health import Action
 from insa_anomaly.ports import DecisionFilter, Outgoing, SeriesKey, State
-from insa_anomaly.runtime.activity import Activity
 from insa_anomaly.runtime.daemon import Parts
-from insa_anomaly.runtime.failures import Failures
-from insa_anomaly.runtime.health import HealthKeeper, Notes
-from insa_anomaly.runtime.jobs import JobRunner
-from insa_anomaly.runtime.live import live
-from insa_anomaly.runtime.model_events import ModelEvents
+from insa_anomaly.runtime.fleet.view import live
+from insa_anomaly.runtime.models.activity import Activity
+from insa_anomaly.runtime.models.events import ModelEvents
+from insa_anomaly.runtime.models.failures import Failures
+from insa_anomaly.runtime.models.health import HealthKeeper, Notes
+from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import DecisionPage, HealthReport, HealthService
 from insa_anomaly.services.remedies import Remedies

@@ -26,7 +26,14 @@ from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
 from insa_anomaly.ports import ModelRow, SeriesKey
-from insa_anomaly.runtime.trainer import Answer, Child, FleetAnswer, FleetOrder, Order, Progress
+from insa_anomaly.runtime.models.child import (
+    Answer,
+    Child,
+    FleetAnswer,
+    FleetOrder,
+    Order,
+    Progress,
+)
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database

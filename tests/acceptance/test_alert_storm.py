@@ -19,8 +19,8 @@ from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.targets.mail import Mail, Post
 from insa_anomaly.core.notification.routing import Route, Target
 from insa_anomaly.core.operations.backoff import Retry
-from insa_anomaly.runtime.alert import Alert
-from insa_anomaly.runtime.courier import Courier, running
+from insa_anomaly.runtime.alerting.courier import Courier, running
+from insa_anomaly.runtime.alerting.dispatcher import Alert
 from insa_anomaly.settings import Alerting
 from insa_anomaly.wiring import clock
 from tests.adapters.mail_server import MailServer

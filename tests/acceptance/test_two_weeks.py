@@ -33,14 +33,14 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import DecisionFilter, Page, SeriesKey, Telemetry
-from insa_anomaly.runtime import health as keeping
-from insa_anomaly.runtime.activity import Activity
-from insa_anomaly.runtime.feed import Registry
-from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.health import HealthKeeper, Notes
-from insa_anomaly.runtime.jobs import JobRunner
-from insa_anomaly.runtime.live import live
-from insa_anomaly.runtime.trainer import Answer, Order
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.fleet.view import live
+from insa_anomaly.runtime.models import health as keeping
+from insa_anomaly.runtime.models.activity import Activity
+from insa_anomaly.runtime.models.child import Answer, Order
+from insa_anomaly.runtime.models.health import HealthKeeper, Notes
+from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import DecisionView
 from insa_anomaly.services.training import TrainingService

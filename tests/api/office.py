@@ -27,9 +27,9 @@ from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, anoma
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained, fit
 from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
-from insa_anomaly.runtime.feed import Registry
-from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.live import LiveBoard, compared
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.fleet.view import LiveBoard, compared
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
 from insa_anomaly.services.stream import Condition, Desk, Stream
 from insa_anomaly.settings import Http, RedisAddress, Settings, Training

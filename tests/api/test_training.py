@@ -16,9 +16,9 @@ from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.errors import DatabaseRefused
 from insa_anomaly.ports import Page, SeriesKey, Telemetry
-from insa_anomaly.runtime import jobs as jobs_runtime
-from insa_anomaly.runtime.jobs import JobRunner
-from insa_anomaly.runtime.trainer import Answer, FleetAnswer, FleetOrder, Order
+from insa_anomaly.runtime.models import jobs as jobs_runtime
+from insa_anomaly.runtime.models.child import Answer, FleetAnswer, FleetOrder, Order
+from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services import jobs as jobs_service
 from insa_anomaly.testing import MemoryState
 from tests.api.office import JOBS_MOST, KEY, SECOND, Office, now, problem

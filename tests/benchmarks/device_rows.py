@@ -14,8 +14,8 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import Telemetry
-from insa_anomaly.runtime.devices import Devices, DeviceTerms
-from insa_anomaly.runtime.feed import Registry
+from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms
+from insa_anomaly.runtime.fleet.registry import Registry
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.scoring import cycling, in_turn, timed
 from tests.benchmarks.signals import MINUTE

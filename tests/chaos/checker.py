@@ -8,7 +8,7 @@ from math import isclose
 import msgspec
 
 from insa_anomaly.core.notification.event import Event
-from insa_anomaly.runtime.tell import SAFE_SECONDS, UNDER_WAY
+from insa_anomaly.runtime.publish import SAFE_SECONDS, UNDER_WAY
 from tests.acceptance.site import Heard, Site
 from tests.chaos.oracle import Expected, Standing
 from tests.chaos.plant import Message, is_poison

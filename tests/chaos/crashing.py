@@ -19,7 +19,7 @@ from insa_anomaly.adapters.mqtt import Connection
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.cli import main
 from insa_anomaly.runtime import daemon
-from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.fleet.fleet import Fleet
 
 Crash = Callable[[], None]
 

@@ -18,8 +18,9 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import Entry, Telemetry
-from insa_anomaly.runtime.feed import Registry, parsed
-from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.feed import parsed
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.registry import Registry
 from tests.chaos.plant import BEGIN, KEYS, NEVER_HISTORICAL, Message, for_every_series
 
 _AT_ONCE = 2000  # messages

@@ -23,7 +23,7 @@ from insa_anomaly.errors import DatabaseAway, LogBroken
 from insa_anomaly.ports import Delivery, Entry, Page, SeriesKey, Swap
 from insa_anomaly.runtime import score
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.runtime.tell import Tell
+from insa_anomaly.runtime.publish import Tell
 
 FAILING = 40  # every 40th write fails
 

@@ -20,21 +20,22 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateUnwritable
 from insa_anomaly.runtime import daemon as running
-from insa_anomaly.runtime import show as showing
-from insa_anomaly.runtime.activity import Activity
+from insa_anomaly.runtime import latest as showing
 from insa_anomaly.runtime.admin_process import AdminProcess
-from insa_anomaly.runtime.alert import Alert
+from insa_anomaly.runtime.alerting.dispatcher import Alert
 from insa_anomaly.runtime.announce import TOPIC, Announcer
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
-from insa_anomaly.runtime.feed import Feed, Registry
-from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.feed import Feed
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
+from insa_anomaly.runtime.latest import Show
+from insa_anomaly.runtime.models.activity import Activity
+from insa_anomaly.runtime.models.trainer import Trainer
+from insa_anomaly.runtime.publish import Tell
 from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
-from insa_anomaly.runtime.show import Show
-from insa_anomaly.runtime.tell import Tell
-from insa_anomaly.runtime.trainer import Trainer
 from insa_anomaly.settings import Alerting, Grouping, Paging, Settings, Training
 from insa_anomaly.testing import (
     MemoryAlerts,

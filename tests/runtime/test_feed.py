@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from insa_anomaly.core.reading.reading import Cause
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime import feed as feeding
-from insa_anomaly.runtime.feed import Batch, Feed, Registry, joined
+from insa_anomaly.runtime.feed import Batch, Feed, joined
+from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.testing import MemoryLog
 from tests.runtime.streams import CAPACITY, NOW, message, parser, stream, swap, topic
 

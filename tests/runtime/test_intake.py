@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
 from insa_anomaly.ports import Delivery, Entry, Swap
 from insa_anomaly.runtime import intake as taking
-from insa_anomaly.runtime.feed import Feed, Registry
+from insa_anomaly.runtime.feed import Feed
+from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.settings import Grouping
 from insa_anomaly.testing import MemoryBroker, MemoryLog, MemoryReserve

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.runtime import score as scoring
+from insa_anomaly.runtime.detections import Findings
 from insa_anomaly.runtime.record import Record
-from insa_anomaly.runtime.score import Findings
 from insa_anomaly.settings import Paging
 from insa_anomaly.testing import MemoryRecorder, MemoryTables
 from tests.runtime.streams import NOW, SECOND, Stream, message, model, models, stream, swap

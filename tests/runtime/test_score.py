@@ -17,9 +17,10 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.errors import StateBroken, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey, Swap
-from insa_anomaly.runtime.feed import Registry
-from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.score import ANOMALY_TOPIC, Findings, Score
+from insa_anomaly.runtime.detections import Findings
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.score import ANOMALY_TOPIC, Score
 from insa_anomaly.testing import MemoryLog, MemoryState
 from tests.runtime.streams import (
     NOW,

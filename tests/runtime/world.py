@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import Outgoing, SeriesKey, State, Swap, Telemetry
-from insa_anomaly.runtime.feed import Feed, Registry
-from insa_anomaly.runtime.fleet import Fleet
-from insa_anomaly.runtime.score import Findings, Score
+from insa_anomaly.runtime.detections import Findings
+from insa_anomaly.runtime.feed import Feed
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.score import Score
 from insa_anomaly.testing import MemoryLog, MemoryModels, MemoryState
 from tests.runtime.streams import CAPACITY, NOW, PARAMETERS, POLICY, Message, models, parser
 

@@ -17,7 +17,7 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.operations.model_health import DAY, HOUR, TASK, Action, Limits
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.ports import Counted, DecisionFilter, Job
-from insa_anomaly.runtime.failures import Failures
+from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.services import model_health as service
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import HealthReport, HealthService

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.ports import SeriesKey, Swap
-from insa_anomaly.runtime.fleet import Kept
-from insa_anomaly.runtime.shadows import KeptShadow, Tally
+from insa_anomaly.runtime.fleet.fleet import Kept
+from insa_anomaly.runtime.fleet.shadows import KeptShadow, Tally
 from tests.runtime.streams import (
     NOW,
     SERIES,

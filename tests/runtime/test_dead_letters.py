@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.reading import Cause, Raw, Rejected
-from insa_anomaly.runtime.letters import ONE_OF, SAMPLED_BYTES, Quota
+from insa_anomaly.runtime.dead_letters import ONE_OF, SAMPLED_BYTES, Quota
 
 HOUR = 3600 * SECOND
 

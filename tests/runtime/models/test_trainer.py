@@ -27,16 +27,9 @@ from insa_anomaly.errors import (
     TrainingError,
 )
 from insa_anomaly.ports import ModelRow, SeriesKey, Swap
-from insa_anomaly.runtime import trainer as training
-from insa_anomaly.runtime.trainer import (
-    Admission,
-    Answer,
-    Child,
-    FleetAnswer,
-    FleetOrder,
-    Order,
-    Trainer,
-)
+from insa_anomaly.runtime.models import trainer as training
+from insa_anomaly.runtime.models.child import Answer, Child, FleetAnswer, FleetOrder, Order
+from insa_anomaly.runtime.models.trainer import Admission, Trainer
 from insa_anomaly.settings import Training
 from insa_anomaly.testing import MemoryModels
 from insa_anomaly.wiring.training import _answered

@@ -18,10 +18,10 @@ from insa_anomaly.core.notification.alert import (
 from insa_anomaly.core.notification.routing import Dispatch, Route, Target
 from insa_anomaly.core.operations.backoff import Retry
 from insa_anomaly.errors import AlertsBroken, StateUnwritable, TargetAway, TargetRefused
-from insa_anomaly.runtime import alert as reading
-from insa_anomaly.runtime import courier as couriers
-from insa_anomaly.runtime.alert import Alert as AlertReader
-from insa_anomaly.runtime.courier import Courier, running
+from insa_anomaly.runtime.alerting import courier as couriers
+from insa_anomaly.runtime.alerting import dispatcher as reading
+from insa_anomaly.runtime.alerting.courier import Courier, running
+from insa_anomaly.runtime.alerting.dispatcher import Alert as AlertReader
 from insa_anomaly.settings import Alerting
 from insa_anomaly.testing import MemoryAlerts, MemoryState
 from tests.conftest import wait_for

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from insa_anomaly.core import units
 from insa_anomaly.core.series import features
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.runtime.board import Board, Window
-from insa_anomaly.runtime.fleet import Fleet
+from insa_anomaly.runtime.fleet.fleet import Fleet
+from insa_anomaly.runtime.fleet.shared_windows import Board, Window
 from insa_anomaly.services.stream_view import Compared, Serving, Standing, State
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.runtime.activity import Activity, Taken
+from insa_anomaly.runtime.models.activity import Activity, Taken
 
 KEYS: tuple[SeriesKey, ...] = tuple((f"d{number}", "a") for number in range(600))
 # number of its series, whether it was scored, whether its score is below 0

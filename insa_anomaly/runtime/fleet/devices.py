@@ -35,8 +35,8 @@ from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import SeriesKey, Telemetry
-from insa_anomaly.runtime.feed import Registry
-from insa_anomaly.runtime.finding import Finding, finding
+from insa_anomaly.runtime.detections import Finding, finding
+from insa_anomaly.runtime.fleet.registry import Registry
 
 _MOVED = (Status.COLLECTING, Status.WARMING, Status.SCORED)
 _HISTORICAL = int(Flag.HISTORICAL)

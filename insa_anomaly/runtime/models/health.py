@@ -8,7 +8,7 @@ from uuid import UUID
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
 from insa_anomaly.ports import Counted
-from insa_anomaly.runtime.activity import Activity
+from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.remedies import Remedies
 

@@ -17,12 +17,12 @@ from insa_anomaly.errors import (
     StateUnwritable,
 )
 from insa_anomaly.ports import Counted, Job
-from insa_anomaly.runtime import failures as failures_module
-from insa_anomaly.runtime import health
-from insa_anomaly.runtime.activity import Activity
-from insa_anomaly.runtime.failures import Failures
-from insa_anomaly.runtime.health import HealthKeeper, Notes
-from tests.runtime.test_activity import KEYS, batch
+from insa_anomaly.runtime.models import failures as failures_module
+from insa_anomaly.runtime.models import health
+from insa_anomaly.runtime.models.activity import Activity
+from insa_anomaly.runtime.models.failures import Failures
+from insa_anomaly.runtime.models.health import HealthKeeper, Notes
+from tests.runtime.models.test_activity import KEYS, batch
 
 NOW, HERE = 1_800_000_000_000_000, UUID(int=1)
 

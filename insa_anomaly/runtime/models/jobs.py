@@ -13,8 +13,9 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
 from insa_anomaly.ports import Job, ModelRow, Models, Outgoing, SeriesKey, State
-from insa_anomaly.runtime.model_events import ModelEvents
-from insa_anomaly.runtime.trainer import Answer, FleetAnswer, FleetOrder, Order, Trainer
+from insa_anomaly.runtime.models.child import Answer, FleetAnswer, FleetOrder, Order
+from insa_anomaly.runtime.models.events import ModelEvents
+from insa_anomaly.runtime.models.trainer import Trainer
 from insa_anomaly.services.jobs import (
     EVERY_METRIC,
     FleetView,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 from insa_anomaly.ports import Job, SeriesKey
-from insa_anomaly.runtime.model_events import BY_ITSELF
+from insa_anomaly.runtime.models.events import BY_ITSELF
 
 WAITING_MOST = 1000
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -60,3 +61,30 @@ def _episode(reading: Anomaly, results: Judged, i: int, transition: Transition) 
         peak_confidence=float(results.episode_peak[i]),
         historical=reading.historical,
     )
+
+
+class Late(msgspec.Struct, frozen=True, array_like=True):
+    """An anomaly that moved nothing. It counts only where its reading, of a message `received` then, is not one that came before."""
+
+    anomaly: Anomaly
+    discriminator: int
+    received: int
+
+
+class Findings(msgspec.Struct, frozen=True, array_like=True):
+    """What one commit of the score reader leaves for the record reader."""
+
+    anomalies: list[Anomaly]
+    episodes: list[Episode]
+    late: list[Late] = []
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Findings":
+        """The inverse of `to_bytes`."""
+        return msgspec.msgpack.decode(data, type=cls)
+
+    def to_bytes(self) -> bytes | None:
+        """None where there is nothing to leave."""
+        return (
+            msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
+        )

@@ -13,8 +13,8 @@ import pytest
 
 from insa_anomaly.core.series import features
 from insa_anomaly.errors import DaemonSilent
-from insa_anomaly.runtime import board as board_module
-from insa_anomaly.runtime.board import Board
+from insa_anomaly.runtime.fleet import shared_windows as board_module
+from insa_anomaly.runtime.fleet.shared_windows import Board
 from tests.runtime.streams import PARAMETERS, model
 
 ROWS = 4

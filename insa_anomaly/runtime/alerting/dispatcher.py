@@ -13,7 +13,7 @@ from insa_anomaly.core.notification.alert import alerts_of
 from insa_anomaly.core.notification.routing import Account, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports import AlertStore, Outgoing, State
-from insa_anomaly.runtime.courier import Courier
+from insa_anomaly.runtime.alerting.courier import Courier
 from insa_anomaly.settings import Alerting
 
 AT_ONCE = 500

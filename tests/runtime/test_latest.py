@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.runtime import show as showing
-from insa_anomaly.runtime.show import Show
+from insa_anomaly.runtime import latest as showing
+from insa_anomaly.runtime.latest import Show
 from insa_anomaly.testing import MemoryLatest
 from tests.runtime.streams import NOW, SECOND, message, stream
 from tests.runtime.world import EVERYTHING, World

@@ -15,10 +15,10 @@ from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
 from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.ports import SeriesKey, Telemetry
-from insa_anomaly.runtime.board import Board
-from insa_anomaly.runtime.devices import Devices, DeviceTerms
-from insa_anomaly.runtime.feed import Registry
-from insa_anomaly.runtime.shadows import KeptShadow, Shadows
+from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms
+from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.fleet.shadows import KeptShadow, Shadows
+from insa_anomaly.runtime.fleet.shared_windows import Board
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,1 @@
+"""Alerts under way: the dispatcher decides, couriers deliver, silence is noticed."""

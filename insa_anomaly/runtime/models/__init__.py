@@ -1,0 +1,1 @@
+"""Care of models while the daemon runs: training, jobs, activity, health."""

@@ -1,0 +1,187 @@
+"""Orders to the training child and its replies, as lines between two processes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from subprocess import Popen, TimeoutExpired
+from threading import Lock, Timer
+from typing import TypeVar
+
+import msgspec
+
+from insa_anomaly import instrumentation
+from insa_anomaly.ports import SeriesKey
+
+FINISH_SECONDS = 10.0
+
+
+_PROGRESS = b'{"progress":'
+
+
+class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
+    """What the child is asked: train this series; or, where the metric is `_device`, these metrics of the device together.
+
+    On the last `window_days`, where that is said; as a refit, it is learnt on from where the serving model stands.
+    """
+
+    device_id: str
+    metric_name: str
+    window_days: float | None = None
+    metrics: tuple[str, ...] = ()
+    refit: bool = False
+
+
+class FleetOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):
+    """The child is asked to train these series and devices at once, in processes of its own; it answers a line each."""
+
+    keys: tuple[SeriesKey, ...]
+    window_days: float | None = None
+    processes: int | None = None  # None: as the settings say
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What the child says on the way to its answer: percent."""
+
+    progress: int
+
+
+Tell = Callable[[int], None]
+
+
+Said = TypeVar("Said")
+
+
+def _nobody(_: int) -> None:
+    """Nobody asks how far an automatic training is."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the child answers: the id of the new model, or why there is none; `away`: which is no fault of the series."""
+
+    seconds: float
+    model_id: str | None = None
+    reason: str = ""
+    away: bool = False
+
+
+class FleetAnswer(msgspec.Struct, frozen=True):
+    """What the child answers of one of many."""
+
+    key: SeriesKey
+    answer: Answer
+
+
+class _Lost(Exception):
+    """The child answers no more; says why."""
+
+
+class Child:
+    """The process that trains, started when it is first asked and again after it was lost."""
+
+    def __init__(self, start: Callable[[], "Popen[bytes]"], deadline: float) -> None:
+        self._start = start
+        self._deadline = deadline
+        self._process: Popen[bytes] | None = None
+        self.closed = False
+        self._lock = Lock()
+        self._one_at_a_time = Lock()
+
+    def ask(self, order: Order, tell: Tell = _nobody) -> Answer:
+        """One question, one answer, within the deadline: a child that takes longer is killed, which ends the read.
+
+        `tell` hears how far it is. Any thread may ask; one waits for the other.
+        """
+        try:
+            with self._one_at_a_time:
+                [answer] = self._answers(order, 1, Answer, tell)
+        except _Lost as lost:
+            return Answer(0.0, None, str(lost))
+        return answer
+
+    def ask_many(
+        self, order: FleetOrder, hear: Callable[[FleetAnswer], None], tell: Tell = _nobody
+    ) -> None:
+        """One question, and an answer for each of its keys in any order, all within the deadline; fewer where the child was lost."""
+        with self._one_at_a_time, suppress(_Lost):
+            for answer in self._answers(order, len(order.keys), FleetAnswer, tell):
+                hear(answer)
+
+    def interrupt(self) -> None:
+        """End the training under way: whoever asked for it has no model."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+
+    def finish(self) -> None:
+        """Let it end by itself, and with it the processes it has; for who waits for no answer."""
+        with self._lock:
+            process = self._process
+        if process is not None:
+            with suppress(OSError, TimeoutExpired):
+                assert process.stdin is not None  # noqa: S101 - it is a pipe by the start
+                process.stdin.close()
+                process.wait(FINISH_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """End it for good."""
+        with self._lock:
+            self.closed = True
+        self._end()
+
+    def _running(self) -> "Popen[bytes]":
+        """The process. Under the lock, so that none is started after the end. Raises _Lost once all is closed."""
+        with self._lock:
+            if self.closed:
+                raise _Lost("no more is trained: the end has come")
+            self._process = self._process or self._start()
+            return self._process
+
+    def _answers(
+        self, order: Order | FleetOrder, count: int, kind: type[Said], tell: Tell
+    ) -> Iterator[Said]:
+        """So many answers. Raises _Lost where one does not come."""
+        try:
+            process = self._running()
+            with self._killed_in_time(process):
+                _write(process, msgspec.json.encode(order) + b"\n")
+                for _ in range(count):
+                    yield msgspec.json.decode(_line(process, tell), type=kind)
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            self._end()
+            instrumentation.trainer_restarted(str(error))
+            raise _Lost("the training process ended, or took too long") from error
+
+    @contextmanager
+    def _killed_in_time(self, process: "Popen[bytes]") -> Iterator[None]:
+        killer = Timer(self._deadline, process.kill)
+        killer.daemon = True
+        killer.start()
+        try:
+            yield
+        finally:
+            killer.cancel()
+
+    def _end(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+
+
+def _write(process: "Popen[bytes]", line: bytes) -> None:
+    assert process.stdin is not None  # noqa: S101 - it is a pipe by the start, as is the other
+    process.stdin.write(line)
+    process.stdin.flush()
+
+
+def _line(process: "Popen[bytes]", tell: Tell) -> bytes:
+    """The next line that is an answer."""
+    assert process.stdout is not None  # noqa: S101
+    while (line := process.stdout.readline()).startswith(_PROGRESS):
+        tell(msgspec.json.decode(line, type=Progress).progress)
+    return line
