@@ -1,1 +1,1 @@
-"""What can be done, once; the command line and the API call it."""
+"""The services of the daemon, which the command line and the API call alike."""

@@ -1,4 +1,4 @@
-"""Anomalies and episodes, page by page."""
+"""Recorded anomalies and episodes, page by page."""
 
 from typing import Protocol
 
@@ -12,34 +12,43 @@ from insa_anomaly.services.views import AnomalyView, EpisodeView, anomaly_view, 
 
 
 class Findings(Protocol):
-    """What was recorded. Any call may raise DatabaseAway or DatabaseRefused."""
+    """Recorded anomalies, episodes and feedback.
+
+    Any call may raise DatabaseAway or DatabaseRefused.
+    """
 
     def anomalies(self, wanted: Filter, after: Place | None, most: int) -> list[Anomaly]:
-        """The newest `most` that the filter lets through, or those after a place."""
+        """Return at most `most` anomalies that the filter admits, newest first, after a place."""
 
     def count_anomalies(self, wanted: Filter) -> int:
-        """How many the filter lets through."""
+        """Count the anomalies that the filter admits."""
 
     def episodes(
         self, wanted: Filter, after: Place | None, most: int
     ) -> list[tuple[Episode, Feedback | None]]:
-        """As `anomalies`, by the time they opened."""
+        """Return at most `most` episodes with their feedback, the latest to open first."""
 
     def count_episodes(self, wanted: Filter) -> int:
-        """How many the filter lets through."""
+        """Count the episodes that the filter admits."""
 
     def tally(self, model_id: str, since: int) -> Tally:
-        """What this model found since then, and what operators said of all its episodes."""
+        """Count the findings of this model since `since`, and the feedback on all its episodes."""
 
     def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
-        """Times and confidences of the series' anomalies since then, in time order, at most so many."""
+        """Return (time, confidence) of the series' anomalies since `since`, in time order.
+
+        At most `most` anomalies are returned.
+        """
 
     def say(self, episode_id: str, feedback: Feedback) -> None:
-        """Keep what an operator says of an episode, instead of what was said before."""
+        """Store an operator's feedback on an episode, in place of earlier feedback."""
 
 
 class AnomalyPage(msgspec.Struct, frozen=True):
-    """Some anomalies, newest first; `total` counts all that the filter lets through, `next` is the cursor of the next page."""
+    """A page of anomalies, newest first.
+
+    `total` counts all anomalies that the filter admits; `next` is the cursor of the next page.
+    """
 
     anomalies: list[AnomalyView]
     total: int
@@ -47,7 +56,7 @@ class AnomalyPage(msgspec.Struct, frozen=True):
 
 
 class EpisodePage(msgspec.Struct, frozen=True):
-    """Some episodes, the one opened last first."""
+    """A page of episodes, the latest to open first."""
 
     episodes: list[EpisodeView]
     total: int
@@ -55,14 +64,14 @@ class EpisodePage(msgspec.Struct, frozen=True):
 
 
 class FindingService:
-    """Reads what was found, and takes what operators say of it."""
+    """Queries of anomalies and episodes, and feedback of operators."""
 
     def __init__(self, findings: Findings, audit: Audit) -> None:
         self._findings = findings
         self._audit = audit
 
     def anomalies(self, wanted: Filter, after: Place | None, most: int) -> AnomalyPage:
-        """A page of anomalies."""
+        """Return a page of anomalies."""
         found = self._findings.anomalies(wanted, after, most + 1)
         last = cursor(found[most - 1].timestamp, found[most - 1].id) if len(found) > most else None
         return AnomalyPage(
@@ -72,7 +81,7 @@ class FindingService:
         )
 
     def episodes(self, wanted: Filter, after: Place | None, most: int) -> EpisodePage:
-        """A page of episodes."""
+        """Return a page of episodes."""
         found = self._findings.episodes(wanted, after, most + 1)
         last = (
             cursor(found[most - 1][0].started_at, found[most - 1][0].id)
@@ -86,7 +95,10 @@ class FindingService:
         )
 
     def feedback(self, episode_id: str, feedback: Feedback, author: Author) -> EpisodeView:
-        """Keep what an operator says of an episode; the last word counts. Raises NotFound, DatabaseAway, DatabaseRefused."""
+        """Store an operator's feedback on an episode; the latest verdict counts.
+
+        Raises NotFound, DatabaseAway, DatabaseRefused.
+        """
         wanted = Filter(episode_id=episode_id)
         found = self._findings.episodes(wanted, None, 1)
         if not found:
@@ -98,12 +110,12 @@ class FindingService:
 
 
 def cursor(time: int, name: str) -> str:
-    """A place as one word, for callers to hand back."""
+    """Return a place as a single word, which callers send back."""
     return f"{time}~{name}"
 
 
 def place(said: str) -> Place:
-    """The inverse of `cursor`. Raises ValueError."""
+    """Return the place of a cursor. Raises ValueError."""
     time, mark, name = said.partition("~")
     if not mark or not -(2**53) <= int(time) <= 2**53:
         raise ValueError("this is no cursor that a page gave")

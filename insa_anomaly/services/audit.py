@@ -1,4 +1,4 @@
-"""Who changes something, and the line that is written before it is changed."""
+"""The author of a change, and the audit log that is written before the change is made."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,18 +6,28 @@ from insa_anomaly.ports import Change
 
 
 class Audit(Protocol):
-    """Where changes are written down before they are made."""
+    """The audit log, in which a change is recorded before it is made."""
 
     def write(self, change: Change) -> None:
-        """It is kept when this returns. Raises DatabaseAway or DatabaseRefused, and then nothing may be changed."""
+        """Store the change durably.
+
+        Raises DatabaseAway or DatabaseRefused; the change must not be made then.
+        """
 
 
 class Author(NamedTuple):
-    """Who changes something, and from where."""
+    """The author of a change, and the author's origin."""
 
     who: str
     origin: str
 
     def change(self, action: str, subject: str, before: object, after: object) -> Change:
-        """What they are about to do."""
-        return Change(self.who, self.origin, action, subject, before, after)
+        """Return the change that the author is about to make."""
+        return Change(
+            who=self.who,
+            origin=self.origin,
+            action=action,
+            subject=subject,
+            before=before,
+            after=after,
+        )

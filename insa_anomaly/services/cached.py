@@ -1,4 +1,4 @@
-"""Answers kept for a while: in this process, by bytes, and behind that where all daemons find them."""
+"""A cache of answers: in memory up to a size, and behind it the cache shared by all daemons."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from insa_anomaly import instrumentation
 from insa_anomaly.ports import Cache
 
 MOST_BYTES = 4_000_000
-_ENTRY_BYTES = 300  # about what one takes beside its text
+_ENTRY_BYTES = 300  # approximate size of an entry beside its text
 
 
 class Cached:
-    """Reads through memory and the cache. Any thread may call."""
+    """Cache in memory, in front of the shared cache. Any thread may call."""
 
     def __init__(self, behind: Cache | None, most_bytes: int = MOST_BYTES) -> None:
         self._behind = behind
@@ -23,7 +23,7 @@ class Cached:
         self._lock = Lock()
 
     def count(self, kind: str, name: str, seconds: int, make: Callable[[], int]) -> int:
-        """A number that may be `seconds` old; made where nobody has it. Raises what `make` raises."""
+        """Return a number that may be `seconds` old, or make it. Raises the errors of `make`."""
         found = self._near(name) or self._far(name, seconds)
         instrumentation.cache_looked_up(kind, hit=found is not None)
         if found is not None:
@@ -43,7 +43,10 @@ class Cached:
             return value
 
     def _far(self, name: str, seconds: int) -> bytes | None:
-        """What is there is nobody's promise: anything but a number is nothing. It is kept here for a little of its time."""
+        """Return a number from the shared cache, which is not trusted: other content is ignored.
+
+        Memory keeps the number for a tenth of its time.
+        """
         found = None if self._behind is None else self._behind.get(name)
         if found is None or not found.isdigit():
             return None

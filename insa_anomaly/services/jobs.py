@@ -1,11 +1,11 @@
-"""Trainings that are asked for: taken, waited for, watched, cancelled."""
+"""Training jobs: requested, waited for, watched and cancelled."""
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from math import isfinite
 from threading import BoundedSemaphore
 from time import monotonic, sleep
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -19,54 +19,57 @@ from insa_anomaly.services.stream_view import Live
 from insa_anomaly.services.views import Figure, Id, Instant, model_view
 
 ENDED = frozenset({"done", "failed", "cancelled"})
-WAITING_CALLERS = 4  # may wait for an answer at a time; the others are told to come again
+WAITING_CALLERS = 4  # callers that may wait at a time; the others get the job unfinished
 WAIT_SECONDS = 3.0
 _LOOK_SECONDS = 0.05
 EVERY_METRIC = "*"  # no metric has this name
 
 
 class Jobs(Protocol):
-    """Where jobs are kept. Any call may raise DatabaseAway or DatabaseRefused."""
+    """Storage of jobs. Any call may raise DatabaseAway or DatabaseRefused."""
 
     def knows(self, key: SeriesKey) -> bool:
-        """Whether readings of this series were ever recorded."""
+        """Report whether readings of this series were ever recorded."""
 
     def series(self) -> list[SeriesKey]:
-        """Every series with recorded readings."""
+        """Return every series with recorded readings."""
 
     def add(self, job: Job, most: int) -> None:
-        """Let it wait its turn. Raises Conflict where its series has one, TooMany where `most` wait already."""
+        """Queue a job.
+
+        Raises Conflict if its series has a job, TooMany if `most` jobs are queued.
+        """
 
     def one(self, job_id: str) -> Job:
-        """A job by its id. Raises NotFound."""
+        """Return a job by its id. Raises NotFound."""
 
     def page(self, status: str | None, after: Place | None, most: int) -> list[Job]:
-        """The newest `most`, or those after a place."""
+        """Return at most `most` jobs, newest first, starting after a place."""
 
     def count(self, status: str | None) -> int:
-        """How many there are."""
+        """Count the jobs of this status; None counts all jobs."""
 
     def begin(self, now: int) -> Job | None:
-        """The oldest that waits for us begins; None where none does."""
+        """Start the oldest job that is queued for this daemon; None if no job waits."""
 
     def progress(self, job_id: str, percent: int) -> None:
-        """It has come so far."""
+        """Record the job's progress in percent."""
 
     def advance(self, job: Job) -> bool:
-        """One of many series has come as far as it says; False where it was cancelled meanwhile."""
+        """Record the progress of a fleet's job; False if the job was cancelled meanwhile."""
 
     def end(self, job: Job) -> bool:
-        """It is done or failed, as it says; False where it was cancelled meanwhile."""
+        """Record that the job is done or failed; False if the job was cancelled meanwhile."""
 
     def cancel(self, job_id: str, now: int, reason: str) -> bool:
-        """It waits or runs no longer; False where it had ended before."""
+        """Cancel a queued or running job; False if the job had ended before."""
 
     def resume(self) -> None:
-        """What was under way when the daemon ended waits again."""
+        """Queue again the jobs that were under way when the daemon ended."""
 
 
 class FleetView(msgspec.Struct, frozen=True):
-    """How far a training of many is: how many series and devices its pattern names, and what came of them."""
+    """Progress of a fleet's training; `series` counts the series and devices of the pattern."""
 
     series: int
     trained: int
@@ -75,9 +78,10 @@ class FleetView(msgspec.Struct, frozen=True):
 
 
 class JobView(msgspec.Struct, frozen=True):
-    """A training and what came of it. Of a retraining `model_id` is the model it was asked for, `new_model_id` the one it made.
+    """A training and its outcome.
 
-    Of a fleet `device_id` is the pattern, and `metric_name` the metric, or `*`.
+    For a retraining, `model_id` is the model that was to be retrained, and `new_model_id` the
+    result. For a fleet, `device_id` is the pattern, and `metric_name` the metric or `*`.
     """
 
     job_id: Id
@@ -107,7 +111,7 @@ class JobView(msgspec.Struct, frozen=True):
 
 
 class JobPage(msgspec.Struct, frozen=True):
-    """Some jobs, newest first."""
+    """A page of jobs, newest first."""
 
     jobs: list[JobView]
     total: int
@@ -115,7 +119,10 @@ class JobPage(msgspec.Struct, frozen=True):
 
 
 class JobService:
-    """Takes jobs and shows them. Any call may raise DatabaseAway or DatabaseRefused; what changes something then changed nothing."""
+    """Requests and views of jobs.
+
+    Any call may raise DatabaseAway or DatabaseRefused; the requested change is then not made.
+    """
 
     def __init__(
         self,
@@ -123,6 +130,7 @@ class JobService:
         models: Models,
         live: Live,
         audit: Audit,
+        *,
         interrupt: Callable[[str], None],
         most_waiting: int,
     ) -> None:
@@ -135,12 +143,11 @@ class JobService:
         self._callers = BoundedSemaphore(WAITING_CALLERS)
 
     def train(self, key: SeriesKey, window_days: float | None, author: Author, now: int) -> JobView:
-        """A new model for this series. Raises NotFound, Conflict, TooMany."""
+        """Request a new model for this series. Raises NotFound, Conflict, TooMany."""
         if self._live.standing(key) is None and not self._jobs.knows(key):
             raise NotFound(f"there is no series {key[0]}/{key[1]}: it has never reported")
         return self._add(
-            Job(str(uuid4()), "train", *key, window_days, None, author.who, "queued", 0, now),
-            author,
+            _queued("train", *key, window_days=window_days, author=author, now=now), author
         )
 
     def train_fleet(
@@ -151,25 +158,27 @@ class JobService:
         author: Author,
         now: int,
     ) -> JobView:
-        """New models for all series of devices whose id is like the pattern, and for these devices. Raises as `train`."""
-        job = Job(
-            str(uuid4()),
+        """Request new models for the series of matching devices, and for these devices as a whole.
+
+        Raises NotFound, Conflict, TooMany.
+        """
+        job = _queued(
             "fleet",
             pattern,
             metric_name or EVERY_METRIC,
-            window_days,
-            None,
-            author.who,
-            "queued",
-            0,
-            now,
+            window_days=window_days,
+            author=author,
+            now=now,
         )
         if not any(named(job, key) for key in self._jobs.series()):
             raise NotFound(f"there is no recorded series of a device like {pattern}")
         return self._add(job, author)
 
     def retrain(self, model_id: str, author: Author, now: int) -> JobView:
-        """A new version of this model, held against it. Raises NotFound, Conflict, TooMany."""
+        """Request a new version of this model, to be compared with it.
+
+        Raises NotFound, Conflict, TooMany.
+        """
         try:
             row = self._models.row(model_id)
         except ModelFileError as error:
@@ -178,15 +187,15 @@ class JobService:
             raise Conflict(f"model {model_id} is deleted")
         key = (row.device_id, row.metric_name)
         return self._add(
-            Job(str(uuid4()), "retrain", *key, None, model_id, author.who, "queued", 0, now), author
+            _queued("retrain", *key, champion_id=model_id, author=author, now=now), author
         )
 
     def one(self, job_id: str) -> JobView:
-        """A job. Raises NotFound."""
+        """Return a job. Raises NotFound."""
         return self._view(self._jobs.one(job_id))
 
     def page(self, status: str | None, after: Place | None, most: int) -> JobPage:
-        """A page of jobs."""
+        """Return a page of jobs."""
         found = self._jobs.page(status, after, most + 1)
         last = cursor(found[most - 1].created_at, found[most - 1].id) if len(found) > most else None
         return JobPage([self._view(job) for job in found[:most]], self._jobs.count(status), last)
@@ -203,7 +212,10 @@ class JobService:
         return self.one(job_id)
 
     def wait(self, job: JobView) -> JobView:
-        """The job when it has ended, or as it is after some seconds; at once where many wait already."""
+        """Return the job once it has ended, or as it is after some seconds.
+
+        Returns at once if many callers wait already.
+        """
         if not self._callers.acquire(blocking=False):
             return job
         try:
@@ -236,23 +248,51 @@ class JobService:
         try:
             return None if model_id is None else self._models.row(model_id)
         except ModelFileError:
-            return None  # so long ago that the index has forgotten it
+            return None  # the index has forgotten a model so old
+
+
+def _queued(
+    kind: Literal["train", "retrain", "fleet"],
+    device_id: str,
+    metric_name: str,
+    *,
+    author: Author,
+    now: int,
+    window_days: float | None = None,
+    champion_id: str | None = None,
+) -> Job:
+    return Job(
+        id=str(uuid4()),
+        kind=kind,
+        device_id=device_id,
+        metric_name=metric_name,
+        window_days=window_days,
+        champion_id=champion_id,
+        requested_by=author.who,
+        status="queued",
+        progress=0,
+        created_at=now,
+    )
 
 
 def named(job: Job, key: SeriesKey) -> bool:
-    """Whether a job of many names this series. In the pattern `*` stands for any characters, `?` for one, `[ab]` for one of these."""
+    """Report whether a fleet's job covers this series.
+
+    In the pattern, `*` stands for any characters, `?` for a single character, `[ab]` for `a` or
+    `b`.
+    """
     return fnmatchcase(key[0], job.device_id) and job.metric_name in (EVERY_METRIC, key[1])
 
 
 def fleet_view(job: Job) -> FleetView:
-    """How far a job of many is."""
+    """Return the progress of a fleet's job."""
     return msgspec.convert(
         job.outcome or {"series": 0, "trained": 0, "failed": 0, "first_failure": ""}, FleetView
     )
 
 
 def job_view(job: Job, row: ModelRow | None) -> JobView:
-    """A job as callers see it; `row` is the model it made."""
+    """Return a job as callers see it; `row` is the model that the job made."""
     about = None if row is None else model_view(row)
     improvement, promoted = job.outcome.get("improvement_percentage"), job.outcome.get("promoted")
     return JobView(
@@ -283,11 +323,17 @@ def job_view(job: Job, row: ModelRow | None) -> JobView:
     )
 
 
-NOT_COMPARED = "the two versions were not assessed on the same holdout, so that their figures cannot be compared"
+NOT_COMPARED = (
+    "the two versions were not assessed on the same holdout,"
+    " so that their figures cannot be compared"
+)
 
 
 class Promotion(msgspec.Struct, frozen=True):
-    """What became of a challenger; `improvement_percentage` of balanced accuracy, None with the reason where it is not known."""
+    """Outcome of a challenger.
+
+    `improvement_percentage` refers to balanced accuracy; if unknown, it is None with a reason.
+    """
 
     promoted: bool
     improvement_percentage: float | None
@@ -295,9 +341,10 @@ class Promotion(msgspec.Struct, frozen=True):
 
 
 def promotion_of(challenger: ModelRow) -> Promotion:
-    """What its training found against the version before, on one holdout with the same faults.
+    """Return the comparison that the challenger's training made with the previous version.
 
-    The difference of figures from two holdouts would be a difference of holdouts.
+    Both versions were assessed on the same holdout with the same faults: the difference of figures
+    from two holdouts would be a difference of holdouts.
     """
     measured, unknown = (
         challenger.figures.get(name) for name in ("improvement_percentage", "improvement_unknown")

@@ -1,4 +1,4 @@
-"""API keys: made, shown once, proved by a digest, ended by time or by hand."""
+"""API keys: created, shown once, proved by a digest, ended by expiry or by hand."""
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,8 @@ from insa_anomaly.errors import DatabaseAway, DatabaseRefused, NotFound
 from insa_anomaly.ports import Key
 from insa_anomaly.services.audit import Audit, Author
 
-_STALE_SECONDS = (
-    30.0  # since whoever refreshes last tried: then they are read again before a key is taken
-)
-_SOONEST_SECONDS = 0.1  # between two looks into the database for a key that is not known
+_STALE_SECONDS = 30.0  # since the last attempt to read the keys; older ones are read again
+_SOONEST_SECONDS = 0.1  # between two queries of the database for an unknown key
 _SECRET_BYTES, _ID_BYTES = 32, 6
 _USED_EVERY = 60_000_000  # microseconds between two notes that a key was used
 _IMPLIED = {
@@ -28,7 +26,7 @@ _IMPLIED = {
 
 
 class Permission(StrEnum):
-    """What a key may be good for; `admin` is good for everything, and who may write models may read them."""
+    """Permissions of a key; `admin` includes all others, and `ml:write` includes `ml:read`."""
 
     READ = "ml:read"
     WRITE = "ml:write"
@@ -37,7 +35,7 @@ class Permission(StrEnum):
 
 
 class Denied(StrEnum):
-    """Why a key is not taken."""
+    """Reason why a key is not accepted."""
 
     UNKNOWN = "the key is not known"
     EXPIRED = "the key has expired"
@@ -45,56 +43,56 @@ class Denied(StrEnum):
 
 
 class Keys(Protocol):
-    """Where keys are stored. Any call may raise DatabaseAway or DatabaseRefused."""
+    """Storage of keys. Any call may raise DatabaseAway or DatabaseRefused."""
 
     def all(self) -> list[Key]:
-        """Every key, expired and revoked ones included."""
+        """Return every key, including expired and revoked keys."""
 
     def add(self, key: Key) -> None:
         """Store a new key."""
 
     def revoke(self, key_id: str, at: int) -> None:
-        """The key is good for nothing from `at` on. Raises NotFound."""
+        """Revoke the key from `at` on. Raises NotFound."""
 
     def used(self, at: Mapping[str, int]) -> None:
-        """Note when these keys were last used."""
+        """Store when these keys were last used."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a new key is to be."""
+    """Properties of a key that is to be created."""
 
     name: str
     permissions: Sequence[Permission]
-    lifetime: int | None = None  # microseconds, None: it does not expire
+    lifetime: int | None = None  # microseconds; None: the key does not expire
     predictions_a_minute: int | None = None
 
 
 def grants(key: Key, permission: str) -> bool:
-    """Whether the key is good for this."""
+    """Report whether the key grants this permission."""
     return any(permission in _IMPLIED.get(held, {held}) for held in key.permissions)
 
 
 class KeyService:
-    """Makes, lists and revokes keys, each change with its line in the audit log before it."""
+    """Creation, listing and revocation of keys; every change is audited beforehand."""
 
     def __init__(self, keys: Keys, audit: Audit) -> None:
         self._keys = keys
         self._audit = audit
 
     def create(self, wish: Wish, who: str, now: int) -> tuple[Key, str]:
-        """A new key, and the word to be presented, which is nowhere else."""
+        """Return a new key, and its token, which is stored nowhere else."""
         key_id = token_hex(_ID_BYTES)
         token = f"insa_{key_id}_{token_hex(_SECRET_BYTES)}"
         expires_at = None if wish.lifetime is None else now + wish.lifetime
         permissions = tuple(str(permission) for permission in wish.permissions)
         key = Key(
-            key_id,
-            wish.name,
-            _digest(token),
-            permissions,
-            now,
-            expires_at,
+            id=key_id,
+            name=wish.name,
+            digest=_digest(token),
+            permissions=permissions,
+            created_at=now,
+            expires_at=expires_at,
             predictions_a_minute=wish.predictions_a_minute,
         )
         shown = {"name": key.name, "permissions": permissions, "expires_at": expires_at}
@@ -103,11 +101,11 @@ class KeyService:
         return key, token
 
     def all(self) -> list[Key]:
-        """Every key."""
+        """Return every key."""
         return self._keys.all()
 
     def revoke(self, key_id: str, who: str, now: int) -> None:
-        """End a key. Raises NotFound."""
+        """Revoke a key. Raises NotFound."""
         if key_id not in {key.id for key in self._keys.all()}:
             raise NotFound(f"there is no key {key_id}")
         self._audit.write(
@@ -117,9 +115,9 @@ class KeyService:
 
 
 class KeyRing:
-    """The keys as the API asks for them: in memory, and as old as the last `refresh`.
+    """Keys in memory, as of the last `refresh`.
 
-    With the database away the keys that are known go on being good; expiry is watched here.
+    While the database is unreachable, the known keys stay valid; their expiry is checked here.
     """
 
     def __init__(self, keys: Keys, clock: Callable[[], int]) -> None:
@@ -132,7 +130,7 @@ class KeyRing:
         self._reading = Lock()
 
     def knows(self, token: str) -> bool:
-        """Whether `authenticate` answers from memory, without asking the database."""
+        """Report whether `authenticate` answers from memory, without a query of the database."""
         age = monotonic() - self._read_at
         return (
             self._keys is not None
@@ -141,7 +139,10 @@ class KeyRing:
         )
 
     def authenticate(self, token: str) -> Key | Denied:
-        """The key of this word. Raises DatabaseAway or DatabaseRefused where no keys could ever be read."""
+        """Return the key of this token, or the reason of its denial.
+
+        Raises DatabaseAway or DatabaseRefused if the keys were never read.
+        """
         if not self.knows(token):
             self._look_again()
         key = (self._keys or {}).get(_id(token))
@@ -157,7 +158,10 @@ class KeyRing:
         return key
 
     def refresh(self) -> None:
-        """Read the keys anew, and save which were used. Raises DatabaseAway or DatabaseRefused."""
+        """Read the keys again, and store which were used.
+
+        Raises DatabaseAway or DatabaseRefused.
+        """
         with self._reading:
             self._read_at = monotonic()
             unsaved = dict(self._unsaved)

@@ -1,6 +1,7 @@
-"""What can be done to a model that is there: its threshold set, a version activated or deleted; audited before it is done.
+"""Changes to a stored model: a threshold set, a version activated or deleted; audited beforehand.
 
-The index on disk is changed; the trainer sees that and writes the swap into the log, so that the stream follows within a second.
+A change is made to the index on disk. The trainer notices the change and writes the swap into the
+log, so that the stream follows within a second.
 """
 
 from typing import Literal, Protocol
@@ -22,36 +23,36 @@ Aside = Literal["archived", "disabled"]
 
 
 class Shelf(Models, Protocol):
-    """The models, and what can be done to them; any call may raise ModelFileError."""
+    """The models and their changes; any call may raise ModelFileError."""
 
     def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
-        """Let the model speak from this confidence on."""
+        """Set the least confidence at which the model opens an episode."""
 
     def activate(self, model_id: str) -> ModelRow:
         """Let this version serve its series."""
 
     def shadow(self, model_id: str) -> ModelRow:
-        """Let this archived version score along, instead of the one that does."""
+        """Let this archived version score along, in place of the current shadow."""
 
     def end_shadow(self, model_id: str) -> ModelRow:
-        """Let this version score along no more."""
+        """Archive this shadow."""
 
     def put_aside(self, model_id: str, status: Aside, reason: str) -> ModelRow:
-        """Let the model serve no longer, without another in its place; its files stay."""
+        """Stop the model from serving, without a successor; its files stay."""
 
     def delete(self, model_id: str, reason: str) -> ModelRow:
         """Remove the model's files; its row stays."""
 
 
 class Catalogue(Protocol):
-    """Where models are shown to others."""
+    """The list of models that other programs read."""
 
     def put(self, row: ModelRow) -> None:
-        """Show it as it is now. Raises DatabaseAway or DatabaseRefused."""
+        """Store the row as it is now. Raises DatabaseAway or DatabaseRefused."""
 
 
 class AlarmsPerDay(msgspec.Struct, frozen=True):
-    """Episodes a day over the last `days`: as the threshold was, and as it would have been."""
+    """Episodes a day over the last `days`, with the old threshold and with the new threshold."""
 
     days: float
     before: float | None
@@ -59,7 +60,7 @@ class AlarmsPerDay(msgspec.Struct, frozen=True):
 
 
 class ThresholdChange(msgspec.Struct, frozen=True):
-    """What became of a threshold, and what it would have done."""
+    """A changed threshold, and its effect on the past days."""
 
     success: bool
     model_id: Id
@@ -69,7 +70,7 @@ class ThresholdChange(msgspec.Struct, frozen=True):
 
 
 class StatusChange(msgspec.Struct, frozen=True):
-    """What became of a model; `replaced_model_id` is the one that served before."""
+    """A changed status; `replaced_model_id` is the model that had the role before."""
 
     success: bool
     model_id: Id
@@ -78,7 +79,11 @@ class StatusChange(msgspec.Struct, frozen=True):
 
 
 class ModelChangeService:
-    """Changes models by hand. Every call may raise NotFound, Conflict, DatabaseAway, DatabaseRefused; then nothing was changed."""
+    """Changes to models by hand.
+
+    Every call may raise NotFound, Conflict, DatabaseAway, DatabaseRefused; the model is then
+    unchanged.
+    """
 
     def __init__(
         self,
@@ -97,7 +102,7 @@ class ModelChangeService:
     def set_threshold(
         self, model_id: str, threshold: float, author: Author, now: int
     ) -> ThresholdChange:
-        """Let the model speak from this confidence on, over refits too, until it is set again."""
+        """Set the least confidence that opens an episode; refits keep it until it is set again."""
         before = self._stored(model_id)
         effect = self._effect(before, threshold, now)
         self._audit.write(author.change("model.threshold", model_id, before.threshold, threshold))
@@ -105,7 +110,7 @@ class ModelChangeService:
         return ThresholdChange(True, model_id, before.threshold, threshold, effect)  # noqa: FBT003 - the answer's word for it
 
     def activate(self, model_id: str, author: Author) -> StatusChange:
-        """Let this version serve its series, forward or back."""
+        """Let this version serve its series, as a rollback or a promotion."""
         row = self._stored(model_id)
         if row.status == "failed":
             raise Conflict(f"model {model_id} failed: {row.reason}")
@@ -117,7 +122,7 @@ class ModelChangeService:
         return StatusChange(True, model_id, row.status, serving if serving != model_id else None)  # noqa: FBT003
 
     def shadow(self, model_id: str, author: Author) -> StatusChange:
-        """Let this version score its series along without a word, so that it can be compared with the one that serves."""
+        """Let this version score along, to be compared with the champion; it opens no episode."""
         row = self._stored(model_id)
         if row.status not in {"archived", "shadow"} or row.metric_name == METRIC_NAME:
             raise Conflict(
@@ -131,7 +136,7 @@ class ModelChangeService:
         return StatusChange(True, model_id, row.status, before if before != model_id else None)  # noqa: FBT003
 
     def end_shadow(self, model_id: str, author: Author) -> StatusChange:
-        """Let this version score along no more; it is kept."""
+        """Archive a shadow; its files stay."""
         row = self._stored(model_id)
         if row.status != "shadow":
             raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
@@ -141,7 +146,11 @@ class ModelChangeService:
         return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
 
     def put_aside(self, model_id: str, status: Aside, reason: str, author: Author) -> StatusChange:
-        """Let the model serve no longer. A series whose model is disabled gets none until a model is trained or activated by hand."""
+        """Stop the model from serving.
+
+        A series whose model is disabled gets no model until a model is trained or activated by
+        hand.
+        """
         row = self._stored(model_id)
         self._audit.write(
             author.change(
@@ -153,7 +162,10 @@ class ModelChangeService:
         return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
 
     def delete(self, model_id: str, author: Author) -> StatusChange:
-        """Remove the model's files. Where it served, its series has no model until another is trained or activated."""
+        """Remove the model's files.
+
+        If the model served, its series has no model until another is trained or activated.
+        """
         row = self._stored(model_id)
         self._audit.write(author.change("model.delete", model_id, row.status, "deleted"))
         row = self._shelf.delete(model_id, f"deleted by {author.who}")
@@ -181,7 +193,10 @@ class ModelChangeService:
             instrumentation.catalogue_behind(row.id, str(error))
 
     def _effect(self, row: ModelRow, threshold: float, now: int) -> AlarmsPerDay:
-        """Of the readings that were found anomalous; the series' first model is as old as the span can be."""
+        """Count episodes a day in the recorded anomalies, at the old and at the new threshold.
+
+        The span begins no earlier than the series' first model.
+        """
         key: SeriesKey = (row.device_id, row.metric_name)
         began = min((one.trained_at for one in self._shelf.of_series(key)), default=row.trained_at)
         days = min(float(LIVE_DAYS), max(0.0, (now - began) / DAY))
@@ -197,10 +212,11 @@ class ModelChangeService:
 
 
 def opened(found: list[tuple[int, float]], threshold: float, pause: float) -> int:
-    """How many episodes anomalies (time in microseconds, confidence), in time order, open at this threshold.
+    """Count the episodes that anomalies, in time order, open at this threshold.
 
-    As the verdict has it: one opens where the confidence reaches the threshold, goes on while anomalies of any confidence come less
-    than `pause` microseconds apart, and is over after that.
+    `found` holds times in microseconds and confidences. As in the stream, an episode opens where
+    the confidence reaches the threshold, continues while anomalies of any confidence come at most
+    `pause` microseconds apart, and closes after that.
     """
     count, until = 0, -float("inf")
     for time, confidence in found:

@@ -1,6 +1,6 @@
-"""The daily health check over all instances: measures every serving model, has it judged, and keeps what was decided and why.
+"""The daily health check over all instances: judges every serving model and stores decisions.
 
-What was decided is carried out by whom it concerns: see `remedies`.
+A decision is carried out by the daemon that it concerns: see `remedies`.
 """
 
 from collections import Counter
@@ -43,36 +43,42 @@ from insa_anomaly.services.views import Figure, Id, Instant
 PAGE = 500
 WORST = 20  # models that a report names
 ACTIVITY_DAYS, DECISION_DAYS = 8, 730
-WAITING_DAYS = 2  # after which a decision that nobody carried out is void
+WAITING_DAYS = 2  # after which a decision that is not carried out is void
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 
 class Tables(Protocol):
-    """Where a check measures and keeps. Any call may raise DatabaseAway or DatabaseRefused."""
+    """Measurements and stored decisions. Any call may raise DatabaseAway or DatabaseRefused."""
 
     def alone(self) -> AbstractContextManager[bool]:
-        """Whether nobody else checks while the block runs."""
+        """Return a block that yields whether no other check is under way."""
 
     def last_due(self, task: str) -> int | None:
-        """When the run of this task that was made last was due; None where there was none."""
+        """Return when the latest run of this task was due; None if there was no run."""
 
     def begin(self, since: int, before: int, now: int) -> None:
-        """Note when models were last used (those of devices by activity `since`), and give up what waited from `before`."""
+        """Note when models were last used, and void the decisions that wait since before `before`.
+
+        Models of devices count as used by their activity since `since`.
+        """
 
     def standings(self, after: SeriesKey, since: int, most: int) -> list[Standing]:
-        """The next serving models by name; what they did `since`."""
+        """Return the next serving models by name, with their activity since `since`."""
 
     def paces(self, since: int) -> list[Pace]:
-        """Every daemon that scored since then."""
+        """Return the pace of every daemon that scored since `since`."""
 
     def idle(self, after: str, before: int, most: int) -> list[Idle]:
-        """The next models by id that serve nothing and were last used `before`, and are not to go already."""
+        """Return the next idle models by id that were last used before `before`.
+
+        An idle model serves no series. Models with a pending cleanup are left out.
+        """
 
     def disabled(self) -> int:
-        """How many series have a disabled model and none that serves."""
+        """Count the series that have a disabled model and no serving model."""
 
     def decide(self, run_id: str, decisions: Sequence[Decision], at: int) -> None:
-        """Keep what was decided."""
+        """Store decisions."""
 
     def finish(
         self,
@@ -84,22 +90,25 @@ class Tables(Protocol):
         due: int | None,
         pace: float,
     ) -> None:
-        """Spread the retrainings, `pace` seconds apart, and keep the report; `due` is when a scheduled run was."""
+        """Spread the retrainings, `pace` seconds apart, and store the report.
+
+        `due` is the time at which a scheduled run was due.
+        """
 
     def forget(self, activity: int, decisions: int) -> None:
         """Drop activity, and decisions with their reports, from before these times."""
 
     def report(self, task: str) -> Mapping[str, Any] | None:
-        """The newest report; None where there is none."""
+        """Return the newest report; None if there is none."""
 
     def decisions(
         self, wanted: DecisionFilter, after: Place | None, most: int
     ) -> list[KeptDecision]:
-        """The newest `most` that are wanted, or those after a place."""
+        """Return at most `most` decisions that the filter admits, newest first, after a place."""
 
 
 class Bad(msgspec.Struct, frozen=True):
-    """A model with which something is the matter."""
+    """A model with findings."""
 
     device_id: str
     metric_name: str
@@ -109,7 +118,7 @@ class Bad(msgspec.Struct, frozen=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True):
-    """What a check saw and decided. `found` counts models by what is the matter, `decided` decisions by their kind."""
+    """Result of a check: `found` counts models by finding, `decided` counts decisions by kind."""
 
     run_id: Id
     task_type: str
@@ -127,7 +136,7 @@ class HealthReport(msgspec.Struct, frozen=True):
 
 
 class DecisionView(msgspec.Struct, frozen=True):
-    """A decision with its reason, the figures it rests on, and what came of it."""
+    """A decision with its reason, its figures and its outcome."""
 
     id: Id
     run_id: Id
@@ -150,7 +159,7 @@ class DecisionView(msgspec.Struct, frozen=True):
 
 
 class DecisionPage(msgspec.Struct, frozen=True):
-    """Some decisions, newest first."""
+    """A page of decisions, newest first."""
 
     decisions: list[DecisionView]
     next: str | None
@@ -158,7 +167,7 @@ class DecisionPage(msgspec.Struct, frozen=True):
 
 @dataclass
 class _Tally:
-    """What a run counts as it goes; its size does not depend on the fleet's."""
+    """Running counts of a check; their size does not depend on the size of the fleet."""
 
     models: int = 0
     lowest: tuple[float, str] | None = None
@@ -167,7 +176,7 @@ class _Tally:
     worst: list[tuple[float, int, Bad]] = field(default_factory=list)
 
     def add(self, one: Standing, found: Finding) -> None:
-        """One more model was judged."""
+        """Count a judged model."""
         self.models += 1
         self.found.update(str(what) for what in found)
         known = one.accuracy if one.accuracy is not None else one.accuracy_at_promotion
@@ -177,7 +186,7 @@ class _Tally:
             self._keep(one, found, known)
 
     def _keep(self, one: Standing, found: Finding, accuracy: float | None) -> None:
-        """Those that are worst: degraded or failing first, then by accuracy."""
+        """Keep the worst models: degraded or failing first, then by accuracy."""
         weight = 2.0 * (not {Found.DEGRADED, Found.FAILING}.isdisjoint(found)) - (
             1.0 if accuracy is None else accuracy
         )
@@ -195,11 +204,11 @@ class _Tally:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing stands that a person should look at."""
+        """Whether no finding needs a person's attention."""
         return not any(self.found[what] for what in (Found.DEGRADED, Found.FAILING, Found.SLOW))
 
     def summary(self, limits: Limits) -> str:
-        """The fleet in a line."""
+        """Return a summary of the fleet in a line."""
         low = self.found[Found.INACCURATE]
         lowest = (
             f", the lowest {self.lowest[1]} with {self.lowest[0]:.2f}"
@@ -217,30 +226,32 @@ class _Tally:
 
 
 class HealthService:
-    """Runs the check and shows what it found. Any call may raise DatabaseAway or DatabaseRefused."""
+    """Runs of the check, and their results. Any call may raise DatabaseAway or DatabaseRefused."""
 
     def __init__(self, tables: Tables, audit: Audit, limits: Limits, hour: int | None) -> None:
-        """`hour` (UTC) is when the daily run is due; None: never."""
+        """Take the `hour` (UTC) of the daily run; None disables the daily run."""
         self._tables = tables
         self._audit = audit
         self._limits = limits
         self._hour = hour
 
     def due(self, now: int) -> int | None:
-        """When the run that is due now was to be made; None where it was made. One that was missed stays due."""
+        """Return when the pending daily run was due; None if no run is pending.
+
+        A missed run stays pending.
+        """
         if self._hour is None:
             return None
         newest, last = slot(now, self._hour), self._tables.last_due(TASK)
         return None if last is not None and last >= newest else newest
 
     def run_due(self, now: int) -> HealthReport | None:
-        """The daily run, where it is due and nobody else is at it."""
+        """Run the daily check, if it is due and no other daemon runs it."""
         if self.due(now) is None:
             return None
         with self._tables.alone() as alone:
-            due = (
-                self.due(now) if alone else None
-            )  # asked again: another daemon may have run it just now
+            # Asked again, because another daemon may have run the check just now.
+            due = self.due(now) if alone else None
             return (
                 None
                 if due is None
@@ -248,21 +259,21 @@ class HealthService:
             )
 
     def run(self, actions: Collection[Action], author: Author, now: int) -> HealthReport:
-        """A run that was asked for. Raises Conflict where one is under way."""
+        """Run a requested check. Raises Conflict if another check is under way."""
         with self._tables.alone() as alone:
             if not alone:
                 raise Conflict("a health check is under way")
             return self._checked(actions, author, now, None)
 
     def report(self) -> HealthReport:
-        """The newest one. Raises NotFound."""
+        """Return the newest report. Raises NotFound."""
         found = self._tables.report(TASK)
         if found is None:
             raise NotFound("no health check has run yet")
         return msgspec.convert(found, HealthReport)
 
     def decisions(self, wanted: DecisionFilter, after: Place | None, most: int) -> DecisionPage:
-        """A page of decisions, with what became of each."""
+        """Return a page of decisions with their outcomes."""
         found = self._tables.decisions(wanted, after, most + 1)
         last = cursor(found[most - 1].at, found[most - 1].id) if len(found) > most else None
         return DecisionPage([decision_view(one) for one in found[:most]], last)
@@ -279,16 +290,17 @@ class HealthService:
         self._tables.begin(now - WAITING_DAYS * DAY, now - WAITING_DAYS * DAY, now)
         self._models(run_id, actions, now, tally)
         self._others(run_id, actions, now, tally)
-        report = self._report(run_id, actions, author, now, tally, monotonic() - began)
-        self._tables.finish(
-            run_id, TASK, report, now, due=due, pace=pace_seconds(tally.decided["retrain"])
+        report = self._report(
+            run_id, actions, author, now=now, tally=tally, seconds=monotonic() - began
         )
+        pace = pace_seconds(tally.decided["retrain"])
+        self._tables.finish(run_id, TASK, report, now, due=due, pace=pace)
         self._tables.forget(now - ACTIVITY_DAYS * DAY, now - DECISION_DAYS * DAY)
         instrumentation.health_checked(report.summary, report.seconds, healthy=report.healthy)
         return report
 
     def _models(self, run_id: str, actions: Collection[Action], now: int, tally: _Tally) -> None:
-        """Page by page, so that a large fleet takes no more memory than a small one."""
+        """Judge models page by page, so that memory does not grow with the fleet."""
         after: SeriesKey = ("", "")
         while page := self._tables.standings(after, now - DAY, PAGE):
             decisions: list[Decision] = []
@@ -300,7 +312,7 @@ class HealthService:
             after = page[-1].device_id, page[-1].metric_name
 
     def _others(self, run_id: str, actions: Collection[Action], now: int, tally: _Tally) -> None:
-        """Daemons, and models that serve nothing."""
+        """Judge the daemons, and the models that serve no series."""
         for pace in self._tables.paces(now - DAY):
             found, decisions = judge_pace(pace, actions, self._limits, now)
             tally.found.update(str(what) for what in found)
@@ -324,6 +336,7 @@ class HealthService:
         run_id: str,
         actions: Collection[Action],
         author: Author,
+        *,
         now: int,
         tally: _Tally,
         seconds: float,
@@ -347,7 +360,7 @@ class HealthService:
 
 
 def decision_view(kept: KeptDecision) -> DecisionView:
-    """A decision as callers see it."""
+    """Return a decision as callers see it."""
     one = kept.decision
     return DecisionView(
         id=kept.id,

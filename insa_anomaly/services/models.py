@@ -1,4 +1,4 @@
-"""Models: which there are, how each does."""
+"""Queries of models: their list, their details, their performance."""
 
 import msgspec
 
@@ -17,7 +17,10 @@ UNKNOWN = "this model carries no self-assessment"
 
 
 class ModelPage(msgspec.Struct, frozen=True):
-    """Some models, newest first; `total` and `active_count` count all that the filter lets through."""
+    """A page of models, newest first.
+
+    `total` and `active_count` count all models that the filter admits.
+    """
 
     models: list[ModelView]
     total: int
@@ -31,12 +34,12 @@ class LiveView(msgspec.Struct, frozen=True):
     state: str
     readings: int
     newest: Instant | None
-    serving: bool  # this very model scores it
+    serving: bool  # this model scores the series
     in_episode: bool
 
 
 class ModelDetail(msgspec.Struct, frozen=True):
-    """All about one model."""
+    """A model with its figures, its parameters and the state of its series."""
 
     info: ModelView
     metrics: dict[str, Figure]
@@ -46,7 +49,7 @@ class ModelDetail(msgspec.Struct, frozen=True):
 
 
 class LiveRate(msgspec.Struct, frozen=True):
-    """What the model found over the last days."""
+    """Findings of the model over the last days."""
 
     days: float
     anomalies: int
@@ -56,7 +59,7 @@ class LiveRate(msgspec.Struct, frozen=True):
 
 
 class Precision(msgspec.Struct, frozen=True):
-    """What operators said of its episodes."""
+    """Operators' verdicts on the model's episodes."""
 
     confirmed: int
     dismissed: int
@@ -64,7 +67,7 @@ class Precision(msgspec.Struct, frozen=True):
 
 
 class VersionView(msgspec.Struct, frozen=True):
-    """One version of the series' models."""
+    """A version of the series' models."""
 
     id: Id
     version: int
@@ -77,7 +80,7 @@ class VersionView(msgspec.Struct, frozen=True):
 
 
 class Performance(msgspec.Struct, frozen=True):
-    """How a model does: what its training says of it, what the stream shows, what operators say."""
+    """A model's performance: its training, its findings in the stream, the operators' verdicts."""
 
     model_id: Id
     accuracy: float | None
@@ -93,7 +96,7 @@ class Performance(msgspec.Struct, frozen=True):
 
 
 class Side(msgspec.Struct, frozen=True):
-    """What one version said of the readings that both scored."""
+    """Findings of a version on the readings that both versions scored."""
 
     anomalies: int
     anomaly_rate: float | None
@@ -102,9 +105,10 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A version that scores along (`shadow`), and the one that serves (`champion`), on the same readings since the shadow began.
+    """A shadow and the serving version (`champion`), on the same readings since the shadow began.
 
-    A daily refit may replace the serving version meanwhile: `champion_versions` served.
+    A daily refit may replace the serving version meanwhile; `champion_versions` counts the versions
+    that served.
     """
 
     model_id: Id
@@ -116,18 +120,18 @@ class Comparison(msgspec.Struct, frozen=True):
     champion: Side
     shadow: Side
     both_anomalous: int
-    agreement: float | None  # share of readings that both call the same
+    agreement: float | None  # share of readings on which both versions agree
 
 
 class ModelFilter(msgspec.Struct, frozen=True):
-    """Which models; None: any."""
+    """Filter of models; None admits any value."""
 
     device_id: str | None = None
     metric_name: str | None = None
     status: str | None = None
 
     def admits(self, row: ModelRow) -> bool:
-        """Whether this is one of them."""
+        """Report whether the filter admits this model."""
         wanted, found = (
             (self.device_id, self.metric_name, self.status),
             (row.device_id, row.metric_name, row.status),
@@ -136,7 +140,7 @@ class ModelFilter(msgspec.Struct, frozen=True):
 
 
 class ModelService:
-    """Reads models: from the index on disk, so that the database may be away, except for what only it knows."""
+    """Queries of models from the index on disk; only findings and feedback need the database."""
 
     def __init__(self, models: Models, live: Live, findings: Findings, cached: Cached) -> None:
         self._models = models
@@ -145,7 +149,7 @@ class ModelService:
         self._cached = cached
 
     def page(self, wanted: ModelFilter, after: Place | None, most: int) -> ModelPage:
-        """A page of models."""
+        """Return a page of models."""
         every = sorted(
             (row for row in self._models.rows() if wanted.admits(row)), key=_place, reverse=True
         )
@@ -159,18 +163,18 @@ class ModelService:
         )
 
     def figures(self) -> list[Figures]:
-        """How good every model that serves was found to be. Raises ModelFileError."""
+        """Return the assessed figures of every model that serves. Raises ModelFileError."""
         return self._models.figures()
 
     def detail(self, model_id: str) -> ModelDetail:
-        """All about one model. Raises NotFound."""
+        """Return a model with its figures, parameters and state. Raises NotFound."""
         row = self.row(model_id)
         return ModelDetail(
             model_view(row), row.figures, row.parameters, row.status, self._live_view(row)
         )
 
     def performance(self, model_id: str, now: int) -> Performance:
-        """How a model does. Raises NotFound, DatabaseAway, DatabaseRefused."""
+        """Return a model's performance. Raises NotFound, DatabaseAway, DatabaseRefused."""
         row = self.row(model_id)
         view, days = model_view(row), min(float(LIVE_DAYS), max(0.0, (now - row.trained_at) / DAY))
         tally, lately = (
@@ -204,7 +208,7 @@ class ModelService:
         )
 
     def comparison(self, model_id: str) -> Comparison:
-        """How a shadow does beside the version that serves. Raises NotFound, Conflict."""
+        """Return the comparison of a shadow with the serving version. Raises NotFound, Conflict."""
         row = self.row(model_id)
         if row.status != "shadow":
             raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
@@ -212,12 +216,23 @@ class ModelService:
         begun = (
             found
             if found is not None and found.shadow_id == model_id
-            else Compared(model_id, *(0,) * 8, champions=1)
+            else Compared(
+                shadow_id=model_id,
+                since=0,
+                newest=0,
+                readings=0,
+                anomalies=0,
+                shadow_anomalies=0,
+                both=0,
+                episodes=0,
+                shadow_episodes=0,
+                champions=1,
+            )
         )
         return _comparison(begun, self._models.active().get(_key(row)))
 
     def row(self, model_id: str) -> ModelRow:
-        """A model by its id. Raises NotFound."""
+        """Return a model by its id. Raises NotFound."""
         try:
             return self._models.row(model_id)
         except ModelFileError as error:

@@ -1,4 +1,4 @@
-"""What a value would be as the next reading of its series; nothing is changed by asking."""
+"""Predictions: the score of a value as the next reading of its series; asking changes no state."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,19 +16,22 @@ from insa_anomaly.ports import Key, Models, SeriesKey
 from insa_anomaly.services.stream_view import Live, Serving
 from insa_anomaly.services.views import Id
 
-ATTEMPTS = 5  # a model is swapped once a day
-AT_ONCE = 256  # values: between two such parts the stream has its turn
+ATTEMPTS = 5  # plenty, because a model is swapped once a day
+AT_ONCE = 256  # values; between two parts of this size the stream has its turn
 
 
 class RateLimit(Protocol):
-    """How much a caller may have a minute."""
+    """Limit on the requests of a caller, per minute."""
 
     def take(self, name: str, cost: int, a_minute: int) -> float | None:
-        """Take so much of what `name` may have; None, or the seconds after which to come again: then nothing was taken."""
+        """Take `cost` from the budget of `name`; None on success.
+
+        Otherwise the budget stays as it is, and the seconds until the next attempt are returned.
+        """
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """What one value would be."""
+    """Score of a value as the next reading."""
 
     value: float
     is_anomaly: bool
@@ -40,7 +43,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class PredictionAnswer(msgspec.Struct, frozen=True):
-    """What one value would be, and who says so."""
+    """Score of a value as the next reading, and the model that scored it."""
 
     is_anomaly: bool
     score: float
@@ -53,7 +56,7 @@ class PredictionAnswer(msgspec.Struct, frozen=True):
 
 
 class BatchAnswer(msgspec.Struct, frozen=True):
-    """What each value would be, each by itself."""
+    """Scores of several values, each as the next reading."""
 
     predictions: list[Prediction]
     anomaly_count: int
@@ -64,7 +67,10 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 def foreseen(
     live: Live, series: SeriesKey, values: Floats
 ) -> tuple[list[Prediction], Serving] | None:
-    """What each of these values [n] would be as the next reading, and by which model; None unless the series is serving."""
+    """Return the predictions for these values [n], each as the next reading, and their model.
+
+    None unless the series is serving, or if its model was swapped `ATTEMPTS` times meanwhile.
+    """
     for _ in range(ATTEMPTS):
         serving = live.serving(series)
         if serving is None:
@@ -97,7 +103,10 @@ def _part(live: Live, serving: Serving, values: Floats) -> Iterator[Prediction]:
 
 
 class PredictionService:
-    """Asks the stream. `a_minute` is how many predictions a key may have, where it has no limit of its own."""
+    """Predictions from the stream.
+
+    `a_minute` is the number of predictions a minute for a key without a limit of its own.
+    """
 
     def __init__(self, live: Live, models: Models, limit: RateLimit, a_minute: int) -> None:
         self._live = live
@@ -106,26 +115,29 @@ class PredictionService:
         self._a_minute = a_minute
 
     def adjust(self, a_minute: int) -> None:
-        """How many a minute a key may have from now on, where it has no limit of its own."""
+        """Set the predictions a minute for a key without a limit of its own."""
         self._a_minute = a_minute
 
     def predict(self, key: Key, series: SeriesKey, value: float) -> PredictionAnswer:
-        """One value. Raises TooMany, NotFound, Conflict."""
+        """Score a value as the next reading. Raises TooMany, NotFound, Conflict."""
         said, found = self._foresee(key, series, [value])
         one = said[0]
         return PredictionAnswer(
-            one.is_anomaly,
-            one.score,
-            one.confidence,
-            one.expected,
-            one.lower,
-            one.upper,
-            found.model_id,
-            found.model_version,
+            is_anomaly=one.is_anomaly,
+            score=one.score,
+            confidence=one.confidence,
+            expected=one.expected,
+            lower=one.lower,
+            upper=one.upper,
+            model_id=found.model_id,
+            model_version=found.model_version,
         )
 
     def predict_many(self, key: Key, series: SeriesKey, values: Sequence[float]) -> BatchAnswer:
-        """Several values, each as if it were the next. Raises TooLarge, TooMany, NotFound, Conflict."""
+        """Score several values, each as the next reading.
+
+        Raises TooLarge, TooMany, NotFound, Conflict.
+        """
         said, found = self._foresee(key, series, values)
         return BatchAnswer(
             said, sum(one.is_anomaly for one in said), found.model_id, found.model_version

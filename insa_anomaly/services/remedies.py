@@ -1,4 +1,7 @@
-"""What the health check decided, carried out by the daemon whose models it is about: retrained, put aside, removed, told."""
+"""Decisions of the health check, carried out by the daemon whose models they concern.
+
+A model is retrained, put aside or removed; a notice reports the decision.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -17,19 +20,23 @@ AT_ONCE = 100  # decisions a turn
 
 
 class Decided(Protocol):
-    """Where decisions wait. Any call may raise DatabaseAway or DatabaseRefused."""
+    """Storage of decisions. Any call may raise DatabaseAway or DatabaseRefused."""
 
     def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
-        """What waits for this daemon, or for any, and has its turn."""
+        """Return the waiting decisions, of this daemon or of any daemon, that are due."""
 
     def settle(
         self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int
     ) -> None:
-        """It is carried out, or there is nothing to carry out."""
+        """Record that the decision is carried out, or void."""
 
 
 class Remedies:
-    """Carries decisions out. What is cut off is begun again: events have the same id then, and what is done is found done."""
+    """Execution of decisions.
+
+    An interrupted decision is carried out again: its events have the same ids, and completed
+    changes are recognised.
+    """
 
     def __init__(
         self,
@@ -37,10 +44,14 @@ class Remedies:
         models: Models,
         jobs: JobService,
         changes: ModelChangeService,
+        *,
         audit: Audit,
         tell: Callable[[Notice], None],
     ) -> None:
-        """`tell` keeps a notice until it is told; it may raise StateUnwritable."""
+        """Take `tell`, which stores a notice until it is published.
+
+        `tell` may raise StateUnwritable.
+        """
         self._decided = decided
         self._models = models
         self._jobs = jobs
@@ -49,16 +60,17 @@ class Remedies:
         self._tell = tell
 
     def step(self, instance: UUID, now: int) -> int:
-        """Carry out what is due; answers how many are settled.
+        """Carry out the decisions that are due, and return how many are settled.
 
-        Raises DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError: the rest waits.
+        Raises DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError: the other decisions
+        wait.
         """
         settled = 0
         for one in self._decided.due(instance, now, AT_ONCE):
             try:
                 done = self._carry_out(one, now)
             except TooMany:
-                break  # retrainings come last: there is room for the others later
+                break  # retrainings come last: the others wait for room
             settled += done
         return settled
 
@@ -74,7 +86,7 @@ class Remedies:
         row = self._row(kept)
         if row is None:
             if one.instance is None:
-                return False  # another daemon may have it
+                return False  # another daemon may have the model
             self._decided.settle(kept.id, "void", "there is no such model any more", None, now)
             return True
         try:
@@ -85,7 +97,10 @@ class Remedies:
         return self._settled(kept, outcome, job_id, now)
 
     def _row(self, kept: KeptDecision) -> ModelRow | None:
-        """The model that serves the series by now, which may have been refitted since; of what serves nothing, the model itself."""
+        """Return the model that serves the series by now, which may be a later refit.
+
+        For a cleanup, return the idle model itself.
+        """
         one = kept.decision
         found = self._models.of_series((one.device_id, one.metric_name))
         if one.kind == "clean_up":
@@ -103,10 +118,13 @@ class Remedies:
             if one.kind == "disable"
             else None
         )
-        return serving or put_aside  # which was done, and not told
+        return serving or put_aside  # disabled already, but not reported
 
     def _changed(self, kept: KeptDecision, row: ModelRow, now: int) -> tuple[str, str | None]:
-        """What was done, and the job that it led to. Raises Conflict, NotFound, TooMany."""
+        """Change the model; return the outcome and the job it led to.
+
+        Raises Conflict, NotFound, TooMany.
+        """
         one, author = kept.decision, _author(kept)
         match one.kind:
             case "retrain":

@@ -1,8 +1,8 @@
-"""The daemon as its admin port sees it: what the port must know of the stream it asks, one message for one answer.
+"""Questions of the admin port to the daemon, a message each, and the daemon's answers.
 
 The port is a process of its own, so that no request takes the interpreter from the stream.
 
-`Stream` asks, `Desk` answers; a pair of them over any way of carrying bytes is the daemon itself.
+`Stream` asks and `Desk` answers; a pair of them, over any carrier of bytes, stands for the daemon.
 """
 
 from collections.abc import Callable
@@ -16,37 +16,37 @@ from insa_anomaly.services.stream_view import Compared
 from insa_anomaly.services.telemetry import Inlet
 
 ANSWER_SECONDS = 5.0
-POST_SECONDS = 60.0  # the daemon itself says no long before
+POST_SECONDS = 60.0  # the daemon itself refuses long before
 
 
 class AskNumber(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The number of a series."""
+    """Question for the index of a series."""
 
     series: SeriesKey
 
 
 class AskCompared(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """What became of its shadow."""
+    """Question for the comparison of a series' shadow with its champion."""
 
     series: SeriesKey
 
 
 class AskCondition(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """How the daemon is."""
+    """Question for the condition of the daemon."""
 
 
 class AskMetrics(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """What it has counted."""
+    """Question for the metrics of the daemon."""
 
 
 class Interrupt(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """End the training of this job, if it is under way."""
+    """Request to end the training of this job, if the training is under way."""
 
     job_id: str
 
 
 class Post(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Take this message into the log."""
+    """Request to write this message to the log."""
 
     topic: str
     payload: bytes
@@ -56,31 +56,40 @@ Question = AskNumber | AskCompared | AskCondition | AskMetrics | Interrupt | Pos
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """What keeps the daemon from doing all of its job, in words, and where every reader of its log is."""
+    """Troubles of the daemon in words, and the position of every reader of its log."""
 
     troubles: list[str]
     figures: dict[str, int]
 
 
 class Carry(Protocol):
-    """Carries a question to the daemon and its answer back. Raises DaemonSilent after so many seconds."""
+    """Carrier of a question to the daemon and of its answer back.
+
+    Raises DaemonSilent after `seconds`.
+    """
 
     def __call__(self, question: bytes, seconds: float) -> bytes:
-        """The answer."""
+        """Deliver the question and return the answer."""
 
 
 class Stream:
-    """The port `Inlet`, and what else is asked of the daemon. Any thread may ask; any call may raise DaemonSilent."""
+    """The port `Inlet`, and the other questions to the daemon.
+
+    Any thread may ask; any call may raise DaemonSilent.
+    """
 
     def __init__(self, ask: Carry, post: Carry) -> None:
-        """`post` carries what waits for the disk, so that nothing else has to."""
+        """Take `ask` for questions, and `post` for messages that wait for the disk.
+
+        The two carriers are separate, so that no question waits for the disk.
+        """
         self._carry_question = ask
         self._carry_post = post
         self._encode = msgspec.msgpack.Encoder().encode
         self._numbers: dict[SeriesKey, int] = {}
 
     def number(self, key: SeriesKey) -> int | None:
-        """The number of this series, which it has for as long as the daemon runs; None where it was never seen."""
+        """Return the index of a series, constant while the daemon runs; None if unknown."""
         found = self._numbers.get(key)
         if found is None:
             found = self._ask(AskNumber(key), int | None)
@@ -89,30 +98,34 @@ class Stream:
         return found
 
     def compared(self, key: SeriesKey) -> Compared | None:
-        """What became of the series' shadow so far; None where it has none."""
+        """Return the counts of the series' shadow and champion so far; None without a shadow."""
         found: Compared | None = self._ask(AskCompared(key), Compared | None)
         return found
 
     def condition(self) -> Condition:
-        """How the daemon is."""
+        """Return the condition of the daemon."""
         found: Condition = self._ask(AskCondition(), Condition)
         return found
 
     def metrics(self) -> bytes:
-        """What it has counted, in Prometheus' text format."""
+        """Return the daemon's metrics in Prometheus' text format."""
         found: bytes = self._ask(AskMetrics(), bytes)
         return found
 
     def interrupt(self, job_id: str) -> None:
-        """End the training of this job, if it is under way."""
+        """End the training of this job, if the training is under way."""
         self._ask(Interrupt(job_id), None)
 
     def post(self, topic: str, payload: bytes) -> bool:
-        """Take one message; True once it is on disk, False where there was no room or no disk for too long."""
+        """Write a message to the log.
+
+        Returns True once the message is on disk, False if there was no room or no disk for too
+        long.
+        """
         answer = self._carry_post(self._encode(Post(topic, payload)), POST_SECONDS)
         return msgspec.msgpack.decode(answer, type=bool)
 
-    def _ask(self, question: Question, form: Any) -> Any:  # noqa: ANN401 - a type, and one of it
+    def _ask(self, question: Question, form: Any) -> Any:  # noqa: ANN401 - a type and its value
         return msgspec.msgpack.decode(
             self._carry_question(self._encode(question), ANSWER_SECONDS), type=form
         )
@@ -120,7 +133,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Desk:
-    """Answers in the daemon. Any thread may."""
+    """Answers of the daemon to a `Stream`. Any thread may call."""
 
     number: Callable[[SeriesKey], int | None]
     compared: Callable[[SeriesKey], Compared | None]
@@ -130,7 +143,7 @@ class Desk:
     metrics: Callable[[], bytes]
 
     def answer(self, question: bytes) -> bytes:
-        """The answer to what a `Stream` asks."""
+        """Return the answer to a question of a `Stream`."""
         return msgspec.msgpack.encode(self._found(msgspec.msgpack.decode(question, type=Question)))
 
     def _found(self, question: Question) -> object:

@@ -1,4 +1,4 @@
-"""What the stream knows of a series at this moment."""
+"""State of a series in the stream at this moment."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -12,20 +12,20 @@ State = Literal["collecting", "warming", "serving"]
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A series in the stream: it collects readings for a first model, or its window fills, or it is scored."""
+    """A series in the stream: collecting for a first model, filling its window, or scored."""
 
     state: State
     readings: int  # that ever moved its window
-    newest: int | None  # time of the newest, microseconds
+    newest: int | None  # time of the newest reading, microseconds
     model_id: str | None
     in_episode: bool
 
 
 @dataclass(frozen=True)
 class Serving:
-    """A series that is served, at one moment: all that its next reading is scored with, but for the forest."""
+    """A served series at a moment: everything that scores its next reading, except the forest."""
 
-    number: int  # of the series, in this run of the daemon
+    number: int  # index of the series, in this run of the daemon
     model_id: str
     model_version: int
     state: Floats  # [features.STATE_WIDTH]
@@ -33,7 +33,10 @@ class Serving:
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """Two versions over the same readings: the one that serves, and its shadow. Times in microseconds; 0 before the first reading."""
+    """Two versions over the same readings: the champion and its shadow.
+
+    Times are in microseconds, 0 before the first reading.
+    """
 
     shadow_id: str
     since: int
@@ -48,19 +51,19 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 class Live(Protocol):
-    """The stream, to be asked by any thread."""
+    """View of the stream, open to any thread."""
 
     def standing(self, key: SeriesKey) -> Standing | None:
-        """How this series stands; None where it was never seen."""
+        """Return the state of this series; None for an unknown series."""
 
     def compared(self, key: SeriesKey) -> Compared | None:
-        """What became of the series' shadow so far; None where it has none."""
+        """Return the counts of the series' shadow and champion so far; None without a shadow."""
 
     def serving(self, key: SeriesKey) -> Serving | None:
-        """What its next reading is scored with; None unless the series is serving."""
+        """Return everything that scores the next reading; None unless the series is serving."""
 
     def isolate(self, number: int, model_id: str, scaled: Features) -> Floats | None:
-        """What the forest of series `number` says of features [n, features.WIDTH]: `score_samples` [n].
+        """Return `score_samples` [n] of a series' forest for features [n, features.WIDTH].
 
-        None where another model serves by now.
+        `number` is the index of the series. None if another model serves by now.
         """

@@ -1,4 +1,4 @@
-"""Readings that come over HTTP: the same forms, into the same log; answered when they are on disk."""
+"""Readings over HTTP: the same forms and the same log as over MQTT; answered once on disk."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -11,7 +11,7 @@ from insa_anomaly.core.reading.reading import Raw, Rejected
 from insa_anomaly.core.reading.topics import Subscription
 from insa_anomaly.errors import LogBroken
 
-ROOT = "$http"  # no MQTT topic begins so, but a broker's own
+ROOT = "$http"  # MQTT reserves topics that begin with $ for the broker itself
 SUBSCRIPTIONS = tuple(
     Subscription(topic)
     for topic in (ROOT, f"{ROOT}/{{device_id}}", f"{ROOT}/{{device_id}}/{{metric_name}}")
@@ -19,7 +19,7 @@ SUBSCRIPTIONS = tuple(
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """So many readings are on disk."""
+    """Answer to a payload that is on disk, with the number of its readings."""
 
     success: bool
     readings: int
@@ -29,11 +29,15 @@ class Inlet(Protocol):
     """The way into the log."""
 
     def post(self, topic: str, payload: bytes) -> bool:
-        """Take one message; True once it is on disk, False where there was no room or no disk for too long."""
+        """Write a message to the log.
+
+        Returns True once the message is on disk, False if there was no room or no disk for too
+        long.
+        """
 
 
 class TelemetryService:
-    """Takes messages; `parser` must know `SUBSCRIPTIONS`."""
+    """Intake of readings over HTTP; `parser` must know `SUBSCRIPTIONS`."""
 
     def __init__(self, parser: Parser, inlet: Inlet, clock: Callable[[], int]) -> None:
         self._parser = parser
@@ -44,7 +48,10 @@ class TelemetryService:
     def take(
         self, device_id: str | None, metric_name: str | None, payload: bytes
     ) -> Taken | Rejected:
-        """Readings of a payload, or why there are none: then nothing is kept. Raises LogBroken: send it again, with its id."""
+        """Write a payload to the log and count its readings; a rejected payload is not stored.
+
+        Raises LogBroken: the caller sends the payload again, with its id.
+        """
         topic = "/".join(filter(None, (ROOT, device_id, metric_name)))
         with self._parsing:
             readings = self._parser.parse(Raw(topic, payload, self._clock()))
@@ -52,6 +59,7 @@ class TelemetryService:
             return readings
         if not self._inlet.post(topic, payload):
             raise LogBroken(
-                "the log takes nothing at the moment; what was sent may be in it or not, so send it again with its id"
+                "the log takes nothing at the moment; what was sent may be in it or not,"
+                " so send it again with its id"
             )
         return Taken(True, len(readings))  # noqa: FBT003 - the answer's word for it

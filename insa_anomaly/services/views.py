@@ -1,4 +1,4 @@
-"""What callers are shown of models, anomalies and episodes: times as RFC 3339, and null where something is not known."""
+"""Models, anomalies and episodes as callers see them: times as RFC 3339, unknown values as null."""
 
 from math import isfinite
 from typing import Annotated
@@ -14,7 +14,7 @@ Id = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uuid"})]
 
 
 class ModelView(msgspec.Struct, frozen=True):
-    """One version of a model."""
+    """A version of a model."""
 
     id: Id
     device_id: str
@@ -35,7 +35,7 @@ class ModelView(msgspec.Struct, frozen=True):
 
 
 class AnomalyView(msgspec.Struct, frozen=True):
-    """One reading that stood out."""
+    """An anomalous reading."""
 
     id: Id
     device_id: str
@@ -56,7 +56,7 @@ class AnomalyView(msgspec.Struct, frozen=True):
 
 
 class FeedbackView(msgspec.Struct, frozen=True):
-    """What an operator said of an episode."""
+    """An operator's verdict on an episode."""
 
     verdict: str
     note: str
@@ -65,7 +65,7 @@ class FeedbackView(msgspec.Struct, frozen=True):
 
 
 class EpisodeView(msgspec.Struct, frozen=True):
-    """Anomalous readings merged into one thing to handle."""
+    """Anomalous readings merged into a single episode."""
 
     id: Id
     device_id: str
@@ -82,7 +82,7 @@ class EpisodeView(msgspec.Struct, frozen=True):
 
 
 def model_view(row: ModelRow) -> ModelView:
-    """A row of the index as callers see it."""
+    """Return a row of the index as callers see it."""
     return ModelView(
         id=row.id,
         device_id=row.device_id,
@@ -106,7 +106,7 @@ def model_view(row: ModelRow) -> ModelView:
 
 
 def anomaly_view(one: Anomaly) -> AnomalyView:
-    """A recorded anomaly as callers see it."""
+    """Return a recorded anomaly as callers see it."""
     return AnomalyView(
         id=one.id,
         device_id=one.device_id,
@@ -128,7 +128,7 @@ def anomaly_view(one: Anomaly) -> AnomalyView:
 
 
 def episode_view(one: Episode, feedback: Feedback | None) -> EpisodeView:
-    """A recorded episode as callers see it."""
+    """Return a recorded episode as callers see it."""
     return EpisodeView(
         id=one.id,
         device_id=one.device_id,
@@ -146,12 +146,12 @@ def episode_view(one: Episode, feedback: Feedback | None) -> EpisodeView:
 
 
 def feedback_view(one: Feedback) -> FeedbackView:
-    """What was said of an episode, as callers see it."""
+    """Return an operator's verdict as callers see it."""
     return FeedbackView(one.verdict, one.note, one.given_by, rfc3339(one.given_at))
 
 
 def _number(*said: Figure) -> float | None:
-    """The first that is a finite number."""
+    """Return the first finite number."""
     return next(
         (float(one) for one in said if isinstance(one, int | float) and isfinite(one)), None
     )

@@ -89,8 +89,8 @@ def assembled(
         parts.models,
         jobs,
         changes,
-        PostgresAudit(pools.audit),
-        events.notice,
+        audit=PostgresAudit(pools.audit),
+        tell=events.notice,
     )
     return remedies, services.health_service(settings, pools)
 

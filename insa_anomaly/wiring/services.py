@@ -65,8 +65,8 @@ def job_service(pools: Pools, parts: Parts, most_waiting: int) -> JobService:
         parts.models,
         parts.live,
         audit,
-        parts.interrupt,
-        most_waiting,
+        interrupt=parts.interrupt,
+        most_waiting=most_waiting,
     )
 
 
