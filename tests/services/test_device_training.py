@@ -1,4 +1,4 @@
-"""Training a device: its metrics' histories become rows as the stream would make them, and a model that fails leaves nothing."""
+"""Training a device: histories become rows as in the stream, and a failure leaves no model."""
 
 from dataclasses import replace
 
@@ -22,18 +22,18 @@ PARAMETERS = DeviceParameters(
 
 
 class Shelf:
-    """Where models are put; it remembers them."""
+    """Storage of models in memory."""
 
     def __init__(self) -> None:
         self.kept: list[TrainedDevice] = []
         self.refusals: list[str] = []
 
     def next_version(self, key: SeriesKey) -> int:
-        """One more than there are."""
+        """Return the next version of a device."""
         return 1 + sum((one.model.device_id, one.model.metric_name) == key for one in self.kept)
 
     def serving_device(self, device_id: str) -> DeviceModel | None:
-        """The last that was kept and not refused."""
+        """Return the last saved model of the device that was not refused."""
         served = [
             one.model
             for one, refusal in zip(self.kept, self.refusals, strict=True)
@@ -42,7 +42,7 @@ class Shelf:
         return served[-1] if served else None
 
     def save(self, trained: TrainedDevice, trained_at: int, refusal: str = "") -> ModelRow:
-        """Keep it."""
+        """Save a model."""
         self.kept.append(trained)
         self.refusals.append(refusal)
         one = trained.model
@@ -64,23 +64,23 @@ class Shelf:
 
 @pytest.fixture
 def shelf() -> Shelf:
-    """An empty one."""
+    """Return an empty shelf."""
     return Shelf()
 
 
 @pytest.fixture
 def service(shelf: Shelf) -> DeviceTrainingService:
-    """One with small models; readings within two seconds belong together."""
+    """Return a service with small models and a tolerance of two seconds."""
     return DeviceTrainingService(shelf, PARAMETERS, 2.0, Policy())
 
 
 def history(*columns: tuple[str, list[float]]) -> MemoryHistory:
-    """Readings of a pump's metrics, so many seconds old."""
+    """Return a history of a pump's metrics, with readings of the given ages in seconds."""
     return MemoryHistory(recorded(*columns))
 
 
 def recorded(*columns: tuple[str, list[float]]) -> MemoryTables:
-    """The same as they are stored."""
+    """Return the same readings as tables."""
     random = np.random.default_rng(1)
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
     for metric, ages in columns:
@@ -92,22 +92,36 @@ def recorded(*columns: tuple[str, list[float]]) -> MemoryTables:
 
 
 def anomaly(time: int, episode: str | None) -> Anomaly:
-    """A row that was called anomalous."""
+    """Return a row of the device that was called anomalous."""
     return Anomaly(
-        id=str(time), model_id="m", model_version=1, device_id="pump", metric_name=METRIC_NAME, timestamp=time, value=1.0, score=-0.5,
-        raw_score=0.0, confidence=0.5, expected=0.0, lower=0.0, upper=0.0, reasons=[], historical=False, episode_id=episode,
-    )  # fmt: skip
+        id=str(time),
+        model_id="m",
+        model_version=1,
+        device_id="pump",
+        metric_name=METRIC_NAME,
+        timestamp=time,
+        value=1.0,
+        score=-0.5,
+        raw_score=0.0,
+        confidence=0.5,
+        expected=0.0,
+        lower=0.0,
+        upper=0.0,
+        reasons=[],
+        historical=False,
+        episode_id=episode,
+    )
 
 
 def every(seconds: float, count: int, *, late: float = 0.0) -> list[float]:
-    """Ages of readings."""
+    """Return ages of readings."""
     return [i * seconds - late for i in range(count)]
 
 
 def test_the_model_is_kept_as_the_next_version(
     service: DeviceTrainingService, shelf: Shelf
 ) -> None:
-    """Under the reserved name, and a fresh id."""
+    """A model is saved as the next version under the reserved metric name, with a new id."""
     told = history(("a", every(60, 300)), ("b", every(60, 300)))
     kept = [service.from_history("pump", ["a", "b"], told, NOW) for _ in range(2)]
     assert [
@@ -120,7 +134,7 @@ def test_the_model_is_kept_as_the_next_version(
 def test_readings_within_the_tolerance_are_a_row(
     service: DeviceTrainingService, shelf: Shelf
 ) -> None:
-    """Whichever comes first; further apart they are not."""
+    """Readings within the tolerance form a row; readings further apart do not."""
     service.from_history(
         "pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(60, 300, late=1.5))), NOW
     )
@@ -135,7 +149,7 @@ def test_readings_within_the_tolerance_are_a_row(
 
 
 def test_how_much_is_learnt_is_bounded(service: DeviceTrainingService, shelf: Shelf) -> None:
-    """The last days; longer ago where these hold little; and no more than there may be."""
+    """The last days are learnt, more if they hold few rows, and never above the maximum."""
     for seconds, expected in ((86_400 / 250, 251), (7200, 200), (1, 400)):
         ages = every(seconds, 900)
         service.from_history("pump", ["a", "b"], history(("a", ages), ("b", ages)), NOW)
@@ -143,7 +157,7 @@ def test_how_much_is_learnt_is_bounded(service: DeviceTrainingService, shelf: Sh
 
 
 def test_too_little_leaves_nothing(service: DeviceTrainingService, shelf: Shelf) -> None:
-    """Neither a version nor a file."""
+    """Insufficient history is refused without a version or a file."""
     for metrics in (["a", "b"], ["no", "such"], []):
         with pytest.raises(NotEnoughData):
             service.from_history(
@@ -159,7 +173,7 @@ def test_too_little_leaves_nothing(service: DeviceTrainingService, shelf: Shelf)
 def test_a_metric_that_is_seldom_there_is_left_out(
     service: DeviceTrainingService, shelf: Shelf
 ) -> None:
-    """And the model says so."""
+    """A metric present in few rows is left out, and the figures report it."""
     service.from_history(
         "pump",
         ["a", "b", "c"],
@@ -173,7 +187,10 @@ def test_a_metric_that_is_seldom_there_is_left_out(
 def test_a_refit_learns_on_from_the_model_that_serves(
     service: DeviceTrainingService, shelf: Shelf
 ) -> None:
-    """What was part of an episode is left out of a mature one, what merely lay beyond the line is not; where none serves, it trains."""
+    """A refit continues from the serving model, and trains if no model serves.
+
+    A mature model leaves out rows in episodes, but learns other anomalous rows.
+    """
     ages = every(60, 300)
     tables = recorded(("a", ages), ("b", ages))
     told = MemoryHistory(tables)
@@ -196,7 +213,7 @@ def test_a_refit_learns_on_from_the_model_that_serves(
 def test_what_was_confirmed_a_fault_is_never_learnt(
     service: DeviceTrainingService, shelf: Shelf
 ) -> None:
-    """Neither by a refit nor anew, whoever serves; what was dismissed is."""
+    """A confirmed fault is never learnt, by a refit or anew; a dismissed episode is learnt."""
     ages = every(60, 300)
     tables = recorded(("a", ages), ("b", ages))
     tables.anomalies |= {

@@ -1,4 +1,4 @@
-"""Training many at once: the same models as one by one, whatever fails among them, here and in other processes."""
+"""Training a fleet: the same models as single trainings, in any process, despite failures."""
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -28,16 +28,16 @@ KEYS = [*SERIES, ("pump", METRIC_NAME), ("fan", METRIC_NAME), ("few", "a"), ("ne
 
 
 class Posted:
-    """Workers that take nothing but what can be sent."""
+    """Workers that pickle every task and every result."""
 
     def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
-        """Send each task there, and what came of it back; the last one first."""
+        """Run the tasks in reverse order, through pickle both ways."""
         for task in reversed(list(tasks)):
             yield pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(task))()))  # noqa: S301 - our own
 
 
 def history() -> MemoryHistory:
-    """300 readings of each series, and a few of another one."""
+    """Return 300 readings of each series, and 20 of the series few/a."""
     random = np.random.default_rng(1)
     counts = {**dict.fromkeys(SERIES, 300), ("few", "a"): 20}
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
@@ -51,13 +51,13 @@ def history() -> MemoryHistory:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[ModelFiles]:
-    """Where models are put."""
+    """Yield an empty folder of models."""
     with ModelFiles(tmp_path / "models", tmp_path / "key") as files:
         yield files
 
 
 def services(files: ModelFiles) -> tuple[TrainingService, DeviceTrainingService]:
-    """What trains one."""
+    """Return the training services for a series and for a device."""
     devices = DeviceTrainingService(
         files, DeviceParameters(n_estimators=3, history_days=1.0), 1.0, Policy()
     )
@@ -65,7 +65,7 @@ def services(files: ModelFiles) -> tuple[TrainingService, DeviceTrainingService]
 
 
 def trained(files: ModelFiles, workers: Workers) -> dict[SeriesKey, ModelRow | str]:
-    """What comes of the keys."""
+    """Return the results of training all keys."""
     return {
         key: found
         for key, found, _ in FleetTrainingService(*services(files), workers).train(
@@ -76,7 +76,10 @@ def trained(files: ModelFiles, workers: Workers) -> dict[SeriesKey, ModelRow | s
 
 @pytest.mark.parametrize("workers", [Posted(), LokyWorkers(2)])
 def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers) -> None:
-    """The same numbers in every model, in whatever order they come; what cannot be learnt says why, and harms no other."""
+    """Every model equals the model of a single training, in any order of results.
+
+    A key that cannot be learnt has a reason, and harms no other key.
+    """
     alone = {
         key: services(files)[0].lesson(key, history(), NOW).learn().trained.model.numbers
         for key in SERIES
@@ -96,16 +99,16 @@ def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers)
 
 
 class Striking:
-    """Workers that do one task and go."""
+    """Workers that do a single task and then fail."""
 
     def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
-        """One, and no more."""
+        """Run a single task, and then raise an error."""
         yield next(iter(tasks))()
         raise TrainingError("the workers are gone")
 
 
 def test_workers_that_go_leave_an_answer_for_each(files: ModelFiles) -> None:
-    """What they did is kept, and of the rest it is said why there is nothing."""
+    """A failure of the workers keeps the finished models, and is the reason for all other keys."""
     found = trained(files, Striking())
     assert isinstance(found[KEYS[0]], ModelRow)
     assert [found[key] for key in KEYS[1:]] == ["the workers are gone"] * 6
@@ -114,7 +117,7 @@ def test_workers_that_go_leave_an_answer_for_each(files: ModelFiles) -> None:
 def test_a_history_or_a_disk_that_fails_is_told(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As any other reason; the next one is tried."""
+    """A failing history or disk is the reason for a key, and the next key is tried."""
     told = history()
 
     def away(_: SeriesKey, *__: int) -> None:

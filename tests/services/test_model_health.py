@@ -1,4 +1,4 @@
-"""The health check over a real database: what it measures, what it keeps, who runs it, and how long that takes."""
+"""The model health check over a real database: its measures, records, runs and duration."""
 
 import time
 import tracemalloc
@@ -30,7 +30,7 @@ HERE, THERE = UUID(int=1), UUID(int=2)
 
 
 class Clinic:
-    """A check over a database, and a way to put models there."""
+    """A health check over a database, with a way to insert models."""
 
     def __init__(self, dsn: str, pool: Pool) -> None:
         self.dsn = dsn
@@ -38,7 +38,7 @@ class Clinic:
         self.service = HealthService(self.tables, PostgresAudit(pool), Limits(), 2)
 
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
-        """Rows of the database."""
+        """Return rows of the database."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             found = connection.execute(statement, values)
             return found.fetchall() if found.description else []
@@ -51,7 +51,10 @@ class Clinic:
         at: int = NOW - DAY,
         **more: Any,  # noqa: ANN401
     ) -> str:
-        """A model of this device's metric a; `more` are its accuracy, false positive rate and figures."""
+        """Insert a model of the device's metric a, and return the model's id.
+
+        `more` holds accuracy, rate of false positives and figures.
+        """
         model_id = str(UUID(int=abs(hash((device, version)))))
         figures = {"training": "anew", **more.get("figures", {})}
         row = (model_id, device, status, more.get("accuracy"), more.get("rate"), at, version)
@@ -73,36 +76,39 @@ class Clinic:
         device: str = "pump",
         instance: UUID = HERE,
     ) -> None:
-        """A daemon wrote down what it scored."""
+        """Record counts of scored readings, as a daemon does."""
         self.tables.note(instance, Counted([(device, "a")], [readings], [anomalies], 100, 0), at)
 
     def run(self, now: int = NOW, actions: tuple[Action, ...] = ALL) -> HealthReport:
-        """A check by hand."""
+        """Run a check by hand."""
         return self.service.run(actions, BOB, now)
 
     def decided(self) -> list[tuple[str, str, str]]:
-        """Device, kind and cause of every decision, in the order they were made."""
+        """Return device, kind and cause of every decision, oldest first."""
         page = self.service.decisions(DecisionFilter(), None, 1000)
         return [(one.device_id, one.kind, one.cause) for one in reversed(page.decisions)]
 
 
 @pytest.fixture
 def clinic(database: str) -> Iterator[Clinic]:
-    """An empty one."""
+    """Yield a health check over an empty database."""
     with Pool(database, 60.0, 2) as pool:
         yield Clinic(database, pool)
 
 
 def standing(clinic: Clinic) -> Any:  # noqa: ANN401
-    """How the one model stands."""
+    """Return the figures of the only model."""
     clinic.tables.begin(NOW - 8 * DAY, NOW - 2 * DAY, NOW)
     [one] = clinic.tables.standings(("", ""), NOW - DAY, 10)
     return one
 
 
-# --------------------------------------------------------------------------------- what it measures
+# --------------------------------------------------------------------------------- its measures
 def test_a_model_stands_as_it_was_promoted_and_as_it_is(clinic: Clinic) -> None:
-    """Learnt anew by the newest training, also a refused one; promoted by the newest that was assessed and not refused."""
+    """A model is as old as its newest training anew, even if that was refused.
+
+    Its accuracy at promotion is that of the newest assessed training that was not refused.
+    """
     clinic.model(version=1, status="archived", at=NOW - 9 * DAY, accuracy=0.95, rate=0.01)
     clinic.model(
         version=2,
@@ -135,7 +141,7 @@ def test_a_model_stands_as_it_was_promoted_and_as_it_is(clinic: Clinic) -> None:
 
 
 def test_a_model_of_all_metrics_is_used_when_one_of_them_reports(clinic: Clinic) -> None:
-    """It is as old as its last training, and has no figures of its own."""
+    """A device model is used when any of its metrics reports, and has no figures of its own."""
     clinic.model()
     clinic.query("UPDATE ml_models SET metric_name = '_device'")
     clinic.scored(1000, 900, NOW - 2 * HOUR, instance=THERE)
@@ -149,7 +155,7 @@ def test_a_model_of_all_metrics_is_used_when_one_of_them_reports(clinic: Clinic)
 
 
 def test_what_was_read_before_the_promotion_is_not_the_new_models(clinic: Clinic) -> None:
-    """Whole hours since it took over count."""
+    """Only whole hours since its promotion count for a model."""
     clinic.model(at=NOW - 3 * HOUR - HOUR // 2, accuracy=0.9, rate=0.01)
     for hours in range(1, 7):
         clinic.scored(100, 90 if hours >= 3 else 1, NOW - hours * HOUR)
@@ -158,18 +164,24 @@ def test_what_was_read_before_the_promotion_is_not_the_new_models(clinic: Clinic
 
 
 def test_confirmed_faults_are_no_false_alarms(clinic: Clinic) -> None:
-    """What an operator confirmed counts neither way."""
+    """Confirmed readings count neither as readings nor as anomalies."""
     model_id, at = clinic.model(accuracy=0.9, rate=0.01), NOW - 2 * HOUR
     clinic.scored(1000, 300)
     clinic.query(
-        "INSERT INTO anomaly_episodes VALUES (%s, 'pump', 'a', %s, 1, instant(%s), instant(%s), NULL, 250, 1, false)",
-        UUID(int=9), model_id, at, at,
-    )  # fmt: skip
+        "INSERT INTO anomaly_episodes VALUES"
+        " (%s, 'pump', 'a', %s, 1, instant(%s), instant(%s), NULL, 250, 1, false)",
+        UUID(int=9),
+        model_id,
+        at,
+        at,
+    )
     clinic.query(
-        "INSERT INTO anomaly_detections SELECT gen_random_uuid(), %s, 'pump', 'a', 1, -1, true, 1, instant(%s), '{}', %s"
-        " FROM generate_series(1, 250)",
-        model_id, at, UUID(int=9),
-    )  # fmt: skip
+        "INSERT INTO anomaly_detections SELECT gen_random_uuid(), %s, 'pump', 'a', 1, -1, true, 1,"
+        " instant(%s), '{}', %s FROM generate_series(1, 250)",
+        model_id,
+        at,
+        UUID(int=9),
+    )
     assert standing(clinic).anomalies == 300
     clinic.query("INSERT INTO feedback VALUES (%s, 'confirmed', '', 'bob', now())", UUID(int=9))
     one = standing(clinic)
@@ -177,7 +189,7 @@ def test_confirmed_faults_are_no_false_alarms(clinic: Clinic) -> None:
 
 
 def job(clinic: Clinic, hours: float, status: str, kind: str = "retrain") -> None:
-    """A training of the pump that ended so long ago."""
+    """Insert a training of the pump that ended `hours` ago."""
     at = NOW - int(hours * HOUR)
     row = (HERE, kind, status, at, at, f"{hours} hours ago")
     clinic.query(
@@ -197,17 +209,16 @@ def job(clinic: Clinic, hours: float, status: str, kind: str = "retrain") -> Non
         ([(5, "failed"), (4, "done"), (3, "failed")], 1),
         ([(5, "failed"), (4, "done")], 0),
         ([(5, "failed"), (4, "cancelled"), (3, "failed")], 2),
-        ([(30, "failed")], 0),  # the model that serves was trained after that
+        ([(30, "failed")], 0),  # the active model was trained later
     ],
 )
 def test_failures_in_a_row(clinic: Clinic, jobs: list[tuple[float, str]], failures: int) -> None:
-    """Since the last success, of whatever kind."""
+    """Failures count from the last success of any kind on."""
     clinic.model()
     for hours, status in jobs:
         job(clinic, hours, status)
-    job(
-        clinic, 2, "failed", "train"
-    )  # with a window that somebody thought of: says nothing of the model
+    # A training with a window chosen by hand does not count.
+    job(clinic, 2, "failed", "train")
     one = standing(clinic)
     assert (one.failures, one.remedied) == (failures, False)
     if failures:
@@ -215,7 +226,10 @@ def test_failures_in_a_row(clinic: Clinic, jobs: list[tuple[float, str]], failur
 
 
 def test_refits_that_fail_count_like_retrainings(clinic: Clinic, database: str) -> None:
-    """Each once, however often it is written; the third in a row disables; a version made meanwhile, though refused, ends the row."""
+    """A failed refit counts once, and the third failure in a row disables the model.
+
+    A version trained since ends the row, even if refused.
+    """
     model_id = clinic.model(accuracy=0.9)
     failures, kept = Failures(lambda: NOW - HOUR), list[Job]()
     for _ in range(3):
@@ -240,15 +254,15 @@ def test_refits_that_fail_count_like_retrainings(clinic: Clinic, database: str) 
 
 
 def test_a_training_under_way_is_known(clinic: Clinic) -> None:
-    """Whoever asked for it."""
+    """A queued training of any origin marks the model as remedied."""
     clinic.model()
     job(clinic, 1, "queued", "retrain")
     assert standing(clinic).remedied
 
 
-# ------------------------------------------------------------------------------------ what it keeps
+# ------------------------------------------------------------------------------------ its records
 def test_a_check_leaves_a_report_and_its_decisions(clinic: Clinic) -> None:
-    """With reasons and figures; the audit log has who asked for it."""
+    """A check stores a report and its decisions, with reasons, figures and an audit entry."""
     clinic.model("old", at=NOW - 8 * DAY, accuracy=0.95, rate=0.01)
     clinic.model("bad", accuracy=0.95, rate=0.01)
     clinic.model("good", accuracy=0.85, rate=0.01)
@@ -283,13 +297,14 @@ def test_a_check_leaves_a_report_and_its_decisions(clinic: Clinic) -> None:
 
 
 def test_the_worst_goes_first_and_the_rest_are_spread(clinic: Clinic) -> None:
-    """Each has a time of its own."""
+    """The worst model is retrained first, and each retraining has a time of its own."""
     for number in range(5):
         clinic.model(f"d{number}", at=NOW - 8 * DAY, accuracy=0.95, rate=0.01)
         clinic.scored(1000, 900 if number == 3 else 0, device=f"d{number}")
     clinic.run()
     times = clinic.query(
-        "SELECT device_id, microseconds(due_at) FROM health_decision WHERE kind = 'retrain' ORDER BY due_at"
+        "SELECT device_id, microseconds(due_at) FROM health_decision"
+        " WHERE kind = 'retrain' ORDER BY due_at"
     )
     assert times == [
         (f"d{number}", NOW + 60_000_000 * place) for place, number in enumerate((3, 0, 1, 2, 4))
@@ -297,7 +312,10 @@ def test_the_worst_goes_first_and_the_rest_are_spread(clinic: Clinic) -> None:
 
 
 def test_nothing_is_decided_twice_while_it_waits(clinic: Clinic) -> None:
-    """A second check on the same day says nothing new; after two days without anybody to do it, it is decided anew."""
+    """A waiting decision is not repeated.
+
+    A decision that waits for two days becomes void, and the next check repeats it.
+    """
     clinic.model(at=NOW - 8 * DAY)
     clinic.scored(1000, 900)
     clinic.run()
@@ -312,7 +330,10 @@ def test_nothing_is_decided_twice_while_it_waits(clinic: Clinic) -> None:
 
 
 def test_unused_files_go_and_silent_series_end(clinic: Clinic) -> None:
-    """Each once; what is deleted already is left alone."""
+    """Unused versions are cleaned up and silent models retired, once each.
+
+    Deleted versions are left alone.
+    """
     clinic.model("idle", 1, "archived", NOW - 31 * DAY)
     clinic.model("idle", 2, "deleted", NOW - 31 * DAY)
     clinic.model("idle", 3, "archived", NOW - 29 * DAY)
@@ -326,7 +347,7 @@ def test_unused_files_go_and_silent_series_end(clinic: Clinic) -> None:
 
 
 def test_a_slow_daemon_is_told_and_so_is_its_recovery(clinic: Clinic) -> None:
-    """Once a day, and once when it is over."""
+    """A slow daemon is reported once a day, and its recovery once."""
     clinic.tables.note(HERE, Counted([], [], [], 100, 5), NOW - HOUR)
     assert clinic.run().found == {"slow": 1}
     assert clinic.run(NOW + HOUR).decided == {}
@@ -336,7 +357,7 @@ def test_a_slow_daemon_is_told_and_so_is_its_recovery(clinic: Clinic) -> None:
 
 
 def test_what_is_old_is_forgotten(clinic: Clinic) -> None:
-    """Activity after eight days, decisions and reports after two years; what waits, waits."""
+    """Activity is forgotten after eight days, decisions and reports after two years."""
     clinic.model(at=NOW - 8 * DAY)
     clinic.scored(1000, 900, NOW - 9 * DAY)
     clinic.scored(1000, 900)
@@ -348,13 +369,13 @@ def test_what_is_old_is_forgotten(clinic: Clinic) -> None:
     assert not clinic.query("SELECT 1 FROM health_decision WHERE at = instant(%s)", NOW)
 
 
-# -------------------------------------------------------------------------------------- who runs it
+# -------------------------------------------------------------------------------------- its runs
 def test_once_a_day_over_all_daemons(clinic: Clinic, database: str) -> None:
-    """At its hour; whoever comes second finds it done. One that was missed is made when somebody comes."""
+    """The daily run happens once over all daemons, and a missed run is made later."""
     with Pool(database, 60.0, 2) as pool:
         other = HealthService(PostgresHealth(pool), PostgresAudit(pool), Limits(), 2)
         assert clinic.service.run_due(NOW)  # never yet
-        for day in (1, 2, 7):  # four are missed, and made as one
+        for day in (1, 2, 7):  # four are missed and made up by a single run
             at = NOW // DAY * DAY + day * DAY + 2 * HOUR
             assert other.run_due(at - 1) is None or day == 7
             assert clinic.service.run_due(at) is not None
@@ -364,25 +385,24 @@ def test_once_a_day_over_all_daemons(clinic: Clinic, database: str) -> None:
 
 
 def test_one_at_a_time(clinic: Clinic, database: str) -> None:
-    """Who asks meanwhile is told so; the daily run waits its turn."""
+    """A concurrent check by hand raises `Conflict`, and the daily run waits."""
     with Pool(database, 60.0, 2) as pool, PostgresHealth(pool).alone() as alone:
         assert alone
         with pytest.raises(Conflict):
             clinic.run()
         assert clinic.service.run_due(NOW) is None
-    wait_for(
-        lambda: clinic.service.run_due(NOW)
-    )  # the server notices a little later that the connection has gone
+    # The server notices the end of the connection a little later.
+    wait_for(lambda: clinic.service.run_due(NOW))
 
 
 def test_no_hour_no_daily_run(clinic: Clinic) -> None:
-    """By hand it still goes."""
+    """A service without an hour has no daily run, but runs by hand."""
     by_hand = HealthService(clinic.tables, clinic.service._audit, Limits(), None)
     assert by_hand.run_due(NOW) is None
     assert by_hand.run(ALL, BOB, NOW).models == 0
 
 
-# -------------------------------------------------------------------------------- how long it takes
+# -------------------------------------------------------------------------------- its duration
 def test_a_fleet_is_checked_page_by_page(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is left out or judged twice, wherever a page ends."""
     fill(clinic.dsn, 23, NOW)
@@ -398,7 +418,10 @@ def test_a_fleet_is_checked_page_by_page(clinic: Clinic, monkeypatch: pytest.Mon
 
 @pytest.mark.long
 def test_ten_thousand_models_in_a_minute(clinic: Clinic) -> None:
-    """With all of its decisions; and the memory it takes is that of a page, not of the fleet."""
+    """Ten thousand models are checked with all decisions in a minute.
+
+    The memory is that of a page, not of the fleet.
+    """
     fill(clinic.dsn, 10_000, NOW)
     peaks = []
     for now in (NOW, NOW + HOUR):

@@ -1,4 +1,7 @@
-"""Decisions are carried out by the daemon that has the model, once, and what can no longer be done is said to be so."""
+"""Remedies: the daemon that has the model carries out a decision exactly once.
+
+A decision that can no longer be carried out is settled as void.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +23,7 @@ HERE = UUID(int=1)
 
 @dataclass
 class Desk:
-    """Everything that a remedy needs, doing nothing but write down what was asked."""
+    """All collaborators of `Remedies` in a single object that records its calls."""
 
     waiting: list[KeptDecision] = field(default_factory=list)
     settled: dict[str, tuple[str, str, str | None]] = field(default_factory=dict)
@@ -37,7 +40,7 @@ class Desk:
         )
 
     def decide(self, kind: Kind, instance: str | None = str(HERE), number: int = 0) -> str:
-        """One more decision, about model `number`; answers its id."""
+        """Add a decision about model `number`, and return its id."""
         cause: Any = {"retrain": "age", "retire": "silent", "clean_up": "inactive"}.get(
             kind, "failing"
         )
@@ -70,24 +73,24 @@ class Desk:
         return kept.id
 
     def step(self) -> int:
-        """One turn."""
+        """Run a single step."""
         return self.remedies.step(HERE, 9)
 
-    # As the tables, the jobs, the changes, the audit log and the outbox
+    # The tables, the jobs, the changes, the audit log and the outbox
     def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
-        """What is not settled."""
+        """Return the decisions not settled."""
         assert (instance, now) == (HERE, 9)
         return [one for one in self.waiting if one.id not in self.settled][:most]
 
     def settle(
         self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int
     ) -> None:
-        """Write it down."""
+        """Record the outcome of a decision."""
         assert now == 9
         self.settled[decision_id] = status, outcome, job_id
 
-    def retrain(self, model_id: str, author: object, now: int) -> Any:  # noqa: ANN401 - a job, as far as it is looked at
-        """Take a job."""
+    def retrain(self, model_id: str, author: object, now: int) -> Any:  # noqa: ANN401 - only the id is read
+        """Record a retraining, or raise the prepared error."""
         del author, now
         if self.trouble:
             raise self.trouble
@@ -95,22 +98,22 @@ class Desk:
         return type("Job", (), {"job_id": "job-1"})
 
     def put_aside(self, model_id: str, status: str, reason: str, author: object) -> None:
-        """Put it aside."""
+        """Record a model put aside, and change its status."""
         del author
         self.done.append((status, model_id, reason))
         self.models.put(msgspec.structs.replace(self.models.row(model_id), status=status), b"")
 
     def delete(self, model_id: str, author: object) -> None:
-        """Delete it."""
+        """Record a deletion."""
         del author
         self.done.append(("deleted", model_id))
 
     def write(self, change: Change) -> None:
-        """Audit it."""
+        """Record an audit entry."""
         self.audited.append(change)
 
     def tell(self, notice: Notice) -> None:
-        """Tell it."""
+        """Record a notice, or raise the prepared error."""
         if isinstance(self.trouble, StateUnwritable):
             raise self.trouble
         self.told.append(notice)
@@ -118,7 +121,7 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Desk:
-    """One with a model that serves."""
+    """Return a desk with a serving model."""
     desk = Desk()
     desk.models.put(model_row(0, "active"), b"")
     return desk
@@ -137,7 +140,11 @@ def desk() -> Desk:
 def test_what_is_decided_is_done_once(
     desk: Desk, kind: Kind, done: list[tuple[str, ...]], outcome: str, told: list[str]
 ) -> None:
-    """And told, where somebody should know; what changes no model is audited here, the rest by whoever changes it."""
+    """A decision is carried out once, with a notice if needed.
+
+    A decision that changes no model is audited here, all others by the service that changes the
+    model.
+    """
     decision = desk.decide(kind)
     assert (desk.step(), desk.step()) == (1, 0)
     assert desk.done == done
@@ -147,7 +154,7 @@ def test_what_is_decided_is_done_once(
 
 
 def test_the_model_that_serves_by_now_is_meant(desk: Desk) -> None:
-    """It may have been refitted since."""
+    """A decision applies to the serving model, even if it was refitted since."""
     newer = msgspec.structs.replace(model_row(0, "active"), id="newer", version=2)
     desk.models.put(newer, b"")
     desk.decide("retrain")
@@ -156,7 +163,7 @@ def test_the_model_that_serves_by_now_is_meant(desk: Desk) -> None:
 
 
 def test_files_of_what_serves_are_not_removed(desk: Desk) -> None:
-    """It was activated since; the other version goes."""
+    """A version activated since the decision is not deleted; the other version is."""
     kept, gone = desk.decide("clean_up"), desk.decide("clean_up", number=1)
     desk.models.put(model_row(1), b"")
     assert desk.step() == 2
@@ -166,7 +173,10 @@ def test_files_of_what_serves_are_not_removed(desk: Desk) -> None:
 
 @pytest.mark.parametrize(("instance", "status"), [(str(HERE), "void"), (None, None)])
 def test_a_model_that_is_not_here(desk: Desk, instance: str | None, status: str | None) -> None:
-    """Ours is gone; one that is nobody's may be another daemon's."""
+    """A decision about a missing model of this daemon is void.
+
+    A decision without a daemon waits, because the model may belong to another daemon.
+    """
     decision = desk.decide("retrain", instance, number=2)
     desk.step()
     assert desk.settled.get(decision, (None,))[0] == status
@@ -180,7 +190,7 @@ def test_a_model_that_is_not_here(desk: Desk, instance: str | None, status: str 
 def test_a_retraining_that_finds_no_room_waits(
     desk: Desk, trouble: InsaError, status: str | None
 ) -> None:
-    """And one that is under way is not asked for again."""
+    """A retraining without room waits, and a retraining under way is not repeated."""
     decision, desk.trouble = desk.decide("retrain"), trouble
     desk.step()
     assert desk.settled.get(decision, (None,))[0] == status
@@ -189,7 +199,7 @@ def test_a_retraining_that_finds_no_room_waits(
 
 
 def test_what_was_done_and_not_told_is_told(desk: Desk) -> None:
-    """A full disk, or a crash, between the two: the second time there is nothing left to do but to say so."""
+    """A remedy whose notice failed publishes only the notice the second time."""
     decision, desk.trouble = desk.decide("disable"), StateUnwritable()
     with pytest.raises(StateUnwritable):
         desk.step()

@@ -1,4 +1,4 @@
-"""Training a series: which history is learnt, what is kept of it, and that nothing is kept of what fails."""
+"""Training a series: the history learnt, the model saved, and no trace of a failure."""
 
 from uuid import UUID
 
@@ -24,18 +24,18 @@ PARAMETERS = Parameters(
 
 
 class Shelf:
-    """Where models are put; it remembers them."""
+    """Storage of models in memory."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[Trained, int]] = []
         self.refusals: list[str] = []
 
     def next_version(self, key: SeriesKey) -> int:
-        """One more than there are."""
+        """Return the next version of a series."""
         return 1 + sum((one.model.device_id, one.model.metric_name) == key for one, _ in self.kept)
 
     def serving(self, key: SeriesKey) -> Model | None:
-        """The last that was kept and not refused."""
+        """Return the last saved model of the series that was not refused."""
         own = zip((one.model for one, _ in self.kept), self.refusals, strict=True)
         served = [
             model
@@ -45,7 +45,7 @@ class Shelf:
         return served[-1] if served else None
 
     def save(self, trained: Trained, trained_at: int, refusal: str = "") -> ModelRow:
-        """Keep it."""
+        """Save a model."""
         self.kept.append((trained, trained_at))
         self.refusals.append(refusal)
         one = trained.model
@@ -68,18 +68,21 @@ class Shelf:
 
 @pytest.fixture
 def shelf() -> Shelf:
-    """An empty one."""
+    """Return an empty shelf."""
     return Shelf()
 
 
 @pytest.fixture
 def service(shelf: Shelf) -> TrainingService:
-    """One with small models."""
+    """Return a service with small models."""
     return TrainingService(shelf, PARAMETERS, Policy())
 
 
 def history(ages: range, *, noise: float = 1.0) -> MemoryHistory:
-    """Readings so many seconds old; the value is about the age, so that it tells what was learnt."""
+    """Return a history with readings of the given ages in seconds.
+
+    A value is about its age, so that the model reveals the readings learnt.
+    """
     random = np.random.default_rng(1)
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
     telemetry |= {
@@ -90,12 +93,12 @@ def history(ages: range, *, noise: float = 1.0) -> MemoryHistory:
 
 
 def learnt(shelf: Shelf) -> int:
-    """How many readings the last model was made from."""
+    """Return the number of readings that the last model was learnt from."""
     return shelf.kept[-1][0].samples
 
 
 def test_the_model_is_kept_as_the_next_version(service: TrainingService, shelf: Shelf) -> None:
-    """Under a fresh id, with the time it was trained; the row is the shelf's answer."""
+    """A model is saved as the next version with a new id and its time of training."""
     rows = [service.from_history(KEY, history(range(300)), NOW + i) for i in range(2)]
     assert [(row.version, row.device_id, row.metric_name, row.trained_at) for row in rows] == [
         (1, *KEY, NOW),
@@ -106,27 +109,27 @@ def test_the_model_is_kept_as_the_next_version(service: TrainingService, shelf: 
 
 
 def test_the_last_days_are_learnt(service: TrainingService, shelf: Shelf) -> None:
-    """Readings older than `history_days` are left out where the newer ones are enough."""
+    """Readings older than `history_days` are left out if the newer readings suffice."""
     step = 86_400 // 250
     service.from_history(KEY, history(range(step, 86_400 * 3, step)), NOW)
     assert learnt(shelf) == 250
 
 
 def test_a_slow_series_is_learnt_from_longer_ago(service: TrainingService, shelf: Shelf) -> None:
-    """Where the last days hold fewer than `history_readings_least`, so many of the newest count."""
+    """A slow series is learnt from its newest `history_readings_least` readings."""
     service.from_history(KEY, history(range(0, 86_400 * 30, 7200)), NOW)
     assert learnt(shelf) == PARAMETERS.history_readings_least
 
 
 def test_a_fast_series_is_learnt_from_its_newest(service: TrainingService, shelf: Shelf) -> None:
-    """No more than `history_readings_most`."""
+    """A fast series is learnt from its newest `history_readings_most` readings."""
     service.from_history(KEY, history(range(2000)), NOW)
     assert learnt(shelf) == PARAMETERS.history_readings_most
     assert 100 < float(shelf.kept[-1][0].model.numbers[0]) < 300  # the centre of the newest 400
 
 
 def test_too_few_readings_leave_nothing(service: TrainingService, shelf: Shelf) -> None:
-    """Neither a version nor a file."""
+    """Insufficient history is refused without a version or a file."""
     with pytest.raises(NotEnoughData, match="40 different readings"):
         service.from_history(KEY, history(range(40)), NOW)
     with pytest.raises(NotEnoughData):
@@ -135,7 +138,10 @@ def test_too_few_readings_leave_nothing(service: TrainingService, shelf: Shelf) 
 
 
 def test_readings_can_be_given(service: TrainingService, shelf: Shelf) -> None:
-    """From a file, say: the same readings make the same model but for its id, whatever the hour."""
+    """The same readings lead to the same model except its id, at any time.
+
+    The readings may come from a file.
+    """
     times, values = history(range(300)).readings(KEY, 0, 1000)
     for now in (NOW, 0):
         service.from_readings(KEY, Readings(times, values), now)
@@ -149,7 +155,10 @@ def test_readings_can_be_given(service: TrainingService, shelf: Shelf) -> None:
 def test_a_model_says_how_it_was_trained_and_how_the_one_before_did(
     service: TrainingService, shelf: Shelf
 ) -> None:
-    """Anew or on from the one before; that one's accuracy on what it had not learnt, once there is enough of it."""
+    """Figures state the kind of training, and the accuracy of the predecessor on new readings.
+
+    The accuracy is present once there are enough new readings.
+    """
     service.from_history(KEY, history(range(300, 600)), NOW)
     service.refit(KEY, history(range(599)), NOW)
     service.refit(KEY, history(range(600)), NOW)

@@ -244,7 +244,7 @@ def test_what_is_missing_is_taken_as_what_the_others_make_of_it() -> None:
     assert not found[present].any()
 
 
-# ----------------------------------------------------------------------------------------------- what comes and goes
+# ------------------------------------------------------------------------------ what comes and goes
 def scored(values: Floats, seed: int = 0) -> detector.DeviceResults:
     """Return the model's results for rows that follow its training rows."""
     rows = wave(400, seed)
