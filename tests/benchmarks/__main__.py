@@ -1,4 +1,7 @@
-"""`python -m tests.benchmarks [FIGURE...]`: one JSON line a figure on standard output; what is going on, on standard error."""
+"""The benchmark: a JSON line for each figure on standard output, progress on standard error.
+
+`python -m tests.benchmarks [FIGURE...]`
+"""
 
 import argparse
 import sys
@@ -25,15 +28,14 @@ _LEARNING = ("train_one", "train_all_100")
 _HEALTH = "health_check_10k"
 _DEVICES = "device_rows"
 FIGURES = (*_SCORING, _DEVICES, "live_qos1", *_PACES, *_MEMORY, *_PREDICTING, *_LEARNING, _HEALTH)
-_NAIVE_PACE = (
-    50.0  # readings a second that the naive design keeps up with, also where the machine is busy
-)
-_SPIKES_A_SECOND = 20.0  # at least, in a paced run, so that p99 is one of hundreds
+# Readings a second that the naive design can process, even on a busy machine.
+_NAIVE_PACE = 50.0
+_SPIKES_A_SECOND = 20.0  # at least, in a paced run, so that p99 rests on hundreds of events
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure, and for how long."""
+    """Figures to measure, and the time for each."""
 
     figures: Sequence[str]
     seconds: float
@@ -44,18 +46,18 @@ class Options:
     settings: dict[str, dict[str, object]]
 
     def any_of(self, names: Sequence[str]) -> bool:
-        """Whether one of these is wanted."""
+        """Return whether any of these figures is wanted."""
         return any(name in self.figures for name in names)
 
 
 class Laboratory:
-    """Measures what the options name; what several figures need is made once."""
+    """The measurement of the wanted figures; inputs that several figures need are made once."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
 
     def figures(self) -> Iterator[Figure]:
-        """Each figure as soon as it is known."""
+        """Yield each figure as soon as it is known."""
         options = self._options
         if options.any_of(_SCORING):
             yield from self._scoring()
@@ -81,21 +83,24 @@ class Laboratory:
     @cached_property
     def _sizes(self) -> memory.Sizes:
         say(
-            "measuring memory; the baseline has 50 forests of scikit-learn unpickled, scaled up to 1000"
+            "measuring memory; the baseline has 50 forests of scikit-learn unpickled, scaled up "
+            "to 1000"
         )
         return memory.measured(self._trained)
 
     def _scoring(self) -> Iterator[Figure]:
         rig = scoring.Rig.built(self._trained, _now(), SERIES)
         say(
-            f"{len(self._trained)} trained models serve {SERIES} series, each in memory of its own; all {len(rig.features[0])} features"
+            f"{len(self._trained)} trained models serve {SERIES} series, each in memory of its own;"
+            f" all {len(rig.features[0])} features"
         )
         say(f"largest difference to scikit-learn: {rig.difference(100):.1e}")
         for measure in (scoring.score_one_row, scoring.score_1000_series):
             if measure.__name__ in self._options.figures:
                 yield measure(rig, self._options.score_seconds)
         say(
-            f"all of the detector, window to verdict: {1e6 * scoring.advance_seconds(rig, 2.0):.1f} us a reading in batches of {SERIES}"
+            "all of the detector, window to verdict: "
+            f"{1e6 * scoring.advance_seconds(rig, 2.0):.1f} us a reading in batches of {SERIES}"
         )
 
     def _live(self) -> Iterator[Figure]:
@@ -118,11 +123,11 @@ class Laboratory:
             wanted = options.naive_seconds if "live_qos1" in options.figures else 0.0
             baseline = live.naive(
                 bed,
-                wanted,
-                options.latency_seconds if paces else 0.0,
-                _NAIVE_PACE,
-                self._spikes(_NAIVE_PACE),
-                say,
+                seconds=wanted,
+                paced_seconds=options.latency_seconds if paces else 0.0,
+                pace=_NAIVE_PACE,
+                spikes=self._spikes(_NAIVE_PACE),
+                say=say,
             )
         if "live_qos1" in options.figures:
             yield Figure.more_is_better("live_qos1", rate, "readings/s", baseline.rate)
@@ -147,7 +152,12 @@ class Laboratory:
         if options.any_of(("predict_p99", "latency_p99_predicting")):
             alone = alone or running.paced(pace, options.latency_seconds, self._spikes(pace))
             for figure in predicting.predict_p99(
-                running, token, self._trained, alone, options.latency_seconds, self._spikes(pace)
+                running,
+                token,
+                self._trained,
+                alone=alone,
+                seconds=options.latency_seconds,
+                spikes=self._spikes(pace),
             ):
                 if figure.figure in options.figures:
                     yield figure
@@ -159,7 +169,7 @@ class Laboratory:
 
 
 def say(text: str) -> None:
-    """Tell whoever watches."""
+    """Print a line of progress."""
     sys.stderr.write(f"bench: {text}\n")
     sys.stderr.flush()
 
@@ -209,18 +219,18 @@ def _options(argv: Sequence[str] | None = None) -> Options:
         section, _, key = name.partition(".")
         settings.setdefault(section, {})[key] = value
     return Options(
-        said.figures or FIGURES,
-        said.seconds,
-        said.latency_seconds,
-        said.naive_seconds,
-        said.score_seconds,
-        said.spikes,
-        settings,
+        figures=said.figures or FIGURES,
+        seconds=said.seconds,
+        latency_seconds=said.latency_seconds,
+        naive_seconds=said.naive_seconds,
+        score_seconds=said.score_seconds,
+        spikes=said.spikes,
+        settings=settings,
     )
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the figures and print them."""
     warnings.simplefilter("ignore")
     for figure in Laboratory(_options()).figures():
         sys.stdout.write(figure.line() + "\n")

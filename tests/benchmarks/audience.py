@@ -1,4 +1,4 @@
-"""An independent subscriber: what is told on MQTT, and when it arrived."""
+"""An independent subscriber: the events on MQTT, and the time at which each arrived."""
 
 import threading
 import time
@@ -22,14 +22,16 @@ class _Told(msgspec.Struct):
 
 @dataclass
 class Audience:
-    """Payloads as they came."""
+    """Payloads as they arrived."""
 
-    heard: list[tuple[int, bytes]] = field(
-        default_factory=list
-    )  # microseconds since the epoch, payload
+    # Microseconds since the epoch, payload.
+    heard: list[tuple[int, bytes]] = field(default_factory=list)
 
     def latencies(self, since: int, until: int) -> list[float]:
-        """Seconds from the timestamp of a reading to the arrival of its event, for readings of that span (microseconds)."""
+        """Return the seconds from the timestamp of a reading to the arrival of its event.
+
+        Only readings of this span (microseconds) count.
+        """
         stamped = [
             (came, _microseconds(msgspec.json.decode(payload, type=_Told).timestamp))
             for came, payload in self.heard
@@ -37,7 +39,7 @@ class Audience:
         return sorted((came - stamp) / 1e6 for came, stamp in stamped if since <= stamp < until)
 
     def events(self) -> tuple[int, int]:
-        """How many came, and how many different ones."""
+        """Return the number of events, and the number of different events."""
         ids = [msgspec.json.decode(payload, type=_Told).event_id for _, payload in self.heard]
         return len(ids), len(set(ids))
 
@@ -50,7 +52,7 @@ def _microseconds(stamp: str | int) -> int:
 
 @contextmanager
 def audience(place: Place, topics: str) -> Iterator[Audience]:
-    """Listen for the length of the block."""
+    """Subscribe for the length of the block."""
     found, granted = Audience(), threading.Event()
     client = paho.Client(CallbackAPIVersion.VERSION2, f"audience-{topics.partition('/')[0]}")
     client.username_pw_set(place.user, place.password)

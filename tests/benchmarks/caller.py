@@ -1,7 +1,8 @@
-"""Who asks the admin API, as a process: requests over a few connections that stay open, at a pace or one after the other.
+"""The client of the admin API, as a process: requests over open connections, at a pace or in turn.
 
-Orders come a line each on standard input, each answered by one `Heard`. A request that is due while its connection still waits counts
-from when it was due, so that a slow answer is not hidden by the requests it holds back.
+Orders come as lines on standard input, and each is answered by a `Heard`. A request that is due
+while its connection still waits counts from the time at which it was due, so that a slow answer is
+not hidden by the requests that it delays.
 """
 
 import socket
@@ -12,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 _HEAD_END = b"\r\n\r\n"
-_ROUNDING = 1e-6  # seconds: what many steps added up may miss the end by
+_ROUNDING = 1e-6  # seconds: the largest error of many added steps at the end
 
 
 class Call(msgspec.Struct):
-    """POST these bodies to the path, round and round: `rate` a second over so many `lines` (None: as fast as answers come)."""
+    """An order to POST these bodies to the path in turn, over a number of `lines`.
+
+    `rate` is requests a second, or None: as fast as answers come.
+    """
 
     port: int
     token: str
@@ -28,7 +32,10 @@ class Call(msgspec.Struct):
 
 
 class Heard(msgspec.Struct):
-    """Seconds from when each request was due to its answer, ascending; how many answers were no success; seconds of all."""
+    """Result of an order: seconds from the due time of each request to its answer, ascending.
+
+    `refused` counts the answers that are no success; `seconds` is the duration of the whole order.
+    """
 
     latencies: list[float]
     refused: int
@@ -36,7 +43,7 @@ class Heard(msgspec.Struct):
 
 
 class Line:
-    """One connection."""
+    """A connection to the admin API."""
 
     def __init__(self, call: Call) -> None:
         self._socket = socket.create_connection(("127.0.0.1", call.port), 30.0)
@@ -45,7 +52,7 @@ class Line:
         self._asked = 0
 
     def ask(self) -> bool:
-        """One request; whether its answer is a success."""
+        """Send a request; return whether its answer is a success."""
         self._socket.sendall(self._packets[self._asked % len(self._packets)])
         self._asked += 1
         head, _, said = self._until(_HEAD_END).partition(_HEAD_END)
@@ -65,7 +72,7 @@ class Line:
         return said
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
 
@@ -78,7 +85,7 @@ def _packet(call: Call, body: bytes) -> bytes:
 
 
 def one_line(call: Call, number: int) -> tuple[list[float], int]:
-    """What one of the lines hears: seconds of each answer, and how many were no success."""
+    """Return the seconds of each answer on a line, and the number of unsuccessful answers."""
     line, found, refused = Line(call), list[float](), 0
     step = call.lines / call.rate if call.rate else 0.0
     began = time.perf_counter() + step * number / call.lines
@@ -94,7 +101,7 @@ def one_line(call: Call, number: int) -> tuple[list[float], int]:
 
 
 def obeyed(call: Call) -> Heard:
-    """What all lines hear."""
+    """Carry out an order over all its lines."""
     began = time.perf_counter()
     with ThreadPoolExecutor(call.lines) as pool:
         heard = list(pool.map(one_line, [call] * call.lines, range(call.lines)))
@@ -103,7 +110,7 @@ def obeyed(call: Call) -> Heard:
 
 
 def main() -> None:
-    """Be it."""
+    """Carry out the orders from standard input."""
     for order in sys.stdin.buffer:
         heard = obeyed(msgspec.json.decode(order, type=Call))
         sys.stdout.buffer.write(msgspec.json.encode(heard) + b"\n")

@@ -1,4 +1,7 @@
-"""A process of the benchmark that is told and answers by lines of JSON. Secrets go over its standard input."""
+"""A process of the benchmark that receives and answers lines of JSON.
+
+Secrets go over its standard input.
+"""
 
 import subprocess
 import sys
@@ -16,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class Child:
-    """One such process, which ends with this one."""
+    """A child process, which ends with its parent."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -27,17 +30,20 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id."""
         return self._process.pid
 
     def tell(self, said: object) -> None:
-        """Write one line."""
+        """Write a line."""
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(said) + b"\n")
         self._process.stdin.flush()
 
     def hear(self) -> bytes:
-        """Wait for one line; it must come, so whoever is silent has failed and said why on standard error."""
+        """Wait for a line.
+
+        A child that sends none has failed, and has logged the reason on standard error.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -46,11 +52,11 @@ class Child:
         return line
 
     def answer(self, kind: type[Answer]) -> Answer:
-        """The next line, decoded."""
+        """Return the next line, decoded."""
         return msgspec.json.decode(self.hear(), type=kind)
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -1,4 +1,4 @@
-"""Rows of devices: a row each of many at once, beside one after another."""
+"""Rows of devices: a row for each of many devices at once, beside a device after another."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from insa_anomaly.core.device import detector, window
 from insa_anomaly.core.device.batch import advance_each
-from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, Served
+from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
 from insa_anomaly.core.device.training import fit
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena
@@ -27,17 +27,27 @@ _PARAMETERS, _POLICY = DeviceParameters(), Policy()
 
 
 def history(kind: int, rows: int, until: int) -> tuple[Ints, Floats]:
-    """Times and values [rows, 8] of a kind of device, a row a minute up to `until`: a load drives all metrics, each adds its noise."""
+    """Return times and values [rows, 8] of a kind of device, a row a minute up to `until`.
+
+    A load drives all metrics, each adds its noise.
+    """
     random = np.random.default_rng(kind)
     load = np.sin(np.arange(rows) / 30 + kind)[:, None] * random.uniform(0.5, 2.0, len(METRICS))
     return until - MINUTE * np.arange(rows, 0, -1), 20 + load + random.normal(0, 0.3, load.shape)
 
 
 def learnt(kind: int, now: int, rows: int = 2000) -> DeviceModel:
-    """A model of one kind of device."""
+    """Return a model of a kind of device."""
     times, values = history(kind, rows, now)
     return fit(
-        times, values, f"device-{kind}", METRICS, str(UUID(int=kind + 1)), 1, _PARAMETERS, _POLICY
+        times,
+        values,
+        f"device-{kind}",
+        METRICS,
+        model_id=str(UUID(int=kind + 1)),
+        version=1,
+        parameters=_PARAMETERS,
+        policy=_POLICY,
     ).model
 
 
@@ -52,7 +62,7 @@ class DeviceRig:
 
     @classmethod
     def built(cls, models: list[DeviceModel], now: int, devices: int = DEVICES) -> "DeviceRig":
-        """The models in turn, each in memory of its own; the windows are full."""
+        """Build devices with full windows and the models in turn, each in its own memory."""
         arena = Arena(devices, _PARAMETERS.n_estimators)
         served = [Served(models[i % len(models)], arena, i) for i in range(devices)]
         rows = [history(i % len(models), 200, now) for i in range(devices)]
@@ -67,24 +77,35 @@ class DeviceRig:
         )
 
     def together(self) -> object:
-        """The row of each, at once."""
-        return advance_each(self.states, self.served, self.times, self.values, _POLICY, _PARAMETERS)
+        """Advance all devices by a row at once."""
+        return advance_each(
+            self.states,
+            self.served,
+            self.times,
+            self.values,
+            policy=_POLICY,
+            parameters=_PARAMETERS,
+        )
 
     def alone(self, i: int) -> object:
-        """The row of one."""
+        """Advance a single device by a row."""
         own = slice(i, i + 1)
-        return detector.advance(
-            self.states[i], self.served[i], self.times[own], self.values[own], _POLICY, _PARAMETERS
-        )
+        return _advanced(self.states[i], self.served[i], self.times[own], self.values[own])
 
 
 def _warm(served: Served, times: Ints, values: Floats) -> Floats:
     state = window.empty(len(METRICS))
-    return detector.advance(state, served, times[:-1], values[:-1], _POLICY, _PARAMETERS)[0]
+    return _advanced(state, served, times[:-1], values[:-1])[0]
+
+
+def _advanced(
+    state: Floats, served: Served, times: Ints, values: Floats
+) -> tuple[Floats, DeviceResults]:
+    return detector.advance(state, served, times, values, policy=_POLICY, parameters=_PARAMETERS)
 
 
 def device_rows(rig: DeviceRig, seconds: float) -> Figure:
-    """One row each of many devices of 8 metrics; the baseline has them one after another."""
+    """Measure rows of many devices of 8 metrics at once; the baseline takes device after device."""
     mine, baseline = in_turn(
         rig.together, cycling(lambda i: rig.alone(i % len(rig.states))), seconds
     )
@@ -94,7 +115,10 @@ def device_rows(rig: DeviceRig, seconds: float) -> Figure:
 
 
 def stream_seconds(model: DeviceModel, now: int, devices: int, seconds: float) -> float:
-    """A row as the daemon takes it, from readings to findings, in batches of a row each of so many devices."""
+    """Return the seconds of a row in the daemon, from readings to findings.
+
+    The batches hold a row for each device.
+    """
     capacity = devices * (len(METRICS) + 1)
     registry = Registry(capacity)
     fleet = Devices(registry, _POLICY, DeviceTerms(), Arena(capacity, _PARAMETERS.n_estimators))
@@ -124,7 +148,13 @@ def _taking(
         return list(
             fleet.advance(
                 Telemetry(
-                    registry.keys, key, when, np.zeros_like(when), values[i], nothing, nothing
+                    keys=registry.keys,
+                    key=key,
+                    timestamp=when,
+                    discriminator=np.zeros_like(when),
+                    value=values[i],
+                    quality=nothing,
+                    flags=nothing,
                 )
             ).findings()
         )
@@ -133,11 +163,12 @@ def _taking(
 
 
 def figure(now: int, seconds: float, say: Callable[[str], None]) -> Figure:
-    """Measure, and say what a row costs in the daemon's own path."""
+    """Measure the figure, and report the cost of a row in the daemon's own path."""
     say("training device models of 8 metrics")
     models = [learnt(kind, now) for kind in range(_KINDS)]
     for devices in (1, 5, 20, 100):
         say(
-            f"a row each of {devices} devices, readings to findings: {1e6 * stream_seconds(models[0], now, devices, 2.0):.0f} us a row"
+            f"a row each of {devices} devices, readings to findings: "
+            f"{1e6 * stream_seconds(models[0], now, devices, 2.0):.0f} us a row"
         )
     return device_rows(DeviceRig.built(models, now), seconds)

@@ -1,6 +1,7 @@
-"""1000 models, cheaply: one is trained for each kind of signal, and serves all series of that kind under an id of its own.
+"""A cheap fleet of 1000 models: a model for each kind of signal serves all series of that kind.
 
-Every series has memory of its own for its model, so that the caches are as cold as with 1000 different ones.
+Each series has an id of its own. Every series has its own memory for its model, so that the caches
+are as cold as with 1000 different models.
 """
 
 import hashlib
@@ -25,10 +26,13 @@ _NAMESPACE = UUID("4a3c1d84-16ce-4d62-9a0c-0d6a5d9e3c11")
 
 
 def trained(folder: Path, now: int, kinds: int = KINDS, readings: int = READINGS) -> list[Trained]:
-    """A model of each kind; those of an earlier run are taken from `folder` where what learns has not changed since."""
+    """Return a model of each kind.
+
+    Models of an earlier run are taken from `folder` if the code that learns has not changed since.
+    """
     kept = folder / f"fleet-{_digest()}-{kinds}-{readings}.pickle"
     if kept.exists():
-        return list(pickle.loads(kept.read_bytes()))  # noqa: S301 - our own, from an earlier run
+        return list(pickle.loads(kept.read_bytes()))  # noqa: S301 - our own file
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(of_kind, range(kinds), [readings] * kinds, [now] * kinds))
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,13 +41,21 @@ def trained(folder: Path, now: int, kinds: int = KINDS, readings: int = READINGS
 
 
 def of_kind(kind: int, readings: int, now: int) -> Trained:
-    """A model of one kind of signal, from so many minutes up to `now`."""
+    """Return a model of a kind of signal, from a number of minutes up to `now`."""
     times, values = signals.history(kind, readings, now)
-    return fit(times, values, ("kind", str(kind)), str(kind), 1, Parameters(), Policy())
+    return fit(
+        times,
+        values,
+        ("kind", str(kind)),
+        str(kind),
+        version=1,
+        parameters=Parameters(),
+        policy=Policy(),
+    )
 
 
 def _digest() -> str:
-    """Of the code that learns, and of the signals it learns from."""
+    """Return the hash of the code that learns, and of the signals that it learns from."""
     names = ("calibration", "charts", "detector", "features", "isolation", "training", "verdict")
     sources = [
         *(Path(core.__file__).with_name(f"{name}.py") for name in names),
@@ -53,7 +65,7 @@ def _digest() -> str:
 
 
 def for_series(models: Sequence[Trained], keys: Sequence[tuple[str, str]]) -> Iterator[Trained]:
-    """What is trained, again for every series, with its name and an id of its own."""
+    """Yield the models again for every series, with its name and an id of its own."""
     for number, (device_id, metric_name) in enumerate(keys):
         one = models[number % len(models)]
         model_id = str(uuid5(_NAMESPACE, f"{device_id}/{metric_name}"))

@@ -1,4 +1,4 @@
-"""The daily health check of a large fleet, against asking for one model at a time."""
+"""The daily health check of a large fleet, beside a query for each model."""
 
 import tempfile
 import time
@@ -21,25 +21,34 @@ from tests.benchmarks.figure import Figure
 MODELS = 10_000
 _ONE_BY_ONE = 500  # models, scaled up
 _VERSIONS = """
-    INSERT INTO ml_models (id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples, trained_at,
-        version, threshold, figures, sha256)
-    SELECT gen_random_uuid(), 'device-' || lpad(s::text, 6, '0'), 'a', '', CASE WHEN v = 12 THEN 'active' ELSE 'deleted' END,
+    INSERT INTO ml_models (
+        id, device_id, metric_name, model_path, status, accuracy, false_positive_rate,
+        training_samples, trained_at, version, threshold, figures, sha256
+    )
+    SELECT gen_random_uuid(), 'device-' || lpad(s::text, 6, '0'), 'a', '',
+        CASE WHEN v = 12 THEN 'active' ELSE 'deleted' END,
         CASE WHEN v = 3 THEN 0.93 END, CASE WHEN v = 3 THEN 0.01 END, 20000,
-        instant(%(now)s) - (16 - v + CASE WHEN s %% 7 = 0 THEN 3 ELSE -3 END) * interval '12 hours', v, 0.5,
+        instant(%(now)s) - (16 - v + CASE WHEN s %% 7 = 0 THEN 3 ELSE -3 END) * interval '12 hours',
+        v, 0.5,
         jsonb_build_object('training', CASE WHEN v = 3 THEN 'anew' ELSE 'refit' END, 'refusal', '')
-            || CASE WHEN v > 3 THEN jsonb_build_object('predecessor_accuracy', 0.92) ELSE '{}' END, ''
+            || CASE WHEN v > 3 THEN jsonb_build_object('predecessor_accuracy', 0.92) ELSE '{}' END,
+        ''
     FROM generate_series(1, %(size)s) s, generate_series(1, 12) v
 """
 _ACTIVITY = """
     INSERT INTO series_activity
-    SELECT 'device-' || lpad(s::text, 6, '0'), 'a', instant(%(now)s) - h * interval '1 hour', %(instance)s,
-        instant(%(now)s) - h * interval '1 hour', 3600, CASE WHEN s %% 10 = 0 THEN 400 ELSE 4 END
+    SELECT 'device-' || lpad(s::text, 6, '0'), 'a', instant(%(now)s) - h * interval '1 hour',
+        %(instance)s, instant(%(now)s) - h * interval '1 hour', 3600,
+        CASE WHEN s %% 10 = 0 THEN 400 ELSE 4 END
     FROM generate_series(1, %(size)s) s, generate_series(1, 24) h
 """
 
 
 def fill(dsn: str, size: int, now: int) -> None:
-    """So many series with twelve versions each and a day of activity; every seventh is old, every tenth degraded."""
+    """Insert a number of series with twelve versions each and a day of activity.
+
+    Every seventh series is old, every tenth degraded.
+    """
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in (_VERSIONS, _ACTIVITY):
             connection.execute(
@@ -49,7 +58,7 @@ def fill(dsn: str, size: int, now: int) -> None:
 
 
 def health_check_10k(now: int) -> Figure:
-    """Seconds of a check of 10 000 models: measured, judged, decided and kept."""
+    """Measure a check of 10 000 models, in seconds: measured, judged, decided and stored."""
     set_up_logging("CRITICAL")  # thousands of decisions
     with tempfile.TemporaryDirectory(prefix="insa-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -67,7 +76,7 @@ def health_check_10k(now: int) -> Figure:
 
 
 def _one_by_one(tables: PostgresHealth, now: int) -> float:
-    """The same figures, a query a model, before anything is decided."""
+    """Measure a query for each model, before anything is decided."""
     after, began = ("", ""), time.monotonic()
     for _ in range(_ONE_BY_ONE):
         [one] = tables.standings(after, now - DAY, 1)

@@ -1,8 +1,10 @@
-"""What the evaluation kit does not print of itself: alarms where nothing is wrong, and whether a model knows how good it is.
+"""Figures that the evaluation kit does not print: alarms on healthy data, and self-assessment.
 
-`python -m tests.benchmarks.honesty`, a part of `make judge`, in the folder of the kit. A line a figure, in JSON: the false positive rate
-that models say of themselves beside the true one, in percent of the readings at a line of 1e-2; and the episodes told on four weeks of
-clean readings after one of training, by the default threshold, with how many of the kit's events that threshold tells.
+`python -m tests.benchmarks.honesty` is a part of `make judge` and runs in the folder of the kit. It
+prints a line of JSON for each figure. The first compares the false positive rate that models state
+of themselves with the true rate, in percent of the readings at a line of 1e-2. The second counts
+the episodes published on four weeks of clean readings after a week of training, at the default
+threshold, and the kit's events that are published at that threshold.
 """
 
 import importlib
@@ -29,19 +31,19 @@ LINE = 1e-2
 
 
 def kit() -> Any:  # noqa: ANN401 - the kit's module, which has no types
-    """The data sets of the kit in the working directory."""
+    """Return the data sets of the kit in the working directory."""
     sys.path.insert(0, str(Path.cwd()))
     return importlib.import_module("datasets")
 
 
 @cache
 def synthetic() -> list[Any]:
-    """The simulated series of the kit."""
+    """Return the simulated series of the kit."""
     return list(kit().load("synth"))
 
 
 def clean(sensor: str) -> int:
-    """Episodes told in four weeks in which nothing happens."""
+    """Return the number of episodes published in four healthy weeks."""
     n = (1 + WEEKS) * WEEK
     times, values = 1_699_920_000.0 + np.arange(n) * 60.0, _values(sensor, n)
     detector = AnomalyDetector("plant", sensor)
@@ -60,7 +62,7 @@ def _values(sensor: str, n: int) -> Floats:
 
 
 def events(place: int) -> tuple[int, int]:
-    """Of the events in one series of the kit: how many there are, and how many are told."""
+    """Return the number of events in a series of the kit, and of events that are published."""
     series = synthetic()[place]
     detector = AnomalyDetector("plant", series.name)
     detector.train({"timestamp": series.t_train, "value": series.X_train[:, 0]})
@@ -72,7 +74,7 @@ def events(place: int) -> tuple[int, int]:
 
 
 def assessed(sensor: str) -> tuple[str, float, float]:
-    """A sensor; the false positive rate its model says of itself, and the true one, in percent."""
+    """Return a sensor, its model's own false positive rate, and the true rate, in percent."""
     series = next(one for one in synthetic() if one.name == f"{sensor}/spike/0")
     detector = AnomalyDetector("plant", sensor, alpha=LINE)
     figures = detector.train({"timestamp": series.t_train, "value": series.X_train[:, 0]})
@@ -85,7 +87,7 @@ def assessed(sensor: str) -> tuple[str, float, float]:
 
 
 def figures() -> Iterator[dict[str, object]]:
-    """All of them, as they are known."""
+    """Yield the figures as soon as they are known."""
     sensors = [*kit().SENSORS, *STILL]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         rates = list(pool.map(assessed, kit().SENSORS))
@@ -108,7 +110,7 @@ def figures() -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    """Print them."""
+    """Print the figures."""
     for figure in figures():
         sys.stdout.write(msgspec.json.encode(figure).decode() + "\n")
         sys.stdout.flush()

@@ -1,4 +1,7 @@
-"""Training end to end: one series by the admin API, and a fleet by `insa-anomaly train --all`; beside a plain forest for each."""
+"""Training end to end: a series by the admin API, a fleet by `insa-anomaly train --all`.
+
+The baseline of each is a plain forest.
+"""
 
 import json
 import pickle
@@ -29,7 +32,7 @@ _TRAIN_SECONDS = 600.0
 
 
 def learning(wanted: set[str], say: Say) -> Iterator[Figure]:
-    """The figures that are wanted, of `train_one` and `train_all_100`."""
+    """Yield the wanted figures of `train_one` and `train_all_100`."""
     now = time.time_ns() // 1000
     with bed() as on:
         migrate(on.dsn)
@@ -41,7 +44,8 @@ def learning(wanted: set[str], say: Say) -> Iterator[Figure]:
         if "train_all_100" in wanted:
             seconds = train_all(on)
             say(
-                f"{FLEET} series in {seconds:.1f} s start-up included: 1000 in about {10 * seconds / 60:.1f} min"
+                f"{FLEET} series in {seconds:.1f} s start-up included: "
+                f"1000 in about {10 * seconds / 60:.1f} min"
             )
             yield Figure.less_is_better("train_all_100", seconds, "s", plain * FLEET)
         if "train_one" in wanted:
@@ -49,7 +53,7 @@ def learning(wanted: set[str], say: Say) -> Iterator[Figure]:
 
 
 def record(on: Bed, number: int, key: SeriesKey, now: int) -> None:
-    """Put a series into the database."""
+    """Record a series in the database."""
     times, values = signals.history(number % signals.KINDS, READINGS, now)
     zeros = np.zeros(READINGS, np.int16)
     with PostgresRecorder(on.dsn) as recorder:
@@ -58,20 +62,20 @@ def record(on: Bed, number: int, key: SeriesKey, now: int) -> None:
                 uuid4(),
                 1,
                 Telemetry(
-                    [key],
-                    np.zeros(READINGS, np.int32),
-                    times,
-                    values.view(np.int64),
-                    values,
-                    zeros,
-                    zeros,
+                    keys=[key],
+                    key=np.zeros(READINGS, np.int32),
+                    timestamp=times,
+                    discriminator=values.view(np.int64),
+                    value=values,
+                    quality=zeros,
+                    flags=zeros,
                 ),
             )
         )
 
 
 def plain_forest(kind: int, now: int) -> bytes:
-    """What one writes first: the values scaled, a forest fitted, both pickled; nothing calibrated, nothing assessed."""
+    """Fit a plain forest, as a first attempt does: scaled values, pickled, without calibration."""
     _, values = signals.history(kind, READINGS, now)
     scaler = StandardScaler()
     forest = IsolationForest(contamination=0.1, random_state=42).fit(
@@ -81,7 +85,7 @@ def plain_forest(kind: int, now: int) -> bytes:
 
 
 def train_all(on: Bed) -> float:
-    """Seconds of the command, from its start to its end."""
+    """Return the seconds of the command, from its start to its end."""
     config, _ = configured(on.folder, on.listener, on.dsn, {})
     argv = [sys.executable, "-m", "insa_anomaly", "train", "--all", "--config", str(config)]
     return timed(
@@ -92,7 +96,7 @@ def train_all(on: Bed) -> float:
 
 
 def train_one(on: Bed, key: SeriesKey) -> float:
-    """Seconds from the request to the model, of a daemon that has trained nothing yet."""
+    """Return the seconds from the request to the model, of a daemon that has not trained yet."""
     token = new_token(on.dsn)
     with subject(on.folder, on.listener, on.dsn, {}) as running:
 

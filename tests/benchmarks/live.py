@@ -1,4 +1,4 @@
-"""The whole path, live: plant, mosquitto, PostgreSQL and daemon on the cores there are; and the naive design in its place."""
+"""The whole path, live: plant, mosquitto, PostgreSQL and the daemon, or the naive design."""
 
 import tempfile
 import time
@@ -20,19 +20,22 @@ from tests.benchmarks.publisher import Done, Order, Place, Progress
 from tests.benchmarks.signals import SERIES, keys
 from tests.benchmarks.subject import Subject, put_models, subject
 
-_WINDOW = 30_000  # readings published and not yet in PostgreSQL, at most, when as many as possible are published
-_LOOKS = 0.25  # seconds between two looks at what is in PostgreSQL
-_WARM_ROUNDS = (
-    75  # of readings of all series, so that every window is full and every reading scored
-)
+# Readings published and not yet in PostgreSQL, at most, when as many as possible are published.
+_WINDOW = 30_000
+_LOOKS = 0.25  # seconds between two measurements of the rows in PostgreSQL
+# Rounds of readings of all series, so that every window is full and every reading is scored.
+_WARM_ROUNDS = 75
 _SETTLE_SECONDS = 60.0
-_LEAD_SECONDS = 2.0  # of a paced run, which are not looked at
+_LEAD_SECONDS = 2.0  # at the beginning of a paced run, which are left out
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one stretch of publishing gave. Seconds are from the first publish until the last reading was in PostgreSQL."""
+    """Result of a stretch of publishing.
+
+    Seconds are from the first publish until the last reading was in PostgreSQL.
+    """
 
     done: Done
     seconds: float
@@ -58,7 +61,7 @@ class Bed:
 
     @property
     def place(self) -> Place:
-        """The broker."""
+        """Address of the broker."""
         return Place(
             self.listener.host, self.listener.port, self.listener.user, self.listener.password
         )
@@ -66,16 +69,15 @@ class Bed:
 
 @contextmanager
 def bed() -> Iterator[Bed]:
-    """Servers of its own, in a folder that goes with them."""
+    """Start servers in a folder that is removed with them."""
     with ExitStack() as stack:
         folder = Path(
             stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="insa-bench-", ignore_cleanup_errors=True)
             )
         )
-        folder.chmod(
-            0o711
-        )  # the account that PostgreSQL and mosquitto run as under root passes through
+        # The account that PostgreSQL and mosquitto run as under root passes through.
+        folder.chmod(0o711)
         dsn = stack.enter_context(embedded.postgres(folder / "pg"))
         listener = stack.enter_context(
             embedded.mosquitto(folder / "mosquitto", Tools(ROOT / ".tools" / "root"))
@@ -87,10 +89,10 @@ def bed() -> Iterator[Bed]:
         yield found
 
 
-# ------------------------------------------------------------------------------------------------ the daemon
+# ------------------------------------------------------------------------------ the daemon
 @dataclass
 class Live:
-    """The daemon on a bed, its windows full."""
+    """The daemon on a bed, with full windows."""
 
     bed: Bed
     subject: Subject
@@ -99,13 +101,13 @@ class Live:
     runs: list[Run] = field(default_factory=list)
 
     def publish(self, order: Order) -> Run:
-        """Publish, and wait until all of it is in PostgreSQL."""
+        """Publish, and wait until all readings are in PostgreSQL."""
         before = self._cpu()
         self.bed.plant.tell(order)
         goal = self.bed.published + order.messages
         pacing = order.messages / order.rate if order.rate else 0.0
         began, deadline = time.time(), time.monotonic() + _SETTLE_SECONDS + (pacing or 120.0)
-        time.sleep(pacing)  # nobody needs to know how far it is
+        time.sleep(pacing)  # progress is of no use meanwhile
         while (recorded := self.subject.recorded()) < goal:
             self.bed.plant.tell(Progress(recorded))
             if time.monotonic() > deadline:
@@ -133,12 +135,12 @@ class Live:
         }
 
     def saturated(self, seconds: float, spikes: float) -> Run:
-        """As many readings as it takes, for about so many seconds: first a short run says how many that are."""
+        """Publish as fast as possible for about `seconds`; a short run first measures the rate."""
         trial = self.publish(Order(SERIES * 60, None, _WINDOW, spikes))
         return self.publish(Order(max(SERIES, int(trial.rate * seconds)), None, _WINDOW, spikes))
 
     def paced(self, rate: float, seconds: float, spikes: float) -> list[float]:
-        """Latencies of events, in seconds and ascending, with so many readings a second."""
+        """Return the latencies of events at a rate of readings, in seconds and ascending."""
         run = self.publish(Order(int(rate * seconds), rate, None, spikes))
         time.sleep(0.5)
         found = self.audience.latencies(
@@ -148,14 +150,17 @@ class Live:
         return found
 
     def peak_bytes(self) -> int:
-        """The most memory that the daemon and its admin port have had, each at its own time; files that both map count once."""
+        """Return the sum of the largest memory of the daemon and of its admin port.
+
+        Each is taken at its own time. Files that both map count once.
+        """
         return peak_bytes(self.subject.pid) + sum(
             peak_bytes(child) - shared_bytes(child, self.subject.pid)
             for child in children(self.subject.pid)
         )
 
     def settle(self) -> None:
-        """Hold what is in PostgreSQL and what was told against what was published. Raises AssertionError."""
+        """Check rows and events against the published readings. Raises AssertionError."""
         with psycopg.connect(self.bed.dsn) as database:
             row = database.execute(
                 "SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry"
@@ -172,8 +177,10 @@ class Live:
             time.sleep(0.2)
         events, different = self.audience.events()
         self.say(
-            f"published {self.bed.published:,}, stored {row[0]:,}: lost {self.bed.published - row[1]}, duplicates {row[0] - row[1]}; "
-            f"{anomalies[0]:,} anomalies; opened and closed {told[0]:,}, events {events:,}, twice {events - different}"
+            f"published {self.bed.published:,}, stored {row[0]:,}: "
+            f"lost {self.bed.published - row[1]}, duplicates {row[0] - row[1]}; "
+            f"{anomalies[0]:,} anomalies; opened and closed {told[0]:,}, "
+            f"events {events:,}, twice {events - different}"
         )
         assert row == (self.bed.published, self.bed.published), "lost or doubled"
         assert different >= told[0], "events were not told"
@@ -182,13 +189,14 @@ class Live:
 def _described(run: Run) -> str:
     cpu = ", ".join(f"{name} {microseconds:.1f}" for name, microseconds in run.cpu.items())
     return (
-        f"{run.done.messages:,} readings ({run.done.spikes:,} spikes) in {run.seconds:.1f} s, {run.rate:,.0f}/s; "
-        f"all stored {run.behind:.1f} s after the last publish; CPU us a reading: {cpu}"
+        f"{run.done.messages:,} readings ({run.done.spikes:,} spikes) in {run.seconds:.1f} s, "
+        f"{run.rate:,.0f}/s; all stored {run.behind:.1f} s after the last publish; "
+        f"CPU us a reading: {cpu}"
     )
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """By nearest rank; of nothing, not a number."""
+    """Return a percentile by nearest rank, or NaN of an empty sequence."""
     return (
         ascending[min(len(ascending) - 1, int(len(ascending) * percent / 100))]
         if ascending
@@ -209,7 +217,10 @@ def live(
     say: Say,
     program: Sequence[str] = ("insa_anomaly",),
 ) -> Iterator[Live]:
-    """The daemon on the bed, with a model for every series and full windows; `program` as for `subject`."""
+    """Run the daemon on the bed, with a model for every series and full windows.
+
+    `program` has the meaning that it has for `subject`.
+    """
     say(f"writing {SERIES} models")
     put_models(on.folder, trained, keys(), time.time_ns() // 1000)
     with (
@@ -222,19 +233,22 @@ def live(
         yield found
 
 
-# ------------------------------------------------------------------------------------------ the naive design
+# ------------------------------------------------------------------------ the naive design
 @dataclass(frozen=True)
 class Naive:
-    """What it can do: readings a second, and latencies at a pace it can keep."""
+    """Performance of the naive design: readings a second, and latencies at a feasible pace."""
 
     rate: float
     latencies: list[float]
 
 
 def naive(
-    on: Bed, seconds: float, paced_seconds: float, pace: float, spikes: float, say: Say
+    on: Bed, *, seconds: float, paced_seconds: float, pace: float, spikes: float, say: Say
 ) -> Naive:
-    """Measure the naive design on the bed; at its pace first, since it never catches up with more."""
+    """Measure the naive design on the bed.
+
+    The paced run comes first, because the design never catches up after a faster one.
+    """
     with child("tests.benchmarks.naive") as process:
         process.tell(Situation(on.place, on.dsn, time.time_ns() // 1000))
         process.hear()
@@ -252,7 +266,7 @@ def _naive_latencies(on: Bed, seconds: float, pace: float, spikes: float) -> lis
 
 
 def _naive_rate(on: Bed, process: Child, seconds: float) -> float:
-    """Far more is published than it can store; how much it stores meanwhile."""
+    """Return the readings a second that it stores while far more are published."""
     on.plant.tell(Order(int(2000 * (seconds + 2)), 2000.0))
     time.sleep(1.0)
     before, began = _naive_stored(process), time.monotonic()

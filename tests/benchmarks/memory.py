@@ -1,4 +1,7 @@
-"""What a model takes: resident in the daemon's form, and as scikit-learn's object; each measured in a process of its own."""
+"""Memory of a model: in the daemon's form, and as scikit-learn's object.
+
+Each is measured in a process of its own.
+"""
 
 import io
 import multiprocessing
@@ -25,7 +28,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes."""
+    """Sizes in bytes."""
 
     model: float  # resident, in the arena and beside it
     pickled: float  # a forest as joblib writes it
@@ -33,7 +36,7 @@ class Sizes:
 
 
 def measured(trained: list[Trained]) -> Sizes:
-    """Measure all three."""
+    """Measure all three sizes."""
     pickles = [_pickled(one.forest) for one in trained]
     base, fifty = _apart(_unpickled, [pickles[i % len(pickles)] for i in range(_FORESTS)])
     model = _apart(_resident, [one.model for one in trained])
@@ -47,7 +50,7 @@ def _pickled(forest: IsolationForest) -> bytes:
 
 
 def _apart(measure: Callable[[Given], Found], given: Given) -> Found:
-    """In a fresh process, whose memory holds nothing else."""
+    """Measure in a fresh process, whose memory holds no other objects."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, given).result()
 
@@ -61,10 +64,10 @@ def _resident(models: list[Model]) -> float:
 
 
 def _unpickled(pickles: list[bytes]) -> tuple[float, float]:
-    """Bytes of the process with one forest, and bytes that all the others added."""
+    """Return the bytes of the process with a single forest, and the bytes that all others added."""
     first = joblib.load(io.BytesIO(pickles[0]))
     before = resident_bytes(os.getpid())
     forests = [joblib.load(io.BytesIO(one)) for one in pickles]
     assert len(forests) == len(pickles)
-    assert pickle.dumps(first)  # and so it is still there
+    assert pickle.dumps(first)  # so that the first forest is still in memory
     return before, resident_bytes(os.getpid()) - before

@@ -1,7 +1,8 @@
-"""The naive design, as a process: paho's callback, `decode`, `decision_function`, INSERT and commit, publish; a reading after another.
+"""The naive design, as a process: paho's callback scores, inserts, commits and publishes in turn.
 
-Its forest looks at the value alone, which is the cheapest that scikit-learn can be asked. Where broker and database are comes on the
-first line of standard input; "ready" is answered; at the end of the input it says how many readings it has stored.
+Its forest uses the value alone, which is the cheapest call of scikit-learn. The first line of
+standard input names broker and database, and "ready" is the answer. Each further line is answered
+by the number of stored readings.
 """
 
 import json
@@ -21,12 +22,15 @@ from tests.benchmarks import signals
 from tests.benchmarks.publisher import Place
 
 EVENTS = "naive/anomaly/"
-_TABLE = "CREATE TABLE naive (device_id text, metric_name text, ts timestamptz, value float8, score float8, is_anomaly boolean)"
+_TABLE = (
+    "CREATE TABLE naive (device_id text, metric_name text, ts timestamptz, value float8, "
+    "score float8, is_anomaly boolean)"
+)
 _INSERT = "INSERT INTO naive VALUES (%s, %s, %s, %s, %s, %s)"
 
 
 class Situation(msgspec.Struct):
-    """Where the servers are, and until when what models learn from goes (microseconds since the epoch)."""
+    """Addresses of the servers, and the end of the training readings in microseconds."""
 
     broker: Place
     dsn: str
@@ -34,7 +38,7 @@ class Situation(msgspec.Struct):
 
 
 class Naive:
-    """Everything in the callback."""
+    """A client that does all its work in the callback."""
 
     def __init__(self, situation: Situation) -> None:
         self._models = _models(situation.now)
@@ -66,14 +70,14 @@ class Naive:
 
 
 def _models(now: int) -> dict[tuple[str, str], IsolationForest]:
-    """A forest a kind, shared by its series."""
+    """Return a forest for each kind, shared by its series."""
     values = [signals.history(kind, 2000, now)[1].reshape(-1, 1) for kind in range(signals.KINDS)]
     forests = [IsolationForest(contamination=0.001, random_state=42).fit(one) for one in values]
     return {key: forests[i % signals.KINDS] for i, key in enumerate(signals.keys())}
 
 
 def main() -> None:
-    """Be the process."""
+    """Run the client until standard input ends."""
     warnings.simplefilter("ignore")
     naive = Naive(msgspec.json.decode(sys.stdin.buffer.readline(), type=Situation))
     Thread(target=naive.client.loop_forever, daemon=True).start()

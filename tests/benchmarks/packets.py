@@ -1,4 +1,7 @@
-"""PUBLISH packets by the hundred: a matrix of bytes with a row a series, into which value, time and packet id are written by column."""
+"""PUBLISH packets by the hundred: a matrix of bytes with a row for each series.
+
+Value, time and packet id are written into it by column.
+"""
 
 import struct
 from collections.abc import Sequence
@@ -9,22 +12,19 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 _CONNECT, _PUBLISH_QOS_1 = 0x10, 0x32
-_VALUE, _TIME = (
-    b"########",
-    b"@@@@@@@@@@@@@@@@",
-)  # 123.4567 and microseconds since the epoch, places to be written to
+# 123.4567 and microseconds since the epoch: places to be written to.
+_VALUE, _TIME = b"########", b"@@@@@@@@@@@@@@@@"
 
 
 class Packets:
-    """QoS 1, MQTT 3.1.1; one metric a message, in JSON with the device's own time."""
+    """Packets of QoS 1 and MQTT 3.1.1, with a metric in JSON and the device's own time."""
 
     def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
         bodies = [_body(device, metric) for device, metric in keys]
         width = max(map(len, bodies))
         length = _variable(width)
-        packets = [
-            bytes([_PUBLISH_QOS_1]) + length + body.ljust(width) for body in bodies
-        ]  # JSON may end in spaces
+        # JSON may end in spaces.
+        packets = [bytes([_PUBLISH_QOS_1]) + length + body.ljust(width) for body in bodies]
         self._template = np.frombuffer(b"".join(packets), np.uint8).reshape(len(keys), -1)
         self._mid = np.array([1 + len(length) + 2 + len(_topic(device)) for device, _ in keys])[
             :, None
@@ -39,7 +39,10 @@ class Packets:
     def built(
         self, rows: slice, values: npt.NDArray[np.float64], now: int, first_mid: int
     ) -> bytes:
-        """Packets of these series; values lie in [100, 1000), packet ids run from `first_mid` (0 to 65534) on."""
+        """Return packets of these series.
+
+        Values lie in [100, 1000), packet ids run from `first_mid` (0 to 65534) on.
+        """
         packets = self._template[rows].copy()
         at = np.arange(len(packets))[:, None]
         packets[at, self._value[rows]] = _decimals(values)
@@ -60,7 +63,7 @@ def _body(device: str, metric: str) -> bytes:
 
 
 def _decimals(values: npt.NDArray[np.float64]) -> Bytes:
-    """Three digits, a point, four digits [n, 8]."""
+    """Return three digits, a point and four digits [n, 8]."""
     left = np.rint(values * 10_000).astype(np.int64)
     out = np.empty((len(values), len(_VALUE)), np.uint8)
     out[:, 3] = ord(".")
@@ -71,7 +74,7 @@ def _decimals(values: npt.NDArray[np.float64]) -> Bytes:
 
 
 def connect(client_id: str, user: str, password: str) -> bytes:
-    """A CONNECT packet: a clean session of an hour's keepalive."""
+    """Return a CONNECT packet: a clean session with a keepalive of an hour."""
     fields = b"".join(
         struct.pack(">H", len(text)) + text
         for text in (client_id.encode(), user.encode(), password.encode())

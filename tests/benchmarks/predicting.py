@@ -1,4 +1,4 @@
-"""Predictions over the admin API: how long one takes beside a busy stream, what that does to the stream, and how many fit into batches."""
+"""Predictions by the admin API: their time beside a busy stream, their effect on it, batches."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ _BASELINE_CALLS = 200
 
 
 def new_token(dsn: str) -> str:
-    """A key that may do everything, without a limit to speak of."""
+    """Create a key with every permission and practically no rate limit."""
     with Pool(dsn) as pool:
         wish = Wish("bench", [Permission.ADMIN], None, 10**9)
         return KeyService(PostgresKeys(pool), PostgresAudit(pool)).create(
@@ -42,17 +42,21 @@ def predict_p99(
     seconds: float,
     spikes: float,
 ) -> list[Figure]:
-    """p99 of predictions at their pace while the stream has its own; and of the stream's events meanwhile, beside those without."""
+    """Measure predictions beside the stream, each at its pace.
+
+    Returns p99 of the predictions, and p99 of the stream's events beside their p99 without
+    predictions.
+    """
     with child("tests.benchmarks.caller") as caller:
         caller.tell(
             Call(
-                on.subject.port,
-                token,
-                "/api/v1/ml/predict",
-                single(),
-                seconds,
-                PREDICTIONS_PACE,
-                LINES,
+                port=on.subject.port,
+                token=token,
+                path="/api/v1/ml/predict",
+                bodies=single(),
+                seconds=seconds,
+                rate=PREDICTIONS_PACE,
+                lines=LINES,
             )
         )
         beside = on.paced(STREAM_PACE, seconds, spikes)
@@ -79,14 +83,15 @@ def predict_p99(
 
 
 def predict_batch(on: Live, token: str, trained: Sequence[Trained]) -> Figure:
-    """Values a second, in batches one after the other."""
+    """Measure values a second, in batches one after the other."""
     with child("tests.benchmarks.caller") as caller:
         caller.tell(
             Call(on.subject.port, token, "/api/v1/ml/predict/batch", batches(), BATCH_SECONDS)
         )
         heard = caller.answer(Heard)
     on.say(
-        f"{len(heard.latencies)} batches of {BATCH}, {heard.refused} refused: {_spread(heard.latencies)}"
+        f"{len(heard.latencies)} batches of {BATCH}, {heard.refused} refused: "
+        f"{_spread(heard.latencies)}"
     )
     assert not heard.refused, "batches were refused"
     rows = np.repeat(_row(trained[0]), BATCH, axis=0)
@@ -97,7 +102,7 @@ def predict_batch(on: Live, token: str, trained: Sequence[Trained]) -> Figure:
 
 
 def single() -> list[str]:
-    """Requests for values of as many series."""
+    """Return requests for a single value each, of different series."""
     values = Stream().round(time.time_ns() / 1000).tolist()
     chosen = range(0, len(values), len(values) // ASKED)
     return [
@@ -107,7 +112,7 @@ def single() -> list[str]:
 
 
 def batches() -> list[str]:
-    """Requests for many values of a series each."""
+    """Return requests for many values of a series each."""
     random = np.random.default_rng(5)
     return [
         _json(
@@ -122,7 +127,7 @@ def batches() -> list[str]:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds it takes."""
+    """Return the seconds of a call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What a process costs, read from /proc."""
+"""The cost of a process, read from /proc."""
 
 import os
 import re
@@ -9,7 +9,10 @@ _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int, *, with_children: bool = False) -> float:
-    """User and system time of a process so far; with those of its living children, which PostgreSQL's backends are."""
+    """Return the user and system time of a process so far.
+
+    With its living children where asked: PostgreSQL's backends are children.
+    """
     own = _cpu_seconds(pid)
     if not with_children:
         return own
@@ -25,7 +28,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    """Its living children."""
+    """Return the living children of a process."""
     try:
         return [
             int(child)
@@ -37,23 +40,23 @@ def children(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory it has now."""
+    """Return the present memory of a process."""
     return _status(pid, "VmRSS")
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory it ever had."""
+    """Return the largest memory that a process has had."""
     return _status(pid, "VmHWM")
 
 
 def shared_bytes(pid: int, other: int) -> int:
-    """What of a process's memory are pages of files that the other has mapped too."""
+    """Return the bytes of a process's memory in pages of files that the other maps too."""
     theirs = _mapped(other)
     return sum(size for name, size in _mapped(pid).items() if name in theirs)
 
 
 def _mapped(pid: int) -> Counter[str]:
-    """Resident bytes by file."""
+    """Return resident bytes by file."""
     found: Counter[str] = Counter()
     for area in re.split(
         r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text(), flags=re.MULTILINE

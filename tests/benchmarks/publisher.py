@@ -1,8 +1,11 @@
-"""The plant of the benchmark as a process: publishes rounds of readings over a bare socket, at a pace or as fast as it may.
+"""The plant of the benchmark as a process: it publishes rounds of readings over a bare socket.
 
-It costs 2 us of CPU a message, so that the two cores are the broker's, the database's and the daemon's. Orders come a line each on
-standard input: the first says where the broker is (`Place`), then `Order`s, each answered by one `Done`; while an order runs, lines
-`{"dealt_with": n}` say how many messages of all it has sent have come out at the other end.
+The publisher works at a pace or as fast as it may. It costs 2 us of CPU a message, so that the two
+cores are left to the broker, the database and the daemon.
+
+Orders come as lines on standard input. The first line names the broker (`Place`), then come
+`Order`s, each answered by a `Done`. While an order runs, lines `{"dealt_with": n}` report how many
+of all messages sent have come out at the other end.
 """
 
 import os
@@ -20,11 +23,11 @@ from tests.benchmarks.signals import SERIES, SPIKE, Stream, keys
 
 _UNANSWERED = 20_000  # messages without PUBACK, at most
 _TOGETHER = 250  # messages in one piece, at most
-_TICK = 0.001  # seconds between two looks at the clock where there is a pace
+_TICK = 0.001  # seconds between two checks of the clock where there is a pace
 
 
 class Place(msgspec.Struct):
-    """The broker and whom it lets in."""
+    """Address of the broker, and a user that it admits."""
 
     host: str
     port: int
@@ -33,9 +36,11 @@ class Place(msgspec.Struct):
 
 
 class Order(msgspec.Struct):
-    """Publish: `rate` a second (None: as fast as it may), `window` messages ahead of what is dealt with, this share of them spikes.
+    """An order to publish `messages`, with a share of `spikes` among them.
 
-    A series that had a spike has no other for `quiet` readings: by default so many that each spike opens an episode of its own.
+    `rate` is messages a second, or None: as fast as possible, at most `window` messages ahead of
+    progress. A series that had a spike has no other for `quiet` readings: by default enough for
+    each spike to open an episode of its own.
     """
 
     messages: int
@@ -46,7 +51,7 @@ class Order(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """All of it is published and answered by the broker. Times are microseconds since the epoch."""
+    """A report that all messages are acknowledged; times are microseconds since the epoch."""
 
     messages: int
     spikes: int
@@ -56,13 +61,13 @@ class Done(msgspec.Struct):
 
 
 class Progress(msgspec.Struct):
-    """How many of all messages sent have come out at the other end."""
+    """Number of all sent messages that have come out at the other end."""
 
     dealt_with: int
 
 
 class Publisher:
-    """One connection."""
+    """A connection to the broker."""
 
     def __init__(self, place: Place, orders: FileIO, series: int = SERIES) -> None:
         self._orders = orders
@@ -73,7 +78,7 @@ class Publisher:
         self._since_spike = np.full(series, 1 << 30)
         self._random = np.random.default_rng(4)
         self._sent = self._answered = self._dealt_with = self._spikes = self._last = 0
-        self._half = 0  # bytes of a PUBACK that is not all there
+        self._half = 0  # bytes of a PUBACK that is not complete
         self._socket = socket.create_connection((place.host, place.port), 10.0)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.sendall(connect(f"plant-{os.getpid()}", place.user, place.password))
@@ -83,7 +88,7 @@ class Publisher:
             raise ConnectionError(message)
 
     def obey(self, order: Order) -> Done:
-        """Publish what is ordered."""
+        """Publish the ordered messages."""
         cpu, began, before, spikes = (
             time.process_time(),
             time.time_ns() // 1000,
@@ -113,7 +118,10 @@ class Publisher:
         )
 
     def _rest(self, *, paced: bool, more: bool) -> None:
-        """Take what came; a pace is kept by the clock alone, since every PUBACK would end a wait for them."""
+        """Read PUBACKs.
+
+        A pace is kept by the clock alone, because every PUBACK would end a wait for them.
+        """
         if paced and not more:
             time.sleep(_TICK)
         self._listen(0.0 if paced or more else _TICK)
@@ -145,7 +153,7 @@ class Publisher:
         return values
 
     def _listen(self, seconds: float) -> None:
-        """Take PUBACKs, of four bytes each, and what is said of progress."""
+        """Read PUBACKs, of four bytes each, and reports of progress."""
         ready, _, _ = select.select([self._socket.fileno(), self._orders.fileno()], [], [], seconds)
         if self._socket.fileno() in ready:
             data = self._socket.recv(1 << 18)
@@ -162,10 +170,9 @@ class Publisher:
 
 
 def main() -> None:
-    """Be the process."""
-    orders = FileIO(
-        0, closefd=False
-    )  # without a buffer: what that had read ahead, `select` would not see
+    """Carry out the orders from standard input."""
+    # Unbuffered, because `select` would not see lines that a buffer has read ahead.
+    orders = FileIO(0, closefd=False)
     publisher = Publisher(msgspec.json.decode(orders.readline(), type=Place), orders)
     for line in iter(orders.readline, b""):
         if b"dealt_with" in line:

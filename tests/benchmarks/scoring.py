@@ -1,4 +1,4 @@
-"""Scoring alone: the compiled forests of 1000 series against scikit-learn's own `decision_function`."""
+"""Scoring alone: the compiled forests of 1000 series against scikit-learn's `decision_function`."""
 
 import statistics
 import time
@@ -18,13 +18,14 @@ from tests.benchmarks.figure import Figure
 from tests.benchmarks.fleet import for_series
 from tests.benchmarks.signals import MINUTE, Stream, keys
 
-_ROUNDS = 7  # of each of the two, in turn, so that whatever else the machine does hits both
+# Rounds of each of the two, in turn, so that other work of the machine affects both.
+_ROUNDS = 7
 _BASELINE_ROWS = 40  # a round: scikit-learn takes milliseconds for each
 
 
 @dataclass
 class Rig:
-    """Models of many series in memory, and the features of their newest readings, as the stream has them."""
+    """Models of many series in memory, with the features of their newest readings."""
 
     trained: list[Trained]
     models: Models
@@ -36,50 +37,58 @@ class Rig:
 
     @classmethod
     def built(cls, trained: list[Trained], now: int, series: int) -> "Rig":
-        """Put the models, and fill the windows."""
+        """Load the models and fill the windows."""
         models = Models(series, Parameters().n_estimators)
         for row, one in enumerate(for_series(trained, keys(series))):
             models.put(row, one.model)
         rows, nothing = np.arange(series), np.zeros((series, features.WIDTH), np.float32)
-        rig = cls(trained, models, rows, nothing, features.empty(series), Stream(series), now)
+        rig = cls(
+            trained=trained,
+            models=models,
+            rows=rows,
+            features=nothing,
+            states=features.empty(series),
+            stream=Stream(series),
+            now=now,
+        )
         for _ in range(units.LONG + 1):
             rig.features = rig.advance().features
         return rig
 
     def advance(self) -> Results:
-        """One reading of every series through the whole detector."""
+        """Advance every series by a reading through the whole detector."""
         self.now += MINUTE
         n = len(self.rows)
         times, nothing = np.full(n, self.now), np.zeros(n, np.int64)
         values = self.stream.round(self.now)
         self.states, results = advance(
             self.states,
-            self.rows,
-            self.models,
-            self.rows,
-            values,
-            times,
-            nothing,
-            nothing,
-            Policy(),
-            Parameters(),
+            which=self.rows,
+            models=self.models,
+            rows=self.rows,
+            values=values,
+            times=times,
+            discriminators=nothing,
+            qualities=nothing,
+            policy=Policy(),
+            parameters=Parameters(),
         )
         return results
 
     def difference(self, rows: int) -> float:
-        """Largest difference to scikit-learn over so many series."""
+        """Return the largest difference to scikit-learn over a number of series."""
         ours = self.ours(self.rows[:rows])
         return float(np.abs(ours - np.concatenate([self.theirs(row) for row in range(rows)])).max())
 
     def ours(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """`decision_function` of each row's own model by the compiled forests."""
+        """Return the `decision_function` of each row's own model by the compiled forests."""
         scores: npt.NDArray[np.float64] = (
             self.models.arena.score(rows, self.features[rows]) - self.models.numbers[rows, OFFSET]
         )
         return scores
 
     def theirs(self, row: int) -> npt.NDArray[np.float64]:
-        """`decision_function` of one row by scikit-learn."""
+        """Return the `decision_function` of a row by scikit-learn."""
         return np.asarray(
             self.trained[row % len(self.trained)].forest.decision_function(
                 self.features[row : row + 1]
@@ -88,7 +97,7 @@ class Rig:
 
 
 def score_one_row(rig: Rig, seconds: float) -> Figure:
-    """One row of one model a call, another model each time."""
+    """Measure a call with a row of a single model, a different model each time."""
     one = [rig.rows[i : i + 1] for i in range(len(rig.rows))]
     ours = cycling(lambda i: rig.ours(one[i % len(one)]))
     theirs = cycling(lambda i: rig.theirs(i % len(one)))
@@ -97,7 +106,7 @@ def score_one_row(rig: Rig, seconds: float) -> Figure:
 
 
 def score_1000_series(rig: Rig, seconds: float) -> Figure:
-    """One row of every model a call; scikit-learn has to be called for each."""
+    """Measure a call with a row of every model; scikit-learn must be called for each."""
     rows = np.random.default_rng(3).permutation(rig.rows)
     ours = cycling(lambda _: rig.ours(rows))
     theirs = cycling(lambda i: rig.theirs(i % len(rows)))
@@ -108,12 +117,15 @@ def score_1000_series(rig: Rig, seconds: float) -> Figure:
 
 
 def advance_seconds(rig: Rig, seconds: float) -> float:
-    """A reading through all of the detector: window, features, forest, calibration, verdict; in batches of one reading a series."""
+    """Return the seconds of a reading through the whole detector, in batches of all series.
+
+    The whole detector is window, features, forest, calibration and verdict.
+    """
     return timed(cycling(lambda _: rig.advance()), seconds) / len(rig.rows)
 
 
 def cycling(call: Callable[[int], object]) -> Callable[[], object]:
-    """Call with 0, 1, 2, ..."""
+    """Wrap a function so that it is called with 0, 1, 2, ..."""
     counter = iter(range(1 << 62))
     return lambda: call(next(counter))
 
@@ -121,7 +133,7 @@ def cycling(call: Callable[[int], object]) -> Callable[[], object]:
 def in_turn(
     ours: Callable[[], object], theirs: Callable[[], object], seconds: float
 ) -> tuple[float, float]:
-    """Median seconds a call of each, measured in turn for about so many seconds in all."""
+    """Return the median seconds of a call of each, measured in turn for about `seconds` in all."""
     share = seconds / (2 * _ROUNDS)
     mine, baseline = [], []
     for _ in range(_ROUNDS):
@@ -131,7 +143,7 @@ def in_turn(
 
 
 def timed(call: Callable[[], object], seconds: float, most: int = 1_000_000) -> float:
-    """Seconds a call, over so many seconds or calls."""
+    """Return the seconds of a call, over a number of seconds or calls."""
     calls, began = 0, time.perf_counter()
     while calls == 0 or (calls < most and time.perf_counter() - began < seconds):
         call()

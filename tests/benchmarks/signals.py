@@ -1,4 +1,7 @@
-"""What the plant of the benchmark measures: 1000 series of 40 kinds, each a level, a daily swing and noise with a memory."""
+"""The signals of the benchmark's plant: 1000 series of 40 kinds.
+
+Each is a level, a daily swing and noise with a memory.
+"""
 
 from dataclasses import dataclass
 
@@ -24,17 +27,21 @@ _METRICS = (
     "humidity",
     "power",
 )
-SPIKE = 200.0  # many times the spread of any kind, and its values still have three digits before the point
+# Many times the spread of any kind; the values still have three digits before the point.
+SPIKE = 200.0
 
 
 def keys(series: int = SERIES) -> list[tuple[str, str]]:
-    """Device and metric of every series; series i is of kind i modulo `KINDS`."""
+    """Return device and metric of every series; series i is of kind i modulo `KINDS`."""
     return [(f"line-{i // len(_METRICS):03}", _METRICS[i % len(_METRICS)]) for i in range(series)]
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """How the kinds behave, a number a kind. All values lie between 100 and 1000, so that they have as many digits."""
+    """Behaviour of the kinds, a number for each kind.
+
+    All values lie between 100 and 1000, so that they have as many digits.
+    """
 
     level: Floats
     swing: Floats  # of a day
@@ -44,7 +51,7 @@ class Kinds:
 
     @classmethod
     def drawn(cls, seed: int = 1) -> "Kinds":
-        """Different kinds, the same for the same seed."""
+        """Draw different kinds, equal for equal seeds."""
         random = np.random.default_rng(seed)
         return cls(
             level=random.uniform(350, 600, KINDS),
@@ -55,14 +62,14 @@ class Kinds:
         )
 
     def ordinary(self, kind: npt.NDArray[np.int64], now: float) -> Floats:
-        """What is expected at a time, microseconds since the epoch."""
+        """Return the expected value at a time, microseconds since the epoch."""
         return self.level[kind] + self.swing[kind] * np.sin(
             2 * np.pi * now / DAY + self.phase[kind]
         )
 
 
 class Stream:
-    """Rounds of readings, one of every series each; the noise goes on from round to round."""
+    """Rounds of readings, a reading of every series in each; the noise continues between rounds."""
 
     def __init__(self, series: int = SERIES, seed: int = 2) -> None:
         self._kinds = Kinds.drawn()
@@ -73,7 +80,7 @@ class Stream:
             self._step()
 
     def round(self, now: float) -> Floats:
-        """The next value of every series at a time, microseconds since the epoch."""
+        """Return the next value of every series at a time, microseconds since the epoch."""
         self._step()
         return np.clip(self._kinds.ordinary(self._kind, now) + self._noise, 100.0, 999.0)
 
@@ -83,7 +90,7 @@ class Stream:
 
 
 def history(kind: int, readings: int, until: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Times (microseconds) and values of a kind: a reading a minute, up to `until`."""
+    """Return times (microseconds) and values of a kind: a reading a minute, up to `until`."""
     kinds, random = Kinds.drawn(), np.random.default_rng(1000 + kind)
     times = until - MINUTE * np.arange(readings, 0, -1)
     fresh = random.standard_normal(readings) * kinds.noise[kind]

@@ -1,4 +1,4 @@
-"""The daemon under test: `insa-anomaly run` as a process, with a configuration and models of its own."""
+"""The daemon under test: `insa-anomaly run` as a process, with its own configuration and models."""
 
 import re
 import subprocess
@@ -28,7 +28,10 @@ _RECORDED = re.compile(r"^insa_readings_recorded_total (\S+)$", re.MULTILINE)
 def put_models(
     folder: Path, trained: Sequence[Trained], keys: Sequence[tuple[str, str]], now: int
 ) -> None:
-    """Fill a model folder. The pickle that lies beside each model for export is a small stand-in: the daemon never reads it."""
+    """Fill a model folder.
+
+    The pickle beside each model for export is a small stand-in, because the daemon never reads it.
+    """
     small = IsolationForest(n_estimators=1, random_state=0).fit([[0.0], [1.0]])
     with ModelFiles(folder / "models", folder / "model.key") as files:
         for one in for_series(trained, keys):
@@ -37,23 +40,23 @@ def put_models(
 
 @dataclass(frozen=True)
 class Subject:
-    """The daemon, running."""
+    """The running daemon."""
 
     process: subprocess.Popen[bytes]
     port: int
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id."""
         return self.process.pid
 
     def recorded(self) -> int:
-        """Readings it says are in PostgreSQL."""
+        """Return the number of readings that the daemon reports as recorded."""
         found = _RECORDED.search(self._get("/metrics"))
         return int(float(found[1])) if found else 0
 
     def ready(self) -> bool:
-        """Whether it does all of its job."""
+        """Return whether the daemon is ready."""
         try:
             return bool(self._get("/readyz"))
         except OSError:
@@ -72,7 +75,10 @@ def subject(
     settings: dict[str, dict[str, object]],
     program: Sequence[str] = ("insa_anomaly",),
 ) -> Iterator[Subject]:
-    """Run it in a folder that holds its models, for the length of the block; `program` is a module and its first arguments."""
+    """Run the daemon in a folder that holds its models, for the length of the block.
+
+    `program` is a module and its first arguments.
+    """
     config, port = configured(folder, listener, dsn, settings)
     argv = [sys.executable, "-m", *program, "run", "--config", str(config)]
     with (folder / "daemon.log").open("wb") as log:
@@ -88,7 +94,7 @@ def subject(
 def configured(
     folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]]
 ) -> tuple[Path, int]:
-    """A configuration in the folder, and the admin port it names."""
+    """Write a configuration into the folder; return its path and the admin port."""
     config, port = folder / "config.yaml", embedded.free_port()
     config.write_text(
         msgspec.json.encode(_configuration(folder, listener, dsn, port, settings)).decode()

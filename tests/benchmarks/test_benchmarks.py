@@ -1,4 +1,7 @@
-"""That the benchmark runs, and that its plant says what it means; the figures themselves are for a quiet machine."""
+"""The benchmark runs, and its plant publishes correct packets.
+
+The figures themselves need a quiet machine.
+"""
 
 import json
 import time
@@ -27,12 +30,12 @@ NOW = 1_760_000_000_000_000
 
 @pytest.fixture(scope="module")
 def rig() -> Rig:
-    """Two models for twenty series."""
+    """Build a rig of two models for twenty series."""
     return Rig.built([of_kind(kind, 400, NOW) for kind in range(2)], NOW, 20)
 
 
 def _sent(packets: bytes) -> list[tuple[str, int, bytes]]:
-    """Topic, packet id and payload of PUBLISH packets whose length takes one byte."""
+    """Return topic, packet id and payload of PUBLISH packets whose length takes a single byte."""
     found = []
     while packets:
         assert packets[0] == 0x32
@@ -46,7 +49,7 @@ def _sent(packets: bytes) -> list[tuple[str, int, bytes]]:
 
 
 def test_packets_say_what_they_are_built_of() -> None:
-    """Each packet carries its series' name, value and time, and ids go on past the last without a zero."""
+    """Each packet carries its series' name, value and time; ids wrap without a 0."""
     values = np.array([100.0, 612.34567, 999.9999])
     sent = _sent(Packets(keys(12)).built(slice(9, 12), values, NOW, 65533))
     assert [mid for _, mid, _ in sent] == [65534, 65535, 1]
@@ -61,7 +64,7 @@ def test_packets_say_what_they_are_built_of() -> None:
 
 
 def test_scoring_is_measured_against_scikit_learn(rig: Rig) -> None:
-    """Both score figures come out, of forests that agree, and faster than scikit-learn even where the machine is busy."""
+    """The score figures rest on forests that agree, and beat scikit-learn on a busy machine."""
     assert rig.difference(20) < 1e-9
     for measure in (scoring.score_one_row, scoring.score_1000_series):
         figure = measure(rig, 0.5)
@@ -70,7 +73,10 @@ def test_scoring_is_measured_against_scikit_learn(rig: Rig) -> None:
 
 
 def test_rows_of_devices_are_measured_at_once_and_one_by_one() -> None:
-    """Ten at once take less time a row than one, even where the machine is busy; the daemon's own path is measured too."""
+    """Ten devices at once take less time for a row than single devices, even on a busy machine.
+
+    The daemon's own path is measured too.
+    """
     model = learnt(0, NOW, 400)
     figure = device_rows(DeviceRig.built([model], NOW, 10), 0.5)
     assert figure.figure == "device_rows"
@@ -79,7 +85,7 @@ def test_rows_of_devices_are_measured_at_once_and_one_by_one() -> None:
 
 
 def test_a_figure_is_one_line_of_json() -> None:
-    """Of the five members that were agreed; the ratio is how many times better."""
+    """A figure is a line of JSON with five members; the ratio states how much better it is."""
     figure = Figure.less_is_better("rss_1000_models", 250.0, "MB", 1250.0)
     assert json.loads(figure.line()) == {
         "figure": "rss_1000_models",
@@ -91,7 +97,10 @@ def test_a_figure_is_one_line_of_json() -> None:
 
 
 def test_who_asks_counts_from_when_a_request_was_due() -> None:
-    """Answers of 50 ms at twenty-five a second over one line: what they hold back comes later and later."""
+    """The latency of a request counts from the time at which it was due.
+
+    Answers of 50 ms at twenty-five a second over a single line come later and later.
+    """
     application = app.create("1.2.3", well)
 
     @application.post("/slow")
@@ -100,7 +109,8 @@ def test_who_asks_counts_from_when_a_request_was_due() -> None:
         return Response("x" * 100_000, 200 if values[0] else 503)
 
     with app.served(application, listen("127.0.0.1", 0)) as port:
-        heard = obeyed(Call(port, "", "/slow", ["[1]", "[0]"], 1.0, 25.0))
+        call = Call(port, "", "/slow", ["[1]", "[0]"], seconds=1.0, rate=25.0)
+        heard = obeyed(call)
         unpaced = obeyed(Call(port, "", "/slow", ["[1]"], 0.5, lines=2))
     assert (len(heard.latencies), heard.refused) == (25, 12)
     assert heard.latencies[0] >= 0.05
@@ -111,7 +121,7 @@ def test_who_asks_counts_from_when_a_request_was_due() -> None:
 
 @pytest.mark.benchmark
 def test_scoring_reaches_its_bars() -> None:
-    """60 times scikit-learn for one row, 200 times for a row of each of many models."""
+    """Scoring is 60 times as fast as scikit-learn for a row, 200 times for rows of many models."""
     now = time.time_ns() // 1000
     rig = Rig.built([of_kind(kind, 2000, now) for kind in range(4)], now, 1000)
     assert scoring.score_one_row(rig, 6.0).ratio >= 60

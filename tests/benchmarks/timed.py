@@ -1,4 +1,7 @@
-"""The daemon, writing down each group commit of its intake: `python -m tests.benchmarks.timed FILE run ...`."""
+"""The daemon with a record of each group commit of its intake.
+
+`python -m tests.benchmarks.timed FILE run ...`
+"""
 
 import struct
 import sys
@@ -18,14 +21,17 @@ _COLUMNS = np.dtype([("ended", "=f8"), ("messages", "=i8"), ("seconds", "=f8")])
 
 
 class Span(NamedTuple):
-    """Some of the time, in seconds since the epoch."""
+    """A span of time, in seconds since the epoch."""
 
     begin: float
     end: float
 
 
 def install(file: BinaryIO) -> None:
-    """Beside the histogram, whose buckets are too coarse to compare by: when, how many messages, seconds from receipt to the disk."""
+    """Record each commit: its time, its number of messages, and the seconds from receipt to disk.
+
+    The buckets of the histogram are too coarse for a comparison.
+    """
     logged: Callable[[int, float], None] = instrumentation.messages_logged
 
     def noted(count: int, seconds: float) -> None:
@@ -36,7 +42,7 @@ def install(file: BinaryIO) -> None:
 
 
 def p99(path: Path, spans: list[Span]) -> float:
-    """Seconds from receipt to the disk within which 99 of 100 messages of these spans came."""
+    """Return the seconds from receipt to disk that 99 of 100 messages of these spans need."""
     rows = np.frombuffer(path.read_bytes(), _COLUMNS)
     within = np.zeros(len(rows), bool)
     for span in spans:

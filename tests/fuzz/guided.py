@@ -1,6 +1,9 @@
-"""`python -m tests.fuzz.guided SECONDS`: messages that atheris finds by what code they reach; a JSON line at the end.
+"""Messages that atheris finds by the code they reach; a JSON line at the end.
 
-atheris never gives control back, so a child does the work (`--child`) and this one reads what libFuzzer says of it.
+`python -m tests.fuzz.guided SECONDS`
+
+atheris never returns control, so a child does the work (`--child`) and the parent reads libFuzzer's
+output.
 """
 
 import os
@@ -19,16 +22,16 @@ _EXECUTED = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
 
 
 def split(data: bytes) -> tuple[str, bytes]:
-    """The first line is the topic."""
+    """Split into topic, which is the first line, and payload."""
     topic, _, payload = data.partition(b"\n")
     return topic.decode("utf-8", "replace"), payload
 
 
 def _child(words: list[str]) -> None:
-    import atheris  # noqa: PLC0415 - comes with the group `fuzz` only
+    import atheris  # noqa: PLC0415 - part of the group `fuzz` only
 
     with atheris.instrument_imports(include=["insa_anomaly.core.reading.parser"]):
-        from tests.fuzz.law import Judge  # noqa: PLC0415 - what is imported here is watched
+        from tests.fuzz.law import Judge  # noqa: PLC0415 - imports here are instrumented
 
     judge = Judge()
     atheris.Setup([sys.argv[0], *words], lambda data: judge.judge(*split(data)))
@@ -36,11 +39,12 @@ def _child(words: list[str]) -> None:
 
 
 def main() -> int:
-    """Run it for so many seconds; answers the exit status."""
+    """Fuzz for a number of seconds; return the exit status."""
     if sys.argv[1] == "--child":
         _child(sys.argv[2:])
         return 0
-    from tests.fuzz.payloads import messages  # noqa: PLC0415 - the child must not have imported the parser before it is watched
+    # The child must not import the parser before it is instrumented.
+    from tests.fuzz.payloads import messages  # noqa: PLC0415 - see above
 
     with tempfile.TemporaryDirectory(prefix="insa-fuzz-") as folder:
         corpus = Path(folder) / "corpus"

@@ -1,4 +1,7 @@
-"""What holds of every message: readings or one rejection, finite values, never an exception, not for long, not with much memory."""
+"""The law of every message: readings or a single rejection, finite values, and never an exception.
+
+No message takes long or needs much memory.
+"""
 
 import math
 import sys
@@ -16,7 +19,7 @@ TRIES = 3
 
 
 class Judge:
-    """Parses one message after another, as a daemon does; anything that is not as it must be is an AssertionError."""
+    """A parser of messages in turn, as in the daemon; any breach is an AssertionError."""
 
     def __init__(self) -> None:
         self._parser = Parser(ACCEPTANCE)
@@ -25,7 +28,7 @@ class Judge:
 
     def _timed(self, raw: Raw) -> tuple[list[Reading] | Rejected, float]:
         tracer = sys.gettrace()
-        sys.settrace(None)  # who counts lines is no part of what is measured
+        sys.settrace(None)  # the tracer's work is not part of the measurement
         try:
             began = time.thread_time()
             answer = self._parser.parse(raw)
@@ -34,15 +37,14 @@ class Judge:
             sys.settrace(tracer)
 
     def judge(self, topic: str, payload: bytes) -> None:
-        """One message."""
+        """Judge a message."""
         raw = Raw(topic, payload, next(self._times))
         answer, spent = self._timed(raw)
         for _ in range(TRIES):
             if spent < SECONDS:
                 break
-            spent = min(
-                spent, self._timed(raw)[1]
-            )  # the machine may have been slow, or the memory just tidied up
+            # The machine may have been slow, or the memory was collected just then.
+            spent = min(spent, self._timed(raw)[1])
         assert spent < SECONDS, f"{spent:.3f} s over {topic[:100]!r} {payload[:200]!r}"
         if isinstance(answer, Rejected):
             self.rejected += 1

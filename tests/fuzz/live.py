@@ -1,7 +1,9 @@
-"""`python -m tests.fuzz.live PAYLOADS [SEED]`: as many through a real broker into the daemon; a JSON line at the end.
+"""Random messages through a real broker into the daemon; a JSON line at the end.
 
-What comes out is counted from outside: every message is in the daemon's log, and is either read, its readings in the database, or a dead
-letter there.
+`python -m tests.fuzz.live PAYLOADS [SEED]`
+
+The results are counted from outside. Every message is in the daemon's log, and either its readings
+are in the database, or it is a dead letter there.
 """
 
 import os
@@ -31,7 +33,11 @@ _TOGETHER = 1000
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """`accounted`: messages that were read or are kept; `crashes`: ends of the daemon; `stuck`: 1 where it got no further."""
+    """Figures of a run.
+
+    `accounted` counts messages that were read or stored as dead letters, `crashes` ends of the
+    daemon; `stuck` is 1 where the daemon made no progress.
+    """
 
     payloads: int
     readings: int
@@ -45,7 +51,7 @@ class Figures(msgspec.Struct, frozen=True):
 def fuzz(
     folder: Path, tools: Tools, payloads: int, seed: int, progress: Callable[[int], None]
 ) -> Figures:
-    """Publish so many, and wait for what becomes of them; `progress` hears how many are published."""
+    """Publish messages and wait for their results; report the number published to `progress`."""
     began = time.monotonic()
     with ExitStack() as stack:
         server = stack.enter_context(embedded.postgres(folder / "pg", settings={"fsync": "off"}))
@@ -73,18 +79,18 @@ def fuzz(
         crashes += 0 if crashes or daemon.terminate() == 0 else 1
     accounted = logged if kept[0] == rejected else logged - abs(rejected - kept[0])
     return Figures(
-        payloads,
-        stored,
-        kept[0],
-        accounted,
-        crashes,
-        int(stuck),
-        round(time.monotonic() - began, 1),
+        payloads=payloads,
+        readings=stored,
+        dead_letters=kept[0],
+        accounted=accounted,
+        crashes=crashes,
+        stuck=int(stuck),
+        seconds=round(time.monotonic() - began, 1),
     )
 
 
 def _publish(site: Site, payloads: int, seed: int, progress: Callable[[int], None]) -> None:
-    """What no broker takes is not among them, nor what we do not subscribe to."""
+    """Publish messages that a broker accepts and that the daemon subscribes to."""
     filters = [one.filter for one in SUBSCRIPTIONS]
     usable = (
         one
@@ -101,7 +107,7 @@ def _publish(site: Site, payloads: int, seed: int, progress: Callable[[int], Non
 
 
 def _settled(daemon: Daemon, payloads: int) -> bool:
-    """Whether all of them come to be in the log, scored and recorded; False once nothing moves any more."""
+    """Return whether all messages are logged, scored and recorded; False if progress ends."""
     before, moved = (0, 0, 0.0), time.monotonic()
     while time.monotonic() < moved + STUCK_SECONDS and daemon.running:
         status = daemon.status()
@@ -129,7 +135,7 @@ def _rejected(daemon: Daemon) -> int:
 
 
 def main() -> int:
-    """Run it; answers the exit status."""
+    """Fuzz the daemon; return the exit status."""
     payloads, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     unpacked = Path(os.environ.get("INSA_UNPACKED", ".tools/root"))
     columns = TextColumn("fuzz"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -137,9 +143,8 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="insa-", ignore_cleanup_errors=True) as folder,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
-        Path(folder).chmod(
-            0o711
-        )  # servers that may not run as root must get through to folders of their own
+        # Servers that may not run as root must reach folders of their own.
+        Path(folder).chmod(0o711)
         task = bar.add_task("", total=payloads)
         done = fuzz(
             Path(folder),

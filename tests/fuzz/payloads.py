@@ -1,4 +1,4 @@
-"""Messages that no device should send, drawn from a seed: of every known kind of poison, good ones altered, and noise."""
+"""Invalid messages, drawn from a seed: every known kind of poison, altered messages, and noise."""
 
 import json
 import random
@@ -18,12 +18,14 @@ ACCEPTANCE = Acceptance(SUBSCRIPTIONS, max_age=None)
 DEVICES = 40
 STRUCTURED, MUTATED = 0.6, 0.3  # shares; the rest is noise
 _TIMES: tuple[object, ...] = (
-    1_763_823_600, 1_763_823_600_000, 1_763_823_600.5, "2026-11-22T20:00:00Z", "yesterday", "", None, True, -1, 0, 1e300, 10**40,
-    "300000-01-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-11-22T20:00:00+99:99", [], {},
+    1_763_823_600, 1_763_823_600_000, 1_763_823_600.5, "2026-11-22T20:00:00Z", "yesterday", "",
+    None, True, -1, 0, 1e300, 10**40, "300000-01-01T00:00:00Z", "2026-02-30T00:00:00Z",
+    "2026-11-22T20:00:00+99:99", [], {},
 )  # fmt: skip
 _VALUES = (
-    "1", "71.5", "-0.0", "1e308", "1e-320", "0", "NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, "1" * 5000, "true", "null",
-    '"71.5"', '"\\u0000"', '"\\ud800"', "[1]", '{"v": 1}', "-", ".", "0x10", "1_000", "\u0661",
+    "1", "71.5", "-0.0", "1e308", "1e-320", "0", "NaN", "Infinity", "-Infinity", "1e999",
+    "1" + "0" * 400, "1" * 5000, "true", "null", '"71.5"', '"\\u0000"', '"\\ud800"', "[1]",
+    '{"v": 1}', "-", ".", "0x10", "1_000", "\u0661",
 )  # fmt: skip
 _NAMES = (
     "temperature",
@@ -42,17 +44,19 @@ _NAMES = (
     "t",
 )
 _TOPICS = (
-    "insa/iiot/telemetry/", "insa/iiot/telemetry/ ", "insa/iiot/telemetry/../../etc/passwd", "insa/iiot/telemetry/\u202epump", "plant//",
-    "plant/../..", "plant/pump-1/" + "m" * 300, "lines/", "any//", "any/" + "x/" * 100, "any/😀", "insa/iiot/telemetry/" + "x" * 60_000,
+    "insa/iiot/telemetry/", "insa/iiot/telemetry/ ", "insa/iiot/telemetry/../../etc/passwd",
+    "insa/iiot/telemetry/\u202epump", "plant//", "plant/../..", "plant/pump-1/" + "m" * 300,
+    "lines/", "any//", "any/" + "x/" * 100, "any/😀", "insa/iiot/telemetry/" + "x" * 60_000,
 )  # fmt: skip
 _LINES = (
-    "m value=1", "m,device_id=pump-1 a=1,b=2i 1763823600000000000", "m a=t", 'm s="on"', "m", "m a=1 soon", "m a=", "=1", ",,, ,,,",
-    "# only this", "m a=1\nm a=2\n\n", "m\\ x a\\,b=1e999", 'm s="' + '\\"' * 300, "m " + "a=1," * 200 + "a=1",
+    "m value=1", "m,device_id=pump-1 a=1,b=2i 1763823600000000000", "m a=t", 'm s="on"', "m",
+    "m a=1 soon", "m a=", "=1", ",,, ,,,", "# only this", "m a=1\nm a=2\n\n",
+    "m\\ x a\\,b=1e999", 'm s="' + '\\"' * 300, "m " + "a=1," * 200 + "a=1",
 )  # fmt: skip
 
 
 def messages(seed: int) -> Iterator[Message]:
-    """Without end."""
+    """Yield messages without end."""
     chance = random.Random(seed)
     while True:
         kind = chance.random()
@@ -83,7 +87,7 @@ def _structured(chance: random.Random) -> Message:
 
 
 def _object(chance: random.Random, device: str) -> bytes:
-    """JSON put together as text, since much of it is none."""
+    """Return JSON put together as text, because much of it is invalid."""
     value = f"{chance.gauss(20, 5):.3f}" if chance.random() < 0.8 else chance.choice(_VALUES)
     name = chance.choice(_NAMES if chance.random() < 0.2 else _NAMES[:2])
     parts = (

@@ -1,4 +1,4 @@
-"""Whatever is sent: readings or one rejection, in no time; and what the fuzzers do with it, in short."""
+"""The parser answers any message at once with readings or a rejection; the fuzzers, in short."""
 
 import tracemalloc
 from itertools import islice
@@ -13,7 +13,7 @@ from tests.fuzz.law import BYTES, NOW, Judge
 from tests.fuzz.live import fuzz
 from tests.fuzz.payloads import ACCEPTANCE, messages
 
-# As large as is taken, and of the worst shape for one part of the parser or another.
+# As large as is accepted, and of the worst shape for some part of the parser.
 WORST = {
     "digits that end otherwise": b"1" * 200_000 + b"x",
     "a number too long": b'{"t": 1' + b"0" * 200_000 + b"}",
@@ -38,7 +38,7 @@ WORST = {
 )
 @pytest.mark.parametrize("name", WORST)
 def test_no_payload_holds_the_others_up(name: str, topic: str) -> None:
-    """Under 50 ms of computing, under 10 MB: what a message costs grows with its length, and no faster."""
+    """The cost of a message grows linearly with its length: below 50 ms of computing and 10 MB."""
     Judge().judge(topic, WORST[name])
     parser = Parser(ACCEPTANCE)
     tracemalloc.start()
@@ -50,7 +50,7 @@ def test_no_payload_holds_the_others_up(name: str, topic: str) -> None:
 
 
 def test_the_generator_makes_what_it_should() -> None:
-    """The same for the same seed; good ones, every kind of bad one, and names of every kind."""
+    """The generator is equal for equal seeds, and makes good and bad messages of every kind."""
     some = list(islice(messages(5), 5000))
     assert some == list(islice(messages(5), 5000))
     judge = Judge()
@@ -62,7 +62,7 @@ def test_the_generator_makes_what_it_should() -> None:
 
 @pytest.mark.long
 def test_through_a_real_broker_into_the_daemon(short_path: Path, tools: Tools) -> None:
-    """Every message is read or kept as a dead letter; nothing ends, nothing is stuck."""
+    """Every message is read or stored as a dead letter; the daemon neither ends nor gets stuck."""
     figures = fuzz(short_path, tools, 5000, 11, lambda _: None)
     assert (figures.payloads, figures.crashes, figures.stuck) == (5000, 0, 0)
     assert figures.accounted == figures.payloads

@@ -1,4 +1,4 @@
-"""Model files by whoever can write to their folder: flipped, cut, malicious. None is loaded, nothing of them is run."""
+"""Model files altered by an intruder: flipped, cut, malicious; none is loaded, no code is run."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ FLIPS, CUTS, PICKLES = 1000, 100, 50
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one model."""
+    """Return a folder with a model."""
     folder = tmp_path_factory.mktemp("models")
     one = trained(0)
     model = replace(one.model, id="a-model", version=1, device_id=KEY[0], metric_name=KEY[1])
@@ -32,13 +32,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(place: Path) -> Iterator[ModelFiles]:
-    """The models there."""
+    """Open the models of the folder."""
     with ModelFiles(place / "ml_models", place / "model.key") as files:
         yield files
 
 
 def refused(files: ModelFiles, path: Path, bodies: Iterator[bytes]) -> int:
-    """How many of these, in the place of a file, are refused; the file is put back."""
+    """Put each body in the place of a file; return how many are refused. The file is restored."""
     whole, count = path.read_bytes(), 0
     try:
         for body in bodies:
@@ -53,7 +53,7 @@ def refused(files: ModelFiles, path: Path, bodies: Iterator[bytes]) -> int:
 
 
 def test_no_bit_may_be_another(files: ModelFiles, place: Path) -> None:
-    """A thousand of them, anywhere in the file that the stream loads; and a hundred cuts."""
+    """A flipped bit or a cut, anywhere in the file that the stream loads, is refused."""
     path = place / "ml_models" / files.row("a-model").model_path
     whole, chance = path.read_bytes(), random.Random(1)
 
@@ -70,7 +70,10 @@ def test_no_bit_may_be_another(files: ModelFiles, place: Path) -> None:
 
 
 def test_damage_that_nobody_authenticates_is_one_error(files: ModelFiles) -> None:
-    """Where the bytes are handed over by themselves, as by a program that loads a model: refused, or the same model; no other exception."""
+    """Damaged bytes without authentication are refused, or are the same model; no other exception.
+
+    A program that loads a model passes the bytes by itself.
+    """
     whole, chance = files.scorer("a-model"), random.Random(2)
     for number in range(FLIPS):
         body = bytearray(whole)
@@ -84,7 +87,7 @@ def test_damage_that_nobody_authenticates_is_one_error(files: ModelFiles) -> Non
 
 
 class Malicious:
-    """Leaves a mark when it is unpickled."""
+    """An object that leaves a mark when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -94,7 +97,11 @@ class Malicious:
 
 
 def test_no_pickle_of_somebody_else_is_opened(files: ModelFiles, place: Path) -> None:
-    """In the place of the file that is loaded, by every protocol; and in that of the pickles beside it, which nobody here opens."""
+    """A foreign pickle is never opened, by any protocol.
+
+    It lies in the place of the file that is loaded, and in the place of the pickles beside it,
+    which no part of the daemon opens.
+    """
     mark = place / "mark"
     bodies = [
         pickle.dumps(Malicious(mark), protocol) + bytes(number)
