@@ -1,6 +1,7 @@
-"""Alerts on disk: what was decided and is not delivered, what targets know, how often series report; one SQLite file.
+"""Alerts on disk: undelivered alerts, the targets' knowledge, usual pauses of series.
 
-A dispatch is fsynced before the state forgets the events it was made of. Nobody but the alerts waits for this file.
+A single SQLite file holds them. A dispatch is fsynced before the state deletes the events it was
+made of. No part of the daemon but the alerts waits for this file.
 """
 
 import sqlite3
@@ -24,42 +25,46 @@ from insa_anomaly.ports import DeadAlert, SeriesKey, Silences, Waiting
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
-_AT_ONCE = 500  # causes asked for in one query
-_REMEMBERED_DAYS = 90  # a cause that never ends
+_AT_ONCE = 500  # causes looked up in one query
+_REMEMBERED_DAYS = 90  # for a cause that never ends
 _DEAD_DAYS = 30
 
 _SCHEMA = """
     CREATE TABLE waiting (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, cause TEXT NOT NULL, body BLOB NOT NULL,
-        decided_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due INTEGER NOT NULL DEFAULT 0
+        number INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, cause TEXT NOT NULL,
+        body BLOB NOT NULL, decided_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+        due INTEGER NOT NULL DEFAULT 0
     );
     CREATE INDEX waiting_due ON waiting (target, due, number);
     CREATE INDEX waiting_cause ON waiting (target, cause, number);
     CREATE TABLE dead (
-        number INTEGER PRIMARY KEY, target TEXT NOT NULL, body BLOB NOT NULL, given_up_at INTEGER NOT NULL, reason TEXT NOT NULL
+        number INTEGER PRIMARY KEY, target TEXT NOT NULL, body BLOB NOT NULL,
+        given_up_at INTEGER NOT NULL, reason TEXT NOT NULL
     );
     CREATE TABLE known (
-        target TEXT NOT NULL, cause TEXT NOT NULL, severity INTEGER NOT NULL, held INTEGER NOT NULL, at INTEGER NOT NULL,
-        PRIMARY KEY (cause, target)
+        target TEXT NOT NULL, cause TEXT NOT NULL, severity INTEGER NOT NULL,
+        held INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (cause, target)
     ) WITHOUT ROWID;
     CREATE TABLE accounts (target TEXT PRIMARY KEY, body BLOB NOT NULL);
     CREATE TABLE recent (event_id TEXT NOT NULL);
     CREATE TABLE cadences (
-        device_id TEXT NOT NULL, metric_name TEXT NOT NULL, longest REAL NOT NULL, pauses REAL NOT NULL, span REAL NOT NULL,
-        PRIMARY KEY (device_id, metric_name)
+        device_id TEXT NOT NULL, metric_name TEXT NOT NULL, longest REAL NOT NULL,
+        pauses REAL NOT NULL, span REAL NOT NULL, PRIMARY KEY (device_id, metric_name)
     ) WITHOUT ROWID;
     CREATE TABLE silences (device_id TEXT, since INTEGER NOT NULL)
 """
 _NEXT = """
-    SELECT number, body, decided_at, attempts FROM waiting AS one WHERE target = ? AND due <= ? AND NOT EXISTS (
-        SELECT 1 FROM waiting AS before WHERE before.target = one.target AND before.cause = one.cause AND before.number < one.number
+    SELECT number, body, decided_at, attempts FROM waiting AS one
+    WHERE target = ? AND due <= ? AND NOT EXISTS (
+        SELECT 1 FROM waiting AS before WHERE before.target = one.target
+            AND before.cause = one.cause AND before.number < one.number
     ) ORDER BY due, number LIMIT 1
 """
 _encode = msgspec.msgpack.encode
 
 
 def _read(body: bytes) -> Alert | None:
-    """None for one of another version."""
+    """Decode an alert; None if another version wrote it."""
     try:
         return msgspec.msgpack.decode(body, type=Alert)
     except msgspec.DecodeError:
@@ -67,7 +72,10 @@ def _read(body: bytes) -> Alert | None:
 
 
 class AlertFile:
-    """The port `AlertStore`. Any call may raise AlertsBroken, and then has changed nothing."""
+    """The port `AlertStore`.
+
+    Any call may raise AlertsBroken and has then changed no table.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -88,7 +96,8 @@ class AlertFile:
             version = self._file.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:
                 raise AlertsBroken(
-                    f"{self._path} is a file of version {version}; this program reads version {_VERSION}"
+                    f"{self._path} is a file of version {version};"
+                    f" this program reads version {_VERSION}"
                 )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
@@ -97,18 +106,19 @@ class AlertFile:
         if self._file.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise AlertsDamaged
 
-    # What was decided
+    # Decisions
     def recent(self) -> set[str]:
-        """Ids of the events of the last dispatch."""
+        """Return the ids of the events of the last dispatch."""
         return {event_id for (event_id,) in self._rows("SELECT event_id FROM recent")}
 
     def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
-        """What targets know of these causes, by (target, cause)."""
+        """Return the targets' knowledge of these causes, by (target, cause)."""
         wanted = list(dict.fromkeys(causes))
         found: dict[tuple[str, str], Known] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
-            query = f"SELECT target, cause, severity, held FROM known WHERE cause IN ({','.join('?' * len(some))})"  # noqa: S608 - marks alone
+            marks = ",".join("?" * len(some))
+            query = f"SELECT target, cause, severity, held FROM known WHERE cause IN ({marks})"  # noqa: S608 - marks alone
             found |= {
                 (target, cause): Known(Severity(severity), bool(held))
                 for target, cause, severity, held in self._rows(query, *some)
@@ -116,15 +126,15 @@ class AlertFile:
         return found
 
     def accounts(self) -> dict[str, Account]:
-        """What every target has had today."""
+        """Return every target's account of today."""
         found = {}
         for target, body in self._rows("SELECT target, body FROM accounts"):
-            with suppress(msgspec.DecodeError):  # of another version: the day begins anew
+            with suppress(msgspec.DecodeError):  # written by another version: the day starts anew
                 found[target] = msgspec.msgpack.decode(body, type=Account)
         return found
 
     def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
-        """All of the dispatch at once, on disk when this returns."""
+        """Store the whole dispatch in a single transaction, on disk when this method returns."""
         gone = [key for key, known in dispatch.known.items() if known is None]
         kept = [
             (*key, int(known.severity), known.held, now)
@@ -148,42 +158,41 @@ class AlertFile:
                 many("INSERT INTO recent VALUES (?)", [(event_id,) for event_id in event_ids])
 
     def forget(self, now: int) -> None:
-        """Drop causes that nobody spoke of for long, and old dead letters."""
+        """Delete causes without news for 90 days, and dead letters older than 30 days."""
         with self._transaction():
             self._file.execute("DELETE FROM known WHERE at < ?", (now - _REMEMBERED_DAYS * DAY,))
             self._file.execute("DELETE FROM dead WHERE given_up_at < ?", (now - _DEAD_DAYS * DAY,))
 
-    # What is to be delivered
+    # Deliveries
     def next(self, target: str, now: int) -> Waiting | None:
-        """The alert that is due first, if any is; those of one cause go in their order."""
+        """Return the alert due first, None if none is due; alerts of a cause keep their order."""
         for number, body, decided_at, attempts in self._rows(_NEXT, target, now):
             try:
                 return Waiting(
                     number, target, msgspec.msgpack.decode(body, type=Alert), decided_at, attempts
                 )
-            except (
-                msgspec.DecodeError
-            ) as error:  # of another version: it must not stand before those that can be read
+            except msgspec.DecodeError as error:
+                # Written by another version: it must not block the alerts that can be read.
                 self._bury(number, f"it cannot be read: {error}", now)
                 return self.next(target, now)
         return None
 
     def done(self, one: Waiting) -> None:
-        """It was delivered."""
+        """Delete a delivered alert."""
         self._change("DELETE FROM waiting WHERE number = ?", one.number)
 
     def postpone(self, one: Waiting, due: int) -> None:
-        """It failed once more, and is to be tried again then."""
+        """Count a failed attempt and make the alert due again at `due`."""
         self._change(
             "UPDATE waiting SET attempts = attempts + 1, due = ? WHERE number = ?", due, one.number
         )
 
     def hasten(self, target: str) -> None:
-        """The target answers again: everything that waits for it is due."""
+        """Make all alerts that wait for a target due now: the target answers again."""
         self._change("UPDATE waiting SET due = 0 WHERE target = ?", target)
 
     def give_up(self, one: Waiting, reason: str, now: int) -> None:
-        """It will not be delivered: a dead letter."""
+        """Turn an alert that cannot be delivered into a dead letter."""
         self._bury(one.number, reason, now)
 
     def _bury(self, number: int, reason: str, now: int) -> None:
@@ -195,12 +204,15 @@ class AlertFile:
             self._file.execute("DELETE FROM waiting WHERE number = ?", (number,))
 
     def backlog(self) -> dict[str, int]:
-        """How many alerts wait for each target."""
+        """Return the number of waiting alerts by target."""
         return dict(self._rows("SELECT target, count(*) FROM waiting GROUP BY target"))
 
-    # What a person asks for
+    # Requests of operators
     def waiting(self) -> list[Waiting]:
-        """All that waits, in the order in which it was decided; without what cannot be read, which is soon a dead letter."""
+        """Return all waiting alerts, in the order of their decisions.
+
+        Alerts that cannot be read are left out; they are soon dead letters.
+        """
         rows = self._rows(
             "SELECT number, target, body, decided_at, attempts FROM waiting ORDER BY number"
         )
@@ -212,16 +224,20 @@ class AlertFile:
         ]
 
     def dead(self) -> list[DeadAlert]:
-        """Every dead letter, oldest first."""
+        """Return every dead letter, oldest first."""
         rows = self._rows(
-            "SELECT number, target, body, given_up_at, reason FROM dead ORDER BY given_up_at, number"
+            "SELECT number, target, body, given_up_at, reason FROM dead"
+            " ORDER BY given_up_at, number"
         )
         return [
             DeadAlert(number, target, _read(body), *rest) for number, target, body, *rest in rows
         ]
 
     def revive(self, one: DeadAlert, now: int) -> None:
-        """It waits once more, as if it was decided on now; does nothing for one that cannot be read, or is no dead letter any more."""
+        """Let a dead letter wait again, as if decided now.
+
+        A dead letter that cannot be read, or is no longer stored, is left unchanged.
+        """
         if one.alert is None:
             return
         with self._transaction():
@@ -232,26 +248,26 @@ class AlertFile:
                     values,
                 )
 
-    # Who is silent
+    # Silences
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:
-        """How often series report; of the stream under two empty names."""
+        """Return the cadence of each series; the stream has two empty names."""
         rows = self._rows("SELECT * FROM cadences")
         numbers = np.array([row[2:] for row in rows], np.float64).reshape(-1, 3)
         return [row[:2] for row in rows], Cadence(*numbers.T.copy())
 
     def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
-        """Keep how often these report, a row each."""
+        """Store the cadences of these series, a row each."""
         columns = (cadence.longest.tolist(), cadence.pauses.tolist(), cadence.span.tolist())
         rows = [(*key, *numbers) for key, *numbers in zip(keys, *columns, strict=True)]
         with self._transaction():
             self._file.executemany("INSERT OR REPLACE INTO cadences VALUES (?, ?, ?, ?, ?)", rows)
 
     def silences(self) -> Silences:
-        """What was silent when that was last kept."""
+        """Return the silences last stored."""
         return Silences(dict(self._rows("SELECT device_id, since FROM silences")))
 
     def keep_silences(self, silences: Silences) -> None:
-        """What is silent now."""
+        """Store the present silences in place of the last."""
         with self._transaction():
             self._file.execute("DELETE FROM silences")
             self._file.executemany(

@@ -1,4 +1,4 @@
-"""Copies of the daemon's own files that are whole though it goes on writing, and their coming back under a new name of the log."""
+"""Backups: whole copies of the daemon's files while it writes, and restored logs renamed."""
 
 import hashlib
 import os
@@ -14,7 +14,10 @@ from insa_anomaly.errors import BackupFailed
 
 
 class Snapshot:
-    """A SQLite file as it is now, whatever is written to it until this is closed. Any call may raise BackupFailed."""
+    """A SQLite file as it is now; writes to it before `close` do not show.
+
+    Any call may raise BackupFailed.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -23,19 +26,18 @@ class Snapshot:
                 f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10.0
             )
             self._source.execute("BEGIN")
-            self._source.execute(
-                "SELECT count(*) FROM sqlite_master"
-            ).fetchone()  # from here on it stands still for us
+            # The first read fixes the state of the file for this transaction.
+            self._source.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def copy(self, target: Path) -> None:
-        """Write it there, readable by its owner alone."""
+        """Write the snapshot to `target`, readable by its owner alone."""
         with _faults(self._path):
             target.touch(0o600)
             with closing(sqlite3.connect(target)) as copied:
                 self._source.backup(copied)
 
     def close(self) -> None:
-        """Let it go."""
+        """End the snapshot."""
         self._source.close()
 
     def __enter__(self) -> Self:
@@ -46,7 +48,10 @@ class Snapshot:
 
 
 def copy_models(directory: Path, target: Path) -> None:
-    """The index first: files that come later are of no harm, and none that it names is altered. Raises BackupFailed."""
+    """Copy the index, then the models. Raises BackupFailed.
+
+    In this order, a file added meanwhile does no harm, and no file named by the index is altered.
+    """
     with _faults(directory):
         target.mkdir(mode=0o700)
         with Snapshot(directory / "models.db") as index:
@@ -60,17 +65,17 @@ def copy_models(directory: Path, target: Path) -> None:
 
 
 def copy_private(source: Path, target: Path) -> None:
-    """A copy that its owner alone may read."""
+    """Copy a file so that its owner alone may read the copy."""
     with _faults(source):
         target.touch(0o600)
         shutil.copyfile(source, target)
 
 
 def rename_log(spool: Path, state: Path) -> tuple[UUID, UUID]:
-    """Give a restored log, and the state that belongs to it, a new name.
+    """Assign a new name to a restored log and its state; return the old name and the new.
 
-    What the database recorded of the old one after the backup would else be taken for this one's. Answers the old name and the new.
-    Raises BackupFailed.
+    The database may hold records of the old log from after the backup. Under the old name they
+    would be taken for records of the restored log. Raises BackupFailed.
     """
     new = uuid4()
     with (
@@ -87,7 +92,7 @@ def rename_log(spool: Path, state: Path) -> tuple[UUID, UUID]:
 
 
 def last_of(spool: Path) -> int:
-    """Sequence of the last entry of a log. Raises BackupFailed."""
+    """Return the sequence of the last entry of a log. Raises BackupFailed."""
     with _faults(spool), closing(sqlite3.connect(spool)) as log:
         return int(
             log.execute(
@@ -97,7 +102,7 @@ def last_of(spool: Path) -> int:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below, by its path. Raises BackupFailed."""
+    """Return the SHA-256 of every file below a folder, by its path. Raises BackupFailed."""
     found = {}
     with _faults(folder):
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -109,7 +114,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def sync(folder: Path) -> None:
-    """Put all below on disk. Raises BackupFailed."""
+    """Fsync a folder and all below it. Raises BackupFailed."""
     with _faults(folder):
         for path in (folder, *folder.rglob("*")):
             descriptor = os.open(path, os.O_RDONLY)

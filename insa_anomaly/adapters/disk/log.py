@@ -1,7 +1,8 @@
-"""The log on disk: every group commit of incoming messages is one row of a SQLite file, fsynced before `append` returns.
+"""The log on disk: a group commit of incoming messages is a single row of a SQLite file.
 
-SQLite rather than a file format of our own, because its behaviour under crashes is tested better than ours would ever be.
-A row holds the whole group as one blob: a row per message costs three times as much.
+The row is fsynced before `append` returns. SQLite is used rather than a file format of our own,
+because its behaviour under crashes is tested better than ours would ever be. A row holds the whole
+group as one blob: a row per message costs three times as much.
 """
 
 import sqlite3
@@ -22,39 +23,38 @@ from insa_anomaly.files.whole import create_private
 from insa_anomaly.ports import Entry, Swap, received
 
 _VERSION = 1
-_WAL_PAGES = (
-    16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
-)
-_WAIT = 5.0  # seconds a connection waits for another one's lock
+# 4 KiB each: a write-ahead file of more pages, not yet copied by `drop`, is copied by the writer.
+_WAL_PAGES = 16384
+_WAIT = 5.0  # seconds a connection waits for another connection's lock
 _VERIFIED_AT_ONCE = 10_000  # messages
-_DROP_AT_ONCE = (
-    64  # entries deleted in one transaction, so that an append waits for no more than that
-)
-_FREE_PAGES = 4096  # free pages kept for reuse; more than that are given back to the file system
-_REFUSED_WRITE = "SQLITE_IOERR_WRITE"  # a read-only disk; nothing of it is on its way
-_WAL_BYTES = (
-    64 << 20
-)  # a write-ahead file that grew beyond this, because of a slow reader, is cut back
+# Entries deleted in one transaction, which bounds the time that an append waits.
+_DROP_AT_ONCE = 64
+_FREE_PAGES = 4096  # free pages kept for reuse; any more are returned to the file system
+_REFUSED_WRITE = "SQLITE_IOERR_WRITE"  # a read-only disk: no written page awaits an fsync
+# A write-ahead file that grew beyond this size, because of a slow reader, is truncated.
+_WAL_BYTES = 64 << 20
 
 _SCHEMA = """
     CREATE TABLE entries (
-        seq INTEGER PRIMARY KEY, received INTEGER NOT NULL, count INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+        seq INTEGER PRIMARY KEY, received INTEGER NOT NULL, count INTEGER NOT NULL,
+        crc INTEGER NOT NULL, body BLOB NOT NULL
     );
     CREATE TABLE log (id TEXT NOT NULL, last INTEGER NOT NULL, free INTEGER NOT NULL);
 """
 
 
 class Spool:
-    """The port `Log` on a SQLite file (write-ahead, synchronous=FULL) of `most_bytes`. Any call may raise LogBroken.
+    """The port `Log` on a SQLite file (write-ahead, synchronous=FULL) of `most_bytes`.
 
-    A disk that is full or read-only is no end: the next `append` may succeed. After any other error of the device the log stays
-    broken (LogDead), since a failed fsync must never be tried again: the kernel may have dropped the pages it could not write.
+    Any call may raise LogBroken. A disk that is full or read-only is not final: the next `append`
+    may succeed. After any other error of the device the log stays broken (LogDead), since a failed
+    fsync must never be tried again: the kernel may have dropped the pages it could not write.
     """
 
     def __init__(self, path: Path, most_bytes: int | None = None) -> None:
         self._path = path
         self._most_bytes = most_bytes
-        self._lock = threading.Lock()  # one writer at a time: appends, and drops in between
+        self._lock = threading.Lock()  # a single writer at a time: appends, and drops in between
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._dead: str | None = None
@@ -66,9 +66,8 @@ class Spool:
         with self._faults():
             create_private(path)
             self._writer = self._connect("FULL")
-            self._dropper = self._connect(
-                "NORMAL"
-            )  # a drop undone by a power cut does no harm; no append waits for its fsync
+            # A drop undone by a power cut does no harm, and no append waits for its fsync.
+            self._dropper = self._connect("NORMAL")
             try:
                 self._open()
                 self._limit()
@@ -81,16 +80,16 @@ class Spool:
             self._most_pages = self._most_bytes // int(
                 self._writer.execute("PRAGMA page_size").fetchone()[0]
             )
-            self._writer.execute(
-                f"PRAGMA max_page_count = {self._most_pages}"
-            )  # no less than there are
+            # SQLite never sets this limit below the pages that exist.
+            self._writer.execute(f"PRAGMA max_page_count = {self._most_pages}")
 
     def _open(self) -> None:
         with transaction(self._writer):
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:
                 raise LogBroken(
-                    f"{self._path} is a log of version {version}; this program reads version {_VERSION}"
+                    f"{self._path} is a log of version {version};"
+                    f" this program reads version {_VERSION}"
                 )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
@@ -113,26 +112,27 @@ class Spool:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
         write_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute(
-            "PRAGMA secure_delete = FAST"
-        )  # else every drop writes zeros over what it frees
-        connection.execute(
-            f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}"
-        )  # `drop` does it, and no append waits for its fsync
+        # Otherwise every drop overwrites the freed space with zeros.
+        connection.execute("PRAGMA secure_delete = FAST")
+        # `drop` makes the checkpoints, so that no append waits for their fsync.
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         return connection
 
     @property
     def id(self) -> uuid.UUID:
-        """Names this log; a new file is a new log."""
+        """Identity of this log; a new file is a new log."""
         return self._id
 
     @property
     def last(self) -> int:
-        """Sequence of the newest entry, 0 where there was never one."""
+        """Sequence of the newest entry, 0 for a log that never had an entry."""
         return self._last
 
     def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
-        """Write one entry (`now` in microseconds since the epoch); it is on disk when this returns, or LogBroken is raised."""
+        """Write an entry and return it once it is on disk; otherwise raise LogBroken.
+
+        `now` is in microseconds since the epoch.
+        """
         body = self._encode((messages, swaps))
         with self._lock, self._faults():
             if self._dead:
@@ -154,14 +154,15 @@ class Spool:
             except sqlite3.OperationalError as error:
                 if self._is_full(error, len(body)):
                     raise LogFull(
-                        f"{self._path} has the full size it may have, {self._most_bytes} bytes (storage.log_bytes)"
+                        f"{self._path} has the full size it may have, {self._most_bytes} bytes"
+                        " (storage.log_bytes)"
                     ) from error
                 raise
             self._last, self._free = entry.seq, entry.received + max(1, count)
             return entry
 
     def _is_full(self, error: sqlite3.OperationalError, size: int) -> bool:
-        """Whether it is our own limit that leaves no room for so many bytes, not the disk."""
+        """Return whether our own limit, not the disk, lacks room for `size` bytes."""
         if self._most_pages is None or error.sqlite_errorname != "SQLITE_FULL":
             return False
         (pages,) = self._writer.execute("PRAGMA page_count").fetchone()
@@ -169,14 +170,18 @@ class Spool:
         return bool(pages + size // page_bytes + 8 >= self._most_pages)
 
     def read(self, after: int, most: int) -> list[Entry]:
-        """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""
+        """Return entries with seq > after in order, until they hold `most` messages or more.
+
+        At least one entry is returned if one exists.
+        """
         entries: list[Entry] = []
         had = 0
         with (
             self._faults(),
             closing(
                 self._reader().execute(
-                    "SELECT seq, received, count, crc, body FROM entries WHERE seq > ? ORDER BY seq",
+                    "SELECT seq, received, count, crc, body FROM entries"
+                    " WHERE seq > ? ORDER BY seq",
                     (after,),
                 )
             ) as rows,
@@ -189,7 +194,7 @@ class Spool:
         return entries
 
     def received(self, after: int) -> int | None:
-        """When the oldest entry with seq > after was received; None where there is none."""
+        """Return when the oldest entry with seq > after was received; None if no entry is left."""
         with self._faults():
             row = (
                 self._reader()
@@ -206,7 +211,7 @@ class Spool:
         return Entry(seq, received, *self._decode(body))
 
     def verify(self) -> None:
-        """Look through the file, and read every entry. Raises LogDamaged where something is not what was written."""
+        """Check the file and read every entry. Raises LogDamaged at the first sign of damage."""
         with self._faults():
             found = self._reader().execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
@@ -216,7 +221,7 @@ class Spool:
             after = entries[-1].seq
 
     def drop(self, through: int) -> None:
-        """Forget entries with seq <= through, in small transactions, and keep the files small."""
+        """Delete entries with seq <= through in small transactions, and keep the files small."""
         with self._faults():
             while self._drop_some(through):
                 pass
@@ -258,7 +263,7 @@ class Spool:
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """SQLite's errors become LogBroken; those of the device are remembered for good."""
+        """Turn SQLite's errors into LogBroken; record errors of the device for good."""
         try:
             yield
         except sqlite3.Error as error:
@@ -292,7 +297,10 @@ class Spool:
 
 
 def salvaged(aside: Path, spool: Spool) -> tuple[int, int]:
-    """Put what can be read of a damaged log into a new one, in order; answers how many entries could be, and could not."""
+    """Append the readable entries of a damaged log to a new log, in order.
+
+    Return how many entries were readable and how many were not.
+    """
     kept = lost = 0
     with closing(sqlite3.connect(aside, isolation_level=None)) as damaged:
         for seq in _sequences(damaged):
@@ -326,7 +334,7 @@ def _salvageable(damaged: sqlite3.Connection, seq: int) -> Entry | None:
 
 
 def _sequences(damaged: sqlite3.Connection) -> range:
-    """Those that the entries of a damaged log may have; none where it is no database at all."""
+    """Return the range of sequences in a damaged log; empty if the file is no database at all."""
     try:
         first, last = damaged.execute(
             "SELECT (SELECT min(seq) FROM entries), (SELECT max(seq) FROM entries)"

@@ -1,16 +1,18 @@
-"""The models on disk: a folder of files a series, and an index that works with the database away.
+"""The models on disk: a folder of files a series, and an index that works without the database.
 
-    DEVICE-001/temperature/model_20251028_170500.pkl    scikit-learn's IsolationForest, for export and inspection
-                           scaler_20251028_170500.pkl   its StandardScaler
-                           scorer_20251028_170500.npz   what the stream loads; holds no pickle
-                           metadata.json                versions, digests, parameters, figures, library versions
-    DEVICE-001/_device/                                 the same of the model of all its metrics, but for the scaler
-    models.db                                           the index
+    DEVICE-001/temperature/
+        model_20251028_170500.pkl    scikit-learn's IsolationForest, for export and inspection
+        scaler_20251028_170500.pkl   its StandardScaler
+        scorer_20251028_170500.npz   the file that the stream loads; holds no pickle
+        metadata.json                versions, digests, parameters, figures, library versions
+    DEVICE-001/_device/              the same files, without a scaler, for the model of all metrics
+    models.db                        the index
 
-Every file is written whole (temporary, fsync, rename, fsync of the folder) and authenticated by HMAC-SHA256 over its name and
-its bytes; the key lies outside the folder. With a `Seal` the files of a model are sealed besides, and their names end in ".sealed";
-index and metadata stay readable. What is loaded is exactly the bytes that were verified. Pickles are only written here, never
-read. Several processes may have the folder open.
+Every file is written whole (temporary, fsync, rename, fsync of the folder) and authenticated by
+HMAC-SHA256 over its name and its bytes; the key lies outside the folder. With a `Seal` the files
+of a model are sealed as well, and their names end in ".sealed"; index and metadata stay readable.
+The bytes that are loaded are exactly the bytes that were verified. Pickles are only written here,
+never read. Several processes may have the folder open.
 """
 
 import hashlib
@@ -51,22 +53,28 @@ _WAIT = 10.0  # seconds to wait for another process's lock
 _VERSION = 1
 _KEY_BYTES = 32
 _SEALED = ".sealed"  # ends the names of files that only their key opens
-_VERSIONS_KEPT = 3  # of a series, beside the active one: the files of older ones go
-_ROWS_KEPT = 50  # of a series: the index forgets what is older; the database keeps every row
+# Versions of a series beside the active version: the files of older versions are removed.
+_VERSIONS_KEPT = 3
+# Rows of a series: the index deletes older rows, the database keeps every row.
+_ROWS_KEPT = 50
 
 _SCHEMA = """
     CREATE TABLE revision (number INTEGER NOT NULL);
     INSERT INTO revision VALUES (0);
     CREATE TABLE models (
-        id TEXT PRIMARY KEY, device_id TEXT NOT NULL, metric_name TEXT NOT NULL, version INTEGER NOT NULL, status TEXT NOT NULL,
-        row BLOB NOT NULL, files BLOB NOT NULL, UNIQUE (device_id, metric_name, version)
+        id TEXT PRIMARY KEY, device_id TEXT NOT NULL, metric_name TEXT NOT NULL,
+        version INTEGER NOT NULL, status TEXT NOT NULL, row BLOB NOT NULL, files BLOB NOT NULL,
+        UNIQUE (device_id, metric_name, version)
     );
     CREATE UNIQUE INDEX one_active ON models (device_id, metric_name) WHERE status = 'active';
 """
 
 
 class StoredFile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One file of a model: its name under the folder, what its bytes must give, and the id of the key that sealed it, if one did."""
+    """A file of a model: its name below the folder, its digests, the id of the key that sealed it.
+
+    An empty `sealed_by` means that the file is not sealed.
+    """
 
     name: str
     sha256: str
@@ -75,19 +83,19 @@ class StoredFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Scorer(msgspec.Struct):
-    """The part of a model's files that the stream asks for."""
+    """The part of a model's files that the stream needs."""
 
     scorer: StoredFile
 
 
 class _Threshold(msgspec.Struct):
-    """The part of a row that the stream asks for: reading it alone is quick."""
+    """The part of a row that the stream needs: decoding it alone is quick."""
 
     set_threshold: float | None = None
 
 
 class _Figures(msgspec.Struct):
-    """As `_Threshold`, of a row's figures."""
+    """The accuracy and false positive rate in a row, decoded alone like `_Threshold`."""
 
     accuracy: float | None = None
     false_positive_rate: float | None = None
@@ -102,13 +110,16 @@ class _Described(msgspec.Struct, frozen=True):
 
 
 class _Metadata(msgspec.Struct):
-    """metadata.json, as far as it is read."""
+    """The part of metadata.json that is read."""
 
     versions: list[_Described] = []
 
 
 class ModelFiles:
-    """The port `Models` on a folder, and its writing side. Any thread may call; any call may raise ModelFileError."""
+    """The port `Models` on a folder, and its writing side.
+
+    Any thread may call; any call may raise ModelFileError.
+    """
 
     def __init__(self, directory: Path, key_file: Path, seal: Seal | None = None) -> None:
         self._directory = directory
@@ -136,7 +147,8 @@ class ModelFiles:
             version = self._index.execute("PRAGMA user_version").fetchone()[0]
             if version not in {0, _VERSION}:
                 raise ModelFileError(
-                    f"{self._directory} holds models of version {version}; this program reads version {_VERSION}"
+                    f"{self._directory} holds models of version {version};"
+                    f" this program reads version {_VERSION}"
                 )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
@@ -144,15 +156,22 @@ class ModelFiles:
                 self._index.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _key_of(self, key_file: Path) -> bytes:
-        """A key that is lost is not replaced: with another one every model there is would look altered."""
+        """Return the authentication key; create it only while no model is stored.
+
+        A lost key is not replaced: with another key every stored model would look altered.
+        """
         if not key_file.exists() and self._query("SELECT count(*) FROM models")[0][0]:
             raise ModelFileError(
-                f"the key file {key_file} is missing, without which no model in {self._directory} can be used: restore it"
+                f"the key file {key_file} is missing, without which no model in"
+                f" {self._directory} can be used: restore it"
             )
         return _key(key_file)
 
     def _check_seals(self) -> None:
-        """Without its key every model would look altered, and be put aside."""
+        """Raise ModelFileError if a model is sealed by a key that is not at hand.
+
+        Without its key every such model would look altered and be put aside.
+        """
         found = self._query("SELECT files FROM models WHERE status != 'deleted'")
         needed = {
             msgspec.json.decode(files, type=_Scorer).scorer.sealed_by for (files,) in found
@@ -160,23 +179,24 @@ class ModelFiles:
         missing = needed - (self._seal.key_ids if self._seal else frozenset())
         if missing:
             raise ModelFileError(
-                f"models in {self._directory} are sealed by a key that models.encryption_key_file does not hold: restore it, as a line"
-                f" of that file; or move {self._directory} away, and all is learnt anew"
+                f"models in {self._directory} are sealed by a key that models.encryption_key_file"
+                " does not hold: restore it, as a line of that file;"
+                f" or move {self._directory} away, and all is learnt anew"
             )
 
     # -------------------------------------------------------------------------------------- reading
     @property
     def revision(self) -> object:
-        """Differs from every value it had before the index changed, by this process or another."""
+        """Value that differs from every earlier value once a process has changed the index."""
         return self._query("SELECT number FROM revision")[0][0]
 
     def active(self) -> dict[SeriesKey, str]:
-        """Id of the active model of every series that has one."""
+        """Return the id of the active model of every series that has an active model."""
         found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'active'")
         return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
 
     def thresholds(self) -> dict[str, float]:
-        """Thresholds that were set by hand, by the id of the active model."""
+        """Return the thresholds that operators set on active models, by model id."""
         found = self._query("SELECT id, row FROM models WHERE status = 'active'")
         read = {
             model_id: msgspec.json.decode(body, type=_Threshold).set_threshold
@@ -187,32 +207,35 @@ class ModelFiles:
         }
 
     def figures(self) -> list[Figures]:
-        """What is known of every active model, in the order of their series."""
+        """Return the figures of every active model, in the order of their series."""
         found = self._query(
-            "SELECT device_id, metric_name, row FROM models WHERE status = 'active' ORDER BY device_id, metric_name"
+            "SELECT device_id, metric_name, row FROM models WHERE status = 'active'"
+            " ORDER BY device_id, metric_name"
         )
         return [_figures(device_id, metric_name, body) for device_id, metric_name, body in found]
 
     def shadows(self) -> dict[SeriesKey, str]:
-        """Id of the version that scores along, of every series that has one."""
+        """Return the id of the shadow version of every series that has a shadow."""
         found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'shadow'")
         return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
 
     def disabled(self) -> set[SeriesKey]:
-        """Series that have a disabled model and no active one."""
+        """Return the series that have a disabled model and no active model."""
         found = self._query(
-            "SELECT DISTINCT device_id, metric_name FROM models AS m WHERE status = 'disabled' AND NOT EXISTS (SELECT 1 FROM models AS a"
-            " WHERE a.device_id = m.device_id AND a.metric_name = m.metric_name AND a.status = 'active')"
+            "SELECT DISTINCT device_id, metric_name FROM models AS m"
+            " WHERE status = 'disabled' AND NOT EXISTS (SELECT 1 FROM models AS a"
+            " WHERE a.device_id = m.device_id AND a.metric_name = m.metric_name"
+            " AND a.status = 'active')"
         )
         return {(device_id, metric_name) for device_id, metric_name in found}
 
     def rows(self) -> list[ModelRow]:
-        """Every model, newest first."""
+        """Return every model, newest first."""
         rows = [_row(body) for (body,) in self._query("SELECT row FROM models")]
         return sorted(rows, key=lambda row: (row.trained_at, row.version), reverse=True)
 
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
-        """The models of one series, newest first."""
+        """Return the models of a series, newest first."""
         found = self._query(
             "SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC",
             *key,
@@ -220,18 +243,24 @@ class ModelFiles:
         return [_row(body) for (body,) in found]
 
     def row(self, model_id: str) -> ModelRow:
-        """One model. Raises ModelFileError."""
+        """Return a model by its id. Raises ModelFileError."""
         found = self._query("SELECT row FROM models WHERE id = ?", model_id)
         if not found:
             raise ModelFileError(f"there is no model {model_id}")
         return _row(found[0][0])
 
     def scorer(self, model_id: str) -> bytes:
-        """Its verified scorer file, for `core.series.detector.Model.from_bytes`. Raises ModelFileError."""
+        """Return the model's verified scorer file, for `core.series.detector.Model.from_bytes`.
+
+        Raises ModelFileError.
+        """
         return self._content(model_id, self._files(model_id)["scorer"])
 
     def contents(self, model_id: str) -> dict[str, bytes]:
-        """Its verified files by their own names, unsealed: what may be handed to scikit-learn. Raises ModelFileError."""
+        """Return the model's verified files, unsealed, by their plain names.
+
+        The contents may be passed to scikit-learn. Raises ModelFileError.
+        """
         files = self._files(model_id).values()
         return {
             Path(stored.name).name.removesuffix(_SEALED): self._content(model_id, stored)
@@ -263,11 +292,17 @@ class ModelFiles:
         return self._seal.open(stored.name, data, stored.sealed_by)
 
     def serving(self, key: SeriesKey) -> Model | None:
-        """The active model of a series; None where there is none, or it cannot be read. Raises ModelFileError."""
+        """Return the active model of a series; None if there is none or its file is unreadable.
+
+        Raises ModelFileError.
+        """
         return self._serving(key, Model.from_bytes)
 
     def serving_device(self, device_id: str) -> DeviceModel | None:
-        """The active model of a device; None where there is none, or it cannot be read. Raises ModelFileError."""
+        """Return the active model of a device; None if there is none or its file is unreadable.
+
+        Raises ModelFileError.
+        """
         return self._serving((device_id, METRIC_NAME), DeviceModel.from_bytes)
 
     def _serving(self, key: SeriesKey, from_bytes: Callable[[bytes], M]) -> M | None:
@@ -277,13 +312,13 @@ class ModelFiles:
         )
         try:
             return from_bytes(self.scorer(found[0][0])) if found else None
-        except (
-            ModelFileError
-        ):  # what cannot be read is nothing to learn on from; who serves it says so
+        except ModelFileError:
+            # Training cannot continue from an unreadable model; the stream that serves it reports
+            # the fault.
             return None
 
     def next_version(self, key: SeriesKey) -> int:
-        """The version that the next model of the series gets."""
+        """Return the version number that the next model of the series gets."""
         found = self._query(
             "SELECT max(version) FROM models WHERE device_id = ? AND metric_name = ?", *key
         )
@@ -293,10 +328,11 @@ class ModelFiles:
     def save(
         self, trained: "Trained | TrainedDevice", trained_at: int, refusal: str = ""
     ) -> ModelRow:
-        """Store the model and make it the active one of its series, unless it is refused. Raises ModelFileError: nothing changed then.
+        """Store the model and activate it for its series, unless it is refused.
 
-        `trained_at` is in microseconds since the epoch. The files of versions long replaced are removed. A threshold that was set by hand
-        on the version before holds for this one too.
+        `trained_at` is in microseconds since the epoch. The files of versions long replaced are
+        removed. A threshold that an operator set on the version before holds for the new version
+        too. Raises ModelFileError; the index is then unchanged.
         """
         model = trained.model
         folder = self._series_folder((model.device_id, model.metric_name))
@@ -323,7 +359,7 @@ class ModelFiles:
         return row
 
     def activate(self, model_id: str) -> ModelRow:
-        """Let this stored version serve its series again, instead of the one that does. Raises ModelFileError."""
+        """Activate this stored version in place of the active version. Raises ModelFileError."""
         row = self.row(model_id)
         if row.status in {"deleted", "failed"}:
             raise ModelFileError(f"model {model_id} is {row.status}")
@@ -334,7 +370,7 @@ class ModelFiles:
         return row
 
     def shadow(self, model_id: str) -> ModelRow:
-        """Let this archived version score along, instead of the one that does. Raises ModelFileError."""
+        """Make this archived version the shadow in place of any other. Raises ModelFileError."""
         row = self.row(model_id)
         if row.status not in {"archived", "shadow"}:
             raise ModelFileError(f"model {model_id} is {row.status}")
@@ -345,7 +381,7 @@ class ModelFiles:
         return row
 
     def end_shadow(self, model_id: str) -> ModelRow:
-        """Let this version score along no more. Raises ModelFileError."""
+        """Archive the shadow version of this model's series. Raises ModelFileError."""
         row = self.row(model_id)
         with self._transaction():
             self._retire((row.device_id, row.metric_name), "shadow")
@@ -353,7 +389,7 @@ class ModelFiles:
         return self.row(model_id)
 
     def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
-        """Let the model speak from this confidence on, instead of what its training found. Raises ModelFileError."""
+        """Replace the model's trained threshold. Raises ModelFileError."""
         with self._transaction():
             row = msgspec.structs.replace(
                 self._stored(model_id), threshold=threshold, set_threshold=threshold
@@ -367,14 +403,20 @@ class ModelFiles:
     def put_aside(
         self, model_id: str, status: Literal["archived", "disabled"], reason: str
     ) -> ModelRow:
-        """Let the model serve no longer, without another in its place; its files stay. Raises ModelFileError."""
+        """Stop the model from serving, without a replacement; its files stay.
+
+        Raises ModelFileError.
+        """
         with self._transaction():
             row = self._set_status(self._stored(model_id), status, reason)
         self._describe_again((row.device_id, row.metric_name))
         return row
 
     def delete(self, model_id: str, reason: str) -> ModelRow:
-        """Remove the model's files; its row stays. Where it was the active one, its series has none. Raises ModelFileError."""
+        """Remove the model's files; its row stays. A series loses its model if it was active.
+
+        Raises ModelFileError.
+        """
         with self._transaction():
             row = self._set_status(self._stored(model_id), "deleted", reason)
         self._remove_files(model_id)
@@ -382,7 +424,7 @@ class ModelFiles:
         return row
 
     def _stored(self, model_id: str) -> ModelRow:
-        """A model with files; within a transaction."""
+        """Return the row of a model that has files; within a transaction."""
         found = self._index.execute(
             "SELECT row FROM models WHERE id = ? AND status != 'deleted'", (model_id,)
         ).fetchone()
@@ -406,7 +448,10 @@ class ModelFiles:
         )
 
     def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
-        """Put this model aside as failed, and let the newest earlier version that is stored serve; answers that one."""
+        """Mark this model as failed; activate and return the newest earlier version archived.
+
+        Returns None if no version is archived or this model was not active.
+        """
         row = self.row(model_id)
         with self._transaction():
             self._set_status(row, "failed", reason)
@@ -460,9 +505,10 @@ class ModelFiles:
         return hmac.new(self._key, name.encode() + b"\0" + data, hashlib.sha256).hexdigest()
 
     def _describe(self, key: SeriesKey, made_with: dict[str, str]) -> None:
-        """Write metadata.json anew from the index; the library versions are those of the newest version."""
+        """Write metadata.json anew from the index; `made_with` belongs to the newest version."""
         found = self._query(
-            "SELECT row, files FROM models WHERE device_id = ? AND metric_name = ? AND status != 'deleted' ORDER BY version DESC",
+            "SELECT row, files FROM models WHERE device_id = ? AND metric_name = ?"
+            " AND status != 'deleted' ORDER BY version DESC",
             *key,
         )
         versions = [
@@ -480,7 +526,10 @@ class ModelFiles:
         self._write(self._series_folder(key) / "metadata.json", text)
 
     def _describe_again(self, key: SeriesKey) -> None:
-        """After a change of a version that is there: what made them is known from what was written before."""
+        """Write metadata.json anew after a change of a stored version.
+
+        The library versions are taken from the metadata written before.
+        """
         with _faults(f"the metadata of {'/'.join(key)} cannot be read"):
             path = self._series_folder(key) / "metadata.json"
             before = (
@@ -492,7 +541,10 @@ class ModelFiles:
 
     # ------------------------------------------------------------------------------------ the index
     def _enter(self, row: ModelRow, files: dict[str, StoredFile]) -> None:
-        """Add the new row, which replaces the active one if it is to serve, and let go of versions long replaced."""
+        """Add the new row and delete versions long replaced.
+
+        A row that is to serve replaces the active row.
+        """
         key = (row.device_id, row.metric_name)
         with self._transaction():
             if row.status == "active":
@@ -507,7 +559,8 @@ class ModelFiles:
             )
             self._index.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             self._index.execute(
-                "DELETE FROM models WHERE device_id = ? AND metric_name = ? AND version <= ? AND status = 'deleted'",
+                "DELETE FROM models WHERE device_id = ? AND metric_name = ? AND version <= ?"
+                " AND status = 'deleted'",
                 (*key, row.version - _ROWS_KEPT),
             )
             superfluous = [old for old in self._of_series(key) if old.status == "archived"][
@@ -519,13 +572,13 @@ class ModelFiles:
             self._remove_files(old.id)
 
     def _retire(self, key: SeriesKey, status: str) -> None:
-        """The version of this status is one of the archived ones from now on; within a transaction."""
+        """Archive the version that has this status; within a transaction."""
         for old in self._of_series(key):
             if old.status == status:
                 self._set_status(old, "archived", old.reason)
 
     def _of_series(self, key: SeriesKey) -> list[ModelRow]:
-        """Newest version first; within a transaction."""
+        """Return the rows of a series, newest version first; within a transaction."""
         found = self._index.execute(
             "SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC",
             key,
@@ -551,7 +604,7 @@ class ModelFiles:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of it or nothing; the revision moves with it."""
+        """Commit the block whole or not at all; the revision moves with it."""
         with self._lock, _faults("the index of models cannot be written"), transaction(self._index):
             yield
             if self._index.execute("PRAGMA user_version").fetchone()[0]:
@@ -559,7 +612,10 @@ class ModelFiles:
 
 
 def safe_part(name: str) -> str:
-    """The part of a path that stands for a device or metric: a plain name itself, any other a digest that no plain name can be."""
+    """Return the part of a path that stands for a device or metric.
+
+    A plain name stands for itself. For any other name it is a digest, which no plain name equals.
+    """
     return name if _PLAIN.fullmatch(name) else f"sha256.{hashlib.sha256(name.encode()).hexdigest()}"
 
 
@@ -600,7 +656,7 @@ def _row(body: bytes) -> ModelRow:
 
 
 def _pickled(estimator: object) -> bytes:
-    import joblib  # noqa: PLC0415 - only whoever trains pickles; the stream shall not load it
+    import joblib  # noqa: PLC0415 - needed only by training: the stream shall not load it
 
     buffer = io.BytesIO()
     joblib.dump(estimator, buffer, compress=1)  # 3 saves 8 % more, and takes three times as long
@@ -608,7 +664,10 @@ def _pickled(estimator: object) -> bytes:
 
 
 def _key(path: Path) -> bytes:
-    """The key; made where there is none. Whoever comes second takes what the first one made."""
+    """Return the key in the file, created if it is missing.
+
+    Of two processes that create it, the second uses the key of the first.
+    """
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:  # 0600
@@ -639,7 +698,7 @@ def _make_private(folder: Path) -> None:
 
 @contextmanager
 def _faults(what: str) -> Iterator[None]:
-    """Errors of the disk and of SQLite become ours."""
+    """Turn errors of the disk, of SQLite and of decoding into ModelFileError."""
     try:
         yield
     except (OSError, sqlite3.Error, msgspec.DecodeError) as error:

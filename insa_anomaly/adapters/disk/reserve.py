@@ -1,6 +1,7 @@
-"""Room on the disk kept for a bad day: a file that takes up space, let go when the disk is full so that what was taken can be finished.
+"""A reserve of disk space: a file that takes up room and is removed when the disk is full.
 
-Deleting rows needs room as well: on a disk without any, not even the log could forget what is done with.
+Work in progress can then be finished. Deleting rows needs room as well: on a disk without any, not
+even the log could delete finished entries.
 """
 
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 
 class Reserve:
-    """The port `Reserve` as a file of `size` bytes; 0: there is none, and it counts as held."""
+    """The port `Reserve` as a file of `size` bytes; size 0 means no file and counts as held."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
@@ -18,18 +19,21 @@ class Reserve:
 
     @property
     def held(self) -> bool:
-        """Whether the room is taken."""
+        """Whether the space is reserved."""
         return self._held
 
     def hold(self) -> bool:
-        """Take the room where there is twice as much, so that what follows does not fill the disk at once; False where not."""
+        """Reserve the space if twice as much is free; return whether it is reserved.
+
+        The margin prevents the next writes from filling the disk at once.
+        """
         if not self._held:
             with suppress(OSError):
                 self._held = self._taken()
         return self._held
 
     def release(self) -> None:
-        """Give the room back."""
+        """Release the space to the file system."""
         if self._size:
             self._held = False
             with suppress(OSError):  # a disk that is read-only is not full

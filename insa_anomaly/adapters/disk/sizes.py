@@ -1,4 +1,4 @@
-"""How much is stored: sizes of files as they are, whoever writes them meanwhile."""
+"""Sizes of stored files as they are now, while other processes may write to them."""
 
 import os
 from collections.abc import Iterator
@@ -9,12 +9,15 @@ from insa_anomaly.errors import DiskUnreadable
 
 
 def size_of_file(path: Path) -> int:
-    """Bytes of a file of SQLite and of those it keeps beside it; 0 where there is none. Raises DiskUnreadable."""
+    """Return the bytes of a SQLite file and the files beside it; 0 if there is no such file.
+
+    Raises DiskUnreadable.
+    """
     return sum(_size(Path(f"{path}{part}")) for part in ("", "-wal", "-shm"))
 
 
 def size_of_folder(path: Path) -> int:
-    """Bytes of all files below it. Raises DiskUnreadable."""
+    """Return the bytes of all files below a folder. Raises DiskUnreadable."""
     return sum(_sizes(path))
 
 

@@ -1,7 +1,8 @@
-"""The state on disk: checkpoints of the series, results not yet recorded, events not yet told, in one SQLite file.
+"""The state on disk: checkpoints of the series, unrecorded results, unpublished events.
 
-All of it but the events can be computed again from the log, so commits are not fsynced (synchronous=NORMAL: a power cut takes
-the newest, never the file); `sync` does that before the log forgets what these were made from.
+A single SQLite file holds them. All but the events can be computed again from the log, so commits
+are not fsynced (synchronous=NORMAL: a power cut loses the newest commits, never the file). `sync`
+fsyncs them before the log deletes the entries they were computed from.
 """
 
 import sqlite3
@@ -20,23 +21,33 @@ from insa_anomaly.ports import Outgoing, SeriesKey
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
-_WAL_PAGES = (
-    16384  # of 4 KiB: a write-ahead file that nobody copied in time is copied by whoever writes
-)
+# 4 KiB each: a write-ahead file of more pages, not yet copied by `sync`, is copied by the writer.
+_WAL_PAGES = 16384
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
 
 _SCHEMA = """
     CREATE TABLE place (log_id TEXT, cursor INTEGER NOT NULL, checkpoint INTEGER NOT NULL);
     CREATE TABLE results (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
-    CREATE TABLE outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL);
-    CREATE TABLE states (device_id TEXT NOT NULL, metric_name TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (device_id, metric_name));
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL
+    );
+    CREATE TABLE states (
+        device_id TEXT NOT NULL, metric_name TEXT NOT NULL, state BLOB NOT NULL,
+        PRIMARY KEY (device_id, metric_name)
+    );
     INSERT INTO place VALUES (NULL, 0, 0);
 """
-_NOTICES = "CREATE TABLE notices (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL)"  # since version 2
+# Since version 2.
+_NOTICES = (
+    "CREATE TABLE notices (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL)"
+)
 
 
 class StateFile:
-    """The port `State` on a SQLite file. Any call may raise StateBroken, and then has changed nothing."""
+    """The port `State` on a SQLite file.
+
+    Any call may raise StateBroken and has then changed no state.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,17 +65,16 @@ class StateFile:
     def _open(self) -> None:
         write_ahead(self._file)
         self._file.execute("PRAGMA synchronous = NORMAL")
-        self._file.execute(
-            f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}"
-        )  # `sync` does it, and no commit waits for its fsync
-        self._file.execute(
-            "PRAGMA secure_delete = FAST"
-        )  # else every result that is forgotten is first overwritten
+        # `sync` makes the checkpoints, so that no commit waits for their fsync.
+        self._file.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        # Otherwise every deleted result is overwritten with zeros.
+        self._file.execute("PRAGMA secure_delete = FAST")
         with self._transaction():
             version = self._file.execute("PRAGMA user_version").fetchone()[0]
             if version not in range(_VERSION + 1):
                 raise StateBroken(
-                    f"{self._path} is a state of version {version}; this program reads version {_VERSION}"
+                    f"{self._path} is a state of version {version};"
+                    f" this program reads version {_VERSION}"
                 )
             if version == 0:
                 for statement in _SCHEMA.split(";"):
@@ -75,7 +85,7 @@ class StateFile:
         self._cursor: int = self._file.execute("SELECT cursor FROM place").fetchone()[0]
 
     def bind(self, log_id: UUID) -> None:
-        """Belong to this log; a state of another log is emptied, outgoing events excepted."""
+        """Bind the state to this log; the state of another log is emptied, but its events stay."""
         with self._transaction():
             if self._file.execute("SELECT log_id FROM place").fetchone()[0] == str(log_id):
                 return
@@ -94,7 +104,10 @@ class StateFile:
     def commit(
         self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
     ) -> list[Outgoing]:
-        """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
+        """Commit an entry's results, its events and the cursor in a single transaction.
+
+        `results` None: no results are stored. An event is (topic, payload).
+        """
         with self._transaction():
             if results is not None:
                 self._file.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (seq, results))
@@ -106,7 +119,7 @@ class StateFile:
         return outgoing
 
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
-        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
+        """Put events that stem from no entry of the log, as (topic, payload), into the outbox."""
         with self._transaction():
             return [
                 Outgoing(self._add(topic, payload), topic, payload) for topic, payload in events
@@ -123,7 +136,7 @@ class StateFile:
         return number
 
     def results(self, after: int, through: int) -> dict[int, bytes]:
-        """Results by sequence, after < seq <= through."""
+        """Return results by sequence, after < seq <= through."""
         return dict(
             self._rows(
                 "SELECT seq, body FROM results WHERE seq > ? AND seq <= ? ORDER BY seq",
@@ -133,12 +146,12 @@ class StateFile:
         )
 
     def forget(self, through: int) -> None:
-        """Drop results with seq <= through: they are recorded."""
+        """Delete results with seq <= through: they are recorded."""
         with self._transaction():
             self._file.execute("DELETE FROM results WHERE seq <= ?", (through,))
 
     def outgoing(self, after: int, most: int) -> list[Outgoing]:
-        """Events not yet told with number > after, in order."""
+        """Return unpublished events with number > after, in order."""
         return [
             Outgoing(*row)
             for row in self._rows(
@@ -147,34 +160,35 @@ class StateFile:
         ]
 
     def told(self, numbers: Sequence[int]) -> None:
-        """These events were acknowledged by the broker; drop them."""
+        """Delete events that the broker has acknowledged."""
         with self._transaction():
             self._file.executemany(
                 "DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers]
             )
 
     def notices(self, most: int) -> list[Outgoing]:
-        """The oldest events that the alerts have not taken yet, in order."""
+        """Return the oldest events that the alerts have not taken yet, in order."""
         return [
             Outgoing(*row)
             for row in self._rows("SELECT * FROM notices ORDER BY number LIMIT ?", most)
         ]
 
     def noticed(self, through: int) -> None:
-        """Events with number <= through are taken; drop them from the notices."""
+        """Delete notices with number <= through: the alerts have taken them."""
         with self._transaction():
             self._file.execute("DELETE FROM notices WHERE number <= ?", (through,))
 
     def untold(self) -> int:
-        """How many events are not yet told; no commit waits for the counting."""
+        """Return the number of unpublished events; no commit waits for the count."""
         with self._sync_lock, self._faults():
             return int(self._syncer.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
-        """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
+        """Store the states of the series that moved; all stored states are then as of `seq`."""
         with self._transaction():
             self._file.executemany(
-                "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state",
+                "INSERT INTO states VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET state = excluded.state",
                 [
                     (device_id, metric_name, state)
                     for (device_id, metric_name), state in states.items()
@@ -183,7 +197,7 @@ class StateFile:
             self._file.execute("UPDATE place SET checkpoint = ?", (seq,))
 
     def restore(self) -> tuple[int, dict[SeriesKey, bytes]]:
-        """The newest checkpoint: its sequence (0: none) and the state of every series."""
+        """Return the newest checkpoint: its sequence (0: none) and the state of every series."""
         with self._transaction():
             seq = self._file.execute("SELECT checkpoint FROM place").fetchone()[0]
             return seq, {
@@ -192,19 +206,22 @@ class StateFile:
             }
 
     def sync(self) -> None:
-        """Put all of this on disk: SQLite fsyncs the write-ahead file, then copies from there. Commits go on meanwhile."""
+        """Put all commits on disk while further commits continue.
+
+        SQLite fsyncs the write-ahead file, then copies its pages into the main file.
+        """
         with self._sync_lock, self._faults():
             _, pages, copied = self._syncer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if pages < 0 or (copied < pages and self._held()):
             raise StateBroken(f"{self._path}: another process keeps it from being synced")
 
     def _held(self) -> bool:
-        """Whether somebody else than our own commits keeps the write-ahead file from being copied."""
+        """Return whether another process, not our own commits, blocks the copying of pages."""
         with self._lock, self._faults():
             return bool(self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
 
     def verify(self) -> None:
-        """Look through the file. Raises StateDamaged."""
+        """Check the file. Raises StateDamaged."""
         with self._lock, self._faults():
             found = self._file.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
@@ -244,7 +261,7 @@ class StateFile:
 
 
 def _ours(error: Exception) -> type[StateBroken]:
-    """Whether it is the file's content that SQLite complains of, or a disk that is full or read-only, or worse."""
+    """Return the error class: damaged content, a full or read-only disk, or any other error."""
     if is_damage(error):
         return StateDamaged
     name = getattr(error, "sqlite_errorname", "")
