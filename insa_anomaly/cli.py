@@ -10,35 +10,32 @@ import msgspec
 import typer
 
 from insa_anomaly import settings as configuration
+from insa_anomaly.commands import alerts, backup, install_database
+from insa_anomaly.commands import demo as demonstration
+from insa_anomaly.commands import health as health_report
+from insa_anomaly.commands import install as installation
+from insa_anomaly.commands import keys as keyring
+from insa_anomaly.commands import tune as tuning_report
+from insa_anomaly.commands.alerts import letters
+from insa_anomaly.commands.alerts import retry as try_again
+from insa_anomaly.commands.check_config import migrate_as, migrate_database, try_connections
+from insa_anomaly.commands.evaluate import evaluate_files
+from insa_anomaly.commands.health import check
+from insa_anomaly.commands.health import trail as trail_of
+from insa_anomaly.commands.models import export_model
+from insa_anomaly.commands.outline import outline
+from insa_anomaly.commands.replay import replay_recordings
+from insa_anomaly.commands.train import train_recordings, train_stored
+from insa_anomaly.commands.tune import ACCEPTED, configured, from_files, stored, try_settings
 from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.processes import daemon, trainer
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.wiring import (
-    alerts,
-    backup,
-    broker,
-    checks,
-    daemon,
-    evaluation,
-    installing,
-    storage,
-    training,
-    tuning,
-)
-from insa_anomaly.wiring import demo as demonstration
-from insa_anomaly.wiring import health as orchestration
-from insa_anomaly.wiring import keys as keyring
-from insa_anomaly.wiring.models import export_model, model_files
-from insa_anomaly.workbench import (
-    alert_report,
-    health_report,
-    installation,
-    recording,
-    tuning_report,
-)
+from insa_anomaly.wiring import storage
+from insa_anomaly.wiring.models import model_files
+from insa_anomaly.workbench import recording
 from insa_anomaly.workbench.evaluation import Split
 from insa_anomaly.workbench.evaluation_report import tell, to_json
-from insa_anomaly.workbench.outline import outline
 from insa_anomaly.workbench.plot import check_plots, write_plots
 from insa_anomaly.workbench.progress import open_console
 
@@ -127,9 +124,9 @@ def migrate(
         raise typer.BadParameter("--roles needs --as: the address of a superuser")
     made: list[str] = []
     if administrator is None:
-        applied = checks.migrate_database(_load_for_use(config)[0])
+        applied = migrate_database(_load_for_use(config)[0])
     else:
-        made, applied = checks.migrate_as(administrator, login if roles else None)
+        made, applied = migrate_as(administrator, login if roles else None)
     for name in made:
         typer.echo(f"made the role {name}")
     typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
@@ -144,7 +141,7 @@ def check_config(config: Config = None) -> None:
     for sentence in outline(settings):
         typer.echo(f"  {sentence}")
     failed = False
-    for name, said, wrong in checks.try_connections(settings):
+    for name, said, wrong in try_connections(settings):
         failed |= wrong
         typer.echo(f"{name}: {said}")
     raise typer.Exit(1 if failed else 0)
@@ -183,10 +180,10 @@ def install(
     if database is None:
         _do(installation.install(site, instances), apply)
         return
-    named = installing.address(database)
+    named = install_database.address(database)
     steps = installation.install(site, instances, named)
     _do(
-        [*installing.database_steps(database), *steps], apply
+        [*install_database.database_steps(database), *steps], apply
     )  # one that cannot be reached stops it before anything is done
     for path in installation.unnamed(site, instances, named):
         typer.echo(
@@ -287,9 +284,9 @@ def train(
     console = open_console(sys.stderr)
     if csv:
         recordings = recording.inspect_all(csv, device, metric)
-        outcomes = training.train_recordings(settings, recordings, rows, console)
+        outcomes = train_recordings(settings, recordings, rows, console)
     elif every or (device and metric):
-        outcomes = training.train_stored(
+        outcomes = train_stored(
             settings, None if every else [(device or "", metric or "")], jobs, console
         )
     else:
@@ -357,11 +354,11 @@ def health(
     """Check all models now: status 0 where all is well, 1 where something needs a person. A running daemon does what is decided."""
     settings, _ = _load(config)
     if why is not None:
-        trail = orchestration.trail(settings, _series(why))
+        trail = trail_of(settings, _series(why))
         typer.echo(msgspec.json.encode(trail).decode() if json else health_report.trail_text(trail))
         return
     try:
-        report = orchestration.check(settings)
+        report = check(settings)
     except Conflict as error:
         _fail(error, ALREADY_RUNNING)
     typer.echo(msgspec.json.encode(report).decode() if json else health_report.text(report))
@@ -387,13 +384,13 @@ def list_alerts(
     """List alerts that wait to be delivered, and those that were given up: the dead letters of thirty days."""
     settings, _ = _load_for_use(config)
     if retry is not None:
-        typer.echo(f"{retry} waits for {alerts.retry(settings, retry).target} again")
+        typer.echo(f"{retry} waits for {try_again(settings, retry).target} again")
         return
-    waiting, dead = alerts.letters(settings)
+    waiting, dead = letters(settings)
     typer.echo(
         msgspec.json.encode({"waiting": waiting, "dead": dead}).decode()
         if json
-        else alert_report.text(waiting, dead)
+        else alerts.text(waiting, dead)
     )
 
 
@@ -506,7 +503,7 @@ def replay(
     recordings = recording.inspect_all(
         files, device, metric, [name.strip() for name in exclude.split(",") if name.strip()]
     )
-    counts = broker.replay_recordings(
+    counts = replay_recordings(
         settings, recordings, speed, shift_to_now=shift_to_now, console=open_console(sys.stderr)
     )
     raise typer.Exit(INTERRUPTED if counts.stopped else 1 if counts.unacknowledged else 0)
@@ -561,7 +558,7 @@ def evaluate(
     settings, _ = _load(config)
     if plot:
         check_plots(plot)
-    outcome = evaluation.evaluate_files(
+    outcome = evaluate_files(
         settings, files, labels, _split(train), device=device, console=open_console(sys.stderr)
     )
     tell(open_console(sys.stderr if json else sys.stdout), outcome, settings.verdict, recovery)
@@ -613,13 +610,13 @@ def tune(
     settings, _ = _load(config)
     console = open_console(sys.stderr)
     if files:
-        series = tuning.from_files(files)
+        series = from_files(files)
     elif device and metric:
-        series = tuning.stored(settings, (device, metric))
+        series = stored(settings, (device, metric))
     else:
         raise typer.BadParameter("say what to try it on: files, or --device with --metric")
-    found = tuning.try_settings(settings, series, accept or tuning.ACCEPTED, line or (), console)
-    now = tuning.configured(settings)
+    found = try_settings(settings, series, accept or ACCEPTED, line or (), console)
+    now = configured(settings)
     tuning_report.tell(
         open_console(sys.stderr if json else sys.stdout), found.tried, found.refused, now
     )
@@ -650,4 +647,4 @@ def demo(
 @cli.command("train-orders", hidden=True)
 def train_orders() -> None:
     """Be the daemon's training process."""
-    training.train_orders()
+    trainer.train_orders()

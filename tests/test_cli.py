@@ -23,8 +23,9 @@ from insa_anomaly.errors import (
     InsaError,
     ModelFileError,
 )
+from insa_anomaly.processes import daemon
 from insa_anomaly.services.model_health import HealthReport
-from insa_anomaly.wiring import daemon, health
+from insa_anomaly.wiring import health
 from insa_anomaly.wiring.storage import check_owner
 
 NAMES = sorted(getattr(get_command(cli), "commands", {}))

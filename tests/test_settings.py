@@ -12,9 +12,9 @@ import yaml
 from insa_anomaly.adapters.mqtt import Tls
 from insa_anomaly.core.reading.topics import Subscription
 from insa_anomaly.errors import ConfigError
+from insa_anomaly.processes.reload import LIVE
 from insa_anomaly.settings import Settings, credential, load, secret
 from insa_anomaly.wiring.broker import access
-from insa_anomaly.wiring.reload import LIVE
 
 MANUAL = Path(__file__).parent.parent / "config.yaml"
 

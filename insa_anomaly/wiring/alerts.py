@@ -9,7 +9,6 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from insa_anomaly import instrumentation
-from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.targets.exchange import Exchange
 from insa_anomaly.adapters.targets.github import GitHub, Repository
 from insa_anomaly.adapters.targets.mail import Mail, Post
@@ -18,8 +17,8 @@ from insa_anomaly.core.notification.alert import MODEL_KINDS, linked
 from insa_anomaly.core.notification.alert import Alert as CoreAlert
 from insa_anomaly.core.notification.routing import Route, Target
 from insa_anomaly.core.operations.backoff import Retry
-from insa_anomaly.errors import AlertsBroken, Conflict, NotFound
-from insa_anomaly.ports import AlertTarget, DeadAlert, Outgoing, State, Waiting
+from insa_anomaly.errors import AlertsBroken
+from insa_anomaly.ports import AlertTarget, Outgoing, State
 from insa_anomaly.runtime.alerting import courier
 from insa_anomaly.runtime.alerting.courier import Courier
 from insa_anomaly.runtime.alerting.dispatcher import Alert
@@ -78,29 +77,6 @@ def opened(
 def _keep(listen: Listen) -> None:
     with suppress(AlertsBroken):  # it is learnt again
         listen.keep()
-
-
-def letters(settings: Settings) -> tuple[list[Waiting], list[DeadAlert]]:
-    """What waits to be delivered, and what was given up. Raises AlertsBroken."""
-    path = settings.storage.directory / storage.ALERTS
-    if not path.exists():
-        return [], []
-    with AlertFile(path) as file:
-        return file.waiting(), file.dead()
-
-
-def retry(settings: Settings, number: int) -> DeadAlert:
-    """Have a dead letter delivered after all, by the daemon that runs or the next. Raises NotFound, Conflict, AlertsBroken."""
-    one = next((one for one in letters(settings)[1] if one.number == number), None)
-    if one is None:
-        raise NotFound(f"there is no dead letter {number}")
-    if one.alert is None:
-        raise Conflict(f"the dead letter {number} cannot be read by this version")
-    if one.target not in {target.name for target, _ in _ways(settings)}:
-        raise Conflict(f"{one.target} is in the configuration no more")
-    with AlertFile(settings.storage.directory / storage.ALERTS) as file:
-        file.revive(one, clock.now())
-    return one
 
 
 def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:

@@ -1,18 +1,13 @@
 """The MQTT broker as configured, and the workbench's connections to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from secrets import token_hex
 
-from rich.console import Console
-
 from insa_anomaly.adapters.mqtt import Access, Feeder, Tls
 from insa_anomaly.errors import BrokerAway
-from insa_anomaly.settings import BrokerAddress, Settings, credential, secret
-from insa_anomaly.wiring import clock
-from insa_anomaly.workbench.recording import Recording
-from insa_anomaly.workbench.replay import Counts, replay
+from insa_anomaly.settings import BrokerAddress, credential, secret
 
 CONNECT_SECONDS = 10.0
 
@@ -52,22 +47,3 @@ def feeder(address: BrokerAddress, name: str) -> Iterator[Feeder]:
         yield publisher
     finally:
         publisher.close()
-
-
-def replay_recordings(
-    settings: Settings,
-    recordings: Sequence[Recording],
-    speed: float | None,
-    *,
-    shift_to_now: bool,
-    console: Console,
-) -> Counts:
-    """Publish the recordings."""
-    with feeder(settings.broker, "replay") as publisher:
-        return replay(
-            recordings,
-            publisher,
-            console,
-            speed=speed,
-            shift_to=clock.now() if shift_to_now else None,
-        )

@@ -3,15 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from getpass import getuser
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
-from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.core.operations.model_health import Action
-from insa_anomaly.ports import DecisionFilter, Outgoing, SeriesKey, State
+from insa_anomaly.ports import Outgoing, State
 from insa_anomaly.runtime.daemon import Parts
 from insa_anomaly.runtime.fleet.view import live
 from insa_anomaly.runtime.models.activity import Activity
@@ -19,14 +16,11 @@ from insa_anomaly.runtime.models.events import ModelEvents
 from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.runtime.models.health import HealthKeeper, Notes
 from insa_anomaly.runtime.models.jobs import JobRunner
-from insa_anomaly.services.audit import Author
-from insa_anomaly.services.model_health import DecisionPage, HealthReport, HealthService
+from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.remedies import Remedies
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock, services
-from insa_anomaly.wiring.database import database
 
-TRAIL_MOST = 100
 Turns = tuple[tuple[str, Callable[[], float]], ...]
 
 
@@ -96,21 +90,3 @@ def assembled(
 
 
 # -------------------------------------------------------------------------------------------------- the command
-@contextmanager
-def _opened(settings: Settings) -> Iterator[HealthService]:
-    with database(settings) as dsn:
-        migrate(dsn)
-        with services.pools(settings, dsn) as pools:
-            yield services.health_service(settings, pools)
-
-
-def check(settings: Settings) -> HealthReport:
-    """One run, by hand; a running daemon carries out what it decides. Raises Conflict where one is under way."""
-    with _opened(settings) as health:
-        return health.run(tuple(Action), Author(getuser(), "command line"), clock.now())
-
-
-def trail(settings: Settings, key: SeriesKey) -> DecisionPage:
-    """What was decided about the models of a series, newest first."""
-    with _opened(settings) as health:
-        return health.decisions(DecisionFilter(*key), None, TRAIL_MOST)

@@ -157,7 +157,7 @@ def children(pid: int) -> list[int]:
 def test_the_daemon_imports_no_scikit_learn() -> None:
     """Neither the command line nor the wiring of the daemon imports scikit-learn."""
     said = (
-        "import sys, insa_anomaly.cli, insa_anomaly.wiring.daemon; "
+        "import sys, insa_anomaly.cli, insa_anomaly.processes.daemon; "
         "print([name for name in sys.modules if name.startswith('sklearn')])"
     )
     done = subprocess.run(

@@ -31,7 +31,7 @@ PASTED = {  # the heading over a block, and the file that pastes the whole block
 }
 ELSEWHERE = {
     "insa-anomaly export MODEL_ID ./model": "tests/test_cli.py::test_a_sealed_model_is_exported",
-    "insa-anomaly alerts --retry 7": "tests/test_alerts_command.py::test_a_dead_letter_waits_again",
+    "insa-anomaly alerts --retry 7": "tests/commands/test_alerts.py::test_a_dead_letter_waits_again",
     "insa-anomaly restore /var/backups/insa/insa-anomaly-20261122T021500Z":
         "tests/acceptance/test_backup.py::test_a_backup_of_a_running_daemon_is_restored_on_another_machine",
 }  # fmt: skip

@@ -33,6 +33,7 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import DecisionFilter, Page, SeriesKey, Telemetry
+from insa_anomaly.processes.trainer import show_others
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.view import live
@@ -48,7 +49,6 @@ from insa_anomaly.settings import Settings, Training
 from insa_anomaly.testing import MemoryState
 from insa_anomaly.wiring import services
 from insa_anomaly.wiring.health import assembled
-from insa_anomaly.wiring.training import show_others
 
 START = 1_800_000_000_000_000 // DAY * DAY
 PAUSE = 300_000_000  # between two readings: 288 a day

@@ -27,13 +27,13 @@ from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, anoma
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained, fit
 from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
+from insa_anomaly.processes.admin import assembled
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.view import LiveBoard, compared
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
 from insa_anomaly.services.stream import Condition, Desk, Stream
 from insa_anomaly.settings import Http, RedisAddress, Settings, Training
-from insa_anomaly.wiring.admin import assembled
 from insa_anomaly.wiring.services import Parts, Pools
 from tests.runtime.streams import PARAMETERS, POLICY
 

@@ -27,12 +27,12 @@ from insa_anomaly.errors import (
     TrainingError,
 )
 from insa_anomaly.ports import ModelRow, SeriesKey, Swap
+from insa_anomaly.processes.trainer import _answered
 from insa_anomaly.runtime.models import trainer as training
 from insa_anomaly.runtime.models.child import Answer, Child, FleetAnswer, FleetOrder, Order
 from insa_anomaly.runtime.models.trainer import Admission, Trainer
 from insa_anomaly.settings import Training
 from insa_anomaly.testing import MemoryModels
-from insa_anomaly.wiring.training import _answered
 from tests.runtime.streams import SERIES, model_row, removal, swap
 
 CHILD = """

@@ -2,8 +2,8 @@
 
 import pytest
 
+from insa_anomaly.commands.outline import outline
 from insa_anomaly.settings import Settings, without_secret
-from insa_anomaly.workbench.outline import outline
 
 
 def told(**sections: object) -> str:

@@ -1,4 +1,4 @@
-"""How the daemon begins the process of its admin port (`wiring.admin`): what that inherits, and who answers its questions."""
+"""How the daemon begins the process of its admin port (`processes.admin`): what that inherits, and who answers its questions."""
 
 import socket
 import subprocess
@@ -22,7 +22,9 @@ from insa_anomaly.settings import Http, Settings, credential
 
 QUESTIONS, POSTS = 4, 8  # lines: what waits for the disk has its own
 # Without rich, which structlog loads where it can, 3 MB, to colour tracebacks that nobody sees here.
-_PROGRAM = "import sys; sys.modules['rich'] = None; from insa_anomaly.wiring.admin import be; be()"
+_PROGRAM = (
+    "import sys; sys.modules['rich'] = None; from insa_anomaly.processes.admin import be; be()"
+)
 
 
 class Inherited(msgspec.Struct, frozen=True):

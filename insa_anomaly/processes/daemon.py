@@ -25,6 +25,9 @@ from insa_anomaly.adapters.mqtt import Connection, Terms
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.ports import Broker
+from insa_anomaly.processes import admin_child
+from insa_anomaly.processes.reload import Reload
+from insa_anomaly.processes.trainer import start_child
 from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
@@ -46,14 +49,12 @@ from insa_anomaly.runtime.record import Record
 from insa_anomaly.runtime.score import Score
 from insa_anomaly.services.stream import Condition, Desk
 from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
-from insa_anomaly.wiring import admin_process, alerts, clock, health, services, storage
+from insa_anomaly.wiring import alerts, clock, health, services, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.certificates import certificates
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.models import model_files
-from insa_anomaly.wiring.reload import Reload
-from insa_anomaly.wiring.training import start_child
 
 MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk
@@ -71,7 +72,7 @@ def run(settings: Settings, source: str) -> int:
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
         bound = (
-            stack.enter_context(admin_process.listening(settings.http))
+            stack.enter_context(admin_child.listening(settings.http))
             if settings.http.enabled
             else None
         )
@@ -80,10 +81,8 @@ def run(settings: Settings, source: str) -> int:
         activity, failures = Activity(), Failures(clock.now)
         memory = SharedMemory()
         parts = _assemble(settings, dsn, models, memory, activity, failures, stack)
-        port = (
-            None if bound is None else admin_process.AdminPort(settings, dsn, parts, memory, bound)
-        )
-        admin = None if port is None else stack.enter_context(admin_process.begun(port))
+        port = None if bound is None else admin_child.AdminPort(settings, dsn, parts, memory, bound)
+        admin = None if port is None else stack.enter_context(admin_child.begun(port))
         reload = Reload(settings, source, partial(_adjust, parts, admin))
         others = stack.enter_context(
             health.threads(settings, dsn, parts, models, activity, failures)

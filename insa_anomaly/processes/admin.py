@@ -27,6 +27,7 @@ from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Cache
+from insa_anomaly.processes.admin_child import Inherited, certificate
 from insa_anomaly.runtime.fleet.shared_windows import Board
 from insa_anomaly.runtime.fleet.view import LiveBoard
 from insa_anomaly.services.anomalies import FindingService
@@ -38,7 +39,6 @@ from insa_anomaly.services.stream import Stream
 from insa_anomaly.services.telemetry import TelemetryService
 from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock, services
-from insa_anomaly.wiring.admin_process import Inherited, certificate
 from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.models import model_files
 from insa_anomaly.wiring.services import Parts, Pools

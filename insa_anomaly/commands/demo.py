@@ -19,6 +19,7 @@ from insa_anomaly.adapters.mqtt import Listener
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.commands.train import train_many
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.errors import BrokerAway, ServiceError
 from insa_anomaly.ports import Page, SeriesKey, Telemetry
@@ -35,7 +36,6 @@ from insa_anomaly.settings import (
 )
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
-from insa_anomaly.wiring.training import train_many
 from insa_anomaly.workbench.demo import FALSE_ALARMS_PER_DAY, Demo, Outcome, Stored
 from insa_anomaly.workbench.leaving import leaving
 from insa_anomaly.workbench.plant import Plant, SeriesHistory

@@ -1,17 +1,14 @@
-"""Training: the process that does it, the daemon's, and the commands that ask for it."""
+"""The process that trains: started with its settings, fed with orders, a line each."""
 
 import os
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from rich.console import Console
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
@@ -22,24 +19,13 @@ from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
-from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
-from insa_anomaly.core.units import Floats, Ints
+from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
-from insa_anomaly.ports import ModelRow, SeriesKey
-from insa_anomaly.runtime.models.child import (
-    Answer,
-    Child,
-    FleetAnswer,
-    FleetOrder,
-    Order,
-    Progress,
-)
+from insa_anomaly.ports import ModelRow
+from insa_anomaly.runtime.models.child import Answer, FleetAnswer, FleetOrder, Order, Progress
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
-from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.models import model_files
-from insa_anomaly.workbench.progress import Advance, progress
-from insa_anomaly.workbench.recording import Recording
 
 if TYPE_CHECKING:
     from insa_anomaly.services.device_training import DeviceTrainingService
@@ -47,12 +33,8 @@ if TYPE_CHECKING:
     from insa_anomaly.services.training import TrainingService
 
 CHANGED_MOST = 8  # versions of a series, of which the newest may have changed by a training
-Outcomes = dict[SeriesKey, str]
-AT_ONCE = 64  # given to the training process as one order, which has a deadline
-Column = tuple[Ints, Floats]  # times in microseconds, values
 
 
-# ------------------------------------------------------------------------------------------- the process that trains
 def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
     """Start it. What it must know goes over its standard input, so that no secret is in an argument."""
     argv = [sys.executable, "-m", "insa_anomaly", "train-orders"]
@@ -174,118 +156,3 @@ def _answered(
             isinstance(error, (DatabaseAway, DatabaseRefused, ModelFileError)),
         )
     return Answer(round(time.monotonic() - began, 3), model_id, reason, away)
-
-
-# ------------------------------------------------------------------------------------------------------ the commands
-def train_stored(
-    settings: Settings, keys: Sequence[SeriesKey] | None, processes: int | None, console: Console
-) -> Outcomes:
-    """Train these series (None: all) on what is recorded of them, by so many processes at once (None: as the settings say)."""
-    with database(settings) as dsn:
-        if keys is None:
-            with PostgresHistory(dsn) as history:
-                keys = history.series()
-            keys += _devices(keys) if settings.training.devices else []
-        with progress(console, "models trained", len(keys)) as advance:
-            return train_many(settings, dsn, keys, processes, advance)
-
-
-def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
-    """Those that may have a model of all their metrics."""
-    counts = Counter(device_id for device_id, _ in keys)
-    return [
-        (device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS
-    ]
-
-
-def train_many(
-    settings: Settings, dsn: str, keys: Sequence[SeriesKey], processes: int | None, advance: Advance
-) -> Outcomes:
-    """Train by so many processes at once; what came of it, by series."""
-    found = dict.fromkeys(keys, "not trained: its training was cut short")
-
-    def hear(said: FleetAnswer) -> None:
-        found[said.key] = _outcome(said.answer)
-        advance(1)
-
-    child = Child(lambda: start_child(settings, dsn), settings.training.deadline)
-    try:
-        for begin in range(0, len(keys), AT_ONCE):
-            child.ask_many(
-                FleetOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear
-            )
-        child.finish()
-    finally:
-        child.close()
-    return found
-
-
-def _outcome(answer: Answer) -> str:
-    return (
-        f"trained in {answer.seconds:.1f} s, model {answer.model_id}"
-        if answer.model_id
-        else f"not trained: {answer.reason}"
-    )
-
-
-def train_recordings(
-    settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console
-) -> Outcomes:
-    """Train every series of the recordings, and every device of several, on their first `rows` rows (None: all)."""
-    from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, other commands do without
-    from insa_anomaly.services.training import Readings, TrainingService  # noqa: PLC0415 - as this does
-
-    outcomes: Outcomes = {}
-    with (
-        model_files(settings) as files,
-        progress(console, "recordings learnt", len(recordings)) as advance,
-    ):
-        service = TrainingService(files, settings.detection, settings.verdict)
-        together = settings.devices
-        devices = DeviceTrainingService(
-            files, together.parameters(settings.detection), together.tolerance, settings.verdict
-        )
-        for recording in recordings:
-            columns = _columns(recording, rows)
-            for name, (times, values) in columns.items():
-                key = (recording.device_id, name)
-                outcomes[key] = _outcome(
-                    _answered(
-                        partial(service.from_readings, key, Readings(times, values), clock.now())
-                    )
-                )
-            if settings.training.devices and len(columns) >= FEWEST_METRICS:
-                train = partial(
-                    devices.from_rows,
-                    recording.device_id,
-                    list(columns),
-                    Readings(*_rows(columns)),
-                    clock.now(),
-                )
-                outcomes[recording.device_id, METRIC_NAME] = _outcome(_answered(train))
-            advance(1)
-    return outcomes
-
-
-def _columns(recording: Recording, rows: int | None) -> dict[str, Column]:
-    columns: dict[str, tuple[list[int], list[float]]] = {}
-    for number, row in enumerate(recording.rows()):
-        if rows is not None and number >= rows:
-            break
-        for name, value in row.values.items():
-            times, values = columns.setdefault(name, ([], []))
-            times.append(row.timestamp)
-            values.append(value)
-    return {
-        name: (np.array(times, np.int64), np.array(values, np.float64))
-        for name, (times, values) in columns.items()
-    }
-
-
-def _rows(columns: dict[str, Column]) -> tuple[Ints, Floats]:
-    """Columns as rows: times [n], values [n, columns], NaN where a column has none."""
-    moments = np.unique(np.concatenate([times for times, _ in columns.values()]))
-    values = np.full((len(moments), len(columns)), np.nan)
-    for place, (times, column) in enumerate(columns.values()):
-        values[np.searchsorted(moments, times), place] = column
-    return moments, values

@@ -1,0 +1,56 @@
+"""The command `alerts`: pending alerts and dead letters, and another attempt."""
+
+from collections.abc import Sequence
+
+from insa_anomaly.adapters.disk.alerts import AlertFile
+from insa_anomaly.core.notification.alert import Alert
+from insa_anomaly.core.notification.event import rfc3339
+from insa_anomaly.errors import Conflict, NotFound
+from insa_anomaly.ports import DeadAlert, Waiting
+from insa_anomaly.settings import Settings
+from insa_anomaly.wiring import clock, storage
+from insa_anomaly.wiring.alerts import _ways
+
+
+def letters(settings: Settings) -> tuple[list[Waiting], list[DeadAlert]]:
+    """What waits to be delivered, and what was given up. Raises AlertsBroken."""
+    path = settings.storage.directory / storage.ALERTS
+    if not path.exists():
+        return [], []
+    with AlertFile(path) as file:
+        return file.waiting(), file.dead()
+
+
+def retry(settings: Settings, number: int) -> DeadAlert:
+    """Have a dead letter delivered after all, by the daemon that runs or the next. Raises NotFound, Conflict, AlertsBroken."""
+    one = next((one for one in letters(settings)[1] if one.number == number), None)
+    if one is None:
+        raise NotFound(f"there is no dead letter {number}")
+    if one.alert is None:
+        raise Conflict(f"the dead letter {number} cannot be read by this version")
+    if one.target not in {target.name for target, _ in _ways(settings)}:
+        raise Conflict(f"{one.target} is in the configuration no more")
+    with AlertFile(settings.storage.directory / storage.ALERTS) as file:
+        file.revive(one, clock.now())
+    return one
+
+
+def text(waiting: Sequence[Waiting], dead: Sequence[DeadAlert]) -> str:
+    """A line each, oldest first; what waits comes first."""
+    lines = [
+        f"waiting  {one.number}  {one.target}  since {_minute(one.decided_at)}, tried {one.attempts} times  {_about(one.alert)}"
+        for one in waiting
+    ]
+    lines += [
+        f"dead  {one.number}  {one.target}  given up {_minute(one.given_up_at)}: {one.reason}  {_about(one.alert)}"
+        for one in dead
+    ]
+    return "\n".join(lines) or "no alert waits, and none was given up"
+
+
+def _minute(at: int) -> str:
+    return f"{rfc3339(at)[:16]}Z"
+
+
+def _about(alert: Alert | None) -> str:
+    return "(of another version)" if alert is None else f"{alert.subject}: {alert.text}"

@@ -1,0 +1,71 @@
+"""The command `health`: the daily check by hand, and the trail of decisions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from getpass import getuser
+
+from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.core.operations.model_health import Action
+from insa_anomaly.ports import DecisionFilter, SeriesKey
+from insa_anomaly.services.audit import Author
+from insa_anomaly.services.model_health import (
+    DecisionPage,
+    DecisionView,
+    HealthReport,
+    HealthService,
+)
+from insa_anomaly.settings import Settings
+from insa_anomaly.wiring import clock, services
+from insa_anomaly.wiring.database import database
+
+TRAIL_MOST = 100
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[HealthService]:
+    with database(settings) as dsn:
+        migrate(dsn)
+        with services.pools(settings, dsn) as pools:
+            yield services.health_service(settings, pools)
+
+
+def check(settings: Settings) -> HealthReport:
+    """One run, by hand; a running daemon carries out what it decides. Raises Conflict where one is under way."""
+    with _opened(settings) as health:
+        return health.run(tuple(Action), Author(getuser(), "command line"), clock.now())
+
+
+def trail(settings: Settings, key: SeriesKey) -> DecisionPage:
+    """What was decided about the models of a series, newest first."""
+    with _opened(settings) as health:
+        return health.decisions(DecisionFilter(*key), None, TRAIL_MOST)
+
+
+def text(report: HealthReport) -> str:
+    """The report in lines."""
+    decided = ", ".join(f"{count} {kind}" for kind, count in report.decided.items()) or "nothing"
+    return "\n".join(
+        [
+            f"{'healthy' if report.healthy else 'not healthy'}: {report.summary}",
+            *(
+                f"  {one.device_id}/{one.metric_name}: {'; '.join(one.reasons.values())}"
+                for one in report.worst
+            ),
+            f"decided: {decided}",
+            f"{report.models} models in {report.seconds:.2f} s, run {report.run_id}",
+        ]
+    )
+
+
+def trail_text(page: DecisionPage) -> str:
+    """What was decided, a line each, newest first."""
+    return (
+        "\n".join(_line(one) for one in page.decisions) or "nothing was decided about this series"
+    )
+
+
+def _line(one: DecisionView) -> str:
+    came_of_it = " -> ".join(
+        part for part in (one.outcome or one.status, one.job_status, one.job_outcome) if part
+    )
+    return f"{one.at[:16]}Z  {one.kind} version {one.model_version} ({one.cause}): {one.reason} [{came_of_it}]"

@@ -1,0 +1,1 @@
+"""The three mains: the daemon, its admin port, and the process that trains."""
