@@ -1,4 +1,4 @@
-"""Processes that train: on this machine (joblib's loky), or wherever the workers of a Dask scheduler are."""
+"""Processes that train: on this machine (joblib's loky), or the workers of a Dask scheduler."""
 
 import ctypes
 import signal
@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 from insa_anomaly.errors import TrainingError
 
-IDLE_SECONDS = 30.0  # after which a process that has nothing to do goes, and with it 200 MB
+IDLE_SECONDS = 30.0  # after which an idle process ends and frees its 200 MB
 CONNECT_SECONDS = 10.0
 _DIES_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 T = TypeVar("T")
 
 
 class LokyWorkers:
-    """So many processes of this machine; with one alone the work is done here."""
+    """Processes of this machine; with a single process the work is done in the caller."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
 
     def run(self, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """Call each task, and give what came of it, in any order."""
-        from joblib import parallel_config  # noqa: PLC0415 - only whoever trains needs it
+        """Call each task and yield the results in any order."""
+        from joblib import parallel_config  # noqa: PLC0415 - needed only by training
 
         with parallel_config(
             "loky",
@@ -36,14 +36,17 @@ class LokyWorkers:
 
 
 class DaskWorkers:
-    """The workers of the scheduler at this address (`tls://host:8786`); they need this package, and our trust: Dask sends pickles."""
+    """The workers of the scheduler at an address (`tls://host:8786`).
+
+    They need this package, and they must be trusted: Dask sends pickles.
+    """
 
     def __init__(self, scheduler: str) -> None:
         self._scheduler = scheduler
 
     def run(self, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """Call each task, and give what came of it, in any order. Raises TrainingError."""
-        from joblib import parallel_config  # noqa: PLC0415 - only whoever trains needs it
+        """Call each task and yield the results in any order. Raises TrainingError."""
+        from joblib import parallel_config  # noqa: PLC0415 - needed only by training
 
         try:
             with self._client(), parallel_config("dask"):
@@ -75,7 +78,7 @@ def _called(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
 
 
 def _call(task: Callable[[], T]) -> T:
-    """In a process of this machine, which shall not outlive a parent that is killed."""
+    """Call a task in a process of this machine that ends when its parent is killed."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(_DIES_WITH_PARENT, int(signal.SIGTERM), 0, 0, 0)

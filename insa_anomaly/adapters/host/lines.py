@@ -1,7 +1,7 @@
-"""Lines between two processes, parent and child: a question goes one way, its answer comes back. Nobody else can reach them.
+"""Lines between parent and child process: each question brings back its answer.
 
-They are pairs of sockets that the child inherits. A question that was given up keeps its number, so that its late answer is known for
-what it is, and passed over.
+Lines are pairs of sockets that the child inherits; no other process can reach them. An abandoned
+question keeps its number, so that its late answer is recognised and skipped.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,16 +19,22 @@ _SILENT = "the daemon does not answer"
 
 
 class AskingEnd:
-    """Where the questions come from. A line carries one at a time; whoever finds all of them taken waits."""
+    """The end that sends questions, a single question on a line at a time.
+
+    A thread that finds all lines taken waits.
+    """
 
     def __init__(self, descriptors: Sequence[int]) -> None:
-        """Of the sockets this process inherited."""
+        """Take the inherited sockets by their `descriptors`."""
         self._free: LifoQueue[tuple[Connection[bytes, bytes], int]] = LifoQueue()
         for descriptor in descriptors:
             self._free.put((Connection(descriptor), 0))
 
     def ask(self, question: bytes, seconds: float) -> bytes:
-        """The answer. Raises DaemonSilent where there is none in so many seconds. Any thread may ask."""
+        """Send a question and return its answer. Any thread may call.
+
+        Raises DaemonSilent if no answer arrives within `seconds`.
+        """
         until = monotonic() + seconds
         try:
             line, number = self._free.get(timeout=seconds)
@@ -54,29 +60,32 @@ def _answer(
 
 
 class AnsweringEnd:
-    """Where the answers come from: a thread a line, which ends when the other end does."""
+    """The end that answers: a thread a line, which ends when the asking end does."""
 
     def __init__(self, lines: int) -> None:
         self._lines, self._others = zip(*(Pipe() for _ in range(lines)), strict=True)
 
     @property
     def descriptors(self) -> list[int]:
-        """For the child to inherit."""
+        """Descriptors for the child to inherit."""
         return [other.fileno() for other in self._others]
 
     def given_away(self) -> None:
-        """The child has its ends; ours of them are closed, or we would never hear that it is gone."""
+        """Close our copies of the child's ends once the child has inherited them.
+
+        With a copy open, the exit of the child would go unnoticed.
+        """
         for other in self._others:
             other.close()
 
     def serve(self, answer: Callable[[bytes], bytes]) -> None:
-        """Answer from now on; whoever asked before has waited."""
+        """Answer from now on; earlier questions have waited."""
         for line in self._lines:
             Thread(target=_serve, args=(line, answer), name="lines", daemon=True).start()
 
 
 def _serve(line: "Connection[bytes, bytes]", answer: Callable[[bytes], bytes]) -> None:
-    with line, suppress(OSError, EOFError):  # the child is gone
+    with line, suppress(OSError, EOFError):  # the child has ended
         while True:
             said = line.recv_bytes()
             line.send_bytes(said[:_NUMBER_BYTES] + _answered(answer, said[_NUMBER_BYTES:]))
@@ -85,6 +94,6 @@ def _serve(line: "Connection[bytes, bytes]", answer: Callable[[bytes], bytes]) -
 def _answered(answer: Callable[[bytes], bytes], question: bytes) -> bytes:
     try:
         return answer(question)
-    except Exception as error:  # noqa: BLE001 - a fault of ours: it is told, and nothing is what nobody takes for an answer
+    except Exception as error:  # noqa: BLE001 - a fault of ours: logged, and answered by no bytes
         instrumentation.question_failed(error)
         return b""

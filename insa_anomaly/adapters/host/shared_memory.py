@@ -1,4 +1,8 @@
-"""Memory that this process writes and a child reads: anonymous, gone with the last of them, taken only where something was written."""
+"""Memory that this process writes and a child reads.
+
+The memory is anonymous, disappears with the last process that maps it, and takes room only where
+it has been written.
+"""
 
 import fcntl
 import math
@@ -10,16 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_SEAL_FUTURE_WRITE = (
-    0x10  # F_SEAL_FUTURE_WRITE of Linux 5.1: nobody maps it for writing from now on
-)
+# F_SEAL_FUTURE_WRITE of Linux 5.1: no process maps the memory for writing from now on.
+_SEAL_FUTURE_WRITE = 0x10
 
 
 class SharedMemory:
-    """Gives arrays of zeros, one behind the other. Whoever asks for the same in the same order elsewhere has the same memory."""
+    """Source of arrays of zeros, laid out in the order of the calls.
+
+    A process that requests the same arrays in the same order shares the same memory.
+    """
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """New memory, or with the `descriptor` of another's, that, to be read."""
+        """Create new memory, or open the memory behind another process's `descriptor` to read."""
         self.descriptor = (
             os.memfd_create("insa-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             if descriptor is None
@@ -28,8 +34,8 @@ class SharedMemory:
         self._ours = descriptor is None
         self._end = 0
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - whatever numpy takes for one
-        """One more array."""
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - any dtype of numpy
+        """Return the next array."""
         kind = np.dtype(dtype)
         size = math.prod(shape) * kind.itemsize
         begin, self._end = self._end, self._end + -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -40,9 +46,8 @@ class SharedMemory:
         return np.frombuffer(found, kind, math.prod(shape)).reshape(shape)
 
     def seal(self) -> None:
-        """No more arrays; whoever has the descriptor may read, and not write."""
+        """Forbid further arrays; a process with the descriptor may then read but not write."""
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        with suppress(
-            OSError
-        ):  # an older kernel: a child is trusted then not to do what it has no code for
+        # An older kernel refuses: the child is then trusted, as it has no code that writes.
+        with suppress(OSError):
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEAL_FUTURE_WRITE)

@@ -1,17 +1,20 @@
-"""What systemd is told: that we are ready, that we are alive, that we stop. Without systemd, nobody is told anything."""
+"""Notifications to systemd: ready, alive, stopping. Without systemd no notification is sent."""
 
 import socket
 from contextlib import suppress
 
 
 class Notifier:
-    """Speaks to the socket that `NOTIFY_SOCKET` names; None: to nobody."""
+    """Sender to the socket that `NOTIFY_SOCKET` names; None: no notification is sent."""
 
     def __init__(self, address: str | None) -> None:
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
 
     def tell(self, word: str) -> None:
-        """`READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=...`. Never raises: a supervisor that does not listen is no reason to stop."""
+        """Send `READY=1`, `WATCHDOG=1`, `STOPPING=1` or `STATUS=...`.
+
+        Never raises: a supervisor that does not listen is no reason to stop.
+        """
         if self._address:
             with (
                 suppress(OSError),

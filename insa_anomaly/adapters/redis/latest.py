@@ -1,4 +1,7 @@
-"""The newest result of every series in Redis or Valkey: losable, so nothing here waits long, and nothing is raised."""
+"""The newest result of every series, in Redis or Valkey.
+
+Results there may be lost, so no call waits long and no call raises.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +19,8 @@ from insa_anomaly import instrumentation
 from insa_anomaly.errors import CacheAway, ConfigError
 from insa_anomaly.ports import SeriesKey
 
-_TIMEOUT_SECONDS = 0.25  # for one wait; the driver's own would be 5 s, and again on every retry
+# Seconds for one wait; the driver's own timeout would be 5 s, and again on every retry.
+_TIMEOUT_SECONDS = 0.25
 _BUDGET_SECONDS = 1.0  # for one call, however many waits it has
 _RESULT_SECONDS, _MODEL_SECONDS = 300, 3600
 _COMMANDS_AT_ONCE = 500
@@ -24,22 +28,22 @@ _COMMANDS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Breaker:
-    """Leaves a failed service alone for a while. Times are seconds of any monotonic clock."""
+    """Pause of calls to a failed service. Times are seconds of any monotonic clock."""
 
     rest_seconds: float = 5.0
     failed_at: float = -inf
 
     def allows(self, now: float) -> bool:
-        """Whether the service may be asked."""
+        """Return whether the service may be called."""
         return now - self.failed_at >= self.rest_seconds
 
     def failed(self, now: float) -> "Breaker":
-        """The breaker after a failure."""
+        """Return the breaker after a failure."""
         return Breaker(self.rest_seconds, now)
 
 
 class _Losable:
-    """A connection that is asked once and shortly, and left alone for a while after it failed."""
+    """A connection with a single, short attempt a call, and a pause of calls after a failure."""
 
     def __init__(
         self, url: str, password: str | None = None, breaker: Breaker | None = None
@@ -53,7 +57,8 @@ class _Losable:
                 retry=Retry(NoBackoff(), 0),
                 **given,
             )
-            self._client.connection_pool.make_connection()  # where the driver looks at what the address asks of it
+            # The driver checks the options in the address at this point.
+            self._client.connection_pool.make_connection()
         except (TypeError, ValueError) as error:
             raise ConfigError(f"redis.url asks for what cannot be: {error}") from error
         self._breaker = breaker or Breaker()
@@ -69,14 +74,14 @@ class _Losable:
         self._client.close()
 
     def try_out(self) -> None:
-        """Have it answer once. Raises CacheAway."""
+        """Ping the service. Raises CacheAway."""
         try:
             self._client.ping()
         except (redis.RedisError, OSError) as error:
             raise CacheAway(f"Redis does not answer: {error}") from error
 
     def _asked(self, ask: Callable[[], object], failed: Callable[[str], None]) -> object:
-        """What it answers; None where it does not answer at once."""
+        """Return the answer to `ask`; None if there is no answer at once."""
         if not self._breaker.allows(time.monotonic()):
             return None
         try:
@@ -91,29 +96,32 @@ class RedisCache(_Losable):
     """The port `Cache`."""
 
     def get(self, name: str) -> bytes | None:
-        """What was put under this name, while it is good; None too where Redis does not answer at once."""
+        """Return the value stored under a name; None if it expired or Redis does not answer."""
         found = self._asked(lambda: self._client.get(name), instrumentation.cache_unavailable)
         return found if isinstance(found, bytes) else None
 
     def put(self, name: str, value: bytes, seconds: int) -> None:
-        """Keep it for so long, or let it go where Redis does not answer at once."""
+        """Store a value for `seconds`, or drop it if Redis does not answer at once."""
         self._asked(
             lambda: self._client.set(name, value, ex=seconds), instrumentation.cache_unavailable
         )
 
 
 class RedisLatest(_Losable):
-    """The port `Latest`: `ml:predictions:<device>:<metric>:latest` for five minutes, `ml:model:<device>:<metric>` for an hour."""
+    """The port `Latest`: results for five minutes, ids of models for an hour.
+
+    The keys are `ml:predictions:<device>:<metric>:latest` and `ml:model:<device>:<metric>`.
+    """
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
-        """Replace the results of these series, or let them go where Redis does not answer at once."""
+        """Replace the results of these series, or drop them if Redis does not answer at once."""
         self._try(
             (f"ml:predictions:{device}:{metric}:latest", value, _RESULT_SECONDS)
             for (device, metric), value in results.items()
         )
 
     def serve(self, models: dict[SeriesKey, str]) -> None:
-        """Show the ids of the models that serve these series, or let it be where Redis does not answer at once."""
+        """Store the ids of the models that serve these series, or drop them without an answer."""
         self._try(
             (f"ml:model:{device}:{metric}", name.encode(), _MODEL_SECONDS)
             for (device, metric), name in models.items()
@@ -126,7 +134,10 @@ class RedisLatest(_Losable):
         )
 
     def _set(self, values: Iterable[tuple[str, bytes, int]], until: float) -> None:
-        """Commands are packed here: the driver's pipeline takes five times the processor time (12 us a key against 2)."""
+        """Set the values in commands packed here, with their answers read before `until`.
+
+        The driver's pipeline takes five times the processor time (12 us a key against 2).
+        """
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:
@@ -134,7 +145,8 @@ class RedisLatest(_Losable):
                 connection.send_packed_command([b"".join(commands)])  # type: ignore[no-untyped-call]
                 _take_answers(connection, len(commands), until)
         except BaseException:
-            connection.disconnect()  # type: ignore[no-untyped-call]  # else the next user takes our answers for its own
+            # Otherwise the next user of the connection reads our answers as its own.
+            connection.disconnect()  # type: ignore[no-untyped-call]
             raise
         finally:
             pool.release(connection)
@@ -154,6 +166,6 @@ def _packed(values: Iterable[tuple[str, bytes, int]]) -> Iterator[list[bytes]]:
 
 
 def _command(key: bytes, value: bytes, seconds: int) -> bytes:
-    """SET key value EX seconds, as it goes over the wire."""
+    """Return SET key value EX seconds in the form sent over the wire."""
     words = (b"SET", key, value, b"EX", b"%d" % seconds)
     return b"*5\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])

@@ -1,4 +1,4 @@
-"""How much of something a caller had within the last minute: counted in Redis for all daemons, or here while Redis is away."""
+"""Rate limits a minute: counted in Redis for all daemons, or here while Redis is unreachable."""
 
 import time
 from math import floor, inf
@@ -18,23 +18,23 @@ _MINUTE = 60.0
 
 
 class _Counted(NamedTuple):
-    """What one name had in a minute, and in the one before it."""
+    """The counts of a name in a minute and in the minute before it."""
 
     minute: int
     had: int
     had_before: int
 
     def at(self, minute: int) -> "_Counted":
-        """The same in a later minute."""
+        """Return the counts as seen in a later minute."""
         if minute == self.minute:
             return self
         return _Counted(minute, 0, self.had if minute == self.minute + 1 else 0)
 
 
 class LocalRateLimit:
-    """The port `RateLimit` in this process: a sliding window of two counters, as `limits` counts in Redis.
+    """The port `RateLimit` in this process: a sliding window of two counters, like that in Redis.
 
-    Its own storage in memory starts a thread for every request.
+    The library's own storage in memory starts a thread for every request.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,10 @@ class LocalRateLimit:
         self._counting = Lock()
 
     def take(self, name: str, cost: int, a_minute: int) -> float | None:
-        """Take so much of what `name` may have a minute; None, or the seconds after which to come again: then nothing was taken."""
+        """Take `cost` from the amount that `name` may use a minute.
+
+        Returns None, or the seconds to wait before another attempt: no amount was then taken.
+        """
         minute, passed = divmod(time.monotonic(), _MINUTE)
         with self._counting:
             counted = self._counted.get(name, _Counted(int(minute), 0, 0)).at(int(minute))
@@ -53,10 +56,11 @@ class LocalRateLimit:
 
 
 class RedisRateLimit:
-    """The port `RateLimit` in Redis; while that is away, or slow, each process counts for itself."""
+    """The port `RateLimit` in Redis; without a prompt answer each process counts for itself."""
 
     def __init__(self, url: str, password: str | None = None, rest_seconds: float = 5.0) -> None:
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s: only where there is a Redis
+        # The driver takes 16 MB and 0.3 s, so it is imported only if there is a Redis.
+        from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
 
         given: dict[str, Any] = {} if password is None else {"password": password}
@@ -74,7 +78,10 @@ class RedisRateLimit:
         self._failed_at = -inf
 
     def take(self, name: str, cost: int, a_minute: int) -> float | None:
-        """Take so much of what `name` may have a minute; None, or the seconds after which to come again: then nothing was taken."""
+        """Take `cost` from the amount that `name` may use a minute.
+
+        Returns None, or the seconds to wait before another attempt: no amount was then taken.
+        """
         if time.monotonic() - self._failed_at >= self._rest:
             try:
                 return _taken(self._shared, name, cost, a_minute)

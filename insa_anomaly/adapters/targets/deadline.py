@@ -1,4 +1,4 @@
-"""A time that something must not exceed, where nothing but cutting it off from another thread can end it."""
+"""A deadline for work that only a cut-off from another thread can end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,10 @@ AGAIN_SECONDS = 0.1
 
 @contextmanager
 def bounded(seconds: float, cut_off: Callable[[], None]) -> Iterator[None]:
-    """Call `cut_off` once the block has taken so long; and again until it ends, since the first call may find nothing to cut yet."""
+    """Call `cut_off` once the block has taken `seconds`, and again until the block ends.
+
+    The first call may come before there is any connection to cut.
+    """
     done = Event()
     thread = Thread(target=_watch, args=(done, seconds, cut_off), name="deadline", daemon=True)
     thread.start()

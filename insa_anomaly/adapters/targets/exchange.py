@@ -1,8 +1,9 @@
-"""One request and its answer over HTTP, bounded in time, bytes and reach: for addresses that come from a configuration.
+"""A request and its answer over HTTP, bounded in time, bytes and reach.
 
-The name is resolved once, every address is checked, and the connection goes to one that was: what a name is said to be a moment later does
-not count. No redirect is followed and no proxy of the environment asked. From the standard library, because only there the whole
-exchange can be cut off from another thread, however slowly the other side talks.
+The addresses come from a configuration. A name is resolved once, every address is checked, and the
+connection goes to a checked address: later answers of the name server do not count. No redirect is
+followed and no proxy of the environment is used. The standard library is used, because only there
+another thread can cut off the whole exchange, however slowly the other side sends.
 """
 
 import http.client
@@ -20,9 +21,8 @@ from insa_anomaly.adapters.targets.deadline import bounded
 from insa_anomaly.errors import TargetAway
 
 _MOST_BYTES = 4 << 20  # of an answer
-_WELL_KNOWN = ipaddress.ip_network(
-    "64:ff9b::/96"
-)  # IPv4 addresses in IPv6 ones, where NAT64 translates
+# IPv4 addresses inside IPv6 addresses, as NAT64 translates them.
+_WELL_KNOWN = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass
 class Exchange:
-    """Requests, one at a time. Only public addresses are reached, and those in `networks`."""
+    """Requests, sent singly. Only public addresses and addresses in `networks` are reached."""
 
     networks: Sequence[Network] = ()
     deadline: float = 10.0
@@ -49,7 +49,10 @@ class Exchange:
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> Answer:
-        """Raises TargetAway where there is no answer in time, or where the address is not one we may reach."""
+        """Send a request and return the answer.
+
+        Raises TargetAway if no answer comes in time or the address is not allowed.
+        """
         try:
             with bounded(self.deadline, self.interrupt):
                 return self._send(method, url, headers, body)
@@ -63,9 +66,8 @@ class Exchange:
         with self._lock:
             if self._socket is not None:
                 with suppress(OSError):
-                    socket.socket.shutdown(
-                        self._socket, socket.SHUT_RDWR
-                    )  # the raw socket's: no word of TLS waits for the other side
+                    # On the raw socket: no closing handshake of TLS waits for the other side.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
@@ -82,7 +84,7 @@ class Exchange:
         try:
             connection.sock = self._connected(parts.hostname, port, secure=parts.scheme == "https")
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            host = parts.netloc  # as it was written: a port that is not the usual one is part of it
+            host = parts.netloc  # as written in the address, with its port if that is unusual
             connection.request(method, path, body, {"Host": host, "Connection": "close", **headers})
             answer = connection.getresponse()
             content = answer.read(_MOST_BYTES + 1)
@@ -119,7 +121,10 @@ class Exchange:
 
 
 def reachable(host: str, port: int, networks: Sequence[Network]) -> str:
-    """The address of this name. Raises ValueError where one of those it has is not one we may reach."""
+    """Return the first address of a name.
+
+    Raises ValueError if any of its addresses is not allowed.
+    """
     found = [str(where[0]) for *_, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
         if not allowed(ipaddress.ip_address(address.partition("%")[0]), networks):
@@ -128,7 +133,7 @@ def reachable(host: str, port: int, networks: Sequence[Network]) -> str:
 
 
 def allowed(address: Address, networks: Sequence[Network]) -> bool:
-    """Whether we may reach it: it is public, or in one of the networks."""
+    """Return whether an address may be reached: it is public or in a listed network."""
     meant = _meant(address)
     listed = any(
         one in network
@@ -140,7 +145,7 @@ def allowed(address: Address, networks: Sequence[Network]) -> bool:
 
 
 def _meant(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, where it does."""
+    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
     if address.version == 4:
         return address
     if address in _WELL_KNOWN:

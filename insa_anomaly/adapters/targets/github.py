@@ -1,6 +1,7 @@
-"""Alerts about models as GitHub issues: one for each cause, opened, commented on, and closed once the cause is over.
+"""Alerts about models as GitHub issues, an issue for each cause.
 
-Nothing is done twice: what we write carries a marker that nobody sees, and is looked for before it is written.
+An issue is opened, commented on, and closed once the cause is over. No step is done twice: each
+text carries an invisible marker, which is looked up before a text is written.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,13 +21,16 @@ LABEL = "insa-anomaly"
 _PAGE = 100
 _MOST_PAGES = 50
 _LONGEST_TITLE = 200
-_REST_SECONDS = 60.0  # where GitHub says that it is too much, and not until when
-_MOST_SECONDS = 3900.0  # a limit is set back every hour
+_REST_SECONDS = 60.0  # where GitHub reports too many requests without naming a time
+_MOST_SECONDS = 3900.0  # a limit is reset every hour
 
 
 @dataclass(frozen=True)
 class Repository:
-    """Where issues are opened: the address of the API, `owner/name`, and the token, read anew for each request."""
+    """The place of the issues: address of the API, `owner/name` and the token.
+
+    `token` is called for each request.
+    """
 
     url: str
     name: str
@@ -47,12 +51,14 @@ class GitHub:
         self._exchange = exchange
         self._clock = clock
         self._link = link
-        self._numbers: dict[
-            str, int
-        ] = {}  # issues of this run by their marker: a list may be some seconds behind
+        # Issues of this run by their marker: GitHub's list may be some seconds behind.
+        self._numbers: dict[str, int] = {}
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
-        """Open, comment on or close the issue of its cause. Raises TargetAway, TargetRefused."""
+        """Open, comment on or close the issue of the alert's cause.
+
+        Raises TargetAway, TargetRefused.
+        """
         mark = marker("cause", alert.cause)
         number = self._issue(mark)
         if number is None:
@@ -67,7 +73,7 @@ class GitHub:
             self._numbers.pop(mark, None)
 
     def try_out(self) -> None:
-        """Look at an issue, and write nothing. Raises TargetAway, TargetRefused."""
+        """Read an issue without writing any. Raises TargetAway, TargetRefused."""
         self._call("GET", "/issues?per_page=1", None, list[dict[str, Any]])
 
     def interrupt(self) -> None:
@@ -75,7 +81,7 @@ class GitHub:
         self._exchange.interrupt()
 
     def _issue(self, mark: str) -> int | None:
-        """The open issue with this marker."""
+        """Return the number of the open issue with this marker; None without such an issue."""
         known = self._numbers.get(mark)
         if known is not None and self._is_open(known):
             return known
@@ -102,7 +108,7 @@ class GitHub:
         self._numbers[mark] = int(issue["number"])
 
     def _comment(self, number: int, delivery_id: str, alert: Alert, decided_at: int) -> None:
-        """Unless it was said before: in the issue itself or in a comment since it was decided."""
+        """Write a comment unless the issue, or a comment since the decision, has its marker."""
         mark = marker("delivery", delivery_id)
         since = datetime.fromtimestamp(decided_at / 1e6, UTC) - timedelta(hours=1)
         said = self._call("GET", f"/issues/{number}", None).get("body") or ""
@@ -117,7 +123,8 @@ class GitHub:
             )
 
     def _words(self, alert: Alert) -> str:
-        fence = "````"  # longer than any that the words may hold: what devices call themselves must not become markup
+        # Longer than any fence in the text: the names that devices choose must not become markup.
+        fence = "````"
         link = self._link(alert)
         text = described(alert, "").replace("`", "'").replace("<!--", "< !--")
         return f"{fence}text\n{text}{fence}" + (f"\n\n{link}" if link else "")
@@ -170,7 +177,7 @@ class GitHub:
             raise TargetAway(str(error)) from error
 
     def _rest(self, answer: Answer) -> float | None:
-        """Seconds until GitHub may be asked again, where it says that it was asked too often."""
+        """Return the seconds to wait if GitHub reports too many requests; None otherwise."""
         if answer.status not in {403, 429}:
             return None
         after, left, reset = (
@@ -185,7 +192,7 @@ class GitHub:
 
 
 def marker(kind: str, name: str) -> str:
-    """What nobody sees in an issue or a comment, and we find."""
+    """Return a marker that is invisible in an issue or a comment but can be searched for."""
     return (
         f"<!-- insa-anomaly {kind} {sha256(name.encode(errors='backslashreplace')).hexdigest()} -->"
     )

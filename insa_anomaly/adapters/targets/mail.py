@@ -1,4 +1,4 @@
-"""Alerts by mail: one message each over SMTP, with TLS and a password where the server wants them."""
+"""Alerts by mail: a message each over SMTP, with TLS and a password if the server needs them."""
 
 import smtplib
 import socket
@@ -22,18 +22,16 @@ from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 _LONGEST_SUBJECT = 150
 _DOMAIN = "insa-anomaly.invalid"  # of message ids: unique by what stands before it
-_OF_THE_MESSAGE = {
-    500,
-    501,
-    552,
-    553,
-    554,
-}  # what a server answers that will never take it; all else may be put right
+# Codes of a final refusal; any other fault may be corrected.
+_OF_THE_MESSAGE = {500, 501, 552, 553, 554}
 
 
 @dataclass(frozen=True)
 class Post:
-    """The server, how it is spoken to, and who writes to whom. `password` is read anew for each message."""
+    """The server and its protocol, the sender and the recipients.
+
+    `password` is called for each message.
+    """
 
     host: str
     port: int
@@ -47,7 +45,7 @@ class Post:
 
 
 class Mail:
-    """The port `AlertTarget`. What takes longer than `adapters/targets/deadline` seconds in all is cut off."""
+    """The port `AlertTarget`. A delivery that exceeds the post's `deadline` seconds is cut off."""
 
     def __init__(self, post: Post, link: Callable[[Alert], str] = lambda _: "") -> None:
         self._post = post
@@ -56,17 +54,17 @@ class Mail:
         self._session: smtplib.SMTP | None = None
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
-        """Send it. Raises TargetAway, TargetRefused."""
+        """Send an alert. Raises TargetAway, TargetRefused."""
         with self._bounded() as session:
             message = self._message(delivery_id, alert, decided_at)
             refused = session.send_message(message, self._post.sender, list(self._post.recipients))
             if refused:
                 instrumentation.recipients_refused(list(refused))
             with suppress(smtplib.SMTPException, OSError):
-                session.quit()  # it has been taken by now
+                session.quit()  # the message is accepted by now
 
     def try_out(self) -> None:
-        """Log in, and send nothing. Raises TargetAway."""
+        """Log in without sending a message. Raises TargetAway."""
         with self._bounded() as session:
             session.noop()
 
@@ -75,13 +73,15 @@ class Mail:
         with self._lock:
             if self._session is not None and self._session.sock is not None:
                 with suppress(OSError):
-                    socket.socket.shutdown(
-                        self._session.sock, socket.SHUT_RDWR
-                    )  # the raw socket's: no word of TLS waits for the other side
+                    # On the raw socket: no closing handshake of TLS waits for the other side.
+                    socket.socket.shutdown(self._session.sock, socket.SHUT_RDWR)
 
     @contextmanager
     def _bounded(self) -> Iterator[smtplib.SMTP]:
-        """A session, logged in, that no server can hold up for longer than the deadline. Raises TargetAway, TargetRefused."""
+        """Yield a session, logged in, that no server can delay beyond the deadline.
+
+        Raises TargetAway, TargetRefused.
+        """
         try:
             with bounded(self._post.deadline, self.interrupt):
                 yield self._logged_in()
@@ -109,12 +109,12 @@ class Mail:
         )
         with self._lock:
             self._session = session
-        session._host = post.host  # type: ignore[attr-defined]  # noqa: SLF001 - set by the constructor alone, which would connect out of our reach
+        # Set by the constructor alone, which would connect before `interrupt` knows the session.
+        session._host = post.host  # type: ignore[attr-defined]  # noqa: SLF001
         session.connect(post.host, post.port)
         if post.security == "starttls":
-            session.starttls(
-                context=context
-            )  # raises where the server has none: no password goes in the clear
+            # Raises if the server has no TLS: no password is sent in clear.
+            session.starttls(context=context)
         if post.username is not None:
             session.login(post.username, post.password() or "")
         return session
@@ -124,17 +124,16 @@ class Mail:
         message["From"], message["To"] = self._post.sender, ", ".join(self._post.recipients)
         message["Subject"] = _line(f"[{alert.severity.name}] {alert.subject}: {alert.text}")
         message["Date"] = format_datetime(datetime.fromtimestamp(decided_at / 1e6, UTC))
-        message["Message-ID"] = f"<{delivery_id}@{_DOMAIN}>"  # the same if it comes twice
-        message["References"] = (
-            f"<{deterministic_id('cause', alert.cause)}@{_DOMAIN}>"  # all of one cause are one conversation
-        )
+        message["Message-ID"] = f"<{delivery_id}@{_DOMAIN}>"  # the same for a repeated delivery
+        # All messages of a cause form a single conversation.
+        message["References"] = f"<{deterministic_id('cause', alert.cause)}@{_DOMAIN}>"
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(described(alert, self._link(alert)))
         return message
 
 
 def _line(text: str) -> str:
-    """One printable line: what devices call themselves must not write headers."""
+    """Return a printable line: the names that devices choose must not write headers."""
     return "".join(character if character.isprintable() else " " for character in text)[
         :_LONGEST_SUBJECT
     ]

@@ -1,4 +1,4 @@
-"""Alerts as JSON to a webhook, signed, so that the receiver knows who wrote them and when."""
+"""Alerts as JSON to a webhook, signed, so that the receiver knows their author and time."""
 
 import hmac
 from collections.abc import Callable
@@ -11,14 +11,16 @@ from insa_anomaly.core.notification.alert import Alert
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
-_OF_THE_MESSAGE = {400, 413, 414, 422}  # it would be refused again; any other answer may change
+# Final refusals of a message; after any other answer, a retry may succeed.
+_OF_THE_MESSAGE = {400, 413, 414, 422}
 
 
 class Webhook:
     """The port `AlertTarget`.
 
-    `X-Insa-Signature: t=<seconds>,v1=<hex>` is the HMAC-SHA256 of `<seconds>.<body>`; `X-Insa-Delivery` is the same whenever an alert comes
-    again. `secret` and `clock` (microseconds) are asked for each request.
+    `X-Insa-Signature: t=<seconds>,v1=<hex>` is the HMAC-SHA256 of `<seconds>.<body>`.
+    `X-Insa-Delivery` stays the same whenever an alert comes again. `secret` and `clock`
+    (microseconds) are called for each request.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Webhook:
         self._link = link
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
-        """Send it. Raises TargetAway, TargetRefused."""
+        """Send an alert. Raises TargetAway, TargetRefused."""
         body = payload(delivery_id, alert, decided_at, self._link(alert))
         try:
             headers = {
@@ -68,12 +70,12 @@ class Webhook:
 
 
 def signature(secret: str, seconds: str, body: bytes) -> str:
-    """HMAC-SHA256 of `<seconds>.<body>`, in hex."""
+    """Return the HMAC-SHA256 of `<seconds>.<body>`, in hex."""
     return hmac.new(secret.encode(), seconds.encode() + b"." + body, sha256).hexdigest()
 
 
 def payload(delivery_id: str, alert: Alert, decided_at: int, link: str) -> bytes:
-    """The alert as JSON."""
+    """Return the alert as JSON."""
     said = {
         "delivery_id": delivery_id,
         "decided_at": rfc3339(decided_at),
@@ -97,5 +99,8 @@ def payload(delivery_id: str, alert: Alert, decided_at: int, link: str) -> bytes
 
 
 def _asked(retry_after: str) -> float | None:
-    """Seconds that the receiver asks to be left alone; a date instead of a number is no more than a wish."""
+    """Return the seconds that the receiver asks to wait, at most an hour.
+
+    A date in place of a number of seconds is not followed.
+    """
     return min(float(retry_after), 3600.0) if retry_after.isdigit() else None
