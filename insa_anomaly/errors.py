@@ -1,11 +1,11 @@
-"""What can break, one class each; the docstring is the message where none is given.
+"""Errors, a class each; the docstring of a class is its default message.
 
-Bad input is not here: it is a value (`core.reading.parser.Rejected`).
+Bad input is no error but a value (`core.reading.reading.Rejected`).
 """
 
 
 class InsaError(Exception):
-    """Something in insa-anomaly broke."""
+    """An operation of insa-anomaly failed."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
@@ -20,7 +20,7 @@ class BrokerAway(InsaError):
 
 
 class BrokerRefused(InsaError):
-    """The MQTT broker refuses us."""
+    """The MQTT broker refuses the connection."""
 
 
 class DatabaseAway(InsaError):
@@ -28,7 +28,7 @@ class DatabaseAway(InsaError):
 
 
 class DatabaseTaken(DatabaseAway):
-    """Another daemon with our client id records into this database."""
+    """Another daemon with the same client id records into this database."""
 
 
 class DatabaseRefused(InsaError):
@@ -36,7 +36,7 @@ class DatabaseRefused(InsaError):
 
 
 class RowsRefused(DatabaseRefused):
-    """PostgreSQL refuses what a row holds; without it the rest may be taken."""
+    """PostgreSQL refuses the values of a row; without the row it may accept the rest."""
 
 
 class MigrationError(DatabaseRefused):
@@ -48,15 +48,15 @@ class LogBroken(InsaError):
 
 
 class LogDamaged(LogBroken):
-    """The log of incoming messages is there, and is not what was written."""
+    """The log of incoming messages exists, but its content is not as written."""
 
 
 class LogFull(LogBroken):
-    """The log of incoming messages has its full size; it has room again once what is in it is dealt with."""
+    """The log of incoming messages is full; it has room again once its readers catch up."""
 
 
 class LogDead(LogBroken):
-    """The device failed under the log of incoming messages, which must be opened anew before it is written again."""
+    """The device failed under the log of incoming messages, which must be opened anew."""
 
 
 class StateBroken(InsaError):
@@ -64,11 +64,11 @@ class StateBroken(InsaError):
 
 
 class StateUnwritable(StateBroken):
-    """The disk does not take the states now; the same call may succeed later."""
+    """The disk does not accept the states now; the same call may succeed later."""
 
 
 class StateDamaged(StateBroken):
-    """The file of states is there, and is not what was written."""
+    """The file of states exists, but its content is not as written."""
 
 
 class AlertsBroken(InsaError):
@@ -76,15 +76,15 @@ class AlertsBroken(InsaError):
 
 
 class AlertsDamaged(AlertsBroken):
-    """The file of alerts is there, and is not what was written."""
+    """The file of alerts exists, but its content is not as written."""
 
 
 class CacheAway(InsaError):
-    """Redis does not answer; nothing is lost by that, and the latest results are not shown."""
+    """Redis does not answer; no data is lost, but the latest results are not shown."""
 
 
 class TargetAway(InsaError):
-    """Whoever is to hear of an alert cannot be reached; the same call may succeed later."""
+    """The target of an alert cannot be reached; the same call may succeed later."""
 
     def __init__(self, message: str = "", retry_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -92,11 +92,11 @@ class TargetAway(InsaError):
 
 
 class TargetRefused(InsaError):
-    """Whoever is to hear of an alert refuses it; it would be refused again."""
+    """The target of an alert refuses the alert; the same call would be refused again."""
 
 
 class DiskUnreadable(InsaError):
-    """What is stored cannot be looked at."""
+    """The files on disk cannot be inspected."""
 
 
 class ModelFileError(InsaError):
@@ -104,7 +104,7 @@ class ModelFileError(InsaError):
 
 
 class ModelStorageError(ModelFileError):
-    """The disk does not give a model's files; the same call may succeed later."""
+    """The disk does not return a model's files; the same call may succeed later."""
 
 
 class TrainingError(InsaError):
@@ -112,15 +112,15 @@ class TrainingError(InsaError):
 
 
 class NotFound(InsaError):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
 
 class Conflict(InsaError):
-    """The thing is not in a state in which this can be done."""
+    """The state of the object does not allow this operation."""
 
 
 class TooMany(InsaError):
-    """There is no room for more of this now; the same may succeed later."""
+    """There is no room for another at the moment; the same call may succeed later."""
 
     def __init__(self, message: str = "", retry_seconds: float = 1.0) -> None:
         super().__init__(message)
@@ -128,7 +128,7 @@ class TooMany(InsaError):
 
 
 class TooLarge(InsaError):
-    """More than is taken at once; the same would be refused again."""
+    """The request exceeds a limit; the same request would be refused again."""
 
 
 class NotEnoughData(TrainingError):
@@ -164,4 +164,4 @@ class DaemonSilent(InsaError):
 
 
 class AlreadyRunning(InsaError):
-    """Another daemon has our storage directory, or our client id."""
+    """Another daemon uses the same storage directory or the same client id."""

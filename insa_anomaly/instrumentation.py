@@ -1,7 +1,8 @@
-"""Every happening by its name: one function logs it and counts it, and nobody else touches a logger or a counter.
+"""Every event of the daemon by its name: a single function logs and counts it.
 
-Labels are bounded: a device or a series is a field of a log line, never a label, but for the figures of single models, which are a
-text of their own. Values that are known beforehand are at 0 from the start, so that the first rise is seen. `dashboards/README.md`
+No other module touches a logger or a counter. Labels are bounded: a device or a series is a field
+of a log line, never a label, except in the figures of single models, which are a text of their own.
+Values that are known beforehand start at 0, so that the first rise is seen. `dashboards/README.md`
 lists all metrics.
 """
 
@@ -31,23 +32,14 @@ from insa_anomaly.core.operations.model_health import Decision
 from insa_anomaly.core.reading.reading import Cause
 
 REGISTRY = CollectorRegistry()
-PORT = CollectorRegistry()  # what the process of the admin port counts; all else is the daemon's
-TROUBLES = (
-    "broker",
-    "canary",
-    "log",
-    "state",
-    "database",
-    "events",
-    "alerts",
-    "admin",
-    "thread",
-)  # all that `insa_trouble` can tell
+PORT = CollectorRegistry()  # of the admin port's process; the other registry is the daemon's
+# Values of the label of `insa_trouble`.
+TROUBLES = ("broker", "canary", "log", "state", "database", "events", "alerts", "admin", "thread")
 READERS = ("score", "record")
 TRANSITIONS = [one.name.lower() for one in Transition if one is not Transition.NONE]
 CACHED = ("anomaly_count",)
 SILENCE_KINDS = ("device_silent", "device_back", "stream_silent", "stream_back")
-DECISIONS = (  # (cause, kind) of what a health check can decide
+DECISIONS = (  # (cause, kind) of every decision that a health check can make
     *(
         ("age", "retrain"),
         ("degraded", "retrain"),
@@ -73,7 +65,7 @@ _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 3
 
 
 class Definition(NamedTuple):
-    """What a metric is, for whoever watches."""
+    """Description of a metric, for readers of dashboards."""
 
     name: str
     kind: str
@@ -86,7 +78,10 @@ _DEFINED: list[Definition] = []
 
 
 def _define(name: str, kind: str, text: str, labels: tuple[str, ...] = ()) -> None:
-    """The unit is the end of the name, as Prometheus wants it; what has none counts, or says yes (1) or no."""
+    """Record a metric; its unit is the end of its name, as Prometheus prefers.
+
+    A metric without a unit is a count, or is 1 for yes and 0 for no.
+    """
     stem = name.removesuffix("_total")
     of_name = next((unit for end, unit in _UNITS.items() if stem.endswith(end)), "count")
     _DEFINED.append(
@@ -253,16 +248,15 @@ for _family in ProcessCollector(registry=REGISTRY).collect():
 
 
 def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
-    """Logs to standard error: `json`, `console`, or by whether it is a terminal (`auto`)."""
+    """Send logs to standard error as `json` or `console`; `auto` picks `console` on a terminal."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    trace = structlog.tracebacks.ExceptionDictTransformer(
-        show_locals=False
-    )  # locals may hold secrets
+    # Locals are not shown, because they may hold secrets.
+    trace = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     last: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
@@ -278,37 +272,42 @@ def set_up_logging(level: str = "INFO", form: str = "auto") -> None:
 
 
 def definitions() -> tuple[Definition, ...]:
-    """Every metric: the daemon's, its process's, the single models'."""
+    """Return every metric: of the daemon, of its process, of single models."""
     return tuple(_DEFINED)
 
 
 def metrics_text() -> bytes:
-    """What the daemon counts, but for single models, in Prometheus' text format."""
+    """Return the daemon's metrics, except of single models, in Prometheus' text format."""
     return generate_latest(REGISTRY)
 
 
 def port_metrics_text() -> bytes:
-    """What the process of the admin port counts, in the same format."""
+    """Return the metrics of the admin port's process, in Prometheus' text format."""
     return generate_latest(PORT)
 
 
 _MODEL_LABELS = ("device_id", "metric_name")
 _MODEL_METRICS = {
     "insa_model_accuracy": "Accuracy of the model that serves, as assessed at its training",
-    "insa_model_false_positive_rate": "False positive rate of the model that serves, of readings, as assessed at its training",
+    "insa_model_false_positive_rate": (
+        "False positive rate of the model that serves, of readings, as assessed at its training"
+    ),
 }
 for _name, _text in _MODEL_METRICS.items():
     _define(_name, "gauge", _text, _MODEL_LABELS)
 
 
 class ModelMetrics(Collector):
-    """Accuracy and false positive rate of models, by (device_id, metric_name). A figure that is not known is not there."""
+    """Accuracy and false positive rate of models, by (device_id, metric_name).
+
+    An unknown figure is left out.
+    """
 
     def __init__(self, figures: Iterable[tuple[str, str, float | None, float | None]]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The two families."""
+        """Yield the two metric families."""
         families = [
             GaugeMetricFamily(name, text, labels=_MODEL_LABELS)
             for name, text in _MODEL_METRICS.items()
@@ -321,7 +320,10 @@ class ModelMetrics(Collector):
 
 
 def model_metrics_text(figures: Iterable[tuple[str, str, float | None, float | None]]) -> bytes:
-    """The metrics of single models in Prometheus' text format: as many as there are models, so they are asked for apart, and seldom."""
+    """Return the metrics of single models in Prometheus' text format.
+
+    The metrics are as many as the models, so they are scraped separately and rarely.
+    """
     registry = CollectorRegistry()
     registry.register(ModelMetrics(figures))
     return generate_latest(registry)
@@ -331,13 +333,13 @@ def _log(level: int, action: str, message: str, **fields: object) -> None:
     structlog.get_logger().log(level, message, action=action, **fields)
 
 
-# ------------------------------------------------------------------------------------------------ the daemon
+# --------------------------------------------------------------------------------------- the daemon
 def daemon_started(version: str, **fields: object) -> None:
     _log(logging.INFO, "daemon_started", "insa-anomaly is running", version=version, **fields)
 
 
 def settings_read(changed: Collection[str], waiting: Collection[str]) -> None:
-    """`waiting`: changed in the file too, but only a new start takes them."""
+    """Report changed settings; `waiting` settings changed in the file but need a restart."""
     _log(
         logging.INFO,
         "settings_read",
@@ -365,7 +367,7 @@ def daemon_stopped(seconds: float) -> None:
 
 
 def thread_died(thread: str, error: BaseException) -> None:
-    """Died or stuck: with its reason, and where every thread is."""
+    """Report a thread that died or is stuck: the reason, and the stacks of all threads."""
     _log(
         logging.CRITICAL,
         "thread_died",
@@ -383,18 +385,18 @@ def _stacks() -> dict[str, list[str]]:
             f"{place.filename}:{place.lineno} {place.name}"
             for place in traceback.extract_stack(frame)
         ]
-        for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the one way to see other threads
+        for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the only way to them
     }
 
 
 def state_watched(troubled: Collection[str]) -> None:
-    """`troubled`: what is in trouble, of `TROUBLES`."""
+    """Publish the parts that are in trouble; `troubled` is a subset of `TROUBLES`."""
     DEGRADED.set(bool(troubled))
     for one in TROUBLES:
         TROUBLE.labels(one).set(one in troubled)
 
 
-# ------------------------------------------------------------------------------------------------- the broker
+# --------------------------------------------------------------------------------------- the broker
 def broker_connected(host: str, port: int, *, protocol: str, session_present: bool) -> None:
     CONNECTIONS.inc()
     BROKER_CONNECTED.set(1)
@@ -447,7 +449,7 @@ def session_lost() -> None:
 
 
 def delivery_doubted(doubt: str | None) -> None:
-    """`doubt` None: it delivers after all."""
+    """Report that the broker may not deliver; `doubt` None: the broker delivers after all."""
     if doubt is None:
         _log(logging.INFO, "delivery_proved", "The broker delivers to us")
     else:
@@ -460,7 +462,7 @@ def delivery_doubted(doubt: str | None) -> None:
 
 
 def certificate_looked_at(of: str, seconds: float) -> None:
-    """`of`: broker, client or http; `seconds` until it ends."""
+    """Publish the `seconds` until a certificate ends; `of` is broker, client or http."""
     CERTIFICATE_EXPIRES.labels(of).set(seconds)
 
 
@@ -488,7 +490,7 @@ def messages_shed(count: int) -> None:
     )
 
 
-# --------------------------------------------------------------------------------------------- the way of data
+# ---------------------------------------------------------------------------------- the way of data
 def messages_logged(count: int, seconds: float) -> None:
     MESSAGES.inc(count)
     DURABLE_SECONDS.observe(seconds)
@@ -527,7 +529,10 @@ def letters_dropped(by_reason: Mapping[Cause, int]) -> None:
 
 
 def readings_scored(count: int, anomalies: int, seconds: float, since: float | None) -> None:
-    """`seconds` the scoring took; `since` the receipt of the oldest reading, None where nobody knows."""
+    """Count scored readings, and observe the time that scoring took (`seconds`).
+
+    `since` is the time since the oldest reading was received, None if unknown.
+    """
     READINGS.inc(count)
     ANOMALIES.inc(anomalies)
     SCORE_SECONDS.observe(seconds)
@@ -551,7 +556,10 @@ def episode_changed(event: Event) -> None:
 
 
 def event_told(seconds: float | None) -> None:
-    """`seconds` since the reading came; None: it waited in the outbox, nobody knows how long."""
+    """Count a published event; `seconds` since its reading arrived.
+
+    `seconds` is None for an event that waited in the outbox for an unknown time.
+    """
     EVENTS_TOLD.inc()
     if seconds is not None:
         EVENT_SECONDS.observe(seconds)
@@ -601,7 +609,8 @@ def upkeep_failed(reason: str) -> None:
     _log(
         logging.WARNING,
         "upkeep_failed",
-        "Weeks of telemetry could not be made ahead, or what is too old not forgotten: tried again within the hour",
+        "Weeks of telemetry could not be made ahead, or what is too old not forgotten:"
+        " tried again within the hour",
         reason=reason,
     )
 
@@ -652,7 +661,8 @@ def log_damaged(aside: str, kept: int, lost: int) -> None:
     _log(
         logging.CRITICAL,
         "log_damaged",
-        "The log was damaged: it is set aside, what could be read of it begins a new one, the rest is lost",
+        "The log was damaged: it is set aside, what could be read of it begins a new one,"
+        " the rest is lost",
         aside=aside,
         entries_kept=kept,
         entries_lost=lost,
@@ -663,7 +673,8 @@ def state_damaged(aside: str) -> None:
     _log(
         logging.CRITICAL,
         "state_damaged",
-        "The file of states was damaged: it is set aside, and all of it is computed again from what the log still holds",
+        "The file of states was damaged: it is set aside, and all of it is computed again"
+        " from what the log still holds",
         aside=aside,
     )
 
@@ -678,7 +689,7 @@ def outbox_measured(events: int) -> None:
 
 
 def storage_measured(sizes: Mapping[str, int]) -> None:
-    """`sizes`: bytes on disk, by what is there."""
+    """Publish the sizes on disk in bytes, by the kind of file."""
     for what, size in sizes.items():
         STORAGE.labels(what).set(size)
 
@@ -712,7 +723,7 @@ def latest_unavailable(reason: str) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------- the models
+# --------------------------------------------------------------------------------------- the models
 def series_known(series: int, with_model: int) -> None:
     SERIES.set(series)
     SERIES_WITH_MODEL.set(with_model)
@@ -783,7 +794,10 @@ def model_unusable(device_id: str, metric_name: str, model_id: str, reason: str)
 
 
 def model_fell_back(device_id: str, metric_name: str, failed: str, to: str | None) -> None:
-    """`to` None: there is no earlier version; the series trains a new one when it is due."""
+    """Report a failed model and its successor.
+
+    `to` None: there is no earlier version, and the series trains a new model when it is due.
+    """
     MODELS_FAILED.inc()
     _log(
         logging.ERROR,
@@ -823,9 +837,9 @@ def event_waits(reason: str) -> None:
     )
 
 
-# -------------------------------------------------------------------------------------------------- the alerts
+# --------------------------------------------------------------------------------------- the alerts
 def alert_targets_known(targets: Collection[str]) -> None:
-    """From the start on there is a number for each, so that the first alert is seen to come."""
+    """Create the metrics of every target at 0, so that the first alert is seen as a rise."""
     for target in targets:
         for metric in (
             ALERTS,
@@ -840,7 +854,7 @@ def alert_targets_known(targets: Collection[str]) -> None:
 
 
 def alerts_decided(sent: Collection[str], held: Mapping[str, int]) -> None:
-    """`sent`: the target of each that is to be delivered; `held`: by target, what exceeds the budget."""
+    """Count the alerts to deliver by target (`sent`), and the alerts beyond the budget (`held`)."""
     for target in sent:
         ALERTS.labels(target).inc()
     for target, count in held.items():
@@ -942,9 +956,12 @@ def silent_watched(devices: int, *, stream: bool) -> None:
     STREAM_SILENT.set(stream)
 
 
-# ---------------------------------------------------------------------------------------------- the health check
+# --------------------------------------------------------------------------------- the health check
 def batches_scored(seconds: float) -> tuple[int, int]:
-    """Batches scored since the start, and those that took longer than this; between two buckets, longer than the lower one."""
+    """Return the batches scored since the start, and the number that took longer than `seconds`.
+
+    Between two buckets, the lower bound counts.
+    """
     [metric] = SCORE_SECONDS.collect()
     below = {
         float(one.labels["le"]): int(one.value)
@@ -1005,7 +1022,7 @@ def health_unreachable(reason: str) -> None:
     )
 
 
-# -------------------------------------------------------------------------------------------------- the admin API
+# ------------------------------------------------------------------------------------ the admin API
 def request_denied(reason: str, origin: str) -> None:
     REQUESTS_DENIED.labels(reason).inc()
     _log(

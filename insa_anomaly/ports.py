@@ -1,7 +1,8 @@
-"""What the product needs from the world, as small Protocols.
+"""Ports: small Protocols for everything that the daemon needs from outside.
 
-Each has a real body in `adapters` and an in-memory body in `testing`; one suite in `tests/contracts` holds both.
-Times are integer microseconds since the Unix epoch (`int`), unless a name says otherwise.
+Each port has a real body in `adapters` and an in-memory body in `testing`; a single suite in
+`tests/contracts` holds both. Times are integer microseconds since the Unix epoch (`int`), unless a
+name says otherwise.
 """
 
 from collections.abc import Sequence
@@ -24,11 +25,12 @@ from insa_anomaly.core.reading.reading import Raw, Rejected
 SeriesKey = tuple[str, str]  # device_id, metric_name
 
 
-# ------------------------------------------------------------------------------------------------- the log
+# ------------------------------------------------------------------------------------------ the log
 class Swap(msgspec.Struct, frozen=True, array_like=True):
-    """A model takes over a series from this place in the log on; `model_id` None: the series has no model any more.
+    """A change of a series' model at this place in the log; `model_id` None removes the model.
 
-    `threshold` is one that was set by hand; None: that of its training. `shadow_id`: a second version that scores along and says nothing.
+    `threshold` was set by hand; if None, the model's own threshold counts. `shadow_id` is a second
+    version that scores along and opens no episode.
     """
 
     device_id: str
@@ -42,16 +44,20 @@ CLOCK_SLACK = 10_000_000  # microseconds
 
 
 def received(now: int, free: int) -> int:
-    """When an entry of the log was received, where the clock says `now` and the first time not used yet is `free`.
+    """Return the time of receipt of a log entry; `free` is the first time that is not used yet.
 
-    Times are unique in a log, so a clock that is set back a little is waited for; one set back by more than `CLOCK_SLACK` was wrong before,
-    by a year perhaps, and is believed.
+    Times are unique in a log. If the clock is set back by at most `CLOCK_SLACK`, entries continue
+    at `free`. A clock that is set back further was wrong before, perhaps by a year, so the new time
+    is believed.
     """
     return now if now < free - CLOCK_SLACK else max(now, free)
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One group commit of the log: message i was received at `received + i`, which is unique in the log (see `received`)."""
+    """A group commit of the log.
+
+    Message i was received at `received + i`, which is unique in the log (see `received`).
+    """
 
     seq: int
     received: int
@@ -60,46 +66,55 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Log(Protocol):
-    """The one durable truth of what came in. One thread appends, any thread reads."""
+    """The durable record of all received messages. A single thread appends; any thread may read."""
 
     @property
     def id(self) -> UUID:
-        """Names this log; a new file is a new log, and cursors into the old one mean nothing to it."""
+        """Identity of this log.
+
+        A new file is a new log, in which cursors of the old log are invalid.
+        """
 
     @property
     def last(self) -> int:
-        """Sequence of the newest entry, 0 where there was never one. Survives `drop` and a restart."""
+        """Sequence of the newest entry; survives `drop` and a restart.
+
+        A log that never had an entry returns 0.
+        """
 
     def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
-        """Write one entry; it is on disk when this returns. Raises LogBroken: nothing was written."""
+        """Write an entry durably. Raises LogBroken: the entry was not written."""
 
     def read(self, after: int, most: int) -> list[Entry]:
-        """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""
+        """Return entries with seq > after in order, until `most` messages are reached.
+
+        At least a single entry is returned if any exists.
+        """
 
     def drop(self, through: int) -> None:
         """Forget entries with seq <= through."""
 
     def received(self, after: int) -> int | None:
-        """When the oldest entry with seq > after was received; None where there is none."""
+        """Return when the oldest entry with seq > after was received; None if there is none."""
 
 
 class Reserve(Protocol):
-    """Room on the disk for a bad day. Any thread may call; nothing of it raises."""
+    """Disk space held back for a full disk. Any thread may call; no call raises."""
 
     @property
     def held(self) -> bool:
-        """Whether the room is taken."""
+        """Whether the space is held."""
 
     def hold(self) -> bool:
-        """Take it, where the disk has enough; answers whether it is taken."""
+        """Hold the space if the disk has enough of it; return whether the space is held."""
 
     def release(self) -> None:
-        """Give it back: the disk is full."""
+        """Release the space, because the disk is full."""
 
 
-# ----------------------------------------------------------------------------------------------- the state
+# ---------------------------------------------------------------------------------------- the state
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
-    """An event waiting to be told; `number` orders the outbox and is never used twice."""
+    """An event that waits to be published; `number` orders the outbox and is never used twice."""
 
     number: int
     topic: str
@@ -107,10 +122,16 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
 
 
 class State(Protocol):
-    """What the score reader knows: series states, results not yet recorded, events not yet told. Any thread may call."""
+    """The score reader's state: series states, unrecorded results, unpublished events.
+
+    Any thread may call.
+    """
 
     def bind(self, log_id: UUID) -> None:
-        """Belong to this log; a state of another log is emptied, outgoing events excepted."""
+        """Bind the state to this log.
+
+        A state of another log is emptied, except its outgoing events.
+        """
 
     @property
     def cursor(self) -> int:
@@ -119,45 +140,54 @@ class State(Protocol):
     def commit(
         self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
     ) -> list[Outgoing]:
-        """In one transaction: results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor."""
+        """Commit the results and events of an entry, and the cursor, in a single transaction.
+
+        `results` None stores no results; an event is (topic, payload).
+        """
 
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
-        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
+        """Put events that stem from no log entry into the outbox: (topic, payload) of each."""
 
     def results(self, after: int, through: int) -> dict[int, bytes]:
-        """Results by sequence, after < seq <= through."""
+        """Return results by sequence, after < seq <= through."""
 
     def forget(self, through: int) -> None:
-        """Drop results with seq <= through: they are recorded."""
+        """Drop results with seq <= through, because they are recorded."""
 
     def outgoing(self, after: int, most: int) -> list[Outgoing]:
-        """Events not yet told with number > after, in order."""
+        """Return unpublished events with number > after, in order."""
 
     def told(self, numbers: Sequence[int]) -> None:
-        """These events were acknowledged by the broker; drop them."""
+        """Drop events that the broker acknowledged."""
 
     def notices(self, most: int) -> list[Outgoing]:
-        """The oldest events that the alerts have not taken yet, in order: kept apart, whatever becomes of them on MQTT."""
+        """Return the oldest events that the alerts have not taken yet, in order.
+
+        Notices are stored apart from the outbox, so that MQTT does not affect them.
+        """
 
     def noticed(self, through: int) -> None:
-        """Events with number <= through are taken; drop them from the notices."""
+        """Drop notices with number <= through, because the alerts have taken them."""
 
     def untold(self) -> int:
-        """How many events are not yet told."""
+        """Count the unpublished events."""
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
-        """Keep the states of the series that moved; all states, kept now or before, are as of `seq`."""
+        """Store the states of the series that moved; all stored states are then as of `seq`."""
 
     def restore(self) -> tuple[int, dict[SeriesKey, bytes]]:
-        """The newest checkpoint: its sequence (0: none) and the state of every series."""
+        """Return the newest checkpoint: its sequence (0: none) and the state of every series."""
 
     def sync(self) -> None:
-        """Put all of this on disk, so that the log may drop what it was made from."""
+        """Put the whole state on disk, so that the log may drop the entries behind it."""
 
 
-# ---------------------------------------------------------------------------------------------- the broker
+# --------------------------------------------------------------------------------------- the broker
 class Delivery(msgspec.Struct, frozen=True):
-    """Messages that arrived together; `mids` are their packet ids, 0 where none is to be acknowledged."""
+    """Messages that arrived together.
+
+    `mids` are their packet ids, 0 for a message without acknowledgement.
+    """
 
     generation: int
     messages: list[tuple[str, bytes]]
@@ -165,38 +195,48 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The broker's answer to one publish: accepted, or refused with its reason."""
+    """The broker's answer to a publish: accepted, or refused with its reason."""
 
     token: int
     refused: str | None
 
 
 class Publisher(Protocol):
-    """The way out. A token is good for one connection: when `generation` changes, what is not settled must go again."""
+    """The sending side of a broker connection.
+
+    A token is valid for a single connection: when `generation` changes, unsettled events must be
+    sent again.
+    """
 
     @property
     def generation(self) -> int:
-        """Counts connections and disconnections."""
+        """Number of connections and disconnections so far."""
 
     @property
     def connected(self) -> bool:
         """True between a granted connection and its end."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send at QoS 1; answers a token. Raises BrokerAway."""
+        """Send at QoS 1, and return a token. Raises BrokerAway."""
 
     def settled(self, timeout: float) -> list[Settled]:
-        """Answers that came since the last call; waits up to `timeout` seconds for the first."""
+        """Return the answers since the last call; wait up to `timeout` seconds for the first."""
 
 
 class Broker(Publisher, Protocol):
-    """The daemon's one connection: deliveries in (handed to the callback it was built with), acknowledgements and events out."""
+    """The daemon's connection to the broker: deliveries in, acknowledgements and events out.
+
+    Deliveries go to the callback that the broker was built with.
+    """
 
     def acknowledge(self, *deliveries: Delivery) -> None:
-        """PUBACK all of them but those of a connection that is no longer the current one: they will be delivered again."""
+        """Send PUBACK for deliveries of the current connection.
+
+        Deliveries of an earlier connection are skipped, because the broker will deliver them again.
+        """
 
 
-# --------------------------------------------------------------------------------------------- the database
+# ------------------------------------------------------------------------------------- the database
 @dataclass(frozen=True)
 class Telemetry:
     """Readings as columns, n long; row i belongs to `keys[key[i]]`."""
@@ -208,13 +248,12 @@ class Telemetry:
     value: npt.NDArray[np.float64]
     quality: npt.NDArray[np.int16]
     flags: npt.NDArray[np.int16]
-    original: dict[int, str] = field(
-        default_factory=dict
-    )  # row -> timestamp as sent, where it was not accepted
+    # by row: the timestamp as sent, where it was not accepted
+    original: dict[int, str] = field(default_factory=dict)
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """A trained model as the index and `ml_models` know it."""
+    """A trained model as the index and `ml_models` store it."""
 
     id: str
     device_id: str
@@ -236,7 +275,7 @@ class ModelRow(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Page:
-    """What one transaction records, and the place in the log it reaches."""
+    """The content of a recording transaction, and the place in the log it reaches."""
 
     log_id: UUID
     seq: int
@@ -245,13 +284,12 @@ class Page:
     episodes: Sequence[Episode] = ()
     rejected: Sequence[Rejected] = ()
     models: Sequence[ModelRow] = ()
-    late: Sequence[
-        tuple[int, Anomaly]
-    ] = ()  # anomalies that count only where their reading, with its row here, is not recorded yet
+    # (row, anomaly): counted only if the reading, with this row of `telemetry`, is not recorded yet
+    late: Sequence[tuple[int, Anomaly]] = ()
 
 
 def letter_digest(raw: Raw) -> bytes:
-    """What a dead letter is known by: SHA-256 of its topic, a zero byte and its payload."""
+    """Return a dead letter's identity: SHA-256 of its topic, a zero byte and its payload."""
     return sha256(raw.topic.encode(errors="backslashreplace") + b"\0" + raw.payload).digest()
 
 
@@ -259,12 +297,13 @@ class Recorder(Protocol):
     """The database as the record reader sees it. Every call has a deadline."""
 
     def cursor(self, log_id: UUID) -> int:
-        """Sequence recorded for this log, 0 for none. Raises DatabaseAway."""
+        """Return the sequence recorded for this log, 0 for none. Raises DatabaseAway."""
 
     def record(self, page: Page) -> None:
-        """All of the page and its cursor in one transaction; repeating it changes nothing.
+        """Record the page and its cursor in a single transaction; repetition changes no row.
 
-        Raises DatabaseAway or DatabaseRefused, which is RowsRefused where it is for what a row holds.
+        Raises DatabaseAway or DatabaseRefused; the latter is RowsRefused if the values of a row are
+        refused.
         """
 
 
@@ -272,27 +311,31 @@ class History(Protocol):
     """Recorded readings, for training."""
 
     def series(self) -> list[SeriesKey]:
-        """Every series with readings."""
+        """Return every series with readings."""
 
     def readings(
         self, key: SeriesKey, since: int, most: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Times and values of good readings from `since` on, the newest `most`, in time order; without what was confirmed a fault."""
+        """Return times and values of good readings from `since` on, in time order.
+
+        Only the newest `most` are returned. Readings of confirmed faults are left out.
+        """
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """Times of readings from `since` on that were called anomalous, but for those of episodes that were dismissed."""
+        """Return times of anomalous readings from `since` on, except in dismissed episodes."""
 
     def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """The same, but for those that were part of no episode."""
+        """Return times of anomalous readings in episodes, except in dismissed episodes."""
 
     def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """Of those in episodes, the ones that somebody confirmed to be a fault."""
+        """Return times of readings in episodes that an operator confirmed to be a fault."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A training that was asked for. Times in microseconds; `champion_id` is the model that a retraining is held against.
+    """A requested training. Times are in microseconds.
 
-    A fleet has a pattern for its `device_id`, and its `outcome` says how far it is.
+    `champion_id` is the model that a retraining is compared with. The job of a fleet has a pattern
+    as its `device_id`, and its progress in `outcome`.
     """
 
     id: str
@@ -313,10 +356,13 @@ class Job(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-# ------------------------------------------------------------------------------------------------ what was found
+# ------------------------------------------------------------------------------------- the findings
 @dataclass(frozen=True)
 class Filter:
-    """Which anomalies or episodes; None: any. since <= time < until, of the reading, or of the one that opened the episode."""
+    """Filter of anomalies or episodes; None admits any value.
+
+    `since` <= time < `until` holds for the reading, or for the reading that opened the episode.
+    """
 
     device_id: str | None = None
     metric_name: str | None = None
@@ -325,18 +371,18 @@ class Filter:
     since: int | None = None
     until: int | None = None
     least_confidence: float | None = None
-    open: bool | None = None  # of episodes
+    open: bool | None = None  # for episodes only
 
 
 class Place(NamedTuple):
-    """Where a page ended: the next one has what is older."""
+    """End of a page: the next page holds older rows."""
 
     time: int
     id: str
 
 
 class Feedback(msgspec.Struct, frozen=True):
-    """What an operator says of an episode."""
+    """An operator's verdict on an episode."""
 
     verdict: Literal["confirmed", "dismissed"]
     note: str
@@ -345,7 +391,7 @@ class Feedback(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What came of a model: what it found in a span, and what operators said of all that it ever found."""
+    """A model's findings in a span, and the operators' verdicts on all its episodes."""
 
     anomalies: int
     episodes: int
@@ -353,9 +399,12 @@ class Tally(msgspec.Struct, frozen=True):
     dismissed: int
 
 
-# ---------------------------------------------------------------------------------------------- the health check
+# --------------------------------------------------------------------------------- the health check
 class Counted(msgspec.Struct, frozen=True):
-    """What was scored in a while: readings and anomalies a series, and batches with those of them that were slow."""
+    """Counts over a while: readings and anomalies of every series, and batches.
+
+    `slow` counts the slow ones among the batches.
+    """
 
     keys: Sequence[SeriesKey]
     readings: Sequence[int]
@@ -365,7 +414,10 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 class KeptDecision(msgspec.Struct, frozen=True):
-    """A decision of a check, and what became of it: it waits, is done, or void, since there was nothing to do any more."""
+    """A stored decision of a check and its outcome.
+
+    The decision waits, is done, or is void because it no longer applies.
+    """
 
     id: str
     run_id: str
@@ -381,7 +433,7 @@ class KeptDecision(msgspec.Struct, frozen=True):
 
 
 class DecisionFilter(msgspec.Struct, frozen=True):
-    """Which decisions; None: any."""
+    """Filter of decisions; None admits any value."""
 
     device_id: str | None = None
     metric_name: str | None = None
@@ -389,7 +441,7 @@ class DecisionFilter(msgspec.Struct, frozen=True):
     run_id: str | None = None
 
 
-# ---------------------------------------------------------------------------------------------- who may do what
+# --------------------------------------------------------------------------------- keys and changes
 class Key(msgspec.Struct, frozen=True):
     """An API key as it is stored: known by its id, proved by a digest."""
 
@@ -401,11 +453,11 @@ class Key(msgspec.Struct, frozen=True):
     expires_at: int | None = None
     revoked_at: int | None = None
     last_used_at: int | None = None
-    predictions_a_minute: int | None = None  # None: what the settings say
+    predictions_a_minute: int | None = None  # None: the limit of the settings
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A change for the audit log: who, from where, what, of which thing, and what it was and is to be."""
+    """A change for the audit log: author, origin, action, subject, and the values around it."""
 
     who: str
     origin: str
@@ -415,9 +467,12 @@ class Change(msgspec.Struct, frozen=True):
     after: object = None
 
 
-# ----------------------------------------------------------------------------------------------- the alerts
+# --------------------------------------------------------------------------------------- the alerts
 class Waiting(msgspec.Struct, frozen=True):
-    """An alert to be delivered to one target, decided at that time (microseconds), after so many failed attempts."""
+    """An alert that waits for delivery to a target.
+
+    `decided_at` is in microseconds; `attempts` counts failed attempts.
+    """
 
     number: int
     target: str
@@ -427,7 +482,10 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class DeadAlert(msgspec.Struct, frozen=True):
-    """An alert that was given up at that time (microseconds); None where it cannot be read any more."""
+    """An alert that was given up at `given_up_at` (microseconds).
+
+    `alert` is None if its stored form is no longer readable.
+    """
 
     number: int
     target: str
@@ -437,73 +495,79 @@ class DeadAlert(msgspec.Struct, frozen=True):
 
 
 class Silences(msgspec.Struct, frozen=True):
-    """What is silent now, and since when (microseconds); the stream is `None`."""
+    """Silent devices, and since when (microseconds); the stream as a whole is `None`."""
 
     since: dict[str | None, int] = {}
 
 
 class AlertStore(Protocol):
-    """What was decided about alerts and is not done. Any thread may call; any call may raise AlertsBroken, and then has changed nothing."""
+    """Decided alerts that are not delivered yet.
+
+    Any thread may call. Any call may raise AlertsBroken; the store is then unchanged.
+    """
 
     def recent(self) -> set[str]:
-        """Ids of the events of the last decision: after a crash they come again."""
+        """Return the event ids of the last decision: after a crash these events come again."""
 
     def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
-        """What targets know of these causes, by (target, cause)."""
+        """Return the state of these causes at every target, by (target, cause)."""
 
     def accounts(self) -> dict[str, Account]:
-        """What every target has had today."""
+        """Return today's account of every target."""
 
     def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
-        """All of the decision at once, on disk when this returns."""
+        """Store the whole decision at once, durably."""
 
     def next(self, target: str, now: int) -> Waiting | None:
-        """The alert that is due first, if any is; those of one cause go in their order."""
+        """Return the alert that is due first, if any; alerts of the same cause keep their order."""
 
     def done(self, one: Waiting) -> None:
-        """It was delivered."""
+        """Record that the alert was delivered."""
 
     def postpone(self, one: Waiting, due: int) -> None:
-        """It failed once more, and is to be tried again then."""
+        """Record a failed attempt; the next attempt is at `due`."""
 
     def hasten(self, target: str) -> None:
-        """The target answers again: everything that waits for it is due."""
+        """Make all alerts of a target due, because the target answers again."""
 
     def give_up(self, one: Waiting, reason: str, now: int) -> None:
-        """It will not be delivered: a dead letter."""
+        """Give up an alert, which becomes a dead letter."""
 
     def backlog(self) -> dict[str, int]:
-        """How many alerts wait for each target."""
+        """Count the alerts that wait for each target."""
 
     def forget(self, now: int) -> None:
-        """Drop causes that nobody spoke of for long, and old dead letters."""
+        """Drop causes without news for long, and old dead letters."""
 
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:
-        """How often series report; of the stream under two empty names."""
+        """Return how often series report; the stream as a whole has two empty names."""
 
     def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
-        """Keep how often these report, a row each."""
+        """Store how often these series report, a row each."""
 
     def silences(self) -> Silences:
-        """What was silent when that was last kept."""
+        """Return the silences stored last."""
 
     def keep_silences(self, silences: Silences) -> None:
-        """What is silent now."""
+        """Store the current silences."""
 
 
 class AlertTarget(Protocol):
-    """The way to somebody who hears: a mail server, a webhook, an issue tracker."""
+    """A receiver of alerts: a mail server, a webhook or an issue tracker."""
 
     def deliver(self, delivery_id: str, alert: Alert, decided_at: int) -> None:
-        """Tell it. The same id again is the same delivery. Raises TargetAway (later, perhaps), TargetRefused (never)."""
+        """Deliver an alert; the same id again is the same delivery.
+
+        Raises TargetAway (a later attempt may succeed) or TargetRefused (no attempt will).
+        """
 
     def interrupt(self) -> None:
-        """End a delivery under way, from another thread: it raises TargetAway."""
+        """End a delivery under way, from another thread; the delivery raises TargetAway."""
 
 
-# ----------------------------------------------------------------------------------------------- the models
+# --------------------------------------------------------------------------------------- the models
 class Figures(NamedTuple):
-    """How good a model was found to be at its training; None: that is not known."""
+    """Assessment of a model at its training; None for an unknown figure."""
 
     device_id: str
     metric_name: str
@@ -512,58 +576,73 @@ class Figures(NamedTuple):
 
 
 class Models(Protocol):
-    """The index of models on disk: works with the database away."""
+    """The index of models on disk, which works without the database."""
 
     @property
     def revision(self) -> object:
-        """Differs from every value it had before the index changed, by this process or another."""
+        """A value that is new after every change of the index, by this process or another."""
 
     def active(self) -> dict[SeriesKey, str]:
-        """Id of the active model of every series that has one."""
+        """Return the id of the active model, of every series that has an active model."""
 
     def thresholds(self) -> dict[str, float]:
-        """Thresholds that were set by hand, by the id of the active model."""
+        """Return the thresholds that were set by hand, by the id of the active model."""
 
     def figures(self) -> list[Figures]:
-        """What is known of every active model, in the order of their series."""
+        """Return the assessment of every active model, in the order of their series."""
 
     def shadows(self) -> dict[SeriesKey, str]:
-        """Id of the version that scores along, of every series that has one."""
+        """Return the id of the shadow, of every series that has a shadow."""
 
     def disabled(self) -> set[SeriesKey]:
-        """Series that have a disabled model and no active one: nothing serves them until a person says so."""
+        """Return series with a disabled model and no active model.
+
+        No model serves such a series until a person trains or activates a model.
+        """
 
     def rows(self) -> list[ModelRow]:
-        """Every model, newest first."""
+        """Return every model, newest first."""
 
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
-        """The models of one series, newest first."""
+        """Return the models of a series, newest first."""
 
     def row(self, model_id: str) -> ModelRow:
-        """One model. Raises ModelFileError."""
+        """Return a model. Raises ModelFileError."""
 
     def scorer(self, model_id: str) -> bytes:
-        """Its verified scorer file, for `core.series.detector.Model.from_bytes`. Raises ModelFileError; ModelStorageError: later, perhaps."""
+        """Return the verified scorer file, for `core.series.detector.Model.from_bytes`.
+
+        Raises ModelFileError, or ModelStorageError if a later call may succeed.
+        """
 
     def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
-        """Put this model aside as failed, and let the newest earlier version serve; answers that one. Raises ModelFileError."""
+        """Set this model aside as failed, and let the newest earlier version serve.
+
+        Returns the row of the earlier version, or None. Raises ModelFileError.
+        """
 
 
 class Latest(Protocol):
-    """The newest result of every series, for whoever looks; losable."""
+    """The newest result of every series, for display; losable."""
 
     def show(self, results: dict[SeriesKey, bytes]) -> None:
-        """Replace the results of these series. Never raises, never waits longer than its deadline."""
+        """Replace the results of these series. Never raises, never waits beyond its deadline."""
 
     def serve(self, models: dict[SeriesKey, str]) -> None:
-        """Show the ids of the models that serve these series. As `show`."""
+        """Show the ids of the models that serve these series.
+
+        Never raises, never waits beyond its deadline.
+        """
 
 
 class Cache(Protocol):
-    """Answers that may be asked for again, where all daemons find them; losable."""
+    """Answers for repeated requests, shared by all daemons; losable."""
 
     def get(self, name: str) -> bytes | None:
-        """What was put under this name, while it is good. Never raises, never waits longer than its deadline."""
+        """Return the stored value while it is valid.
+
+        Never raises, never waits beyond its deadline.
+        """
 
     def put(self, name: str, value: bytes, seconds: int) -> None:
-        """Keep it for so long. As `get`."""
+        """Store a value for some seconds. Never raises, never waits beyond its deadline."""

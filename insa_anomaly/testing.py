@@ -1,4 +1,4 @@
-"""The ports in memory, with the same promises as the real bodies: for tests, and for whoever builds on them."""
+"""The ports in memory, with the same promises as the real bodies, for tests and for builders."""
 
 import threading
 from collections import Counter
@@ -37,24 +37,24 @@ from insa_anomaly.ports import (
 
 
 class MemoryReserve:
-    """The port `Reserve`: taken again while there is `room`."""
+    """The port `Reserve`, which can be held while there is `room`."""
 
     def __init__(self) -> None:
         self.held = True
         self.room = True
 
     def hold(self) -> bool:
-        """Take it, where there is room."""
+        """Hold the space if there is room."""
         self.held = self.held or self.room
         return self.held
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the space."""
         self.held = False
 
 
 class MemoryLog:
-    """The port `Log`; it survives nothing."""
+    """The port `Log`; survives no restart."""
 
     def __init__(self) -> None:
         self._id = uuid4()
@@ -64,23 +64,26 @@ class MemoryLog:
 
     @property
     def id(self) -> UUID:
-        """Names this log."""
+        """Identity of this log."""
         return self._id
 
     @property
     def last(self) -> int:
-        """Sequence of the newest entry, 0 where there was never one."""
+        """Sequence of the newest entry, 0 for a log that never had any."""
         return self._last
 
     def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
-        """Keep one entry."""
+        """Store an entry."""
         entry = Entry(self._last + 1, received(now, self._free), list(messages), list(swaps))
         self._entries[entry.seq] = entry
         self._last, self._free = entry.seq, entry.received + max(1, len(messages))
         return entry
 
     def read(self, after: int, most: int) -> list[Entry]:
-        """Entries with seq > after in order: at least one where there is one, and no more once `most` messages are had."""
+        """Return entries with seq > after in order, until `most` messages are reached.
+
+        At least a single entry is returned if any exists.
+        """
         entries: list[Entry] = []
         for seq in range(max(after, 0) + 1, self._last + 1):
             if seq in self._entries:
@@ -94,12 +97,12 @@ class MemoryLog:
         self._entries = {seq: entry for seq, entry in self._entries.items() if seq > through}
 
     def received(self, after: int) -> int | None:
-        """When the oldest entry with seq > after was received; None where there is none."""
+        """Return when the oldest entry with seq > after was received; None if there is none."""
         return next((entry.received for entry in self.read(after, 1)), None)
 
 
 class MemoryState:
-    """The port `State`; `synced` is the cursor that the last `sync` put out of danger."""
+    """The port `State`; `synced` is the cursor at the last `sync`."""
 
     def __init__(self) -> None:
         self.synced = 0
@@ -114,7 +117,10 @@ class MemoryState:
         self._states: dict[SeriesKey, bytes] = {}
 
     def bind(self, log_id: UUID) -> None:
-        """Belong to this log; a state of another log is emptied, outgoing events excepted."""
+        """Bind the state to this log.
+
+        A state of another log is emptied, except its outgoing events.
+        """
         with self._lock:
             if log_id != self._log_id:
                 self._log_id, self._cursor, self._checkpoint = log_id, 0, 0
@@ -128,7 +134,10 @@ class MemoryState:
     def commit(
         self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
     ) -> list[Outgoing]:
-        """Results of the entry (None: nothing to keep), (topic, payload) of its events, and the cursor, all at once."""
+        """Commit the results and events of an entry, and the cursor, all at once.
+
+        `results` None stores no results; an event is (topic, payload).
+        """
         with self._lock:
             if results is not None:
                 self._results[seq] = results
@@ -136,7 +145,7 @@ class MemoryState:
             return self._add(events)
 
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
-        """Put events that no entry of the log made into the outbox: (topic, payload) of each."""
+        """Put events that stem from no log entry into the outbox: (topic, payload) of each."""
         with self._lock:
             return self._add(events)
 
@@ -151,7 +160,7 @@ class MemoryState:
         return outgoing
 
     def results(self, after: int, through: int) -> dict[int, bytes]:
-        """Results by sequence, after < seq <= through."""
+        """Return results by sequence, after < seq <= through."""
         with self._lock:
             return {
                 seq: body for seq, body in sorted(self._results.items()) if after < seq <= through
@@ -163,56 +172,57 @@ class MemoryState:
             self._results = {seq: body for seq, body in self._results.items() if seq > through}
 
     def outgoing(self, after: int, most: int) -> list[Outgoing]:
-        """Events not yet told with number > after, in order."""
+        """Return unpublished events with number > after, in order."""
         with self._lock:
             return [event for number, event in sorted(self._outbox.items()) if number > after][
                 :most
             ]
 
     def told(self, numbers: Sequence[int]) -> None:
-        """These events were acknowledged by the broker; drop them."""
+        """Drop events that the broker acknowledged."""
         with self._lock:
             for number in numbers:
                 self._outbox.pop(number, None)
 
     def notices(self, most: int) -> list[Outgoing]:
-        """The oldest events that the alerts have not taken yet, in order."""
+        """Return the oldest events that the alerts have not taken yet, in order."""
         with self._lock:
             return [event for _, event in sorted(self._notices.items())][:most]
 
     def noticed(self, through: int) -> None:
-        """Events with number <= through are taken; drop them from the notices."""
+        """Drop notices with number <= through, because the alerts have taken them."""
         with self._lock:
             self._notices = {
                 number: event for number, event in self._notices.items() if number > through
             }
 
     def untold(self) -> int:
-        """How many events are not yet told."""
+        """Count the unpublished events."""
         return len(self._outbox)
 
     def checkpoint(self, seq: int, states: dict[SeriesKey, bytes]) -> None:
-        """Keep the states of the series that moved."""
+        """Store the states of the series that moved."""
         with self._lock:
             self._states.update(states)
             self._checkpoint = seq
 
     def restore(self) -> tuple[int, dict[SeriesKey, bytes]]:
-        """The newest checkpoint: its sequence (0: none) and the state of every series."""
+        """Return the newest checkpoint: its sequence (0: none) and the state of every series."""
         with self._lock:
             return self._checkpoint, dict(self._states)
 
     def sync(self) -> None:
-        """Nothing to do here but to remember that it was asked."""
+        """Remember the cursor."""
         self.synced = self._cursor
 
 
-# --------------------------------------------------------------------------------------------- the database
+# --------------------------------------------------------------------------------------- the broker
 class MemoryBroker:
-    """The port `Broker`, connected to nothing: a test says what comes, and looks at what went.
+    """The port `Broker` without a connection: a test delivers messages and inspects publications.
 
-    `published` holds what was accepted, as (token, topic, payload, retained); `refusing` says of topics why they are refused;
-    with `answering` False, answers wait until `answer` is called. `acknowledged` holds the deliveries acknowledged in time.
+    `published` holds the accepted messages as (token, topic, payload, retained). `refusing` maps
+    topics to the reason of their refusal. With `answering` False, answers wait until `answer` is
+    called. `acknowledged` holds the deliveries acknowledged in time.
     """
 
     def __init__(self, hand_over: Callable[[Delivery], bool] = lambda _: True) -> None:
@@ -239,14 +249,14 @@ class MemoryBroker:
         return True
 
     def close(self) -> None:
-        """End the connection; what was not answered never will be."""
+        """End the connection; pending answers are lost."""
         if self._connected:
             self._connected = False
             self._generation += 1
             self._waiting.clear()
 
     def deliver(self, messages: list[tuple[str, bytes]]) -> Delivery:
-        """Messages come in; where they find no room the connection is made anew."""
+        """Deliver messages; without room for them, the connection is made anew."""
         delivery = Delivery(self._generation, messages, [next(self._mids) for _ in messages])
         if not self._hand_over(delivery):
             self.close()
@@ -254,13 +264,13 @@ class MemoryBroker:
         return delivery
 
     def answer(self) -> None:
-        """Settle what was published and is not answered yet."""
+        """Settle the published messages that are not answered yet."""
         while self._waiting:
             self._settled.put(self._waiting.pop(0))
 
     @property
     def generation(self) -> int:
-        """Counts connections and disconnections."""
+        """Number of connections and disconnections so far."""
         return self._generation
 
     @property
@@ -270,7 +280,7 @@ class MemoryBroker:
 
     @property
     def silent_for(self) -> float:
-        """There is no thread."""
+        """Always 0, because there is no thread."""
         return 0.0
 
     @property
@@ -279,13 +289,13 @@ class MemoryBroker:
         return self._connected
 
     def acknowledge(self, *deliveries: Delivery) -> None:
-        """Remember those whose connection still stands."""
+        """Remember the deliveries whose connection still stands."""
         self.acknowledged += [
             one for one in deliveries if self._connected and one.generation == self._generation
         ]
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send; answers a token. Raises BrokerAway."""
+        """Send, and return a token. Raises BrokerAway."""
         if not self._connected:
             raise BrokerAway
         token = next(self._tokens)
@@ -299,7 +309,7 @@ class MemoryBroker:
         return token
 
     def settled(self, timeout: float) -> list[Settled]:
-        """Answers that came since the last call; waits up to `timeout` seconds for the first."""
+        """Return the answers since the last call; wait up to `timeout` seconds for the first."""
         answers: list[Settled] = []
         with suppress(Empty):
             answers.append(self._settled.get(block=timeout > 0, timeout=timeout or None))
@@ -310,7 +320,10 @@ class MemoryBroker:
 
 @dataclass
 class MemoryTables:
-    """What a MemoryRecorder wrote, by the keys that PostgreSQL's tables have; a telemetry row is (value, quality, flags, original)."""
+    """Rows that a MemoryRecorder wrote, by the keys of PostgreSQL's tables.
+
+    A telemetry row is (value, quality, flags, original).
+    """
 
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = field(
         default_factory=dict
@@ -320,23 +333,23 @@ class MemoryTables:
     dead_letters: dict[bytes, tuple[Rejected, int, int]] = field(default_factory=dict)
     models: dict[str, ModelRow] = field(default_factory=dict)
     cursors: dict[UUID, int] = field(default_factory=dict)
-    verdicts: dict[str, str] = field(default_factory=dict)  # what somebody said of an episode
+    verdicts: dict[str, str] = field(default_factory=dict)  # by the id of the episode
 
 
 class MemoryRecorder:
-    """The port `Recorder`; while `trouble` is set, every call raises it and records nothing."""
+    """The port `Recorder`; while `trouble` is set, every call raises it and records no row."""
 
     def __init__(self, tables: MemoryTables | None = None) -> None:
         self.tables = tables or MemoryTables()
         self.trouble: Exception | None = None
 
     def cursor(self, log_id: UUID) -> int:
-        """Sequence recorded for this log, 0 for none."""
+        """Return the sequence recorded for this log, 0 for none."""
         self._answer()
         return self.tables.cursors.get(log_id, 0)
 
     def record(self, page: Page) -> None:
-        """All of the page and its cursor; repeating it changes nothing."""
+        """Record the page and its cursor; repetition changes no row."""
         self._answer()
         late = [
             anomaly
@@ -418,13 +431,16 @@ class MemoryHistory:
         self._tables = tables
 
     def series(self) -> list[SeriesKey]:
-        """Every series with readings, by name."""
+        """Return every series with readings, by name."""
         return sorted({key for key, _, _ in self._tables.telemetry})
 
     def readings(
         self, key: SeriesKey, since: int, most: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Times and values of good readings from `since` on, the newest `most`, in time order."""
+        """Return times and values of good readings from `since` on, in time order.
+
+        Only the newest `most` are returned.
+        """
         good = sorted(
             (time, discriminator, row[0])
             for (series, time, discriminator), row in self._tables.telemetry.items()
@@ -435,18 +451,18 @@ class MemoryHistory:
         )
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """Times of readings from `since` on that were called anomalous; nobody dismisses an episode here."""
+        """Return times of anomalous readings from `since` on; no episode is dismissed here."""
         return np.array([one.timestamp for one in self._anomalies(key, since)], np.int64)
 
     def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """The same, but for those that were part of no episode."""
+        """Return times of anomalous readings that belong to an episode."""
         return np.array(
             [one.timestamp for one in self._anomalies(key, since) if one.episode_id is not None],
             np.int64,
         )
 
     def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
-        """Of those in episodes, the ones that somebody confirmed to be a fault."""
+        """Return times of readings in episodes that an operator confirmed to be a fault."""
         verdicts = self._tables.verdicts
         return np.array(
             [
@@ -466,9 +482,13 @@ class MemoryHistory:
         )
 
 
-# ----------------------------------------------------------------------------------------------- the models
+# --------------------------------------------------------------------------------------- the models
 class MemoryModels:
-    """The port `Models`; `lost` holds ids of models whose scorers cannot be loaded; with `away` none can be, for now."""
+    """The port `Models`.
+
+    `lost` holds ids of models whose scorers cannot be loaded; with `away`, no scorer can be loaded
+    for now.
+    """
 
     def __init__(self) -> None:
         self.away = False
@@ -478,7 +498,7 @@ class MemoryModels:
         self._revision = 0
 
     def put(self, row: ModelRow, scorer: bytes) -> None:
-        """Keep a model; an active one takes the place of its series' active one."""
+        """Store a model; an active model replaces the active model of its series."""
         for other in list(self._rows.values()):
             if row.status == other.status == "active" and (row.device_id, row.metric_name) == (
                 other.device_id,
@@ -490,11 +510,11 @@ class MemoryModels:
 
     @property
     def revision(self) -> object:
-        """Differs from every value it had before the index changed."""
+        """A value that is new after every change of the index."""
         return self._revision
 
     def active(self) -> dict[SeriesKey, str]:
-        """Id of the active model of every series that has one."""
+        """Return the id of the active model, of every series that has an active model."""
         return {
             (row.device_id, row.metric_name): row.id
             for row in self._rows.values()
@@ -502,12 +522,12 @@ class MemoryModels:
         }
 
     def thresholds(self) -> dict[str, float]:
-        """Thresholds that were set by hand, by the id of the active model."""
+        """Return the thresholds that were set by hand, by the id of the active model."""
         rows = [row for row in self._rows.values() if row.status == "active"]
         return {row.id: row.set_threshold for row in rows if row.set_threshold is not None}
 
     def figures(self) -> list[Figures]:
-        """What is known of every active model, in the order of their series."""
+        """Return the assessment of every active model, in the order of their series."""
         rows = [row for row in self._rows.values() if row.status == "active"]
         return sorted(
             Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate)
@@ -515,7 +535,7 @@ class MemoryModels:
         )
 
     def shadows(self) -> dict[SeriesKey, str]:
-        """Id of the version that scores along, of every series that has one."""
+        """Return the id of the shadow, of every series that has a shadow."""
         return {
             (row.device_id, row.metric_name): row.id
             for row in self._rows.values()
@@ -523,7 +543,7 @@ class MemoryModels:
         }
 
     def disabled(self) -> set[SeriesKey]:
-        """Series that have a disabled model and no active one."""
+        """Return series with a disabled model and no active model."""
         without = {
             (row.device_id, row.metric_name)
             for row in self._rows.values()
@@ -532,26 +552,26 @@ class MemoryModels:
         return without - self.active().keys()
 
     def rows(self) -> list[ModelRow]:
-        """Every model, newest first."""
+        """Return every model, newest first."""
         return sorted(
             self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True
         )
 
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
-        """The models of one series, newest first."""
+        """Return the models of a series, newest first."""
         return sorted(
             (row for row in self._rows.values() if (row.device_id, row.metric_name) == key),
             key=lambda row: -row.version,
         )
 
     def row(self, model_id: str) -> ModelRow:
-        """One model. Raises ModelFileError."""
+        """Return a model. Raises ModelFileError."""
         if model_id not in self._rows:
             raise ModelFileError(f"there is no model {model_id}")
         return self._rows[model_id]
 
     def scorer(self, model_id: str) -> bytes:
-        """Its scorer file. Raises ModelFileError."""
+        """Return the scorer file. Raises ModelFileError, or ModelStorageError with `away`."""
         self.row(model_id)
         if self.away:
             raise ModelStorageError
@@ -560,7 +580,10 @@ class MemoryModels:
         return self._scorers[model_id]
 
     def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
-        """Put this model aside as failed, and let the newest earlier version serve. Raises ModelFileError."""
+        """Set this model aside as failed, and let the newest earlier version serve.
+
+        Returns the row of the earlier version, or None. Raises ModelFileError.
+        """
         row = self.row(model_id)
         key = (row.device_id, row.metric_name)
         others = [
@@ -583,7 +606,7 @@ class MemoryModels:
         return self._rows[earlier.id]
 
 
-# ----------------------------------------------------------------------------------------------- the alerts
+# --------------------------------------------------------------------------------------- the alerts
 class MemoryAlerts:
     """The port `AlertStore`; `dead` holds the dead letters with their reasons."""
 
@@ -593,25 +616,25 @@ class MemoryAlerts:
         self._recent: set[str] = set()
         self._known: dict[tuple[str, str], Known] = {}
         self._accounts: dict[str, Account] = {}
-        self._waiting: dict[int, tuple[int, Waiting]] = {}  # number -> when it is due, and what
+        self._waiting: dict[int, tuple[int, Waiting]] = {}  # by number: due time, alert
         self._numbers = count(1)
         self._cadences: dict[SeriesKey, Cadence] = {}
         self._silences = Silences()
 
     def recent(self) -> set[str]:
-        """Ids of the events of the last decision."""
+        """Return the event ids of the last decision."""
         return set(self._recent)
 
     def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
-        """What targets know of these causes, by (target, cause)."""
+        """Return the state of these causes at every target, by (target, cause)."""
         return {key: known for key, known in self._known.items() if key[1] in set(causes)}
 
     def accounts(self) -> dict[str, Account]:
-        """What every target has had today."""
+        """Return today's account of every target."""
         return dict(self._accounts)
 
     def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
-        """All of the dispatch at once."""
+        """Store the whole dispatch at once."""
         with self._lock:
             for target, alert in dispatch.sent:
                 number = next(self._numbers)
@@ -624,7 +647,7 @@ class MemoryAlerts:
             self._recent = set(event_ids) or self._recent
 
     def next(self, target: str, now: int) -> Waiting | None:
-        """The alert that is due first, if any is; those of one cause go in their order."""
+        """Return the alert that is due first, if any; alerts of the same cause keep their order."""
         with self._lock:
             first: dict[str, tuple[int, Waiting]] = {}
             for at, one in self._waiting.values():
@@ -634,12 +657,12 @@ class MemoryAlerts:
             return min(due, key=lambda one: one[:2])[2] if due else None
 
     def done(self, one: Waiting) -> None:
-        """It was delivered."""
+        """Record that the alert was delivered."""
         with self._lock:
             self._waiting.pop(one.number, None)
 
     def postpone(self, one: Waiting, due: int) -> None:
-        """It failed once more, and is to be tried again then."""
+        """Record a failed attempt; the next attempt is at `due`."""
         with self._lock:
             known = self._waiting[one.number][1]
             self._waiting[one.number] = (
@@ -648,7 +671,7 @@ class MemoryAlerts:
             )
 
     def hasten(self, target: str) -> None:
-        """The target answers again: everything that waits for it is due."""
+        """Make all alerts of a target due, because the target answers again."""
         with self._lock:
             self._waiting = {
                 number: (0 if one.target == target else at, one)
@@ -656,21 +679,21 @@ class MemoryAlerts:
             }
 
     def give_up(self, one: Waiting, reason: str, now: int) -> None:
-        """It will not be delivered."""
+        """Give up an alert, which becomes a dead letter."""
         del now
         self.done(one)
         self.dead.append((one, reason))
 
     def backlog(self) -> dict[str, int]:
-        """How many alerts wait for each target."""
+        """Count the alerts that wait for each target."""
         with self._lock:
             return dict(Counter(one.target for _, one in self._waiting.values()))
 
     def forget(self, now: int) -> None:
-        """Nothing grows old here."""
+        """Keep everything, because no entry grows old here."""
 
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:
-        """How often series report."""
+        """Return how often series report."""
         rows = list(self._cadences.values())
         columns = (
             [float(getattr(row, name)[0]) for row in rows] for name in ("longest", "pauses", "span")
@@ -678,21 +701,21 @@ class MemoryAlerts:
         return list(self._cadences), Cadence(*map(np.array, columns))
 
     def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
-        """Keep how often these report, a row each."""
+        """Store how often these series report, a row each."""
         self._cadences |= {key: cadence.rows(np.array([row])) for row, key in enumerate(keys)}
 
     def silences(self) -> Silences:
-        """What was silent when that was last kept."""
+        """Return the silences stored last."""
         return self._silences
 
     def keep_silences(self, silences: Silences) -> None:
-        """What is silent now."""
+        """Store the current silences."""
         self._silences = silences
 
 
-# ------------------------------------------------------------------------------------------- the latest state
+# --------------------------------------------------------------------------------- the latest state
 class MemoryLatest:
-    """The port `Latest`; `shown` and `serving` hold what is there now."""
+    """The port `Latest`; `shown` and `serving` hold the current values."""
 
     def __init__(self) -> None:
         self.shown: dict[SeriesKey, bytes] = {}
@@ -708,16 +731,16 @@ class MemoryLatest:
 
 
 class MemoryCache:
-    """The port `Cache`, where nothing fades; `kept` holds what is there."""
+    """The port `Cache`, in which values never expire; `kept` holds them."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
 
     def get(self, name: str) -> bytes | None:
-        """What was put under this name."""
+        """Return the stored value."""
         return self.kept.get(name)
 
     def put(self, name: str, value: bytes, seconds: int) -> None:
-        """Keep it."""
+        """Store a value."""
         del seconds
         self.kept[name] = value

@@ -99,7 +99,7 @@ def test_what_cannot_be_measured_is_said_once(site: Site, monkeypatch: pytest.Mo
     for _ in range(2):
         site.measure._sizes_at = 0.0
         site.measure.step()
-    assert reasons == ["What is stored cannot be looked at."]
+    assert reasons == ["The files on disk cannot be inspected."]
     site.sizes, site.measure._sizes_at = {"log": 9}, 0.0
     site.measure.step()
     assert said("storage_bytes", what="log") == 9
