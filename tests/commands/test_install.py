@@ -1,4 +1,4 @@
-"""Installing the service: said first, done on demand, done again without a change; and what goes and stays when it is uninstalled."""
+"""The installation of the service: announced, carried out on demand, repeatable, removable."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ ROOT_ONLY = pytest.mark.skipif(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A machine with nobody on it but root."""
+    """Return the root of a machine that has no account but root."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (tmp_path / "etc/group").write_text("root:x:0:\n")
@@ -35,14 +35,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def said(*words: str) -> list[str]:
-    """What the command says; it succeeds."""
+    """Run a command that succeeds; return the lines of its output."""
     done = CliRunner(env={"COLUMNS": "300"}).invoke(cli, words)
     assert done.exit_code == 0, done.output
     return done.output.splitlines()
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
-    """Mode and content of everything below."""
+    """Return mode and content of everything below a folder."""
     return {
         str(path.relative_to(root)): (
             path.lstat().st_mode,
@@ -53,7 +53,7 @@ def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
 
 
 def test_nothing_is_done_unasked(root: Path) -> None:
-    """Without --apply it is said, step by step."""
+    """Every step is announced and none is done without --apply."""
     before = tree(root)
     lines = said("install", "--root", str(root))
     assert lines[-1] == "nothing was changed; --apply does it"
@@ -62,7 +62,10 @@ def test_nothing_is_done_unasked(root: Path) -> None:
 
 
 def test_done_again_it_changes_nothing(root: Path) -> None:
-    """What was said is done, and then there is nothing to do; settings and the key of the plant are its own from then on."""
+    """The announced steps are done, and a second run has no step left.
+
+    Settings and key belong to the plant from then on.
+    """
     promised = said("install", "--root", str(root))[:-1]
     done = said("install", "--apply", "--root", str(root))
     assert [f"would {line}" for line in done[:-1]] == promised
@@ -75,18 +78,20 @@ def test_done_again_it_changes_nothing(root: Path) -> None:
 
 
 def test_the_modes_are_what_they_should_be(root: Path) -> None:
-    """What is secret or learnt is the service's alone; what it only reads it cannot write."""
+    """Secret and learnt files are the service's alone; read-only files cannot be written by it."""
     said("install", "--apply", "--root", str(root))
-    modes = {name: oct((root / name).stat().st_mode & 0o777) for name in (
-        "etc/insa-anomaly", "etc/insa-anomaly/secrets", "etc/insa-anomaly/config.yaml", "var/lib/insa-anomaly",
-        "var/lib/insa-anomaly/model.key", "var/lib/insa-iiot/ml_models", "etc/systemd/system/insa-anomaly.service",
-    )}  # fmt: skip
+    names = (
+        "etc/insa-anomaly", "etc/insa-anomaly/secrets", "etc/insa-anomaly/config.yaml",
+        "var/lib/insa-anomaly", "var/lib/insa-anomaly/model.key", "var/lib/insa-iiot/ml_models",
+        "etc/systemd/system/insa-anomaly.service",
+    )  # fmt: skip
+    modes = {name: oct((root / name).stat().st_mode & 0o777) for name in names}
     assert list(modes.values()) == ["0o750", "0o750", "0o640", "0o700", "0o600", "0o700", "0o644"]
 
 
 @ROOT_ONLY
 def test_the_account_owns_its_data_and_nothing_else(root: Path) -> None:
-    """It may read its configuration and its secrets."""
+    """The account owns its data, and may read its configuration and its secrets."""
     said("install", "--apply", "--root", str(root))
     line = next(
         line
@@ -95,18 +100,26 @@ def test_the_account_owns_its_data_and_nothing_else(root: Path) -> None:
     )
     uid, gid = (int(part) for part in line.split(":")[2:4])
     assert line.endswith(":/var/lib/insa-anomaly:/usr/sbin/nologin")
-    owners = {name: (status.st_uid, status.st_gid) for name in ("var/lib/insa-anomaly", "var/lib/insa-anomaly/model.key",
-        "etc/insa-anomaly", "etc/insa-anomaly/config.yaml", "etc/insa-anomaly/secrets", "etc/systemd/system/insa-anomaly.service")
-        if (status := (root / name).stat())}  # fmt: skip
+    names = (
+        "var/lib/insa-anomaly", "var/lib/insa-anomaly/model.key", "etc/insa-anomaly",
+        "etc/insa-anomaly/config.yaml", "etc/insa-anomaly/secrets",
+        "etc/systemd/system/insa-anomaly.service",
+    )  # fmt: skip
+    found = {name: (root / name).stat() for name in names}
+    owners = {name: (status.st_uid, status.st_gid) for name, status in found.items()}
     assert list(owners.values()) == [(uid, gid), (uid, gid), (0, gid), (0, gid), (0, gid), (0, 0)]
 
 
 def test_the_configuration_is_understood_and_the_manual_beside_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The short one of the plant sets what there is to set; an instance has what the unit gives it, and clashes with no other."""
+    """The short configuration sets the necessary settings; an instance clashes with no other.
+
+    An instance has the folders of its unit.
+    """
     monkeypatch.delenv("INSA_CONFIG", raising=False)
-    said("install", "--apply", "--root", str(root), "--instance", "press", "--instance", "paint")
+    instances = ("--instance", "press", "--instance", "paint")
+    said("install", "--apply", "--root", str(root), *instances)
     folder = root / "etc/insa-anomaly"
     assert set(yaml.safe_load((folder / "config.yaml").read_text())) == {"broker", "database"}
     load(folder / "config.yaml")
@@ -126,7 +139,7 @@ def test_the_configuration_is_understood_and_the_manual_beside_it(
 
 
 def test_the_units_start_this_program_and_systemd_finds_nothing_wrong(root: Path) -> None:
-    """From wherever it is installed."""
+    """The units start the program wherever it is installed."""
     program = root / "opt/elsewhere/bin/insa-anomaly"
     for path in (program, root / "bin/sh"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +167,10 @@ def test_the_units_start_this_program_and_systemd_finds_nothing_wrong(root: Path
 
 
 def test_the_data_outlives_the_program(root: Path) -> None:
-    """Units and command go; data, settings, keys and the account stay, and uninstalling again has nothing to do."""
+    """Units and command are removed; data, settings, keys and the account stay.
+
+    Uninstalling again has no step left.
+    """
     said("install", "--apply", "--root", str(root))
     assert any("remove" in line for line in said("uninstall", "--root", str(root)))
     said("uninstall", "--apply", "--root", str(root))
@@ -175,20 +191,23 @@ def test_the_data_outlives_the_program(root: Path) -> None:
 
 
 def test_a_program_in_a_home_is_not_installed() -> None:
-    """The units hide homes, so it would not start."""
+    """A program in a home is not installed, because the units hide homes and it would not start."""
     with pytest.raises(InstallationFailed, match="below /home.*below /opt"):
         install(Site(Path("/"), Path("/home/me/.venv/bin/insa-anomaly")), [])
 
 
 def test_a_name_that_would_leave_its_folder_is_no_instance(root: Path) -> None:
-    """Nor one that is taken."""
+    """A name that leaves its folder or is taken is no instance."""
     for name in ("../x", "a b", "", "config"):
         done = CliRunner().invoke(cli, ["install", "--root", str(root), "--instance", name])
         assert done.exit_code == 2
 
 
 def test_a_database_of_the_plants_is_set_up(root: Path, own_postgres: Server[str]) -> None:
-    """Roles and schema, named by new configurations without who set it up; done again there is nothing to do; an old one is left alone."""
+    """Roles and schema are set up, and new configurations name them without the administrator.
+
+    A second run has no step left; an existing configuration is left alone.
+    """
     url = own_postgres.address
     arguments = ("install", "--root", str(root), "--instance", "press", "--database", url)
     assert said(*arguments)[0].startswith(
@@ -216,7 +235,7 @@ def test_a_database_of_the_plants_is_set_up(root: Path, own_postgres: Server[str
 def test_root_comes_to_a_servers_socket_as_the_account_that_runs_it(
     own_postgres: Server[str],
 ) -> None:
-    """PostgreSQL knows its own account as superuser and root as nobody; afterwards root is root again."""
+    """PostgreSQL admits its own account and not root; afterwards the process is root again."""
     words = conninfo_to_dict(own_postgres.address)
     url = make_conninfo(host=words["host"], dbname=words["dbname"])
     with psycopg.connect(own_postgres.address, autocommit=True) as session:
@@ -240,7 +259,7 @@ def test_root_comes_to_a_servers_socket_as_the_account_that_runs_it(
 
 
 def test_what_half_an_installation_left_is_made_good(own_postgres: Server[str]) -> None:
-    """A schema without roles; and roles that another database of the server has."""
+    """A schema without roles is completed, and so are roles that exist for another database."""
     url = own_postgres.address
     migrate(url)
     [step] = database_steps(url)
@@ -259,14 +278,14 @@ def test_what_half_an_installation_left_is_made_good(own_postgres: Server[str]) 
 
 @pytest.mark.parametrize("address", ["postgres:s3cret@db/insa", "host=h nonsense=s3cret"])
 def test_an_address_that_is_none_is_refused_and_not_shown(root: Path, address: str) -> None:
-    """It may hold a password."""
+    """A refused address is not shown, because it may hold a password."""
     done = CliRunner().invoke(cli, ["install", "--root", str(root), "--database", address])
     assert isinstance(done.exception, DatabaseRefused)
     assert "s3cret" not in str(done.exception) + done.output
 
 
 def test_a_database_that_is_not_there_is_said(root: Path) -> None:
-    """Before anything is done."""
+    """An unreachable database is reported before any step is done."""
     done = CliRunner().invoke(
         cli, ["install", "--root", str(root), "--apply", "--database", "host=127.0.0.1 port=1"]
     )

@@ -1,4 +1,4 @@
-"""What a daemon would do is told from its settings, and no secret with it."""
+"""The outline of a daemon: its work as its settings define it, without any secret."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from insa_anomaly.settings import Settings, without_secret
 
 
 def told(**sections: object) -> str:
-    """All of it as one text."""
+    """Return the outline as a single text."""
     return "\n".join(outline(Settings.model_validate(sections)))
 
 
 def test_the_defaults_are_told() -> None:
-    """A sentence for each part that there is."""
+    """The outline has a sentence for each part."""
     text = told()
     assert [line.split()[0] for line in text.splitlines()] == [
         "reads",
@@ -72,18 +72,18 @@ def test_the_defaults_are_told() -> None:
     ],
 )
 def test_a_setting_shows(section: str, setting: str, value: object, word: str) -> None:
-    """Which it does not by default."""
+    """A setting shows in the outline only when it is set."""
     assert word not in told()
     assert word in told(**{section: {setting: value}})
 
 
 def test_mail_is_told_with_who_gets_it() -> None:
-    """All of them."""
+    """The outline names all recipients of mail."""
     assert "alerts by mail to a@b, c@d" in told(mail={"host": "m", "recipients": ["a@b", "c@d"]})
 
 
 def test_what_is_not_done_is_not_told() -> None:
-    """No Redis, no daily check."""
+    """The outline omits parts that are switched off."""
     assert "checks" not in told(health={"hour": None})
 
 
@@ -103,5 +103,5 @@ def test_what_is_not_done_is_not_told() -> None:
     ],
 )
 def test_no_secret_is_shown(address: str, shown: str) -> None:
-    """However it stands in an address."""
+    """A secret is hidden wherever it stands in an address."""
     assert without_secret(address) == shown

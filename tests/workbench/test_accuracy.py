@@ -1,4 +1,4 @@
-"""Figures of accuracy: the textbook's numbers, and events and episodes counted as an operator would."""
+"""Figures of accuracy: the textbook's numbers, with events counted as an operator would."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ flags = st.lists(st.booleans(), min_size=1, max_size=80)
 
 
 def rows(n: int, *spans: tuple[int, int]) -> Bools:
-    """So many rows, of which these spans (last one included) are set."""
+    """Return `n` rows, of which these spans (last row included) are set."""
     out = np.zeros(n, np.bool_)
     for first, last in spans:
         out[first : last + 1] = True
@@ -24,14 +24,16 @@ def rows(n: int, *spans: tuple[int, int]) -> Bools:
 
 
 def counted(truth: Bools, flagged: Bools, *, gap: int = 12, recovery: int = 0) -> Counts:
-    """Counts at a reading a minute where each run of flags is an episode."""
+    """Count at a reading a minute, where each run of flags is an episode."""
     times, scores = np.arange(len(truth)) * MINUTE, np.where(flagged, -0.5, 0.5)
-    return count(times, scores, truth, Alarms(flagged, runs(flagged, gap)), gap, recovery)
+    return count(
+        times, scores, truth, told=Alarms(flagged, runs(flagged, gap)), gap=gap, recovery=recovery
+    )
 
 
 @given(truth=flags, data=st.data())
 def test_law_average_precision_is_scikit_learns(truth: list[bool], data: st.DataObject) -> None:
-    """On any labels and any scores, ties among them."""
+    """Average precision equals scikit-learn's on any labels and any scores, ties among them."""
     strangeness = np.array(
         data.draw(st.lists(st.integers(-5, 5), min_size=len(truth), max_size=len(truth))),
         np.float64,
@@ -46,7 +48,7 @@ def test_law_average_precision_is_scikit_learns(truth: list[bool], data: st.Data
 def test_law_counts_fit_together(
     truth: list[bool], data: st.DataObject, gap: int, recovery: int
 ) -> None:
-    """Each reading is counted once, no more events are caught than there are, no more alarms are false than there are."""
+    """Each reading is counted once, and no more events are caught, or alarms false, than exist."""
     n = len(truth)
     flagged = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     counts = counted(np.array(truth), flagged, gap=gap, recovery=recovery)
@@ -61,7 +63,7 @@ def test_law_counts_fit_together(
 
 @given(flags=flags, gap=st.integers(0, 6))
 def test_law_runs_are_every_flag_and_lie_apart(flags: list[bool], gap: int) -> None:
-    """A run begins and ends at a flag, holds all between, and is at least `gap` rows from the next."""
+    """A run begins and ends at a flag, and is at least `gap` rows from the next."""
     found = runs(np.array(flags), gap)
     assert sum(flags[first : last + 1].count(True) for first, last in found) == sum(flags)
     assert all(flags[first] and flags[last] for first, last in found)
@@ -69,7 +71,10 @@ def test_law_runs_are_every_flag_and_lie_apart(flags: list[bool], gap: int) -> N
 
 
 def test_an_event_is_caught_only_from_inside() -> None:
-    """An episode right before it does not count; the delay runs from the event's start to the first flag in it."""
+    """An episode right before an event does not catch it.
+
+    The delay runs from the event's start to the first flag in it.
+    """
     truth = rows(200, (50, 59), (120, 129))
     figure = figures([counted(truth, rows(200, (45, 47), (124, 126)))])
     assert (figure.told.events, figure.told.caught, figure.told.median_delay_s) == (2, 1, 240.0)
@@ -77,7 +82,7 @@ def test_an_event_is_caught_only_from_inside() -> None:
 
 
 def test_recovery_is_neither_caught_nor_false() -> None:
-    """What comes right after an event is no false alarm, and its time is no normal running."""
+    """An episode right after an event is no false alarm, and its time is no normal running."""
     truth, flagged = rows(1440, (100, 109)), rows(1440, (115, 116))
     strict, lenient = (
         figures([counted(truth, flagged)]),
@@ -90,7 +95,10 @@ def test_recovery_is_neither_caught_nor_false() -> None:
 
 
 def test_a_false_alarm_rate_is_for_the_time_that_was_normal() -> None:
-    """Two days of which nothing is labelled, four alarms: two a day; no labelled reading, no rate of those found."""
+    """Four alarms in two unlabelled days are a rate of two a day.
+
+    Without a labelled reading there is no recall.
+    """
     figure = figures(
         [counted(rows(2880), rows(2880, (10, 10), (700, 705), (1500, 1500), (2000, 2001)))]
     )
@@ -104,7 +112,7 @@ def test_a_false_alarm_rate_is_for_the_time_that_was_normal() -> None:
 
 
 def test_flagging_everything_is_no_skill() -> None:
-    """However good its F1 looks, its balanced accuracy is a half."""
+    """Flagging everything has a balanced accuracy of a half, however good its F1 looks."""
     truth = rows(100, (40, 93))
     figure = figures([counted(truth, np.ones(100, np.bool_))])
     assert figure.f1 == pytest.approx(2 * 54 / (2 * 54 + 46))
@@ -112,7 +120,7 @@ def test_flagging_everything_is_no_skill() -> None:
 
 
 def test_series_are_added_before_a_rate_is_taken() -> None:
-    """A long series counts for more than a short one."""
+    """A long series counts for more than a short series."""
     long, short = (
         counted(rows(900, (0, 99)), rows(900, (0, 49))),
         counted(rows(90, (0, 9)), rows(90)),

@@ -1,4 +1,4 @@
-"""The demonstration on services in memory: what it counts is what happened, what it prints can be read, and it ends."""
+"""The demonstration on services in memory: true counts, readable output, and an end."""
 
 import json
 import signal
@@ -26,21 +26,24 @@ from insa_anomaly.workbench.schedule import schedule
 
 EPOCH = 1_763_800_000.0
 KEYS = [
-    "readings_published", "readings_stored", "lost", "duplicates", "events", "faults_injected", "faults_caught",
-    "false_alarm_episodes", "p50_ms", "p99_ms",
+    "readings_published", "readings_stored", "lost", "duplicates", "events", "faults_injected",
+    "faults_caught", "false_alarm_episodes", "p50_ms", "p99_ms",
 ]  # fmt: skip
 
 
 @dataclass
 class Services:
-    """A broker, a database and a daemon in memory. The daemon knows the faults and tells each from its second reading on."""
+    """A broker, a database and a daemon in memory.
+
+    The daemon knows the faults and publishes each from its second reading on.
+    """
 
     plant: Plant = field(default_factory=Plant)
-    blind: int = 0  # faults it does not see
+    blind: int = 0  # faults that the daemon does not detect
     losing: int = 0  # readings the database loses
     doubling: int = 0  # readings the database has twice
-    away: int = 0  # questions that the database does not answer
-    nervous: bool = False  # whether it raises a false alarm, and tells it twice
+    away: int = 0  # queries that the database does not answer
+    nervous: bool = False  # whether the daemon raises a false alarm, and publishes it twice
     on_reading: Callable[[int], None] = lambda _: None
     trained: list[SeriesKey] = field(default_factory=list)
     history: dict[SeriesKey, SeriesHistory] = field(default_factory=dict)
@@ -52,47 +55,47 @@ class Services:
     parser: Parser = field(default_factory=lambda: Parser(Acceptance(max_age=None)))
 
     def addresses(self) -> Sequence[tuple[str, str]]:
-        """Nothing runs."""
+        """Name the services, of which none runs."""
         return [("PostgreSQL", "in memory"), ("broker", "in memory")]
 
     def now(self) -> float:
-        """A clock that begins at EPOCH."""
+        """Return the time of a clock that begins at EPOCH."""
         return EPOCH + monotonic() - self.born
 
     def record(self, history: Iterable[SeriesHistory], advance: Advance) -> None:
-        """Keep it."""
+        """Store the history."""
         for series in history:
             self.history[series.key] = series
             advance(len(series.values))
 
     def train(self, series: Sequence[SeriesKey], advance: Advance) -> None:
-        """Need the history."""
+        """Check for the history and note the series as trained."""
         for key in series:
             assert len(self.history[key].times) > 100
             self.trained.append(key)
             advance(1)
 
     def start_daemon(self) -> None:
-        """It wants models."""
+        """Check for models and start the daemon."""
         assert self.trained
         self.running = True
 
     @contextmanager
     def feeder(self) -> Iterator["Services"]:
-        """Be the broker."""
+        """Connect a feeder; the services themselves are the broker."""
         assert self.hear, "someone must listen before the first reading"
         yield self
 
     @contextmanager
     def listen(self, topics: str, hear: Callable[[bytes], None]) -> Iterator[None]:
-        """Tell events to this one."""
+        """Deliver events to this function."""
         assert topics == "insa/iiot/ml/anomaly/#"
         self.hear = hear
         yield
         self.hear = None
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Store, and tell what the daemon would."""
+        """Store a message's readings, and publish the daemon's events for them."""
         assert self.running
         received = round(self.now() * 1e6)
         assert abs(msgspec.json.decode(payload)["sent"] - self.now()) < 1
@@ -121,12 +124,12 @@ class Services:
                     self._tell("closed", reading)
 
     def drain(self, timeout: float) -> int:
-        """Nothing is under way."""
+        """Report that no message is in transit."""
         assert timeout > 0
         return 0
 
     def stored(self, start: int, end: int) -> Stored:
-        """Count, after what the test wants to go wrong."""
+        """Count the stored readings, with the failures that the test wants."""
         if self.away:
             self.away -= 1
             raise DatabaseAway
@@ -149,11 +152,24 @@ class Services:
             reading.timestamp,
         )
         event = Event(
-            f"{kind}{reading.device_id}{reading.metric_name}{reading.timestamp}", kind,
-            episode_id(reading.device_id, reading.metric_name, started), reading.device_id, reading.metric_name, rfc3339(reading.timestamp),
-            reading.value, 50.0, 49.0, 51.0, -0.5, 0.5, [Reason("difference", 0.7, "jump against the reading before")], "m", 1,
-            rfc3339(started), historical=True,
-        )  # fmt: skip
+            event_id=f"{kind}{reading.device_id}{reading.metric_name}{reading.timestamp}",
+            kind=kind,
+            episode_id=episode_id(reading.device_id, reading.metric_name, started),
+            device_id=reading.device_id,
+            metric_name=reading.metric_name,
+            timestamp=rfc3339(reading.timestamp),
+            value=reading.value,
+            expected=50.0,
+            lower=49.0,
+            upper=51.0,
+            score=-0.5,
+            confidence=0.5,
+            reasons=[Reason("difference", 0.7, "jump against the reading before")],
+            model_id="m",
+            model_version=1,
+            started_at=rfc3339(started),
+            historical=True,
+        )
         assert self.hear
         threading.Thread(target=self.hear, args=(msgspec.json.encode(event),)).run()
 
@@ -161,7 +177,7 @@ class Services:
 def show(
     services: Services, duration: float | None = 1.0, patience: float = 5.0
 ) -> tuple[Outcome, str]:
-    """The outcome and what was printed."""
+    """Run the demonstration; return its outcome and the printed text."""
     text = StringIO()
     with leaving() as state:
         demo = Demo(
@@ -177,7 +193,10 @@ def show(
 
 
 def test_what_is_counted_is_what_happened() -> None:
-    """All readings of the span published once, all faults caught at the reading that told them, events measured, figures in order."""
+    """Every reading of the span is published once, and every fault is caught at its alarm.
+
+    Events are measured and figures are in order.
+    """
     services = Services()
     outcome, text = show(services)
     figures = outcome.figures
@@ -208,7 +227,10 @@ def test_what_is_counted_is_what_happened() -> None:
 
 
 def test_nothing_is_hidden() -> None:
-    """Missed faults, false alarms, lost and doubled readings all show; an event told twice counts once."""
+    """Missed faults, false alarms, lost and duplicate readings all show.
+
+    An event published twice counts once.
+    """
     services = Services(blind=3, losing=2, doubling=4, nervous=True)
     outcome, text = show(services, patience=0.6)
     figures = outcome.figures
@@ -225,7 +247,10 @@ def test_nothing_is_hidden() -> None:
 
 
 def test_what_people_see() -> None:
-    """Plain text where it is no terminal: where things run, a line an event, a table of the faults, a summary."""
+    """The output without a terminal is plain text.
+
+    It has the addresses, a line for each event, a table of the faults and a summary.
+    """
     _, text = show(Services())
     lines = text.splitlines()
     assert lines[0].split() == ["PostgreSQL:", "in", "memory"]
@@ -253,7 +278,10 @@ def test_it_waits_for_a_database_that_comes_back() -> None:
 
 @pytest.mark.parametrize("duration", [30.0, None])
 def test_a_signal_ends_it_with_the_table(duration: float | None) -> None:
-    """Stopped in the middle, with or without an end in sight: what was published is accounted for."""
+    """A demonstration stopped in the middle accounts for its published readings.
+
+    It may have an end in sight or none.
+    """
 
     def stop(readings: int) -> None:
         if readings == 6000:
@@ -273,7 +301,7 @@ def test_a_signal_ends_it_with_the_table(duration: float | None) -> None:
 
 
 def test_a_signal_before_the_plant_runs_ends_it_at_once() -> None:
-    """While history is stored or models are trained there is nothing to tell yet."""
+    """A signal while history is stored or models are trained ends the demonstration at once."""
     services = Services()
     record = services.record
 
@@ -288,7 +316,10 @@ def test_a_signal_before_the_plant_runs_ends_it_at_once() -> None:
 
 
 def test_left_alone_it_goes_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the process that started it is gone there is nobody to wait for, and nothing that was not counted is called lost."""
+    """A demonstration whose parent process is gone ends without output.
+
+    Readings that were not counted are not reported as lost.
+    """
     text = StringIO()
     with leaving() as state:
         services = Services(

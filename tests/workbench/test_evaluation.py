@@ -1,4 +1,4 @@
-"""Evaluation: the very same detector, and what it says of recordings, told to people and to programs."""
+"""Evaluation: the same detector as in the stream, and its results for people and programs."""
 
 import json
 import re
@@ -26,14 +26,14 @@ FAULT = slice(900, 960)
 
 
 def signal(n: int = 1200, seed: int = 0) -> Floats:
-    """A reading a minute, with a level shift in `FAULT`."""
+    """Return a reading a minute, with a level shift in `FAULT`."""
     values = 20 + np.sin(np.arange(n) / 40) + np.random.default_rng(seed).normal(0, 0.2, n)
     values[FAULT] += 9
     return np.round(values, 3)
 
 
 def recorded(path: Path, columns: Mapping[str, Floats | Ints]) -> Path:
-    """The columns as a file, a row a minute."""
+    """Write the columns to a file, a row a minute."""
     rows = zip(*columns.values(), strict=True)
     lines = [
         ",".join(["timestamp", *columns]),
@@ -45,14 +45,14 @@ def recorded(path: Path, columns: Mapping[str, Floats | Ints]) -> Path:
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """A recording with its fault labelled."""
+    """Write a recording with its fault labelled."""
     mark = np.zeros(1200, np.int64)
     mark[FAULT] = 1
     return recorded(tmp_path / "pump.csv", {"pressure": signal(), "anomaly": mark})
 
 
 def evaluated(path: Path, split: Split) -> Run:
-    """The first metric of the file."""
+    """Evaluate the first metric of the file."""
     ((recording, mark),) = recordings([path], labelled=False)
     table = load(recording, mark, None).series()[0]
     return run(MetricDetector(table, QUICK), table, split, lambda _: None)
@@ -60,7 +60,7 @@ def evaluated(path: Path, split: Split) -> Run:
 
 @pytest.fixture
 def evaluate(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command with small forests: status, standard output, standard error."""
+    """Return the command with small forests; it returns status, output and standard error."""
     for name, value in QUICK.items():
         monkeypatch.setenv(f"INSA_DETECTION__{name.upper()}", str(value))
 
@@ -76,9 +76,12 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> Command:
     return call
 
 
-# ------------------------------------------------------------------------------------------------------- the same detector
+# ------------------------------------------------------------------------- the same detector
 def test_it_says_what_the_public_detector_says(labelled: Path) -> None:
-    """Score for score, to the bit; and every episode is explained as `observe` explains the reading that opened it."""
+    """Each score equals the public detector's to the bit.
+
+    Every episode is explained as `observe` explains the reading that opened it.
+    """
     found = evaluated(labelled, Split(0.3))
     values, times = signal(), START + 60.0 * np.arange(1200)
     detector = AnomalyDetector("pump", "pressure", **QUICK)
@@ -102,7 +105,10 @@ def test_it_says_what_the_public_detector_says(labelled: Path) -> None:
 def test_the_pieces_in_which_it_goes_change_nothing(
     labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither scores nor episodes nor their reasons: explaining one disturbs nothing after it."""
+    """The size of the pieces changes no score, episode or reason.
+
+    Explaining an episode disturbs no later reading.
+    """
     whole = evaluated(labelled, Split(0.3))
     monkeypatch.setattr(evaluation, "_CHUNK", 23)
     pieces = evaluated(labelled, Split(0.3))
@@ -111,7 +117,7 @@ def test_the_pieces_in_which_it_goes_change_nothing(
 
 
 def test_labels_change_nothing(labelled: Path, tmp_path: Path) -> None:
-    """They are counted against, never learnt from."""
+    """Labels serve for counting, never for learning."""
     blind = evaluated(recorded(tmp_path / "blind.csv", {"pressure": signal()}), Split(0.3))
     assert blind.said["score"].tobytes() == evaluated(labelled, Split(0.3)).said["score"].tobytes()
 
@@ -121,28 +127,31 @@ def test_labels_change_nothing(labelled: Path, tmp_path: Path) -> None:
     [("0.3", 300), ("400", 400), ("0.15,750", 150), ("0.9,750", 750), ("5000", 1000)],
 )
 def test_how_much_is_learnt(text: str, learnt: int) -> None:
-    """A share, a number of rows, or the smaller of both."""
+    """The learnt part is a share, a number of rows, or the smaller of both."""
     assert Split.parse(text).of(1000) == learnt
 
 
 @pytest.mark.parametrize("text", ["", "some", "0", "-5", "1.5", "0.3,0", "nan", "inf"])
 def test_how_much_is_learnt_must_be_said_clearly(text: str) -> None:
-    """Neither nothing nor half a row."""
+    """A learnt part that is empty or unclear is refused."""
     with pytest.raises(ValueError, match=r".+"):
         Split.parse(text)
 
 
 def test_something_must_be_left_to_judge_by(labelled: Path) -> None:
-    """A recording that would be learnt whole is refused."""
+    """A recording that would be learnt as a whole is refused."""
     with pytest.raises(FileFormatError, match="none is left"):
         evaluated(labelled, Split(rows=5000))
 
 
-# -------------------------------------------------------------------------------------------------------------- the command
+# ----------------------------------------------------------------------------- the command
 def test_a_labelled_recording_gives_a_table_and_one_object(
     evaluate: Command, labelled: Path
 ) -> None:
-    """A row a series and a total; the same figures for programs, last and alone on standard output."""
+    """A table has a row for each series and a total.
+
+    Programs get the same figures as the last and only object on standard output.
+    """
     status, text, _ = evaluate(labelled)
     assert status == 0
     assert re.search(r"pump/pressure +1/1 ", text)
@@ -160,17 +169,18 @@ def test_a_labelled_recording_gives_a_table_and_one_object(
 
 
 def test_without_labels_every_episode_is_told(evaluate: Command, tmp_path: Path) -> None:
-    """With value, what was expected, and why."""
+    """Every episode is listed with its value, the expected value and the reasons."""
     _, text, _ = evaluate(recorded(tmp_path / "pump.csv", {"flow [bold]": signal()}))
     assert re.search(r"pump/flow \[bold\] +360 +840 ", text)
     assert re.search(
-        r"2025-10-\d\d \d\d:\d\d:\d\d  pump/flow \[bold\]  \S+  expected .* confidence 0?\.?\d+.* lasted ",
+        r"2025-10-\d\d \d\d:\d\d:\d\d  pump/flow \[bold\]  \S+  expected .* confidence 0?\.?\d+.* "
+        r"lasted ",
         text,
     )
 
 
 def test_labels_from_a_file(evaluate: Command, tmp_path: Path) -> None:
-    """Windows as NAB has them; an event in what was learnt from is not counted, and it is said."""
+    """Windows may have NAB's form; an event in the learnt part is reported and not counted."""
     path = recorded(tmp_path / "pump.csv", {"pressure": signal()})
     windows = [
         [START + 60 * first, START + 60 * last]
@@ -185,7 +195,7 @@ def test_labels_from_a_file(evaluate: Command, tmp_path: Path) -> None:
 
 
 def test_a_device_is_judged_as_one(evaluate: Command, tmp_path: Path) -> None:
-    """All columns together are one row of the table; each episode names a metric."""
+    """All columns together are a single row of the table; each episode names a metric."""
     mark = np.zeros(1200, np.int64)
     mark[FAULT] = 1
     columns: dict[str, Floats | Ints] = {
@@ -202,7 +212,10 @@ def test_a_device_is_judged_as_one(evaluate: Command, tmp_path: Path) -> None:
 def test_one_series_that_cannot_be_learnt_stops_no_other(
     evaluate: Command, labelled: Path, tmp_path: Path
 ) -> None:
-    """It is named with the reason, and the status says that not all is well."""
+    """A series that cannot be learnt is named with the reason, and stops no other series.
+
+    The status reports the failure.
+    """
     short = recorded(tmp_path / "short.csv", {"level": signal()[:60]})
     status, out, err = evaluate(labelled, short, "--json")
     said = json.loads(out)
@@ -227,7 +240,7 @@ def test_bad_input_is_one_clear_line(
     word: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before anything is learnt."""
+    """Bad input is reported in a line before anything is learnt."""
     monkeypatch.chdir(labelled.parent)
     with pytest.raises(FileFormatError) as raised:
         evaluate(*arguments)
@@ -236,15 +249,15 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_a_share_that_is_none(evaluate: Command, labelled: Path) -> None:
-    """A wrong argument is told like any other."""
+    """An invalid share is reported like any other wrong argument."""
     assert evaluate(labelled, "--train", "half")[0] == 2
 
 
-# -------------------------------------------------------------------------------------------------------------- the picture
+# ----------------------------------------------------------------------------- the picture
 def test_the_picture_opens_without_a_network(
     evaluate: Command, labelled: Path, tmp_path: Path
 ) -> None:
-    """One file: plotly.js within, nothing fetched from anywhere, the series and its episodes drawn."""
+    """The picture is a single file with plotly.js inside, and shows series and episodes."""
     evaluate(labelled, "--plot", tmp_path / "out.html")
     html = (tmp_path / "out.html").read_text()
     assert len(html) > 1_000_000
@@ -254,7 +267,10 @@ def test_the_picture_opens_without_a_network(
 
 
 def test_the_picture_shows_what_was_said(labelled: Path) -> None:
-    """Series, band, anomalies and scores; a shade for each event and episode; nothing else is anomalous."""
+    """The picture shows series, band, anomalies and scores, and a shade for each event and episode.
+
+    No other reading is marked as anomalous.
+    """
     found = evaluated(labelled, Split(0.3))
     drawn = plot.picture(found).to_dict()
     traces = {trace.get("name"): trace for trace in drawn["data"]}
@@ -274,7 +290,7 @@ def test_the_picture_shows_what_was_said(labelled: Path) -> None:
 
 
 def test_a_long_series_keeps_its_outline(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn thin, it still has its lowest and highest reading, its strangest score, and every alarm."""
+    """A thinned picture keeps the extreme readings, the strangest score, and every alarm."""
     monkeypatch.setattr(plot, "_STRETCHES", 20)
     found = evaluated(labelled, Split(0.3))
     shown = plot.drawn(found)
@@ -287,23 +303,22 @@ def test_a_long_series_keeps_its_outline(labelled: Path, monkeypatch: pytest.Mon
 def test_without_plotly_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before hours of work, not after."""
+    """A missing plotly is reported before hours of work, not after."""
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setattr(plot, "find_spec", lambda _: None)
     with pytest.raises(PlotUnavailable, match="extra `plot`"):
         plot.check_plots(tmp_path / "out.html")
 
 
-# --------------------------------------------------------------------------------------------------------- a public recording
+# ----------------------------------------------------------------------- a public recording
 @pytest.mark.skipif(
     not NAB.is_dir(), reason="the Numenta Anomaly Benchmark is not beside the repository"
 )
 def test_a_recording_of_nab_and_its_windows(evaluate: Command) -> None:
-    """Its labels are found, packed or not, and its event is judged."""
+    """Labels of NAB are found for a packed or plain recording, and its event is judged."""
     path = NAB / "data" / "realAdExchange" / "exchange-2_cpm_results.csv.gz"
-    _, out, _ = evaluate(
-        path, "--labels", NAB / "labels" / "combined_windows.json", "--train", "0.15,750", "--json"
-    )
+    labels = NAB / "labels" / "combined_windows.json"
+    _, out, _ = evaluate(path, "--labels", labels, *["--train", "0.15,750", "--json"])
     (series,) = json.loads(out)["series"]
     assert (series["learnt_readings"], series["figures"]["told"]["events"]) == (243, 2)
     assert 0 <= series["figures"]["fpr"] < 0.1

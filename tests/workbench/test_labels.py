@@ -1,4 +1,4 @@
-"""Labels: found for the recording they mean, in each of their forms, and one clear line where they are not understood."""
+"""Labels: found for their recording in each form, and a clear line for a file in no known form."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ WINDOW = ["2014-02-10 10:00:00.000000", "2014-02-10 12:00:00.000000"]
 
 
 def written(path: Path, text: str) -> Path:
-    """The text as a file."""
+    """Write the text to a file."""
     path.write_text(text)
     return path
 
 
 def test_windows_are_found_by_the_end_of_the_path(tmp_path: Path) -> None:
-    """Wherever the recording lies and whether it is packed; the longer match wins."""
+    """Windows are found for a packed or plain recording in any folder; the longer match wins."""
     labels = read_labels(
         written(
             tmp_path / "w.json",
@@ -38,7 +38,10 @@ def test_windows_are_found_by_the_end_of_the_path(tmp_path: Path) -> None:
 
 
 def test_a_csv_of_events(tmp_path: Path) -> None:
-    """For any recording, or with `file` for those it names; one that is not named has none. Both ends belong to an event."""
+    """Events hold for any recording, or with `file` for the named recordings alone.
+
+    Both ends belong to an event.
+    """
     for_all = read_labels(
         written(tmp_path / "all.csv", "start,end\n2014-02-10 10:00:00,2014-02-10 12:00:00\n")
     )
@@ -77,7 +80,7 @@ def test_a_csv_of_events(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_file_of_labels_is_told_in_a_line(tmp_path: Path, text: str, word: str) -> None:
-    """Which file, where in it, what was found and what was expected."""
+    """The line states the file, the place, the text found and the text expected."""
     with pytest.raises(FileFormatError) as raised:
         read_labels(written(tmp_path / "labels", text))
     assert word in str(raised.value)
@@ -85,13 +88,16 @@ def test_what_is_no_file_of_labels_is_told_in_a_line(tmp_path: Path, text: str, 
 
 
 def test_a_file_of_labels_that_is_not_there(tmp_path: Path) -> None:
-    """Is one line, too."""
+    """A missing file of labels is reported in a line, too."""
     with pytest.raises(FileFormatError, match="labels.json: cannot be read: No such file"):
         read_labels(tmp_path / "labels.json")
 
 
 def test_a_column_of_labels_is_no_metric(tmp_path: Path) -> None:
-    """`anomaly` marks rows, `changepoint` is neither a metric nor a mark; labels from elsewhere beat the column."""
+    """A column `anomaly` marks rows; `changepoint` is neither a metric nor a mark.
+
+    Labels from a file beat the column.
+    """
     rows = "time;a;b;anomaly;changepoint\n" + "".join(
         f"2014-02-10 10:0{i}:00;{i};{'' if i == 2 else i};{i // 4}.0;1.0\n" for i in range(6)
     )
@@ -132,7 +138,7 @@ def test_a_column_of_labels_is_no_metric(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_evaluated_is_told_in_a_line(tmp_path: Path, text: str, word: str) -> None:
-    """Which file, and what is wrong with it."""
+    """The line states the file and its fault."""
     path = written(tmp_path / "x.csv", text)
     with pytest.raises(FileFormatError) as raised:
         [load(recording, mark, None) for recording, mark in recordings([path], labelled=False)]

@@ -1,4 +1,4 @@
-"""The demonstration goes when it is told to, and when nobody is left to show it to."""
+"""The demonstration ends on a signal, and when its parent process is gone."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ child.wait()
 
 
 def said(path: Path, word: str) -> bool:
-    """Whether the file says the word within ten seconds."""
+    """Return whether the file has the word within ten seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if path.exists() and word in path.read_text(encoding="utf-8"):
@@ -39,7 +39,7 @@ def said(path: Path, word: str) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_asks_and_a_second_one_insists(number: signal.Signals) -> None:
-    """The first signal is noted, the second interrupts; afterwards the handlers are those of before."""
+    """The first signal is noted, the second interrupts; afterwards the former handlers are back."""
     before = signal.getsignal(number)
     with leaving() as state:
         assert not state.due
@@ -55,7 +55,7 @@ def test_a_signal_asks_and_a_second_one_insists(number: signal.Signals) -> None:
 
 
 def test_it_goes_when_the_parent_is_gone(tmp_path: Path) -> None:
-    """A parent that is killed outright leaves nobody behind."""
+    """A parent that is killed leaves no process behind."""
     told = tmp_path / "told"
     with subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(told)]) as parent:
         assert said(told, "here")

@@ -1,4 +1,4 @@
-"""The simulated plant: a function of seed and time, and faults that touch nothing but their own."""
+"""The simulated plant: a function of seed and time, with faults that affect only their series."""
 
 from itertools import islice, pairwise
 
@@ -26,14 +26,14 @@ minutes = st.integers(0, 2 * 1440)
 
 
 def stream(plant: Plant, start: int, end: int, *faults: Fault) -> list[Row]:
-    """The rows of a span as a list."""
+    """Return the rows of a span as a list."""
     return list(plant.stream(start, end, iter(faults)))
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, cuts=st.lists(minutes, min_size=2, max_size=5).map(sorted))
 def test_pieces_fit_to_the_bit(seed: int, cuts: list[int]) -> None:
-    """A span asked for in pieces is the span asked for at once, and the same plant says the same twice."""
+    """A span in pieces equals the span at once, and equal plants have equal rows."""
     times = [START + cut * MINUTE for cut in cuts]
     whole = stream(Plant(seed), times[0], times[-1])
     assert whole == [
@@ -42,7 +42,7 @@ def test_pieces_fit_to_the_bit(seed: int, cuts: list[int]) -> None:
 
 
 def test_the_stream_goes_on_from_the_history() -> None:
-    """History and stream are one: the same minute has the same values in both, and neither leaves a gap."""
+    """History and stream have the same values at the same minute, and neither leaves a gap."""
     plant, until = Plant(3), START + DAY
     history = {series.key: series for series in plant.history(1.0, until)}
     rows = stream(plant, START, until)
@@ -71,7 +71,7 @@ def test_another_seed_is_another_plant() -> None:
 def test_a_fault_changes_its_own_series_and_span_only(
     seed: int, series: int, kind: Kind, begin: int
 ) -> None:
-    """Outside [start, end) of its series every reading is as without the fault; inside, readings differ."""
+    """A reading outside [start, end) of the fault's series is unchanged; readings inside differ."""
     plant = Plant(seed)
     start = START - START % MINUTE + begin * MINUTE
     fault = Fault(*plant.series[series], kind, start, start + DURATIONS[kind] * MINUTE)
@@ -94,7 +94,10 @@ def test_a_fault_changes_its_own_series_and_span_only(
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds, hours=st.integers(30, 46))
 def test_the_timetable_can_be_attributed(seed: int, hours: int) -> None:
-    """In a day and a half or two: a dozen faults or more, in time order, over by the end, of every kind, each in a series of its own."""
+    """A timetable of a day and a half or two has a dozen faults or more, of every kind.
+
+    They come in time order, are over by the end, and each has a series of its own.
+    """
     plant, end = Plant(seed), START + hours * HOUR
     faults = list(plant.timetable(START, end))
     assert len(faults) >= 12
@@ -106,7 +109,7 @@ def test_the_timetable_can_be_attributed(seed: int, hours: int) -> None:
 
 
 def test_faults_of_one_series_lie_a_day_apart() -> None:
-    """However long the plant runs, an episode cannot be meant by two faults."""
+    """Two faults of a series lie a day apart, so that an episode has a single cause."""
     over: dict[tuple[str, str], int] = {}
     for fault in islice(Plant().timetable(START, None), 500):
         assert fault.start - over.get(fault.key, 0) > DAY
@@ -115,7 +118,7 @@ def test_faults_of_one_series_lie_a_day_apart() -> None:
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_each_kind_looks_like_itself(kind: Kind) -> None:
-    """What a kind does to a series can be seen in its numbers."""
+    """The effect of each kind of fault shows in the series' numbers."""
     plant = Plant()
     fault = next(fault for fault in plant.timetable(START, None) if fault.kind is kind)
     shown = plant.faulty(fault)
@@ -140,7 +143,7 @@ def test_each_kind_looks_like_itself(kind: Kind) -> None:
 
 
 def test_an_endless_stream_takes_no_memory() -> None:
-    """Without an end, rows and faults go on for as long as they are asked for, a day at a time."""
+    """An endless stream yields rows and faults for as long as it is read, a day at a time."""
     plant = Plant()
     rows = plant.stream(START, None, plant.timetable(START, None))
     last = next(islice(rows, 4 * 1440 * len(DEVICES), None))

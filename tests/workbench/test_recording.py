@@ -1,4 +1,4 @@
-"""Recorded files: whatever their packing, the same rows; whatever is wrong with them, one clear error."""
+"""Recorded files: the same rows in any packing, and a clear error for every fault."""
 
 import gzip
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ cells = st.lists(
 
 
 def stamp(timestamp: int, style: str) -> str:
-    """The time as one of the ways a file may have it."""
+    """Return the time in a style that a file may have."""
     moment = datetime.fromtimestamp(timestamp / SECOND, UTC)
     ways = {
         "rfc3339": moment.isoformat().replace("+00:00", "Z"),
@@ -39,7 +39,7 @@ def stamp(timestamp: int, style: str) -> str:
 
 
 def write(path: Path, text: str) -> Path:
-    """The text as a file, packed where the name says so."""
+    """Write the text to a file, packed where the name has `.gz`."""
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
@@ -58,6 +58,7 @@ def write(path: Path, text: str) -> Path:
 )
 def test_packing_changes_nothing(
     tmp_path: Path,
+    *,
     table: list[tuple[float | None, float | None]],
     separator: str,
     suffix: str,
@@ -66,7 +67,10 @@ def test_packing_changes_nothing(
     blank: str,
     mark: str,
 ) -> None:
-    """Separator, compression, line ends, byte-order mark, way of writing times and of leaving a cell out: the rows are the same."""
+    """The rows do not depend on separator, compression, line ends or byte-order mark.
+
+    Nor do they depend on the style of times and of empty cells.
+    """
     lines = [separator.join(HEADER)]
     expected = []
     for i, pair in enumerate(table):
@@ -86,7 +90,7 @@ def test_packing_changes_nothing(
 
 
 def test_reading_twice_gives_the_same(tmp_path: Path) -> None:
-    """A recording can be read again, and its span says what is in it."""
+    """A recording can be read again, and its span describes its rows."""
     recording = inspect(
         write(
             tmp_path / "a.csv",
@@ -111,7 +115,10 @@ def test_reading_twice_gives_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_plain_and_odd_files(tmp_path: Path, text: str, values: list[dict[str, float]]) -> None:
-    """No header, decimal commas, a nameless index, an empty last column, quotes, blank lines; labels by exact name only."""
+    """Odd files are read: no header, decimal commas, a nameless index, an empty last column.
+
+    Quotes and blank lines are read too; label columns go by exact name only.
+    """
     assert values == [row.values for row in inspect(write(tmp_path / "a.csv", text)).rows()]
 
 
@@ -137,14 +144,14 @@ def test_plain_and_odd_files(tmp_path: Path, text: str, values: list[dict[str, f
     ],
 )
 def test_wrong_files_say_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
-    """The error names the file, the line and what is expected."""
+    """The error names the file, the line and the expected text."""
     path = write(tmp_path / "wrong.csv", text)
     with pytest.raises(FileFormatError, match=f"wrong.csv.*{says}"):
         survey(inspect(path))
 
 
 def test_what_is_no_text(tmp_path: Path) -> None:
-    """A damaged gzip file, a binary one, one in another encoding, a missing one and a folder are refused, with the name."""
+    """A damaged, binary or missing file, another encoding or a folder is refused by name."""
     whole = gzip.compress(b"timestamp,value\n" + b"2020-01-01,1\n" * 20_000)
     utf16 = "time,°C\n2020-01-01,1".encode("utf-16")
     wrong = {
@@ -166,7 +173,10 @@ def test_what_is_no_text(tmp_path: Path) -> None:
 
 
 def test_names_of_devices_and_metrics(tmp_path: Path) -> None:
-    """A device is named after its file; files of one name after their folders too; a person may name both."""
+    """A device is named after its file, and files of equal names after their folders too.
+
+    An operator may name device and metric.
+    """
     (tmp_path / "valve1").mkdir()
     (tmp_path / "valve2").mkdir()
     text = "timestamp,value\n2020-01-01,1\n"
@@ -184,7 +194,7 @@ def test_names_of_devices_and_metrics(tmp_path: Path) -> None:
 
 
 def test_columns_left_out(tmp_path: Path) -> None:
-    """Naming the columns to leave out replaces the usual list; a name that no file has is an error."""
+    """Named columns replace the usual list of excluded columns; an unknown name is an error."""
     path = write(tmp_path / "a.csv", "timestamp,a,note,anomaly\n2020-01-01,1,x,0\n")
     (recording,) = inspect_all([path], exclude=("note",))
     assert [row.values for row in recording.rows()] == [{"a": 1.0, "anomaly": 0.0}]
@@ -201,7 +211,7 @@ def test_columns_left_out(tmp_path: Path) -> None:
     ("folder", "files", "rows", "metrics"), [("NAB", 58, 365_558, 1), ("SKAB", 35, 46_806, 8)]
 )
 def test_recorded_sets_read_as_they_are(folder: str, files: int, rows: int, metrics: int) -> None:
-    """Every file of both sets reads, row for row, without its label columns."""
+    """Every file of both sets is read, row for row, without its label columns."""
     recordings = inspect_all(sorted((DATA / folder / "data").rglob("*.csv.gz")))
     spans = [survey(recording) for recording in recordings]
     assert (files, rows, rows * metrics) == (

@@ -1,4 +1,4 @@
-"""Replay: every reading once, in the order of time, as fast as asked, under its own time or moved."""
+"""Replay: every reading once, in the order of time, at the wanted speed, shifted or not."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -31,23 +31,23 @@ NOW = 1_700_000_000 * SECOND
 
 
 class Sent:
-    """A feeder that keeps what it is given."""
+    """A feeder that stores the messages."""
 
     def __init__(self, missing: int = 0) -> None:
         self.messages: list[tuple[str, bytes]] = []
         self.missing = missing
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Keep it."""
+        """Store a message."""
         self.messages.append((topic, payload))
 
     def drain(self, timeout: float) -> int:
-        """Answer what the test says is missing."""
+        """Return the number of missing messages that the test sets."""
         assert timeout > 0
         return self.missing
 
     def readings(self) -> list[Reading]:
-        """What the daemon's own parser makes of it."""
+        """Return the readings that the daemon's own parser finds."""
         parser = Parser(Acceptance(max_age=None))
         out: list[Reading] = []
         for topic, payload in self.messages:
@@ -58,7 +58,7 @@ class Sent:
 
 
 def write(folder: Path, name: str, times: list[int], metrics: int) -> Path:
-    """A wide file with these times, in seconds after NOW."""
+    """Write a wide file with these times, in seconds after NOW."""
     lines = [",".join(["timestamp", *(f"m {i}" for i in range(metrics))])]
     for row, time in enumerate(times):
         stamp = datetime.fromtimestamp(NOW // SECOND + time, UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -82,7 +82,10 @@ def write(folder: Path, name: str, times: list[int], metrics: int) -> Path:
 def test_every_reading_once_and_in_order(
     tmp_path: Path, form: Form, files: list[list[int]], metrics: int, shift_to: int | None
 ) -> None:
-    """Whatever the files: all readings, once, each file in its order, all by time where the files are; moved as one."""
+    """Every reading of any files is sent once, and moved by the same span.
+
+    Each file keeps its order, and all readings are ordered by time where the files are.
+    """
     paths = [write(tmp_path, f"d{i}.csv", sorted(times), metrics) for i, times in enumerate(files)]
     sent = Sent()
     counts = replay(
@@ -107,7 +110,7 @@ def test_every_reading_once_and_in_order(
 
 
 def test_equal_readings_stay_two(tmp_path: Path) -> None:
-    """Equal values at equal times are told apart by the id of their row, which is the same at the next replay."""
+    """Equal values at equal times differ by the id of their row, also at the next replay."""
     (tmp_path / "a.csv").write_text(
         "timestamp,value\n2023-01-01,5\n2023-01-01,5\n", encoding="utf-8"
     )
@@ -120,7 +123,7 @@ def test_equal_readings_stay_two(tmp_path: Path) -> None:
 
 
 def test_a_file_out_of_order_keeps_its_order(tmp_path: Path) -> None:
-    """A clock set back is part of the recording: nothing is sorted away."""
+    """A clock set back is part of the recording, and no row is sorted."""
     sent = Sent()
     replay(
         inspect_all([write(tmp_path, "a.csv", [0, 60, 30, 90], 1)]), sent, open_console(StringIO())
@@ -129,7 +132,10 @@ def test_a_file_out_of_order_keeps_its_order(tmp_path: Path) -> None:
 
 
 def test_pace_holds_the_speed() -> None:
-    """A reading is due `speed` times sooner than recorded, counted from the first: waiting does not add up, the past is due at once."""
+    """A reading is due `speed` times sooner than recorded, counted from the first.
+
+    Waits do not add up, and a reading of the past is due at once.
+    """
     now, slept = [100.0], list[float]()
 
     def sleep(seconds: float) -> None:
@@ -153,7 +159,7 @@ def test_nothing_is_sent_of_a_wrong_file(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_it_and_says_so(tmp_path: Path) -> None:
-    """Ctrl-C stops between rows; what was sent is still counted."""
+    """Ctrl-C stops between rows, and the sent readings are still counted."""
     rows = inspect_all([write(tmp_path, "a.csv", list(range(50)), 1)])[0].rows()
     sent = Sent()
 
@@ -166,7 +172,7 @@ def test_ctrl_c_ends_it_and_says_so(tmp_path: Path) -> None:
 
 
 def test_what_people_read(tmp_path: Path) -> None:
-    """The notes come once for all files, and the summary has the figures and what is missing."""
+    """The notes come once for all files, and the summary has the figures and missing messages."""
     text = StringIO()
     replay(
         inspect_all([write(tmp_path, f"{i}.csv", [0, 1], 2) for i in range(3)]),
@@ -183,7 +189,7 @@ def test_what_people_read(tmp_path: Path) -> None:
 
 
 def test_the_forms_are_those_of_the_devices() -> None:
-    """One message a row, or one a metric, each with time and id."""
+    """A row is a single message, or a message for each metric, each with time and id."""
     row = Row("d", NOW + 1, {"a": 1.5, "b": -2.0}, "file:7")
     ((topic, payload),) = device_message(row)
     assert topic == "insa/iiot/telemetry/d"

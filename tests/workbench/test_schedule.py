@@ -13,7 +13,10 @@ NOW = 1_763_800_000.0
 
 @given(duration=st.floats(1, 1e6), share=st.floats(0, 1))
 def test_it_ends_at_the_present(duration: float, share: float) -> None:
-    """A duration holds the whole span; readings come evenly, none before its own time, the last at the end."""
+    """A duration holds the whole span of evenly spaced readings, of which the last is at the end.
+
+    No reading comes before its own time.
+    """
     plan = schedule(NOW, duration)
     assert plan.end is not None
     assert plan.end - plan.start >= SPAN
@@ -26,7 +29,10 @@ def test_it_ends_at_the_present(duration: float, share: float) -> None:
 
 @given(st.integers(0, 3 * WEEK))
 def test_without_a_duration_it_catches_up_and_goes_on(after: int) -> None:
-    """It begins a week ago, is at the present within minutes, and from then on a reading is due at its own time."""
+    """An endless demonstration begins a week ago and reaches the present within minutes.
+
+    From then on a reading is due at its own time.
+    """
     plan = schedule(NOW, None)
     at = plan.start + after
     assert plan.start == NOW * 1e6 - WEEK
@@ -38,7 +44,7 @@ def test_without_a_duration_it_catches_up_and_goes_on(after: int) -> None:
 
 
 def test_there_is_always_another_fault() -> None:
-    """A minute has a dozen faults and more, of every kind; without an end they go on."""
+    """A minute has a dozen faults and more, of every kind; without an end they continue."""
     faults = list(schedule(NOW, 60.0).faults(Plant()))
     assert len(faults) >= 12
     assert {fault.kind for fault in faults} == set(Kind)

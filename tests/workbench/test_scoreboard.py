@@ -1,4 +1,4 @@
-"""Who caught what: every alarm is attributed once, and figures are what they say."""
+"""The scoreboard: every alarm is attributed once, and the figures are correct."""
 
 import math
 
@@ -24,25 +24,25 @@ FAULT = Fault("d", "a", Kind.DRIFT, START, START + 30 * MINUTE)
 
 
 def event(kind: str, at: int) -> Event:
-    """An event of the series d/a at this time."""
+    """Return an event of the series d/a at this time."""
     return Event(
-        f"{kind}{at}",
-        kind,
-        "e",
-        "d",
-        "a",
-        rfc3339(at),
-        1.0,
-        0.0,
-        -1.0,
-        1.0,
-        -0.5,
-        0.5,
-        [],
-        "m",
-        1,
-        rfc3339(START),
-        True,
+        event_id=f"{kind}{at}",
+        kind=kind,
+        episode_id="e",
+        device_id="d",
+        metric_name="a",
+        timestamp=rfc3339(at),
+        value=1.0,
+        expected=0.0,
+        lower=-1.0,
+        upper=1.0,
+        score=-0.5,
+        confidence=0.5,
+        reasons=[],
+        model_id="m",
+        model_version=1,
+        started_at=rfc3339(START),
+        historical=True,
     )
 
 
@@ -58,7 +58,10 @@ def event(kind: str, at: int) -> Event:
     ],
 )
 def test_an_alarm_catches_follows_or_is_false(at: int, catches: bool, false: bool) -> None:
-    """Within the fault and the grace after it an alarm catches; in the hour after, it is recovery; elsewhere it is false."""
+    """An alarm within the fault and the grace after it catches the fault.
+
+    In the hour after, it is recovery; elsewhere it is false.
+    """
     alarm = Alarm(("d", "a"), START + at, "e")
     assert (cause(alarm, [FAULT]) is FAULT, bool(false_alarms([FAULT], [alarm]))) == (
         catches,
@@ -72,7 +75,10 @@ def test_an_alarm_catches_follows_or_is_false(at: int, catches: bool, false: boo
     st.lists(st.tuples(st.integers(-3, 6), st.sampled_from("ab"), st.integers(0, 4)), max_size=12)
 )
 def test_every_episode_counts_once(said: list[tuple[int, str, int]]) -> None:
-    """However often an opening is told and in whatever order, an episode is one alarm, and a fault is caught by its earliest."""
+    """An episode is a single alarm, however often and in whatever order its opening is published.
+
+    A fault is caught by its earliest alarm.
+    """
     alarms = [
         Alarm(("d", metric), START + hours * HOUR, f"{metric}{number}{hours}")
         for hours, metric, number in said
@@ -92,13 +98,13 @@ def test_every_episode_counts_once(said: list[tuple[int, str, int]]) -> None:
 
 
 def test_an_episode_is_where_it_opened() -> None:
-    """Told again later, even within a fault, an episode that opened without one stays a false alarm."""
+    """An episode that opened without a fault stays a false alarm, even if repeated in a fault."""
     alarms = [Alarm(("d", "a"), START + at, "e") for at in (MINUTE, -HOUR, 2 * MINUTE)]
     assert false_alarms([FAULT], alarms) == [alarms[1]]
 
 
 def test_only_an_opening_is_an_alarm() -> None:
-    """Worsened and closed belong to an episode that has been counted."""
+    """Only an opening is an alarm; later transitions belong to a counted episode."""
     assert alarm_of(event("opened", START)) == Alarm(("d", "a"), START, "e")
     assert [alarm_of(event(kind, START)) for kind in ("worsened", "closed")] == [None, None]
 
@@ -107,7 +113,7 @@ def test_only_an_opening_is_an_alarm() -> None:
     st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.sampled_from([1.0, 50.0, 99.0, 100.0])
 )
 def test_percentiles_are_values_that_were_measured(values: list[float], percent: float) -> None:
-    """Nearest rank: the least value that at least so many per cent of the values do not exceed."""
+    """A percentile is the least value that this share of the values does not exceed."""
     found = percentile(values, percent)
     enough = math.ceil(percent / 100 * len(values))
     assert found == min(v for v in values if sum(w <= v for w in values) >= enough)
