@@ -14,7 +14,7 @@ from insa_anomaly import instrumentation
 
 CONNECTIONS_MOST = 500  # each takes a file descriptor, which the log and the database need too
 HELD_MOST = 65_536  # bytes of an answer that wait for its rest
-_WHOLE = frozenset({h11.DONE, h11.MUST_CLOSE, h11.CLOSED})  # of a request: its end has been read
+_WHOLE = frozenset({h11.DONE, h11.MUST_CLOSE, h11.CLOSED})  # states after the end of a request
 
 
 class Gathering:
@@ -71,7 +71,7 @@ def impatient(seconds: float) -> type[H11Protocol]:
 
         def connection_made(self, transport: BaseTransport) -> None:
             """Accept the connection, unless there are too many."""
-            assert isinstance(transport, Transport)  # noqa: S101 - of a stream
+            assert isinstance(transport, Transport)  # noqa: S101 - TCP has no other
             self._gathering = Gathering(transport, self.loop)
             super().connection_made(cast("Transport", self._gathering))
             if len(self.connections) > CONNECTIONS_MOST:

@@ -248,7 +248,7 @@ class JobService:
         try:
             return None if model_id is None else self._models.row(model_id)
         except ModelFileError:
-            return None  # the index has forgotten a model so old
+            return None  # the index no longer holds a model this old
 
 
 def _queued(

@@ -18,7 +18,7 @@ from insa_anomaly.services.audit import Audit, Author
 _STALE_SECONDS = 30.0  # since the last attempt to read the keys; older ones are read again
 _SOONEST_SECONDS = 0.1  # between two queries of the database for an unknown key
 _SECRET_BYTES, _ID_BYTES = 32, 6
-_USED_EVERY = 60_000_000  # microseconds between two notes that a key was used
+_USED_EVERY = 60_000_000  # microseconds between two records of the use of a key
 _IMPLIED = {
     "admin": frozenset({"admin", "ml:read", "ml:write", "telemetry:write"}),
     "ml:write": frozenset({"ml:write", "ml:read"}),

@@ -107,7 +107,7 @@ class ModelChangeService:
         effect = self._effect(before, threshold, now)
         self._audit.write(author.change("model.threshold", model_id, before.threshold, threshold))
         self._show(self._shelf.set_threshold(model_id, threshold))
-        return ThresholdChange(True, model_id, before.threshold, threshold, effect)  # noqa: FBT003 - the answer's word for it
+        return ThresholdChange(True, model_id, before.threshold, threshold, effect)  # noqa: FBT003 - the answer's `success`
 
     def activate(self, model_id: str, author: Author) -> StatusChange:
         """Let this version serve its series, as a rollback or a promotion."""

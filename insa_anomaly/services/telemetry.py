@@ -62,4 +62,4 @@ class TelemetryService:
                 "the log takes nothing at the moment; what was sent may be in it or not,"
                 " so send it again with its id"
             )
-        return Taken(True, len(readings))  # noqa: FBT003 - the answer's word for it
+        return Taken(True, len(readings))  # noqa: FBT003 - the answer's `success`
