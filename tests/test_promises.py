@@ -29,7 +29,7 @@ TOP = {
         "pyproject.toml",
         "README.md",
     ),
-    *("Makefile", "scripts", "uv.lock", "CHANGELOG.md", "LICENSE"),
+    *("Makefile", "scripts", "docs", "uv.lock", "CHANGELOG.md", "LICENSE"),
 }
 
 
@@ -84,9 +84,14 @@ def test_the_import_contracts_hold() -> None:
     [
         ("core/scoring/episodes.py", "import time", "core does no I/O.* BROKEN"),
         (
+            "core/device/features.py",
+            "import insa_anomaly.core.series.features",
+            "Inside core, imports follow the data.* BROKEN",
+        ),
+        (
             "core/series/features.py",
             "import insa_anomaly.core.series.detector",
-            "Inside core, imports follow the data.* BROKEN",
+            "No cycles between siblings.* BROKEN",
         ),
         (
             "runtime/models/trainer.py",
@@ -96,11 +101,11 @@ def test_the_import_contracts_hold() -> None:
         (
             "workbench/replay.py",
             "import insa_anomaly.adapters.disk.log",
-            "Only wiring knows.* BROKEN",
+            "Only wiring, and what it puts together.* BROKEN",
         ),
         (
             "adapters/disk/state.py",
-            "import insa_anomaly.adapters.disk.log",
+            "import insa_anomaly.adapters.redis.latest",
             "Adapters do not know each other.* BROKEN",
         ),
         ("runtime/record.py", "import psycopg", "Drivers stay behind their seam.* BROKEN"),
