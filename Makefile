@@ -134,7 +134,7 @@ judge:
 
 dashboards:
 	@$(call sync)
-	@.venv/bin/python -m insa_anomaly.workbench.dashboard dashboards
+	@.venv/bin/python -m insa_anomaly.workbench.dashboards.dashboard dashboards
 
 deps:
 	@$(PY) scripts/deps install mosquitto redis-server postgresql

@@ -33,11 +33,11 @@ from insa_anomaly.processes import daemon, trainer
 from insa_anomaly.services.keys import Permission, Wish
 from insa_anomaly.wiring import storage
 from insa_anomaly.wiring.models import model_files
-from insa_anomaly.workbench import recording
-from insa_anomaly.workbench.evaluation import Split
-from insa_anomaly.workbench.evaluation_report import tell, to_json
-from insa_anomaly.workbench.plot import check_plots, write_plots
 from insa_anomaly.workbench.progress import open_console
+from insa_anomaly.workbench.recordings import recording
+from insa_anomaly.workbench.recordings.evaluation import Split
+from insa_anomaly.workbench.recordings.evaluation_report import tell, to_json
+from insa_anomaly.workbench.recordings.plot import check_plots, write_plots
 
 BAD_CONFIG = 78  # sysexits' EX_CONFIG: systemd does not restart after it
 ALREADY_RUNNING = 75  # sysexits' EX_TEMPFAIL

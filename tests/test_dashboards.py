@@ -14,8 +14,8 @@ import yaml
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.workbench import dashboard as board
-from insa_anomaly.workbench.panels import COLUMNS
+from insa_anomaly.workbench.dashboards import dashboard as board
+from insa_anomaly.workbench.dashboards.panels import COLUMNS
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "dashboards"

@@ -99,7 +99,7 @@ def test_the_import_contracts_hold() -> None:
             "sklearn trains.* BROKEN",
         ),
         (
-            "workbench/replay.py",
+            "workbench/recordings/replay.py",
             "import insa_anomaly.adapters.disk.log",
             "Only wiring, and what it puts together.* BROKEN",
         ),

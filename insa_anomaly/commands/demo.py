@@ -36,11 +36,11 @@ from insa_anomaly.settings import (
 )
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
-from insa_anomaly.workbench.demo import FALSE_ALARMS_PER_DAY, Demo, Outcome, Stored
-from insa_anomaly.workbench.leaving import leaving
-from insa_anomaly.workbench.plant import Plant, SeriesHistory
+from insa_anomaly.workbench.demo.demo import FALSE_ALARMS_PER_DAY, Demo, Outcome, Stored
+from insa_anomaly.workbench.demo.leaving import leaving
+from insa_anomaly.workbench.demo.plant import Plant, SeriesHistory
 from insa_anomaly.workbench.progress import Advance, open_console
-from insa_anomaly.workbench.replay import Feeder
+from insa_anomaly.workbench.recordings.replay import Feeder
 
 READY_SECONDS = 60.0
 ASK_SECONDS = 2.0
@@ -80,7 +80,7 @@ def _services() -> Iterator["Services"]:
 
 
 class Services:
-    """What the demonstration needs around it (`workbench.demo.DemoServices`)."""
+    """What the demonstration needs around it (`workbench.demo.demo.DemoServices`)."""
 
     def __init__(
         self, stack: ExitStack, folder: Path, dsn: str, redis: str, listener: embedded.Listener

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from insa_anomaly.settings import Settings
-from insa_anomaly.workbench.evaluation import (
+from insa_anomaly.workbench.progress import progress
+from insa_anomaly.workbench.recordings.evaluation import (
     Detector,
     MetricDetector,
     Outcome,
@@ -16,9 +17,8 @@ from insa_anomaly.workbench.evaluation import (
     WholeDevice,
     evaluate,
 )
-from insa_anomaly.workbench.labels import read_labels
-from insa_anomaly.workbench.progress import progress
-from insa_anomaly.workbench.table import Table, load, recordings
+from insa_anomaly.workbench.recordings.labels import read_labels
+from insa_anomaly.workbench.recordings.table import Table, load, recordings
 
 
 def evaluate_files(

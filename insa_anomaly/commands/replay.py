@@ -7,8 +7,8 @@ from rich.console import Console
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import feeder
-from insa_anomaly.workbench.recording import Recording
-from insa_anomaly.workbench.replay import Counts, replay
+from insa_anomaly.workbench.recordings.recording import Recording
+from insa_anomaly.workbench.recordings.replay import Counts, replay
 
 
 def replay_recordings(

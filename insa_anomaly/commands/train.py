@@ -18,7 +18,7 @@ from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.models import model_files
 from insa_anomaly.workbench.progress import Advance, progress
-from insa_anomaly.workbench.recording import Recording
+from insa_anomaly.workbench.recordings.recording import Recording
 
 Outcomes = dict[SeriesKey, str]
 AT_ONCE = 64  # given to the training process as one order, which has a deadline

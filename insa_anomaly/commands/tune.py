@@ -17,7 +17,7 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
 from insa_anomaly.workbench.progress import progress
-from insa_anomaly.workbench.table import load, recordings
+from insa_anomaly.workbench.recordings.table import load, recordings
 
 ACCEPTED = (0.02, 0.05, 0.14, 0.5, 1.0, 3.0)  # false episodes a day, where none are said
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from insa_anomaly.core.units import Bools
-from insa_anomaly.workbench.accuracy import Alarms, Counts, average_precision, count, figures, runs
+from insa_anomaly.workbench.recordings.accuracy import (
+    Alarms,
+    Counts,
+    average_precision,
+    count,
+    figures,
+    runs,
+)
 
 MINUTE = 60_000_000
 flags = st.lists(st.booleans(), min_size=1, max_size=80)

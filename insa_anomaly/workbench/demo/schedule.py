@@ -7,7 +7,7 @@ of a minute's demonstration, catches up with the present in four minutes, and th
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from insa_anomaly.workbench.plant import HOUR, Fault, Plant
+from insa_anomaly.workbench.demo.plant import HOUR, Fault, Plant
 
 SPAN = 42 * HOUR
 WEEK = 168 * HOUR

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
-from insa_anomaly.workbench.plant import DEVICES, MINUTE, SIGNALS, Fault
-from insa_anomaly.workbench.scoreboard import Alarm, Figures, Finding
+from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, SIGNALS, Fault
+from insa_anomaly.workbench.demo.scoreboard import Alarm, Figures, Finding
 
 _STYLES = {"opened": "bold red", "worsened": "yellow", "closed": "green"}
 _SERIES_WIDTH = max(map(len, DEVICES)) + 1 + max(map(len, SIGNALS))

@@ -17,10 +17,10 @@ from rich.console import Console
 from insa_anomaly import AnomalyDetector, DeviceDetector
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError, InsaError
-from insa_anomaly.workbench import accuracy
-from insa_anomaly.workbench.accuracy import Alarms, Counts
 from insa_anomaly.workbench.progress import Advance, progress
-from insa_anomaly.workbench.table import Table
+from insa_anomaly.workbench.recordings import accuracy
+from insa_anomaly.workbench.recordings.accuracy import Alarms, Counts
+from insa_anomaly.workbench.recordings.table import Table
 
 _CHUNK = 1024  # readings between two movements of the bar
 _COLUMNS = ("score", "expected", "lower", "upper", "transition")

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from insa_anomaly.core.scoring.episodes import Policy
-from insa_anomaly.workbench.accuracy import Counts, EventFigures, Figures, figures
-from insa_anomaly.workbench.evaluation import Episode, Outcome, Run
+from insa_anomaly.workbench.recordings.accuracy import Counts, EventFigures, Figures, figures
+from insa_anomaly.workbench.recordings.evaluation import Episode, Outcome, Run
 
 _LISTED = 200  # episodes on a console; JSON has them all
 _LONGEST_NAME = 40

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.workbench.plant import (
+from insa_anomaly.workbench.demo.plant import (
     DEVICES,
     DURATIONS,
     HOUR,
@@ -17,7 +17,7 @@ from insa_anomaly.workbench.plant import (
     Kind,
     Plant,
 )
-from insa_anomaly.workbench.recording import Row
+from insa_anomaly.workbench.recordings.recording import Row
 
 DAY = 24 * HOUR
 START = 1_763_648_775 * 1_000_000  # not on a minute

@@ -5,8 +5,8 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.workbench.plant import HOUR, Kind, Plant
-from insa_anomaly.workbench.schedule import SPAN, WEEK, schedule
+from insa_anomaly.workbench.demo.plant import HOUR, Kind, Plant
+from insa_anomaly.workbench.demo.schedule import SPAN, WEEK, schedule
 
 NOW = 1_763_800_000.0
 

@@ -14,9 +14,9 @@ from insa_anomaly import AnomalyDetector
 from insa_anomaly.cli import cli
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.errors import FileFormatError, InsaError, PlotUnavailable
-from insa_anomaly.workbench import evaluation, plot
-from insa_anomaly.workbench.evaluation import MetricDetector, Run, Split, run
-from insa_anomaly.workbench.table import load, recordings
+from insa_anomaly.workbench.recordings import evaluation, plot
+from insa_anomaly.workbench.recordings.evaluation import MetricDetector, Run, Split, run
+from insa_anomaly.workbench.recordings.table import load, recordings
 
 NAB = Path(__file__).resolve().parents[3] / "shared" / "data" / "NAB"
 QUICK: dict[str, float | str] = {"n_estimators": 8, "max_samples": 64}

@@ -13,14 +13,12 @@ from rich.console import Console
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.workbench.leaving import Leaving
-from insa_anomaly.workbench.ledger import Ledger
-from insa_anomaly.workbench.plant import DEVICES, MINUTE, Fault, Plant, SeriesHistory
-from insa_anomaly.workbench.progress import Advance, progress
-from insa_anomaly.workbench.replay import Feeder
-from insa_anomaly.workbench.report import event_line, tell_outcome
-from insa_anomaly.workbench.schedule import Schedule, schedule
-from insa_anomaly.workbench.scoreboard import (
+from insa_anomaly.workbench.demo.leaving import Leaving
+from insa_anomaly.workbench.demo.ledger import Ledger
+from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, Fault, Plant, SeriesHistory
+from insa_anomaly.workbench.demo.report import event_line, tell_outcome
+from insa_anomaly.workbench.demo.schedule import Schedule, schedule
+from insa_anomaly.workbench.demo.scoreboard import (
     Alarm,
     Figures,
     Finding,
@@ -30,6 +28,8 @@ from insa_anomaly.workbench.scoreboard import (
     findings,
     percentile,
 )
+from insa_anomaly.workbench.progress import Advance, progress
+from insa_anomaly.workbench.recordings.replay import Feeder
 
 EVENTS = "insa/iiot/ml/anomaly/#"
 FALSE_ALARMS_PER_DAY = (

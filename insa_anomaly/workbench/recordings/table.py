@@ -9,8 +9,8 @@ import numpy as np
 
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError
-from insa_anomaly.workbench.labels import Labels, inside
-from insa_anomaly.workbench.recording import LABELS, Recording, Row, inspect, inspect_all
+from insa_anomaly.workbench.recordings.labels import Labels, inside
+from insa_anomaly.workbench.recordings.recording import LABELS, Recording, Row, inspect, inspect_all
 
 MARKS = tuple(
     name for name in LABELS if name != "changepoint"

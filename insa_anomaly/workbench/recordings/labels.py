@@ -16,7 +16,7 @@ import numpy as np
 
 from insa_anomaly.core.units import Bools, Ints
 from insa_anomaly.errors import FileFormatError
-from insa_anomaly.workbench.recording import EXPECTED_TIME, time_of
+from insa_anomaly.workbench.recordings.recording import EXPECTED_TIME, time_of
 
 Event = tuple[int, int]  # first and last time, microseconds
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.workbench.recording import Row
+from insa_anomaly.workbench.recordings.recording import Row
 
 MINUTE = 60_000_000  # microseconds
 HOUR = 60 * MINUTE

@@ -9,7 +9,7 @@ import msgspec
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.workbench.plant import HOUR, MINUTE, Fault
+from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, Fault
 
 GRACE = 15 * MINUTE  # an episode that opens this long after a fault still means the fault
 RECOVERY = HOUR  # what follows a fault is not normal either: an episode in it is no false alarm, but catches nothing

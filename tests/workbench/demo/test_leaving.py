@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from insa_anomaly.workbench.leaving import leaving
+from insa_anomaly.workbench.demo.leaving import leaving
 
 CHILD = """
 import sys, time
-from insa_anomaly.workbench.leaving import leaving
+from insa_anomaly.workbench.demo.leaving import leaving
 with leaving() as state:
     print("here", flush=True)
     while not state.due:

@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 
 from insa_anomaly.workbench.progress import Advance, progress
-from insa_anomaly.workbench.recording import Recording, Row, Span, survey
+from insa_anomaly.workbench.recordings.recording import Recording, Row, Span, survey
 
 TOPIC = "insa/iiot/telemetry"
 _SECOND = 1_000_000

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from insa_anomaly.errors import FileFormatError
-from insa_anomaly.workbench.labels import inside, read_labels
-from insa_anomaly.workbench.recording import time_of
-from insa_anomaly.workbench.table import load, recordings
+from insa_anomaly.workbench.recordings.labels import inside, read_labels
+from insa_anomaly.workbench.recordings.recording import time_of
+from insa_anomaly.workbench.recordings.table import load, recordings
 
 WINDOW = ["2014-02-10 10:00:00.000000", "2014-02-10 12:00:00.000000"]
 

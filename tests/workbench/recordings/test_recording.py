@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.errors import FileFormatError
-from insa_anomaly.workbench.recording import Row, inspect, inspect_all, survey
+from insa_anomaly.workbench.recordings.recording import Row, inspect, inspect_all, survey
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SECOND = 1_000_000

@@ -15,8 +15,8 @@ from insa_anomaly.core.reading.reading import Raw, Reading
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.errors import FileFormatError
 from insa_anomaly.workbench.progress import open_console
-from insa_anomaly.workbench.recording import Row, inspect_all
-from insa_anomaly.workbench.replay import (
+from insa_anomaly.workbench.recordings.recording import Row, inspect_all
+from insa_anomaly.workbench.recordings.replay import (
     Form,
     Pace,
     at_once,

@@ -13,8 +13,8 @@ import numpy as np
 
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError, PlotUnavailable
-from insa_anomaly.workbench.accuracy import runs as stretches
-from insa_anomaly.workbench.evaluation import Run
+from insa_anomaly.workbench.recordings.accuracy import runs as stretches
+from insa_anomaly.workbench.recordings.evaluation import Run
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

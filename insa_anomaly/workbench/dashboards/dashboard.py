@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from insa_anomaly import instrumentation
-from insa_anomaly.workbench.panels import (
+from insa_anomaly.workbench.dashboards.panels import (
     BAD,
     FAIR,
     GOOD,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.core.notification.event import Event, rfc3339
-from insa_anomaly.workbench.plant import HOUR, MINUTE, Fault, Kind
-from insa_anomaly.workbench.scoreboard import (
+from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, Fault, Kind
+from insa_anomaly.workbench.demo.scoreboard import (
     GRACE,
     RECOVERY,
     Alarm,

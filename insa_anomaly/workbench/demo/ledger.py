@@ -8,9 +8,9 @@ import msgspec
 
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
-from insa_anomaly.workbench.recording import Row
-from insa_anomaly.workbench.replay import TOPIC, Message
-from insa_anomaly.workbench.scoreboard import Alarm, alarm_of
+from insa_anomaly.workbench.demo.scoreboard import Alarm, alarm_of
+from insa_anomaly.workbench.recordings.recording import Row
+from insa_anomaly.workbench.recordings.replay import TOPIC, Message
 
 _SECOND = 1_000_000
 _MOST_SENT = 200_000  # send times kept; an event about an older reading is not measured

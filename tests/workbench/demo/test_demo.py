@@ -18,11 +18,11 @@ from insa_anomaly.core.reading.reading import Raw, Reading
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.workbench.demo import Demo, Outcome, Stored
-from insa_anomaly.workbench.leaving import leaving
-from insa_anomaly.workbench.plant import Fault, Plant, SeriesHistory
+from insa_anomaly.workbench.demo.demo import Demo, Outcome, Stored
+from insa_anomaly.workbench.demo.leaving import leaving
+from insa_anomaly.workbench.demo.plant import Fault, Plant, SeriesHistory
+from insa_anomaly.workbench.demo.schedule import schedule
 from insa_anomaly.workbench.progress import Advance, open_console
-from insa_anomaly.workbench.schedule import schedule
 
 EPOCH = 1_763_800_000.0
 KEYS = [

@@ -1,0 +1,1 @@
+"""Grafana dashboards, made of the definitions that the code has."""

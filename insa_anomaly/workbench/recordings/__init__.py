@@ -1,0 +1,1 @@
+"""Recordings in files: read, evaluated, plotted, replayed."""
