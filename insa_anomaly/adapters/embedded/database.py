@@ -1,4 +1,4 @@
-"""PostgreSQL on a data folder, from a wheel's programs or the system's."""
+"""PostgreSQL on a data folder, run by a wheel's programs or the system's."""
 
 import importlib.metadata
 import re
@@ -37,7 +37,10 @@ _SOCKET_LINE = 4  # of postmaster.pid, from 0: the folder of the server's socket
 
 @dataclass(frozen=True)
 class Installation:
-    """PostgreSQL's programs in one place; `package` names the wheel they came in, which may be copied to where an account can reach it."""
+    """PostgreSQL's programs in a folder.
+
+    `package` names the wheel they came in, which may be copied to where an account can reach it.
+    """
 
     bindir: Path
     major: int
@@ -45,7 +48,7 @@ class Installation:
 
 
 def postgres_installations() -> list[Installation]:
-    """Every PostgreSQL on this machine: from a wheel first, then the system's, newest first."""
+    """Return every PostgreSQL on this machine: wheels first, then the system's, newest first."""
     return [*_wheel_installations(), *_system_installations()]
 
 
@@ -79,10 +82,11 @@ def postgres(
     installations: Sequence[Installation] | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Run PostgreSQL on a data folder, made where there is none; yields a connection string of its superuser `insa`.
+    """Run PostgreSQL on a data folder and yield a connection string of its superuser `insa`.
 
-    It listens on a unix socket in a 0700 folder and nowhere else. A folder made by another major version needs programs of that version.
-    Call it from a thread that lives as long as the server should. Raises ServiceError.
+    The folder is created if it is missing; a folder made by another major version needs programs
+    of that version. The server listens only on a unix socket in a 0700 folder. Call it from a
+    thread that lives as long as the server should. Raises ServiceError.
     """
     data = data.resolve()
     options = {"shared_buffers": "32MB", "fsync": "on", **(settings or {})}
@@ -119,7 +123,8 @@ def _made(data: Path) -> bool:
 def _chosen(data: Path, installations: Sequence[Installation]) -> Installation:
     if not installations:
         raise ServiceError(
-            "there is no PostgreSQL to start: install insa-anomaly[embedded] or postgresql, or configure a database"
+            "there is no PostgreSQL to start: install insa-anomaly[embedded] or postgresql,"
+            " or configure a database"
         )
     if not _made(data):
         return installations[0]
@@ -128,18 +133,23 @@ def _chosen(data: Path, installations: Sequence[Installation]) -> Installation:
     if not fitting:
         have = ", ".join(str(each.major) for each in installations)
         raise ServiceError(
-            f"{data} was made by PostgreSQL {major}, here is {have}: install postgresql-{major} or choose another folder"
+            f"{data} was made by PostgreSQL {major}, here is {have}:"
+            f" install postgresql-{major} or choose another folder"
         )
     return fitting[0]
 
 
 def _reachable(chosen: Installation, near: Path, account: Account | None) -> Path:
-    """The programs' folder, or a copy of it beside the data where the account cannot reach them (an environment under root's home)."""
+    """Return the programs' folder, or a copy beside the data if the account cannot reach it.
+
+    An environment under root's home is such a case.
+    """
     if account is None or account_may(account, "-x", chosen.bindir / "postgres"):
         return chosen.bindir
     if chosen.package is None:
         raise ServiceError(
-            f"the account {account.name} cannot run {chosen.bindir / 'postgres'}: open the folders above it"
+            f"the account {account.name} cannot run {chosen.bindir / 'postgres'}:"
+            " open the folders above it"
         )
     install = chosen.bindir.parent
     version = importlib.metadata.version(chosen.package)
@@ -150,12 +160,12 @@ def _reachable(chosen: Installation, near: Path, account: Account | None) -> Pat
 
 
 def _copied(install: Path, target: Path, package: str) -> None:
-    """Copy programs and libraries in their relative layout, which the programs' search path relies on."""
+    """Copy programs and libraries in the relative layout that the programs' search path expects."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / package).mkdir(parents=True)
     for made in (partial, partial / package):
-        made.chmod(0o755)  # whatever our umask says, the account must pass
+        made.chmod(0o755)  # the account must pass, whatever our umask is
     shutil.copytree(install, partial / package / install.name, symlinks=True)
     libraries = install.parent.parent / f"{package}.libs"
     if libraries.exists():
@@ -164,7 +174,10 @@ def _copied(install: Path, target: Path, package: str) -> None:
 
 
 def _initialised(data: Path, bindir: Path, account: Account | None, flags: list[str]) -> None:
-    """Make the data folder where there is none, under another name first: a crash in the middle leaves nothing that looks finished."""
+    """Create a missing data folder, under another name first.
+
+    A crash in the middle then leaves no folder that looks finished.
+    """
     if _made(data):
         return
     if data.exists() and any(data.iterdir()):
@@ -196,18 +209,23 @@ def _initdb(data: Path, bindir: Path, account: Account | None, flags: list[str])
         raise
     if process.returncode != 0:
         raise ServiceError(
-            f"PostgreSQL's data folder {data} cannot be made: {said.decode(errors='replace').strip()}"
+            f"PostgreSQL's data folder {data} cannot be made:"
+            f" {said.decode(errors='replace').strip()}"
         )
 
 
 def _predecessor_gone(data: Path) -> None:
-    """Wait for a server whose parent was killed: it is on its way out. Forget one that a power cut ended."""
+    """Wait for a server whose parent was killed, which is about to end.
+
+    The lock file of a server that a power cut ended is removed.
+    """
     lock = data / "postmaster.pid"
     deadline = time.monotonic() + STOP_SECONDS
     while (pid := _first_line(lock)) and _is_postgres(pid):
         if time.monotonic() > deadline:
             raise ServiceError(
-                f"{data} is in use by the PostgreSQL with process id {pid}; stop it or choose another folder"
+                f"{data} is in use by the PostgreSQL with process id {pid};"
+                " stop it or choose another folder"
             )
         time.sleep(POLL_SECONDS)
     lock.unlink(missing_ok=True)
@@ -221,7 +239,7 @@ def _first_line(path: Path) -> str:
 
 
 def _is_postgres(pid: str) -> bool:
-    """After a power cut the number may belong to any other program."""
+    """Return whether a process is PostgreSQL: after a power cut any program may have the id."""
     try:
         return Path("/proc", pid, "cmdline").read_bytes().split(b"\0")[0].endswith(b"postgres")
     except (FileNotFoundError, ProcessLookupError):
@@ -237,7 +255,10 @@ def _connects(dsn: str) -> bool:
 
 
 def running_postgres(data: Path) -> str | None:
-    """Connection string of the server that runs on this folder, started by whomever; None where none does."""
+    """Return the connection string of the server that runs on this folder; None if there is none.
+
+    Any process may have started the server.
+    """
     lines = (
         (data / "postmaster.pid").read_text().splitlines()
         if (data / "postmaster.pid").exists()

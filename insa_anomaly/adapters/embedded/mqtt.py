@@ -1,4 +1,4 @@
-"""An MQTT broker on loopback with one user: mosquitto, or amqtt as the last resort."""
+"""An MQTT broker on loopback with a single user: mosquitto, or amqtt as the last resort."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ from insa_anomaly.errors import ServiceError
 
 @dataclass(frozen=True)
 class Listener:
-    """A broker that runs, and whom it lets in."""
+    """A running broker and the user it admits."""
 
     host: str
     port: int
@@ -37,7 +37,7 @@ class Listener:
 
 @contextmanager
 def broker(folder: Path, tools: Tools) -> Iterator[Listener]:
-    """Run the best MQTT broker there is here: mosquitto, else amqtt. Raises ServiceError."""
+    """Run the best MQTT broker available here: mosquitto, else amqtt. Raises ServiceError."""
     start = mosquitto(folder, tools) if tools.command("mosquitto") else amqtt(folder)
     with start as listener:
         yield listener
@@ -51,9 +51,10 @@ def mosquitto(
     password: str | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Listener]:
-    """Run mosquitto on 127.0.0.1 with one user, `insa`; sessions and queues live in `folder`, so a second run there continues them.
+    """Run mosquitto on 127.0.0.1 with a single user, `insa`.
 
-    `settings` are further lines of its configuration. Raises ServiceError.
+    Sessions and queues live in `folder`, so a second run there continues them. `settings` are
+    further lines of its configuration. Raises ServiceError.
     """
     command = tools.command("mosquitto")
     if command is None:
@@ -70,13 +71,16 @@ def mosquitto(
 
 
 def _account_for(program: str) -> Account | None:
-    """Under root a lesser account, unless the program is where that cannot reach it, e.g. unpacked under root's home."""
+    """Return a lesser account under root, unless that cannot reach the program.
+
+    A program unpacked under root's home is such a case.
+    """
     account = service_account()
     return account if account is None or account_may(account, "-x", Path(program)) else None
 
 
 def _mosquitto_conf(folder: Path, port: int, settings: Mapping[str, str]) -> str:
-    """Nothing is dropped by count, and no packet is larger than one the daemon takes."""
+    """Return a configuration that drops no message by count and admits the daemon's packets."""
     lines = {
         "listener": f"{port} 127.0.0.1",
         "allow_anonymous": "false",
@@ -88,14 +92,19 @@ def _mosquitto_conf(folder: Path, port: int, settings: Mapping[str, str]) -> str
         "max_inflight_messages": "500",
         "max_packet_size": "262144",
         "log_dest": "stderr",
-        "user": "root",  # means: change nothing, we chose the account; without it root becomes nobody, who cannot write here
+        # root means "change no account": we chose the account. By default, root would become
+        # nobody, which cannot write here.
+        "user": "root",
         **settings,
     }
     return "".join(f"{name} {value}\n" for name, value in lines.items())
 
 
 def _mosquitto_hash(password: str) -> str:
-    """Mosquitto's own form, PBKDF2 with SHA-512; few rounds, as the password is random and long."""
+    """Return Mosquitto's own hash, PBKDF2 with SHA-512, at few rounds.
+
+    Few rounds are enough, as the password is random and long.
+    """
     rounds, salt = 101, secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds, 64)
     return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
@@ -103,14 +112,16 @@ def _mosquitto_hash(password: str) -> str:
 
 @contextmanager
 def amqtt(folder: Path, port: int | None = None, password: str | None = None) -> Iterator[Listener]:
-    """Run amqtt on 127.0.0.1 with one user, `insa`: the last resort where there is no mosquitto.
+    """Run amqtt on 127.0.0.1 with a single user, `insa`: the last resort without mosquitto.
 
-    It speaks MQTT 3.1.1 only, keeps everything in memory, hands retained messages to subscribers they are not for, and may forget what a
-    publisher sent that leaves at once, though it was acknowledged. Raises ServiceError.
+    It speaks MQTT 3.1.1 only, holds all its state in memory and delivers retained messages to
+    subscribers they are not for. It may lose the messages of a publisher that disconnects at once,
+    although it has acknowledged them. Raises ServiceError.
     """
     if importlib.util.find_spec("amqtt") is None:
         raise ServiceError(
-            "there is no MQTT broker to start: install Debian's mosquitto or insa-anomaly[embedded], or configure a broker"
+            "there is no MQTT broker to start: install Debian's mosquitto or"
+            " insa-anomaly[embedded], or configure a broker"
         )
     folder = private_folder(folder)
     port, password = untaken(port or free_port()), password or secrets.token_urlsafe(24)
@@ -134,7 +145,11 @@ def _amqtt_conf(folder: Path, port: int) -> dict[str, object]:
 
 
 def _argon2_hash(password: str) -> str:
-    """What amqtt reads; at the least cost, as the password is random and long and every connection pays."""
-    from pwdlib.hashers.argon2 import Argon2Hasher  # noqa: PLC0415 - comes with the extra `embedded` only
+    """Return the hash that amqtt reads, at the least cost.
+
+    The password is random and long, and every connection pays the cost.
+    """
+    # Comes with the extra `embedded` only.
+    from pwdlib.hashers.argon2 import Argon2Hasher  # noqa: PLC0415
 
     return Argon2Hasher(time_cost=1, memory_cost=64, parallelism=1).hash(password)

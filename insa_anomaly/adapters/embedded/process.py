@@ -1,4 +1,4 @@
-"""Children: how one is found, started so that it never outlives us, waited for and stopped."""
+"""Child processes: found, started so that they never outlive us, awaited and stopped."""
 
 import importlib.util
 import os
@@ -22,8 +22,9 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.02
 LOG_BYTES = 1_000_000
-_PORTS = range(12_000, 32_000)  # below those of outgoing connections, 32768 to 60999
-SBIN = "/usr/sbin:/sbin:/usr/local/sbin"  # not on an ordinary user's PATH, and Debian's mosquitto lives there
+_PORTS = range(12_000, 32_000)  # below the ports of outgoing connections, 32768 to 60999
+# Not on an ordinary user's PATH, although Debian's mosquitto is there.
+SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 
 _SHIM = """
 import ctypes, os, sys
@@ -44,12 +45,15 @@ except OSError as error:
 
 @dataclass(frozen=True)
 class Tools:
-    """Where programs are looked for: PATH, the sbin folders, then `unpacked`, a folder that packages were unpacked in without root."""
+    """Search path of programs: PATH, the sbin folders, then `unpacked`.
+
+    `unpacked` is a folder in which packages were unpacked without root.
+    """
 
     unpacked: Path | None = None
 
     def command(self, name: str) -> list[str] | None:
-        """The start of an argument list that runs this program, or None where there is none."""
+        """Return the start of an argument list that runs a program, None if it is not found."""
         found = shutil.which(name) or shutil.which(name, path=SBIN)
         if found is not None:
             return [found]
@@ -81,11 +85,12 @@ def spawn(
     stderr: int | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a child that is sent `death_signal` when the thread that called this ends, however it ends: call it from one that lives long.
+    """Start a child that receives `death_signal` when the calling thread ends in any way.
 
-    `cwd` None is ours, whether or not we could enter it now.
-    The child leads a session of its own, so that Ctrl-C in a terminal reaches the parent alone, which stops its children in order.
-    A small program sets the signal and becomes `argv`: unlike `preexec_fn` it is safe beside running threads.
+    Call it from a thread that lives long. `cwd` None is our working directory, even if it could not
+    be entered now. The child leads a session of its own, so that Ctrl-C in a terminal reaches only
+    the parent, which stops its children in order. A small program sets the signal and becomes
+    `argv`: unlike `preexec_fn` it is safe beside running threads.
     """
     uid, gid = (account.uid, account.gid) if account else (-1, -1)
     shim = [
@@ -115,7 +120,7 @@ def stop(
     with_signal: signal.Signals = signal.SIGTERM,
     seconds: float = STOP_SECONDS,
 ) -> int:
-    """Ask a child to end, wait, and end it the hard way after `seconds`; answers its exit code."""
+    """Signal a child to end, wait, and kill it after `seconds`; return its exit code."""
     if process.poll() is None:
         process.send_signal(with_signal)
     try:
@@ -126,7 +131,10 @@ def stop(
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody used a moment ago, and that the kernel gives to no outgoing connection meanwhile."""
+    """Return a TCP port of 127.0.0.1 that was unused a moment ago.
+
+    The kernel assigns no port of this range to outgoing connections.
+    """
     for port in random.sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -135,14 +143,18 @@ def free_port() -> int:
 
 
 def untaken(port: int) -> int:
-    """The port itself; a server that answers there would be taken for ours. Raises ServiceError."""
+    """Return the port if it is free; otherwise raise ServiceError.
+
+    A server that already answers there would be taken for ours.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ServiceError(
-                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; choose another one or stop its user"
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror};"
+                " choose another one or stop its user"
             ) from error
     return port
 
@@ -157,7 +169,7 @@ def running(
     stop_signal: signal.Signals = signal.SIGTERM,
     account: Account | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server for the length of the block, its output in `log`."""
+    """Run a server for the length of the block, with its output in `log`."""
     with _opened_log(log) as output:
         process = spawn(
             argv, death_signal=stop_signal, account=account, stdout=output, stderr=output
@@ -171,7 +183,7 @@ def running(
 
 @contextmanager
 def _opened_log(path: Path) -> Iterator[int]:
-    """A descriptor to append to; a log that grew long starts anew."""
+    """Yield a descriptor that appends; a log that has grown long starts anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = os.O_TRUNC if path.exists() and path.stat().st_size > LOG_BYTES else 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | fresh, 0o600)
@@ -188,11 +200,13 @@ def _await(
     while not ready():
         if process.poll() is not None:
             raise ServiceError(
-                f"{name} ended at its start with code {process.returncode}: {_last_line(log)} (all of it in {log})"
+                f"{name} ended at its start with code {process.returncode}:"
+                f" {_last_line(log)} (all of it in {log})"
             )
         if time.monotonic() > deadline:
             raise ServiceError(
-                f"{name} is not ready after {READY_SECONDS:.0f} s: {_last_line(log)} (all of it in {log})"
+                f"{name} is not ready after {READY_SECONDS:.0f} s:"
+                f" {_last_line(log)} (all of it in {log})"
             )
         time.sleep(POLL_SECONDS)
 
@@ -210,6 +224,6 @@ def accepts(family: int, address: tuple[str, int] | str) -> bool:
 
 
 def package_folders(package: str) -> list[Path]:
-    """Where a package lies, without importing it: importing does work we don't want."""
+    """Return a package's folders without importing it: an import does work that is not wanted."""
     spec = importlib.util.find_spec(package)
     return [Path(place) for place in spec.submodule_search_locations or []] if spec else []

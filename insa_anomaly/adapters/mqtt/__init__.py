@@ -1,4 +1,4 @@
-"""MQTT, on paho: the daemon's connection, and two for the workbench."""
+"""MQTT, on paho: the daemon's connection, and two connections for the workbench."""
 
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms, Tls
 from insa_anomaly.adapters.mqtt.connection import Connection

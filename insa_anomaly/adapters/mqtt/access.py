@@ -1,4 +1,4 @@
-"""Where the broker is, who we are to it, and what we want of it."""
+"""The broker's address, our identity there, and the terms of a connection."""
 
 import ssl
 from collections.abc import Sequence
@@ -13,14 +13,17 @@ Version = Literal["5", "3.1.1"]
 
 @dataclass(frozen=True)
 class Tls:
-    """Files in PEM: the authority that signed the broker's certificate (None: those of the system), and our own certificate and key."""
+    """Files in PEM: an authority, and our own certificate and key.
+
+    The authority signed the broker's certificate; None: the authorities of the system.
+    """
 
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """A context that verifies the broker and its name. Raises ConfigError."""
+        """Return a context that verifies the broker and its name. Raises ConfigError."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
             if self.certificate:
@@ -33,9 +36,10 @@ class Tls:
 
 @dataclass(frozen=True)
 class Access:
-    """The broker's address, and what we present there. `client_id` must be ours alone: the broker knows the session by it.
+    """The broker's address and our credentials there.
 
-    `versions` of MQTT are tried in this order until the broker answers to one, which is then kept to.
+    `client_id` must be ours alone: the broker knows the session by it. `versions` of MQTT are tried
+    in this order until the broker answers to a version; that version is then used throughout.
     """
 
     host: str
@@ -50,13 +54,15 @@ class Access:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a connection is for.
+    """The purpose and limits of a connection.
 
-    `filters`: what to subscribe to, at QoS 1; `stale_filters`: what an earlier run subscribed to, to be given up where it is not
-    in `filters`: a kept session keeps its subscriptions too. `expiry`: seconds the broker keeps session and queue while we are
-    away, 0: no session. `will`: topic and payload the broker publishes, retained, when we are gone without a word.
-    `linger`: seconds to let messages gather between two reads, which costs as much delay and saves most of the reading.
-    `canary`: a topic to which we publish now and then, to see that it comes back (`Canary`).
+    `filters`: subscriptions, at QoS 1. `stale_filters`: subscriptions of an earlier run, cancelled
+    if they are not in `filters`, because a stored session keeps its subscriptions too. `expiry`:
+    seconds for which the broker keeps session and queue while we are disconnected, 0: no session.
+    `will`: topic and payload that the broker publishes, retained, when we vanish without a
+    DISCONNECT. `linger`: seconds in which messages gather between two reads, which costs as much
+    delay and saves most of the reading. `canary`: a topic to which we publish at intervals, to see
+    that the message comes back (`Canary`).
     """
 
     filters: Sequence[str] = ()
@@ -70,11 +76,17 @@ class Terms:
 
 @dataclass(frozen=True)
 class Backoff:
-    """Seconds to wait before the next attempt: from `first`, doubled each time, up to `most`, less up to half of it by chance."""
+    """Seconds to wait before the next attempt.
+
+    The wait begins at `first`, doubles up to `most`, and is shortened at random by up to half.
+    """
 
     first: float = 0.25
     most: float = 30.0
 
     def delay(self, failures: int, chance: float) -> float:
-        """After so many failures in a row (at least 1); `chance` in [0, 1) keeps many clients from coming back all at once."""
+        """Return the wait after `failures` (at least 1) in a row.
+
+        `chance` in [0, 1) prevents many clients from returning all at once.
+        """
         return min(self.most, self.first * 2.0 ** min(failures - 1, 30)) * (1.0 - chance / 2)

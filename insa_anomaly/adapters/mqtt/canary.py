@@ -1,8 +1,10 @@
-"""Does the broker deliver to us? What it grants does not say: some grant a subscription that their access list then withholds.
+"""A canary: a message of our own that proves that the broker delivers to us.
 
-So we publish something now and then that must come back to us. Whatever else comes is proof as well: behind a long queue the canary is
-late, and nothing is wrong. Some brokers hang up on whom they do not allow a topic (mosquitto 2.0 does); a connection that lasts is worth
-more than a canary, so one that is denied is left alone for an hour.
+A granted subscription is no proof: some brokers grant a subscription that their access list then
+withholds. So we publish a message at intervals that must come back to us. Any other message that
+arrives is proof as well: behind a long queue the canary is late without a fault. Some brokers hang
+up on a client that uses a forbidden topic (mosquitto 2.0 does). A lasting connection is worth more
+than a canary, so a denied canary is not sent again for an hour.
 """
 
 from math import inf
@@ -10,22 +12,25 @@ from secrets import token_hex
 
 from insa_anomaly.adapters.mqtt.packets import Message
 
-DEADLINE_SECONDS = 10.0  # in which it is back, or something else has come
+DEADLINE_SECONDS = 10.0  # in which the canary or any other message must arrive
 EVERY_SECONDS = 60.0
 DENIED_SECONDS = 3600.0
-_HANGING_UP = 2  # connections lost in a row right after the canary went out: taken for a denial
-_RIGHT_AFTER = 2.0  # seconds; a network that fails is noticed later, or by chance
+_HANGING_UP = 2  # connections lost in a row right after the canary was sent: taken for a denial
+_RIGHT_AFTER = 2.0  # seconds; a network failure is noticed later, or at this moment by chance
 
 
 class Canary:
-    """Published to `topic` on every connection; None: never. Times are monotonic seconds. For one thread; any may ask `trouble`."""
+    """A message published to `topic` on every connection; None: never.
+
+    Times are monotonic seconds. For a single thread; any thread may read `trouble`.
+    """
 
     def __init__(self, topic: str | None) -> None:
         self._topic = topic
         self._doubt: str | None = None
         self._denial: str | None = None  # outlives the connection
-        self._proved = False  # something came on this connection
-        self._payload = b""  # of the one that is out
+        self._proved = False  # a message came on this connection
+        self._payload = b""  # of the canary that has not come back yet
         self._mid = 0
         self._deadline = self._next = inf
         self._sent = -inf
@@ -34,11 +39,11 @@ class Canary:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing proves that the broker delivers to us, None where something does or may yet."""
+        """Reason to doubt that the broker delivers to us; None while a message proves it or may."""
         return self._doubt or (None if self._proved else self._denial)
 
     def begin(self, refused: str | None, now: float) -> None:
-        """A connection is subscribed; `refused` says why not to the canary's topic."""
+        """Start on a subscribed connection; `refused` is why the canary's topic was not granted."""
         self._forget()
         if self._topic is None:
             return
@@ -47,7 +52,7 @@ class Canary:
         self._next = max(now, self._denied_until)
 
     def end(self, now: float, *, lost: bool) -> None:
-        """The connection ended, `lost` without a word: what was out will not come."""
+        """Forget a canary in flight: its connection ended, `lost` if without a DISCONNECT."""
         self._hung_up = (
             self._hung_up + 1 if lost and self._payload and now - self._sent < _RIGHT_AFTER else 0
         )
@@ -59,15 +64,22 @@ class Canary:
         self._doubt, self._proved, self._payload, self._mid, self._next = None, False, b"", 0, inf
 
     def _deny(self, said: str, now: float) -> None:
-        self._denial = f"{said}, so nothing proves that it delivers to us: allow it, or set broker.canary to null"
+        self._denial = (
+            f"{said}, so nothing proves that it delivers to us:"
+            " allow it, or set broker.canary to null"
+        )
         self._denied_until = self._next = now + DENIED_SECONDS
 
     def due(self, now: float) -> tuple[str, bytes] | None:
-        """What is to be published now, topic and payload; `sent` then says under which packet id it was."""
+        """Return topic and payload of a canary to publish now, None if none is due.
+
+        `sent` then reports its packet id.
+        """
         if self._payload and now > self._deadline:
             self._payload = b""
             self._doubt = (
-                f"the broker delivers nothing to us: what we published to {self._topic} did not come back within {DEADLINE_SECONDS:.0f} s;"
+                f"the broker delivers nothing to us: what we published to {self._topic}"
+                f" did not come back within {DEADLINE_SECONDS:.0f} s;"
                 f" its access list may forbid us to read"
             )
         if self._topic is None or self._payload or now < self._next:
@@ -77,11 +89,11 @@ class Canary:
         return self._topic, self._payload
 
     def sent(self, mid: int) -> None:
-        """It is on its way."""
+        """Remember the packet id of the canary just published."""
         self._mid = mid
 
     def answered(self, mid: int, refused: str | None, now: float) -> bool:
-        """Whether this was the answer to the canary."""
+        """Return whether this was the answer to the canary."""
         if not self._mid or mid != self._mid:
             return False
         self._mid = 0
@@ -93,7 +105,10 @@ class Canary:
     def heard(
         self, messages: list[Message], mids: list[int], now: float
     ) -> tuple[list[Message], list[int], list[int]]:
-        """What came, without what came under the canary's topic; and the packet ids of the latter that are to be acknowledged."""
+        """Return messages and packet ids without the canary's topic.
+
+        The third list holds the canaries' packet ids that are to be acknowledged.
+        """
         self._proved, self._doubt, self._deadline = True, None, now + DEADLINE_SECONDS
         if self._topic is None or all(topic != self._topic for topic, _ in messages):
             return messages, mids, []

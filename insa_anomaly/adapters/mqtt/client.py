@@ -1,12 +1,14 @@
-"""paho, used in two ways that behave alike: as it comes, and with its reading replaced.
+"""paho in two clients that behave alike: unchanged, and with its reading replaced.
 
-paho reads every packet with two `recv` of one byte and one for the rest, and handles each by itself: 31 us a message. The fast
-client reads all there is, takes PUBLISH and PUBACK packets in one loop, and hands everything else to paho: 1.3 us. For that it
-uses private names of paho (`_packet_read`, `_packet_handle`, `_packet_queue`, `_in_packet`, `_sock_recv`, `_mid_generate`,
-`_msgtime_mutex`, `_last_bytes_received`); the stock client uses none, and is there for the day they change.
+paho reads every packet with two `recv` of a byte each and a third for the rest, and handles packets
+singly: 31 us a message. The fast client reads all available bytes, takes PUBLISH and PUBACK packets
+in a single loop, and passes every other packet to paho: 1.3 us. It uses private names of paho
+(`_packet_read`, `_packet_handle`, `_packet_queue`, `_in_packet`, `_sock_recv`, `_mid_generate`,
+`_msgtime_mutex`, `_last_bytes_received`); the stock client uses none of them, and is there for the
+day they change.
 
-A client serves one connection and is then thrown away. What was queued in it, acknowledgements above all, can so never reach
-another connection, where its packet ids would mean other messages.
+A client serves a single connection and is then discarded. Its queued packets, acknowledgements
+above all, can thus never reach another connection, where their packet ids mean other messages.
 """
 
 import time
@@ -23,12 +25,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from insa_anomaly.adapters.mqtt import packets
 from insa_anomaly.adapters.mqtt.packets import MOST, Malformed, Message, Publishes
 
-QOS_2 = 0x10000  # added to the packet id of a message that came at QoS 2, which is acknowledged by another packet
-_AT_ONCE = 500  # messages the stock client reads before it hands them over
+# Added to the packet id of a message that came at QoS 2: another packet acknowledges it.
+QOS_2 = 0x10000
+_AT_ONCE = 500  # messages the stock client reads before it delivers them
 _READ = 262_144
-_CUT = (
-    MOST + 65_600
-)  # so much of an overlong packet is kept: the longest topic, and more payload than is allowed
+# Bytes kept of an overlong packet: the longest topic, and more payload than is allowed.
+_CUT = MOST + 65_600
 _OK = MQTTErrorCode.MQTT_ERR_SUCCESS
 
 Deliver = Callable[[list[Message], list[int]], None]
@@ -36,11 +38,15 @@ Settle = Callable[[list[tuple[int, int]]], None]
 
 
 def _nobody(*_: object) -> None:
-    """What a client tells after its end interests nobody."""
+    """Drop a client's notifications after its end."""
 
 
 class StockClient(paho.Client):
-    """paho as it comes. `deliver` gets messages and their packet ids, `settle` (packet id, reason code) of what was published."""
+    """paho unchanged.
+
+    `deliver` gets messages and their packet ids, `settle` the (packet id, reason code) of published
+    messages.
+    """
 
     def __init__(
         self,
@@ -70,12 +76,14 @@ class StockClient(paho.Client):
         self.on_publish = self._note_answer
 
     def step(self, timeout: float) -> MQTTErrorCode:
-        """One turn of the connection, waiting up to `timeout` seconds for something to do; `took` says how much came."""
+        """Run a turn of the connection, waiting up to `timeout` seconds for traffic.
+
+        `took` is the number of messages and answers that came.
+        """
         rc = self.loop(timeout)
         had = 0
-        while (
-            rc == _OK and had < len(self._messages) < _AT_ONCE
-        ):  # paho reads one packet a turn: go on while there are more
+        # paho reads a single packet a turn: repeat while more arrive.
+        while rc == _OK and had < len(self._messages) < _AT_ONCE:
             had = len(self._messages)
             rc = self.loop_read()
         self._hand_over()
@@ -97,11 +105,11 @@ class StockClient(paho.Client):
         del client, userdata
         try:
             topic = message.topic
-        except UnicodeDecodeError as error:  # no broker should let it pass; as a message it is refused later, with its reason
+        except UnicodeDecodeError as error:
+            # No broker should pass such a topic on; the message is refused later, with its reason.
             topic = error.object.decode(errors="replace")
-        self._messages.append(
-            (topic, bytes(message.payload[: MOST + 1]))
-        )  # longer is refused all the same
+        # A longer payload is refused all the same.
+        self._messages.append((topic, bytes(message.payload[: MOST + 1])))
         self._mids.append(
             message.mid + QOS_2 if message.qos == 2 else message.mid if message.qos else 0
         )
@@ -118,15 +126,15 @@ class StockClient(paho.Client):
         self._answers.append((mid, reason_code.value))
 
     def acknowledge(self, mids: Sequence[int]) -> None:
-        """Acknowledge messages in this order; 0 stands for one that needs none."""
+        """Acknowledge messages in this order; an id of 0 needs no acknowledgement."""
         for mid in filter(None, mids):
             self.ack(mid % QOS_2, 2 if mid > QOS_2 else 1)
 
     def allow(self, under_way: int) -> None:
-        """So many publishes may be without an answer at a time, more wait; paho's own limit of 20 stays, as it cannot be changed now."""
+        """Leave paho's limit of 20 unanswered publishes, which cannot be changed by now."""
 
     def release(self) -> None:
-        """Close the socket, and let go of everything else, so that nothing keeps this client alive."""
+        """Close the socket and drop all references, so that this client can be freed."""
         socket = self.socket()
         if socket is not None:
             socket.close()
@@ -136,7 +144,7 @@ class StockClient(paho.Client):
         ) = None
 
     def send(self, topic: str, payload: bytes, *, retain: bool) -> int:
-        """Publish at QoS 1; answers the packet id. Raises ConnectionError."""
+        """Publish at QoS 1 and return the packet id. Raises ConnectionError."""
         info = self.publish(topic, payload, 1, retain)
         if info.rc != _OK:
             raise ConnectionError(paho.error_string(info.rc))
@@ -144,7 +152,7 @@ class StockClient(paho.Client):
 
 
 class FastClient(StockClient):
-    """paho with its reading replaced, and PUBACKs joined; `protocol` must not change under way."""
+    """paho with its reading replaced, and PUBACKs joined; `protocol` must not change in use."""
 
     def __init__(
         self,
@@ -157,16 +165,19 @@ class FastClient(StockClient):
     ) -> None:
         super().__init__(client_id, protocol, deliver, settle, clean=clean)
         self._publishes = Publishes(protocol)
-        self._chunks: list[bytes] = []  # what was read of packets that are not all there
+        self._chunks: list[bytes] = []  # bytes read of packets that are incomplete
         self._had = 0
         self._need = 0
         self._skip = 0  # bytes of an overlong packet still to come
-        self._sent = Lock()  # guards the two below, and is held while nothing else is
+        self._sent = Lock()  # guards `_room` and `_held`, and is held with no other lock
         self._room = 0
         self._held: deque[bytes] = deque()
 
     def step(self, timeout: float) -> MQTTErrorCode:
-        """One turn of the connection, waiting up to `timeout` seconds for something to do; `took` says how much came."""
+        """Run a turn of the connection, waiting up to `timeout` seconds for traffic.
+
+        `took` is the number of messages and answers that came.
+        """
         rc = self.loop(timeout)
         if self._answers:
             self._send_held(len(self._answers))
@@ -199,7 +210,7 @@ class FastClient(StockClient):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
 
     def _take(self, buffer: bytes) -> MQTTErrorCode:
-        """Take all packets that are there, keep the rest."""
+        """Take all complete packets and keep the remaining bytes."""
         at = 0
         rc = _OK
         while rc == _OK:
@@ -225,7 +236,10 @@ class FastClient(StockClient):
         self._chunks, self._had, self._need = [rest] if rest else [], len(rest), need
 
     def _take_overlong(self, buffer: bytes, at: int, start: int, stop: int) -> MQTTErrorCode:
-        """A packet that MQTT 5 forbids the broker to send us, and 3.1.1 does not: take its beginning, so that it is refused later."""
+        """Take the beginning of an overlong packet, so that the message is refused later.
+
+        MQTT 5 forbids the broker to send such a packet to us, MQTT 3.1.1 does not.
+        """
         if buffer[at] & 0xF4 != 0x30:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         if len(buffer) - at < min(stop - at, _CUT):
@@ -258,18 +272,18 @@ class FastClient(StockClient):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
 
     def acknowledge(self, mids: Sequence[int]) -> None:
-        """Acknowledge messages in this order, in one piece; 0 stands for one that needs none."""
+        """Acknowledge messages in this order, in one piece; an id of 0 needs none."""
         plain = [mid for mid in mids if 0 < mid < QOS_2]
         if plain:
             self._packet_queue(paho.PUBACK, packets.encode_pubacks(plain), 0, 0)
         super().acknowledge([mid for mid in mids if mid > QOS_2])
 
     def allow(self, under_way: int) -> None:
-        """So many publishes may be without an answer at a time; more wait."""
+        """Allow `under_way` unanswered publishes at a time; further publishes wait."""
         self._room = under_way
 
     def send(self, topic: str, payload: bytes, *, retain: bool) -> int:
-        """Publish at QoS 1; answers the packet id. Raises ConnectionError."""
+        """Publish at QoS 1 and return the packet id. Raises ConnectionError."""
         mid = self._mid_generate()
         packet = packets.encode_publish(topic, payload, mid, self._protocol, retain=retain)
         with self._sent:

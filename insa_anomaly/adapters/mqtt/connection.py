@@ -1,4 +1,4 @@
-"""The daemon's one connection to the broker: the port `Broker`."""
+"""The daemon's connection to the broker: the port `Broker`."""
 
 from collections.abc import Callable
 from itertools import count
@@ -15,15 +15,17 @@ from insa_anomaly.errors import BrokerAway
 from insa_anomaly.ports import Delivery, Settled
 
 HandOver = Callable[[Delivery], bool]
-_TOKENS = 1 << 20  # tokens of one connection: packet ids, and above them those that were never sent
+# Tokens of one connection: packet ids, and above them the numbers of messages that were not sent.
+_TOKENS = 1 << 20
 _UNSENT = 1 << 16
 
 
 class Connection(Session):
-    """A kept session. Deliveries go to `hand_over`, in the thread that reads.
+    """A session stored by the broker; deliveries go to `hand_over`, in the thread that reads.
 
-    While `hand_over` waits, nothing is read: that is the back-pressure; it must return well before the keepalive is over. Where it
-    answers False the connection is torn off and made again, the only way to have the broker deliver once more.
+    While `hand_over` waits, no packet is read: this wait is the back-pressure, and it must end well
+    before the keepalive is over. If `hand_over` returns False, the connection is cut and made
+    again: the only way to have the broker deliver once more.
     """
 
     def __init__(
@@ -47,16 +49,19 @@ class Connection(Session):
 
     @property
     def undelivered(self) -> str | None:
-        """Why nothing proves that what is published reaches us; None where something does."""
+        """Reason to doubt that published messages reach us; None while a message proves it."""
         return self._canary.trouble
 
     @property
     def sessions_lost(self) -> int:
-        """Connections on which the broker had forgotten our session, and with it what it had queued."""
+        """Connections on which the broker had lost our session, and with it the queued messages."""
         return self._sessions_lost
 
     def acknowledge(self, *deliveries: Delivery) -> None:
-        """PUBACK all of them but those of a connection that ended: they will be delivered again."""
+        """Send PUBACKs for deliveries of the present connection.
+
+        Deliveries of a connection that ended are left out: the broker delivers them again.
+        """
         link = self._link
         if link is not None:
             link.client.acknowledge(
@@ -64,9 +69,11 @@ class Connection(Session):
             )
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send at QoS 1; answers a token. What the broker would end the connection over is not sent, but settled as refused.
+        """Publish at QoS 1 and return a token.
 
-        Raises BrokerAway. How many are under way is for the caller to bound; above what the broker allows they wait here.
+        A message over which the broker would end the connection is not sent, but settled as
+        refused. The caller bounds how many messages are unsettled; above the broker's limit they
+        wait here. Raises BrokerAway.
         """
         link = self._link
         if link is None:
@@ -82,7 +89,7 @@ class Connection(Session):
             raise BrokerAway from error
 
     def settled(self, timeout: float) -> list[Settled]:
-        """Answers that came since the last call; waits up to `timeout` seconds for the first."""
+        """Return the answers since the last call; wait up to `timeout` seconds for the first."""
         answers: list[Settled] = []
         try:
             answers.append(
@@ -95,7 +102,7 @@ class Connection(Session):
 
     # --------------------------------------------------------------------- in the thread that reads
     def granted(self, link: Link, *, session_present: bool) -> None:
-        """The broker took us."""
+        """Log the new connection and count a lost session."""
         super().granted(link, session_present=session_present)
         self._last_refusal = ""
         instrumentation.broker_connected(
@@ -110,14 +117,14 @@ class Connection(Session):
         self._had_session = self._terms.expiry > 0
 
     def subscribed(self, link: Link, refused: str | None) -> None:
-        """Every subscription is answered."""
+        """Log refused subscriptions and start the canary."""
         super().subscribed(link, refused)
         if refused:
             instrumentation.broker_refused(f"subscription to {refused}")
         self._canary.begin(link.deaf, monotonic())
 
     def turned(self, link: Link) -> None:
-        """Send the canary where it is due, and say how it is."""
+        """Send the canary when it is due, and log a change of its state."""
         due = self._canary.due(monotonic())
         if due is not None:
             self._canary.sent(link.client.send(*due, retain=False))
@@ -126,21 +133,21 @@ class Connection(Session):
             instrumentation.delivery_doubted(self._last_doubt)
 
     def delivered(self, link: Link, messages: list[Message], mids: list[int]) -> bool:
-        """Messages came; the canary among them is ours alone."""
+        """Hand messages over, without the canaries among them."""
         others, their_mids, own_mids = self._canary.heard(messages, mids, monotonic())
         if own_mids:
             link.client.acknowledge(own_mids)
         return not others or self._hand_over(Delivery(link.generation, others, their_mids))
 
     def answered(self, link: Link, answers: list[tuple[int, int]]) -> None:
-        """PUBACKs came."""
+        """Settle the publishes that were answered."""
         for mid, reason in answers:
             if self._canary.answered(mid, refusal(reason), monotonic()):
                 continue
             self._settled.put(Settled(link.generation * _TOKENS + mid, refusal(reason)))
 
     def ended(self, end: End, delay: float) -> None:
-        """One line for each end, and one in all while the broker goes on refusing."""
+        """Log the end; a broker that refuses repeatedly for the same reason is logged once."""
         self._canary.end(monotonic(), lost=end.cause is Cause.LOST)
         if end.cause is Cause.TAKEN_OVER:
             instrumentation.broker_taken_over(self._access.client_id, end.reason, delay)

@@ -1,4 +1,4 @@
-"""For the workbench: publishes much, fast, and knows what the broker has taken."""
+"""A fast publisher for the workbench, which knows which messages the broker has accepted."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,10 +16,12 @@ _MIDS = 0xFFFF
 
 
 class Feeder(Session):
-    """Publishes at QoS 1 with at most `window` messages not acknowledged; those go again on the next connection.
+    """Publishes at QoS 1 with at most `window` unacknowledged messages.
 
-    Packets gather while others are under way and go out with the next acknowledgement, so that a lone message is sent at once and
-    many are sent together. `acknowledged` is called with messages as the broker takes them, in the thread that reads.
+    Unacknowledged messages are sent again on the next connection. Packets gather while others are
+    in flight and go out with the next acknowledgement, so that a lone message is sent at once and
+    many are sent together. `acknowledged` is called with messages as the broker accepts them, in
+    the thread that reads.
     """
 
     def __init__(
@@ -44,7 +46,10 @@ class Feeder(Session):
         self.count_refused = 0
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Send; waits while too many messages are not acknowledged. Raises BrokerAway after waiting for too long, BrokerRefused."""
+        """Send a message, or wait while too many messages are unacknowledged.
+
+        Raises BrokerAway after too long a wait, BrokerRefused.
+        """
         fault = unpublishable(topic, payload, self._link.most if self._link else 1 << 18)
         if fault:
             raise BrokerRefused(f"{topic[:200]!r}: {fault}")
@@ -61,34 +66,36 @@ class Feeder(Session):
                 self._flush()
 
     def drain(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for acknowledgements; answers how many are missing, refused messages included."""
+        """Wait up to `timeout` seconds for acknowledgements.
+
+        Returns how many are missing, refused messages included.
+        """
         with self._change:
             self._flush()
             self._change.wait_for(lambda: not self._pending, timeout)
             return len(self._pending) + self.count_refused
 
     def unacknowledged(self) -> list[Message]:
-        """What the broker has not taken yet, oldest first."""
+        """Return the messages that the broker has not accepted yet, oldest first."""
         with self._change:
             return list(self._pending.values())
 
     def _flush(self) -> None:
         link = self._link
         if link is None or not self._gathered:
-            return  # all that is pending goes with the next connection
+            return  # all pending messages are sent on the next connection
         packets = b"".join(
             encode_publish(*self._pending[mid], mid, link.protocol) for mid in self._gathered
         )
         self._gathered.clear()
         if isinstance(link.client, FastClient):
-            with suppress(
-                OSError
-            ):  # the connection is ending: what is pending goes with the next one
+            # The connection may be ending: pending messages are then sent on the next connection.
+            with suppress(OSError):
                 link.client.send_raw(packets)
 
     # --------------------------------------------------------------------- in the thread that reads
     def granted(self, link: Link, *, session_present: bool) -> None:
-        """The broker took us: what it has not acknowledged goes again, in its order."""
+        """Send all unacknowledged messages again, in their order."""
         super().granted(link, session_present=session_present)
         with self._change:
             self._window = min(self._most, link.receive_maximum)
@@ -96,7 +103,7 @@ class Feeder(Session):
             self._flush()
 
     def answered(self, link: Link, answers: list[tuple[int, int]]) -> None:
-        """PUBACKs came."""
+        """Count the messages that the broker accepted or refused."""
         del link
         with self._change:
             taken = [
@@ -107,13 +114,12 @@ class Feeder(Session):
             refused = [self._pending.pop(mid) for mid, reason in answers if mid in self._pending]
             self.count_acknowledged += len(taken)
             self.count_refused += len(refused)
-            if (
-                len(self._pending) - len(self._gathered) <= self._window // 2
-            ):  # waking the publisher for every one costs five times as much
+            # Waking the publisher for every message would cost five times as much.
+            if len(self._pending) - len(self._gathered) <= self._window // 2:
                 self._flush()
                 self._change.notify_all()
         if self._acknowledged:
             self._acknowledged(taken)
 
     def ended(self, end: End, delay: float) -> None:
-        """Let a waiting `publish` look again."""
+        """Let a waiting `publish` check again."""

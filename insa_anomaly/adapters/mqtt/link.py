@@ -1,4 +1,4 @@
-"""One connection to the broker, from CONNECT to its end."""
+"""A connection to the broker, from CONNECT to its end."""
 
 import socket
 import ssl
@@ -22,27 +22,22 @@ from insa_anomaly.adapters.mqtt.client import StockClient
 from insa_anomaly.adapters.mqtt.packets import MOST, Message
 
 _ANSWER_SECONDS = 5.0  # for the broker to answer CONNECT
-_TURN_SECONDS = 1.0  # how long one turn waits for something to do
-_WORTH = 500  # so much at once is worth reading on without a pause
+_TURN_SECONDS = 1.0  # how long a turn waits for traffic
+_WORTH = 500  # messages and answers in a turn that make reading on without a pause worthwhile
 _UNSUPPORTED_PROTOCOL, _TAKEN_OVER = 0x84, 0x8E
-_REFUSALS = {
-    0x85,
-    0x86,
-    0x87,
-    0x8A,
-    0x8C,
-}  # client id, name or password, not authorized, banned, authentication method
+# Client id, name or password, not authorized, banned, authentication method.
+_REFUSALS = {0x85, 0x86, 0x87, 0x8A, 0x8C}
 
 
 class Cause(Enum):
-    """Why a connection ended, as far as it matters to what is done next."""
+    """Why a connection ended, in the kinds that lead to different next steps."""
 
-    LOST = auto()  # without a word
-    ENDED = auto()  # with a reason: the broker's, or an error; or it never came about
-    UNANSWERED = auto()  # CONNECT was, or the broker does not speak this version of the protocol
+    LOST = auto()  # without a DISCONNECT
+    ENDED = auto()  # with the broker's reason or an error; or it was never established
+    UNANSWERED = auto()  # no answer to CONNECT, or the broker lacks this version of the protocol
     REFUSED = auto()
     TAKEN_OVER = auto()  # by another client with our id
-    SHED = auto()  # by us: what came found no room
+    SHED = auto()  # by us: there was no room for the messages that came
     CLOSED = auto()  # by us, for good
 
 
@@ -55,32 +50,38 @@ class End:
 
 
 class Owner(Protocol):
-    """Who is told what happens on a connection, in the thread that runs it."""
+    """The receiver of a connection's events, called in the thread that runs it."""
 
     def granted(self, link: "Link", *, session_present: bool) -> None:
-        """The broker took us."""
+        """Note that the broker granted the connection."""
 
     def subscribed(self, link: "Link", refused: str | None) -> None:
-        """Every subscription is answered; `refused` says which were not granted, and why."""
+        """Note that every subscription is answered.
+
+        `refused` names the subscriptions that were not granted, and why.
+        """
 
     def delivered(self, link: "Link", messages: list[Message], mids: list[int]) -> bool:
-        """Messages came. False: there is no room for them, they must come again."""
+        """Take messages; False if there is no room and they must come again."""
 
     def answered(self, link: "Link", answers: list[tuple[int, int]]) -> None:
-        """PUBACKs came: (packet id, reason code)."""
+        """Take PUBACKs as (packet id, reason code)."""
 
     def turned(self, link: "Link") -> None:
-        """Once a second or oftener, while the connection stands."""
+        """Act once a second or more often, while the connection stands."""
 
 
 def _without_delay(client: paho.Client, userdata: object, opened: Any) -> None:  # noqa: ANN401 - a socket, plain or TLS
-    """Packets are joined here where that pays; what is sent must not wait for the other side's delayed acknowledgement, 40 ms."""
+    """Send at once: a packet must not wait 40 ms for the peer's delayed acknowledgement.
+
+    Packets are joined by the clients where that saves work.
+    """
     del client, userdata
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Link:
-    """A connection with a client of its own. `generation` is its number among those of its owner."""
+    """A connection with a client of its own; `generation` numbers the connections of an owner."""
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class Link:
         access: Access,
         terms: Terms,
         context: ssl.SSLContext | None,
+        *,
         version: Version,
         generation: int,
         owner: Owner,
@@ -97,13 +99,13 @@ class Link:
             MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311
         )
         self.most = MOST  # bytes of a packet that the broker takes
-        self.receive_maximum = 0xFFFF  # publishes that may be under way to it
+        self.receive_maximum = 0xFFFF  # publishes that may be unacknowledged by the broker
         self.deaf: str | None = None  # why the canary's subscription was not granted
         self.certificate: bytes | None = None  # the broker's, in DER
         self._access = access
         self._terms = terms
         self._owner = owner
-        self.beat = monotonic()  # when its thread last showed life
+        self.beat = monotonic()  # when its thread last showed activity
         self._granted = False
         self._end: End | None = None
         self._closing = Event()
@@ -126,20 +128,22 @@ class Link:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
-        client.on_socket_register_write = lambda *_: (
-            wake.set()
-        )  # with this set, paho leaves all writing to our thread
+        # With this callback set, paho leaves all writing to our thread.
+        client.on_socket_register_write = lambda *_: wake.set()
 
     # ---------------------------------------------------------------------------- in its own thread
     def run(self) -> End:
-        """Connect, and serve the connection to its end. Never raises: whatever happens here ends this connection, not the thread."""
+        """Connect, and serve the connection to its end.
+
+        Never raises: a fault here ends this connection, not the thread.
+        """
         try:
             end = self._serve()
         except ssl.SSLCertVerificationError as error:
             end = End(Cause.REFUSED, f"its certificate is not accepted: {error.verify_message}")
         except OSError as error:
             end = End(Cause.ENDED, str(error))
-        except Exception as error:  # noqa: BLE001 - in a callback, or in paho over a malformed packet
+        except Exception as error:  # noqa: BLE001 - in a callback, or in paho on a malformed packet
             end = End(Cause.ENDED, f"{type(error).__name__}: {error}")
         self.client.release()
         return End(Cause.CLOSED, "closed") if self._closing.is_set() else self._end or end
@@ -165,7 +169,7 @@ class Link:
         return self._end
 
     def _linger(self, until: float) -> None:
-        """Read nothing, but write what is to be written."""
+        """Write pending packets without reading until `until`."""
         while (left := until - monotonic()) > 0 and self._wake.wait(left):
             self._wake.clear()
             self.client.loop_write()
@@ -247,9 +251,8 @@ class Link:
             for name, reason in zip(self._terms.filters, reasons, strict=False)
             if reason.value != 1
         ]
-        canary = reasons[
-            len(self._terms.filters) :
-        ]  # at QoS 0, so that none waits for us while we are away
+        # The canary has QoS 0, so that none is queued for us while we are disconnected.
+        canary = reasons[len(self._terms.filters) :]
         self.deaf = str(canary[0]) if canary and canary[0].value > 2 else None
         self._owner.subscribed(self, ", ".join(wrong) or None)
 
@@ -276,12 +279,12 @@ class Link:
 
     # ------------------------------------------------------------------------------ from any thread
     def close(self) -> None:
-        """Take leave of the broker, after what was acknowledged and published before; `run` then ends."""
+        """Disconnect from the broker after pending acknowledgements and publishes; `run` ends."""
         self._closing.set()
         self.client.disconnect()
         self._wake.set()
 
     def cut(self) -> None:
-        """Tear the connection off where taking leave takes too long."""
+        """Shut the socket down if disconnecting takes too long."""
         with suppress(OSError, AttributeError):
             self.client.socket().shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]

@@ -1,6 +1,7 @@
-"""MQTT packets as bytes: the few that are worth doing without a library, because there are thousands of them a second.
+"""MQTT packets as bytes: the few kinds that are handled without a library.
 
-What is unusual is left where it stands, for paho to handle: `take_publishes` and `take_pubacks` stop in front of it.
+Thousands of them arrive every second. An unusual packet is left to paho: `take_publishes` and
+`take_pubacks` stop in front of it.
 """
 
 import re
@@ -11,8 +12,8 @@ import numpy as np
 
 PUBLISH = 0x30
 PUBACK = 0x40
-MOST = 262_144  # bytes of a packet we take and send: what is larger is no reading
-_TOPICS_KEPT = 10_000  # of at most so many bytes:
+MOST = 262_144  # bytes of a packet that is taken or sent: a larger packet is no reading
+_TOPICS_KEPT = 10_000  # of at most `_TOPIC_KEPT` bytes
 _TOPIC_KEPT = 256
 
 _BAD = re.compile(r"[\x00-\x1f\x7f-\x9f+#\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -35,16 +36,20 @@ class Malformed(Exception):
 
 
 class Publishes:
-    """Reads PUBLISH packets of QoS 0 and 1. Remembers topics: the same topic is the same string, already hashed."""
+    """Reader of PUBLISH packets of QoS 0 and 1.
+
+    Topics are remembered: the same topic is the same string, already hashed.
+    """
 
     def __init__(self, protocol: int) -> None:
         self._with_properties = protocol == 5
         self._topics: dict[bytes, str] = {}
 
     def take(self, buffer: bytes, at: int, messages: list[Message], mids: list[int]) -> int:
-        """Append (topic, payload) and packet id (0 at QoS 0) of the packets from `at` on; answers where it stopped.
+        """Append (topic, payload) and packet id (0 at QoS 0) of the packets from `at` on.
 
-        That is at the end, or at a packet that is not all there, of another kind, of QoS 2, or in any way odd.
+        Returns where it stopped: at the end of the buffer, or at a packet that is incomplete, of
+        another kind, of QoS 2, or in any way odd.
         """
         size, topics, five = len(buffer), self._topics, self._with_properties
         while at + 1 < size:
@@ -90,7 +95,7 @@ class Publishes:
 
 
 def _past(buffer: bytes, at: int, stop: int) -> int:
-    """Where the properties at `at` end; beyond `stop` where that cannot be."""
+    """Return where the properties at `at` end; a place beyond `stop` if they are malformed."""
     try:
         length, start = variable(buffer, at)
     except (IndexError, Malformed):
@@ -99,7 +104,7 @@ def _past(buffer: bytes, at: int, stop: int) -> int:
 
 
 def take_pubacks(buffer: bytes, at: int, answers: list[tuple[int, int]]) -> int:
-    """Append (packet id, reason code) of the whole PUBACKs from `at` on; answers where it stopped."""
+    """Append (packet id, reason code) of whole PUBACKs from `at` on; return where it stopped."""
     size = len(buffer)
     while at + 1 < size and buffer[at] == PUBACK:
         stop = at + 2 + buffer[at + 1]
@@ -113,7 +118,10 @@ def take_pubacks(buffer: bytes, at: int, answers: list[tuple[int, int]]) -> int:
 
 
 def variable(buffer: bytes, at: int) -> tuple[int, int]:
-    """The variable byte integer at `at`, and where it ends. Raises IndexError where it is not all there, Malformed where it is too long."""
+    """Return the variable byte integer at `at`, and where it ends.
+
+    Raises IndexError if it is incomplete, Malformed if it is too long.
+    """
     value = shift = 0
     for here in range(at, at + 4):
         value |= (buffer[here] & 127) << shift
@@ -124,7 +132,7 @@ def variable(buffer: bytes, at: int) -> tuple[int, int]:
 
 
 def encode_length(length: int) -> bytes:
-    """A variable byte integer."""
+    """Encode a variable byte integer."""
     out = bytearray()
     while length > 127:
         out.append(length & 127 | 128)
@@ -136,7 +144,7 @@ def encode_length(length: int) -> bytes:
 def encode_publish(
     topic: str, payload: bytes, mid: int, protocol: int, *, retain: bool = False
 ) -> bytes:
-    """A PUBLISH at QoS 1 without properties."""
+    """Encode a PUBLISH at QoS 1 without properties."""
     name = topic.encode()
     properties = b"\x00" if protocol == 5 else b""
     length = 4 + len(name) + len(properties) + len(payload)
@@ -155,7 +163,7 @@ def encode_publish(
 
 
 def encode_pubacks(mids: Sequence[int]) -> bytes:
-    """PUBACKs of all these packet ids, in order, in one piece."""
+    """Encode PUBACKs of all these packet ids, in order, joined."""
     pairs = np.empty((len(mids), 2), ">u2")
     pairs[:, 0] = PUBACK << 8 | 2
     pairs[:, 1] = mids
@@ -163,7 +171,10 @@ def encode_pubacks(mids: Sequence[int]) -> bytes:
 
 
 def unpublishable(topic: str, payload: bytes, most: int) -> str | None:
-    """Why this must not be published, None where it may be. A broker ends the connection over such a packet rather than answer."""
+    """Return why a message must not be published, None if it may be.
+
+    A broker ends the connection over such a packet rather than answer.
+    """
     if not topic or _BAD.search(topic) or any(ord(sign) & 0xFFFE == 0xFFFE for sign in topic):
         return "topic name invalid"
     size = len(topic.encode())
@@ -173,5 +184,8 @@ def unpublishable(topic: str, payload: bytes, most: int) -> str | None:
 
 
 def refusal(reason: int) -> str | None:
-    """What a reason code of PUBACK refuses, None where it accepts: having no subscribers (0x10) is no refusal."""
+    """Return the refusal that a PUBACK's reason code states, None if it accepts.
+
+    A message without subscribers (0x10) is accepted.
+    """
     return _REASONS.get(reason, f"reason 0x{reason:02x}") if reason >= 0x80 else None

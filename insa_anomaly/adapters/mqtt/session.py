@@ -1,6 +1,7 @@
-"""What stays while connections come and go: one thread that keeps us connected, and the number of the connection.
+"""A session over many connections: a thread keeps us connected, a number counts the connections.
 
-Each connection is a `Link` with a paho client of its own; this decides which version of MQTT the next one speaks and when.
+Each connection is a `Link` with a paho client of its own; the session decides which version of MQTT
+the next connection speaks, and when it is made.
 """
 
 import random
@@ -18,14 +19,14 @@ from insa_anomaly.errors import BrokerRefused
 
 READERS: dict[str, type[StockClient]] = {"fast": FastClient, "stock": StockClient}
 _LEAVE_SECONDS = 2.0
-_SUSPICIOUS = 5  # connections lost without a word soon after they were granted, in a row
+_SUSPICIOUS = 5  # connections in a row, lost without a DISCONNECT soon after they were granted
 _SOON = 5.0  # seconds
-_SUSPECTED_SECONDS = 8.0  # to wait then, at the most: it may have been a bad network after all
+_SUSPECTED_SECONDS = 8.0  # longest wait then: the cause may have been a bad network after all
 _ALWAYS = Backoff()
 
 
 class Session:
-    """Keeps one connection up from `open` to `close`; what is done with it is for who derives from this."""
+    """Keeps a connection up from `open` to `close`; subclasses handle its events."""
 
     def __init__(
         self, access: Access, terms: Terms, reader: str = "fast", backoff: Backoff = _ALWAYS
@@ -39,7 +40,7 @@ class Session:
         self._proven = False
         self._generation = 0
         self._subscribed = -1  # number of the connection on which every subscription is granted
-        self._link: Link | None = None  # the one that stands
+        self._link: Link | None = None  # the connection that stands
         self._trying: Link | None = None
         self._failures = 0
         self._beat = monotonic()
@@ -53,21 +54,23 @@ class Session:
 
     # ------------------------------------------------------------------------------ from any thread
     def open(self, patience: float) -> bool:
-        """Start; True once connected and subscribed, False where that took longer than `patience` seconds: it is tried on.
+        """Start; return whether the session is connected and subscribed within `patience` seconds.
 
-        Raises BrokerRefused, with the broker's reason, and then is closed.
+        After False the attempts continue. Raises BrokerRefused, with the broker's reason; the
+        session is then closed.
         """
         self._thread.start()
         self._decided.wait(patience)
         if self._refused:
             self.close()
             raise BrokerRefused(
-                f"The MQTT broker at {self._access.host}:{self._access.port} refuses us: {self._refused}"
+                f"The MQTT broker at {self._access.host}:{self._access.port} refuses us:"
+                f" {self._refused}"
             )
         return self._decided.is_set()
 
     def close(self) -> None:
-        """Take leave of the broker; where it does not listen, tear the connection off."""
+        """Disconnect from the broker; cut the connection if the broker does not respond."""
         self._closing.set()
         link = self._trying
         if link is not None:
@@ -81,28 +84,31 @@ class Session:
 
     @property
     def generation(self) -> int:
-        """Counts connections and disconnections."""
+        """Count of connections and disconnections."""
         return self._generation
 
     @property
     def connected(self) -> bool:
-        """True between a granted connection and its end."""
+        """Whether a granted connection stands."""
         return self._link is not None
 
     @property
     def listening(self) -> bool:
-        """True once every subscription of the connection that stands is granted."""
+        """Whether every subscription of the standing connection is granted."""
         link = self._link
         return link is not None and link.generation == self._subscribed
 
     @property
     def alive(self) -> bool:
-        """False once the thread that keeps us connected has ended."""
+        """Whether the thread that keeps us connected runs."""
         return self._thread.is_alive()
 
     @property
     def silent_for(self) -> float:
-        """Seconds since the thread that keeps us connected showed life; infinite once it has ended, 0 before it has begun."""
+        """Seconds since the thread that keeps us connected showed activity.
+
+        Infinite once the thread has ended, 0 before it has begun.
+        """
         if self._thread.ident is None:
             return 0.0
         if not self._thread.is_alive():
@@ -112,12 +118,12 @@ class Session:
 
     @property
     def trouble(self) -> str:
-        """Why we are not connected, or last were not."""
+        """Reason why we are not connected, or last were not."""
         return self._trouble
 
     @property
     def certificate(self) -> bytes | None:
-        """What the broker showed last, in DER; None where it showed none."""
+        """The broker's last certificate, in DER; None if it had none."""
         return self._certificate
 
     def __enter__(self) -> Self:
@@ -139,7 +145,9 @@ class Session:
             lasted = monotonic() - began
             if self._link is not None:
                 self._link = None
-                self._failures = 0  # it was granted: the broker is there, and a network that flaps must not keep us away for long
+                # It was granted: the broker is there, and an unstable network must not keep us
+                # disconnected for long.
+                self._failures = 0
                 self._generation += 1
                 end = self._suspected(end, lasted)
             else:
@@ -162,20 +170,22 @@ class Session:
                 self._access,
                 self._terms,
                 self._context,
-                version,
-                self._generation + 1,
-                self,
+                version=version,
+                generation=self._generation + 1,
+                owner=self,
             )
-        except ValueError as error:  # paho's word for a topic or a name it cannot use
+        except ValueError as error:  # paho raises it for a topic or a name that it cannot use
             return End(Cause.REFUSED, str(error))
         end = End(Cause.CLOSED, "closed") if self._closing.is_set() else link.run()
-        self._trying = (
-            None  # with the last reference to it, paho closes what `release` could not reach
-        )
+        # With the last reference to the link, paho closes what `release` could not reach.
+        self._trying = None
         return end
 
     def _suspected(self, end: End, lasted: float) -> End:
-        """Some brokers, mosquitto 2.0 for one, do not say that another client took over: they hang up."""
+        """Detect a takeover that the broker does not report.
+
+        Some brokers, such as mosquitto 2.0, close the connection without a DISCONNECT.
+        """
         self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < _SOON else 0
         if self._lost_soon < _SUSPICIOUS:
             return end
@@ -190,7 +200,7 @@ class Session:
         )
 
     def _after(self, end: End) -> float:
-        """Seconds to wait before the next attempt."""
+        """Return the seconds to wait before the next attempt."""
         if end.cause is Cause.REFUSED and not self._decided.is_set():
             self._refused = end.reason
             self._decided.set()
@@ -199,14 +209,13 @@ class Session:
             if self._version:
                 return 0.0
         self._failures += 1
-        failures = (
-            30 if end.cause is Cause.TAKEN_OVER else self._failures
-        )  # two of us must not throw each other out in turn
+        # Two clients of our id must not expel each other in turn.
+        failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures
         delay = self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
         return min(delay, _SUSPECTED_SECONDS) if self._lost_soon >= _SUSPICIOUS else delay
 
     def granted(self, link: Link, *, session_present: bool) -> None:
-        """The broker took us; called before anything is subscribed to."""
+        """Record the granted connection; called before any subscription."""
         del session_present
         self._proven = True
         self._certificate = link.certificate
@@ -214,23 +223,23 @@ class Session:
         self._link = link
 
     def subscribed(self, link: Link, refused: str | None) -> None:
-        """Every subscription is answered."""
+        """Record that every subscription is answered."""
         self._subscribed = -1 if refused else link.generation
         if refused and not self._decided.is_set():
             self._refused = f"subscription to {refused}"
         self._decided.set()
 
     def delivered(self, link: Link, messages: list[Message], mids: list[int]) -> bool:
-        """Messages came; nobody here wants any."""
+        """Acknowledge messages without using them."""
         del messages
         link.client.acknowledge(mids)
         return True
 
     def answered(self, link: Link, answers: list[tuple[int, int]]) -> None:
-        """PUBACKs came."""
+        """Ignore PUBACKs."""
 
     def turned(self, link: Link) -> None:
-        """Once a second or oftener."""
+        """Do no regular work."""
 
     def ended(self, end: End, delay: float) -> None:
-        """A connection ended, or did not come about; the next attempt is `delay` seconds away."""
+        """Ignore that a connection ended, or failed; the next attempt is `delay` seconds away."""

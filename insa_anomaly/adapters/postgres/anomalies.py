@@ -58,7 +58,7 @@ class PostgresFindings:
         return int(self._rows("count_episodes", asdict(wanted))[0][0])
 
     def tally(self, model_id: str, since: int) -> Tally:
-        """Return the model's findings since then and the verdicts on all episodes it ever opened."""
+        """Return the model's findings since then and the verdicts on all its episodes."""
         return Tally(*self._rows("tally", {"model_id": model_id, "since": since})[0])
 
     def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
