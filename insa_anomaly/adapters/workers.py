@@ -51,7 +51,7 @@ class DaskWorkers:
         try:
             with self._client(), parallel_config("dask"):
                 yield from _called(tasks)
-        except OSError as error:  # and with it every timeout
+        except OSError as error:  # every timeout is an OSError
             raise TrainingError(
                 f"the Dask scheduler {self._scheduler} does not answer, or has no workers: {error}"
             ) from error

@@ -80,7 +80,7 @@ def _account_for(program: str) -> Account | None:
 
 
 def _mosquitto_conf(folder: Path, port: int, settings: Mapping[str, str]) -> str:
-    """Return a configuration that drops no message by count and admits the daemon's packets."""
+    """Return a configuration without a queue limit, and with the daemon's limit of packet size."""
     lines = {
         "listener": f"{port} 127.0.0.1",
         "allow_anonymous": "false",

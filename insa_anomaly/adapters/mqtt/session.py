@@ -211,7 +211,7 @@ class Session:
         self._failures += 1
         # Two clients of our id must not expel each other in turn.
         failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures
-        delay = self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides nothing
+        delay = self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides no secret
         return min(delay, _SUSPECTED_SECONDS) if self._lost_soon >= _SUSPICIOUS else delay
 
     def granted(self, link: Link, *, session_present: bool) -> None:

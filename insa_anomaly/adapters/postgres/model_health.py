@@ -116,7 +116,7 @@ class PostgresHealth:
         while self._change("forget_series_activity", {"activity": activity}):
             pass
 
-    # ----------------------------------------------------------------------------- what was decided
+    # ----------------------------------------------------------------------------- decisions
     def report(self, task: str) -> Mapping[str, Any] | None:
         """Return the newest report of the task; None if there is no report."""
         found = self._rows("newest_report", (task,))
@@ -157,7 +157,7 @@ class PostgresHealth:
         }
         self._change("settle_decision", values)
 
-    # -------------------------------------------------------------------------------- what was done
+    # -------------------------------------------------------------------------------- activity
     def note(self, instance: UUID, counted: Counted, now: int) -> None:
         """Add this daemon's counts of scored readings."""
         about = {"instance": instance, "now": now}

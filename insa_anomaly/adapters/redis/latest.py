@@ -21,7 +21,7 @@ from insa_anomaly.ports import SeriesKey
 
 # Seconds for one wait; the driver's own timeout would be 5 s, and again on every retry.
 _TIMEOUT_SECONDS = 0.25
-_BUDGET_SECONDS = 1.0  # for one call, however many waits it has
+_BUDGET_SECONDS = 1.0  # for a call with all its waits
 _RESULT_SECONDS, _MODEL_SECONDS = 300, 3600
 _COMMANDS_AT_ONCE = 500
 

@@ -21,7 +21,7 @@ from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
 _LONGEST_SUBJECT = 150
-_DOMAIN = "insa-anomaly.invalid"  # of message ids: unique by what stands before it
+_DOMAIN = "insa-anomaly.invalid"  # of message ids, unique by the part before the @
 # Codes of a final refusal; any other fault may be corrected.
 _OF_THE_MESSAGE = {500, 501, 552, 553, 554}
 

@@ -1,32 +1,33 @@
 -- name: set_up
--- The server's own limits, below the client's deadline; a commit that is reported must survive a crash.
+-- The server's own limits, below the client's deadline; a reported commit must survive a crash.
 SELECT set_config('statement_timeout', %(deadline)s, false), set_config('lock_timeout', '3s', false),
     set_config('idle_in_transaction_session_timeout', '15s', false), set_config('synchronous_commit', 'on', false),
     set_config('TimeZone', 'UTC', false)
 
 -- name: series_ids
--- Names that are known; those that are not are missing from the answer.
+-- The known names; unknown names are missing from the answer.
 SELECT s.device_id, s.metric_name, s.id
 FROM series s JOIN unnest(%(devices)s::text[], %(metrics)s::text[]) AS wanted (device_id, metric_name) USING (device_id, metric_name)
 
 -- name: add_series
--- In one order everywhere, so that two recorders adding the same names do not deadlock.
+-- In a fixed order, so that two recorders that add the same names do not deadlock.
 INSERT INTO series (device_id, metric_name)
 SELECT device_id, metric_name FROM unnest(%(devices)s::text[], %(metrics)s::text[]) AS new (device_id, metric_name) ORDER BY 1, 2
 ON CONFLICT DO NOTHING
 
 -- name: add_telemetry
--- Arrays in binary form, built by column; `original` may be shorter than the others, the rest is null.
+-- Arrays in binary form, built by column; `original` may be shorter, its missing values are null.
 INSERT INTO telemetry (series_id, ts, disc, value, quality, flags, original)
 SELECT * FROM unnest(%b::integer[], %b::timestamptz[], %b::bigint[], %b::double precision[], %b::smallint[], %b::smallint[], %b::text[])
 ON CONFLICT DO NOTHING
 
 -- name: copy_telemetry
--- For pages of new readings: half the work of the query above, but a reading that is there already fails it.
+-- For pages of new readings: half the work of the query above, but a recorded reading makes it
+-- fail.
 COPY telemetry (series_id, ts, disc, value, quality, flags) FROM STDIN (FORMAT binary)
 
 -- name: add_anomalies
--- A row is a function of its reading, so that one that is there already is the same.
+-- A row is a function of its reading, so a row that exists already is the same.
 INSERT INTO anomaly_detections
     (id, model_id, device_id, metric_name, value, anomaly_score, is_anomaly, confidence, timestamp, metadata, episode_id)
 SELECT id, model_id, device_id, metric_name, value, score, score < 0, confidence, instant(timestamp),
@@ -38,7 +39,8 @@ FROM jsonb_to_recordset(%s) AS anomaly (id uuid, model_id uuid, model_version in
 ON CONFLICT DO NOTHING
 
 -- name: put_episodes
--- The later state wins, a closed one for good: states of one episode may come twice, and several in one page.
+-- The latest state wins, a closed state for good: states of an episode may come twice, and several
+-- in a page.
 INSERT INTO anomaly_episodes AS known
     (id, device_id, metric_name, model_id, model_version, started_at, updated_at, closed_at, readings, peak_confidence, historical)
 SELECT DISTINCT ON (id) id, device_id, metric_name, model_id, model_version, instant(started_at), instant(updated_at),
@@ -52,14 +54,14 @@ WHERE (excluded.closed_at IS NOT NULL, excluded.updated_at, excluded.readings)
     > (known.closed_at IS NOT NULL, known.updated_at, known.readings)
 
 -- name: known_readings
--- Which of these, counted from 1, are recorded.
+-- The recorded readings among the wanted ones, by their number from 1.
 SELECT wanted.number::integer
 FROM unnest(%s::integer[], %s::bigint[], %s::bigint[]) WITH ORDINALITY AS wanted (series_id, ts, disc, number)
 JOIN telemetry t ON t.series_id = wanted.series_id AND t.ts = instant(wanted.ts) AND t.disc = wanted.disc
 
 -- name: add_dead_letter
--- One row a message, whatever its size: an array of payloads could outgrow what one parameter may hold. Receive times are unique in a
--- log, so that a page which comes twice counts nothing twice.
+-- A row a message, whatever its size: an array of payloads could exceed the limit of a parameter.
+-- Receive times are unique in a log, so a page that comes twice counts no message twice.
 INSERT INTO dead_letters AS known (digest, log_id, received, last_received, topic, payload, reason, detail)
 SELECT digest, log_id, instant(received), instant(received), topic, payload, reason, detail
 FROM (VALUES (%b, %s::uuid, %s::bigint, %s, %b, %s, %s)) AS letter (digest, log_id, received, topic, payload, reason, detail)
@@ -67,11 +69,11 @@ ON CONFLICT (digest) DO UPDATE SET times = known.times + 1, last_received = excl
 WHERE excluded.last_received > known.last_received
 
 -- name: retire_model
--- Make room for the model that takes over: one active a series.
+-- Archive the active model before another takes over: a series has a single active model.
 UPDATE ml_models SET status = 'archived' WHERE device_id = %s AND metric_name = %s AND status = 'active' AND id <> %s
 
 -- name: put_model
--- What may change after training is set again.
+-- Columns that may change after training are set again.
 INSERT INTO ml_models (id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples, trained_at,
     version, threshold, parameters, figures, sha256, reason)
 SELECT id, device_id, metric_name, model_path, status, accuracy, false_positive_rate, training_samples, instant(trained_at),
@@ -84,16 +86,16 @@ ON CONFLICT (id) DO UPDATE SET model_path = excluded.model_path, status = exclud
     sha256 = excluded.sha256, reason = excluded.reason
 
 -- name: cursor
--- How far a log is recorded.
+-- The sequence up to which a log is recorded.
 SELECT seq FROM ingest_cursor WHERE log_id = %s
 
 -- name: reach
--- Never backwards: an older page that comes again does not undo a newer one.
+-- Never backwards: an older page that comes again does not undo a newer page.
 INSERT INTO ingest_cursor AS known (log_id, seq) VALUES (%s, %s::bigint)
 ON CONFLICT (log_id) DO UPDATE SET seq = greatest(known.seq, excluded.seq)
 
 -- name: today
--- The server's date: partitions follow its clock, which is the one that many writers share.
+-- The server's date: partitions follow its clock, which all writers share.
 SELECT (now() AT TIME ZONE 'UTC')::date
 
 -- name: partitions
@@ -101,7 +103,7 @@ SELECT (now() AT TIME ZONE 'UTC')::date
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'telemetry'::regclass
 
 -- name: carry_cursor
--- No further than the log itself goes: what was recorded after it is not of its entries.
+-- No further than the log itself reaches: records beyond its last entry are not of its entries.
 INSERT INTO ingest_cursor (log_id, seq) SELECT %s, least(seq, %s) FROM ingest_cursor WHERE log_id = %s
 
 -- name: carry_jobs
@@ -111,7 +113,7 @@ UPDATE training_jobs SET instance = %s WHERE instance = %s
 SELECT share_out(%s, %s, %s, %s)
 
 -- name: roles_are_given
--- Roles belong to the whole server, what they may do to a database.
+-- Roles belong to the whole server, their rights to a database.
 SELECT (SELECT nspowner FROM pg_namespace WHERE nspname = current_schema()) = %(owner)s::regrole
     AND (SELECT bool_and(pg_has_role(%(login)s::name, each, 'MEMBER')) FROM unnest(%(groups)s::name[]) AS each)
     AND has_table_privilege(%(ingest)s::name, 'telemetry', 'INSERT')
@@ -120,7 +122,7 @@ SELECT (SELECT nspowner FROM pg_namespace WHERE nspname = current_schema()) = %(
 SELECT add_week(%s)
 
 -- name: forget
--- Older than so many days by the server's clock.
+-- Rows older than a number of days by the server's clock.
 SELECT forget(%s, now() - %s * interval '1 day', %s)
 
 -- name: series_with_readings
@@ -131,8 +133,8 @@ SELECT device_id, metric_name FROM series s WHERE EXISTS (SELECT FROM telemetry 
 SELECT id FROM series WHERE device_id = %s AND metric_name = %s
 
 -- name: good_readings
--- The newest of one series, in time order, as a binary stream that is a table of fixed width. What an operator confirmed to be a
--- fault is not to be learnt.
+-- The newest readings of a series, in time order, as a binary stream of rows of equal width.
+-- Readings that an operator confirmed to be a fault are not learnt.
 COPY (
     SELECT ts, value FROM (
         SELECT ts, disc, value FROM telemetry
@@ -159,7 +161,8 @@ SELECT microseconds(a.timestamp) FROM anomaly_detections a JOIN feedback f ON f.
 WHERE a.device_id = %s AND a.metric_name = %s AND a.is_anomaly AND a.timestamp >= instant(%s::bigint) AND f.verdict = 'confirmed'
 
 -- name: migrations_table
--- Asked for by name first: a role that may not create tables can still see that nothing is to be done.
+-- Looked up by name first: a role that may not create tables can still see that no migration is
+-- pending.
 SELECT to_regclass('schema_migrations') IS NOT NULL
 
 -- name: add_migrations_table
@@ -177,30 +180,31 @@ SELECT version, name, sha256 FROM schema_migrations ORDER BY version
 INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)
 
 -- name: one_at_a_time
--- For this session: whoever else migrates this database waits.
+-- For this session: any other process that migrates this database waits.
 SELECT pg_advisory_lock(7308604897068083045)
 
 -- name: claim
--- For this session: no other daemon of this name records into this database. The name of the session tells whose it is.
+-- For this session: no other daemon of this name records into this database. The session's name
+-- identifies its daemon.
 SELECT set_config('application_name', %(session)s, false), pg_try_advisory_lock(hashtextextended(%(name)s, 7308604897068083047))
 
 -- name: end_own_session
--- One of ours that the server still takes for alive, after a network that swallowed its end.
+-- A session of ours that the server still takes for alive, because the network lost its end.
 SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pg_locks.database = datid AND datname = current_database()
     AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%(name)s, 7308604897068083047)
     AND pid <> pg_backend_pid() AND application_name = %(session)s AND usename = session_user
 
 -- name: one_at_a_time_here
--- Until the transaction ends: whoever else makes partitions waits.
+-- Until the transaction ends: any other process that creates partitions waits.
 SELECT pg_advisory_xact_lock(7308604897068083046)
 
 -- name: counts
--- Readings of a span, and how many of them differ in series and time.
+-- Readings of a time span, and the number of their distinct pairs of series and time.
 SELECT count(*), count(DISTINCT (series_id, ts)) FROM telemetry WHERE ts >= instant(%s) AND ts < instant(%s)
 
 -- name: api_keys
--- All of them: a plant has a handful, and who is asked for a revoked one shall say so.
+-- All keys: a plant has a handful, and a request with a revoked key shall be answered as such.
 SELECT id, name, digest, permissions, microseconds(created_at), microseconds(expires_at), microseconds(revoked_at),
     microseconds(last_used_at), predictions_a_minute
 FROM api_keys ORDER BY created_at, id
@@ -222,7 +226,8 @@ FROM unnest(%s::text[], %s::bigint[]) AS used (id, at) WHERE api_keys.id = used.
 INSERT INTO audit_log (who, origin, action, subject, before, after) VALUES (%s, %s, %s, %s, %s, %s)
 
 -- name: anomalies
--- A page, newest first; what a filter leaves open is null, which the planner sees since the statement is not prepared.
+-- A page, newest first. A filter's open parts are null, which the planner sees because the
+-- statement is not prepared.
 SELECT id::text, model_id::text, (metadata->>'model_version')::integer, device_id, metric_name, microseconds(timestamp), value,
     anomaly_score, (metadata->>'raw_score')::double precision, confidence, (metadata->>'expected')::double precision,
     (metadata->>'lower')::double precision, (metadata->>'upper')::double precision, metadata->'reasons',
@@ -237,7 +242,7 @@ WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_n
 ORDER BY timestamp DESC, id DESC LIMIT %(most)s
 
 -- name: count_anomalies
--- All that the filter lets through, of every page.
+-- All anomalies that pass the filter, of every page.
 SELECT count(*) FROM anomaly_detections
 WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_name)s::text IS NULL OR metric_name = %(metric_name)s)
     AND (%(model_id)s::uuid IS NULL OR model_id = %(model_id)s::uuid)
@@ -246,7 +251,7 @@ WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_n
     AND (%(least_confidence)s::double precision IS NULL OR confidence >= %(least_confidence)s)
 
 -- name: episodes
--- As anomalies; with what an operator said of them.
+-- Episodes under the filter of anomalies, with the feedback of operators.
 SELECT e.id::text, device_id, metric_name, model_id::text, model_version, microseconds(started_at), microseconds(updated_at),
     microseconds(closed_at), readings, peak_confidence, historical, f.verdict, f.note, f.given_by, microseconds(f.given_at)
 FROM anomaly_episodes e LEFT JOIN feedback f ON f.episode_id = e.id
@@ -269,19 +274,19 @@ WHERE (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(metric_n
     AND (%(open)s::boolean IS NULL OR (closed_at IS NULL) = %(open)s)
 
 -- name: tally
--- What a model found since then, and what operators said of all its episodes.
+-- The findings of a model since a time, and the verdicts of operators on all its episodes.
 SELECT (SELECT count(*) FROM anomaly_detections WHERE model_id = %(model_id)s::uuid AND timestamp >= instant(%(since)s)),
     (SELECT count(*) FROM anomaly_episodes WHERE model_id = %(model_id)s::uuid AND started_at >= instant(%(since)s)),
     count(*) FILTER (WHERE verdict = 'confirmed'), count(*) FILTER (WHERE verdict = 'dismissed')
 FROM feedback JOIN anomaly_episodes e ON e.id = episode_id WHERE e.model_id = %(model_id)s::uuid
 
 -- name: confidences
--- What a series showed, in time order: enough to say what another threshold would have done.
+-- Confidences of a series, in time order: enough to compute the effect of another threshold.
 SELECT microseconds(timestamp), confidence FROM anomaly_detections
 WHERE device_id = %s AND metric_name = %s AND timestamp >= instant(%s::bigint) ORDER BY timestamp LIMIT %s
 
 -- name: put_feedback
--- The last word counts; the audit log has those before it.
+-- The last feedback counts; the audit log holds the earlier ones.
 INSERT INTO feedback (episode_id, verdict, note, given_by, given_at) VALUES (%s, %s, %s, %s, instant(%s::bigint))
 ON CONFLICT (episode_id) DO UPDATE SET verdict = excluded.verdict, note = excluded.note, given_by = excluded.given_by,
     given_at = excluded.given_at
@@ -290,7 +295,7 @@ ON CONFLICT (episode_id) DO UPDATE SET verdict = excluded.verdict, note = exclud
 SELECT EXISTS (SELECT FROM series WHERE device_id = %s AND metric_name = %s)
 
 -- name: add_job
--- One of a series at a time, and no more than so many waiting.
+-- A single job of a series at a time, and a bounded number of waiting jobs.
 INSERT INTO training_jobs (id, instance, kind, device_id, metric_name, window_days, champion_id, requested_by, status, created_at)
 SELECT %(id)s, %(instance)s, %(kind)s, %(device_id)s, %(metric_name)s, %(window_days)s, %(champion_id)s, %(requested_by)s, 'queued',
     instant(%(created_at)s::bigint)
@@ -301,7 +306,7 @@ ON CONFLICT (device_id, metric_name) WHERE status IN ('queued', 'running') DO NO
 SELECT id::text FROM training_jobs WHERE device_id = %s AND metric_name = %s AND status IN ('queued', 'running')
 
 -- name: jobs
--- A page, newest first, or one by its id.
+-- A page, newest first, or a single job by its id.
 SELECT id::text, kind, device_id, metric_name, window_days, champion_id::text, requested_by, status, progress, microseconds(created_at),
     microseconds(started_at), microseconds(finished_at), model_id::text, seconds, outcome, reason
 FROM training_jobs
@@ -313,7 +318,7 @@ ORDER BY created_at DESC, id DESC LIMIT %(most)s
 SELECT count(*) FROM training_jobs WHERE %(status)s::text IS NULL OR status = %(status)s
 
 -- name: begin_job
--- The oldest that waits for this daemon.
+-- The oldest job that waits for this daemon.
 UPDATE training_jobs SET status = 'running', started_at = instant(%(now)s::bigint), progress = 0
 WHERE id = (SELECT id FROM training_jobs WHERE instance = %(instance)s AND status = 'queued' ORDER BY created_at, id LIMIT 1 FOR UPDATE)
     AND status = 'queued'
@@ -323,11 +328,11 @@ RETURNING id::text
 UPDATE training_jobs SET progress = %s WHERE id = %s AND status = 'running'
 
 -- name: advance_job
--- One of many series has come so far, and goes on from there after a restart.
+-- Progress and outcome of a job over many series, which continues from its outcome after a restart.
 UPDATE training_jobs SET progress = %s, outcome = %s WHERE id = %s AND status = 'running'
 
 -- name: end_job
--- What was cancelled meanwhile stays so.
+-- A job that was cancelled meanwhile stays cancelled.
 UPDATE training_jobs SET status = %(status)s, progress = %(progress)s, finished_at = instant(%(finished_at)s::bigint),
     model_id = %(model_id)s, seconds = %(seconds)s, outcome = %(outcome)s, reason = %(reason)s
 WHERE id = %(id)s AND status = 'running'
@@ -343,11 +348,11 @@ UPDATE training_jobs SET status = 'cancelled', finished_at = instant(%s::bigint)
 WHERE id = %s AND status IN ('queued', 'running')
 
 -- name: resume_jobs
--- What was under way when the daemon ended begins anew.
+-- Jobs that ran when the daemon ended begin anew.
 UPDATE training_jobs SET status = 'queued', started_at = NULL, progress = 0 WHERE instance = %s AND status = 'running'
 
 -- name: health_alone
--- As long as this connection stands: whoever else would check is told no.
+-- As long as this connection stands, any other daemon that would check is refused.
 SELECT pg_try_advisory_lock(7308604897068083047)
 
 -- name: schedule_of
@@ -358,7 +363,7 @@ INSERT INTO schedule (task_type, due_at, run_at) VALUES (%(task)s, instant(%(due
 ON CONFLICT (task_type) DO UPDATE SET due_at = greatest(schedule.due_at, excluded.due_at), run_at = excluded.run_at
 
 -- name: add_series_activity
--- In one order everywhere, so that two daemons do not deadlock.
+-- In a fixed order, so that two daemons do not deadlock.
 INSERT INTO series_activity AS known (device_id, metric_name, hour, instance, newest, readings, anomalies)
 SELECT device_id, metric_name, date_trunc('hour', instant(%(now)s::bigint), 'UTC'), %(instance)s::uuid, instant(%(now)s::bigint), readings, anomalies
 FROM unnest(%(devices)s::text[], %(metrics)s::text[], %(readings)s::bigint[], %(anomalies)s::bigint[])
@@ -372,7 +377,7 @@ VALUES (%(instance)s::uuid, date_trunc('hour', instant(%(now)s::bigint), 'UTC'),
 ON CONFLICT (instance, hour) DO UPDATE SET batches = known.batches + excluded.batches, slow = known.slow + excluded.slow
 
 -- name: forget_series_activity
--- The oldest day of it.
+-- The oldest day of the activity.
 DELETE FROM series_activity
 WHERE hour < least(instant(%(activity)s::bigint), (SELECT min(hour) FROM series_activity) + interval '1 day')
 
@@ -386,12 +391,13 @@ DELETE FROM health_decision WHERE at < instant(%(decisions)s::bigint) AND status
 DELETE FROM health_report WHERE started_at < instant(%(decisions)s::bigint)
 
 -- name: void_decisions
--- Nobody carried them out: their daemon is away, or there is something newer to say.
+-- Decisions that no daemon carried out: their daemon is unreachable, or a newer decision replaces
+-- them.
 UPDATE health_decision SET status = 'void', settled_at = instant(%(now)s::bigint), outcome = 'nobody carried it out in time'
 WHERE status = 'waiting' AND at < instant(%(before)s::bigint)
 
 -- name: use_models
--- When models were last used, and by whom.
+-- When models were last used, and by which daemon.
 UPDATE ml_models m SET last_used_at = greatest(m.last_used_at, used.newest), instance = used.instance
 FROM ml_models serving CROSS JOIN LATERAL (
     SELECT newest, instance FROM series_activity a
@@ -400,7 +406,7 @@ FROM ml_models serving CROSS JOIN LATERAL (
 WHERE serving.status = 'active' AND m.id = serving.id
 
 -- name: use_device_models
--- A model of all metrics is used when one of them reports.
+-- A model of all metrics is used when any of its metrics reports.
 UPDATE ml_models m SET last_used_at = greatest(m.last_used_at, used.newest), instance = used.instance
 FROM ml_models serving CROSS JOIN LATERAL (
     SELECT newest, instance FROM series_activity a
@@ -409,7 +415,8 @@ FROM ml_models serving CROSS JOIN LATERAL (
 WHERE serving.status = 'active' AND serving.metric_name = '_device' AND m.id = serving.id
 
 -- name: standings
--- A page of serving models, by name, each with what the check judges it by. Every part is a look-up by index.
+-- A page of serving models, by name, each with the figures that the check judges it by. Every part
+-- is an index look-up.
 SELECT m.device_id, m.metric_name, m.instance::text, m.id::text, m.version, microseconds(m.trained_at), microseconds(learnt.trained_at),
     microseconds(coalesce(m.last_used_at, m.trained_at)), promoted.accuracy, promoted.false_positive_rate, measured.accuracy, measured.times,
     greatest(0, active.readings - confirmed.readings), greatest(0, active.anomalies - confirmed.readings), tried.failures,
@@ -476,7 +483,7 @@ CROSS JOIN LATERAL (
 ORDER BY m.device_id, m.metric_name
 
 -- name: paces
--- How quickly every daemon scored since then, and when it was last told that one does not.
+-- The pace of every daemon since a time, and when its slowness was last escalated.
 SELECT a.instance::text, sum(a.batches)::bigint, sum(a.slow)::bigint, microseconds((
     SELECT CASE WHEN d.kind = 'escalate' THEN d.at END FROM health_decision d
     WHERE d.device_id = '' AND d.metric_name = '' AND d.cause = 'slow' AND d.instance = a.instance ORDER BY d.at DESC LIMIT 1
@@ -484,7 +491,8 @@ SELECT a.instance::text, sum(a.batches)::bigint, sum(a.slow)::bigint, microsecon
 FROM instance_activity a WHERE a.hour >= instant(%(since)s::bigint) GROUP BY a.instance ORDER BY a.instance
 
 -- name: idle_models
--- A page of stored models that serve nothing, and have not for long; one whose series fell silent gets as long again.
+-- A page of stored models that have long not served; a model whose series fell silent stays as long
+-- again.
 SELECT device_id, metric_name, instance::text, id::text, version, status, microseconds(greatest(trained_at, last_used_at))
 FROM ml_models
 WHERE status IN ('archived', 'disabled', 'failed') AND id > %(after)s::uuid
@@ -498,7 +506,7 @@ SELECT count(*) FROM ml_models m WHERE status = 'disabled' AND NOT EXISTS (
     SELECT FROM ml_models a WHERE a.device_id = m.device_id AND a.metric_name = m.metric_name AND a.status = 'active')
 
 -- name: add_decisions
--- A retraining has no time yet: it gets one when it is known how many there are.
+-- A retraining has no time yet: it gets a time once the number of retrainings is known.
 INSERT INTO health_decision (id, run_id, at, kind, cause, reason, instance, device_id, metric_name, model_id, model_version, figures, due_at)
 SELECT id, %(run_id)s::uuid, instant(%(at)s::bigint), kind, cause, reason, instance, device_id, metric_name, model_id, model_version, figures,
     CASE WHEN kind <> 'retrain' THEN instant(%(at)s::bigint) END
@@ -507,7 +515,7 @@ FROM jsonb_to_recordset(%(decisions)s) AS decision (id uuid, kind text, cause te
 ON CONFLICT (id) DO NOTHING
 
 -- name: spread_decisions
--- What is worse goes first.
+-- Retrainings of degraded models go first.
 UPDATE health_decision d SET due_at = d.at + (placed.place - 1) * %(pace)s * interval '1 second'
 FROM (
     SELECT id, row_number() OVER (PARTITION BY instance ORDER BY cause = 'degraded' DESC, device_id, metric_name) AS place
@@ -521,7 +529,8 @@ INSERT INTO health_report (id, task_type, started_at, report) VALUES (%(run_id)s
 SELECT report FROM health_report WHERE task_type = %s ORDER BY started_at DESC LIMIT 1
 
 -- name: due_decisions
--- Ours, and those of nobody; retrainings last, since they may have to wait for room.
+-- Decisions for this daemon and for any daemon; retrainings last, since they may have to wait for
+-- room.
 SELECT id::text, run_id::text, microseconds(at), kind, cause, reason, instance::text, device_id, metric_name, model_id::text, model_version,
     figures, status, microseconds(due_at), microseconds(settled_at), outcome, job_id::text, NULL, NULL
 FROM health_decision
@@ -533,7 +542,7 @@ UPDATE health_decision SET status = %(status)s, settled_at = instant(%(now)s::bi
 WHERE id = %(id)s::uuid AND status = 'waiting'
 
 -- name: decisions
--- A page, newest first, each with what came of the training it led to.
+-- A page, newest first, each with the result of the training it led to.
 SELECT d.id::text, d.run_id::text, microseconds(d.at), d.kind, d.cause, d.reason, d.instance::text, d.device_id, d.metric_name,
     d.model_id::text, d.model_version, d.figures, d.status, microseconds(d.due_at), microseconds(d.settled_at), d.outcome, d.job_id::text,
     j.status, CASE WHEN j.status = 'done' AND (j.outcome ->> 'promoted')::boolean THEN 'promoted'
