@@ -1,6 +1,7 @@
-"""Real servers for the whole suite, private and on free ports: started once, shared, and gone with the session.
+"""Real servers for the whole suite, private and on free ports: started once, shared, then removed.
 
-A tool that is missing fails the test that needs it: run `make deps`. The `own_*` fixtures give one test a server it may stop and kill.
+A missing tool fails the test that needs it: run `make deps`. The `own_*` fixtures give a single
+test a server that it may stop and kill.
 """
 
 import itertools
@@ -26,15 +27,14 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Listener, Tools
 
 ROOT = Path(__file__).parent.parent
-QUICK = {
-    "fsync": "off",
-    "max_connections": "200",
-}  # a test outlives no power cut; and what is never synced is cheap to remove
+# A test outlives no power cut, and files that are never synced are cheap to remove.
+QUICK = {"fsync": "off", "max_connections": "200"}
 ENOUGH_BYTES = 4 << 30
 Address = TypeVar("Address")
 _numbers = itertools.count(1)
 
-# The same examples every time, so that a failure is the change's own; `pytest --hypothesis-profile=search` looks for new ones.
+# Equal examples in every run, so that a failure is caused by the change. `pytest
+# --hypothesis-profile=search` looks for new examples.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("steady")
@@ -51,20 +51,20 @@ class Server(Generic[Address]):
 
     @property
     def address(self) -> Address:
-        """Where it listens, or last did."""
+        """Address at which the server listens, or listened last."""
         return self._address[-1]
 
     def start(self) -> Address:
-        """Start it; answers when it is ready."""
+        """Start the server; return its address when it is ready."""
         self._address.append(self._running.enter_context(self.begin()))
         return self.address
 
     def stop(self) -> None:
-        """Stop it in good order."""
+        """Stop the server in good order."""
         self._running.close()
 
     def kill(self) -> None:
-        """Kill it with SIGKILL and wait until it is gone."""
+        """Kill the server with SIGKILL and wait until it is gone."""
         os.kill(self.pid(self.address), signal.SIGKILL)
         self._running.close()
 
@@ -79,7 +79,7 @@ def wait_for(truth: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def alive(pid: int) -> bool:
-    """True for a process that runs; a zombie nobody has waited for does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -88,14 +88,14 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """Whoever sets logging up does so for the standard error of its time, which is another in the next test."""
+    """Reset the logging, which is bound to the standard error of a single test."""
     yield
     structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    """Where mosquitto and redis-server are found: on this machine, or where `make deps` unpacked them without root."""
+    """Return the tools of this machine, such as mosquitto, or the tools `make deps` unpacked."""
     unpacked = Path(os.environ.get("INSA_UNPACKED", ROOT / ".tools" / "root"))
     return Tools(unpacked if unpacked.is_dir() else None)
 
@@ -109,7 +109,10 @@ def _needed(tools: Tools, name: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def short_root() -> Iterator[Path]:
-    """A folder with a path short enough for unix sockets, which the account that PostgreSQL runs as under root can pass through."""
+    """Make a folder with a path short enough for unix sockets.
+
+    The account that PostgreSQL runs as under root can pass through it.
+    """
     with tempfile.TemporaryDirectory(
         prefix="insa-", dir=_fast_folder(), ignore_cleanup_errors=True
     ) as folder:
@@ -118,8 +121,11 @@ def short_root() -> Iterator[Path]:
 
 
 def _fast_folder() -> str:
-    """Memory where there is enough of it and programs may run from it: clusters of a thousand files are slow to remove from a busy disk."""
-    memory, disk = "/dev/shm", "/tmp"  # noqa: S108 - what is made there has a random name and is ours alone
+    """Return memory where there is enough of it and programs may run from it, otherwise the disk.
+
+    Clusters of a thousand files are slow to remove from a busy disk.
+    """
+    memory, disk = "/dev/shm", "/tmp"  # noqa: S108 - the folder below has a random name
     if not os.access(memory, os.W_OK | os.X_OK):
         return disk
     about = os.statvfs(memory)
@@ -132,25 +138,26 @@ def _fast_folder() -> str:
 
 @pytest.fixture
 def short_path(short_root: Path) -> Iterator[Path]:
-    """A fresh folder with a short path for one test."""
+    """Make a fresh folder with a short path for a single test."""
     folder = short_root / str(next(_numbers))
     folder.mkdir(mode=0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-# ----------------------------------------------------------------------------------------------- PostgreSQL
+# -------------------------------------------------------------------------------- PostgreSQL
 @pytest.fixture(scope="session")
 def postgres_dsn(short_root: Path) -> Iterator[str]:
-    """The session's PostgreSQL, from the wheel."""
+    """Run the session's PostgreSQL, from the wheel."""
     with embedded.postgres(short_root / "pg", settings=QUICK) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres_dsn: str) -> str:
-    """Name of a database with our schema, which no test writes to."""
-    from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415 - tests without a database need not load it
+    """Return the name of a database with our schema, which no test writes to."""
+    # Tests without a database need not load the schema.
+    from insa_anomaly.adapters.postgres.schema import migrate  # noqa: PLC0415
 
     with psycopg.connect(postgres_dsn, autocommit=True) as connection:
         connection.execute("CREATE DATABASE migrated")
@@ -168,19 +175,22 @@ def _fresh_database(server: str, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def empty_database(postgres_dsn: str) -> Iterator[str]:
-    """Connection string of a fresh database without our schema."""
+    """Yield the connection string of a fresh database without our schema."""
     yield from _fresh_database(postgres_dsn, "template0")
 
 
 @pytest.fixture
 def database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
-    """Connection string of a fresh database with our schema."""
+    """Yield the connection string of a fresh database with our schema."""
     yield from _fresh_database(postgres_dsn, migrated_template)
 
 
 @pytest.fixture
 def own_postgres(short_path: Path) -> Iterator[Server[str]]:
-    """A running PostgreSQL without our schema, for one test to stop, kill and start; its address stays."""
+    """Run a PostgreSQL without our schema, for a single test to stop, kill and start.
+
+    Its address stays.
+    """
     data = short_path / "pg"
     server = Server(
         lambda: embedded.postgres(data, settings=QUICK),
@@ -191,7 +201,7 @@ def own_postgres(short_path: Path) -> Iterator[Server[str]]:
     server.stop()
 
 
-# ---------------------------------------------------------------------------------------------------- Redis
+# ------------------------------------------------------------------------------------- Redis
 @pytest.fixture(scope="session")
 def _redis_server(short_root: Path, tools: Tools) -> Iterator[str]:
     with embedded.valkey(short_root / "redis", _needed(tools, "redis-server")) as url:
@@ -200,7 +210,7 @@ def _redis_server(short_root: Path, tools: Tools) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(_redis_server: str) -> str:
-    """An emptied real Redis."""
+    """Return the URL of an emptied real Redis."""
     with redis.Redis.from_url(_redis_server) as client:
         client.flushall()
     return _redis_server
@@ -214,7 +224,7 @@ def _valkey_server(short_root: Path) -> Iterator[str]:
 
 @pytest.fixture
 def valkey_url(_valkey_server: str) -> str:
-    """An emptied Valkey from the wheel."""
+    """Return the URL of an emptied Valkey from the wheel."""
     with redis.Redis.from_url(_valkey_server) as client:
         client.flushall()
     return _valkey_server
@@ -222,7 +232,7 @@ def valkey_url(_valkey_server: str) -> str:
 
 @pytest.fixture
 def own_redis(short_path: Path, tools: Tools) -> Iterator[Server[str]]:
-    """A running real Redis for one test to stop and start; its address stays."""
+    """Run a real Redis for a single test to stop and start; its address stays."""
     command = _needed(tools, "redis-server")
     server = Server(lambda: embedded.valkey(short_path / "redis", command), lambda _: _no_pid())
     server.start()
@@ -234,10 +244,13 @@ def _no_pid() -> int:
     pytest.fail("stop() it: a Redis that keeps nothing dies alike either way")
 
 
-# --------------------------------------------------------------------------------------------------- broker
+# ------------------------------------------------------------------------------------ broker
 @pytest.fixture(scope="session")
 def mosquitto(short_root: Path, tools: Tools) -> Iterator[Listener]:
-    """The session's mosquitto: use client ids and topics that no other test uses (`unique`)."""
+    """Run the session's mosquitto.
+
+    A test must use client ids and topics that no other test uses (`unique`).
+    """
     _needed(tools, "mosquitto")
     with embedded.mosquitto(short_root / "mosquitto", tools) as listener:
         yield listener
@@ -245,7 +258,7 @@ def mosquitto(short_root: Path, tools: Tools) -> Iterator[Listener]:
 
 @pytest.fixture
 def own_mosquitto(short_path: Path, tools: Tools) -> Iterator[Server[Listener]]:
-    """A running mosquitto for one test to stop, kill and start; its address and password stay."""
+    """Run a mosquitto for a single test to stop, kill and start; its address and password stay."""
     _needed(tools, "mosquitto")
     port = embedded.free_port()
     server = Server(
@@ -259,5 +272,5 @@ def own_mosquitto(short_path: Path, tools: Tools) -> Iterator[Server[Listener]]:
 
 @pytest.fixture
 def unique() -> str:
-    """A word no other test has, for client ids and topics on a shared server."""
+    """Return a word that no other test has, for client ids and topics on a shared server."""
     return f"t{os.getpid()}-{next(_numbers)}"

@@ -1,4 +1,4 @@
-"""A simulated pump: correlated metrics of one machine, as calm or as faulty as a test wants it."""
+"""A simulated pump: correlated metrics of a machine, as calm or as faulty as a test wants."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ STUCK_ROWS = 120
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one metric, and from which row on."""
+    """A fault of a metric, and its first row."""
 
     kind: str
     metric: int
@@ -24,14 +24,17 @@ class Fault:
 
     @property
     def end(self) -> int:
-        """The first row after it."""
+        """First row after the fault."""
         return self.begin + (
             3 if self.kind == "spike" else STUCK_ROWS if self.kind == "stuck" else self.rows
         )
 
 
 def pump(rows: int, seed: int, interval: float = 60.0) -> tuple[Floats, Floats]:
-    """Times [rows] in seconds, values [rows, len(METRICS)]: a load that wanders drives all metrics, each sensor adds its noise."""
+    """Return times [rows] in seconds and values [rows, len(METRICS)].
+
+    A wandering load drives all metrics, and each sensor adds its noise.
+    """
     random = np.random.default_rng(seed)
     course, demand, warmth = np.empty((rows, 2)), 0.0, 0.0
     for i, step in enumerate(random.normal(0, 0.12, rows).tolist()):
@@ -49,7 +52,7 @@ def pump(rows: int, seed: int, interval: float = 60.0) -> tuple[Floats, Floats]:
 
 
 def faulty(values: Floats, fault: Fault, seed: int) -> Floats:
-    """The same values with a fault planted in one metric."""
+    """Return the values with a fault planted in a metric."""
     out, at = values.copy(), slice(fault.begin, fault.end)
     column, n = out[at, fault.metric], fault.end - fault.begin
     reach = fault.size * NOISE[fault.metric]

@@ -1,4 +1,4 @@
-"""scripts/bootstrap: a usable uv from whatever a machine has, and one clear line where it has nothing."""
+"""The program scripts/bootstrap: a usable uv from any machine, or a clear line without it."""
 
 import base64
 import hashlib
@@ -21,7 +21,10 @@ import pytest
 from tests.conftest import ROOT
 
 VERSION = "9.9.9"
-NAME = f"uv-{VERSION}-py3-none-manylinux_2_17_{platform.machine()}.manylinux2014_{platform.machine()}.whl"
+NAME = (
+    f"uv-{VERSION}-py3-none-"
+    f"manylinux_2_17_{platform.machine()}.manylinux2014_{platform.machine()}.whl"
+)
 PROGRAM = f"#!/bin/sh\necho uv {VERSION}\n"
 PYPROJECT = '[tool.uv]\nrequired-version = ">=0.13"\n'
 LOCK = """
@@ -37,7 +40,7 @@ wheels = [
 
 @dataclass
 class Mirror:
-    """A package index on loopback: what it has by path, with media types, and the passwords it saw."""
+    """A package index on loopback: files by path, with media types, and received passwords."""
 
     server: ThreadingHTTPServer
     pages: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -45,13 +48,13 @@ class Mirror:
 
     @property
     def host(self) -> str:
-        """Where it listens."""
+        """Host and port of the index."""
         return f"127.0.0.1:{self.server.server_address[1]}"
 
 
 @pytest.fixture
 def mirror() -> Iterator[Mirror]:
-    """An empty index that answers as long as the test runs."""
+    """Run an empty index that answers as long as the test runs."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -63,7 +66,7 @@ def mirror() -> Iterator[Mirror]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log no request."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         index = Mirror(server)
@@ -76,7 +79,7 @@ def mirror() -> Iterator[Mirror]:
 
 @pytest.fixture(scope="module")
 def wheel() -> bytes:
-    """A wheel with a uv that knows its version."""
+    """Return a wheel with a uv that prints its version."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr(f"uv-{VERSION}.data/scripts/uv", PROGRAM)
@@ -86,7 +89,7 @@ def wheel() -> bytes:
 
 @pytest.fixture
 def clone(tmp_path: Path, mirror: Mirror, wheel: bytes) -> Path:
-    """A clone whose uv.lock names that wheel, at an address where it can be had."""
+    """Make a clone whose uv.lock names the wheel, at the address of the index."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "bootstrap", tmp_path / "scripts")
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
@@ -102,7 +105,7 @@ def clone(tmp_path: Path, mirror: Mirror, wheel: bytes) -> Path:
 
 
 def _bootstrap(clone: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run it with nothing on PATH and a pip that finds nothing."""
+    """Run the program with an empty PATH and a pip that finds no package."""
     environment = {"PATH": str(clone / "bin"), "PIP_NO_INDEX": "1", **variables}
     argv = [sys.executable, str(clone / "scripts" / "bootstrap")]
     return subprocess.run(
@@ -111,7 +114,7 @@ def _bootstrap(clone: Path, **variables: str) -> subprocess.CompletedProcess[str
 
 
 def _got(done: subprocess.CompletedProcess[str]) -> str:
-    """What the uv it printed answers."""
+    """Return the version that the printed uv reports."""
     assert done.returncode == 0, done.stderr
     return subprocess.run(
         [done.stdout.strip(), "--version"], check=True, capture_output=True, text=True
@@ -126,7 +129,10 @@ def _put_uv(folder: Path, answer: str) -> Path:
 
 
 def test_it_is_fetched_once(clone: Path, mirror: Mirror) -> None:
-    """From the address in uv.lock, into the ignored folder; the second time nothing goes over the network."""
+    """The file at the address in uv.lock is stored in the ignored folder.
+
+    The second run sends no request.
+    """
     assert _got(_bootstrap(clone)) == f"uv {VERSION}\n"
     mirror.pages.clear()
     done = _bootstrap(clone)
@@ -136,20 +142,23 @@ def test_it_is_fetched_once(clone: Path, mirror: Mirror) -> None:
 
 
 def test_a_usable_uv_on_path_is_taken(clone: Path, mirror: Mirror) -> None:
-    """A machine that has one needs no other."""
+    """A usable uv on PATH is used, and none is fetched."""
     uv = _put_uv(clone / "bin", "uv 0.14.0")
     assert _bootstrap(clone).stdout.strip() == str(uv)
     assert mirror.authorizations == []
 
 
 def test_an_old_uv_on_path_is_left(clone: Path) -> None:
-    """One too old for uv.lock is not used."""
+    """A uv on PATH that is too old for uv.lock is not used."""
     _put_uv(clone / "bin", "uv 0.4.30")
     assert _got(_bootstrap(clone)) == f"uv {VERSION}\n"
 
 
 def test_the_uv_variable_is_obeyed_or_refused(clone: Path) -> None:
-    """What the user names is used; where it is not usable that is said, and nothing else is tried behind their back."""
+    """A uv named by the variable is used, or refused where it is not usable.
+
+    No other uv is tried in its place.
+    """
     uv = _put_uv(clone / "own", "uv 1.0")
     assert _bootstrap(clone, UV=str(uv)).stdout.strip() == str(uv)
     refused = _bootstrap(clone, UV="/bin/ls")
@@ -162,7 +171,10 @@ def test_the_uv_variable_is_obeyed_or_refused(clone: Path) -> None:
 def test_a_mirror_is_honoured(
     clone: Path, mirror: Mirror, wheel: bytes, variable: str, form: str
 ) -> None:
-    """The same file comes from the mirror, whichever form its page has, with its relative links and its password."""
+    """A mirror supplies the file, whichever form its page has.
+
+    Relative links and the password of its address work.
+    """
     mirror.pages = {f"/deep/packages/{NAME}": ("application/octet-stream", wheel)}
     if form == "json":
         files = {
@@ -184,7 +196,7 @@ def test_a_mirror_is_honoured(
 
 
 def test_another_file_is_refused(clone: Path, mirror: Mirror, wheel: bytes) -> None:
-    """What does not have uv.lock's hash is never stored, wherever it came from."""
+    """A file without the hash in uv.lock is never stored."""
     mirror.pages[f"/files/{NAME}"] = ("application/octet-stream", wheel + b"!")
     done = _bootstrap(clone)
     assert done.returncode == 1
@@ -209,7 +221,7 @@ def test_another_file_is_refused(clone: Path, mirror: Mirror, wheel: bytes) -> N
 def test_failures_are_one_clear_line(
     clone: Path, mirror: Mirror, variables: dict[str, str], told: str
 ) -> None:
-    """No traceback, no password: what was asked, what came, what to do."""
+    """A failure prints a line with request, answer and cure, without traceback or password."""
     done = _bootstrap(
         clone, **{name: value.replace("MIRROR", mirror.host) for name, value in variables.items()}
     )
@@ -222,14 +234,14 @@ def test_failures_are_one_clear_line(
 
 
 def test_a_machine_without_a_wheel_is_told(clone: Path) -> None:
-    """Where uv.lock has no file for the processor, that is the message."""
+    """A processor for which uv.lock has no file is reported."""
     lock = (clone / "uv.lock").read_text().replace(f"2_17_{platform.machine()}", "2_17_vax")
     (clone / "uv.lock").write_text(lock)
     assert "uv.lock names no file for Linux" in _bootstrap(clone).stderr
 
 
 def test_what_is_there_is_not_asked_for() -> None:
-    """`deps` does nothing, and needs no network, where every server is present."""
+    """The program deps requests no package when every server is present."""
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
     argv = [sys.executable, str(ROOT / "scripts" / "deps"), "install", "mosquitto", "redis-server"]
     done = subprocess.run(

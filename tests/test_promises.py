@@ -1,4 +1,4 @@
-"""What the project says of itself, held: its layout, its import contracts, its licence, its lock, its commands."""
+"""The project's promises, held: layout, import contracts, licence, lock and commands."""
 
 import json
 import os
@@ -34,7 +34,7 @@ TOP = {
 
 
 def _files() -> Iterator[Path]:
-    """Every file that belongs to the project, relative to its root: what .gitignore names does not."""
+    """Yield every file of the project, relative to its root, without the files that git ignores."""
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().split()} | {".git"}
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [name for name in folders if name not in ignored]
@@ -45,26 +45,26 @@ def _text(path: Path) -> str:
     return (ROOT / path).read_text(errors="replace")
 
 
-# ----------------------------------------------------------------------------------------------- the layout
+# ---------------------------------------------------------------------------------- the layout
 def test_the_top_level_is_what_was_agreed() -> None:
-    """Nothing lies at the top but what has its place there; dot-files are the tools' own."""
+    """The top level holds only its agreed entries; dot-files belong to tools."""
     found = {path.parts[0] for path in _files()}
     assert {name for name in found if not name.startswith(".")} <= TOP
 
 
 def test_no_module_has_a_name_that_fits_anything() -> None:
-    """A name that fits anything explains nothing."""
+    """A module's name is specific, because a name that fits anything explains too little."""
     vague = {"utils", "helpers", "common", "base", "manager", "misc"}
     assert not [path for path in _files() if path.suffix == ".py" and path.stem in vague]
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    """Each module of the package that holds code opens with a docstring."""
+    """Each module that holds code opens with a docstring."""
     modules = [path for path in _files() if path.suffix == ".py" and _text(path).strip()]
     assert not [path for path in modules if not re.match(r'"""\S', _text(path))]
 
 
-# ---------------------------------------------------------------------------------------------- the imports
+# --------------------------------------------------------------------------------- the imports
 def _contracts(folder: Path) -> subprocess.CompletedProcess[str]:
     argv = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
@@ -74,7 +74,7 @@ def _contracts(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_import_contracts_hold() -> None:
-    """Who may import whom, as pyproject.toml says."""
+    """The import contracts in pyproject.toml hold."""
     done = _contracts(ROOT)
     assert done.returncode == 0, done.stdout
 
@@ -114,7 +114,7 @@ def test_the_import_contracts_hold() -> None:
     ],
 )
 def test_a_breach_is_found(tmp_path: Path, module: str, line: str, told: str) -> None:
-    """The contracts are no decoration: each of these breaks one."""
+    """A breach of each contract is found."""
     shutil.copytree(
         ROOT / "insa_anomaly",
         tmp_path / "insa_anomaly",
@@ -128,9 +128,9 @@ def test_a_breach_is_found(tmp_path: Path, module: str, line: str, told: str) ->
     assert re.search(told, done.stdout), done.stdout
 
 
-# ----------------------------------------------------------------------------------- the lock and the paper
+# ---------------------------------------------------------------------- the lock and the paper
 def test_no_file_but_the_lock_names_a_registry() -> None:
-    """Plants have mirrors: where packages come from is theirs to say."""
+    """Only the lock names a registry, because plants have mirrors."""
     addresses = [
         each["source"]["registry"] for each in LOCK["package"] if "registry" in each["source"]
     ]
@@ -145,7 +145,7 @@ def test_no_file_but_the_lock_names_a_registry() -> None:
 
 
 def test_the_lock_holds_uv_itself() -> None:
-    """For both processors, with a hash, in the version that pyproject.toml pins."""
+    """The lock holds uv for both processors, with a hash, in the version of pyproject.toml."""
     [uv] = [each for each in LOCK["package"] if each["name"] == "uv"]
     assert PYPROJECT["dependency-groups"]["bootstrap"] == [f"uv=={uv['version']}"]
     for machine in ("x86_64", "aarch64"):
@@ -161,20 +161,20 @@ def test_the_version_is_one() -> None:
 
 
 def test_the_licence_is_mit() -> None:
-    """As pyproject.toml says."""
+    """The licence is MIT, as pyproject.toml states."""
     assert PYPROJECT["project"]["license"] == "MIT"
     assert _text(Path("LICENSE")).startswith("MIT License")
 
 
 def test_ci_runs_the_tests() -> None:
-    """What runs for a change is what a person runs."""
+    """The continuous integration runs the command that a person runs."""
     assert "make test" in _text(Path(".ci/run"))
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-# ------------------------------------------------------------------------------------------------- commands
+# ------------------------------------------------------------------------------------ commands
 def test_every_command_in_the_readme_exists() -> None:
-    """`insa-anomaly X` and `make X` in README are commands and targets there are."""
+    """Every `insa-anomaly X` and `make X` in the README is an existing command or target."""
     readme, makefile = _text(Path("README.md")), _text(Path("Makefile"))
     commands = set(
         re.findall(r"insa-anomaly ([a-z][a-z-]+)", "\n".join(re.findall(r"`[^`]+`", readme)))
@@ -185,7 +185,7 @@ def test_every_command_in_the_readme_exists() -> None:
 
 
 def test_make_explains_every_target() -> None:
-    """`make` alone teaches: every target is in its answer."""
+    """The answer of a bare `make` lists every target."""
     done = subprocess.run(
         ["make", "-C", str(ROOT), "help"], check=True, capture_output=True, text=True, timeout=30
     )
@@ -194,14 +194,14 @@ def test_make_explains_every_target() -> None:
 
 
 def test_without_the_kit_nothing_is_judged(tmp_path: Path) -> None:
-    """`make judge` says so in a line, fetches nothing and fails nothing."""
+    """A `make judge` without the kit prints a line, fetches no file and succeeds."""
     command = ["make", "-s", "-C", str(ROOT), "judge", f"JUDGE={tmp_path}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
     assert done.stdout == f"judge: skipped, there is no evaluation kit at {tmp_path}\n"
 
 
 def test_dashboards_are_json() -> None:
-    """What lies in dashboards/ can be read."""
+    """Every JSON file in dashboards/ can be read."""
     for path in _files():
         if path.parts[0] == "dashboards" and path.suffix == ".json":
             json.loads(_text(path))

@@ -1,4 +1,4 @@
-"""`config.yaml` is the manual: all settings, with their true defaults; mistakes are explained in one line each."""
+"""The manual `config.yaml`: all settings, with their true defaults; mistakes are a line each."""
 
 import os
 import re
@@ -19,8 +19,8 @@ from insa_anomaly.wiring.broker import access
 MANUAL = Path(__file__).parent.parent / "config.yaml"
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a setting may be
-    """The value as YAML would hold it."""
+def plain(value: Any) -> Any:  # noqa: ANN401 - any value of a setting
+    """Return the value as YAML holds it."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, dict):
@@ -31,20 +31,20 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a setting may be
 
 
 def written(folder: Path, text: str) -> Path:
-    """A configuration file with this text."""
+    """Write a configuration file with this text."""
     path = folder / "config.yaml"
     path.write_text(text)
     return path
 
 
 def test_the_manual_holds_every_setting_with_its_true_default() -> None:
-    """Section by section, name by name, nothing more and nothing less."""
+    """The manual has exactly the settings with their defaults, section by section."""
     defaults = {name: plain(getattr(Settings(), name)) for name in Settings.model_fields}
     assert yaml.safe_load(MANUAL.read_text()) == defaults
 
 
 def test_the_manual_says_of_every_setting_what_it_is() -> None:
-    """Beside it, in a few words at least; the line of seconds, bytes or readings names them."""
+    """A comment beside every setting explains it, and names the unit of seconds."""
     lines = [line for line in MANUAL.read_text().splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if len(line.partition(" # ")[2].split()) < 2] == []
     assert [
@@ -55,7 +55,7 @@ def test_the_manual_says_of_every_setting_what_it_is() -> None:
 
 
 def test_the_manual_says_what_changes_at_run_time() -> None:
-    """The word stands at those settings and no others."""
+    """The mark for changes at run time stands at exactly the settings that have them."""
     section, marked = "", set()
     for line in MANUAL.read_text().splitlines():
         section = line.partition(":")[0] if line[:1].isalpha() else section
@@ -65,7 +65,7 @@ def test_the_manual_says_what_changes_at_run_time() -> None:
 
 
 def test_no_variable_of_this_machine_is_in_the_tests() -> None:
-    """The suite would not know what it tests."""
+    """No variable of this machine changes a setting, because it would change the tests."""
     assert [name for name in os.environ if name.upper().startswith("INSA_") and "__" in name] == []
 
 
@@ -78,7 +78,7 @@ def test_the_manual_loads_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_part_of_a_section_leaves_the_rest(tmp_path: Path) -> None:
-    """What is left out keeps its default."""
+    """Settings that are left out keep their defaults."""
     settings, _ = load(
         written(tmp_path, "broker: {host: broker.plant}\nreadings: {max_age: null}\n")
     )
@@ -87,7 +87,7 @@ def test_a_part_of_a_section_leaves_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_variable_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`INSA_SECTION__KEY` wins, and leaves the other keys of the section alone."""
+    """A variable `INSA_SECTION__KEY` wins, and leaves the other keys of the section alone."""
     monkeypatch.setenv("INSA_BROKER__HOST", "from-the-environment")
     settings, _ = load(written(tmp_path, "broker: {host: from-the-file, port: 1999}\n"))
     assert (settings.broker.host, settings.broker.port) == ("from-the-environment", 1999)
@@ -161,7 +161,7 @@ def test_a_variable_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_mistake_is_explained_in_one_line(tmp_path: Path, text: str, words: list[str]) -> None:
-    """The file, the key, what stands there, and what is allowed."""
+    """The line has the file, the key, the value and the allowed values."""
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load(path)
@@ -182,7 +182,7 @@ def test_a_mistake_is_explained_in_one_line(tmp_path: Path, text: str, words: li
 def test_a_mistake_in_a_variable_names_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: list[str]
 ) -> None:
-    """Not the file, which is innocent."""
+    """The line names the variable, not the file."""
     monkeypatch.setenv(variable, value)
     path = written(tmp_path, "broker: {host: plant}")
     with pytest.raises(ConfigError) as caught:
@@ -196,7 +196,7 @@ def test_a_mistake_in_a_variable_names_the_variable(
 def test_a_variable_that_is_no_json_where_it_must_be_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A whole section, or a list, is JSON."""
+    """A whole section or a list must be JSON."""
     monkeypatch.setenv("INSA_READINGS__SUBSCRIPTIONS", "a/b")
     with pytest.raises(
         ConfigError,
@@ -228,15 +228,21 @@ def test_a_variable_that_is_no_json_where_it_must_be_is_explained(
     ],
 )
 def test_every_kind_of_setting_can_be_a_variable(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, section: str, key: str, said: object
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    variable: str,
+    value: str,
+    section: str,
+    key: str,
+    said: object,
 ) -> None:
-    """Numbers, truth, nothing, paths and lists; the letters' case does not matter."""
+    """Numbers, truth values, null, paths and lists may be variables, in any case of letters."""
     monkeypatch.setenv(variable, value)
     assert getattr(getattr(load()[0], section), key) == said
 
 
 def test_a_section_whose_keys_are_all_comments_is_its_defaults(tmp_path: Path) -> None:
-    """As someone leaves it who tries the defaults again."""
+    """A section whose keys are all commented out, or an empty file, has the defaults."""
     assert (
         load(written(tmp_path, "broker:\n  # host: plant\nhttp: {port: 9000}\n"))[0].broker
         == Settings().broker
@@ -245,31 +251,35 @@ def test_a_section_whose_keys_are_all_comments_is_its_defaults(tmp_path: Path) -
 
 
 def test_settings_reach_the_training_process_whole(tmp_path: Path) -> None:
-    """Written as JSON and read again they are the same."""
+    """Settings written as JSON and read again are equal."""
     settings, _ = load(
         written(
             tmp_path,
-            "broker: {password_file: /p}\nreadings: {max_age: null, subscriptions: [{topic: a, format: number}]}",
+            "broker: {password_file: /p}\n"
+            "readings: {max_age: null, subscriptions: [{topic: a, format: number}]}",
         )
     )
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
 def test_every_mistake_is_named(tmp_path: Path) -> None:
-    """Two mistakes, two lines."""
+    """Two mistakes cause two lines."""
     with pytest.raises(ConfigError) as caught:
         load(written(tmp_path, "broker: {port: 0}\nhttp: {port: -1}\n"))
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
-    """Named, not passed over."""
+    """A missing file is reported."""
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         load(tmp_path / "absent.yaml")
 
 
 def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
-    """Without the end of the line; no file, no secret; a file that cannot be read is a mistake that names it."""
+    """A secret is the content of its file without the line end.
+
+    Without a file there is no secret; an unreadable file is a mistake that names it.
+    """
     (tmp_path / "password").write_text("s3cret\n")
     assert secret(tmp_path / "password") == "s3cret"
     assert secret(None) is None
@@ -280,7 +290,10 @@ def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
 def test_a_secret_named_by_its_name_alone_is_what_systemd_hands_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under systemd it is the credential, by hand the file it is made from; a path with folders is that path."""
+    """A bare name is systemd's credential, or without systemd the file that it is made from.
+
+    A path with folders is that path.
+    """
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     assert credential(Path("broker-password")) == Path("/etc/insa-anomaly/secrets/broker-password")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -302,7 +315,7 @@ def test_a_secret_named_by_its_name_alone_is_what_systemd_hands_over(
 def test_files_for_tls_that_would_not_be_used_are_mistakes(
     tmp_path: Path, said: str, why: str
 ) -> None:
-    """Who names a certificate believes that it protects something."""
+    """A TLS file that would not be used is a mistake, because its author expects protection."""
     with pytest.raises(ConfigError, match=why):
         load(written(tmp_path, said))
 
@@ -317,13 +330,16 @@ def test_files_for_tls_that_would_not_be_used_are_mistakes(
     ],
 )
 def test_an_address_of_redis_is_one(tmp_path: Path, url: str) -> None:
-    """Else the daemon would find out at its start, and in the driver's words."""
+    """An address of Redis is checked before the daemon starts, with a clear message."""
     with pytest.raises(ConfigError, match="redis://host:port/0"):
         load(written(tmp_path, f"redis: {{url: '{url}'}}"))
 
 
 def test_the_broker_may_be_trusted_by_the_system(tmp_path: Path) -> None:
-    """`tls` alone takes the authorities of the system, `ca_file` its own; neither: no TLS."""
+    """The setting `tls` alone trusts the authorities of the system, `ca_file` its own.
+
+    Without both there is no TLS.
+    """
     for said, expected in (
         ("{}", None),
         ("{tls: true}", Tls()),

@@ -1,4 +1,4 @@
-"""The wheel holds everything, for both processors; in a clean environment its commands run. Built by `make wheel`."""
+"""The wheel, built by `make wheel`: complete for both processors, with commands that run."""
 
 import os
 import re
@@ -15,9 +15,8 @@ import pytest
 from insa_anomaly.shipped import shipped
 from tests.conftest import ROOT
 
-LOCK: dict[
-    str, list[dict[str, Any]]
-] = {}  # by name; of some there are two versions, for older and newer Pythons
+# Packages by name; some have two versions, for older and newer Pythons.
+LOCK: dict[str, list[dict[str, Any]]] = {}
 for _package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]:
     LOCK.setdefault(_package["name"], []).append(_package)
 DIST = ROOT / "dist"
@@ -25,9 +24,9 @@ MACHINES = ("x86_64", "aarch64")
 PYTHONS = ("311", "312", "313")
 
 
-# ------------------------------------------------------------------------------------------------------ the lock
+# ------------------------------------------------------------------------------------ the lock
 def needed(name: str, found: set[str]) -> set[str]:
-    """A package and all that it needs on Linux, as locked."""
+    """Return a package and its dependencies on Linux, as locked."""
     if name not in found:
         found.add(name)
         for dependency in (
@@ -41,7 +40,7 @@ def needed(name: str, found: set[str]) -> set[str]:
 
 
 def run_time() -> list[str]:
-    """What the program needs to run, its extras included."""
+    """Return the packages that the program needs to run, with its extras."""
     found: set[str] = set()
     [ours] = LOCK["insa-anomaly"]
     for dependency in (
@@ -58,7 +57,7 @@ def run_time() -> list[str]:
 
 
 def fits(wheel: str, machine: str, python: str) -> bool:
-    """Whether a wheel of this name can be installed on Linux with glibc, this processor and this Python."""
+    """Return whether a wheel of this name fits Linux with glibc, this processor and this Python."""
     tags, abi, platforms = wheel.removesuffix(".whl").rsplit("-", 3)[1:]
     pure = "none" in abi and any(tag in {"py3", "py311", f"py{python}"} for tag in tags.split("."))
     stable = "abi3" in abi and any(
@@ -73,7 +72,10 @@ def fits(wheel: str, machine: str, python: str) -> bool:
 
 @pytest.mark.parametrize("name", run_time())
 def test_every_dependency_has_wheels_for_both_processors(name: str) -> None:
-    """And for every Python: nobody needs a compiler on a plant server."""
+    """Every dependency has wheels for both processors and every Python.
+
+    No compiler is needed on a plant server.
+    """
     wheels = [
         wheel["url"].rsplit("/", 1)[1]
         for version in LOCK[name]
@@ -89,7 +91,7 @@ def test_every_dependency_has_wheels_for_both_processors(name: str) -> None:
 
 
 def test_a_wheel_that_does_not_fit_is_told_from_one_that_does() -> None:
-    """By what its name says."""
+    """A wheel's name determines whether it fits."""
     assert fits(
         "numpy-2.4.6-cp311-cp311-manylinux_2_27_aarch64.manylinux_2_28_aarch64.whl",
         "aarch64",
@@ -106,21 +108,21 @@ def test_a_wheel_that_does_not_fit_is_told_from_one_that_does() -> None:
     "name", ["config.yaml", "systemd/insa-anomaly.service", "systemd/insa-anomaly@.service"]
 )
 def test_what_is_shipped_is_found(name: str) -> None:
-    """In a clone it is the clone's."""
+    """A shipped file is the clone's in a clone."""
     assert shipped(name) == ROOT / name
 
 
-# ----------------------------------------------------------------------------------------------------- the wheel
+# ----------------------------------------------------------------------------------- the wheel
 @pytest.fixture(scope="module")
 def wheel() -> Path:
-    """The one that was built."""
+    """Return the built wheel."""
     [found] = DIST.glob("*.whl")
     return found
 
 
 @pytest.mark.wheel
 def test_the_wheel_holds_all_that_it_needs(wheel: Path) -> None:
-    """Every file of the package, and of the folders beside it; nothing of the tests."""
+    """The wheel has every file of the package and of the folders beside it, and no test."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     package = {
@@ -143,7 +145,7 @@ def test_the_wheel_holds_all_that_it_needs(wheel: Path) -> None:
 @pytest.mark.wheel
 @pytest.mark.timeout(900)
 def test_a_clean_environment_runs_what_was_built(wheel: Path, short_path: Path) -> None:
-    """Installed by hashes alone: the commands are there, the manual and the units are found, the version is the wheel's."""
+    """An installation by hashes has the commands, the manual, the units and the wheel's version."""
     uv = subprocess.run(
         [ROOT / "scripts" / "bootstrap"], check=True, capture_output=True, text=True, timeout=300
     ).stdout.strip()
@@ -166,28 +168,23 @@ def test_a_clean_environment_runs_what_was_built(wheel: Path, short_path: Path) 
     run(uv, "venv", "--python", sys.executable, "clean")
     for file in DIST.iterdir():
         shutil.copy(file, short_path)
-    run(
-        uv,
-        "pip",
-        "install",
-        "--python",
-        "clean",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--requirement",
-        "requirements.txt",
-    )
+    options = ["--python", "clean", "--require-hashes", "--only-binary", ":all:"]
+    run(uv, "pip", "install", *options, *["--requirement", "requirements.txt"])
     program, python = short_path / "clean/bin/insa-anomaly", short_path / "clean/bin/python"
     assert "Reads plant telemetry" in run(program, "--help")
     (short_path / "config.yaml").write_text(
-        f"storage: {{directory: {short_path}}}\nmodels: {{directory: {short_path}/m, key_file: {short_path}/k}}\n"
+        f"storage: {{directory: {short_path}}}\n"
+        f"models: {{directory: {short_path}/m, key_file: {short_path}/k}}\n"
     )
     said = run(program, "check-config", "--config", "config.yaml", code=1)  # there is no broker
     assert re.search(
         r"understood\. A daemon of it\n(  .+\n)+broker: no MQTT.*\ndatabase: ok\nmodels: ok", said
     ), said
-    where = "from insa_anomaly import settings, shipped; settings.load(shipped.shipped('config.yaml')); print(shipped.shipped('systemd'))"
+    where = (
+        "from insa_anomaly import settings, shipped; "
+        "settings.load(shipped.shipped('config.yaml')); "
+        "print(shipped.shipped('systemd'))"
+    )
     assert f"{short_path}/clean/lib" in run(python, "-c", where)
     assert (
         wheel.name.split("-")[1]

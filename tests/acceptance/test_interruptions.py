@@ -134,6 +134,7 @@ def test_an_interruption_changes_nothing(
     trained: Site,
     uninterrupted: Outcome,
     messages: list[Message],
+    *,
     reader: str,
     interrupt: Callable[[Daemon, random.Random], None],
     times: int,

@@ -31,7 +31,8 @@ PASTED = {  # the heading over a block, and the file that pastes the whole block
 }
 ELSEWHERE = {
     "insa-anomaly export MODEL_ID ./model": "tests/test_cli.py::test_a_sealed_model_is_exported",
-    "insa-anomaly alerts --retry 7": "tests/commands/test_alerts.py::test_a_dead_letter_waits_again",
+    "insa-anomaly alerts --retry 7":
+        "tests/commands/test_alerts.py::test_a_dead_letter_waits_again",
     "insa-anomaly restore /var/backups/insa/insa-anomaly-20261122T021500Z":
         "tests/acceptance/test_backup.py::test_a_backup_of_a_running_daemon_is_restored_on_another_machine",
 }  # fmt: skip
@@ -196,10 +197,9 @@ def test_who_executes_it_is_there(place: str) -> None:
 @pytest.mark.parametrize(("heading", "path"), PASTED.items())
 def test_who_pastes_a_block_reads_it_from_the_readme(heading: str, path: str) -> None:
     """Each program that pastes a block finds the block in the README by its heading."""
-    assert (
-        f'README.md").read_text(encoding="utf-8").partition("### {heading}")'
-        in (ROOT / path).read_text()
-    )
+    source = (ROOT / path).read_text()
+    assert 'README.md").read_text(encoding="utf-8")' in source
+    assert f'.partition("### {heading}")' in source
 
 
 # --------------------------------------------------------------------------------------- make

@@ -38,6 +38,7 @@ def predict_p99(
     on: Live,
     token: str,
     trained: Sequence[Trained],
+    *,
     alone: Sequence[float],
     seconds: float,
     spikes: float,

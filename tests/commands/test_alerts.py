@@ -1,4 +1,4 @@
-"""`insa-anomaly alerts`: what waits and what was given up is listed, and a dead letter is tried again if somebody can hear it."""
+"""`insa-anomaly alerts`: lists waiting alerts and dead letters, and tries a dead letter again."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,10 @@ from tests.core.alerts import DAY_ZERO, an_alert
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A plant with a mail server, and with an alert that waits and two that were given up, one of them for somebody who left."""
+    """Write a plant with a mail server, a waiting alert and two dead letters.
+
+    The target of a dead letter is no longer configured.
+    """
     with AlertFile(tmp_path / "alerts.db") as file:
         file.keep(
             Dispatch(
@@ -35,16 +38,25 @@ def config(tmp_path: Path) -> Path:
 
 
 def asked(config: Path, *words: str) -> Result:
-    """What the command answers."""
+    """Return the answer of the command."""
     return CliRunner().invoke(cli, ["alerts", *words, "--config", str(config)])
 
 
 def test_what_waits_and_what_was_given_up_is_listed(config: Path) -> None:
-    """For people, and for programs with all of the event."""
+    """Waiting alerts and dead letters are listed, for programs with the whole event."""
     assert asked(config).output.splitlines() == [
-        "waiting  2  mail  since 2024-10-04T00:00Z, tried 0 times  press-1/pressure: opened: 9, expected 5 (4 to 6)",
-        "dead  1  mail  given up 2024-10-04T00:00Z: 552 too large  press-1/pressure: opened: 9, expected 5 (4 to 6)",
-        "dead  3  webhook:gone  given up 2024-10-04T00:00Z: 552 too large  press-1/pressure: opened: 9, expected 5 (4 to 6)",
+        (
+            "waiting  2  mail  since 2024-10-04T00:00Z, tried 0 times  press-1/pressure: opened: "
+            "9, expected 5 (4 to 6)"
+        ),
+        (
+            "dead  1  mail  given up 2024-10-04T00:00Z: 552 too large  press-1/pressure: opened: "
+            "9, expected 5 (4 to 6)"
+        ),
+        (
+            "dead  3  webhook:gone  given up 2024-10-04T00:00Z: 552 too large  press-1/pressure: "
+            "opened: 9, expected 5 (4 to 6)"
+        ),
     ]
     said = json.loads(asked(config, "--json").output)
     assert [one["number"] for one in said["dead"]] == [1, 3]
@@ -52,7 +64,7 @@ def test_what_waits_and_what_was_given_up_is_listed(config: Path) -> None:
 
 
 def test_a_dead_letter_waits_again(config: Path) -> None:
-    """Once; it is no dead letter any more."""
+    """A dead letter waits again once, and is no dead letter any more."""
     assert asked(config, "--retry", "1").output == "1 waits for mail again\n"
     assert [line.split()[:3] for line in asked(config).output.splitlines()] == [
         ["waiting", "2", "mail"],
@@ -62,7 +74,7 @@ def test_a_dead_letter_waits_again(config: Path) -> None:
 
 
 def test_what_cannot_be_tried_again_says_why(config: Path) -> None:
-    """A number that is none, and a target that would never hear of it."""
+    """An unknown number and a target that is no longer configured are refused with the reason."""
     assert isinstance(asked(config, "--retry", "9").exception, NotFound)
     refused = asked(config, "--retry", "3").exception
     assert isinstance(refused, Conflict)
@@ -70,7 +82,7 @@ def test_what_cannot_be_tried_again_says_why(config: Path) -> None:
 
 
 def test_where_there_never_was_an_alert_nothing_is_made(tmp_path: Path) -> None:
-    """To look leaves no file behind."""
+    """A listing without any alert creates no file."""
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps({"storage": {"directory": str(tmp_path)}}))
     assert asked(config).output == "no alert waits, and none was given up\n"

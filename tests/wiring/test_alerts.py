@@ -1,4 +1,4 @@
-"""The alerts as the daemon puts them together: what is said of a model becomes an issue, and what it is over closes it."""
+"""Alerts as the daemon assembles them: a model's trouble opens an issue, recovery closes it."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from tests.core.alerts import DAY_ZERO, an_alert
 
 @dataclass
 class Office:
-    """A state, who decides on its alerts, an issue tracker and a mail server."""
+    """A state, the dispatcher of its alerts, an issue tracker and a mail server."""
 
     state: StateFile
     hearing: Hearing
@@ -35,11 +35,14 @@ class Office:
     mail: Server
 
     def say(self, kind: str, *, day: int = 0, opens: bool = True) -> None:
-        """Something about a model, as the health check tells it."""
+        """Publish an event about a model, as the health check does."""
         said = {
-            "event_id": f"{kind}-{day}", "kind": kind, "severity": "warning" if opens else "info", "cause": "degraded:press-1/pressure",
-            "open": opens, "at": time.time_ns() // 1000, "device_id": "press-1", "metric_name": "pressure", "model_id": "m1",
-            "model_version": 3, "reason": f"accuracy 0.81, 0.92 at promotion ({kind} {day})", "figures": {"accuracy": 0.81},
+            "event_id": f"{kind}-{day}", "kind": kind,
+            "severity": "warning" if opens else "info", "cause": "degraded:press-1/pressure",
+            "open": opens, "at": time.time_ns() // 1000, "device_id": "press-1",
+            "metric_name": "pressure", "model_id": "m1", "model_version": 3,
+            "reason": f"accuracy 0.81, 0.92 at promotion ({kind} {day})",
+            "figures": {"accuracy": 0.81},
         }  # fmt: skip
         self.state.post([(f"insa/iiot/ml/model/{kind}", msgspec.json.encode(said))])
         self.hearing.alert.step()
@@ -47,7 +50,7 @@ class Office:
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    """All of it, on real servers."""
+    """Open an office on real servers."""
     github, server = FakeGitHub(), Server()
     token = tmp_path / "token"
     token.write_text(f"{TOKEN}\n")
@@ -67,13 +70,21 @@ def office(tmp_path: Path) -> Iterator[Office]:
             github=IssueTracker("plant/line", token, url),
         )
         hearing = alerts.opened(
-            settings, state, Registry(10), Tell(state, MemoryBroker()), lambda: True, stack
+            settings,
+            state,
+            registry=Registry(10),
+            tell=Tell(state, MemoryBroker()),
+            listening=lambda: True,
+            stack=stack,
         )
         yield Office(state, hearing, github, server)
 
 
 def test_a_model_in_trouble_is_one_issue_and_one_mail(office: Office) -> None:
-    """Opened once, a comment for each day it lasts, closed when it is over; one mail in all."""
+    """A model in trouble opens an issue, which gets a comment a day and is closed in the end.
+
+    A single mail is sent in all.
+    """
     office.say("degraded")
     wait_for(lambda: office.github.open)
     for day in (1, 2):
@@ -88,7 +99,7 @@ def test_a_model_in_trouble_is_one_issue_and_one_mail(office: Office) -> None:
 
 
 def test_a_dead_letter_that_is_tried_again_is_delivered(office: Office, tmp_path: Path) -> None:
-    """By the daemon that runs, though another process asked for it."""
+    """A dead letter that another process revives is delivered by the running daemon."""
     with AlertFile(tmp_path / "alerts.db") as other:
         other.keep(Dispatch(sent=[("nobody", an_alert(1))]), [], DAY_ZERO)
         one = other.next("nobody", DAY_ZERO)
@@ -100,7 +111,7 @@ def test_a_dead_letter_that_is_tried_again_is_delivered(office: Office, tmp_path
 
 
 def test_a_tracker_that_is_away_for_a_while_has_it_all_in_the_end(office: Office) -> None:
-    """In its order, whatever happened meanwhile."""
+    """A tracker that is unreachable for a while receives all events in their order."""
     office.github.failing = [Reply(503) for _ in range(4)]
     office.say("degraded")
     office.say("degraded", day=1)
