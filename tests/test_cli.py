@@ -14,7 +14,6 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
-from insa_anomaly.commands import health
 from insa_anomaly.errors import (
     AddressInUse,
     AlreadyRunning,
@@ -205,7 +204,7 @@ def test_the_status_of_a_health_check(
             worst=[],
         )
 
-    monkeypatch.setattr(health, "check", check)
+    monkeypatch.setattr("insa_anomaly.cli.check", check)
     answer = said("health")
     assert answer[0] == status
     assert ("decided: 1 retrain" in answer[1]) == (healthy is not None)
