@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from insa_anomaly.core.notification.alert import Alert
 from insa_anomaly.core.notification.event import Event, Transition
 from insa_anomaly.core.operations.model_health import Decision
-from insa_anomaly.core.reading.reading import Cause
+from insa_anomaly.core.reading.reading import RejectionReason
 
 REGISTRY = CollectorRegistry()
 PORT = CollectorRegistry()  # of the admin port's process; the other registry is the daemon's
@@ -119,13 +119,16 @@ def _histogram(name: str, text: str) -> Histogram:
 MESSAGES = _counter("messages", "Messages written to the log")
 READINGS = _counter("readings", "Readings scored, late and duplicate ones included")
 REJECTED = _counter(
-    "rejected_messages", "Messages that hold no reading we can take", "reason", begin=Cause
+    "rejected_messages",
+    "Messages that hold no reading we can take",
+    "reason",
+    begin=RejectionReason,
 )
 LETTERS_DROPPED = _counter(
     "dead_letters_dropped",
     "Rejected messages of which nothing is kept, because there were too many",
     "reason",
-    begin=Cause,
+    begin=RejectionReason,
 )
 ANOMALIES = _counter("anomalies", "Readings with a score below 0")
 EPISODES = _counter("episode_transitions", "Transitions of episodes", "kind", begin=TRANSITIONS)
@@ -516,7 +519,7 @@ def message_unrecordable(reason: str, detail: str, topic: str) -> None:
     _log(logging.WARNING, "message_unrecordable", message, reason=detail, topic=topic)
 
 
-def letters_dropped(by_reason: Mapping[Cause, int]) -> None:
+def letters_dropped(by_reason: Mapping[RejectionReason, int]) -> None:
     for reason, count in by_reason.items():
         LETTERS_DROPPED.labels(reason).inc(count)
     if by_reason:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from insa_anomaly.core.notification.alert import Alert
 from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.event import Anomaly, Episode
-from insa_anomaly.core.notification.routing import Account, Dispatch, Known
+from insa_anomaly.core.notification.routing import DailyBudget, Dispatch, KnownCause
 from insa_anomaly.core.operations.model_health import Decision
 from insa_anomaly.core.reading.reading import Raw, Rejected
 
@@ -374,7 +374,7 @@ class Filter:
     open: bool | None = None  # for episodes only
 
 
-class Place(NamedTuple):
+class PageCursor(NamedTuple):
     """End of a page: the next page holds older rows."""
 
     time: int
@@ -390,7 +390,7 @@ class Feedback(msgspec.Struct, frozen=True):
     given_at: int
 
 
-class Tally(msgspec.Struct, frozen=True):
+class AnomalyCounts(msgspec.Struct, frozen=True):
     """A model's findings in a span, and the operators' verdicts on all its episodes."""
 
     anomalies: int
@@ -400,7 +400,7 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 # --------------------------------------------------------------------------------- the health check
-class Counted(msgspec.Struct, frozen=True):
+class ScoringCounts(msgspec.Struct, frozen=True):
     """Counts over a while: readings and anomalies of every series, and batches.
 
     `slow` counts the slow ones among the batches.
@@ -468,7 +468,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 # --------------------------------------------------------------------------------------- the alerts
-class Waiting(msgspec.Struct, frozen=True):
+class PendingAlert(msgspec.Struct, frozen=True):
     """An alert that waits for delivery to a target.
 
     `decided_at` is in microseconds; `attempts` counts failed attempts.
@@ -494,7 +494,7 @@ class DeadAlert(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Silences(msgspec.Struct, frozen=True):
+class SilenceState(msgspec.Struct, frozen=True):
     """Silent devices, and since when (microseconds); the stream as a whole is `None`."""
 
     since: dict[str | None, int] = {}
@@ -509,28 +509,28 @@ class AlertStore(Protocol):
     def recent(self) -> set[str]:
         """Return the event ids of the last decision: after a crash these events come again."""
 
-    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
+    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], KnownCause]:
         """Return the state of these causes at every target, by (target, cause)."""
 
-    def accounts(self) -> dict[str, Account]:
+    def accounts(self) -> dict[str, DailyBudget]:
         """Return today's account of every target."""
 
     def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
         """Store the whole decision at once, durably."""
 
-    def next(self, target: str, now: int) -> Waiting | None:
+    def next(self, target: str, now: int) -> PendingAlert | None:
         """Return the alert that is due first, if any; alerts of the same cause keep their order."""
 
-    def done(self, one: Waiting) -> None:
+    def done(self, one: PendingAlert) -> None:
         """Record that the alert was delivered."""
 
-    def postpone(self, one: Waiting, due: int) -> None:
+    def postpone(self, one: PendingAlert, due: int) -> None:
         """Record a failed attempt; the next attempt is at `due`."""
 
     def hasten(self, target: str) -> None:
         """Make all alerts of a target due, because the target answers again."""
 
-    def give_up(self, one: Waiting, reason: str, now: int) -> None:
+    def give_up(self, one: PendingAlert, reason: str, now: int) -> None:
         """Give up an alert, which becomes a dead letter."""
 
     def backlog(self) -> dict[str, int]:
@@ -545,10 +545,10 @@ class AlertStore(Protocol):
     def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
         """Store how often these series report, a row each."""
 
-    def silences(self) -> Silences:
+    def silences(self) -> SilenceState:
         """Return the silences stored last."""
 
-    def keep_silences(self, silences: Silences) -> None:
+    def keep_silences(self, silences: SilenceState) -> None:
         """Store the current silences."""
 
 
@@ -566,7 +566,7 @@ class AlertTarget(Protocol):
 
 
 # --------------------------------------------------------------------------------------- the models
-class Figures(NamedTuple):
+class ModelAccuracy(NamedTuple):
     """Assessment of a model at its training; None for an unknown figure."""
 
     device_id: str
@@ -575,7 +575,7 @@ class Figures(NamedTuple):
     false_positive_rate: float | None
 
 
-class Models(Protocol):
+class ModelIndex(Protocol):
     """The index of models on disk, which works without the database."""
 
     @property
@@ -588,7 +588,7 @@ class Models(Protocol):
     def thresholds(self) -> dict[str, float]:
         """Return the thresholds that were set by hand, by the id of the active model."""
 
-    def figures(self) -> list[Figures]:
+    def figures(self) -> list[ModelAccuracy]:
         """Return the assessment of every active model, in the order of their series."""
 
     def shadows(self) -> dict[SeriesKey, str]:

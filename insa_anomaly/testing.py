@@ -15,22 +15,22 @@ import numpy.typing as npt
 
 from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.event import Anomaly, Episode
-from insa_anomaly.core.notification.routing import Account, Dispatch, Known
+from insa_anomaly.core.notification.routing import DailyBudget, Dispatch, KnownCause
 from insa_anomaly.core.reading.reading import Quality, Rejected
 from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
 from insa_anomaly.ports import (
     Delivery,
     Entry,
-    Figures,
+    ModelAccuracy,
     ModelRow,
     Outgoing,
     Page,
+    PendingAlert,
     SeriesKey,
     Settled,
-    Silences,
+    SilenceState,
     Swap,
     Telemetry,
-    Waiting,
     letter_digest,
     received,
 )
@@ -526,11 +526,11 @@ class MemoryModels:
         rows = [row for row in self._rows.values() if row.status == "active"]
         return {row.id: row.set_threshold for row in rows if row.set_threshold is not None}
 
-    def figures(self) -> list[Figures]:
+    def figures(self) -> list[ModelAccuracy]:
         """Return the assessment of every active model, in the order of their series."""
         rows = [row for row in self._rows.values() if row.status == "active"]
         return sorted(
-            Figures(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate)
+            ModelAccuracy(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate)
             for row in rows
         )
 
@@ -611,25 +611,25 @@ class MemoryAlerts:
     """The port `AlertStore`; `dead` holds the dead letters with their reasons."""
 
     def __init__(self) -> None:
-        self.dead: list[tuple[Waiting, str]] = []
+        self.dead: list[tuple[PendingAlert, str]] = []
         self._lock = threading.Lock()
         self._recent: set[str] = set()
-        self._known: dict[tuple[str, str], Known] = {}
-        self._accounts: dict[str, Account] = {}
-        self._waiting: dict[int, tuple[int, Waiting]] = {}  # by number: due time, alert
+        self._known: dict[tuple[str, str], KnownCause] = {}
+        self._accounts: dict[str, DailyBudget] = {}
+        self._waiting: dict[int, tuple[int, PendingAlert]] = {}  # by number: due time, alert
         self._numbers = count(1)
         self._cadences: dict[SeriesKey, Cadence] = {}
-        self._silences = Silences()
+        self._silences = SilenceState()
 
     def recent(self) -> set[str]:
         """Return the event ids of the last decision."""
         return set(self._recent)
 
-    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
+    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], KnownCause]:
         """Return the state of these causes at every target, by (target, cause)."""
         return {key: known for key, known in self._known.items() if key[1] in set(causes)}
 
-    def accounts(self) -> dict[str, Account]:
+    def accounts(self) -> dict[str, DailyBudget]:
         """Return today's account of every target."""
         return dict(self._accounts)
 
@@ -638,7 +638,7 @@ class MemoryAlerts:
         with self._lock:
             for target, alert in dispatch.sent:
                 number = next(self._numbers)
-                self._waiting[number] = 0, Waiting(number, target, alert, now)
+                self._waiting[number] = 0, PendingAlert(number, target, alert, now)
             for key, known in dispatch.known.items():
                 self._known.pop(key, None)
                 if known is not None:
@@ -646,22 +646,22 @@ class MemoryAlerts:
             self._accounts |= dispatch.accounts
             self._recent = set(event_ids) or self._recent
 
-    def next(self, target: str, now: int) -> Waiting | None:
+    def next(self, target: str, now: int) -> PendingAlert | None:
         """Return the alert that is due first, if any; alerts of the same cause keep their order."""
         with self._lock:
-            first: dict[str, tuple[int, Waiting]] = {}
+            first: dict[str, tuple[int, PendingAlert]] = {}
             for at, one in self._waiting.values():
                 if one.target == target:
                     first.setdefault(one.alert.cause, (at, one))
             due = [(at, one.number, one) for at, one in first.values() if at <= now]
             return min(due, key=lambda one: one[:2])[2] if due else None
 
-    def done(self, one: Waiting) -> None:
+    def done(self, one: PendingAlert) -> None:
         """Record that the alert was delivered."""
         with self._lock:
             self._waiting.pop(one.number, None)
 
-    def postpone(self, one: Waiting, due: int) -> None:
+    def postpone(self, one: PendingAlert, due: int) -> None:
         """Record a failed attempt; the next attempt is at `due`."""
         with self._lock:
             known = self._waiting[one.number][1]
@@ -678,7 +678,7 @@ class MemoryAlerts:
                 for number, (at, one) in self._waiting.items()
             }
 
-    def give_up(self, one: Waiting, reason: str, now: int) -> None:
+    def give_up(self, one: PendingAlert, reason: str, now: int) -> None:
         """Give up an alert, which becomes a dead letter."""
         del now
         self.done(one)
@@ -704,11 +704,11 @@ class MemoryAlerts:
         """Store how often these series report, a row each."""
         self._cadences |= {key: cadence.rows(np.array([row])) for row, key in enumerate(keys)}
 
-    def silences(self) -> Silences:
+    def silences(self) -> SilenceState:
         """Return the silences stored last."""
         return self._silences
 
-    def keep_silences(self, silences: Silences) -> None:
+    def keep_silences(self, silences: SilenceState) -> None:
         """Store the current silences."""
         self._silences = silences
 

@@ -24,7 +24,7 @@ import structlog
 from hypothesis import settings
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Listener, Tools
+from insa_anomaly.adapters.embedded import EmbeddedBroker, Tools
 
 ROOT = Path(__file__).parent.parent
 # A test outlives no power cut, and files that are never synced are cheap to remove.
@@ -246,7 +246,7 @@ def _no_pid() -> int:
 
 # ------------------------------------------------------------------------------------ broker
 @pytest.fixture(scope="session")
-def mosquitto(short_root: Path, tools: Tools) -> Iterator[Listener]:
+def mosquitto(short_root: Path, tools: Tools) -> Iterator[EmbeddedBroker]:
     """Run the session's mosquitto.
 
     A test must use client ids and topics that no other test uses (`unique`).
@@ -257,7 +257,7 @@ def mosquitto(short_root: Path, tools: Tools) -> Iterator[Listener]:
 
 
 @pytest.fixture
-def own_mosquitto(short_path: Path, tools: Tools) -> Iterator[Server[Listener]]:
+def own_mosquitto(short_path: Path, tools: Tools) -> Iterator[Server[EmbeddedBroker]]:
     """Run a mosquitto for a single test to stop, kill and start; its address and password stay."""
     _needed(tools, "mosquitto")
     port = embedded.free_port()

@@ -17,7 +17,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Installation, Listener, Tools, database
+from insa_anomaly.adapters.embedded import EmbeddedBroker, Installation, Tools, database
 from insa_anomaly.errors import ServiceError
 from tests.conftest import QUICK, ROOT, Server, alive, wait_for
 
@@ -42,7 +42,7 @@ def _one(dsn: str, query: str) -> object:
         return row and row[0]
 
 
-def _connack(listener: Listener, password: str) -> str:
+def _connack(listener: EmbeddedBroker, password: str) -> str:
     """Return the broker's answer to a connection with this password."""
     answers: SimpleQueue[str] = SimpleQueue()
     client = Client(CallbackAPIVersion.VERSION2)
@@ -216,7 +216,7 @@ def test_valkey_is_private(valkey_url: str) -> None:
 
 
 # -------------------------------------------------------------------------------------- broker
-def test_mosquitto_lets_in_who_knows_the_password(mosquitto: Listener) -> None:
+def test_mosquitto_lets_in_who_knows_the_password(mosquitto: EmbeddedBroker) -> None:
     """The broker admits the user with the password, and no other client."""
     assert _connack(mosquitto, mosquitto.password) == "Success"
     assert _connack(mosquitto, "guess") == "Not authorized"
@@ -229,7 +229,9 @@ def test_amqtt_lets_in_who_knows_the_password(short_path: Path) -> None:
         assert _connack(listener, "guess") == "Not authorized"
 
 
-def test_the_best_broker_is_chosen(short_path: Path, tools: Tools, mosquitto: Listener) -> None:
+def test_the_best_broker_is_chosen(
+    short_path: Path, tools: Tools, mosquitto: EmbeddedBroker
+) -> None:
     """A machine with mosquitto uses mosquitto, any other amqtt."""
     assert mosquitto.pid
     with embedded.broker(short_path / "with", tools):
@@ -245,7 +247,7 @@ class _NoTools(Tools):
         """Find no program."""
 
 
-def test_a_restarted_mosquitto_keeps_its_address(own_mosquitto: Server[Listener]) -> None:
+def test_a_restarted_mosquitto_keeps_its_address(own_mosquitto: Server[EmbeddedBroker]) -> None:
     """A broker that was stopped or killed has its address again and admits the same user."""
     before = own_mosquitto.address
     own_mosquitto.stop()
@@ -256,14 +258,14 @@ def test_a_restarted_mosquitto_keeps_its_address(own_mosquitto: Server[Listener]
     assert _connack(own_mosquitto.address, before.password) == "Success"
 
 
-def test_secrets_stay_secret(mosquitto: Listener, short_root: Path) -> None:
+def test_secrets_stay_secret(mosquitto: EmbeddedBroker, short_root: Path) -> None:
     """The password is in no argument, no readable file and no repr."""
     assert mosquitto.password not in Path(f"/proc/{mosquitto.pid}/cmdline").read_text()
     assert stat.S_IMODE((short_root / "mosquitto" / "passwords").stat().st_mode) == 0o600
     assert mosquitto.password not in repr(mosquitto)
 
 
-def test_a_port_in_use_is_named(short_path: Path, tools: Tools, mosquitto: Listener) -> None:
+def test_a_port_in_use_is_named(short_path: Path, tools: Tools, mosquitto: EmbeddedBroker) -> None:
     """A port in use is named with the cure; its owner is not mistaken for our broker."""
     taken = embedded.mosquitto(short_path / "m", tools, port=mosquitto.port)
     with pytest.raises(ServiceError, match=f"port {mosquitto.port} .*in use"), taken:

@@ -14,7 +14,7 @@ from insa_anomaly.api.auth import caller, needs
 from insa_anomaly.api.documents import answered, answers
 from insa_anomaly.api.requests import AnomalyQuery, EpisodeQuery, FeedbackBody
 from insa_anomaly.ports import Feedback
-from insa_anomaly.services.anomalies import AnomalyPage, EpisodePage, FindingService
+from insa_anomaly.services.anomalies import AnomalyPage, AnomalyService, EpisodePage
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.views import EpisodeView
 
@@ -22,7 +22,7 @@ _BAD = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 def router(
-    findings: FindingService, clock: Callable[[], int], route_class: type[APIRoute]
+    findings: AnomalyService, clock: Callable[[], int], route_class: type[APIRoute]
 ) -> APIRouter:
     """Return the routes over anomalies and episodes."""
     routes = APIRouter(prefix="/api/v1/ml", tags=["findings"], route_class=route_class)

@@ -26,7 +26,7 @@ from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
-from insa_anomaly.services.anomalies import FindingService
+from insa_anomaly.services.anomalies import AnomalyService
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.model_changes import ModelChangeService
@@ -52,7 +52,7 @@ class Admin:
     model_changes: ModelChangeService
     jobs: JobService
     predictions: PredictionService
-    findings: FindingService
+    findings: AnomalyService
     telemetry: TelemetryService
     health: HealthService
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from insa_anomaly import instrumentation
-from insa_anomaly.ports import Figures
+from insa_anomaly.ports import ModelAccuracy
 from insa_anomaly.services.stream import Condition
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -50,7 +50,7 @@ def router(
     return routes
 
 
-def models_router(figures: Callable[[], list[Figures]]) -> APIRouter:
+def models_router(figures: Callable[[], list[ModelAccuracy]]) -> APIRouter:
     """Return the route /metrics/models."""
     routes = APIRouter()
 

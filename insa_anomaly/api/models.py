@@ -16,11 +16,11 @@ from insa_anomaly.api.requests import ModelQuery, ThresholdBody
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.model_changes import ModelChangeService, StatusChange, ThresholdChange
 from insa_anomaly.services.models import (
-    Comparison,
     ModelDetail,
     ModelPage,
     ModelService,
     Performance,
+    ShadowComparison,
 )
 
 _BAD, _UNKNOWN = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND
@@ -92,7 +92,9 @@ def router(
     @routes.get(
         "/{model_id}/shadow",
         openapi_extra=reads,
-        responses=answers(Comparison, examples.COMPARISON, _BAD, _UNKNOWN, HTTPStatus.CONFLICT),
+        responses=answers(
+            ShadowComparison, examples.COMPARISON, _BAD, _UNKNOWN, HTTPStatus.CONFLICT
+        ),
     )
     def compare(model_id: UUID) -> Response:
         """Compare a shadow with the serving version, on the same readings.

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from insa_anomaly.core.operations.model_health import Action
-from insa_anomaly.ports import DecisionFilter, Filter, Place
+from insa_anomaly.ports import DecisionFilter, Filter, PageCursor
 from insa_anomaly.services.anomalies import place
 from insa_anomaly.services.models import ModelFilter
 
@@ -34,9 +34,9 @@ def _usable(name: str) -> str:
     return name
 
 
-def _cursor(said: str) -> Place:
+def _cursor(said: str) -> PageCursor:
     found = place(said)
-    return Place(found.time, str(UUID(found.id)))
+    return PageCursor(found.time, str(UUID(found.id)))
 
 
 def _written(said: object) -> object:
@@ -180,9 +180,9 @@ class Paged(Query):
     cursor: Cursor | None = None
 
     @property
-    def after(self) -> Place | None:
+    def after(self) -> PageCursor | None:
         """Place at which the previous page ended."""
-        return self.cursor if isinstance(self.cursor, Place) else None
+        return self.cursor if isinstance(self.cursor, PageCursor) else None
 
 
 class JobQuery(Paged):
@@ -219,7 +219,7 @@ class ModelQuery(Paged):
         return ModelFilter(self.device_id, self.metric_name, self.status)
 
 
-class _Found(Paged):
+class _AnomalyFilter(Paged):
     """Filter of anomalies or episodes."""
 
     device_id: Name | None = None
@@ -241,7 +241,7 @@ class _Found(Paged):
         )
 
 
-class AnomalyQuery(_Found):
+class AnomalyQuery(_AnomalyFilter):
     """Filter of anomalies."""
 
     episode_id: UUID | None = None
@@ -253,7 +253,7 @@ class AnomalyQuery(_Found):
         )
 
 
-class EpisodeQuery(_Found):
+class EpisodeQuery(_AnomalyFilter):
     """Filter of episodes."""
 
     open: bool | None = None

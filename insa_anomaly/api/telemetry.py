@@ -15,7 +15,7 @@ from insa_anomaly.api.problems import Problem
 from insa_anomaly.api.requests import TelemetryQuery
 from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.services.keys import Permission
-from insa_anomaly.services.telemetry import Taken, TelemetryService
+from insa_anomaly.services.telemetry import IngestReceipt, TelemetryService
 
 _FORMS = {
     "required": True,
@@ -37,7 +37,7 @@ def router(telemetry: TelemetryService, route_class: type[APIRoute]) -> APIRoute
     @routes.post(
         "/telemetry",
         openapi_extra=extra,
-        responses=answers(Taken, examples.TAKEN, HTTPStatus.UNPROCESSABLE_ENTITY),
+        responses=answers(IngestReceipt, examples.TAKEN, HTTPStatus.UNPROCESSABLE_ENTITY),
     )
     async def take(request: Request, names: Annotated[TelemetryQuery, Query()]) -> Response:
         """Write readings to the log, in any form that is understood on MQTT.

@@ -6,13 +6,13 @@ from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.notification.alert import Alert
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import DeadAlert, Waiting
+from insa_anomaly.ports import DeadAlert, PendingAlert
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock, storage
 from insa_anomaly.wiring.alerts import _ways
 
 
-def letters(settings: Settings) -> tuple[list[Waiting], list[DeadAlert]]:
+def letters(settings: Settings) -> tuple[list[PendingAlert], list[DeadAlert]]:
     """What waits to be delivered, and what was given up. Raises AlertsBroken."""
     path = settings.storage.directory / storage.ALERTS
     if not path.exists():
@@ -35,7 +35,7 @@ def retry(settings: Settings, number: int) -> DeadAlert:
     return one
 
 
-def text(waiting: Sequence[Waiting], dead: Sequence[DeadAlert]) -> str:
+def text(waiting: Sequence[PendingAlert], dead: Sequence[DeadAlert]) -> str:
     """A line each, oldest first; what waits comes first."""
     lines = [
         f"waiting  {one.number}  {one.target}  since {_minute(one.decided_at)}, tried {one.attempts} times  {_about(one.alert)}"

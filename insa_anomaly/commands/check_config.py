@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.mqtt import MqttConnection, Terms
 from insa_anomaly.adapters.postgres import roles
-from insa_anomaly.adapters.postgres.connection import Connection as DatabaseConnection
+from insa_anomaly.adapters.postgres.connection import PostgresConnection as DatabaseConnection
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import BrokerAway, InsaError
 from insa_anomaly.settings import Settings, secret
@@ -55,7 +55,7 @@ def _try_broker(settings: Settings) -> str | None:
     """
     if storage.taken(settings.storage.directory):
         return "not tried: a daemon is connected under this name, and /readyz says how it is"
-    trial = Connection(
+    trial = MqttConnection(
         access(settings.broker), Terms(expiry=settings.broker.session_expiry), lambda _: True
     )
     try:

@@ -36,11 +36,11 @@ from insa_anomaly.settings import (
 )
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
-from insa_anomaly.workbench.demo.demo import FALSE_ALARMS_PER_DAY, Demo, Outcome, Stored
+from insa_anomaly.workbench.demo.demo import FALSE_ALARMS_PER_DAY, Demo, DemoOutcome, Stored
 from insa_anomaly.workbench.demo.leaving import leaving
 from insa_anomaly.workbench.demo.plant import Plant, SeriesHistory
 from insa_anomaly.workbench.progress import Advance, open_console
-from insa_anomaly.workbench.recordings.replay import Feeder
+from insa_anomaly.workbench.recordings.replay import MessagePublisher
 
 READY_SECONDS = 60.0
 ASK_SECONDS = 2.0
@@ -51,7 +51,7 @@ def run_demo(duration: float | None, *, json: bool) -> int:
     console = open_console(sys.stderr if json else sys.stdout)
     with leaving() as leave, _services() as services:
         try:
-            outcome: Outcome = Demo(Plant(), services, console, leave).run(duration)
+            outcome: DemoOutcome = Demo(Plant(), services, console, leave).run(duration)
         except KeyboardInterrupt:
             console.print("stopped")
             return 130
@@ -83,7 +83,12 @@ class Services:
     """What the demonstration needs around it (`workbench.demo.demo.DemoServices`)."""
 
     def __init__(
-        self, stack: ExitStack, folder: Path, dsn: str, redis: str, listener: embedded.Listener
+        self,
+        stack: ExitStack,
+        folder: Path,
+        dsn: str,
+        redis: str,
+        listener: embedded.EmbeddedBroker,
     ) -> None:
         self._stack = stack
         self._folder = folder
@@ -167,7 +172,7 @@ class Services:
         except (URLError, OSError):
             return False
 
-    def feeder(self) -> AbstractContextManager[Feeder]:
+    def feeder(self) -> AbstractContextManager[MessagePublisher]:
         """A connection to publish on."""
         return feeder(self._broker, "plant")
 

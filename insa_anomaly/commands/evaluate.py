@@ -11,8 +11,8 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.workbench.progress import progress
 from insa_anomaly.workbench.recordings.evaluation import (
     Detector,
+    EvaluationOutcome,
     MetricDetector,
-    Outcome,
     Split,
     WholeDevice,
     evaluate,
@@ -29,7 +29,7 @@ def evaluate_files(
     *,
     device: bool,
     console: Console,
-) -> Outcome:
+) -> EvaluationOutcome:
     """Every series of the files, or with `device` every file as one device. Raises FileFormatError before anything is learnt."""
     known = read_labels(labels) if labels else None
     found = recordings(files, labelled=known is not None)

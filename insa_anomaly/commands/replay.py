@@ -8,7 +8,7 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import feeder
 from insa_anomaly.workbench.recordings.recording import Recording
-from insa_anomaly.workbench.recordings.replay import Counts, replay
+from insa_anomaly.workbench.recordings.replay import ReplayCounts, replay
 
 
 def replay_recordings(
@@ -18,7 +18,7 @@ def replay_recordings(
     *,
     shift_to_now: bool,
     console: Console,
-) -> Counts:
+) -> ReplayCounts:
     """Publish the recordings."""
     with feeder(settings.broker, "replay") as publisher:
         return replay(

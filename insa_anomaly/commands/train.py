@@ -12,7 +12,12 @@ from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.processes.trainer import _answered, start_child
-from insa_anomaly.runtime.models.child import Answer, Child, FleetAnswer, FleetOrder
+from insa_anomaly.runtime.models.child import (
+    Child,
+    FleetTrainingOrder,
+    FleetTrainingReply,
+    TrainingReply,
+)
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
@@ -56,7 +61,7 @@ def train_many(
     """Train by so many processes at once; what came of it, by series."""
     found = dict.fromkeys(keys, "not trained: its training was cut short")
 
-    def hear(said: FleetAnswer) -> None:
+    def hear(said: FleetTrainingReply) -> None:
         found[said.key] = _outcome(said.answer)
         advance(1)
 
@@ -64,7 +69,7 @@ def train_many(
     try:
         for begin in range(0, len(keys), AT_ONCE):
             child.ask_many(
-                FleetOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear
+                FleetTrainingOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear
             )
         child.finish()
     finally:
@@ -72,7 +77,7 @@ def train_many(
     return found
 
 
-def _outcome(answer: Answer) -> str:
+def _outcome(answer: TrainingReply) -> str:
     return (
         f"trained in {answer.seconds:.1f} s, model {answer.model_id}"
         if answer.model_id
@@ -85,7 +90,7 @@ def train_recordings(
 ) -> Outcomes:
     """Train every series of the recordings, and every device of several, on their first `rows` rows (None: all)."""
     from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, other commands do without
-    from insa_anomaly.services.training import Readings, TrainingService  # noqa: PLC0415 - as this does
+    from insa_anomaly.services.training import TrainingData, TrainingService  # noqa: PLC0415 - as this does
 
     outcomes: Outcomes = {}
     with (
@@ -103,7 +108,9 @@ def train_recordings(
                 key = (recording.device_id, name)
                 outcomes[key] = _outcome(
                     _answered(
-                        partial(service.from_readings, key, Readings(times, values), clock.now())
+                        partial(
+                            service.from_readings, key, TrainingData(times, values), clock.now()
+                        )
                     )
                 )
             if settings.training.devices and len(columns) >= FEWEST_METRICS:
@@ -111,7 +118,7 @@ def train_recordings(
                     devices.from_rows,
                     recording.device_id,
                     list(columns),
-                    Readings(*_rows(columns)),
+                    TrainingData(*_rows(columns)),
                     clock.now(),
                 )
                 outcomes[recording.device_id, METRIC_NAME] = _outcome(_answered(train))

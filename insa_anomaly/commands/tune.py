@@ -23,7 +23,7 @@ ACCEPTED = (0.02, 0.05, 0.14, 0.5, 1.0, 3.0)  # false episodes a day, where none
 
 
 @dataclass(frozen=True)
-class Found:
+class TuningOutcome:
     """What came of it, by series."""
 
     tried: dict[str, list[Tried]]
@@ -66,12 +66,12 @@ def try_settings(
     rates: Sequence[float],
     lines: Sequence[float],
     console: Console,
-) -> Found:
+) -> TuningOutcome:
     """Each rate of false episodes with each line, and what is configured. A series that is refused does not keep the others from it."""
     now = configured(settings)
     wanted = {Setting(rate, line) for rate in rates for line in lines or [now.alpha]} | {now}
     order = sorted(wanted, key=lambda one: (one.alpha, one.false_alarms_per_day))
-    found = Found({}, {})
+    found = TuningOutcome({}, {})
     with progress(console, "settings tried", len(series) * len(order)) as advance:
         for one in series:
             name = "/".join(one.key)

@@ -25,7 +25,7 @@ from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.core.scoring.episodes import Transition
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import detector, features
-from insa_anomaly.core.series.detector import Model, Models, Results, advance
+from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
 from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.detectors.parameters import parameters as sorted_parameters
@@ -173,7 +173,7 @@ class AnomalyDetector:
 
     def _take(self, model: Model | None, figures: dict[str, Any]) -> None:
         """Serve with this model from now on."""
-        models = Models(
+        models = ModelTable(
             1, self.parameters.n_estimators if model is None else len(model.forest.thresholds)
         )
         if model is not None:

@@ -28,20 +28,20 @@ from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Cache
 from insa_anomaly.processes.admin_child import Inherited, certificate
-from insa_anomaly.runtime.fleet.shared_windows import Board
-from insa_anomaly.runtime.fleet.view import LiveBoard
-from insa_anomaly.services.anomalies import FindingService
+from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
+from insa_anomaly.runtime.fleet.view import SharedStreamView
+from insa_anomaly.services.anomalies import AnomalyService
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.keys import KeyRing
 from insa_anomaly.services.models import ModelService
 from insa_anomaly.services.prediction import PredictionService, RateLimit
-from insa_anomaly.services.stream import Stream
+from insa_anomaly.services.stream import StreamClient
 from insa_anomaly.services.telemetry import TelemetryService
 from insa_anomaly.settings import RedisAddress, Settings, secret
 from insa_anomaly.wiring import clock, services
 from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.models import model_files
-from insa_anomaly.wiring.services import Parts, Pools
+from insa_anomaly.wiring.services import Pools, ServiceParts
 
 SERVED_NO_MORE = 70  # sysexits' EX_SOFTWARE: the daemon begins us again
 KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
@@ -54,7 +54,7 @@ def be() -> None:
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     inherited = msgspec.json.decode(sys.stdin.buffer.readline(), type=Inherited)
     instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
-    stream = Stream(AskingEnd(inherited.questions).ask, AskingEnd(inherited.posts).ask)
+    stream = StreamClient(AskingEnd(inherited.questions).ask, AskingEnd(inherited.posts).ask)
     with opened(settings, inherited, stream) as admin:
         application = app.create(version("insa-anomaly"), stream.condition, stream.metrics, admin)
         bound, http = socket.socket(fileno=inherited.port), settings.http
@@ -76,23 +76,26 @@ def adjust(admin: Admin, settings: Settings) -> None:
 
 
 @contextmanager
-def opened(settings: Settings, inherited: Inherited, stream: Stream) -> Iterator[Admin]:
+def opened(settings: Settings, inherited: Inherited, stream: StreamClient) -> Iterator[Admin]:
     """What the guarded routes work with, while the block runs."""
     with (
         model_files(settings) as models,
         services.pools(settings, inherited.dsn) as pools,
         kept_fresh(KeyRing(PostgresKeys(pools.answers), clock.now)) as ring,
     ):
-        board = Board(
+        board = SharedWindows(
             inherited.capacity, settings.detection.n_estimators, SharedMemory(inherited.board).zeros
         )
-        live = LiveBoard(board, stream.number, stream.compared)
+        live = SharedStreamView(board, stream.number, stream.compared)
         yield assembled(
-            settings, pools, ring, Parts(models, live, stream, inherited.instance, stream.interrupt)
+            settings,
+            pools,
+            ring,
+            ServiceParts(models, live, stream, inherited.instance, stream.interrupt),
         )
 
 
-def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: Parts) -> Admin:
+def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: ServiceParts) -> Admin:
     """The services over these."""
     findings, audit, live = PostgresFindings(pools.answers), PostgresAudit(pools.audit), parts.live
     return Admin(
@@ -106,7 +109,7 @@ def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: Parts) -> 
         predictions=PredictionService(
             live, parts.models, limit(settings.redis), settings.http.predictions_a_minute
         ),
-        findings=FindingService(findings, audit),
+        findings=AnomalyService(findings, audit),
         telemetry=TelemetryService(services.parser(settings), parts.inlet, clock.now),
     )
 

@@ -16,8 +16,8 @@ from insa_anomaly.adapters.host.lines import AnsweringEnd
 from insa_anomaly.adapters.host.shared_memory import SharedMemory
 from insa_anomaly.api import address
 from insa_anomaly.runtime.admin_process import AdminProcess
-from insa_anomaly.runtime.daemon import Parts
-from insa_anomaly.services.stream import ANSWER_SECONDS, Desk
+from insa_anomaly.runtime.daemon import DaemonParts
+from insa_anomaly.services.stream import ANSWER_SECONDS, StreamServer
 from insa_anomaly.settings import Http, Settings, credential
 
 QUESTIONS, POSTS = 4, 8  # lines: what waits for the disk has its own
@@ -66,7 +66,7 @@ class AdminPort:
         self,
         settings: Settings,
         dsn: str,
-        daemon: Parts,
+        daemon: DaemonParts,
         memory: SharedMemory,
         bound: socket.socket,
     ) -> None:
@@ -75,11 +75,11 @@ class AdminPort:
         self._daemon = daemon
         self._memory = memory
         self._bound = bound
-        self._desk: Desk | None = None
+        self._desk: StreamServer | None = None
         self._opened = Event()
         self.process = AdminProcess(self._start, settings)
 
-    def open(self, desk: Desk) -> None:
+    def open(self, desk: StreamServer) -> None:
         """Answer from now on."""
         self._desk = desk
         self._opened.set()

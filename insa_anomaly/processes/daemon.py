@@ -18,10 +18,10 @@ import msgspec
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.disk.models import ModelFiles
-from insa_anomaly.adapters.disk.reserve import Reserve
+from insa_anomaly.adapters.disk.reserve import FileReserve
 from insa_anomaly.adapters.host.shared_memory import SharedMemory
 from insa_anomaly.adapters.host.systemd import Notifier
-from insa_anomaly.adapters.mqtt import Connection, Terms
+from insa_anomaly.adapters.mqtt import MqttConnection, Terms
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.ports import Broker
@@ -30,7 +30,7 @@ from insa_anomaly.processes.reload import Reload
 from insa_anomaly.processes.trainer import start_child
 from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.admin_process import AdminProcess
-from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
+from insa_anomaly.runtime.daemon import Daemon, DaemonParts, Listeners, Supervision
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.devices import DeviceTerms
 from insa_anomaly.runtime.fleet.fleet import Fleet
@@ -38,16 +38,16 @@ from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.view import compared
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.runtime.latest import Show
-from insa_anomaly.runtime.measure import Measure, Waiting
+from insa_anomaly.runtime.latest import LatestPublisher
+from insa_anomaly.runtime.measure import Backlog, Measure
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.models.events import ModelEvents
 from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.runtime.models.trainer import Trainer
-from insa_anomaly.runtime.publish import Tell
-from insa_anomaly.runtime.record import Record
-from insa_anomaly.runtime.score import Score
-from insa_anomaly.services.stream import Condition, Desk
+from insa_anomaly.runtime.publish import EventPublisher
+from insa_anomaly.runtime.record import RecordReader
+from insa_anomaly.runtime.score import ScoreReader
+from insa_anomaly.services.stream import Condition, StreamServer
 from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
 from insa_anomaly.wiring import alerts, clock, health, services, storage
 from insa_anomaly.wiring.broker import access
@@ -113,20 +113,20 @@ def run(settings: Settings, source: str) -> int:
     return status
 
 
-def _measure(settings: Settings, parts: Parts) -> Measure:
-    waiting = Waiting(parts.log, parts.state, lambda: parts.record.reached, clock.now)
+def _measure(settings: Settings, parts: DaemonParts) -> Measure:
+    waiting = Backlog(parts.log, parts.state, lambda: parts.record.reached, clock.now)
     return Measure(
         waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory)
     )
 
 
-def _desk(parts: Parts, daemon: Daemon) -> Desk:
+def _desk(parts: DaemonParts, daemon: Daemon) -> StreamServer:
     def condition() -> Condition:
         return Condition(daemon.troubles(), daemon.figures())
 
     fleet = parts.fleet
     known, trainer = fleet.registry.known, parts.trainer
-    return Desk(
+    return StreamServer(
         known,
         partial(compared, fleet),
         parts.intake,
@@ -136,7 +136,7 @@ def _desk(parts: Parts, daemon: Daemon) -> Desk:
     )
 
 
-def _adjust(parts: Parts, admin: AdminProcess | None, settings: Settings) -> None:
+def _adjust(parts: DaemonParts, admin: AdminProcess | None, settings: Settings) -> None:
     """Put settings into force that can change at run time (`reload.LIVE`)."""
     instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
     parts.record.adjust(settings.record)
@@ -153,9 +153,9 @@ def _assemble(
     activity: Activity,
     failures: Failures,
     stack: ExitStack,
-) -> Parts:
+) -> DaemonParts:
     directory = settings.storage.directory
-    reserve = Reserve(directory / "reserve", settings.storage.reserve_bytes)
+    reserve = FileReserve(directory / "reserve", settings.storage.reserve_bytes)
     log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
     stack.enter_context(log)
     states = stack.enter_context(found)
@@ -166,7 +166,7 @@ def _assemble(
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms, memory.zeros)
     memory.seal()
-    tell = Tell(states, broker)
+    tell = EventPublisher(states, broker)
     events = ModelEvents(states, tell.offer)
     trainer = Trainer(
         models,
@@ -181,7 +181,7 @@ def _assemble(
         settings, states, registry, tell, lambda: broker.listening and score.writable, stack
     )
     listeners = Listeners(tell, trainer, show, activity, alert=hearing.alert, listen=hearing.listen)
-    score = Score(
+    score = ScoreReader(
         feed,
         states,
         fleet,
@@ -193,7 +193,7 @@ def _assemble(
     if lost:
         states.bind(log.id)
         score.adopt()
-    record = Record(
+    record = RecordReader(
         log,
         feed,
         states,
@@ -206,7 +206,7 @@ def _assemble(
         ("silence", hearing.listen.step),
         ("certificates", certificates(settings, broker).step),
     )
-    return Parts(
+    return DaemonParts(
         log,
         states,
         feed,
@@ -230,23 +230,23 @@ def _supervision(settings: Settings, broker: Broker) -> Supervision:
     limits = {"record": usual + MIGRATION_SECONDS, "trainer": training, "jobs": training}
     limits |= {"measure": usual + SIZES_SECONDS, "health": usual + CHECK_SECONDS}
     return Supervision(
-        announce.Announcer(broker, settings.broker.client_id, version("insa-anomaly")),
+        announce.StatusPublisher(broker, settings.broker.client_id, version("insa-anomaly")),
         Heartbeats(usual, limits),
         Notifier(os.environ.get("NOTIFY_SOCKET")).tell,
         partial(faulthandler.dump_traceback_later, LAST_SECONDS, exit=True),
     )
 
 
-def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> Show | None:
+def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> LatestPublisher | None:
     if not address.url:
         return None
     from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
 
     latest = stack.enter_context(RedisLatest(address.url, secret(address.password_file)))
-    return Show(latest, lambda number: fleet.model.get(number, (None, 0))[0])
+    return LatestPublisher(latest, lambda number: fleet.model.get(number, (None, 0))[0])
 
 
-def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
+def _broker(settings: Settings, intake: Intake, directory: Path) -> MqttConnection:
     """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
     canary = _canary(settings.broker)
@@ -262,7 +262,7 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> Connection:
         linger=settings.intake.linger,
         canary=canary,
     )
-    return Connection(
+    return MqttConnection(
         access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader
     )
 

@@ -22,7 +22,13 @@ from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
 from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
 from insa_anomaly.ports import ModelRow
-from insa_anomaly.runtime.models.child import Answer, FleetAnswer, FleetOrder, Order, Progress
+from insa_anomaly.runtime.models.child import (
+    FleetTrainingOrder,
+    FleetTrainingReply,
+    TrainingOrder,
+    TrainingProgress,
+    TrainingReply,
+)
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.models import model_files
@@ -65,16 +71,19 @@ def train_orders() -> None:
     ):
         show = partial(show_others, files, PostgresCatalogue(pool))
         service = TrainingService(
-            files, settings.detection, settings.verdict, lambda percent: _say(Progress(percent))
+            files,
+            settings.detection,
+            settings.verdict,
+            lambda percent: _say(TrainingProgress(percent)),
         )
         together = settings.devices
         devices = DeviceTrainingService(
             files, together.parameters(settings.detection), together.tolerance, settings.verdict
         )
         for line in sys.stdin.buffer:
-            _say(Progress(0))
-            order = msgspec.json.decode(line, type=Order | FleetOrder)
-            if isinstance(order, FleetOrder):
+            _say(TrainingProgress(0))
+            order = msgspec.json.decode(line, type=TrainingOrder | FleetTrainingOrder)
+            if isinstance(order, FleetTrainingOrder):
                 fleet = FleetTrainingService(service, devices, _workers(settings, order.processes))
                 _obey_many(fleet, history, order, show)
             else:
@@ -93,18 +102,18 @@ def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWor
 def _obey_many(
     fleet: "FleetTrainingService",
     history: PostgresHistory,
-    order: FleetOrder,
+    order: FleetTrainingOrder,
     show: Callable[[ModelRow], None],
 ) -> None:
     for key, found, seconds in fleet.train(order.keys, history, clock.now(), order.window_days):
         answer = (
-            Answer(round(seconds, 3), None, found)
+            TrainingReply(round(seconds, 3), None, found)
             if isinstance(found, str)
-            else Answer(round(seconds, 3), found.id)
+            else TrainingReply(round(seconds, 3), found.id)
         )
         if isinstance(found, ModelRow):
             show(found)
-        _say(FleetAnswer(key, answer))
+        _say(FleetTrainingReply(key, answer))
 
 
 def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) -> None:
@@ -125,7 +134,7 @@ def _obey(
     service: "TrainingService",
     devices: "DeviceTrainingService",
     history: PostgresHistory,
-    order: Order,
+    order: TrainingOrder,
 ) -> ModelRow:
     key, now = (order.device_id, order.metric_name), clock.now()
     if order.metric_name == METRIC_NAME:
@@ -143,7 +152,7 @@ def _say(said: msgspec.Struct) -> None:
 
 def _answered(
     train: Callable[[], ModelRow], show: Callable[[ModelRow], None] = lambda _: None
-) -> Answer:
+) -> TrainingReply:
     began = time.monotonic()
     model_id, reason, away = None, "", False
     try:
@@ -155,4 +164,4 @@ def _answered(
             str(error),
             isinstance(error, (DatabaseAway, DatabaseRefused, ModelFileError)),
         )
-    return Answer(round(time.monotonic() - began, 3), model_id, reason, away)
+    return TrainingReply(round(time.monotonic() - began, 3), model_id, reason, away)

@@ -7,13 +7,13 @@ from threading import Lock
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.operations.backoff import Retry, backoff
+from insa_anomaly.core.operations.backoff import BackoffPolicy, backoff
 from insa_anomaly.settings import Settings
 
 TURN_SECONDS = 0.5
 FINISH_SECONDS = 5.0
 STEADY_SECONDS = 60.0  # it ran so long: what made it end before is over
-RETRY = Retry(first=1.0, last=60.0)
+RETRY = BackoffPolicy(first=1.0, last=60.0)
 
 
 class AdminProcess:

@@ -14,7 +14,7 @@ from insa_anomaly.ports import Publisher
 TOPIC = "insa/iiot/ml/status"
 
 
-class Announcement(msgspec.Struct, frozen=True):
+class StatusMessage(msgspec.Struct, frozen=True):
     """`state` is running, degraded (`reasons` say why), stopped (in good order) or offline (the broker's word for no word)."""
 
     instance: str
@@ -29,12 +29,12 @@ class Announcement(msgspec.Struct, frozen=True):
 
 def gone(instance: str, version: str) -> tuple[str, bytes]:
     """Topic and payload of the last will."""
-    return TOPIC, Announcement(
+    return TOPIC, StatusMessage(
         instance, version, "offline", ["the connection ended without leave"]
     ).payload()
 
 
-class Announcer:
+class StatusPublisher:
     """Publishes the state when it changes, and on every new connection, where the last will may have been published meanwhile."""
 
     def __init__(self, publisher: Publisher, instance: str, version: str) -> None:
@@ -46,16 +46,16 @@ class Announcer:
     def say(self, troubles: Sequence[str]) -> None:
         """What is so now."""
         self._publish(
-            Announcement(
+            StatusMessage(
                 self._instance, self._version, "degraded" if troubles else "running", troubles
             )
         )
 
     def say_stopped(self) -> None:
         """We leave in good order."""
-        self._publish(Announcement(self._instance, self._version, "stopped"))
+        self._publish(StatusMessage(self._instance, self._version, "stopped"))
 
-    def _publish(self, announcement: Announcement) -> None:
+    def _publish(self, announcement: StatusMessage) -> None:
         said = self._publisher.generation, announcement.payload()
         if self._publisher.connected and said != self._said:
             with suppress(BrokerAway):  # the next connection has a number of its own

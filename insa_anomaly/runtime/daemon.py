@@ -14,19 +14,19 @@ from insa_anomaly.core.series.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, SeriesKey, State, Telemetry
 from insa_anomaly.runtime.admin_process import AdminProcess
-from insa_anomaly.runtime.alerting.dispatcher import Alert
-from insa_anomaly.runtime.alerting.silence import Listen
-from insa_anomaly.runtime.announce import Announcer
+from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
+from insa_anomaly.runtime.alerting.silence import SilenceMonitor
+from insa_anomaly.runtime.announce import StatusPublisher
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.runtime.latest import Show
+from insa_anomaly.runtime.latest import LatestPublisher
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.models.trainer import Trainer
-from insa_anomaly.runtime.publish import Tell
-from insa_anomaly.runtime.record import Record
-from insa_anomaly.runtime.score import Score
+from insa_anomaly.runtime.publish import EventPublisher
+from insa_anomaly.runtime.record import RecordReader
+from insa_anomaly.runtime.score import ScoreReader
 
 TURN_SECONDS = 0.2  # the longest a thread waits before it looks whether to stop
 WATCH_SECONDS = 1.0
@@ -42,7 +42,7 @@ class Stuck(RuntimeError):
     """A thread began no turn for longer than one can take."""
 
 
-class Connection(Broker, Protocol):
+class BrokerConnection(Broker, Protocol):
     """The broker as something to open and close."""
 
     @property
@@ -72,12 +72,12 @@ class Connection(Broker, Protocol):
 class Listeners:
     """Who is told of scored batches (`score.Audience`)."""
 
-    tell: Tell
+    tell: EventPublisher
     trainer: Trainer
-    show: Show | None
+    show: LatestPublisher | None
     activity: Activity
-    alert: Alert | None = None
-    listen: Listen | None = None
+    alert: AlertDispatcher | None = None
+    listen: SilenceMonitor | None = None
 
     def events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """New events are in the outbox."""
@@ -99,7 +99,7 @@ class Listeners:
 
 
 @dataclass(frozen=True)
-class Parts:
+class DaemonParts:
     """All that moves."""
 
     log: Log
@@ -107,16 +107,16 @@ class Parts:
     feed: Feed
     fleet: Fleet
     intake: Intake
-    broker: Connection
-    score: Score
-    record: Record
-    tell: Tell
-    show: Show | None
+    broker: BrokerConnection
+    score: ScoreReader
+    record: RecordReader
+    tell: EventPublisher
+    show: LatestPublisher | None
     trainer: Trainer
     others: tuple[
         tuple[str, Callable[[], float]], ...
     ] = ()  # name and turn of each; a turn answers how long to wait for the next
-    alert: Alert | None = None
+    alert: AlertDispatcher | None = None
     reserve: Reserve | None = None
     admin: AdminProcess | None = None
 
@@ -125,7 +125,7 @@ class Parts:
 class Supervision:
     """Who hears how it goes. `notify` takes systemd's words; `give_up` is called once it must end, in case that hangs as well."""
 
-    announcer: Announcer | None = None
+    announcer: StatusPublisher | None = None
     heartbeats: Heartbeats = field(default_factory=lambda: Heartbeats(STUCK_SECONDS))
     notify: Callable[[str], None] = lambda _: None
     give_up: Callable[[], None] = lambda: None
@@ -134,7 +134,7 @@ class Supervision:
 class Daemon:
     """Runs the parts until told to stop."""
 
-    def __init__(self, parts: Parts, supervision: Supervision | None = None) -> None:
+    def __init__(self, parts: DaemonParts, supervision: Supervision | None = None) -> None:
         self._parts = parts
         self._supervision = supervision or Supervision()
         self._stop = Event()

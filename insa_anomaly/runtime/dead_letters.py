@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from insa_anomaly.core.reading.parser import SECOND
-from insa_anomaly.core.reading.reading import Cause, Rejected
+from insa_anomaly.core.reading.reading import Rejected, RejectionReason
 
 ONE_OF = 1000  # of those beyond the limit
 _HOUR = 3600 * SECOND
@@ -31,11 +31,13 @@ class Quota:
 
     letters: float
     size: float
-    used: Mapping[Cause, Used] = field(default_factory=dict)
+    used: Mapping[RejectionReason, Used] = field(default_factory=dict)
 
-    def sift(self, found: Iterable[Rejected]) -> tuple[list[Rejected], Counter[Cause], "Quota"]:
+    def sift(
+        self, found: Iterable[Rejected]
+    ) -> tuple[list[Rejected], Counter[RejectionReason], "Quota"]:
         """Those that are kept, how many of each reason are not, and what is left of the quota after them. Time is that of receipt."""
-        kept, dropped, used = [], Counter[Cause](), dict(self.used)
+        kept, dropped, used = [], Counter[RejectionReason](), dict(self.used)
         for one in found:
             before = self._faded(used.get(one.reason, Used(at=one.raw.received)), one.raw.received)
             size = len(one.raw.payload)

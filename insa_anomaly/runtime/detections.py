@@ -10,7 +10,7 @@ from insa_anomaly.core.notification.event import Anomaly, Episode, Transition
 from insa_anomaly.core.units import Floats, Ints
 
 
-class Finding(NamedTuple):
+class Detection(NamedTuple):
     """What was found at a reading of a batch."""
 
     at: int  # the reading's place in the batch
@@ -40,11 +40,11 @@ class Judged(Protocol):
         """How strong it was."""
 
 
-def finding(at: int, reading: Anomaly, results: Judged, i: int) -> Finding:
+def detection(at: int, reading: Anomaly, results: Judged, i: int) -> Detection:
     """Of result i, which belongs to the reading at this place in the batch."""
     transition = Transition(int(results.transition[i]))
     episode = None if transition is Transition.NONE else _episode(reading, results, i, transition)
-    return Finding(at, reading, reading.score < 0, transition, episode)
+    return Detection(at, reading, reading.score < 0, transition, episode)
 
 
 def _episode(reading: Anomaly, results: Judged, i: int, transition: Transition) -> Episode:
@@ -71,7 +71,7 @@ class Late(msgspec.Struct, frozen=True, array_like=True):
     received: int
 
 
-class Findings(msgspec.Struct, frozen=True, array_like=True):
+class Detections(msgspec.Struct, frozen=True, array_like=True):
     """What one commit of the score reader leaves for the record reader."""
 
     anomalies: list[Anomaly]
@@ -79,7 +79,7 @@ class Findings(msgspec.Struct, frozen=True, array_like=True):
     late: list[Late] = []
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Findings":
+    def from_bytes(cls, data: bytes) -> "Detections":
         """The inverse of `to_bytes`."""
         return msgspec.msgpack.decode(data, type=cls)
 

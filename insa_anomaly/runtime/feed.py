@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from insa_anomaly.core.reading.parser import Parser
-from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
 from insa_anomaly.ports import Entry, Log, Swap, Telemetry
 from insa_anomaly.runtime.fleet.registry import Registry
 
@@ -43,7 +43,7 @@ class Batch:
         return len(self.telemetry.value)
 
 
-class _Memory(Generic[_Kept]):
+class _BatchCache(Generic[_Kept]):
     """What was put last, by sequence, as far as `KEEP_BYTES` reach. Under its user's lock."""
 
     def __init__(self, weigh: Callable[[_Kept], int]) -> None:
@@ -78,8 +78,8 @@ class Feed:
         self._log = log
         self._parser = parser
         self._registry = registry
-        self._entries = _Memory(_entry_bytes)
-        self._batches = _Memory(_batch_bytes)
+        self._entries = _BatchCache(_entry_bytes)
+        self._batches = _BatchCache(_batch_bytes)
         self._last = self._earlier = log.last
         self._came: dict[int, float] = {}
         self._news = Condition()
@@ -189,7 +189,7 @@ def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
                 received += [raw.received] * len(answer)
                 continue
             answer = Rejected(
-                Cause.TOO_MANY_SERIES,
+                RejectionReason.TOO_MANY_SERIES,
                 f"{registry.capacity} series are known, and there is room for no more",
                 raw,
             )

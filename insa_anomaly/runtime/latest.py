@@ -15,7 +15,7 @@ EVERY_SECONDS = 1.0
 AGAIN_SECONDS = 1800.0  # a model is shown again long before it fades
 
 
-class Show:
+class LatestPublisher:
     """Keeps the newest result of a series and shows those that changed, once a second."""
 
     def __init__(

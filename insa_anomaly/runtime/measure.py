@@ -13,7 +13,7 @@ SIZES_EVERY_SECONDS = 300.0  # a thousand models are twelve thousand files
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Backlog:
     """What is looked at. `recorded` answers the sequence that the record reader has reached; `clock` gives microseconds."""
 
     log: Log
@@ -25,7 +25,7 @@ class Waiting:
 class Measure:
     """One thread of the daemon. `sizes` answers bytes on disk by what is stored, and may raise DiskUnreadable."""
 
-    def __init__(self, waiting: Waiting, sizes: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, waiting: Backlog, sizes: Callable[[], Mapping[str, int]]) -> None:
         self._waiting = waiting
         self._sizes = sizes
         self._sizes_at = 0.0

@@ -28,7 +28,7 @@ REST_SECONDS = 5.0  # then
 DENIED_SECONDS = 3600.0  # and what was refused is not tried again for so long
 
 
-class Tell:
+class EventPublisher:
     """The reader of the outbox."""
 
     def __init__(self, state: State, publisher: Publisher) -> None:

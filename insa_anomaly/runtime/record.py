@@ -15,7 +15,7 @@ import numpy as np
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import Anomaly
-from insa_anomaly.core.reading.reading import Cause, Raw, Rejected
+from insa_anomaly.core.reading.reading import Raw, Rejected, RejectionReason
 from insa_anomaly.errors import (
     DatabaseAway,
     DatabaseRefused,
@@ -23,19 +23,34 @@ from insa_anomaly.errors import (
     RowsRefused,
     StateUnwritable,
 )
-from insa_anomaly.ports import Log, ModelRow, Models, Page, Recorder, SeriesKey, State, Telemetry
+from insa_anomaly.ports import (
+    Log,
+    ModelIndex,
+    ModelRow,
+    Page,
+    Recorder,
+    SeriesKey,
+    State,
+    Telemetry,
+)
 from insa_anomaly.runtime.dead_letters import Quota
-from insa_anomaly.runtime.detections import Findings, Late
+from insa_anomaly.runtime.detections import Detections, Late
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.page_parts import PageParts
 from insa_anomaly.settings import Paging
 
 
-class Record:
+class RecordReader:
     """The reader of the log that writes the database."""
 
     def __init__(
-        self, log: Log, feed: Feed, state: State, recorder: Recorder, models: Models, paging: Paging
+        self,
+        log: Log,
+        feed: Feed,
+        state: State,
+        recorder: Recorder,
+        models: ModelIndex,
+        paging: Paging,
     ) -> None:
         self._log = log
         self._feed = feed
@@ -107,7 +122,7 @@ class Record:
 
     def _record_parts(
         self, page: Page, batches: list[Batch], through: int, quota: Quota
-    ) -> tuple[int, Counter[Cause], Quota]:
+    ) -> tuple[int, Counter[RejectionReason], Quota]:
         """All but the rows that are refused: how many these are, of how many messages nothing is kept, and what is left of the quota."""
         parts = PageParts(page, self.reached)
         refused = parts.record(self._recorder)
@@ -129,7 +144,7 @@ class Record:
             if received not in found:
                 [entry] = self._log.read(batches[number].seq - 1, 1)
                 raw = Raw(*entry.messages[received - entry.received], received)
-                found[received] = Rejected(Cause.UNRECORDABLE, refused[row], raw)
+                found[received] = Rejected(RejectionReason.UNRECORDABLE, refused[row], raw)
         return list(found.values())
 
     def _compose(self, batches: list[Batch], through: int, letters: list[Rejected]) -> Page:
@@ -137,7 +152,8 @@ class Record:
         # All there are: after a power cut that took the state back, some are of entries recorded long ago. And those of entries scored
         # together stand at the last of them, which may be on a later page: what is late must be decided with its reading.
         found = {
-            seq: Findings.from_bytes(body) for seq, body in self._state.results(0, through).items()
+            seq: Detections.from_bytes(body)
+            for seq, body in self._state.results(0, through).items()
         }
         findings = [found[seq] for seq in sorted(found) if seq <= last]
         telemetry = joined(batches)

@@ -33,10 +33,10 @@ from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Model, Results
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
-from insa_anomaly.ports import CLOCK_SLACK, Models, Outgoing, SeriesKey, State, Swap, Telemetry
-from insa_anomaly.runtime.detections import Finding, Findings, Late, finding
+from insa_anomaly.ports import CLOCK_SLACK, ModelIndex, Outgoing, SeriesKey, State, Swap, Telemetry
+from insa_anomaly.runtime.detections import Detection, Detections, Late, detection
 from insa_anomaly.runtime.feed import Batch, Feed, joined
-from insa_anomaly.runtime.fleet.devices import KeptDevice, Outcome
+from insa_anomaly.runtime.fleet.devices import DeviceOutcome, KeptDevice
 from insa_anomaly.runtime.fleet.fleet import Fleet, Kept, due
 
 MOST_READINGS = 2000
@@ -65,13 +65,13 @@ class Scored:
     group: list[Batch]
     telemetry: Telemetry
     results: Results | None
-    findings: Findings
+    findings: Detections
     told: list[Event]
     due: list[SeriesKey]
     seconds: float
 
 
-class Score:
+class ScoreReader:
     """The score reader.
 
     While the disk does not take its results it waits with those it has, for as long as that lasts: the windows have moved, so nothing
@@ -83,7 +83,7 @@ class Score:
         feed: Feed,
         state: State,
         fleet: Fleet,
-        models: Models,
+        models: ModelIndex,
         audience: Audience,
         checkpoint_seconds: float = 10.0,
         max_ahead: float = Acceptance.max_ahead,
@@ -199,7 +199,7 @@ class Score:
         self._take_swaps(group[0])
         telemetry = joined(group)
         if not len(telemetry.value):
-            return Scored(group, telemetry, None, Findings([], []), [], [], monotonic() - began)
+            return Scored(group, telemetry, None, Detections([], []), [], [], monotonic() - began)
         received = np.concatenate([batch.received for batch in group])
         results, outcome = self._advance(telemetry, received)
         findings, told = self._find(telemetry, results, outcome)
@@ -234,7 +234,7 @@ class Score:
 
     def _advance(
         self, telemetry: Telemetry, received: npt.NDArray[np.int64]
-    ) -> tuple[Results, Outcome]:
+    ) -> tuple[Results, DeviceOutcome]:
         """Move all states: those of devices first, since a metric opens no episode while its device has one.
 
         No reading is taken that is far ahead of its receipt, so a window that is ahead of this one's is of a clock that was wrong.
@@ -245,13 +245,13 @@ class Score:
 
     # Findings
     def _find(
-        self, telemetry: Telemetry, results: Results, outcome: Outcome
-    ) -> tuple[Findings, list[Event]]:
+        self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome
+    ) -> tuple[Detections, list[Event]]:
         """Every anomalous reading, every episode that changed as it stands now, and an event for each change.
 
         What is found of a device comes after what is found of the reading that completed its row.
         """
-        found, events = Findings([], []), []
+        found, events = Detections([], []), []
         of_readings = self._of_readings(telemetry, results, outcome)
         for one in merge(of_readings, sorted(outcome.findings(), key=_place), key=_place):
             if one.anomalous:
@@ -262,18 +262,18 @@ class Score:
         return found, events
 
     def _of_readings(
-        self, telemetry: Telemetry, results: Results, outcome: Outcome
-    ) -> Iterator[Finding]:
+        self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome
+    ) -> Iterator[Detection]:
         """A reading that moved nothing is not among them (see `_late`)."""
         anomalous = (results.score < 0) & results.scored
         for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
-            yield finding(i, self._anomaly(telemetry, results, outcome, i), results, i)
+            yield detection(i, self._anomaly(telemetry, results, outcome, i), results, i)
 
     def _late(
         self,
         telemetry: Telemetry,
         results: Results,
-        outcome: Outcome,
+        outcome: DeviceOutcome,
         received: npt.NDArray[np.int64],
     ) -> list[Late]:
         """Anomalous readings older than their window.
@@ -291,7 +291,9 @@ class Score:
             for i in found
         ]
 
-    def _anomaly(self, telemetry: Telemetry, results: Results, outcome: Outcome, i: int) -> Anomaly:
+    def _anomaly(
+        self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome, i: int
+    ) -> Anomaly:
         """It belongs to the episode of its series, or else to that of its device, if any is open."""
         number = int(telemetry.key[i])
         device_id, metric_name = telemetry.keys[number]
@@ -376,7 +378,7 @@ class Score:
             return None
 
 
-def _place(one: Finding) -> int:
+def _place(one: Detection) -> int:
     return one.at
 
 

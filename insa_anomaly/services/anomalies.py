@@ -6,32 +6,32 @@ import msgspec
 
 from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.errors import NotFound
-from insa_anomaly.ports import Feedback, Filter, Place, SeriesKey, Tally
+from insa_anomaly.ports import AnomalyCounts, Feedback, Filter, PageCursor, SeriesKey
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.views import AnomalyView, EpisodeView, anomaly_view, episode_view
 
 
-class Findings(Protocol):
+class AnomalyStore(Protocol):
     """Recorded anomalies, episodes and feedback.
 
     Any call may raise DatabaseAway or DatabaseRefused.
     """
 
-    def anomalies(self, wanted: Filter, after: Place | None, most: int) -> list[Anomaly]:
+    def anomalies(self, wanted: Filter, after: PageCursor | None, most: int) -> list[Anomaly]:
         """Return at most `most` anomalies that the filter admits, newest first, after a place."""
 
     def count_anomalies(self, wanted: Filter) -> int:
         """Count the anomalies that the filter admits."""
 
     def episodes(
-        self, wanted: Filter, after: Place | None, most: int
+        self, wanted: Filter, after: PageCursor | None, most: int
     ) -> list[tuple[Episode, Feedback | None]]:
         """Return at most `most` episodes with their feedback, the latest to open first."""
 
     def count_episodes(self, wanted: Filter) -> int:
         """Count the episodes that the filter admits."""
 
-    def tally(self, model_id: str, since: int) -> Tally:
+    def tally(self, model_id: str, since: int) -> AnomalyCounts:
         """Count the findings of this model since `since`, and the feedback on all its episodes."""
 
     def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
@@ -63,14 +63,14 @@ class EpisodePage(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class FindingService:
+class AnomalyService:
     """Queries of anomalies and episodes, and feedback of operators."""
 
-    def __init__(self, findings: Findings, audit: Audit) -> None:
+    def __init__(self, findings: AnomalyStore, audit: Audit) -> None:
         self._findings = findings
         self._audit = audit
 
-    def anomalies(self, wanted: Filter, after: Place | None, most: int) -> AnomalyPage:
+    def anomalies(self, wanted: Filter, after: PageCursor | None, most: int) -> AnomalyPage:
         """Return a page of anomalies."""
         found = self._findings.anomalies(wanted, after, most + 1)
         last = cursor(found[most - 1].timestamp, found[most - 1].id) if len(found) > most else None
@@ -80,7 +80,7 @@ class FindingService:
             last,
         )
 
-    def episodes(self, wanted: Filter, after: Place | None, most: int) -> EpisodePage:
+    def episodes(self, wanted: Filter, after: PageCursor | None, most: int) -> EpisodePage:
         """Return a page of episodes."""
         found = self._findings.episodes(wanted, after, most + 1)
         last = (
@@ -114,9 +114,9 @@ def cursor(time: int, name: str) -> str:
     return f"{time}~{name}"
 
 
-def place(said: str) -> Place:
+def place(said: str) -> PageCursor:
     """Return the place of a cursor. Raises ValueError."""
     time, mark, name = said.partition("~")
     if not mark or not -(2**53) <= int(time) <= 2**53:
         raise ValueError("this is no cursor that a page gave")
-    return Place(int(time), name)
+    return PageCursor(int(time), name)

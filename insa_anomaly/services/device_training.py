@@ -21,7 +21,7 @@ from insa_anomaly.core.learning.trained_model import Past
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import TrainingError
 from insa_anomaly.ports import History, ModelRow, SeriesKey
-from insa_anomaly.services.training import Lesson, Readings, told
+from insa_anomaly.services.training import Lesson, TrainingData, told
 
 
 class DeviceShelf(Protocol):
@@ -79,7 +79,7 @@ class DeviceTrainingService:
         )
 
     def from_rows(
-        self, device_id: str, metrics: Sequence[str], rows: Readings, now: int
+        self, device_id: str, metrics: Sequence[str], rows: TrainingData, now: int
     ) -> ModelRow:
         """Train on rows, NaN where there is no value, whatever serves. Raises as `from_history` does."""
         return self._trained(Lesson(self._learner(device_id, metrics), rows, None), now)
@@ -87,7 +87,9 @@ class DeviceTrainingService:
     def _lesson(
         self, device_id: str, metrics: Sequence[str], rows: Aligned, past: Past[DeviceModel] | None
     ) -> Lesson[DeviceModel]:
-        return Lesson(self._learner(device_id, metrics), Readings(rows.times, rows.values), past)
+        return Lesson(
+            self._learner(device_id, metrics), TrainingData(rows.times, rows.values), past
+        )
 
     def _trained(self, lesson: Lesson[DeviceModel], now: int) -> ModelRow:
         return self.keep(lesson.learn(), now)

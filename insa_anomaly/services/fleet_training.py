@@ -14,7 +14,7 @@ from insa_anomaly.services.training import Lesson, TrainingService
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TaskOutcome:
     """What came of a task: something to keep, or why there is nothing."""
 
     key: SeriesKey
@@ -29,20 +29,20 @@ class Task:
     key: SeriesKey
     lesson: Lesson[Any] | str
 
-    def __call__(self) -> Learnt:
+    def __call__(self) -> TaskOutcome:
         """Learn it."""
         began = monotonic()
         try:
             found = self.lesson if isinstance(self.lesson, str) else self.lesson.learn()
         except InsaError as error:
             found = str(error)
-        return Learnt(self.key, found, monotonic() - began)
+        return TaskOutcome(self.key, found, monotonic() - began)
 
 
 class Workers(Protocol):
     """Processes, here or elsewhere. Any call may raise TrainingError: they are not there, or no longer."""
 
-    def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
+    def run(self, tasks: Iterable[Callable[[], TaskOutcome]]) -> Iterator[TaskOutcome]:
         """Call each task, and give what came of it, in any order. Tasks are taken as they are needed."""
 
 
@@ -79,7 +79,7 @@ class FleetTrainingService:
         except InsaError as error:
             return str(error)
 
-    def _kept(self, learnt: Learnt, now: int) -> ModelRow | str:
+    def _kept(self, learnt: TaskOutcome, now: int) -> ModelRow | str:
         if isinstance(learnt.found, str):
             return learnt.found
         try:

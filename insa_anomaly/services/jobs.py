@@ -12,10 +12,10 @@ import msgspec
 
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
-from insa_anomaly.ports import Job, ModelRow, Models, Place, SeriesKey
+from insa_anomaly.ports import Job, ModelIndex, ModelRow, PageCursor, SeriesKey
 from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
-from insa_anomaly.services.stream_view import Live
+from insa_anomaly.services.stream_view import StreamView
 from insa_anomaly.services.views import Figure, Id, Instant, model_view
 
 ENDED = frozenset({"done", "failed", "cancelled"})
@@ -43,7 +43,7 @@ class Jobs(Protocol):
     def one(self, job_id: str) -> Job:
         """Return a job by its id. Raises NotFound."""
 
-    def page(self, status: str | None, after: Place | None, most: int) -> list[Job]:
+    def page(self, status: str | None, after: PageCursor | None, most: int) -> list[Job]:
         """Return at most `most` jobs, newest first, starting after a place."""
 
     def count(self, status: str | None) -> int:
@@ -127,8 +127,8 @@ class JobService:
     def __init__(
         self,
         jobs: Jobs,
-        models: Models,
-        live: Live,
+        models: ModelIndex,
+        live: StreamView,
         audit: Audit,
         *,
         interrupt: Callable[[str], None],
@@ -194,7 +194,7 @@ class JobService:
         """Return a job. Raises NotFound."""
         return self._view(self._jobs.one(job_id))
 
-    def page(self, status: str | None, after: Place | None, most: int) -> JobPage:
+    def page(self, status: str | None, after: PageCursor | None, most: int) -> JobPage:
         """Return a page of jobs."""
         found = self._jobs.page(status, after, most + 1)
         last = cursor(found[most - 1].created_at, found[most - 1].id) if len(found) > most else None

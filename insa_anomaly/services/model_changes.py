@@ -12,8 +12,8 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.core.series.detector import INTERVAL, Model
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
-from insa_anomaly.ports import ModelRow, Models, SeriesKey
-from insa_anomaly.services.anomalies import Findings
+from insa_anomaly.ports import ModelIndex, ModelRow, SeriesKey
+from insa_anomaly.services.anomalies import AnomalyStore
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.models import DAY, LIVE_DAYS
 from insa_anomaly.services.views import Id
@@ -22,7 +22,7 @@ ANOMALIES_MOST = 200_000
 Aside = Literal["archived", "disabled"]
 
 
-class Shelf(Models, Protocol):
+class ModelEditor(ModelIndex, Protocol):
     """The models and their changes; any call may raise ModelFileError."""
 
     def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
@@ -87,9 +87,9 @@ class ModelChangeService:
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: ModelEditor,
         catalogue: Catalogue,
-        findings: Findings,
+        findings: AnomalyStore,
         audit: Audit,
         merge_gap_readings: int,
     ) -> None:

@@ -22,11 +22,11 @@ from insa_anomaly.core.operations.model_health import (
     Action,
     Decision,
     Finding,
-    Found,
+    HealthIssue,
     Idle,
     Limits,
-    Pace,
-    Standing,
+    ModelCondition,
+    ScoringPace,
     decide,
     examine,
     judge_idle,
@@ -35,7 +35,7 @@ from insa_anomaly.core.operations.model_health import (
     slot,
 )
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import DecisionFilter, KeptDecision, Place, SeriesKey
+from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor, SeriesKey
 from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.views import Figure, Id, Instant
@@ -62,10 +62,10 @@ class Tables(Protocol):
         Models of devices count as used by their activity since `since`.
         """
 
-    def standings(self, after: SeriesKey, since: int, most: int) -> list[Standing]:
+    def standings(self, after: SeriesKey, since: int, most: int) -> list[ModelCondition]:
         """Return the next serving models by name, with their activity since `since`."""
 
-    def paces(self, since: int) -> list[Pace]:
+    def paces(self, since: int) -> list[ScoringPace]:
         """Return the pace of every daemon that scored since `since`."""
 
     def idle(self, after: str, before: int, most: int) -> list[Idle]:
@@ -102,7 +102,7 @@ class Tables(Protocol):
         """Return the newest report; None if there is none."""
 
     def decisions(
-        self, wanted: DecisionFilter, after: Place | None, most: int
+        self, wanted: DecisionFilter, after: PageCursor | None, most: int
     ) -> list[KeptDecision]:
         """Return at most `most` decisions that the filter admits, newest first, after a place."""
 
@@ -166,7 +166,7 @@ class DecisionPage(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class _Tally:
+class _RunCounts:
     """Running counts of a check; their size does not depend on the size of the fleet."""
 
     models: int = 0
@@ -175,7 +175,7 @@ class _Tally:
     decided: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, int, Bad]] = field(default_factory=list)
 
-    def add(self, one: Standing, found: Finding) -> None:
+    def add(self, one: ModelCondition, found: Finding) -> None:
         """Count a judged model."""
         self.models += 1
         self.found.update(str(what) for what in found)
@@ -185,9 +185,9 @@ class _Tally:
         if found:
             self._keep(one, found, known)
 
-    def _keep(self, one: Standing, found: Finding, accuracy: float | None) -> None:
+    def _keep(self, one: ModelCondition, found: Finding, accuracy: float | None) -> None:
         """Keep the worst models: degraded or failing first, then by accuracy."""
-        weight = 2.0 * (not {Found.DEGRADED, Found.FAILING}.isdisjoint(found)) - (
+        weight = 2.0 * (not {HealthIssue.DEGRADED, HealthIssue.FAILING}.isdisjoint(found)) - (
             1.0 if accuracy is None else accuracy
         )
         about = Bad(
@@ -205,11 +205,14 @@ class _Tally:
     @property
     def healthy(self) -> bool:
         """Whether no finding needs a person's attention."""
-        return not any(self.found[what] for what in (Found.DEGRADED, Found.FAILING, Found.SLOW))
+        return not any(
+            self.found[what]
+            for what in (HealthIssue.DEGRADED, HealthIssue.FAILING, HealthIssue.SLOW)
+        )
 
     def summary(self, limits: Limits) -> str:
         """Return a summary of the fleet in a line."""
-        low = self.found[Found.INACCURATE]
+        low = self.found[HealthIssue.INACCURATE]
         lowest = (
             f", the lowest {self.lowest[1]} with {self.lowest[0]:.2f}"
             if low and self.lowest
@@ -218,7 +221,7 @@ class _Tally:
         others = ", ".join(
             f"{count} {what}"
             for what, count in sorted(self.found.items())
-            if what != Found.INACCURATE and count
+            if what != HealthIssue.INACCURATE and count
         )
         return f"{low} of {self.models} models are below accuracy {limits.accuracy:g}{lowest}" + (
             f"; {others}" if others else ""
@@ -272,7 +275,9 @@ class HealthService:
             raise NotFound("no health check has run yet")
         return msgspec.convert(found, HealthReport)
 
-    def decisions(self, wanted: DecisionFilter, after: Place | None, most: int) -> DecisionPage:
+    def decisions(
+        self, wanted: DecisionFilter, after: PageCursor | None, most: int
+    ) -> DecisionPage:
         """Return a page of decisions with their outcomes."""
         found = self._tables.decisions(wanted, after, most + 1)
         last = cursor(found[most - 1].at, found[most - 1].id) if len(found) > most else None
@@ -281,7 +286,7 @@ class HealthService:
     def _checked(
         self, actions: Collection[Action], author: Author, now: int, due: int | None
     ) -> HealthReport:
-        began, run_id, tally = monotonic(), str(uuid4()), _Tally()
+        began, run_id, tally = monotonic(), str(uuid4()), _RunCounts()
         self._audit.write(
             author.change(
                 "health.check", run_id, None, {"actions": [str(action) for action in actions]}
@@ -299,7 +304,9 @@ class HealthService:
         instrumentation.health_checked(report.summary, report.seconds, healthy=report.healthy)
         return report
 
-    def _models(self, run_id: str, actions: Collection[Action], now: int, tally: _Tally) -> None:
+    def _models(
+        self, run_id: str, actions: Collection[Action], now: int, tally: _RunCounts
+    ) -> None:
         """Judge models page by page, so that memory does not grow with the fleet."""
         after: SeriesKey = ("", "")
         while page := self._tables.standings(after, now - DAY, PAGE):
@@ -311,7 +318,9 @@ class HealthService:
             self._decided(run_id, decisions, now, tally)
             after = page[-1].device_id, page[-1].metric_name
 
-    def _others(self, run_id: str, actions: Collection[Action], now: int, tally: _Tally) -> None:
+    def _others(
+        self, run_id: str, actions: Collection[Action], now: int, tally: _RunCounts
+    ) -> None:
         """Judge the daemons, and the models that serve no series."""
         for pace in self._tables.paces(now - DAY):
             found, decisions = judge_pace(pace, actions, self._limits, now)
@@ -319,11 +328,11 @@ class HealthService:
             self._decided(run_id, decisions, now, tally)
         after, before = _FIRST_ID, now - int(self._limits.inactive_days * DAY)
         while Action.CLEAN_UP in actions and (page := self._tables.idle(after, before, PAGE)):
-            tally.found.update([str(Found.INACTIVE)] * len(page))
+            tally.found.update([str(HealthIssue.INACTIVE)] * len(page))
             self._decided(run_id, [judge_idle(one, now) for one in page], now, tally)
             after = page[-1].model_id
 
-    def _decided(self, run_id: str, decisions: list[Decision], now: int, tally: _Tally) -> None:
+    def _decided(self, run_id: str, decisions: list[Decision], now: int, tally: _RunCounts) -> None:
         if not decisions:
             return
         self._tables.decide(run_id, decisions, now)
@@ -338,7 +347,7 @@ class HealthService:
         author: Author,
         *,
         now: int,
-        tally: _Tally,
+        tally: _RunCounts,
         seconds: float,
     ) -> HealthReport:
         disabled = self._tables.disabled()

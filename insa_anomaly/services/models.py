@@ -4,10 +4,18 @@ import msgspec
 
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
-from insa_anomaly.ports import Figures, Filter, ModelRow, Models, Place, SeriesKey, Tally
-from insa_anomaly.services.anomalies import Findings, cursor
+from insa_anomaly.ports import (
+    AnomalyCounts,
+    Filter,
+    ModelAccuracy,
+    ModelIndex,
+    ModelRow,
+    PageCursor,
+    SeriesKey,
+)
+from insa_anomaly.services.anomalies import AnomalyStore, cursor
 from insa_anomaly.services.cached import Cached
-from insa_anomaly.services.stream_view import Compared, Live
+from insa_anomaly.services.stream_view import ShadowTally, StreamView
 from insa_anomaly.services.views import Figure, Id, Instant, ModelView, model_view
 
 DAY = 86_400_000_000
@@ -104,7 +112,7 @@ class Side(msgspec.Struct, frozen=True):
     episodes_per_day: float | None
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class ShadowComparison(msgspec.Struct, frozen=True):
     """A shadow and the serving version (`champion`), on the same readings since the shadow began.
 
     A daily refit may replace the serving version meanwhile; `champion_versions` counts the versions
@@ -142,13 +150,15 @@ class ModelFilter(msgspec.Struct, frozen=True):
 class ModelService:
     """Queries of models from the index on disk; only findings and feedback need the database."""
 
-    def __init__(self, models: Models, live: Live, findings: Findings, cached: Cached) -> None:
+    def __init__(
+        self, models: ModelIndex, live: StreamView, findings: AnomalyStore, cached: Cached
+    ) -> None:
         self._models = models
         self._live = live
         self._findings = findings
         self._cached = cached
 
-    def page(self, wanted: ModelFilter, after: Place | None, most: int) -> ModelPage:
+    def page(self, wanted: ModelFilter, after: PageCursor | None, most: int) -> ModelPage:
         """Return a page of models."""
         every = sorted(
             (row for row in self._models.rows() if wanted.admits(row)), key=_place, reverse=True
@@ -162,7 +172,7 @@ class ModelService:
             last,
         )
 
-    def figures(self) -> list[Figures]:
+    def figures(self) -> list[ModelAccuracy]:
         """Return the assessed figures of every model that serves. Raises ModelFileError."""
         return self._models.figures()
 
@@ -207,7 +217,7 @@ class ModelService:
             ],
         )
 
-    def comparison(self, model_id: str) -> Comparison:
+    def comparison(self, model_id: str) -> ShadowComparison:
         """Return the comparison of a shadow with the serving version. Raises NotFound, Conflict."""
         row = self.row(model_id)
         if row.status != "shadow":
@@ -216,7 +226,7 @@ class ModelService:
         begun = (
             found
             if found is not None and found.shadow_id == model_id
-            else Compared(
+            else ShadowTally(
                 shadow_id=model_id,
                 since=0,
                 newest=0,
@@ -259,18 +269,18 @@ class ModelService:
         )
 
 
-def _place(row: ModelRow) -> Place:
-    return Place(row.trained_at, row.id)
+def _place(row: ModelRow) -> PageCursor:
+    return PageCursor(row.trained_at, row.id)
 
 
 def _key(row: ModelRow) -> SeriesKey:
     return row.device_id, row.metric_name
 
 
-def _comparison(found: Compared, champion_id: str | None) -> Comparison:
+def _comparison(found: ShadowTally, champion_id: str | None) -> ShadowComparison:
     days = (found.newest - found.since) / DAY
     differ = found.anomalies + found.shadow_anomalies - 2 * found.both
-    return Comparison(
+    return ShadowComparison(
         model_id=found.shadow_id,
         champion_id=champion_id,
         champion_versions=found.champions,
@@ -293,7 +303,7 @@ def _side(anomalies: int, episodes: int, readings: int, days: float) -> Side:
     )
 
 
-def _precision(tally: Tally) -> Precision:
+def _precision(tally: AnomalyCounts) -> Precision:
     said = tally.confirmed + tally.dismissed
     return Precision(tally.confirmed, tally.dismissed, tally.confirmed / said if said else None)
 

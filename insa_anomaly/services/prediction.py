@@ -12,8 +12,8 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.series import detector
 from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.errors import Conflict, NotFound, TooLarge, TooMany
-from insa_anomaly.ports import Key, Models, SeriesKey
-from insa_anomaly.services.stream_view import Live, Serving
+from insa_anomaly.ports import Key, ModelIndex, SeriesKey
+from insa_anomaly.services.stream_view import ServingModel, StreamView
 from insa_anomaly.services.views import Id
 
 ATTEMPTS = 5  # plenty, because a model is swapped once a day
@@ -65,8 +65,8 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 
 
 def foreseen(
-    live: Live, series: SeriesKey, values: Floats
-) -> tuple[list[Prediction], Serving] | None:
+    live: StreamView, series: SeriesKey, values: Floats
+) -> tuple[list[Prediction], ServingModel] | None:
     """Return the predictions for these values [n], each as the next reading, and their model.
 
     None unless the series is serving, or if its model was swapped `ATTEMPTS` times meanwhile.
@@ -85,7 +85,7 @@ class _Swapped(Exception):
     """The series has another model now."""
 
 
-def _part(live: Live, serving: Serving, values: Floats) -> Iterator[Prediction]:
+def _part(live: StreamView, serving: ServingModel, values: Floats) -> Iterator[Prediction]:
     def forest(scaled: Features) -> Floats:
         found = live.isolate(serving.number, serving.model_id, scaled)
         if found is None:
@@ -108,7 +108,9 @@ class PredictionService:
     `a_minute` is the number of predictions a minute for a key without a limit of its own.
     """
 
-    def __init__(self, live: Live, models: Models, limit: RateLimit, a_minute: int) -> None:
+    def __init__(
+        self, live: StreamView, models: ModelIndex, limit: RateLimit, a_minute: int
+    ) -> None:
         self._live = live
         self._models = models
         self._limit = limit
@@ -145,7 +147,7 @@ class PredictionService:
 
     def _foresee(
         self, key: Key, series: SeriesKey, values: Sequence[float]
-    ) -> tuple[list[Prediction], Serving]:
+    ) -> tuple[list[Prediction], ServingModel]:
         self._take(key, len(values))
         found = foreseen(self._live, series, np.array(values, np.float64))
         if found is None:

@@ -11,7 +11,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import notice
 from insa_anomaly.errors import Conflict, NotFound, TooMany
-from insa_anomaly.ports import KeptDecision, ModelRow, Models
+from insa_anomaly.ports import KeptDecision, ModelIndex, ModelRow
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.model_changes import ModelChangeService
@@ -41,7 +41,7 @@ class Remedies:
     def __init__(
         self,
         decided: Decided,
-        models: Models,
+        models: ModelIndex,
         jobs: JobService,
         changes: ModelChangeService,
         *,

@@ -2,7 +2,7 @@
 
 The port is a process of its own, so that no request takes the interpreter from the stream.
 
-`Stream` asks and `Desk` answers; a pair of them, over any carrier of bytes, stands for the daemon.
+`StreamClient` asks and `StreamServer` answers; a pair of them, over any carrier of bytes, stands for the daemon.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.services.stream_view import Compared
+from insa_anomaly.services.stream_view import ShadowTally
 from insa_anomaly.services.telemetry import Inlet
 
 ANSWER_SECONDS = 5.0
@@ -45,14 +45,14 @@ class Interrupt(msgspec.Struct, frozen=True, array_like=True, tag=True):
     job_id: str
 
 
-class Post(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class IngestMessage(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Request to write this message to the log."""
 
     topic: str
     payload: bytes
 
 
-Question = AskNumber | AskCompared | AskCondition | AskMetrics | Interrupt | Post
+Question = AskNumber | AskCompared | AskCondition | AskMetrics | Interrupt | IngestMessage
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class Carry(Protocol):
         """Deliver the question and return the answer."""
 
 
-class Stream:
+class StreamClient:
     """The port `Inlet`, and the other questions to the daemon.
 
     Any thread may ask; any call may raise DaemonSilent.
@@ -97,9 +97,9 @@ class Stream:
                 self._numbers[key] = found
         return found
 
-    def compared(self, key: SeriesKey) -> Compared | None:
+    def compared(self, key: SeriesKey) -> ShadowTally | None:
         """Return the counts of the series' shadow and champion so far; None without a shadow."""
-        found: Compared | None = self._ask(AskCompared(key), Compared | None)
+        found: ShadowTally | None = self._ask(AskCompared(key), ShadowTally | None)
         return found
 
     def condition(self) -> Condition:
@@ -122,7 +122,7 @@ class Stream:
         Returns True once the message is on disk, False if there was no room or no disk for too
         long.
         """
-        answer = self._carry_post(self._encode(Post(topic, payload)), POST_SECONDS)
+        answer = self._carry_post(self._encode(IngestMessage(topic, payload)), POST_SECONDS)
         return msgspec.msgpack.decode(answer, type=bool)
 
     def _ask(self, question: Question, form: Any) -> Any:  # noqa: ANN401 - a type and its value
@@ -132,18 +132,18 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Answers of the daemon to a `Stream`. Any thread may call."""
+class StreamServer:
+    """Answers of the daemon to a `StreamClient`. Any thread may call."""
 
     number: Callable[[SeriesKey], int | None]
-    compared: Callable[[SeriesKey], Compared | None]
+    compared: Callable[[SeriesKey], ShadowTally | None]
     inlet: Inlet
     interrupt: Callable[[str], object]
     condition: Callable[[], Condition]
     metrics: Callable[[], bytes]
 
     def answer(self, question: bytes) -> bytes:
-        """Return the answer to a question of a `Stream`."""
+        """Return the answer to a question of a `StreamClient`."""
         return msgspec.msgpack.encode(self._found(msgspec.msgpack.decode(question, type=Question)))
 
     def _found(self, question: Question) -> object:
@@ -152,7 +152,7 @@ class Desk:
                 return self.number(series)
             case AskCompared(series):
                 return self.compared(series)
-            case Post(topic, payload):
+            case IngestMessage(topic, payload):
                 return self.inlet.post(topic, payload)
             case Interrupt(job_id):
                 return self.interrupt(job_id)

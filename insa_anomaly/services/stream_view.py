@@ -11,7 +11,7 @@ from insa_anomaly.ports import SeriesKey
 State = Literal["collecting", "warming", "serving"]
 
 
-class Standing(msgspec.Struct, frozen=True):
+class SeriesStatus(msgspec.Struct, frozen=True):
     """A series in the stream: collecting for a first model, filling its window, or scored."""
 
     state: State
@@ -22,7 +22,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingModel:
     """A served series at a moment: everything that scores its next reading, except the forest."""
 
     number: int  # index of the series, in this run of the daemon
@@ -32,7 +32,7 @@ class Serving:
     numbers: Floats  # [detector.MODEL_WIDTH]
 
 
-class Compared(msgspec.Struct, frozen=True):
+class ShadowTally(msgspec.Struct, frozen=True):
     """Two versions over the same readings: the champion and its shadow.
 
     Times are in microseconds, 0 before the first reading.
@@ -50,16 +50,16 @@ class Compared(msgspec.Struct, frozen=True):
     champions: int  # versions that served meanwhile
 
 
-class Live(Protocol):
+class StreamView(Protocol):
     """View of the stream, open to any thread."""
 
-    def standing(self, key: SeriesKey) -> Standing | None:
+    def standing(self, key: SeriesKey) -> SeriesStatus | None:
         """Return the state of this series; None for an unknown series."""
 
-    def compared(self, key: SeriesKey) -> Compared | None:
+    def compared(self, key: SeriesKey) -> ShadowTally | None:
         """Return the counts of the series' shadow and champion so far; None without a shadow."""
 
-    def serving(self, key: SeriesKey) -> Serving | None:
+    def serving(self, key: SeriesKey) -> ServingModel | None:
         """Return everything that scores the next reading; None unless the series is serving."""
 
     def isolate(self, number: int, model_id: str, scaled: Features) -> Floats | None:

@@ -18,7 +18,7 @@ SUBSCRIPTIONS = tuple(
 )
 
 
-class Taken(msgspec.Struct, frozen=True):
+class IngestReceipt(msgspec.Struct, frozen=True):
     """Answer to a payload that is on disk, with the number of its readings."""
 
     success: bool
@@ -47,7 +47,7 @@ class TelemetryService:
 
     def take(
         self, device_id: str | None, metric_name: str | None, payload: bytes
-    ) -> Taken | Rejected:
+    ) -> IngestReceipt | Rejected:
         """Write a payload to the log and count its readings; a rejected payload is not stored.
 
         Raises LogBroken: the caller sends the payload again, with its id.
@@ -62,4 +62,4 @@ class TelemetryService:
                 "the log takes nothing at the moment; what was sent may be in it or not,"
                 " so send it again with its id"
             )
-        return Taken(True, len(readings))  # noqa: FBT003 - the answer's `success`
+        return IngestReceipt(True, len(readings))  # noqa: FBT003 - the answer's `success`

@@ -11,17 +11,17 @@ import numpy.typing as npt
 from insa_anomaly.core.learning import challenge
 from insa_anomaly.core.learning.challenge import Challenge, Learner
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.learning.trained_model import Figures, Learnt, Past, TrainedModel
+from insa_anomaly.core.learning.trained_model import Figures, LearntModel, Past, TrainedModel
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.ports import History, ModelRow, SeriesKey
 
-M = TypeVar("M", bound=Learnt)
+M = TypeVar("M", bound=LearntModel)
 Kind = Literal["anew", "refit"]  # of training
 
 
-class Shelf(Protocol):
+class TrainedModelStore(Protocol):
     """Where trained models are put."""
 
     def next_version(self, key: SeriesKey) -> int:
@@ -35,7 +35,7 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True)
-class Readings:
+class TrainingData:
     """What a model is trained on: times in microseconds [n], values [n], or [n, metrics] of a device."""
 
     times: npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class Lesson(Generic[M]):
     """What a series or a device is to be learnt from: needs nothing but processor time, and may be sent to another process."""
 
     learner: Learner[M]
-    readings: Readings
+    readings: TrainingData
     past: Past[M] | None
 
     def learn(self) -> Challenge[M]:
@@ -60,7 +60,7 @@ class TrainingService:
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: TrainedModelStore,
         parameters: Parameters,
         policy: Policy,
         tell: Callable[[int], None] = lambda _: None,
@@ -87,7 +87,7 @@ class TrainingService:
         if days is None:
             readings = self._recorded(key, history, now)
         else:
-            readings = Readings(
+            readings = TrainingData(
                 *history.readings(
                     key, now - int(days * 86_400e6), self._parameters.history_readings_most
                 )
@@ -103,12 +103,12 @@ class TrainingService:
         challenger = challenge.refit(self._learner(key), readings.times, readings.values, past)
         return self.keep(challenger, now, "refit")
 
-    def from_readings(self, key: SeriesKey, readings: Readings, now: int) -> ModelRow:
+    def from_readings(self, key: SeriesKey, readings: TrainingData, now: int) -> ModelRow:
         """Train on these readings, whatever serves. Raises TrainingError, NotEnoughData, ModelFileError."""
         return self._trained(self._lesson(key, readings, None), now)
 
     def _lesson(
-        self, key: SeriesKey, readings: Readings, past: Past[Model] | None
+        self, key: SeriesKey, readings: TrainingData, past: Past[Model] | None
     ) -> Lesson[Model]:
         return Lesson(self._learner(key), readings, past)
 
@@ -127,16 +127,16 @@ class TrainingService:
             key, str(uuid4()), self._shelf.next_version(key), self._parameters, self._policy
         )
 
-    def _recorded(self, key: SeriesKey, history: History, now: int) -> Readings:
+    def _recorded(self, key: SeriesKey, history: History, now: int) -> TrainingData:
         since = now - int(self._parameters.history_days * 86_400e6)
         times, values = history.readings(key, since, self._parameters.history_readings_most)
         if (
             len(times) < self._parameters.history_readings_least
         ):  # few in that span: a slow series learns from a longer one
             times, values = history.readings(key, -(2**53), self._parameters.history_readings_least)
-        return Readings(times, values)
+        return TrainingData(times, values)
 
-    def _past(self, key: SeriesKey, history: History, readings: Readings) -> Past[Model] | None:
+    def _past(self, key: SeriesKey, history: History, readings: TrainingData) -> Past[Model] | None:
         champion = self._shelf.serving(key)
         return (
             Past(champion, history.anomalous(key, int(readings.times.min(initial=0))))

@@ -11,20 +11,20 @@ from pathlib import Path
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.targets.exchange import Exchange
 from insa_anomaly.adapters.targets.github import GitHub, Repository
-from insa_anomaly.adapters.targets.mail import Mail, Post
+from insa_anomaly.adapters.targets.mail import Mail, SmtpAccount
 from insa_anomaly.adapters.targets.webhook import Webhook
 from insa_anomaly.core.notification.alert import MODEL_KINDS, linked
 from insa_anomaly.core.notification.alert import Alert as CoreAlert
 from insa_anomaly.core.notification.routing import Route, Target
-from insa_anomaly.core.operations.backoff import Retry
+from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.errors import AlertsBroken
 from insa_anomaly.ports import AlertTarget, Outgoing, State
 from insa_anomaly.runtime.alerting import courier
 from insa_anomaly.runtime.alerting.courier import Courier
-from insa_anomaly.runtime.alerting.dispatcher import Alert
-from insa_anomaly.runtime.alerting.silence import Ears, Listen
+from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
+from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceMonitor
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.runtime.publish import Tell
+from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.settings import Settings, WebhookAddress, secret
 from insa_anomaly.wiring import clock, storage
 
@@ -36,45 +36,45 @@ _ISSUES = Route(kinds=MODEL_KINDS)
 
 
 @dataclass(frozen=True)
-class Hearing:
+class AlertThreads:
     """What decides on alerts, and what listens for silence."""
 
-    alert: Alert
-    listen: Listen
+    alert: AlertDispatcher
+    listen: SilenceMonitor
 
 
 def opened(
     settings: Settings,
     state: State,
     registry: Registry,
-    tell: Tell,
+    tell: EventPublisher,
     listening: Callable[[], bool],
     stack: ExitStack,
-) -> Hearing:
+) -> AlertThreads:
     """All of it, its couriers under way until `stack` is unwound."""
     store = stack.enter_context(storage.alerts(settings.storage.directory / storage.ALERTS))
     ways = dict(_ways(settings))
     instrumentation.alert_targets_known([target.name for target in ways])
-    pauses = Retry(settings.alerts.first_retry, settings.alerts.last_retry)
+    pauses = BackoffPolicy(settings.alerts.first_retry, settings.alerts.last_retry)
     couriers = [
         Courier(target.name, way, store, pauses, settings.alerts.keep_seconds, clock.now)
         for target, way in ways.items()
     ]
-    alert = Alert(state, store, list(ways), couriers, settings.alerts, clock.now)
+    alert = AlertDispatcher(state, store, list(ways), couriers, settings.alerts, clock.now)
 
     def offer(events: list[Outgoing]) -> None:
         tell.offer(events)
         alert.offer(events)
 
-    listen = Listen(
-        state, store, registry.keys, settings.silence, Ears(listening, clock.now), offer
+    listen = SilenceMonitor(
+        state, store, registry.keys, settings.silence, ReceptionWatch(listening, clock.now), offer
     )
     stack.callback(_keep, listen)
     stack.enter_context(courier.running(couriers))
-    return Hearing(alert, listen)
+    return AlertThreads(alert, listen)
 
 
-def _keep(listen: Listen) -> None:
+def _keep(listen: SilenceMonitor) -> None:
     with suppress(AlertsBroken):  # it is learnt again
         listen.keep()
 
@@ -109,7 +109,7 @@ def _nowhere(_: CoreAlert) -> str:
 def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _nowhere) -> Mail:
     mail = settings.mail
     password, deadline = _secret(mail.password_file), settings.alerts.deadline
-    post = Post(
+    post = SmtpAccount(
         host,
         mail.port,
         mail.security,

@@ -9,8 +9,8 @@ from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.ports import Outgoing, State
-from insa_anomaly.runtime.daemon import Parts
-from insa_anomaly.runtime.fleet.view import live
+from insa_anomaly.runtime.daemon import DaemonParts
+from insa_anomaly.runtime.fleet.view import stream_view
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.models.events import ModelEvents
 from insa_anomaly.runtime.models.failures import Failures
@@ -28,7 +28,7 @@ Turns = tuple[tuple[str, Callable[[], float]], ...]
 def threads(
     settings: Settings,
     dsn: str,
-    daemon: Parts,
+    daemon: DaemonParts,
     models: ModelFiles,
     activity: Activity,
     failures: Failures,
@@ -36,8 +36,8 @@ def threads(
     """What trains when it is asked for, and what asks for it once a day."""
     with services.pools(settings, dsn) as pools:
         instance = daemon.log.id
-        parts = services.Parts(
-            models, live(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt
+        parts = services.ServiceParts(
+            models, stream_view(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt
         )
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
         runner = JobRunner(
@@ -70,7 +70,7 @@ def threads(
 def assembled(
     settings: Settings,
     pools: services.Pools,
-    parts: services.Parts,
+    parts: services.ServiceParts,
     state: State,
     offer: Callable[[list[Outgoing]], None],
 ) -> tuple[Remedies, HealthService]:

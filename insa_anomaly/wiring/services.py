@@ -18,17 +18,17 @@ from insa_anomaly.core.reading.parser import Parser
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.model_health import HealthService
-from insa_anomaly.services.stream_view import Live
+from insa_anomaly.services.stream_view import StreamView
 from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet
 from insa_anomaly.settings import Settings
 
 
 @dataclass(frozen=True)
-class Parts:
+class ServiceParts:
     """What of the running daemon they work with."""
 
     models: ModelFiles
-    live: Live
+    live: StreamView
     inlet: Inlet
     instance: UUID  # the id of the log
     interrupt: Callable[[str], None]
@@ -57,7 +57,7 @@ def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
         yield Pools(answers, audit)
 
 
-def job_service(pools: Pools, parts: Parts, most_waiting: int) -> JobService:
+def job_service(pools: Pools, parts: ServiceParts, most_waiting: int) -> JobService:
     """Takes trainings, as long as no more than so many wait."""
     audit = PostgresAudit(pools.audit)
     return JobService(

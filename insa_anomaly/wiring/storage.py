@@ -14,8 +14,8 @@ from pathlib import Path
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.disk import state
 from insa_anomaly.adapters.disk.alerts import AlertFile
-from insa_anomaly.adapters.disk.log import Spool, salvaged
-from insa_anomaly.adapters.disk.reserve import Reserve
+from insa_anomaly.adapters.disk.log import LogFile, salvaged
+from insa_anomaly.adapters.disk.reserve import FileReserve
 from insa_anomaly.adapters.disk.sizes import size_of_file, size_of_folder
 from insa_anomaly.errors import (
     AlertsDamaged,
@@ -72,8 +72,8 @@ def check_owner(directory: Path) -> None:
 
 
 def opened(
-    directory: Path, log_bytes: int, reserve: Reserve
-) -> tuple[Spool, state.StateFile, bool]:
+    directory: Path, log_bytes: int, reserve: FileReserve
+) -> tuple[LogFile, state.StateFile, bool]:
     """Both, and whether the states were lost. Where they cannot be opened for want of room, the reserve is let go, and they are again."""
     reserve.hold()
     try:
@@ -85,7 +85,7 @@ def opened(
         return _both(directory, log_bytes)
 
 
-def _both(directory: Path, log_bytes: int) -> tuple[Spool, state.StateFile, bool]:
+def _both(directory: Path, log_bytes: int) -> tuple[LogFile, state.StateFile, bool]:
     found = log(directory / LOG, log_bytes)
     try:
         return found, *states(directory / STATE)
@@ -94,17 +94,17 @@ def _both(directory: Path, log_bytes: int) -> tuple[Spool, state.StateFile, bool
         raise
 
 
-def log(path: Path, most_bytes: int) -> Spool:
+def log(path: Path, most_bytes: int) -> LogFile:
     """The log; what can be read of a damaged one begins a new one. Raises LogBroken, ConfigError."""
     found = None
     try:
-        found = Spool(path, most_bytes)
+        found = LogFile(path, most_bytes)
         found.verify()
     except LogDamaged:
         if found is not None:
             found.close()
         aside = set_aside(path)
-        found = Spool(path, most_bytes)
+        found = LogFile(path, most_bytes)
         instrumentation.log_damaged(str(aside), *salvaged(aside, found))
     return found
 

@@ -15,7 +15,7 @@ import numpy as np
 import psycopg
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
@@ -24,7 +24,7 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.reading import Reading
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.ports import Page
-from insa_anomaly.services.training import Readings, TrainingService
+from insa_anomaly.services.training import TrainingData, TrainingService
 from tests.contracts.recorded import NOW, model, page
 
 RECORDED, WAITING = 3, 50
@@ -39,7 +39,7 @@ def keep(folder: Path) -> None:
     """Write all formats."""
     folder.mkdir(parents=True)
     keep_model(folder)
-    with Spool(folder / "spool.db") as log, StateFile(folder / "state.db") as state:
+    with LogFile(folder / "spool.db") as log, StateFile(folder / "state.db") as state:
         state.bind(log.id)
         for number in range(WAITING):
             body = json.dumps(
@@ -62,7 +62,7 @@ def keep_model(folder: Path) -> None:
     with ModelFiles(folder / "ml_models", folder / "model.key") as files:
         service = TrainingService(files, Parameters(n_estimators=5), Policy())
         service.from_readings(
-            ("P-1", "temperature"), Readings(times, rng.normal(60, 0.3, 600)), NOW
+            ("P-1", "temperature"), TrainingData(times, rng.normal(60, 0.3, 600)), NOW
         )
 
 

@@ -18,7 +18,7 @@ import psycopg
 import psycopg.conninfo
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Listener as Address
+from insa_anomaly.adapters.embedded import EmbeddedBroker as Address
 from insa_anomaly.adapters.embedded import Tools
 from insa_anomaly.adapters.mqtt import Access, Feeder, Listener
 from insa_anomaly.core.notification.event import Event

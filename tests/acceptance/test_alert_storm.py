@@ -16,11 +16,11 @@ import pytest
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.state import StateFile
-from insa_anomaly.adapters.targets.mail import Mail, Post
+from insa_anomaly.adapters.targets.mail import Mail, SmtpAccount
 from insa_anomaly.core.notification.routing import Route, Target
-from insa_anomaly.core.operations.backoff import Retry
+from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.runtime.alerting.courier import Courier, running
-from insa_anomaly.runtime.alerting.dispatcher import Alert
+from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
 from insa_anomaly.settings import Alerting
 from insa_anomaly.wiring import clock
 from tests.adapters.mail_server import MailServer
@@ -53,11 +53,13 @@ def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[Ale
     """Run the alerts of a daemon on these events, delivered by this server."""
     with AlertFile(folder / "alerts.db") as store:
         mail = Mail(
-            Post("127.0.0.1", server.port, "none", "insa@plant.test", ("shift@plant.test",))
+            SmtpAccount("127.0.0.1", server.port, "none", "insa@plant.test", ("shift@plant.test",))
         )
-        courier = Courier("mail", mail, store=store, retry=Retry(), keep=86_400.0, clock=clock.now)
+        courier = Courier(
+            "mail", mail, store=store, retry=BackoffPolicy(), keep=86_400.0, clock=clock.now
+        )
         settings = Alerting(daily_budget=BUDGET, summary_seconds=1.0)
-        reader = Alert(
+        reader = AlertDispatcher(
             state,
             store,
             targets=[Target("mail", (Route(),), BUDGET)],

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from insa_anomaly.core.reading.reading import Cause
+from insa_anomaly.core.reading.reading import RejectionReason
 from tests.acceptance.site import Site
 from tests.conftest import wait_for
 
@@ -19,44 +19,44 @@ SUBSCRIPTIONS = [
 ]
 MAX_BYTES = 100_000
 GOOD = 5  # readings after every bad message
-BAD: dict[Cause, list[tuple[str, bytes]]] = {
-    Cause.TOO_LARGE: [(DEVICE, b'{"t": ' + b" " * 150_000 + b"1}")],
-    Cause.TOO_DEEP: [
+BAD: dict[RejectionReason, list[tuple[str, bytes]]] = {
+    RejectionReason.TOO_LARGE: [(DEVICE, b'{"t": ' + b" " * 150_000 + b"1}")],
+    RejectionReason.TOO_DEEP: [
         (DEVICE, b'{"t": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}"),
         (DEVICE, b"[" * 90_000),
     ],
-    Cause.NOT_UTF8: [(DEVICE, b"\xff\xfe\x00"), (DEVICE, b'{"t": "\xff"}')],
-    Cause.MALFORMED: [
+    RejectionReason.NOT_UTF8: [(DEVICE, b"\xff\xfe\x00"), (DEVICE, b'{"t": "\xff"}')],
+    RejectionReason.MALFORMED: [
         (DEVICE, b"hello"),
         (DEVICE, b'{"t": 1'),
         (LINES, b"m a=1 soon"),
         (DEVICE, b"\x00" * 64),
     ],
-    Cause.EMPTY: [(DEVICE, b""), (DEVICE, b"{}"), (DEVICE, b'{"metrics": {"t": null}}')],
-    Cause.NOT_A_NUMBER: [(DEVICE, b'{"t": "71.5"}'), (LINES, b'm state="on"')],
-    Cause.NOT_FINITE: [
+    RejectionReason.EMPTY: [(DEVICE, b""), (DEVICE, b"{}"), (DEVICE, b'{"metrics": {"t": null}}')],
+    RejectionReason.NOT_A_NUMBER: [(DEVICE, b'{"t": "71.5"}'), (LINES, b'm state="on"')],
+    RejectionReason.NOT_FINITE: [
         (DEVICE, b'{"t": NaN}'),
         (DEVICE, b'{"t": 1' + b"0" * 400 + b"}"),
         (METRIC, b"-inf"),
     ],
-    Cause.BOOLEAN: [(METRIC, b"true"), (DEVICE, b'{"t": true}')],
-    Cause.BAD_TIMESTAMP: [
+    RejectionReason.BOOLEAN: [(METRIC, b"true"), (DEVICE, b'{"t": true}')],
+    RejectionReason.BAD_TIMESTAMP: [
         (DEVICE, b'{"t": 1, "timestamp": "yesterday"}'),
         (DEVICE, b'{"t": 1, "timestamp": 1e300}'),
     ],
-    Cause.BAD_QUALITY: [(DEVICE, b'{"t": 1, "quality": "fine"}')],
-    Cause.BAD_ID: [(DEVICE, b'{"t": 1, "id": [1]}')],
-    Cause.BAD_NAME: [
+    RejectionReason.BAD_QUALITY: [(DEVICE, b'{"t": 1, "quality": "fine"}')],
+    RejectionReason.BAD_ID: [(DEVICE, b'{"t": 1, "id": [1]}')],
+    RejectionReason.BAD_NAME: [
         (DEVICE, b'{"a\\u0000b": 1}'),
         (DEVICE, '{"a\u202eb": 1}'.encode()),
         ("insa/iiot/telemetry/", b'{"t": 1}'),
         ("insa/iiot/telemetry/" + "x" * 60_000, b'{"t": 1}'),
     ],
-    Cause.NO_DEVICE: [("any/thing", b'{"t": 1}')],
-    Cause.NO_METRIC: [(DEVICE, b"71.5")],
-    Cause.MISMATCH: [(DEVICE, b'{"device_id": "pump-2", "t": 1}')],
-    Cause.UNKNOWN_TOPIC: [(GONE, b'{"t": 1}')],
-    Cause.TOO_MANY_SERIES: [
+    RejectionReason.NO_DEVICE: [("any/thing", b'{"t": 1}')],
+    RejectionReason.NO_METRIC: [(DEVICE, b"71.5")],
+    RejectionReason.MISMATCH: [(DEVICE, b'{"device_id": "pump-2", "t": 1}')],
+    RejectionReason.UNKNOWN_TOPIC: [(GONE, b'{"t": 1}')],
+    RejectionReason.TOO_MANY_SERIES: [
         (DEVICE, json.dumps({"metrics": {f"m{number}": 1 for number in range(2000)}}).encode())
     ],
 }
@@ -68,7 +68,7 @@ def test_every_kind_of_bad_message_among_good_ones(site: Site) -> None:
     Each is counted. Every good reading between the bad messages is stored.
     """
     # No message is unrecordable by itself: see tests/runtime/test_page_parts.py.
-    assert BAD.keys() == set(Cause) - {Cause.UNRECORDABLE}
+    assert BAD.keys() == set(RejectionReason) - {RejectionReason.UNRECORDABLE}
     site.put(
         "readings",
         {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from insa_anomaly.adapters.embedded import Listener
+from insa_anomaly.adapters.embedded import EmbeddedBroker
 from tests.acceptance.plant import DEVICES, METRICS, Message, machines, stream
 from tests.acceptance.site import Site, empty_database
 from tests.conftest import Server, wait_for
@@ -16,7 +16,7 @@ READINGS = len(DEVICES) * ROWS * len(METRICS)
 
 @pytest.fixture
 def lonely_site(
-    short_path: Path, own_mosquitto: Server[Listener], postgres_dsn: str
+    short_path: Path, own_mosquitto: Server[EmbeddedBroker], postgres_dsn: str
 ) -> Iterator[Site]:
     """Open a site without models, on a broker that the test may stop."""
     with empty_database(postgres_dsn) as database:
@@ -27,7 +27,7 @@ def lonely_site(
 
 @pytest.mark.parametrize("reader", ["fast", "stock"])
 def test_the_broker_comes_late_and_goes_in_between(
-    lonely_site: Site, own_mosquitto: Server[Listener], reader: str
+    lonely_site: Site, own_mosquitto: Server[EmbeddedBroker], reader: str
 ) -> None:
     """The daemon is alive but not ready while the broker is down, and ready when it is up.
 

@@ -7,7 +7,7 @@ import pytest
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.adapters.mqtt import Access, Backoff, Connection, Terms
+from insa_anomaly.adapters.mqtt import Access, Backoff, MqttConnection, Terms
 from tests.acceptance.plant import machines, stream
 from tests.acceptance.site import Site, empty_database
 from tests.conftest import wait_for
@@ -69,7 +69,9 @@ def test_another_client_with_our_id_is_backed_off_from(site: Site) -> None:
     daemon.start()
     broker = site.broker
     access = Access(broker.host, broker.port, "insa-anomaly", broker.user, broker.password)
-    with Connection(access, Terms(expiry=100), lambda _: True, backoff=Backoff(0.2, 0.2)) as rival:
+    with MqttConnection(
+        access, Terms(expiry=100), lambda _: True, backoff=Backoff(0.2, 0.2)
+    ) as rival:
         assert rival.open(10), rival.trouble
         wait_for(
             lambda: (

@@ -19,7 +19,7 @@ from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.embedded import Tools
 from insa_anomaly.adapters.embedded.account import private_folder, service_account
 from insa_anomaly.adapters.embedded.process import accepts, running
-from insa_anomaly.adapters.mqtt import Access, Connection, Feeder, Terms
+from insa_anomaly.adapters.mqtt import Access, Feeder, MqttConnection, Terms
 from insa_anomaly.adapters.mqtt import Listener as Subscriber
 from insa_anomaly.errors import BrokerRefused
 from insa_anomaly.ports import Delivery
@@ -163,7 +163,7 @@ def test_a_device_under_the_daemons_client_id_takes_nothing_from_it(broker: Brok
     The broker tells both apart by their users.
     """
     deliveries: list[Delivery] = []
-    daemon = Connection(
+    daemon = MqttConnection(
         broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)
     )
     with broker.running(), daemon:
@@ -193,7 +193,7 @@ def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_
     deliveries: list[Delivery] = []
     with ExitStack() as first:
         first.enter_context(broker.running())
-        with Connection(
+        with MqttConnection(
             broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True
         ) as daemon:
             assert daemon.open(10.0)
@@ -202,7 +202,7 @@ def test_what_comes_while_the_daemon_is_away_waits_for_it_over_a_restart_of_the_
         assert "broker: ok" in checked.stdout, checked.stdout
     with (
         broker.running(),
-        Connection(
+        MqttConnection(
             broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)
         ) as daemon,
     ):
@@ -215,7 +215,7 @@ def test_a_broker_that_is_killed_forgets_no_more_than_its_last_moments(broker: B
     """A killed broker has saved the session and all messages up to its last two seconds."""
     deliveries: list[Delivery] = []
     with broker.running() as pid:
-        with Connection(
+        with MqttConnection(
             broker.access("insa-anomaly", "insa-anomaly"), DAEMON, lambda _: True
         ) as daemon:
             assert daemon.open(10.0)
@@ -224,7 +224,7 @@ def test_a_broker_that_is_killed_forgets_no_more_than_its_last_moments(broker: B
         os.kill(pid, signal.SIGKILL)
     with (
         broker.running(),
-        Connection(
+        MqttConnection(
             broker.access("insa-anomaly", "insa-anomaly"), DAEMON, partial(kept, deliveries)
         ) as daemon,
     ):
@@ -242,7 +242,7 @@ def say(broker: Broker, readings: int) -> None:
         assert feeder.drain(30.0) == 0
 
 
-def taken(daemon: Connection, deliveries: list[Delivery]) -> int:
+def taken(daemon: MqttConnection, deliveries: list[Delivery]) -> int:
     """Acknowledge the deliveries; return the number of their messages."""
     for one in deliveries:
         daemon.acknowledge(one)

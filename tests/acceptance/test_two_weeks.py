@@ -36,10 +36,10 @@ from insa_anomaly.ports import DecisionFilter, Page, SeriesKey, Telemetry
 from insa_anomaly.processes.trainer import show_others
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.runtime.fleet.view import live
+from insa_anomaly.runtime.fleet.view import stream_view
 from insa_anomaly.runtime.models import health as keeping
 from insa_anomaly.runtime.models.activity import Activity
-from insa_anomaly.runtime.models.child import Answer, Order
+from insa_anomaly.runtime.models.child import TrainingOrder, TrainingReply
 from insa_anomaly.runtime.models.health import HealthKeeper, Notes
 from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services.audit import Author
@@ -86,16 +86,18 @@ class School:
     repaired: bool = False
     closed: bool = False
 
-    def train(self, order: Order, name: object, tell: Callable[[int], None]) -> Answer:
+    def train(
+        self, order: TrainingOrder, name: object, tell: Callable[[int], None]
+    ) -> TrainingReply:
         """Train a model."""
         del name, tell
         if order.device_id == "failing" and not self.repaired:
-            return Answer(300.0, None, "the training process ended, or took too long")
+            return TrainingReply(300.0, None, "the training process ended, or took too long")
         row = self.service.from_history(
             (order.device_id, order.metric_name), self.history, self.clock()
         )
         show_others(self.files, self.catalogue, row)
-        return Answer(0.5, row.id)
+        return TrainingReply(0.5, row.id)
 
 
 @dataclass
@@ -120,8 +122,8 @@ class Site:
         catalogue = PostgresCatalogue(self.pool)
         self.school = School(self.service, self.files, catalogue, self.history, self.clock)
         school: Any = self.school
-        parts: Any = services.Parts(
-            self.files, live(self.fleet), school, self.instance, lambda _: None
+        parts: Any = services.ServiceParts(
+            self.files, stream_view(self.fleet), school, self.instance, lambda _: None
         )
         remedies, self.health = assembled(
             settings, services.Pools(self.pool, self.pool), parts, self.state, lambda _: None

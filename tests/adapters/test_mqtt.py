@@ -15,9 +15,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Listener as Broker
+from insa_anomaly.adapters.embedded import EmbeddedBroker as Broker
 from insa_anomaly.adapters.embedded import Tools, free_port
-from insa_anomaly.adapters.mqtt import Access, Backoff, Connection, Feeder, Listener, Terms, Tls
+from insa_anomaly.adapters.mqtt import Access, Backoff, Feeder, Listener, MqttConnection, Terms, Tls
 from insa_anomaly.core.operations.certificate import expires
 from insa_anomaly.errors import BrokerAway, BrokerRefused, ConfigError
 from insa_anomaly.ports import Delivery, Settled
@@ -44,7 +44,7 @@ class Inbox:
     def __init__(self, *, acknowledging: bool = True) -> None:
         self.deliveries: list[Delivery] = []
         self.acknowledging = acknowledging
-        self.connection: Connection | None = None
+        self.connection: MqttConnection | None = None
 
     def __call__(self, delivery: Delivery) -> bool:
         """Acknowledge the delivery, then store it.
@@ -64,14 +64,16 @@ class Inbox:
 
 def connect(
     place: Access, terms: Terms, inbox: Inbox, reader: str = "fast", backoff: Backoff = QUICK
-) -> Connection:
+) -> MqttConnection:
     """Open a connection that feeds the inbox."""
-    connection = inbox.connection = Connection(place, terms, inbox, reader=reader, backoff=backoff)
+    connection = inbox.connection = MqttConnection(
+        place, terms, inbox, reader=reader, backoff=backoff
+    )
     assert connection.open(10), connection.trouble
     return connection
 
 
-def settled(connection: Connection, count: int) -> list[Settled]:
+def settled(connection: MqttConnection, count: int) -> list[Settled]:
     """Return `count` answers, or fewer after 10 s."""
     answers: list[Settled] = []
     deadline = time.monotonic() + 10
@@ -172,7 +174,7 @@ def test_shedding_gives_messages_back_and_gets_them_again(
         return True
 
     terms = Terms([f"{unique}/#"], expiry=100)
-    with Connection(
+    with MqttConnection(
         access(mosquitto, unique), terms, take, reader=reader, backoff=QUICK
     ) as connection:
         assert connection.open(10)
@@ -200,7 +202,7 @@ def test_a_hand_over_that_raises_ends_the_connection_not_the_thread(
     terms = Terms([f"{unique}/#"], expiry=100)
     with (
         capture_logs() as logs,
-        Connection(
+        MqttConnection(
             access(mosquitto, unique), terms, take, reader=reader, backoff=QUICK
         ) as connection,
     ):
@@ -227,7 +229,7 @@ def test_waiting_for_room_holds_the_broker_back(
         seen(delivery)
         return gate.wait(10)
 
-    with Connection(
+    with MqttConnection(
         access(mosquitto, unique), Terms([f"{unique}/#"], expiry=100), take, reader=reader
     ) as connection:
         assert connection.open(10)
@@ -267,7 +269,7 @@ def test_retained_messages_are_not_sent_again_at_every_reconnect(
     mosquitto: Broker, unique: str, reader: str
 ) -> None:
     """A retained message comes with the first subscription of a session only."""
-    with Connection(access(mosquitto, f"{unique}-other"), Terms(), lambda _: True) as other:
+    with MqttConnection(access(mosquitto, f"{unique}-other"), Terms(), lambda _: True) as other:
         assert other.open(10)
         other.publish(f"{unique}/a", b"kept", retain=True)
         assert [answer.refused for answer in other.settled(5)] == [None]
@@ -347,7 +349,7 @@ def test_a_wrong_password_is_one_clear_error(mosquitto: Broker, unique: str, rea
     The error does not contain the password.
     """
     place = replace(access(mosquitto, unique), password="wrong-secret")  # noqa: S106 - it is none
-    connection = Connection(place, Terms(), lambda _: True, reader=reader)
+    connection = MqttConnection(place, Terms(), lambda _: True, reader=reader)
     with pytest.raises(
         BrokerRefused, match=rf"{place.host}:{place.port} refuses us: Not authorized"
     ) as refused:
@@ -521,7 +523,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
     with embedded.mosquitto(short_path / "m", tools, settings=settings) as broker:
         place = replace(access(broker, unique), tls=Tls())
         with pytest.raises(BrokerRefused, match="certificate is not accepted"):
-            Connection(place, Terms(), lambda _: True, reader=reader).open(10)
+            MqttConnection(place, Terms(), lambda _: True, reader=reader).open(10)
 
 
 def certificates(folder: Path) -> Path:
@@ -546,7 +548,7 @@ def certificates(folder: Path) -> Path:
 def test_tls_files_that_are_missing_are_a_matter_of_configuration(tmp_path: Path) -> None:
     """A missing TLS file raises an error that names the file."""
     with pytest.raises(ConfigError, match=r"ca\.crt"):
-        Connection(
+        MqttConnection(
             Access("localhost", 1, "x", tls=Tls(ca=tmp_path / "ca.crt")), Terms(), lambda _: True
         )
 
@@ -744,7 +746,7 @@ def test_a_subscription_that_is_denied_stops_the_start(reader: str) -> None:
                 wire.send(0x90, body[:2] + b"\0\1\x87")
 
     with ScriptedBroker(script) as server:
-        connection = Connection(
+        connection = MqttConnection(
             to_script(server), Terms(["good/#", "secret/#"]), lambda _: True, reader=reader
         )
         with pytest.raises(BrokerRefused, match="subscription to secret/#: Not authorized"):
@@ -755,7 +757,7 @@ def test_a_subscription_that_is_denied_stops_the_start(reader: str) -> None:
 def test_with_nobody_there_it_keeps_trying(reader: str) -> None:
     """`open` returns False in its time, and the connection is made once there is a broker."""
     port = free_port()
-    with Connection(
+    with MqttConnection(
         Access("127.0.0.1", port, "x"), Terms(["t"]), lambda _: True, reader=reader, backoff=QUICK
     ) as connection:
         assert not connection.open(0.1)
@@ -772,7 +774,9 @@ def test_with_nobody_there_it_keeps_trying(reader: str) -> None:
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "", "a" * 70 + ".example", "xn--\udcff"])
 def test_a_name_that_does_not_resolve_is_no_end(host: str) -> None:
     """A host name that does not resolve is tried again; the thread lives."""
-    with Connection(Access(host, 1883, "x"), Terms(), lambda _: True, backoff=QUICK) as connection:
+    with MqttConnection(
+        Access(host, 1883, "x"), Terms(), lambda _: True, backoff=QUICK
+    ) as connection:
         assert not connection.open(0.3)
         assert connection.alive
         assert connection.trouble != "not connected yet"
@@ -799,7 +803,7 @@ def test_a_frozen_broker_does_not_hold_up_the_end(
         release.wait(20)
 
     with ScriptedBroker(script) as server:
-        connection = Connection(to_script(server), Terms(), lambda _: True, reader=reader)
+        connection = MqttConnection(to_script(server), Terms(), lambda _: True, reader=reader)
         assert connection.open(0.5) == (frozen != "before CONNACK")
         if frozen == "full":
             for _ in range(100):
@@ -857,7 +861,7 @@ def test_nothing_a_broker_sends_kills_the_thread(reader: str, seed: int) -> None
     inbox = Inbox()
     with ScriptedBroker(script) as server:
         terms, backoff = Terms(["t"], expiry=9), Backoff(0.001, 0.002)
-        connection = inbox.connection = Connection(
+        connection = inbox.connection = MqttConnection(
             to_script(server), terms, inbox, reader=reader, backoff=backoff
         )
         with connection:
@@ -928,7 +932,7 @@ def test_reconnecting_leaves_nothing_behind(reader: str) -> None:
 
 def test_closing_before_opening_is_harmless() -> None:
     """A connection that never opened can be closed."""
-    connection = Connection(Access("127.0.0.1", 1, "x"), Terms(), lambda _: True)
+    connection = MqttConnection(Access("127.0.0.1", 1, "x"), Terms(), lambda _: True)
     connection.close()
     with pytest.raises(BrokerAway):
         connection.publish("t", b"x")

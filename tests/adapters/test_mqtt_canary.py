@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Listener, Tools
-from insa_anomaly.adapters.mqtt import Access, Backoff, Connection, Terms
+from insa_anomaly.adapters.embedded import EmbeddedBroker, Tools
+from insa_anomaly.adapters.mqtt import Access, Backoff, MqttConnection, Terms
 from insa_anomaly.adapters.mqtt import canary as canaries
 from insa_anomaly.adapters.mqtt.canary import (
     DEADLINE_SECONDS,
@@ -148,7 +148,7 @@ def test_without_a_topic_there_is_none() -> None:
 
 # ---------------------------------------------------------------------------- with mosquitto
 @contextmanager
-def guarded(folder: Path, tools: Tools, rules: str) -> Iterator[Listener]:
+def guarded(folder: Path, tools: Tools, rules: str) -> Iterator[EmbeddedBroker]:
     """Run a mosquitto with this access list."""
     access = folder / "access"
     access.write_text(f"user insa\n{rules}")
@@ -157,7 +157,7 @@ def guarded(folder: Path, tools: Tools, rules: str) -> Iterator[Listener]:
         yield broker
 
 
-def settled(connection: Connection, seconds: float) -> bool:
+def settled(connection: MqttConnection, seconds: float) -> bool:
     """Return whether the connection lasts for `seconds`."""
     generation = connection.generation
     time.sleep(seconds)
@@ -197,7 +197,7 @@ def test_through_a_broker_with_an_access_list(
             versions=(version,),  # type: ignore[arg-type]
         )
         terms = Terms([] if "write" in rules and words else ["t/#"], canary=TOPIC)
-        with Connection(
+        with MqttConnection(
             access, terms, taken, reader=reader, backoff=Backoff(0.02, 0.1)
         ) as connection:
             assert connection.open(10)

@@ -30,11 +30,11 @@ from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
 from insa_anomaly.processes.admin import assembled
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.runtime.fleet.view import LiveBoard, compared
+from insa_anomaly.runtime.fleet.view import SharedStreamView, compared
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
-from insa_anomaly.services.stream import Condition, Desk, Stream
+from insa_anomaly.services.stream import Condition, StreamClient, StreamServer
 from insa_anomaly.settings import Http, RedisAddress, Settings, Training
-from insa_anomaly.wiring.services import Parts, Pools
+from insa_anomaly.wiring.services import Pools, ServiceParts
 from tests.runtime.streams import PARAMETERS, POLICY
 
 SECOND = 1_000_000
@@ -249,7 +249,7 @@ def opened(
             for one in interrupts:
                 one(name)
 
-        desk = Desk(
+        desk = StreamServer(
             number=fleet.registry.known,
             compared=partial(compared, fleet),
             inlet=log,
@@ -257,15 +257,15 @@ def opened(
             condition=well,
             metrics=instrumentation.metrics_text,
         )
-        stream = Stream(
+        stream = StreamClient(
             lambda question, _: desk.answer(question), lambda question, _: desk.answer(question)
         )
-        live = LiveBoard(fleet.board, stream.number, stream.compared)
+        live = SharedStreamView(fleet.board, stream.number, stream.compared)
         admin = assembled(
             settings,
             Pools(pool, pool),
             ring,
-            Parts(files, live, stream, instance, stream.interrupt),
+            ServiceParts(files, live, stream, instance, stream.interrupt),
         )
         application = app.create("1.2.3", stream.condition, stream.metrics, admin)
         with TestClient(application, raise_server_exceptions=False) as client:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.device.detector import METRIC_NAME
-from insa_anomaly.core.scoring.episodes import Policy, Standing, Transition, step
+from insa_anomaly.core.scoring.episodes import EpisodeState, Policy, Transition, step
 from insa_anomaly.core.series.detector import INTERVAL, Model
 from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.services.model_changes import opened
@@ -165,11 +165,11 @@ def test_law_counting_from_anomalies_is_counting_from_all_readings(
     for pause, confidence in steps:
         at += pause + 1
         found.append((at, confidence / 10))
-    strange, count, standing = dict(found), 0, Standing(0, 0, 0, 0, 0)
+    strange, count, standing = dict(found), 0, EpisodeState(0, 0, 0, 0, 0)
     for time in range(at + 1):
         transition, standing = step(standing, time, -strange.get(time, -0.5), threshold, policy)
         count += transition is Transition.OPENED
-        standing = Standing(0, 0, 0, 0, 0) if transition is Transition.CLOSED else standing
+        standing = EpisodeState(0, 0, 0, 0, 0) if transition is Transition.CLOSED else standing
     assert opened(found, threshold, gap + 0.5) == count
 
 

@@ -21,7 +21,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.api import app, liveness
 from insa_anomaly.api.address import listen
 from insa_anomaly.errors import AddressInUse
-from insa_anomaly.ports import Figures
+from insa_anomaly.ports import ModelAccuracy
 from insa_anomaly.services.stream import Condition
 from tests.api.office import well
 from tests.conftest import wait_for
@@ -95,7 +95,10 @@ def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
 
 def test_the_figures_of_models_are_a_page_of_their_own() -> None:
     """Figures are listed by device and metric, under any name; unknown figures are left out."""
-    known = [Figures('a "b"\n\\', "temperature", 0.75, 0.0), Figures("new", "x", None, None)]
+    known = [
+        ModelAccuracy('a "b"\n\\', "temperature", 0.75, 0.0),
+        ModelAccuracy("new", "x", None, None),
+    ]
     application = FastAPI()
     application.router.routes.extend(liveness.models_router(lambda: known).routes)
     answer = TestClient(application).get("/metrics/models")

@@ -8,7 +8,7 @@ from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.operations.model_health import DAY, Action
-from insa_anomaly.ports import Counted, ModelRow, Page
+from insa_anomaly.ports import ModelRow, Page, ScoringCounts
 from tests.api.office import KEY, NOTHING, Office, now, problem
 
 URL = "/api/v1/ml/health-check"
@@ -20,7 +20,9 @@ def old(office: Office) -> ModelRow:
     row = office.train(trained_at=now() - 8 * DAY, accuracy=0.8, false_positive_rate=0.01)
     with PostgresRecorder(office.dsn) as recorder:
         recorder.record(Page(UUID(int=1), 1, NOTHING, models=[row]))
-    PostgresHealth(office.pool).note(office.instance, Counted([KEY], [1000], [900], 50, 0), now())
+    PostgresHealth(office.pool).note(
+        office.instance, ScoringCounts([KEY], [1000], [900], 50, 0), now()
+    )
     return row
 
 

@@ -17,7 +17,12 @@ from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.errors import DatabaseRefused
 from insa_anomaly.ports import Page, SeriesKey, Telemetry
 from insa_anomaly.runtime.models import jobs as jobs_runtime
-from insa_anomaly.runtime.models.child import Answer, FleetAnswer, FleetOrder, Order
+from insa_anomaly.runtime.models.child import (
+    FleetTrainingOrder,
+    FleetTrainingReply,
+    TrainingOrder,
+    TrainingReply,
+)
 from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services import jobs as jobs_service
 from insa_anomaly.testing import MemoryState
@@ -36,11 +41,13 @@ class Trainer:
     began: Event = field(default_factory=Event)
     reason: str = ""
     closed: bool = False
-    orders: list[Order] = field(default_factory=list)
-    fleets: list[FleetOrder] = field(default_factory=list)
+    orders: list[TrainingOrder] = field(default_factory=list)
+    fleets: list[FleetTrainingOrder] = field(default_factory=list)
     figures: dict[str, float | str] = field(default_factory=dict)
 
-    def train(self, order: Order, name: object, tell: Callable[[int], None]) -> Answer:
+    def train(
+        self, order: TrainingOrder, name: object, tell: Callable[[int], None]
+    ) -> TrainingReply:
         """Train a model like the real trainer, and report progress on the way."""
         del name
         self.orders.append(order)
@@ -49,25 +56,25 @@ class Trainer:
         self.go.wait(10)
         tell(90)
         if self.reason:
-            return Answer(0.1, None, self.reason)
-        return Answer(
+            return TrainingReply(0.1, None, self.reason)
+        return TrainingReply(
             0.5, self.office.train((order.device_id, order.metric_name), None, **self.figures).id
         )
 
-    def train_many(self, order: FleetOrder, name: object) -> list[FleetAnswer]:
+    def train_many(self, order: FleetTrainingOrder, name: object) -> list[FleetTrainingReply]:
         """Train each series but the metric `missing`, which fails, and `cut`, which is left out."""
         del name
         self.fleets.append(order)
         found = [key for key in order.keys if key[1] != "cut"]
         return [
-            FleetAnswer(key, Answer(0.5, None, "nothing is known"))
+            FleetTrainingReply(key, TrainingReply(0.5, None, "nothing is known"))
             if key[1] == "missing"
             else self._made(key)
             for key in found
         ]
 
-    def _made(self, key: SeriesKey) -> FleetAnswer:
-        return FleetAnswer(key, Answer(0.5, self.office.train(key).id))
+    def _made(self, key: SeriesKey) -> FleetTrainingReply:
+        return FleetTrainingReply(key, TrainingReply(0.5, self.office.train(key).id))
 
     def interrupt(self, name: object) -> None:
         """End the training."""
@@ -157,7 +164,7 @@ def test_a_training_is_taken_run_and_told(office: Office, school: School) -> Non
         400,
     )
     assert said["figures"]["accuracy"] == 0.93
-    assert school.trainer.orders == [Order(*KEY, 14.0)]
+    assert school.trainer.orders == [TrainingOrder(*KEY, 14.0)]
     [event] = school.state.outgoing(0, 10)
     told = msgspec.json.decode(event.payload)
     assert (event.topic, told["model_id"], told["job_id"]) == (
@@ -434,7 +441,7 @@ def test_a_fleet_is_trained(plant: Office, school: School) -> None:
     }
     assert said["reason"] == "2 of 7 were not trained; the first: PUMP-2/missing: nothing is known"
     [order] = school.trainer.fleets
-    assert order == FleetOrder(
+    assert order == FleetTrainingOrder(
         (*FLEET[:2], ("PUMP-1", "_device"), *FLEET[2:4], ("PUMP-2", "_device"), FLEET[4]), 7.0
     )
     told = [msgspec.json.decode(one.payload) for one in school.state.outgoing(0, 10)]
@@ -450,7 +457,7 @@ def test_a_fleet_of_one_metric_has_no_devices(plant: Office, school: School) -> 
     """A fleet of a named metric trains that metric only."""
     asked(plant, {"device_pattern": "?*", "metric_name": "a"})
     school.finish()
-    assert school.trainer.fleets == [FleetOrder((FLEET[5], FLEET[0], FLEET[2]))]
+    assert school.trainer.fleets == [FleetTrainingOrder((FLEET[5], FLEET[0], FLEET[2]))]
 
 
 def test_a_restart_goes_on_where_a_fleet_was(

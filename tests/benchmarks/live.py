@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Listener, Tools
+from insa_anomaly.adapters.embedded import EmbeddedBroker, Tools
 from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.audience import Audience, audience
 from tests.benchmarks.child import ROOT, Child, child
@@ -53,7 +53,7 @@ class Bed:
     """Servers and plant."""
 
     folder: Path
-    listener: Listener
+    listener: EmbeddedBroker
     dsn: str
     database_pid: int
     plant: Child

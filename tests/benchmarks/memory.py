@@ -16,7 +16,7 @@ import joblib
 from sklearn.ensemble import IsolationForest
 
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.series.detector import Model, Models
+from insa_anomaly.core.series.detector import Model, ModelTable
 from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.process import resident_bytes
 
@@ -56,7 +56,7 @@ def _apart(measure: Callable[[Given], Found], given: Given) -> Found:
 
 
 def _resident(models: list[Model]) -> float:
-    fleet = Models(_MODELS, Parameters().n_estimators)
+    fleet = ModelTable(_MODELS, Parameters().n_estimators)
     before = resident_bytes(os.getpid())
     for row in range(_MODELS):
         fleet.put(row, models[row % len(models)])

@@ -12,7 +12,7 @@ from insa_anomaly.core import units
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import OFFSET, Models, Results, advance
+from insa_anomaly.core.series.detector import OFFSET, ModelTable, Results, advance
 from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.fleet import for_series
@@ -28,7 +28,7 @@ class Rig:
     """Models of many series in memory, with the features of their newest readings."""
 
     trained: list[Trained]
-    models: Models
+    models: ModelTable
     rows: npt.NDArray[np.int64]
     features: npt.NDArray[np.float32]
     states: npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Rig:
     @classmethod
     def built(cls, trained: list[Trained], now: int, series: int) -> "Rig":
         """Load the models and fill the windows."""
-        models = Models(series, Parameters().n_estimators)
+        models = ModelTable(series, Parameters().n_estimators)
         for row, one in enumerate(for_series(trained, keys(series))):
             models.put(row, one.model)
         rows, nothing = np.arange(series), np.zeros((series, features.WIDTH), np.float32)

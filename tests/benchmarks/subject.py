@@ -16,7 +16,7 @@ from sklearn.ensemble import IsolationForest
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.disk.models import ModelFiles
-from insa_anomaly.adapters.embedded import Listener
+from insa_anomaly.adapters.embedded import EmbeddedBroker
 from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.fleet import for_series
@@ -70,7 +70,7 @@ class Subject:
 @contextmanager
 def subject(
     folder: Path,
-    listener: Listener,
+    listener: EmbeddedBroker,
     dsn: str,
     settings: dict[str, dict[str, object]],
     program: Sequence[str] = ("insa_anomaly",),
@@ -92,7 +92,7 @@ def subject(
 
 
 def configured(
-    folder: Path, listener: Listener, dsn: str, settings: dict[str, dict[str, object]]
+    folder: Path, listener: EmbeddedBroker, dsn: str, settings: dict[str, dict[str, object]]
 ) -> tuple[Path, int]:
     """Write a configuration into the folder; return its path and the admin port."""
     config, port = folder / "config.yaml", embedded.free_port()
@@ -103,7 +103,11 @@ def configured(
 
 
 def _configuration(
-    folder: Path, listener: Listener, dsn: str, port: int, settings: dict[str, dict[str, object]]
+    folder: Path,
+    listener: EmbeddedBroker,
+    dsn: str,
+    port: int,
+    settings: dict[str, dict[str, object]],
 ) -> dict[str, dict[str, object]]:
     password = folder / "broker.password"
     password.touch(mode=0o600)

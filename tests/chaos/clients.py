@@ -15,7 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from insa_anomaly.adapters.embedded import Listener as Address
+from insa_anomaly.adapters.embedded import EmbeddedBroker as Address
 from tests.chaos.plant import Message
 
 _NOBODY = 0x10  # a PUBACK's reason: there is no subscriber

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.cli import main
 from insa_anomaly.ports import Entry, Swap
@@ -27,10 +27,10 @@ def cramp(connection: sqlite3.Connection, said: Path) -> None:
 
 def install(said: Path) -> None:
     """Set the limit before every write."""
-    append, transaction = Spool.append, StateFile._transaction
+    append, transaction = LogFile.append, StateFile._transaction
 
     def appending(
-        self: Spool, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int
+        self: LogFile, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int
     ) -> Entry:
         cramp(self._writer, said)
         return append(self, messages, swaps, now)
@@ -41,7 +41,7 @@ def install(said: Path) -> None:
         with transaction(self):
             yield
 
-    patch.object(Spool, "append", appending).start()
+    patch.object(LogFile, "append", appending).start()
     patch.object(StateFile, "_transaction", watched).start()
 
 

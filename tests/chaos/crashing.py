@@ -13,9 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 from insa_anomaly.adapters.disk import models
-from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.adapters.disk.state import StateFile
-from insa_anomaly.adapters.mqtt import Connection
+from insa_anomaly.adapters.mqtt import MqttConnection
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.cli import main
 from insa_anomaly.runtime import daemon
@@ -94,9 +94,9 @@ def in_a_rename(crash: Crash) -> None:
 
 # Places in the daemon's stream.
 PLACES: dict[str, Callable[[Crash], None]] = {
-    "before the log is written": before(Spool, "append"),
-    "after the log is written, before PUBACK": after(Spool, "append"),
-    "after PUBACK": after(Connection, "acknowledge"),
+    "before the log is written": before(LogFile, "append"),
+    "after the log is written, before PUBACK": after(LogFile, "append"),
+    "after PUBACK": after(MqttConnection, "acknowledge"),
     "before a commit of results": before_commit_of("commit"),
     "after a commit of results": after(StateFile, "commit"),
     "in a checkpoint": before_commit_of("checkpoint"),
@@ -104,9 +104,9 @@ PLACES: dict[str, Callable[[Crash], None]] = {
     "between insert and commit": before(PostgresRecorder, "_finish"),
     "after the database's commit, before it is known": after(PostgresRecorder, "record"),
     "before recorded results are forgotten": before(StateFile, "forget"),
-    "before log rows are dropped": before(Spool, "drop"),
-    "while log rows are dropped": after(Spool, "_drop_some"),
-    "between publish and PUBACK": after(Connection, "publish"),
+    "before log rows are dropped": before(LogFile, "drop"),
+    "while log rows are dropped": after(LogFile, "_drop_some"),
+    "between publish and PUBACK": after(MqttConnection, "publish"),
     "between PUBACK and what is told": before(StateFile, "told"),
     "in a model swap": before(Fleet, "swap"),
     "after a model swap": after(Fleet, "swap"),

@@ -30,7 +30,7 @@ import numpy as np
 import psycopg
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Listener, Tools
+from insa_anomaly.adapters.embedded import EmbeddedBroker, Tools
 from insa_anomaly.adapters.mqtt import Access, Feeder
 from tests.benchmarks import fleet
 from tests.benchmarks.audience import Audience, audience
@@ -73,7 +73,7 @@ class Rig:
     """Servers, plant, daemon and listener; the windows are full."""
 
     postgres: Server[str]
-    listener: Listener
+    listener: EmbeddedBroker
     plant: Child
     daemon: Subject
     heard: Audience
@@ -262,7 +262,7 @@ class Crowd(Thread):
     """A publisher that sends messages evenly, at a rate, until they end or it is silenced."""
 
     def __init__(
-        self, broker: Listener, messages: Iterable[tuple[str, bytes]], rate: float
+        self, broker: EmbeddedBroker, messages: Iterable[tuple[str, bytes]], rate: float
     ) -> None:
         super().__init__(daemon=True)
         self._broker = broker

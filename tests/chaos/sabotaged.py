@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import msgspec
 
-from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.adapters.disk.state import StateFile
-from insa_anomaly.adapters.mqtt import Connection
+from insa_anomaly.adapters.mqtt import MqttConnection
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.cli import main
@@ -23,7 +23,7 @@ from insa_anomaly.errors import DatabaseAway, LogBroken
 from insa_anomaly.ports import Delivery, Entry, Page, SeriesKey, Swap
 from insa_anomaly.runtime import score
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.runtime.publish import Tell
+from insa_anomaly.runtime.publish import EventPublisher
 
 FAILING = 40  # every 40th write fails
 
@@ -108,20 +108,20 @@ def acknowledge_on_any_connection() -> None:
     The number may belong to another message there.
     """
 
-    def acknowledging(self: Connection, *deliveries: Delivery) -> None:
+    def acknowledging(self: MqttConnection, *deliveries: Delivery) -> None:
         link = self._link
         if link is not None:
             link.client.acknowledge([mid for one in deliveries for mid in one.mids])
 
-    patch.object(Connection, "acknowledge", acknowledging).start()
+    patch.object(MqttConnection, "acknowledge", acknowledging).start()
 
 
 def acknowledge_what_fails() -> None:
     """Let a write fail now and then, and acknowledge its messages all the same."""
-    append, calls = Spool.append, count(1)
+    append, calls = LogFile.append, count(1)
 
     def failing(
-        self: Spool, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int
+        self: LogFile, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int
     ) -> Entry:
         if next(calls) % FAILING == 0:
             raise LogBroken
@@ -135,22 +135,22 @@ def acknowledge_what_fails() -> None:
             assert self.broker is not None
             self.broker.acknowledge(delivery)
 
-    patch.object(Spool, "append", failing).start()
+    patch.object(LogFile, "append", failing).start()
     patch.object(Intake, "_put_back", forgiving).start()
 
 
 def publish_again_what_is_under_way() -> None:
     """Publish unacknowledged events again on the same connection, once a second."""
-    step, seconds = Tell.step, set[int]()
+    step, seconds = EventPublisher.step, set[int]()
 
-    def stepping(self: Tell, timeout: float) -> None:
+    def stepping(self: EventPublisher, timeout: float) -> None:
         if int(monotonic()) not in seconds:
             seconds.add(int(monotonic()))
             self._under_way.clear()
             self._reached = 0
         step(self, timeout)
 
-    patch.object(Tell, "step", stepping).start()
+    patch.object(EventPublisher, "step", stepping).start()
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {

@@ -6,19 +6,19 @@
 import sqlite3
 from unittest.mock import patch
 
-from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.cli import main
 
 
 def install() -> None:
     """Open every connection to the log with synchronous=NORMAL."""
-    connect = Spool._connect
+    connect = LogFile._connect
 
-    def lax(self: Spool, synchronous: str) -> sqlite3.Connection:
+    def lax(self: LogFile, synchronous: str) -> sqlite3.Connection:
         del synchronous
         return connect(self, "NORMAL")
 
-    patch.object(Spool, "_connect", lax).start()
+    patch.object(LogFile, "_connect", lax).start()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.embedded import Listener, Tools
+from insa_anomaly.adapters.embedded import EmbeddedBroker, Tools
 from insa_anomaly.errors import ServiceError
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.site import Site
@@ -43,7 +43,7 @@ class World:
 
     site: Site
     daemon: Daemon
-    broker: Server[Listener]
+    broker: Server[EmbeddedBroker]
     postgres: Server[str]
     redis: Server[str]
     wires: dict[str, Proxy]
@@ -325,7 +325,7 @@ def _redis_pid(url: str) -> int:
         return int(client.info("server")["process_id"])
 
 
-def _mosquitto(folder: Path, tools: Tools, settings: Mapping[str, str]) -> Server[Listener]:
+def _mosquitto(folder: Path, tools: Tools, settings: Mapping[str, str]) -> Server[EmbeddedBroker]:
     port, password = embedded.free_port(), token_urlsafe(12)
     begin = partial(
         embedded.mosquitto,

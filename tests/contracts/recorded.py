@@ -17,7 +17,7 @@ from psycopg import sql
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import Bulk, PostgresRecorder
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, deterministic_id
-from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
 from insa_anomaly.ports import ModelRow, Page, Telemetry
 from insa_anomaly.testing import MemoryHistory, MemoryRecorder, MemoryTables
 
@@ -69,7 +69,7 @@ anomalies = st.builds(
     episode_id=st.none() | ids,
 )
 raws = st.builds(Raw, words, st.binary(max_size=50), st.integers(0, 5).map(NOW.__add__))
-rejections = st.builds(Rejected, st.sampled_from(Cause), words, raws)
+rejections = st.builds(Rejected, st.sampled_from(RejectionReason), words, raws)
 # An episode's fields follow from its id and its progress.
 progress = st.tuples(
     st.integers(0, 5), st.none() | st.integers(0, 3), st.integers(0, 3), st.integers(1, 3)
@@ -156,7 +156,7 @@ def anomaly(number: int = 1, expected: float = 1.0, upper: float = 2.0) -> Anoma
 
 def letter() -> Rejected:
     """Return a rejected message for the dead letters."""
-    return Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW))
+    return Rejected(RejectionReason.MALFORMED, "why", Raw("t", b"{", NOW))
 
 
 def telemetry(found: Sequence[Reading]) -> Telemetry:
@@ -352,4 +352,4 @@ def _anomaly(row: tuple[Any, ...]) -> Anomaly:
 
 def _letter(row: tuple[Any, ...]) -> Rejected:
     received, topic, payload, cause, detail = row[3:]
-    return Rejected(Cause(cause), detail, Raw(topic, payload, us(received)))
+    return Rejected(RejectionReason(cause), detail, Raw(topic, payload, us(received)))

@@ -9,8 +9,8 @@ import pytest
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.notification.alert import Severity
 from insa_anomaly.core.notification.cadence import Cadence
-from insa_anomaly.core.notification.routing import Account, Digest, Dispatch, Known
-from insa_anomaly.ports import AlertStore, Silences
+from insa_anomaly.core.notification.routing import DailyBudget, Digest, Dispatch, KnownCause
+from insa_anomaly.ports import AlertStore, SilenceState
 from insa_anomaly.testing import MemoryAlerts
 from tests.core.alerts import DAY_ZERO, an_alert
 
@@ -108,10 +108,10 @@ def test_a_decision_is_kept_whole(store: AlertStore) -> None:
     A cause set to None is forgotten.
     """
     known = {
-        ("mail", "a"): Known(Severity.WARNING, held=False),
-        ("github", "b"): Known(Severity.CRITICAL, held=True),
+        ("mail", "a"): KnownCause(Severity.WARNING, held=False),
+        ("github", "b"): KnownCause(Severity.CRITICAL, held=True),
     }
-    account = Account(5, 2, Digest(DAY_ZERO, 1, {"opened": 1}, {"press-1": 1}, ["x"]))
+    account = DailyBudget(5, 2, Digest(DAY_ZERO, 1, {"opened": 1}, {"press-1": 1}, ["x"]))
     store.keep(Dispatch(known={**known}, accounts={"mail": account}), ["e1", "e2"], DAY_ZERO)
     store.keep(Dispatch(known={("mail", "a"): None}), [], DAY_ZERO)
     assert store.known(["a", "b", "c"] * 400) == {("github", "b"): known["github", "b"]}
@@ -124,7 +124,7 @@ def test_a_decision_is_kept_whole(store: AlertStore) -> None:
 
 def test_habits_and_silences_are_kept(store: AlertStore) -> None:
     """The newest cadence of each series and the current silences are stored."""
-    assert (store.cadences()[0], store.silences()) == ([], Silences())
+    assert (store.cadences()[0], store.silences()) == ([], SilenceState())
     store.keep_cadences(
         [("a", "x"), ("b", "y")],
         Cadence(np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([5.0, 6.0])),
@@ -144,6 +144,6 @@ def test_habits_and_silences_are_kept(store: AlertStore) -> None:
         )
     )
     assert found == {("a", "x"): (1.0, 3.0, 5.0), ("b", "y"): (9.0, 4.0, 6.0)}
-    store.keep_silences(Silences({None: 5, "press-1": 6}))
-    store.keep_silences(Silences({None: 7}))
-    assert store.silences() == Silences({None: 7})
+    store.keep_silences(SilenceState({None: 5, "press-1": 6}))
+    store.keep_silences(SilenceState({None: 7}))
+    assert store.silences() == SilenceState({None: 7})

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-from insa_anomaly.adapters.mqtt import Access, Backoff, Connection, Terms
+from insa_anomaly.adapters.mqtt import Access, Backoff, MqttConnection, Terms
 from insa_anomaly.errors import BrokerAway
 from insa_anomaly.ports import Broker, Delivery, Settled
 from insa_anomaly.testing import MemoryBroker
@@ -94,7 +94,9 @@ def on_a_wire(reader: str, protocol: int) -> Iterator[Stage]:
         access = Access("127.0.0.1", server.port, "daemon")
         terms = Terms(["t/#"], expiry=100)
         taken = Taken()
-        with Connection(access, terms, taken, reader=reader, backoff=Backoff(0.01, 0.05)) as broker:
+        with MqttConnection(
+            access, terms, taken, reader=reader, backoff=Backoff(0.01, 0.05)
+        ) as broker:
             yield Stage(
                 broker,
                 deliver,

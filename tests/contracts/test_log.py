@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.adapters.disk.log import Spool
+from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.ports import CLOCK_SLACK, Entry, Log, Swap
 from insa_anomaly.testing import MemoryLog
 
@@ -23,7 +23,7 @@ def memory_log() -> Iterator[Log]:
 @contextmanager
 def disk_log() -> Iterator[Log]:
     """Yield a log on disk."""
-    with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool.db") as spool:
+    with tempfile.TemporaryDirectory() as folder, LogFile(Path(folder) / "spool.db") as spool:
         yield spool
 
 

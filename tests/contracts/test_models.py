@@ -24,7 +24,7 @@ from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import Seal
-from insa_anomaly.ports import ModelRow, Models, SeriesKey
+from insa_anomaly.ports import ModelIndex, ModelRow, SeriesKey
 from insa_anomaly.testing import MemoryModels
 from tests.core import device_rows
 from tests.core.streams import trained
@@ -70,13 +70,13 @@ def saved(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> Mo
 Save = Callable[[SeriesKey, int], ModelRow]
 
 
-def on_disk(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]:
+def on_disk(place: tuple[Path, Path], stack: ExitStack) -> tuple[ModelIndex, Save]:
     """Return an index on disk, and a function that saves into the index."""
     files = stack.enter_context(ModelFiles(*place))
     return files, lambda key, trained_at: saved(files, key, trained_at)
 
 
-def in_memory(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]:
+def in_memory(place: tuple[Path, Path], stack: ExitStack) -> tuple[ModelIndex, Save]:
     """Return the in-memory double, filled with rows that an index on disk made."""
     files, shelf = stack.enter_context(ModelFiles(*place)), MemoryModels()
 
@@ -89,13 +89,15 @@ def in_memory(place: tuple[Path, Path], stack: ExitStack) -> tuple[Models, Save]
 
 
 @pytest.fixture(params=[on_disk, in_memory])
-def body(request: pytest.FixtureRequest, place: tuple[Path, Path]) -> Iterator[tuple[Models, Save]]:
+def body(
+    request: pytest.FixtureRequest, place: tuple[Path, Path]
+) -> Iterator[tuple[ModelIndex, Save]]:
     """Yield every body of the port."""
     with ExitStack() as stack:
         yield request.param(place, stack)
 
 
-def test_there_are_no_models_at_first(body: tuple[Models, Save]) -> None:
+def test_there_are_no_models_at_first(body: tuple[ModelIndex, Save]) -> None:
     """An empty index has no models, and a question for a model raises an error."""
     models, _ = body
     assert models.active() == {}
@@ -105,7 +107,7 @@ def test_there_are_no_models_at_first(body: tuple[Models, Save]) -> None:
             ask("nowhere")
 
 
-def test_the_newest_version_is_active(body: tuple[Models, Save]) -> None:
+def test_the_newest_version_is_active(body: tuple[ModelIndex, Save]) -> None:
     """The newest version of a series is active, older versions are archived.
 
     Rows are listed newest first, and each has its scorer.
@@ -126,7 +128,7 @@ def test_the_newest_version_is_active(body: tuple[Models, Save]) -> None:
 
 
 def test_the_revision_moves_with_every_change_and_with_nothing_else(
-    body: tuple[Models, Save],
+    body: tuple[ModelIndex, Save],
 ) -> None:
     """The revision changes with every save alone, and never repeats a value."""
     models, save = body
@@ -139,7 +141,7 @@ def test_the_revision_moves_with_every_change_and_with_nothing_else(
         assert models.revision == seen[-1]
 
 
-def test_figures_are_those_of_the_models_that_serve(body: tuple[Models, Save]) -> None:
+def test_figures_are_those_of_the_models_that_serve(body: tuple[ModelIndex, Save]) -> None:
     """Figures list the active models in order of their series, with None for unknown figures."""
     models, save = body
     assert models.figures() == []
@@ -441,7 +443,7 @@ def test_a_file_that_cannot_be_read_now_is_not_altered(
     assert files.scorer(row.id)
 
 
-def test_a_failed_model_gives_way_to_the_one_before_it(body: tuple[Models, Save]) -> None:
+def test_a_failed_model_gives_way_to_the_one_before_it(body: tuple[ModelIndex, Save]) -> None:
     """A failed model is replaced by the version before it, if there is a version."""
     models, save = body
     rows = [save(KEY, NOON), save(KEY, NOON + 1_000_000)]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.recorder import Bulk, Claim, PostgresRecorder
 from insa_anomaly.core.notification.event import deterministic_id
-from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, DatabaseTaken
 from tests.conftest import Server, alive, wait_for
 from tests.contracts import recorded
@@ -140,7 +140,8 @@ def test_a_message_that_comes_again_is_one_dead_letter(body: Body) -> None:
     A repeated page counts no message twice.
     """
     first, again = (
-        Rejected(Cause.MALFORMED, "why", Raw("t", b"{", NOW + second)) for second in (0, 7)
+        Rejected(RejectionReason.MALFORMED, "why", Raw("t", b"{", NOW + second))
+        for second in (0, 7)
     )
     for number in (1, 2, 2, 1):
         body.recorder.record(
@@ -148,7 +149,7 @@ def test_a_message_that_comes_again_is_one_dead_letter(body: Body) -> None:
                 number,
                 [first]
                 if number == 1
-                else [again, Rejected(Cause.EMPTY, "", Raw("t", b"", NOW + 9))],
+                else [again, Rejected(RejectionReason.EMPTY, "", Raw("t", b"", NOW + 9))],
             )
         )
     letters = {
@@ -177,11 +178,11 @@ def reading(value: float = 1.0) -> Reading:
 def test_text_that_a_database_cannot_hold_is_kept_as_an_escape(postgres: InPostgres) -> None:
     """NUL and lone surrogates are stored as escapes; a payload is stored byte for byte."""
     payload = bytes(range(256))
-    letter = Rejected(Cause.MALFORMED, "\ud800 and \0", Raw("a/\0/\udcff", payload, NOW))
+    letter = Rejected(RejectionReason.MALFORMED, "\ud800 and \0", Raw("a/\0/\udcff", payload, NOW))
     postgres.recorder.record(page(1, [letter, Reading("a", "x", NOW, 1.0, 1, original="\0\ud800")]))
     ((kept, *_),) = postgres.rows().dead_letters.values()
     assert kept == Rejected(
-        Cause.MALFORMED, "\\ud800 and \\x00", Raw("a/\\x00/\\udcff", payload, NOW)
+        RejectionReason.MALFORMED, "\\ud800 and \\x00", Raw("a/\\x00/\\udcff", payload, NOW)
     )
     assert [row[3] for row in postgres.rows().telemetry.values()] == ["\\x00\\ud800"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import detector, features
-from insa_anomaly.core.series.detector import Model, Models, Results, advance
+from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
 from insa_anomaly.core.series.training import Trained, fit
 from insa_anomaly.core.units import Floats, Ints
 
@@ -74,12 +74,12 @@ def trained(seed: int) -> Trained:
     )
 
 
-def models() -> Models:
+def models() -> ModelTable:
     """Return a table whose rows 0, 1 and 2 hold models.
 
     Row 2 has a daily profile and asks for a refit often; row 3 has no model.
     """
-    held = Models(SERIES, SMALL.n_estimators)
+    held = ModelTable(SERIES, SMALL.n_estimators)
     for row in range(3):
         held.put(row, trained(row).model)
     held.numbers[2, features.DAILY] = [48, *np.sin(np.arange(48))]
@@ -142,7 +142,7 @@ def streams(draw: st.DrawFn, most: int = 60) -> Stream:
 
 
 def run(
-    states: Floats, stream: Stream, held: Models, policy: Policy = POLICY
+    states: Floats, stream: Stream, held: ModelTable, policy: Policy = POLICY
 ) -> tuple[Floats, Results]:
     """Advance all `SERIES` series by a stream."""
     rows = np.where(stream.which < 3, stream.which, -1)
@@ -183,9 +183,9 @@ def taken(results: Results, at: npt.NDArray[np.integer]) -> Results:
     return Results(*(getattr(results, name)[at] for name in Results.__dataclass_fields__))
 
 
-def reloaded(held: Models) -> Models:
+def reloaded(held: ModelTable) -> ModelTable:
     """Return the same models after a round trip through their files."""
-    again = Models(SERIES, SMALL.n_estimators)
+    again = ModelTable(SERIES, SMALL.n_estimators)
     for row in range(3):
         model = trained(row).model
         copy = Model(

@@ -9,7 +9,7 @@ import time
 from itertools import count
 
 from insa_anomaly.core.reading.parser import Parser
-from insa_anomaly.core.reading.reading import Cause, Raw, Reading, Rejected
+from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
 from tests.fuzz.payloads import ACCEPTANCE
 
 NOW = 1_763_823_600_000_000
@@ -48,7 +48,11 @@ class Judge:
         assert spent < SECONDS, f"{spent:.3f} s over {topic[:100]!r} {payload[:200]!r}"
         if isinstance(answer, Rejected):
             self.rejected += 1
-            assert (answer.raw, answer.reason in Cause, bool(answer.detail)) == (raw, True, True)
+            assert (answer.raw, answer.reason in RejectionReason, bool(answer.detail)) == (
+                raw,
+                True,
+                True,
+            )
         else:
             self.readings += len(answer)
             assert answer, "neither readings nor a rejection"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly.core.operations.backoff import Retry
+from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.runtime import admin_process
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.settings import Http, Settings
@@ -41,7 +41,7 @@ class School:
 @pytest.fixture
 def school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[School]:
     """Yield a school, and check that none of its processes is left."""
-    monkeypatch.setattr(admin_process, "RETRY", Retry(first=0.01, last=0.01))
+    monkeypatch.setattr(admin_process, "RETRY", BackoffPolicy(first=0.01, last=0.01))
     found = School(tmp_path / "heard")
     yield found
     for _, process in found.begun:
@@ -84,7 +84,7 @@ def test_pauses_grow_while_it_ends_at_once(school: School, monkeypatch: pytest.M
 
     They are short again after the process has run for a while.
     """
-    monkeypatch.setattr(admin_process, "RETRY", Retry(first=1.0, last=60.0))
+    monkeypatch.setattr(admin_process, "RETRY", BackoffPolicy(first=1.0, last=60.0))
     moment = [100.0]
     monkeypatch.setattr(admin_process, "monotonic", lambda: moment[0])
     keeper = AdminProcess(school.start, asking(1))

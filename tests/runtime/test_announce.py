@@ -2,7 +2,7 @@
 
 import msgspec
 
-from insa_anomaly.runtime.announce import TOPIC, Announcement, Announcer, gone
+from insa_anomaly.runtime.announce import TOPIC, StatusMessage, StatusPublisher, gone
 from insa_anomaly.testing import MemoryBroker
 
 
@@ -10,7 +10,7 @@ def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:
     """Return state and reasons of all announcements."""
     assert {(topic, retained) for _, topic, _, retained in broker.published} <= {(TOPIC, True)}
     found = [
-        msgspec.json.decode(payload, type=Announcement) for _, _, payload, _ in broker.published
+        msgspec.json.decode(payload, type=StatusMessage) for _, _, payload, _ in broker.published
     ]
     assert {(one.instance, one.version) for one in found} <= {("line-1", "1.2.3")}
     return [(one.state, list(one.reasons)) for one in found]
@@ -19,7 +19,7 @@ def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:
 def test_it_is_said_once_and_again_when_it_changes() -> None:
     """The state is running, degraded with its reasons, running again, and stopped at an end."""
     broker = MemoryBroker()
-    announcer = Announcer(broker, "line-1", "1.2.3")
+    announcer = StatusPublisher(broker, "line-1", "1.2.3")
     broker.open()
     for troubles in ([], [], ["no database"], ["no database"], []):
         announcer.say(troubles)
@@ -38,7 +38,7 @@ def test_a_new_connection_hears_it_again() -> None:
     Without a connection no publish is tried.
     """
     broker = MemoryBroker()
-    announcer = Announcer(broker, "line-1", "1.2.3")
+    announcer = StatusPublisher(broker, "line-1", "1.2.3")
     announcer.say([])
     broker.open()
     announcer.say([])
@@ -53,4 +53,4 @@ def test_the_last_will_is_of_the_same_form() -> None:
     """The last will has the form of an announcement, so that the same client can read both."""
     topic, payload = gone("line-1", "1.2.3")
     assert topic == TOPIC
-    assert msgspec.json.decode(payload, type=Announcement).state == "offline"
+    assert msgspec.json.decode(payload, type=StatusMessage).state == "offline"

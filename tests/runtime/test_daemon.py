@@ -22,20 +22,20 @@ from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateU
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import latest as showing
 from insa_anomaly.runtime.admin_process import AdminProcess
-from insa_anomaly.runtime.alerting.dispatcher import Alert
-from insa_anomaly.runtime.announce import TOPIC, Announcer
-from insa_anomaly.runtime.daemon import Daemon, Listeners, Parts, Supervision
+from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
+from insa_anomaly.runtime.announce import TOPIC, StatusPublisher
+from insa_anomaly.runtime.daemon import Daemon, DaemonParts, Listeners, Supervision
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.heartbeats import Heartbeats
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.runtime.latest import Show
+from insa_anomaly.runtime.latest import LatestPublisher
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.models.trainer import Trainer
-from insa_anomaly.runtime.publish import Tell
-from insa_anomaly.runtime.record import Record
-from insa_anomaly.runtime.score import Score
+from insa_anomaly.runtime.publish import EventPublisher
+from insa_anomaly.runtime.record import RecordReader
+from insa_anomaly.runtime.score import ScoreReader
 from insa_anomaly.settings import Alerting, Grouping, Paging, Settings, Training
 from insa_anomaly.testing import (
     MemoryAlerts,
@@ -121,8 +121,8 @@ class Plant:
         self.broker = intake.broker = Server(intake.hand_over)
         fleet = Fleet(registry, PARAMETERS, POLICY)
         trainer = Trainer(self.shelf, intake.swap, no_child, Training(automatic=False))
-        tell, show = Tell(self.state, self.broker), Show(self.latest)
-        score = Score(
+        tell, show = EventPublisher(self.state, self.broker), LatestPublisher(self.latest)
+        score = ScoreReader(
             feed,
             self.state,
             fleet,
@@ -131,7 +131,7 @@ class Plant:
             checkpoint_seconds=0.02,
         )
         paging = Paging(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
-        record = Record(
+        record = RecordReader(
             log=self.log,
             feed=feed,
             state=self.state,
@@ -139,7 +139,7 @@ class Plant:
             models=self.shelf,
             paging=paging,
         )
-        alert = Alert(
+        alert = AlertDispatcher(
             state=self.state,
             store=MemoryAlerts(),
             targets=[],
@@ -147,7 +147,7 @@ class Plant:
             alerting=Alerting(),
             clock=lambda: NOW,
         )
-        self.parts = Parts(
+        self.parts = DaemonParts(
             log=self.log,
             state=self.state,
             feed=feed,
@@ -365,7 +365,9 @@ def test_the_state_is_announced() -> None:
     At the end the state is stopped.
     """
     plant = Plant()
-    plant.daemon = Daemon(plant.parts, Supervision(Announcer(plant.broker, "line-1", "1.2.3")))
+    plant.daemon = Daemon(
+        plant.parts, Supervision(StatusPublisher(plant.broker, "line-1", "1.2.3"))
+    )
 
     def states() -> list[str]:
         return [
@@ -394,7 +396,7 @@ def unbegun(_: Settings) -> "Popen[bytes]":
 
 def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every possible trouble has a label of the metric."""
-    monkeypatch.setattr(Alert, "trouble", "alerts are not delivered to: mail")
+    monkeypatch.setattr(AlertDispatcher, "trouble", "alerts are not delivered to: mail")
     plant = Plant()
     plant.parts.intake.trouble, plant.parts.score.writable = "it is full", False
     plant.broker.undelivered = "nothing comes back"

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.core.reading.parser import SECOND
-from insa_anomaly.core.reading.reading import Cause, Raw, Rejected
+from insa_anomaly.core.reading.reading import Raw, Rejected, RejectionReason
 from insa_anomaly.runtime.dead_letters import ONE_OF, SAMPLED_BYTES, Quota
 
 HOUR = 3600 * SECOND
 
 
-def letter(reason: Cause, at: int, size: int = 10) -> Rejected:
+def letter(reason: RejectionReason, at: int, size: int = 10) -> Rejected:
     """Build a letter of this reason and size, received at `at`."""
     return Rejected(reason, "", Raw("t", bytes(size), at))
 
@@ -24,7 +24,7 @@ def letter(reason: Cause, at: int, size: int = 10) -> Rejected:
 found = st.lists(
     st.builds(
         letter,
-        st.sampled_from([Cause.MALFORMED, Cause.EMPTY]),
+        st.sampled_from([RejectionReason.MALFORMED, RejectionReason.EMPTY]),
         st.integers(0, HOUR),
         st.integers(0, 100),
     ),
@@ -41,7 +41,7 @@ def test_law_every_letter_is_kept_or_counted_however_pages_are_cut(
     At most twice the limit of each reason is stored, and a sample.
     """
     kept, dropped, _ = Quota(most, size).sift(letters)
-    quota, piecewise, counted = Quota(most, size), list[Rejected](), Counter[Cause]()
+    quota, piecewise, counted = Quota(most, size), list[Rejected](), Counter[RejectionReason]()
     for begin, end in pairwise(
         sorted({0, len(letters), *(cut for cut in cuts if cut < len(letters))})
     ):
@@ -58,33 +58,37 @@ def test_a_flood_is_sampled_and_hides_nothing() -> None:
 
     A letter of another reason among them is stored.
     """
-    quota, kept, dropped = Quota(100, 10**9), list[Rejected](), Counter[Cause]()
+    quota, kept, dropped = Quota(100, 10**9), list[Rejected](), Counter[RejectionReason]()
     for page in range(100):
-        letters = [letter(Cause.MALFORMED, page * 36 * SECOND + i) for i in range(1000)]
+        letters = [letter(RejectionReason.MALFORMED, page * 36 * SECOND + i) for i in range(1000)]
         if page == 90:
-            letters.append(letter(Cause.EMPTY, page * 36 * SECOND + 1000))
+            letters.append(letter(RejectionReason.EMPTY, page * 36 * SECOND + 1000))
         some, others, quota = quota.sift(letters)
         kept += some
         dropped += others
-    assert 200 <= sum(one.reason == Cause.MALFORMED for one in kept) <= 200 + 100_000 // ONE_OF
-    assert sum(one.reason == Cause.EMPTY for one in kept) == 1
+    assert (
+        200
+        <= sum(one.reason == RejectionReason.MALFORMED for one in kept)
+        <= 200 + 100_000 // ONE_OF
+    )
+    assert sum(one.reason == RejectionReason.EMPTY for one in kept) == 1
     assert len(kept) + dropped.total() == 100_001
 
 
 def test_bytes_have_a_limit_too() -> None:
     """Large letters use up the limit; then only small letters are sampled."""
-    large = [letter(Cause.TOO_LARGE, i, SAMPLED_BYTES + 1) for i in range(3 * ONE_OF)]
+    large = [letter(RejectionReason.TOO_LARGE, i, SAMPLED_BYTES + 1) for i in range(3 * ONE_OF)]
     kept, dropped, quota = Quota(10**9, 10 * SAMPLED_BYTES).sift(large)
     assert len(kept) == 10
-    assert dropped[Cause.TOO_LARGE] == len(large) - 10
-    kept, _, _ = quota.sift(letter(Cause.TOO_LARGE, i) for i in range(2 * ONE_OF))
+    assert dropped[RejectionReason.TOO_LARGE] == len(large) - 10
+    kept, _, _ = quota.sift(letter(RejectionReason.TOO_LARGE, i) for i in range(2 * ONE_OF))
     assert len(kept) == 2
 
 
 def test_the_limit_comes_back_with_time() -> None:
     """The limit is available again after an hour."""
-    letters = [letter(Cause.EMPTY, 0) for _ in range(50)]
+    letters = [letter(RejectionReason.EMPTY, 0) for _ in range(50)]
     kept, _, quota = Quota(10, 10**9).sift(letters)
     assert len(kept) == 10
-    kept, _, _ = quota.sift(letter(Cause.EMPTY, HOUR) for _ in range(50))
+    kept, _, _ = quota.sift(letter(RejectionReason.EMPTY, HOUR) for _ in range(50))
     assert len(kept) == 10

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.reading.reading import Cause
+from insa_anomaly.core.reading.reading import RejectionReason
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime import feed as feeding
 from insa_anomaly.runtime.feed import Batch, Feed, joined
@@ -168,7 +168,7 @@ def test_memory_is_bounded_whatever_comes(
 
 def test_what_two_readers_parsed_at_once_is_kept_once() -> None:
     """A second batch replaces the first, and both weigh as a single batch."""
-    memory = feeding._Memory[str](len)
+    memory = feeding._BatchCache[str](len)
     memory.put(1, "abc")
     memory.put(1, "abc")
     assert (len(memory), memory._weight) == (1, 3)
@@ -222,7 +222,7 @@ def test_a_full_registry_rejects_new_series_and_takes_known_ones() -> None:
     )
     [batch] = fed(log, capacity=1).read(0, 100)
     assert batch.telemetry.value.tolist() == [1.0, 4.0]
-    assert [rejected.reason for rejected in batch.rejected] == [Cause.TOO_MANY_SERIES] * 2
+    assert [rejected.reason for rejected in batch.rejected] == [RejectionReason.TOO_MANY_SERIES] * 2
     assert batch.rejected[0].raw.payload == message("x", 1, {"a": 2.0, "b": 3.0})[1]
 
 
@@ -246,7 +246,9 @@ def test_a_series_that_gets_a_model_is_known_from_there_on() -> None:
     log.append([message("new", 0, {"a": 1.0}), message("pump", 0, {"a": 2.0})], [], NOW)
     batches = fed(log, capacity=1).read(0, 100)
     assert batches[1].telemetry.value.tolist() == [2.0]
-    assert [rejected.reason for rejected in batches[1].rejected] == [Cause.TOO_MANY_SERIES]
+    assert [rejected.reason for rejected in batches[1].rejected] == [
+        RejectionReason.TOO_MANY_SERIES
+    ]
 
 
 # ----------------------------------------------------------------------------- reading

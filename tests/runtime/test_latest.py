@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime import latest as showing
-from insa_anomaly.runtime.latest import Show
+from insa_anomaly.runtime.latest import LatestPublisher
 from insa_anomaly.testing import MemoryLatest
 from tests.runtime.streams import NOW, SECOND, message, stream
 from tests.runtime.world import EVERYTHING, World
@@ -35,7 +35,7 @@ def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObj
     A late or repeated reading is not newer.
     """
     world, latest = World(stream(seed, 150).log(cuts)), MemoryLatest()
-    show = Show(latest)
+    show = LatestPublisher(latest)
     newest: dict[SeriesKey, tuple[float, int]] = {}
     for batch in world.feed.read(0, EVERYTHING):
         for swap in batch.swaps:
@@ -88,7 +88,7 @@ class Counting(MemoryLatest):
 def test_only_what_changed_is_shown() -> None:
     """A plant that sends no reading causes no write."""
     world, latest = World(), Counting()
-    show = Show(latest)
+    show = LatestPublisher(latest)
     show.step(STOP)
     assert latest.writes == 0
     for i, device in enumerate(("a", "b")):
@@ -120,7 +120,7 @@ class Stuck(MemoryLatest):
 def test_a_slow_place_to_show_holds_up_nobody() -> None:
     """Results arrive while a write blocks, and are shown by the next write."""
     world, latest = World(), Stuck()
-    show = Show(latest)
+    show = LatestPublisher(latest)
     world.take([message("a", 0, {"x": 1.0})])
     world.take([message("a", 1, {"x": 2.0})])
     first, second = world.feed.read(0, 100)
@@ -144,7 +144,7 @@ def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
             waited.append(timeout or 0.0)
             return False
 
-    Show(MemoryLatest()).step(Watch())
+    LatestPublisher(MemoryLatest()).step(Watch())
     assert waited == [showing.EVERY_SECONDS]
 
 
@@ -157,7 +157,7 @@ def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(
     """
     world, latest = World(stream(0, 0).log(set())), MemoryLatest()
     model_of: dict[int, str] = {0: "m0", 1: "m1"}
-    show = Show(latest, model_of.get)
+    show = LatestPublisher(latest, model_of.get)
 
     def shown() -> dict[SeriesKey, str]:
         latest.serving.clear()

@@ -7,7 +7,7 @@ import pytest
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable
 from insa_anomaly.runtime import measure as measuring
-from insa_anomaly.runtime.measure import Measure, Waiting
+from insa_anomaly.runtime.measure import Backlog, Measure
 from insa_anomaly.testing import MemoryLog, MemoryState
 
 NOW = 1_760_000_000_000_000
@@ -27,7 +27,7 @@ class Site:
         for number in range(3):
             self.log.append([("t", b"1")], [], NOW + number * SECOND)
         self.measure = Measure(
-            Waiting(self.log, self.state, lambda: self.recorded, lambda: self.now), self._sizes
+            Backlog(self.log, self.state, lambda: self.recorded, lambda: self.now), self._sizes
         )
 
     def _sizes(self) -> Mapping[str, int]:
@@ -85,7 +85,7 @@ def test_sizes_are_looked_at_seldom(site: Site, monkeypatch: pytest.MonkeyPatch)
     assert (said("storage_bytes", what="log"), said("storage_bytes", what="models")) == (5, 7)
     monkeypatch.setattr(measuring, "SIZES_EVERY_SECONDS", 0.0)
     site.measure = Measure(
-        Waiting(site.log, site.state, lambda: 0, lambda: NOW), lambda: {"log": 6}
+        Backlog(site.log, site.state, lambda: 0, lambda: NOW), lambda: {"log": 6}
     )
     site.measure.step()
     assert said("storage_bytes", what="log") == 6

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.recorder import Bulk
 from insa_anomaly.core.notification.event import anomaly_id
-from insa_anomaly.core.reading.reading import Cause
+from insa_anomaly.core.reading.reading import RejectionReason
 from insa_anomaly.errors import DatabaseAway, RowsRefused
 from insa_anomaly.ports import Page, Recorder, SeriesKey
 from insa_anomaly.runtime.page_parts import SAMPLE
-from insa_anomaly.runtime.record import Record
+from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.settings import Paging
 from insa_anomaly.testing import MemoryTables
 from tests.contracts.recorded import InPostgres, in_postgres
@@ -73,7 +73,11 @@ def unrecordable(tables: MemoryTables) -> list[tuple[str, bytes]]:
     letters = sorted(
         (one for one, _, _ in tables.dead_letters.values()), key=lambda one: one.raw.received
     )
-    return [(one.raw.topic, one.raw.payload) for one in letters if one.reason is Cause.UNRECORDABLE]
+    return [
+        (one.raw.topic, one.raw.payload)
+        for one in letters
+        if one.reason is RejectionReason.UNRECORDABLE
+    ]
 
 
 def numbered(readings: int, entries: set[int] | None = None, bad: tuple[float, ...] = ()) -> Choosy:
@@ -87,9 +91,9 @@ def numbered(readings: int, entries: set[int] | None = None, bad: tuple[float, .
     return world
 
 
-def recording(world: Choosy, recorder: Recorder, paging: Paging) -> Record:
+def recording(world: Choosy, recorder: Recorder, paging: Paging) -> RecordReader:
     """Build a record reader of the world's log."""
-    return Record(
+    return RecordReader(
         log=world.log,
         feed=world.feed,
         state=world.state,
@@ -134,7 +138,7 @@ def test_law_all_but_what_is_refused_is_recorded_once(
     letters = {
         digest: one
         for digest, one in tables.dead_letters.items()
-        if one[0].reason is not Cause.UNRECORDABLE
+        if one[0].reason is not RejectionReason.UNRECORDABLE
     }
     assert letters == whole.dead_letters
     assert bool(unrecordable(tables)) == bool(refused)
@@ -184,9 +188,9 @@ def test_of_a_message_with_a_refused_value_the_others_are_recorded() -> None:
         one.raw.payload: (one.reason, one.detail, times)
         for one, times, _ in tables.dead_letters.values()
     } == {
-        bad[1]: (Cause.UNRECORDABLE, REFUSAL, 2),
+        bad[1]: (RejectionReason.UNRECORDABLE, REFUSAL, 2),
         GARBAGE[0]: (
-            Cause.MALFORMED,
+            RejectionReason.MALFORMED,
             next(
                 one.detail
                 for one, *_ in tables.dead_letters.values()
@@ -281,7 +285,7 @@ def test_postgresql_refuses_one_value(postgres: InPostgres, statement: str, word
     ]
     [(letter, times, _)] = rows.dead_letters.values()
     assert (letter.reason, (letter.raw.topic, letter.raw.payload), times) == (
-        Cause.UNRECORDABLE,
+        RejectionReason.UNRECORDABLE,
         message("pump", 17, {"a": 17}),
         1,
     )

@@ -15,7 +15,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports import Settled
 from insa_anomaly.runtime import publish as telling
-from insa_anomaly.runtime.publish import Tell
+from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.testing import MemoryBroker, MemoryState
 
 WINDOW = 5
@@ -83,7 +83,7 @@ class Outbox:
 
     def start(self) -> None:
         """Start a Tell where the last ended."""
-        self.tell = Tell(self.state, self.broker)
+        self.tell = EventPublisher(self.state, self.broker)
 
     def add(self, *topics: str, offered: bool = True) -> None:
         """Add events, each on its topic; with `offered`, offer them to Tell."""
@@ -379,7 +379,7 @@ def test_a_refused_event_stays_and_is_tried_again_in_time() -> None:
 def test_a_full_disk_loses_no_event_and_tells_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that cannot be removed from the outbox is removed later, and not sent again."""
     state, broker = MemoryState(), MemoryBroker()
-    tell = Tell(state, broker)
+    tell = EventPublisher(state, broker)
     broker.open()
     state.commit(1, None, [("t", b"1"), ("t", b"2")])
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
 from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.runtime import score as scoring
-from insa_anomaly.runtime.detections import Findings
-from insa_anomaly.runtime.record import Record
+from insa_anomaly.runtime.detections import Detections
+from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.settings import Paging
 from insa_anomaly.testing import MemoryRecorder, MemoryTables
 from tests.runtime.streams import NOW, SECOND, Stream, message, model, models, stream, swap
@@ -81,9 +81,9 @@ class Recording(World):
         return self.recorder.tables
 
 
-def recording(world: Recording, paging: Paging) -> Record:
+def recording(world: Recording, paging: Paging) -> RecordReader:
     """Build a record reader of the world's log."""
-    return Record(
+    return RecordReader(
         log=world.log,
         feed=world.feed,
         state=world.state,
@@ -118,7 +118,7 @@ def test_what_is_expected_is_all_of_it() -> None:
     late = {
         one.anomaly.id
         for body in world.state.results(0, EVERYTHING).values()
-        for one in Findings.from_bytes(body).late
+        for one in Detections.from_bytes(body).late
     }
     assert tables.anomalies.items() >= on_time.items()
     assert set() != tables.anomalies.keys() - on_time.keys() <= late

@@ -17,10 +17,10 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.errors import StateBroken, StateUnwritable
 from insa_anomaly.ports import Outgoing, SeriesKey, Swap
-from insa_anomaly.runtime.detections import Findings
+from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.runtime.score import ANOMALY_TOPIC, Score
+from insa_anomaly.runtime.score import ANOMALY_TOPIC, ScoreReader
 from insa_anomaly.testing import MemoryLog, MemoryState
 from tests.runtime.streams import (
     NOW,
@@ -300,7 +300,7 @@ def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_lo
     """A configuration with fewer trees than a stored model ends neither the swap nor the start."""
     world = World()
     world.fleet = Fleet(Registry(2), Parameters(n_estimators=4), POLICY)
-    world.score = Score(world.feed, world.state, world.fleet, SHELF, world.audience)
+    world.score = ScoreReader(world.feed, world.state, world.fleet, SHELF, world.audience)
     world.take(faulty(range(80), range(70, 80)), [swap(0)])
     assert world.outcome()[0] == []
     assert world.fleet.model == {}
@@ -413,7 +413,7 @@ def test_a_series_without_a_model_asks_for_training() -> None:
 def test_states_are_kept_as_often_as_was_said() -> None:
     """Every step checkpoints if no time lies between; the sequence is the last entry's."""
     world = World()
-    score = Score(
+    score = ScoreReader(
         world.feed, world.state, world.fleet, SHELF, world.audience, checkpoint_seconds=1e-9
     )
     for seq in (1, 2, 3):
@@ -464,9 +464,9 @@ def test_a_state_that_is_newer_than_what_the_log_still_holds_goes_on_from_there(
 def test_findings_read_back_as_they_were() -> None:
     """The stored bytes hold all findings; without findings no bytes are stored."""
     anomalies, episodes, _, _ = expected(0)
-    findings = Findings(anomalies, episodes)
-    assert Findings.from_bytes(findings.to_bytes() or b"") == findings
-    assert Findings([], []).to_bytes() is None
+    findings = Detections(anomalies, episodes)
+    assert Detections.from_bytes(findings.to_bytes() or b"") == findings
+    assert Detections([], []).to_bytes() is None
 
 
 def test_the_time_to_a_result_is_from_the_receipt_of_the_oldest_reading() -> None:

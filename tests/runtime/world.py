@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import Outgoing, SeriesKey, State, Swap, Telemetry
-from insa_anomaly.runtime.detections import Findings
+from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.runtime.score import Score
+from insa_anomaly.runtime.score import ScoreReader
 from insa_anomaly.testing import MemoryLog, MemoryModels, MemoryState
 from tests.runtime.streams import CAPACITY, NOW, PARAMETERS, POLICY, Message, models, parser
 
@@ -63,7 +63,7 @@ class World:
         self.feed = Feed(self.log, parser(), registry)
         self.fleet = Fleet(registry, PARAMETERS, POLICY)
         self.audience = Watching(self.state)
-        self.score = Score(
+        self.score = ScoreReader(
             self.feed, self.state, self.fleet, self.shelf, self.audience, checkpoint_seconds=1e9
         )
         self.state.bind(self.log.id)
@@ -76,7 +76,7 @@ class World:
     def outcome(self) -> Outcome:
         """Score the whole log, and return anomalies, episodes, events and states."""
         self.score.drain()
-        found = [Findings.from_bytes(body) for body in self.state.results(0, EVERYTHING).values()]
+        found = [Detections.from_bytes(body) for body in self.state.results(0, EVERYTHING).values()]
         anomalies = [anomaly for one in found for anomaly in one.anomalies]
         episodes = [episode for one in found for episode in one.episodes]
         return anomalies, episodes, self.state.outgoing(0, EVERYTHING), self.state.restore()[1]

@@ -16,7 +16,7 @@ from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import DatabaseAway, ModelFileError, TrainingError
 from insa_anomaly.ports import ModelRow, SeriesKey
 from insa_anomaly.services.device_training import DeviceTrainingService
-from insa_anomaly.services.fleet_training import FleetTrainingService, Learnt, Workers
+from insa_anomaly.services.fleet_training import FleetTrainingService, TaskOutcome, Workers
 from insa_anomaly.services.training import TrainingService
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 
@@ -30,7 +30,7 @@ KEYS = [*SERIES, ("pump", METRIC_NAME), ("fan", METRIC_NAME), ("few", "a"), ("ne
 class Posted:
     """Workers that pickle every task and every result."""
 
-    def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
+    def run(self, tasks: Iterable[Callable[[], TaskOutcome]]) -> Iterator[TaskOutcome]:
         """Run the tasks in reverse order, through pickle both ways."""
         for task in reversed(list(tasks)):
             yield pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(task))()))  # noqa: S301 - our own
@@ -101,7 +101,7 @@ def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers)
 class Striking:
     """Workers that do a single task and then fail."""
 
-    def run(self, tasks: Iterable[Callable[[], Learnt]]) -> Iterator[Learnt]:
+    def run(self, tasks: Iterable[Callable[[], TaskOutcome]]) -> Iterator[TaskOutcome]:
         """Run a single task, and then raise an error."""
         yield next(iter(tasks))()
         raise TrainingError("the workers are gone")

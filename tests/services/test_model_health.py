@@ -16,7 +16,7 @@ from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.operations.model_health import DAY, HOUR, TASK, Action, Limits
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import Counted, DecisionFilter, Job
+from insa_anomaly.ports import DecisionFilter, Job, ScoringCounts
 from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.services import model_health as service
 from insa_anomaly.services.audit import Author
@@ -77,7 +77,9 @@ class Clinic:
         instance: UUID = HERE,
     ) -> None:
         """Record counts of scored readings, as a daemon does."""
-        self.tables.note(instance, Counted([(device, "a")], [readings], [anomalies], 100, 0), at)
+        self.tables.note(
+            instance, ScoringCounts([(device, "a")], [readings], [anomalies], 100, 0), at
+        )
 
     def run(self, now: int = NOW, actions: tuple[Action, ...] = ALL) -> HealthReport:
         """Run a check by hand."""
@@ -348,10 +350,10 @@ def test_unused_files_go_and_silent_series_end(clinic: Clinic) -> None:
 
 def test_a_slow_daemon_is_told_and_so_is_its_recovery(clinic: Clinic) -> None:
     """A slow daemon is reported once a day, and its recovery once."""
-    clinic.tables.note(HERE, Counted([], [], [], 100, 5), NOW - HOUR)
+    clinic.tables.note(HERE, ScoringCounts([], [], [], 100, 5), NOW - HOUR)
     assert clinic.run().found == {"slow": 1}
     assert clinic.run(NOW + HOUR).decided == {}
-    clinic.tables.note(HERE, Counted([], [], [], 9900, 5), NOW + HOUR)
+    clinic.tables.note(HERE, ScoringCounts([], [], [], 9900, 5), NOW + HOUR)
     assert clinic.run(NOW + 2 * HOUR).decided == {"recover": 1}
     assert clinic.run(NOW + 3 * HOUR).decided == {}
 

@@ -11,7 +11,7 @@ from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import NotEnoughData
 from insa_anomaly.ports import ModelRow, SeriesKey
-from insa_anomaly.services.training import Readings, TrainingService
+from insa_anomaly.services.training import TrainingData, TrainingService
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 
 KEY = ("pump", "a")
@@ -144,7 +144,7 @@ def test_readings_can_be_given(service: TrainingService, shelf: Shelf) -> None:
     """
     times, values = history(range(300)).readings(KEY, 0, 1000)
     for now in (NOW, 0):
-        service.from_readings(KEY, Readings(times, values), now)
+        service.from_readings(KEY, TrainingData(times, values), now)
     first, second = (one.model for one, _ in shelf.kept)
     assert first.id != second.id
     assert first.numbers.tobytes() == second.numbers.tobytes()

@@ -13,11 +13,11 @@ from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.core.notification.routing import Dispatch
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.runtime.publish import Tell
+from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.settings import Alerting, IssueTracker, MailServer, Settings, Storage
 from insa_anomaly.testing import MemoryBroker
 from insa_anomaly.wiring import alerts
-from insa_anomaly.wiring.alerts import Hearing
+from insa_anomaly.wiring.alerts import AlertThreads
 from tests.adapters.fake_github import TOKEN, FakeGitHub
 from tests.adapters.mail_server import MailServer as Server
 from tests.adapters.web_server import Reply
@@ -30,7 +30,7 @@ class Office:
     """A state, the dispatcher of its alerts, an issue tracker and a mail server."""
 
     state: StateFile
-    hearing: Hearing
+    hearing: AlertThreads
     github: FakeGitHub
     mail: Server
 
@@ -73,7 +73,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
             settings,
             state,
             registry=Registry(10),
-            tell=Tell(state, MemoryBroker()),
+            tell=EventPublisher(state, MemoryBroker()),
             listening=lambda: True,
             stack=stack,
         )

@@ -17,11 +17,11 @@ import numpy as np
 
 from insa_anomaly.core.notification.alert import Alert, Severity
 from insa_anomaly.core.notification.cadence import Cadence
-from insa_anomaly.core.notification.routing import DAY, Account, Dispatch, Known
+from insa_anomaly.core.notification.routing import DAY, DailyBudget, Dispatch, KnownCause
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private
-from insa_anomaly.ports import DeadAlert, SeriesKey, Silences, Waiting
+from insa_anomaly.ports import DeadAlert, PendingAlert, SeriesKey, SilenceState
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
@@ -111,26 +111,26 @@ class AlertFile:
         """Return the ids of the events of the last dispatch."""
         return {event_id for (event_id,) in self._rows("SELECT event_id FROM recent")}
 
-    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], Known]:
+    def known(self, causes: Sequence[str]) -> dict[tuple[str, str], KnownCause]:
         """Return the targets' knowledge of these causes, by (target, cause)."""
         wanted = list(dict.fromkeys(causes))
-        found: dict[tuple[str, str], Known] = {}
+        found: dict[tuple[str, str], KnownCause] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             marks = ",".join("?" * len(some))
             query = f"SELECT target, cause, severity, held FROM known WHERE cause IN ({marks})"  # noqa: S608 - marks alone
             found |= {
-                (target, cause): Known(Severity(severity), bool(held))
+                (target, cause): KnownCause(Severity(severity), bool(held))
                 for target, cause, severity, held in self._rows(query, *some)
             }
         return found
 
-    def accounts(self) -> dict[str, Account]:
+    def accounts(self) -> dict[str, DailyBudget]:
         """Return every target's account of today."""
         found = {}
         for target, body in self._rows("SELECT target, body FROM accounts"):
             with suppress(msgspec.DecodeError):  # written by another version: the day starts anew
-                found[target] = msgspec.msgpack.decode(body, type=Account)
+                found[target] = msgspec.msgpack.decode(body, type=DailyBudget)
         return found
 
     def keep(self, dispatch: Dispatch, event_ids: Sequence[str], now: int) -> None:
@@ -164,11 +164,11 @@ class AlertFile:
             self._file.execute("DELETE FROM dead WHERE given_up_at < ?", (now - _DEAD_DAYS * DAY,))
 
     # Deliveries
-    def next(self, target: str, now: int) -> Waiting | None:
+    def next(self, target: str, now: int) -> PendingAlert | None:
         """Return the alert due first, None if none is due; alerts of a cause keep their order."""
         for number, body, decided_at, attempts in self._rows(_NEXT, target, now):
             try:
-                return Waiting(
+                return PendingAlert(
                     number, target, msgspec.msgpack.decode(body, type=Alert), decided_at, attempts
                 )
             except msgspec.DecodeError as error:
@@ -177,11 +177,11 @@ class AlertFile:
                 return self.next(target, now)
         return None
 
-    def done(self, one: Waiting) -> None:
+    def done(self, one: PendingAlert) -> None:
         """Delete a delivered alert."""
         self._change("DELETE FROM waiting WHERE number = ?", one.number)
 
-    def postpone(self, one: Waiting, due: int) -> None:
+    def postpone(self, one: PendingAlert, due: int) -> None:
         """Count a failed attempt and make the alert due again at `due`."""
         self._change(
             "UPDATE waiting SET attempts = attempts + 1, due = ? WHERE number = ?", due, one.number
@@ -191,7 +191,7 @@ class AlertFile:
         """Make all alerts that wait for a target due now: the target answers again."""
         self._change("UPDATE waiting SET due = 0 WHERE target = ?", target)
 
-    def give_up(self, one: Waiting, reason: str, now: int) -> None:
+    def give_up(self, one: PendingAlert, reason: str, now: int) -> None:
         """Turn an alert that cannot be delivered into a dead letter."""
         self._bury(one.number, reason, now)
 
@@ -208,7 +208,7 @@ class AlertFile:
         return dict(self._rows("SELECT target, count(*) FROM waiting GROUP BY target"))
 
     # Requests of operators
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[PendingAlert]:
         """Return all waiting alerts, in the order of their decisions.
 
         Alerts that cannot be read are left out; they are soon dead letters.
@@ -218,7 +218,7 @@ class AlertFile:
         )
         read = ((number, target, _read(body), *rest) for number, target, body, *rest in rows)
         return [
-            Waiting(number, target, alert, *rest)
+            PendingAlert(number, target, alert, *rest)
             for number, target, alert, *rest in read
             if alert is not None
         ]
@@ -262,11 +262,11 @@ class AlertFile:
         with self._transaction():
             self._file.executemany("INSERT OR REPLACE INTO cadences VALUES (?, ?, ?, ?, ?)", rows)
 
-    def silences(self) -> Silences:
+    def silences(self) -> SilenceState:
         """Return the silences last stored."""
-        return Silences(dict(self._rows("SELECT device_id, since FROM silences")))
+        return SilenceState(dict(self._rows("SELECT device_id, since FROM silences")))
 
-    def keep_silences(self, silences: Silences) -> None:
+    def keep_silences(self, silences: SilenceState) -> None:
         """Store the present silences in place of the last."""
         with self._transaction():
             self._file.execute("DELETE FROM silences")

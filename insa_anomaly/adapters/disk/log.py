@@ -43,7 +43,7 @@ _SCHEMA = """
 """
 
 
-class Spool:
+class LogFile:
     """The port `Log` on a SQLite file (write-ahead, synchronous=FULL) of `most_bytes`.
 
     Any call may raise LogBroken. A disk that is full or read-only is not final: the next `append`
@@ -296,7 +296,7 @@ class Spool:
         self.close()
 
 
-def salvaged(aside: Path, spool: Spool) -> tuple[int, int]:
+def salvaged(aside: Path, spool: LogFile) -> tuple[int, int]:
     """Append the readable entries of a damaged log to a new log, in order.
 
     Return how many entries were readable and how many were not.

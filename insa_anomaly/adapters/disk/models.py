@@ -40,7 +40,7 @@ from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import NO_KEY, Seal
 from insa_anomaly.files.sqlite import connected, transaction, write_ahead
 from insa_anomaly.files.whole import create_private, sync_folder, write_whole
-from insa_anomaly.ports import Figures, ModelRow, SeriesKey
+from insa_anomaly.ports import ModelAccuracy, ModelRow, SeriesKey
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device.training import TrainedDevice
@@ -94,7 +94,7 @@ class _Threshold(msgspec.Struct):
     set_threshold: float | None = None
 
 
-class _Figures(msgspec.Struct):
+class _StoredAccuracy(msgspec.Struct):
     """The accuracy and false positive rate in a row, decoded alone like `_Threshold`."""
 
     accuracy: float | None = None
@@ -206,7 +206,7 @@ class ModelFiles:
             model_id: threshold for model_id, threshold in read.items() if threshold is not None
         }
 
-    def figures(self) -> list[Figures]:
+    def figures(self) -> list[ModelAccuracy]:
         """Return the figures of every active model, in the order of their series."""
         found = self._query(
             "SELECT device_id, metric_name, row FROM models WHERE status = 'active'"
@@ -646,9 +646,9 @@ def _number(figure: object) -> float | None:
     return float(figure) if isinstance(figure, int | float) else None
 
 
-def _figures(device_id: str, metric_name: str, body: bytes) -> Figures:
-    known = msgspec.json.decode(body, type=_Figures)
-    return Figures(device_id, metric_name, known.accuracy, known.false_positive_rate)
+def _figures(device_id: str, metric_name: str, body: bytes) -> ModelAccuracy:
+    known = msgspec.json.decode(body, type=_StoredAccuracy)
+    return ModelAccuracy(device_id, metric_name, known.accuracy, known.false_positive_rate)
 
 
 def _row(body: bytes) -> ModelRow:

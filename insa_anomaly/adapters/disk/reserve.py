@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Reserve:
-    """The port `Reserve` as a file of `size` bytes; size 0 means no file and counts as held."""
+class FileReserve:
+    """The port `FileReserve` as a file of `size` bytes; size 0 means no file and counts as held."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path

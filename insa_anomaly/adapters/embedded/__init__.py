@@ -16,12 +16,12 @@ from insa_anomaly.adapters.embedded.database import (
     postgres_installations,
     running_postgres,
 )
-from insa_anomaly.adapters.embedded.mqtt import Listener, amqtt, broker, mosquitto
+from insa_anomaly.adapters.embedded.mqtt import EmbeddedBroker, amqtt, broker, mosquitto
 from insa_anomaly.adapters.embedded.process import Tools, free_port, spawn, stop
 
 __all__ = [
+    "EmbeddedBroker",
     "Installation",
-    "Listener",
     "Tools",
     "amqtt",
     "broker",

@@ -17,7 +17,7 @@ SOCKET_PATH_BYTES = 100
 
 
 @dataclass(frozen=True)
-class Account:
+class UserAccount:
     """The account that a child runs as."""
 
     name: str
@@ -25,7 +25,7 @@ class Account:
     gid: int
 
 
-def service_account() -> Account | None:
+def service_account() -> UserAccount | None:
     """Return the account for a server that must not run as root, created if it is missing.
 
     None if this process is not root itself.
@@ -39,7 +39,7 @@ def service_account() -> Account | None:
     return account
 
 
-def owner(folder: Path) -> Account | None:
+def owner(folder: Path) -> UserAccount | None:
     """Return the owner of a folder, as which the server that made the folder must run.
 
     None if this process is not root itself.
@@ -47,15 +47,15 @@ def owner(folder: Path) -> Account | None:
     if os.geteuid() != 0:
         return None
     status = folder.stat()
-    return Account(str(status.st_uid), status.st_uid, status.st_gid)
+    return UserAccount(str(status.st_uid), status.st_uid, status.st_gid)
 
 
-def _account(name: str) -> Account | None:
+def _account(name: str) -> UserAccount | None:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         return None
-    return Account(name, entry.pw_uid, entry.pw_gid)
+    return UserAccount(name, entry.pw_uid, entry.pw_gid)
 
 
 def _make_account() -> None:
@@ -77,7 +77,7 @@ def _make_account() -> None:
         ) from error
 
 
-def account_may(account: Account, permission: str, path: Path) -> bool:
+def account_may(account: UserAccount, permission: str, path: Path) -> bool:
     """Return whether the account has a permission of test(1) on a path.
 
     The folders above the path are considered as well.
@@ -97,7 +97,7 @@ def account_may(account: Account, permission: str, path: Path) -> bool:
     )
 
 
-def private_folder(folder: Path, account: Account | None = None) -> Path:
+def private_folder(folder: Path, account: UserAccount | None = None) -> Path:
     """Create the folder, 0700 and owned by the account, and its parents; return its path.
 
     An existing parent is not changed.
@@ -120,7 +120,7 @@ def private_folder(folder: Path, account: Account | None = None) -> Path:
     return folder
 
 
-def write_private(path: Path, text: str, account: Account | None = None) -> None:
+def write_private(path: Path, text: str, account: UserAccount | None = None) -> None:
     """Replace a file by a file that only we, or the account, may read."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -131,7 +131,7 @@ def write_private(path: Path, text: str, account: Account | None = None) -> None
 
 
 @contextmanager
-def socket_folder(folder: Path, account: Account | None = None) -> Iterator[Path]:
+def socket_folder(folder: Path, account: UserAccount | None = None) -> Iterator[Path]:
     """Yield the folder, or a private temporary folder if its path is too long for a unix socket."""
     if len(os.fsencode(folder)) + len("/.s.PGSQL.5432") <= SOCKET_PATH_BYTES:
         yield folder

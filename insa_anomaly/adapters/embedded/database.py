@@ -15,7 +15,7 @@ import psycopg
 import psycopg.conninfo
 
 from insa_anomaly.adapters.embedded.account import (
-    Account,
+    UserAccount,
     account_may,
     owner,
     private_folder,
@@ -139,7 +139,7 @@ def _chosen(data: Path, installations: Sequence[Installation]) -> Installation:
     return fitting[0]
 
 
-def _reachable(chosen: Installation, near: Path, account: Account | None) -> Path:
+def _reachable(chosen: Installation, near: Path, account: UserAccount | None) -> Path:
     """Return the programs' folder, or a copy beside the data if the account cannot reach it.
 
     An environment under root's home is such a case.
@@ -173,7 +173,7 @@ def _copied(install: Path, target: Path, package: str) -> None:
     partial.rename(target)
 
 
-def _initialised(data: Path, bindir: Path, account: Account | None, flags: list[str]) -> None:
+def _initialised(data: Path, bindir: Path, account: UserAccount | None, flags: list[str]) -> None:
     """Create a missing data folder, under another name first.
 
     A crash in the middle then leaves no folder that looks finished.
@@ -189,7 +189,7 @@ def _initialised(data: Path, bindir: Path, account: Account | None, flags: list[
     partial.rename(data)
 
 
-def _initdb(data: Path, bindir: Path, account: Account | None, flags: list[str]) -> None:
+def _initdb(data: Path, bindir: Path, account: UserAccount | None, flags: list[str]) -> None:
     argv = [
         str(bindir / "initdb"),
         "-D",

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from insa_anomaly.adapters.embedded.account import (
-    Account,
+    UserAccount,
     account_may,
     private_folder,
     service_account,
@@ -25,7 +25,7 @@ from insa_anomaly.errors import ServiceError
 
 
 @dataclass(frozen=True)
-class Listener:
+class EmbeddedBroker:
     """A running broker and the user it admits."""
 
     host: str
@@ -36,7 +36,7 @@ class Listener:
 
 
 @contextmanager
-def broker(folder: Path, tools: Tools) -> Iterator[Listener]:
+def broker(folder: Path, tools: Tools) -> Iterator[EmbeddedBroker]:
     """Run the best MQTT broker available here: mosquitto, else amqtt. Raises ServiceError."""
     start = mosquitto(folder, tools) if tools.command("mosquitto") else amqtt(folder)
     with start as listener:
@@ -50,7 +50,7 @@ def mosquitto(
     port: int | None = None,
     password: str | None = None,
     settings: Mapping[str, str] | None = None,
-) -> Iterator[Listener]:
+) -> Iterator[EmbeddedBroker]:
     """Run mosquitto on 127.0.0.1 with a single user, `insa`.
 
     Sessions and queues live in `folder`, so a second run there continues them. `settings` are
@@ -67,10 +67,10 @@ def mosquitto(
     argv = [*command, "-c", str(folder / "mosquitto.conf")]
     ready = partial(accepts, socket.AF_INET, ("127.0.0.1", port))
     with running("mosquitto", argv, folder / "mosquitto.log", ready, account=account) as process:
-        yield Listener("127.0.0.1", port, "insa", password, process.pid)
+        yield EmbeddedBroker("127.0.0.1", port, "insa", password, process.pid)
 
 
-def _account_for(program: str) -> Account | None:
+def _account_for(program: str) -> UserAccount | None:
     """Return a lesser account under root, unless that cannot reach the program.
 
     A program unpacked under root's home is such a case.
@@ -111,7 +111,9 @@ def _mosquitto_hash(password: str) -> str:
 
 
 @contextmanager
-def amqtt(folder: Path, port: int | None = None, password: str | None = None) -> Iterator[Listener]:
+def amqtt(
+    folder: Path, port: int | None = None, password: str | None = None
+) -> Iterator[EmbeddedBroker]:
     """Run amqtt on 127.0.0.1 with a single user, `insa`: the last resort without mosquitto.
 
     It speaks MQTT 3.1.1 only, holds all its state in memory and delivers retained messages to
@@ -130,7 +132,7 @@ def amqtt(folder: Path, port: int | None = None, password: str | None = None) ->
     argv = [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", str(folder / "amqtt.yaml")]
     ready = partial(accepts, socket.AF_INET, ("127.0.0.1", port))
     with running("amqtt", argv, folder / "amqtt.log", ready) as process:
-        yield Listener("127.0.0.1", port, "insa", password, process.pid)
+        yield EmbeddedBroker("127.0.0.1", port, "insa", password, process.pid)
 
 
 def _amqtt_conf(folder: Path, port: int) -> dict[str, object]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from insa_anomaly.adapters.embedded.account import Account
+from insa_anomaly.adapters.embedded.account import UserAccount
 from insa_anomaly.errors import ServiceError
 
 READY_SECONDS = 30.0
@@ -78,7 +78,7 @@ def spawn(
     argv: Sequence[str],
     *,
     death_signal: signal.Signals = signal.SIGTERM,
-    account: Account | None = None,
+    account: UserAccount | None = None,
     cwd: Path | str | None = "/",
     stdin: int | None = subprocess.DEVNULL,
     stdout: int | None = None,
@@ -167,7 +167,7 @@ def running(
     ready: Callable[[], bool],
     *,
     stop_signal: signal.Signals = signal.SIGTERM,
-    account: Account | None = None,
+    account: UserAccount | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server for the length of the block, with its output in `log`."""
     with _opened_log(log) as output:

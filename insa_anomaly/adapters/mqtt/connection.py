@@ -8,7 +8,7 @@ from time import monotonic
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
 from insa_anomaly.adapters.mqtt.canary import Canary
-from insa_anomaly.adapters.mqtt.link import Cause, End, Link
+from insa_anomaly.adapters.mqtt.link import End, EndReason, Link
 from insa_anomaly.adapters.mqtt.packets import Message, refusal, unpublishable
 from insa_anomaly.adapters.mqtt.session import Session
 from insa_anomaly.errors import BrokerAway
@@ -20,7 +20,7 @@ _TOKENS = 1 << 20
 _UNSENT = 1 << 16
 
 
-class Connection(Session):
+class MqttConnection(Session):
     """A session stored by the broker; deliveries go to `hand_over`, in the thread that reads.
 
     While `hand_over` waits, no packet is read: this wait is the back-pressure, and it must end well
@@ -148,11 +148,11 @@ class Connection(Session):
 
     def ended(self, end: End, delay: float) -> None:
         """Log the end; a broker that refuses repeatedly for the same reason is logged once."""
-        self._canary.end(monotonic(), lost=end.cause is Cause.LOST)
-        if end.cause is Cause.TAKEN_OVER:
+        self._canary.end(monotonic(), lost=end.cause is EndReason.LOST)
+        if end.cause is EndReason.TAKEN_OVER:
             instrumentation.broker_taken_over(self._access.client_id, end.reason, delay)
-        elif end.cause is not Cause.REFUSED:
+        elif end.cause is not EndReason.REFUSED:
             instrumentation.broker_disconnected(end.reason)
         elif end.reason != self._last_refusal:
             instrumentation.broker_refused(end.reason)
-        self._last_refusal = end.reason if end.cause is Cause.REFUSED else ""
+        self._last_refusal = end.reason if end.cause is EndReason.REFUSED else ""

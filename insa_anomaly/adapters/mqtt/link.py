@@ -29,7 +29,7 @@ _UNSUPPORTED_PROTOCOL, _TAKEN_OVER = 0x84, 0x8E
 _REFUSALS = {0x85, 0x86, 0x87, 0x8A, 0x8C}
 
 
-class Cause(Enum):
+class EndReason(Enum):
     """Why a connection ended, in the kinds that lead to different next steps."""
 
     LOST = auto()  # without a DISCONNECT
@@ -45,7 +45,7 @@ class Cause(Enum):
 class End:
     """How a connection ended."""
 
-    cause: Cause
+    cause: EndReason
     reason: str
 
 
@@ -140,13 +140,13 @@ class Link:
         try:
             end = self._serve()
         except ssl.SSLCertVerificationError as error:
-            end = End(Cause.REFUSED, f"its certificate is not accepted: {error.verify_message}")
+            end = End(EndReason.REFUSED, f"its certificate is not accepted: {error.verify_message}")
         except OSError as error:
-            end = End(Cause.ENDED, str(error))
+            end = End(EndReason.ENDED, str(error))
         except Exception as error:  # noqa: BLE001 - in a callback, or in paho on a malformed packet
-            end = End(Cause.ENDED, f"{type(error).__name__}: {error}")
+            end = End(EndReason.ENDED, f"{type(error).__name__}: {error}")
         self.client.release()
-        return End(Cause.CLOSED, "closed") if self._closing.is_set() else self._end or end
+        return End(EndReason.CLOSED, "closed") if self._closing.is_set() else self._end or end
 
     def _serve(self) -> End:
         self._connect()
@@ -156,12 +156,12 @@ class Link:
             rc = self.client.step(_TURN_SECONDS)
             if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or self.client.socket() is None:
                 return (
-                    End(Cause.LOST, "connection lost")
+                    End(EndReason.LOST, "connection lost")
                     if self._granted
-                    else End(Cause.UNANSWERED, "closed without an answer to CONNECT")
+                    else End(EndReason.UNANSWERED, "closed without an answer to CONNECT")
                 )
             if not self._granted and (monotonic() > deadline or self._closing.is_set()):
-                return End(Cause.UNANSWERED, "no answer to CONNECT")
+                return End(EndReason.UNANSWERED, "no answer to CONNECT")
             if self._granted:
                 self._owner.turned(self)
             if 0 < self.client.took < _WORTH:
@@ -201,8 +201,8 @@ class Link:
     ) -> None:
         del client, userdata
         if reason.is_failure:
-            kind = {_UNSUPPORTED_PROTOCOL: Cause.UNANSWERED}.get(
-                reason.value, Cause.REFUSED if reason.value in _REFUSALS else Cause.ENDED
+            kind = {_UNSUPPORTED_PROTOCOL: EndReason.UNANSWERED}.get(
+                reason.value, EndReason.REFUSED if reason.value in _REFUSALS else EndReason.ENDED
             )
             self._end = End(kind, str(reason))
             return
@@ -267,12 +267,13 @@ class Link:
         del client, userdata
         if flags.is_disconnect_packet_from_server:
             self._end = End(
-                Cause.TAKEN_OVER if reason.value == _TAKEN_OVER else Cause.ENDED, str(reason)
+                EndReason.TAKEN_OVER if reason.value == _TAKEN_OVER else EndReason.ENDED,
+                str(reason),
             )
 
     def _deliver(self, messages: list[Message], mids: list[int]) -> None:
         if self._granted and not self._owner.delivered(self, messages, mids):
-            self._end = End(Cause.SHED, "no room for what came")
+            self._end = End(EndReason.SHED, "no room for what came")
 
     def _settle(self, answers: list[tuple[int, int]]) -> None:
         self._owner.answered(self, answers)

@@ -13,7 +13,7 @@ from typing import Self
 
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
 from insa_anomaly.adapters.mqtt.client import FastClient, StockClient
-from insa_anomaly.adapters.mqtt.link import Cause, End, Link
+from insa_anomaly.adapters.mqtt.link import End, EndReason, Link
 from insa_anomaly.adapters.mqtt.packets import Message
 from insa_anomaly.errors import BrokerRefused
 
@@ -152,11 +152,11 @@ class Session:
                 end = self._suspected(end, lasted)
             else:
                 self._lost_soon = 0
-            if end.cause is Cause.CLOSED or self._closing.is_set():
+            if end.cause is EndReason.CLOSED or self._closing.is_set():
                 return
             delay = self._after(end)
             self._trouble = (
-                end.reason if end.cause is not Cause.TAKEN_OVER else self._rival(end.reason)
+                end.reason if end.cause is not EndReason.TAKEN_OVER else self._rival(end.reason)
             )
             self.ended(end, delay)
             self._beat = monotonic() + delay
@@ -175,8 +175,8 @@ class Session:
                 owner=self,
             )
         except ValueError as error:  # paho raises it for a topic or a name that it cannot use
-            return End(Cause.REFUSED, str(error))
-        end = End(Cause.CLOSED, "closed") if self._closing.is_set() else link.run()
+            return End(EndReason.REFUSED, str(error))
+        end = End(EndReason.CLOSED, "closed") if self._closing.is_set() else link.run()
         # With the last reference to the link, paho closes what `release` could not reach.
         self._trying = None
         return end
@@ -186,11 +186,13 @@ class Session:
 
         Some brokers, such as mosquitto 2.0, close the connection without a DISCONNECT.
         """
-        self._lost_soon = self._lost_soon + 1 if end.cause is Cause.LOST and lasted < _SOON else 0
+        self._lost_soon = (
+            self._lost_soon + 1 if end.cause is EndReason.LOST and lasted < _SOON else 0
+        )
         if self._lost_soon < _SUSPICIOUS:
             return end
         return End(
-            Cause.TAKEN_OVER,
+            EndReason.TAKEN_OVER,
             f"{end.reason}, {self._lost_soon} times in a row soon after it was granted",
         )
 
@@ -201,16 +203,16 @@ class Session:
 
     def _after(self, end: End) -> float:
         """Return the seconds to wait before the next attempt."""
-        if end.cause is Cause.REFUSED and not self._decided.is_set():
+        if end.cause is EndReason.REFUSED and not self._decided.is_set():
             self._refused = end.reason
             self._decided.set()
-        if end.cause is Cause.UNANSWERED and not self._proven:
+        if end.cause is EndReason.UNANSWERED and not self._proven:
             self._version = (self._version + 1) % len(self._access.versions)
             if self._version:
                 return 0.0
         self._failures += 1
         # Two clients of our id must not expel each other in turn.
-        failures = 30 if end.cause is Cause.TAKEN_OVER else self._failures
+        failures = 30 if end.cause is EndReason.TAKEN_OVER else self._failures
         delay = self._backoff.delay(failures, random.random())  # noqa: S311 - spreads clients in time, hides no secret
         return min(delay, _SUSPECTED_SECONDS) if self._lost_soon >= _SUSPICIOUS else delay
 

@@ -10,7 +10,7 @@ from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import storable
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason
-from insa_anomaly.ports import Feedback, Filter, Place, SeriesKey, Tally
+from insa_anomaly.ports import AnomalyCounts, Feedback, Filter, PageCursor, SeriesKey
 
 _REASONS, _BAND = 13, slice(10, 13)
 _EPISODE_WIDTH = 11
@@ -26,7 +26,7 @@ class PostgresFindings:
         self._pool = pool
         self._statements = queries.load()
 
-    def anomalies(self, wanted: Filter, after: Place | None, most: int) -> list[Anomaly]:
+    def anomalies(self, wanted: Filter, after: PageCursor | None, most: int) -> list[Anomaly]:
         """Return the newest `most` anomalies that pass the filter, or the `most` after a place."""
         return [
             _anomaly(row)
@@ -38,7 +38,7 @@ class PostgresFindings:
         return int(self._rows("count_anomalies", asdict(wanted))[0][0])
 
     def episodes(
-        self, wanted: Filter, after: Place | None, most: int
+        self, wanted: Filter, after: PageCursor | None, most: int
     ) -> list[tuple[Episode, Feedback | None]]:
         """Return the newest `most` episodes by opening time, with their feedback.
 
@@ -57,9 +57,9 @@ class PostgresFindings:
         """Return the number of episodes that pass the filter."""
         return int(self._rows("count_episodes", asdict(wanted))[0][0])
 
-    def tally(self, model_id: str, since: int) -> Tally:
+    def tally(self, model_id: str, since: int) -> AnomalyCounts:
         """Return the model's findings since then and the verdicts on all its episodes."""
-        return Tally(*self._rows("tally", {"model_id": model_id, "since": since})[0])
+        return AnomalyCounts(*self._rows("tally", {"model_id": model_id, "since": since})[0])
 
     def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
         """Return time and confidence of up to `most` anomalies since then, in time order."""
@@ -85,7 +85,7 @@ class PostgresFindings:
             return session.execute(self._statements[name], values, prepare=False).fetchall()
 
 
-def _after(place: Place | None) -> dict[str, object]:
+def _after(place: PageCursor | None) -> dict[str, object]:
     return {"after_time": place.time if place else None, "after_id": place.id if place else None}
 
 

@@ -37,7 +37,7 @@ OF_A_ROW = (psycopg.DataError, psycopg.IntegrityError)  # SQLSTATE classes 22 an
 _REFUSED = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 
-class Connection:
+class PostgresConnection:
     """A connection made when it is first needed and again after a loss; for a single thread.
 
     `dsn` is an address in libpq's form; settings that it leaves open are chosen so that a dead

@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import Connection
+from insa_anomaly.adapters.postgres.connection import PostgresConnection
 from insa_anomaly.errors import BackupFailed
 
 HOURS = 24 * 3600.0  # a large database takes its time
@@ -19,13 +19,13 @@ HOURS = 24 * 3600.0  # a large database takes its time
 
 def server_major(dsn: str) -> int:
     """Return the server's major version. Raises DatabaseAway or DatabaseRefused."""
-    with Connection(dsn) as connection, connection.session() as session:
+    with PostgresConnection(dsn) as connection, connection.session() as session:
         return session.info.server_version // 10_000
 
 
 def is_empty(dsn: str) -> bool:
     """Return whether the database lacks our schema. Raises DatabaseAway or DatabaseRefused."""
-    with Connection(dsn) as connection, connection.session() as session:
+    with PostgresConnection(dsn) as connection, connection.session() as session:
         return session.execute(queries.load()["migrations_table"]).fetchone() == (False,)
 
 
@@ -56,7 +56,11 @@ def carry_over(dsn: str, old: UUID, new: UUID, last: int) -> None:
     The cursor ends at `last`, the newest entry of the log.
     """
     statements = queries.load()
-    with Connection(dsn) as connection, connection.session() as session, session.transaction():
+    with (
+        PostgresConnection(dsn) as connection,
+        connection.session() as session,
+        session.transaction(),
+    ):
         session.execute(statements["carry_cursor"], (new, last, old))
         session.execute(statements["carry_jobs"], (new, old))
 

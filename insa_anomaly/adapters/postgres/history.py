@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import Connection
+from insa_anomaly.adapters.postgres.connection import PostgresConnection
 from insa_anomaly.adapters.postgres.telemetry import EPOCH
 from insa_anomaly.ports import SeriesKey
 
@@ -27,7 +27,7 @@ class PostgresHistory:
 
     def __init__(self, dsn: str, deadline: float = 30.0) -> None:
         self._statements = queries.load()
-        self._connection = Connection(dsn, deadline)
+        self._connection = PostgresConnection(dsn, deadline)
 
     def __enter__(self) -> Self:
         return self

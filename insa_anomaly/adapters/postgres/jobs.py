@@ -7,7 +7,7 @@ from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.errors import Conflict, NotFound, TooMany
-from insa_anomaly.ports import Job, Place, SeriesKey
+from insa_anomaly.ports import Job, PageCursor, SeriesKey
 
 
 class PostgresJobs:
@@ -66,7 +66,7 @@ class PostgresJobs:
             raise NotFound(f"there is no job {job_id}")
         return Job(*found[0])
 
-    def page(self, status: str | None, after: Place | None, most: int) -> list[Job]:
+    def page(self, status: str | None, after: PageCursor | None, most: int) -> list[Job]:
         """Return the newest `most` jobs, or the `most` jobs after a place."""
         place = {
             "after_time": after.time if after else None,

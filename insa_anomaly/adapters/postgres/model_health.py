@@ -10,8 +10,8 @@ import msgspec
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
-from insa_anomaly.core.operations.model_health import Decision, Idle, Pace, Standing
-from insa_anomaly.ports import Counted, DecisionFilter, KeptDecision, Place, SeriesKey
+from insa_anomaly.core.operations.model_health import Decision, Idle, ModelCondition, ScoringPace
+from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor, ScoringCounts, SeriesKey
 
 
 class PostgresHealth:
@@ -52,14 +52,14 @@ class PostgresHealth:
         self._change("use_device_models", {"since": since})
         self._change("void_decisions", {"before": before, "now": now})
 
-    def standings(self, after: SeriesKey, since: int, most: int) -> list[Standing]:
+    def standings(self, after: SeriesKey, since: int, most: int) -> list[ModelCondition]:
         """Return the next `most` serving models by name, with their record from `since` on."""
         asked = {"device_id": after[0], "metric_name": after[1], "since": since, "most": most}
-        return [Standing(*row) for row in self._rows("standings", asked)]
+        return [ModelCondition(*row) for row in self._rows("standings", asked)]
 
-    def paces(self, since: int) -> list[Pace]:
+    def paces(self, since: int) -> list[ScoringPace]:
         """Return the pace of every daemon that scored since then."""
-        return [Pace(*row) for row in self._rows("paces", {"since": since})]
+        return [ScoringPace(*row) for row in self._rows("paces", {"since": since})]
 
     def idle(self, after: str, before: int, most: int) -> list[Idle]:
         """Return the next `most` models by id that do not serve and were last used `before`.
@@ -123,7 +123,7 @@ class PostgresHealth:
         return found[0][0] if found else None
 
     def decisions(
-        self, wanted: DecisionFilter, after: Place | None, most: int
+        self, wanted: DecisionFilter, after: PageCursor | None, most: int
     ) -> list[KeptDecision]:
         """Return the newest `most` decisions that are wanted, or the `most` after a place."""
         place = {
@@ -158,7 +158,7 @@ class PostgresHealth:
         self._change("settle_decision", values)
 
     # -------------------------------------------------------------------------------- activity
-    def note(self, instance: UUID, counted: Counted, now: int) -> None:
+    def note(self, instance: UUID, counted: ScoringCounts, now: int) -> None:
         """Add this daemon's counts of scored readings."""
         about = {"instance": instance, "now": now}
         columns = {

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
 from typing import Self
 
-from insa_anomaly.adapters.postgres.connection import Connection, Session
+from insa_anomaly.adapters.postgres.connection import PostgresConnection, Session
 from insa_anomaly.errors import DatabaseAway
 
 
@@ -22,8 +22,8 @@ class Pool:
     def __init__(self, dsn: str, deadline: float = 10.0, size: int = 4) -> None:
         self._dsn = dsn
         self._deadline = deadline
-        self._connections = [Connection(dsn, deadline) for _ in range(size)]
-        self._free: LifoQueue[Connection] = LifoQueue()
+        self._connections = [PostgresConnection(dsn, deadline) for _ in range(size)]
+        self._free: LifoQueue[PostgresConnection] = LifoQueue()
         for connection in self._connections:
             self._free.put(connection)
 
@@ -43,9 +43,9 @@ class Pool:
         for connection in connections:
             connection.close()
 
-    def apart(self) -> Connection:
+    def apart(self) -> PostgresConnection:
         """Return a new connection that the caller owns, for state that outlives a statement."""
-        return Connection(self._dsn, self._deadline)
+        return PostgresConnection(self._dsn, self._deadline)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -16,7 +16,7 @@ import psycopg
 
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import OF_A_ROW, Connection, Session
+from insa_anomaly.adapters.postgres.connection import OF_A_ROW, PostgresConnection, Session
 from insa_anomaly.adapters.postgres.telemetry import (
     BinaryArray,
     BinaryArrayDumper,
@@ -91,7 +91,7 @@ class PostgresRecorder:
         self._claim = claim
         self._duplicate_at = -inf
         self._series = SeriesIds(self._statements)
-        self._connection = Connection(dsn, deadline, self._prepare)
+        self._connection = PostgresConnection(dsn, deadline, self._prepare)
         self._upkept = 0.0
 
     def __enter__(self) -> Self:

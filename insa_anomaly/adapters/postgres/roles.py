@@ -6,7 +6,7 @@ The login is a member of every group.
 from psycopg import sql
 
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import Connection, Session, as_role
+from insa_anomaly.adapters.postgres.connection import PostgresConnection, Session, as_role
 from insa_anomaly.adapters.postgres.schema import migrate
 
 OWNER, INGEST, API, AUDIT, KEYS = "insa_owner", "insa_ingest", "insa_api", "insa_audit", "insa_keys"
@@ -19,11 +19,11 @@ def migrate_as_owner(dsn: str) -> list[str]:
     The groups get rights only if all of them exist. `dsn` is of a superuser, of the owner or of a
     member of the owner. Raises the errors of `migrate`.
     """
-    with Connection(dsn, administer=True) as connection, connection.session() as session:
+    with PostgresConnection(dsn, administer=True) as connection, connection.session() as session:
         owner = _owner(session) or (OWNER if _exists(session, OWNER) else None)
     applied = migrate(as_role(dsn, owner), administer=True)
     with (
-        Connection(as_role(dsn, owner), administer=True) as connection,
+        PostgresConnection(as_role(dsn, owner), administer=True) as connection,
         connection.session() as session,
     ):
         if all(_exists(session, group) for group in GROUPS):
@@ -37,7 +37,7 @@ def are_given(dsn: str, login: str) -> bool:
     Roles belong to the whole server, rights to a database. Raises DatabaseAway or DatabaseRefused.
     """
     named = {"owner": OWNER, "login": login, "groups": list(GROUPS), "ingest": INGEST}
-    with Connection(dsn, administer=True) as connection, connection.session() as session:
+    with PostgresConnection(dsn, administer=True) as connection, connection.session() as session:
         if not all(_exists(session, name) for name in (OWNER, *GROUPS, login)):
             return False
         return session.execute(queries.load()["roles_are_given"], named).fetchone() == (True,)
@@ -50,7 +50,7 @@ def create_roles(dsn: str, login: str) -> list[str]:
     authentication, a certificate and `ALTER ROLE`. Raises DatabaseAway or DatabaseRefused.
     """
     with (
-        Connection(dsn, administer=True) as connection,
+        PostgresConnection(dsn, administer=True) as connection,
         connection.session() as session,
         session.transaction(),
     ):

@@ -6,7 +6,7 @@ from hashlib import sha256
 from importlib import resources
 
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import Connection, Session
+from insa_anomaly.adapters.postgres.connection import PostgresConnection, Session
 from insa_anomaly.errors import MigrationError
 
 # Time to see whether any migration is pending. A frozen server must not hold the caller for as
@@ -56,13 +56,13 @@ def migrate(
     known = shipped() if migrations is None else list(migrations)
     statements = queries.load()
     with (
-        Connection(dsn, min(deadline, LOOK_SECONDS), administer=administer) as connection,
+        PostgresConnection(dsn, min(deadline, LOOK_SECONDS), administer=administer) as connection,
         connection.session() as session,
     ):
         if not pending(known, _look(session, statements)):
             return []
     with (
-        Connection(dsn, deadline, administer=administer) as connection,
+        PostgresConnection(dsn, deadline, administer=administer) as connection,
         connection.session() as session,
     ):
         session.execute(
@@ -82,7 +82,7 @@ def is_up_to_date(dsn: str) -> bool:
     Raises MigrationError, DatabaseAway, DatabaseRefused.
     """
     with (
-        Connection(dsn, LOOK_SECONDS, administer=True) as connection,
+        PostgresConnection(dsn, LOOK_SECONDS, administer=True) as connection,
         connection.session() as session,
     ):
         return not pending(shipped(), _look(session, queries.load()))

@@ -17,18 +17,18 @@ _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
 _MINUTE = 60.0
 
 
-class _Counted(NamedTuple):
+class _MinuteCount(NamedTuple):
     """The counts of a name in a minute and in the minute before it."""
 
     minute: int
     had: int
     had_before: int
 
-    def at(self, minute: int) -> "_Counted":
+    def at(self, minute: int) -> "_MinuteCount":
         """Return the counts as seen in a later minute."""
         if minute == self.minute:
             return self
-        return _Counted(minute, 0, self.had if minute == self.minute + 1 else 0)
+        return _MinuteCount(minute, 0, self.had if minute == self.minute + 1 else 0)
 
 
 class LocalRateLimit:
@@ -38,7 +38,7 @@ class LocalRateLimit:
     """
 
     def __init__(self) -> None:
-        self._counted: dict[str, _Counted] = {}
+        self._counted: dict[str, _MinuteCount] = {}
         self._counting = Lock()
 
     def take(self, name: str, cost: int, a_minute: int) -> float | None:
@@ -48,7 +48,7 @@ class LocalRateLimit:
         """
         minute, passed = divmod(time.monotonic(), _MINUTE)
         with self._counting:
-            counted = self._counted.get(name, _Counted(int(minute), 0, 0)).at(int(minute))
+            counted = self._counted.get(name, _MinuteCount(int(minute), 0, 0)).at(int(minute))
             if floor(counted.had_before * (1 - passed / _MINUTE)) + counted.had + cost > a_minute:
                 return min(_MOST_WAIT, max(_LEAST_WAIT, _MINUTE - passed))
             self._counted[name] = counted._replace(had=counted.had + cost)

@@ -28,7 +28,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """Status, headers with lower-case names, and body."""
 
     status: int
@@ -48,7 +48,7 @@ class Exchange:
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
-    ) -> Answer:
+    ) -> HttpResponse:
         """Send a request and return the answer.
 
         Raises TargetAway if no answer comes in time or the address is not allowed.
@@ -71,7 +71,7 @@ class Exchange:
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> Answer:
+    ) -> HttpResponse:
         parts = urlsplit(url)
         if (
             parts.scheme not in {"http", "https"}
@@ -90,7 +90,7 @@ class Exchange:
             content = answer.read(_MOST_BYTES + 1)
             if len(content) > _MOST_BYTES:
                 raise ValueError("the answer is too long")
-            return Answer(
+            return HttpResponse(
                 answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
             )
         finally:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from insa_anomaly.adapters.targets.exchange import Answer, Exchange
+from insa_anomaly.adapters.targets.exchange import Exchange, HttpResponse
 from insa_anomaly.core.notification.alert import Alert, described
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
 
@@ -155,7 +155,7 @@ class GitHub:
             )
         return _decoded(answer, kind)
 
-    def _ask(self, method: str, path: str, said: Mapping[str, object] | None) -> Answer:
+    def _ask(self, method: str, path: str, said: Mapping[str, object] | None) -> HttpResponse:
         headers = {
             "Accept": "application/vnd.github+json",
             "X-GitHub-Api-Version": "2022-11-28",
@@ -176,7 +176,7 @@ class GitHub:
         except InsaError as error:
             raise TargetAway(str(error)) from error
 
-    def _rest(self, answer: Answer) -> float | None:
+    def _rest(self, answer: HttpResponse) -> float | None:
         """Return the seconds to wait if GitHub reports too many requests; None otherwise."""
         if answer.status not in {403, 429}:
             return None
@@ -198,7 +198,7 @@ def marker(kind: str, name: str) -> str:
     )
 
 
-def _decoded(answer: Answer, kind: Any = dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+def _decoded(answer: HttpResponse, kind: Any = dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except msgspec.DecodeError as error:
@@ -207,7 +207,7 @@ def _decoded(answer: Answer, kind: Any = dict[str, Any]) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _message(answer: Answer) -> str:
+def _message(answer: HttpResponse) -> str:
     try:
         return str(msgspec.json.decode(answer.body, type=dict[str, Any]).get("message", ""))[:200]
     except msgspec.DecodeError:

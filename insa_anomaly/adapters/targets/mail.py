@@ -27,7 +27,7 @@ _OF_THE_MESSAGE = {500, 501, 552, 553, 554}
 
 
 @dataclass(frozen=True)
-class Post:
+class SmtpAccount:
     """The server and its protocol, the sender and the recipients.
 
     `password` is called for each message.
@@ -47,7 +47,7 @@ class Post:
 class Mail:
     """The port `AlertTarget`. A delivery that exceeds the post's `deadline` seconds is cut off."""
 
-    def __init__(self, post: Post, link: Callable[[Alert], str] = lambda _: "") -> None:
+    def __init__(self, post: SmtpAccount, link: Callable[[Alert], str] = lambda _: "") -> None:
         self._post = post
         self._link = link
         self._lock = Lock()

@@ -13,7 +13,7 @@ import numpy as np
 from insa_anomaly.core.device import detector, features, window
 from insa_anomaly.core.device.detector import DeviceResults, Served
 from insa_anomaly.core.device.features import MEMBERS
-from insa_anomaly.core.device.learnt import Numbers
+from insa_anomaly.core.device.learnt import LearntRow
 from insa_anomaly.core.device.window import COMBINED, EPISODE, SEEN, SINCE_DUE, TAG
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring import episodes
@@ -93,7 +93,7 @@ def _samples(served: Sequence[Served], summaries: Features) -> Floats:
 
 
 def _judge(
-    after: Floats, said: DeviceResults, times: Floats, numbers: Numbers, policy: episodes.Policy
+    after: Floats, said: DeviceResults, times: Floats, numbers: LearntRow, policy: episodes.Policy
 ) -> None:
     """Verdict on the rows; writes the episodes into the states."""
     thresholds = np.asarray(numbers.threshold)
@@ -106,7 +106,7 @@ def _judge(
     said.episode_peak[:] = verdicts.peaks
 
 
-def _count(after: Floats, said: DeviceResults, numbers: Numbers) -> None:
+def _count(after: Floats, said: DeviceResults, numbers: LearntRow) -> None:
     """Count the rows, and say whose refit is due."""
     after[:, SEEN] += 1
     since = after[:, SINCE_DUE] + 1

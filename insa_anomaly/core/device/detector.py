@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.device import features, window
-from insa_anomaly.core.device.features import MEMBERS, Knowledge, Look
-from insa_anomaly.core.device.learnt import Numbers
+from insa_anomaly.core.device.features import MEMBERS, Knowledge, RowView
+from insa_anomaly.core.device.learnt import LearntRow
 from insa_anomaly.core.device.window import (
     CHARTS,
     COMBINED,
@@ -41,7 +41,7 @@ from insa_anomaly.core.reading.reading import DEVICE_METRIC
 from insa_anomaly.core.scoring import calibration
 from insa_anomaly.core.scoring.episodes import Policy, judge
 from insa_anomaly.core.scoring.forest import Arena, Forest
-from insa_anomaly.core.scoring.maturity import Life
+from insa_anomaly.core.scoring.maturity import Maturity
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import LONG, Bools, Floats, Ints
 from insa_anomaly.errors import ModelFileError
@@ -83,7 +83,7 @@ class DeviceModel:
     gap: float  # a longer pause restarts the window, microseconds
     interval: float  # typical pause between rows, microseconds
     refit_step: float  # rows between refits
-    life: Life
+    life: Maturity
 
     @property
     def metric_name(self) -> str:
@@ -160,7 +160,7 @@ class DeviceModel:
             float(arrays[name].item()) for name in _SCALARS
         )
         ever, first, through, released, mature = np.asarray(arrays["life"], np.float64).tolist()
-        life = Life(ever, first, through, released, bool(mature))
+        life = Maturity(ever, first, through, released, bool(mature))
         band = np.asarray(arrays["band"], np.float64)
         return cls(
             *about,
@@ -193,7 +193,7 @@ class Served:
         )
         self.arena.put(self.row, model.forest)
         offset = model.forest.offset
-        self.numbers = Numbers(
+        self.numbers = LearntRow(
             model.tag,
             model.gap,
             model.alpha,
@@ -353,13 +353,13 @@ def _seen(
     return after, said if full.all() else _without(said, ~full)
 
 
-def members_of(samples: Floats, look: Look) -> Floats:
+def members_of(samples: Floats, look: RowView) -> Floats:
     """What each member says of n rows [n, MEMBERS], higher = stranger; `samples` [n]: the forest's `score_samples`."""
     return np.concatenate((-samples[:, None], look.measures), axis=1)
 
 
 def weighed(
-    look: Look, samples: Floats, members: Floats, together: Floats, numbers: Numbers
+    look: RowView, samples: Floats, members: Floats, together: Floats, numbers: LearntRow
 ) -> DeviceResults:
     """The results of n rows with full windows, but for their verdict; `numbers`: of one model for all, or of one for each."""
     n = len(look.level)
@@ -431,7 +431,7 @@ def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
     return calibration.score(surprise[:, 0], np.zeros(len(together)) + alpha)
 
 
-def expected(look: Look, known: Knowledge) -> Floats:
+def expected(look: RowView, known: Knowledge) -> Floats:
     """The value that was to be expected of every metric [n, d]."""
     value: Floats = known.center + known.scale * (
         look.sight.forecast + known.residual_center + look.usual
@@ -439,7 +439,7 @@ def expected(look: Look, known: Knowledge) -> Floats:
     return value
 
 
-def shares(look: Look, members: Floats, known: Knowledge) -> Floats:
+def shares(look: RowView, members: Floats, known: Knowledge) -> Floats:
     """How much of the strangeness is each metric's [n, d].
 
     Every member splits what it says over the metrics: the residuals and the forest fed with them by the squared residual, smoothed;

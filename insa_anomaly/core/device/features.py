@@ -97,7 +97,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Look:
+class RowView:
     """What a model sees in n rows, but for what its forest makes of it."""
 
     sight: Sight
@@ -109,7 +109,7 @@ class Look:
     measures: Floats  # [n, MEMBERS - 1], higher = stranger: Mahalanobis, residuals, windows
 
 
-def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, Look]:
+def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, RowView]:
     """Look at rows, and carry on the running means of `state`; answers the new state."""
     after, used, usual = state.copy(), rows.used, usual_levels(rows.times, known)
     among = None if used.all() else used
@@ -122,7 +122,7 @@ def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, Look]:
     return after, _look(at_once, means, charted, usual[LONG:], used, known)
 
 
-def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Floats, Look]:
+def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Floats, RowView]:
     """As `look` at a row each of k devices, each with its own state [k, window.width(d)] and knowledge: to the bit the same."""
     after, usual, used = (
         states.copy(),
@@ -146,12 +146,12 @@ def carried(before: Floats, inputs: Floats) -> Floats:
 
 def _look(
     at_once: Sight, means: Floats, charted: Floats, usual: Floats, used: Bools, known: Knowledge
-) -> Look:
+) -> RowView:
     among, d = None if used.all() else used, used.shape[1]
     level = at_once.level if among is None else filled_level(at_once, used, known)
     measures = np.concatenate((mahalanobis(level, among, known)[:, None], charted), axis=1)
     running = Running(means[:, :d], means[:, d : 2 * d], means[:, 2 * d :])
-    return Look(
+    return RowView(
         at_once,
         running,
         level,

@@ -16,7 +16,7 @@ _SCALARS = 6
 
 
 @dataclass(frozen=True)
-class Numbers:
+class LearntRow:
     """All that scoring needs of a device model but its forest; or that of k models, with k in front of all shapes."""
 
     tag: Floats | float  # tells this model from another
@@ -33,7 +33,7 @@ class Numbers:
         """All of it one after another."""
         return np.concatenate([np.ravel(part) for part in self._parts()])
 
-    def side_by_side(self, rows: Sequence[Floats]) -> Numbers:
+    def side_by_side(self, rows: Sequence[Floats]) -> LearntRow:
         """Those of k models that `row` made, which have as many metrics as this one."""
         k = len(rows)
         laid = np.concatenate(rows).reshape(k, -1)
@@ -41,7 +41,7 @@ class Numbers:
         band, tables, *known = [
             laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places
         ]
-        return Numbers(
+        return LearntRow(
             tag, gap, alpha, threshold, refit_step, offset, band, tables, Knowledge(*known)
         )
 

@@ -23,7 +23,7 @@ from insa_anomaly.core.device.features import (
     SHORT_MEAN,
     WIDTH,
     Knowledge,
-    Look,
+    RowView,
 )
 from insa_anomaly.core.device.window import Rows
 from insa_anomaly.core.learning.isolation import compiled, grow, grow_passing
@@ -56,7 +56,7 @@ TrainedDevice = TrainedModel[DeviceModel]
 
 
 @dataclass(frozen=True)
-class _History:
+class _RowHistory:
     """The rows of a history in pieces, as the stream would push them: none of them holds a long pause."""
 
     pieces: list[Rows]
@@ -75,7 +75,7 @@ class _History:
         return np.split(columns, np.cumsum([len(piece.counts) for piece in self.pieces])[:-1])
 
 
-class _HeldOut(NamedTuple):
+class _HeldOutRows(NamedTuple):
     """Of every row, by a model that has not seen it."""
 
     summaries: units.Features  # [n, SUMMARIES]
@@ -84,7 +84,7 @@ class _HeldOut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Learnt(Generic[Grown]):
+class _DeviceFit(Generic[Grown]):
     """A model, and what it was made from."""
 
     model: DeviceModel
@@ -131,7 +131,7 @@ def _learnt(
     values: Floats,
     past: Past[DeviceModel] | None,
     grow: Grow[Grown],
-) -> _Learnt[Grown]:
+) -> _DeviceFit[Grown]:
     metrics, parameters = learner.metrics, learner.parameters
     given, what = _ordered(times, values, len(metrics))
     when, what, released = _released(given, what, past)
@@ -167,7 +167,7 @@ def _learnt(
             grown(past.model.life if past else None, given, interval, parameters), released=released
         ),
     )
-    return _Learnt(model, forest, when, scores, left_out)
+    return _DeviceFit(model, forest, when, scores, left_out)
 
 
 def _figures(
@@ -256,7 +256,7 @@ def _recent(when: Floats, what: Floats, parameters: Parameters) -> tuple[Floats,
 
 def _history(
     when: Floats, what: Floats, interval: float, parameters: Parameters
-) -> tuple[float, _History]:
+) -> tuple[float, _RowHistory]:
     """The history, and the pause that restarts a window; a rule that would void most windows is not this device's rule."""
     gap = parameters.gap_factor * interval
     history = _pushed(when, what, interval, gap)
@@ -270,7 +270,7 @@ def _history(
     return gap, history
 
 
-def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _History:
+def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _RowHistory:
     state, pieces = window.empty(what.shape[1]), []
     edges = np.concatenate(([0], np.flatnonzero(np.diff(when) > gap) + 1, [len(when)])).tolist()
     for first, end in pairwise(edges):
@@ -284,13 +284,13 @@ def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _History
         for parts in zip(*((p.values[LONG:], p.flats, p.used) for p in pieces), strict=True)
     )
     counts = np.concatenate([piece.counts for piece in pieces])
-    return _History(
+    return _RowHistory(
         pieces, interval, when, values, flats, used, (counts >= LONG) & used.any(axis=1)
     )
 
 
 # ---------------------------------------------------------------------------------------------------- one fit
-def _learn(history: _History, keep: Bools) -> Knowledge:
+def _learn(history: _RowHistory, keep: Bools) -> Knowledge:
     """Learn from the rows `keep` [n] of a history."""
     used = history.used & keep[:, None]
     known = _blank(history, used)
@@ -306,7 +306,7 @@ def _moments(piece: Rows, known: Knowledge) -> Floats:
     return features.moments(features.standardised(piece.values, usual, known.center, known.scale))
 
 
-def _blank(history: _History, used: Bools) -> Knowledge:
+def _blank(history: _RowHistory, used: Bools) -> Knowledge:
     """Scales alone; nothing else is known yet."""
     d = used.shape[1]
     center, scale = _robust(history.values, used)
@@ -339,7 +339,7 @@ def _blank(history: _History, used: Bools) -> Knowledge:
     )
 
 
-def _profiles(history: _History, used: Bools, center: Floats, scale: Floats) -> Floats:
+def _profiles(history: _RowHistory, used: Bools, center: Floats, scale: Floats) -> Floats:
     """The daily profile of every metric that has one [d, daily.WIDTH]."""
     out = np.zeros((used.shape[1], daily.WIDTH))
     for j, rows in enumerate(used.T):
@@ -449,7 +449,7 @@ def _drifting_scale(values: Floats, drift: float) -> tuple[float, float]:
     return center, float(np.sqrt(scale * scale + drift * _between(values))) if drift else scale
 
 
-def _looks(history: _History, known: Knowledge) -> Iterator[tuple[Rows, Look]]:
+def _looks(history: _RowHistory, known: Knowledge) -> Iterator[tuple[Rows, RowView]]:
     """What the model sees in every piece of the history."""
     state = window.empty(history.used.shape[1])
     for piece in history.pieces:
@@ -463,12 +463,12 @@ def _folds(n: int) -> list[slice]:
     return [slice(begin, end) for begin, end in pairwise(edges)]
 
 
-def _cross_fit(history: _History) -> _HeldOut:
+def _cross_fit(history: _RowHistory) -> _HeldOutRows:
     parts = [_held_out(history, block) for block in _folds(len(history))]
-    return _HeldOut(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return _HeldOutRows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _held_out(history: _History, block: slice) -> _HeldOut:
+def _held_out(history: _RowHistory, block: slice) -> _HeldOutRows:
     keep = history.full.copy()
     keep[block] = False
     known = _learn(history, keep)
@@ -479,10 +479,12 @@ def _held_out(history: _History, block: slice) -> _HeldOut:
     summaries, measures, expected = (
         np.concatenate(parts)[block] for parts in zip(*seen, strict=True)
     )
-    return _HeldOut(summaries, measures, np.abs(history.values[block] - expected))
+    return _HeldOutRows(summaries, measures, np.abs(history.values[block] - expected))
 
 
-def _held_out_samples(held_out: _HeldOut, history: _History, parameters: Parameters) -> Floats:
+def _held_out_samples(
+    held_out: _HeldOutRows, history: _RowHistory, parameters: Parameters
+) -> Floats:
     """Of every row [n], by a forest that has not seen it."""
     samples = np.empty(len(history))
     for block in _folds(len(history)):
@@ -495,7 +497,7 @@ def _held_out_samples(held_out: _HeldOut, history: _History, parameters: Paramet
 
 
 def _calibrate(
-    samples: Floats, held_out: _HeldOut, history: _History, alpha: float
+    samples: Floats, held_out: _HeldOutRows, history: _RowHistory, alpha: float
 ) -> tuple[Floats, Floats]:
     """The tables [MEMBERS + 1, TABLE_WIDTH], and the scores of the full held-out rows."""
     members = np.column_stack((-samples, held_out.measures))
@@ -525,7 +527,7 @@ def _ahead(together: Floats) -> Floats:
     return ahead.ravel()
 
 
-def _band(held_out: _HeldOut, history: _History, alpha: float) -> Floats:
+def _band(held_out: _HeldOutRows, history: _RowHistory, alpha: float) -> Floats:
     """How far values lay from what was expected of them [d], but for a share `alpha`."""
     used = history.used & history.full[:, None]
     return np.array(

@@ -39,7 +39,7 @@ _SEED = 20_240_901
 _BLOCKS, _RESAMPLES = 20, 1000
 
 
-class Fault(NamedTuple):
+class InjectedFault(NamedTuple):
     """A planted fault: rows `first` to `end`, without the last."""
 
     kind: str
@@ -71,7 +71,7 @@ class Assessment:
 
     alarmed: Bools  # [n] which of the ordinary readings that could be scored were called anomalous
     caught: Bools  # [f] which of the planted faults were
-    faults: tuple[Fault, ...]
+    faults: tuple[InjectedFault, ...]
 
     @property
     def false_positive_rate(self) -> float:
@@ -101,7 +101,7 @@ class Assessment:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """A challenger against the champion, on the same holdout with the same faults."""
 
     improvement_percentage: float  # of balanced accuracy; negative where the challenger is worse
@@ -131,7 +131,7 @@ def assess(score: Scorer, holdout: Holdout) -> Assessment:
     return Assessment(plain < 0, np.array(said), tuple(faults))
 
 
-def _planted(values: Floats, faults: list[Fault]) -> Floats:
+def _planted(values: Floats, faults: list[InjectedFault]) -> Floats:
     if values.ndim == 1:
         return plant(values, faults, local_noise(values))
     d = values.shape[1]
@@ -142,14 +142,14 @@ def _planted(values: Floats, faults: list[Fault]) -> Floats:
     return np.column_stack(each)
 
 
-def compare(champion: Assessment, challenger: Assessment) -> Comparison:
+def compare(champion: Assessment, challenger: Assessment) -> PairedComparison:
     """The challenger against the champion; both of the same holdout. Blocks of readings, and faults, are drawn anew together."""
     random = np.random.default_rng(_SEED)
     less_alarmed = _block_means(champion.alarmed) - _block_means(challenger.alarmed)
     more_caught = challenger.caught.astype(np.float64) - champion.caught
     differences = (_resampled(random, less_alarmed) + _resampled(random, more_caught)) / 2
     gain = challenger.accuracy - champion.accuracy
-    return Comparison(
+    return PairedComparison(
         100 * gain / max(champion.accuracy, 1e-9),
         float(np.quantile(differences, 0.025)),
         challenger.false_positive_rate,
@@ -173,14 +173,14 @@ def local_noise(values: Floats) -> float:
     return 1.4826 * float(np.median(np.abs(off - np.median(off)))) or float(values.std()) or 1e-9
 
 
-def plans(n: int) -> list[list[Fault]]:
+def plans(n: int) -> list[list[InjectedFault]]:
     """Every kind in every size, evenly spread over n readings; in as many passes as it takes to keep them apart."""
     wanted = [(kind, size) for size in _SIZES for kind in _LENGTHS]
     at_once = max(2, n // _APART)
     plans = [wanted[begin : begin + at_once] for begin in range(0, len(wanted), at_once)]
     return [
         [
-            Fault(kind, size, first, min(first + _LENGTHS[kind], n))
+            InjectedFault(kind, size, first, min(first + _LENGTHS[kind], n))
             for (kind, size), first in zip(plan, _places(n, len(plan)), strict=True)
         ]
         for plan in plans
@@ -192,7 +192,7 @@ def _places(n: int, faults: int) -> list[int]:
     return [int(step * (i + 0.25)) for i in range(faults)]
 
 
-def plant(values: Floats, faults: list[Fault], noise: float) -> Floats:
+def plant(values: Floats, faults: list[InjectedFault], noise: float) -> Floats:
     """Values [n] with these faults in them; `noise` is the unit of their sizes."""
     out = values.copy()
     random = np.random.default_rng(_SEED)

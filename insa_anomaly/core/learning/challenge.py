@@ -22,12 +22,12 @@ from insa_anomaly.core.learning.assessment import (
     Holdout,
 )
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.learning.trained_model import Figures, Learnt, Past, TrainedModel
+from insa_anomaly.core.learning.trained_model import Figures, LearntModel, Past, TrainedModel
 from insa_anomaly.core.units import Floats, Ints
 
 FEWEST_TO_COMPARE = 250  # readings that neither model has learnt
 
-M = TypeVar("M", bound=Learnt)
+M = TypeVar("M", bound=LearntModel)
 
 
 class Learner(Protocol[M]):

@@ -10,21 +10,21 @@ from sklearn.preprocessing import StandardScaler
 from insa_anomaly.core import units
 from insa_anomaly.core.learning.isolation import Trees
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.scoring.maturity import Life
+from insa_anomaly.core.scoring.maturity import Maturity
 from insa_anomaly.core.units import Ints
 
 Figures = dict[str, float | int | str | dict[str, float] | None]
 
 
-class Learnt(Protocol):
+class LearntModel(Protocol):
     """A model of a series or a device."""
 
     @property
-    def life(self) -> Life:
+    def life(self) -> Maturity:
         """What it has behind it."""
 
 
-M = TypeVar("M", bound=Learnt)
+M = TypeVar("M", bound=LearntModel)
 
 
 @dataclass(frozen=True)

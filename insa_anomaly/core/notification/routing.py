@@ -62,7 +62,7 @@ class Target:
         return any(route.leads(alert, self.name) for route in self.routes)
 
 
-class Known(NamedTuple):
+class KnownCause(NamedTuple):
     """What a target knows of a cause: the worst it heard, or would have heard had it not been `held` back for the summary."""
 
     severity: Severity
@@ -79,7 +79,7 @@ class Digest(msgspec.Struct, frozen=True):
     first: list[str] = []
 
 
-class Account(msgspec.Struct, frozen=True):
+class DailyBudget(msgspec.Struct, frozen=True):
     """What a target has had on this day (days since the epoch), and what was held back from it."""
 
     day: int = 0
@@ -87,7 +87,7 @@ class Account(msgspec.Struct, frozen=True):
     digest: Digest = Digest()
 
 
-Knowledge = Mapping[tuple[str, str], Known]  # (target, cause) -> what it knows
+Knowledge = Mapping[tuple[str, str], KnownCause]  # (target, cause) -> what it knows
 
 
 @dataclass
@@ -95,8 +95,8 @@ class Dispatch:
     """What is to be sent, and what is to be remembered (None: forgotten). `held` counts, by target, what went into its summary."""
 
     sent: list[tuple[str, Alert]] = field(default_factory=list)
-    known: dict[tuple[str, str], Known | None] = field(default_factory=dict)
-    accounts: dict[str, Account] = field(default_factory=dict)
+    known: dict[tuple[str, str], KnownCause | None] = field(default_factory=dict)
+    accounts: dict[str, DailyBudget] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
 
 
@@ -104,13 +104,13 @@ def decide(
     alerts: Sequence[Alert],
     targets: Sequence[Target],
     known: Knowledge,
-    accounts: Mapping[str, Account],
+    accounts: Mapping[str, DailyBudget],
     now: int,
 ) -> Dispatch:
     """Who hears of these, in order. What is historical opens nothing: nobody can do anything about it now."""
     dispatch = Dispatch(
         accounts={
-            target.name: _today(accounts.get(target.name, Account()), now) for target in targets
+            target.name: _today(accounts.get(target.name, DailyBudget()), now) for target in targets
         }
     )
     held: dict[str, list[Alert]] = {}
@@ -140,36 +140,36 @@ def decide(
 
 
 def summaries(
-    targets: Sequence[Target], accounts: Mapping[str, Account], after: float, now: int
+    targets: Sequence[Target], accounts: Mapping[str, DailyBudget], after: float, now: int
 ) -> Dispatch:
     """The summaries that are due: so many seconds after the first of what they hold, where the day's budget has room for one."""
     dispatch = Dispatch()
     for target in targets:
-        account = _today(accounts.get(target.name, Account()), now)
+        account = _today(accounts.get(target.name, DailyBudget()), now)
         digest = account.digest
         if digest.count and now - digest.since >= after * 1e6 and account.sent < target.a_day:
             dispatch.sent.append((target.name, _summary(target.name, digest, now)))
-            dispatch.accounts[target.name] = Account(account.day, account.sent + 1)
+            dispatch.accounts[target.name] = DailyBudget(account.day, account.sent + 1)
     return dispatch
 
 
-def _today(account: Account, now: int) -> Account:
+def _today(account: DailyBudget, now: int) -> DailyBudget:
     day = now // DAY
-    return account if account.day == day else Account(day, 0, account.digest)
+    return account if account.day == day else DailyBudget(day, 0, account.digest)
 
 
-def _heard(alert: Alert, knows: Known | None) -> bool:
+def _heard(alert: Alert, knows: KnownCause | None) -> bool:
     """Whether this target knows as much already."""
     return knows is not None and alert.severity <= knows.severity
 
 
-def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: Known | None) -> bool:
+def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: KnownCause | None) -> bool:
     """Send it, or answer that it is to be held back: the last of a day's budget is the summary's."""
     key, account = (target.name, alert.cause), dispatch.accounts[target.name]
     follows = target.follows and knows is not None and not knows.held
     room = account.sent < target.a_day - 1
     severity = max(alert.severity, knows.severity) if knows else alert.severity
-    dispatch.known[key] = Known(severity, not (follows or room))
+    dispatch.known[key] = KnownCause(severity, not (follows or room))
     if not (follows or room):
         return knows is None or not knows.held
     dispatch.sent.append((target.name, alert))
@@ -178,7 +178,7 @@ def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: Known | None)
     return False
 
 
-def _ended(dispatch: Dispatch, target: Target, alert: Alert, knows: Known | None) -> bool:
+def _ended(dispatch: Dispatch, target: Target, alert: Alert, knows: KnownCause | None) -> bool:
     """Forget the cause, and tell that it is over whoever heard of it and wants to know; answers as `_told`."""
     if knows is None:
         return False

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 @dataclass(frozen=True)
-class Retry:
+class BackoffPolicy:
     """`first` seconds to the first retry, doubled with each to `last`; after `trip` failures in a row the target rests for `rest`."""
 
     first: float = 2.0
@@ -33,13 +33,13 @@ class Circuit(NamedTuple):
         return self.failures > 0
 
 
-def backoff(attempts: int, retry: Retry, chance: float) -> float:
+def backoff(attempts: int, retry: BackoffPolicy, chance: float) -> float:
     """Seconds to wait after so many failed attempts, at least 1; `chance` in [0, 1) takes up to a quarter off, which spreads retries."""
     return float(min(retry.first * 2.0 ** min(attempts - 1, 40), retry.last) * (1.0 - chance / 4))
 
 
 def failed(
-    circuit: Circuit, now: float, retry: Retry, chance: float, asked: float | None = None
+    circuit: Circuit, now: float, retry: BackoffPolicy, chance: float, asked: float | None = None
 ) -> Circuit:
     """After one more failure; `asked` are seconds that the target asked to be left alone for."""
     failures = circuit.failures + 1

@@ -39,7 +39,7 @@ class Action(StrEnum):
     CLEAN_UP = "cleanup_inactive_models"
 
 
-class Found(StrEnum):
+class HealthIssue(StrEnum):
     """What can be the matter."""
 
     OLD = "old"
@@ -64,7 +64,7 @@ class Limits:
     inactive_days: float = 30.0
 
 
-class Standing(msgspec.Struct, frozen=True):
+class ModelCondition(msgspec.Struct, frozen=True):
     """How a serving model stands. Times in microseconds; None where something is not known.
 
     `readings` and `anomalies` are of the last day and since it was promoted, without those that were confirmed. The accuracy of now is the
@@ -128,7 +128,7 @@ class Standing(msgspec.Struct, frozen=True):
         return self.last_reading > self._learnt
 
 
-class Pace(msgspec.Struct, frozen=True):
+class ScoringPace(msgspec.Struct, frozen=True):
     """How quickly a daemon scored over the last day: batches, and how many of them took longer than the limit."""
 
     instance: str
@@ -176,37 +176,39 @@ class Decision(msgspec.Struct, frozen=True):
         )
 
 
-Finding = dict[Found, str]  # what is the matter, in words
+Finding = dict[HealthIssue, str]  # what is the matter, in words
 
 
 # ---------------------------------------------------------------------------------------------------- what is found
-def examine(one: Standing, actions: Collection[Action], limits: Limits, now: int) -> Finding:
+def examine(one: ModelCondition, actions: Collection[Action], limits: Limits, now: int) -> Finding:
     """What is the matter with a model, as far as it was asked for."""
     found: Finding = {}
     if Action.AGE in actions and one.age_days(now) >= limits.age_days:
-        found[Found.OLD] = f"learnt {one.age_days(now):.1f} days ago, more than {limits.age_days:g}"
+        found[HealthIssue.OLD] = (
+            f"learnt {one.age_days(now):.1f} days ago, more than {limits.age_days:g}"
+        )
     if Action.ACCURACY in actions:
         found |= _accuracy(one, limits)
     if one.failures and not {Action.RETRAIN, Action.ESCALATE}.isdisjoint(actions):
-        found[Found.FAILING] = (
+        found[HealthIssue.FAILING] = (
             f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: {one.failure}"
         )
     if Action.CLEAN_UP in actions and _days(now - one.last_reading) >= limits.inactive_days:
-        found[Found.SILENT] = f"no reading for {_days(now - one.last_reading):.0f} days"
+        found[HealthIssue.SILENT] = f"no reading for {_days(now - one.last_reading):.0f} days"
     return found
 
 
-def _accuracy(one: Standing, limits: Limits) -> Finding:
+def _accuracy(one: ModelCondition, limits: Limits) -> Finding:
     found, worse = {}, _worse(one, limits)
     known = one.accuracy if one.accuracy is not None else one.accuracy_at_promotion
     if known is not None and known < limits.accuracy:
-        found[Found.INACCURATE] = f"accuracy {known:.3f}, below {limits.accuracy:g}"
+        found[HealthIssue.INACCURATE] = f"accuracy {known:.3f}, below {limits.accuracy:g}"
     if worse:
-        found[Found.DEGRADED] = "; ".join(worse)
+        found[HealthIssue.DEGRADED] = "; ".join(worse)
     return found
 
 
-def _worse(one: Standing, limits: Limits) -> list[str]:
+def _worse(one: ModelCondition, limits: Limits) -> list[str]:
     """A rounding error makes nobody worse."""
     said, then, now, rate = [], one.accuracy_at_promotion, one.accuracy, one.false_positive_rate
     if (
@@ -227,7 +229,7 @@ def _worse(one: Standing, limits: Limits) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------- what is to be done
 def decide(
-    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+    one: ModelCondition, found: Finding, actions: Collection[Action], limits: Limits, now: int
 ) -> list[Decision]:
     """What is to be done about it, as far as it was asked for."""
     decisions: list[tuple[Kind, Cause, str]] = []
@@ -247,33 +249,33 @@ def decide(
 
 
 def _remedies(
-    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+    one: ModelCondition, found: Finding, actions: Collection[Action], limits: Limits, now: int
 ) -> list[tuple[Kind, Cause, str]]:
     """Silence and too many failures end it; else what is old or worse is learnt anew, where there is news and it was not tried just now."""
-    if Action.CLEAN_UP in actions and Found.SILENT in found:
-        return [("retire", "silent", found[Found.SILENT])]
+    if Action.CLEAN_UP in actions and HealthIssue.SILENT in found:
+        return [("retire", "silent", found[HealthIssue.SILENT])]
     if Action.RETRAIN not in actions:
         return []
     if one.failures >= limits.failures:
-        return [("disable", "failing", found[Found.FAILING])]
+        return [("disable", "failing", found[HealthIssue.FAILING])]
     if not one.has_news or _lately(max(one.tried_at or 0, one.learnt_at or 0), now):
         return []
-    if Found.DEGRADED in found:
-        return [("retrain", "degraded", found[Found.DEGRADED])]
-    return [("retrain", "age", found[Found.OLD])] if Found.OLD in found else []
+    if HealthIssue.DEGRADED in found:
+        return [("retrain", "degraded", found[HealthIssue.DEGRADED])]
+    return [("retrain", "age", found[HealthIssue.OLD])] if HealthIssue.OLD in found else []
 
 
 def _escalations(
-    one: Standing, found: Finding, actions: Collection[Action], limits: Limits, now: int
+    one: ModelCondition, found: Finding, actions: Collection[Action], limits: Limits, now: int
 ) -> list[tuple[Kind, Cause, str]]:
     """What stands is told once a day; what was told and is over is told once. What is not known says neither."""
     said: list[tuple[Kind, Cause, str]] = []
     degraded, failing = one.degraded_since_told, one.failing_since_told
-    if Found.DEGRADED in found and not _lately(degraded, now):
-        said.append(("escalate", "degraded", found[Found.DEGRADED]))
+    if HealthIssue.DEGRADED in found and not _lately(degraded, now):
+        said.append(("escalate", "degraded", found[HealthIssue.DEGRADED]))
     elif (
         degraded is not None
-        and Found.DEGRADED not in found
+        and HealthIssue.DEGRADED not in found
         and Action.ACCURACY in actions
         and one.false_positive_rate is not None
     ):
@@ -285,7 +287,7 @@ def _escalations(
             )
         )
     if 0 < one.failures < limits.failures and not _lately(failing, now):
-        said.append(("escalate", "failing", found[Found.FAILING]))
+        said.append(("escalate", "failing", found[HealthIssue.FAILING]))
     elif failing is not None and not one.failures:
         said.append(
             ("recover", "failing", f"version {one.version} serves, and no training failed since")
@@ -294,7 +296,7 @@ def _escalations(
 
 
 def judge_pace(
-    one: Pace, actions: Collection[Action], limits: Limits, now: int
+    one: ScoringPace, actions: Collection[Action], limits: Limits, now: int
 ) -> tuple[Finding, list[Decision]]:
     """Whether a daemon scores quickly enough, and what is to be told of it."""
     if Action.LATENCY not in actions or not one.batches:
@@ -304,7 +306,7 @@ def judge_pace(
     if share > SLOW_SHARE:
         reason = f"{100 * share:.1f} % of the batches took longer than {milliseconds} to score: the p99 is above it"
         told = Action.ESCALATE in actions and not _lately(one.slow_since_told, now)
-        return {Found.SLOW: reason}, [
+        return {HealthIssue.SLOW: reason}, [
             Decision("escalate", "slow", reason, one.instance, figures=figures)
         ] if told else []
     over = one.slow_since_told is not None and Action.ESCALATE in actions

@@ -18,12 +18,12 @@ import msgspec
 
 from insa_anomaly.core.reading.reading import (
     DEVICE_METRIC,
-    Cause,
     Flag,
     Quality,
     Raw,
     Reading,
     Rejected,
+    RejectionReason,
 )
 from insa_anomaly.core.reading.topics import Acceptance, Format
 
@@ -59,7 +59,7 @@ _GOOD, _STAMPED, _RESTAMPED, _HISTORICAL = (
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TopicMatch:
     """What the topic says of the readings under it."""
 
     device_id: str | None
@@ -94,7 +94,7 @@ class _Object(msgspec.Struct):
 class _Refusal(Exception):
     """An answer that ends the parse of one message, not an error."""
 
-    def __init__(self, cause: Cause, detail: str) -> None:
+    def __init__(self, cause: RejectionReason, detail: str) -> None:
         self.cause = cause
         self.detail = detail
 
@@ -118,7 +118,7 @@ class Parser:
         self._max_age = inf if acceptance.max_age is None else acceptance.max_age * SECOND
         self._max_ahead = acceptance.max_ahead * SECOND
         self._historical_after = acceptance.historical_after * SECOND
-        self._places: dict[str, _Place | _Refusal] = {}
+        self._places: dict[str, _TopicMatch | _Refusal] = {}
         self._names: set[str] = set()
 
     def parse(self, raw: Raw) -> list[Reading] | Rejected:
@@ -130,10 +130,10 @@ class Parser:
                 readings = self._slow(raw, place)
         except _Refusal as refusal:
             return Rejected(refusal.cause, refusal.detail[:300], raw)
-        return readings or Rejected(Cause.EMPTY, "no value in it", raw)
+        return readings or Rejected(RejectionReason.EMPTY, "no value in it", raw)
 
     # The topic
-    def _place(self, topic: str) -> _Place:
+    def _place(self, topic: str) -> _TopicMatch:
         place = self._places.get(topic)
         if place is None:
             if len(self._places) >= _MAX_TOPICS:
@@ -143,7 +143,7 @@ class Parser:
             raise place
         return place
 
-    def _look_up(self, topic: str) -> _Place | _Refusal:
+    def _look_up(self, topic: str) -> _TopicMatch | _Refusal:
         levels = topic.split("/")
         for subscription in self._acceptance.subscriptions:
             names = subscription.match(levels)
@@ -153,8 +153,10 @@ class Parser:
                         self._check_name(name)
                 except _Refusal as refusal:
                     return refusal
-                return _Place(names.get("device_id"), names.get("metric_name"), subscription.format)
-        return _Refusal(Cause.UNKNOWN_TOPIC, "no subscription covers this topic")
+                return _TopicMatch(
+                    names.get("device_id"), names.get("metric_name"), subscription.format
+                )
+        return _Refusal(RejectionReason.UNKNOWN_TOPIC, "no subscription covers this topic")
 
     def _check_name(self, name: str) -> None:
         if name in self._names:
@@ -166,17 +168,17 @@ class Parser:
             or name == DEVICE_METRIC
             or set(name) & _MARKS
         ):
-            raise _Refusal(Cause.BAD_NAME, f"not a name we can use: {name[:60]!r}")
+            raise _Refusal(RejectionReason.BAD_NAME, f"not a name we can use: {name[:60]!r}")
         if len(self._names) >= _MAX_TOPICS:
             self._names.clear()
         self._names.add(name)
 
     # The quick way: the JSON forms that say what they are
-    def _quick(self, raw: Raw, place: _Place) -> list[Reading] | None:
+    def _quick(self, raw: Raw, place: _TopicMatch) -> list[Reading] | None:
         payload = raw.payload
         if len(payload) > self._acceptance.max_bytes:
             raise _Refusal(
-                Cause.TOO_LARGE,
+                RejectionReason.TOO_LARGE,
                 f"{len(payload)} bytes, at most {self._acceptance.max_bytes} are taken",
             )
         if (
@@ -201,7 +203,7 @@ class Parser:
         return self._readings(said, values, place, raw.received)
 
     def _readings(
-        self, said: _Object, values: dict[str, float | None], place: _Place, received: int
+        self, said: _Object, values: dict[str, float | None], place: _TopicMatch, received: int
     ) -> list[Reading]:
         device = self._device(said.device_id, place)
         timestamp, flags, original = self._time(said.timestamp, received)
@@ -226,7 +228,7 @@ class Parser:
         return out
 
     # The general way
-    def _slow(self, raw: Raw, place: _Place) -> list[Reading]:
+    def _slow(self, raw: Raw, place: _TopicMatch) -> list[Reading]:
         readings = []
         for i, draft in enumerate(_drafts(raw.payload, place, self._acceptance.max_depth)):
             if i >= self._acceptance.max_values:
@@ -238,11 +240,12 @@ class Parser:
 
     def _too_many(self) -> _Refusal:
         return _Refusal(
-            Cause.TOO_LARGE, f"more than {self._acceptance.max_values} values in one message"
+            RejectionReason.TOO_LARGE,
+            f"more than {self._acceptance.max_values} values in one message",
         )
 
     def _reading(
-        self, draft: _Draft, place: _Place, received: int, position: int
+        self, draft: _Draft, place: _TopicMatch, received: int, position: int
     ) -> Reading | None:
         if draft.value is None:
             return None
@@ -250,7 +253,9 @@ class Parser:
         device = self._device(draft.device_id, place)
         metric = draft.metric_name if draft.metric_name is not None else place.metric_name
         if metric is None:
-            raise _Refusal(Cause.NO_METRIC, "neither the message nor the topic names the metric")
+            raise _Refusal(
+                RejectionReason.NO_METRIC, "neither the message nor the topic names the metric"
+            )
         self._check_metric(metric, place)
         timestamp, flags, original = self._time(draft.timestamp, received)
         named = None if draft.id is None else _hash(draft.id)
@@ -265,27 +270,27 @@ class Parser:
             original,
         )
 
-    def _device(self, said: object, place: _Place) -> str:
+    def _device(self, said: object, place: _TopicMatch) -> str:
         if said is None:
             if place.device_id is None:
                 raise _Refusal(
-                    Cause.NO_DEVICE, "neither the message nor the topic names the device"
+                    RejectionReason.NO_DEVICE, "neither the message nor the topic names the device"
                 )
             return place.device_id
         if not isinstance(said, str):
-            raise _Refusal(Cause.BAD_NAME, f"device_id is not a text: {said!r}")
+            raise _Refusal(RejectionReason.BAD_NAME, f"device_id is not a text: {said!r}")
         if place.device_id is not None and said != place.device_id:
             raise _Refusal(
-                Cause.MISMATCH,
+                RejectionReason.MISMATCH,
                 f"device_id {said[:60]!r} under the topic of {place.device_id[:60]!r}",
             )
         self._check_name(said)
         return said
 
-    def _check_metric(self, metric: str, place: _Place) -> None:
+    def _check_metric(self, metric: str, place: _TopicMatch) -> None:
         if place.metric_name is not None and metric != place.metric_name:
             raise _Refusal(
-                Cause.MISMATCH,
+                RejectionReason.MISMATCH,
                 f"metric {metric[:60]!r} under the topic of {place.metric_name[:60]!r}",
             )
         self._check_name(metric)
@@ -296,7 +301,7 @@ class Parser:
             return received, _STAMPED, None
         timestamp = microseconds(said)
         if timestamp is None:
-            raise _Refusal(Cause.BAD_TIMESTAMP, f"not a time: {str(said)[:60]!r}")
+            raise _Refusal(RejectionReason.BAD_TIMESTAMP, f"not a time: {str(said)[:60]!r}")
         age = received - timestamp
         if not -self._max_ahead <= age <= self._max_age or timestamp < _EARLIEST:
             return received, _RESTAMPED, str(said)[:100]
@@ -323,7 +328,9 @@ def microseconds(said: object) -> int | None:
 
 def _hash(name: object) -> int:
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise _Refusal(Cause.BAD_ID, f"an id is a text or a whole number: {str(name)[:60]!r}")
+        raise _Refusal(
+            RejectionReason.BAD_ID, f"an id is a text or a whole number: {str(name)[:60]!r}"
+        )
     digest = blake2b(str(name).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int(_int64_of(digest)[0])
 
@@ -346,27 +353,28 @@ def _quality(said: object) -> int:
     quality = _QUALITIES.get(said.lower()) if isinstance(said, str) else None
     if quality is None:
         raise _Refusal(
-            Cause.BAD_QUALITY, f"quality is one of {', '.join(_QUALITIES)}: {str(said)[:60]!r}"
+            RejectionReason.BAD_QUALITY,
+            f"quality is one of {', '.join(_QUALITIES)}: {str(said)[:60]!r}",
         )
     return quality
 
 
 def _number(said: object) -> float:
     if isinstance(said, bool):
-        raise _Refusal(Cause.BOOLEAN, "true or false where a number belongs")
+        raise _Refusal(RejectionReason.BOOLEAN, "true or false where a number belongs")
     if not isinstance(said, int | float):
-        raise _Refusal(Cause.NOT_A_NUMBER, f"not a number: {str(said)[:60]!r}")
+        raise _Refusal(RejectionReason.NOT_A_NUMBER, f"not a number: {str(said)[:60]!r}")
     try:
         value = float(said)
     except OverflowError:
         value = float("inf")
     if not isfinite(value):
-        raise _Refusal(Cause.NOT_FINITE, f"not a finite number: {str(said)[:60]}")
+        raise _Refusal(RejectionReason.NOT_FINITE, f"not a finite number: {str(said)[:60]}")
     return value + 0.0  # -0.0 and 0.0 are one value
 
 
 # ------------------------------------------------------------------------------------------------- payload to drafts
-def _drafts(payload: bytes, place: _Place, max_depth: int) -> Iterator[_Draft]:
+def _drafts(payload: bytes, place: _TopicMatch, max_depth: int) -> Iterator[_Draft]:
     kind = place.format if place.format != "auto" else _recognise(payload)
     if kind == "json":
         return _from_json(_json(payload, max_depth), place)
@@ -385,32 +393,36 @@ def _text(payload: bytes) -> str:
     try:
         return payload.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        raise _Refusal(Cause.NOT_UTF8, str(error)) from None
+        raise _Refusal(RejectionReason.NOT_UTF8, str(error)) from None
 
 
 def _bare_number(text: str) -> float:
     if _NUMBER.fullmatch(text):
         return float(text)  # may be infinite: the caller looks
     if not text:
-        raise _Refusal(Cause.EMPTY, "an empty message")
+        raise _Refusal(RejectionReason.EMPTY, "an empty message")
     if _NOT_FINITE.fullmatch(text):
-        raise _Refusal(Cause.NOT_FINITE, f"not a finite number: {text}")
+        raise _Refusal(RejectionReason.NOT_FINITE, f"not a finite number: {text}")
     if text.lower() in ("true", "false"):
-        raise _Refusal(Cause.BOOLEAN, "true or false where a number belongs")
-    raise _Refusal(Cause.MALFORMED, f"neither JSON nor a number nor line protocol: {text[:60]!r}")
+        raise _Refusal(RejectionReason.BOOLEAN, "true or false where a number belongs")
+    raise _Refusal(
+        RejectionReason.MALFORMED, f"neither JSON nor a number nor line protocol: {text[:60]!r}"
+    )
 
 
 def _json(payload: bytes, max_depth: int) -> object:
     if _deeper(payload, max_depth):
-        raise _Refusal(Cause.TOO_DEEP, f"nested more than {max_depth} deep")
+        raise _Refusal(RejectionReason.TOO_DEEP, f"nested more than {max_depth} deep")
     try:
         return msgspec.json.decode(payload)
     except RecursionError:
-        raise _Refusal(Cause.TOO_DEEP, f"nested more than {max_depth} deep") from None
+        raise _Refusal(RejectionReason.TOO_DEEP, f"nested more than {max_depth} deep") from None
     except (msgspec.MsgspecError, ValueError) as error:
         _text(payload)
         infinite = _NOT_FINITE_JSON.search(payload) or "out of range" in str(error)
-        raise _Refusal(Cause.NOT_FINITE if infinite else Cause.MALFORMED, str(error)) from None
+        raise _Refusal(
+            RejectionReason.NOT_FINITE if infinite else RejectionReason.MALFORMED, str(error)
+        ) from None
 
 
 def _deeper(payload: bytes, most: int) -> bool:
@@ -422,11 +434,11 @@ def _deeper(payload: bytes, most: int) -> bool:
     return max(accumulate(map(_DEEPER_BY.__getitem__, outside)), default=0) > most
 
 
-def _from_json(said: object, place: _Place) -> Iterator[_Draft]:
+def _from_json(said: object, place: _TopicMatch) -> Iterator[_Draft]:
     if isinstance(said, list):
         for item in said:
             if isinstance(item, list):
-                raise _Refusal(Cause.MALFORMED, "an array within an array")
+                raise _Refusal(RejectionReason.MALFORMED, "an array within an array")
             yield from _from_json(item, place)
     elif isinstance(said, dict):
         yield from _from_object(said, place)
@@ -434,7 +446,7 @@ def _from_json(said: object, place: _Place) -> Iterator[_Draft]:
         yield _Draft(None, said)
 
 
-def _from_object(said: dict[str, Any], place: _Place) -> Iterator[_Draft]:
+def _from_object(said: dict[str, Any], place: _TopicMatch) -> Iterator[_Draft]:
     common = {
         "timestamp": said.get("timestamp"),
         "id": said.get("id"),
@@ -443,12 +455,14 @@ def _from_object(said: dict[str, Any], place: _Place) -> Iterator[_Draft]:
     }
     if "metrics" in said:
         if not isinstance(said["metrics"], dict):
-            raise _Refusal(Cause.MALFORMED, "metrics is not an object of numbers")
+            raise _Refusal(RejectionReason.MALFORMED, "metrics is not an object of numbers")
         values = said["metrics"]
     elif "metric_name" in said or ("value" in said and place.metric_name is not None):
         name = said.get("metric_name", place.metric_name)
         if not isinstance(name, str):
-            raise _Refusal(Cause.BAD_NAME, f"metric_name is not a text: {str(name)[:60]!r}")
+            raise _Refusal(
+                RejectionReason.BAD_NAME, f"metric_name is not a text: {str(name)[:60]!r}"
+            )
         values = {name: said.get("value")}
     else:
         values = {name: value for name, value in said.items() if name not in _RESERVED}
@@ -468,7 +482,8 @@ def _from_lines(text: str) -> Iterator[_Draft]:
     for line in text.splitlines():
         if len(line) > _MAX_LINE:
             raise _Refusal(
-                Cause.TOO_LARGE, f"a line of {len(line)} characters, at most {_MAX_LINE} are taken"
+                RejectionReason.TOO_LARGE,
+                f"a line of {len(line)} characters, at most {_MAX_LINE} are taken",
             )
         if line.strip() and not line.startswith("#"):
             yield from _from_line(line.strip())
@@ -486,7 +501,9 @@ def _from_line(line: str) -> Iterator[_Draft]:
     for field_text in fields:
         name, equals, value = _cut(field_text, "=")
         if not equals or not name:
-            raise _Refusal(Cause.MALFORMED, f"not a field of line protocol: {field_text[:60]!r}")
+            raise _Refusal(
+                RejectionReason.MALFORMED, f"not a field of line protocol: {field_text[:60]!r}"
+            )
         metric = _unescape(name)
         yield _Draft(
             measurement if metric == "value" else metric,
@@ -516,7 +533,7 @@ def _fields_and_time(rest: str) -> tuple[list[str], int | None]:
             break
     stamp = rest[position:].strip()
     if not fields or (stamp and not _STAMP.fullmatch(stamp)):
-        raise _Refusal(Cause.MALFORMED, f"not line protocol: {rest[:60]!r}")
+        raise _Refusal(RejectionReason.MALFORMED, f"not line protocol: {rest[:60]!r}")
     return fields, int(stamp) if stamp else None
 
 
@@ -524,7 +541,7 @@ def _field_value(text: str) -> object:
     if _INTEGER.fullmatch(text):
         return int(text[:-1])
     if text.startswith('"'):
-        raise _Refusal(Cause.NOT_A_NUMBER, f"a text where a number belongs: {text[:60]}")
+        raise _Refusal(RejectionReason.NOT_A_NUMBER, f"a text where a number belongs: {text[:60]}")
     if text in ("t", "T", "f", "F") or text.lower() in ("true", "false"):
-        raise _Refusal(Cause.BOOLEAN, "true or false where a number belongs")
+        raise _Refusal(RejectionReason.BOOLEAN, "true or false where a number belongs")
     return _bare_number(text)

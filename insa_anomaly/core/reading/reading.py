@@ -26,7 +26,7 @@ class Flag(IntFlag):
     HISTORICAL = 4  # old by its own clock: recorded and told as such
 
 
-class Cause(StrEnum):
+class RejectionReason(StrEnum):
     """Why a message is rejected: a closed list, and the label of its counter."""
 
     TOO_LARGE = "too_large"
@@ -73,6 +73,6 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 class Rejected(msgspec.Struct, frozen=True):
     """A message that holds no reading we can take, with the reason and the raw bytes."""
 
-    reason: Cause
+    reason: RejectionReason
     detail: str
     raw: Raw

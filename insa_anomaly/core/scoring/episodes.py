@@ -41,7 +41,7 @@ class Policy:
     highest_threshold: float = 0.9  # of the largest confidence a model can have: no threshold is set above it, an obvious fault always speaks
 
 
-class Standing(NamedTuple):
+class EpisodeState(NamedTuple):
     """The episode of one series as it stands, or `QUIET`; the columns `features.EPISODE` of its state."""
 
     started: float  # event time of the reading that opened it, microseconds
@@ -51,7 +51,7 @@ class Standing(NamedTuple):
     quiet: float  # ordinary readings since the last anomalous one
 
 
-QUIET = Standing(0.0, 0.0, 0.0, 0.0, 0.0)
+QUIET = EpisodeState(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,23 @@ class Verdicts:
 
 
 def step(
-    standing: Standing, time: float, score: float, threshold: float, policy: Policy
-) -> tuple[Transition, Standing]:
+    standing: EpisodeState, time: float, score: float, threshold: float, policy: Policy
+) -> tuple[Transition, EpisodeState]:
     """One reading of one series: what it does, and the episode after it."""
     confidence = -score
     if standing.readings == 0:
         if score < 0 and confidence >= threshold:
-            return Transition.OPENED, Standing(time, 1.0, confidence, confidence, 0.0)
+            return Transition.OPENED, EpisodeState(time, 1.0, confidence, confidence, 0.0)
         return Transition.NONE, QUIET
     if score >= 0:
         started, readings, peak, told, quiet = standing
         closed = quiet + 1 >= policy.merge_gap_readings
-        return (Transition.CLOSED if closed else Transition.NONE), Standing(
+        return (Transition.CLOSED if closed else Transition.NONE), EpisodeState(
             started, readings, peak, told, quiet + 1
         )
     worse = confidence >= standing.told + policy.worsen_step
     told, peak = confidence if worse else standing.told, max(standing.peak, confidence)
-    held = Standing(standing.started, standing.readings + 1, peak, told, 0.0)
+    held = EpisodeState(standing.started, standing.readings + 1, peak, told, 0.0)
     return (Transition.WORSENED if worse else Transition.NONE), held
 
 
@@ -108,7 +108,7 @@ def judge(
         strict=True,
     ):
         if r != row:
-            standing, row = Standing(*after[r].tolist()), r
+            standing, row = EpisodeState(*after[r].tolist()), r
         transition, standing = step(standing, time, score, threshold, policy)
         if standing.readings:
             verdicts.transitions[i], verdicts.started[i] = transition, int(standing.started)

@@ -27,7 +27,7 @@ NodeFeatures = npt.NDArray[np.uint8]
 LeafCodes = npt.NDArray[np.uint16]
 
 
-class Memory(Protocol):
+class Allocator(Protocol):
     """Gives arrays of zeros, as numpy does; memory is taken only where something is written."""
 
     def __call__(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - whatever numpy takes for one
@@ -102,7 +102,7 @@ class Arena:
     feature in the low bits cannot change it.
     """
 
-    def __init__(self, capacity: int, trees: int, zeros: Memory = np.zeros) -> None:
+    def __init__(self, capacity: int, trees: int, zeros: Allocator = np.zeros) -> None:
         """`capacity` models of at most `trees` trees, in memory that `zeros` gives."""
         self.trees = trees
         self._levels = [zeros((capacity, trees, 1 << depth), np.int64) for depth in range(DEPTH)]

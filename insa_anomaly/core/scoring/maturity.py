@@ -18,7 +18,7 @@ _NEW_LEVEL = 0.5
 _FEWEST = 100  # readings that a model is learnt from
 
 
-class ComingOfAge(Protocol):
+class MaturityParameters(Protocol):
     """With a history as long as this and as many readings as this, a model is mature."""
 
     @property
@@ -31,7 +31,7 @@ class ComingOfAge(Protocol):
 
 
 @dataclass(frozen=True)
-class Life:
+class Maturity:
     """What a model has behind it; times in microseconds since the epoch."""
 
     known: float  # readings, or rows, ever learnt from
@@ -41,7 +41,9 @@ class Life:
     mature: bool
 
 
-def grown(before: Life | None, times: Floats, interval: float, parameters: ComingOfAge) -> Life:
+def grown(
+    before: Maturity | None, times: Floats, interval: float, parameters: MaturityParameters
+) -> Maturity:
     """The life of a model of readings at `times` [n], in order, a typical `interval` apart; `before`: of the model that served till now."""
     known, first, through, mature = float(len(times)), float(times[0]), float(times[-1]), False
     if before is not None:
@@ -52,7 +54,7 @@ def grown(before: Life | None, times: Floats, interval: float, parameters: Comin
             before.mature,
         )
     long = float(times[-1]) - first + interval >= parameters.mature_days * DAY
-    return Life(
+    return Maturity(
         known,
         first,
         through,
@@ -62,7 +64,7 @@ def grown(before: Life | None, times: Floats, interval: float, parameters: Comin
 
 
 def quarantined(
-    before: Life | None, times: Floats, anomalous: Ints, step: float
+    before: Maturity | None, times: Floats, anomalous: Ints, step: float
 ) -> tuple[Bools, float]:
     """Which of the readings [n], in order of time, are not learnt, and up to when all are released.
 

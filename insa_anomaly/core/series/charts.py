@@ -8,7 +8,7 @@ from itertools import repeat
 
 import numpy as np
 
-from insa_anomaly.core.series.features import SCALED_CAP, WIDTH, Look
+from insa_anomaly.core.series.features import SCALED_CAP, WIDTH, WindowView
 from insa_anomaly.core.units import LONG, Bools, Floats, Ints
 
 LAGS, MEAN_OF = 5, 20
@@ -40,14 +40,14 @@ def predictors(z: Floats) -> Floats:
     return out
 
 
-def recent(look: Look, cap: float) -> Floats:
+def recent(look: WindowView, cap: float) -> Floats:
     """The end of the windows in robust units [n, MEAN_OF + 1], the newest within the cap."""
     z = look.z[:, LONG - MEAN_OF - 1 :].copy()
     z[:, -1] = np.clip(look.newest[:, 1], -cap, cap)
     return z
 
 
-def forecast_error(look: Look, numbers: Floats) -> Floats:
+def forecast_error(look: WindowView, numbers: Floats) -> Floats:
     """Log of the scaled error of the one-step forecast [n], higher = stranger; `numbers` [n, NUMBERS_WIDTH]."""
     z = recent(look, _CAP)
     off = z[:, -1] - (predictors(z) * numbers[:, WEIGHTS]).sum(axis=1)

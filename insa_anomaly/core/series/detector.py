@@ -21,8 +21,8 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.core.scoring import calibration
 from insa_anomaly.core.scoring.episodes import Policy, judge
-from insa_anomaly.core.scoring.forest import Arena, Forest, Memory
-from insa_anomaly.core.scoring.maturity import Life
+from insa_anomaly.core.scoring.forest import Allocator, Arena, Forest
+from insa_anomaly.core.scoring.maturity import Maturity
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import charts, features, rules
 from insa_anomaly.core.series.features import Arrival
@@ -88,11 +88,11 @@ class Model:
         return float(self.numbers[THRESHOLD])
 
     @property
-    def life(self) -> Life:
+    def life(self) -> Maturity:
         """What it has behind it."""
         first, through = self.numbers[RULES][[rules.FROM, rules.THROUGH]].tolist()
         known, released = self.numbers[[KNOWN, RELEASED]].tolist()
-        return Life(known, first, through, released, bool(self.numbers[MATURE]))
+        return Maturity(known, first, through, released, bool(self.numbers[MATURE]))
 
     def to_bytes(self) -> bytes:
         """One npz that needs no pickle."""
@@ -144,10 +144,10 @@ class Model:
         )
 
 
-class Models:
+class ModelTable:
     """The models of a fleet, by row, as `advance` needs them."""
 
-    def __init__(self, capacity: int, trees: int, zeros: Memory = np.zeros) -> None:
+    def __init__(self, capacity: int, trees: int, zeros: Allocator = np.zeros) -> None:
         """Room for `capacity` models of at most `trees` trees; memory, which `zeros` gives, is taken as models are put."""
         self.arena = Arena(capacity, trees, zeros)
         self.numbers = zeros((capacity, MODEL_WIDTH), np.float64)
@@ -201,7 +201,7 @@ class Results:
 def advance(
     states: Floats,
     which: Ints,
-    models: Models,
+    models: ModelTable,
     rows: Ints,
     values: Floats,
     times: Ints,
@@ -291,7 +291,7 @@ def _score(
     which: Ints,
     time: Floats,
     ready: Bools,
-    models: Models,
+    models: ModelTable,
     row: Ints,
 ) -> None:
     """Score the readings `ready` of `pushed`, whose window is full; writes the smoothed forecast errors into the new states."""
@@ -394,7 +394,7 @@ def _judge(
     row: Ints,
     known: Bools,
     loud: Bools,
-    models: Models,
+    models: ModelTable,
     policy: Policy,
 ) -> None:
     """Verdict on the readings that moved their window; writes the episodes into the new states."""
@@ -427,7 +427,7 @@ def _refits(
     time: Floats,
     row: Ints,
     known: Bools,
-    models: Models,
+    models: ModelTable,
     parameters: Parameters,
 ) -> None:
     """Say at which readings a refit is due, and count from there."""

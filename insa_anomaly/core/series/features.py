@@ -90,7 +90,7 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class Look:
+class WindowView:
     """Full windows as a model sees them: in units of the series' own robust scale, with what is usual at the time of day."""
 
     z: Floats  # [n, LONG], each within +-6, so that one reading far out does not bend the window for as long as it is in there
@@ -288,7 +288,7 @@ def _run(
     return out
 
 
-def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Look:
+def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> WindowView:
     """Full windows [n, LONG] in the units of the model; `numbers` [n, NUMBERS_WIDTH], of which MEANS and SPREADS are not read."""
     with np.errstate(
         over="ignore"
@@ -296,7 +296,7 @@ def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Loo
         z = windows - numbers[:, CENTER, None]
         z /= numbers[:, SCALE, None]
     newest = np.clip(z[:, -2:], -_Z_CAP, _Z_CAP)
-    return Look(
+    return WindowView(
         np.clip(z, -_WINDOW_CAP, _WINDOW_CAP, out=z),
         newest,
         daily.profile(stamps, numbers[:, DAILY]),
@@ -304,7 +304,7 @@ def look(windows: Floats, stamps: Floats, flats: Floats, numbers: Floats) -> Loo
     )
 
 
-def unscaled(look: Look, numbers: Floats) -> Floats:
+def unscaled(look: WindowView, numbers: Floats) -> Floats:
     """Features [n, WIDTH] before scaling; `numbers` as for `look`."""
     short = look.z[:, -SHORT:].copy()  # contiguous, and ours to change
     level = short.sum(axis=1) / SHORT
@@ -334,12 +334,12 @@ def scaled(raw: Floats, numbers: Floats) -> Features:
     return np.clip(out, -SCALED_CAP, SCALED_CAP, out=out).astype(np.float32)
 
 
-def features(look: Look, numbers: Floats) -> Features:
+def features(look: WindowView, numbers: Floats) -> Features:
     """Scaled features [n, WIDTH]."""
     return scaled(unscaled(look, numbers), numbers)
 
 
-def expected(look: Look, numbers: Floats) -> Floats:
+def expected(look: WindowView, numbers: Floats) -> Floats:
     """The value that was to be expected [n]: the recent mean, carried along the daily profile where there is one."""
     residuals = look.z[:, -SHORT - 1 : -1] - look.profile[:, :-1]
     value: Floats = numbers[:, CENTER] + numbers[:, SCALE] * (

@@ -4,7 +4,7 @@ import numpy as np
 
 from insa_anomaly.core.notification.event import Reason
 from insa_anomaly.core.scoring.episodes import Transition
-from insa_anomaly.core.series.detector import FEATURES, MEMBERS, Models, Results
+from insa_anomaly.core.series.detector import FEATURES, MEMBERS, ModelTable, Results
 from insa_anomaly.core.series.features import FLAT_FREE, MEANS, NAMES, SCALE, SPREADS
 from insa_anomaly.core.series.rules import Rule
 from insa_anomaly.core.units import Features, Floats
@@ -39,7 +39,7 @@ _SPOKE = {
 }
 
 
-def reasons(models: Models, row: int, results: Results, i: int) -> list[Reason]:
+def reasons(models: ModelTable, row: int, results: Results, i: int) -> list[Reason]:
     """Why reading i stands out, which the model in this row scored: what the rules saw, which member spoke, what isolated it.
 
     The share of a rule, and of a chart that was the strangest member, is 1; those of the features (`forest.Arena.shares`) sum to 1, and

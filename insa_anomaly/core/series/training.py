@@ -20,7 +20,7 @@ from insa_anomaly.core.learning.trained_model import Figures, Grow, Grown, Past,
 from insa_anomaly.core.scoring import calibration, daily, episodes, maturity
 from insa_anomaly.core.scoring.forest import Forest
 from insa_anomaly.core.series import charts, detector, features, rules
-from insa_anomaly.core.series.detector import Model, Models, advance
+from insa_anomaly.core.series.detector import Model, ModelTable, advance
 from insa_anomaly.core.units import DAY, Bools, Floats, Ints
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
@@ -40,15 +40,15 @@ Trained = TrainedModel[Model]
 
 
 @dataclass(frozen=True)
-class _History:
+class _ReadingHistory:
     """Readings in time order, and which of them alarmed and shall not be learnt."""
 
     times: Floats  # [n]
     values: Floats  # [n]
     quarantined: Bools  # [n]
 
-    def __getitem__(self, rows: slice | Bools) -> "_History":
-        return _History(self.times[rows], self.values[rows], self.quarantined[rows])
+    def __getitem__(self, rows: slice | Bools) -> "_ReadingHistory":
+        return _ReadingHistory(self.times[rows], self.values[rows], self.quarantined[rows])
 
     def __len__(self) -> int:
         return len(self.times)
@@ -69,7 +69,7 @@ class _Windows:
     def __len__(self) -> int:
         return len(self.flats)
 
-    def look(self, numbers: Floats) -> features.Look:
+    def look(self, numbers: Floats) -> features.WindowView:
         """As a model sees them; `numbers` [n, features.NUMBERS_WIDTH]."""
         return features.look(self.values, self.stamps, self.flats, numbers)
 
@@ -86,12 +86,12 @@ class _Fitted(Generic[Grown]):
 
 
 @dataclass(frozen=True)
-class _Learnt(Generic[Grown]):
+class _SeriesFit(Generic[Grown]):
     """A model, and what it was made from."""
 
     model: Model
     fitted: _Fitted[Grown]
-    history: _History
+    history: _ReadingHistory
     scores: Floats  # of the held-out readings
 
 
@@ -132,7 +132,7 @@ def _learnt(
     values: Floats,
     past: Past[Model] | None,
     grow: Grow[Grown],
-) -> _Learnt[Grown]:
+) -> _SeriesFit[Grown]:
     parameters, policy = learner.parameters, learner.policy
     given = _ordered(times, values)
     recent = _recent(given, parameters)
@@ -164,12 +164,12 @@ def _learnt(
     numbers[detector.THRESHOLD] = min(
         episodes.threshold_for(scores, len(scores) / per_day, policy), highest
     )
-    return _Learnt(
+    return _SeriesFit(
         Model(learner.id, learner.version, *learner.key, forest, numbers), fitted, history, scores
     )
 
 
-def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) -> Figures:
+def _figures(times: Ints, history: _ReadingHistory, scores: Floats, numbers: Floats) -> Figures:
     return {
         "readings_given": len(times),
         "readings_used": len(history),
@@ -188,7 +188,7 @@ def _figures(times: Ints, history: _History, scores: Floats, numbers: Floats) ->
     }
 
 
-def _ordered(times: Ints, values: Floats) -> _History:
+def _ordered(times: Ints, values: Floats) -> _ReadingHistory:
     """The finite readings in time order without repetitions."""
     if len(times) != len(values):
         raise TrainingError(f"{len(times)} timestamps for {len(values)} values")
@@ -207,10 +207,10 @@ def _ordered(times: Ints, values: Floats) -> _History:
         raise NotEnoughData(
             f"{len(when)} different readings with finite values; at least {FEWEST_READINGS} are needed"
         )
-    return _History(when, what, np.zeros(len(when), np.bool_))
+    return _ReadingHistory(when, what, np.zeros(len(when), np.bool_))
 
 
-def _recent(given: _History, parameters: Parameters) -> _History:
+def _recent(given: _ReadingHistory, parameters: Parameters) -> _ReadingHistory:
     """The newest readings, those that a model is learnt from."""
     recent = int((given.times >= given.times[-1] - parameters.history_days * DAY).sum())
     return given[
@@ -232,7 +232,7 @@ def _with_lead(values: Floats, alarmed: Bools) -> Bools:
     return alarmed | lead
 
 
-def _rules(given: _History, windows: _Windows, past: Past[Model] | None) -> Floats:
+def _rules(given: _ReadingHistory, windows: _Windows, past: Past[Model] | None) -> Floats:
     ever = np.array([given.values.min(), given.values.max(), given.times[0], given.times[-1]])
     if past is not None:
         low, high, first, last = past.model.numbers[detector.RULES][: rules.THROUGH + 1].tolist()
@@ -242,7 +242,9 @@ def _rules(given: _History, windows: _Windows, past: Past[Model] | None) -> Floa
     return rules.learn(windows.values[:, -1], windows.flats, ever)
 
 
-def _windows(history: _History, interval: float, parameters: Parameters) -> tuple[float, _Windows]:
+def _windows(
+    history: _ReadingHistory, interval: float, parameters: Parameters
+) -> tuple[float, _Windows]:
     """The full windows, and the pause that restarts one; a rule that would void most windows is not this series' rule."""
     gap = parameters.gap_factor * interval
     windows = _unroll(history, gap)
@@ -257,7 +259,7 @@ def _windows(history: _History, interval: float, parameters: Parameters) -> tupl
     return gap, windows
 
 
-def _unroll(history: _History, gap: float) -> _Windows:
+def _unroll(history: _ReadingHistory, gap: float) -> _Windows:
     """The full windows of what is learnt, by the same `push` that moves them in the stream; what is left out leaves no pause."""
     state, parts, learnt = features.empty(1), [], history[~history.quarantined]
     gaps = np.full(len(learnt), gap)
@@ -310,7 +312,7 @@ def _free_run(flats: Floats) -> float:
     return rules.usual_run(flats) if (flats > 0).mean() < _RARELY else 0.0
 
 
-def _charts(look: features.Look, raw: Floats) -> Floats:
+def _charts(look: features.WindowView, raw: Floats) -> Floats:
     """The forecast, fitted by ridge regression on the values within the cap, and the robust scales of its errors and of the features."""
     out = np.zeros(charts.NUMBERS_WIDTH)
     z = charts.recent(look, charts.FIT_CAP)
@@ -327,7 +329,7 @@ def _charts(look: features.Look, raw: Floats) -> Floats:
 
 # ---------------------------------------------------------------------------------------------- calibration
 @dataclass(frozen=True)
-class _HeldOut:
+class _HeldOutWindows:
     """Windows [n] in time order, as models that had not seen them saw them: what the tables are calibrated on."""
 
     values: Floats  # [n] the newest of each
@@ -338,14 +340,14 @@ class _HeldOut:
         return len(self.values)
 
 
-def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _HeldOut:
+def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _HeldOutWindows:
     edges = np.linspace(0, len(windows), _BLOCKS + 1).astype(int)
     at = np.arange(len(windows))
     parts = [
         _held_out(windows, (at >= begin) & (at < end), interval, parameters)
         for begin, end in pairwise(edges)
     ]
-    return _HeldOut(
+    return _HeldOutWindows(
         *(
             np.concatenate(columns)
             for columns in zip(*((p.values, p.members, p.errors) for p in parts), strict=True)
@@ -353,7 +355,9 @@ def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _H
     )
 
 
-def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Parameters) -> _HeldOut:
+def _held_out(
+    windows: _Windows, block: Bools, interval: float, parameters: Parameters
+) -> _HeldOutWindows:
     fitted, unseen = _learn(windows[~block], interval, parameters, grow_passing), windows[block]
     numbers = np.broadcast_to(fitted.numbers, (len(unseen), len(fitted.numbers)))
     own = np.broadcast_to(fitted.charts, (len(unseen), len(fitted.charts)))
@@ -365,7 +369,7 @@ def _held_out(windows: _Windows, block: Bools, interval: float, parameters: Para
         (forest, errors, _smoothed(errors, unseen.begins), charts.window_z(raw, own)), axis=1
     )
     values = unseen.values[:, -1]
-    return _HeldOut(values, members, np.abs(values - features.expected(look, numbers)))
+    return _HeldOutWindows(values, members, np.abs(values - features.expected(look, numbers)))
 
 
 def _smoothed(errors: Floats, begins: Bools) -> Floats:
@@ -389,7 +393,7 @@ def _most_confident(numbers: Floats, forest: Forest) -> float:
     return float(np.maximum(-calibration.score(together, everywhere[:, detector.ALPHA]), 0.0).max())
 
 
-def _calibrate(numbers: Floats, held_out: _HeldOut) -> Floats:
+def _calibrate(numbers: Floats, held_out: _HeldOutWindows) -> Floats:
     """Write the tables into `numbers`; answers the scores of the held-out readings."""
     for place, values in zip(
         detector.TABLES, np.ascontiguousarray(held_out.members.T), strict=False
@@ -438,7 +442,7 @@ class SeriesLearner:
 
     def scores(self, model: Model, times: Ints, values: Floats) -> Floats:
         """Scores of a stream [n] from an empty window on; 1 where a reading could not be scored."""
-        models = Models(1, len(model.forest.thresholds))
+        models = ModelTable(1, len(model.forest.thresholds))
         models.put(0, model)
         row, n = np.zeros(len(times), np.int64), np.arange(len(times))
         _, results = advance(

@@ -11,9 +11,9 @@ from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import delivery_id
-from insa_anomaly.core.operations.backoff import Circuit, Retry, backoff, failed
+from insa_anomaly.core.operations.backoff import BackoffPolicy, Circuit, backoff, failed
 from insa_anomaly.errors import TargetAway, TargetRefused
-from insa_anomaly.ports import AlertStore, AlertTarget, Waiting
+from insa_anomaly.ports import AlertStore, AlertTarget, PendingAlert
 
 IDLE_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
@@ -30,7 +30,7 @@ class Courier:
         name: str,
         target: AlertTarget,
         store: AlertStore,
-        retry: Retry,
+        retry: BackoffPolicy,
         keep: float,
         clock: Callable[[], int],
     ) -> None:
@@ -84,7 +84,7 @@ class Courier:
         self._news.set()
         self._target.interrupt()
 
-    def _deliver(self, one: Waiting) -> bool:
+    def _deliver(self, one: PendingAlert) -> bool:
         try:
             self._target.deliver(delivery_id(self.name, one.alert), one.alert, one.decided_at)
         except TargetRefused as error:
@@ -106,7 +106,7 @@ class Courier:
             self._store.hasten(self.name)
             instrumentation.target_answers(self.name)
 
-    def _fail(self, one: Waiting, error: Exception, asked: float | None) -> bool:
+    def _fail(self, one: PendingAlert, error: Exception, asked: float | None) -> bool:
         if self._stop.is_set():
             return False
         self._circuit = failed(self._circuit, monotonic(), self._retry, random(), asked)  # noqa: S311 - spreads retries, guards nothing
@@ -116,7 +116,7 @@ class Courier:
         instrumentation.target_away(self.name, error, pause, resting=resting)
         return not resting
 
-    def _give_up(self, one: Waiting, reason: str) -> None:
+    def _give_up(self, one: PendingAlert, reason: str) -> None:
         self._store.give_up(one, reason, self._clock())
         instrumentation.alert_given_up(self.name, one.alert, reason)
 

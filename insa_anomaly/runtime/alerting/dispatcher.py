@@ -10,7 +10,7 @@ from time import monotonic
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import Alert as Event
 from insa_anomaly.core.notification.alert import alerts_of
-from insa_anomaly.core.notification.routing import Account, Target, decide, summaries
+from insa_anomaly.core.notification.routing import DailyBudget, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports import AlertStore, Outgoing, State
 from insa_anomaly.runtime.alerting.courier import Courier
@@ -23,7 +23,7 @@ SUMMARY_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 
 
-class Alert:
+class AlertDispatcher:
     """The reader of the notices."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Alert:
         self._alerting = alerting
         self._clock = clock
         self._news = Flag()
-        self._accounts: dict[str, Account] | None = None
+        self._accounts: dict[str, DailyBudget] | None = None
         self._recent: set[str] = set()
         self._backlog: dict[str, int] = {}
         self._next_summary = self._next_forget = 0.0
@@ -112,7 +112,7 @@ class Alert:
         instrumentation.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
         self._wake()
 
-    def _restored(self) -> dict[str, Account]:
+    def _restored(self) -> dict[str, DailyBudget]:
         """What targets have had; and, with that, what a crash may bring again."""
         if self._accounts is None:
             self._recent = self._store.recent()

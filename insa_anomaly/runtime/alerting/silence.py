@@ -14,7 +14,7 @@ from insa_anomaly.core.notification.cadence import Cadence, Patience
 from insa_anomaly.core.notification.event import deterministic_id, rfc3339
 from insa_anomaly.core.notification.silence import Silence, Silent
 from insa_anomaly.errors import AlertsBroken, StateBroken
-from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, Silences, State, Telemetry
+from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, SilenceState, State, Telemetry
 
 LOOK_SECONDS = 1.0
 KEEP_SECONDS = 600.0
@@ -34,7 +34,7 @@ class SilenceEvent(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Ears:
+class ReceptionWatch:
     """Whether we can hear anything now, and what time it is: `clock` in microseconds since the epoch, `monotonic` in seconds."""
 
     listening: Callable[[], bool]
@@ -42,7 +42,7 @@ class Ears:
     monotonic: Callable[[], float] = monotonic
 
 
-class Listen:
+class SilenceMonitor:
     """One thread hears (`results`), another looks (`step`)."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Listen:
         store: AlertStore,
         known: Sequence[SeriesKey],
         patience: Patience,
-        ears: Ears,
+        ears: ReceptionWatch,
         offer: Callable[[list[Outgoing]], None],
     ) -> None:
         """`known` are the series in the order of their numbers; it grows."""
@@ -157,7 +157,7 @@ class Listen:
             self._since = {name: since for name, since in (was | began).items() if name in silent}
             for event in events:
                 instrumentation.silence_changed(event.kind, event.device_id, event.reason)
-            self._store.keep_silences(Silences(self._since))
+            self._store.keep_silences(SilenceState(self._since))
         instrumentation.silent_watched(
             sum(name is not None for name in silent), stream=None in silent
         )

@@ -35,7 +35,7 @@ from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports import SeriesKey, Telemetry
-from insa_anomaly.runtime.detections import Finding, finding
+from insa_anomaly.runtime.detections import Detection, detection
 from insa_anomaly.runtime.fleet.registry import Registry
 
 _MOVED = (Status.COLLECTING, Status.WARMING, Status.SCORED)
@@ -107,7 +107,7 @@ class ScoredRows:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeviceOutcome:
     """What a batch of n readings is to the devices."""
 
     scored: list[ScoredRows]
@@ -121,14 +121,14 @@ class Outcome:
         )
         return list(dict.fromkeys((one.of[i].device_id, METRIC_NAME) for one, i in places))
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[Detection]:
         """What was found in the rows."""
         for one in self.scored:
             anomalous = (one.results.score < 0) & (one.results.status == Status.SCORED)
             for i in np.flatnonzero(
                 anomalous | (one.results.transition != Transition.NONE)
             ).tolist():
-                yield finding(int(one.rows.at[i]), _anomaly(one, i), one.results, i)
+                yield detection(int(one.rows.at[i]), _anomaly(one, i), one.results, i)
 
 
 class Devices:
@@ -198,9 +198,9 @@ class Devices:
             one.moved = False
         return out
 
-    def advance(self, telemetry: Telemetry) -> Outcome:
+    def advance(self, telemetry: Telemetry) -> DeviceOutcome:
         """Take the readings in order, and score the rows that they complete."""
-        outcome = Outcome([], np.zeros(len(telemetry.value), np.int64))
+        outcome = DeviceOutcome([], np.zeros(len(telemetry.value), np.int64))
         if self._all:
             self._learn_numbers()
             groups: dict[int, list[_Completed]] = {}
@@ -222,7 +222,7 @@ class Devices:
                 state[window.TIMES] = -np.inf
                 one.rows, one.state, one.moved = alignment.empty(len(one.metrics)), state, True
 
-    def _taken(self, telemetry: Telemetry, outcome: Outcome) -> Iterator[_Completed]:
+    def _taken(self, telemetry: Telemetry, outcome: DeviceOutcome) -> Iterator[_Completed]:
         """Take the readings, device by device; answers the rows that they complete."""
         devices = self._device[telemetry.key]
         mine = np.flatnonzero(devices >= 0)
@@ -263,7 +263,7 @@ class Devices:
                     one, at, Aligned(rows.times, rows.values, rows.historical, taken[own][rows.at])
                 )
 
-    def _score(self, group: list[_Completed], outcome: Outcome) -> None:
+    def _score(self, group: list[_Completed], outcome: DeviceOutcome) -> None:
         """Score rows of devices with equally many metrics.
 
         The first rows of all of them go together, then the second rows, and so on; a device with many more than the others goes by itself.
@@ -276,7 +276,7 @@ class Devices:
         for one in group[together:]:
             self._score_all(one, outcome)
 
-    def _score_each(self, group: list[_Completed], i: int, outcome: Outcome) -> None:
+    def _score_each(self, group: list[_Completed], i: int, outcome: DeviceOutcome) -> None:
         """Score row i of each."""
         own = slice(i, i + 1)
         rows = Aligned(
@@ -298,7 +298,7 @@ class Devices:
             at = group[j].at
             outcome.episodes[at[at >= rows.at[j]]] = _standing(states[j])
 
-    def _score_all(self, one: _Completed, outcome: Outcome) -> None:
+    def _score_all(self, one: _Completed, outcome: DeviceOutcome) -> None:
         """Score all rows of one device."""
         device_, rows = one.device, one.rows
         before = _standing(device_.state)

@@ -10,7 +10,7 @@ from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Reason
 from insa_anomaly.core.scoring.episodes import Policy
-from insa_anomaly.core.scoring.forest import Memory
+from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
 from insa_anomaly.core.series.reasons import reasons
@@ -18,7 +18,7 @@ from insa_anomaly.ports import SeriesKey, Telemetry
 from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.shadows import KeptShadow, Shadows
-from insa_anomaly.runtime.fleet.shared_windows import Board
+from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -39,12 +39,12 @@ class Fleet:
         parameters: Parameters,
         policy: Policy,
         terms: DeviceTerms | None = None,
-        zeros: Memory = np.zeros,
+        zeros: Allocator = np.zeros,
     ) -> None:
         self.registry = registry
         self._parameters = parameters
         self._policy = policy
-        self.board = Board(registry.capacity, parameters.n_estimators, zeros)
+        self.board = SharedWindows(registry.capacity, parameters.n_estimators, zeros)
         self._models = self.board.models
         self._states = self.board.states
         self.devices = Devices(registry, policy, terms or DeviceTerms(), self._models.arena)

@@ -14,14 +14,14 @@ import numpy.typing as npt
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import Model, Models, Results, advance
+from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.ports import Telemetry
 
 _NO_SHADOW = -1
 
 
-class Tally(msgspec.Struct, frozen=True, array_like=True):
+class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
     """What both versions said of the readings that both scored. Times in microseconds of the event; 0 before the first reading."""
 
     since: int = 0
@@ -34,13 +34,13 @@ class Tally(msgspec.Struct, frozen=True, array_like=True):
     shadow_episodes: int = 0  # that the shadow would have opened
     champions: int = 1  # versions that served meanwhile
 
-    def with_readings(self, times: Ints, ours: Results, theirs: Results) -> "Tally":
+    def with_readings(self, times: Ints, ours: Results, theirs: Results) -> "ShadowCounts":
         """The same and these readings, in time order; `ours`: what the serving version said of them."""
         scored = ours.scored & theirs.scored
         if not scored.any():
             return self
         found, shadowed = ours.score[scored] < 0, theirs.score[scored] < 0
-        return Tally(
+        return ShadowCounts(
             self.since or int(times[scored][0]),
             int(times[scored][-1]),
             self.readings + int(scored.sum()),
@@ -58,7 +58,7 @@ class KeptShadow(msgspec.Struct, frozen=True, array_like=True):
 
     model_id: str
     state: bytes
-    tally: Tally
+    tally: ShadowCounts
 
 
 @dataclass
@@ -67,7 +67,7 @@ class _Shadow:
 
     row: int
     model_id: str
-    tally: Tally
+    tally: ShadowCounts
 
 
 class Shadows:
@@ -78,7 +78,7 @@ class Shadows:
         self._parameters = parameters
         self._policy = policy
         self._shadows: dict[int, _Shadow] = {}
-        self._models: Models | None = None  # made for the first shadow
+        self._models: ModelTable | None = None  # made for the first shadow
         self._row_of = np.zeros(0, np.int64)
         self._states = features.empty(0)
         self._changing = Lock()
@@ -97,7 +97,7 @@ class Shadows:
         telemetry: Telemetry,
         at: Ints,
         rows: Ints,
-        models: Models,
+        models: ModelTable,
         ours: Results,
         muted: Bools | None,
     ) -> None:
@@ -130,15 +130,17 @@ class Shadows:
         found = self._shadows.get(number)
         return None if found is None else found.model_id
 
-    def tally(self, number: int) -> tuple[str, Tally] | None:
+    def tally(self, number: int) -> tuple[str, ShadowCounts] | None:
         """The model that shadows this series, and what became of it so far."""
         with self._changing:
             found = self._shadows.get(number)
             return None if found is None else (found.model_id, found.tally)
 
-    def put(self, number: int, model: Model, state: Floats, tally: Tally | None = None) -> None:
+    def put(
+        self, number: int, model: Model, state: Floats, tally: ShadowCounts | None = None
+    ) -> None:
         """Let the model shadow the series from `state` [features.STATE_WIDTH] on. Raises ValueError where it has too many trees."""
-        models = self._models = self._models or Models(
+        models = self._models = self._models or ModelTable(
             self._capacity, self._parameters.n_estimators
         )
         self.remove(number)
@@ -147,7 +149,7 @@ class Shadows:
         self._make_room(number, row)
         self._states[row], self._row_of[number] = state, row
         with self._changing:
-            self._shadows[number] = _Shadow(row, model.id, tally or Tally())
+            self._shadows[number] = _Shadow(row, model.id, tally or ShadowCounts())
 
     def remove(self, number: int) -> None:
         """Let nothing shadow the series any more."""

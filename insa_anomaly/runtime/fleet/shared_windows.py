@@ -12,9 +12,9 @@ from time import sleep
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.scoring.forest import Memory
+from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import Model, Models
+from insa_anomaly.core.series.detector import Model, ModelTable
 from insa_anomaly.errors import DaemonSilent
 
 ID_BYTES = 36  # of a model: a UUID as text
@@ -25,7 +25,7 @@ _ATTEMPTS, _PAUSE_SECONDS = (
 
 
 @dataclass(frozen=True)
-class Window:
+class WindowCopy:
     """A series at one moment: copies of its state [features.STATE_WIDTH] and of what was learnt of it [MODEL_WIDTH].
 
     `model` is id and version of its model; where it has none, what was learnt means nothing.
@@ -37,14 +37,14 @@ class Window:
     model: tuple[str, int] | None
 
 
-class Board:
+class SharedWindows:
     """Rows for `capacity` series, in memory that `zeros` gives: the same in every process that asks for the same in the same order.
 
     One thread of one process writes, any may read.
     """
 
-    def __init__(self, capacity: int, trees: int, zeros: Memory = np.zeros) -> None:
-        self.models = Models(capacity, trees, zeros)
+    def __init__(self, capacity: int, trees: int, zeros: Allocator = np.zeros) -> None:
+        self.models = ModelTable(capacity, trees, zeros)
         self.states = zeros((capacity, features.STATE_WIDTH), np.float64)
         self._ids = zeros((capacity,), f"S{ID_BYTES}")
         self._versions = zeros((capacity,), np.int64)
@@ -73,11 +73,11 @@ class Board:
             self._ids[number], self._versions[number] = model.id.encode(), model.version
 
     # Who reads
-    def look(self, number: int) -> Window:
+    def look(self, number: int) -> WindowCopy:
         """The series as it is between two batches. Raises DaemonSilent where somebody who was writing it does not go on."""
         for _ in range(_ATTEMPTS):
             stamp = int(self._stamps[number])
-            found = Window(
+            found = WindowCopy(
                 number,
                 self.states[number].copy(),
                 self.models.numbers[number].copy(),

@@ -13,7 +13,7 @@ from insa_anomaly.ports import SeriesKey, Telemetry
 _GROWTH = 256
 
 
-class Taken(NamedTuple):
+class ActivityCounts(NamedTuple):
     """Counts of some series: their numbers [n], and readings and anomalies [2, n]."""
 
     keys: list[SeriesKey]
@@ -41,17 +41,17 @@ class Activity:
             np.add.at(self._counts[0], numbers, 1)
             np.add.at(self._counts[1], anomalous, 1)
 
-    def counted(self) -> Taken:
+    def counted(self) -> ActivityCounts:
         """What was counted since the last `forget`."""
         with self._lock:
             numbers = np.flatnonzero(self._counts[0])
-            return Taken(
+            return ActivityCounts(
                 [self._keys[number] for number in numbers.tolist()],
                 numbers,
                 self._counts[:, numbers],
             )
 
-    def forget(self, taken: Taken) -> None:
+    def forget(self, taken: ActivityCounts) -> None:
         """So much is written down."""
         with self._lock:
             self._counts[:, taken.numbers] -= taken.counts

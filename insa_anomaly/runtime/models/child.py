@@ -17,7 +17,7 @@ FINISH_SECONDS = 10.0
 _PROGRESS = b'{"progress":'
 
 
-class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
+class TrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
     """What the child is asked: train this series; or, where the metric is `_device`, these metrics of the device together.
 
     On the last `window_days`, where that is said; as a refit, it is learnt on from where the serving model stands.
@@ -30,7 +30,7 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
     refit: bool = False
 
 
-class FleetOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):
+class FleetTrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):
     """The child is asked to train these series and devices at once, in processes of its own; it answers a line each."""
 
     keys: tuple[SeriesKey, ...]
@@ -38,23 +38,23 @@ class FleetOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):
     processes: int | None = None  # None: as the settings say
 
 
-class Progress(msgspec.Struct, frozen=True):
+class TrainingProgress(msgspec.Struct, frozen=True):
     """What the child says on the way to its answer: percent."""
 
     progress: int
 
 
-Tell = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 
-Said = TypeVar("Said")
+Reply = TypeVar("Reply")
 
 
 def _nobody(_: int) -> None:
     """Nobody asks how far an automatic training is."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class TrainingReply(msgspec.Struct, frozen=True):
     """What the child answers: the id of the new model, or why there is none; `away`: which is no fault of the series."""
 
     seconds: float
@@ -63,11 +63,11 @@ class Answer(msgspec.Struct, frozen=True):
     away: bool = False
 
 
-class FleetAnswer(msgspec.Struct, frozen=True):
+class FleetTrainingReply(msgspec.Struct, frozen=True):
     """What the child answers of one of many."""
 
     key: SeriesKey
-    answer: Answer
+    answer: TrainingReply
 
 
 class _Lost(Exception):
@@ -85,24 +85,27 @@ class Child:
         self._lock = Lock()
         self._one_at_a_time = Lock()
 
-    def ask(self, order: Order, tell: Tell = _nobody) -> Answer:
+    def ask(self, order: TrainingOrder, tell: OnProgress = _nobody) -> TrainingReply:
         """One question, one answer, within the deadline: a child that takes longer is killed, which ends the read.
 
         `tell` hears how far it is. Any thread may ask; one waits for the other.
         """
         try:
             with self._one_at_a_time:
-                [answer] = self._answers(order, 1, Answer, tell)
+                [answer] = self._answers(order, 1, TrainingReply, tell)
         except _Lost as lost:
-            return Answer(0.0, None, str(lost))
+            return TrainingReply(0.0, None, str(lost))
         return answer
 
     def ask_many(
-        self, order: FleetOrder, hear: Callable[[FleetAnswer], None], tell: Tell = _nobody
+        self,
+        order: FleetTrainingOrder,
+        hear: Callable[[FleetTrainingReply], None],
+        tell: OnProgress = _nobody,
     ) -> None:
         """One question, and an answer for each of its keys in any order, all within the deadline; fewer where the child was lost."""
         with self._one_at_a_time, suppress(_Lost):
-            for answer in self._answers(order, len(order.keys), FleetAnswer, tell):
+            for answer in self._answers(order, len(order.keys), FleetTrainingReply, tell):
                 hear(answer)
 
     def interrupt(self) -> None:
@@ -137,8 +140,12 @@ class Child:
             return self._process
 
     def _answers(
-        self, order: Order | FleetOrder, count: int, kind: type[Said], tell: Tell
-    ) -> Iterator[Said]:
+        self,
+        order: TrainingOrder | FleetTrainingOrder,
+        count: int,
+        kind: type[Reply],
+        tell: OnProgress,
+    ) -> Iterator[Reply]:
         """So many answers. Raises _Lost where one does not come."""
         try:
             process = self._running()
@@ -179,9 +186,9 @@ def _write(process: "Popen[bytes]", line: bytes) -> None:
     process.stdin.flush()
 
 
-def _line(process: "Popen[bytes]", tell: Tell) -> bytes:
+def _line(process: "Popen[bytes]", tell: OnProgress) -> bytes:
     """The next line that is an answer."""
     assert process.stdout is not None  # noqa: S101
     while (line := process.stdout.readline()).startswith(_PROGRESS):
-        tell(msgspec.json.decode(line, type=Progress).progress)
+        tell(msgspec.json.decode(line, type=TrainingProgress).progress)
     return line

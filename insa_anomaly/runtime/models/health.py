@@ -7,7 +7,7 @@ from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
-from insa_anomaly.ports import Counted
+from insa_anomaly.ports import ScoringCounts
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.remedies import Remedies
@@ -23,7 +23,7 @@ class Notes:
     """What is written down for the check: what was scored, by `note`, and by `note_failures` refits that made no model."""
 
     activity: Activity
-    note: Callable[[UUID, Counted, int], None]
+    note: Callable[[UUID, ScoringCounts, int], None]
     note_failures: Callable[[], None]
 
 
@@ -82,7 +82,7 @@ class HealthKeeper:
             instrumentation.batches_scored(self._latency),
         )
         readings, anomalies = taken.counts.tolist()
-        counted = Counted(
+        counted = ScoringCounts(
             taken.keys, readings, anomalies, batches - self._batches, slow - self._slow
         )
         self._notes.note(self._instance, counted, self._clock())

@@ -12,8 +12,13 @@ import msgspec
 from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
-from insa_anomaly.ports import Job, ModelRow, Models, Outgoing, SeriesKey, State
-from insa_anomaly.runtime.models.child import Answer, FleetAnswer, FleetOrder, Order
+from insa_anomaly.ports import Job, ModelIndex, ModelRow, Outgoing, SeriesKey, State
+from insa_anomaly.runtime.models.child import (
+    FleetTrainingOrder,
+    FleetTrainingReply,
+    TrainingOrder,
+    TrainingReply,
+)
 from insa_anomaly.runtime.models.events import ModelEvents
 from insa_anomaly.runtime.models.trainer import Trainer
 from insa_anomaly.services.jobs import (
@@ -37,7 +42,7 @@ class JobRunner:
         self,
         jobs: Jobs,
         trainer: Trainer,
-        models: Models,
+        models: ModelIndex,
         state: State,
         offer: Callable[[list[Outgoing]], None],
         clock: Callable[[], int],
@@ -81,7 +86,7 @@ class JobRunner:
         return self._train_some(self._many[0]) if self._many else LOOK_SECONDS
 
     def _train(self, job: Job) -> float:
-        order = Order(job.device_id, job.metric_name, job.window_days)
+        order = TrainingOrder(job.device_id, job.metric_name, job.window_days)
         answer = self._trainer.train(order, job.id, partial(self._tell, job))
         if answer.model_id is None and self._trainer.closed:
             return LOOK_SECONDS  # the daemon ends: the next one begins it anew
@@ -97,7 +102,7 @@ class JobRunner:
             self._end(self._all_done(job))
             return 0.0
         answers = self._trainer.train_many(
-            FleetOrder(tuple(rest[:AT_ONCE]), job.window_days), job.id
+            FleetTrainingOrder(tuple(rest[:AT_ONCE]), job.window_days), job.id
         )
         if self._trainer.closed:
             return LOOK_SECONDS
@@ -119,12 +124,13 @@ class JobRunner:
         return sorted(keys, key=_order)
 
     def _advanced(
-        self, job: Job, keys: Sequence[SeriesKey], answers: Sequence[FleetAnswer], of: int
+        self, job: Job, keys: Sequence[SeriesKey], answers: Sequence[FleetTrainingReply], of: int
     ) -> Job:
         """The job with what came of these."""
         known = {one.key: one.answer for one in answers}
         found = [
-            (key, known.get(key, Answer(0.0, None, "its training was cut short"))) for key in keys
+            (key, known.get(key, TrainingReply(0.0, None, "its training was cut short")))
+            for key in keys
         ]
         trained = sum(self._told(job, key, answer) for key, answer in found)
         before = fleet_view(job)
@@ -142,7 +148,7 @@ class JobRunner:
             job, outcome=outcome, progress=min(99, 100 * (now.trained + now.failed) // of)
         )
 
-    def _told(self, job: Job, key: SeriesKey, answer: Answer) -> bool:
+    def _told(self, job: Job, key: SeriesKey, answer: TrainingReply) -> bool:
         """As if it had been asked for alone; whether there is a model."""
         alone = msgspec.structs.replace(
             job, kind="train", device_id=key[0], metric_name=key[1], outcome={}
@@ -181,7 +187,7 @@ class JobRunner:
         except (DatabaseAway, DatabaseRefused) as error:
             instrumentation.jobs_unreachable(str(error))
 
-    def _concluded(self, job: Job, answer: Answer) -> Job:
+    def _concluded(self, job: Job, answer: TrainingReply) -> Job:
         ended = msgspec.structs.replace(
             job, finished_at=self._clock(), seconds=answer.seconds, model_id=answer.model_id
         )

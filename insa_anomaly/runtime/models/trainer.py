@@ -16,14 +16,14 @@ from typing import Literal
 from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
 from insa_anomaly.errors import ModelFileError
-from insa_anomaly.ports import ModelRow, Models, SeriesKey, Swap
+from insa_anomaly.ports import ModelIndex, ModelRow, SeriesKey, Swap
 from insa_anomaly.runtime.models.child import (
-    Answer,
     Child,
-    FleetAnswer,
-    FleetOrder,
-    Order,
-    Tell,
+    FleetTrainingOrder,
+    FleetTrainingReply,
+    OnProgress,
+    TrainingOrder,
+    TrainingReply,
     _nobody,
 )
 from insa_anomaly.settings import Training
@@ -68,7 +68,7 @@ class Trainer:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelIndex,
         swap: Callable[[list[Swap]], None],
         start_child: Callable[[], "Popen[bytes]"],
         training: Training,
@@ -102,14 +102,14 @@ class Trainer:
         """Whether and when series train themselves from now on; the pace and the deadline stay."""
         self._training = training
 
-    def train(self, order: Order, name: object, tell: Tell) -> Answer:
+    def train(self, order: TrainingOrder, name: object, tell: OnProgress) -> TrainingReply:
         """Train what was asked for by hand, as the next one; `interrupt` knows it by its name."""
         with self._by_hand():
             return self._child.ask(order, partial(self._heard, name, tell))
 
-    def train_many(self, order: FleetOrder, name: object) -> list[FleetAnswer]:
+    def train_many(self, order: FleetTrainingOrder, name: object) -> list[FleetTrainingReply]:
         """The same of several at once; answers those that came before it was interrupted, or its time was over."""
-        found: list[FleetAnswer] = []
+        found: list[FleetTrainingReply] = []
         with self._by_hand():
             self._child.ask_many(order, found.append, partial(self._heard, name, _nobody))
         return found
@@ -135,7 +135,7 @@ class Trainer:
             if self._under_way == name:
                 self._child.interrupt()
 
-    def _heard(self, name: object, tell: Tell, percent: int) -> None:
+    def _heard(self, name: object, tell: OnProgress, percent: int) -> None:
         with self._lock:
             self._under_way = name
         tell(percent)
@@ -229,7 +229,7 @@ class Trainer:
             with self._lock:
                 self._waiting[key] = monotonic() + self._training.retry_after
 
-    def _note_failure(self, key: SeriesKey, answer: Answer) -> None:
+    def _note_failure(self, key: SeriesKey, answer: TrainingReply) -> None:
         serving = self._swapped.get(key)
         if (
             serving is not None
@@ -244,9 +244,9 @@ class Trainer:
                 self._models.row(model_id), "retrain" if key in self._swapped else "train", seconds
             )
 
-    def _order(self, key: SeriesKey) -> Order:
+    def _order(self, key: SeriesKey) -> TrainingOrder:
         metrics = self._metrics(key[0]) if key[1] == METRIC_NAME else ()
-        return Order(*key, metrics=metrics, refit=key in self._swapped)
+        return TrainingOrder(*key, metrics=metrics, refit=key in self._swapped)
 
     def _metrics(self, device_id: str) -> tuple[str, ...]:
         """The metrics of a device that have a model."""

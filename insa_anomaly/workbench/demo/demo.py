@@ -15,13 +15,13 @@ from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports import SeriesKey
 from insa_anomaly.workbench.demo.leaving import Leaving
 from insa_anomaly.workbench.demo.ledger import Ledger
-from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, Fault, Plant, SeriesHistory
+from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, Plant, PlantFault, SeriesHistory
 from insa_anomaly.workbench.demo.report import event_line, tell_outcome
 from insa_anomaly.workbench.demo.schedule import Schedule, schedule
 from insa_anomaly.workbench.demo.scoreboard import (
     Alarm,
-    Figures,
-    Finding,
+    DemoFigures,
+    FaultMatch,
     alarm_of,
     cause,
     false_alarms,
@@ -29,7 +29,7 @@ from insa_anomaly.workbench.demo.scoreboard import (
     percentile,
 )
 from insa_anomaly.workbench.progress import Advance, progress
-from insa_anomaly.workbench.recordings.replay import Feeder
+from insa_anomaly.workbench.recordings.replay import MessagePublisher
 
 EVENTS = "insa/iiot/ml/anomaly/#"
 FALSE_ALARMS_PER_DAY = (
@@ -61,7 +61,7 @@ class DemoServices(Protocol):
     def start_daemon(self) -> None:
         """Start the daemon; it is connected and subscribed when this returns. Raises InsaError."""
 
-    def feeder(self) -> AbstractContextManager[Feeder]:
+    def feeder(self) -> AbstractContextManager[MessagePublisher]:
         """A connection to publish on."""
 
     def listen(self, topics: str, hear: Callable[[bytes], None]) -> AbstractContextManager[None]:
@@ -75,12 +75,12 @@ class DemoServices(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoOutcome:
     """What was found, fault by fault, and the figures."""
 
-    findings: list[Finding]
+    findings: list[FaultMatch]
     false_alarms: list[Alarm]
-    figures: Figures
+    figures: DemoFigures
 
     @property
     def complete(self) -> bool:
@@ -107,7 +107,7 @@ class Demo:
     patience: float = 60.0
     quiet: float = 1.5
 
-    def run(self, duration: float | None) -> Outcome:
+    def run(self, duration: float | None) -> DemoOutcome:
         """Show the whole way, for `duration` seconds of streaming or until stopped, and answer what came of it.
 
         Raises KeyboardInterrupt when it is stopped before the plant runs or nobody is left to tell, InsaError when something fails.
@@ -151,7 +151,7 @@ class Demo:
 
         return checked
 
-    def _stream(self, plan: Schedule, ledger: Ledger, feeder: Feeder) -> None:
+    def _stream(self, plan: Schedule, ledger: Ledger, feeder: MessagePublisher) -> None:
         """Publish the plant, each reading when it is due, and tell what is heard."""
         pace = f"{plan.speed / 60:.0f} simulated minutes a second"
         self.console.print(
@@ -181,10 +181,10 @@ class Demo:
         fault = cause(alarm, self._begun(plan, alarm.at)) if alarm else None
         self.console.print(event_line(event, fault))
 
-    def _begun(self, plan: Schedule, at: int) -> list[Fault]:
+    def _begun(self, plan: Schedule, at: int) -> list[PlantFault]:
         return list(takewhile(lambda fault: fault.start <= at, plan.faults(self.plant)))
 
-    def _settle(self, plan: Schedule, ledger: Ledger, feeder: Feeder) -> Stored:
+    def _settle(self, plan: Schedule, ledger: Ledger, feeder: MessagePublisher) -> Stored:
         """Wait, within bounds, until the broker and the database have everything and no more events come."""
         patience = min(self.patience, _HURRY) if self.leaving.due else self.patience
         deadline = time.monotonic() + patience
@@ -212,7 +212,7 @@ class Demo:
             return known
 
 
-def _outcome(begun: list[Fault], ledger: Ledger, stored: Stored) -> Outcome:
+def _outcome(begun: list[PlantFault], ledger: Ledger, stored: Stored) -> DemoOutcome:
     found = [
         finding
         for finding in findings(begun, ledger.alarms)
@@ -220,7 +220,7 @@ def _outcome(begun: list[Fault], ledger: Ledger, stored: Stored) -> Outcome:
     ]
     false = false_alarms(begun, ledger.alarms)
     p50, p99 = percentile(ledger.latencies, 50), percentile(ledger.latencies, 99)
-    figures = Figures(
+    figures = DemoFigures(
         readings_published=ledger.readings,
         readings_stored=stored.rows,
         lost=ledger.readings - stored.distinct,
@@ -232,4 +232,4 @@ def _outcome(begun: list[Fault], ledger: Ledger, stored: Stored) -> Outcome:
         p50_ms=None if p50 is None else round(p50, 3),
         p99_ms=None if p99 is None else round(p99, 3),
     )
-    return Outcome(found, false, figures)
+    return DemoOutcome(found, false, figures)

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Place:
+class SignalSeed:
     """Where a signal draws its random numbers: seed of the plant, number of the series."""
 
     seed: int
@@ -47,7 +47,7 @@ class Place:
 
 
 Curve = Callable[
-    [Floats, Place], Floats
+    [Floats, SignalSeed], Floats
 ]  # minutes since the epoch -> noiseless values, in units of the signal's swing, about 0 to 1
 
 
@@ -63,7 +63,7 @@ class Signal:
     decimals: int
 
 
-def daily(minutes: Floats, place: Place) -> Floats:
+def daily(minutes: Floats, place: SignalSeed) -> Floats:
     """Warm afternoon, cool night, no two days quite the same."""
     days = minutes / DAY_MINUTES
     first = int(days[0])
@@ -75,12 +75,12 @@ def daily(minutes: Floats, place: Place) -> Floats:
     return values
 
 
-def steady(minutes: Floats, place: Place) -> Floats:
+def steady(minutes: Floats, place: SignalSeed) -> Floats:
     """Follow the load of the day a little."""
     return 0.5 + 0.5 * np.sin(2 * np.pi * (minutes / DAY_MINUTES - 0.3 - 0.1 * place.phase))
 
 
-def duty_cycle(minutes: Floats, place: Place) -> Floats:
+def duty_cycle(minutes: Floats, place: SignalSeed) -> Floats:
     """On for some 15 of 25 minutes, with a wandering period."""
     phase = minutes / (23 + 4 * place.phase) + 0.4 * np.sin(
         2 * np.pi * (minutes / 437 + place.phase)
@@ -88,7 +88,7 @@ def duty_cycle(minutes: Floats, place: Place) -> Floats:
     return np.where(phase % 1.0 < 0.6, 1.0, 0.0)
 
 
-def stepped(minutes: Floats, place: Place) -> Floats:
+def stepped(minutes: Floats, place: SignalSeed) -> Floats:
     """One of three setpoints, set anew every four hours and reached within minutes."""
     shifted = minutes + place.phase * _SETPOINT_MINUTES
     slot = (shifted // _SETPOINT_MINUTES).astype(np.int64)
@@ -104,7 +104,7 @@ def stepped(minutes: Floats, place: Place) -> Floats:
     return values
 
 
-def filled_and_drained(minutes: Floats, place: Place) -> Floats:
+def filled_and_drained(minutes: Floats, place: SignalSeed) -> Floats:
     """A tank: up for an hour or two, down for four, in slightly changing periods."""
     phase = (
         minutes / (330 + 40 * place.phase) + 0.1 * np.sin(2 * np.pi * minutes / 2011) + place.phase
@@ -155,7 +155,7 @@ _WHERE: dict[Kind, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Fault:
+class PlantFault:
     """One thing that goes wrong: readings of the series with start <= time < end (microseconds) are not what they should be."""
 
     device_id: str
@@ -199,9 +199,9 @@ class Plant:
             wanted = (since <= times) & (times < until)
             yield SeriesHistory(key, times[wanted], self._values(key, first, last)[wanted])
 
-    def stream(self, start: int, end: int | None, faults: Iterator[Fault]) -> Iterator[Row]:
+    def stream(self, start: int, end: int | None, faults: Iterator[PlantFault]) -> Iterator[Row]:
         """Rows with start <= time < end in the order of time; `end` None never ends. `faults` by their starts, as many as there may be."""
-        active: deque[tuple[Fault, Floats]] = deque()
+        active: deque[tuple[PlantFault, Floats]] = deque()
         upcoming = next(faults, None)
         for first in count(start // MINUTE // DAY_MINUTES * DAY_MINUTES, DAY_MINUTES):
             if end is not None and first * MINUTE >= end:
@@ -221,7 +221,7 @@ class Plant:
                 if start <= row.timestamp and (end is None or row.timestamp < end)
             )
 
-    def timetable(self, start: int, end: int | None, gap: int = 2 * HOUR) -> Iterator[Fault]:
+    def timetable(self, start: int, end: int | None, gap: int = 2 * HOUR) -> Iterator[PlantFault]:
         """Faults from `start` on, one every `gap` microseconds, all over by `end` (None: for ever), kinds in turn.
 
         A fault goes to the series, and then to the device, that has been left alone longest.
@@ -243,19 +243,19 @@ class Plant:
                 ),
             )
             used.update(dict.fromkeys(((device, metric), device, (kind, metric)), number))
-            yield Fault(device, metric, kind, begin, begin + DURATIONS[kind] * MINUTE)
+            yield PlantFault(device, metric, kind, begin, begin + DURATIONS[kind] * MINUTE)
 
-    def faulty(self, fault: Fault) -> Floats:
+    def faulty(self, fault: PlantFault) -> Floats:
         """What the series shows during the fault, one value a minute."""
         first, last = fault.start // MINUTE, fault.end // MINUTE
         values = self._values(fault.key, first - 1, last)
-        draw = Place(self.seed, self.series.index(fault.key)).draw(_FAULT, first)
+        draw = SignalSeed(self.seed, self.series.index(fault.key)).draw(_FAULT, first)
         signal = SIGNALS[fault.metric_name]
         return _measured(_SHAPES[fault.kind](values, signal, draw)[1:], signal)
 
     def _values(self, key: SeriesKey, first: int, last: int) -> Floats:
         """Values of the minutes first <= m < last since the epoch. Made by whole days, so that pieces fit to the bit."""
-        place = Place(self.seed, self.series.index(key))
+        place = SignalSeed(self.seed, self.series.index(key))
         days = range(first // DAY_MINUTES, -(-last // DAY_MINUTES))
         whole = np.concatenate([_day(SIGNALS[key[1]], place, day) for day in days])
         return whole[first - days.start * DAY_MINUTES : last - days.start * DAY_MINUTES].copy()
@@ -274,13 +274,13 @@ class Plant:
         return DEVICES.index(device) * MINUTE // len(DEVICES)
 
 
-def _day(signal: Signal, place: Place, day: int) -> Floats:
+def _day(signal: Signal, place: SignalSeed, day: int) -> Floats:
     minutes = np.arange(day * DAY_MINUTES, (day + 1) * DAY_MINUTES, dtype=np.float64)
     clean = (0.9 + 0.2 * place.phase) * (signal.base + signal.swing * signal.curve(minutes, place))
     return _measured(clean + signal.noise * _noise(place, day, signal.memory), signal)
 
 
-def _noise(place: Place, day: int, memory: float) -> Floats:
+def _noise(place: SignalSeed, day: int, memory: float) -> Floats:
     """AR(1) noise of a day with standard deviation 1; goes on from the day before."""
     before = place.draw(_NOISE, day - 1).standard_normal(DAY_MINUTES)[-_MEMORY_TAPS + 1 :]
     white = np.concatenate([before, place.draw(_NOISE, day).standard_normal(DAY_MINUTES)])
@@ -294,7 +294,7 @@ def _measured(values: Floats, signal: Signal) -> Floats:
     return np.maximum(np.round(values, signal.decimals), 0.0)
 
 
-def _overlay(values: Floats, first: int, fault: Fault, shown: Floats) -> None:
+def _overlay(values: Floats, first: int, fault: PlantFault, shown: Floats) -> None:
     """Put what the fault shows into the values of a day that begins at minute `first`."""
     begin, end = fault.start // MINUTE - first, fault.end // MINUTE - first
     values[max(begin, 0) : max(end, 0)] = shown[max(-begin, 0) : max(DAY_MINUTES - begin, 0)]

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
-from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, SIGNALS, Fault
-from insa_anomaly.workbench.demo.scoreboard import Alarm, Figures, Finding
+from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, SIGNALS, PlantFault
+from insa_anomaly.workbench.demo.scoreboard import Alarm, DemoFigures, FaultMatch
 
 _STYLES = {"opened": "bold red", "worsened": "yellow", "closed": "green"}
 _SERIES_WIDTH = max(map(len, DEVICES)) + 1 + max(map(len, SIGNALS))
@@ -19,7 +19,7 @@ _LONGEST_REASON = 100
 _SECOND = 1_000_000
 
 
-def event_line(event: Event, fault: Fault | None) -> Text:
+def event_line(event: Event, fault: PlantFault | None) -> Text:
     """One line: time, series, what happened, value, what was expected, how sure, the injected fault it catches, and why."""
     at = microseconds(event.timestamp) or 0
     line = Text(f"{_clock(at)}  {f'{event.device_id}/{event.metric_name}':<{_SERIES_WIDTH}}  ")
@@ -41,7 +41,7 @@ def event_line(event: Event, fault: Fault | None) -> Text:
     )
 
 
-def fault_table(findings: Sequence[Finding]) -> Table:
+def fault_table(findings: Sequence[FaultMatch]) -> Table:
     """The injected faults: when, where, what, and whether and how soon they were caught."""
     table = Table(
         title="Injected faults", title_justify="left", box=None, pad_edge=False, header_style="bold"
@@ -68,7 +68,10 @@ def fault_table(findings: Sequence[Finding]) -> Table:
 
 
 def tell_outcome(
-    console: Console, findings: Sequence[Finding], false_alarms: Sequence[Alarm], figures: Figures
+    console: Console,
+    findings: Sequence[FaultMatch],
+    false_alarms: Sequence[Alarm],
+    figures: DemoFigures,
 ) -> None:
     """Print the table and the summary."""
     console.print()
@@ -88,7 +91,7 @@ def tell_outcome(
     )
 
 
-def _latency(figures: Figures) -> str:
+def _latency(figures: DemoFigures) -> str:
     if figures.p50_ms is None or figures.p99_ms is None:
         return "not measured"
     return f"p50 {figures.p50_ms:.1f} ms, p99 {figures.p99_ms:.1f} ms"

@@ -7,7 +7,7 @@ of a minute's demonstration, catches up with the present in four minutes, and th
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from insa_anomaly.workbench.demo.plant import HOUR, Fault, Plant
+from insa_anomaly.workbench.demo.plant import HOUR, Plant, PlantFault
 
 SPAN = 42 * HOUR
 WEEK = 168 * HOUR
@@ -32,7 +32,7 @@ class Schedule:
             timestamp / _SECOND, self.started + (timestamp - self.start) / _SECOND / self.speed
         )
 
-    def faults(self, plant: Plant) -> Iterator[Fault]:
+    def faults(self, plant: Plant) -> Iterator[PlantFault]:
         """What goes wrong, by start."""
         return plant.timetable(
             self.start + FIRST_FAULT, None if self.end is None else self.end - LAST_FAULT

@@ -9,7 +9,7 @@ import msgspec
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, Fault
+from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, PlantFault
 
 GRACE = 15 * MINUTE  # an episode that opens this long after a fault still means the fault
 RECOVERY = HOUR  # what follows a fault is not normal either: an episode in it is no false alarm, but catches nothing
@@ -24,10 +24,10 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Finding:
+class FaultMatch:
     """A fault, and the alarm that caught it, if one did."""
 
-    fault: Fault
+    fault: PlantFault
     alarm: Alarm | None
 
     @property
@@ -36,7 +36,7 @@ class Finding:
         return None if self.alarm is None else self.alarm.at - self.fault.start
 
 
-class Figures(msgspec.Struct, frozen=True):
+class DemoFigures(msgspec.Struct, frozen=True):
     """What a demonstration comes to, as it is printed in JSON; milliseconds are None where nothing was told."""
 
     readings_published: int
@@ -61,7 +61,7 @@ def alarm_of(event: Event) -> Alarm | None:
     )
 
 
-def cause(alarm: Alarm, faults: Sequence[Fault]) -> Fault | None:
+def cause(alarm: Alarm, faults: Sequence[PlantFault]) -> PlantFault | None:
     """The fault that the alarm catches."""
     return next(
         (
@@ -73,16 +73,16 @@ def cause(alarm: Alarm, faults: Sequence[Fault]) -> Fault | None:
     )
 
 
-def findings(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Finding]:
+def findings(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[FaultMatch]:
     """For every fault the first alarm that catches it."""
     by_time = sorted(alarms, key=lambda alarm: alarm.at)
     return [
-        Finding(fault, next((alarm for alarm in by_time if cause(alarm, [fault])), None))
+        FaultMatch(fault, next((alarm for alarm in by_time if cause(alarm, [fault])), None))
         for fault in faults
     ]
 
 
-def false_alarms(faults: Sequence[Fault], alarms: Sequence[Alarm]) -> list[Alarm]:
+def false_alarms(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[Alarm]:
     """One alarm for each episode that no fault of its series explains, recovery included; by time."""
     episodes: dict[str, Alarm] = {}
     for alarm in sorted(alarms, key=lambda alarm: alarm.at):
@@ -97,5 +97,5 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     return sorted(values)[max(ceil(percent / 100 * len(values)), 1) - 1] if values else None
 
 
-def _touches(fault: Fault, alarm: Alarm) -> bool:
+def _touches(fault: PlantFault, alarm: Alarm) -> bool:
     return fault.key == alarm.key and fault.start <= alarm.at < fault.end + RECOVERY

@@ -46,7 +46,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Counts:
+class ConfusionCounts:
     """What was counted on one series. `told`: by the episodes an operator is told; `flagged`: by all anomalous readings."""
 
     points: Points
@@ -69,7 +69,7 @@ class EventFigures(msgspec.Struct, frozen=True):
     false_alarms_per_day: float | None
 
 
-class Figures(msgspec.Struct, frozen=True):
+class AccuracyRates(msgspec.Struct, frozen=True):
     """Rates of one series or of several together; None where there is nothing to compute them from. `fpr` is what SKAB calls FAR.
 
     Counts of several series are added before a rate is taken, but `auc_pr` is the mean of theirs.
@@ -88,13 +88,13 @@ class Figures(msgspec.Struct, frozen=True):
 
 def count(
     times: Ints, scores: Floats, truth: Bools, told: Alarms, gap: int, recovery: int
-) -> Counts:
+) -> ConfusionCounts:
     """Hold scores [n] (below 0: anomalous) at these times against the truth [n]; `gap`, `recovery`: readings."""
     flags = scores < 0
     covered = _covered(truth, recovery)
     pause = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     flagged = Alarms(flags, runs(flags, gap))
-    return Counts(
+    return ConfusionCounts(
         Points(
             *(
                 int(which.sum())
@@ -108,7 +108,7 @@ def count(
     )
 
 
-def figures(counts: Sequence[Counts]) -> Figures:
+def figures(counts: Sequence[ConfusionCounts]) -> AccuracyRates:
     """The rates of these series together."""
     tp, fp, fn, tn = (
         sum(getattr(one.points, name) for one in counts) for name in ("tp", "fp", "fn", "tn")
@@ -116,7 +116,7 @@ def figures(counts: Sequence[Counts]) -> Figures:
     tpr, fpr = _ratio(tp, tp + fn), _ratio(fp, fp + tn)
     days = sum(one.normal_days for one in counts)
     areas = [one.auc_pr for one in counts if one.auc_pr is not None]
-    return Figures(
+    return AccuracyRates(
         normal_days=days,
         fpr=fpr,
         tpr=tpr,

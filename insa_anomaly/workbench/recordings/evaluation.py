@@ -19,7 +19,7 @@ from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError, InsaError
 from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recordings import accuracy
-from insa_anomaly.workbench.recordings.accuracy import Alarms, Counts
+from insa_anomaly.workbench.recordings.accuracy import Alarms, ConfusionCounts
 from insa_anomaly.workbench.recordings.table import Table
 
 _CHUNK = 1024  # readings between two movements of the bar
@@ -107,7 +107,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Episode:
+class ReportedEpisode:
     """An episode as an operator is told of it, from `first` to the `last` anomalous row; values are those of the row that opened it."""
 
     first: int
@@ -128,7 +128,7 @@ class Run:
     table: Table
     trained: int
     said: Said
-    episodes: tuple[Episode, ...]
+    episodes: tuple[ReportedEpisode, ...]
     threshold: float | None
     known_before: int  # labelled events that lie wholly in what it learnt from
 
@@ -142,7 +142,7 @@ class Run:
         """Rows with a score below 0."""
         return np.asarray(self.said["score"] < 0)
 
-    def counts(self, gap: int, recovery: int) -> Counts | None:
+    def counts(self, gap: int, recovery: int) -> ConfusionCounts | None:
         """What it comes to against the labels; None where there are none. `gap`, `recovery`: readings."""
         if self.table.truth is None:
             return None
@@ -223,7 +223,7 @@ def _explained(
 
 def _episodes(
     table: Table, said: Said, reasons: Mapping[int, tuple[str, ...]]
-) -> Iterator[Episode]:
+) -> Iterator[ReportedEpisode]:
     flagged = np.flatnonzero(said["score"] < 0)
     closings = np.append(np.flatnonzero(said["transition"] == "closed"), len(table.times))
     for first in np.flatnonzero(said["transition"] == "opened").tolist():
@@ -239,7 +239,7 @@ def _episodes(
             float(said[name][first]) for name in ("expected", "lower", "upper")
         )
         peak = -float(said["score"][first : last + 1].min())
-        yield Episode(
+        yield ReportedEpisode(
             first, last, metric, value, expected, lower, upper, peak, reasons.get(first, ())
         )
 
@@ -262,7 +262,7 @@ def _whole(number: float) -> int:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationOutcome:
     """What came of several series; `refused`: why there is nothing to say of a series, by its name."""
 
     runs: tuple[Run, ...]
@@ -271,7 +271,7 @@ class Outcome:
 
 def evaluate(
     tables: Sequence[Table], make: Callable[[Table], Detector], split: Split, console: Console
-) -> Outcome:
+) -> EvaluationOutcome:
     """Run a new detector over each of the tables. One that cannot be learnt from does not keep the others from it."""
     runs, refused = list[Run](), dict[str, str]()
     readings = sum(len(table.times) - split.of(len(table.times)) for table in tables)
@@ -281,4 +281,4 @@ def evaluate(
                 runs.append(run(make(table), table, split, advance))
             except InsaError as error:
                 refused[table.name] = str(error)
-    return Outcome(tuple(runs), refused)
+    return EvaluationOutcome(tuple(runs), refused)

@@ -11,8 +11,13 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from insa_anomaly.core.scoring.episodes import Policy
-from insa_anomaly.workbench.recordings.accuracy import Counts, EventFigures, Figures, figures
-from insa_anomaly.workbench.recordings.evaluation import Episode, Outcome, Run
+from insa_anomaly.workbench.recordings.accuracy import (
+    AccuracyRates,
+    ConfusionCounts,
+    EventFigures,
+    figures,
+)
+from insa_anomaly.workbench.recordings.evaluation import EvaluationOutcome, ReportedEpisode, Run
 
 _LISTED = 200  # episodes on a console; JSON has them all
 _LONGEST_NAME = 40
@@ -56,7 +61,7 @@ class SeriesSaid(msgspec.Struct, frozen=True):
     threshold: float | None
     episodes_per_day: float | None
     events_in_learnt_part: int
-    figures: Figures | None
+    figures: AccuracyRates | None
     episodes: tuple[EpisodeSaid, ...]
 
 
@@ -65,10 +70,10 @@ class Said(msgspec.Struct, frozen=True):
 
     series: list[SeriesSaid]
     refused: dict[str, str]
-    total: Figures | None
+    total: AccuracyRates | None
 
 
-def tell(console: Console, outcome: Outcome, policy: Policy, recovery: int) -> None:
+def tell(console: Console, outcome: EvaluationOutcome, policy: Policy, recovery: int) -> None:
     """Print the table, what its words mean, and the episodes where there are no labels to count them against."""
     counted = [
         (run, counts)
@@ -91,7 +96,7 @@ def tell(console: Console, outcome: Outcome, policy: Policy, recovery: int) -> N
         console.print(f"not evaluated: {name}: {reason}", markup=False)
 
 
-def to_json(outcome: Outcome, policy: Policy, recovery: int) -> str:
+def to_json(outcome: EvaluationOutcome, policy: Policy, recovery: int) -> str:
     """One object on one line."""
     counts = [run.counts(policy.merge_gap_readings, recovery) for run in outcome.runs]
     series = [_series(run, one) for run, one in zip(outcome.runs, counts, strict=True)]
@@ -102,7 +107,7 @@ def to_json(outcome: Outcome, policy: Policy, recovery: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ with labels
-def _accuracy_grid(counted: Sequence[tuple[Run, Counts]]) -> Grid:
+def _accuracy_grid(counted: Sequence[tuple[Run, ConfusionCounts]]) -> Grid:
     grid = _grid(*_HEADINGS)
     for run, counts in counted:
         grid.add_row(_name(run), *_rates(figures([counts])), _number(run.threshold, "{:.2f}"))
@@ -113,7 +118,7 @@ def _accuracy_grid(counted: Sequence[tuple[Run, Counts]]) -> Grid:
     return grid
 
 
-def _rates(of: Figures) -> list[str]:
+def _rates(of: AccuracyRates) -> list[str]:
     told = of.told
     return [
         f"{told.caught}/{told.events}",
@@ -126,7 +131,7 @@ def _rates(of: Figures) -> list[str]:
 
 
 def _explained(
-    counted: Sequence[tuple[Run, Counts]], policy: Policy, recovery: int
+    counted: Sequence[tuple[Run, ConfusionCounts]], policy: Policy, recovery: int
 ) -> Iterator[str]:
     total = figures([counts for _, counts in counted])
     yield (
@@ -199,7 +204,7 @@ def _episode_lines(runs: Sequence[Run]) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------------- JSON
-def _series(run: Run, counts: Counts | None) -> SeriesSaid:
+def _series(run: Run, counts: ConfusionCounts | None) -> SeriesSaid:
     return SeriesSaid(
         series=run.table.name,
         file=str(run.table.path),
@@ -214,7 +219,7 @@ def _series(run: Run, counts: Counts | None) -> SeriesSaid:
     )
 
 
-def _episode(run: Run, episode: Episode) -> EpisodeSaid:
+def _episode(run: Run, episode: ReportedEpisode) -> EpisodeSaid:
     value, expected, lower, upper = map(
         _finite, (episode.value, episode.expected, episode.lower, episode.upper)
     )

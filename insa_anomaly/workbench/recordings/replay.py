@@ -27,7 +27,7 @@ Form = Callable[[Row], Iterable[Message]]
 Wait = Callable[[int], None]
 
 
-class Feeder(Protocol):
+class MessagePublisher(Protocol):
     """The way to the broker, at QoS 1."""
 
     def publish(self, topic: str, payload: bytes) -> None:
@@ -38,7 +38,7 @@ class Feeder(Protocol):
 
 
 @dataclass(frozen=True)
-class Counts:
+class ReplayCounts:
     """What was published. `first` and `last` are times as sent (microseconds), `stopped` says that a person ended it early."""
 
     rows: int = 0
@@ -51,7 +51,7 @@ class Counts:
     stopped: bool = False
 
 
-class Pace:
+class ReplayPace:
     """Waits until a reading is due when time passes `speed` times as fast as recorded; the first one is due at once."""
 
     def __init__(
@@ -109,8 +109,8 @@ def merged(recordings: Sequence[Recording], shift: int = 0) -> Iterator[Row]:
 
 
 def publish(
-    rows: Iterable[Row], feeder: Feeder, form: Form, wait: Wait, advance: Advance
-) -> Counts:
+    rows: Iterable[Row], feeder: MessagePublisher, form: Form, wait: Wait, advance: Advance
+) -> ReplayCounts:
     """Publish the rows in their order; Ctrl-C ends it between two rows. Acknowledgements are not waited for."""
     total: Counter[str] = Counter()
     first: int | None = None
@@ -127,21 +127,21 @@ def publish(
             advance(1)
     except KeyboardInterrupt:
         stopped = True
-    return Counts(
+    return ReplayCounts(
         **total, first=first or 0, last=last, seconds=time.monotonic() - started, stopped=stopped
     )
 
 
 def replay(
     recordings: Sequence[Recording],
-    feeder: Feeder,
+    feeder: MessagePublisher,
     console: Console,
     *,
     speed: float | None = None,
     shift_to: int | None = None,
     form: Form = device_message,
     patience: float = 30.0,
-) -> Counts:
+) -> ReplayCounts:
     """Check every file to its end, then publish them all and wait for the broker to have them.
 
     `speed`: times as fast as recorded, None: as fast as possible. `shift_to`: time (microseconds) that the last reading is
@@ -150,7 +150,7 @@ def replay(
     """
     span = _checked(recordings, console)
     shift = 0 if shift_to is None else shift_to - span.last
-    wait: Wait = at_once if speed is None else Pace(speed)
+    wait: Wait = at_once if speed is None else ReplayPace(speed)
     with progress(console, "publishing", span.rows) as advance:
         counts = publish(merged(recordings, shift), feeder, form, wait, advance)
     counts = replace(counts, unacknowledged=feeder.drain(patience))
@@ -178,7 +178,7 @@ def _checked(recordings: Sequence[Recording], console: Console) -> Span:
     )
 
 
-def _summary(counts: Counts) -> str:
+def _summary(counts: ReplayCounts) -> str:
     rate = counts.readings / counts.seconds if counts.seconds else 0.0
     text = (
         f"{counts.readings:,} readings in {counts.messages:,} messages, {rate:,.0f} readings/s, "

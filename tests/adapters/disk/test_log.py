@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from insa_anomaly.adapters.disk.log import Spool, salvaged
+from insa_anomaly.adapters.disk.log import LogFile, salvaged
 from insa_anomaly.errors import LogBroken, LogDamaged, LogFull
 from insa_anomaly.ports import Swap
 
@@ -28,14 +28,14 @@ def test_a_restart_changes_nothing(path: Path) -> None:
 
     The same holds for a log with no entries left.
     """
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         entry = spool.append([("t", b"x")] * 5, [], 100)
         name = spool.id
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         assert (spool.id, spool.last, spool.read(0, 9)) == (name, 1, [entry])
         assert spool.append([], [], 0).received == 105
         spool.drop(2)
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         assert (spool.id, spool.last, spool.read(0, 9)) == (name, 2, [])
         following = spool.append([], [], 0)
         assert (following.seq, following.received) == (3, 106)
@@ -43,15 +43,15 @@ def test_a_restart_changes_nothing(path: Path) -> None:
 
 def test_a_new_file_is_a_new_log(tmp_path: Path) -> None:
     """Two logs have different ids, because a cursor is valid for its own log only."""
-    with Spool(tmp_path / "a.db") as one, Spool(tmp_path / "b.db") as other:
+    with LogFile(tmp_path / "a.db") as one, LogFile(tmp_path / "b.db") as other:
         assert one.id != other.id
 
 
 def test_kill_9_loses_nothing_that_was_appended(path: Path) -> None:
     """Every entry for which `append` returned is there after the process was killed."""
     program = (
-        "import sys, pathlib; from insa_anomaly.adapters.disk.log import Spool\n"
-        "spool = Spool(pathlib.Path(sys.argv[1]))\n"
+        "import sys, pathlib; from insa_anomaly.adapters.disk.log import LogFile\n"
+        "spool = LogFile(pathlib.Path(sys.argv[1]))\n"
         "while True: print(spool.append([('t', b'x' * 5000)] * 3, [], 0).seq, flush=True)"
     )
     with subprocess.Popen(
@@ -61,7 +61,7 @@ def test_kill_9_loses_nothing_that_was_appended(path: Path) -> None:
         told = [int(child.stdout.readline()) for _ in range(20)][-1]
         child.send_signal(signal.SIGKILL)
         told = max([told, *map(int, child.stdout.read().split())])
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         assert spool.last >= told
         assert [entry.seq for entry in spool.read(0, 10**9)] == list(range(1, spool.last + 1))
 
@@ -70,7 +70,7 @@ def test_readers_and_the_writer_do_not_wait_for_each_other(path: Path) -> None:
     """Other threads read and drop during appends; every reader sees whole entries in order."""
     failures: list[BaseException] = []
 
-    def follow(spool: Spool) -> None:
+    def follow(spool: LogFile) -> None:
         cursor = 0
         try:
             while cursor < 200:
@@ -81,7 +81,7 @@ def test_readers_and_the_writer_do_not_wait_for_each_other(path: Path) -> None:
         except BaseException as error:  # noqa: BLE001 - shown by the test
             failures.append(error)
 
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         threads = [threading.Thread(target=follow, args=(spool,)) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -99,13 +99,13 @@ def test_a_damaged_entry_is_named(path: Path) -> None:
 
     The entries before it can be read.
     """
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         for _ in range(3):
             spool.append([("t", b"x")], [], 0)
     with sqlite3.connect(path) as file:
         file.execute("UPDATE entries SET body = zeroblob(10) WHERE seq = 2")
     file.close()
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         assert [entry.seq for entry in spool.read(0, 1)] == [1]
         with pytest.raises(LogBroken, match=r"spool\.db: entry 2 is damaged"):
             spool.read(1, 1)
@@ -117,7 +117,7 @@ def test_what_can_be_read_of_a_damaged_log_is_salvaged(path: Path) -> None:
     The other entries are counted.
     """
     aside = path.with_name("aside.db")
-    with Spool(aside) as spool:
+    with LogFile(aside) as spool:
         for number in range(1, 6):
             spool.append(
                 [("t", b"%d" % number)],
@@ -128,7 +128,7 @@ def test_what_can_be_read_of_a_damaged_log_is_salvaged(path: Path) -> None:
         with pytest.raises(LogDamaged, match="entry 2"):
             spool.verify()
     damage(aside, "DELETE FROM entries WHERE seq = 4")
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         assert salvaged(aside, spool) == (3, 2)
         assert [
             (entry.received, entry.messages, len(entry.swaps)) for entry in spool.read(0, 10)
@@ -141,7 +141,7 @@ def test_nothing_is_salvaged_of_what_is_no_log(path: Path) -> None:
     path.parent.mkdir()
     aside = path.with_name("aside.db")
     aside.write_bytes(b"not a database, " * 1000)
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         assert salvaged(aside, spool) == (0, 0)
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_refuses_and_recovers(path: Path) -> None:
 
     The next append succeeds once there is room again.
     """
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         spool.append([("t", b"x")], [], 0)
         spool._writer.execute("PRAGMA max_page_count = 8")
         with pytest.raises(LogBroken, match="full"):
@@ -173,25 +173,25 @@ def test_what_is_no_log_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database, " * 100)
     with pytest.raises(LogBroken, match=r"spool\.db"):
-        Spool(path)
+        LogFile(path)
     assert path.read_bytes().startswith(b"not a database")
 
 
 def test_a_log_of_a_later_version_is_refused(path: Path) -> None:
     """A log of a later version raises an error instead of being misread."""
-    Spool(path).close()
+    LogFile(path).close()
     with sqlite3.connect(path) as file:
         file.execute("PRAGMA user_version = 99")
     file.close()
     with pytest.raises(LogBroken, match="version 99"):
-        Spool(path)
+        LogFile(path)
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:
     """The folder has mode 0700 and every file 0600, under any umask."""
     before = os.umask(0)
     try:
-        with Spool(path) as spool:
+        with LogFile(path) as spool:
             spool.append([("t", b"secret")], [], 0)
             modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     finally:
@@ -204,12 +204,12 @@ def test_an_unusable_place_is_one_clear_error(tmp_path: Path) -> None:
     """A folder that cannot be made raises an error that names the path."""
     (tmp_path / "file").write_text("")
     with pytest.raises(LogBroken, match="file"):
-        Spool(tmp_path / "file" / "spool.db")
+        LogFile(tmp_path / "file" / "spool.db")
 
 
 def test_dropped_room_is_used_again(path: Path) -> None:
     """A log that is dropped as fast as it grows stays small."""
-    with Spool(path) as spool:
+    with LogFile(path) as spool:
         for _ in range(10):
             for _ in range(20):
                 spool.append([("t", b"x" * 50_000)], [], 0)
@@ -223,7 +223,7 @@ def test_a_log_has_a_limit(path: Path) -> None:
     Dropped entries make room, and appending continues.
     """
     block = [("t", os.urandom(20_000))]
-    with Spool(path, most_bytes=1 << 20) as spool:
+    with LogFile(path, most_bytes=1 << 20) as spool:
         with suppress(LogFull):
             for _ in range(1000):
                 spool.append(block, [], 0)
@@ -232,7 +232,7 @@ def test_a_log_has_a_limit(path: Path) -> None:
         full = spool.last
         assert 40 < full < 52
         assert spool.read(full - 1, 1)[0].messages == block
-    with Spool(path, most_bytes=1 << 20) as spool:
+    with LogFile(path, most_bytes=1 << 20) as spool:
         with pytest.raises(LogFull):
             spool.append(block, [], 0)
         spool.drop(10)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from insa_anomaly.adapters.disk.reserve import Reserve
+from insa_anomaly.adapters.disk.reserve import FileReserve
 
 
 class About(NamedTuple):
@@ -22,7 +22,7 @@ def test_it_takes_and_gives_back(tmp_path: Path) -> None:
     A later run finds it held.
     """
     path = tmp_path / "reserve"
-    reserve = Reserve(path, 1 << 20)
+    reserve = FileReserve(path, 1 << 20)
     assert not reserve.held
     assert reserve.hold()
     about = path.stat()
@@ -31,7 +31,7 @@ def test_it_takes_and_gives_back(tmp_path: Path) -> None:
         True,
         0o600,
     )
-    assert Reserve(path, 1 << 20).hold()
+    assert FileReserve(path, 1 << 20).hold()
     reserve.release()
     assert (reserve.held, path.exists()) == (False, False)
     reserve.release()
@@ -42,7 +42,7 @@ def test_it_is_taken_only_where_there_is_twice_as_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reserve is taken only where twice its size is free, so that later writes find room."""
-    reserve = Reserve(tmp_path / "reserve", 1 << 20)
+    reserve = FileReserve(tmp_path / "reserve", 1 << 20)
     monkeypatch.setattr(os, "statvfs", lambda _: About(511, 4096))
     assert not reserve.hold()
     assert not (tmp_path / "reserve").exists()
@@ -52,12 +52,12 @@ def test_it_is_taken_only_where_there_is_twice_as_much(
 
 def test_a_disk_that_refuses_is_no_error(tmp_path: Path) -> None:
     """A disk that refuses means no reserve, and no error."""
-    assert not Reserve(tmp_path / "nowhere" / "reserve", 1 << 20).hold()
+    assert not FileReserve(tmp_path / "nowhere" / "reserve", 1 << 20).hold()
 
 
 def test_none_counts_as_held(tmp_path: Path) -> None:
     """A reserve of 0 bytes counts as held, and writes no file."""
-    reserve = Reserve(tmp_path / "reserve", 0)
+    reserve = FileReserve(tmp_path / "reserve", 0)
     reserve.release()
     assert reserve.held
     assert reserve.hold()

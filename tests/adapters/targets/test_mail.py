@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from insa_anomaly.adapters.targets.mail import Mail, Post
+from insa_anomaly.adapters.targets.mail import Mail, SmtpAccount
 from insa_anomaly.core.notification.alert import delivery_id
 from insa_anomaly.errors import ConfigError, TargetAway, TargetRefused
 from tests.adapters.mail_server import PASSWORD, USER, MailServer
@@ -72,9 +72,9 @@ def secure(certificate: tuple[Path, Path]) -> Iterator[MailServer]:
         yield server
 
 
-def post(port: int, **changes: object) -> Post:
+def post(port: int, **changes: object) -> SmtpAccount:
     """Describe the way to a server on this port."""
-    usual = Post(
+    usual = SmtpAccount(
         "localhost",
         port,
         "none",
@@ -85,7 +85,7 @@ def post(port: int, **changes: object) -> Post:
     return replace(usual, **changes)  # type: ignore[arg-type]
 
 
-def deliver(way: Post, text: str = ALERT.text) -> None:
+def deliver(way: SmtpAccount, text: str = ALERT.text) -> None:
     """Deliver a mail."""
     Mail(way, lambda _: "https://grafana/d/x").deliver(
         ID, msgspec.structs.replace(ALERT, text=text), DAY_ZERO

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from insa_anomaly.core.learning import assessment
 from insa_anomaly.core.learning.assessment import (
     Assessment,
-    Fault,
     Holdout,
+    InjectedFault,
     Scorer,
     assess,
     compare,
@@ -56,7 +56,7 @@ def test_law_a_fault_is_where_it_is_said_to_be(
     """
     _, values = daily(400)
     before, noise = values.copy(), 0.3
-    out = plant(values, [Fault(kind, size, first, first + length)], noise)
+    out = plant(values, [InjectedFault(kind, size, first, first + length)], noise)
     inside = np.zeros(400, np.bool_)
     inside[first : first + length] = True
     assert np.array_equal(out[~inside], values[~inside])
@@ -105,7 +105,9 @@ def made(alarmed: float, caught: int, seed: int = 0) -> Assessment:
     """
     flags = np.random.default_rng(seed).random(2000) < alarmed
     return Assessment(
-        flags, np.arange(21) < caught, tuple(Fault(KINDS[i % 7], 3.0, 0, 1) for i in range(21))
+        flags,
+        np.arange(21) < caught,
+        tuple(InjectedFault(KINDS[i % 7], 3.0, 0, 1) for i in range(21)),
     )
 
 

@@ -12,9 +12,9 @@ from insa_anomaly.core.notification.alert import SUMMARY, Alert, Severity
 from insa_anomaly.core.notification.routing import (
     DAY,
     SHOWN,
-    Account,
+    DailyBudget,
     Dispatch,
-    Known,
+    KnownCause,
     Route,
     Target,
     decide,
@@ -39,8 +39,8 @@ class Desk:
 
     targets: list[Target]
     after: float = 3600.0
-    known: dict[tuple[str, str], Known] = field(default_factory=dict)
-    accounts: dict[str, Account] = field(default_factory=dict)
+    known: dict[tuple[str, str], KnownCause] = field(default_factory=dict)
+    accounts: dict[str, DailyBudget] = field(default_factory=dict)
     sent: list[tuple[int, str, Alert]] = field(default_factory=list)
     held: Counter[str] = field(default_factory=Counter)
 
@@ -174,7 +174,7 @@ def test_the_end_of_what_was_held_back_is_not_told() -> None:
     desk = mail(2)
     desk.take([an_alert(1, "a"), an_alert(2, "b")], DAY_ZERO)
     assert desk.take([an_alert(3, "b", "closed")], DAY_ZERO) == []
-    assert desk.known == {("mail", "a"): Known(Severity.WARNING, held=False)}
+    assert desk.known == {("mail", "a"): KnownCause(Severity.WARNING, held=False)}
 
 
 def test_what_is_historical_opens_nothing() -> None:

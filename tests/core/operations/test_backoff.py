@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.core.operations.backoff import Circuit, Retry, backoff, failed
+from insa_anomaly.core.operations.backoff import BackoffPolicy, Circuit, backoff, failed
 
-RETRY = Retry(first=2.0, last=900.0, trip=5, rest=30.0)
+RETRY = BackoffPolicy(first=2.0, last=900.0, trip=5, rest=30.0)
 
 
 @given(attempts=st.integers(1, 10_000), chance=st.floats(0, 1, exclude_max=True))

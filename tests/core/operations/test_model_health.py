@@ -14,11 +14,11 @@ from insa_anomaly.core.operations.model_health import (
     HOUR,
     Action,
     Decision,
-    Found,
+    HealthIssue,
     Idle,
     Limits,
-    Pace,
-    Standing,
+    ModelCondition,
+    ScoringPace,
     decide,
     examine,
     judge_idle,
@@ -28,7 +28,7 @@ from insa_anomaly.core.operations.model_health import (
 
 NOW = 1_800_000_000_000_000
 ALL, LIMITS = tuple(Action), Limits()
-GOOD = Standing(
+GOOD = ModelCondition(
     device_id="PUMP-101",
     metric_name="temperature",
     instance="i",
@@ -48,7 +48,7 @@ GOOD = Standing(
 ASKED = NOW - 21 * HOUR
 
 
-def changed(**figures: Any) -> Standing:  # noqa: ANN401 - of any type
+def changed(**figures: Any) -> ModelCondition:  # noqa: ANN401 - of any type
     """Return the healthy model with some figures changed."""
     return msgspec.structs.replace(GOOD, **figures)
 
@@ -57,31 +57,31 @@ def changed(**figures: Any) -> Standing:  # noqa: ANN401 - of any type
     ("figures", "expected"),
     [
         ({}, set()),
-        ({"learnt_at": NOW - 7 * DAY}, {Found.OLD}),
+        ({"learnt_at": NOW - 7 * DAY}, {HealthIssue.OLD}),
         ({"learnt_at": NOW - 7 * DAY + 1}, set()),
-        ({"learnt_at": None, "trained_at": NOW - 8 * DAY}, {Found.OLD}),
+        ({"learnt_at": None, "trained_at": NOW - 8 * DAY}, {HealthIssue.OLD}),
         # A refit since then makes the model no younger.
-        ({"learnt_at": NOW - 8 * DAY, "trained_at": NOW - HOUR}, {Found.OLD}),
-        ({"accuracy": 0.89}, {Found.INACCURATE}),
+        ({"learnt_at": NOW - 8 * DAY, "trained_at": NOW - HOUR}, {HealthIssue.OLD}),
+        ({"accuracy": 0.89}, {HealthIssue.INACCURATE}),
         ({"accuracy": 0.90}, set()),
-        ({"accuracy": None, "accuracy_at_promotion": 0.8}, {Found.INACCURATE}),
+        ({"accuracy": None, "accuracy_at_promotion": 0.8}, {HealthIssue.INACCURATE}),
         ({"accuracy": None, "accuracy_at_promotion": None}, set()),
-        ({"accuracy": 0.88}, {Found.INACCURATE, Found.DEGRADED}),
-        ({"accuracy": 0.881}, {Found.INACCURATE}),
+        ({"accuracy": 0.88}, {HealthIssue.INACCURATE, HealthIssue.DEGRADED}),
+        ({"accuracy": 0.881}, {HealthIssue.INACCURATE}),
         # The model never was good, so it is not worse than at its promotion.
-        ({"accuracy": 0.80, "accuracy_at_promotion": 0.82}, {Found.INACCURATE}),
+        ({"accuracy": 0.80, "accuracy_at_promotion": 0.82}, {HealthIssue.INACCURATE}),
         # Two measurements may be chance.
-        ({"accuracy": 0.80, "measurements": 2}, {Found.INACCURATE}),
+        ({"accuracy": 0.80, "measurements": 2}, {HealthIssue.INACCURATE}),
         ({"anomalies": 4320}, set()),
-        ({"anomalies": 4321}, {Found.DEGRADED}),
+        ({"anomalies": 4321}, {HealthIssue.DEGRADED}),
         ({"readings": 249, "anomalies": 249}, set()),
-        ({"readings": 250, "anomalies": 250}, {Found.DEGRADED}),
-        ({"failures": 1, "failure": "too few"}, {Found.FAILING}),
-        ({"last_reading": NOW - 30 * DAY}, {Found.SILENT}),
+        ({"readings": 250, "anomalies": 250}, {HealthIssue.DEGRADED}),
+        ({"failures": 1, "failure": "too few"}, {HealthIssue.FAILING}),
+        ({"last_reading": NOW - 30 * DAY}, {HealthIssue.SILENT}),
         ({"last_reading": NOW - 29 * DAY}, set()),
     ],
 )
-def test_what_is_the_matter(figures: dict[str, Any], expected: set[Found]) -> None:
+def test_what_is_the_matter(figures: dict[str, Any], expected: set[HealthIssue]) -> None:
     """Each figure is a finding exactly beyond its limit."""
     found = examine(changed(**figures), ALL, LIMITS, NOW)
     assert found.keys() == expected
@@ -142,22 +142,26 @@ WORST = changed(learnt_at=NOW - 9 * DAY, accuracy=0.5, anomalies=50_000, failure
 @pytest.mark.parametrize(
     ("actions", "found", "decided"),
     [
-        ([Action.AGE], {Found.OLD}, set()),
-        ([Action.ACCURACY], {Found.INACCURATE, Found.DEGRADED}, set()),
+        ([Action.AGE], {HealthIssue.OLD}, set()),
+        ([Action.ACCURACY], {HealthIssue.INACCURATE, HealthIssue.DEGRADED}, set()),
         ([Action.LATENCY], set(), set()),
-        ([Action.RETRAIN], {Found.FAILING}, set()),
-        ([Action.AGE, Action.RETRAIN], {Found.OLD, Found.FAILING}, {("retrain", "age")}),
+        ([Action.RETRAIN], {HealthIssue.FAILING}, set()),
+        (
+            [Action.AGE, Action.RETRAIN],
+            {HealthIssue.OLD, HealthIssue.FAILING},
+            {("retrain", "age")},
+        ),
         (
             [Action.ACCURACY, Action.ESCALATE],
-            {Found.INACCURATE, Found.DEGRADED, Found.FAILING},
+            {HealthIssue.INACCURATE, HealthIssue.DEGRADED, HealthIssue.FAILING},
             {("escalate", "degraded"), ("escalate", "failing")},
         ),
-        ([Action.ESCALATE], {Found.FAILING}, {("escalate", "failing")}),
+        ([Action.ESCALATE], {HealthIssue.FAILING}, {("escalate", "failing")}),
         ([Action.CLEAN_UP], set(), set()),
     ],
 )
 def test_only_what_is_asked_for(
-    actions: list[Action], found: set[Found], decided: set[tuple[str, str]]
+    actions: list[Action], found: set[HealthIssue], decided: set[tuple[str, str]]
 ) -> None:
     """A check without actions changes no model, and an action needs the check that it rests on."""
     said = examine(WORST, actions, LIMITS, NOW)
@@ -169,7 +173,7 @@ def test_only_what_is_asked_for(
 
 @given(
     st.builds(
-        Standing,
+        ModelCondition,
         device_id=st.just("d"),
         metric_name=st.just("m"),
         instance=st.none(),
@@ -191,7 +195,9 @@ def test_only_what_is_asked_for(
     ),
     st.sets(st.sampled_from(ALL)),
 )
-def test_no_figures_lead_to_contradictions(one: Standing, actions: Collection[Action]) -> None:
+def test_no_figures_lead_to_contradictions(
+    one: ModelCondition, actions: Collection[Action]
+) -> None:
     """Any figures lead to at most 1 remedy per model, and to no contradiction per cause.
 
     Checks without actions lead to no decision.
@@ -214,15 +220,15 @@ def test_no_figures_lead_to_contradictions(one: Standing, actions: Collection[Ac
 @pytest.mark.parametrize(
     ("pace", "found", "kinds"),
     [
-        (Pace("i", 1000, 10), False, []),
-        (Pace("i", 1000, 11), True, ["escalate"]),
-        (Pace("i", 1000, 11, NOW - HOUR), True, []),
-        (Pace("i", 1000, 11, ASKED), True, ["escalate"]),
-        (Pace("i", 1000, 0, ASKED), False, ["recover"]),
-        (Pace("i", 0, 0, ASKED), False, []),
+        (ScoringPace("i", 1000, 10), False, []),
+        (ScoringPace("i", 1000, 11), True, ["escalate"]),
+        (ScoringPace("i", 1000, 11, NOW - HOUR), True, []),
+        (ScoringPace("i", 1000, 11, ASKED), True, ["escalate"]),
+        (ScoringPace("i", 1000, 0, ASKED), False, ["recover"]),
+        (ScoringPace("i", 0, 0, ASKED), False, []),
     ],
 )
-def test_a_daemon_that_is_slow(pace: Pace, found: bool, kinds: list[str]) -> None:
+def test_a_daemon_that_is_slow(pace: ScoringPace, found: bool, kinds: list[str]) -> None:
     """A daemon is slow if more than 1 in 100 batches exceed the limit: its p99 exceeds it."""
     said, decisions = judge_pace(pace, ALL, LIMITS, NOW)
     assert (bool(said), [each.kind for each in decisions]) == (found, kinds)

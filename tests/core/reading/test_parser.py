@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.core.reading.parser import Parser, microseconds
-from insa_anomaly.core.reading.reading import Cause, Flag, Quality, Raw, Reading, Rejected
+from insa_anomaly.core.reading.reading import Flag, Quality, Raw, Reading, Rejected, RejectionReason
 from insa_anomaly.core.reading.topics import Acceptance, Subscription
 
 NOW = 1_763_823_600_000_000
@@ -57,7 +57,7 @@ def test_parse_is_total_over_bytes(topic: str, payload: bytes) -> None:
     answer = parse(payload, topic)
     if isinstance(answer, Rejected):
         assert answer.raw.payload == payload
-        assert answer.reason in Cause
+        assert answer.reason in RejectionReason
     else:
         assert answer
         assert all(math.isfinite(reading.value) for reading in answer)
@@ -228,57 +228,57 @@ def test_quality_is_kept() -> None:
 @pytest.mark.parametrize(
     ("topic", "payload", "reason"),
     [
-        (DEVICE, b'{"t": ' + b" " * 300_000 + b"1}", Cause.TOO_LARGE),
-        (DEVICE, b'{"t": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}", Cause.TOO_DEEP),
-        (DEVICE, b'{"a":' * 100_000, Cause.TOO_LARGE),
-        (DEVICE, b"[" * 100_000, Cause.TOO_DEEP),
-        (DEVICE, b"\xff\xfe\x00", Cause.NOT_UTF8),
-        (DEVICE, b'{"t": "\xff"}', Cause.NOT_UTF8),
-        (DEVICE, b"hello", Cause.MALFORMED),
-        (DEVICE, b'{"t": 1', Cause.MALFORMED),
-        (DEVICE, b'{"metrics": [1]}', Cause.MALFORMED),
-        (DEVICE, b"[[1]]", Cause.MALFORMED),
-        (DEVICE, b"", Cause.EMPTY),
-        (DEVICE, b"{}", Cause.EMPTY),
-        (DEVICE, b"[]", Cause.EMPTY),
-        (DEVICE, b'{"metrics": {"t": null}}', Cause.EMPTY),
-        (DEVICE, b'{"t": "71.5"}', Cause.NOT_A_NUMBER),
-        (DEVICE, b'{"metrics": {"t": {"v": 1}}}', Cause.NOT_A_NUMBER),
-        (DEVICE, b'{"t": NaN}', Cause.NOT_FINITE),
-        (DEVICE, b'{"t": -Infinity}', Cause.NOT_FINITE),
-        (DEVICE, b'{"t": 1e999}', Cause.NOT_FINITE),
-        (DEVICE, b'{"t": 1' + b"0" * 400 + b"}", Cause.NOT_FINITE),
-        (METRIC, b"nan", Cause.NOT_FINITE),
-        (METRIC, b"-inf", Cause.NOT_FINITE),
-        (METRIC, b"1e999", Cause.NOT_FINITE),
-        (METRIC, b"true", Cause.BOOLEAN),
-        (DEVICE, b'{"t": true}', Cause.BOOLEAN),
-        (LINES, b"m on=t", Cause.BOOLEAN),
-        (LINES, b'm state="on"', Cause.NOT_A_NUMBER),
-        (LINES, b"m", Cause.MALFORMED),
-        (LINES, b"m a=1 soon", Cause.MALFORMED),
-        (DEVICE, b'{"t": 1, "timestamp": "yesterday"}', Cause.BAD_TIMESTAMP),
-        (DEVICE, b'{"t": 1, "timestamp": true}', Cause.BAD_TIMESTAMP),
-        (DEVICE, b'{"t": 1, "timestamp": 1e300}', Cause.BAD_TIMESTAMP),
-        (DEVICE, b'{"t": 1, "quality": "fine"}', Cause.BAD_QUALITY),
-        (DEVICE, b'{"t": 1, "id": [1]}', Cause.BAD_ID),
-        (DEVICE, b'{"": 1}', Cause.BAD_NAME),
-        (DEVICE, b'{"a/b": 1}', Cause.BAD_NAME),
-        (DEVICE, b'{"a\\u0000b": 1}', Cause.BAD_NAME),
-        (DEVICE, '{"a\u202eb": 1}'.encode(), Cause.BAD_NAME),
-        (DEVICE, b'{"_device": 1}', Cause.BAD_NAME),
-        (DEVICE, b'{"metric_name": 5, "value": 1}', Cause.BAD_NAME),
-        (DEVICE, b'{"device_id": 5, "t": 1}', Cause.BAD_NAME),
-        ("insa/iiot/telemetry/", b'{"t": 1}', Cause.BAD_NAME),
-        ("insa/iiot/telemetry/" + "x" * 60_000, b'{"t": 1}', Cause.BAD_NAME),
-        ("any/thing", b'{"t": 1}', Cause.NO_DEVICE),
-        (DEVICE, b"71.5", Cause.NO_METRIC),
-        (DEVICE, b'{"device_id": "pump-2", "t": 1}', Cause.MISMATCH),
-        (METRIC, b'{"metric_name": "pressure", "value": 1}', Cause.MISMATCH),
-        ("elsewhere", b'{"t": 1}', Cause.UNKNOWN_TOPIC),
+        (DEVICE, b'{"t": ' + b" " * 300_000 + b"1}", RejectionReason.TOO_LARGE),
+        (DEVICE, b'{"t": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}", RejectionReason.TOO_DEEP),
+        (DEVICE, b'{"a":' * 100_000, RejectionReason.TOO_LARGE),
+        (DEVICE, b"[" * 100_000, RejectionReason.TOO_DEEP),
+        (DEVICE, b"\xff\xfe\x00", RejectionReason.NOT_UTF8),
+        (DEVICE, b'{"t": "\xff"}', RejectionReason.NOT_UTF8),
+        (DEVICE, b"hello", RejectionReason.MALFORMED),
+        (DEVICE, b'{"t": 1', RejectionReason.MALFORMED),
+        (DEVICE, b'{"metrics": [1]}', RejectionReason.MALFORMED),
+        (DEVICE, b"[[1]]", RejectionReason.MALFORMED),
+        (DEVICE, b"", RejectionReason.EMPTY),
+        (DEVICE, b"{}", RejectionReason.EMPTY),
+        (DEVICE, b"[]", RejectionReason.EMPTY),
+        (DEVICE, b'{"metrics": {"t": null}}', RejectionReason.EMPTY),
+        (DEVICE, b'{"t": "71.5"}', RejectionReason.NOT_A_NUMBER),
+        (DEVICE, b'{"metrics": {"t": {"v": 1}}}', RejectionReason.NOT_A_NUMBER),
+        (DEVICE, b'{"t": NaN}', RejectionReason.NOT_FINITE),
+        (DEVICE, b'{"t": -Infinity}', RejectionReason.NOT_FINITE),
+        (DEVICE, b'{"t": 1e999}', RejectionReason.NOT_FINITE),
+        (DEVICE, b'{"t": 1' + b"0" * 400 + b"}", RejectionReason.NOT_FINITE),
+        (METRIC, b"nan", RejectionReason.NOT_FINITE),
+        (METRIC, b"-inf", RejectionReason.NOT_FINITE),
+        (METRIC, b"1e999", RejectionReason.NOT_FINITE),
+        (METRIC, b"true", RejectionReason.BOOLEAN),
+        (DEVICE, b'{"t": true}', RejectionReason.BOOLEAN),
+        (LINES, b"m on=t", RejectionReason.BOOLEAN),
+        (LINES, b'm state="on"', RejectionReason.NOT_A_NUMBER),
+        (LINES, b"m", RejectionReason.MALFORMED),
+        (LINES, b"m a=1 soon", RejectionReason.MALFORMED),
+        (DEVICE, b'{"t": 1, "timestamp": "yesterday"}', RejectionReason.BAD_TIMESTAMP),
+        (DEVICE, b'{"t": 1, "timestamp": true}', RejectionReason.BAD_TIMESTAMP),
+        (DEVICE, b'{"t": 1, "timestamp": 1e300}', RejectionReason.BAD_TIMESTAMP),
+        (DEVICE, b'{"t": 1, "quality": "fine"}', RejectionReason.BAD_QUALITY),
+        (DEVICE, b'{"t": 1, "id": [1]}', RejectionReason.BAD_ID),
+        (DEVICE, b'{"": 1}', RejectionReason.BAD_NAME),
+        (DEVICE, b'{"a/b": 1}', RejectionReason.BAD_NAME),
+        (DEVICE, b'{"a\\u0000b": 1}', RejectionReason.BAD_NAME),
+        (DEVICE, '{"a\u202eb": 1}'.encode(), RejectionReason.BAD_NAME),
+        (DEVICE, b'{"_device": 1}', RejectionReason.BAD_NAME),
+        (DEVICE, b'{"metric_name": 5, "value": 1}', RejectionReason.BAD_NAME),
+        (DEVICE, b'{"device_id": 5, "t": 1}', RejectionReason.BAD_NAME),
+        ("insa/iiot/telemetry/", b'{"t": 1}', RejectionReason.BAD_NAME),
+        ("insa/iiot/telemetry/" + "x" * 60_000, b'{"t": 1}', RejectionReason.BAD_NAME),
+        ("any/thing", b'{"t": 1}', RejectionReason.NO_DEVICE),
+        (DEVICE, b"71.5", RejectionReason.NO_METRIC),
+        (DEVICE, b'{"device_id": "pump-2", "t": 1}', RejectionReason.MISMATCH),
+        (METRIC, b'{"metric_name": "pressure", "value": 1}', RejectionReason.MISMATCH),
+        ("elsewhere", b'{"t": 1}', RejectionReason.UNKNOWN_TOPIC),
     ],
 )
-def test_every_reason(topic: str, payload: bytes, reason: Cause) -> None:
+def test_every_reason(topic: str, payload: bytes, reason: RejectionReason) -> None:
     """Each kind of bad input has its own rejection reason, with a detail."""
     answer = parse(payload, topic)
     assert isinstance(answer, Rejected)

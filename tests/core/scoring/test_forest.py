@@ -187,7 +187,7 @@ def test_a_forest_too_large_is_refused() -> None:
 
 def test_a_model_takes_at_most_256_kib() -> None:
     """A model, forest and learnt row together, takes at most 256 KiB of memory."""
-    assert detector.Models(2, 100).bytes_per_model <= 256 * 1024
+    assert detector.ModelTable(2, 100).bytes_per_model <= 256 * 1024
 
 
 def test_path_lengths_are_those_of_the_formula() -> None:

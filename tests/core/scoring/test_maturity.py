@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from insa_anomaly.core.scoring.maturity import Life, grown, quarantined
+from insa_anomaly.core.scoring.maturity import Maturity, grown, quarantined
 from insa_anomaly.core.units import DAY, Floats
 from tests.core.streams import MINUTE, SMALL, START
 
 PARAMETERS = replace(SMALL, mature_days=1.0, mature_readings=2000)
-OLD = Life(known=5000, first=START - 10 * DAY, through=START - 1, released=START - 1, mature=True)
+OLD = Maturity(
+    known=5000, first=START - 10 * DAY, through=START - 1, released=START - 1, mature=True
+)
 
 
 def minutes(n: int) -> Floats:

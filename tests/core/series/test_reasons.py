@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.scoring.forest import Arena, average_path_length
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import Models, Results, advance
+from insa_anomaly.core.series.detector import ModelTable, Results, advance
 from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.core.series.training import Trained, fit
 from insa_anomaly.core.units import Floats
@@ -82,7 +82,7 @@ def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[f
     assert shares.sum() == pytest.approx(1) or not shares.any()
 
 
-def followed(values: Floats, learnt: Floats) -> tuple[Models, Results]:
+def followed(values: Floats, learnt: Floats) -> tuple[ModelTable, Results]:
     """Return the results of a model of `learnt` for `values` that follow, a reading a minute."""
     times = START + np.arange(len(learnt) + len(values)) * MINUTE
     one = fit(
@@ -94,7 +94,7 @@ def followed(values: Floats, learnt: Floats) -> tuple[Models, Results]:
         parameters=SMALL,
         policy=Policy(merge_gap_readings=3),
     )
-    models = Models(1, SMALL.n_estimators)
+    models = ModelTable(1, SMALL.n_estimators)
     models.put(0, one.model)
     all_values, row = np.concatenate((learnt, values)), np.zeros(len(times), np.int64)
     return models, advance(

@@ -11,7 +11,7 @@ from insa_anomaly.core.learning import assessment
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import Models, advance
+from insa_anomaly.core.series.detector import ModelTable, advance
 from insa_anomaly.core.series.training import Trained, fit
 from insa_anomaly.core.units import Features, Floats
 from tests.core.streams import MINUTE, START
@@ -59,7 +59,7 @@ def anomalous(kind: str) -> tuple[Trained, Features]:
         parameters=PARAMETERS,
         policy=Policy(),
     )
-    models = Models(1, 50)
+    models = ModelTable(1, 50)
     models.put(0, one.model)
     rows = []
     for plan in assessment.plans(SEEN):
@@ -95,7 +95,7 @@ def test_the_first_feature_is_shaps(shap: ModuleType) -> None:
     for kind in ("noise", "walk", "square"):
         one, rows = anomalous(kind)
         assert len(rows) == MOST
-        models = Models(1, 50)
+        models = ModelTable(1, 50)
         models.put(0, one.model)
         ours = np.array([models.arena.shares(0, row) for row in rows])
         # SHAP explains the path length: a shorter path is more anomalous.

@@ -6,7 +6,7 @@ import pytest
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import Models, Results, advance
+from insa_anomaly.core.series.detector import ModelTable, Results, advance
 from insa_anomaly.core.series.rules import Rule
 from insa_anomaly.core.series.training import fit
 from insa_anomaly.core.units import Floats
@@ -41,7 +41,7 @@ def after(learnt: Floats, values: list[float]) -> tuple[Results, slice]:
         parameters=SMALL,
         policy=Policy(),
     )
-    models = Models(1, SMALL.n_estimators)
+    models = ModelTable(1, SMALL.n_estimators)
     models.put(0, one.model)
     row = np.zeros(len(times), np.int64)
     said = advance(

@@ -14,7 +14,7 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import detector, features, rules
-from insa_anomaly.core.series.detector import Models, Results, advance
+from insa_anomaly.core.series.detector import ModelTable, Results, advance
 from insa_anomaly.core.series.training import Trained, fit
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.errors import NotEnoughData, TrainingError
@@ -44,7 +44,7 @@ def minutes(n: int, first: int = 0) -> Ints:
 def follow(trained: Trained, times: Ints, values: npt.NDArray[np.floating]) -> Results:
     """Return the results of a whole stream, starting with an empty window."""
     n = len(times)
-    held = Models(1, len(trained.model.forest.thresholds))
+    held = ModelTable(1, len(trained.model.forest.thresholds))
     held.put(0, trained.model)
     row = np.zeros(n, np.int64)
     return advance(

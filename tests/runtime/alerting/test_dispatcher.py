@@ -16,19 +16,19 @@ from insa_anomaly.core.notification.alert import (
     delivery_id,
 )
 from insa_anomaly.core.notification.routing import Dispatch, Route, Target
-from insa_anomaly.core.operations.backoff import Retry
+from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.errors import AlertsBroken, StateUnwritable, TargetAway, TargetRefused
 from insa_anomaly.runtime.alerting import courier as couriers
 from insa_anomaly.runtime.alerting import dispatcher as reading
 from insa_anomaly.runtime.alerting.courier import Courier, running
-from insa_anomaly.runtime.alerting.dispatcher import Alert as AlertReader
+from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher as AlertReader
 from insa_anomaly.settings import Alerting
 from insa_anomaly.testing import MemoryAlerts, MemoryState
 from tests.conftest import wait_for
 from tests.core.alerts import DAY_ZERO, HOUR
 from tests.core.notification.test_alert import EVENT
 
-QUICK = Retry(first=0.001, last=0.002, trip=3, rest=0.001)
+QUICK = BackoffPolicy(first=0.001, last=0.002, trip=3, rest=0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ class Office:
     def __post_init__(self) -> None:
         self.start()
 
-    def start(self, retry: Retry = QUICK) -> None:
+    def start(self, retry: BackoffPolicy = QUICK) -> None:
         """Start where the last run ended, or was killed."""
         targets = [Target("mail", (Route(),), self.budget)]
         self.courier = courier("mail", self.person, self.store, retry, lambda: self.now)
@@ -105,7 +105,7 @@ class Office:
 
 
 def courier(
-    name: str, target: Person, store: MemoryAlerts, retry: Retry, clock: Callable[[], int]
+    name: str, target: Person, store: MemoryAlerts, retry: BackoffPolicy, clock: Callable[[], int]
 ) -> Courier:
     """Build a courier that tries for a day."""
     return Courier(name=name, target=target, store=store, retry=retry, keep=86_400.0, clock=clock)

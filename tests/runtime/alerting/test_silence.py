@@ -13,7 +13,7 @@ from insa_anomaly.core.notification.alert import SILENCE_TOPIC, alerts_of
 from insa_anomaly.core.notification.cadence import Patience
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, Telemetry
-from insa_anomaly.runtime.alerting.silence import Ears, Listen, SilenceEvent
+from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceEvent, SilenceMonitor
 from insa_anomaly.testing import MemoryAlerts, MemoryState
 from tests.core.alerts import DAY_ZERO
 
@@ -37,10 +37,10 @@ class Plant:
 
     def start(self) -> None:
         """Start a new run."""
-        ears = Ears(
+        ears = ReceptionWatch(
             lambda: self.listening, lambda: DAY_ZERO + int(self.seconds * 1e6), lambda: self.seconds
         )
-        self.listen = Listen(
+        self.listen = SilenceMonitor(
             state=self.state,
             store=self.store,
             known=self.known,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.ports import SeriesKey, Swap
 from insa_anomaly.runtime.fleet.fleet import Kept
-from insa_anomaly.runtime.fleet.shadows import KeptShadow, Tally
+from insa_anomaly.runtime.fleet.shadows import KeptShadow, ShadowCounts
 from tests.runtime.streams import (
     NOW,
     SERIES,
@@ -102,7 +102,7 @@ def readings(begin: int, end: int) -> list[Message]:
     ]
 
 
-def tally(world: World) -> Tally:
+def tally(world: World) -> ShadowCounts:
     """Return the tally of the pump's shadow."""
     found = world.fleet.shadows.tally(0)
     assert found is not None

@@ -14,20 +14,20 @@ import pytest
 from insa_anomaly.core.series import features
 from insa_anomaly.errors import DaemonSilent
 from insa_anomaly.runtime.fleet import shared_windows as board_module
-from insa_anomaly.runtime.fleet.shared_windows import Board
+from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
 from tests.runtime.streams import PARAMETERS, model
 
 ROWS = 4
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> SharedWindows:
     """Return a board of a few series."""
-    return Board(ROWS, PARAMETERS.n_estimators)
+    return SharedWindows(ROWS, PARAMETERS.n_estimators)
 
 
 @pytest.fixture
-def written(board: Board) -> Iterator[Board]:
+def written(board: SharedWindows) -> Iterator[SharedWindows]:
     """Yield a board whose rows are written all the time, in parts.
 
     All numbers of a state are the same once it is whole.
@@ -51,7 +51,7 @@ def written(board: Board) -> Iterator[Board]:
     writer.join(10.0)
 
 
-def test_every_look_is_whole(written: Board) -> None:
+def test_every_look_is_whole(written: SharedWindows) -> None:
     """Every look is whole, and later looks see later states."""
     seen = set()
     until = monotonic() + 2.0
@@ -63,7 +63,7 @@ def test_every_look_is_whole(written: Board) -> None:
 
 
 def test_a_row_that_nobody_goes_on_with_is_given_up(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    board: SharedWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at a row whose writer is frozen or gone gives up; other rows can be read."""
     monkeypatch.setattr(board_module, "_ATTEMPTS", 3)
@@ -74,7 +74,7 @@ def test_a_row_that_nobody_goes_on_with_is_given_up(
     assert board.look(1).model is None
 
 
-def test_a_change_that_failed_is_over(board: Board) -> None:
+def test_a_change_that_failed_is_over(board: SharedWindows) -> None:
     """A change that failed may leave its row half written, but not locked for ever."""
     with pytest.raises(ZeroDivisionError), board.changing(1):
         board.states[1, 0] = 1 / 0
@@ -82,7 +82,7 @@ def test_a_change_that_failed_is_over(board: Board) -> None:
 
 
 def test_a_model_has_its_name_only_when_it_is_whole(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    board: SharedWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A score from a forest that is replaced meanwhile is discarded."""
     first = model(0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.runtime.models.activity import Activity, Taken
+from insa_anomaly.runtime.models.activity import Activity, ActivityCounts
 
 KEYS: tuple[SeriesKey, ...] = tuple((f"d{number}", "a") for number in range(600))
 # number of its series, whether it was scored, whether its score is below 0
@@ -30,7 +30,7 @@ def batch(readings: list[Reading]) -> tuple[Any, Any]:
     )
 
 
-def added(total: Counter[tuple[SeriesKey, int]], taken: Taken) -> None:
+def added(total: Counter[tuple[SeriesKey, int]], taken: ActivityCounts) -> None:
     """Add taken counts to the total."""
     for number, key in enumerate(taken.keys):
         for which in (0, 1):

@@ -16,7 +16,7 @@ from insa_anomaly.errors import (
     ModelFileError,
     StateUnwritable,
 )
-from insa_anomaly.ports import Counted, Job
+from insa_anomaly.ports import Job, ScoringCounts
 from insa_anomaly.runtime.models import failures as failures_module
 from insa_anomaly.runtime.models import health
 from insa_anomaly.runtime.models.activity import Activity
@@ -35,7 +35,7 @@ class Ward:
     """
 
     monotonic: float = 1000.0
-    noted: list[Counted] = field(default_factory=list)
+    noted: list[ScoringCounts] = field(default_factory=list)
     kept: list[Job] = field(default_factory=list)
     turns: int = 0
     trouble: InsaError | None = None
@@ -49,7 +49,7 @@ class Ward:
             service=ward, remedies=ward, notes=notes, instance=HERE, latency=0.1, clock=lambda: NOW
         )
 
-    def note(self, instance: UUID, counted: Counted, now: int) -> None:
+    def note(self, instance: UUID, counted: ScoringCounts, now: int) -> None:
         """Store the counts of scored readings."""
         assert (instance, now) == (HERE, NOW)
         if self.trouble:

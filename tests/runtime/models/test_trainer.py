@@ -29,7 +29,13 @@ from insa_anomaly.errors import (
 from insa_anomaly.ports import ModelRow, SeriesKey, Swap
 from insa_anomaly.processes.trainer import _answered
 from insa_anomaly.runtime.models import trainer as training
-from insa_anomaly.runtime.models.child import Answer, Child, FleetAnswer, FleetOrder, Order
+from insa_anomaly.runtime.models.child import (
+    Child,
+    FleetTrainingOrder,
+    FleetTrainingReply,
+    TrainingOrder,
+    TrainingReply,
+)
 from insa_anomaly.runtime.models.trainer import Admission, Trainer
 from insa_anomaly.settings import Training
 from insa_anomaly.testing import MemoryModels
@@ -125,9 +131,9 @@ def child(nursery: Nursery) -> Child:
 def test_one_child_answers_all_questions(child: Child, nursery: Nursery) -> None:
     """The child is started at the first order; an answer holds a model or the reason for none."""
     assert nursery.born == []
-    assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
-    assert child.ask(Order("fails", "a")) == Answer(0.5, None, "too few")
-    assert child.ask(Order("pump", "b")) == Answer(1.5, "pump-b")
+    assert child.ask(TrainingOrder("pump", "a")) == TrainingReply(1.5, "pump-a")
+    assert child.ask(TrainingOrder("fails", "a")) == TrainingReply(0.5, None, "too few")
+    assert child.ask(TrainingOrder("pump", "b")) == TrainingReply(1.5, "pump-b")
     assert len(nursery.born) == 1
 
 
@@ -137,9 +143,9 @@ def test_a_child_that_is_lost_is_replaced(child: Child, nursery: Nursery, how: s
 
     The old process is gone.
     """
-    assert child.ask(Order(how, "a")).model_id is None
+    assert child.ask(TrainingOrder(how, "a")).model_id is None
     assert nursery.born[0].poll() is not None
-    assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
+    assert child.ask(TrainingOrder("pump", "a")) == TrainingReply(1.5, "pump-a")
     assert len(nursery.born) == 2
 
 
@@ -148,12 +154,12 @@ def test_many_are_asked_for_at_once(child: Child, nursery: Nursery) -> None:
 
     If the child is lost, earlier answers count, and the next order goes to another child.
     """
-    heard: list[FleetAnswer] = []
+    heard: list[FleetTrainingReply] = []
     for keys in ((("fan", "a"), ("pump", "a")), (("dies", "a"), ("pump", "b"))):
-        child.ask_many(FleetOrder(keys), heard.append)
+        child.ask_many(FleetTrainingOrder(keys), heard.append)
     assert [one.key for one in heard] == [("pump", "a"), ("fan", "a"), ("pump", "b")]
-    assert {one.answer for one in heard} == {Answer(1.5, "pump"), Answer(1.5, "fan")}
-    assert child.ask(Order("pump", "a")) == Answer(1.5, "pump-a")
+    assert {one.answer for one in heard} == {TrainingReply(1.5, "pump"), TrainingReply(1.5, "fan")}
+    assert child.ask(TrainingOrder("pump", "a")) == TrainingReply(1.5, "pump-a")
     assert len(nursery.born) == 2
 
 
@@ -161,28 +167,28 @@ def test_a_child_that_died_between_two_questions_is_replaced(
     child: Child, nursery: Nursery
 ) -> None:
     """A child killed between two orders fails the next order only."""
-    child.ask(Order("pump", "a"))
+    child.ask(TrainingOrder("pump", "a"))
     nursery.born[0].kill()
     nursery.born[0].wait()
-    assert child.ask(Order("pump", "b")).model_id is None
-    assert child.ask(Order("pump", "b")).model_id == "pump-b"
+    assert child.ask(TrainingOrder("pump", "b")).model_id is None
+    assert child.ask(TrainingOrder("pump", "b")).model_id == "pump-b"
 
 
 def test_a_child_that_hangs_is_killed_at_its_deadline(child: Child, nursery: Nursery) -> None:
     """The order ends at the deadline, and the next goes to a new child."""
     child._deadline = 0.05
     began = monotonic()
-    assert child.ask(Order("hangs", "a")).model_id is None
+    assert child.ask(TrainingOrder("hangs", "a")).model_id is None
     assert 0.05 <= monotonic() - began < 10.0
     assert nursery.born[0].poll() is not None
     child._deadline = 60.0
-    assert child.ask(Order("pump", "a")).model_id == "pump-a"
+    assert child.ask(TrainingOrder("pump", "a")).model_id == "pump-a"
 
 
 def test_a_deadline_that_was_kept_kills_nobody(child: Child, nursery: Nursery) -> None:
     """An answer stops its timer; the next order has its own."""
     for _ in range(3):
-        assert child.ask(Order("pump", "a")).model_id
+        assert child.ask(TrainingOrder("pump", "a")).model_id
         assert all(
             clock.finished.is_set() for clock in enumerate_threads() if isinstance(clock, Timer)
         )
@@ -194,24 +200,24 @@ def test_a_child_that_cannot_be_started_is_a_training_that_failed(
 ) -> None:
     """A child that cannot be started fails its order, and is started with the next."""
     nursery.trouble = OSError("cannot allocate memory")
-    assert child.ask(Order("pump", "a")).model_id is None
+    assert child.ask(TrainingOrder("pump", "a")).model_id is None
     nursery.trouble = None
-    assert child.ask(Order("pump", "a")).model_id == "pump-a"
+    assert child.ask(TrainingOrder("pump", "a")).model_id == "pump-a"
 
 
 def test_a_child_that_has_done_all_ends_by_itself(child: Child, nursery: Nursery) -> None:
     """A child that has finished ends by itself, and no other child is started."""
-    child.ask(Order("pump", "a"))
+    child.ask(TrainingOrder("pump", "a"))
     child.finish()
     assert nursery.born[0].returncode == 0
-    assert child.ask(Order("pump", "a")).model_id is None
+    assert child.ask(TrainingOrder("pump", "a")).model_id is None
     assert len(nursery.born) == 1
 
 
 def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> None:
     """A pending order fails at once on close; no process is left, and none is started any more."""
-    answers: list[Answer] = []
-    asking = Thread(target=lambda: answers.append(child.ask(Order("hangs", "a"))))
+    answers: list[TrainingReply] = []
+    asking = Thread(target=lambda: answers.append(child.ask(TrainingOrder("hangs", "a"))))
     asking.start()
     while not nursery.born or child._process is None:
         time.sleep(0.001)
@@ -219,7 +225,7 @@ def test_closing_ends_a_training_under_way(child: Child, nursery: Nursery) -> No
     asking.join(10)
     assert [answer.model_id for answer in answers] == [None]
     assert nursery.born[0].poll() is not None
-    assert child.ask(Order("pump", "a")).model_id is None
+    assert child.ask(TrainingOrder("pump", "a")).model_id is None
     assert len(nursery.born) == 1
 
 
@@ -230,9 +236,11 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
     """
     trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
     heard: list[int] = []
-    answers: list[Answer] = []
+    answers: list[TrainingReply] = []
     asking = Thread(
-        target=lambda: answers.append(trainer.train(Order("slow", "a"), "job 1", heard.append))
+        target=lambda: answers.append(
+            trainer.train(TrainingOrder("slow", "a"), "job 1", heard.append)
+        )
     )
     asking.start()
     while not heard:
@@ -242,7 +250,7 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
     trainer.interrupt("job 1")
     asking.join(10)
     assert (heard, [answer.model_id for answer in answers]) == ([20], [None])
-    assert trainer.train(Order("pump", "a"), "job 3", heard.append).model_id == "pump-a"
+    assert trainer.train(TrainingOrder("pump", "a"), "job 3", heard.append).model_id == "pump-a"
     trainer.interrupt("job 3")
     assert nursery.born[1].poll() is None
 
@@ -270,7 +278,7 @@ class Pupil:
         self.fails = self.away = self.closed = False
         self._shelf = shelf
 
-    def ask(self, order: Order) -> Answer:
+    def ask(self, order: TrainingOrder) -> TrainingReply:
         """Train at once."""
         key = (order.device_id, order.metric_name)
         self.orders.append(key)
@@ -278,12 +286,12 @@ class Pupil:
         self.refits.append(order.refit)
         if key[1] == METRIC_NAME and not self.fails:
             self._shelf.put(model_row(3, "active", key), b"")
-            return Answer(1.0, model_row(3).id)
+            return TrainingReply(1.0, model_row(3).id)
         if self.fails or key not in SERIES:
-            return Answer(0.0, None, "too few readings", self.away)
+            return TrainingReply(0.0, None, "too few readings", self.away)
         number = SERIES.index(key)
         self._shelf.put(model_row(number, "active"), b"")
-        return Answer(1.0, model_row(number).id)
+        return TrainingReply(1.0, model_row(number).id)
 
     def close(self) -> None:
         """End no process, because there is none."""

@@ -18,9 +18,9 @@ from insa_anomaly.core.reading.reading import Raw, Reading
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports import SeriesKey
-from insa_anomaly.workbench.demo.demo import Demo, Outcome, Stored
+from insa_anomaly.workbench.demo.demo import Demo, DemoOutcome, Stored
 from insa_anomaly.workbench.demo.leaving import leaving
-from insa_anomaly.workbench.demo.plant import Fault, Plant, SeriesHistory
+from insa_anomaly.workbench.demo.plant import Plant, PlantFault, SeriesHistory
 from insa_anomaly.workbench.demo.schedule import schedule
 from insa_anomaly.workbench.progress import Advance, open_console
 
@@ -50,7 +50,7 @@ class Services:
     readings: list[Reading] = field(default_factory=list)
     running: bool = False
     hear: Callable[[bytes], None] | None = None
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[PlantFault] = field(default_factory=list)
     born: float = field(default_factory=monotonic)
     parser: Parser = field(default_factory=lambda: Parser(Acceptance(max_age=None)))
 
@@ -176,7 +176,7 @@ class Services:
 
 def show(
     services: Services, duration: float | None = 1.0, patience: float = 5.0
-) -> tuple[Outcome, str]:
+) -> tuple[DemoOutcome, str]:
     """Run the demonstration; return its outcome and the printed text."""
     text = StringIO()
     with leaving() as state:

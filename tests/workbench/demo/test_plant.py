@@ -13,9 +13,9 @@ from insa_anomaly.workbench.demo.plant import (
     HOUR,
     MINUTE,
     SIGNALS,
-    Fault,
     Kind,
     Plant,
+    PlantFault,
 )
 from insa_anomaly.workbench.recordings.recording import Row
 
@@ -25,7 +25,7 @@ seeds = st.integers(0, 2**32)
 minutes = st.integers(0, 2 * 1440)
 
 
-def stream(plant: Plant, start: int, end: int, *faults: Fault) -> list[Row]:
+def stream(plant: Plant, start: int, end: int, *faults: PlantFault) -> list[Row]:
     """Return the rows of a span as a list."""
     return list(plant.stream(start, end, iter(faults)))
 
@@ -74,7 +74,7 @@ def test_a_fault_changes_its_own_series_and_span_only(
     """A reading outside [start, end) of the fault's series is unchanged; readings inside differ."""
     plant = Plant(seed)
     start = START - START % MINUTE + begin * MINUTE
-    fault = Fault(*plant.series[series], kind, start, start + DURATIONS[kind] * MINUTE)
+    fault = PlantFault(*plant.series[series], kind, start, start + DURATIONS[kind] * MINUTE)
     clean, faulty = (
         stream(plant, START, START + 3 * DAY),
         stream(plant, START, START + 3 * DAY, fault),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.core.notification.event import Event, rfc3339
-from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, Fault, Kind
+from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, Kind, PlantFault
 from insa_anomaly.workbench.demo.scoreboard import (
     GRACE,
     RECOVERY,
@@ -20,7 +20,7 @@ from insa_anomaly.workbench.demo.scoreboard import (
 )
 
 START = 1_700_000_000_000_000
-FAULT = Fault("d", "a", Kind.DRIFT, START, START + 30 * MINUTE)
+FAULT = PlantFault("d", "a", Kind.DRIFT, START, START + 30 * MINUTE)
 
 
 def event(kind: str, at: int) -> Event:

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from insa_anomaly.core.units import Bools
 from insa_anomaly.workbench.recordings.accuracy import (
     Alarms,
-    Counts,
+    ConfusionCounts,
     average_precision,
     count,
     figures,
@@ -30,7 +30,7 @@ def rows(n: int, *spans: tuple[int, int]) -> Bools:
     return out
 
 
-def counted(truth: Bools, flagged: Bools, *, gap: int = 12, recovery: int = 0) -> Counts:
+def counted(truth: Bools, flagged: Bools, *, gap: int = 12, recovery: int = 0) -> ConfusionCounts:
     """Count at a reading a minute, where each run of flags is an episode."""
     times, scores = np.arange(len(truth)) * MINUTE, np.where(flagged, -0.5, 0.5)
     return count(

@@ -18,7 +18,7 @@ from insa_anomaly.workbench.progress import open_console
 from insa_anomaly.workbench.recordings.recording import Row, inspect_all
 from insa_anomaly.workbench.recordings.replay import (
     Form,
-    Pace,
+    ReplayPace,
     at_once,
     device_message,
     metric_messages,
@@ -142,7 +142,7 @@ def test_pace_holds_the_speed() -> None:
         slept.append(seconds)
         now[0] += seconds + 0.25  # oversleeps
 
-    pace = Pace(10, clock=lambda: now[0], sleep=sleep)
+    pace = ReplayPace(10, clock=lambda: now[0], sleep=sleep)
     for second in (0, 20, 10, 100):
         pace(NOW + second * SECOND)
     assert slept == [pytest.approx(2.0), pytest.approx(7.75)]
