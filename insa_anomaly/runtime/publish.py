@@ -77,7 +77,7 @@ class EventPublisher:
             self._publish()
 
     def drain(self, deadline: float) -> None:
-        """Tell what there is, until `adapters/targets/deadline` (monotonic)."""
+        """Tell what there is, until deadline (monotonic)."""
         self.step(0.0)
         while self._under_way and self._publisher.connected and monotonic() < deadline:
             self.step(0.0)

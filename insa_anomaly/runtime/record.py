@@ -87,7 +87,7 @@ class RecordReader:
             self._back_off(str(error), lambda reason, _: instrumentation.database_refused(reason))
 
     def drain(self, deadline: float) -> None:
-        """Record what is scored, until nothing is left or `adapters/targets/deadline` (monotonic) has come; then it stays in the log."""
+        """Record what is scored, until nothing is left or deadline (monotonic) has come; then it stays in the log."""
         while monotonic() < deadline and self.trouble is None and self.reached < self._state.cursor:
             self._next_at = 0.0
             self.step(Event(), 0.0)
