@@ -1,6 +1,6 @@
 """A fake GitHub: the part of its REST API that we use, on a real HTTP server.
 
-The server holds the issues and comments of one repository, and answers with limits and refusals.
+The server holds the issues and comments of a repository, and answers with limits and refusals.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""A certificate that expires within thirty days is logged once a day; each certificate has its gauge."""
+"""A certificate that expires within thirty days is logged once a day.
+
+Each certificate has its gauge.
+"""
 
 from pathlib import Path
 

@@ -54,7 +54,7 @@ def test_law_every_letter_is_kept_or_counted_however_pages_are_cut(
 
 
 def test_a_flood_is_sampled_and_hides_nothing() -> None:
-    """A million letters of a reason in an hour leave the limit and a thousandth of the rest.
+    """A flood of 100,000 letters of a reason in an hour leaves the limit and a sample.
 
     A letter of another reason among them is stored.
     """

@@ -218,7 +218,7 @@ def test_a_log_that_cannot_forget_ends_nothing() -> None:
 
 # -------------------------------------------------------------------------------- room
 def test_the_hand_over_is_bounded_and_sheds_after_patience() -> None:
-    """At most `waiting` messages stand between broker and disk.
+    """The hand-over holds up to `waiting` messages between broker and disk.
 
     A message that finds no room in time is returned, and comes again.
     """

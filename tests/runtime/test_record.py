@@ -147,7 +147,7 @@ def _places(telemetry: Telemetry) -> Iterator[tuple[int, int, int]]:
 def test_a_late_reading_that_stands_out_is_an_anomaly_and_one_said_again_is_none(
     together: bool,
 ) -> None:
-    """A late reading differs from a repeated reading by the recorded rows.
+    """The recorded rows distinguish a late reading from a repeated reading.
 
     The earlier reading may be on the same page or on an earlier page.
     """

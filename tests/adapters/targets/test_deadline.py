@@ -1,4 +1,4 @@
-"""What takes too long is cut off, though there was nothing to cut at first."""
+"""A block that takes too long is cut off, again and again until it ends."""
 
 from threading import Event
 
@@ -6,7 +6,7 @@ from insa_anomaly.adapters.targets.deadline import bounded
 
 
 def test_it_is_cut_off_until_it_ends() -> None:
-    """The first calls come too early; one of the next ends it."""
+    """The cut is repeated until it succeeds: the first calls come too early."""
     calls: list[int] = []
     cut = Event()
 
@@ -21,7 +21,7 @@ def test_it_is_cut_off_until_it_ends() -> None:
 
 
 def test_what_is_quick_is_left_alone() -> None:
-    """Nothing is called, then or later."""
+    """A quick block is not cut off, neither then nor later."""
     calls: list[int] = []
     with bounded(0.05, lambda: calls.append(1)):
         pass

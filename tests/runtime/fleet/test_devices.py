@@ -120,9 +120,9 @@ def test_rows_of_many_devices_at_once_are_those_of_one_after_another(
 
 
 def test_the_streams_are_worth_it() -> None:
-    """The streams of the laws have device episodes that open and close, and metrics of their own.
+    """The streams have episodes of devices and of metrics that open and close.
 
-    Anomalies belong to either.
+    Anomalies of metrics belong to either.
     """
     outcomes = [expected(seed) for seed in range(6)]
     events = [event for outcome in outcomes for event in told(outcome[2])]
