@@ -178,6 +178,7 @@ def test_through_a_broker_with_an_access_list(
     short_path: Path,
     tools: Tools,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     rules: str,
     words: str | None,
     version: str,

@@ -35,7 +35,7 @@ published = st.lists(st.tuples(topics, st.binary(max_size=400), mids), max_size=
 
 
 def publish_packet(
-    topic: str, payload: bytes, qos: int, mid: int, properties: bytes, flags: int = 0
+    topic: str, payload: bytes, qos: int, mid: int, properties: bytes, *, flags: int = 0
 ) -> bytes:
     """Build a PUBLISH from any parts."""
     name = topic.encode()

@@ -68,7 +68,7 @@ class Recording(World):
         self.record = recording(self, PAGING)
 
     def turn(self) -> None:
-        """Record a page, if there is one."""
+        """Record the next page, if there is any."""
         self.record._next_at = 0.0
         self.record.step(Event(), 0.0)
 

@@ -23,7 +23,7 @@ Ask = Callable[[bytes, float], bytes]
 
 
 class Pair:
-    """Both ends in one process."""
+    """Both ends in the same process."""
 
     def __init__(self, lines: int, answer: Callable[[bytes], bytes]) -> None:
         answering = AnsweringEnd(lines)
