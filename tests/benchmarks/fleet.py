@@ -56,11 +56,9 @@ def of_kind(kind: int, readings: int, now: int) -> Trained:
 
 def _digest() -> str:
     """Return the hash of the code that learns, and of the signals that it learns from."""
-    names = ("calibration", "charts", "detector", "features", "isolation", "training", "verdict")
-    sources = [
-        *(Path(core.__file__).with_name(f"{name}.py") for name in names),
-        Path(signals.__file__),
-    ]
+    wings = (Path(core.__file__).with_name(name) for name in ("learning", "scoring", "series"))
+    sources = [path for wing in wings for path in sorted(wing.glob("*.py"))]
+    sources.append(Path(signals.__file__))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
