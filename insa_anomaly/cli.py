@@ -27,6 +27,7 @@ from insa_anomaly.commands.outline import outline
 from insa_anomaly.commands.replay import replay_recordings
 from insa_anomaly.commands.train import train_recordings, train_stored
 from insa_anomaly.commands.tune import ACCEPTED, configured, from_files, stored, try_settings
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.processes import daemon, trainer
@@ -287,7 +288,7 @@ def train(
         outcomes = train_recordings(settings, recordings, rows, console)
     elif every or (device and metric):
         outcomes = train_stored(
-            settings, None if every else [(device or "", metric or "")], jobs, console
+            settings, None if every else [SeriesKey(device or "", metric or "")], jobs, console
         )
     else:
         raise typer.BadParameter(
@@ -365,11 +366,11 @@ def health(
     raise typer.Exit(0 if report.healthy else 1)
 
 
-def _series(text: str) -> tuple[str, str]:
+def _series(text: str) -> SeriesKey:
     device, mark, metric = text.partition("/")
     if not (device and mark and metric):
         raise typer.BadParameter(f"--why {text}: say DEVICE/METRIC")
-    return device, metric
+    return SeriesKey(device, metric)
 
 
 @cli.command("alerts")
@@ -612,7 +613,7 @@ def tune(
     if files:
         series = from_files(files)
     elif device and metric:
-        series = stored(settings, (device, metric))
+        series = stored(settings, SeriesKey(device, metric))
     else:
         raise typer.BadParameter("say what to try it on: files, or --device with --metric")
     found = try_settings(settings, series, accept or ACCEPTED, line or (), console)

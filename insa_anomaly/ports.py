@@ -21,8 +21,7 @@ from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.core.notification.routing import DailyBudget, Dispatch, KnownCause
 from insa_anomaly.core.operations.model_health import Decision
 from insa_anomaly.core.reading.reading import Raw, Rejected
-
-SeriesKey = tuple[str, str]  # device_id, metric_name
+from insa_anomaly.core.reading.series_key import SeriesKey
 
 
 # ------------------------------------------------------------------------------------------ the log
@@ -38,6 +37,11 @@ class Swap(msgspec.Struct, frozen=True, array_like=True):
     model_id: str | None
     threshold: float | None = None
     shadow_id: str | None = None
+
+    @property
+    def key(self) -> SeriesKey:
+        """Key of the series or device."""
+        return SeriesKey(self.device_id, self.metric_name)
 
 
 CLOCK_SLACK = 10_000_000  # microseconds
@@ -271,6 +275,11 @@ class ModelRow(msgspec.Struct, frozen=True):
     false_positive_rate: float | None = None
     reason: str = ""
     set_threshold: float | None = None  # by hand; then `threshold` is the same
+
+    @property
+    def key(self) -> SeriesKey:
+        """Key of the series or device."""
+        return SeriesKey(self.device_id, self.metric_name)
 
 
 @dataclass(frozen=True)

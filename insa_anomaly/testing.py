@@ -17,6 +17,7 @@ from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.core.notification.routing import DailyBudget, Dispatch, KnownCause
 from insa_anomaly.core.reading.reading import Quality, Rejected
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
 from insa_anomaly.ports import (
     Delivery,
@@ -26,7 +27,6 @@ from insa_anomaly.ports import (
     Outgoing,
     Page,
     PendingAlert,
-    SeriesKey,
     Settled,
     SilenceState,
     Swap,
@@ -500,10 +500,7 @@ class MemoryModels:
     def put(self, row: ModelRow, scorer: bytes) -> None:
         """Store a model; an active model replaces the active model of its series."""
         for other in list(self._rows.values()):
-            if row.status == other.status == "active" and (row.device_id, row.metric_name) == (
-                other.device_id,
-                other.metric_name,
-            ):
+            if row.status == other.status == "active" and row.key == other.key:
                 self._rows[other.id] = msgspec.structs.replace(other, status="archived")
         self._rows[row.id], self._scorers[row.id] = row, scorer
         self._revision += 1
@@ -515,11 +512,7 @@ class MemoryModels:
 
     def active(self) -> dict[SeriesKey, str]:
         """Return the id of the active model, of every series that has an active model."""
-        return {
-            (row.device_id, row.metric_name): row.id
-            for row in self._rows.values()
-            if row.status == "active"
-        }
+        return {row.key: row.id for row in self._rows.values() if row.status == "active"}
 
     def thresholds(self) -> dict[str, float]:
         """Return the thresholds that were set by hand, by the id of the active model."""
@@ -536,19 +529,11 @@ class MemoryModels:
 
     def shadows(self) -> dict[SeriesKey, str]:
         """Return the id of the shadow, of every series that has a shadow."""
-        return {
-            (row.device_id, row.metric_name): row.id
-            for row in self._rows.values()
-            if row.status == "shadow"
-        }
+        return {row.key: row.id for row in self._rows.values() if row.status == "shadow"}
 
     def disabled(self) -> set[SeriesKey]:
         """Return series with a disabled model and no active model."""
-        without = {
-            (row.device_id, row.metric_name)
-            for row in self._rows.values()
-            if row.status == "disabled"
-        }
+        without = {row.key for row in self._rows.values() if row.status == "disabled"}
         return without - self.active().keys()
 
     def rows(self) -> list[ModelRow]:
@@ -560,8 +545,7 @@ class MemoryModels:
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
         """Return the models of a series, newest first."""
         return sorted(
-            (row for row in self._rows.values() if (row.device_id, row.metric_name) == key),
-            key=lambda row: -row.version,
+            (row for row in self._rows.values() if row.key == key), key=lambda row: -row.version
         )
 
     def row(self, model_id: str) -> ModelRow:
@@ -585,7 +569,7 @@ class MemoryModels:
         Returns the row of the earlier version, or None. Raises ModelFileError.
         """
         row = self.row(model_id)
-        key = (row.device_id, row.metric_name)
+        key = row.key
         others = [
             one
             for one in self._rows.values()

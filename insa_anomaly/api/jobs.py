@@ -14,6 +14,7 @@ from insa_anomaly.api.auth import caller, needs
 from insa_anomaly.api.documents import answered, answers, success
 from insa_anomaly.api.problems import Problem
 from insa_anomaly.api.requests import FleetBody, JobQuery, TrainBody
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.services.jobs import JobPage, JobService, JobView
 from insa_anomaly.services.keys import Permission
 
@@ -54,7 +55,7 @@ def router(jobs: JobService, clock: Callable[[], int], route_class: type[APIRout
                     asked.device_pattern, asked.metric_name, asked.training_window, author, clock()
                 )
             )
-        key = (asked.device_id, asked.metric_name)
+        key = SeriesKey(asked.device_id, asked.metric_name)
         return _trained(
             jobs.wait(jobs.train(key, asked.training_window, caller(request).author, clock()))
         )

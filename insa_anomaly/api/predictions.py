@@ -10,6 +10,7 @@ from insa_anomaly.api import examples
 from insa_anomaly.api.auth import caller, needs
 from insa_anomaly.api.documents import answered, answers
 from insa_anomaly.api.requests import BatchBody, PredictBody
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.prediction import BatchAnswer, PredictionAnswer, PredictionService
 
@@ -37,7 +38,7 @@ def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRo
         # another thread and back beside a busy stream.
         return answered(
             predictions.predict(
-                caller(request).key, (asked.device_id, asked.metric_name), asked.value
+                caller(request).key, SeriesKey(asked.device_id, asked.metric_name), asked.value
             )
         )
 
@@ -50,7 +51,7 @@ def router(predictions: PredictionService, route_class: type[APIRoute]) -> APIRo
         """Score many values, each as the next reading; every value counts as a prediction."""
         return answered(
             predictions.predict_many(
-                caller(request).key, (asked.device_id, asked.metric_name), asked.values
+                caller(request).key, SeriesKey(asked.device_id, asked.metric_name), asked.values
             )
         )
 

@@ -21,8 +21,9 @@ from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.commands.train import train_many
 from insa_anomaly.core.reading.parser import SECOND
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import BrokerAway, ServiceError
-from insa_anomaly.ports import Page, SeriesKey, Telemetry
+from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.settings import (
     BrokerAddress,
     DatabaseAddress,

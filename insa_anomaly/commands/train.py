@@ -8,9 +8,9 @@ import numpy as np
 from rich.console import Console
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
-from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
+from insa_anomaly.core.device.detector import FEWEST_METRICS
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.ports import SeriesKey
 from insa_anomaly.processes.trainer import _answered, start_child
 from insa_anomaly.runtime.models.child import (
     Child,
@@ -49,9 +49,11 @@ def train_stored(
 
 def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
     """Those that may have a model of all their metrics."""
-    counts = Counter(device_id for device_id, _ in keys)
+    counts = Counter(key.device_id for key in keys)
     return [
-        (device_id, METRIC_NAME) for device_id, count in counts.items() if count >= FEWEST_METRICS
+        SeriesKey.of_device(device_id)
+        for device_id, count in counts.items()
+        if count >= FEWEST_METRICS
     ]
 
 
@@ -105,7 +107,7 @@ def train_recordings(
         for recording in recordings:
             columns = _columns(recording, rows)
             for name, (times, values) in columns.items():
-                key = (recording.device_id, name)
+                key = SeriesKey(recording.device_id, name)
                 outcomes[key] = _outcome(
                     _answered(
                         partial(
@@ -121,7 +123,7 @@ def train_recordings(
                     TrainingData(*_rows(columns)),
                     clock.now(),
                 )
-                outcomes[recording.device_id, METRIC_NAME] = _outcome(_answered(train))
+                outcomes[SeriesKey.of_device(recording.device_id)] = _outcome(_answered(train))
             advance(1)
     return outcomes
 

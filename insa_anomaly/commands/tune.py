@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.tuning import Series, Setting, Tried, tried
 from insa_anomaly.errors import InsaError
-from insa_anomaly.ports import SeriesKey
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
@@ -38,7 +38,7 @@ def from_files(files: Sequence[Path]) -> list[Series]:
         for table in load(one, mark, None).series()
     ]
     return [
-        Series((table.device_id, table.metrics[0]), table.times, table.values[:, 0])
+        Series(SeriesKey(table.device_id, table.metrics[0]), table.times, table.values[:, 0])
         for table in tables
     ]
 

@@ -21,6 +21,7 @@ from insa_anomaly.core.device import batch, detector, window
 from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
 from insa_anomaly.core.device.history import DeviceHistory
 from insa_anomaly.core.notification.event import NAMESPACE
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Transition
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import Floats, Ints
@@ -258,7 +259,9 @@ class DeviceDetector:
         from insa_anomaly.core.device.training import DeviceLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
 
         version = self._served.model.version + 1 if self._served else 1
-        name = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{detector.METRIC_NAME}\x1f{version}"))
+        name = str(
+            uuid5(NAMESPACE, "\x1f".join([*SeriesKey.of_device(self.device_id), str(version)]))
+        )
         return DeviceLearner(
             self.device_id, self.metrics, name, version, self.parameters, self.policy
         )

@@ -22,6 +22,7 @@ from insa_anomaly.core import units
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import NAMESPACE
 from insa_anomaly.core.reading.reading import Quality
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Transition
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import detector, features
@@ -241,7 +242,11 @@ class AnomalyDetector:
         version = self._model.version + 1 if self._model else 1
         model_id = str(uuid5(NAMESPACE, f"{self.device_id}\x1f{self.metric_name}\x1f{version}"))
         return SeriesLearner(
-            (self.device_id, self.metric_name), model_id, version, self.parameters, self.policy
+            SeriesKey(self.device_id, self.metric_name),
+            model_id,
+            version,
+            self.parameters,
+            self.policy,
         )
 
     def _past(self) -> Past[Model]:

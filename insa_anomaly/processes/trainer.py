@@ -19,7 +19,6 @@ from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
-from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
 from insa_anomaly.ports import ModelRow
 from insa_anomaly.runtime.models.child import (
@@ -118,7 +117,7 @@ def _obey_many(
 
 def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) -> None:
     """What serves is written when the stream swaps it in; what was refused, or made room, is written here, or nobody would know."""
-    key = (row.device_id, row.metric_name)
+    key = row.key
     changed = [
         one for one in files.of_series(key)[:CHANGED_MOST] if one.status in {"deleted", "failed"}
     ]
@@ -136,8 +135,8 @@ def _obey(
     history: PostgresHistory,
     order: TrainingOrder,
 ) -> ModelRow:
-    key, now = (order.device_id, order.metric_name), clock.now()
-    if order.metric_name == METRIC_NAME:
+    key, now = order.key, clock.now()
+    if key.is_device:
         learn = devices.refit if order.refit else devices.from_history
         return learn(order.device_id, order.metrics, history, now)
     if order.refit:

@@ -175,14 +175,12 @@ def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
     received: list[int] = []
     rejected: list[Rejected] = []
     for swap in entry.swaps:
-        registry.number((swap.device_id, swap.metric_name))
+        registry.number(swap.key)
     for position, (topic, payload) in enumerate(entry.messages):
         raw = Raw(topic, payload, entry.received + position)
         answer = parser.parse(raw)
         if not isinstance(answer, Rejected):
-            placed = registry.numbers(
-                [(reading.device_id, reading.metric_name) for reading in answer]
-            )
+            placed = registry.numbers(answer)
             if placed is not None:
                 readings += answer
                 numbers += placed

@@ -7,9 +7,10 @@ from time import monotonic
 
 import msgspec
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Results
-from insa_anomaly.ports import Latest, SeriesKey, Telemetry
+from insa_anomaly.ports import Latest, Telemetry
 
 EVERY_SECONDS = 1.0
 AGAIN_SECONDS = 1800.0  # a model is shown again long before it fades

@@ -124,7 +124,5 @@ def _rows(telemetry: Telemetry, start: int, end: int) -> Telemetry:
 
 def _anomaly_ids(telemetry: Telemetry) -> Iterator[str]:
     for row in range(len(telemetry.key)):
-        device_id, metric_name = telemetry.keys[int(telemetry.key[row])]
-        yield anomaly_id(
-            device_id, metric_name, int(telemetry.timestamp[row]), int(telemetry.discriminator[row])
-        )
+        key = telemetry.keys[int(telemetry.key[row])]
+        yield anomaly_id(*key, int(telemetry.timestamp[row]), int(telemetry.discriminator[row]))

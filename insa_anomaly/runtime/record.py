@@ -16,6 +16,7 @@ import numpy as np
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.reading import Raw, Rejected, RejectionReason
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import (
     DatabaseAway,
     DatabaseRefused,
@@ -23,16 +24,7 @@ from insa_anomaly.errors import (
     RowsRefused,
     StateUnwritable,
 )
-from insa_anomaly.ports import (
-    Log,
-    ModelIndex,
-    ModelRow,
-    Page,
-    Recorder,
-    SeriesKey,
-    State,
-    Telemetry,
-)
+from insa_anomaly.ports import Log, ModelIndex, ModelRow, Page, Recorder, State, Telemetry
 from insa_anomaly.runtime.dead_letters import Quota
 from insa_anomaly.runtime.detections import Detections, Late
 from insa_anomaly.runtime.feed import Batch, Feed, joined
@@ -179,7 +171,7 @@ class RecordReader:
         """The models that took over, and of a series that has none any more those that were put aside."""
         swaps = [swap for batch in batches for swap in batch.swaps]
         ids = {swap.model_id for swap in swaps if swap.model_id is not None}
-        left = {(swap.device_id, swap.metric_name) for swap in swaps if swap.model_id is None}
+        left = {swap.key for swap in swaps if swap.model_id is None}
         rows = [row for model_id in sorted(ids) if (row := self._row(model_id)) is not None]
         return rows + [
             row
@@ -230,7 +222,7 @@ def _first_here(
     numbers = {telemetry.keys[number]: number for number in np.unique(telemetry.key).tolist()}
     kept = []
     for one in found:
-        number = numbers.get((one.anomaly.device_id, one.anomaly.metric_name), -1)
+        number = numbers.get(SeriesKey(one.anomaly.device_id, one.anomaly.metric_name), -1)
         same = (
             (telemetry.key == number)
             & (telemetry.timestamp == one.anomaly.timestamp)

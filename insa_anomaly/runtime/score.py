@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel
+from insa_anomaly.core.device.detector import DeviceModel
 from insa_anomaly.core.notification.event import (
     NO_MODEL,
     Anomaly,
@@ -29,11 +29,12 @@ from insa_anomaly.core.notification.event import (
 )
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.reading import Flag
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Model, Results
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
-from insa_anomaly.ports import CLOCK_SLACK, ModelIndex, Outgoing, SeriesKey, State, Swap, Telemetry
+from insa_anomaly.ports import CLOCK_SLACK, ModelIndex, Outgoing, State, Swap, Telemetry
 from insa_anomaly.runtime.detections import Detection, Detections, Late, detection
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet.devices import DeviceOutcome, KeptDevice
@@ -109,7 +110,7 @@ class ScoreReader:
         decoded = [
             (key, msgspec.msgpack.decode(data, type=Kept))
             for key, data in kept.items()
-            if key[1] != METRIC_NAME
+            if not key.is_device
         ]
         self._fleet.restore(decoded)
         for key, one in decoded:
@@ -121,7 +122,7 @@ class ScoreReader:
         for key in kept.keys() - dict(decoded).keys():
             device = msgspec.msgpack.decode(kept[key], type=KeptDevice)
             self._fleet.devices.restore(
-                key[0], device, self._loaded(key, device.model_id, DeviceModel.from_bytes)
+                key.device_id, device, self._loaded(key, device.model_id, DeviceModel.from_bytes)
             )
         again = self._again(self._state.cursor)
         instrumentation.states_restored(len(kept), self.checkpoint, again)
@@ -296,7 +297,7 @@ class ScoreReader:
     ) -> Anomaly:
         """It belongs to the episode of its series, or else to that of its device, if any is open."""
         number = int(telemetry.key[i])
-        device_id, metric_name = telemetry.keys[number]
+        key = telemetry.keys[number]
         model_id, version = self._fleet.model.get(number, (NO_MODEL, 0))
         timestamp, score, of_device = (
             int(telemetry.timestamp[i]),
@@ -304,11 +305,11 @@ class ScoreReader:
             int(outcome.episodes[i]),
         )
         return Anomaly(
-            id=anomaly_id(device_id, metric_name, timestamp, int(telemetry.discriminator[i])),
+            id=anomaly_id(*key, timestamp, int(telemetry.discriminator[i])),
             model_id=model_id,
             model_version=version,
-            device_id=device_id,
-            metric_name=metric_name,
+            device_id=key.device_id,
+            metric_name=key.metric_name,
             timestamp=timestamp,
             value=float(telemetry.value[i]),
             score=score,
@@ -320,9 +321,7 @@ class ScoreReader:
             reasons=self._fleet.reasons(number, results, i) if score < 0 else [],
             historical=bool(telemetry.flags[i] & _HISTORICAL),
             episode_id=_episode_of(
-                telemetry.keys[number],
-                int(results.episode_readings[i] and results.episode_started[i]),
-                of_device,
+                key, int(results.episode_readings[i] and results.episode_started[i]), of_device
             ),
         )
 
@@ -333,8 +332,8 @@ class ScoreReader:
 
     def _give(self, swap: Swap) -> None:
         """One that cannot be loaded, or has more trees than the configuration makes room for, leaves the series without."""
-        key = (swap.device_id, swap.metric_name)
-        if swap.metric_name == METRIC_NAME:
+        key = swap.key
+        if key.is_device:
             self._fleet.devices.swap(
                 swap.device_id, self._loaded(key, swap.model_id, DeviceModel.from_bytes)
             )
@@ -385,7 +384,7 @@ def _place(one: Detection) -> int:
 def _episode_of(key: SeriesKey, started: int, of_device: int) -> str | None:
     if started:
         return episode_id(*key, started)
-    return episode_id(key[0], METRIC_NAME, of_device) if of_device else None
+    return episode_id(*SeriesKey.of_device(key.device_id), of_device) if of_device else None
 
 
 def _groups(batches: list[Batch]) -> list[list[Batch]]:

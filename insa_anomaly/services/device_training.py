@@ -8,19 +8,15 @@ import numpy as np
 
 from insa_anomaly.core.device import alignment
 from insa_anomaly.core.device.alignment import Aligned
-from insa_anomaly.core.device.detector import (
-    FEWEST_METRICS,
-    METRIC_NAME,
-    DeviceModel,
-    DeviceParameters,
-)
+from insa_anomaly.core.device.detector import FEWEST_METRICS, DeviceModel, DeviceParameters
 from insa_anomaly.core.device.training import DeviceLearner, TrainedDevice
 from insa_anomaly.core.learning import challenge
 from insa_anomaly.core.learning.challenge import Challenge
 from insa_anomaly.core.learning.trained_model import Past
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import TrainingError
-from insa_anomaly.ports import History, ModelRow, SeriesKey
+from insa_anomaly.ports import History, ModelRow
 from insa_anomaly.services.training import Lesson, TrainingData, told
 
 
@@ -104,13 +100,15 @@ class DeviceTrainingService:
         return self._shelf.save(told(challenger), now, challenger.refusal)
 
     def _learner(self, device_id: str, metrics: Sequence[str]) -> DeviceLearner:
-        version = self._shelf.next_version((device_id, METRIC_NAME))
+        version = self._shelf.next_version(SeriesKey.of_device(device_id))
         return DeviceLearner(
             device_id, tuple(metrics), str(uuid4()), version, self._parameters, self._policy
         )
 
     def _recorded(self, device_id: str, metrics: Sequence[str], history: History) -> Sequence[str]:
-        metrics = metrics or [metric for device, metric in history.series() if device == device_id]
+        metrics = metrics or [
+            key.metric_name for key in history.series() if key.device_id == device_id
+        ]
         if len(metrics) < FEWEST_METRICS:
             raise TrainingError(
                 f"{len(metrics)} metrics are recorded of {device_id}; at least {FEWEST_METRICS} are needed"
@@ -122,7 +120,7 @@ class DeviceTrainingService:
         champion = self._shelf.serving_device(device_id)
         since = int(rows.times.min(initial=2**62))
         return (
-            Past(champion, history.in_episodes((device_id, METRIC_NAME), since))
+            Past(champion, history.in_episodes(SeriesKey.of_device(device_id), since))
             if champion and len(rows.times)
             else None
         )
@@ -131,7 +129,7 @@ class DeviceTrainingService:
         """The newest readings of all metrics, aligned as the stream does it; without what was confirmed a fault."""
         since = now - int(self._parameters.history_days * 86_400e6)
         most = self._parameters.history_readings_most
-        found = [history.readings((device_id, metric), since, most) for metric in metrics]
+        found = [history.readings(SeriesKey(device_id, metric), since, most) for metric in metrics]
         if (
             max((len(times) for times, _ in found), default=0)
             < self._parameters.history_readings_least
@@ -139,7 +137,7 @@ class DeviceTrainingService:
             since = -(2**53)
             found = [
                 history.readings(
-                    (device_id, metric), since, self._parameters.history_readings_least
+                    SeriesKey(device_id, metric), since, self._parameters.history_readings_least
                 )
                 for metric in metrics
             ]
@@ -158,7 +156,7 @@ class DeviceTrainingService:
         last = alignment.waiting(state)
         learnt = ~np.isin(
             np.concatenate((rows.times, last.times)),
-            history.confirmed((device_id, METRIC_NAME), since),
+            history.confirmed(SeriesKey.of_device(device_id), since),
         )
         return Aligned(
             *(

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
-from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.core.learning.challenge import Challenge
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import InsaError, TrainingError
-from insa_anomaly.ports import History, ModelRow, SeriesKey
+from insa_anomaly.ports import History, ModelRow
 from insa_anomaly.services.device_training import DeviceTrainingService
 from insa_anomaly.services.training import Lesson, TrainingService
 
@@ -47,7 +47,7 @@ class Workers(Protocol):
 
 
 class FleetTrainingService:
-    """Trains series, and devices (whose metric is `_device`), through workers."""
+    """Trains series, and devices as a whole, through workers."""
 
     def __init__(
         self, series: TrainingService, devices: DeviceTrainingService, workers: Workers
@@ -73,8 +73,8 @@ class FleetTrainingService:
         self, key: SeriesKey, history: History, now: int, days: float | None
     ) -> Lesson[Any] | str:
         try:
-            if key[1] == METRIC_NAME:
-                return self._devices.lesson(key[0], (), history, now)
+            if key.is_device:
+                return self._devices.lesson(key.device_id, (), history, now)
             return self._series.lesson(key, history, now, days)
         except InsaError as error:
             return str(error)
@@ -83,8 +83,6 @@ class FleetTrainingService:
         if isinstance(learnt.found, str):
             return learnt.found
         try:
-            return (self._devices if learnt.key[1] == METRIC_NAME else self._series).keep(
-                learnt.found, now
-            )
+            return (self._devices if learnt.key.is_device else self._series).keep(learnt.found, now)
         except InsaError as error:
             return str(error)

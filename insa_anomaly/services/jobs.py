@@ -11,8 +11,9 @@ from uuid import uuid4
 import msgspec
 
 from insa_anomaly.core.notification.event import rfc3339
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
-from insa_anomaly.ports import Job, ModelIndex, ModelRow, PageCursor, SeriesKey
+from insa_anomaly.ports import Job, ModelIndex, ModelRow, PageCursor
 from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.stream_view import StreamView
@@ -145,7 +146,9 @@ class JobService:
     def train(self, key: SeriesKey, window_days: float | None, author: Author, now: int) -> JobView:
         """Request a new model for this series. Raises NotFound, Conflict, TooMany."""
         if self._live.standing(key) is None and not self._jobs.knows(key):
-            raise NotFound(f"there is no series {key[0]}/{key[1]}: it has never reported")
+            raise NotFound(
+                f"there is no series {key.device_id}/{key.metric_name}: it has never reported"
+            )
         return self._add(
             _queued("train", *key, window_days=window_days, author=author, now=now), author
         )
@@ -185,7 +188,7 @@ class JobService:
             raise NotFound(f"there is no model {model_id}") from error
         if row.status == "deleted":
             raise Conflict(f"model {model_id} is deleted")
-        key = (row.device_id, row.metric_name)
+        key = row.key
         return self._add(
             _queued("retrain", *key, champion_id=model_id, author=author, now=now), author
         )
@@ -281,7 +284,10 @@ def named(job: Job, key: SeriesKey) -> bool:
     In the pattern, `*` stands for any characters, `?` for a single character, `[ab]` for `a` or
     `b`.
     """
-    return fnmatchcase(key[0], job.device_id) and job.metric_name in (EVERY_METRIC, key[1])
+    return fnmatchcase(key.device_id, job.device_id) and job.metric_name in (
+        EVERY_METRIC,
+        key.metric_name,
+    )
 
 
 def fleet_view(job: Job) -> FleetView:

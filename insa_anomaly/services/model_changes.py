@@ -9,10 +9,9 @@ from typing import Literal, Protocol
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.core.series.detector import INTERVAL, Model
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
-from insa_anomaly.ports import ModelIndex, ModelRow, SeriesKey
+from insa_anomaly.ports import ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import AnomalyStore
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.models import DAY, LIVE_DAYS
@@ -114,7 +113,7 @@ class ModelChangeService:
         row = self._stored(model_id)
         if row.status == "failed":
             raise Conflict(f"model {model_id} failed: {row.reason}")
-        serving = self._shelf.active().get((row.device_id, row.metric_name))
+        serving = self._shelf.active().get(row.key)
         self._audit.write(author.change("model.activate", model_id, serving, model_id))
         if serving != model_id:
             row = self._shelf.activate(model_id)
@@ -124,11 +123,11 @@ class ModelChangeService:
     def shadow(self, model_id: str, author: Author) -> StatusChange:
         """Let this version score along, to be compared with the champion; it opens no episode."""
         row = self._stored(model_id)
-        if row.status not in {"archived", "shadow"} or row.metric_name == METRIC_NAME:
+        if row.status not in {"archived", "shadow"} or row.key.is_device:
             raise Conflict(
                 f"model {model_id} cannot score along: it is {row.status}, of {row.metric_name}"
             )
-        before = self._shelf.shadows().get((row.device_id, row.metric_name))
+        before = self._shelf.shadows().get(row.key)
         self._audit.write(author.change("model.shadow", model_id, before, model_id))
         if before != model_id:
             row = self._shelf.shadow(model_id)
@@ -197,7 +196,7 @@ class ModelChangeService:
 
         The span begins no earlier than the series' first model.
         """
-        key: SeriesKey = (row.device_id, row.metric_name)
+        key = row.key
         began = min((one.trained_at for one in self._shelf.of_series(key)), default=row.trained_at)
         days = min(float(LIVE_DAYS), max(0.0, (now - began) / DAY))
         found = self._findings.confidences(key, now - LIVE_DAYS * DAY, ANOMALIES_MOST)

@@ -34,8 +34,9 @@ from insa_anomaly.core.operations.model_health import (
     pace_seconds,
     slot,
 )
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor, SeriesKey
+from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor
 from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.views import Figure, Id, Instant
@@ -308,7 +309,7 @@ class HealthService:
         self, run_id: str, actions: Collection[Action], now: int, tally: _RunCounts
     ) -> None:
         """Judge models page by page, so that memory does not grow with the fleet."""
-        after: SeriesKey = ("", "")
+        after = SeriesKey("", "")
         while page := self._tables.standings(after, now - DAY, PAGE):
             decisions: list[Decision] = []
             for one in page:
@@ -316,7 +317,7 @@ class HealthService:
                 tally.add(one, found)
                 decisions += decide(one, found, actions, self._limits, now)
             self._decided(run_id, decisions, now, tally)
-            after = page[-1].device_id, page[-1].metric_name
+            after = SeriesKey(page[-1].device_id, page[-1].metric_name)
 
     def _others(
         self, run_id: str, actions: Collection[Action], now: int, tally: _RunCounts

@@ -11,7 +11,6 @@ from insa_anomaly.ports import (
     ModelIndex,
     ModelRow,
     PageCursor,
-    SeriesKey,
 )
 from insa_anomaly.services.anomalies import AnomalyStore, cursor
 from insa_anomaly.services.cached import Cached
@@ -211,10 +210,7 @@ class ModelService:
                 lately,
             ),
             feedback=_precision(tally),
-            versions=[
-                _version(model_view(one))
-                for one in self._models.of_series((row.device_id, row.metric_name))
-            ],
+            versions=[_version(model_view(one)) for one in self._models.of_series(row.key)],
         )
 
     def comparison(self, model_id: str) -> ShadowComparison:
@@ -222,7 +218,7 @@ class ModelService:
         row = self.row(model_id)
         if row.status != "shadow":
             raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
-        found = self._live.compared(_key(row))
+        found = self._live.compared(row.key)
         begun = (
             found
             if found is not None and found.shadow_id == model_id
@@ -239,7 +235,7 @@ class ModelService:
                 champions=1,
             )
         )
-        return _comparison(begun, self._models.active().get(_key(row)))
+        return _comparison(begun, self._models.active().get(row.key))
 
     def row(self, model_id: str) -> ModelRow:
         """Return a model by its id. Raises NotFound."""
@@ -256,7 +252,7 @@ class ModelService:
         )
 
     def _live_view(self, row: ModelRow) -> LiveView | None:
-        standing = self._live.standing(_key(row))
+        standing = self._live.standing(row.key)
         if standing is None:
             return None
         newest = None if standing.newest is None else rfc3339(standing.newest)
@@ -271,10 +267,6 @@ class ModelService:
 
 def _place(row: ModelRow) -> PageCursor:
     return PageCursor(row.trained_at, row.id)
-
-
-def _key(row: ModelRow) -> SeriesKey:
-    return row.device_id, row.metric_name
 
 
 def _comparison(found: ShadowTally, champion_id: str | None) -> ShadowComparison:

@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series import detector
 from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.errors import Conflict, NotFound, TooLarge, TooMany
-from insa_anomaly.ports import Key, ModelIndex, SeriesKey
+from insa_anomaly.ports import Key, ModelIndex
 from insa_anomaly.services.stream_view import ServingModel, StreamView
 from insa_anomaly.services.views import Id
 

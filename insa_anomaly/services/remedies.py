@@ -10,6 +10,7 @@ from uuid import UUID
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import notice
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound, TooMany
 from insa_anomaly.ports import KeptDecision, ModelIndex, ModelRow
 from insa_anomaly.services.audit import Audit, Author
@@ -102,7 +103,7 @@ class Remedies:
         For a cleanup, return the idle model itself.
         """
         one = kept.decision
-        found = self._models.of_series((one.device_id, one.metric_name))
+        found = self._models.of_series(SeriesKey(one.device_id, one.metric_name))
         if one.kind == "clean_up":
             return next(
                 (

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.services.stream_view import ShadowTally
 from insa_anomaly.services.telemetry import Inlet
 

@@ -5,8 +5,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.units import Features, Floats
-from insa_anomaly.ports import SeriesKey
 
 State = Literal["collecting", "warming", "serving"]
 

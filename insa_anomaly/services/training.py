@@ -12,10 +12,11 @@ from insa_anomaly.core.learning import challenge
 from insa_anomaly.core.learning.challenge import Challenge, Learner
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.learning.trained_model import Figures, LearntModel, Past, TrainedModel
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import SeriesLearner, Trained
-from insa_anomaly.ports import History, ModelRow, SeriesKey
+from insa_anomaly.ports import History, ModelRow
 
 M = TypeVar("M", bound=LearntModel)
 Kind = Literal["anew", "refit"]  # of training

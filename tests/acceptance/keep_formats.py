@@ -22,6 +22,7 @@ from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.reading import Reading
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.ports import Page
 from insa_anomaly.services.training import TrainingData, TrainingService
@@ -62,7 +63,7 @@ def keep_model(folder: Path) -> None:
     with ModelFiles(folder / "ml_models", folder / "model.key") as files:
         service = TrainingService(files, Parameters(n_estimators=5), Policy())
         service.from_readings(
-            ("P-1", "temperature"), TrainingData(times, rng.normal(60, 0.3, 600)), NOW
+            SeriesKey("P-1", "temperature"), TrainingData(times, rng.normal(60, 0.3, 600)), NOW
         )
 
 

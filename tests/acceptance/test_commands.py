@@ -6,6 +6,7 @@ from uuid import uuid4
 import numpy as np
 
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports import Page, Telemetry
 from tests.acceptance.plant import BEGIN, DEVICES, METRICS, STEP, TRAINING_ROWS, machines, stream
 from tests.acceptance.site import Site
@@ -21,7 +22,7 @@ def record_history(site: Site) -> None:
         for machine in machines(0):
             for column, metric in enumerate(METRICS):
                 telemetry = Telemetry(
-                    keys=[(machine.device_id, metric)],
+                    keys=[SeriesKey(machine.device_id, metric)],
                     key=np.zeros(n, np.int32),
                     timestamp=BEGIN + np.arange(n) * STEP,
                     discriminator=np.arange(n),

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from insa_anomaly.adapters.embedded import Tools
+from insa_anomaly.core.reading.series_key import SeriesKey
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.plant import DEVICES, METRICS, Message, machines, stream
 from tests.acceptance.site import Heard, Site, empty_database, opened
@@ -32,13 +33,14 @@ class Outcome:
     anomalies: list[tuple[Any, ...]]
     episodes: list[tuple[Any, ...]]
     events: dict[str, bytes]
-    states: dict[tuple[str, str], bytes]
+    states: dict[SeriesKey, bytes]
 
 
 def outcome(site: Site, heard: Heard) -> Outcome:
     """Collect the results, after a clean stop."""
     states = {
-        (device, metric): bytes(kept) for device, metric, kept in site.state("SELECT * FROM states")
+        SeriesKey(device, metric): bytes(kept)
+        for device, metric, kept in site.state("SELECT * FROM states")
     }
     return Outcome(
         site.query("SELECT * FROM telemetry_readings"

@@ -29,10 +29,11 @@ from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import DAY, HOUR
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.ports import DecisionFilter, Page, SeriesKey, Telemetry
+from insa_anomaly.ports import DecisionFilter, Page, Telemetry
 from insa_anomaly.processes.trainer import show_others
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
@@ -55,8 +56,12 @@ PAUSE = 300_000_000  # between two readings: 288 a day
 BEFORE, DAYS = 8, 15
 SHIFT_DAY, RESTLESS_DAY, REPAIR_DAY = 3, 12, 12
 PARAMETERS = Parameters(n_estimators=8, history_readings_least=500, mature_days=99.0)
-LIVE: tuple[SeriesKey, ...] = (("steady", "a"), ("drifting", "a"), ("failing", "a"))
-SILENT = ("silent", "a")
+LIVE: tuple[SeriesKey, ...] = (
+    SeriesKey("steady", "a"),
+    SeriesKey("drifting", "a"),
+    SeriesKey("failing", "a"),
+)
+SILENT = SeriesKey("silent", "a")
 
 
 def values(key: SeriesKey, times: Ints) -> Floats:
@@ -66,9 +71,9 @@ def values(key: SeriesKey, times: Ints) -> Floats:
     """
     random = np.random.default_rng([int(times[0] // HOUR), LIVE.index(key) if key in LIVE else 9])
     level: Floats = np.full(len(times), 50.0)
-    if key[0] == "drifting":
+    if key.device_id == "drifting":
         level += 40.0 * (times >= START + SHIFT_DAY * DAY)
-    elif key[0] == "steady":
+    elif key.device_id == "steady":
         level += 40.0 * np.maximum(0, (times - START - RESTLESS_DAY * DAY) // (3 * HOUR))
     level += 3 * np.sin(2 * np.pi * times / (6 * HOUR)) + random.normal(size=len(times))
     return level
@@ -93,9 +98,7 @@ class School:
         del name, tell
         if order.device_id == "failing" and not self.repaired:
             return TrainingReply(300.0, None, "the training process ended, or took too long")
-        row = self.service.from_history(
-            (order.device_id, order.metric_name), self.history, self.clock()
-        )
+        row = self.service.from_history(order.key, self.history, self.clock())
         show_others(self.files, self.catalogue, row)
         return TrainingReply(0.5, row.id)
 
@@ -239,7 +242,7 @@ def site(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
             (SILENT, START - (27 + BEFORE) * DAY),
         ):
             site.read(key, since, since + BEFORE * DAY)
-            if key[0] == "steady":  # an old version, which no longer serves
+            if key.device_id == "steady":  # an old version, which no longer serves
                 site.service.from_history(key, history, START - 25 * DAY)
                 site.follow()
             site.service.from_history(key, history, since + BEFORE * DAY)
@@ -249,7 +252,7 @@ def site(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def test_two_weeks(site: Site) -> None:
     """Every step is taken and explained in a table; notable steps are published and audited."""
-    failing = site.files.active()["failing", "a"]
+    failing = site.files.active()[SeriesKey("failing", "a")]
     for day in range(DAYS):
         if day == REPAIR_DAY:
             assert site.health.report().disabled == 1

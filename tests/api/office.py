@@ -24,9 +24,10 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.api import app
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, anomaly_id, episode_id
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained, fit
-from insa_anomaly.ports import ModelRow, Page, SeriesKey, Telemetry
+from insa_anomaly.ports import ModelRow, Page, Telemetry
 from insa_anomaly.processes.admin import assembled
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
@@ -40,7 +41,7 @@ from tests.runtime.streams import PARAMETERS, POLICY
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 JOBS_MOST = 3
-KEY = ("PUMP-101", "temperature")
+KEY = SeriesKey("PUMP-101", "temperature")
 NOTHING = Telemetry(
     (),
     np.zeros(0, np.int32),
@@ -151,7 +152,11 @@ class Office:
         """Store the next version of a series' model, trained by `learnt`, with further figures."""
         one, version = learnt(), self.files.next_version(key)
         model = replace(
-            one.model, id=str(uuid4()), version=version, device_id=key[0], metric_name=key[1]
+            one.model,
+            id=str(uuid4()),
+            version=version,
+            device_id=key.device_id,
+            metric_name=key.metric_name,
         )
         return self.files.save(
             replace(one, model=model, figures={**one.figures, **figures}), trained_at or now()
@@ -159,9 +164,7 @@ class Office:
 
     def serve(self, row: ModelRow) -> None:
         """Let the model take over its series in the stream."""
-        self.fleet.swap(
-            (row.device_id, row.metric_name), Model.from_bytes(self.files.scorer(row.id))
-        )
+        self.fleet.swap(row.key, Model.from_bytes(self.files.scorer(row.id)))
 
     def stream(
         self, values: Sequence[float], key: SeriesKey = KEY, since: int | None = None
@@ -288,7 +291,7 @@ def anomaly(
     row: ModelRow, at: int, confidence: float = 0.5, started_at: int | None = None
 ) -> Anomaly:
     """Build an anomalous reading, found by this model."""
-    key = (row.device_id, row.metric_name)
+    key = row.key
     episode = None if started_at is None else episode_id(*key, started_at)
     return Anomaly(
         id=anomaly_id(*key, at, 0),

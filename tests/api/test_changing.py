@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
-from insa_anomaly.core.device.detector import METRIC_NAME
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import EpisodeState, Policy, Transition, step
 from insa_anomaly.core.series.detector import INTERVAL, Model
 from insa_anomaly.ports import Page, Telemetry
@@ -204,7 +204,7 @@ def test_a_version_is_rolled_back_and_forth(office: Office) -> None:
 
 def test_a_deleted_model_leaves_its_row(office: Office) -> None:
     """The files of a deleted model are removed, and any later change of it is refused."""
-    row, other = office.train(), office.train(("FAN-7", "current"))
+    row, other = office.train(), office.train(SeriesKey("FAN-7", "current"))
     folder = (office.files._directory / row.model_path).parent
     said = office.do("DELETE", f"{API}/models/{row.id}")
     assert said == {
@@ -446,8 +446,8 @@ def test_a_series_has_one_shadow(office: Office) -> None:
 def test_only_what_is_kept_can_score_along(office: Office) -> None:
     """The champion, a model of a device and a deleted model cannot become a shadow."""
     row = office.train()
-    together = office.train((KEY[0], METRIC_NAME), now() - HOUR)
-    office.train((KEY[0], METRIC_NAME))
+    together = office.train(SeriesKey.of_device(KEY.device_id), now() - HOUR)
+    office.train(SeriesKey.of_device(KEY.device_id))
     for model_id in (row.id, together.id):
         problem(office.ask("write", "POST", f"{API}/models/{model_id}/shadow"), 409)
     problem(office.ask("write", "POST", f"{API}/models/{uuid4()}/shadow"), 404)

@@ -21,7 +21,7 @@ from tests.api.office import HOUR, KEY, Office, now, opened, problem
 from tests.conftest import Server
 
 API = "/api/v1/ml"
-WHERE = {"device_id": KEY[0], "metric_name": KEY[1]}
+WHERE = {"device_id": KEY.device_id, "metric_name": KEY.metric_name}
 ORDINARY, STRANGE = 10.0, 1e6
 
 

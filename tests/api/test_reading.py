@@ -12,11 +12,12 @@ import redis
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import rfc3339
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports import Feedback
 from insa_anomaly.workbench.demo.plant import Plant
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, opened, problem
 
-OTHER = ("FAN-7", "current")
+OTHER = SeriesKey("FAN-7", "current")
 API = "/api/v1/ml"
 
 
@@ -41,8 +42,8 @@ def test_models_are_listed_newest_first(office: Office) -> None:
     assert (said["total"], said["active_count"]) == (3, 2)
     assert said["models"][0]["trained_at"] == rfc3339(rows[2].trained_at)
     for query, expected in (
-        ({"device_id": KEY[0]}, (2, 1)),
-        ({"metric_name": OTHER[1]}, (1, 1)),
+        ({"device_id": KEY.device_id}, (2, 1)),
+        ({"metric_name": OTHER.metric_name}, (1, 1)),
         ({"status": "archived"}, (1, 0)),
         ({"device_id": "nobody"}, (0, 0)),
     ):
@@ -151,7 +152,7 @@ def test_the_anomalies_of_a_device_are_counted_once_in_a_while(
         office.record([anomaly(row, now() - HOUR // 2)], [])
         assert counted() == 2
         with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-            name = f"ml:anomalies:{KEY[0]}:count:24h"
+            name = f"ml:anomalies:{KEY.device_id}:count:24h"
             assert client.get(name) == "2"
             assert 890 <= int(str(client.ttl(name))) <= 900
 
@@ -225,9 +226,9 @@ def test_filters_let_through_what_they_say(office: Office) -> None:
     office.record(every, [])
     for query, expected in (
         ({}, 10),
-        ({"device_id": KEY[0]}, 5),
-        ({"metric_name": OTHER[1]}, 5),
-        ({"device_id": KEY[0], "metric_name": OTHER[1]}, 0),
+        ({"device_id": KEY.device_id}, 5),
+        ({"metric_name": OTHER.metric_name}, 5),
+        ({"device_id": KEY.device_id, "metric_name": OTHER.metric_name}, 0),
         ({"model_id": rows[KEY].id}, 5),
         ({"episode_id": every[0].episode_id}, 5),
         ({"from": rfc3339(base + HOUR)}, 8),
@@ -246,7 +247,7 @@ def test_pages_join_to_the_whole(office: Office, kind: str) -> None:
     Every page states the total.
     """
     base = now() - HOUR
-    rows = [office.train((f"d{i}", "m"), base + i // 3) for i in range(7)]
+    rows = [office.train(SeriesKey(f"d{i}", "m"), base + i // 3) for i in range(7)]
     office.record(
         [anomaly(row, base + i // 3) for i, row in enumerate(rows)],
         [episode(row, base + i // 3) for i, row in enumerate(rows)],

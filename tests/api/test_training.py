@@ -14,8 +14,9 @@ import pytest
 
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseRefused
-from insa_anomaly.ports import Page, SeriesKey, Telemetry
+from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.runtime.models import jobs as jobs_runtime
 from insa_anomaly.runtime.models.child import (
     FleetTrainingOrder,
@@ -29,7 +30,7 @@ from insa_anomaly.testing import MemoryState
 from tests.api.office import JOBS_MOST, KEY, SECOND, Office, now, problem
 
 API = "/api/v1/ml"
-TRAIN = {"device_id": KEY[0], "metric_name": KEY[1]}
+TRAIN = {"device_id": KEY.device_id, "metric_name": KEY.metric_name}
 
 
 @dataclass
@@ -57,18 +58,16 @@ class Trainer:
         tell(90)
         if self.reason:
             return TrainingReply(0.1, None, self.reason)
-        return TrainingReply(
-            0.5, self.office.train((order.device_id, order.metric_name), None, **self.figures).id
-        )
+        return TrainingReply(0.5, self.office.train(order.key, None, **self.figures).id)
 
     def train_many(self, order: FleetTrainingOrder, name: object) -> list[FleetTrainingReply]:
         """Train each series but the metric `missing`, which fails, and `cut`, which is left out."""
         del name
         self.fleets.append(order)
-        found = [key for key in order.keys if key[1] != "cut"]
+        found = [key for key in order.keys if key.metric_name != "cut"]
         return [
             FleetTrainingReply(key, TrainingReply(0.5, None, "nothing is known"))
-            if key[1] == "missing"
+            if key.metric_name == "missing"
             else self._made(key)
             for key in found
         ]
@@ -174,7 +173,12 @@ def test_a_training_is_taken_run_and_told(office: Office, school: School) -> Non
     )
     assert school.told == [event]
     [(who, _, subject, before, after)] = office.audited("model.train")
-    assert ("(write)" in who, subject, before, after["device_id"]) == (True, job_id, None, KEY[0])
+    assert ("(write)" in who, subject, before, after["device_id"]) == (
+        True,
+        job_id,
+        None,
+        KEY.device_id,
+    )
 
 
 def test_an_answer_that_comes_soon_is_waited_for(
@@ -243,9 +247,9 @@ def test_so_many_may_wait(office: Office, school: School) -> None:
     """A job beyond the limit is refused with 429 and a time to retry."""
     del school
     for number in range(JOBS_MOST):
-        key = (f"d{number}", "m")
+        key = SeriesKey(f"d{number}", "m")
         office.stream([1.0], key)
-        asked(office, {"device_id": key[0], "metric_name": key[1]})
+        asked(office, {"device_id": key.device_id, "metric_name": key.metric_name})
     answer = office.ask("write", "POST", f"{API}/models/train", json=TRAIN)
     problem(answer, 429)
     assert int(answer.headers["retry-after"]) > 0
@@ -317,7 +321,9 @@ def test_what_ended_is_written_when_the_database_is_back(
     assert len(school.trainer.orders) == 1
 
 
-@pytest.mark.parametrize("key", [("nobody", "temperature"), (KEY[0], "nothing")])
+@pytest.mark.parametrize(
+    "key", [SeriesKey("nobody", "temperature"), SeriesKey(KEY.device_id, "nothing")]
+)
 def test_what_never_reported_cannot_be_trained(
     office: Office, school: School, key: SeriesKey
 ) -> None:
@@ -328,7 +334,7 @@ def test_what_never_reported_cannot_be_trained(
             "write",
             "POST",
             f"{API}/models/train",
-            json={"device_id": key[0], "metric_name": key[1]},
+            json={"device_id": key.device_id, "metric_name": key.metric_name},
         ),
         404,
     )
@@ -369,7 +375,7 @@ def test_a_training_that_cannot_be_audited_is_refused(office: Office, school: Sc
     del school
     job_id = asked(office, TRAIN)
     office.query("ALTER TABLE audit_log RENAME TO gone")
-    office.stream([1.0], ("other", "m"))
+    office.stream([1.0], SeriesKey("other", "m"))
     problem(
         office.ask(
             "write", "POST", f"{API}/models/train", json={"device_id": "other", "metric_name": "m"}
@@ -391,12 +397,12 @@ def test_jobs_and_models_there_are_not(office: Office, method: str, path: str) -
 
 # -------------------------------------------------------------------------------- of many
 FLEET = (
-    ("PUMP-1", "a"),
-    ("PUMP-1", "b"),
-    ("PUMP-2", "a"),
-    ("PUMP-2", "missing"),
-    ("PUMP-3", "cut"),
-    ("FAN-1", "a"),
+    SeriesKey("PUMP-1", "a"),
+    SeriesKey("PUMP-1", "b"),
+    SeriesKey("PUMP-2", "a"),
+    SeriesKey("PUMP-2", "missing"),
+    SeriesKey("PUMP-3", "cut"),
+    SeriesKey("FAN-1", "a"),
 )
 
 
@@ -442,11 +448,18 @@ def test_a_fleet_is_trained(plant: Office, school: School) -> None:
     assert said["reason"] == "2 of 7 were not trained; the first: PUMP-2/missing: nothing is known"
     [order] = school.trainer.fleets
     assert order == FleetTrainingOrder(
-        (*FLEET[:2], ("PUMP-1", "_device"), *FLEET[2:4], ("PUMP-2", "_device"), FLEET[4]), 7.0
+        (
+            *FLEET[:2],
+            SeriesKey.of_device("PUMP-1"),
+            *FLEET[2:4],
+            SeriesKey.of_device("PUMP-2"),
+            FLEET[4],
+        ),
+        7.0,
     )
     told = [msgspec.json.decode(one.payload) for one in school.state.outgoing(0, 10)]
     assert [(one["device_id"], one["metric_name"]) for one in told] == [
-        key for key in order.keys if key[1] not in {"missing", "cut"}
+        key for key in order.keys if key.metric_name not in {"missing", "cut"}
     ]
     assert {one["job_id"] for one in told} == {job_id}
     [(_, _, subject, _, after)] = plant.audited("model.fleet")

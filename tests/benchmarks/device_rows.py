@@ -10,6 +10,7 @@ from insa_anomaly.core.device import detector, window
 from insa_anomaly.core.device.batch import advance_each
 from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
 from insa_anomaly.core.device.training import fit
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.units import Floats, Ints
@@ -123,7 +124,8 @@ def stream_seconds(model: DeviceModel, now: int, devices: int, seconds: float) -
     registry = Registry(capacity)
     fleet = Devices(registry, _POLICY, DeviceTerms(), Arena(capacity, _PARAMETERS.n_estimators))
     key = np.array(
-        [registry.number((f"d{i}", metric)) for i in range(devices) for metric in METRICS], np.int32
+        [registry.number(SeriesKey(f"d{i}", metric)) for i in range(devices) for metric in METRICS],
+        np.int32,
     )
     for i in range(devices):
         fleet.swap(f"d{i}", model)

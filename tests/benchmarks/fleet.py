@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 
 from insa_anomaly import core
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained, fit
@@ -46,7 +47,7 @@ def of_kind(kind: int, readings: int, now: int) -> Trained:
     return fit(
         times,
         values,
-        ("kind", str(kind)),
+        SeriesKey("kind", str(kind)),
         str(kind),
         version=1,
         parameters=Parameters(),
@@ -62,7 +63,7 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
-def for_series(models: Sequence[Trained], keys: Sequence[tuple[str, str]]) -> Iterator[Trained]:
+def for_series(models: Sequence[Trained], keys: Sequence[SeriesKey]) -> Iterator[Trained]:
     """Yield the models again for every series, with its name and an id of its own."""
     for number, (device_id, metric_name) in enumerate(keys):
         one = models[number % len(models)]

@@ -13,6 +13,7 @@ from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.operations.model_health import DAY, Action, Limits
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import HealthService
@@ -77,8 +78,8 @@ def health_check_10k(now: int) -> Figure:
 
 def _one_by_one(tables: PostgresHealth, now: int) -> float:
     """Measure a query for each model, before anything is decided."""
-    after, began = ("", ""), time.monotonic()
+    after, began = SeriesKey("", ""), time.monotonic()
     for _ in range(_ONE_BY_ONE):
         [one] = tables.standings(after, now - DAY, 1)
-        after = one.device_id, one.metric_name
+        after = SeriesKey(one.device_id, one.metric_name)
     return (time.monotonic() - began) * MODELS / _ONE_BY_ONE

@@ -18,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.ports import Page, SeriesKey, Telemetry
+from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.ports import Page, Telemetry
 from tests.benchmarks import signals
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.figure import Figure
@@ -111,7 +112,7 @@ def train_one(on: Bed, key: SeriesKey) -> float:
                 return said
 
         def trained() -> None:
-            job = ask("models/train", {"device_id": key[0], "metric_name": key[1]})
+            job = ask("models/train", {"device_id": key.device_id, "metric_name": key.metric_name})
             while job["status"] in {"queued", "running"}:
                 time.sleep(0.05)
                 job = ask(f"jobs/{job['job_id']}")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.reading.series_key import SeriesKey
+
 Bytes = npt.NDArray[np.uint8]
 
 _CONNECT, _PUBLISH_QOS_1 = 0x10, 0x32
@@ -19,7 +21,7 @@ _VALUE, _TIME = b"########", b"@@@@@@@@@@@@@@@@"
 class Packets:
     """Packets of QoS 1 and MQTT 3.1.1, with a metric in JSON and the device's own time."""
 
-    def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, keys: Sequence[SeriesKey]) -> None:
         bodies = [_body(device, metric) for device, metric in keys]
         width = max(map(len, bodies))
         length = _variable(width)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.reading.series_key import SeriesKey
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -31,9 +33,12 @@ _METRICS = (
 SPIKE = 200.0
 
 
-def keys(series: int = SERIES) -> list[tuple[str, str]]:
+def keys(series: int = SERIES) -> list[SeriesKey]:
     """Return device and metric of every series; series i is of kind i modulo `KINDS`."""
-    return [(f"line-{i // len(_METRICS):03}", _METRICS[i % len(_METRICS)]) for i in range(series)]
+    return [
+        SeriesKey(f"line-{i // len(_METRICS):03}", _METRICS[i % len(_METRICS)])
+        for i in range(series)
+    ]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sklearn.ensemble import IsolationForest
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.embedded import EmbeddedBroker
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.fleet import for_series
@@ -26,7 +27,7 @@ _RECORDED = re.compile(r"^insa_readings_recorded_total (\S+)$", re.MULTILINE)
 
 
 def put_models(
-    folder: Path, trained: Sequence[Trained], keys: Sequence[tuple[str, str]], now: int
+    folder: Path, trained: Sequence[Trained], keys: Sequence[SeriesKey], now: int
 ) -> None:
     """Fill a model folder.
 

@@ -13,6 +13,7 @@ from insa_anomaly.core.notification.event import (
     episode_id,
 )
 from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.status import Status
@@ -79,7 +80,7 @@ def expected(messages: Iterable[Message]) -> Expected:
     registry = Registry(len(KEYS))
     fleet = Fleet(registry, Parameters(), Policy())
     for one in for_every_series():
-        fleet.swap((one.model.device_id, one.model.metric_name), one.model)
+        fleet.swap(SeriesKey(one.model.device_id, one.model.metric_name), one.model)
     parser = Parser(Acceptance(max_age=None, historical_after=NEVER_HISTORICAL))
     found, said = Expected(), list(messages)
     for begin in range(0, len(said), _AT_ONCE):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.core.reading.parser import microseconds
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained, fit
@@ -26,7 +27,7 @@ STEP = 1_000_000
 NEVER_HISTORICAL = 1e10  # seconds: old readings are alerted like new readings
 DEVICES = 20
 METRICS = ("temperature", "pressure")
-KEYS = [(f"press-{number:02}", metric) for number in range(DEVICES) for metric in METRICS]
+KEYS = [SeriesKey(f"press-{number:02}", metric) for number in range(DEVICES) for metric in METRICS]
 _TRAINING_ROWS = 600
 _BLOCK = 256  # rows made at once
 _FAULT_EVERY, _FAULT_ROWS, _QUIET_ROWS = 150, 4, 100
@@ -119,7 +120,7 @@ def trained() -> tuple[Trained, ...]:
         fit(
             times,
             values[:, i],
-            ("any", metric),
+            SeriesKey("any", metric),
             metric,
             1,
             parameters=Parameters(mature_days=0.0, mature_readings=0),

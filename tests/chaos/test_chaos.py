@@ -211,7 +211,7 @@ def test_a_recovery_ends_with_a_reading_that_was_said_after_the_fault() -> None:
     said = [
         message
         for message in islice(plant.messages(1), 2000)
-        if message[0].endswith(plant.KEYS[0][0]) and not plant.is_poison(message)
+        if message[0].endswith(plant.KEYS[0].device_id) and not plant.is_poison(message)
     ]
     devices: Any = SimpleNamespace(said=said[:2], said_at=[8.0, 10.0])
     faults = [

@@ -18,6 +18,7 @@ from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import Bulk, PostgresRecorder
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, deterministic_id
 from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports import ModelRow, Page, Telemetry
 from insa_anomaly.testing import MemoryHistory, MemoryRecorder, MemoryTables
 
@@ -165,13 +166,14 @@ def telemetry(found: Sequence[Reading]) -> Telemetry:
     A series in `keys` has no reading, as happens when a fleet names all its series.
     """
     keys = [
-        ("nobody", "nothing"),
-        *dict.fromkeys((reading.device_id, reading.metric_name) for reading in found),
+        SeriesKey("nobody", "nothing"),
+        *dict.fromkeys(SeriesKey(reading.device_id, reading.metric_name) for reading in found),
     ]
     return Telemetry(
         keys=keys,
         key=np.array(
-            [keys.index((reading.device_id, reading.metric_name)) for reading in found], np.int32
+            [keys.index(SeriesKey(reading.device_id, reading.metric_name)) for reading in found],
+            np.int32,
         ),
         timestamp=np.array([reading.timestamp for reading in found], np.int64),
         discriminator=np.array([reading.discriminator for reading in found], np.int64),
@@ -242,7 +244,7 @@ class InPostgres:
         """Return the recorded rows as types of the ports."""
         return MemoryTables(
             telemetry={
-                ((row[0], row[1]), us(row[2]), row[3]): row[4:]
+                (SeriesKey(row[0], row[1]), us(row[2]), row[3]): row[4:]
                 for row in self.session.execute(_TELEMETRY)
             },
             anomalies={row[0]: _anomaly(row) for row in self.session.execute(_ANOMALIES)},

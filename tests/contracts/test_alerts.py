@@ -10,6 +10,7 @@ from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.notification.alert import Severity
 from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.routing import DailyBudget, Digest, Dispatch, KnownCause
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports import AlertStore, SilenceState
 from insa_anomaly.testing import MemoryAlerts
 from tests.core.alerts import DAY_ZERO, an_alert
@@ -126,10 +127,12 @@ def test_habits_and_silences_are_kept(store: AlertStore) -> None:
     """The newest cadence of each series and the current silences are stored."""
     assert (store.cadences()[0], store.silences()) == ([], SilenceState())
     store.keep_cadences(
-        [("a", "x"), ("b", "y")],
+        [SeriesKey("a", "x"), SeriesKey("b", "y")],
         Cadence(np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([5.0, 6.0])),
     )
-    store.keep_cadences([("b", "y")], Cadence(np.array([9.0]), np.array([4.0]), np.array([6.0])))
+    store.keep_cadences(
+        [SeriesKey("b", "y")], Cadence(np.array([9.0]), np.array([4.0]), np.array([6.0]))
+    )
     keys, cadence = store.cadences()
     found = dict(
         zip(

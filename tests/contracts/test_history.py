@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.core.reading.reading import Quality, Reading
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway
 from tests.contracts import recorded
 from tests.contracts.recorded import NOW, Body, in_memory, in_postgres, page
@@ -49,7 +50,7 @@ def test_law_the_newest_good_readings_in_time_order(
             reading,
         )
     assert body.history.series() == sorted({key[:2] for key in first})
-    for key in [*body.history.series(), ("nobody", "nothing")]:
+    for key in [*body.history.series(), SeriesKey("nobody", "nothing")]:
         times, values = body.history.readings(key, since, most)
         good = [
             reading
@@ -73,13 +74,13 @@ def test_what_was_called_anomalous_is_known(body: Body) -> None:
         recorded.anomaly(3), timestamp=found[0].timestamp + 1, episode_id=deterministic_id(9)
     )
     body.recorder.record(page(1, [*found, part]))
-    key, at = (found[0].device_id, found[0].metric_name), found[0].timestamp
+    key, at = SeriesKey(found[0].device_id, found[0].metric_name), found[0].timestamp
     assert body.history.in_episodes(key, at).tolist() == [part.timestamp]
     found.append(part)
     assert set(body.history.anomalous(key, at).tolist()) == {one.timestamp for one in found}
     assert body.history.anomalous(key, at).dtype == np.int64
     assert not len(body.history.anomalous(key, max(one.timestamp for one in found) + 1))
-    assert not len(body.history.anomalous(("nobody", "nothing"), at))
+    assert not len(body.history.anomalous(SeriesKey("nobody", "nothing"), at))
 
 
 def test_what_was_confirmed_is_known(body: Body) -> None:
@@ -92,14 +93,14 @@ def test_what_was_confirmed_is_known(body: Body) -> None:
         for number in (1, 2, 3)
     )
     body.recorder.record(page(1, [first, *others]))
-    key = first.device_id, first.metric_name
+    key = SeriesKey(first.device_id, first.metric_name)
     assert not len(body.history.confirmed(key, NOW))
     body.say(first.episode_id or "", "confirmed")
     body.say(others[0].episode_id or "", "dismissed")
     assert body.history.confirmed(key, NOW).tolist() == [first.timestamp]
     assert body.history.confirmed(key, NOW).dtype == np.int64
     assert not len(body.history.confirmed(key, first.timestamp + 1))
-    assert not len(body.history.confirmed(("nobody", "nothing"), NOW))
+    assert not len(body.history.confirmed(SeriesKey("nobody", "nothing"), NOW))
 
 
 def test_a_long_history_comes_back_whole(body: Body) -> None:
@@ -115,7 +116,7 @@ def test_a_long_history_comes_back_whole(body: Body) -> None:
             ],
         )
     )
-    read_times, read_values = body.history.readings(("a", "x"), NOW, 20_000)
+    read_times, read_values = body.history.readings(SeriesKey("a", "x"), NOW, 20_000)
     assert (read_times.tobytes(), read_values.tobytes()) == (times.tobytes(), values.tobytes())
 
 

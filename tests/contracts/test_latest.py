@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.redis.latest import Breaker, RedisLatest
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import CacheAway, ConfigError
-from insa_anomaly.ports import Latest, SeriesKey
+from insa_anomaly.ports import Latest
 from insa_anomaly.testing import MemoryLatest
 from tests.conftest import Server
 
@@ -21,7 +22,10 @@ Read = Callable[[SeriesKey], bytes | None]
 def real(url: str) -> Iterator[tuple[Latest, Read]]:
     """Yield a server, and a function that reads through a client of its own."""
     with RedisLatest(url) as latest, redis.Redis.from_url(url) as client:
-        yield latest, lambda key: client.get(f"ml:predictions:{key[0]}:{key[1]}:latest")
+        yield (
+            latest,
+            lambda key: client.get(f"ml:predictions:{key.device_id}:{key.metric_name}:latest"),
+        )
 
 
 @pytest.fixture(params=["memory", "redis", "valkey"])
@@ -38,19 +42,16 @@ def test_the_newest_result_is_there(body: tuple[Latest, Read]) -> None:
     """The last result of each series is stored byte for byte, under any name."""
     latest, read = body
     latest.show({})
-    latest.show({("press 1", "température"): b"1", ("b", "y"): b'{"score":0.5}'})
-    latest.show({("press 1", "température"): b"2\r\n\0"})
-    assert (read(("press 1", "température")), read(("b", "y")), read(("c", "z"))) == (
-        b"2\r\n\0",
-        b'{"score":0.5}',
-        None,
-    )
+    latest.show({SeriesKey("press 1", "température"): b"1", SeriesKey("b", "y"): b'{"score":0.5}'})
+    latest.show({SeriesKey("press 1", "température"): b"2\r\n\0"})
+    keys = SeriesKey("press 1", "température"), SeriesKey("b", "y"), SeriesKey("c", "z")
+    assert tuple(map(read, keys)) == (b"2\r\n\0", b'{"score":0.5}', None)
 
 
 def test_a_fleet_at_once(body: tuple[Latest, Read]) -> None:
     """Thousands of series are stored in a single call."""
     latest, read = body
-    fleet = {(f"D{i}", "t"): b"%d" % i for i in range(2345)}
+    fleet = {SeriesKey(f"D{i}", "t"): b"%d" % i for i in range(2345)}
     latest.show(fleet)
     assert {key: read(key) for key in fleet} == fleet
 
@@ -58,7 +59,7 @@ def test_a_fleet_at_once(body: tuple[Latest, Read]) -> None:
 def test_results_fade(redis_url: str) -> None:
     """A result that is not renewed expires after five minutes."""
     with RedisLatest(redis_url) as latest, redis.Redis.from_url(redis_url) as client:
-        latest.show({("a", "x"): b"1"})
+        latest.show({SeriesKey("a", "x"): b"1"})
         assert 295 <= int(str(client.ttl("ml:predictions:a:x:latest"))) <= 300
 
 
@@ -67,7 +68,7 @@ def test_nobody_there_costs_nothing() -> None:
     with RedisLatest("redis://127.0.0.1:1/0") as latest:
         began = time.monotonic()
         for _ in range(100):
-            latest.show({("a", "x"): b"1"})
+            latest.show({SeriesKey("a", "x"): b"1"})
         assert time.monotonic() - began < 1.0
 
 
@@ -78,18 +79,18 @@ def test_a_deaf_server_is_given_up_in_time() -> None:
         RedisLatest(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0") as latest,
     ):
         began = time.monotonic()
-        latest.show({("a", "x"): b"1"})
+        latest.show({SeriesKey("a", "x"): b"1"})
         assert time.monotonic() - began < 1.5
 
 
 def test_it_comes_back(own_redis: Server[str]) -> None:
     """Results are stored again after an outage, once the rest is over."""
     with RedisLatest(own_redis.address, breaker=Breaker(rest_seconds=0.0)) as latest:
-        latest.show({("a", "x"): b"1"})
+        latest.show({SeriesKey("a", "x"): b"1"})
         own_redis.stop()
-        latest.show({("a", "x"): b"2"})
+        latest.show({SeriesKey("a", "x"): b"2"})
         own_redis.start()
-        latest.show({("a", "x"): b"3"})
+        latest.show({SeriesKey("a", "x"): b"3"})
         with redis.Redis.from_url(own_redis.address) as client:
             assert client.get("ml:predictions:a:x:latest") == b"3"
 
@@ -101,9 +102,9 @@ def test_a_refusal_is_not_taken_for_an_answer(redis_url: str) -> None:
         RedisLatest(redis_url, breaker=Breaker(rest_seconds=0.0)) as latest,
     ):
         client.config_set("maxmemory", "1")
-        latest.show({("a", str(i)): b"1" for i in range(100)})
+        latest.show({SeriesKey("a", str(i)): b"1" for i in range(100)})
         client.config_set("maxmemory", "0")
-        latest.show({("a", "x"): b"2"})
+        latest.show({SeriesKey("a", "x"): b"2"})
         assert client.get("ml:predictions:a:x:latest") == b"2"
 
 
@@ -123,8 +124,8 @@ def test_the_model_of_a_series_is_there_for_an_hour(redis_url: str) -> None:
         redis.Redis.from_url(redis_url, decode_responses=True) as client,
     ):
         latest.serve({})
-        latest.serve({("press 1", "température"): "m1", ("b", "y"): "m2"})
-        latest.serve({("b", "y"): "m3"})
+        latest.serve({SeriesKey("press 1", "température"): "m1", SeriesKey("b", "y"): "m2"})
+        latest.serve({SeriesKey("b", "y"): "m3"})
         assert (client.get("ml:model:press 1:température"), client.get("ml:model:b:y")) == (
             "m1",
             "m3",

@@ -19,19 +19,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.disk.models import ModelFiles, safe_part
-from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel
+from insa_anomaly.core.device.detector import DeviceModel
+from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import Seal
-from insa_anomaly.ports import ModelIndex, ModelRow, SeriesKey
+from insa_anomaly.ports import ModelIndex, ModelRow
 from insa_anomaly.testing import MemoryModels
 from tests.core import device_rows
 from tests.core.streams import trained
 
 NOON = 1_761_671_100_000_000  # 2025-10-28 17:05:00 UTC
-KEY = ("DEVICE-001", "temperature")
-HOSTILE = ("../../etc", "a/b")
+KEY = SeriesKey("DEVICE-001", "temperature")
+HOSTILE = SeriesKey("../../etc", "a/b")
 SEAL = Seal([bytes([1]) * 32])
 
 
@@ -56,8 +57,8 @@ def made(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> Tra
         one.model,
         id=f"{'-'.join(key)}-{version}",
         version=version,
-        device_id=key[0],
-        metric_name=key[1],
+        device_id=key.device_id,
+        metric_name=key.metric_name,
     )
     return replace(one, model=replace(model, numbers=one.model.numbers + trained_at - NOON))
 
@@ -147,23 +148,20 @@ def test_figures_are_those_of_the_models_that_serve(body: tuple[ModelIndex, Save
     assert models.figures() == []
     for key in (KEY, KEY, HOSTILE):
         save(key, NOON)
-    rows = sorted(
-        (row for row in models.rows() if row.status == "active"),
-        key=lambda row: (row.device_id, row.metric_name),
-    )
+    rows = sorted((row for row in models.rows() if row.status == "active"), key=lambda row: row.key)
     assert models.figures() == [
         (row.device_id, row.metric_name, row.accuracy, row.false_positive_rate) for row in rows
     ]
     assert len(rows) == 2
 
 
-@pytest.mark.parametrize("key", [KEY, HOSTILE, ("Ω" * 300, ""), ("..", ".")])
+@pytest.mark.parametrize("key", [KEY, HOSTILE, SeriesKey("Ω" * 300, ""), SeriesKey("..", ".")])
 def test_what_was_saved_is_read(files: ModelFiles, key: SeriesKey) -> None:
     """A saved model is read back bitwise, under any name of its series."""
     one = made(files, key)
     row = files.save(one, NOON)
     assert files.scorer(row.id) == one.model.to_bytes()
-    assert Model.from_bytes(files.scorer(row.id)).device_id == key[0]
+    assert Model.from_bytes(files.scorer(row.id)).device_id == key.device_id
     assert files.row(row.id) == row == files.rows()[0]
     assert files.active() == {key: row.id}
     assert (row.version, row.status, row.trained_at, row.training_samples) == (
@@ -207,7 +205,12 @@ def test_nobody_else_may_read(files: ModelFiles, place: tuple[Path, Path]) -> No
 
 def test_no_name_leads_out_of_the_folder(files: ModelFiles, place: tuple[Path, Path]) -> None:
     """A device or metric name never leads out of the folder."""
-    for key in (HOSTILE, ("..", ".."), ("/etc", "passwd"), ("a\0b", "~")):
+    for key in (
+        HOSTILE,
+        SeriesKey("..", ".."),
+        SeriesKey("/etc", "passwd"),
+        SeriesKey("a\0b", "~"),
+    ):
         saved(files, key)
     assert {path.name for path in place[0].parent.iterdir()} == {"ml_models", "model.key"}
 
@@ -315,7 +318,7 @@ def test_a_file_that_is_not_what_was_written_is_refused(
 
     The name is part of the authenticated data.
     """
-    row, other = saved(files), saved(files, ("D", "other"))
+    row, other = saved(files), saved(files, SeriesKey("D", "other"))
     path = place[0] / row.model_path
     data = path.read_bytes()
     if damage == "gone":
@@ -487,13 +490,13 @@ def test_a_device_has_a_folder_among_its_metrics(
     """A device model is stored, listed and served like a series model, without a scaler file."""
     one = device_rows.trained(0)
     row = files.save(one, NOON)
-    assert files.active() == {("D", METRIC_NAME): one.model.id}
+    assert files.active() == {SeriesKey.of_device("D"): one.model.id}
     assert files.row(row.id) == row
     assert (row.metric_name, row.training_samples, row.figures["left_out"]) == (
-        METRIC_NAME,
+        DEVICE_METRIC,
         400,
         None,
     )
     assert DeviceModel.from_bytes(files.scorer(row.id)).to_bytes() == one.model.to_bytes()
-    kinds = sorted(path.name.split("_")[0] for path in (place[0] / "D" / METRIC_NAME).iterdir())
+    kinds = sorted(path.name.split("_")[0] for path in (place[0] / "D" / DEVICE_METRIC).iterdir())
     assert kinds == ["metadata.json", "model", "scorer"]

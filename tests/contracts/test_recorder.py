@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from insa_anomaly.adapters.postgres.recorder import Bulk, Claim, PostgresRecorder
 from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, DatabaseTaken
 from tests.conftest import Server, alive, wait_for
 from tests.contracts import recorded
@@ -115,11 +116,7 @@ def test_law_one_active_model_a_series(body: Body, first: object, second: object
     for pages in ([page(1, [first]), page(2, [second])], [page(3, [second, first])]):
         for each in pages:
             body.recorder.record(each)
-        active = [
-            (row.device_id, row.metric_name)
-            for row in body.rows().models.values()
-            if row.status == "active"
-        ]
+        active = [row.key for row in body.rows().models.values() if row.status == "active"]
         assert len(active) == len(set(active))
 
 
@@ -361,12 +358,12 @@ def test_a_server_that_becomes_a_standby_is_left_for_the_one_that_took_over(
                 assert there.cursor(LOG) == 2
 
 
-class Growing(list[tuple[str, str]]):
+class Growing(list[SeriesKey]):
     """A list of names that grows, as by another thread, whenever its length is read."""
 
     def __len__(self) -> int:
         """Return the length, after adding a name."""
-        self.append(("new", f"m{super().__len__()}"))
+        self.append(SeriesKey("new", f"m{super().__len__()}"))
         return super().__len__()
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.adapters.disk.state import StateFile
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports import Outgoing, State
 from insa_anomaly.testing import MemoryState
 
@@ -102,8 +103,8 @@ def test_checkpoints_add_up(state: State) -> None:
     All states are as of the newest sequence.
     """
     assert state.restore() == (0, {})
-    state.checkpoint(5, {("d", "m"): b"1", ("d", "n"): b"1"})
-    state.checkpoint(9, {("d", "m"): b"2"})
+    state.checkpoint(5, {SeriesKey("d", "m"): b"1", SeriesKey("d", "n"): b"1"})
+    state.checkpoint(9, {SeriesKey("d", "m"): b"2"})
     assert state.restore() == (9, {("d", "m"): b"2", ("d", "n"): b"1"})
 
 
@@ -115,7 +116,7 @@ def test_another_log_empties_all_but_the_outbox(state: State) -> None:
     log_id = uuid4()
     state.bind(log_id)
     events = state.commit(3, b"r", [("a", b"1")])
-    state.checkpoint(3, {("d", "m"): b"1"})
+    state.checkpoint(3, {SeriesKey("d", "m"): b"1"})
     state.bind(log_id)
     assert (state.cursor, state.restore()[0]) == (3, 3)
     state.bind(uuid4())

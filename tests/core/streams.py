@@ -8,6 +8,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import detector, features
 from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
@@ -66,7 +67,7 @@ def trained(seed: int) -> Trained:
     return fit(
         times=times,
         values=values,
-        key=("D", f"m{seed}"),
+        key=SeriesKey("D", f"m{seed}"),
         model_id=f"model-{seed}",
         version=1,
         parameters=SMALL,

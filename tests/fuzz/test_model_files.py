@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from insa_anomaly.adapters.disk.models import ModelFiles
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import ModelFileError
 from tests.core.streams import trained
 
 NOON = 1_761_671_100_000_000
-KEY = ("DEVICE-001", "temperature")
+KEY = SeriesKey("DEVICE-001", "temperature")
 FLIPS, CUTS, PICKLES = 1000, 100, 50
 
 
@@ -24,7 +25,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a model."""
     folder = tmp_path_factory.mktemp("models")
     one = trained(0)
-    model = replace(one.model, id="a-model", version=1, device_id=KEY[0], metric_name=KEY[1])
+    model = replace(
+        one.model, id="a-model", version=1, device_id=KEY.device_id, metric_name=KEY.metric_name
+    )
     with ModelFiles(folder / "ml_models", folder / "model.key") as files:
         files.save(replace(one, model=model), NOON)
     return folder

@@ -5,8 +5,9 @@ from uuid import UUID
 
 import numpy as np
 
-from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel, DeviceParameters
+from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters
 from insa_anomaly.core.device.training import fit
+from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.ports import ModelRow, Swap
 from insa_anomaly.testing import MemoryModels
 from tests.runtime.streams import (
@@ -27,7 +28,7 @@ PARAMETERS = DeviceParameters(
     n_estimators=8, max_samples=64, refit_readings_least=40, refit_readings_most=40
 )
 METRICS = (("a", "b"), ("a", "b", "c"), ("b", "c"))  # of the models
-PUMP = ("pump", METRIC_NAME)
+PUMP = SeriesKey.of_device("pump")
 
 
 @cache
@@ -58,7 +59,7 @@ def device_row(number: int) -> ModelRow:
     return ModelRow(
         id=one.id,
         device_id=one.device_id,
-        metric_name=METRIC_NAME,
+        metric_name=DEVICE_METRIC,
         version=one.version,
         status="archived",
         model_path="",

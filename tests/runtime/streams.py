@@ -9,11 +9,12 @@ import numpy as np
 
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.parser import Parser
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import fit
-from insa_anomaly.ports import Entry, ModelRow, SeriesKey, Swap
+from insa_anomaly.ports import Entry, ModelRow, Swap
 from insa_anomaly.testing import MemoryLog, MemoryModels
 
 NOW = 1_760_000_000_000_000
@@ -26,7 +27,11 @@ PARAMETERS = Parameters(
     refit_readings_least=40,
 )
 POLICY = Policy(merge_gap_readings=3, false_alarms_per_day=50.0)
-SERIES: tuple[SeriesKey, ...] = (("pump", "a"), ("pump", "b"), ("fan", "a"))
+SERIES: tuple[SeriesKey, ...] = (
+    SeriesKey("pump", "a"),
+    SeriesKey("pump", "b"),
+    SeriesKey("fan", "a"),
+)
 GARBAGE = (b"{", b"", b'{"a": NaN}', b"\xff", b'{"a": true}')
 CAPACITY = 8
 Message = tuple[str, bytes]
@@ -63,7 +68,7 @@ def model(number: int) -> Model:
     return fit(
         times=times,
         values=values,
-        key=(device_id, metric_name),
+        key=SeriesKey(device_id, metric_name),
         model_id=str(UUID(int=number + 1)),
         version=number + 1,
         parameters=PARAMETERS,

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core.reading.reading import RejectionReason
-from insa_anomaly.ports import SeriesKey, Swap
+from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.ports import Swap
 from insa_anomaly.runtime import feed as feeding
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet.registry import Registry
@@ -194,7 +195,7 @@ def test_what_is_parsed_again_is_not_counted_again(monkeypatch: pytest.MonkeyPat
 def test_a_number_is_never_given_twice() -> None:
     """A series has a number for ever; numbers follow the order of first sight."""
     registry = Registry(3)
-    assert [registry.number((device, "a")) for device in ("x", "y", "x", "z", "y")] == [
+    assert [registry.number(SeriesKey(device, "a")) for device in ("x", "y", "x", "z", "y")] == [
         0,
         1,
         0,
@@ -321,7 +322,7 @@ def test_each_message_has_a_time_of_its_own() -> None:
 
 def test_series_of_batches_share_their_names() -> None:
     """`keys` is the registry's list for all batches."""
-    key: SeriesKey = ("pump", "a")
+    key = SeriesKey("pump", "a")
     batches = fed(stream(0, 0).log({50})).read(0, 10**6)
     assert all(batch.telemetry.keys is batches[0].telemetry.keys for batch in batches)
     assert key in batches[0].telemetry.keys

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
-from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime import latest as showing
 from insa_anomaly.runtime.latest import LatestPublisher
 from insa_anomaly.testing import MemoryLatest
@@ -132,7 +132,7 @@ def test_a_slow_place_to_show_holds_up_nobody() -> None:
     latest.go_on.set()
     thread.join(10)
     show.step(STOP)
-    assert said(latest)["a", "x"].timestamp == _stamp(NOW + SECOND)
+    assert said(latest)[SeriesKey("a", "x")].timestamp == _stamp(NOW + SECOND)
 
 
 def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:

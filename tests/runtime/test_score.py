@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from insa_anomaly import instrumentation
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateBroken, StateUnwritable
-from insa_anomaly.ports import Outgoing, SeriesKey, Swap
+from insa_anomaly.ports import Outgoing, Swap
 from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
@@ -204,10 +205,10 @@ def test_time_is_the_logs() -> None:
     world = World()
     world.take([("insa/iiot/telemetry/pump", b'{"a": 1}')])
     assert world.outcome()[3].keys() == {("pump", "a")}
-    state = world.state.restore()[1]["pump", "a"]
+    state = world.state.restore()[1][SeriesKey("pump", "a")]
     world.state = MemoryState()
     world.start()
-    assert world.outcome()[3]["pump", "a"] == state
+    assert world.outcome()[3][SeriesKey("pump", "a")] == state
 
 
 # ------------------------------------------------------------------------------ models
@@ -237,7 +238,7 @@ def test_a_model_takes_over_exactly_where_the_log_says() -> None:
     assert found == [(model(0).id, 1, i) for i in range(100, 110)] + [
         (model(3).id, 4, i) for i in range(110, 120)
     ]
-    assert msgspec.msgpack.decode(states["pump", "a"])[0] is None
+    assert msgspec.msgpack.decode(states[SeriesKey("pump", "a")])[0] is None
 
 
 def test_a_model_that_cannot_be_loaded_leaves_its_series_without() -> None:

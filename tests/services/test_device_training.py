@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel, DeviceParameters
+from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters
 from insa_anomaly.core.device.training import TrainedDevice
 from insa_anomaly.core.notification.event import Anomaly
+from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import NotEnoughData, TrainingError
-from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.ports import ModelRow
 from insa_anomaly.services.device_training import DeviceTrainingService
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 
@@ -85,7 +86,12 @@ def recorded(*columns: tuple[str, list[float]]) -> MemoryTables:
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
     for metric, ages in columns:
         telemetry |= {
-            (("pump", metric), NOW - round(age * SECOND), 0): (float(random.normal()), 0, 0, None)
+            (SeriesKey("pump", metric), NOW - round(age * SECOND), 0): (
+                float(random.normal()),
+                0,
+                0,
+                None,
+            )
             for age in ages
         }
     return MemoryTables(telemetry=telemetry)
@@ -98,7 +104,7 @@ def anomaly(time: int, episode: str | None) -> Anomaly:
         model_id="m",
         model_version=1,
         device_id="pump",
-        metric_name=METRIC_NAME,
+        metric_name=DEVICE_METRIC,
         timestamp=time,
         value=1.0,
         score=-0.5,
@@ -126,7 +132,7 @@ def test_the_model_is_kept_as_the_next_version(
     kept = [service.from_history("pump", ["a", "b"], told, NOW) for _ in range(2)]
     assert [
         (row.device_id, row.metric_name, row.version, row.training_samples) for row in kept
-    ] == [("pump", METRIC_NAME, 1, 300), ("pump", METRIC_NAME, 2, 300)]
+    ] == [("pump", DEVICE_METRIC, 1, 300), ("pump", DEVICE_METRIC, 2, 300)]
     assert len({row.id for row in kept}) == 2
     assert DeviceModel.from_bytes(shelf.kept[0].model.to_bytes()).metrics == ("a", "b")
 

@@ -9,12 +9,13 @@ import pytest
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.workers import LokyWorkers
-from insa_anomaly.core.device.detector import METRIC_NAME, DeviceParameters
+from insa_anomaly.core.device.detector import DeviceParameters
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import DatabaseAway, ModelFileError, TrainingError
-from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.ports import ModelRow
 from insa_anomaly.services.device_training import DeviceTrainingService
 from insa_anomaly.services.fleet_training import FleetTrainingService, TaskOutcome, Workers
 from insa_anomaly.services.training import TrainingService
@@ -23,8 +24,14 @@ from insa_anomaly.testing import MemoryHistory, MemoryTables
 SECOND = 1_000_000
 NOW = 1_760_000_000 * SECOND
 PARAMETERS = Parameters(n_estimators=3, history_days=1.0)
-SERIES = [("pump", "a"), ("pump", "b"), ("fan", "a")]
-KEYS = [*SERIES, ("pump", METRIC_NAME), ("fan", METRIC_NAME), ("few", "a"), ("never", "a")]
+SERIES = [SeriesKey("pump", "a"), SeriesKey("pump", "b"), SeriesKey("fan", "a")]
+KEYS = [
+    *SERIES,
+    SeriesKey.of_device("pump"),
+    SeriesKey.of_device("fan"),
+    SeriesKey("few", "a"),
+    SeriesKey("never", "a"),
+]
 
 
 class Posted:
@@ -39,7 +46,7 @@ class Posted:
 def history() -> MemoryHistory:
     """Return 300 readings of each series, and 20 of the series few/a."""
     random = np.random.default_rng(1)
-    counts = {**dict.fromkeys(SERIES, 300), ("few", "a"): 20}
+    counts = {**dict.fromkeys(SERIES, 300), SeriesKey("few", "a"): 20}
     telemetry: dict[tuple[SeriesKey, int, int], tuple[float, int, int, str | None]] = {}
     telemetry |= {
         (key, NOW - i * SECOND, 0): (float(random.normal()), 0, 0, None)
@@ -87,10 +94,10 @@ def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers)
     found = trained(files, workers)
     assert {key for key, one in found.items() if isinstance(one, ModelRow)} == {
         *SERIES,
-        ("pump", METRIC_NAME),
+        SeriesKey.of_device("pump"),
     }
-    assert "at least 2 are needed" in str(found["fan", METRIC_NAME])
-    assert "20 different readings" in str(found["few", "a"])
+    assert "at least 2 are needed" in str(found[SeriesKey("fan", DEVICE_METRIC)])
+    assert "20 different readings" in str(found[SeriesKey("few", "a")])
     assert found.keys() == set(KEYS)
     for key, numbers in alone.items():
         np.testing.assert_array_equal(

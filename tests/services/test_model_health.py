@@ -15,6 +15,7 @@ from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.operations.model_health import DAY, HOUR, TASK, Action, Limits
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.ports import DecisionFilter, Job, ScoringCounts
 from insa_anomaly.runtime.models.failures import Failures
@@ -78,7 +79,7 @@ class Clinic:
     ) -> None:
         """Record counts of scored readings, as a daemon does."""
         self.tables.note(
-            instance, ScoringCounts([(device, "a")], [readings], [anomalies], 100, 0), at
+            instance, ScoringCounts([SeriesKey(device, "a")], [readings], [anomalies], 100, 0), at
         )
 
     def run(self, now: int = NOW, actions: tuple[Action, ...] = ALL) -> HealthReport:
@@ -101,7 +102,7 @@ def clinic(database: str) -> Iterator[Clinic]:
 def standing(clinic: Clinic) -> Any:  # noqa: ANN401
     """Return the figures of the only model."""
     clinic.tables.begin(NOW - 8 * DAY, NOW - 2 * DAY, NOW)
-    [one] = clinic.tables.standings(("", ""), NOW - DAY, 10)
+    [one] = clinic.tables.standings(SeriesKey("", ""), NOW - DAY, 10)
     return one
 
 
@@ -235,7 +236,9 @@ def test_refits_that_fail_count_like_retrainings(clinic: Clinic, database: str) 
     model_id = clinic.model(accuracy=0.9)
     failures, kept = Failures(lambda: NOW - HOUR), list[Job]()
     for _ in range(3):
-        failures.add(("pump", "a"), model_id, "the training process ended, or took too long")
+        failures.add(
+            SeriesKey("pump", "a"), model_id, "the training process ended, or took too long"
+        )
     failures.write_down(kept.append)
     with Pool(database, 60.0, 1) as pool:
         for one in [*kept, *kept]:

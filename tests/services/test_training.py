@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import NotEnoughData
-from insa_anomaly.ports import ModelRow, SeriesKey
+from insa_anomaly.ports import ModelRow
 from insa_anomaly.services.training import TrainingData, TrainingService
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 
-KEY = ("pump", "a")
+KEY = SeriesKey("pump", "a")
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 NOW = 1_760_000_000 * SECOND
@@ -133,7 +134,7 @@ def test_too_few_readings_leave_nothing(service: TrainingService, shelf: Shelf) 
     with pytest.raises(NotEnoughData, match="40 different readings"):
         service.from_history(KEY, history(range(40)), NOW)
     with pytest.raises(NotEnoughData):
-        service.from_history(("no", "such"), history(range(400)), NOW)
+        service.from_history(SeriesKey("no", "such"), history(range(400)), NOW)
     assert shelf.kept == []
 
 

@@ -18,10 +18,11 @@ import numpy as np
 from insa_anomaly.core.notification.alert import Alert, Severity
 from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.routing import DAY, DailyBudget, Dispatch, KnownCause
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private
-from insa_anomaly.ports import DeadAlert, PendingAlert, SeriesKey, SilenceState
+from insa_anomaly.ports import DeadAlert, PendingAlert, SilenceState
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
@@ -253,7 +254,7 @@ class AlertFile:
         """Return the cadence of each series; the stream has two empty names."""
         rows = self._rows("SELECT * FROM cadences")
         numbers = np.array([row[2:] for row in rows], np.float64).reshape(-1, 3)
-        return [row[:2] for row in rows], Cadence(*numbers.T.copy())
+        return [SeriesKey(*row[:2]) for row in rows], Cadence(*numbers.T.copy())
 
     def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:
         """Store the cadences of these series, a row each."""

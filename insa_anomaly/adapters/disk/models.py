@@ -34,13 +34,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import msgspec
 
-from insa_anomaly.core.device.detector import METRIC_NAME, DeviceModel
+from insa_anomaly.core.device.detector import DeviceModel
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import NO_KEY, Seal
 from insa_anomaly.files.sqlite import connected, transaction, write_ahead
 from insa_anomaly.files.whole import create_private, sync_folder, write_whole
-from insa_anomaly.ports import ModelAccuracy, ModelRow, SeriesKey
+from insa_anomaly.ports import ModelAccuracy, ModelRow
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device.training import TrainedDevice
@@ -193,7 +194,10 @@ class ModelFiles:
     def active(self) -> dict[SeriesKey, str]:
         """Return the id of the active model of every series that has an active model."""
         found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'active'")
-        return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
+        return {
+            SeriesKey(device_id, metric_name): model_id
+            for device_id, metric_name, model_id in found
+        }
 
     def thresholds(self) -> dict[str, float]:
         """Return the thresholds that operators set on active models, by model id."""
@@ -217,7 +221,10 @@ class ModelFiles:
     def shadows(self) -> dict[SeriesKey, str]:
         """Return the id of the shadow version of every series that has a shadow."""
         found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'shadow'")
-        return {(device_id, metric_name): model_id for device_id, metric_name, model_id in found}
+        return {
+            SeriesKey(device_id, metric_name): model_id
+            for device_id, metric_name, model_id in found
+        }
 
     def disabled(self) -> set[SeriesKey]:
         """Return the series that have a disabled model and no active model."""
@@ -227,7 +234,7 @@ class ModelFiles:
             " WHERE a.device_id = m.device_id AND a.metric_name = m.metric_name"
             " AND a.status = 'active')"
         )
-        return {(device_id, metric_name) for device_id, metric_name in found}
+        return {SeriesKey(*row) for row in found}
 
     def rows(self) -> list[ModelRow]:
         """Return every model, newest first."""
@@ -303,7 +310,7 @@ class ModelFiles:
 
         Raises ModelFileError.
         """
-        return self._serving((device_id, METRIC_NAME), DeviceModel.from_bytes)
+        return self._serving(SeriesKey.of_device(device_id), DeviceModel.from_bytes)
 
     def _serving(self, key: SeriesKey, from_bytes: Callable[[bytes], M]) -> M | None:
         found = self._query(
@@ -335,7 +342,8 @@ class ModelFiles:
         too. Raises ModelFileError; the index is then unchanged.
         """
         model = trained.model
-        folder = self._series_folder((model.device_id, model.metric_name))
+        key = SeriesKey(model.device_id, model.metric_name)
+        folder = self._series_folder(key)
         stamp = f"{datetime.fromtimestamp(trained_at // 1_000_000, UTC):%Y%m%d_%H%M%S}"
         end = _SEALED if self._seal else ""
         if (folder / f"scorer_{stamp}.npz{end}").exists():
@@ -355,7 +363,7 @@ class ModelFiles:
             for path, _ in contents.values():
                 path.unlink(missing_ok=True)
             raise
-        self._describe((model.device_id, model.metric_name), trained.made_with)
+        self._describe(key, trained.made_with)
         return row
 
     def activate(self, model_id: str) -> ModelRow:
@@ -364,9 +372,9 @@ class ModelFiles:
         if row.status in {"deleted", "failed"}:
             raise ModelFileError(f"model {model_id} is {row.status}")
         with self._transaction():
-            self._retire((row.device_id, row.metric_name), "active")
+            self._retire(row.key, "active")
             row = self._set_status(row, "active", "")
-        self._describe_again((row.device_id, row.metric_name))
+        self._describe_again(row.key)
         return row
 
     def shadow(self, model_id: str) -> ModelRow:
@@ -375,17 +383,17 @@ class ModelFiles:
         if row.status not in {"archived", "shadow"}:
             raise ModelFileError(f"model {model_id} is {row.status}")
         with self._transaction():
-            self._retire((row.device_id, row.metric_name), "shadow")
+            self._retire(row.key, "shadow")
             row = self._set_status(row, "shadow", row.reason)
-        self._describe_again((row.device_id, row.metric_name))
+        self._describe_again(row.key)
         return row
 
     def end_shadow(self, model_id: str) -> ModelRow:
         """Archive the shadow version of this model's series. Raises ModelFileError."""
         row = self.row(model_id)
         with self._transaction():
-            self._retire((row.device_id, row.metric_name), "shadow")
-        self._describe_again((row.device_id, row.metric_name))
+            self._retire(row.key, "shadow")
+        self._describe_again(row.key)
         return self.row(model_id)
 
     def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
@@ -397,7 +405,7 @@ class ModelFiles:
             self._index.execute(
                 "UPDATE models SET row = ? WHERE id = ?", (msgspec.json.encode(row), model_id)
             )
-        self._describe_again((row.device_id, row.metric_name))
+        self._describe_again(row.key)
         return row
 
     def put_aside(
@@ -409,7 +417,7 @@ class ModelFiles:
         """
         with self._transaction():
             row = self._set_status(self._stored(model_id), status, reason)
-        self._describe_again((row.device_id, row.metric_name))
+        self._describe_again(row.key)
         return row
 
     def delete(self, model_id: str, reason: str) -> ModelRow:
@@ -420,7 +428,7 @@ class ModelFiles:
         with self._transaction():
             row = self._set_status(self._stored(model_id), "deleted", reason)
         self._remove_files(model_id)
-        self._describe_again((row.device_id, row.metric_name))
+        self._describe_again(row.key)
         return row
 
     def _stored(self, model_id: str) -> ModelRow:
@@ -434,12 +442,7 @@ class ModelFiles:
 
     def _as_set(self, row: ModelRow) -> ModelRow:
         held = next(
-            (
-                old.set_threshold
-                for old in self.of_series((row.device_id, row.metric_name))
-                if old.status == "active"
-            ),
-            None,
+            (old.set_threshold for old in self.of_series(row.key) if old.status == "active"), None
         )
         return (
             row
@@ -457,7 +460,7 @@ class ModelFiles:
             self._set_status(row, "failed", reason)
             earlier = [
                 other
-                for other in self._of_series((row.device_id, row.metric_name))
+                for other in self._of_series(row.key)
                 if other.status == "archived" and other.version < row.version
             ]
             return (
@@ -483,7 +486,7 @@ class ModelFiles:
 
     # ------------------------------------------------------------------------------------ the files
     def _series_folder(self, key: SeriesKey) -> Path:
-        folder = self._directory / safe_part(key[0]) / safe_part(key[1])
+        folder = self._directory / safe_part(key.device_id) / safe_part(key.metric_name)
         with _faults(f"the folder {folder} cannot be made"):
             _make_private(folder.parent)
             _make_private(folder)
@@ -520,8 +523,7 @@ class ModelFiles:
             for i, (body, files) in enumerate(found)
         ]
         text = msgspec.json.format(
-            msgspec.json.encode({"device_id": key[0], "metric_name": key[1], "versions": versions}),
-            indent=2,
+            msgspec.json.encode({**key._asdict(), "versions": versions}), indent=2
         )
         self._write(self._series_folder(key) / "metadata.json", text)
 
@@ -545,7 +547,7 @@ class ModelFiles:
 
         A row that is to serve replaces the active row.
         """
-        key = (row.device_id, row.metric_name)
+        key = row.key
         with self._transaction():
             if row.status == "active":
                 self._retire(key, "active")

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private
-from insa_anomaly.ports import Outgoing, SeriesKey
+from insa_anomaly.ports import Outgoing
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
@@ -189,10 +190,7 @@ class StateFile:
             self._file.executemany(
                 "INSERT INTO states VALUES (?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET state = excluded.state",
-                [
-                    (device_id, metric_name, state)
-                    for (device_id, metric_name), state in states.items()
-                ],
+                [(*key, state) for key, state in states.items()],
             )
             self._file.execute("UPDATE place SET checkpoint = ?", (seq,))
 
@@ -201,7 +199,7 @@ class StateFile:
         with self._transaction():
             seq = self._file.execute("SELECT checkpoint FROM place").fetchone()[0]
             return seq, {
-                (device_id, metric_name): state
+                SeriesKey(device_id, metric_name): state
                 for device_id, metric_name, state in self._file.execute("SELECT * FROM states")
             }
 

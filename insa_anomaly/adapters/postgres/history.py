@@ -8,7 +8,7 @@ import numpy.typing as npt
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import PostgresConnection
 from insa_anomaly.adapters.postgres.telemetry import EPOCH
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.core.reading.series_key import SeriesKey
 
 _HEADER = 19  # signature, flags and length of the extension, which is empty
 _ROW = np.dtype(
@@ -43,7 +43,7 @@ class PostgresHistory:
         """Return every series with readings, by name. Raises DatabaseAway or DatabaseRefused."""
         with self._connection.session() as session:
             rows = session.execute(self._statements["series_with_readings"]).fetchall()
-        return [(device_id, metric_name) for device_id, metric_name in rows]
+        return [SeriesKey(*row) for row in rows]
 
     def readings(
         self, key: SeriesKey, since: int, most: int

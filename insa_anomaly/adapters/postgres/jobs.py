@@ -6,8 +6,9 @@ from uuid import UUID
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound, TooMany
-from insa_anomaly.ports import Job, PageCursor, SeriesKey
+from insa_anomaly.ports import Job, PageCursor
 
 
 class PostgresJobs:
@@ -28,10 +29,7 @@ class PostgresJobs:
 
     def series(self) -> list[SeriesKey]:
         """Return every series with recorded readings."""
-        return [
-            (device_id, metric_name)
-            for device_id, metric_name in self._rows("series_with_readings", ())
-        ]
+        return [SeriesKey(*row) for row in self._rows("series_with_readings", ())]
 
     def add(self, job: Job, most: int) -> None:
         """Add a waiting job.

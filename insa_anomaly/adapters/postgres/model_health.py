@@ -11,7 +11,8 @@ from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.operations.model_health import Decision, Idle, ModelCondition, ScoringPace
-from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor, ScoringCounts, SeriesKey
+from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor, ScoringCounts
 
 
 class PostgresHealth:
@@ -162,8 +163,8 @@ class PostgresHealth:
         """Add this daemon's counts of scored readings."""
         about = {"instance": instance, "now": now}
         columns = {
-            "devices": [key[0] for key in counted.keys],
-            "metrics": [key[1] for key in counted.keys],
+            "devices": [key.device_id for key in counted.keys],
+            "metrics": [key.metric_name for key in counted.keys],
         }
         with self._pool.session() as session, session.transaction():
             session.execute(

@@ -10,7 +10,8 @@ from psycopg.pq import Format
 
 from insa_anomaly.adapters.postgres.connection import Session
 from insa_anomaly.adapters.postgres.text import storable
-from insa_anomaly.ports import SeriesKey, Telemetry
+from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.ports import Telemetry
 
 EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
 
@@ -134,8 +135,8 @@ class SeriesIds:
         if not keys:
             return
         names = {
-            "devices": [device for device, _ in keys],
-            "metrics": [metric for _, metric in keys],
+            "devices": [key.device_id for key in keys],
+            "metrics": [key.metric_name for key in keys],
         }
         found = self._found(names, session)
         if len(found) < len(set(keys)):
@@ -145,7 +146,7 @@ class SeriesIds:
 
     def _found(self, names: Mapping[str, list[str]], session: Session) -> dict[SeriesKey, int]:
         rows = session.execute(self._statements["series_ids"], names).fetchall()
-        return {(device, metric): number for device, metric, number in rows}
+        return {SeriesKey(device, metric): number for device, metric, number in rows}
 
 
 def ensure_partitions(session: Session, statements: Mapping[str, bytes], today: date) -> list[str]:

@@ -16,8 +16,8 @@ from redis.connection import Connection
 from redis.retry import Retry
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import CacheAway, ConfigError
-from insa_anomaly.ports import SeriesKey
 
 # Seconds for one wait; the driver's own timeout would be 5 s, and again on every retry.
 _TIMEOUT_SECONDS = 0.25
@@ -116,15 +116,15 @@ class RedisLatest(_Losable):
     def show(self, results: dict[SeriesKey, bytes]) -> None:
         """Replace the results of these series, or drop them if Redis does not answer at once."""
         self._try(
-            (f"ml:predictions:{device}:{metric}:latest", value, _RESULT_SECONDS)
-            for (device, metric), value in results.items()
+            (f"ml:predictions:{key.device_id}:{key.metric_name}:latest", value, _RESULT_SECONDS)
+            for key, value in results.items()
         )
 
     def serve(self, models: dict[SeriesKey, str]) -> None:
         """Store the ids of the models that serve these series, or drop them without an answer."""
         self._try(
-            (f"ml:model:{device}:{metric}", name.encode(), _MODEL_SECONDS)
-            for (device, metric), name in models.items()
+            (f"ml:model:{key.device_id}:{key.metric_name}", name.encode(), _MODEL_SECONDS)
+            for key, name in models.items()
         )
 
     def _try(self, values: Iterable[tuple[str, bytes, int]]) -> None:

@@ -37,7 +37,7 @@ from insa_anomaly.core.device.window import (
 )
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Reason
-from insa_anomaly.core.reading.reading import DEVICE_METRIC
+from insa_anomaly.core.reading.series_key import DEVICE_METRIC
 from insa_anomaly.core.scoring import calibration
 from insa_anomaly.core.scoring.episodes import Policy, judge
 from insa_anomaly.core.scoring.forest import Arena, Forest
@@ -48,7 +48,6 @@ from insa_anomaly.errors import ModelFileError
 
 FORMAT = 2  # of a device model file
 _BEFORE_PROFILE = 20  # columns of zeros that a file of this format keeps before a daily profile
-METRIC_NAME = DEVICE_METRIC  # stands where a series has its metric's name
 FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
 CELLS_MOST = 200_000  # rows times metrics that a model is learnt from
 
@@ -88,7 +87,7 @@ class DeviceModel:
     @property
     def metric_name(self) -> str:
         """What stands where the model of a series has its metric."""
-        return METRIC_NAME
+        return DEVICE_METRIC
 
     @property
     def tag(self) -> float:

@@ -16,15 +16,8 @@ from typing import Any
 
 import msgspec
 
-from insa_anomaly.core.reading.reading import (
-    DEVICE_METRIC,
-    Flag,
-    Quality,
-    Raw,
-    Reading,
-    Rejected,
-    RejectionReason,
-)
+from insa_anomaly.core.reading.reading import Flag, Quality, Raw, Reading, Rejected, RejectionReason
+from insa_anomaly.core.reading.series_key import DEVICE_METRIC
 from insa_anomaly.core.reading.topics import Acceptance, Format
 
 SECOND = 1_000_000  # microseconds

@@ -4,8 +4,6 @@ from enum import IntEnum, IntFlag, StrEnum
 
 import msgspec
 
-DEVICE_METRIC = "_device"  # the reserved metric name of a model over all metrics of a device
-
 
 class Quality(IntEnum):
     """What the sender says of a value. Only GOOD is scored; all are stored."""

@@ -17,6 +17,7 @@ from insa_anomaly.core.learning.isolation import compiled, grow, grow_passing
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.learning.robust import robust_scale, typical_pause
 from insa_anomaly.core.learning.trained_model import Figures, Grow, Grown, Past, TrainedModel
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring import calibration, daily, episodes, maturity
 from insa_anomaly.core.scoring.forest import Forest
 from insa_anomaly.core.series import charts, detector, features, rules
@@ -98,7 +99,7 @@ class _SeriesFit(Generic[Grown]):
 def fit(
     times: Ints,
     values: Floats,
-    key: tuple[str, str],
+    key: SeriesKey,
     model_id: str,
     version: int,
     parameters: Parameters,
@@ -415,7 +416,7 @@ def _calibrate(numbers: Floats, held_out: _HeldOutWindows) -> Floats:
 class SeriesLearner:
     """How one series is learnt, for `core.learning.challenge`: what the model is to be called, and by which parameters it is learnt."""
 
-    key: tuple[str, str]  # device_id, metric_name
+    key: SeriesKey
     id: str
     version: int
     parameters: Parameters

@@ -12,6 +12,7 @@ from insa_anomaly.core import units
 from insa_anomaly.core.learning import assessment
 from insa_anomaly.core.learning.assessment import FEWEST_READINGS, HOLDOUT_SHARE
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring import episodes
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.units import DAY, Floats, Ints
@@ -45,7 +46,7 @@ class Tried:
 class Series:
     """The history of one series: times [n] in microseconds, values [n]."""
 
-    key: tuple[str, str]
+    key: SeriesKey
     times: Ints
     values: Floats
 

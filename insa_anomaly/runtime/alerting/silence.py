@@ -13,13 +13,14 @@ from insa_anomaly.core.notification.alert import SILENCE_TOPIC
 from insa_anomaly.core.notification.cadence import Cadence, Patience
 from insa_anomaly.core.notification.event import deterministic_id, rfc3339
 from insa_anomaly.core.notification.silence import Silence, Silent
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import AlertsBroken, StateBroken
-from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, SilenceState, State, Telemetry
+from insa_anomaly.ports import AlertStore, Outgoing, SilenceState, State, Telemetry
 
 LOOK_SECONDS = 1.0
 KEEP_SECONDS = 600.0
 SUSPENDED_SECONDS = 10.0  # between two looks that are to be a second apart
-STREAM: SeriesKey = ("", "")
+STREAM = SeriesKey("", "")
 
 
 class SilenceEvent(msgspec.Struct, frozen=True):
@@ -136,7 +137,7 @@ class SilenceMonitor:
             if old:
                 mine, kept = np.array(old).T
                 cadence.put(mine, self._cadences.rows(kept))
-            self._silence.admit([device for device, _ in keys], cadence, now)
+            self._silence.admit([key.device_id for key in keys], cadence, now)
             self._keys += keys
             self._moved = np.pad(self._moved, (0, len(keys)))
 

@@ -15,13 +15,7 @@ import numpy.typing as npt
 
 from insa_anomaly.core.device import alignment, batch, detector, window
 from insa_anomaly.core.device.alignment import Aligned
-from insa_anomaly.core.device.detector import (
-    METRIC_NAME,
-    DeviceModel,
-    DeviceParameters,
-    DeviceResults,
-    Served,
-)
+from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
 from insa_anomaly.core.notification.event import (
     NO_MODEL,
     Anomaly,
@@ -30,11 +24,12 @@ from insa_anomaly.core.notification.event import (
     episode_id,
 )
 from insa_anomaly.core.reading.reading import Flag, Quality
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.ports import SeriesKey, Telemetry
+from insa_anomaly.ports import Telemetry
 from insa_anomaly.runtime.detections import Detection, detection
 from insa_anomaly.runtime.fleet.registry import Registry
 
@@ -119,7 +114,7 @@ class DeviceOutcome:
         places = (
             (one, i) for one in self.scored for i in np.flatnonzero(one.results.refit_due).tolist()
         )
-        return list(dict.fromkeys((one.of[i].device_id, METRIC_NAME) for one, i in places))
+        return list(dict.fromkeys(SeriesKey.of_device(one.of[i].device_id) for one, i in places))
 
     def findings(self) -> Iterator[Detection]:
         """What was found in the rows."""
@@ -158,7 +153,9 @@ class Devices:
     def models(self) -> dict[SeriesKey, str]:
         """Id of the model of every device that has one."""
         return {
-            (one.device_id, METRIC_NAME): one.served.model.id for one in self._all if one.served
+            SeriesKey.of_device(one.device_id): one.served.model.id
+            for one in self._all
+            if one.served
         }
 
     def swap(self, device_id: str, model: DeviceModel | None) -> None:
@@ -166,7 +163,7 @@ class Devices:
 
         A device takes a place in the registry, as a series does, since that bounds the memory of models; without one it gets none.
         """
-        number = self._registry.number((device_id, METRIC_NAME))
+        number = self._registry.number(SeriesKey.of_device(device_id))
         if number < 0:
             return
         place = self._places.get(device_id)
@@ -185,7 +182,7 @@ class Devices:
 
     def restore(self, device_id: str, kept: KeptDevice, model: DeviceModel | None) -> None:
         """Take a device from its checkpoint, where there is room."""
-        if self._registry.number((device_id, METRIC_NAME)) < 0:
+        if self._registry.number(SeriesKey.of_device(device_id)) < 0:
             return
         rows, state = np.frombuffer(kept.rows, np.float64), np.frombuffer(kept.state, np.float64)
         self._add(_Device(device_id, kept.metrics, None, rows, state, moved=False))
@@ -193,7 +190,7 @@ class Devices:
 
     def moved(self) -> dict[SeriesKey, bytes]:
         """Checkpoints of the devices that moved since the last call."""
-        out = {(one.device_id, METRIC_NAME): _kept(one) for one in self._all if one.moved}
+        out = {SeriesKey.of_device(one.device_id): _kept(one) for one in self._all if one.moved}
         for one in self._all:
             one.moved = False
         return out
@@ -334,9 +331,9 @@ class Devices:
             )
 
     def _placed(self, key: SeriesKey) -> tuple[int, int]:
-        place = self._places.get(key[0], -1)
+        place = self._places.get(key.device_id, -1)
         metrics = self._all[place].metrics if place >= 0 else ()
-        return place, metrics.index(key[1]) if key[1] in metrics else -1
+        return place, metrics.index(key.metric_name) if key.metric_name in metrics else -1
 
 
 def _kept(one: _Device) -> bytes:
@@ -371,14 +368,15 @@ def _anomaly(one: ScoredRows, i: int) -> Anomaly:
     values, results, (device_id, model) = one.rows.values[i], one.results, one.of[i]
     shares = results.shares[i]
     metric = int((shares if shares.any() else np.isfinite(values)).argmax())
+    key = SeriesKey.of_device(device_id)
     timestamp, score = int(one.rows.times[i]), float(results.score[i])
     discriminator = int(window.discriminators(values[None])[0])
     return Anomaly(
-        id=anomaly_id(device_id, METRIC_NAME, timestamp, discriminator),
+        id=anomaly_id(*key, timestamp, discriminator),
         model_id=model.id if model else NO_MODEL,
         model_version=model.version if model else 0,
         device_id=device_id,
-        metric_name=METRIC_NAME,
+        metric_name=key.metric_name,
         timestamp=timestamp,
         value=float(values[metric]),
         score=score,
@@ -389,7 +387,7 @@ def _anomaly(one: ScoredRows, i: int) -> Anomaly:
         upper=float(results.upper[i, metric]),
         reasons=detector.reasons(results, i, values, model) if model and score < 0 else [],
         historical=bool(one.rows.historical[i]),
-        episode_id=episode_id(device_id, METRIC_NAME, int(results.episode_started[i]))
+        episode_id=episode_id(*key, int(results.episode_started[i]))
         if results.episode_readings[i]
         else None,
     )

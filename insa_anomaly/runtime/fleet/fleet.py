@@ -6,15 +6,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Reason
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
 from insa_anomaly.core.series.reasons import reasons
-from insa_anomaly.ports import SeriesKey, Telemetry
+from insa_anomaly.ports import Telemetry
 from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.shadows import KeptShadow, Shadows
@@ -95,7 +95,7 @@ class Fleet:
     @property
     def series(self) -> int:
         """How many series are known; devices, which have a number too, are none."""
-        return sum(metric != METRIC_NAME for _, metric in self.registry.keys)
+        return sum(not key.is_device for key in self.registry.keys)
 
     @property
     def serving(self) -> dict[SeriesKey, str]:

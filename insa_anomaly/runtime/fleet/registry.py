@@ -3,45 +3,52 @@
 from collections.abc import Sequence
 from threading import Lock
 
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.core.reading.reading import Reading
+from insa_anomaly.core.reading.series_key import SeriesKey
 
 
 class Registry:
-    """Numbers for series in the order they were first seen; a number is never given twice. Any thread may ask."""
+    """Numbers for series in the order they were first seen; a number is never reused.
+
+    Any thread may ask.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.keys: list[SeriesKey] = []
-        self._numbers: dict[SeriesKey, int] = {}
+        self._numbers: dict[str, dict[str, int]] = {}  # by device, then by metric
         self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def number(self, key: SeriesKey) -> int:
-        """The number of the series, -1 where it is new and there is no room."""
+        """Return the number of the series, -1 if it is new and there is no room."""
         found = self.numbers([key])
         return -1 if found is None else found[0]
 
     def known(self, key: SeriesKey) -> int | None:
-        """The number of the series, None where it was never seen; it is not let in by this."""
-        return self._numbers.get(key)
+        """Return the number of the series, None if it was never seen; admit no series."""
+        return self._numbers.get(key.device_id, {}).get(key.metric_name)
 
-    def numbers(self, keys: Sequence[SeriesKey]) -> list[int] | None:
-        """The numbers of these series; None where some are new and there is no room for all: then none of them is let in."""
+    def numbers(self, readings: Sequence[SeriesKey | Reading]) -> list[int] | None:
+        """Return the numbers of the series of readings, or of series.
+
+        None if some are new and there is no room for all: then no series is admitted. A known
+        series costs no key, because every reading of the stream is looked up here.
+        """
         try:
-            return [self._numbers[key] for key in keys]
+            return [self._numbers[one.device_id][one.metric_name] for one in readings]
         except KeyError:
-            return self._admit(keys)
+            return self._admit([SeriesKey(one.device_id, one.metric_name) for one in readings])
 
     def _admit(self, keys: Sequence[SeriesKey]) -> list[int] | None:
         with self._lock:
-            new = [key for key in dict.fromkeys(keys) if key not in self._numbers]
+            new = [key for key in dict.fromkeys(keys) if self.known(key) is None]
             if len(self.keys) + len(new) > self.capacity:
                 return None
             for key in new:
-                self.keys.append(
-                    key
-                )  # before its number is known: who has a number may ask for the name
-                self._numbers[key] = len(self.keys) - 1
-            return [self._numbers[key] for key in keys]
+                # The key comes before its number: a thread with a number may ask for the key.
+                self.keys.append(key)
+                self._numbers.setdefault(key.device_id, {})[key.metric_name] = len(self.keys) - 1
+        return self.numbers(keys)

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import units
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series import features
-from insa_anomaly.ports import SeriesKey
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows, WindowCopy
 from insa_anomaly.services.stream_view import SeriesStatus, ServingModel, ShadowTally, State

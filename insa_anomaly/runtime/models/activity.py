@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Results
-from insa_anomaly.ports import SeriesKey, Telemetry
+from insa_anomaly.ports import Telemetry
 
 _GROWTH = 256
 

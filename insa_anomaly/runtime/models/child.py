@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.core.reading.series_key import SeriesKey
 
 FINISH_SECONDS = 10.0
 
@@ -18,7 +18,7 @@ _PROGRESS = b'{"progress":'
 
 
 class TrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
-    """What the child is asked: train this series; or, where the metric is `_device`, these metrics of the device together.
+    """What the child is asked: train this series; or, where the key is a device's, these metrics of the device together.
 
     On the last `window_days`, where that is said; as a refit, it is learnt on from where the serving model stands.
     """
@@ -28,6 +28,11 @@ class TrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
     window_days: float | None = None
     metrics: tuple[str, ...] = ()
     refit: bool = False
+
+    @property
+    def key(self) -> SeriesKey:
+        """Key of the series or device."""
+        return SeriesKey(self.device_id, self.metric_name)
 
 
 class FleetTrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):

@@ -10,9 +10,10 @@ from typing import Literal
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
+from insa_anomaly.core.device.detector import FEWEST_METRICS
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
-from insa_anomaly.ports import Job, ModelIndex, ModelRow, Outgoing, SeriesKey, State
+from insa_anomaly.ports import Job, ModelIndex, ModelRow, Outgoing, State
 from insa_anomaly.runtime.models.child import (
     FleetTrainingOrder,
     FleetTrainingReply,
@@ -114,10 +115,10 @@ class JobRunner:
     def _named(self, job: Job) -> list[SeriesKey]:
         """What the job names, in the order in which it is trained: of each device its series, then the device itself."""
         keys = [key for key in self._jobs.series() if named(job, key)]
-        counts = Counter(device_id for device_id, _ in keys)
+        counts = Counter(key.device_id for key in keys)
         if self._devices and job.metric_name == EVERY_METRIC:
             keys += [
-                (device_id, METRIC_NAME)
+                SeriesKey.of_device(device_id)
                 for device_id, count in counts.items()
                 if count >= FEWEST_METRICS
             ]
@@ -138,11 +139,10 @@ class JobRunner:
             (f"{'/'.join(key)}: {one.reason}" for key, one in found if one.model_id is None), ""
         )
         now = FleetView(of, before.trained + trained, before.failed + len(found) - trained, failure)
-        device_id, metric_name = keys[-1]
         outcome = {
             **msgspec.structs.asdict(now),
-            "last_device": device_id,
-            "last_metric": metric_name,
+            "last_device": keys[-1].device_id,
+            "last_metric": keys[-1].metric_name,
         }
         return msgspec.structs.replace(
             job, outcome=outcome, progress=min(99, 100 * (now.trained + now.failed) // of)
@@ -151,7 +151,7 @@ class JobRunner:
     def _told(self, job: Job, key: SeriesKey, answer: TrainingReply) -> bool:
         """As if it had been asked for alone; whether there is a model."""
         alone = msgspec.structs.replace(
-            job, kind="train", device_id=key[0], metric_name=key[1], outcome={}
+            job, kind="train", device_id=key.device_id, metric_name=key.metric_name, outcome={}
         )
         return self._concluded(alone, answer).status == "done"
 
@@ -222,11 +222,11 @@ class JobRunner:
 
 def _order(key: SeriesKey) -> tuple[str, bool, str]:
     """Of each device its series first."""
-    return key[0], key[1] == METRIC_NAME, key[1]
+    return key.device_id, key.is_device, key.metric_name
 
 
 def _reached(job: Job) -> tuple[str, bool, str]:
     """The last that was trained."""
     return _order(
-        (str(job.outcome.get("last_device", "")), str(job.outcome.get("last_metric", "")))
+        SeriesKey(str(job.outcome.get("last_device", "")), str(job.outcome.get("last_metric", "")))
     )

@@ -14,9 +14,10 @@ from time import monotonic
 from typing import Literal
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.device.detector import FEWEST_METRICS, METRIC_NAME
+from insa_anomaly.core.device.detector import FEWEST_METRICS
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import ModelFileError
-from insa_anomaly.ports import ModelIndex, ModelRow, SeriesKey, Swap
+from insa_anomaly.ports import ModelIndex, ModelRow, Swap
 from insa_anomaly.runtime.models.child import (
     Child,
     FleetTrainingOrder,
@@ -162,7 +163,7 @@ class Trainer:
             return min(timeout, INDEX_POLL_SECONDS)
         self._train(key)
         self._look()
-        self._try_device(key[0])
+        self._try_device(key.device_id)
         return 0.0
 
     def close(self) -> None:
@@ -192,13 +193,7 @@ class Trainer:
             self._swap(swaps)
             before, self._swapped = self._swapped, active
             for swap in swaps:
-                _say(
-                    swap,
-                    before.get(
-                        (swap.device_id, swap.metric_name),
-                        Swap(swap.device_id, swap.metric_name, None),
-                    ),
-                )
+                _say(swap, before.get(swap.key, Swap(*swap.key, None)))
 
     def _next(self) -> SeriesKey | None:
         """The first that may be trained now: a series that has a model needs no admission, and waits for none that does."""
@@ -223,7 +218,7 @@ class Trainer:
         else:
             instrumentation.model_trained(*key, answer.model_id, answer.seconds)
             self._tell(key, answer.model_id, answer.seconds)
-        if key[1] == METRIC_NAME:
+        if key.is_device:
             return  # a device whose model fails is asked for again by its metrics, or by its rows
         if answer.model_id is None:
             with self._lock:
@@ -245,22 +240,22 @@ class Trainer:
             )
 
     def _order(self, key: SeriesKey) -> TrainingOrder:
-        metrics = self._metrics(key[0]) if key[1] == METRIC_NAME else ()
+        metrics = self._metrics(key.device_id) if key.is_device else ()
         return TrainingOrder(*key, metrics=metrics, refit=key in self._swapped)
 
     def _metrics(self, device_id: str) -> tuple[str, ...]:
         """The metrics of a device that have a model."""
         return tuple(
             sorted(
-                metric
-                for device, metric in self._swapped
-                if device == device_id and metric != METRIC_NAME
+                key.metric_name
+                for key in self._swapped
+                if key.device_id == device_id and not key.is_device
             )
         )
 
     def _try_device(self, device_id: str) -> None:
         """One of its metrics was trained: where that is not alone and there is no model of all yet, one is due."""
-        now, key = monotonic(), (device_id, METRIC_NAME)
+        now, key = monotonic(), SeriesKey.of_device(device_id)
         if (
             not self._training.devices
             or key in self._swapped

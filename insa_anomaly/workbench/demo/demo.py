@@ -11,8 +11,8 @@ import msgspec
 from rich.console import Console
 
 from insa_anomaly.core.notification.event import Event
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway
-from insa_anomaly.ports import SeriesKey
 from insa_anomaly.workbench.demo.leaving import Leaving
 from insa_anomaly.workbench.demo.ledger import Ledger
 from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, Plant, PlantFault, SeriesHistory

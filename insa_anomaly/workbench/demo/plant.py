@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.workbench.recordings.recording import Row
 
 MINUTE = 60_000_000  # microseconds
@@ -167,7 +167,7 @@ class PlantFault:
     @property
     def key(self) -> SeriesKey:
         """The series it is in."""
-        return self.device_id, self.metric_name
+        return SeriesKey(self.device_id, self.metric_name)
 
 
 @dataclass(frozen=True)
@@ -188,14 +188,14 @@ class Plant:
     @property
     def series(self) -> tuple[SeriesKey, ...]:
         """Every series, by device."""
-        return tuple((device, metric) for device in DEVICES for metric in SIGNALS)
+        return tuple(SeriesKey(device, metric) for device in DEVICES for metric in SIGNALS)
 
     def history(self, days: float, until: int) -> Iterator[SeriesHistory]:
         """Readings of every series in the `days` before `until` (microseconds), without faults."""
         since = until - round(days * 24 * HOUR)
         first, last = since // MINUTE, -(-until // MINUTE)
         for key in self.series:
-            times = np.arange(first, last, dtype=np.int64) * MINUTE + self._offset(key[0])
+            times = np.arange(first, last, dtype=np.int64) * MINUTE + self._offset(key.device_id)
             wanted = (since <= times) & (times < until)
             yield SeriesHistory(key, times[wanted], self._values(key, first, last)[wanted])
 
@@ -234,16 +234,16 @@ class Plant:
             begin = -(-(start + number * gap) // MINUTE) * MINUTE
             if end is not None and begin + DURATIONS[kind] * MINUTE > end:
                 return
-            device, metric = min(
-                (key for key in order if key[1] in _WHERE[kind]),
+            found = min(
+                (key for key in order if key.metric_name in _WHERE[kind]),
                 key=lambda key: (
                     used.get(key, -1),
-                    used.get(key[0], -1),
-                    used.get((kind, key[1]), -1),
+                    used.get(key.device_id, -1),
+                    used.get((kind, key.metric_name), -1),
                 ),
             )
-            used.update(dict.fromkeys(((device, metric), device, (kind, metric)), number))
-            yield PlantFault(device, metric, kind, begin, begin + DURATIONS[kind] * MINUTE)
+            used.update(dict.fromkeys((found, found.device_id, (kind, found.metric_name)), number))
+            yield PlantFault(*found, kind, begin, begin + DURATIONS[kind] * MINUTE)
 
     def faulty(self, fault: PlantFault) -> Floats:
         """What the series shows during the fault, one value a minute."""
@@ -257,7 +257,7 @@ class Plant:
         """Values of the minutes first <= m < last since the epoch. Made by whole days, so that pieces fit to the bit."""
         place = SignalSeed(self.seed, self.series.index(key))
         days = range(first // DAY_MINUTES, -(-last // DAY_MINUTES))
-        whole = np.concatenate([_day(SIGNALS[key[1]], place, day) for day in days])
+        whole = np.concatenate([_day(SIGNALS[key.metric_name], place, day) for day in days])
         return whole[first - days.start * DAY_MINUTES : last - days.start * DAY_MINUTES].copy()
 
     def _rows(self, day: dict[SeriesKey, Floats], first: int) -> Iterator[Row]:
@@ -265,7 +265,7 @@ class Plant:
         for minute in range(DAY_MINUTES):
             for device in DEVICES:
                 timestamp = (first + minute) * MINUTE + self._offset(device)
-                values = {metric: columns[device, metric][minute] for metric in SIGNALS}
+                values = {metric: columns[SeriesKey(device, metric)][minute] for metric in SIGNALS}
                 yield Row(device, timestamp, values, f"{device}:{first + minute}")
 
     @staticmethod

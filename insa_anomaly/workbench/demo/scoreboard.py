@@ -8,7 +8,7 @@ import msgspec
 
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, PlantFault
 
 GRACE = 15 * MINUTE  # an episode that opens this long after a fault still means the fault
@@ -55,7 +55,7 @@ def alarm_of(event: Event) -> Alarm | None:
     """The alarm that the event raises: an opened episode; None for any other event."""
     at = microseconds(event.timestamp)
     return (
-        Alarm((event.device_id, event.metric_name), at, event.episode_id)
+        Alarm(SeriesKey(event.device_id, event.metric_name), at, event.episode_id)
         if event.kind == "opened" and at is not None
         else None
     )

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from insa_anomaly.adapters.disk.state import StateFile
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateBroken
 
 
@@ -23,7 +24,7 @@ def test_a_restart_changes_nothing(path: Path) -> None:
     with StateFile(path) as state:
         state.bind(log_id)
         events = state.commit(4, b"r", [("a", b"1"), ("b", b"2")])
-        state.checkpoint(3, {("d", "m"): b"\x00\xff"})
+        state.checkpoint(3, {SeriesKey("d", "m"): b"\x00\xff"})
         state.told([events[1].number])
     with StateFile(path) as state:
         state.bind(log_id)

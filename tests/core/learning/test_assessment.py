@@ -20,6 +20,7 @@ from insa_anomaly.core.learning.assessment import (
     local_noise,
     plant,
 )
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import detector
 from insa_anomaly.core.series.detector import Model
@@ -31,7 +32,7 @@ KINDS = ["spike", "level_shift", "drift", "stuck", "noise", "dropout", "oscillat
 
 def scorer(model: Model) -> Scorer:
     """Return the scoring function that a challenge uses for the model."""
-    return partial(SeriesLearner(("D", "m"), "id", 1, SMALL, Policy()).scores, model)
+    return partial(SeriesLearner(SeriesKey("D", "m"), "id", 1, SMALL, Policy()).scores, model)
 
 
 def holdout(n: int, seed: int = 9) -> Holdout:

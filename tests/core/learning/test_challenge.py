@@ -7,6 +7,7 @@ import pytest
 
 from insa_anomaly.core.learning.challenge import refit, train
 from insa_anomaly.core.learning.trained_model import Past
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import detector
 from insa_anomaly.core.series.detector import Model
@@ -14,7 +15,7 @@ from insa_anomaly.core.series.training import SeriesLearner
 from insa_anomaly.core.units import Floats, Ints
 from tests.core.streams import SMALL, daily
 
-LEARNER = SeriesLearner(("D", "m"), "id", 1, SMALL, Policy())
+LEARNER = SeriesLearner(SeriesKey("D", "m"), "id", 1, SMALL, Policy())
 NOBODY = np.zeros(0, np.int64)
 
 
@@ -112,7 +113,11 @@ def test_its_age_decides_how_it_is_assessed() -> None:
             return super().scores(model, times, values)
 
     watched = Watched(
-        ("D", "m"), "id", 1, replace(SMALL, mature_days=1.0, mature_readings=2500), Policy()
+        SeriesKey("D", "m"),
+        "id",
+        1,
+        replace(SMALL, mature_days=1.0, mature_readings=2500),
+        Policy(),
     )
     trained = train(watched, *daily(3000)).trained
     assert trained.model.numbers[detector.MATURE] == seen[0].numbers[detector.MATURE] == 1

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.scoring.forest import Arena, average_path_length
 from insa_anomaly.core.series import features
@@ -88,7 +89,7 @@ def followed(values: Floats, learnt: Floats) -> tuple[ModelTable, Results]:
     one = fit(
         times=times[: len(learnt)],
         values=learnt,
-        key=("D", "m"),
+        key=SeriesKey("D", "m"),
         model_id="id",
         version=1,
         parameters=SMALL,

@@ -9,6 +9,7 @@ import pytest
 
 from insa_anomaly.core.learning import assessment
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import ModelTable, advance
@@ -53,7 +54,7 @@ def anomalous(kind: str) -> tuple[Trained, Features]:
     one = fit(
         times=times[:LEARNT],
         values=values[:LEARNT],
-        key=("D", kind),
+        key=SeriesKey("D", kind),
         model_id="id",
         version=1,
         parameters=PARAMETERS,

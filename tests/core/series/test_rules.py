@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import features
@@ -35,7 +36,7 @@ def after(learnt: Floats, values: list[float]) -> tuple[Results, slice]:
     one = fit(
         times=times[:n],
         values=learnt,
-        key=("D", "m"),
+        key=SeriesKey("D", "m"),
         model_id="id",
         version=1,
         parameters=SMALL,

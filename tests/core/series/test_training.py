@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core import units
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import detector, features, rules
@@ -28,7 +29,7 @@ def learn(times: Ints, values: Floats, parameters: Parameters = SMALL) -> Traine
     return fit(
         times=times,
         values=values,
-        key=("D", "m"),
+        key=SeriesKey("D", "m"),
         model_id="id",
         version=1,
         parameters=parameters,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.training import SeriesLearner
 from insa_anomaly.core.series.tuning import Series, Setting, Tried, tried
@@ -17,7 +18,7 @@ OLDER = 2100  # of 3000 readings
 
 def history(n: int = 3000) -> Series:
     """Return a series of `n` readings."""
-    return Series(("D", "m"), *daily(n))
+    return Series(SeriesKey("D", "m"), *daily(n))
 
 
 def of(rate: float, alpha: float = 1e-2, series: Series | None = None) -> Tried:
@@ -53,7 +54,7 @@ def test_the_threshold_knows_nothing_of_what_it_is_tried_on() -> None:
     spoilt = replace(series, values=np.where(np.arange(3000) >= OLDER, 1000.0, series.values))
     own = replace(SMALL, alpha=1e-2)
     policy = Policy(false_alarms_per_day=0.5)
-    alone = SeriesLearner(("D", "m"), "id", 1, own, policy).fit(
+    alone = SeriesLearner(SeriesKey("D", "m"), "id", 1, own, policy).fit(
         series.times[:OLDER], series.values[:OLDER], own, None
     )
     assert of(0.5).threshold == of(0.5, series=spoilt).threshold == alone.model.threshold

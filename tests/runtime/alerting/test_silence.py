@@ -11,14 +11,17 @@ from structlog.testing import capture_logs
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.notification.alert import SILENCE_TOPIC, alerts_of
 from insa_anomaly.core.notification.cadence import Patience
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateUnwritable
-from insa_anomaly.ports import AlertStore, Outgoing, SeriesKey, Telemetry
+from insa_anomaly.ports import AlertStore, Outgoing, Telemetry
 from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceEvent, SilenceMonitor
 from insa_anomaly.testing import MemoryAlerts, MemoryState
 from tests.core.alerts import DAY_ZERO
 
 HOUR = 3600.0
-KEYS: list[SeriesKey] = [(f"press-{number // 2}", f"m{number % 2}") for number in range(20)]
+KEYS: list[SeriesKey] = [
+    SeriesKey(f"press-{number // 2}", f"m{number % 2}") for number in range(20)
+]
 
 
 @dataclass
@@ -55,7 +58,9 @@ class Plant:
         while self.seconds < end:
             self.seconds += 5.0
             alive = [
-                number for number, key in enumerate(KEYS) if key[0] not in dead and self.listening
+                number
+                for number, key in enumerate(KEYS)
+                if key.device_id not in dead and self.listening
             ]
             if alive:
                 self.known.extend(KEYS[len(self.known) :])
@@ -79,7 +84,7 @@ def telemetry(numbers: list[int]) -> Telemetry:
     )
 
 
-ALL = frozenset(key[0] for key in KEYS)
+ALL = frozenset(key.device_id for key in KEYS)
 
 
 def test_a_silence_is_an_event_of_its_own() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.device.detector import METRIC_NAME
 from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
+from insa_anomaly.core.reading.series_key import DEVICE_METRIC
 from insa_anomaly.ports import Outgoing, Swap
 from insa_anomaly.testing import MemoryLog, MemoryModels
 from tests.runtime.device_streams import (
@@ -89,7 +89,7 @@ def fleet_stream(seed: int) -> Stream:
     random = np.random.default_rng(seed)
     messages, swaps = (
         list[Message](),
-        {0: [Swap(pump, METRIC_NAME, device_model(i % 2).id) for i, pump in enumerate(PUMPS)]},
+        {0: [Swap(pump, DEVICE_METRIC, device_model(i % 2).id) for i, pump in enumerate(PUMPS)]},
     )
     for second in range(-70, 70):
         for pump in PUMPS:
@@ -101,7 +101,7 @@ def fleet_stream(seed: int) -> Stream:
             messages += [message(pump, second, values)] if kind < 0.9 else []
             messages += [message(pump, second - 5, values)] if kind > 0.97 else []
         if second == 30:
-            swaps[len(messages)] = [Swap(PUMPS[0], METRIC_NAME, device_model(2).id)]
+            swaps[len(messages)] = [Swap(PUMPS[0], DEVICE_METRIC, device_model(2).id)]
     return Stream(messages, swaps)
 
 
@@ -127,19 +127,19 @@ def test_the_streams_are_worth_it() -> None:
     outcomes = [expected(seed) for seed in range(6)]
     events = [event for outcome in outcomes for event in told(outcome[2])]
     assert {(event.metric_name, event.kind) for event in events} >= {
-        (METRIC_NAME, "opened"),
-        (METRIC_NAME, "closed"),
+        (DEVICE_METRIC, "opened"),
+        (DEVICE_METRIC, "closed"),
         ("a", "opened"),
         ("a", "closed"),
     }
     anomalies = [anomaly for outcome in outcomes for anomaly in outcome[0]]
-    devices = {anomaly.episode_id for anomaly in anomalies if anomaly.metric_name == METRIC_NAME}
+    devices = {anomaly.episode_id for anomaly in anomalies if anomaly.metric_name == DEVICE_METRIC}
     assert any(
         anomaly.metric_name == "a" and anomaly.episode_id in devices - {None}
         for anomaly in anomalies
     )
     assert (
-        len({anomaly.model_id for anomaly in anomalies if anomaly.metric_name == METRIC_NAME}) > 1
+        len({anomaly.model_id for anomaly in anomalies if anomaly.metric_name == DEVICE_METRIC}) > 1
     )
 
 
@@ -168,7 +168,7 @@ def test_a_device_episode_is_told_like_any_other() -> None:
     assert (first.model_id, first.model_version, first.metric_name) == (
         device_model(0).id,
         1,
-        METRIC_NAME,
+        DEVICE_METRIC,
     )
     assert first.value > 15
     assert first.reasons[0].feature == "a"
@@ -192,7 +192,7 @@ def test_while_a_device_episode_is_open_its_metrics_open_none() -> None:
     alone.take(messages, [swap(0), swap(1)])
     together.take(messages, [swap(0), swap(1), device_swap(0)])
     anomalies, _, outgoing, _ = together.outcome()
-    of_device = [event for event in told(outgoing) if event.metric_name == METRIC_NAME]
+    of_device = [event for event in told(outgoing) if event.metric_name == DEVICE_METRIC]
     first, closed = of_device[0], next(event for event in of_device if event.kind == "closed")
     opened_alone, opened = (
         [one for one in told(world.outcome()[2]) if one.kind == "opened"]
@@ -218,7 +218,7 @@ def test_a_metric_that_is_already_told_goes_on() -> None:
     messages = rows(range(200), range(100, 140), size=40.0)
     world.take(messages, [swap(0), swap(1), device_swap(0)])
     events = [(event.metric_name, event.kind) for event in told(world.outcome()[2])]
-    assert events.index(("a", "opened")) < events.index((METRIC_NAME, "opened"))
+    assert events.index(("a", "opened")) < events.index((DEVICE_METRIC, "opened"))
     assert ("a", "closed") in events
 
 
@@ -231,7 +231,7 @@ def test_a_device_whose_model_is_taken_away_still_closes() -> None:
     closed = told(outgoing)[-1]
     assert (closed.kind, closed.metric_name, closed.model_id, closed.expected) == (
         "closed",
-        METRIC_NAME,
+        DEVICE_METRIC,
         NO_MODEL,
         None,
     )

@@ -6,7 +6,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.ports import SeriesKey, Swap
+from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.ports import Swap
 from insa_anomaly.runtime.fleet.fleet import Kept
 from insa_anomaly.runtime.fleet.shadows import KeptShadow, ShadowCounts
 from tests.runtime.streams import (

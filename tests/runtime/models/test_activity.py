@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly.ports import SeriesKey
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.runtime.models.activity import Activity, ActivityCounts
 
-KEYS: tuple[SeriesKey, ...] = tuple((f"d{number}", "a") for number in range(600))
+KEYS: tuple[SeriesKey, ...] = tuple(SeriesKey(f"d{number}", "a") for number in range(600))
 # number of its series, whether it was scored, whether its score is below 0
 Reading = tuple[int, bool, bool]
 _batches = st.lists(

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from insa_anomaly import instrumentation
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import (
     DatabaseAway,
     DatabaseRefused,
@@ -146,12 +147,12 @@ def test_of_very_many_failures_the_newest_are_kept() -> None:
     """Memory has a bound while the database is unreachable, and a write stays whole."""
     failures, kept = Failures(lambda: NOW), list[str]()
     for number in range(failures_module.WAITING_MOST):
-        failures.add(("pump", str(number)), "m", "")
+        failures.add(SeriesKey("pump", str(number)), "m", "")
 
     def keep(job: Job) -> None:
         if not kept:
             # another refit fails while the oldest is written
-            failures.add(("pump", "newer"), "m", "")
+            failures.add(SeriesKey("pump", "newer"), "m", "")
         kept.append(job.metric_name)
 
     failures.write_down(keep)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly.core.device.detector import METRIC_NAME
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import (
     DatabaseAway,
     DatabaseRefused,
@@ -26,7 +26,7 @@ from insa_anomaly.errors import (
     NotEnoughData,
     TrainingError,
 )
-from insa_anomaly.ports import ModelRow, SeriesKey, Swap
+from insa_anomaly.ports import ModelRow, Swap
 from insa_anomaly.processes.trainer import _answered
 from insa_anomaly.runtime.models import trainer as training
 from insa_anomaly.runtime.models.child import (
@@ -155,7 +155,10 @@ def test_many_are_asked_for_at_once(child: Child, nursery: Nursery) -> None:
     If the child is lost, earlier answers count, and the next order goes to another child.
     """
     heard: list[FleetTrainingReply] = []
-    for keys in ((("fan", "a"), ("pump", "a")), (("dies", "a"), ("pump", "b"))):
+    for keys in (
+        (SeriesKey("fan", "a"), SeriesKey("pump", "a")),
+        (SeriesKey("dies", "a"), SeriesKey("pump", "b")),
+    ):
         child.ask_many(FleetTrainingOrder(keys), heard.append)
     assert [one.key for one in heard] == [("pump", "a"), ("fan", "a"), ("pump", "b")]
     assert {one.answer for one in heard} == {TrainingReply(1.5, "pump"), TrainingReply(1.5, "fan")}
@@ -258,7 +261,7 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
 def test_what_is_asked_for_by_hand_goes_first(nursery: Nursery) -> None:
     """No automatic training begins while a requested training waits."""
     trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
-    trainer.due([("pump", "b")])
+    trainer.due([SeriesKey("pump", "b")])
     trainer._urgent = 1
     trainer.step(0.5)
     assert nursery.born == []
@@ -280,11 +283,11 @@ class Pupil:
 
     def ask(self, order: TrainingOrder) -> TrainingReply:
         """Train at once."""
-        key = (order.device_id, order.metric_name)
+        key = order.key
         self.orders.append(key)
         self.metrics.append(order.metrics)
         self.refits.append(order.refit)
-        if key[1] == METRIC_NAME and not self.fails:
+        if key.is_device and not self.fails:
             self._shelf.put(model_row(3, "active", key), b"")
             return TrainingReply(1.0, model_row(3).id)
         if self.fails or key not in SERIES:
@@ -333,7 +336,7 @@ class School:
         """Return the serving models after all swaps."""
         serving: dict[SeriesKey, str] = {}
         for one in self.swaps:
-            key = (one.device_id, one.metric_name)
+            key = one.key
             assert serving.get(key) != one.model_id
             serving.pop(key, None)
             if one.model_id is not None:
@@ -378,9 +381,9 @@ def test_what_serves_already_is_not_swapped_again() -> None:
     school = School()
     for number in (0, 1, 5):
         school.shelf.put(model_row(number, "active"), b"")
-    known = [swap(0), swap(4), replace_key(swap(1), ("old", "a"))]
+    known = [swap(0), swap(4), replace_key(swap(1), SeriesKey("old", "a"))]
     school.trainer.follow_index(
-        {(one.device_id, one.metric_name): one.model_id or "" for one in known}
+        {SeriesKey(one.device_id, one.metric_name): one.model_id or "" for one in known}
     )
     assert school.swaps == [swap(1), swap(5), Swap("old", "a", None)]
 
@@ -595,7 +598,7 @@ def test_a_device_of_two_metrics_is_trained_once_both_are() -> None:
 
     A device that has its model is not trained anew, but refitted when it asks.
     """
-    school, pump = School(devices=True), ("pump", METRIC_NAME)
+    school, pump = School(devices=True), SeriesKey.of_device("pump")
     assert trained(school, [SERIES[2], SERIES[0]]) == [SERIES[2], SERIES[0]]
     assert trained(school, [SERIES[1]]) == [SERIES[1], pump]
     assert school.pupil.metrics[-1] == ("a", "b")
@@ -608,7 +611,7 @@ def test_a_device_of_two_metrics_is_trained_once_both_are() -> None:
 
 def test_a_device_that_fails_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that failed is tried again when a metric was trained again, and not too soon."""
-    school, pump = School(devices=True), ("pump", METRIC_NAME)
+    school, pump = School(devices=True), SeriesKey.of_device("pump")
     trained(school, [SERIES[1]])
     school.trainer.due([SERIES[0]])
     school.trainer.step(0.0)
@@ -632,7 +635,7 @@ def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> No
     """A real process is ordered, answers, and is closed with the trainer."""
     school = School()
     school.trainer._child = Child(nursery.start, 60.0)
-    school.trainer.due([("fails", "a"), ("pump", "a")])
+    school.trainer.due([SeriesKey("fails", "a"), SeriesKey("pump", "a")])
     school.trainer.step(0.0)
     assert list(school.trainer._waiting) == [("pump", "a"), ("fails", "a")]
     school.trainer.step(0.0)

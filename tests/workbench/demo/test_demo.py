@@ -15,9 +15,9 @@ import pytest
 from insa_anomaly.core.notification.event import Event, Reason, episode_id, rfc3339
 from insa_anomaly.core.reading.parser import Parser
 from insa_anomaly.core.reading.reading import Raw, Reading
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.errors import DatabaseAway
-from insa_anomaly.ports import SeriesKey
 from insa_anomaly.workbench.demo.demo import Demo, DemoOutcome, Stored
 from insa_anomaly.workbench.demo.leaving import leaving
 from insa_anomaly.workbench.demo.plant import Plant, PlantFault, SeriesHistory

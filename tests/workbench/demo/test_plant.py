@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.workbench.demo.plant import (
     DEVICES,
     DURATIONS,
@@ -46,9 +47,13 @@ def test_the_stream_goes_on_from_the_history() -> None:
     plant, until = Plant(3), START + DAY
     history = {series.key: series for series in plant.history(1.0, until)}
     rows = stream(plant, START, until)
-    for device, metric in plant.series:
-        own = [(row.timestamp, row.values[metric]) for row in rows if row.device_id == device]
-        times, values = history[device, metric].times, history[device, metric].values
+    for key in plant.series:
+        own = [
+            (row.timestamp, row.values[key.metric_name])
+            for row in rows
+            if row.device_id == key.device_id
+        ]
+        times, values = history[key].times, history[key].values
         assert own == list(zip(times.tolist(), values.tolist(), strict=True))
         assert np.diff(times).tolist() == [MINUTE] * 1439
     assert rows == sorted(rows, key=lambda row: row.timestamp)
@@ -110,7 +115,7 @@ def test_the_timetable_can_be_attributed(seed: int, hours: int) -> None:
 
 def test_faults_of_one_series_lie_a_day_apart() -> None:
     """Two faults of a series lie a day apart, so that an episode has a single cause."""
-    over: dict[tuple[str, str], int] = {}
+    over: dict[SeriesKey, int] = {}
     for fault in islice(Plant().timetable(START, None), 500):
         assert fault.start - over.get(fault.key, 0) > DAY
         over[fault.key] = fault.end

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insa_anomaly.core.notification.event import Event, rfc3339
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, Kind, PlantFault
 from insa_anomaly.workbench.demo.scoreboard import (
     GRACE,
@@ -62,13 +63,13 @@ def test_an_alarm_catches_follows_or_is_false(at: int, catches: bool, false: boo
 
     In the hour after, it is recovery; elsewhere it is false.
     """
-    alarm = Alarm(("d", "a"), START + at, "e")
+    alarm = Alarm(SeriesKey("d", "a"), START + at, "e")
     assert (cause(alarm, [FAULT]) is FAULT, bool(false_alarms([FAULT], [alarm]))) == (
         catches,
         false,
     )
-    assert cause(Alarm(("d", "b"), START, "e"), [FAULT]) is None
-    assert len(false_alarms([FAULT], [Alarm(("d", "b"), START, "e")])) == 1
+    assert cause(Alarm(SeriesKey("d", "b"), START, "e"), [FAULT]) is None
+    assert len(false_alarms([FAULT], [Alarm(SeriesKey("d", "b"), START, "e")])) == 1
 
 
 @given(
@@ -80,7 +81,7 @@ def test_every_episode_counts_once(said: list[tuple[int, str, int]]) -> None:
     A fault is caught by its earliest alarm.
     """
     alarms = [
-        Alarm(("d", metric), START + hours * HOUR, f"{metric}{number}{hours}")
+        Alarm(SeriesKey("d", metric), START + hours * HOUR, f"{metric}{number}{hours}")
         for hours, metric, number in said
     ]
     (finding,) = findings([FAULT], alarms)
@@ -99,13 +100,13 @@ def test_every_episode_counts_once(said: list[tuple[int, str, int]]) -> None:
 
 def test_an_episode_is_where_it_opened() -> None:
     """An episode that opened without a fault stays a false alarm, even if repeated in a fault."""
-    alarms = [Alarm(("d", "a"), START + at, "e") for at in (MINUTE, -HOUR, 2 * MINUTE)]
+    alarms = [Alarm(SeriesKey("d", "a"), START + at, "e") for at in (MINUTE, -HOUR, 2 * MINUTE)]
     assert false_alarms([FAULT], alarms) == [alarms[1]]
 
 
 def test_only_an_opening_is_an_alarm() -> None:
     """Only an opening is an alarm; later transitions belong to a counted episode."""
-    assert alarm_of(event("opened", START)) == Alarm(("d", "a"), START, "e")
+    assert alarm_of(event("opened", START)) == Alarm(SeriesKey("d", "a"), START, "e")
     assert [alarm_of(event(kind, START)) for kind in ("worsened", "closed")] == [None, None]
 
 
