@@ -132,6 +132,7 @@ class Rig:
             row = database.execute(
                 "SELECT count(*), count(DISTINCT (series_id, ts))"
                 " FROM telemetry JOIN series s ON s.id = series_id"
+                " WHERE s.device_id LIKE 'line-%'"
             ).fetchone()
         assert row is not None
         return {
