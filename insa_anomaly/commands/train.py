@@ -22,6 +22,7 @@ from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.models import model_files
+from insa_anomaly.wiring.training import training_service
 from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recordings.recording import Recording
 
@@ -30,10 +31,6 @@ AT_ONCE = 64  # given to the training process as one order, which has a deadline
 Column = tuple[Ints, Floats]  # times in microseconds, values
 
 
-# ------------------------------------------------------------------------------------------- the process that trains
-
-
-# ------------------------------------------------------------------------------------------------------ the commands
 def train_stored(
     settings: Settings, keys: Sequence[SeriesKey] | None, processes: int | None, console: Console
 ) -> Outcomes:
@@ -91,39 +88,26 @@ def train_recordings(
     settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console
 ) -> Outcomes:
     """Train every series of the recordings, and every device of several, on their first `rows` rows (None: all)."""
-    from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, other commands do without
-    from insa_anomaly.services.training import TrainingData, TrainingService  # noqa: PLC0415 - as this does
+    from insa_anomaly.services.training import TrainingData  # noqa: PLC0415 - loads scikit-learn, other commands do without
 
     outcomes: Outcomes = {}
     with (
         model_files(settings) as files,
         progress(console, "recordings learnt", len(recordings)) as advance,
     ):
-        service = TrainingService(files, settings.detection, settings.verdict)
-        together = settings.devices
-        devices = DeviceTrainingService(
-            files, together.parameters(settings.detection), together.tolerance, settings.verdict
-        )
+        service = training_service(settings, files)
         for recording in recordings:
-            columns = _columns(recording, rows)
-            for name, (times, values) in columns.items():
-                key = SeriesKey(recording.device_id, name)
-                outcomes[key] = _outcome(
-                    _answered(
-                        partial(
-                            service.from_readings, key, TrainingData(times, values), clock.now()
-                        )
-                    )
-                )
+            device_id, columns = recording.device_id, _columns(recording, rows)
+            data = {
+                SeriesKey(device_id, name): TrainingData(*column)
+                for name, column in columns.items()
+            }
             if settings.training.devices and len(columns) >= FEWEST_METRICS:
-                train = partial(
-                    devices.from_rows,
-                    recording.device_id,
-                    list(columns),
-                    TrainingData(*_rows(columns)),
-                    clock.now(),
-                )
-                outcomes[SeriesKey.of_device(recording.device_id)] = _outcome(_answered(train))
+                together = TrainingData(*_rows(columns), tuple(columns))
+                data[SeriesKey.of_device(device_id)] = together
+            for key, own in data.items():
+                train = partial(service.from_readings, key, own, clock.now())
+                outcomes[key] = _outcome(_answered(train))
             advance(1)
     return outcomes
 

@@ -4,9 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +18,7 @@ from insa_anomaly.adapters.postgres.connection import as_role
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
 from insa_anomaly.ports import ModelRow
 from insa_anomaly.runtime.models.child import (
@@ -31,17 +31,13 @@ from insa_anomaly.runtime.models.child import (
 from insa_anomaly.settings import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.models import model_files
-
-if TYPE_CHECKING:
-    from insa_anomaly.services.device_training import DeviceTrainingService
-    from insa_anomaly.services.fleet_training import FleetTrainingService
-    from insa_anomaly.services.training import TrainingService
+from insa_anomaly.wiring.training import training_service
 
 CHANGED_MOST = 8  # versions of a series, of which the newest may have changed by a training
 
 
 def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
-    """Start it. What it must know goes over its standard input, so that no secret is in an argument."""
+    """Start the child. Settings go over its standard input, so that no argument has a secret."""
     argv = [sys.executable, "-m", "insa_anomaly", "train-orders"]
     child = embedded.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=None)
     assert child.stdin is not None  # noqa: S101 - it was asked for
@@ -54,11 +50,12 @@ def start_child(settings: Settings, dsn: str) -> "subprocess.Popen[bytes]":
 
 
 def train_orders() -> None:
-    """Be it: settings and database on the first two lines of standard input, then an order a line; an answer a line."""
+    """Carry out orders, a line each, until standard input ends; answer each with a line.
+
+    The first two lines are the settings and the database.
+    """
     os.nice(10)  # the stream goes first
-    from insa_anomaly.services.device_training import DeviceTrainingService  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
-    from insa_anomaly.services.fleet_training import FleetTrainingService  # noqa: PLC0415 - as this does
-    from insa_anomaly.services.training import TrainingService  # noqa: PLC0415 - and this
+    from insa_anomaly.services.training import Scope  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
 
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
@@ -69,24 +66,18 @@ def train_orders() -> None:
         Pool(dsn, settings.database.deadline, 1) as pool,
     ):
         show = partial(show_others, files, PostgresCatalogue(pool))
-        service = TrainingService(
-            files,
-            settings.detection,
-            settings.verdict,
-            lambda percent: _say(TrainingProgress(percent)),
-        )
-        together = settings.devices
-        devices = DeviceTrainingService(
-            files, together.parameters(settings.detection), together.tolerance, settings.verdict
-        )
+        service = training_service(settings, files, lambda percent: _say(TrainingProgress(percent)))
         for line in sys.stdin.buffer:
             _say(TrainingProgress(0))
             order = msgspec.json.decode(line, type=TrainingOrder | FleetTrainingOrder)
             if isinstance(order, FleetTrainingOrder):
-                fleet = FleetTrainingService(service, devices, _workers(settings, order.processes))
-                _obey_many(fleet, history, order, show)
+                workers, scope = _workers(settings, order.processes), Scope(order.window_days)
+                found = service.train_many(order.keys, history, clock.now(), workers, scope)
+                _say_each(found, show)
             else:
-                _say(_answered(partial(_obey, service, devices, history, order), show))
+                scope = Scope(order.window_days, order.metrics, order.refit)
+                train = partial(service.from_history, order.key, history, clock.now(), scope)
+                _say(_answered(train, show))
 
 
 def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWorkers:
@@ -98,13 +89,10 @@ def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWor
     )
 
 
-def _obey_many(
-    fleet: "FleetTrainingService",
-    history: PostgresHistory,
-    order: FleetTrainingOrder,
-    show: Callable[[ModelRow], None],
+def _say_each(
+    trained: Iterable[tuple[SeriesKey, ModelRow | str, float]], show: Callable[[ModelRow], None]
 ) -> None:
-    for key, found, seconds in fleet.train(order.keys, history, clock.now(), order.window_days):
+    for key, found, seconds in trained:
         answer = (
             TrainingReply(round(seconds, 3), None, found)
             if isinstance(found, str)
@@ -116,10 +104,14 @@ def _obey_many(
 
 
 def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) -> None:
-    """What serves is written when the stream swaps it in; what was refused, or made room, is written here, or nobody would know."""
-    key = row.key
+    """Write refused and deleted versions to the catalogue.
+
+    The stream writes a version that serves when it swaps the version in.
+    """
     changed = [
-        one for one in files.of_series(key)[:CHANGED_MOST] if one.status in {"deleted", "failed"}
+        one
+        for one in files.of_series(row.key)[:CHANGED_MOST]
+        if one.status in {"deleted", "failed"}
     ]
     for one in [*changed, *([row] if row.status != "active" else [])]:
         try:
@@ -127,21 +119,6 @@ def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) 
         except (DatabaseAway, DatabaseRefused) as error:
             instrumentation.catalogue_behind(one.id, str(error))
             return
-
-
-def _obey(
-    service: "TrainingService",
-    devices: "DeviceTrainingService",
-    history: PostgresHistory,
-    order: TrainingOrder,
-) -> ModelRow:
-    key, now = order.key, clock.now()
-    if key.is_device:
-        learn = devices.refit if order.refit else devices.from_history
-        return learn(order.device_id, order.metrics, history, now)
-    if order.refit:
-        return service.refit(key, history, now)
-    return service.from_history(key, history, now, order.window_days)
 
 
 def _say(said: msgspec.Struct) -> None:

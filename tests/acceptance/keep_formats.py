@@ -20,12 +20,18 @@ from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.core.device.detector import DeviceParameters
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.reading import Reading
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.ports import Page
-from insa_anomaly.services.training import TrainingData, TrainingService
+from insa_anomaly.services.training import (
+    DeviceTraining,
+    SeriesTraining,
+    TrainingData,
+    TrainingService,
+)
 from tests.contracts.recorded import NOW, model, page
 
 RECORDED, WAITING = 3, 50
@@ -61,7 +67,11 @@ def keep_model(folder: Path) -> None:
     rng = np.random.default_rng(1)
     times = NOW - np.arange(600, 0, -1) * SECOND
     with ModelFiles(folder / "ml_models", folder / "model.key") as files:
-        service = TrainingService(files, Parameters(n_estimators=5), Policy())
+        service = TrainingService(
+            files,
+            SeriesTraining(Parameters(n_estimators=5), Policy()),
+            DeviceTraining(DeviceParameters(), 1.0, Policy()),
+        )
         service.from_readings(
             SeriesKey("P-1", "temperature"), TrainingData(times, rng.normal(60, 0.3, 600)), NOW
         )

@@ -26,6 +26,7 @@ from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
+from insa_anomaly.core.device.detector import DeviceParameters
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import DAY, HOUR
@@ -45,7 +46,7 @@ from insa_anomaly.runtime.models.health import HealthKeeper, Notes
 from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import DecisionView
-from insa_anomaly.services.training import TrainingService
+from insa_anomaly.services.training import DeviceTraining, SeriesTraining, TrainingService
 from insa_anomaly.settings import Settings, Training
 from insa_anomaly.testing import MemoryState
 from insa_anomaly.wiring import services
@@ -121,7 +122,11 @@ class Site:
         self.activity = Activity()
         self.instance = uuid4()
         self.fleet = Fleet(self.registry, PARAMETERS, Policy())
-        self.service = TrainingService(self.files, PARAMETERS, Policy())
+        self.service = TrainingService(
+            self.files,
+            SeriesTraining(PARAMETERS, Policy()),
+            DeviceTraining(DeviceParameters(), 1.0, Policy()),
+        )
         catalogue = PostgresCatalogue(self.pool)
         self.school = School(self.service, self.files, catalogue, self.history, self.clock)
         school: Any = self.school

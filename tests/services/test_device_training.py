@@ -7,16 +7,20 @@ import pytest
 
 from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters
 from insa_anomaly.core.device.training import TrainedDevice
+from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import NotEnoughData, TrainingError
 from insa_anomaly.ports import ModelRow
-from insa_anomaly.services.device_training import DeviceTrainingService
+from insa_anomaly.services.training import DeviceTraining, Scope, SeriesTraining, TrainingService
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 
 SECOND = 1_000_000
 NOW = 1_760_000_000 * SECOND
+PUMP = SeriesKey.of_device("pump")
+BOTH = Scope(metrics=("a", "b"))
+REFIT = Scope(metrics=("a", "b"), refit=True)
 PARAMETERS = DeviceParameters(
     n_estimators=3, history_days=1.0, history_readings_least=200, history_readings_most=400
 )
@@ -33,12 +37,12 @@ class Shelf:
         """Return the next version of a device."""
         return 1 + sum((one.model.device_id, one.model.metric_name) == key for one in self.kept)
 
-    def serving_device(self, device_id: str) -> DeviceModel | None:
+    def serving(self, key: SeriesKey) -> DeviceModel | None:
         """Return the last saved model of the device that was not refused."""
         served = [
             one.model
             for one, refusal in zip(self.kept, self.refusals, strict=True)
-            if not refusal and one.model.device_id == device_id
+            if not refusal and one.model.device_id == key.device_id
         ]
         return served[-1] if served else None
 
@@ -70,9 +74,10 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture
-def service(shelf: Shelf) -> DeviceTrainingService:
+def service(shelf: Shelf) -> TrainingService:
     """Return a service with small models and a tolerance of two seconds."""
-    return DeviceTrainingService(shelf, PARAMETERS, 2.0, Policy())
+    devices = DeviceTraining(PARAMETERS, 2.0, Policy())
+    return TrainingService(shelf, SeriesTraining(Parameters(), Policy()), devices)
 
 
 def history(*columns: tuple[str, list[float]]) -> MemoryHistory:
@@ -124,12 +129,10 @@ def every(seconds: float, count: int, *, late: float = 0.0) -> list[float]:
     return [i * seconds - late for i in range(count)]
 
 
-def test_the_model_is_kept_as_the_next_version(
-    service: DeviceTrainingService, shelf: Shelf
-) -> None:
+def test_the_model_is_kept_as_the_next_version(service: TrainingService, shelf: Shelf) -> None:
     """A model is saved as the next version under the reserved metric name, with a new id."""
     told = history(("a", every(60, 300)), ("b", every(60, 300)))
-    kept = [service.from_history("pump", ["a", "b"], told, NOW) for _ in range(2)]
+    kept = [service.from_history(PUMP, told, NOW, BOTH) for _ in range(2)]
     assert [
         (row.device_id, row.metric_name, row.version, row.training_samples) for row in kept
     ] == [("pump", DEVICE_METRIC, 1, 300), ("pump", DEVICE_METRIC, 2, 300)]
@@ -137,61 +140,60 @@ def test_the_model_is_kept_as_the_next_version(
     assert DeviceModel.from_bytes(shelf.kept[0].model.to_bytes()).metrics == ("a", "b")
 
 
-def test_readings_within_the_tolerance_are_a_row(
-    service: DeviceTrainingService, shelf: Shelf
-) -> None:
+def test_readings_within_the_tolerance_are_a_row(service: TrainingService, shelf: Shelf) -> None:
     """Readings within the tolerance form a row; readings further apart do not."""
     service.from_history(
-        "pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(60, 300, late=1.5))), NOW
+        PUMP, history(("a", every(60, 300)), ("b", every(60, 300, late=1.5))), NOW, BOTH
     )
     assert shelf.kept[-1].samples == 300
     with pytest.raises(
         TrainingError, match="fewer than 2 metrics of pump report together|do not report together"
     ):
         service.from_history(
-            "pump", ["a", "b"], history(("a", every(60, 300)), ("b", every(91, 40, late=30))), NOW
+            PUMP, history(("a", every(60, 300)), ("b", every(91, 40, late=30))), NOW, BOTH
         )
     assert len(shelf.kept) == 1
 
 
-def test_how_much_is_learnt_is_bounded(service: DeviceTrainingService, shelf: Shelf) -> None:
+def test_how_much_is_learnt_is_bounded(service: TrainingService, shelf: Shelf) -> None:
     """The last days are learnt, more if they hold few rows, and never above the maximum."""
     for seconds, expected in ((86_400 / 250, 251), (7200, 200), (1, 400)):
         ages = every(seconds, 900)
-        service.from_history("pump", ["a", "b"], history(("a", ages), ("b", ages)), NOW)
+        service.from_history(PUMP, history(("a", ages), ("b", ages)), NOW, BOTH)
         assert shelf.kept[-1].samples == expected
 
 
-def test_too_little_leaves_nothing(service: DeviceTrainingService, shelf: Shelf) -> None:
+def test_too_little_leaves_nothing(service: TrainingService, shelf: Shelf) -> None:
     """Insufficient history is refused without a version or a file."""
-    for metrics in (["a", "b"], ["no", "such"], []):
+    for metrics in (("a", "b"), ("no", "such"), ()):
         with pytest.raises(NotEnoughData):
             service.from_history(
-                "pump", metrics, history(("a", every(60, 40)), ("b", every(60, 40))), NOW
+                PUMP,
+                history(("a", every(60, 40)), ("b", every(60, 40))),
+                NOW,
+                Scope(metrics=metrics),
             )
     with pytest.raises(
         TrainingError, match="1 metrics are recorded of pump; at least 2 are needed"
     ):
-        service.from_history("pump", [], history(("a", every(60, 300))), NOW)
+        service.from_history(PUMP, history(("a", every(60, 300))), NOW)
     assert shelf.kept == []
 
 
-def test_a_metric_that_is_seldom_there_is_left_out(
-    service: DeviceTrainingService, shelf: Shelf
-) -> None:
+def test_a_metric_that_is_seldom_there_is_left_out(service: TrainingService, shelf: Shelf) -> None:
     """A metric present in few rows is left out, and the figures report it."""
     service.from_history(
-        "pump",
-        ["a", "b", "c"],
+        PUMP,
         history(("a", every(60, 300)), ("b", every(60, 300)), ("c", every(300, 60))),
         NOW,
+        Scope(metrics=("a", "b", "c")),
     )
     assert shelf.kept[-1].model.metrics == ("a", "b")
     assert shelf.kept[-1].figures["left_out"] == "c has a reading in 20% of the rows"
 
 
 def test_a_refit_learns_on_from_the_model_that_serves(
-    service: DeviceTrainingService, shelf: Shelf
+    service: TrainingService, shelf: Shelf
 ) -> None:
     """A refit continues from the serving model, and trains if no model serves.
 
@@ -200,25 +202,23 @@ def test_a_refit_learns_on_from_the_model_that_serves(
     ages = every(60, 300)
     tables = recorded(("a", ages), ("b", ages))
     told = MemoryHistory(tables)
-    service.refit("pump", ["a", "b"], told, NOW)
+    service.from_history(PUMP, told, NOW, REFIT)
     first = shelf.kept[-1]
     shelf.kept[-1] = replace(
         first, model=replace(first.model, life=replace(first.model.life, mature=True, released=0.0))
     )
-    service.refit("pump", ["a", "b"], told, NOW)
+    service.from_history(PUMP, told, NOW, REFIT)
     assert shelf.kept[-1].samples == 300
     for age in range(100, 110):
         episode = "e" if age < 105 else None
         tables.anomalies[f"{age}"] = anomaly(NOW - age * 60 * SECOND, episode)
     shelf.kept[-1] = replace(shelf.kept[-1], model=shelf.kept[0].model)
-    service.refit("pump", ["a", "b"], told, NOW)
+    service.from_history(PUMP, told, NOW, REFIT)
     assert shelf.kept[-1].samples == 295
     assert shelf.kept[-1].model.life.mature
 
 
-def test_what_was_confirmed_a_fault_is_never_learnt(
-    service: DeviceTrainingService, shelf: Shelf
-) -> None:
+def test_what_was_confirmed_a_fault_is_never_learnt(service: TrainingService, shelf: Shelf) -> None:
     """A confirmed fault is never learnt, by a refit or anew; a dismissed episode is learnt."""
     ages = every(60, 300)
     tables = recorded(("a", ages), ("b", ages))
@@ -227,6 +227,6 @@ def test_what_was_confirmed_a_fault_is_never_learnt(
         for age in range(100, 110)
     }
     tables.verdicts |= {"fault": "confirmed", "change": "dismissed"}
-    for train in (service.from_history, service.refit):
-        train("pump", ["a", "b"], MemoryHistory(tables), NOW)
+    for scope in (BOTH, REFIT):
+        service.from_history(PUMP, MemoryHistory(tables), NOW, scope)
         assert shelf.kept[-1].samples == 295

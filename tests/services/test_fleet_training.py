@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,13 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import DatabaseAway, ModelFileError, TrainingError
 from insa_anomaly.ports import ModelRow
-from insa_anomaly.services.device_training import DeviceTrainingService
-from insa_anomaly.services.fleet_training import FleetTrainingService, TaskOutcome, Workers
-from insa_anomaly.services.training import TrainingService
+from insa_anomaly.services.training import (
+    DeviceTraining,
+    SeriesTraining,
+    TaskOutcome,
+    TrainingService,
+    Workers,
+)
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 
 SECOND = 1_000_000
@@ -63,21 +68,16 @@ def files(tmp_path: Path) -> Iterator[ModelFiles]:
         yield files
 
 
-def services(files: ModelFiles) -> tuple[TrainingService, DeviceTrainingService]:
-    """Return the training services for a series and for a device."""
-    devices = DeviceTrainingService(
-        files, DeviceParameters(n_estimators=3, history_days=1.0), 1.0, Policy()
-    )
-    return TrainingService(files, PARAMETERS, Policy()), devices
+def service(files: ModelFiles) -> TrainingService:
+    """Return a service with small models."""
+    devices = DeviceTraining(DeviceParameters(n_estimators=3, history_days=1.0), 1.0, Policy())
+    return TrainingService(files, SeriesTraining(PARAMETERS, Policy()), devices)
 
 
 def trained(files: ModelFiles, workers: Workers) -> dict[SeriesKey, ModelRow | str]:
     """Return the results of training all keys."""
     return {
-        key: found
-        for key, found, _ in FleetTrainingService(*services(files), workers).train(
-            KEYS, history(), NOW
-        )
+        key: found for key, found, _ in service(files).train_many(KEYS, history(), NOW, workers)
     }
 
 
@@ -88,8 +88,7 @@ def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers)
     A key that cannot be learnt has a reason, and harms no other key.
     """
     alone = {
-        key: services(files)[0].lesson(key, history(), NOW).learn().trained.model.numbers
-        for key in SERIES
+        key: service(files).task(key, history(), NOW).run().trained.model.numbers for key in SERIES
     }
     found = trained(files, workers)
     assert {key for key, one in found.items() if isinstance(one, ModelRow)} == {
@@ -133,9 +132,9 @@ def test_a_history_or_a_disk_that_fails_is_told(
     def full(*_: object) -> None:
         raise ModelFileError("the disk is full")
 
-    fleet = FleetTrainingService(*services(files), LokyWorkers(1))
+    train = partial(service(files).train_many, SERIES, told, NOW, LokyWorkers(1))
     with monkeypatch.context() as without:
         without.setattr(told, "readings", away)
-        assert [found for _, found, _ in fleet.train(SERIES, told, NOW)] == ["nobody answers"] * 3
+        assert [found for _, found, _ in train()] == ["nobody answers"] * 3
     monkeypatch.setattr(files, "save", full)
-    assert [found for _, found, _ in fleet.train(SERIES, told, NOW)] == ["the disk is full"] * 3
+    assert [found for _, found, _ in train()] == ["the disk is full"] * 3

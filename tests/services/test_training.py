@@ -5,6 +5,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from insa_anomaly.core.device.detector import DeviceParameters
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
@@ -12,7 +13,13 @@ from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import NotEnoughData
 from insa_anomaly.ports import ModelRow
-from insa_anomaly.services.training import TrainingData, TrainingService
+from insa_anomaly.services.training import (
+    DeviceTraining,
+    Scope,
+    SeriesTraining,
+    TrainingData,
+    TrainingService,
+)
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 
 KEY = SeriesKey("pump", "a")
@@ -76,7 +83,8 @@ def shelf() -> Shelf:
 @pytest.fixture
 def service(shelf: Shelf) -> TrainingService:
     """Return a service with small models."""
-    return TrainingService(shelf, PARAMETERS, Policy())
+    series = SeriesTraining(PARAMETERS, Policy())
+    return TrainingService(shelf, series, DeviceTraining(DeviceParameters(), 1.0, Policy()))
 
 
 def history(ages: range, *, noise: float = 1.0) -> MemoryHistory:
@@ -161,8 +169,8 @@ def test_a_model_says_how_it_was_trained_and_how_the_one_before_did(
     The accuracy is present once there are enough new readings.
     """
     service.from_history(KEY, history(range(300, 600)), NOW)
-    service.refit(KEY, history(range(599)), NOW)
-    service.refit(KEY, history(range(600)), NOW)
+    service.from_history(KEY, history(range(599)), NOW, Scope(refit=True))
+    service.from_history(KEY, history(range(600)), NOW, Scope(refit=True))
     first, second, third = (trained.figures for trained, _ in shelf.kept)
     assert [one["training"] for one in (first, second, third)] == ["anew", "refit", "refit"]
     assert {str(one["refusal"]) for one in (first, second, third)} == set(shelf.refusals)

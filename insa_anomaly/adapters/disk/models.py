@@ -24,13 +24,13 @@ import secrets
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from insa_anomaly.core.device.training import TrainedDevice
     from insa_anomaly.core.series.training import Trained
 
-M = TypeVar("M")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WAIT = 10.0  # seconds to wait for another process's lock
@@ -298,25 +297,16 @@ class ModelFiles:
             raise ModelStorageError(NO_KEY.format(stored.name))
         return self._seal.open(stored.name, data, stored.sealed_by)
 
-    def serving(self, key: SeriesKey) -> Model | None:
-        """Return the active model of a series; None if there is none or its file is unreadable.
+    def serving(self, key: SeriesKey) -> Model | DeviceModel | None:
+        """Return the active model of a series or device.
 
-        Raises ModelFileError.
+        None if there is none or its file is unreadable. Raises ModelFileError.
         """
-        return self._serving(key, Model.from_bytes)
-
-    def serving_device(self, device_id: str) -> DeviceModel | None:
-        """Return the active model of a device; None if there is none or its file is unreadable.
-
-        Raises ModelFileError.
-        """
-        return self._serving(SeriesKey.of_device(device_id), DeviceModel.from_bytes)
-
-    def _serving(self, key: SeriesKey, from_bytes: Callable[[bytes], M]) -> M | None:
         found = self._query(
             "SELECT id FROM models WHERE device_id = ? AND metric_name = ? AND status = 'active'",
             *key,
         )
+        from_bytes = DeviceModel.from_bytes if key.is_device else Model.from_bytes
         try:
             return from_bytes(self.scorer(found[0][0])) if found else None
         except ModelFileError:

@@ -1,0 +1,29 @@
+"""Factory of the training service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from insa_anomaly.adapters.disk.models import ModelFiles
+from insa_anomaly.settings import Settings
+
+if TYPE_CHECKING:
+    from insa_anomaly.services.training import TrainingService
+
+
+def training_service(
+    settings: Settings, files: ModelFiles, on_progress: Callable[[int], None] = lambda _: None
+) -> TrainingService:
+    """Return the service that trains by these settings and stores models in these files."""
+    from insa_anomaly.services import training  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+
+    together, policy = settings.devices, settings.verdict
+    return training.TrainingService(
+        files,
+        training.SeriesTraining(settings.detection, policy),
+        training.DeviceTraining(
+            together.parameters(settings.detection), together.tolerance, policy
+        ),
+        on_progress,
+    )
