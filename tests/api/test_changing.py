@@ -6,6 +6,7 @@ Each change is audited before it is made, and refused where it cannot be audited
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import EpisodeState, Policy, Transition, step
 from insa_anomaly.core.series.detector import INTERVAL, Model
 from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.runtime.fleet.fleet import Kept
 from insa_anomaly.services.model_changes import opened
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, problem
 
@@ -178,7 +180,7 @@ def test_the_stream_takes_the_threshold_with_the_model(office: Office) -> None:
     row = office.train()
     office.fleet.swap(KEY, Model.from_bytes(office.files.scorer(row.id)), 0.875)
     assert office.fleet._models.numbers[0, :].tolist().count(0.875) == 1
-    assert b"threshold" not in office.fleet.moved()[KEY]
+    assert msgspec.msgpack.decode(office.fleet.moved()[KEY], type=Kept).threshold == 0.875
     office.serve(row)
     assert 0.875 not in office.fleet._models.numbers[0, :].tolist()
 
