@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
-from insa_anomaly import settings as configuration
 from insa_anomaly.commands import alerts, backup, install_database
 from insa_anomaly.commands import demo as demonstration
 from insa_anomaly.commands import health as health_report
@@ -32,6 +31,7 @@ from insa_anomaly.errors import AlreadyRunning, ConfigError, Conflict, InsaError
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.processes import daemon, trainer
 from insa_anomaly.services.keys import Permission, Wish
+from insa_anomaly.settings.load import Settings, load
 from insa_anomaly.wiring import storage
 from insa_anomaly.wiring.models import model_files
 from insa_anomaly.workbench.progress import open_console
@@ -81,13 +81,13 @@ def _fail(error: InsaError, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _load(path: Path | None) -> tuple[configuration.Settings, str]:
-    settings, source = configuration.load(path)
+def _load(path: Path | None) -> tuple[Settings, str]:
+    settings, source = load(path)
     set_up_logging(settings.logging.level, settings.logging.form)
     return settings, source
 
 
-def _load_for_use(path: Path | None) -> tuple[configuration.Settings, str]:
+def _load_for_use(path: Path | None) -> tuple[Settings, str]:
     """For what writes into the storage directory."""
     settings, source = _load(path)
     storage.check_owner(settings.storage.directory)

@@ -11,6 +11,16 @@ class InsaError(Exception):
         super().__init__(message or (type(self).__doc__ or "").strip())
 
 
+class ParameterError(InsaError, ValueError):
+    """A parameter is out of its bounds."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name} is {value!r}; it must be {allowed}")
+        self.name = name
+        self.value = value
+        self.allowed = allowed
+
+
 class ConfigError(InsaError):
     """The configuration cannot be used."""
 

@@ -181,8 +181,8 @@ def test_a_clean_environment_runs_what_was_built(wheel: Path, short_path: Path) 
         r"understood\. A daemon of it\n(  .+\n)+broker: no MQTT.*\ndatabase: ok\nmodels: ok", said
     ), said
     where = (
-        "from insa_anomaly import settings, shipped; "
-        "settings.load(shipped.shipped('config.yaml')); "
+        "from insa_anomaly import shipped; from insa_anomaly.settings.load import load; "
+        "load(shipped.shipped('config.yaml')); "
         "print(shipped.shipped('systemd'))"
     )
     assert f"{short_path}/clean/lib" in run(python, "-c", where)

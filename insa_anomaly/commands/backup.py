@@ -28,7 +28,7 @@ from insa_anomaly.adapters.postgres import dump
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import BackupFailed
 from insa_anomaly.files.whole import write_whole
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock, storage
 from insa_anomaly.wiring.database import database
 

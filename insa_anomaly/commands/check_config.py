@@ -8,7 +8,8 @@ from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import PostgresConnection as DatabaseConnection
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import BrokerAway, InsaError
-from insa_anomaly.settings import Settings, secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import secret
 from insa_anomaly.wiring import alerts, storage
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access
 from insa_anomaly.wiring.database import database

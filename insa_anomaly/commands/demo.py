@@ -22,18 +22,18 @@ from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.commands.train import train_many
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import BrokerAway, ServiceError
 from insa_anomaly.ports import Page, Telemetry
-from insa_anomaly.settings import (
-    BrokerAddress,
-    DatabaseAddress,
-    Http,
-    ModelStorage,
-    RedisAddress,
-    Settings,
-    Storage,
-    Training,
-    Verdict,
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import (
+    BrokerSettings,
+    DatabaseSettings,
+    HttpSettings,
+    ModelsSettings,
+    RedisSettings,
+    StorageSettings,
+    TrainingSettings,
 )
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
@@ -97,7 +97,7 @@ class Services:
         self._password_file = folder / "broker-password"
         self._password_file.touch(0o600)
         self._password_file.write_text(listener.password)
-        self._broker = BrokerAddress(
+        self._broker = BrokerSettings(
             host=listener.host,
             port=listener.port,
             username=listener.user,
@@ -105,13 +105,13 @@ class Services:
         )
         self._settings = Settings(
             broker=self._broker,
-            storage=Storage(directory=folder / "storage"),
-            database=DatabaseAddress(url=dsn),
-            redis=RedisAddress(url=redis),
-            http=Http(port=embedded.free_port()),
-            models=ModelStorage(directory=folder / "ml_models", key_file=folder / "model.key"),
-            verdict=Verdict(false_alarms_per_day=FALSE_ALARMS_PER_DAY),
-            training=Training(automatic=False),
+            storage=StorageSettings(directory=folder / "storage"),
+            database=DatabaseSettings(url=dsn),
+            redis=RedisSettings(url=redis),
+            http=HttpSettings(port=embedded.free_port()),
+            models=ModelsSettings(directory=folder / "ml_models", key_file=folder / "model.key"),
+            verdict=Policy(false_alarms_per_day=FALSE_ALARMS_PER_DAY),
+            training=TrainingSettings(automatic=False),
         )
         self._history = stack.enter_context(PostgresHistory(dsn))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.workbench.progress import progress
 from insa_anomaly.workbench.recordings.evaluation import (
     Detector,

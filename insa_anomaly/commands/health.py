@@ -15,7 +15,7 @@ from insa_anomaly.services.model_health import (
     HealthReport,
     HealthService,
 )
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock, services
 from insa_anomaly.wiring.database import database
 

@@ -4,7 +4,7 @@ from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import as_login
 from insa_anomaly.adapters.postgres.schema import is_up_to_date
 from insa_anomaly.commands.install import ACCOUNT, Step
-from insa_anomaly.settings import without_secret
+from insa_anomaly.settings.secrets import without_secret
 
 
 def database_steps(url: str) -> list[Step]:

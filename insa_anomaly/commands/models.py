@@ -4,7 +4,7 @@ from pathlib import Path
 
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.files.whole import write_whole
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring.models import model_files
 
 

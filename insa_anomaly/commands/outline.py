@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from insa_anomaly.settings import Http, Settings, without_secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import without_secret
+from insa_anomaly.settings.sections import HttpSettings
 
 
 def outline(settings: Settings) -> Iterator[str]:
@@ -73,7 +75,7 @@ def _tells(settings: Settings) -> str:
     return f"tells on insa/iiot/ml/anomaly/<device>, {alerts}"
 
 
-def _answers(http: Http) -> str:
+def _answers(http: HttpSettings) -> str:
     if not http.enabled:
         return "answers no requests (http.enabled)"
     return f"answers on {'https' if http.certificate_file else 'http'}://{http.host}:{http.port}, whoever has a key"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import feeder
 from insa_anomaly.workbench.recordings.recording import Recording

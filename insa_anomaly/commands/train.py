@@ -18,7 +18,7 @@ from insa_anomaly.runtime.models.child import (
     FleetTrainingReply,
     TrainingReply,
 )
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.models import model_files

@@ -37,7 +37,9 @@ from insa_anomaly.services.models import ModelService
 from insa_anomaly.services.prediction import PredictionService, RateLimit
 from insa_anomaly.services.stream import StreamClient
 from insa_anomaly.services.telemetry import TelemetryService
-from insa_anomaly.settings import RedisAddress, Settings, secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import secret
+from insa_anomaly.settings.sections import RedisSettings
 from insa_anomaly.wiring import clock, services
 from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.models import model_files
@@ -139,7 +141,7 @@ def _refresh(ring: KeyRing, stop: Event) -> None:
             trouble = True
 
 
-def cache(address: RedisAddress) -> Cache | None:
+def cache(address: RedisSettings) -> Cache | None:
     """Shared by all daemons where there is a Redis."""
     if not address.url:
         return None
@@ -148,7 +150,7 @@ def cache(address: RedisAddress) -> Cache | None:
     return RedisCache(address.url, secret(address.password_file))
 
 
-def limit(address: RedisAddress) -> RateLimit:
+def limit(address: RedisSettings) -> RateLimit:
     """Shared by all daemons where there is a Redis."""
     return (
         RedisRateLimit(address.url, secret(address.password_file))

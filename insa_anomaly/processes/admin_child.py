@@ -18,7 +18,9 @@ from insa_anomaly.api import address
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.daemon import DaemonParts
 from insa_anomaly.services.stream import ANSWER_SECONDS, StreamServer
-from insa_anomaly.settings import Http, Settings, credential
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import credential
+from insa_anomaly.settings.sections import HttpSettings
 
 QUESTIONS, POSTS = 4, 8  # lines: what waits for the disk has its own
 # Without rich, which structlog loads where it can, 3 MB, to colour tracebacks that nobody sees here.
@@ -40,7 +42,7 @@ class Inherited(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def listening(http: Http) -> Iterator[socket.socket]:
+def listening(http: HttpSettings) -> Iterator[socket.socket]:
     """The address of the admin port, taken while the block runs. Raises AddressInUse, and ConfigError for a certificate of no use."""
     shown = certificate(http)
     if shown is not None:
@@ -50,7 +52,7 @@ def listening(http: Http) -> Iterator[socket.socket]:
         yield bound
 
 
-def certificate(http: Http) -> address.Certificate | None:
+def certificate(http: HttpSettings) -> address.Certificate | None:
     """The port's own; None where it speaks in the clear."""
     return (
         address.Certificate(http.certificate_file, credential(http.key_file))

@@ -48,7 +48,9 @@ from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.runtime.score import ScoreReader
 from insa_anomaly.services.stream import Condition, StreamServer
-from insa_anomaly.settings import BrokerAddress, RedisAddress, Settings, secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import secret
+from insa_anomaly.settings.sections import BrokerSettings, RedisSettings
 from insa_anomaly.wiring import alerts, clock, health, services, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.certificates import certificates
@@ -237,7 +239,7 @@ def _supervision(settings: Settings, broker: Broker) -> Supervision:
     )
 
 
-def _show(address: RedisAddress, fleet: Fleet, stack: ExitStack) -> LatestPublisher | None:
+def _show(address: RedisSettings, fleet: Fleet, stack: ExitStack) -> LatestPublisher | None:
     if not address.url:
         return None
     from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
@@ -267,7 +269,7 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> MqttConnecti
     )
 
 
-def _canary(address: BrokerAddress) -> str | None:
+def _canary(address: BrokerSettings) -> str | None:
     """A topic of our own: other daemons have other client ids, what these hold that is no part of a topic replaced."""
     level = re.sub(r"[^\w.-]", "_", address.client_id)
     return None if address.canary is None else f"{address.canary}/{level}"

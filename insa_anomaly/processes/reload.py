@@ -5,9 +5,9 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from threading import Event
 
-from insa_anomaly import instrumentation, settings
+from insa_anomaly import instrumentation
 from insa_anomaly.errors import ConfigError
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings, load
 
 LIVE = frozenset(
     {
@@ -55,7 +55,7 @@ class Reload:
     def _reload(self) -> None:
         """All of it or nothing: one mistake, and everything stays as it is."""
         try:
-            new, _ = settings.load(self._path)
+            new, _ = load(self._path)
         except ConfigError as error:
             instrumentation.settings_refused(str(error))
             return

@@ -8,7 +8,7 @@ from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.operations.backoff import BackoffPolicy, backoff
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 
 TURN_SECONDS = 0.5
 FINISH_SECONDS = 5.0

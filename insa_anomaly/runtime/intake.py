@@ -13,7 +13,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
 from insa_anomaly.ports import Broker, Delivery, Log, Reserve, Swap
 from insa_anomaly.runtime.feed import Feed
-from insa_anomaly.settings import Grouping
+from insa_anomaly.settings.sections import IntakeSettings
 
 MOST_A_COMMIT = 5000
 MOST_BYTES_A_COMMIT = 16 << 20
@@ -36,7 +36,7 @@ class Intake:
         log: Log,
         feed: Feed,
         clock: Callable[[], int],
-        grouping: Grouping,
+        grouping: IntakeSettings,
         reserve: Reserve | None = None,
     ) -> None:
         self._log = log

@@ -29,7 +29,7 @@ from insa_anomaly.runtime.dead_letters import Quota
 from insa_anomaly.runtime.detections import Detections, Late
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.page_parts import PageParts
-from insa_anomaly.settings import Paging
+from insa_anomaly.settings.sections import RecordSettings
 
 
 class RecordReader:
@@ -42,7 +42,7 @@ class RecordReader:
         state: State,
         recorder: Recorder,
         models: ModelIndex,
-        paging: Paging,
+        paging: RecordSettings,
     ) -> None:
         self._log = log
         self._feed = feed
@@ -60,7 +60,7 @@ class RecordReader:
             str, int
         ] = {}  # anomalies of readings that were refused, and up to where in the log they may still come
 
-    def adjust(self, paging: Paging) -> None:
+    def adjust(self, paging: RecordSettings) -> None:
         """Size and pace of the pages from now on."""
         self._paging = paging
 

@@ -25,7 +25,9 @@ from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
 from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceMonitor
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.publish import EventPublisher
-from insa_anomaly.settings import Settings, WebhookAddress, secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import secret
+from insa_anomaly.settings.sections import WebhookSettings
 from insa_anomaly.wiring import clock, storage
 
 _EVERYWHERE = (
@@ -124,7 +126,7 @@ def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _now
 
 
 def _webhook(
-    settings: Settings, webhook: WebhookAddress, link: Callable[[CoreAlert], str]
+    settings: Settings, webhook: WebhookSettings, link: Callable[[CoreAlert], str]
 ) -> Webhook:
     networks = [ip_network(word) for word in settings.alerts.allowed_networks]
     return Webhook(

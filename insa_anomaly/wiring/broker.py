@@ -7,12 +7,13 @@ from secrets import token_hex
 
 from insa_anomaly.adapters.mqtt import Access, Feeder, Tls
 from insa_anomaly.errors import BrokerAway
-from insa_anomaly.settings import BrokerAddress, credential, secret
+from insa_anomaly.settings.secrets import credential, secret
+from insa_anomaly.settings.sections import BrokerSettings
 
 CONNECT_SECONDS = 10.0
 
 
-def access(address: BrokerAddress) -> Access:
+def access(address: BrokerSettings) -> Access:
     """The address with the secret read from its file."""
     key = credential(address.key_file) if address.key_file else None
     tls = (
@@ -33,7 +34,7 @@ def access(address: BrokerAddress) -> Access:
 
 
 @contextmanager
-def feeder(address: BrokerAddress, name: str) -> Iterator[Feeder]:
+def feeder(address: BrokerSettings, name: str) -> Iterator[Feeder]:
     """A connection to publish on, under a client id of its own. Raises BrokerAway, BrokerRefused."""
     publisher = Feeder(
         replace(access(address), client_id=f"{address.client_id}-{name}-{token_hex(4)}")

@@ -10,7 +10,7 @@ from typing import Protocol
 from insa_anomaly.core.operations.certificate import ends_of_pem, expires
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.runtime.certificates import Certificates
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock
 
 

@@ -15,7 +15,8 @@ from insa_anomaly.adapters.postgres.recorder import Claim, PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import AlreadyRunning, DatabaseAway, DatabaseTaken, InsaError
 from insa_anomaly.ports import Page
-from insa_anomaly.settings import Settings, secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import secret
 
 START_SECONDS = 2.0  # a start waits for the database; readings are taken without it
 

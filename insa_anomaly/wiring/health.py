@@ -18,7 +18,7 @@ from insa_anomaly.runtime.models.health import HealthKeeper, Notes
 from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.remedies import Remedies
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock, services
 
 Turns = tuple[tuple[str, Callable[[], float]], ...]

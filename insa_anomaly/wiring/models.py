@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.files.sealing import Seal
-from insa_anomaly.settings import Settings, credential, secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import credential, secret
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from insa_anomaly.services.model_changes import ModelChangeService
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.stream_view import StreamView
 from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from insa_anomaly.adapters.disk.models import ModelFiles
-from insa_anomaly.settings import Settings
+from insa_anomaly.settings.load import Settings
 
 if TYPE_CHECKING:
     from insa_anomaly.services.training import TrainingService

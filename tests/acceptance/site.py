@@ -77,7 +77,7 @@ class Heard:
 class Site:
     """Servers and settings of one test.
 
-    `settings` are sections of config.yaml; a test may change them before it starts a daemon.
+    `settings/load` are sections of config.yaml; a test may change them before it starts a daemon.
     """
 
     folder: Path

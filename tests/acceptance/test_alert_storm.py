@@ -21,7 +21,7 @@ from insa_anomaly.core.notification.routing import Route, Target
 from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.runtime.alerting.courier import Courier, running
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
-from insa_anomaly.settings import Alerting
+from insa_anomaly.settings.sections import AlertsSettings
 from insa_anomaly.wiring import clock
 from tests.adapters.mail_server import MailServer
 from tests.benchmarks.child import ROOT
@@ -58,7 +58,7 @@ def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[Ale
         courier = Courier(
             "mail", mail, store=store, retry=BackoffPolicy(), keep=86_400.0, clock=clock.now
         )
-        settings = Alerting(daily_budget=BUDGET, summary_seconds=1.0)
+        settings = AlertsSettings(daily_budget=BUDGET, summary_seconds=1.0)
         reader = AlertDispatcher(
             state,
             store,

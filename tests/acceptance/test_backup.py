@@ -12,7 +12,7 @@ from insa_anomaly.adapters.postgres import dump
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.commands import backup
 from insa_anomaly.errors import BackupFailed
-from insa_anomaly.settings import load
+from insa_anomaly.settings.load import load
 from tests.acceptance.plant import machines, stream
 from tests.acceptance.site import Site, empty_database, opened
 from tests.conftest import wait_for

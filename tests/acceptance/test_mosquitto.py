@@ -23,7 +23,7 @@ from insa_anomaly.adapters.mqtt import Access, Feeder, MqttConnection, Terms
 from insa_anomaly.adapters.mqtt import Listener as Subscriber
 from insa_anomaly.errors import BrokerRefused
 from insa_anomaly.ports import Delivery
-from insa_anomaly.settings import BrokerAddress
+from insa_anomaly.settings.sections import BrokerSettings
 from insa_anomaly.shipped import shipped
 from tests.acceptance.site import Heard, Site
 from tests.conftest import wait_for
@@ -36,7 +36,7 @@ persistence_location {folder}/
 log_dest stderr
 include_dir {folder}/conf.d
 """
-DAEMON = Terms(("insa/iiot/telemetry/+",), expiry=BrokerAddress().session_expiry)
+DAEMON = Terms(("insa/iiot/telemetry/+",), expiry=BrokerSettings().session_expiry)
 
 
 @dataclass

@@ -47,7 +47,8 @@ from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import DecisionView
 from insa_anomaly.services.training import DeviceTraining, SeriesTraining, TrainingService
-from insa_anomaly.settings import Settings, Training
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import TrainingSettings
 from insa_anomaly.testing import MemoryState
 from insa_anomaly.wiring import services
 from insa_anomaly.wiring.health import assembled
@@ -117,7 +118,7 @@ class Site:
     state: MemoryState = field(default_factory=MemoryState)
 
     def __post_init__(self) -> None:
-        settings = Settings(training=Training(jobs=20))
+        settings = Settings(training=TrainingSettings(jobs=20))
         self.registry = Registry(8)
         self.activity = Activity()
         self.instance = uuid4()

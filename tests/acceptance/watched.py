@@ -19,7 +19,7 @@ from insa_anomaly.adapters.embedded.process import running
 from insa_anomaly.commands.keys import create_key
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.services.keys import Permission, Wish
-from insa_anomaly.settings import load
+from insa_anomaly.settings.load import load
 from tests.acceptance.daemon import Daemon
 from tests.acceptance.plant import Message
 from tests.acceptance.site import Site

@@ -17,7 +17,8 @@ import pytest
 
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
 from insa_anomaly.errors import TrainingError
-from insa_anomaly.settings import Settings, Training
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import TrainingSettings
 from tests.conftest import wait_for
 
 TASKS = [partial(mul, number, number) for number in range(7)]
@@ -88,4 +89,4 @@ def test_dask_is_asked_safely_or_not_at_all(scheduler: str) -> None:
     """A scheduler is used over TLS or on this machine only, because it runs the code it is sent."""
     with pytest.raises(ValueError, match="dask_scheduler"):
         Settings(training={"dask_scheduler": scheduler})  # type: ignore[arg-type]
-    assert Training(dask_scheduler="tls://plant:8786").dask_scheduler
+    assert TrainingSettings(dask_scheduler="tls://plant:8786").dask_scheduler

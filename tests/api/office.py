@@ -34,7 +34,8 @@ from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.view import SharedStreamView, compared
 from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
 from insa_anomaly.services.stream import Condition, StreamClient, StreamServer
-from insa_anomaly.settings import Http, RedisAddress, Settings, Training
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import HttpSettings, RedisSettings, TrainingSettings
 from insa_anomaly.wiring.services import Pools, ServiceParts
 from tests.runtime.streams import PARAMETERS, POLICY
 
@@ -239,7 +240,9 @@ def opened(
 ) -> Iterator[Office]:
     """Open the application over this database, as it listens on `host`."""
     settings = Settings(
-        http=Http(host=host), training=Training(jobs=JOBS_MOST), redis=RedisAddress(redis_url)
+        http=HttpSettings(host=host),
+        training=TrainingSettings(jobs=JOBS_MOST),
+        redis=RedisSettings(redis_url),
     )
     fleet = Fleet(Registry(16), settings.detection, settings.verdict)
     with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:

@@ -11,7 +11,7 @@ import pytest
 from insa_anomaly.api import app
 from insa_anomaly.api.address import Certificate, is_loopback, listen
 from insa_anomaly.errors import ConfigError
-from insa_anomaly.settings import Http
+from insa_anomaly.settings.sections import HttpSettings
 from tests.api.office import well
 
 
@@ -78,7 +78,7 @@ def test_files_that_are_none_are_explained(tmp_path: Path) -> None:
 def test_a_certificate_has_a_key() -> None:
     """A certificate without a key is a mistake."""
     with pytest.raises(ValueError, match="together"):
-        Http(certificate_file=Path("port.pem"))
+        HttpSettings(certificate_file=Path("port.pem"))
 
 
 HOSTS = {

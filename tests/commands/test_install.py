@@ -17,7 +17,7 @@ from insa_anomaly.cli import cli
 from insa_anomaly.commands.install import Site, install
 from insa_anomaly.commands.install_database import database_steps
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InstallationFailed
-from insa_anomaly.settings import load
+from insa_anomaly.settings.load import load
 from tests.conftest import Server
 
 ROOT_ONLY = pytest.mark.skipif(

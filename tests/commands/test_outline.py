@@ -3,7 +3,8 @@
 import pytest
 
 from insa_anomaly.commands.outline import outline
-from insa_anomaly.settings import Settings, without_secret
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.secrets import without_secret
 
 
 def told(**sections: object) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from insa_anomaly import AnomalyDetector
 from insa_anomaly.core.units import Floats
-from insa_anomaly.errors import ModelFileError, NotEnoughData, TrainingError
+from insa_anomaly.detectors.device import DeviceDetector
+from insa_anomaly.errors import ModelFileError, NotEnoughData, ParameterError, TrainingError
 
 QUICK = {"n_estimators": 12, "max_samples": 64}
 START = 1_700_000_000.0
@@ -248,13 +250,36 @@ def test_shapes_must_agree() -> None:
 
 
 def test_parameters_are_named_and_checked() -> None:
-    """An unknown name, and a value of the wrong kind, are told apart."""
+    """An unknown name is a TypeError; a value of the wrong kind names the parameter and its bounds."""
     with pytest.raises(
         TypeError, match="unknown parameter contamnation; known: alpha, contamination"
     ):
         AnomalyDetector("P", "m", contamnation=0.1)
-    with pytest.raises(TypeError, match="Expected `float`, got `str`"):
+    with pytest.raises(ParameterError, match="alpha is 'high'; it must be a number greater than 0"):
         AnomalyDetector("P", "m", alpha="high")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "allowed"),
+    [
+        ("gap_factor", -1.0, "a number greater than 1"),
+        ("worsen_step", -5.0, "a number greater than 0 and at most 1"),
+        ("alpha", -3.0, "a number greater than 0 and at most 0.1"),
+        ("contamination", 7.0, "'auto', or a number from 1e-06 to 0.5"),
+        ("max_samples", 1000, "'auto', or a number from 2 to 256"),
+        ("n_estimators", 2.5, "a whole number at least 1 and at most 1000"),
+        ("history_days", float("nan"), "a number greater than 0"),
+    ],
+)
+@pytest.mark.parametrize("build", [AnomalyDetector, DeviceDetector])
+def test_a_parameter_out_of_bounds_is_refused_in_words(
+    build: Callable[..., object], parameter: str, value: float, allowed: str
+) -> None:
+    """The error names the parameter, its value and the allowed values, for both detectors."""
+    second: Any = "m" if build is AnomalyDetector else ["a", "b"]
+    with pytest.raises(ParameterError) as refused:
+        build("P", second, **{parameter: value})
+    assert str(refused.value) == f"{parameter} is {value}; it must be {allowed}"
 
 
 def test_a_reading_that_stands_out_has_reasons() -> None:

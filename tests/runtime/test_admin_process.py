@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.runtime import admin_process
 from insa_anomaly.runtime.admin_process import AdminProcess
-from insa_anomaly.settings import Http, Settings
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import HttpSettings
 from tests.conftest import wait_for
 
 OBEDIENT = "import sys\nfor line in sys.stdin: open(sys.argv[1], 'a').write(line)"
@@ -50,7 +51,7 @@ def school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[School]:
 
 def asking(predictions: int) -> Settings:
     """Build settings that differ."""
-    return Settings(http=Http(predictions_a_minute=predictions))
+    return Settings(http=HttpSettings(predictions_a_minute=predictions))
 
 
 def until(keeper: AdminProcess, holds: Callable[[], bool]) -> None:

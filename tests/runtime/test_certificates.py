@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.runtime.certificates import Certificates
-from insa_anomaly.settings import BrokerAddress, Http, Settings
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import BrokerSettings, HttpSettings
 from insa_anomaly.wiring.certificates import certificates
 from tests.core.operations.test_certificate import KINDS, made
 
@@ -74,8 +75,8 @@ def test_those_in_use_are_looked_at(made: Path) -> None:
     A renewed file is not in use before the next start.
     """
     settings = Settings(
-        broker=BrokerAddress(tls=True, certificate_file=made, key_file=made),
-        http=Http(certificate_file=made, key_file=made),
+        broker=BrokerSettings(tls=True, certificate_file=made, key_file=made),
+        http=HttpSettings(certificate_file=made, key_file=made),
     )
     look = certificates(settings, Shown())
     made.rename(made.with_suffix(".old"))

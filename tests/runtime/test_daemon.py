@@ -36,7 +36,13 @@ from insa_anomaly.runtime.models.trainer import Trainer
 from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.runtime.score import ScoreReader
-from insa_anomaly.settings import Alerting, Grouping, Paging, Settings, Training
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import (
+    AlertsSettings,
+    IntakeSettings,
+    RecordSettings,
+    TrainingSettings,
+)
 from insa_anomaly.testing import (
     MemoryAlerts,
     MemoryBroker,
@@ -116,11 +122,11 @@ class Plant:
         """Put a daemon together."""
         registry = Registry(CAPACITY)
         feed = Feed(self.log, parser(), registry)
-        grouping = Grouping(messages=50, seconds=0.001, waiting=200, patience=5.0)
+        grouping = IntakeSettings(messages=50, seconds=0.001, waiting=200, patience=5.0)
         intake = Intake(self.log, feed, lambda: NOW, grouping)
         self.broker = intake.broker = Server(intake.hand_over)
         fleet = Fleet(registry, PARAMETERS, POLICY)
-        trainer = Trainer(self.shelf, intake.swap, no_child, Training(automatic=False))
+        trainer = Trainer(self.shelf, intake.swap, no_child, TrainingSettings(automatic=False))
         tell, show = EventPublisher(self.state, self.broker), LatestPublisher(self.latest)
         score = ScoreReader(
             feed,
@@ -130,7 +136,7 @@ class Plant:
             Listeners(tell, trainer, show, Activity()),
             checkpoint_seconds=0.02,
         )
-        paging = Paging(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
+        paging = RecordSettings(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
         record = RecordReader(
             log=self.log,
             feed=feed,
@@ -144,7 +150,7 @@ class Plant:
             store=MemoryAlerts(),
             targets=[],
             couriers=[],
-            alerting=Alerting(),
+            alerting=AlertsSettings(),
             clock=lambda: NOW,
         )
         self.parts = DaemonParts(

@@ -19,11 +19,11 @@ from insa_anomaly.runtime import intake as taking
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.intake import Intake
-from insa_anomaly.settings import Grouping
+from insa_anomaly.settings.sections import IntakeSettings
 from insa_anomaly.testing import MemoryBroker, MemoryLog, MemoryReserve
 from tests.runtime.streams import CAPACITY, NOW, Message, message, parser, swap
 
-AT_ONCE = Grouping(messages=1, seconds=1e-6, waiting=20, patience=0.002)
+AT_ONCE = IntakeSettings(messages=1, seconds=1e-6, waiting=20, patience=0.002)
 
 
 class Refusing(MemoryLog):
@@ -83,7 +83,7 @@ def logged(log: MemoryLog) -> list[Message]:
 class Port:
     """An intake between a broker and a log."""
 
-    grouping: Grouping = AT_ONCE
+    grouping: IntakeSettings = AT_ONCE
     log: Refusing = field(default_factory=Refusing)
 
     def __post_init__(self) -> None:
@@ -238,7 +238,7 @@ def test_the_hand_over_is_bounded_and_sheds_after_patience() -> None:
 
 def test_room_that_comes_in_time_is_taken() -> None:
     """The broker's thread waits while the hand-over is full, and continues after the next write."""
-    port = Port(Grouping(messages=1, seconds=1e-6, waiting=1, patience=30.0))
+    port = Port(IntakeSettings(messages=1, seconds=1e-6, waiting=1, patience=30.0))
     port.deliver(1)
     waiting = Thread(target=port.deliver, args=(2,))
     waiting.start()
@@ -261,12 +261,12 @@ def test_one_write_serves_many_messages() -> None:
 
 def test_a_write_waits_for_company_but_not_long() -> None:
     """A write waits at most `seconds` after the first message, and not if there are `messages`."""
-    port = Port(Grouping(messages=2, seconds=0.02, waiting=20, patience=0.1))
+    port = Port(IntakeSettings(messages=2, seconds=0.02, waiting=20, patience=0.1))
     began = monotonic()
     port.deliver(1)
     port.intake.step(0.0)
     assert 0.02 <= monotonic() - began < 1.0
-    port = Port(Grouping(messages=2, seconds=60.0, waiting=20, patience=0.1))
+    port = Port(IntakeSettings(messages=2, seconds=60.0, waiting=20, patience=0.1))
     port.deliver(1)
     port.deliver(2)
     port.intake.step(0.0)
@@ -319,7 +319,7 @@ def test_once_closed_it_takes_nothing_and_says_nothing() -> None:
 
 def test_closing_lets_the_brokers_thread_go() -> None:
     """A thread that waits for room is released by the close before its patience ends."""
-    port = Port(Grouping(messages=1, seconds=1e-6, waiting=1, patience=30.0))
+    port = Port(IntakeSettings(messages=1, seconds=1e-6, waiting=1, patience=30.0))
     port.deliver(1)
     waiting = Thread(target=port.deliver, args=(2,))
     waiting.start()
@@ -370,7 +370,10 @@ def test_a_step_of_the_clock_is_said() -> None:
     now = [NOW]
     log = MemoryLog()
     intake = Intake(
-        log, Feed(log, parser(), Registry(10)), lambda: now[0], Grouping(messages=1, seconds=0.001)
+        log,
+        Feed(log, parser(), Registry(10)),
+        lambda: now[0],
+        IntakeSettings(messages=1, seconds=0.001),
     )
     with capture_logs() as logs:
         for step in (0, 0, 86_400_000_000, -86_400_000_000, 0):
@@ -390,7 +393,7 @@ def test_the_hand_over_is_bounded_in_bytes_too() -> None:
         log,
         Feed(log, parser(), Registry(10)),
         lambda: NOW,
-        Grouping(waiting=1000, waiting_bytes=3000, patience=0.01),
+        IntakeSettings(waiting=1000, waiting_bytes=3000, patience=0.01),
     )
     large = [("t", bytes(1500))]
     assert [intake.hand_over(Delivery(1, large, [i])) for i in range(4)] == [
@@ -426,7 +429,7 @@ def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.M
         log,
         Feed(log, parser(), Registry(10)),
         lambda: NOW,
-        Grouping(messages=1, seconds=0.001),
+        IntakeSettings(messages=1, seconds=0.001),
         reserve,
     )
     intake.hand_over(Delivery(1, [("t", b"1")], [1]))
@@ -450,7 +453,7 @@ def test_a_full_log_leaves_the_reserve_alone(monkeypatch: pytest.MonkeyPatch) ->
         log,
         Feed(log, parser(), Registry(10)),
         lambda: NOW,
-        Grouping(messages=1, seconds=0.001),
+        IntakeSettings(messages=1, seconds=0.001),
         reserve,
     )
     intake.hand_over(Delivery(1, [("t", b"1")], [1]))

@@ -19,7 +19,7 @@ from insa_anomaly.errors import DatabaseAway, RowsRefused
 from insa_anomaly.ports import Page, Recorder
 from insa_anomaly.runtime.page_parts import SAMPLE
 from insa_anomaly.runtime.record import RecordReader
-from insa_anomaly.settings import Paging
+from insa_anomaly.settings.sections import RecordSettings
 from insa_anomaly.testing import MemoryTables
 from tests.contracts.recorded import InPostgres, in_postgres
 from tests.runtime.streams import GARBAGE, Stream, message, stream, topic
@@ -87,12 +87,12 @@ def numbered(readings: int, entries: set[int] | None = None, bad: tuple[float, .
         Stream([message("pump", i, {"a": i}) for i in range(readings)], {}).log(entries or set())
     )
     world.values = set(bad)
-    paging = Paging(linger=0.0, first_retry=1e-9, last_retry=1e-9)
+    paging = RecordSettings(linger=0.0, first_retry=1e-9, last_retry=1e-9)
     world.record = recording(world, world.recorder, paging)
     return world
 
 
-def recording(world: Choosy, recorder: Recorder, paging: Paging) -> RecordReader:
+def recording(world: Choosy, recorder: Recorder, paging: RecordSettings) -> RecordReader:
     """Build a record reader of the world's log."""
     return RecordReader(
         log=world.log,
@@ -122,7 +122,7 @@ def test_law_all_but_what_is_refused_is_recorded_once(
     whole = expected(seed)
     refused = data.draw(st.sets(st.sampled_from(sorted(whole.telemetry)), max_size=12))
     world = Choosy(stream(seed, 150).log(cuts))
-    world.record.adjust(Paging(readings=500, linger=0.0, first_retry=1e-9, last_retry=1e-9))
+    world.record.adjust(RecordSettings(readings=500, linger=0.0, first_retry=1e-9, last_retry=1e-9))
     world.places, world.away_at = refused, data.draw(st.sets(st.integers(1, 60), max_size=4))
     world.score.drain()
     for _ in range(len(world.away_at)):
@@ -275,7 +275,7 @@ def test_postgresql_refuses_one_value(postgres: InPostgres, statement: str, word
     """
     postgres.session.execute(statement)
     world = numbered(1000, {400, 800})
-    world.record = recording(world, postgres.recorder, Paging(linger=0.0))
+    world.record = recording(world, postgres.recorder, RecordSettings(linger=0.0))
     world.score.drain()
     assert postgres.recorder.cursor(world.log.id) == 0
     before = _backends(postgres.session)
@@ -309,7 +309,7 @@ def test_a_column_that_is_missing_is_said_and_nothing_is_a_dead_letter(
     """SQLSTATE class 42 is reported, and makes no dead letter."""
     postgres.session.execute("ALTER TABLE telemetry RENAME COLUMN flags TO marks")
     world = numbered(10)
-    world.record = recording(world, postgres.recorder, Paging(linger=0.0))
+    world.record = recording(world, postgres.recorder, RecordSettings(linger=0.0))
     world.score.drain()
     world.turn()
     assert world.record.trouble is not None

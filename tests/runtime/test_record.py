@@ -20,12 +20,12 @@ from insa_anomaly.ports import Page, Telemetry
 from insa_anomaly.runtime import score as scoring
 from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.record import RecordReader
-from insa_anomaly.settings import Paging
+from insa_anomaly.settings.sections import RecordSettings
 from insa_anomaly.testing import MemoryRecorder, MemoryTables
 from tests.runtime.streams import NOW, SECOND, Stream, message, model, models, stream, swap
 from tests.runtime.world import EVERYTHING, World
 
-PAGING = Paging(readings=25, linger=0.0, first_retry=1e-9, last_retry=1e-9)
+PAGING = RecordSettings(readings=25, linger=0.0, first_retry=1e-9, last_retry=1e-9)
 TROUBLES = {
     "away": DatabaseAway("no answer"),
     "refused": DatabaseRefused("relation does not exist"),
@@ -81,7 +81,7 @@ class Recording(World):
         return self.recorder.tables
 
 
-def recording(world: Recording, paging: Paging) -> RecordReader:
+def recording(world: Recording, paging: RecordSettings) -> RecordReader:
     """Build a record reader of the world's log."""
     return RecordReader(
         log=world.log,
@@ -314,7 +314,7 @@ def test_a_database_in_trouble_is_left_alone_for_a_while(trouble: str) -> None:
     """
     world = Recording(a_few().log(set()))
     world.score.drain()
-    world.record = recording(world, Paging(first_retry=60.0, last_retry=200.0))
+    world.record = recording(world, RecordSettings(first_retry=60.0, last_retry=200.0))
     waits = []
     for _ in range(4):
         world.recorder.fails_before = trouble

@@ -14,7 +14,13 @@ from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.core.notification.routing import Dispatch
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.publish import EventPublisher
-from insa_anomaly.settings import Alerting, IssueTracker, MailServer, Settings, Storage
+from insa_anomaly.settings.load import Settings
+from insa_anomaly.settings.sections import (
+    AlertsSettings,
+    GithubSettings,
+    MailSettings,
+    StorageSettings,
+)
 from insa_anomaly.testing import MemoryBroker
 from insa_anomaly.wiring import alerts
 from insa_anomaly.wiring.alerts import AlertThreads
@@ -59,15 +65,15 @@ def office(tmp_path: Path) -> Iterator[Office]:
         stack.enter_context(server.running())
         state = stack.enter_context(StateFile(tmp_path / "state.db"))
         settings = Settings(
-            storage=Storage(tmp_path),
-            alerts=Alerting(first_retry=0.05, last_retry=0.1),
-            mail=MailServer(
+            storage=StorageSettings(tmp_path),
+            alerts=AlertsSettings(first_retry=0.05, last_retry=0.1),
+            mail=MailSettings(
                 host="127.0.0.1",
                 port=server.port,
                 security="none",
                 recipients=("office@plant.test",),
             ),
-            github=IssueTracker("plant/line", token, url),
+            github=GithubSettings("plant/line", token, url),
         )
         hearing = alerts.opened(
             settings,

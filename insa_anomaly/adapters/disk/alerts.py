@@ -17,8 +17,9 @@ import numpy as np
 
 from insa_anomaly.core.notification.alert import Alert, Severity
 from insa_anomaly.core.notification.cadence import Cadence
-from insa_anomaly.core.notification.routing import DAY, DailyBudget, Dispatch, KnownCause
+from insa_anomaly.core.notification.routing import DailyBudget, Dispatch, KnownCause
 from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private

@@ -53,7 +53,7 @@ def mosquitto(
 ) -> Iterator[EmbeddedBroker]:
     """Run mosquitto on 127.0.0.1 with a single user, `insa`.
 
-    Sessions and queues live in `folder`, so a second run there continues them. `settings` are
+    Sessions and queues live in `folder`, so a second run there continues them. `settings/load` are
     further lines of its configuration. Raises ServiceError.
     """
     command = tools.command("mosquitto")

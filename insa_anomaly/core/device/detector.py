@@ -18,6 +18,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.bounds import Significance
 from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.device import features, window
 from insa_anomaly.core.device.features import MEMBERS, Knowledge, RowView
@@ -62,7 +63,7 @@ _LEAST_SHARE = 0.1
 class DeviceParameters(Parameters):
     """How a device is learnt: as a series is, of rows instead of readings."""
 
-    alpha: float = 1e-2  # a row whose p-value is below this is anomalous
+    alpha: Significance = 1e-2  # a row whose p-value is below this is anomalous
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,13 @@ allows: a habit is learnt, an accident is not. All times are seconds of a clock 
 """
 
 from dataclasses import dataclass
+from math import inf
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt, Le, Lt
 
+from insa_anomaly.core.bounds import Count, Positive, check
 from insa_anomaly.core.units import Floats, Ints
 
 
@@ -20,13 +24,17 @@ class Patience:
     Where the share `stream_share` of all devices falls silent together, it is the stream.
     """
 
-    factor: float = 3.0
-    pauses: int = 20
-    spans: float = 10.0
-    memory_seconds: float = 1_209_600.0
-    device_seconds: float = 300.0
-    stream_seconds: float = 60.0
-    stream_share: float = 0.5
+    factor: Annotated[float, Gt(1), Lt(inf)] = 3.0
+    pauses: Count = 20
+    spans: Positive = 10.0
+    memory_seconds: Positive = 1_209_600.0
+    device_seconds: Positive = 300.0
+    stream_seconds: Positive = 60.0
+    stream_share: Annotated[float, Gt(0), Le(1)] = 0.5
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for a value out of bounds."""
+        check(self)
 
 
 @dataclass(frozen=True)

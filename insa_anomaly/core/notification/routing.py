@@ -13,8 +13,9 @@ import msgspec
 
 from insa_anomaly.core.notification.alert import SUMMARY, Alert, Severity
 from insa_anomaly.core.notification.event import deterministic_id, rfc3339
+from insa_anomaly.core.units import DAY
+from insa_anomaly.errors import ParameterError
 
-DAY = 86_400_000_000  # microseconds
 SHOWN = 20  # alerts and devices that a summary names
 _MOST_DEVICES = 1000  # counted one by one in a summary; those beyond are counted together
 _OTHERS = "(others)"
@@ -37,6 +38,18 @@ class Route:
     )
     severity: str = "warning"
     targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for an empty word or an unknown severity."""
+        if self.severity.upper() not in Severity.__members__:
+            raise ParameterError("severity", self.severity, "info, warning or critical")
+        for name, words in (
+            ("devices", (self.devices,)),
+            ("kinds", self.kinds),
+            ("targets", self.targets),
+        ):
+            if not all(words):
+                raise ParameterError(name, getattr(self, name), "without an empty word")
 
     def leads(self, alert: Alert, target: str) -> bool:
         """Whether it takes this there."""

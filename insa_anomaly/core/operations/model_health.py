@@ -6,10 +6,13 @@ Measuring comes before it and acting after it; here nothing is asked and nothing
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from math import inf
+from typing import Annotated, Literal
 
 import msgspec
+from annotated_types import Ge, Lt
 
+from insa_anomaly.core.bounds import Count, Positive, Share, check
 from insa_anomaly.core.learning.assessment import FALSE_POSITIVE_RATE_MOST
 from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.core.notification.notice import Notice, NoticeKind, Severity
@@ -55,13 +58,17 @@ class HealthIssue(StrEnum):
 class Limits:
     """From where on something is the matter. `latency` is in seconds, the rates are shares."""
 
-    age_days: float = 7.0
-    accuracy: float = 0.9
-    accuracy_drop: float = 0.05
-    false_positive_rate: float = FALSE_POSITIVE_RATE_MOST
-    latency: float = 0.1
-    failures: int = 3
-    inactive_days: float = 30.0
+    age_days: Positive = 7.0
+    accuracy: Share = 0.9
+    accuracy_drop: Share = 0.05
+    false_positive_rate: Share = FALSE_POSITIVE_RATE_MOST
+    latency: Positive = 0.1
+    failures: Count = 3
+    inactive_days: Annotated[float, Ge(1), Lt(inf)] = 30.0
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for a value out of bounds."""
+        check(self)
 
 
 class ModelCondition(msgspec.Struct, frozen=True):

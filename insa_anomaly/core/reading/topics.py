@@ -1,9 +1,17 @@
 """Which topics are read, in which format, and what is accepted of them."""
 
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from insa_anomaly.core.bounds import Count, Nonnegative, Positive, check
+from insa_anomaly.errors import ParameterError
 
 Format = Literal["auto", "json", "number", "influx"]
+_LEVEL = re.compile(r"\{device_id\}|\{metric_name\}|\+|[^+#{}\0]+")
+_LEVELS = "levels of a word, {device_id}, {metric_name}, + or, as the last level, #"
 
 
 @dataclass(frozen=True)
@@ -12,6 +20,14 @@ class Subscription:
 
     topic: str = "insa/iiot/telemetry/{device_id}"
     format: Format = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for a topic that is no template."""
+        *levels, last = self.topic.split("/")
+        if not all(_LEVEL.fullmatch(level) for level in levels) or not (
+            last == "#" or _LEVEL.fullmatch(last)
+        ):
+            raise ParameterError("topic", self.topic, _LEVELS)
 
     @property
     def filter(self) -> str:
@@ -36,9 +52,15 @@ class Acceptance:
     """What a message may be. Seconds; `max_age` None accepts a timestamp of any age."""
 
     subscriptions: tuple[Subscription, ...] = field(default_factory=lambda: (Subscription(),))
-    max_age: float | None = 30 * 86400.0
-    max_ahead: float = 300.0
-    historical_after: float = 900.0
-    max_bytes: int = 262144
-    max_depth: int = 32
-    max_values: int = 3000
+    max_age: Positive | None = 30 * 86400.0
+    max_ahead: Nonnegative = 300.0
+    historical_after: Nonnegative = 900.0
+    max_bytes: Annotated[int, Ge(1), Le(1 << 28)] = 262144
+    max_depth: Annotated[int, Ge(1), Le(500)] = 32
+    max_values: Count = 3000
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for a value out of bounds, or no subscription at all."""
+        check(self)
+        if not self.subscriptions:
+            raise ParameterError("subscriptions", [], "a list of at least one subscription")

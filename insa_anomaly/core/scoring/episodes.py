@@ -7,11 +7,13 @@ time of the last of them. Nothing but a reading closes it: neither a refit nor a
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Gt, Le
 
+from insa_anomaly.core.bounds import Count, Positive, Share, check
 from insa_anomaly.core.scoring.calibration import DECADES
 from insa_anomaly.core.units import Bools, Floats, Ints
 
@@ -31,14 +33,17 @@ class Transition(IntEnum):
 class Policy:
     """When an episode opens, worsens and closes."""
 
-    merge_gap_readings: int = 12  # ordinary readings in a row that close an episode
-    worsen_step: float = (
-        0.2  # an open episode speaks again when its confidence exceeds what was told by this
-    )
-    false_alarms_per_day: float = (
-        0.14  # accepted per series; sets the threshold of a newly trained model
-    )
-    highest_threshold: float = 0.9  # of the largest confidence a model can have: no threshold is set above it, an obvious fault always speaks
+    merge_gap_readings: Count = 12  # ordinary readings in a row that close an episode
+    # An open episode worsens when its confidence exceeds the last published one by this.
+    worsen_step: Annotated[float, Gt(0), Le(1)] = 0.2
+    false_alarms_per_day: Positive = 0.14  # accepted per series; sets a new model's threshold
+    # Share of the largest confidence a model can have: no threshold is set above it, so that an
+    # obvious fault always opens an episode.
+    highest_threshold: Share = 0.9
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for a value out of bounds."""
+        check(self)
 
 
 class EpisodeState(NamedTuple):

@@ -14,7 +14,7 @@ from insa_anomaly.core.notification.routing import DailyBudget, Target, decide, 
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports import AlertStore, Outgoing, State
 from insa_anomaly.runtime.alerting.courier import Courier
-from insa_anomaly.settings import Alerting
+from insa_anomaly.settings.sections import AlertsSettings
 
 AT_ONCE = 500
 IDLE_SECONDS = 0.5  # between two looks at what nobody told us of
@@ -32,7 +32,7 @@ class AlertDispatcher:
         store: AlertStore,
         targets: Sequence[Target],
         couriers: Sequence[Courier],
-        alerting: Alerting,
+        alerting: AlertsSettings,
         clock: Callable[[], int],
     ) -> None:
         self._state = state

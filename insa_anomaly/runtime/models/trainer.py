@@ -27,7 +27,7 @@ from insa_anomaly.runtime.models.child import (
     TrainingReply,
     _nobody,
 )
-from insa_anomaly.settings import Training
+from insa_anomaly.settings.sections import TrainingSettings
 
 INDEX_POLL_SECONDS = 1.0
 DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
@@ -72,7 +72,7 @@ class Trainer:
         models: ModelIndex,
         swap: Callable[[list[Swap]], None],
         start_child: Callable[[], "Popen[bytes]"],
-        training: Training,
+        training: TrainingSettings,
         told: Told = _unheard,
         failed: Failed = _unnoticed,
     ) -> None:
@@ -99,7 +99,7 @@ class Trainer:
         self._urgent = 0  # orders given by hand, which go before the automatic ones
         self._under_way: object = None
 
-    def adjust(self, training: Training) -> None:
+    def adjust(self, training: TrainingSettings) -> None:
         """Whether and when series train themselves from now on; the pace and the deadline stay."""
         self._training = training
 

@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
-from insa_anomaly.core.notification.routing import DAY, Dispatch
+from insa_anomaly.core.notification.routing import Dispatch
+from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.wiring.storage import alerts
 from tests.core.alerts import DAY_ZERO, an_alert

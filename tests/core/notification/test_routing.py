@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.notification.alert import SUMMARY, Alert, Severity
 from insa_anomaly.core.notification.routing import (
-    DAY,
     SHOWN,
     DailyBudget,
     Dispatch,
@@ -20,6 +19,7 @@ from insa_anomaly.core.notification.routing import (
     decide,
     summaries,
 )
+from insa_anomaly.core.units import DAY
 from tests.core.alerts import DAY_ZERO, HOUR, an_alert
 
 ALL = Route(kinds=(), severity="info")

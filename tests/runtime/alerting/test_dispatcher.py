@@ -22,7 +22,7 @@ from insa_anomaly.runtime.alerting import courier as couriers
 from insa_anomaly.runtime.alerting import dispatcher as reading
 from insa_anomaly.runtime.alerting.courier import Courier, running
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher as AlertReader
-from insa_anomaly.settings import Alerting
+from insa_anomaly.settings.sections import AlertsSettings
 from insa_anomaly.testing import MemoryAlerts, MemoryState
 from tests.conftest import wait_for
 from tests.core.alerts import DAY_ZERO, HOUR
@@ -81,7 +81,7 @@ class Office:
             store=self.store,
             targets=targets,
             couriers=[self.courier],
-            alerting=Alerting(),
+            alerting=AlertsSettings(),
             clock=lambda: self.now,
         )
 

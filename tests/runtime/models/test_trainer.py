@@ -37,7 +37,7 @@ from insa_anomaly.runtime.models.child import (
     TrainingReply,
 )
 from insa_anomaly.runtime.models.trainer import Admission, Trainer
-from insa_anomaly.settings import Training
+from insa_anomaly.settings.sections import TrainingSettings
 from insa_anomaly.testing import MemoryModels
 from tests.runtime.streams import SERIES, model_row, removal, swap
 
@@ -237,7 +237,7 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
 
     The progress of the interrupted training was received.
     """
-    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
+    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, TrainingSettings())
     heard: list[int] = []
     answers: list[TrainingReply] = []
     asking = Thread(
@@ -260,7 +260,7 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
 
 def test_what_is_asked_for_by_hand_goes_first(nursery: Nursery) -> None:
     """No automatic training begins while a requested training waits."""
-    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, Training())
+    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, TrainingSettings())
     trainer.due([SeriesKey("pump", "b")])
     trainer._urgent = 1
     trainer.step(0.5)
@@ -325,7 +325,7 @@ class School:
             models=self.shelf,
             swap=self.swaps.extend,
             start_child=Nursery().start,
-            training=msgspec.convert(settings | {"devices": devices}, Training),
+            training=msgspec.convert(settings | {"devices": devices}, TrainingSettings),
             told=lambda row, kind, _: self.told.append((row.id, kind)),
             failed=lambda key, model_id, reason: self.failed.append((key, model_id, reason)),
         )

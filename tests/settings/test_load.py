@@ -13,10 +13,12 @@ from insa_anomaly.adapters.mqtt import Tls
 from insa_anomaly.core.reading.topics import Subscription
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.processes.reload import LIVE
-from insa_anomaly.settings import Settings, credential, load, secret
+from insa_anomaly.settings.load import Settings, load
+from insa_anomaly.settings.secrets import credential, secret
 from insa_anomaly.wiring.broker import access
+from tests.conftest import ROOT
 
-MANUAL = Path(__file__).parent.parent / "config.yaml"
+MANUAL = ROOT / "config.yaml"
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any value of a setting
@@ -122,7 +124,7 @@ def test_a_variable_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("readings: {subscriptions: []}", ["readings.subscriptions", "[]", "at least one"]),
         (
             "readings: {subscriptions: [{topic: 'a/#/b'}]}",
-            ["readings.subscriptions.0", "a/#/b", "as the last one, #"],
+            ["readings.subscriptions.0", "a/#/b", "as the last level, #"],
         ),
         (
             "readings: {subscriptions: [{topic: 'a/{device}'}]}",

@@ -1,0 +1,1 @@
+"""The configuration: `config.yaml` and `INSA_*` variables become one frozen `Settings`."""
