@@ -122,4 +122,4 @@ def begun(port: AdminPort) -> Iterator[AdminProcess]:
     try:
         yield port.process
     finally:
-        port.process.close()
+        port.process.finish()

@@ -91,11 +91,11 @@ def run(settings: Settings, source: str) -> int:
         )
         others = (
             *parts.others,
-            ("measure", _measure(settings, parts).step),
-            ("settings", reload.step),
+            ("measure", _measure(settings, parts)),
+            ("settings", reload),
             *others,
         )
-        others = others if admin is None else (*others, ("admin", admin.step))
+        others = others if admin is None else (*others, ("admin", admin))
         daemon = Daemon(
             replace(parts, others=others, admin=admin), _supervision(settings, parts.broker)
         )
@@ -204,9 +204,9 @@ def _assemble(
         settings.record,
     )
     others = (
-        ("alert", hearing.alert.step),
-        ("silence", hearing.listen.step),
-        ("certificates", certificates(settings, broker).step),
+        ("alert", hearing.alert),
+        ("silence", hearing.listen),
+        ("certificates", certificates(settings, broker)),
     )
     return DaemonParts(
         log,

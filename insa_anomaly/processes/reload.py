@@ -7,6 +7,7 @@ from threading import Event
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import ConfigError
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.load import Settings, load
 
 LIVE = frozenset(
@@ -31,7 +32,7 @@ LIVE = frozenset(
 TURN_SECONDS = 0.5
 
 
-class Reload:
+class Reload(Step):
     """Asked for by a signal, done by a thread. `adjust` is called with what is to be in force."""
 
     def __init__(self, current: Settings, source: str, adjust: Callable[[Settings], None]) -> None:
@@ -45,7 +46,7 @@ class Reload:
         """Soon; may be called from a signal handler."""
         self._asked.set()
 
-    def step(self) -> float:
+    def step(self, _: float) -> float:
         """Do it where it was asked for; answers how long to wait for the next look."""
         if self._asked.is_set():
             self._asked.clear()

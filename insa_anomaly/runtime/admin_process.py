@@ -8,6 +8,7 @@ from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.operations.backoff import BackoffPolicy, backoff
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.load import Settings
 
 TURN_SECONDS = 0.5
@@ -16,7 +17,7 @@ STEADY_SECONDS = 60.0  # it ran so long: what made it end before is over
 RETRY = BackoffPolicy(first=1.0, last=60.0)
 
 
-class AdminProcess:
+class AdminProcess(Step):
     """One at a time. `start` begins it; a line on its standard input are settings to be in force, and the end of that is its end."""
 
     def __init__(self, start: Callable[[Settings], "Popen[bytes]"], settings: Settings) -> None:
@@ -46,7 +47,7 @@ class AdminProcess:
                 0.0,
             )
 
-    def step(self) -> float:
+    def step(self, _: float) -> float:
         """Begin it again where it ended, after a pause that grows; answers how long to wait for the next look."""
         if self.trouble is None:
             return TURN_SECONDS
@@ -68,7 +69,7 @@ class AdminProcess:
                 self._process.stdin.write(settings.model_dump_json().encode() + b"\n")
                 self._process.stdin.flush()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Let it answer what it was asked, and end it."""
         with self._lock:
             self._end()

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.parser import SECOND
+from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0
 EARLY = 30 * 86_400 * SECOND
 _DAY = 86_400 * SECOND
 
 
-class Certificates:
+class Certificates(Step):
     """One thread of the daemon. `ends`: when each ends, by what it is of; None while that is not known. Times in microseconds."""
 
     def __init__(
@@ -20,7 +21,7 @@ class Certificates:
         self._clock = clock
         self._told: dict[str, int] = {}
 
-    def step(self) -> float:
+    def step(self, _: float) -> float:
         """Look at each, and say once a day which will end within thirty; answers how many seconds may pass before the next call."""
         now = self._clock()
         for of, asked in self._ends.items():

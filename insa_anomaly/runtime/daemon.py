@@ -28,6 +28,7 @@ from insa_anomaly.runtime.models.trainer import Trainer
 from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.runtime.score import ScoreReader
+from insa_anomaly.runtime.step import Step
 
 TURN_SECONDS = 0.2  # the longest a thread waits before it looks whether to stop
 WATCH_SECONDS = 1.0
@@ -114,9 +115,7 @@ class DaemonParts:
     tell: EventPublisher
     show: LatestPublisher | None
     trainer: Trainer
-    others: tuple[
-        tuple[str, Callable[[], float]], ...
-    ] = ()  # name and turn of each; a turn answers how long to wait for the next
+    others: tuple[tuple[str, Step], ...] = ()  # by the names of their threads
     alert: AlertDispatcher | None = None
     reserve: Reserve | None = None
     admin: AdminProcess | None = None
@@ -153,8 +152,8 @@ class Daemon:
     def run(self) -> int:
         """Run until `end` is called or a thread dies; answers the exit status."""
         threads = [
-            Thread(target=self._watched, args=(name, turn), name=name, daemon=True)
-            for name, turn in self._turns()
+            Thread(target=self._watched, args=(name, step), name=name, daemon=True)
+            for name, step in self._steps()
         ]
         for thread in threads:
             thread.start()
@@ -226,24 +225,26 @@ class Daemon:
             "checkpoint": parts.score.checkpoint,
         }
 
-    def _turns(self) -> list[tuple[str, Callable[[], object]]]:
+    def _steps(self) -> tuple[tuple[str, Step], ...]:
         parts = self._parts
-        turns: list[tuple[str, Callable[[], object]]] = [
-            ("intake", lambda: parts.intake.step(TURN_SECONDS)),
-            ("score", lambda: parts.score.step(TURN_SECONDS)),
-            ("tell", lambda: parts.tell.step(TURN_SECONDS)),
-            ("record", lambda: parts.record.step(self._stop, TURN_SECONDS)),
-            ("trainer", lambda: self._stop.wait(parts.trainer.step(TURN_SECONDS))),
-        ]
-        turns += [(name, lambda turn=turn: self._stop.wait(turn())) for name, turn in parts.others]  # type: ignore[misc]
-        show = parts.show
-        return turns if show is None else [*turns, ("show", lambda: show.step(self._stop))]
+        show = () if parts.show is None else (("show", parts.show),)
+        return (
+            ("intake", parts.intake),
+            ("score", parts.score),
+            ("tell", parts.tell),
+            ("record", parts.record),
+            ("trainer", parts.trainer),
+            *parts.others,
+            *show,
+        )
 
-    def _watched(self, name: str, turn: Callable[[], object]) -> None:
+    def _watched(self, name: str, step: Step) -> None:
         try:
             while not self._stop.is_set():
                 self._supervision.heartbeats.beat(name, monotonic())
-                turn()
+                pause = step.step(TURN_SECONDS)
+                if pause:
+                    self._stop.wait(pause)
         except BaseException as error:  # noqa: BLE001 - whatever it was, the daemon must not go on with this thread missing
             self._fail(name, error)
 
@@ -292,9 +293,9 @@ class Daemon:
         """
         parts = self._parts
         self._supervision.notify("STOPPING=1")
-        parts.intake.close()
         self._stop.set()
-        parts.trainer.close()  # ends a training under way, which its thread waits for
+        for _, step in self._steps():
+            step.close()
         for thread in threads:
             thread.join(JOIN_SECONDS)
         if self._failure is None and not any(thread.is_alive() for thread in threads):

@@ -99,10 +99,10 @@ class Feed:
             self._last = entry.seq
             self._news.notify_all()
 
-    def wait(self, after: int, timeout: float) -> bool:
-        """True once there is an entry past `after`, False when `timeout` seconds have gone by without."""
+    def wait(self, after: int, timeout_s: float) -> bool:
+        """True once there is an entry past `after`, False when `timeout_s` seconds have gone by without."""
         with self._news:
-            return self._news.wait_for(lambda: self._last > after, timeout)
+            return self._news.wait_for(lambda: self._last > after, timeout_s)
 
     def came(self, seq: int) -> float | None:
         """When the first message of this entry came (monotonic); at the latest, where many came since. None: before this process began."""

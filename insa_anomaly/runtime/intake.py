@@ -13,6 +13,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
 from insa_anomaly.ports import Broker, Delivery, Log, Reserve, Swap
 from insa_anomaly.runtime.feed import Feed
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import IntakeSettings
 
 MOST_A_COMMIT = 5000
@@ -28,7 +29,7 @@ class _Posted(Delivery, frozen=True):
     durable: Event
 
 
-class Intake:
+class Intake(Step):
     """The only writer of the log."""
 
     def __init__(
@@ -117,13 +118,14 @@ class Intake:
         while self._deliveries and self.writable:
             self.step(0.0)
 
-    def step(self, timeout: float) -> None:
-        """Write and acknowledge what is there; wait up to `timeout` seconds for the first of it."""
-        deliveries, swaps = self._gather(timeout)
+    def step(self, timeout_s: float) -> float:
+        """Write and acknowledge what is there; wait up to `timeout_s` seconds for the first of it."""
+        deliveries, swaps = self._gather(timeout_s)
         if deliveries or swaps:
             self._write(deliveries, swaps)
         if self._drop_through:
             self._drop()
+        return 0.0
 
     def _drop(self) -> None:
         """A full disk may refuse even this; the next `drop` is the next attempt."""
@@ -133,9 +135,9 @@ class Intake:
         except LogBroken as error:
             instrumentation.log_not_trimmed(str(error))
 
-    def _gather(self, timeout: float) -> tuple[list[tuple[float, Delivery]], list[Swap]]:
+    def _gather(self, timeout_s: float) -> tuple[list[tuple[float, Delivery]], list[Swap]]:
         with self._change:
-            self._change.wait_for(lambda: self._deliveries or self._swaps, timeout)
+            self._change.wait_for(lambda: self._deliveries or self._swaps, timeout_s)
             if self._deliveries:
                 left = self._deliveries[0][0] + self._grouping.seconds - monotonic()
                 self._change.wait_for(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from threading import Event, Lock
+from threading import Lock
 from time import monotonic
 
 import msgspec
@@ -11,12 +11,13 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.ports import Latest, Telemetry
+from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0
 AGAIN_SECONDS = 1800.0  # a model is shown again long before it fades
 
 
-class LatestPublisher:
+class LatestPublisher(Step):
     """Keeps the newest result of a series and shows those that changed, once a second."""
 
     def __init__(
@@ -43,10 +44,10 @@ class LatestPublisher:
             )
             self._newest.update(newest)
 
-    def step(self, stop: Event) -> None:
-        """Wait a second, and show what changed meanwhile."""
-        stop.wait(EVERY_SECONDS)
+    def step(self, _: float) -> float:
+        """Show what changed since the last turn, once a second."""
         self.flush()
+        return EVERY_SECONDS
 
     def flush(self) -> None:
         """Show what changed since the last time."""

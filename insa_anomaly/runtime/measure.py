@@ -7,6 +7,7 @@ from time import monotonic
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable, LogBroken, StateBroken
 from insa_anomaly.ports import Log, State
+from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0
 SIZES_EVERY_SECONDS = 300.0  # a thousand models are twelve thousand files
@@ -22,7 +23,7 @@ class Backlog:
     clock: Callable[[], int]
 
 
-class Measure:
+class Measure(Step):
     """One thread of the daemon. `sizes` answers bytes on disk by what is stored, and may raise DiskUnreadable."""
 
     def __init__(self, waiting: Backlog, sizes: Callable[[], Mapping[str, int]]) -> None:
@@ -31,7 +32,7 @@ class Measure:
         self._sizes_at = 0.0
         self._failed = False
 
-    def step(self) -> float:
+    def step(self, _: float) -> float:
         """Measure; answers how many seconds may pass before the next call."""
         try:
             self._measure()

@@ -15,6 +15,7 @@ from time import monotonic
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports import Outgoing, Publisher, State
+from insa_anomaly.runtime.step import Step
 
 UNDER_WAY = 100
 SAFE_SECONDS = 5.0  # a connection that stands for so long after an answer: by then the broker, which saves every two, has what it took
@@ -28,7 +29,7 @@ REST_SECONDS = 5.0  # then
 DENIED_SECONDS = 3600.0  # and what was refused is not tried again for so long
 
 
-class EventPublisher:
+class EventPublisher(Step):
     """The reader of the outbox."""
 
     def __init__(self, state: State, publisher: Publisher) -> None:
@@ -59,9 +60,9 @@ class EventPublisher:
         self._fresh.extend((came, event) for event in events)
         self._news.set()
 
-    def step(self, timeout: float) -> None:
+    def step(self, timeout_s: float) -> float:
         """Publish what there is and take the broker's answers."""
-        self._news.wait(ANSWER_POLL_SECONDS if self._under_way else min(timeout, IDLE_SECONDS))
+        self._news.wait(ANSWER_POLL_SECONDS if self._under_way else min(timeout_s, IDLE_SECONDS))
         self._news.clear()
         if self._publisher.generation != self._generation:
             self._begin_again()
@@ -75,6 +76,7 @@ class EventPublisher:
             and monotonic() >= self._rest_until
         ):
             self._publish()
+        return 0.0
 
     def drain(self, deadline: float) -> None:
         """Tell what there is, until deadline (monotonic)."""

@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from threading import Event
 from time import monotonic
 
 import numpy as np
@@ -29,10 +28,11 @@ from insa_anomaly.runtime.dead_letters import Quota
 from insa_anomaly.runtime.detections import Detections, Late
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.page_parts import PageParts
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import RecordSettings
 
 
-class RecordReader:
+class RecordReader(Step):
     """The reader of the log that writes the database."""
 
     def __init__(
@@ -64,15 +64,15 @@ class RecordReader:
         """Size and pace of the pages from now on."""
         self._paging = paging
 
-    def step(self, stop: Event, timeout: float) -> None:
-        """Record one page, or wait: for more to record, or for the database."""
-        if (
-            stop.wait(max(0.0, min(timeout, self._next_at - monotonic())))
-            or monotonic() < self._next_at
-        ):
-            return
+    def step(self, timeout_s: float) -> float:
+        """Record a page where it is due; return the seconds until the next is, `timeout_s` at most."""
+        if monotonic() >= self._next_at:
+            self._record_next(timeout_s)
+        return max(0.0, min(timeout_s, self._next_at - monotonic()))
+
+    def _record_next(self, timeout_s: float) -> None:
         try:
-            self._page(timeout)
+            self._page(timeout_s)
         except DatabaseAway as error:
             self._back_off(str(error), instrumentation.database_away)
         except DatabaseRefused as error:
@@ -82,9 +82,9 @@ class RecordReader:
         """Record what is scored, until nothing is left or deadline (monotonic) has come; then it stays in the log."""
         while monotonic() < deadline and self.trouble is None and self.reached < self._state.cursor:
             self._next_at = 0.0
-            self.step(Event(), 0.0)
+            self._record_next(0.0)
 
-    def _page(self, timeout: float) -> None:
+    def _page(self, timeout_s: float) -> None:
         if not self._sure:
             self.reached, self._sure = self._recorder.cursor(self._log.id), True
         through = self._state.cursor
@@ -93,7 +93,7 @@ class RecordReader:
             self.reached = max(
                 self.reached, through
             )  # what the log has dropped is not there to be recorded
-            self._feed.wait(max(through, self.reached), timeout)
+            self._feed.wait(max(through, self.reached), timeout_s)
             self._next_at = monotonic() + min(self._paging.linger, 0.01)
             return
         letters, dropped, quota = self._quota.sift(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
-from time import monotonic, sleep
+from time import monotonic
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -39,6 +39,7 @@ from insa_anomaly.runtime.detections import Detection, Detections, Late, detecti
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet.devices import DeviceOutcome, KeptDevice
 from insa_anomaly.runtime.fleet.fleet import Fleet, Kept, due
+from insa_anomaly.runtime.step import Step
 
 MOST_READINGS = 2000
 ANOMALY_TOPIC = "insa/iiot/ml/anomaly/"
@@ -72,7 +73,7 @@ class Scored:
     seconds: float
 
 
-class ScoreReader:
+class ScoreReader(Step):
     """The score reader.
 
     While the disk does not take its results it waits with those it has, for as long as that lasts: the windows have moved, so nothing
@@ -148,9 +149,9 @@ class ScoreReader:
         return entries
 
     # Run
-    def step(self, timeout: float) -> None:
-        """Score what there is; wait up to `timeout` seconds for it."""
-        if not self._groups and self._waiting is None and self._feed.wait(self._reached, timeout):
+    def step(self, timeout_s: float) -> float:
+        """Score what there is; wait up to `timeout_s` seconds for it."""
+        if not self._groups and self._waiting is None and self._feed.wait(self._reached, timeout_s):
             last = self._feed.last
             batches = self._feed.read(self._reached, MOST_READINGS)
             self._groups.extend(_groups(batches))
@@ -164,7 +165,8 @@ class ScoreReader:
             if self.writable:
                 instrumentation.state_unwritable(str(error))
             self.writable = False
-            sleep(timeout)
+            return timeout_s
+        return 0.0
 
     def drain(self) -> None:
         """Score all there is and keep the states, unless the disk refuses."""

@@ -16,12 +16,13 @@ from insa_anomaly.runtime.models.events import ModelEvents
 from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.runtime.models.health import HealthKeeper, Notes
 from insa_anomaly.runtime.models.jobs import JobRunner
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.remedies import Remedies
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock, services
 
-Turns = tuple[tuple[str, Callable[[], float]], ...]
+Steps = tuple[tuple[str, Step], ...]
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def threads(
     models: ModelFiles,
     activity: Activity,
     failures: Failures,
-) -> Iterator[Turns]:
+) -> Iterator[Steps]:
     """What trains when it is asked for, and what asks for it once a day."""
     with services.pools(settings, dsn) as pools:
         instance = daemon.log.id
@@ -64,7 +65,7 @@ def threads(
             clock.now,
             settings.health.settle,
         )
-        yield ("jobs", runner.step), ("health", keeper.step)
+        yield ("jobs", runner), ("health", keeper)
 
 
 def assembled(

@@ -69,7 +69,7 @@ def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[Ale
         )
         stop = threading.Event()
         thread = threading.Thread(
-            target=lambda: [stop.wait(reader.step()) for _ in iter(stop.is_set, True)]
+            target=lambda: [stop.wait(reader.step(0.2)) for _ in iter(stop.is_set, True)]
         )
         thread.start()
         try:

@@ -198,7 +198,7 @@ class Site:
             self.read(key, self.now, self.now + HOUR)
         self.now += HOUR
         self.keeper.turn()
-        while self.runner.step() == 0.0:
+        while self.runner.step(0.0) == 0.0:
             pass
         self.follow()
 

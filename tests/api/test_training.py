@@ -109,14 +109,14 @@ class School:
 
     def run(self) -> Thread:
         """Run a turn in a thread beside the test."""
-        thread = Thread(target=self.runner.step)
+        thread = Thread(target=self.runner.step, args=(0.0,))
         thread.start()
         return thread
 
     def finish(self) -> None:
         """Run a turn to its end."""
         self.trainer.go.set()
-        self.runner.step()
+        self.runner.step(0.0)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_an_answer_that_comes_soon_is_waited_for(
         school.trainer.reason = reason
         stop = Event()
         thread = Thread(
-            target=lambda: [school.runner.step() for _ in iter(lambda: stop.wait(0.02), True)]  # noqa: B023
+            target=lambda: [school.runner.step(0.0) for _ in iter(lambda: stop.wait(0.02), True)]  # noqa: B023
         )
         thread.start()
         answer = office.ask("write", "POST", f"{API}/models/train", json=TRAIN)

@@ -144,12 +144,12 @@ def publish_again_what_is_under_way() -> None:
     """Publish unacknowledged events again on the same connection, once a second."""
     step, seconds = EventPublisher.step, set[int]()
 
-    def stepping(self: EventPublisher, timeout: float) -> None:
+    def stepping(self: EventPublisher, timeout_s: float) -> float:
         if int(monotonic()) not in seconds:
             seconds.add(int(monotonic()))
             self._under_way.clear()
             self._reached = 0
-        step(self, timeout)
+        return step(self, timeout_s)
 
     patch.object(EventPublisher, "step", stepping).start()
 

@@ -58,7 +58,7 @@ def until(keeper: AdminProcess, holds: Callable[[], bool]) -> None:
     """Step the keeper until the condition holds."""
 
     def looked() -> bool:
-        keeper.step()
+        keeper.step(0.0)
         return holds()
 
     wait_for(looked)
@@ -77,7 +77,7 @@ def test_one_that_ended_is_begun_again(school: School) -> None:
             until(keeper, lambda count=count: len(school.begun) == count)  # type: ignore[misc]
             assert keeper.trouble is None
     assert [one["action"] for one in said] == ["admin_process_ended"] * 2
-    keeper.close()
+    keeper.finish()
 
 
 def test_pauses_grow_while_it_ends_at_once(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +97,10 @@ def test_pauses_grow_while_it_ends_at_once(school: School, monkeypatch: pytest.M
         school.begun[-1][1].wait()
         began, count = moment[0], len(school.begun)
         while len(school.begun) == count:
-            keeper.step()
+            keeper.step(0.0)
             moment[0] += 0.25
         pauses.append(moment[0] - began)
-    keeper.close()
+    keeper.finish()
     assert pauses == [*sorted(pauses[:3]), pauses[0]]
     assert pauses[2] > 3 * pauses[0]
 
@@ -111,11 +111,11 @@ def test_settings_reach_it_and_those_after_it(school: School) -> None:
     keeper.begin()
     keeper.adjust(asking(7))
     wait_for(lambda: school.file.exists() or keeper.trouble is not None)
-    keeper.close()
+    keeper.finish()
     assert Settings.model_validate_json(school.file.read_text()).http.predictions_a_minute == 7
     keeper.adjust(asking(8))  # to a process that has ended: no error
     keeper.begin()
-    keeper.close()
+    keeper.finish()
     assert [settings.http.predictions_a_minute for settings, _ in school.begun] == [1, 8]
 
 
@@ -123,7 +123,7 @@ def test_it_ends_when_it_hears_no_more(school: School) -> None:
     """The process ends by itself, with all its input done, when its input is closed."""
     keeper = AdminProcess(school.start, asking(1))
     keeper.begin()
-    keeper.close()
+    keeper.finish()
     assert school.begun[0][1].returncode == 0
 
 
@@ -133,7 +133,7 @@ def test_one_that_does_not_end_is_ended(school: School, monkeypatch: pytest.Monk
     school.program = DEAF
     keeper = AdminProcess(school.start, asking(1))
     keeper.begin()
-    keeper.close()
+    keeper.finish()
     assert school.begun[0][1].returncode == -9
 
 

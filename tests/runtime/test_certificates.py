@@ -32,7 +32,7 @@ def gauge(of: str) -> float | None:
 def told(look: Certificates) -> list[tuple[object, object]]:
     """Return the log lines of a single turn."""
     with capture_logs() as logs:
-        look.step()
+        look.step(0.0)
     return [(log["of"], log["days"]) for log in logs if log["action"] == "certificate_ending"]
 
 

@@ -15,9 +15,6 @@ from insa_anomaly.testing import MemoryLatest
 from tests.runtime.streams import NOW, SECOND, message, stream
 from tests.runtime.world import EVERYTHING, World
 
-STOP = Event()
-STOP.set()
-
 
 class Shown(msgspec.Struct, frozen=True):
     """A result as it is shown."""
@@ -49,9 +46,9 @@ def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObj
                     int(batch.telemetry.timestamp[i]),
                 )
         if data.draw(st.booleans()):
-            show.step(STOP)
+            show.step(0.0)
             assert said(latest) == expected(newest)
-    show.step(STOP)
+    show.step(0.0)
     assert said(latest) == expected(newest) != {}
 
 
@@ -89,15 +86,15 @@ def test_only_what_changed_is_shown() -> None:
     """A plant that sends no reading causes no write."""
     world, latest = World(), Counting()
     show = LatestPublisher(latest)
-    show.step(STOP)
+    show.step(0.0)
     assert latest.writes == 0
     for i, device in enumerate(("a", "b")):
         latest.shown.clear()
         world.take([message(device, i, {"x": 1.0})])
         [batch] = world.feed.read(i, 1)
         show.results(batch.telemetry, world.fleet.advance(batch.telemetry))
-        show.step(STOP)
-        show.step(STOP)
+        show.step(0.0)
+        show.step(0.0)
         assert list(latest.shown) == [(device, "x")]
     assert latest.writes == 2
 
@@ -125,27 +122,19 @@ def test_a_slow_place_to_show_holds_up_nobody() -> None:
     world.take([message("a", 1, {"x": 2.0})])
     first, second = world.feed.read(0, 100)
     show.results(first.telemetry, world.fleet.advance(first.telemetry))
-    thread = Thread(target=show.step, args=(STOP,))
+    thread = Thread(target=show.step, args=(0.0,))
     thread.start()
     assert latest.entered.wait(10)
     show.results(second.telemetry, world.fleet.advance(second.telemetry))
     latest.go_on.set()
     thread.join(10)
-    show.step(STOP)
+    show.step(0.0)
     assert said(latest)[SeriesKey("a", "x")].timestamp == _stamp(NOW + SECOND)
 
 
-def test_it_waits_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step lasts as long as configured, unless the daemon ends."""
-    waited: list[float] = []
-
-    class Watch(Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waited.append(timeout or 0.0)
-            return False
-
-    LatestPublisher(MemoryLatest()).step(Watch())
-    assert waited == [showing.EVERY_SECONDS]
+def test_the_next_look_is_a_second_later() -> None:
+    """A step asks for its next turn as late as configured."""
+    assert LatestPublisher(MemoryLatest()).step(0.0) == showing.EVERY_SECONDS == 1.0
 
 
 def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(

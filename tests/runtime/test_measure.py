@@ -60,34 +60,34 @@ def test_a_reader_lags_by_what_it_has_not_dealt_with(site: Site) -> None:
     """
     site.state.commit(2, None, [("a", b"1"), ("b", b"2")])
     site.recorded, site.now = 1, NOW + 10 * SECOND
-    assert site.measure.step() > 0
+    assert site.measure.step(0.0) > 0
     assert lag("score") == (1, 8)
     assert lag("record") == (2, 9)
     assert said("outbox_events") == 2
     site.state.commit(3, None, [])
     site.recorded = 3
-    site.measure.step()
+    site.measure.step(0.0)
     assert lag("score") == lag("record") == (0, 0)
 
 
 def test_a_clock_that_goes_back_gives_no_negative_age(site: Site) -> None:
     """The lag is at least 0."""
     site.now = NOW - SECOND
-    site.measure.step()
+    site.measure.step(0.0)
     assert lag("record") == (3, 0)
 
 
 def test_sizes_are_looked_at_seldom(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are measured seldom, because reading a large folder is costly."""
     for _ in range(3):
-        site.measure.step()
+        site.measure.step(0.0)
     assert site.asked == 1
     assert (said("storage_bytes", what="log"), said("storage_bytes", what="models")) == (5, 7)
     monkeypatch.setattr(measuring, "SIZES_EVERY_SECONDS", 0.0)
     site.measure = Measure(
         Backlog(site.log, site.state, lambda: 0, lambda: NOW), lambda: {"log": 6}
     )
-    site.measure.step()
+    site.measure.step(0.0)
     assert said("storage_bytes", what="log") == 6
 
 
@@ -98,8 +98,8 @@ def test_what_cannot_be_measured_is_said_once(site: Site, monkeypatch: pytest.Mo
     site.sizes = None
     for _ in range(2):
         site.measure._sizes_at = 0.0
-        site.measure.step()
+        site.measure.step(0.0)
     assert reasons == ["The files on disk cannot be inspected."]
     site.sizes, site.measure._sizes_at = {"log": 9}, 0.0
-    site.measure.step()
+    site.measure.step(0.0)
     assert said("storage_bytes", what="log") == 9

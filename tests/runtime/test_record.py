@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from threading import Event
 from time import monotonic
 
 import pytest
@@ -70,7 +69,7 @@ class Recording(World):
     def turn(self) -> None:
         """Record the next page, if there is any."""
         self.record._next_at = 0.0
-        self.record.step(Event(), 0.0)
+        self.record.step(0.0)
 
     def finish(self) -> MemoryTables:
         """Score and record the whole log without failures."""
@@ -321,7 +320,7 @@ def test_a_database_in_trouble_is_left_alone_for_a_while(trouble: str) -> None:
         began = monotonic()
         world.turn()
         waits.append(round(world.record._next_at - began))
-        world.record.step(Event(), 0.0)
+        world.record.step(0.0)
     assert waits == [60, 120, 200, 200]
     assert world.recorder.asked == 4
     assert world.record.trouble == str(TROUBLES[trouble])
@@ -356,15 +355,14 @@ def test_an_end_does_not_wait_for_a_database_in_trouble() -> None:
     assert monotonic() - began < 1.0
 
 
-def test_being_told_to_stop_ends_the_wait() -> None:
-    """A step does not outlast the daemon, and records no page once it is over."""
+def test_a_page_that_is_not_due_is_not_waited_for() -> None:
+    """A step returns at once and asks for its next turn within the given time."""
     world = Recording(a_few().log(set()))
     world.score.drain()
     world.record._next_at = monotonic() + 60.0
-    stop = Event()
-    stop.set()
     began = monotonic()
-    world.record.step(stop, 60.0)
+    assert world.record.step(0.2) == 0.2
+    assert 0.0 < world.record.step(90.0) <= 60.0
     assert monotonic() - began < 1.0
     assert world.recorder.pages == []
 

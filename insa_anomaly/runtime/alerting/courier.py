@@ -14,12 +14,13 @@ from insa_anomaly.core.notification.alert import delivery_id
 from insa_anomaly.core.operations.backoff import BackoffPolicy, Circuit, backoff, failed
 from insa_anomaly.errors import TargetAway, TargetRefused
 from insa_anomaly.ports import AlertStore, AlertTarget, PendingAlert
+from insa_anomaly.runtime.step import Step
 
 IDLE_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 
 
-class Courier:
+class Courier(Step):
     """The way to one target. `clock` is microseconds since the epoch.
 
     An alert is tried for `keep` seconds; and once in any case, though the daemon was off for long or its clock jumped ahead.
@@ -57,17 +58,20 @@ class Courier:
         """Deliver until `close`."""
         while not self._stop.is_set():
             try:
-                delivered = self.step()
+                pause = self.step(0.0)
             except Exception as error:  # noqa: BLE001 - whatever it was, the alerts wait on disk and the stream goes on
-                delivered = False
+                pause = IDLE_SECONDS
                 if not self._stop.is_set():
                     instrumentation.courier_stumbled(self.name, error)
-            if not delivered:
-                self._news.wait(IDLE_SECONDS)
+            if pause:
+                self._news.wait(pause)
                 self._news.clear()
 
-    def step(self) -> bool:
-        """Deliver the next that is due; whether there may be more."""
+    def step(self, _: float) -> float:
+        """Deliver the alert that is due first; return 0 while more may be due."""
+        return 0.0 if self._deliver_next() else IDLE_SECONDS
+
+    def _deliver_next(self) -> bool:
         if not self._circuit.permits(monotonic()):
             return False
         one = self._store.next(self.name, self._clock())

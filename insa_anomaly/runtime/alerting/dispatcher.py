@@ -14,16 +14,17 @@ from insa_anomaly.core.notification.routing import DailyBudget, Target, decide, 
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports import AlertStore, Outgoing, State
 from insa_anomaly.runtime.alerting.courier import Courier
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import AlertsSettings
 
 AT_ONCE = 500
-IDLE_SECONDS = 0.5  # between two looks at what nobody told us of
+IDLE_SECONDS = 0.5  # before another attempt at a file that cannot be written
 LINGER_SECONDS = 0.5  # between two decisions: each is an fsync, and the log is on the same disk
 SUMMARY_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 
 
-class AlertDispatcher:
+class AlertDispatcher(Step):
     """The reader of the notices."""
 
     def __init__(
@@ -62,9 +63,9 @@ class AlertDispatcher:
         if events:
             self._news.set()
 
-    def step(self) -> float:
+    def step(self, timeout_s: float) -> float:
         """Decide what there is; answers how many seconds may pass before the next call."""
-        self._news.wait(IDLE_SECONDS)
+        self._news.wait(timeout_s)
         self._news.clear()
         try:
             decided = self._turn()

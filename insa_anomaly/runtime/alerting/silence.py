@@ -16,6 +16,7 @@ from insa_anomaly.core.notification.silence import Silence, Silent
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports import AlertStore, Outgoing, SilenceState, State, Telemetry
+from insa_anomaly.runtime.step import Step
 
 LOOK_SECONDS = 1.0
 KEEP_SECONDS = 600.0
@@ -43,7 +44,7 @@ class ReceptionWatch:
     monotonic: Callable[[], float] = monotonic
 
 
-class SilenceMonitor:
+class SilenceMonitor(Step):
     """One thread hears (`results`), another looks (`step`)."""
 
     def __init__(
@@ -94,7 +95,7 @@ class SilenceMonitor:
                 self._heard = np.pad(self._heard, (0, len(telemetry.keys) - len(self._heard)))
             self._heard[telemetry.key] = True
 
-    def step(self) -> float:
+    def step(self, _: float) -> float:
         """Tell who fell silent and who is back; answers how many seconds may pass before the next call."""
         if not self._restored:
             self._restore()

@@ -9,6 +9,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
 from insa_anomaly.ports import ScoringCounts
 from insa_anomaly.runtime.models.activity import Activity
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.remedies import Remedies
 
@@ -27,7 +28,7 @@ class Notes:
     note_failures: Callable[[], None]
 
 
-class HealthKeeper:
+class HealthKeeper(Step):
     """One thread of the daemon. While the database is away nothing is done, and nothing is forgotten but what a crash takes."""
 
     def __init__(
@@ -54,7 +55,7 @@ class HealthKeeper:
             latency
         )  # written down, or none of ours
 
-    def step(self) -> float:
+    def step(self, _: float) -> float:
         """Do what is due; answers how many seconds may pass before the next call."""
         if monotonic() < self._next_look:
             return TURN_SECONDS

@@ -22,6 +22,7 @@ from insa_anomaly.runtime.models.child import (
 )
 from insa_anomaly.runtime.models.events import ModelEvents
 from insa_anomaly.runtime.models.trainer import Trainer
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.services.jobs import (
     EVERY_METRIC,
     FleetView,
@@ -36,7 +37,7 @@ AWAY_SECONDS = 2.0
 AT_ONCE = 32  # of many series: half a minute on two cores
 
 
-class JobRunner:
+class JobRunner(Step):
     """One thread of the daemon. While the database is away nothing begins, and what has ended is written when it is back."""
 
     def __init__(
@@ -62,7 +63,7 @@ class JobRunner:
         self._many: list[Job] = []  # of many series each, under way: the first is trained on
         self._next_at = 0.0
 
-    def step(self) -> float:
+    def step(self, _: float) -> float:
         """Train the next that waits; answers how many seconds may pass before the next call."""
         if monotonic() < self._next_at:
             return LOOK_SECONDS

@@ -27,6 +27,7 @@ from insa_anomaly.runtime.models.child import (
     TrainingReply,
     _nobody,
 )
+from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import TrainingSettings
 
 INDEX_POLL_SECONDS = 1.0
@@ -64,7 +65,7 @@ class Admission:
         return True
 
 
-class Trainer:
+class Trainer(Step):
     """One thread, one child, one series at a time."""
 
     def __init__(
@@ -154,13 +155,13 @@ class Trainer:
         self._swapped.update({key: Swap(*key, model_id) for key, model_id in known.items()})
         self._follow()
 
-    def step(self, timeout: float) -> float:
+    def step(self, timeout_s: float) -> float:
         """Train the next series that waits and follow the index; answers how many seconds may pass before the next call."""
         if monotonic() >= self._next_look:
             self._look()
         key = None if self._urgent else self._next()
         if key is None:
-            return min(timeout, INDEX_POLL_SECONDS)
+            return min(timeout_s, INDEX_POLL_SECONDS)
         self._train(key)
         self._look()
         self._try_device(key.device_id)

@@ -95,7 +95,7 @@ class Office:
 
     def deliver(self) -> None:
         """Deliver all alerts that are due."""
-        while self.courier.step():
+        while not self.courier.step(0.0):
             pass
 
     @property
@@ -116,8 +116,8 @@ def test_an_event_becomes_an_alert_once() -> None:
     """An event is an alert once, and is removed from the notices; the outbox is not affected."""
     office = Office()
     office.post(1, 2, 1)
-    office.reader.step()
-    office.reader.step()
+    office.reader.step(0.0)
+    office.reader.step(0.0)
     office.deliver()
     assert office.told == ["opened-1", "opened-2"]
     assert office.state.notices(9) == []
@@ -142,11 +142,11 @@ def test_a_crash_between_the_two_files_loses_and_repeats_nothing(crash: str) -> 
     broken, name = (office.store, "keep") if crash == "before" else (office.state, "noticed")
     setattr(broken, name, die)
     with pytest.raises(Killed):
-        office.reader.step()
+        office.reader.step(0.0)
     delattr(broken, name)
     office.start()
     office.post(3)
-    office.reader.step()
+    office.reader.step(0.0)
     office.deliver()
     assert office.told == ["opened-1", "opened-2", "opened-3"]
 
@@ -167,7 +167,7 @@ def test_notices_that_cannot_be_dropped_repeat_nothing() -> None:
     with capture_logs() as logs:
         for number in range(2, 7):
             office.post(number)
-            office.reader.step()
+            office.reader.step(0.0)
     office.deliver()
     assert office.told == [f"opened-{number}" for number in range(1, 7)]
     assert [line["action"] for line in logs] == ["alerts_unwritable"] * 3
@@ -178,7 +178,7 @@ def test_what_is_no_event_of_ours_is_passed_over() -> None:
     office = Office()
     office.state.post([("insa/iiot/ml/anomaly/x", b"{"), ("something", b"\xff")])
     office.post(1)
-    office.reader.step()
+    office.reader.step(0.0)
     assert office.state.notices(9) == []
     assert office.store.backlog() == {"mail": 1}
 
@@ -193,11 +193,11 @@ def test_a_store_that_cannot_be_written_is_waited_for() -> None:
 
     office.store.keep = broken  # type: ignore[assignment]
     with capture_logs() as logs:
-        assert office.reader.step() > 0
+        assert office.reader.step(0.0) > 0
     assert {line["action"] for line in logs} == {"alerts_unwritable"}
     assert len(office.state.notices(9)) == 1
     del office.store.keep
-    office.reader.step()
+    office.reader.step(0.0)
     assert office.store.backlog() == {"mail": 1}
 
 
@@ -209,13 +209,13 @@ def test_a_storm_becomes_a_summary() -> None:
     office = Office(budget=5)
     office.post(*range(1234))
     for _ in range(3):
-        office.reader.step()
+        office.reader.step(0.0)
     assert office.state.notices(9) == []
     assert office.store.backlog() == {"mail": 4}
     office.now += 2 * HOUR
-    office.reader.step()
+    office.reader.step(0.0)
     office.start()  # a restart in between
-    office.reader.step()
+    office.reader.step(0.0)
     office.deliver()
     assert len(office.person.heard) == 5
     summary = office.person.heard[-1][1]
@@ -227,7 +227,7 @@ def test_the_budget_outlives_a_restart() -> None:
     office = Office(budget=3)
     for number in range(10):
         office.post(number)
-        office.reader.step()
+        office.reader.step(0.0)
         office.start()
     office.deliver()
     assert len(office.told) == 2
@@ -237,7 +237,7 @@ def test_the_budget_outlives_a_restart() -> None:
 def waiting(office: Office, *numbers: int) -> None:
     """Decide alerts that wait."""
     office.post(*numbers)
-    office.reader.step()
+    office.reader.step(0.0)
 
 
 def test_a_target_that_is_away_hears_later_all_of_it() -> None:
@@ -248,7 +248,7 @@ def test_a_target_that_is_away_hears_later_all_of_it() -> None:
     with capture_logs() as logs:
         for _ in range(200):
             office.now += 10_000
-            office.courier.step()
+            office.courier.step(0.0)
             if len(office.told) == 3:
                 break
             Event().wait(0.002)
@@ -270,9 +270,9 @@ def test_a_target_that_fails_is_left_alone_for_a_while() -> None:
     assert office.reader.trouble is None
     for _ in range(50):
         office.now += 10_000
-        office.courier.step()
+        office.courier.step(0.0)
     assert len(office.person.trouble) == 97
-    office.reader.step()
+    office.reader.step(0.0)
     assert office.reader.trouble == "alerts are not delivered to: mail"
 
 

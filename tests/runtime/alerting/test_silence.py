@@ -65,7 +65,7 @@ class Plant:
             if alive:
                 self.known.extend(KEYS[len(self.known) :])
                 self.listen.results(telemetry(alive))
-            assert self.listen.step() == 1.0
+            assert self.listen.step(0.0) == 1.0
         return [msgspec.json.decode(one.payload, type=SilenceEvent) for one in self.offered[told:]]
 
 

@@ -79,7 +79,7 @@ class Ward:
         """Let `count` seconds pass, with a step in each."""
         for _ in range(count):
             self.monotonic += 1.0
-            assert self.keeper.step() == health.TURN_SECONDS
+            assert self.keeper.step(0.0) == health.TURN_SECONDS
 
 
 @pytest.fixture
