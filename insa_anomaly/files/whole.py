@@ -1,4 +1,4 @@
-"""Files that are whole, whatever happens while they are written, and that nobody but their owner can read."""
+"""Files that are whole even after a crash during a write, and that only their owner can read."""
 
 import os
 import tempfile
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Either the old file or all of the new one is there, also after a power cut; only its owner may read it. Raises OSError."""
+    """Replace a file so that the old or the whole new file is there, even after a power cut.
+
+    Only the owner may read it. Raises OSError.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -21,9 +24,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def create_private(path: Path) -> None:
-    """Make the file for its owner alone before SQLite sees it: what SQLite puts beside it follows its mode.
+    """Create a file that only its owner can read, before SQLite opens it.
 
-    Its name stays after a power cut. Raises OSError.
+    The files that SQLite puts beside it get the same mode. Its name stays after a power cut. Raises
+    OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -35,7 +39,7 @@ def create_private(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """What was renamed or linked in this folder stays so after a power cut. Raises OSError."""
+    """Make renames and links in a folder survive a power cut. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,1 +1,1 @@
-"""The configuration: `config.yaml` and `INSA_*` variables become one frozen `Settings`."""
+"""The configuration: `config.yaml` and `INSA_*` variables become a frozen `Settings`."""

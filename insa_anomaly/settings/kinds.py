@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 
 def sheltered(scheduler: str) -> str:
-    """Return the address of a scheduler that strangers cannot write to: Dask runs the objects it receives."""
+    """Return the scheduler's address if strangers cannot write to it: Dask runs what it is sent."""
     parts = urlsplit(scheduler)
     if parts.scheme != "tls" and not (
         parts.scheme == "tcp" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
@@ -18,8 +18,6 @@ def sheltered(scheduler: str) -> str:
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-
-
 Filled = Annotated[str, Field(min_length=1)]
 
 

@@ -1,6 +1,7 @@
-"""The configuration: `config.yaml` and `INSA_*` variables become one frozen `Settings`. Nothing else reads files or the environment.
+"""The configuration: `config.yaml` and `INSA_*` variables become a frozen `Settings`.
 
-A variable beats the file: `INSA_BROKER__HOST` is `broker.host`. Secrets are never settings but files that settings name.
+No other module reads the configuration file or the environment. A variable beats the file:
+`INSA_BROKER__HOST` is `broker.host`. Secrets are never settings but files that settings name.
 """
 
 import json
@@ -49,7 +50,7 @@ _TREE_BYTES = 256 * 1024 // 100  # of memory for a tree of a model
 
 
 class Settings(BaseSettings):
-    """Every setting with its default; the sections are what the parts take."""
+    """Every setting with its default; each part of the program takes its section."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -93,7 +94,7 @@ class Settings(BaseSettings):
 
     @property
     def most_series(self) -> int:
-        """As many as their models' memory has room for."""
+        """Number of series whose models fit into `models.max_bytes`."""
         return max(1, self.models.max_bytes // (_TREE_BYTES * self.detection.n_estimators))
 
     @classmethod
@@ -105,20 +106,22 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given in the call is the file (see `load`); the environment beats it."""
+        """Let the environment beat the file, which `load` passes as arguments."""
         return env_settings, init_settings
 
 
 def load(path: Path | None = None) -> tuple[Settings, str]:
-    """The settings of this file (default: `INSA_CONFIG`, else the system's where there is one) and where they are from.
+    """Return the settings of a configuration file, and where they are from.
 
-    Raises ConfigError with one line a mistake: the file, the key, what stands there, and what is allowed.
+    Without a path, `INSA_CONFIG` names the file, else the system's file is read where it exists.
+    Raises ConfigError with a line for each mistake: the file, the key, its value and the allowed
+    values.
     """
     path = path or _usual_path()
     source = str(path) if path else "defaults"
-    said = _read(path) if path else {}
+    found = _read(path) if path else {}
     try:
-        return Settings(**said), source
+        return Settings(**found), source
     except ValidationError as error:
         raise ConfigError(
             "\n".join(_explain(one, source) for one in error.errors(include_url=False))
@@ -143,16 +146,15 @@ def _usual_path() -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if said is not None and not isinstance(said, dict):
-        raise ConfigError(f"{path}: expected sections with settings, found {type(said).__name__}")
-    return {
-        name: section for name, section in (said or {}).items() if section is not None
-    }  # all its keys may be comments
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected sections with settings, found {type(found).__name__}")
+    # A section is None where all its keys are comments.
+    return {name: section for name, section in (found or {}).items() if section is not None}
 
 
 def _explain(error: Any, source: str) -> str:  # noqa: ANN401 - pydantic's own record
@@ -162,15 +164,15 @@ def _explain(error: Any, source: str) -> str:  # noqa: ANN401 - pydantic's own r
         return f"{source}: {key}: there is no such setting"
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, ParameterError):
-        said = without_secret(repr(cause.value))
-        return f"{source}: {key}.{cause.name}: {said} is not allowed: it must be {cause.allowed}"
-    said = without_secret(repr(error["input"]))
+        found = without_secret(repr(cause.value))
+        return f"{source}: {key}.{cause.name}: {found} is not allowed: it must be {cause.allowed}"
+    found = without_secret(repr(error["input"]))
     why = error["msg"].removeprefix("Value error, ")
-    return f"{source}: {key}: {said} is not allowed: {why[0].lower()}{why[1:]}"
+    return f"{source}: {key}: {found} is not allowed: {why[0].lower()}{why[1:]}"
 
 
 def _variable(place: tuple[str | int, ...]) -> str | None:
-    """The variable that says this setting, where one does."""
+    """Return the name of the variable that holds a setting, or None."""
     for length in range(len(place), 0, -1):
         name = (_PREFIX + _BETWEEN.join(map(str, place[:length]))).upper()
         if any(variable.upper() == name for variable in os.environ):

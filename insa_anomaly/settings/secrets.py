@@ -7,29 +7,25 @@ from pathlib import Path
 from insa_anomaly.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/insa-anomaly/config.yaml")
-
-
-_CREDENTIAL = "secret_"  # what systemd puts before the names of files of a folder; the units' `LoadCredential=secret:`
-
-
+_CREDENTIAL = "secret_"  # prefix of a credential's file: the units say `LoadCredential=secret:`
 _NAMED = re.compile(r"(?<=://)[^/\s]*@")  # before the host of an address
-
-
 _WORD = re.compile(r"(password\s*=\s*)('(\\.|[^'\\])*'|(\\.|[^\s\\])+)")  # among PostgreSQL's
-
-
 _PARAMETER = re.compile(r"(password=)([^&\s]*)")  # after the path of an address
 
 
 def without_secret(address: str) -> str:
-    """An address as it may be shown: `***` where a password, or a name with one, stands."""
+    """Return an address as it may be shown: `***` stands for a password."""
     if "://" in address:
         return _PARAMETER.sub(r"\1***", _NAMED.sub("***@", address))
     return _WORD.sub(r"\1***", address)
 
 
 def credential(path: Path) -> Path:
-    """Where a secret file is: one named by its name alone is what systemd hands over, else it lies with the system's configuration."""
+    """Return where a secret file is.
+
+    A file named without a folder is a credential of systemd, or lies beside the system's
+    configuration.
+    """
     if len(path.parts) != 1:
         return path
     handed = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -39,7 +35,7 @@ def credential(path: Path) -> Path:
 
 
 def secret(path: Path | None) -> str | None:
-    """The secret in a file, without the line end. Raises ConfigError."""
+    """Return the secret in a file, without the line end. Raises ConfigError."""
     if path is None:
         return None
     path = credential(path)

@@ -1,4 +1,4 @@
-"""The sections of config.yaml, a class each; sections of core's own parameters are core's classes."""
+"""The sections of config.yaml, a class each; core's own parameters are core's classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from insa_anomaly.settings.kinds import Filled, Port, WebAddress, network, redis
 
 @dataclass(frozen=True)
 class BrokerSettings:
-    """The MQTT broker, and how we present ourselves.
+    """The MQTT broker, and how the daemon presents itself.
 
-    `reader: stock` reads with paho's own loop: slower, and nothing of ours in it. Under `canary`, a topic, we publish to ourselves.
+    `reader: stock` reads with paho's own loop, which is slower. `canary` is the topic under which
+    the daemon publishes to itself to prove that the broker delivers.
     """
 
     host: str = "127.0.0.1"
@@ -38,7 +39,7 @@ class BrokerSettings:
     key_file: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for files that would not be used."""
+        """Raise ValueError for files that would not be used."""
         if self.certificate_file and not (self.tls or self.ca_file):
             raise ValueError("certificate_file needs TLS: set tls, or ca_file")
         if self.key_file and not self.certificate_file:
@@ -47,10 +48,11 @@ class BrokerSettings:
 
 @dataclass(frozen=True)
 class IntakeSettings:
-    """One write to disk serves many messages: it waits for `messages` of them or for `seconds`, whichever comes first.
+    """A write to disk serves many messages: it waits for `messages` of them, `seconds` at most.
 
-    `waiting` messages of `waiting_bytes` at the most stand between the broker and the disk; one that finds no room for `patience`
-    seconds goes back to the broker. `linger` seconds pass between two reads of a busy connection, so that one read takes many.
+    At most `waiting` messages of `waiting_bytes` stand between the broker and the disk; a message
+    that finds no room for `patience` seconds goes back to the broker. `linger` seconds pass between
+    two reads of a busy connection, so that a read takes many messages.
     """
 
     messages: Count = 500
@@ -63,9 +65,10 @@ class IntakeSettings:
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """How much goes into one transaction (`readings`), how long it waits for more (`linger` seconds), and the retry's pace.
+    """Readings a transaction, seconds it waits for more (`linger`), and pauses between attempts.
 
-    Of messages that hold no reading, for every reason, `letters_an_hour` of `letter_bytes_an_hour` are kept; beyond that a sample.
+    For every reason of rejection, `letters_an_hour` of `letter_bytes_an_hour` dead letters are
+    kept; beyond that a sample.
     """
 
     readings: Count = 10_000
@@ -80,8 +83,9 @@ class RecordSettings:
 class TrainingSettings:
     """Whether series train themselves, and devices all their metrics together.
 
-    How many may start at once and how many a minute after that; seconds one may take. `jobs` are those asked for by hand that may wait.
-    Where many are asked for at once, so many `processes` train them, or the workers of a `dask_scheduler`.
+    `burst` trainings may start at once and then `a_minute`; each takes `deadline` seconds at most.
+    `jobs` trainings asked for by hand may wait. Many trainings asked for at once are done by
+    `processes` on this machine, or by the workers of a `dask_scheduler`.
     """
 
     automatic: bool = True
@@ -98,16 +102,17 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class DevicesSettings:
-    """How the metrics of a device are learnt together, where it is not as `Detection` says.
+    """How the metrics of a device are learnt together, where that differs from `detection`.
 
-    Readings of different metrics within `tolerance` seconds of each other are a row; `alpha` is the line of rows.
+    Readings of different metrics within `tolerance` seconds of each other are a row; a row whose
+    p-value is below `alpha` is anomalous.
     """
 
     tolerance: Nonnegative = 1.0
     alpha: Significance = DeviceParameters.alpha
 
     def parameters(self, detection: Parameters) -> DeviceParameters:
-        """All of it."""
+        """Return the parameters of devices: `detection` with an alpha of their own."""
         shared = {name: getattr(detection, name) for name in DeviceParameters.__dataclass_fields__}
         return DeviceParameters(**(shared | {"alpha": self.alpha}))
 
@@ -116,7 +121,8 @@ class DevicesSettings:
 class StorageSettings:
     """Where the log and the states are, and how often (seconds) states are checkpointed.
 
-    The log grows to `log_bytes`. `reserve_bytes` of the disk are kept free for a bad day; while they cannot be, nothing is taken.
+    The log grows to `log_bytes`. `reserve_bytes` of the disk are held back for the day on which it
+    is full; while they cannot be held, intake takes no message.
     """
 
     directory: Path = Path("/var/lib/insa-anomaly")
@@ -127,7 +133,7 @@ class StorageSettings:
 
 @dataclass(frozen=True)
 class DatabaseSettings:
-    """PostgreSQL. Without a `url` the embedded server of the extra `embedded` is used, in the storage directory.
+    """PostgreSQL; without a `url` the embedded server (extra `embedded`) in the storage directory.
 
     With `roles` each part of the daemon has the rights of its group alone.
     """
@@ -140,7 +146,10 @@ class DatabaseSettings:
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    """Days for which the database keeps things; None: for ever. The audit log gives up nothing that is younger than two years."""
+    """Days for which the database keeps its rows; None keeps them for ever.
+
+    The audit log keeps two years at least.
+    """
 
     telemetry: Positive | None = 90.0
     anomalies: Positive | None = 730.0
@@ -150,7 +159,7 @@ class RetentionSettings:
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Redis or Valkey; without a `url` there is none, and nothing else changes."""
+    """Redis or Valkey; without a `url` the daemon works without it."""
 
     url: Annotated[str, AfterValidator(redis_address)] | None = None
     password_file: Path | None = None
@@ -158,9 +167,9 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """The admin port. With a certificate and its key (files in PEM) it speaks TLS. A key may have so many `predictions_a_minute`.
+    """The admin port; it speaks TLS with a certificate and its key (PEM files).
 
-    A request must have come whole within `request_seconds`.
+    A key has `predictions_a_minute`. A request must be complete within `request_seconds`.
     """
 
     enabled: bool = True
@@ -172,14 +181,17 @@ class HttpSettings:
     request_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError where one of the files is named without the other."""
+        """Raise ValueError where only one of the two files is named."""
         if (self.certificate_file is None) != (self.key_file is None):
             raise ValueError("certificate_file and key_file are named together or not at all")
 
 
 @dataclass(frozen=True)
 class ModelsSettings:
-    """Where models are, the files with the keys that authenticate and seal them, and the bytes of memory they get: it limits the series."""
+    """Where models are, and the files with the keys that authenticate and seal them.
+
+    `max_bytes` of memory for models limit the number of series.
+    """
 
     directory: Path = Path("/var/lib/insa-iiot/ml_models")
     key_file: Path = Path("/var/lib/insa-anomaly/model.key")
@@ -197,14 +209,14 @@ class HealthSettings(Limits):
 
 @dataclass(frozen=True)
 class SupervisionSettings:
-    """After how many silent seconds a thread is stuck, which ends the process so that it is started anew."""
+    """Silent seconds after which a thread counts as stuck and the process ends, to be restarted."""
 
     stuck_seconds: Annotated[float, Field(ge=10, le=3600)] = 60.0
 
 
 @dataclass(frozen=True)
 class WebhookSettings:
-    """Alerts are posted to this `url` as JSON, signed with the secret in the file."""
+    """A URL to which alerts are posted as JSON, signed with the secret in the file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
     url: WebAddress
@@ -212,13 +224,13 @@ class WebhookSettings:
 
     @property
     def target(self) -> str:
-        """What routes call it."""
+        """Name by which routes choose this webhook."""
         return f"webhook:{self.name}"
 
 
 @dataclass(frozen=True)
 class AlertsSettings:
-    """Who hears of what beside MQTT. Where no mail server, webhook or repository is set, nobody does."""
+    """Alerts beside MQTT, delivered where a mail server, webhook or repository is set."""
 
     routes: tuple[Route, ...] = (Route(),)
     webhooks: tuple[WebhookSettings, ...] = ()
@@ -233,14 +245,14 @@ class AlertsSettings:
     link: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError where two webhooks have one name."""
+        """Raise ValueError where two webhooks have the same name."""
         if len({webhook.name for webhook in self.webhooks}) < len(self.webhooks):
             raise ValueError("two webhooks have the same name")
 
 
 @dataclass(frozen=True)
 class MailSettings:
-    """Alerts by mail; without a `host` there are none. `security` none is for a relay on this machine."""
+    """Alerts by mail, where a `host` is set. `security` none is for a relay on this machine."""
 
     host: str | None = None
     port: Port = 587
@@ -252,7 +264,7 @@ class MailSettings:
     recipients: tuple[Filled, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what would send nothing, or a password in the clear."""
+        """Raise ValueError for settings that send no mail, or a password in the clear."""
         if self.host and not self.recipients:
             raise ValueError("recipients are missing")
         if self.username and self.security == "none":
@@ -261,7 +273,7 @@ class MailSettings:
 
 @dataclass(frozen=True)
 class GithubSettings:
-    """Issues about models on GitHub, or what speaks its REST API; without a `repository` (owner/name) there are none."""
+    """Issues about models on GitHub or a server with its API, for a `repository` (owner/name)."""
 
     repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")] | None = None
     token_file: Path | None = None
@@ -271,7 +283,7 @@ class GithubSettings:
 
 @dataclass(frozen=True)
 class LoggingSettings:
-    """`form` auto: lines for people on a terminal, JSON elsewhere."""
+    """Level and form of the log; `form` auto prints lines on a terminal, JSON elsewhere."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     form: Literal["auto", "json", "console"] = "auto"

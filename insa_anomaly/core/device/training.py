@@ -50,8 +50,6 @@ _RIDGE = 1.0
 _FIT_CAP = 20.0  # further out, a value does not pull harder on a forecast
 _EXPLAINED = 0.9  # share of the level's variance along the axes that are kept
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in features.NAMES])
-
-
 TrainedDevice = TrainedModel[DeviceModel]
 
 

@@ -54,6 +54,4 @@ class TrainedModel(Generic[M]):
 
 
 Grown = TypeVar("Grown", IsolationForest, Trees)
-
-
 Grow = Callable[[units.Features, Parameters], Grown]

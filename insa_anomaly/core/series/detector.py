@@ -60,8 +60,6 @@ MODEL_WIDTH = RELEASED + 1
 _BLOCK = (
     500  # readings scored together: what was learnt about their series is copied, 5 kB a reading
 )
-
-
 _COLLECTING, _WARMING, _SCORED = (
     int(Status.COLLECTING),
     int(Status.WARMING),

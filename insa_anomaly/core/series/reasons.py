@@ -20,8 +20,6 @@ _SHIFTS = {
     "time_of_day": "time of day: {:+.4g} from what is usual at this hour (usual +-{:.3g})",
     "time_of_day_level": "time of day: last 10 readings {:+.4g} from what is usual at this hour (usual +-{:.3g})",
 }
-
-
 _NAMED = {
     Rule.NEW_EXTREME: "new extreme: further out than it ever was, by more than 5 % of its range",
     Rule.MOVED: "moved: it never took another value",
@@ -30,8 +28,6 @@ _NAMED = {
     Rule.SATURATED: "saturated: it stays at the end of its range",
     Rule.IMPOSSIBLE_RATE: "impossible rate: no change from one reading to the next was ever a third as large",
 }
-
-
 _SPOKE = {
     "forecast": "forecast: far from what the last readings led to expect",
     "forecast_smoothed": "forecast: the last ten readings together lay further from their forecasts than usual",

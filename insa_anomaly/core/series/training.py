@@ -35,8 +35,6 @@ _CONTEXT = units.FLAT_CAP + units.LONG  # readings before those that are new, wh
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in features.NAMES])
 _RARELY = 0.05
 _PENALTY = 1.0  # of the ridge regression, on standardised values
-
-
 Trained = TrainedModel[Model]
 
 

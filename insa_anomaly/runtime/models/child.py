@@ -12,8 +12,6 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.series_key import SeriesKey
 
 FINISH_SECONDS = 10.0
-
-
 _PROGRESS = b'{"progress":'
 
 
@@ -50,8 +48,6 @@ class TrainingProgress(msgspec.Struct, frozen=True):
 
 
 OnProgress = Callable[[int], None]
-
-
 Reply = TypeVar("Reply")
 
 

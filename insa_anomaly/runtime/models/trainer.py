@@ -32,8 +32,6 @@ from insa_anomaly.settings.sections import TrainingSettings
 
 INDEX_POLL_SECONDS = 1.0
 DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
-
-
 Told = Callable[[ModelRow, Literal["train", "retrain"], float], None]
 Failed = Callable[[SeriesKey, str, str], None]
 
