@@ -85,10 +85,12 @@ def opened(settings: Settings, inherited: Inherited, stream: StreamClient) -> It
         services.pools(settings, inherited.dsn) as pools,
         kept_fresh(KeyRing(PostgresKeys(pools.answers), clock.now)) as ring,
     ):
-        board = SharedWindows(
-            inherited.capacity, settings.detection.n_estimators, SharedMemory(inherited.board).zeros
+        windows = SharedWindows(
+            inherited.capacity,
+            settings.detection.n_estimators,
+            SharedMemory(inherited.windows).zeros,
         )
-        live = SharedStreamView(board, stream.number, stream.compared)
+        live = SharedStreamView(windows, stream.index_of, stream.compared)
         yield assembled(
             settings,
             pools,

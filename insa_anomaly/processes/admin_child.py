@@ -35,7 +35,7 @@ class Inherited(msgspec.Struct, frozen=True):
     dsn: str
     instance: UUID  # the id of the log
     capacity: int  # series on the board
-    board: int
+    windows: int
     port: int
     questions: list[int]
     posts: list[int]
@@ -94,15 +94,15 @@ class AdminPort:
     def _start(self, settings: Settings) -> "subprocess.Popen[bytes]":
         """What it must know goes over its standard input, so that no secret is in an argument. It never outlives us, nor holds the port."""
         questions, posts = AnsweringEnd(QUESTIONS), AnsweringEnd(POSTS)
-        board, bound = self._memory.descriptor, self._bound.fileno()
-        given = [board, bound, *questions.descriptors, *posts.descriptors]
+        windows, bound = self._memory.descriptor, self._bound.fileno()
+        given = [windows, bound, *questions.descriptors, *posts.descriptors]
         argv = [sys.executable, "-c", _PROGRAM, "the admin port"]
         child = embedded.spawn(
             argv, death_signal=SIGKILL, stdin=subprocess.PIPE, cwd=None, pass_fds=given
         )
         instance, capacity = self._daemon.log.id, self._daemon.fleet.registry.capacity
         inherited = Inherited(
-            self._dsn, instance, capacity, board, bound, questions.descriptors, posts.descriptors
+            self._dsn, instance, capacity, windows, bound, questions.descriptors, posts.descriptors
         )
         assert child.stdin is not None  # noqa: S101 - it was asked for
         child.stdin.write(

@@ -127,7 +127,7 @@ def _desk(parts: DaemonParts, daemon: Daemon) -> StreamServer:
         return Condition(daemon.troubles(), daemon.figures())
 
     fleet = parts.fleet
-    known, trainer = fleet.registry.known, parts.trainer
+    known, trainer = fleet.registry.find, parts.trainer
     return StreamServer(
         known,
         partial(compared, fleet),

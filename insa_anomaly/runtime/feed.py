@@ -171,19 +171,19 @@ def _batch_bytes(batch: Batch) -> int:
 def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
     """The readings of an entry as columns, and the messages that hold none."""
     readings: list[Reading] = []
-    numbers: list[int] = []
+    indices: list[int] = []
     received: list[int] = []
     rejected: list[Rejected] = []
     for swap in entry.swaps:
-        registry.number(swap.key)
+        registry.index_of(swap.key)
     for position, (topic, payload) in enumerate(entry.messages):
         raw = Raw(topic, payload, entry.received + position)
         answer = parser.parse(raw)
         if not isinstance(answer, Rejected):
-            placed = registry.numbers(answer)
+            placed = registry.indices_of(answer)
             if placed is not None:
                 readings += answer
-                numbers += placed
+                indices += placed
                 received += [raw.received] * len(answer)
                 continue
             answer = Rejected(
@@ -194,17 +194,17 @@ def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
         rejected.append(answer)
     return Batch(
         entry.seq,
-        _columns(readings, numbers, registry),
+        _columns(readings, indices, registry),
         np.array(received, np.int64),
         rejected,
         entry.swaps,
     )
 
 
-def _columns(readings: list[Reading], numbers: list[int], registry: Registry) -> Telemetry:
+def _columns(readings: list[Reading], indices: list[int], registry: Registry) -> Telemetry:
     return Telemetry(
         keys=registry.keys,
-        key=np.array(numbers, np.int32),
+        key=np.array(indices, np.int32),
         timestamp=np.array([reading.timestamp for reading in readings], np.int64),
         discriminator=np.array([reading.discriminator for reading in readings], np.int64),
         value=np.array([reading.value for reading in readings], np.float64),

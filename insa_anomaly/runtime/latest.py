@@ -55,28 +55,23 @@ class LatestPublisher(Step):
             newest, self._newest = self._newest, {}
         if newest:
             self._latest.show(
-                {
-                    self._keys[number]: _shown(score, time)
-                    for number, (score, time) in newest.items()
-                }
+                {self._keys[index]: _shown(score, time) for index, (score, time) in newest.items()}
             )
             self._serve(newest)
 
-    def _serve(self, numbers: Iterable[int]) -> None:
+    def _serve(self, indices: Iterable[int]) -> None:
         """The models of these series, where they are new or have not been shown for long."""
         now = monotonic()
         found = {
-            number: model_id
-            for number in numbers
-            if (model_id := self._model_of(number)) is not None
+            index: model_id for index in indices if (model_id := self._model_of(index)) is not None
         }
-        due = {number: one for number, one in found.items() if self._due(number, one, now)}
+        due = {index: one for index, one in found.items() if self._due(index, one, now)}
         if due:
-            self._said.update({number: (model_id, now) for number, model_id in due.items()})
-            self._latest.serve({self._keys[number]: model_id for number, model_id in due.items()})
+            self._said.update({index: (model_id, now) for index, model_id in due.items()})
+            self._latest.serve({self._keys[index]: model_id for index, model_id in due.items()})
 
-    def _due(self, number: int, model_id: str, now: float) -> bool:
-        said, at = self._said.get(number, ("", 0.0))
+    def _due(self, index: int, model_id: str, now: float) -> bool:
+        said, at = self._said.get(index, ("", 0.0))
         return said != model_id or now - at > AGAIN_SECONDS
 
 

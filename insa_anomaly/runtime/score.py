@@ -207,7 +207,7 @@ class ScoreReader(Step):
         results, outcome = self._advance(telemetry, received)
         findings, told = self._find(telemetry, results, outcome)
         findings.late.extend(self._late(telemetry, results, outcome, received))
-        wanted = [telemetry.keys[number] for number in due(results, telemetry)] + outcome.due
+        wanted = [telemetry.keys[index] for index in due(results, telemetry)] + outcome.due
         return Scored(group, telemetry, results, findings, told, wanted, monotonic() - began)
 
     def _commit(self, scored: Scored) -> None:
@@ -298,9 +298,9 @@ class ScoreReader(Step):
         self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome, i: int
     ) -> Anomaly:
         """It belongs to the episode of its series, or else to that of its device, if any is open."""
-        number = int(telemetry.key[i])
-        key = telemetry.keys[number]
-        model_id, version = self._fleet.model.get(number, (NO_MODEL, 0))
+        index = int(telemetry.key[i])
+        key = telemetry.keys[index]
+        model_id, version = self._fleet.model.get(index, (NO_MODEL, 0))
         timestamp, score, of_device = (
             int(telemetry.timestamp[i]),
             float(results.score[i]),
@@ -320,7 +320,7 @@ class ScoreReader(Step):
             expected=float(results.expected[i]),
             lower=float(results.lower[i]),
             upper=float(results.upper[i]),
-            reasons=self._fleet.reasons(number, results, i) if score < 0 else [],
+            reasons=self._fleet.reasons(index, results, i) if score < 0 else [],
             historical=bool(telemetry.flags[i] & _HISTORICAL),
             episode_id=_episode_of(
                 key, int(results.episode_readings[i] and results.episode_started[i]), of_device
@@ -351,7 +351,7 @@ class ScoreReader(Step):
 
     def _give_shadow(self, key: SeriesKey, model_id: str | None) -> None:
         """One that goes on goes on comparing."""
-        if model_id == self._fleet.shadows.model_of(self._fleet.registry.number(key)):
+        if model_id == self._fleet.shadows.model_of(self._fleet.registry.index_of(key)):
             return
         try:
             self._fleet.shadow(key, self._loaded(key, model_id, Model.from_bytes))

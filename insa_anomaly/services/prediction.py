@@ -88,12 +88,12 @@ class _Swapped(Exception):
 
 def _part(live: StreamView, serving: ServingModel, values: Floats) -> Iterator[Prediction]:
     def forest(scaled: Features) -> Floats:
-        found = live.isolate(serving.number, serving.model_id, scaled)
+        found = live.isolate(serving.index, serving.model_id, scaled)
         if found is None:
             raise _Swapped
         return found
 
-    said = detector.foresee(serving.state, serving.numbers, forest, values)
+    said = detector.foresee(serving.state, serving.learnt, forest, values)
     columns = (
         column.tolist() for column in (values, said.score, said.expected, said.lower, said.upper)
     )

@@ -19,7 +19,7 @@ ANSWER_SECONDS = 5.0
 POST_SECONDS = 60.0  # the daemon itself refuses long before
 
 
-class AskNumber(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class AskIndex(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Question for the index of a series."""
 
     series: SeriesKey
@@ -52,7 +52,7 @@ class IngestMessage(msgspec.Struct, frozen=True, array_like=True, tag=True):
     payload: bytes
 
 
-Question = AskNumber | AskCompared | AskCondition | AskMetrics | Interrupt | IngestMessage
+Question = AskIndex | AskCompared | AskCondition | AskMetrics | Interrupt | IngestMessage
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -86,15 +86,15 @@ class StreamClient:
         self._carry_question = ask
         self._carry_post = post
         self._encode = msgspec.msgpack.Encoder().encode
-        self._numbers: dict[SeriesKey, int] = {}
+        self._indices: dict[SeriesKey, int] = {}
 
-    def number(self, key: SeriesKey) -> int | None:
+    def index_of(self, key: SeriesKey) -> int | None:
         """Return the index of a series, constant while the daemon runs; None if unknown."""
-        found = self._numbers.get(key)
+        found = self._indices.get(key)
         if found is None:
-            found = self._ask(AskNumber(key), int | None)
+            found = self._ask(AskIndex(key), int | None)
             if found is not None:
-                self._numbers[key] = found
+                self._indices[key] = found
         return found
 
     def compared(self, key: SeriesKey) -> ShadowTally | None:
@@ -135,7 +135,7 @@ class StreamClient:
 class StreamServer:
     """Answers of the daemon to a `StreamClient`. Any thread may call."""
 
-    number: Callable[[SeriesKey], int | None]
+    index_of: Callable[[SeriesKey], int | None]
     compared: Callable[[SeriesKey], ShadowTally | None]
     inlet: Inlet
     interrupt: Callable[[str], object]
@@ -148,8 +148,8 @@ class StreamServer:
 
     def _found(self, question: Question) -> object:
         match question:
-            case AskNumber(series):
-                return self.number(series)
+            case AskIndex(series):
+                return self.index_of(series)
             case AskCompared(series):
                 return self.compared(series)
             case IngestMessage(topic, payload):

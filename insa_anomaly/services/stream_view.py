@@ -25,11 +25,11 @@ class SeriesStatus(msgspec.Struct, frozen=True):
 class ServingModel:
     """A served series at a moment: everything that scores its next reading, except the forest."""
 
-    number: int  # index of the series, in this run of the daemon
+    index: int  # of the series, in this run of the daemon
     model_id: str
     model_version: int
     state: Floats  # [features.STATE_WIDTH]
-    numbers: Floats  # [detector.MODEL_WIDTH]
+    learnt: Floats  # [detector.MODEL_WIDTH]
 
 
 class ShadowTally(msgspec.Struct, frozen=True):
@@ -62,8 +62,8 @@ class StreamView(Protocol):
     def serving(self, key: SeriesKey) -> ServingModel | None:
         """Return everything that scores the next reading; None unless the series is serving."""
 
-    def isolate(self, number: int, model_id: str, scaled: Features) -> Floats | None:
+    def isolate(self, index: int, model_id: str, scaled: Features) -> Floats | None:
         """Return `score_samples` [n] of a series' forest for features [n, features.WIDTH].
 
-        `number` is the index of the series. None if another model serves by now.
+        `index` is the index of the series. None if another model serves by now.
         """

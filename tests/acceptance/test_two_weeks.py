@@ -167,7 +167,7 @@ class Site:
     def read(self, key: SeriesKey, since: int, until: int) -> None:
         """Score, count and record the readings of a span."""
         times = np.arange(since, until, PAUSE)
-        n, number = len(times), self.registry.number(key)
+        n, number = len(times), self.registry.index_of(key)
         zeros, good = np.zeros(n, np.int64), np.zeros(n, np.int16)
         telemetry = Telemetry(
             keys=self.registry.keys,

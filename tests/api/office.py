@@ -173,7 +173,7 @@ class Office:
         """Feed readings into the stream, a second apart."""
         begin = now() - len(values) * SECOND if since is None else since
         keys, n = self.fleet.registry.keys, len(values)
-        number = np.full(n, self.fleet.registry.number(key), np.int32)
+        number = np.full(n, self.fleet.registry.index_of(key), np.int32)
         times, zeros, good = (
             begin + SECOND * np.arange(n),
             np.zeros(n, np.int64),
@@ -256,7 +256,7 @@ def opened(
                 one(name)
 
         desk = StreamServer(
-            number=fleet.registry.known,
+            index_of=fleet.registry.find,
             compared=partial(compared, fleet),
             inlet=log,
             interrupt=interrupt,
@@ -266,7 +266,7 @@ def opened(
         stream = StreamClient(
             lambda question, _: desk.answer(question), lambda question, _: desk.answer(question)
         )
-        live = SharedStreamView(fleet.board, stream.number, stream.compared)
+        live = SharedStreamView(fleet.windows, stream.index_of, stream.compared)
         admin = assembled(
             settings,
             Pools(pool, pool),

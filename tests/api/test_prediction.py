@@ -60,8 +60,8 @@ def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
     """
     for value in (ORDINARY, ORDINARY + 3, STRANGE, -STRANGE, 0, 1e308):
         said = predict(serving, value)
-        window = serving.fleet.board.look(0)
-        at = int(window.state[features.LAST] + window.numbers[INTERVAL])
+        window = serving.fleet.windows.read(0)
+        at = int(window.state[features.LAST] + window.learnt[INTERVAL])
         zeros, good = np.zeros(1, np.int64), np.zeros(1, np.int16)
         states_before = serving.fleet._states.copy()
         telemetry = Telemetry(
@@ -131,15 +131,15 @@ def test_a_model_swapped_meanwhile_is_asked_again(
     serving: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No answer mixes two models; a model that is swapped without end is refused with 409."""
-    look, swaps = serving.fleet.board.look, [serving.train() for _ in range(2)]
+    read, swaps = serving.fleet.windows.read, [serving.train() for _ in range(2)]
 
     def swapping(number: int) -> object:
-        window = look(number)
+        window = read(number)
         if swaps:
             serving.serve(swaps.pop())
         return window
 
-    monkeypatch.setattr(serving.fleet.board, "look", swapping)
+    monkeypatch.setattr(serving.fleet.windows, "read", swapping)
     assert predict(serving, STRANGE)["model_version"] == 2
     swaps.extend([serving.train() for _ in range(3)] * 3)
     problem(serving.ask("fast", "POST", f"{API}/predict", json={**WHERE, "value": 1.0}), 409)

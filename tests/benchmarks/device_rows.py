@@ -124,7 +124,11 @@ def stream_seconds(model: DeviceModel, now: int, devices: int, seconds: float) -
     registry = Registry(capacity)
     fleet = Devices(registry, _POLICY, DeviceTerms(), Arena(capacity, _PARAMETERS.n_estimators))
     key = np.array(
-        [registry.number(SeriesKey(f"d{i}", metric)) for i in range(devices) for metric in METRICS],
+        [
+            registry.index_of(SeriesKey(f"d{i}", metric))
+            for i in range(devices)
+            for metric in METRICS
+        ],
         np.int32,
     )
     for i in range(devices):

@@ -195,7 +195,7 @@ def test_what_is_parsed_again_is_not_counted_again(monkeypatch: pytest.MonkeyPat
 def test_a_number_is_never_given_twice() -> None:
     """A series has a number for ever; numbers follow the order of first sight."""
     registry = Registry(3)
-    assert [registry.number(SeriesKey(device, "a")) for device in ("x", "y", "x", "z", "y")] == [
+    assert [registry.index_of(SeriesKey(device, "a")) for device in ("x", "y", "x", "z", "y")] == [
         0,
         1,
         0,

@@ -21,11 +21,11 @@ class Circuit(NamedTuple):
     """How a target does: failures in a row, and until when nothing is tried."""
 
     failures: int = 0
-    closed_until: float = 0.0
+    open_until: float = 0.0
 
     def permits(self, now: float) -> bool:
         """Whether one may be tried."""
-        return now >= self.closed_until
+        return now >= self.open_until
 
     @property
     def failing(self) -> bool:

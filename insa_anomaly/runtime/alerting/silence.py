@@ -84,7 +84,7 @@ class SilenceMonitor(Step):
         except AlertsBroken as error:
             instrumentation.alerts_unwritable(str(error))
             kept, self._cadences = [], Cadence.unknown(0)
-        self._kept = {key: number for number, key in enumerate(kept)}
+        self._kept = {key: index for index, key in enumerate(kept)}
         if STREAM in self._kept:
             self._silence.stream = self._cadences.rows(np.array([self._kept[STREAM]]))
 
@@ -116,7 +116,7 @@ class SilenceMonitor(Step):
         """Put what was learnt on disk. Raises AlertsBroken."""
         self._next_keep = self._ears.monotonic() + KEEP_SECONDS
         moved = np.flatnonzero(self._moved)
-        keys = [self._keys[number] for number in moved.tolist()]
+        keys = [self._keys[index] for index in moved.tolist()]
         self._store.keep_cadences(keys, self._silence.series.rows(moved))
         self._store.keep_cadences([STREAM], self._silence.stream)
         self._moved[:] = False
@@ -125,9 +125,9 @@ class SilenceMonitor(Step):
         with self._lock:
             heard, self._heard = self._heard, np.zeros(len(self._heard), bool)
         self._admit(now)
-        numbers = np.flatnonzero(heard)
-        self._silence.hear(numbers, now)
-        self._moved[numbers] = True
+        indices = np.flatnonzero(heard)
+        self._silence.hear(indices, now)
+        self._moved[indices] = True
 
     def _admit(self, now: float) -> None:
         """Series that came to be known."""

@@ -163,11 +163,11 @@ class Devices:
 
         A device takes a place in the registry, as a series does, since that bounds the memory of models; without one it gets none.
         """
-        number = self._registry.number(SeriesKey.of_device(device_id))
-        if number < 0:
+        index = self._registry.index_of(SeriesKey.of_device(device_id))
+        if index < 0:
             return
         place = self._places.get(device_id)
-        served = Served(model, self._arena, number) if model else None
+        served = Served(model, self._arena, index) if model else None
         if place is None and model is not None:
             rows, state = (alignment.empty(len(model.metrics)), window.empty(len(model.metrics)))
             self._add(_Device(device_id, model.metrics, served, rows, state))
@@ -178,11 +178,11 @@ class Devices:
                 one.rows = alignment.rearranged(one.rows, one.metrics, model.metrics)
                 one.state = window.rearranged(one.state, one.metrics, model.metrics)
                 one.metrics = model.metrics
-                self._forget_numbers()
+                self._forget_indices()
 
     def restore(self, device_id: str, kept: KeptDevice, model: DeviceModel | None) -> None:
         """Take a device from its checkpoint, where there is room."""
-        if self._registry.number(SeriesKey.of_device(device_id)) < 0:
+        if self._registry.index_of(SeriesKey.of_device(device_id)) < 0:
             return
         rows, state = np.frombuffer(kept.rows, np.float64), np.frombuffer(kept.state, np.float64)
         self._add(_Device(device_id, kept.metrics, None, rows, state, moved=False))
@@ -199,7 +199,7 @@ class Devices:
         """Take the readings in order, and score the rows that they complete."""
         outcome = DeviceOutcome([], np.zeros(len(telemetry.value), np.int64))
         if self._all:
-            self._learn_numbers()
+            self._learn_indices()
             groups: dict[int, list[_Completed]] = {}
             for one in self._taken(telemetry, outcome):
                 groups.setdefault(len(one.device.metrics), []).append(one)
@@ -211,7 +211,7 @@ class Devices:
         """Of the devices of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back."""
         if not self._all:
             return
-        self._learn_numbers()
+        self._learn_indices()
         places = np.unique(self._device[keys])
         for one in (self._all[place] for place in places[places >= 0].tolist()):
             if max(one.state[window.LAST], alignment.newest(one.rows)) > latest:
@@ -315,12 +315,12 @@ class Devices:
     def _add(self, one: _Device) -> None:
         self._places[one.device_id] = len(self._all)
         self._all.append(one)
-        self._forget_numbers()
+        self._forget_indices()
 
-    def _forget_numbers(self) -> None:
+    def _forget_indices(self) -> None:
         self._device = self._column = np.zeros(0, np.int64)
 
-    def _learn_numbers(self) -> None:
+    def _learn_indices(self) -> None:
         """Find the series that are new since the last call among the devices."""
         new = [self._placed(key) for key in self._registry.keys[len(self._device) :]]
         if new:

@@ -44,9 +44,9 @@ class Fleet:
         self.registry = registry
         self._parameters = parameters
         self._policy = policy
-        self.board = SharedWindows(registry.capacity, parameters.n_estimators, zeros)
-        self._models = self.board.models
-        self._states = self.board.states
+        self.windows = SharedWindows(registry.capacity, parameters.n_estimators, zeros)
+        self._models = self.windows.models
+        self._states = self.windows.states
         self.devices = Devices(registry, policy, terms or DeviceTerms(), self._models.arena)
         self.shadows = Shadows(registry.capacity, parameters, policy)
         self._known = 0  # rows in use
@@ -57,11 +57,11 @@ class Fleet:
 
     def advance(self, telemetry: Telemetry, muted: npt.NDArray[np.bool_] | None = None) -> Results:
         """Score the readings in order and move the states of their series; those that are `muted` open no episode."""
-        numbers, which = np.unique(telemetry.key, return_inverse=True)
-        self._grow(int(numbers[-1]) + 1 if len(numbers) else 0)
+        indices, which = np.unique(telemetry.key, return_inverse=True)
+        self._grow(int(indices[-1]) + 1 if len(indices) else 0)
         rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
         states, results = advance(
-            self._states[numbers],
+            self._states[indices],
             which,
             self._models,
             rows,
@@ -73,18 +73,18 @@ class Fleet:
             self._parameters,
             muted,
         )
-        with self.board.changing(numbers):
-            self._states[numbers] = states
-        self._moved[numbers] = True
+        with self.windows.changing(indices):
+            self._states[indices] = states
+        self._moved[indices] = True
         self.shadows.follow(telemetry, results, muted)
         return results
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
         """Of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back since."""
-        numbers = np.unique(keys[keys < self._known])
-        ahead = numbers[self._states[numbers, features.LAST] > latest]
+        indices = np.unique(keys[keys < self._known])
+        ahead = indices[self._states[indices, features.LAST] > latest]
         if len(ahead):
-            with self.board.changing(ahead):
+            with self.windows.changing(ahead):
                 self._states[ahead, features.TIMES] = -np.inf
                 self._states[ahead, features.FIRST] = np.minimum(
                     self._states[ahead, features.FIRST], latest
@@ -101,84 +101,82 @@ class Fleet:
     def serving(self) -> dict[SeriesKey, str]:
         """Id of the model of every series and device that has one."""
         return {
-            self.registry.keys[number]: one[0] for number, one in self.model.items()
+            self.registry.keys[index]: one[0] for index, one in self.model.items()
         } | self.devices.models
 
     def swap(self, key: SeriesKey, model: Model | None, threshold: float | None = None) -> None:
         """Give the series this model, or none; `threshold` is one set by hand."""
-        number = self.registry.number(key)
-        if number < 0:
+        index = self.registry.index_of(key)
+        if index < 0:
             return
-        self._grow(number + 1)
-        self._moved[number] = True
-        if model is not None and self.model.get(number, (model.id,))[0] != model.id:
-            self.shadows.served_by_another(number)
-        with self.board.changing(number):
-            self.board.put(number, model)
-            self._set_thresholds.pop(number, None)
+        self._grow(index + 1)
+        self._moved[index] = True
+        if model is not None and self.model.get(index, (model.id,))[0] != model.id:
+            self.shadows.served_by_another(index)
+        with self.windows.changing(index):
+            self.windows.put(index, model)
+            self._set_thresholds.pop(index, None)
             if model is None:
-                self.model.pop(number, None)
+                self.model.pop(index, None)
             else:
-                self.model[number] = (model.id, model.version)
+                self.model[index] = (model.id, model.version)
                 if threshold is not None:
-                    self._models.numbers[number, THRESHOLD] = self._set_thresholds[number] = (
-                        threshold
-                    )
-            self.with_model[number] = model is not None
+                    self._models.numbers[index, THRESHOLD] = self._set_thresholds[index] = threshold
+            self.with_model[index] = model is not None
 
     def shadow(self, key: SeriesKey, model: Model | None, kept: KeptShadow | None = None) -> None:
         """Let this version score the series along, or none; from where its checkpoint ended, else from the series' own window."""
-        number = self.registry.number(key)
-        if number < 0:
+        index = self.registry.index_of(key)
+        if index < 0:
             return
-        self._grow(number + 1)
-        self._moved[number] = True
+        self._grow(index + 1)
+        self._moved[index] = True
         if model is None:
-            self.shadows.remove(number)
+            self.shadows.remove(index)
         elif kept is None:
-            self.shadows.put(number, model, self._states[number])
+            self.shadows.put(index, model, self._states[index])
         else:
-            self.shadows.put(number, model, np.frombuffer(kept.state, np.float64), kept.tally)
+            self.shadows.put(index, model, np.frombuffer(kept.state, np.float64), kept.tally)
 
-    def reasons(self, number: int, results: Results, i: int) -> list[Reason]:
-        """Why reading i of the results, which belongs to series `number`, stands out."""
-        return reasons(self._models, number, results, i)
+    def reasons(self, index: int, results: Results, i: int) -> list[Reason]:
+        """Why reading i of the results, which belongs to series `index`, stands out."""
+        return reasons(self._models, index, results, i)
 
     def moved(self) -> dict[SeriesKey, bytes]:
         """Checkpoints of the series and devices that moved since the last call."""
-        numbers = np.flatnonzero(self._moved)
-        self._moved[numbers] = False
+        indices = np.flatnonzero(self._moved)
+        self._moved[indices] = False
         return {
-            self.registry.keys[number]: self._kept(int(number)) for number in numbers
+            self.registry.keys[index]: self._kept(int(index)) for index in indices
         } | self.devices.moved()
 
     def not_kept(self, keys: Iterable[SeriesKey]) -> None:
         """These moved after all: their checkpoint could not be written."""
         for key in keys:
-            self._moved[self.registry.number(key)] = True
+            self._moved[self.registry.index_of(key)] = True
 
     def restore(self, kept: Iterable[tuple[SeriesKey, Kept]]) -> None:
         """Take states from checkpoints, as many as there is room for; models are given by `swap`."""
         for key, one in kept:
-            number = self.registry.number(key)
-            if number >= 0:
-                self._grow(number + 1)
-                self._states[number] = np.frombuffer(one.state, np.float64)
+            index = self.registry.index_of(key)
+            if index >= 0:
+                self._grow(index + 1)
+                self._states[index] = np.frombuffer(one.state, np.float64)
 
-    def _kept(self, number: int) -> bytes:
-        model_id, _ = self.model.get(number, (None, 0))
+    def _kept(self, index: int) -> bytes:
+        model_id, _ = self.model.get(index, (None, 0))
         kept = Kept(
             model_id,
-            self._states[number].tobytes(),
-            self._set_thresholds.get(number),
-            self.shadows.kept(number),
+            self._states[index].tobytes(),
+            self._set_thresholds.get(index),
+            self.shadows.kept(index),
         )
         return msgspec.msgpack.encode(kept)
 
     def _grow(self, least: int) -> None:
         if least > self._known:
             new = slice(self._known, least)
-            with self.board.changing(new):
+            with self.windows.changing(new):
                 self._states[new] = features.empty(least - self._known)
             self._known = least
 

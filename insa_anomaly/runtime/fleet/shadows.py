@@ -116,68 +116,68 @@ class Shadows:
             None if muted is None else muted[at],
         )
         self._states[taken] = states
-        for number in np.unique(telemetry.key[at]).tolist():
-            own = np.flatnonzero(telemetry.key[at] == number)
-            shadow = self._shadows[number]
+        for index in np.unique(telemetry.key[at]).tolist():
+            own = np.flatnonzero(telemetry.key[at] == index)
+            shadow = self._shadows[index]
             tally = shadow.tally.with_readings(
                 telemetry.timestamp[at[own]], _picked(ours, at[own]), _picked(theirs, own)
             )
             with self._changing:
                 shadow.tally = tally
 
-    def model_of(self, number: int) -> str | None:
+    def model_of(self, index: int) -> str | None:
         """Id of the model that shadows this series."""
-        found = self._shadows.get(number)
+        found = self._shadows.get(index)
         return None if found is None else found.model_id
 
-    def tally(self, number: int) -> tuple[str, ShadowCounts] | None:
+    def tally(self, index: int) -> tuple[str, ShadowCounts] | None:
         """The model that shadows this series, and what became of it so far."""
         with self._changing:
-            found = self._shadows.get(number)
+            found = self._shadows.get(index)
             return None if found is None else (found.model_id, found.tally)
 
     def put(
-        self, number: int, model: Model, state: Floats, tally: ShadowCounts | None = None
+        self, index: int, model: Model, state: Floats, tally: ShadowCounts | None = None
     ) -> None:
         """Let the model shadow the series from `state` [features.STATE_WIDTH] on. Raises ValueError where it has too many trees."""
         models = self._models = self._models or ModelTable(
             self._capacity, self._parameters.n_estimators
         )
-        self.remove(number)
+        self.remove(index)
         row = min(set(range(len(self._shadows) + 1)) - {one.row for one in self._shadows.values()})
         models.put(row, model)
-        self._make_room(number, row)
-        self._states[row], self._row_of[number] = state, row
+        self._make_room(index, row)
+        self._states[row], self._row_of[index] = state, row
         with self._changing:
-            self._shadows[number] = _Shadow(row, model.id, tally or ShadowCounts())
+            self._shadows[index] = _Shadow(row, model.id, tally or ShadowCounts())
 
-    def remove(self, number: int) -> None:
+    def remove(self, index: int) -> None:
         """Let nothing shadow the series any more."""
         with self._changing:
-            found = self._shadows.pop(number, None)
+            found = self._shadows.pop(index, None)
         if found is not None:
-            self._row_of[number] = _NO_SHADOW
+            self._row_of[index] = _NO_SHADOW
 
-    def served_by_another(self, number: int) -> None:
+    def served_by_another(self, index: int) -> None:
         """Another version serves the series; the comparison goes on with that."""
-        found = self._shadows.get(number)
+        found = self._shadows.get(index)
         if found is not None:
             with self._changing:
                 found.tally = msgspec.structs.replace(
                     found.tally, champions=found.tally.champions + 1
                 )
 
-    def kept(self, number: int) -> KeptShadow | None:
+    def kept(self, index: int) -> KeptShadow | None:
         """The checkpoint of the series' shadow, where it has one."""
-        found = self._shadows.get(number)
+        found = self._shadows.get(index)
         return (
             None
             if found is None
             else KeptShadow(found.model_id, self._states[found.row].tobytes(), found.tally)
         )
 
-    def _make_room(self, number: int, row: int) -> None:
-        if number >= len(self._row_of):
+    def _make_room(self, index: int, row: int) -> None:
+        if index >= len(self._row_of):
             more: npt.NDArray[np.int64] = np.full(self._capacity - len(self._row_of), _NO_SHADOW)
             self._row_of = np.concatenate([self._row_of, more])
         if row >= len(self._states):

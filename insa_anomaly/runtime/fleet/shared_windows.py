@@ -31,9 +31,9 @@ class WindowCopy:
     `model` is id and version of its model; where it has none, what was learnt means nothing.
     """
 
-    number: int
+    index: int
     state: npt.NDArray[np.float64]
-    numbers: npt.NDArray[np.float64]
+    learnt: npt.NDArray[np.float64]
     model: tuple[str, int] | None
 
 
@@ -52,60 +52,60 @@ class SharedWindows:
 
     # Who writes
     @contextmanager
-    def changing(self, numbers: "npt.NDArray[np.integer] | int | slice") -> Iterator[None]:
+    def changing(self, indices: "npt.NDArray[np.integer] | int | slice") -> Iterator[None]:
         """These rows, each named once, are written in the block, and by nobody else."""
-        self._stamps[numbers] += 1
+        self._stamps[indices] += 1
         try:
             yield
         finally:
-            self._stamps[numbers] += 1
+            self._stamps[indices] += 1
 
-    def put(self, number: int, model: Model | None) -> None:
+    def put(self, index: int, model: Model | None) -> None:
         """Let this model score the series from now on, or none. In a block of `changing`.
 
         While its forest is written the series has no model: `isolate` walks for longer than anybody would wait for a stamp.
         """
-        self._ids[number] = b""
+        self._ids[index] = b""
         if model is None:
-            self.models.remove(number)
+            self.models.remove(index)
         else:
-            self.models.put(number, model)
-            self._ids[number], self._versions[number] = model.id.encode(), model.version
+            self.models.put(index, model)
+            self._ids[index], self._versions[index] = model.id.encode(), model.version
 
     # Who reads
-    def look(self, number: int) -> WindowCopy:
+    def read(self, index: int) -> WindowCopy:
         """The series as it is between two batches. Raises DaemonSilent where somebody who was writing it does not go on."""
         for _ in range(_ATTEMPTS):
-            stamp = int(self._stamps[number])
+            stamp = int(self._stamps[index])
             found = WindowCopy(
-                number,
-                self.states[number].copy(),
-                self.models.numbers[number].copy(),
-                self._model(number),
+                index,
+                self.states[index].copy(),
+                self.models.numbers[index].copy(),
+                self._model(index),
             )
-            if self._unchanged(number, stamp):
+            if self._unchanged(index, stamp):
                 return found
             sleep(_PAUSE_SECONDS)
         raise DaemonSilent("the daemon stands still in the middle of a change")
 
     def isolate(
-        self, number: int, model_id: str, scaled: npt.NDArray[np.float32]
+        self, index: int, model_id: str, scaled: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64] | None:
         """`score_samples` [n] of features [n, features.WIDTH] by the forest of this series.
 
         None where it has another model, or was given one meanwhile: what was computed is then of neither.
         """
-        before = self._model(number)
-        found = self.models.arena.score(np.full(len(scaled), number), scaled)
+        before = self._model(index)
+        found = self.models.arena.score(np.full(len(scaled), index), scaled)
         return (
             found
-            if before == self._model(number) and before is not None and before[0] == model_id
+            if before == self._model(index) and before is not None and before[0] == model_id
             else None
         )
 
-    def _model(self, number: int) -> tuple[str, int] | None:
-        model_id = bytes(self._ids[number]).decode()
-        return (model_id, int(self._versions[number])) if model_id else None
+    def _model(self, index: int) -> tuple[str, int] | None:
+        model_id = bytes(self._ids[index]).decode()
+        return (model_id, int(self._versions[index])) if model_id else None
 
-    def _unchanged(self, number: int, stamp: int) -> bool:
-        return stamp % 2 == 0 and stamp == int(self._stamps[number])
+    def _unchanged(self, index: int, stamp: int) -> bool:
+        return stamp % 2 == 0 and stamp == int(self._stamps[index])

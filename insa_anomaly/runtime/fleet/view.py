@@ -17,22 +17,22 @@ from insa_anomaly.services.stream_view import SeriesStatus, ServingModel, Shadow
 class SharedStreamView:
     """The port `Live` over a board, wherever that is seen. Any thread may ask.
 
-    `number_of` knows the number of a series, None where it was never seen; `compared` is as in the port.
+    `index_of` knows the number of a series, None where it was never seen; `compared` is as in the port.
     """
 
     def __init__(
         self,
-        board: SharedWindows,
-        number_of: Callable[[SeriesKey], int | None],
+        windows: SharedWindows,
+        index_of: Callable[[SeriesKey], int | None],
         compared: Callable[[SeriesKey], ShadowTally | None],
     ) -> None:
-        self._board = board
-        self._number_of = number_of
+        self._windows = windows
+        self._number_of = index_of
         self.compared = compared
 
     def standing(self, key: SeriesKey) -> SeriesStatus | None:
         """How this series stands; None where it was never seen."""
-        found = self._look(key)
+        found = self._read(key)
         if found is None:
             return None
         state, seen = found.state, int(found.state[features.SEEN])
@@ -47,31 +47,31 @@ class SharedStreamView:
 
     def serving(self, key: SeriesKey) -> ServingModel | None:
         """What its next reading is scored with; None unless the series is serving."""
-        found = self._look(key)
+        found = self._read(key)
         if found is None or found.model is None or _state(found) != "serving":
             return None
-        return ServingModel(found.number, *found.model, found.state, found.numbers)
+        return ServingModel(found.index, *found.model, found.state, found.learnt)
 
     def isolate(
-        self, number: int, model_id: str, scaled: npt.NDArray[np.float32]
+        self, index: int, model_id: str, scaled: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64] | None:
-        """What the forest of series `number` says of features; None where another model serves by now."""
-        return self._board.isolate(number, model_id, scaled)
+        """What the forest of series `index` says of features; None where another model serves by now."""
+        return self._windows.isolate(index, model_id, scaled)
 
-    def _look(self, key: SeriesKey) -> WindowCopy | None:
-        number = self._number_of(key)
-        return None if number is None else self._board.look(number)
+    def _read(self, key: SeriesKey) -> WindowCopy | None:
+        index = self._number_of(key)
+        return None if index is None else self._windows.read(index)
 
 
 def stream_view(fleet: Fleet) -> SharedStreamView:
     """The port over a fleet of this process."""
-    return SharedStreamView(fleet.board, fleet.registry.known, lambda key: compared(fleet, key))
+    return SharedStreamView(fleet.windows, fleet.registry.find, lambda key: compared(fleet, key))
 
 
 def compared(fleet: Fleet, key: SeriesKey) -> ShadowTally | None:
     """What became of the series' shadow so far; None where it has none."""
-    number = fleet.registry.known(key)
-    found = None if number is None else fleet.shadows.tally(number)
+    index = fleet.registry.find(key)
+    found = None if index is None else fleet.shadows.tally(index)
     return None if found is None else ShadowTally(found[0], *msgspec.structs.astuple(found[1]))
 
 

@@ -18,7 +18,7 @@ class ActivityCounts(NamedTuple):
     """Counts of some series: their numbers [n], and readings and anomalies [2, n]."""
 
     keys: list[SeriesKey]
-    numbers: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
 
 
@@ -33,29 +33,27 @@ class Activity:
     def results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
         scored = results.scored
-        numbers, anomalous = telemetry.key[scored], telemetry.key[scored & (results.score < 0)]
-        if not len(numbers):
+        indices, anomalous = telemetry.key[scored], telemetry.key[scored & (results.score < 0)]
+        if not len(indices):
             return
         with self._lock:
             self._keys = telemetry.keys
-            self._grow(int(numbers.max()) + 1)
-            np.add.at(self._counts[0], numbers, 1)
+            self._grow(int(indices.max()) + 1)
+            np.add.at(self._counts[0], indices, 1)
             np.add.at(self._counts[1], anomalous, 1)
 
     def counted(self) -> ActivityCounts:
         """What was counted since the last `forget`."""
         with self._lock:
-            numbers = np.flatnonzero(self._counts[0])
+            indices = np.flatnonzero(self._counts[0])
             return ActivityCounts(
-                [self._keys[number] for number in numbers.tolist()],
-                numbers,
-                self._counts[:, numbers],
+                [self._keys[index] for index in indices.tolist()], indices, self._counts[:, indices]
             )
 
     def forget(self, taken: ActivityCounts) -> None:
         """So much is written down."""
         with self._lock:
-            self._counts[:, taken.numbers] -= taken.counts
+            self._counts[:, taken.indices] -= taken.counts
 
     def _grow(self, least: int) -> None:
         have = self._counts.shape[1]

@@ -26,7 +26,7 @@ def test_a_target_rests_after_several_failures_in_a_row() -> None:
     circuit, rests = Circuit(), []
     for _ in range(8):
         circuit = failed(circuit, 100.0, RETRY, 0.0)
-        rests.append(circuit.closed_until - 100.0)
+        rests.append(circuit.open_until - 100.0)
     assert rests == [0, 0, 0, 0, 30, 60, 120, 240]
     assert not circuit.permits(339.0)
     assert circuit.permits(340.0)

@@ -21,13 +21,13 @@ ROWS = 4
 
 
 @pytest.fixture
-def board() -> SharedWindows:
+def windows() -> SharedWindows:
     """Return a board of a few series."""
     return SharedWindows(ROWS, PARAMETERS.n_estimators)
 
 
 @pytest.fixture
-def written(board: SharedWindows) -> Iterator[SharedWindows]:
+def written(windows: SharedWindows) -> Iterator[SharedWindows]:
     """Yield a board whose rows are written all the time, in parts.
 
     All numbers of a state are the same once it is whole.
@@ -39,14 +39,14 @@ def written(board: SharedWindows) -> Iterator[SharedWindows]:
         numbers = np.array([1, 2])
         while not stop.is_set():
             turn += 1
-            with board.changing(numbers):
+            with windows.changing(numbers):
                 for column in range(features.STATE_WIDTH):
-                    board.states[numbers, column] = turn
+                    windows.states[numbers, column] = turn
             sleep(0.0001)
 
     writer = Thread(target=write, daemon=True)
     writer.start()
-    yield board
+    yield windows
     stop.set()
     writer.join(10.0)
 
@@ -56,59 +56,59 @@ def test_every_look_is_whole(written: SharedWindows) -> None:
     seen = set()
     until = monotonic() + 2.0
     while monotonic() < until:
-        state = written.look(2).state
+        state = written.read(2).state
         assert (state == state[0]).all()
         seen.add(float(state[0]))
     assert len(seen) > 10
 
 
 def test_a_row_that_nobody_goes_on_with_is_given_up(
-    board: SharedWindows, monkeypatch: pytest.MonkeyPatch
+    windows: SharedWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at a row whose writer is frozen or gone gives up; other rows can be read."""
     monkeypatch.setattr(board_module, "_ATTEMPTS", 3)
-    with board.changing(1):
+    with windows.changing(1):
         with pytest.raises(DaemonSilent):
-            board.look(1)
-        assert board.look(2).model is None
-    assert board.look(1).model is None
+            windows.read(1)
+        assert windows.read(2).model is None
+    assert windows.read(1).model is None
 
 
-def test_a_change_that_failed_is_over(board: SharedWindows) -> None:
+def test_a_change_that_failed_is_over(windows: SharedWindows) -> None:
     """A change that failed may leave its row half written, but not locked for ever."""
-    with pytest.raises(ZeroDivisionError), board.changing(1):
-        board.states[1, 0] = 1 / 0
-    assert board.look(1).number == 1
+    with pytest.raises(ZeroDivisionError), windows.changing(1):
+        windows.states[1, 0] = 1 / 0
+    assert windows.read(1).index == 1
 
 
 def test_a_model_has_its_name_only_when_it_is_whole(
-    board: SharedWindows, monkeypatch: pytest.MonkeyPatch
+    windows: SharedWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A score from a forest that is replaced meanwhile is discarded."""
     first = model(0)
     second = replace(first, id="another", version=2)
     scaled = np.zeros((1, features.WIDTH), np.float32)
-    with board.changing(1):
-        board.put(1, first)
-    assert board.look(1).model == (first.id, first.version)
-    walked = board.isolate(1, first.id, scaled)
+    with windows.changing(1):
+        windows.put(1, first)
+    assert windows.read(1).model == (first.id, first.version)
+    walked = windows.isolate(1, first.id, scaled)
     assert walked is not None
     assert walked[0] == first.forest.score_samples(scaled)[0]
-    assert board.isolate(1, "another", scaled) is None
+    assert windows.isolate(1, "another", scaled) is None
 
-    put, during = board.models.put, []
+    put, during = windows.models.put, []
 
     def putting(row: int, model: object) -> None:
-        during.append(board.isolate(1, first.id, scaled))
+        during.append(windows.isolate(1, first.id, scaled))
         put(row, second)
 
-    monkeypatch.setattr(board.models, "put", putting)
-    with board.changing(1):
-        board.put(1, second)
+    monkeypatch.setattr(windows.models, "put", putting)
+    with windows.changing(1):
+        windows.put(1, second)
     assert during == [None]
-    assert board.isolate(1, first.id, scaled) is None
-    assert board.isolate(1, "another", scaled) is not None
-    with board.changing(1):
-        board.put(1, None)
-    assert board.look(1).model is None
-    assert board.isolate(1, "another", scaled) is None
+    assert windows.isolate(1, first.id, scaled) is None
+    assert windows.isolate(1, "another", scaled) is not None
+    with windows.changing(1):
+        windows.put(1, None)
+    assert windows.read(1).model is None
+    assert windows.isolate(1, "another", scaled) is None
