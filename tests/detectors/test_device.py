@@ -1,4 +1,4 @@
-"""The device model that people import keeps its word: one row or many, saved or not, with metrics that come and go."""
+"""The device detector: rows alone or together, saved and loaded, metrics that come and go."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ LEARNT = 400
 
 
 def columns(times: Floats, values: Floats) -> dict[str, Any]:
-    """As the detector takes them."""
+    """Return rows as the detector takes them."""
     return {"timestamp": times, **dict(zip(METRICS, values.T, strict=True))}
 
 
 def ready(**parameters: float) -> DeviceDetector:
-    """A detector that has learnt 400 rows."""
+    """Return a detector that has learnt 400 rows."""
     times, values = pump(LEARNT, 1)
     detector = DeviceDetector("PUMP-1", METRICS, **(QUICK | parameters))
     detector.train(columns(times, values))
@@ -29,7 +29,7 @@ def ready(**parameters: float) -> DeviceDetector:
 
 
 def later(n: int) -> tuple[Floats, Floats]:
-    """What comes after those, with a fault, missing values and a long pause in it."""
+    """Return the rows after the learnt ones, with a fault, missing values and a long pause."""
     times, values = pump(LEARNT + max(n, 150), 1)
     values = faulty(values, Fault("shift", 1, LEARNT + 40, rows=12), 0)
     values[LEARNT + 70, 2] = np.nan
@@ -40,7 +40,7 @@ def later(n: int) -> tuple[Floats, Floats]:
 
 
 def one_by_one(detector: DeviceDetector, times: Floats, values: Floats) -> list[dict[str, Any]]:
-    """The slow way."""
+    """Return the results of repeated `observe`."""
     return [
         detector.observe(dict(zip(METRICS, row, strict=True)), time)
         for row, time in zip(values.tolist(), times.tolist(), strict=True)
@@ -48,14 +48,14 @@ def one_by_one(detector: DeviceDetector, times: Floats, values: Floats) -> list[
 
 
 def assert_same(many: dict[str, Any], each: list[dict[str, Any]]) -> None:
-    """Every column, to the bit."""
+    """Assert that two results are equal to the bit in every column."""
     for name, column in many.items():
         single = [list(said[name].values()) if name == "shares" else said[name] for said in each]
         assert np.array(single, column.dtype).tobytes() == column.tobytes(), name
 
 
 def test_law_observe_many_is_repeated_observe() -> None:
-    """In pieces too; refits on the way change nothing of that."""
+    """Rows in pieces lead to the same results, with refits on the way."""
     times, values = later(150)
     parameters = {"refit_readings_least": 60, "refit_readings_most": 60}
     many = ready(**parameters).observe_many(columns(times, values))
@@ -74,7 +74,7 @@ def test_law_observe_many_is_repeated_observe() -> None:
 
 
 def test_law_predict_changes_nothing() -> None:
-    """Asked between any two rows, it says what `observe` would, and `observe` says what it would have said."""
+    """`predict` between any two rows foretells `observe` and changes no later result."""
     times, values = later(80)
     asked, plain = ready(), ready()
     for row, time in zip(values.tolist(), times.tolist(), strict=True):
@@ -87,7 +87,7 @@ def test_law_predict_changes_nothing() -> None:
 
 
 def test_law_saving_and_loading_in_mid_stream_changes_nothing(tmp_path: Path) -> None:
-    """Another process goes on where this one stood, with the same refits."""
+    """Another process continues from the saved detector, with the same refits."""
     times, values = later(150)
     parameters = {"refit_readings_least": 60, "refit_readings_most": 60}
     plain, saved = ready(**parameters), ready(**parameters)
@@ -104,7 +104,7 @@ def test_law_saving_and_loading_in_mid_stream_changes_nothing(tmp_path: Path) ->
 
 
 def test_a_file_that_is_no_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    """Missing, empty, damaged, another device's, other metrics'."""
+    """A missing, empty, damaged or foreign file is refused."""
     good = ready()
     good.save_model(tmp_path / "good")
     data = (tmp_path / "good").read_bytes()
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_model_is_refused_and_changes_nothing(tmp_path: Path) 
 
 
 def test_an_untrained_detector_collects_and_then_learns_by_itself(tmp_path: Path) -> None:
-    """It says so, can be saved like any other, and has a model after its first rows."""
+    """An untrained detector says so, can be saved, and has a model after its first rows."""
     times, values = pump(700, 2)
     detector = DeviceDetector("PUMP-1", METRICS, **QUICK)
     assert detector.predict({"flow": 1.0})["status"] == "collecting"
@@ -155,7 +155,7 @@ def test_training_answers_what_is_known() -> None:
 
 
 def test_a_row_that_stands_out_names_its_metric() -> None:
-    """By its share of the whole, in words with what was expected; an ordinary row has no reasons."""
+    """An anomalous row's reason names the metric by its share; an ordinary row has no reasons."""
     detector, (times, values) = ready(), later(5)
     assert detector.observe(dict(zip(METRICS, values[0], strict=True)), times[0])["reasons"] == []
     for row, time in zip(
@@ -172,7 +172,7 @@ def test_a_row_that_stands_out_names_its_metric() -> None:
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), float("inf")])
 def test_a_missing_reading_is_a_missing_reading(nothing: float | None) -> None:
-    """Not there, None, NaN or infinite: the same answer, and the others go on deciding."""
+    """A value that is absent, None, NaN or infinite is missing; the other metrics decide."""
     times, values = later(30)
     left_out, given = ready(), ready()
     for row, time in zip(values, times, strict=True):
@@ -191,7 +191,7 @@ def test_a_missing_reading_is_a_missing_reading(nothing: float | None) -> None:
 
 
 def test_a_metric_without_a_column_has_no_readings() -> None:
-    """In training it is left out of the model, which says so; with a column again, a refit takes it in."""
+    """A metric without a column is left out of the model until a refit finds readings."""
     times, values = pump(900, 3)
     detector = DeviceDetector(
         "PUMP-1", METRICS, **QUICK, refit_readings_least=400, refit_readings_most=400
@@ -208,7 +208,7 @@ def test_a_metric_without_a_column_has_no_readings() -> None:
 
 
 def test_too_little_is_said_clearly() -> None:
-    """What is there, and what is needed."""
+    """Too little data names the rows that are there and that are needed."""
     times, values = pump(90, 1)
     detector = DeviceDetector("PUMP-1", METRICS, **QUICK)
     with pytest.raises(
@@ -229,7 +229,7 @@ def test_too_little_is_said_clearly() -> None:
 
 
 def test_names_must_differ() -> None:
-    """And there must be one."""
+    """A detector needs a metric, and no metric twice."""
     for names in ([], ["a", "a"]):
         with pytest.raises(ValueError, match="different names"):
             DeviceDetector("PUMP-1", names)
@@ -238,7 +238,7 @@ def test_names_must_differ() -> None:
 
 
 def test_retraining_is_the_next_version() -> None:
-    """The window and an open episode stay."""
+    """A retraining keeps the window and an open episode."""
     detector, (times, values) = ready(), pump(LEARNT + 200, 1)
     for i in range(LEARNT, LEARNT + 12):
         said = detector.observe(

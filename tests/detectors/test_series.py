@@ -1,4 +1,4 @@
-"""The faces that people import keep their word: one reading or many, saved or not, whatever kind of timestamp."""
+"""The metric detector: readings alone or together, saved and loaded, by any timestamps."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ START = 1_700_000_000.0
 
 
 def signal(n: int, seed: int = 0) -> tuple[Floats, Floats]:
-    """Seconds and values, a reading a minute."""
+    """Return seconds and values, a reading a minute."""
     at = np.arange(n, dtype=np.float64)
     return START + at * 60.0, 20 + 3 * np.sin(2 * np.pi * at / 1440) + np.random.default_rng(
         seed
@@ -28,7 +28,7 @@ def signal(n: int, seed: int = 0) -> tuple[Floats, Floats]:
 
 
 def ready(seed: int = 0) -> AnomalyDetector:
-    """A detector that has learnt 400 readings."""
+    """Return a detector that has learnt 400 readings."""
     times, values = signal(400, seed)
     detector = AnomalyDetector("PUMP-1", "pressure", **QUICK)
     detector.train({"timestamp": times, "value": values})
@@ -36,7 +36,7 @@ def ready(seed: int = 0) -> AnomalyDetector:
 
 
 def later(n: int) -> tuple[Floats, Floats]:
-    """What comes after those, with a fault and a missing value in it."""
+    """Return the readings after the learnt ones, with a fault and a missing value."""
     times, values = signal(400 + max(n, 80), 7)
     values[450:460] += 9
     values[470] = np.nan
@@ -44,7 +44,7 @@ def later(n: int) -> tuple[Floats, Floats]:
 
 
 def test_law_observe_many_is_repeated_observe() -> None:
-    """Every column, to the bit; in pieces too."""
+    """Single readings, many, and pieces lead to the same columns, to the bit."""
     times, values = later(120)
     many = ready().observe_many(values, times)
     pieces, single = ready(), ready()
@@ -65,7 +65,7 @@ def test_law_observe_many_is_repeated_observe() -> None:
 
 
 def test_law_predict_changes_nothing() -> None:
-    """Asked between any two readings, it says what `observe` would, and `observe` says what it would have said."""
+    """`predict` between any two readings foretells `observe` and changes no later result."""
     times, values = later(80)
     asked, plain = ready(), ready()
     for value, time in zip(values, times, strict=True):
@@ -77,7 +77,7 @@ def test_law_predict_changes_nothing() -> None:
 
 
 def test_law_saving_and_loading_in_mid_stream_changes_nothing(tmp_path: Path) -> None:
-    """Another process goes on where this one stood."""
+    """Another process continues from the saved detector."""
     times, values = later(120)
     plain, saved, loaded = ready(), ready(), AnomalyDetector("PUMP-1", "pressure", **QUICK)
     whole = plain.observe_many(values, times)
@@ -92,7 +92,7 @@ def test_law_saving_and_loading_in_mid_stream_changes_nothing(tmp_path: Path) ->
 
 
 def test_law_it_learns_on_the_same_however_it_is_fed(tmp_path: Path) -> None:
-    """Refits fall between the same two readings, one by one, in pieces, or saved and loaded on the way; the age and what alarmed count."""
+    """Refits fall between the same two readings: singly, in pieces, or saved and loaded."""
     often = {
         **QUICK,
         "refit_readings_least": 60,
@@ -128,7 +128,7 @@ def test_law_it_learns_on_the_same_however_it_is_fed(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    """Missing, empty, damaged, another series'."""
+    """A missing, empty, damaged or foreign file is refused."""
     good, stranger = ready(), AnomalyDetector("PUMP-2", "pressure", **QUICK)
     good.save_model(tmp_path / "good")
     data = (tmp_path / "good").read_bytes()
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_model_is_refused_and_changes_nothing(tmp_path: Path) 
 
 
 def test_an_untrained_detector_collects(tmp_path: Path) -> None:
-    """It says so, scores 0, and can be saved like any other."""
+    """An untrained detector says so, scores 0, and can be saved."""
     detector = AnomalyDetector("PUMP-1", "pressure")
     assert detector.predict(1.0)["status"] == "collecting"
     said = detector.observe(4.2, START)
@@ -176,7 +176,7 @@ def test_training_answers_what_is_known() -> None:
 
 
 def test_the_first_reading_after_training_is_scored() -> None:
-    """The newest training data fills the window; after older data, the window stays where it was."""
+    """The newest training data fills the window; older data leaves the window as it was."""
     detector = ready()
     times, values = later(10)
     assert detector.observe(values[0], times[0])["status"] == "scored"
@@ -187,7 +187,7 @@ def test_the_first_reading_after_training_is_scored() -> None:
 
 
 def test_retraining_is_the_next_version() -> None:
-    """An open episode stays open."""
+    """A retraining keeps an open episode."""
     detector, (times, values) = ready(), signal(600)
     assert detector.observe(90.0, times[400])["transition"] == "opened"
     answer = detector.retrain({"timestamp": times[:500], "value": values[:500]})
@@ -201,7 +201,7 @@ def test_retraining_is_the_next_version() -> None:
 
 
 def same_times(n: int) -> dict[str, Any]:
-    """Timestamps a minute apart, said in different ways."""
+    """Return the same timestamps, a minute apart, in another form."""
     moments = [datetime(2024, 3, 1, tzinfo=UTC) + timedelta(minutes=i) for i in range(n)]
     seconds = [moment.timestamp() for moment in moments]
     return {
@@ -220,7 +220,7 @@ def same_times(n: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", same_times(0))
 def test_any_kind_of_timestamp_is_the_same_time(kind: str) -> None:
-    """Seconds, datetimes, texts, numpy times."""
+    """Seconds, datetimes, texts and numpy times mean the same."""
     _, values = signal(130)
     detector, plain = (AnomalyDetector("P", "m", **QUICK) for _ in range(2))
     detector.train({"timestamp": same_times(130)[kind], "value": values})
@@ -234,13 +234,13 @@ def test_any_kind_of_timestamp_is_the_same_time(kind: str) -> None:
 
 @pytest.mark.parametrize("wrong", [[float("nan")], [np.datetime64("NaT")], ["yesterday"]])
 def test_a_timestamp_that_is_none_is_refused(wrong: list[Any]) -> None:
-    """Before anything changes."""
+    """A value that is no timestamp is refused before anything changes."""
     with pytest.raises(ValueError, match=r".+"):
         ready().observe_many([1.0], wrong)
 
 
 def test_shapes_must_agree() -> None:
-    """As many timestamps as values."""
+    """Timestamps and values must be equal in number."""
     with pytest.raises(ValueError, match=r"shape \(2,\) for values of shape \(3,\)"):
         ready().observe_many([1.0, 2.0, 3.0], [START, START + 1])
     with pytest.raises(TrainingError, match="must be"):
@@ -250,7 +250,7 @@ def test_shapes_must_agree() -> None:
 
 
 def test_parameters_are_named_and_checked() -> None:
-    """An unknown name is a TypeError; a value of the wrong kind names the parameter and its bounds."""
+    """An unknown name is a TypeError; a value of the wrong kind names its bounds."""
     with pytest.raises(
         TypeError, match="unknown parameter contamnation; known: alpha, contamination"
     ):
@@ -283,7 +283,7 @@ def test_a_parameter_out_of_bounds_is_refused_in_words(
 
 
 def test_a_reading_that_stands_out_has_reasons() -> None:
-    """What a rule saw, by its name; then features with their shares, and words; an ordinary one has none."""
+    """An anomaly names its rule and the features' shares; an ordinary reading has no reasons."""
     detector, (times, values) = ready(), later(5)
     assert detector.observe(values[0], times[0])["reasons"] == []
     named, reasons = [], detector.observe(90.0, times[1])["reasons"]
@@ -296,7 +296,7 @@ def test_a_reading_that_stands_out_has_reasons() -> None:
 
 
 def test_scoring_loads_no_scikit_learn() -> None:
-    """Neither does importing the package, which loads not even numpy."""
+    """Importing the package loads neither scikit-learn nor numpy."""
     code = """
 import sys
 import insa_anomaly

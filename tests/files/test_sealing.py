@@ -1,4 +1,4 @@
-"""What is sealed is read with its key, under its name, whole, or not at all."""
+"""Sealed data is read with its key, under its name, whole, or not at all."""
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ SEAL = Seal(KEYS[:1])
 
 @given(data=st.binary(max_size=1000), name=st.text(max_size=50))
 def test_what_was_sealed_is_read(data: bytes, name: str) -> None:
-    """To the bit; and twice the same gives nothing that is alike."""
+    """Opened data equals the sealed data, and sealing twice gives different bytes."""
     sealed = SEAL.close(name, data)
     assert SEAL.open(name, sealed, SEAL.key_id) == data
     assert len(sealed) == len(data) + 28
@@ -27,7 +27,7 @@ def test_what_was_sealed_is_read(data: bytes, name: str) -> None:
     cut=st.booleans(),
 )
 def test_what_was_altered_is_not(data: bytes, place: int, bit: int, cut: bool) -> None:
-    """One bit of it, or its end, or its name."""
+    """A changed bit, a cut end or another name breaks the seal."""
     sealed = bytearray(SEAL.close("a", data))
     with pytest.raises(ModelFileError, match="b was altered"):
         SEAL.open("b", bytes(sealed), SEAL.key_id)
@@ -38,7 +38,7 @@ def test_what_was_altered_is_not(data: bytes, place: int, bit: int, cut: bool) -
 
 
 def test_the_first_key_seals_and_each_opens() -> None:
-    """A new one goes before the old; what no key is there for says so."""
+    """A new key goes before the old key; data of a missing key is refused by name."""
     old, both, other = Seal(KEYS[:1]), Seal([KEYS[1], KEYS[0]]), Seal(KEYS[2:])
     assert both.open("a", old.close("a", b"data"), old.key_id) == b"data"
     assert both.key_id == Seal(KEYS[1:2]).key_id != old.key_id
@@ -51,7 +51,7 @@ def test_the_first_key_seals_and_each_opens() -> None:
 
 
 def test_keys_are_read_from_text() -> None:
-    """A line each; blanks and line ends around them do not count."""
+    """A key file has a key a line; blanks and line ends do not count."""
     assert (
         Seal.of(f" {KEYS[0].hex()}\r\n\n{KEYS[1].hex().upper()}\n").key_ids
         == Seal(KEYS[:2]).key_ids
@@ -63,7 +63,7 @@ def test_keys_are_read_from_text() -> None:
     ["", "\n", "00" * 31, "00" * 33, "zz" * 32, f"{KEYS[0].hex()}\nshort", KEYS[0].hex()[:32]],
 )
 def test_what_is_no_key_is_refused_and_not_shown(text: str) -> None:
-    """With the command that makes one."""
+    """A wrong key file is refused with the command that makes a right key."""
     with pytest.raises(ConfigError, match="openssl rand -hex 32") as refusal:
         Seal.of(text)
     assert not text.strip() or text.strip() not in str(refusal.value)
