@@ -28,7 +28,6 @@ from insa_anomaly.ports import Broker
 from insa_anomaly.processes import admin_child
 from insa_anomaly.processes.reload import Reload
 from insa_anomaly.processes.trainer import start_child
-from insa_anomaly.runtime import announce
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.daemon import Daemon, DaemonParts, Listeners, Supervision
 from insa_anomaly.runtime.feed import Feed
@@ -47,6 +46,7 @@ from insa_anomaly.runtime.models.trainer import Trainer
 from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.runtime.score import ScoreReader
+from insa_anomaly.runtime.status import StatusPublisher, last_will
 from insa_anomaly.services.stream import Condition, StreamServer
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
@@ -168,8 +168,8 @@ def _assemble(
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms, memory.zeros)
     memory.seal()
-    tell = EventPublisher(states, broker)
-    events = ModelEvents(states, tell.offer)
+    publisher = EventPublisher(states, broker)
+    events = ModelEvents(states, publisher.enqueue)
     trainer = Trainer(
         models,
         intake.swap,
@@ -178,11 +178,18 @@ def _assemble(
         events.trained_by_itself,
         failures.add,
     )
-    show = _show(settings.redis, fleet, stack)
-    hearing = alerts.opened(
-        settings, states, registry, tell, lambda: broker.listening and score.writable, stack
+    latest = _latest(settings.redis, fleet, stack)
+    alerting = alerts.opened(
+        settings, states, registry, publisher, lambda: broker.listening and score.writable, stack
     )
-    listeners = Listeners(tell, trainer, show, activity, alert=hearing.alert, listen=hearing.listen)
+    listeners = Listeners(
+        publisher,
+        trainer,
+        latest,
+        activity,
+        dispatcher=alerting.dispatcher,
+        silence=alerting.silence,
+    )
     score = ScoreReader(
         feed,
         states,
@@ -194,7 +201,7 @@ def _assemble(
     )
     if lost:
         states.bind(log.id)
-        score.adopt()
+        score.adopt_active_models()
     record = RecordReader(
         log,
         feed,
@@ -204,8 +211,8 @@ def _assemble(
         settings.record,
     )
     others = (
-        ("alert", hearing.alert),
-        ("silence", hearing.listen),
+        ("alert", alerting.dispatcher),
+        ("silence", alerting.silence),
         ("certificates", certificates(settings, broker)),
     )
     return DaemonParts(
@@ -217,11 +224,11 @@ def _assemble(
         broker,
         score,
         record,
-        tell,
-        show,
+        publisher,
+        latest,
         trainer,
         others,
-        hearing.alert,
+        alerting.dispatcher,
         reserve,
     )
 
@@ -232,14 +239,14 @@ def _supervision(settings: Settings, broker: Broker) -> Supervision:
     limits = {"record": usual + MIGRATION_SECONDS, "trainer": training, "jobs": training}
     limits |= {"measure": usual + SIZES_SECONDS, "health": usual + CHECK_SECONDS}
     return Supervision(
-        announce.StatusPublisher(broker, settings.broker.client_id, version("insa-anomaly")),
+        StatusPublisher(broker, settings.broker.client_id, version("insa-anomaly")),
         Heartbeats(usual, limits),
         Notifier(os.environ.get("NOTIFY_SOCKET")).tell,
         partial(faulthandler.dump_traceback_later, LAST_SECONDS, exit=True),
     )
 
 
-def _show(address: RedisSettings, fleet: Fleet, stack: ExitStack) -> LatestPublisher | None:
+def _latest(address: RedisSettings, fleet: Fleet, stack: ExitStack) -> LatestPublisher | None:
     if not address.url:
         return None
     from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
@@ -255,7 +262,7 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> MqttConnecti
     stale = _remember(
         directory / "subscriptions.json", filters if canary is None else [*filters, canary]
     )
-    will = announce.gone(settings.broker.client_id, version("insa-anomaly"))
+    will = last_will(settings.broker.client_id, version("insa-anomaly"))
     terms = Terms(
         filters,
         stale,

@@ -17,7 +17,6 @@ from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, State, Telemetry
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
 from insa_anomaly.runtime.alerting.silence import SilenceMonitor
-from insa_anomaly.runtime.announce import StatusPublisher
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.heartbeats import Heartbeats
@@ -28,6 +27,7 @@ from insa_anomaly.runtime.models.trainer import Trainer
 from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.runtime.score import ScoreReader
+from insa_anomaly.runtime.status import StatusPublisher
 from insa_anomaly.runtime.step import Step
 
 TURN_SECONDS = 0.2  # the longest a thread waits before it looks whether to stop
@@ -74,30 +74,30 @@ class BrokerConnection(Broker, Protocol):
 class Listeners:
     """Who is told of scored batches (`score.Audience`)."""
 
-    tell: EventPublisher
+    publisher: EventPublisher
     trainer: Trainer
-    show: LatestPublisher | None
+    latest: LatestPublisher | None
     activity: Activity
-    alert: AlertDispatcher | None = None
-    listen: SilenceMonitor | None = None
+    dispatcher: AlertDispatcher | None = None
+    silence: SilenceMonitor | None = None
 
-    def events(self, outgoing: list[Outgoing], came: float | None) -> None:
+    def on_events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """New events are in the outbox."""
-        self.tell.offer(outgoing, came)
-        if self.alert is not None:
-            self.alert.offer(outgoing)
+        self.publisher.enqueue(outgoing, came)
+        if self.dispatcher is not None:
+            self.dispatcher.notify(outgoing)
 
-    def results(self, telemetry: Telemetry, results: Results) -> None:
+    def on_results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
-        self.activity.results(telemetry, results)
-        if self.show is not None:
-            self.show.results(telemetry, results)
-        if self.listen is not None:
-            self.listen.results(telemetry)
+        self.activity.count(telemetry, results)
+        if self.latest is not None:
+            self.latest.update(telemetry, results)
+        if self.silence is not None:
+            self.silence.observe(telemetry)
 
-    def due(self, keys: list[SeriesKey]) -> None:
+    def on_due(self, keys: list[SeriesKey]) -> None:
         """These series ask for training."""
-        self.trainer.due(keys)
+        self.trainer.request(keys)
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class DaemonParts:
     broker: BrokerConnection
     score: ScoreReader
     record: RecordReader
-    tell: EventPublisher
-    show: LatestPublisher | None
+    publisher: EventPublisher
+    latest: LatestPublisher | None
     trainer: Trainer
     others: tuple[tuple[str, Step], ...] = ()  # by the names of their threads
-    alert: AlertDispatcher | None = None
+    dispatcher: AlertDispatcher | None = None
     reserve: Reserve | None = None
     admin: AdminProcess | None = None
 
@@ -125,7 +125,7 @@ class DaemonParts:
 class Supervision:
     """Who hears how it goes. `notify` takes systemd's words; `give_up` is called once it must end, in case that hangs as well."""
 
-    announcer: StatusPublisher | None = None
+    status: StatusPublisher | None = None
     heartbeats: Heartbeats = field(default_factory=lambda: Heartbeats(STUCK_SECONDS))
     notify: Callable[[str], None] = lambda _: None
     give_up: Callable[[], None] = lambda: None
@@ -200,8 +200,8 @@ class Daemon:
             if parts.record.trouble is None
             else {"database": f"the database does not record: {parts.record.trouble}"}
         )
-        found |= {} if parts.tell.trouble is None else {"events": parts.tell.trouble}
-        undelivered = parts.alert.trouble if parts.alert is not None else None
+        found |= {} if parts.publisher.trouble is None else {"events": parts.publisher.trouble}
+        undelivered = parts.dispatcher.trouble if parts.dispatcher is not None else None
         found |= {} if undelivered is None else {"alerts": undelivered}
         unserved = parts.admin.trouble if parts.admin is not None else None
         found |= {} if unserved is None else {"admin": unserved}
@@ -227,15 +227,15 @@ class Daemon:
 
     def _steps(self) -> tuple[tuple[str, Step], ...]:
         parts = self._parts
-        show = () if parts.show is None else (("show", parts.show),)
+        latest = () if parts.latest is None else (("show", parts.latest),)
         return (
             ("intake", parts.intake),
             ("score", parts.score),
-            ("tell", parts.tell),
+            ("tell", parts.publisher),
             ("record", parts.record),
             ("trainer", parts.trainer),
             *parts.others,
-            *show,
+            *latest,
         )
 
     def _watched(self, name: str, step: Step) -> None:
@@ -263,8 +263,8 @@ class Daemon:
             self._fail(stuck[0], Stuck(f"it has been silent for {stuck[1]:.0f} s"))
         troubles = self._troubles()
         instrumentation.state_watched(troubles.keys())
-        if self._supervision.announcer is not None:
-            self._supervision.announcer.say(list(troubles.values()))
+        if self._supervision.status is not None:
+            self._supervision.status.publish(list(troubles.values()))
         if self._failure is None:
             self._supervision.notify("WATCHDOG=1")
             self._supervision.notify(f"STATUS={'; '.join(troubles.values()) or 'running'}")
@@ -301,11 +301,11 @@ class Daemon:
         if self._failure is None and not any(thread.is_alive() for thread in threads):
             parts.intake.drain()
             parts.score.drain()
-            if parts.show is not None:
-                parts.show.flush()
-            parts.tell.drain(monotonic() + TELL_DRAIN_SECONDS)
-            if self._supervision.announcer is not None:
-                self._supervision.announcer.say_stopped()
+            if parts.latest is not None:
+                parts.latest.flush()
+            parts.publisher.drain(monotonic() + TELL_DRAIN_SECONDS)
+            if self._supervision.status is not None:
+                self._supervision.status.publish_stopped()
             parts.broker.close()
             parts.record.drain(monotonic() + RECORD_DRAIN_SECONDS)
         else:

@@ -89,7 +89,7 @@ class Feed:
         """Sequence of the newest entry."""
         return self._last
 
-    def offer(self, entry: Entry, came: float | None = None) -> None:
+    def add(self, entry: Entry, came: float | None = None) -> None:
         """A new entry is in the log; the first of its messages came then (monotonic; None: now)."""
         with self._news:
             self._came[entry.seq] = monotonic() if came is None else came
@@ -104,7 +104,7 @@ class Feed:
         with self._news:
             return self._news.wait_for(lambda: self._last > after, timeout_s)
 
-    def came(self, seq: int) -> float | None:
+    def arrived_at(self, seq: int) -> float | None:
         """When the first message of this entry came (monotonic); at the latest, where many came since. None: before this process began."""
         with self._news:
             return (

@@ -173,7 +173,7 @@ class Intake(Step):
             self._put_back(deliveries, swaps, str(error))
             return
         self.trouble = None
-        self._feed.offer(entry, deliveries[0][0] if deliveries else None)
+        self._feed.add(entry, deliveries[0][0] if deliveries else None)
         self._acknowledge([delivery for _, delivery in deliveries])
         for came, delivery in deliveries:
             instrumentation.messages_logged(len(delivery.messages), monotonic() - came)

@@ -31,7 +31,7 @@ class LatestPublisher(Step):
         self._keys: list[SeriesKey] = []
         self._lock = Lock()
 
-    def results(self, telemetry: Telemetry, results: Results) -> None:
+    def update(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored. What came late or again is not the newest."""
         moved = results.status <= Status.SCORED
         scores, times = results.score[moved].tolist(), telemetry.timestamp[moved].tolist()

@@ -55,7 +55,7 @@ class EventPublisher(Step):
         self._rest_until = -inf
         self.trouble: str | None = None  # why some events are not told
 
-    def offer(self, events: list[Outgoing], came: float | None = None) -> None:
+    def enqueue(self, events: list[Outgoing], came: float | None = None) -> None:
         """New events are in the outbox; what they are made of came then (monotonic; None: it did not come, or nobody knows when)."""
         self._fresh.extend((came, event) for event in events)
         self._news.set()

@@ -50,13 +50,13 @@ M = TypeVar("M")
 class Audience(Protocol):
     """Who is told of scored batches at once."""
 
-    def events(self, outgoing: list[Outgoing], came: float | None) -> None:
+    def on_events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """New events are in the outbox; the oldest of their messages came then (monotonic), None: nobody knows when."""
 
-    def results(self, telemetry: Telemetry, results: Results) -> None:
+    def on_results(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
 
-    def due(self, keys: list[SeriesKey]) -> None:
+    def on_due(self, keys: list[SeriesKey]) -> None:
         """These series ask for training."""
 
 
@@ -115,7 +115,7 @@ class ScoreReader(Step):
         ]
         self._fleet.restore(decoded)
         for key, one in decoded:
-            self._give(Swap(*key, one.model_id, one.threshold))
+            self._swap(Swap(*key, one.model_id, one.threshold))
             if one.shadow is not None:
                 self._fleet.shadow(
                     key, self._loaded(key, one.shadow.model_id, Model.from_bytes), one.shadow
@@ -128,11 +128,11 @@ class ScoreReader(Step):
         again = self._again(self._state.cursor)
         instrumentation.states_restored(len(kept), self.checkpoint, again)
 
-    def adopt(self) -> None:
+    def adopt_active_models(self) -> None:
         """Give every series its active model, before `restore`: for states that were lost, and with them which model served."""
         thresholds, shadows = self._models.thresholds(), self._models.shadows()
         for key, model_id in self._models.active().items():
-            self._give(Swap(*key, model_id, thresholds.get(model_id), shadows.get(key)))
+            self._swap(Swap(*key, model_id, thresholds.get(model_id), shadows.get(key)))
         self._state.checkpoint(0, self._fleet.moved())
 
     def _again(self, cursor: int) -> int:
@@ -160,7 +160,7 @@ class ScoreReader(Step):
         try:
             self._finish()
             if monotonic() >= self._next_checkpoint:
-                self.keep()
+                self.write_checkpoint()
         except StateUnwritable as error:
             if self.writable:
                 instrumentation.state_unwritable(str(error))
@@ -175,7 +175,7 @@ class ScoreReader(Step):
             if not self.writable:
                 return
         with suppress(StateUnwritable):  # the next start computes them again
-            self.keep()
+            self.write_checkpoint()
 
     def _finish(self) -> None:
         """Score and commit what was read."""
@@ -185,7 +185,7 @@ class ScoreReader(Step):
             self._commit(self._waiting)
             self._waiting = None
 
-    def keep(self) -> None:
+    def write_checkpoint(self) -> None:
         """Checkpoint the states of the series that moved."""
         moved = self._fleet.moved()
         try:
@@ -215,15 +215,15 @@ class ScoreReader(Step):
         outgoing = self._state.commit(scored.group[-1].seq, scored.findings.to_bytes(), events)
         self._reached = scored.group[-1].seq
         self.writable = True
-        came = self._feed.came(scored.group[0].seq)
+        came = self._feed.arrived_at(scored.group[0].seq)
         if outgoing:
-            self._audience.events(outgoing, came)
+            self._audience.on_events(outgoing, came)
             for one in scored.told:
                 instrumentation.episode_changed(one)
         telemetry, results = scored.telemetry, scored.results
         if results is not None:
-            self._audience.results(telemetry, results)
-            self._audience.due(scored.due)
+            self._audience.on_results(telemetry, results)
+            self._audience.on_due(scored.due)
         self._count(scored, came)
 
     def _count(self, scored: Scored, came: float | None) -> None:
@@ -330,9 +330,9 @@ class ScoreReader(Step):
     # Models
     def _take_swaps(self, batch: Batch) -> None:
         for swap in batch.swaps:
-            self._give(swap)
+            self._swap(swap)
 
-    def _give(self, swap: Swap) -> None:
+    def _swap(self, swap: Swap) -> None:
         """One that cannot be loaded, or has more trees than the configuration makes room for, leaves the series without."""
         key = swap.key
         if key.is_device:
@@ -347,9 +347,9 @@ class ScoreReader(Step):
         except ValueError as error:
             instrumentation.model_unusable(*key, swap.model_id or "", str(error))
             self._fleet.swap(key, None)
-        self._give_shadow(key, swap.shadow_id)
+        self._swap_shadow(key, swap.shadow_id)
 
-    def _give_shadow(self, key: SeriesKey, model_id: str | None) -> None:
+    def _swap_shadow(self, key: SeriesKey, model_id: str | None) -> None:
         """One that goes on goes on comparing."""
         if model_id == self._fleet.shadows.model_of(self._fleet.registry.index_of(key)):
             return

@@ -41,15 +41,15 @@ _ISSUES = Route(kinds=MODEL_KINDS)
 class AlertThreads:
     """What decides on alerts, and what listens for silence."""
 
-    alert: AlertDispatcher
-    listen: SilenceMonitor
+    dispatcher: AlertDispatcher
+    silence: SilenceMonitor
 
 
 def opened(
     settings: Settings,
     state: State,
     registry: Registry,
-    tell: EventPublisher,
+    publisher: EventPublisher,
     listening: Callable[[], bool],
     stack: ExitStack,
 ) -> AlertThreads:
@@ -62,23 +62,23 @@ def opened(
         Courier(target.name, way, store, pauses, settings.alerts.keep_seconds, clock.now)
         for target, way in ways.items()
     ]
-    alert = AlertDispatcher(state, store, list(ways), couriers, settings.alerts, clock.now)
+    dispatcher = AlertDispatcher(state, store, list(ways), couriers, settings.alerts, clock.now)
 
-    def offer(events: list[Outgoing]) -> None:
-        tell.offer(events)
-        alert.offer(events)
+    def enqueue(events: list[Outgoing]) -> None:
+        publisher.enqueue(events)
+        dispatcher.notify(events)
 
-    listen = SilenceMonitor(
-        state, store, registry.keys, settings.silence, ReceptionWatch(listening, clock.now), offer
+    silence = SilenceMonitor(
+        state, store, registry.keys, settings.silence, ReceptionWatch(listening, clock.now), enqueue
     )
-    stack.callback(_keep, listen)
+    stack.callback(_save, silence)
     stack.enter_context(courier.running(couriers))
-    return AlertThreads(alert, listen)
+    return AlertThreads(dispatcher, silence)
 
 
-def _keep(listen: SilenceMonitor) -> None:
+def _save(silence: SilenceMonitor) -> None:
     with suppress(AlertsBroken):  # it is learnt again
-        listen.keep()
+        silence.save()
 
 
 def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:

@@ -46,11 +46,13 @@ def threads(
             daemon.trainer,
             models,
             daemon.state,
-            daemon.tell.offer,
+            daemon.publisher.enqueue,
             clock.now,
             devices=devices,
         )
-        remedies, service = assembled(settings, pools, parts, daemon.state, daemon.tell.offer)
+        remedies, service = assembled(
+            settings, pools, parts, daemon.state, daemon.publisher.enqueue
+        )
         notes = Notes(
             activity,
             PostgresHealth(pools.answers).note,
@@ -73,12 +75,12 @@ def assembled(
     pools: services.Pools,
     parts: services.ServiceParts,
     state: State,
-    offer: Callable[[list[Outgoing]], None],
+    enqueue: Callable[[list[Outgoing]], None],
 ) -> tuple[Remedies, HealthService]:
     """Who acts and who checks; half of the places for trainings are left to people."""
     jobs = services.job_service(pools, parts, max(1, settings.training.jobs // 2))
     changes = services.model_changes(settings, pools, parts.models)
-    events = ModelEvents(state, offer)
+    events = ModelEvents(state, enqueue)
     remedies = Remedies(
         PostgresHealth(pools.answers),
         parts.models,

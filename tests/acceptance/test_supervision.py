@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from insa_anomaly.runtime.announce import TOPIC
+from insa_anomaly.runtime.status import TOPIC
 from tests.acceptance.site import Heard, Site
 from tests.conftest import wait_for
 

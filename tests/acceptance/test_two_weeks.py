@@ -151,7 +151,7 @@ class Site:
             school,
             self.files,
             state=self.state,
-            offer=lambda _: None,
+            enqueue=lambda _: None,
             clock=self.clock,
         )
         self.changes = services.model_changes(
@@ -178,7 +178,7 @@ class Site:
             quality=good,
             flags=good,
         )
-        self.activity.results(telemetry, self.fleet.advance(telemetry))
+        self.activity.count(telemetry, self.fleet.advance(telemetry))
         self.recorder.record(Page(UUID(int=1), 0, telemetry))
 
     def follow(self) -> None:

@@ -103,7 +103,7 @@ class School:
             trainer=trainer,  # type: ignore[arg-type]
             models=self.office.files,
             state=self.state,
-            offer=self.told.extend,
+            enqueue=self.told.extend,
             clock=now,
         )
 

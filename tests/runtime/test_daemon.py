@@ -23,7 +23,6 @@ from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import latest as showing
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
-from insa_anomaly.runtime.announce import TOPIC, StatusPublisher
 from insa_anomaly.runtime.daemon import Daemon, DaemonParts, Listeners, Supervision
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet
@@ -36,6 +35,7 @@ from insa_anomaly.runtime.models.trainer import Trainer
 from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.runtime.score import ScoreReader
+from insa_anomaly.runtime.status import TOPIC, StatusPublisher
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import (
     AlertsSettings,
@@ -162,10 +162,10 @@ class Plant:
             broker=self.broker,
             score=score,
             record=record,
-            tell=tell,
-            show=show,
+            publisher=tell,
+            latest=show,
             trainer=trainer,
-            alert=alert,
+            dispatcher=alert,
         )
         self.daemon = Daemon(self.parts)
         self.daemon.restore()
@@ -330,7 +330,7 @@ def test_a_thread_that_dies_ends_the_daemon(name: str, monkeypatch: pytest.Monke
     def die(*_: object) -> None:
         raise RuntimeError("by accident")
 
-    monkeypatch.setattr(type(getattr(plant.parts, name)), "step", die)
+    monkeypatch.setattr(type(dict(plant.daemon._steps())[name]), "step", die)
     with plant.running() as end:
         wait_for(lambda: plant.daemon._failure is not None)
         wait_for(lambda: not plant.broker.connected)
@@ -346,7 +346,9 @@ def test_a_thread_that_is_stuck_ends_the_daemon(name: str, monkeypatch: pytest.M
     """
     plant, release, words, given_up = Plant(), Event(), list[str](), list[bool]()
     monkeypatch.setattr(running, "JOIN_SECONDS", 0.1)
-    monkeypatch.setattr(type(getattr(plant.parts, name)), "step", lambda *_: release.wait(30))
+    monkeypatch.setattr(
+        type(dict(plant.daemon._steps())[name]), "step", lambda *_: release.wait(30)
+    )
     supervision = Supervision(
         heartbeats=Heartbeats(0.3, dict.fromkeys({*THREADS} - {name}, 30.0)), notify=words.append
     )
@@ -406,7 +408,7 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     plant = Plant()
     plant.parts.intake.trouble, plant.parts.score.writable = "it is full", False
     plant.broker.undelivered = "nothing comes back"
-    plant.parts.tell.trouble = "refused"
+    plant.parts.publisher.trouble = "refused"
     monkeypatch.setattr(AdminProcess, "trouble", "it ended")
     plant.daemon = Daemon(replace(plant.parts, admin=AdminProcess(unbegun, Settings())))
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))

@@ -84,7 +84,7 @@ def test_whoever_reads_whenever_gets_the_same(
         coming = iter(entries)
         for reader, most, fresh in steps + [(reader, 1000, len(entries)) for reader in range(3)]:
             for _, entry in zip(range(fresh), coming, strict=False):
-                feed.offer(log.append(entry.messages, entry.swaps, NOW))
+                feed.add(log.append(entry.messages, entry.swaps, NOW))
             got[reader] += [said(batch) for batch in feed.read(len(got[reader]), most)]
         for reader in range(3):
             while batches := feed.read(len(got[reader]), 50):
@@ -109,7 +109,7 @@ def test_readers_in_threads_get_the_same() -> None:
         for thread in threads:
             thread.start()
         for entry in entries:
-            feed.offer(log.append(entry.messages, entry.swaps, NOW))
+            feed.add(log.append(entry.messages, entry.swaps, NOW))
         for thread in threads:
             thread.join(30)
     assert [len(mine) for mine in got] == [len(entries)] * 3
@@ -146,7 +146,7 @@ def held_after(payloads: Callable[[int], bytes], entries: int, *, read: bool) ->
     log = MemoryLog()
     feed = fed(log)
     for i in range(entries):
-        feed.offer(log.append([(topic("pump"), payloads(i))], [], NOW))
+        feed.add(log.append([(topic("pump"), payloads(i))], [], NOW))
         if read:
             feed.read(i, 100)
     return feed
@@ -276,11 +276,11 @@ def test_waiting_ends_with_news_or_in_time() -> None:
     log = MemoryLog()
     feed = fed(log)
     assert not feed.wait(0, 0.0)
-    feed.offer(log.append([], [], NOW))
+    feed.add(log.append([], [], NOW))
     assert feed.wait(0, 0.0)
     assert not feed.wait(1, 0.001)
     began = monotonic()
-    coming = Timer(0.005, lambda: feed.offer(log.append([], [], NOW)))
+    coming = Timer(0.005, lambda: feed.add(log.append([], [], NOW)))
     coming.start()
     assert feed.wait(1, 30.0)
     assert monotonic() - began < 10.0
@@ -297,11 +297,11 @@ def test_it_is_known_when_an_entry_came(monkeypatch: pytest.MonkeyPatch) -> None
     log.append([], [], NOW)
     feed = fed(log)
     for seq in range(2, 7):
-        feed.offer(log.append([], [], NOW), came=float(seq))
-    assert [feed.came(seq) for seq in range(1, 7)] == [None, 4.0, 4.0, 4.0, 5.0, 6.0]
+        feed.add(log.append([], [], NOW), came=float(seq))
+    assert [feed.arrived_at(seq) for seq in range(1, 7)] == [None, 4.0, 4.0, 4.0, 5.0, 6.0]
     before = monotonic()
-    feed.offer(log.append([], [], NOW))
-    assert before <= (feed.came(7) or 0.0) <= monotonic()
+    feed.add(log.append([], [], NOW))
+    assert before <= (feed.arrived_at(7) or 0.0) <= monotonic()
 
 
 def test_each_message_has_a_time_of_its_own() -> None:
@@ -346,7 +346,7 @@ def test_a_flood_of_unknown_devices_takes_little_memory() -> None:
     registry = Registry(1000)
     feed = Feed(log, parser(), registry)
     log.append([message("known", 0, {"a": 1.0})], [], NOW)
-    feed.offer(log.read(0, 1)[0])
+    feed.add(log.read(0, 1)[0])
     feed.read(0, 1)
     tracemalloc.start()
     try:
@@ -359,7 +359,7 @@ def test_a_flood_of_unknown_devices_takes_little_memory() -> None:
                 [],
                 NOW,
             )
-            feed.offer(entry)
+            feed.add(entry)
             assert feed.read(entry.seq - 1, 10**6)
             log.drop(entry.seq)
         assert tracemalloc.get_traced_memory()[0] < 10_000_000
@@ -367,5 +367,5 @@ def test_a_flood_of_unknown_devices_takes_little_memory() -> None:
         tracemalloc.stop()
     assert len(registry) == registry.capacity
     entry = log.append([message("known", 1, {"a": 1.0})], [], NOW)
-    feed.offer(entry)
+    feed.add(entry)
     assert len(feed.read(entry.seq - 1, 1)[0]) == 1

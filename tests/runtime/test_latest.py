@@ -36,9 +36,9 @@ def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObj
     newest: dict[SeriesKey, tuple[float, int]] = {}
     for batch in world.feed.read(0, EVERYTHING):
         for swap in batch.swaps:
-            world.score._give(swap)
+            world.score._swap(swap)
         results = world.fleet.advance(batch.telemetry)
-        show.results(batch.telemetry, results)
+        show.update(batch.telemetry, results)
         for i, status in enumerate(results.status.tolist()):
             if status in (Status.COLLECTING, Status.WARMING, Status.SCORED):
                 newest[batch.telemetry.keys[batch.telemetry.key[i]]] = (
@@ -92,7 +92,7 @@ def test_only_what_changed_is_shown() -> None:
         latest.shown.clear()
         world.take([message(device, i, {"x": 1.0})])
         [batch] = world.feed.read(i, 1)
-        show.results(batch.telemetry, world.fleet.advance(batch.telemetry))
+        show.update(batch.telemetry, world.fleet.advance(batch.telemetry))
         show.step(0.0)
         show.step(0.0)
         assert list(latest.shown) == [(device, "x")]
@@ -121,11 +121,11 @@ def test_a_slow_place_to_show_holds_up_nobody() -> None:
     world.take([message("a", 0, {"x": 1.0})])
     world.take([message("a", 1, {"x": 2.0})])
     first, second = world.feed.read(0, 100)
-    show.results(first.telemetry, world.fleet.advance(first.telemetry))
+    show.update(first.telemetry, world.fleet.advance(first.telemetry))
     thread = Thread(target=show.step, args=(0.0,))
     thread.start()
     assert latest.entered.wait(10)
-    show.results(second.telemetry, world.fleet.advance(second.telemetry))
+    show.update(second.telemetry, world.fleet.advance(second.telemetry))
     latest.go_on.set()
     thread.join(10)
     show.step(0.0)
@@ -151,7 +151,7 @@ def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(
     def shown() -> dict[SeriesKey, str]:
         latest.serving.clear()
         for batch in world.feed.read(0, EVERYTHING):
-            show.results(batch.telemetry, world.fleet.advance(batch.telemetry))
+            show.update(batch.telemetry, world.fleet.advance(batch.telemetry))
         for number in range(len(world.fleet.registry)):
             show._newest[number] = (1.0, NOW)
         show.flush()

@@ -91,7 +91,7 @@ class Outbox:
         outgoing = self.state.commit(1, None, events)
         self.last += len(topics)
         if offered:
-            self.tell.offer(outgoing)
+            self.tell.enqueue(outgoing)
 
     def waiting(self) -> list[int]:
         """Return the numbers of the events in the outbox."""
@@ -463,8 +463,8 @@ def test_the_time_to_an_event_is_from_the_receipt_of_its_reading() -> None:
     outbox = Outbox()
     outbox.broker.open()
     outbox.steps(1)
-    outbox.tell.offer(outbox.state.commit(1, None, [("a", b"1")]), monotonic() - 7.0)
-    outbox.tell.offer(outbox.state.commit(2, None, [("b", b"2")]))
+    outbox.tell.enqueue(outbox.state.commit(1, None, [("a", b"1")]), monotonic() - 7.0)
+    outbox.tell.enqueue(outbox.state.commit(2, None, [("b", b"2")]))
     outbox.steps(3)
     assert not outbox.waiting()
     assert (told() or 0.0) - before[1] == 1

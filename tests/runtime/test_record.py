@@ -212,7 +212,7 @@ def happen(world: Recording, what: str) -> None:
     if what == "score":
         world.score.step(0.0)
     elif what == "keep":
-        world.score.keep()
+        world.score.write_checkpoint()
     elif what == "start":
         world.start()
     elif what == "back_from_cursor":

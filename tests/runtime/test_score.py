@@ -97,9 +97,11 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
         for happening in data.draw(
             st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)
         ):
-            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[
-                happening
-            ]()
+            {
+                "step": lambda: world.score.step(0.0),
+                "keep": world.score.write_checkpoint,
+                "start": world.start,
+            }[happening]()
     assert world.outcome() == expected(seed)
 
 
@@ -194,7 +196,7 @@ def test_a_full_house_is_decided_by_the_log(seed: int, cuts: set[int], capacity:
     for entry in stream(seed, 200).entries(cuts):
         world.take(entry.messages, entry.swaps)
         world.score.step(0.0)
-        world.score.keep()
+        world.score.write_checkpoint()
         world.start()
     assert world.outcome() == plain
     assert len(plain[3]) <= capacity
@@ -252,7 +254,7 @@ def test_a_model_that_cannot_be_loaded_leaves_its_series_without() -> None:
     world.take(faulty(range(70), range(0)), [swap(0), swap(2), Swap("pump", "b", "never heard of")])
     world.take(faulty(range(70, 80), range(70, 80)))
     world.score.step(0.0)
-    world.score.keep()
+    world.score.write_checkpoint()
     world.start()
     world.take([message("fan", i, {"a": 10.0 if i < 65 else 90.0}) for i in range(70)])
     anomalies = world.outcome()[0]
@@ -291,7 +293,7 @@ def test_lost_states_take_up_the_active_models() -> None:
     log.append(faulty(range(80), range(70, 80)), [], NOW)
     world = World(log, shelf=shelf)
     world.state.bind(log.id)
-    world.score.adopt()
+    world.score.adopt_active_models()
     world.score.restore()
     assert world.state.restore()[1].keys() == {SERIES[0]}
     assert {one.model_id for one in world.outcome()[0]} == {model(0).id}
@@ -480,7 +482,7 @@ def test_the_time_to_a_result_is_from_the_receipt_of_the_oldest_reading() -> Non
     world.take(spike)
     world.score.drain()
     assert world.audience.told
-    assert all(came == world.feed.came(1) for came in world.audience.came)
+    assert all(came == world.feed.arrived_at(1) for came in world.audience.came)
     assert instrumentation.REGISTRY.get_sample_value(count) == before + 1
     again = World(world.log)
     again.score.drain()
@@ -533,10 +535,10 @@ def test_a_restart_is_invisible_also_where_the_clock_went_wrong(place: int) -> N
     for keeps in (False, True):
         world = World()
         for entry in clock_gone_wrong().read(0, 10**6):
-            world.feed.offer(world.log.append(entry.messages, entry.swaps, entry.received))
+            world.feed.add(world.log.append(entry.messages, entry.swaps, entry.received))
             world.score.step(0.0)
             if entry.seq == place:
                 if keeps:
-                    world.score.keep()
+                    world.score.write_checkpoint()
                 world.start()
         assert world.outcome() == scored(clock_gone_wrong())

@@ -30,18 +30,18 @@ class Watching:
         self.asked: list[SeriesKey] = []
         self._state = state
 
-    def events(self, outgoing: list[Outgoing], came: float | None) -> None:
+    def on_events(self, outgoing: list[Outgoing], came: float | None) -> None:
         """Record events that are new in the outbox."""
         assert self._state.outgoing(outgoing[0].number - 1, len(outgoing)) == outgoing
         self.told += outgoing
         self.came.append(came)
 
-    def results(self, telemetry: Telemetry, results: Results) -> None:
+    def on_results(self, telemetry: Telemetry, results: Results) -> None:
         """Count the readings of a batch that was scored."""
         assert len(results.score) == len(telemetry.value)
         self.scored += len(results.score)
 
-    def due(self, keys: list[SeriesKey]) -> None:
+    def on_due(self, keys: list[SeriesKey]) -> None:
         """Record the series that ask for training."""
         self.asked += keys
 
@@ -72,7 +72,7 @@ class World:
 
     def take(self, messages: list[Message], swaps: Sequence[Swap] = ()) -> None:
         """Append an entry to the log."""
-        self.feed.offer(self.log.append(messages, list(swaps), NOW))
+        self.feed.add(self.log.append(messages, list(swaps), NOW))
 
     def outcome(self) -> Outcome:
         """Score the whole log, and return anomalies, episodes, events and states."""

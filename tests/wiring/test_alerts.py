@@ -51,7 +51,7 @@ class Office:
             "figures": {"accuracy": 0.81},
         }  # fmt: skip
         self.state.post([(f"insa/iiot/ml/model/{kind}", msgspec.json.encode(said))])
-        self.hearing.alert.step(0.0)
+        self.hearing.dispatcher.step(0.0)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
             settings,
             state,
             registry=Registry(10),
-            tell=EventPublisher(state, MemoryBroker()),
+            publisher=EventPublisher(state, MemoryBroker()),
             listening=lambda: True,
             stack=stack,
         )

@@ -58,7 +58,7 @@ class AlertDispatcher(Step):
         ]
         return f"alerts are not delivered to: {', '.join(silent)}" if silent else None
 
-    def offer(self, events: Sequence[Outgoing]) -> None:
+    def notify(self, events: Sequence[Outgoing]) -> None:
         """New events are among the notices."""
         if events:
             self._news.set()

@@ -54,14 +54,14 @@ class SilenceMonitor(Step):
         known: Sequence[SeriesKey],
         patience: Patience,
         ears: ReceptionWatch,
-        offer: Callable[[list[Outgoing]], None],
+        enqueue: Callable[[list[Outgoing]], None],
     ) -> None:
         """`known` are the series in the order of their numbers; it grows."""
         self._state = state
         self._store = store
         self._known = known
         self._ears = ears
-        self._offer = offer
+        self._enqueue = enqueue
         now = ears.monotonic()
         self._silence = Silence(patience, now)
         self._lock = Lock()
@@ -88,7 +88,7 @@ class SilenceMonitor(Step):
         if STREAM in self._kept:
             self._silence.stream = self._cadences.rows(np.array([self._kept[STREAM]]))
 
-    def results(self, telemetry: Telemetry) -> None:
+    def observe(self, telemetry: Telemetry) -> None:
         """These readings came in."""
         with self._lock:
             if len(telemetry.keys) > len(self._heard):
@@ -107,12 +107,12 @@ class SilenceMonitor(Step):
         try:
             self._tell(self._silence.look(self._since, now, listening=self._ears.listening()))
             if now >= self._next_keep:
-                self.keep()
+                self.save()
         except (AlertsBroken, StateBroken) as error:
             instrumentation.alerts_unwritable(str(error))
         return LOOK_SECONDS
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Put what was learnt on disk. Raises AlertsBroken."""
         self._next_keep = self._ears.monotonic() + KEEP_SECONDS
         moved = np.flatnonzero(self._moved)
@@ -151,7 +151,7 @@ class SilenceMonitor(Step):
         ]
         events += [_event(name, "back", now, was[name], "it reports again") for name in ended]
         if events:
-            self._offer(
+            self._enqueue(
                 self._state.post(
                     [(_topic(event.device_id), msgspec.json.encode(event)) for event in events]
                 )

@@ -30,7 +30,7 @@ class Activity:
         self._counts = np.zeros((2, _GROWTH), np.int64)  # readings, anomalies
         self._lock = Lock()
 
-    def results(self, telemetry: Telemetry, results: Results) -> None:
+    def count(self, telemetry: Telemetry, results: Results) -> None:
         """A batch was scored."""
         scored = results.scored
         indices, anomalous = telemetry.key[scored], telemetry.key[scored & (results.score < 0)]
@@ -42,7 +42,7 @@ class Activity:
             np.add.at(self._counts[0], indices, 1)
             np.add.at(self._counts[1], anomalous, 1)
 
-    def counted(self) -> ActivityCounts:
+    def counts(self) -> ActivityCounts:
         """What was counted since the last `forget`."""
         with self._lock:
             indices = np.flatnonzero(self._counts[0])
@@ -50,7 +50,7 @@ class Activity:
                 [self._keys[index] for index in indices.tolist()], indices, self._counts[:, indices]
             )
 
-    def forget(self, taken: ActivityCounts) -> None:
+    def subtract(self, taken: ActivityCounts) -> None:
         """So much is written down."""
         with self._lock:
             self._counts[:, taken.indices] -= taken.counts

@@ -25,9 +25,9 @@ class ModelEvents:
     That a model was trained is known from the index, too: while the disk does not take it, the newest of that wait in memory.
     """
 
-    def __init__(self, state: State, offer: Callable[[list[Outgoing]], None]) -> None:
+    def __init__(self, state: State, enqueue: Callable[[list[Outgoing]], None]) -> None:
         self._state = state
-        self._offer = offer
+        self._enqueue = enqueue
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=WAITING_MOST)
 
     def trained(self, job: Job, row: ModelRow) -> None:
@@ -57,7 +57,7 @@ class ModelEvents:
 
     def notice(self, one: Notice) -> None:
         """Something about a model, or a daemon. Raises StateUnwritable."""
-        self._offer(self._state.post([(f"{TOPIC}{one.kind}", msgspec.json.encode(one))]))
+        self._enqueue(self._state.post([(f"{TOPIC}{one.kind}", msgspec.json.encode(one))]))
 
     def _tell(self, kind: str, row: ModelRow, said: dict[str, object]) -> None:
         event_id = deterministic_id("model", row.id, kind)
@@ -69,7 +69,7 @@ class ModelEvents:
         )
         try:
             while self._waiting:
-                self._offer(self._state.post([self._waiting[0]]))
+                self._enqueue(self._state.post([self._waiting[0]]))
                 self._waiting.popleft()
         except StateUnwritable as error:
             instrumentation.event_waits(str(error))

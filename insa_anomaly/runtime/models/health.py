@@ -79,7 +79,7 @@ class HealthKeeper(Step):
 
     def _write_down(self) -> None:
         taken, (batches, slow) = (
-            self._notes.activity.counted(),
+            self._notes.activity.counts(),
             instrumentation.batches_scored(self._latency),
         )
         readings, anomalies = taken.counts.tolist()
@@ -87,5 +87,5 @@ class HealthKeeper(Step):
             taken.keys, readings, anomalies, batches - self._batches, slow - self._slow
         )
         self._notes.note(self._instance, counted, self._clock())
-        self._notes.activity.forget(taken)
+        self._notes.activity.subtract(taken)
         self._batches, self._slow = batches, slow

@@ -46,7 +46,7 @@ class JobRunner(Step):
         trainer: Trainer,
         models: ModelIndex,
         state: State,
-        offer: Callable[[list[Outgoing]], None],
+        enqueue: Callable[[list[Outgoing]], None],
         clock: Callable[[], int],
         *,
         devices: bool = True,
@@ -57,7 +57,7 @@ class JobRunner(Step):
         self._models = models
         self._clock = clock
         self._devices = devices
-        self._events = ModelEvents(state, offer)
+        self._events = ModelEvents(state, enqueue)
         self._resumed = False
         self._ended: Job | None = None  # not written yet
         self._many: list[Job] = []  # of many series each, under way: the first is trained on

@@ -140,7 +140,7 @@ class Trainer(Step):
             self._under_way = name
         tell(percent)
 
-    def due(self, keys: list[SeriesKey]) -> None:
+    def request(self, keys: list[SeriesKey]) -> None:
         """These series ask for training; what finds no room asks again."""
         if keys and self._training.automatic:
             with self._lock:
@@ -263,7 +263,7 @@ class Trainer(Step):
             return
         if len(self._metrics(device_id)) >= FEWEST_METRICS:
             self._devices_next[device_id] = now + DEVICE_RETRY_SECONDS
-            self.due([key])
+            self.request([key])
 
 
 def _say(swap: Swap, before: Swap) -> None:

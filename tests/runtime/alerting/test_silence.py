@@ -49,7 +49,7 @@ class Plant:
             known=self.known,
             patience=Patience(),
             ears=ears,
-            offer=self.offered.extend,
+            enqueue=self.offered.extend,
         )
 
     def run(self, seconds: float, dead: frozenset[str] = frozenset()) -> list[SilenceEvent]:
@@ -64,7 +64,7 @@ class Plant:
             ]
             if alive:
                 self.known.extend(KEYS[len(self.known) :])
-                self.listen.results(telemetry(alive))
+                self.listen.observe(telemetry(alive))
             assert self.listen.step(0.0) == 1.0
         return [msgspec.json.decode(one.payload, type=SilenceEvent) for one in self.offered[told:]]
 
@@ -141,7 +141,7 @@ def test_a_restart_tells_nothing_twice(tmp_path: Path, body: str) -> None:
     plant = Plant(store)
     plant.run(HOUR)
     plant.run(HOUR, frozenset({"press-1"}))
-    plant.listen.keep()
+    plant.listen.save()
     plant.seconds += 5 * HOUR
     plant.start()
     (event,) = plant.run(HOUR, frozenset({"press-1", "press-2"}))

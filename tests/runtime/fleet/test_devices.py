@@ -74,9 +74,11 @@ def test_a_restart_anywhere_is_invisible(seed: int, cuts: set[int], data: st.Dat
         for happening in data.draw(
             st.lists(st.sampled_from(["step", "keep", "start"]), max_size=3)
         ):
-            {"step": lambda: world.score.step(0.0), "keep": world.score.keep, "start": world.start}[
-                happening
-            ]()
+            {
+                "step": lambda: world.score.step(0.0),
+                "keep": world.score.write_checkpoint,
+                "start": world.start,
+            }[happening]()
     assert world.outcome() == expected(seed)
 
 

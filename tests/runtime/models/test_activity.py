@@ -54,10 +54,10 @@ def test_law_nothing_is_lost_or_counted_twice(
         for which in range(1 + bad)
     )
     for place, readings in enumerate(batches):
-        taken = activity.counted()
-        activity.results(*batch(readings))
+        taken = activity.counts()
+        activity.count(*batch(readings))
         if place in taken_after:
             added(total, taken)
-            activity.forget(taken)
-    added(total, activity.counted())
+            activity.subtract(taken)
+    added(total, activity.counts())
     assert +total == expected

@@ -93,7 +93,7 @@ def ward(monkeypatch: pytest.MonkeyPatch) -> Ward:
 
 def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
     """The thread notes the readings scored so far soon after the start, then every five minutes."""
-    ward.activity.results(*batch([(1, True, True), (1, True, False)]))
+    ward.activity.count(*batch([(1, True, True), (1, True, False)]))
     instrumentation.readings_scored(2, 1, 0.2, None)
     ward.seconds(300)
     assert ward.turns == 60
@@ -101,7 +101,7 @@ def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
         ([KEYS[1]], [2], [1])
     ]
     assert ward.noted[0].slow >= 1
-    ward.activity.results(*batch([(2, True, False)]))
+    ward.activity.count(*batch([(2, True, False)]))
     instrumentation.readings_scored(1, 0, 0.01, None)
     ward.seconds(300)
     assert (
@@ -118,11 +118,11 @@ def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
 def test_what_is_away_is_waited_for(ward: Ward, trouble: Callable[[], InsaError]) -> None:
     """The thread tries again after a minute, and then notes all readings scored meanwhile."""
     ward.trouble = trouble()
-    ward.activity.results(*batch([(1, True, True)]))
+    ward.activity.count(*batch([(1, True, True)]))
     ward.seconds(119)
     assert (ward.turns, ward.noted) == (0, [])
     ward.trouble = None
-    ward.activity.results(*batch([(1, True, False)]))
+    ward.activity.count(*batch([(1, True, False)]))
     ward.seconds(60)
     assert [(one.readings, one.anomalies) for one in ward.noted] == [([2], [1])]
 

@@ -261,7 +261,7 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
 def test_what_is_asked_for_by_hand_goes_first(nursery: Nursery) -> None:
     """No automatic training begins while a requested training waits."""
     trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, TrainingSettings())
-    trainer.due([SeriesKey("pump", "b")])
+    trainer.request([SeriesKey("pump", "b")])
     trainer._urgent = 1
     trainer.step(0.5)
     assert nursery.born == []
@@ -366,7 +366,7 @@ def test_swaps_follow_the_index(happenings: list[tuple[str, int]]) -> None:
         if what == "step":
             school.trainer.step(0.0)
         elif what == "due":
-            school.trainer.due([SERIES[number % 3]])
+            school.trainer.request([SERIES[number % 3]])
         else:
             school.shelf.put(model_row(number, what), b"")
     school.trainer.step(0.0)
@@ -439,7 +439,7 @@ def test_an_index_that_cannot_be_read_is_looked_at_again() -> None:
     school = School()
     school.shelf.put(model_row(0, "active"), b"")
     school.shelf.broken = True
-    school.trainer.due([SERIES[1]])
+    school.trainer.request([SERIES[1]])
     school.trainer.step(0.0)
     assert school.swaps == []
     school.shelf.broken = False
@@ -467,8 +467,8 @@ def test_a_series_that_asks_is_trained_and_its_model_swapped_in() -> None:
     A step trains a single series, in the order they asked.
     """
     school = School()
-    school.trainer.due([SERIES[1], SERIES[0]])
-    school.trainer.due([SERIES[0]])
+    school.trainer.request([SERIES[1], SERIES[0]])
+    school.trainer.request([SERIES[0]])
     assert school.trainer.step(5.0) == 0.0
     assert (school.pupil.orders, school.swaps) == ([SERIES[1]], [swap(1)])
     assert school.trainer.step(5.0) == 0.0
@@ -485,7 +485,7 @@ def test_with_nothing_to_train_it_says_how_long_to_wait(monkeypatch: pytest.Monk
 def test_where_series_do_not_train_themselves_nobody_waits() -> None:
     """`training.automatic: false` leaves training to commands."""
     school = School(automatic=False)
-    school.trainer.due(list(SERIES))
+    school.trainer.request(list(SERIES))
     school.trainer.step(0.0)
     assert school.pupil.orders == []
 
@@ -493,7 +493,7 @@ def test_where_series_do_not_train_themselves_nobody_waits() -> None:
 def test_the_queue_is_bounded() -> None:
     """A series that finds no room asks again by itself later."""
     school = School(waiting=2)
-    school.trainer.due(list(SERIES))
+    school.trainer.request(list(SERIES))
     for _ in range(4):
         school.trainer.step(0.0)
     assert school.pupil.orders == list(SERIES[:2])
@@ -505,11 +505,11 @@ def test_new_series_are_admitted_at_a_measured_pace_and_hold_up_no_refit() -> No
     Series that have a model are trained at once though they asked later.
     """
     school = School(burst=1, a_minute=1e-6)
-    school.trainer.due(list(SERIES))
+    school.trainer.request(list(SERIES))
     for _ in range(3):
         school.trainer.step(0.0)
     assert school.pupil.orders == [SERIES[0]]
-    school.trainer.due([SERIES[0]])
+    school.trainer.request([SERIES[0]])
     for _ in range(3):
         school.trainer.step(0.0)
     assert school.pupil.orders == [SERIES[0], SERIES[0]]
@@ -520,10 +520,10 @@ def test_a_training_that_failed_is_tried_again_in_time() -> None:
     """A failed training is tried again after others, in time."""
     school = School(retry_after=60.0)
     school.pupil.fails = True
-    school.trainer.due([SERIES[0]])
+    school.trainer.request([SERIES[0]])
     school.trainer.step(0.0)
     school.pupil.fails = False
-    school.trainer.due([SERIES[0], SERIES[1]])
+    school.trainer.request([SERIES[0], SERIES[1]])
     for _ in range(3):
         school.trainer.step(0.0)
     assert school.pupil.orders == [SERIES[0], SERIES[1]]
@@ -537,10 +537,10 @@ def test_what_is_trained_is_told() -> None:
     """The first model of a series is published, and each model that follows it."""
     school = School()
     for _ in range(2):
-        school.trainer.due([SERIES[0]])
+        school.trainer.request([SERIES[0]])
         school.trainer.step(0.0)
     school.pupil.fails = True
-    school.trainer.due([SERIES[1]])
+    school.trainer.request([SERIES[1]])
     school.trainer.step(0.0)
     assert school.told == [(model_row(0).id, "train"), (model_row(0).id, "retrain")]
 
@@ -552,13 +552,13 @@ def test_a_refit_that_makes_no_model_is_noted() -> None:
     """
     school = School(retry_after=0.0)
     school.pupil.fails = True
-    school.trainer.due([SERIES[0]])
+    school.trainer.request([SERIES[0]])
     school.trainer.step(0.0)
     school.pupil.fails = False
     school.trainer.step(0.0)
     school.pupil.fails = True
     for school.pupil.away, school.pupil.closed in ((True, False), (False, True), (False, False)):
-        school.trainer.due([SERIES[0]])
+        school.trainer.request([SERIES[0]])
         school.trainer.step(0.0)
     assert school.failed == [(SERIES[0], model_row(0).id, "too few readings")]
 
@@ -569,16 +569,16 @@ def test_what_is_disabled_trains_no_more_by_itself() -> None:
     Once a person activates a model, the series trains again.
     """
     school = School()
-    school.trainer.due([SERIES[0]])
+    school.trainer.request([SERIES[0]])
     school.shelf.put(model_row(0, "disabled"), b"")
     for _ in range(3):
-        school.trainer.due([SERIES[0]])
+        school.trainer.request([SERIES[0]])
         school.trainer.step(0.0)
         school.trainer._next_look = 0.0
     assert (school.pupil.orders, school.swaps) == ([], [])
     school.shelf.put(model_row(0, "active"), b"")
     school.trainer.step(0.0)
-    school.trainer.due([SERIES[0]])
+    school.trainer.request([SERIES[0]])
     school.trainer.step(0.0)
     assert (school.pupil.orders, school.swaps) == ([SERIES[0]], [swap(0)])
 
@@ -587,7 +587,7 @@ def test_what_is_disabled_trains_no_more_by_itself() -> None:
 def trained(school: School, keys: list[SeriesKey]) -> list[SeriesKey]:
     """Return the keys that are trained when `keys` ask."""
     before = len(school.pupil.orders)
-    school.trainer.due(keys)
+    school.trainer.request(keys)
     for _ in range(len(keys) + 2):
         school.trainer.step(0.0)
     return school.pupil.orders[before:]
@@ -613,7 +613,7 @@ def test_a_device_that_fails_is_tried_again_in_time(monkeypatch: pytest.MonkeyPa
     """A device that failed is tried again when a metric was trained again, and not too soon."""
     school, pump = School(devices=True), SeriesKey.of_device("pump")
     trained(school, [SERIES[1]])
-    school.trainer.due([SERIES[0]])
+    school.trainer.request([SERIES[0]])
     school.trainer.step(0.0)
     school.pupil.fails = True
     school.trainer.step(0.0)
@@ -635,7 +635,7 @@ def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> No
     """A real process is ordered, answers, and is closed with the trainer."""
     school = School()
     school.trainer._child = Child(nursery.start, 60.0)
-    school.trainer.due([SeriesKey("fails", "a"), SeriesKey("pump", "a")])
+    school.trainer.request([SeriesKey("fails", "a"), SeriesKey("pump", "a")])
     school.trainer.step(0.0)
     assert list(school.trainer._waiting) == [("pump", "a"), ("fails", "a")]
     school.trainer.step(0.0)

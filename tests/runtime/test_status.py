@@ -2,7 +2,7 @@
 
 import msgspec
 
-from insa_anomaly.runtime.announce import TOPIC, StatusMessage, StatusPublisher, gone
+from insa_anomaly.runtime.status import TOPIC, StatusMessage, StatusPublisher, last_will
 from insa_anomaly.testing import MemoryBroker
 
 
@@ -19,11 +19,11 @@ def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:
 def test_it_is_said_once_and_again_when_it_changes() -> None:
     """The state is running, degraded with its reasons, running again, and stopped at an end."""
     broker = MemoryBroker()
-    announcer = StatusPublisher(broker, "line-1", "1.2.3")
+    status = StatusPublisher(broker, "line-1", "1.2.3")
     broker.open()
     for troubles in ([], [], ["no database"], ["no database"], []):
-        announcer.say(troubles)
-    announcer.say_stopped()
+        status.publish(troubles)
+    status.publish_stopped()
     assert said(broker) == [
         ("running", []),
         ("degraded", ["no database"]),
@@ -38,19 +38,19 @@ def test_a_new_connection_hears_it_again() -> None:
     Without a connection no publish is tried.
     """
     broker = MemoryBroker()
-    announcer = StatusPublisher(broker, "line-1", "1.2.3")
-    announcer.say([])
+    status = StatusPublisher(broker, "line-1", "1.2.3")
+    status.publish([])
     broker.open()
-    announcer.say([])
+    status.publish([])
     broker.close()
-    announcer.say([])
+    status.publish([])
     broker.open()
-    announcer.say([])
+    status.publish([])
     assert said(broker) == [("running", []), ("running", [])]
 
 
 def test_the_last_will_is_of_the_same_form() -> None:
     """The last will has the form of an announcement, so that the same client can read both."""
-    topic, payload = gone("line-1", "1.2.3")
+    topic, payload = last_will("line-1", "1.2.3")
     assert topic == TOPIC
     assert msgspec.json.decode(payload, type=StatusMessage).state == "offline"
