@@ -1,4 +1,4 @@
-"""Bounds stand once with the parameter: Python and the configuration refuse and take the same values."""
+"""Bounds stand once with the parameter, and hold for Python as for the configuration."""
 
 from collections.abc import Callable
 from dataclasses import fields
