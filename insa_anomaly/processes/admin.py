@@ -90,28 +90,28 @@ def opened(settings: Settings, inherited: Inherited, stream: StreamClient) -> It
             settings.detection.n_estimators,
             SharedMemory(inherited.windows).zeros,
         )
-        live = SharedStreamView(windows, stream.index_of, stream.compared)
+        view = SharedStreamView(windows, stream.index_of, stream.compared)
         yield assembled(
             settings,
             pools,
             ring,
-            ServiceParts(models, live, stream, inherited.instance, stream.interrupt),
+            ServiceParts(models, view, stream, inherited.instance, stream.interrupt),
         )
 
 
 def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: ServiceParts) -> Admin:
     """The services over these."""
-    findings, audit, live = PostgresFindings(pools.answers), PostgresAudit(pools.audit), parts.live
+    findings, audit = PostgresFindings(pools.answers), PostgresAudit(pools.audit)
     return Admin(
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
-        models=ModelService(parts.models, live, findings, Cached(cache(settings.redis))),
+        models=ModelService(parts.models, parts.stream, findings, Cached(cache(settings.redis))),
         jobs=services.job_service(pools, parts, settings.training.jobs),
         model_changes=services.model_changes(settings, pools, parts.models),
         health=services.health_service(settings, pools),
         predictions=PredictionService(
-            live, parts.models, limit(settings.redis), settings.http.predictions_a_minute
+            parts.stream, parts.models, limit(settings.redis), settings.http.predictions_a_minute
         ),
         findings=AnomalyService(findings, audit),
         telemetry=TelemetryService(services.parser(settings), parts.inlet, clock.now),

@@ -129,7 +129,7 @@ class JobService:
         self,
         jobs: Jobs,
         models: ModelIndex,
-        live: StreamView,
+        stream: StreamView,
         audit: Audit,
         *,
         interrupt: Callable[[str], None],
@@ -137,7 +137,7 @@ class JobService:
     ) -> None:
         self._jobs = jobs
         self._models = models
-        self._live = live
+        self._stream = stream
         self._audit = audit
         self._interrupt = interrupt
         self._most = most_waiting
@@ -145,7 +145,7 @@ class JobService:
 
     def train(self, key: SeriesKey, window_days: float | None, author: Author, now: int) -> JobView:
         """Request a new model for this series. Raises NotFound, Conflict, TooMany."""
-        if self._live.standing(key) is None and not self._jobs.knows(key):
+        if self._stream.status(key) is None and not self._jobs.knows(key):
             raise NotFound(
                 f"there is no series {key.device_id}/{key.metric_name}: it has never reported"
             )

@@ -150,10 +150,10 @@ class ModelService:
     """Queries of models from the index on disk; only findings and feedback need the database."""
 
     def __init__(
-        self, models: ModelIndex, live: StreamView, findings: AnomalyStore, cached: Cached
+        self, models: ModelIndex, stream: StreamView, findings: AnomalyStore, cached: Cached
     ) -> None:
         self._models = models
-        self._live = live
+        self._stream = stream
         self._findings = findings
         self._cached = cached
 
@@ -218,7 +218,7 @@ class ModelService:
         row = self.row(model_id)
         if row.status != "shadow":
             raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
-        found = self._live.compared(row.key)
+        found = self._stream.compared(row.key)
         begun = (
             found
             if found is not None and found.shadow_id == model_id
@@ -252,7 +252,7 @@ class ModelService:
         )
 
     def _live_view(self, row: ModelRow) -> LiveView | None:
-        standing = self._live.standing(row.key)
+        standing = self._stream.status(row.key)
         if standing is None:
             return None
         newest = None if standing.newest is None else rfc3339(standing.newest)

@@ -66,19 +66,19 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 
 
 def foreseen(
-    live: StreamView, series: SeriesKey, values: Floats
+    stream: StreamView, series: SeriesKey, values: Floats
 ) -> tuple[list[Prediction], ServingModel] | None:
     """Return the predictions for these values [n], each as the next reading, and their model.
 
     None unless the series is serving, or if its model was swapped `ATTEMPTS` times meanwhile.
     """
     for _ in range(ATTEMPTS):
-        serving = live.serving(series)
+        serving = stream.serving(series)
         if serving is None:
             return None
         with suppress(_Swapped):
             parts = (values[begin : begin + AT_ONCE] for begin in range(0, len(values), AT_ONCE))
-            return [one for part in parts for one in _part(live, serving, part)], serving
+            return [one for part in parts for one in _part(stream, serving, part)], serving
     return None
 
 
@@ -86,9 +86,9 @@ class _Swapped(Exception):
     """The series has another model now."""
 
 
-def _part(live: StreamView, serving: ServingModel, values: Floats) -> Iterator[Prediction]:
+def _part(stream: StreamView, serving: ServingModel, values: Floats) -> Iterator[Prediction]:
     def forest(scaled: Features) -> Floats:
-        found = live.isolate(serving.index, serving.model_id, scaled)
+        found = stream.isolate(serving.index, serving.model_id, scaled)
         if found is None:
             raise _Swapped
         return found
@@ -110,9 +110,9 @@ class PredictionService:
     """
 
     def __init__(
-        self, live: StreamView, models: ModelIndex, limit: RateLimit, a_minute: int
+        self, stream: StreamView, models: ModelIndex, limit: RateLimit, a_minute: int
     ) -> None:
-        self._live = live
+        self._stream = stream
         self._models = models
         self._limit = limit
         self._a_minute = a_minute
@@ -150,7 +150,7 @@ class PredictionService:
         self, key: Key, series: SeriesKey, values: Sequence[float]
     ) -> tuple[list[Prediction], ServingModel]:
         self._take(key, len(values))
-        found = foreseen(self._live, series, np.array(values, np.float64))
+        found = foreseen(self._stream, series, np.array(values, np.float64))
         if found is None:
             raise self._hindrance(series)
         said, serving = found
@@ -168,7 +168,7 @@ class PredictionService:
             raise TooMany(f"this key may have {a_minute} predictions a minute", wait)
 
     def _hindrance(self, series: SeriesKey) -> NotFound | Conflict:
-        name, standing = "/".join(series), self._live.standing(series)
+        name, standing = "/".join(series), self._stream.status(series)
         rows = self._models.of_series(series)
         if standing is None and not rows:
             return NotFound(f"there is no series {name}: it has never reported")

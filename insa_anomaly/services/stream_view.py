@@ -53,7 +53,7 @@ class ShadowTally(msgspec.Struct, frozen=True):
 class StreamView(Protocol):
     """View of the stream, open to any thread."""
 
-    def standing(self, key: SeriesKey) -> SeriesStatus | None:
+    def status(self, key: SeriesKey) -> SeriesStatus | None:
         """Return the state of this series; None for an unknown series."""
 
     def compared(self, key: SeriesKey) -> ShadowTally | None:

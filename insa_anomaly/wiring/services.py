@@ -28,7 +28,7 @@ class ServiceParts:
     """What of the running daemon they work with."""
 
     models: ModelFiles
-    live: StreamView
+    stream: StreamView
     inlet: Inlet
     instance: UUID  # the id of the log
     interrupt: Callable[[str], None]
@@ -63,7 +63,7 @@ def job_service(pools: Pools, parts: ServiceParts, most_waiting: int) -> JobServ
     return JobService(
         PostgresJobs(pools.answers, parts.instance),
         parts.models,
-        parts.live,
+        parts.stream,
         audit,
         interrupt=parts.interrupt,
         most_waiting=most_waiting,

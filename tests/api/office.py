@@ -266,12 +266,12 @@ def opened(
         stream = StreamClient(
             lambda question, _: desk.answer(question), lambda question, _: desk.answer(question)
         )
-        live = SharedStreamView(fleet.windows, stream.index_of, stream.compared)
+        view = SharedStreamView(fleet.windows, stream.index_of, stream.compared)
         admin = assembled(
             settings,
             Pools(pool, pool),
             ring,
-            ServiceParts(files, live, stream, instance, stream.interrupt),
+            ServiceParts(files, view, stream, instance, stream.interrupt),
         )
         application = app.create("1.2.3", stream.condition, stream.metrics, admin)
         with TestClient(application, raise_server_exceptions=False) as client:

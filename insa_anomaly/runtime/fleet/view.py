@@ -30,7 +30,7 @@ class SharedStreamView:
         self._number_of = index_of
         self.compared = compared
 
-    def standing(self, key: SeriesKey) -> SeriesStatus | None:
+    def status(self, key: SeriesKey) -> SeriesStatus | None:
         """How this series stands; None where it was never seen."""
         found = self._read(key)
         if found is None:
