@@ -14,7 +14,7 @@ from insa_anomaly.files.whole import write_whole
 
 
 def write_arrays(path: Path, **arrays: npt.NDArray[np.generic] | bytes) -> None:
-    """Keep arrays and bytes under their names in a file, compressed. Raises ModelFileError."""
+    """Write arrays and bytes under their names to a file, compressed. Raises ModelFileError."""
     buffer = io.BytesIO()
     held = {
         name: np.frombuffer(one, np.uint8) if isinstance(one, bytes) else one
@@ -28,7 +28,7 @@ def write_arrays(path: Path, **arrays: npt.NDArray[np.generic] | bytes) -> None:
 
 
 def read_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
-    """What was kept under these names; bytes come as arrays of them. Raises ModelFileError."""
+    """Return the arrays of these names; bytes are arrays too. Raises ModelFileError."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
             return [npz[name] for name in names]
@@ -37,7 +37,7 @@ def read_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
 
 
 def decoded(path: Path, json: npt.NDArray[Any]) -> dict[str, Any]:
-    """An object that was kept as bytes of JSON. Raises ModelFileError."""
+    """Return an object from an array of JSON. Raises ModelFileError."""
     try:
         return msgspec.json.decode(json.tobytes(), type=dict[str, Any])
     except msgspec.DecodeError as error:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.series.detector import INTERVAL, Model
+from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
 from insa_anomaly.ports import ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import AnomalyStore
@@ -200,9 +200,7 @@ class ModelChangeService:
         began = min((one.trained_at for one in self._shelf.of_series(key)), default=row.trained_at)
         days = min(float(LIVE_DAYS), max(0.0, (now - began) / DAY))
         found = self._findings.confidences(key, now - LIVE_DAYS * DAY, ANOMALIES_MOST)
-        pause = (self._gap + 0.5) * float(
-            Model.from_bytes(self._shelf.scorer(row.id)).numbers[INTERVAL]
-        )
+        pause = (self._gap + 0.5) * float(Model.from_bytes(self._shelf.scorer(row.id)).interval)
         before, after = (
             opened(found, one, pause) / days if days > 0 else None
             for one in (row.threshold, threshold)

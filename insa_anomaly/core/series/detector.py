@@ -86,6 +86,16 @@ class Model:
         return float(self.numbers[THRESHOLD])
 
     @property
+    def interval(self) -> float:
+        """Typical pause between readings, microseconds."""
+        return float(self.numbers[INTERVAL])
+
+    @property
+    def refit_step(self) -> float:
+        """Readings between refits."""
+        return float(self.numbers[REFIT_STEP])
+
+    @property
     def life(self) -> Maturity:
         """What it has behind it."""
         first, through = self.numbers[RULES][[rules.FROM, rules.THROUGH]].tolist()
