@@ -19,21 +19,12 @@ from insa_anomaly.core.notification.routing import DailyBudget, Dispatch, KnownC
 from insa_anomaly.core.reading.reading import Quality, Rejected
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import BrokerAway, ModelFileError, ModelStorageError
-from insa_anomaly.ports import (
-    Delivery,
-    Entry,
-    ModelAccuracy,
-    ModelRow,
-    Outgoing,
-    Page,
-    PendingAlert,
-    Settled,
-    SilenceState,
-    Swap,
-    Telemetry,
-    letter_digest,
-    received,
-)
+from insa_anomaly.ports.alerts import PendingAlert, SilenceState
+from insa_anomaly.ports.broker import Delivery, Settled
+from insa_anomaly.ports.log import Entry, Swap, received
+from insa_anomaly.ports.models import ModelAccuracy, ModelRow
+from insa_anomaly.ports.recorder import Page, Telemetry, letter_digest
+from insa_anomaly.ports.state import Outgoing
 
 
 class MemoryReserve:

@@ -13,7 +13,7 @@ from insa_anomaly.api import examples
 from insa_anomaly.api.auth import caller, needs
 from insa_anomaly.api.documents import answered, answers
 from insa_anomaly.api.requests import AnomalyQuery, EpisodeQuery, FeedbackBody
-from insa_anomaly.ports import Feedback
+from insa_anomaly.ports.anomalies import Feedback
 from insa_anomaly.services.anomalies import AnomalyPage, AnomalyService, EpisodePage
 from insa_anomaly.services.keys import Permission
 from insa_anomaly.services.views import EpisodeView

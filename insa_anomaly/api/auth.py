@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from insa_anomaly import instrumentation
 from insa_anomaly.api.problems import Problem, answer
-from insa_anomaly.ports import Key
+from insa_anomaly.ports.keys import Key
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.keys import Denied, KeyRing, Permission, grants
 

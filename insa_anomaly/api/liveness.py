@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from insa_anomaly import instrumentation
-from insa_anomaly.ports import ModelAccuracy
+from insa_anomaly.ports.models import ModelAccuracy
 from insa_anomaly.services.stream import Condition
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from insa_anomaly.core.operations.model_health import Action
-from insa_anomaly.ports import DecisionFilter, Filter, PageCursor
+from insa_anomaly.ports.anomalies import Filter, PageCursor
+from insa_anomaly.ports.model_health import DecisionFilter
 from insa_anomaly.services.anomalies import place
 from insa_anomaly.services.models import ModelFilter
 

@@ -6,7 +6,7 @@ from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.core.notification.alert import Alert
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import DeadAlert, PendingAlert
+from insa_anomaly.ports.alerts import DeadAlert, PendingAlert
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock, storage
 from insa_anomaly.wiring.alerts import _ways

@@ -7,7 +7,7 @@ from getpass import getuser
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.operations.model_health import Action
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import DecisionFilter
+from insa_anomaly.ports.model_health import DecisionFilter
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import (
     DecisionPage,

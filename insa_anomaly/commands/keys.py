@@ -8,7 +8,7 @@ from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.ports import Key
+from insa_anomaly.ports.keys import Key
 from insa_anomaly.services.keys import KeyService, Wish
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock

@@ -26,7 +26,7 @@ from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimi
 from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
-from insa_anomaly.ports import Cache
+from insa_anomaly.ports.cache import Cache
 from insa_anomaly.processes.admin_child import Inherited, certificate
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
 from insa_anomaly.runtime.fleet.view import SharedStreamView

@@ -24,7 +24,7 @@ from insa_anomaly.adapters.host.systemd import Notifier
 from insa_anomaly.adapters.mqtt import MqttConnection, Terms
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.files.whole import write_whole
-from insa_anomaly.ports import Broker
+from insa_anomaly.ports.broker import Broker
 from insa_anomaly.processes import admin_child
 from insa_anomaly.processes.reload import Reload
 from insa_anomaly.processes.trainer import start_child

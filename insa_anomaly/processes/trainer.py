@@ -20,7 +20,7 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
-from insa_anomaly.ports import ModelRow
+from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.runtime.models.child import (
     FleetTrainingOrder,
     FleetTrainingReply,

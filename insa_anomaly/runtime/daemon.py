@@ -13,7 +13,11 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.errors import StateUnwritable
-from insa_anomaly.ports import Broker, Log, Outgoing, Reserve, State, Telemetry
+from insa_anomaly.ports.broker import Broker
+from insa_anomaly.ports.log import Log
+from insa_anomaly.ports.recorder import Telemetry
+from insa_anomaly.ports.reserve import Reserve
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
 from insa_anomaly.runtime.alerting.silence import SilenceMonitor

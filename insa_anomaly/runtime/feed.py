@@ -15,7 +15,8 @@ import numpy as np
 
 from insa_anomaly.core.reading.parser import Parser
 from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
-from insa_anomaly.ports import Entry, Log, Swap, Telemetry
+from insa_anomaly.ports.log import Entry, Log, Swap
+from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.fleet.registry import Registry
 
 KEEP_TIMES = 4096

@@ -11,7 +11,9 @@ from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
-from insa_anomaly.ports import Broker, Delivery, Log, Reserve, Swap
+from insa_anomaly.ports.broker import Broker, Delivery
+from insa_anomaly.ports.log import Log, Swap
+from insa_anomaly.ports.reserve import Reserve
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import IntakeSettings

@@ -10,7 +10,8 @@ import msgspec
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Results
-from insa_anomaly.ports import Latest, Telemetry
+from insa_anomaly.ports.latest import Latest
+from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0

@@ -6,7 +6,8 @@ from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable, LogBroken, StateBroken
-from insa_anomaly.ports import Log, State
+from insa_anomaly.ports.log import Log
+from insa_anomaly.ports.state import State
 from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0

@@ -14,7 +14,7 @@ import numpy as np
 from insa_anomaly.core.notification.event import Anomaly, anomaly_id
 from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import RowsRefused
-from insa_anomaly.ports import Page, Recorder, Telemetry
+from insa_anomaly.ports.recorder import Page, Recorder, Telemetry
 
 SAMPLE = (
     32  # rows spread over a page: where none of them is taken, it is not a row that is at fault

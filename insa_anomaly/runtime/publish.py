@@ -14,7 +14,8 @@ from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
-from insa_anomaly.ports import Outgoing, Publisher, State
+from insa_anomaly.ports.broker import Publisher
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.step import Step
 
 UNDER_WAY = 100

@@ -23,7 +23,10 @@ from insa_anomaly.errors import (
     RowsRefused,
     StateUnwritable,
 )
-from insa_anomaly.ports import Log, ModelIndex, ModelRow, Page, Recorder, State, Telemetry
+from insa_anomaly.ports.log import Log
+from insa_anomaly.ports.models import ModelIndex, ModelRow
+from insa_anomaly.ports.recorder import Page, Recorder, Telemetry
+from insa_anomaly.ports.state import State
 from insa_anomaly.runtime.dead_letters import Quota
 from insa_anomaly.runtime.detections import Detections, Late
 from insa_anomaly.runtime.feed import Batch, Feed, joined

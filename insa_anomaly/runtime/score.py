@@ -34,7 +34,10 @@ from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Model, Results
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
-from insa_anomaly.ports import CLOCK_SLACK, ModelIndex, Outgoing, State, Swap, Telemetry
+from insa_anomaly.ports.log import CLOCK_SLACK, Swap
+from insa_anomaly.ports.models import ModelIndex
+from insa_anomaly.ports.recorder import Telemetry
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.detections import Detection, Detections, Late, detection
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet.devices import DeviceOutcome, KeptDevice

@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from insa_anomaly.errors import BrokerAway
-from insa_anomaly.ports import Publisher
+from insa_anomaly.ports.broker import Publisher
 
 TOPIC = "insa/iiot/ml/status"
 

@@ -7,7 +7,7 @@ import msgspec
 from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import NotFound
-from insa_anomaly.ports import AnomalyCounts, Feedback, Filter, PageCursor
+from insa_anomaly.ports.anomalies import AnomalyCounts, Feedback, Filter, PageCursor
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.views import AnomalyView, EpisodeView, anomaly_view, episode_view
 

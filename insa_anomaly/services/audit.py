@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from insa_anomaly.ports import Change
+from insa_anomaly.ports.audit import Change
 
 
 class Audit(Protocol):

@@ -6,7 +6,7 @@ from threading import Lock
 from time import monotonic
 
 from insa_anomaly import instrumentation
-from insa_anomaly.ports import Cache
+from insa_anomaly.ports.cache import Cache
 
 MOST_BYTES = 4_000_000
 _ENTRY_BYTES = 300  # approximate size of an entry beside its text

@@ -13,7 +13,9 @@ import msgspec
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
-from insa_anomaly.ports import Job, ModelIndex, ModelRow, PageCursor
+from insa_anomaly.ports.anomalies import PageCursor
+from insa_anomaly.ports.jobs import Job
+from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.stream_view import StreamView

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Protocol
 
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, NotFound
-from insa_anomaly.ports import Key
+from insa_anomaly.ports.keys import Key
 from insa_anomaly.services.audit import Audit, Author
 
 _STALE_SECONDS = 30.0  # since the last attempt to read the keys; older ones are read again

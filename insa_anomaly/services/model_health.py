@@ -36,7 +36,8 @@ from insa_anomaly.core.operations.model_health import (
 )
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor
+from insa_anomaly.ports.anomalies import PageCursor
+from insa_anomaly.ports.model_health import DecisionFilter, KeptDecision
 from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.views import Figure, Id, Instant

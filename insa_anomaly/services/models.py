@@ -4,14 +4,8 @@ import msgspec
 
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
-from insa_anomaly.ports import (
-    AnomalyCounts,
-    Filter,
-    ModelAccuracy,
-    ModelIndex,
-    ModelRow,
-    PageCursor,
-)
+from insa_anomaly.ports.anomalies import AnomalyCounts, Filter, PageCursor
+from insa_anomaly.ports.models import ModelAccuracy, ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import AnomalyStore, cursor
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.stream_view import ShadowTally, StreamView

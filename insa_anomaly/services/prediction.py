@@ -13,7 +13,8 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series import detector
 from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.errors import Conflict, NotFound, TooLarge, TooMany
-from insa_anomaly.ports import Key, ModelIndex
+from insa_anomaly.ports.keys import Key
+from insa_anomaly.ports.models import ModelIndex
 from insa_anomaly.services.stream_view import ServingModel, StreamView
 from insa_anomaly.services.views import Id
 

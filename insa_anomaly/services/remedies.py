@@ -12,7 +12,8 @@ from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import notice
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound, TooMany
-from insa_anomaly.ports import KeptDecision, ModelIndex, ModelRow
+from insa_anomaly.ports.model_health import KeptDecision
+from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.model_changes import ModelChangeService

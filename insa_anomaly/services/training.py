@@ -27,7 +27,8 @@ from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import SeriesLearner
 from insa_anomaly.core.units import DAY, Floats, Ints
 from insa_anomaly.errors import InsaError, TrainingError
-from insa_anomaly.ports import History, ModelRow
+from insa_anomaly.ports.history import History
+from insa_anomaly.ports.models import ModelRow
 
 M = TypeVar("M", bound=LearntModel)
 Kind = Literal["anew", "refit"]  # of training

@@ -6,7 +6,8 @@ from typing import Annotated
 import msgspec
 
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, rfc3339
-from insa_anomaly.ports import Feedback, ModelRow
+from insa_anomaly.ports.anomalies import Feedback
+from insa_anomaly.ports.models import ModelRow
 
 Figure = float | int | str | dict[str, float] | None
 Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]

@@ -18,7 +18,8 @@ from insa_anomaly.core.notification.alert import Alert as CoreAlert
 from insa_anomaly.core.notification.routing import Route, Target
 from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.errors import AlertsBroken
-from insa_anomaly.ports import AlertTarget, Outgoing, State
+from insa_anomaly.ports.state import Outgoing, State
+from insa_anomaly.ports.targets import AlertTarget
 from insa_anomaly.runtime.alerting import courier
 from insa_anomaly.runtime.alerting.courier import Courier
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher

@@ -14,7 +14,7 @@ from insa_anomaly.adapters.postgres.connection import as_role, with_password
 from insa_anomaly.adapters.postgres.recorder import Claim, PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import AlreadyRunning, DatabaseAway, DatabaseTaken, InsaError
-from insa_anomaly.ports import Page
+from insa_anomaly.ports.recorder import Page
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
 

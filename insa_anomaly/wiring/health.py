@@ -8,7 +8,7 @@ from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.model_health import PostgresHealth
-from insa_anomaly.ports import Outgoing, State
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.daemon import DaemonParts
 from insa_anomaly.runtime.fleet.view import stream_view
 from insa_anomaly.runtime.models.activity import Activity

@@ -25,7 +25,7 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.reading import Reading
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
-from insa_anomaly.ports import Page
+from insa_anomaly.ports.recorder import Page
 from insa_anomaly.services.training import (
     DeviceTraining,
     SeriesTraining,

@@ -7,7 +7,7 @@ import numpy as np
 
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.ports.recorder import Page, Telemetry
 from tests.acceptance.plant import BEGIN, DEVICES, METRICS, STEP, TRAINING_ROWS, machines, stream
 from tests.acceptance.site import Site
 from tests.conftest import wait_for

@@ -22,7 +22,7 @@ from insa_anomaly.adapters.embedded.process import accepts, running
 from insa_anomaly.adapters.mqtt import Access, Feeder, MqttConnection, Terms
 from insa_anomaly.adapters.mqtt import Listener as Subscriber
 from insa_anomaly.errors import BrokerRefused
-from insa_anomaly.ports import Delivery
+from insa_anomaly.ports.broker import Delivery
 from insa_anomaly.settings.sections import BrokerSettings
 from insa_anomaly.shipped import shipped
 from tests.acceptance.site import Heard, Site

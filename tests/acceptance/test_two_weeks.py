@@ -34,7 +34,8 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.ports import DecisionFilter, Page, Telemetry
+from insa_anomaly.ports.model_health import DecisionFilter
+from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.processes.trainer import show_others
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry

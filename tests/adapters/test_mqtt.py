@@ -20,7 +20,7 @@ from insa_anomaly.adapters.embedded import Tools, free_port
 from insa_anomaly.adapters.mqtt import Access, Backoff, Feeder, Listener, MqttConnection, Terms, Tls
 from insa_anomaly.core.operations.certificate import expires
 from insa_anomaly.errors import BrokerAway, BrokerRefused, ConfigError
-from insa_anomaly.ports import Delivery, Settled
+from insa_anomaly.ports.broker import Delivery, Settled
 from tests.adapters.scripted_broker import PUBLISH, SUBSCRIBE, ScriptedBroker, Wire
 from tests.conftest import Server, wait_for
 

@@ -27,7 +27,8 @@ from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, anoma
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained, fit
-from insa_anomaly.ports import ModelRow, Page, Telemetry
+from insa_anomaly.ports.models import ModelRow
+from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.processes.admin import assembled
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry

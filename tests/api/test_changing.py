@@ -17,7 +17,7 @@ from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import EpisodeState, Policy, Transition, step
 from insa_anomaly.core.series.detector import INTERVAL, Model
-from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.runtime.fleet.fleet import Kept
 from insa_anomaly.services.model_changes import opened
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, problem

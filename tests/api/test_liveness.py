@@ -21,7 +21,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.api import app, liveness
 from insa_anomaly.api.address import listen
 from insa_anomaly.errors import AddressInUse
-from insa_anomaly.ports import ModelAccuracy
+from insa_anomaly.ports.models import ModelAccuracy
 from insa_anomaly.services.stream import Condition
 from tests.api.office import well
 from tests.conftest import wait_for

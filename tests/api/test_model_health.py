@@ -8,7 +8,9 @@ from insa_anomaly.adapters.postgres.model_health import PostgresHealth
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.operations.model_health import DAY, Action
-from insa_anomaly.ports import ModelRow, Page, ScoringCounts
+from insa_anomaly.ports.model_health import ScoringCounts
+from insa_anomaly.ports.models import ModelRow
+from insa_anomaly.ports.recorder import Page
 from tests.api.office import KEY, NOTHING, Office, now, problem
 
 URL = "/api/v1/ml/health-check"

@@ -15,7 +15,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import INTERVAL
-from insa_anomaly.ports import Telemetry
+from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.services.keys import Permission, Wish
 from tests.api.office import HOUR, KEY, Office, now, opened, problem
 from tests.conftest import Server

@@ -13,7 +13,7 @@ import redis
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import Feedback
+from insa_anomaly.ports.anomalies import Feedback
 from insa_anomaly.workbench.demo.plant import Plant
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, opened, problem
 

@@ -16,7 +16,7 @@ from insa_anomaly.adapters.postgres.jobs import PostgresJobs
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseRefused
-from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.runtime.models import jobs as jobs_runtime
 from insa_anomaly.runtime.models.child import (
     FleetTrainingOrder,

@@ -14,7 +14,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.ports import Telemetry
+from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.fleet.registry import Registry
 from tests.benchmarks.figure import Figure

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.ports.recorder import Page, Telemetry
 from tests.benchmarks import signals
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.figure import Figure

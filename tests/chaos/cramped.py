@@ -14,7 +14,7 @@ from unittest.mock import patch
 from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.cli import main
-from insa_anomaly.ports import Entry, Swap
+from insa_anomaly.ports.log import Entry, Swap
 
 PLENTY = 1 << 30
 

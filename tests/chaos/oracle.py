@@ -18,7 +18,8 @@ from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Results
-from insa_anomaly.ports import Entry, Telemetry
+from insa_anomaly.ports.log import Entry
+from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.feed import parsed
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry

@@ -21,7 +21,9 @@ from insa_anomaly.cli import main
 from insa_anomaly.core.notification.event import Anomaly, Episode, Event, Transition, event_of
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, LogBroken
-from insa_anomaly.ports import Delivery, Entry, Page, Swap
+from insa_anomaly.ports.broker import Delivery
+from insa_anomaly.ports.log import Entry, Swap
+from insa_anomaly.ports.recorder import Page
 from insa_anomaly.runtime import score
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.runtime.publish import EventPublisher

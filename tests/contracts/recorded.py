@@ -19,7 +19,8 @@ from insa_anomaly.adapters.postgres.recorder import Bulk, PostgresRecorder
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, deterministic_id
 from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import ModelRow, Page, Telemetry
+from insa_anomaly.ports.models import ModelRow
+from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.testing import MemoryHistory, MemoryRecorder, MemoryTables
 
 LOG = UUID(int=1)

@@ -11,7 +11,7 @@ from insa_anomaly.core.notification.alert import Severity
 from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.routing import DailyBudget, Digest, Dispatch, KnownCause
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import AlertStore, SilenceState
+from insa_anomaly.ports.alerts import AlertStore, SilenceState
 from insa_anomaly.testing import MemoryAlerts
 from tests.core.alerts import DAY_ZERO, an_alert
 

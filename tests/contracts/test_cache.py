@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from insa_anomaly import instrumentation
 from insa_anomaly.adapters.redis.latest import Breaker, RedisCache
 from insa_anomaly.errors import DatabaseAway
-from insa_anomaly.ports import Cache
+from insa_anomaly.ports.cache import Cache
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.testing import MemoryCache
 from tests.conftest import Server

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from insa_anomaly.adapters.redis.latest import Breaker, RedisLatest
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import CacheAway, ConfigError
-from insa_anomaly.ports import Latest
+from insa_anomaly.ports.latest import Latest
 from insa_anomaly.testing import MemoryLatest
 from tests.conftest import Server
 

@@ -16,7 +16,7 @@ from insa_anomaly.adapters.postgres.recorder import Claim, PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.adapters.postgres.telemetry import ensure_partitions
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
-from insa_anomaly.ports import Change
+from insa_anomaly.ports.audit import Change
 from tests.contracts.recorded import LOG, letter, page
 
 LOGIN = "insa-anomaly"

@@ -14,7 +14,8 @@ from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import fit
-from insa_anomaly.ports import Entry, ModelRow, Swap
+from insa_anomaly.ports.log import Entry, Swap
+from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.testing import MemoryLog, MemoryModels
 
 NOW = 1_760_000_000_000_000

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.reading.reading import RejectionReason
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import Swap
+from insa_anomaly.ports.log import Swap
 from insa_anomaly.runtime import feed as feeding
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet.registry import Registry

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
-from insa_anomaly.ports import Delivery, Entry, Swap
+from insa_anomaly.ports.broker import Delivery
+from insa_anomaly.ports.log import Entry, Swap
 from insa_anomaly.runtime import intake as taking
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.registry import Registry

@@ -16,7 +16,7 @@ from insa_anomaly.core.notification.event import anomaly_id
 from insa_anomaly.core.reading.reading import RejectionReason
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, RowsRefused
-from insa_anomaly.ports import Page, Recorder
+from insa_anomaly.ports.recorder import Page, Recorder
 from insa_anomaly.runtime.page_parts import SAMPLE
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.settings.sections import RecordSettings

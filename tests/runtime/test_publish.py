@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
-from insa_anomaly.ports import Settled
+from insa_anomaly.ports.broker import Settled
 from insa_anomaly.runtime import publish as telling
 from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.testing import MemoryBroker, MemoryState

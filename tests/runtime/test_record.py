@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
-from insa_anomaly.ports import Page, Telemetry
+from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.runtime import score as scoring
 from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.record import RecordReader

@@ -17,7 +17,8 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateBroken, StateUnwritable
-from insa_anomaly.ports import Outgoing, Swap
+from insa_anomaly.ports.log import Swap
+from insa_anomaly.ports.state import Outgoing
 from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from insa_anomaly.core.notification.event import Anomaly, Episode
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Results
-from insa_anomaly.ports import Outgoing, State, Swap, Telemetry
+from insa_anomaly.ports.log import Swap
+from insa_anomaly.ports.recorder import Telemetry
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet

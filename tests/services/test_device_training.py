@@ -12,7 +12,7 @@ from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import NotEnoughData, TrainingError
-from insa_anomaly.ports import ModelRow
+from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.services.training import DeviceTraining, Scope, SeriesTraining, TrainingService
 from insa_anomaly.testing import MemoryHistory, MemoryTables
 

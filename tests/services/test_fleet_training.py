@@ -16,7 +16,7 @@ from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.errors import DatabaseAway, ModelFileError, TrainingError
-from insa_anomaly.ports import ModelRow
+from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.services.training import (
     DeviceTraining,
     SeriesTraining,

@@ -17,7 +17,8 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.core.operations.model_health import DAY, HOUR, TASK, Action, Limits
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound
-from insa_anomaly.ports import DecisionFilter, Job, ScoringCounts
+from insa_anomaly.ports.jobs import Job
+from insa_anomaly.ports.model_health import DecisionFilter, ScoringCounts
 from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.services import model_health as service
 from insa_anomaly.services.audit import Author

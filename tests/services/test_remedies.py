@@ -13,7 +13,8 @@ import pytest
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import Decision, Kind
 from insa_anomaly.errors import Conflict, InsaError, StateUnwritable, TooMany
-from insa_anomaly.ports import Change, KeptDecision
+from insa_anomaly.ports.audit import Change
+from insa_anomaly.ports.model_health import KeptDecision
 from insa_anomaly.services.remedies import Remedies
 from insa_anomaly.testing import MemoryModels
 from tests.runtime.streams import SERIES, model_row

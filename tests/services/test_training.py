@@ -12,7 +12,7 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import NotEnoughData
-from insa_anomaly.ports import ModelRow
+from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.services.training import (
     DeviceTraining,
     Scope,

@@ -23,7 +23,7 @@ from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private
-from insa_anomaly.ports import DeadAlert, PendingAlert, SilenceState
+from insa_anomaly.ports.alerts import DeadAlert, PendingAlert, SilenceState
 
 _VERSION = 1
 _WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's

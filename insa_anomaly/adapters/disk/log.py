@@ -20,7 +20,7 @@ import msgspec
 from insa_anomaly.errors import LogBroken, LogDamaged, LogDead, LogFull
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private
-from insa_anomaly.ports import Entry, Swap, received
+from insa_anomaly.ports.log import Entry, Swap, received
 
 _VERSION = 1
 # 4 KiB each: a write-ahead file of more pages, not yet copied by `drop`, is copied by the writer.

@@ -41,7 +41,7 @@ from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import NO_KEY, Seal
 from insa_anomaly.files.sqlite import connected, transaction, write_ahead
 from insa_anomaly.files.whole import create_private, sync_folder, write_whole
-from insa_anomaly.ports import ModelAccuracy, ModelRow
+from insa_anomaly.ports.models import ModelAccuracy, ModelRow
 
 if TYPE_CHECKING:
     from insa_anomaly.core.device.training import TrainedDevice

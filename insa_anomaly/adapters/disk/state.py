@@ -18,7 +18,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateBroken, StateDamaged, StateUnwritable
 from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
 from insa_anomaly.files.whole import create_private
-from insa_anomaly.ports import Outgoing
+from insa_anomaly.ports.state import Outgoing
 
 _VERSION = 2
 _REFUSED = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}

@@ -12,7 +12,7 @@ from insa_anomaly.adapters.mqtt.link import End, EndReason, Link
 from insa_anomaly.adapters.mqtt.packets import Message, refusal, unpublishable
 from insa_anomaly.adapters.mqtt.session import Session
 from insa_anomaly.errors import BrokerAway
-from insa_anomaly.ports import Delivery, Settled
+from insa_anomaly.ports.broker import Delivery, Settled
 
 HandOver = Callable[[Delivery], bool]
 # Tokens of one connection: packet ids, and above them the numbers of messages that were not sent.

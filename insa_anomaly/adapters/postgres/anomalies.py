@@ -11,7 +11,7 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import storable
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import AnomalyCounts, Feedback, Filter, PageCursor
+from insa_anomaly.ports.anomalies import AnomalyCounts, Feedback, Filter, PageCursor
 
 _REASONS, _BAND = 13, slice(10, 13)
 _EPISODE_WIDTH = 11

@@ -3,7 +3,7 @@
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
-from insa_anomaly.ports import Change
+from insa_anomaly.ports.audit import Change
 
 
 class PostgresAudit:

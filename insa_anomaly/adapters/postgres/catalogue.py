@@ -3,7 +3,7 @@
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document
-from insa_anomaly.ports import ModelRow
+from insa_anomaly.ports.models import ModelRow
 
 
 class PostgresCatalogue:

@@ -8,7 +8,8 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound, TooMany
-from insa_anomaly.ports import Job, PageCursor
+from insa_anomaly.ports.anomalies import PageCursor
+from insa_anomaly.ports.jobs import Job
 
 
 class PostgresJobs:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.errors import NotFound
-from insa_anomaly.ports import Key
+from insa_anomaly.ports.keys import Key
 
 
 class PostgresKeys:

@@ -12,7 +12,8 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.operations.model_health import Decision, Idle, ModelCondition, ScoringPace
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import DecisionFilter, KeptDecision, PageCursor, ScoringCounts
+from insa_anomaly.ports.anomalies import PageCursor
+from insa_anomaly.ports.model_health import DecisionFilter, KeptDecision, ScoringCounts
 
 
 class PostgresHealth:

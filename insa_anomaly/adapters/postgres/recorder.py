@@ -29,7 +29,7 @@ from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import DatabaseAway, DatabaseTaken
-from insa_anomaly.ports import Page, letter_digest
+from insa_anomaly.ports.recorder import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
 # Rows deleted from a table each hour: more than a day adds to it, and gone within a second.

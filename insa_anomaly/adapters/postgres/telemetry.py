@@ -11,7 +11,7 @@ from psycopg.pq import Format
 from insa_anomaly.adapters.postgres.connection import Session
 from insa_anomaly.adapters.postgres.text import storable
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import Telemetry
+from insa_anomaly.ports.recorder import Telemetry
 
 EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
 

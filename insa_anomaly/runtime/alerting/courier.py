@@ -13,7 +13,8 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import delivery_id
 from insa_anomaly.core.operations.backoff import BackoffPolicy, Circuit, backoff, failed
 from insa_anomaly.errors import TargetAway, TargetRefused
-from insa_anomaly.ports import AlertStore, AlertTarget, PendingAlert
+from insa_anomaly.ports.alerts import AlertStore, PendingAlert
+from insa_anomaly.ports.targets import AlertTarget
 from insa_anomaly.runtime.step import Step
 
 IDLE_SECONDS = 1.0

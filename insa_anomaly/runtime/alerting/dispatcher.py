@@ -12,7 +12,8 @@ from insa_anomaly.core.notification.alert import Alert as Event
 from insa_anomaly.core.notification.alert import alerts_of
 from insa_anomaly.core.notification.routing import DailyBudget, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
-from insa_anomaly.ports import AlertStore, Outgoing, State
+from insa_anomaly.ports.alerts import AlertStore
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.alerting.courier import Courier
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import AlertsSettings

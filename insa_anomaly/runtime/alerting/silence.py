@@ -15,7 +15,9 @@ from insa_anomaly.core.notification.event import deterministic_id, rfc3339
 from insa_anomaly.core.notification.silence import Silence, Silent
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import AlertsBroken, StateBroken
-from insa_anomaly.ports import AlertStore, Outgoing, SilenceState, State, Telemetry
+from insa_anomaly.ports.alerts import AlertStore, SilenceState
+from insa_anomaly.ports.recorder import Telemetry
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.step import Step
 
 LOOK_SECONDS = 1.0

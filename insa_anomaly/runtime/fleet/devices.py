@@ -29,7 +29,7 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.ports import Telemetry
+from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.detections import Detection, detection
 from insa_anomaly.runtime.fleet.registry import Registry
 

@@ -14,7 +14,7 @@ from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
 from insa_anomaly.core.series.reasons import reasons
-from insa_anomaly.ports import Telemetry
+from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.shadows import KeptShadow, Shadows

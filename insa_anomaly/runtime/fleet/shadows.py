@@ -16,7 +16,7 @@ from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
 from insa_anomaly.core.units import Bools, Floats, Ints
-from insa_anomaly.ports import Telemetry
+from insa_anomaly.ports.recorder import Telemetry
 
 _NO_SHADOW = -1
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Results
-from insa_anomaly.ports import Telemetry
+from insa_anomaly.ports.recorder import Telemetry
 
 _GROWTH = 256
 

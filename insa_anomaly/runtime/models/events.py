@@ -10,7 +10,9 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.errors import StateUnwritable
-from insa_anomaly.ports import Job, ModelRow, Outgoing, State
+from insa_anomaly.ports.jobs import Job
+from insa_anomaly.ports.models import ModelRow
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.services.jobs import job_view
 
 TOPIC = "insa/iiot/ml/model/"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import Job
+from insa_anomaly.ports.jobs import Job
 from insa_anomaly.runtime.models.events import BY_ITSELF
 
 WAITING_MOST = 1000

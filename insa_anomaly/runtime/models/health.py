@@ -7,7 +7,7 @@ from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
-from insa_anomaly.ports import ScoringCounts
+from insa_anomaly.ports.model_health import ScoringCounts
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.services.model_health import HealthService

@@ -13,7 +13,9 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
-from insa_anomaly.ports import Job, ModelIndex, ModelRow, Outgoing, State
+from insa_anomaly.ports.jobs import Job
+from insa_anomaly.ports.models import ModelIndex, ModelRow
+from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.models.child import (
     FleetTrainingOrder,
     FleetTrainingReply,

@@ -17,7 +17,8 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import ModelFileError
-from insa_anomaly.ports import ModelIndex, ModelRow, Swap
+from insa_anomaly.ports.log import Swap
+from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.runtime.models.child import (
     Child,
     FleetTrainingOrder,

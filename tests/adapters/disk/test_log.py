@@ -14,7 +14,7 @@ import pytest
 
 from insa_anomaly.adapters.disk.log import LogFile, salvaged
 from insa_anomaly.errors import LogBroken, LogDamaged, LogFull
-from insa_anomaly.ports import Swap
+from insa_anomaly.ports.log import Swap
 
 
 @pytest.fixture

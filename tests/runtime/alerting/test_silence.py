@@ -13,7 +13,9 @@ from insa_anomaly.core.notification.alert import SILENCE_TOPIC, alerts_of
 from insa_anomaly.core.notification.cadence import Patience
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateUnwritable
-from insa_anomaly.ports import AlertStore, Outgoing, Telemetry
+from insa_anomaly.ports.alerts import AlertStore
+from insa_anomaly.ports.recorder import Telemetry
+from insa_anomaly.ports.state import Outgoing
 from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceEvent, SilenceMonitor
 from insa_anomaly.testing import MemoryAlerts, MemoryState
 from tests.core.alerts import DAY_ZERO

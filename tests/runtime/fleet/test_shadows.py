@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.ports import Swap
+from insa_anomaly.ports.log import Swap
 from insa_anomaly.runtime.fleet.fleet import Kept
 from insa_anomaly.runtime.fleet.shadows import KeptShadow, ShadowCounts
 from tests.runtime.streams import (

@@ -8,7 +8,7 @@ import pytest
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import Decision, notice
 from insa_anomaly.errors import StateUnwritable
-from insa_anomaly.ports import Outgoing
+from insa_anomaly.ports.state import Outgoing
 from insa_anomaly.runtime.models.events import ModelEvents
 from insa_anomaly.testing import MemoryState
 from tests.runtime.streams import model_row

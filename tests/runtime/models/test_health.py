@@ -17,7 +17,8 @@ from insa_anomaly.errors import (
     ModelFileError,
     StateUnwritable,
 )
-from insa_anomaly.ports import Job, ScoringCounts
+from insa_anomaly.ports.jobs import Job
+from insa_anomaly.ports.model_health import ScoringCounts
 from insa_anomaly.runtime.models import failures as failures_module
 from insa_anomaly.runtime.models import health
 from insa_anomaly.runtime.models.activity import Activity

@@ -26,7 +26,8 @@ from insa_anomaly.errors import (
     NotEnoughData,
     TrainingError,
 )
-from insa_anomaly.ports import ModelRow, Swap
+from insa_anomaly.ports.log import Swap
+from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.processes.trainer import _answered
 from insa_anomaly.runtime.models import trainer as training
 from insa_anomaly.runtime.models.child import (
