@@ -50,7 +50,7 @@ from insa_anomaly.services.model_health import DecisionView
 from insa_anomaly.services.training import DeviceTraining, SeriesTraining, TrainingService
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import TrainingSettings
-from insa_anomaly.testing import MemoryState
+from insa_anomaly.testing.state import MemoryState
 from insa_anomaly.wiring import services
 from insa_anomaly.wiring.health import assembled
 

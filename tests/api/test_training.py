@@ -26,7 +26,7 @@ from insa_anomaly.runtime.models.child import (
 )
 from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services import jobs as jobs_service
-from insa_anomaly.testing import MemoryState
+from insa_anomaly.testing.state import MemoryState
 from tests.api.office import JOBS_MOST, KEY, SECOND, Office, now, problem
 
 API = "/api/v1/ml"

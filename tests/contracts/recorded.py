@@ -21,7 +21,8 @@ from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionR
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.ports.recorder import Page, Telemetry
-from insa_anomaly.testing import MemoryHistory, MemoryRecorder, MemoryTables
+from insa_anomaly.testing.history import MemoryHistory
+from insa_anomaly.testing.recorder import MemoryRecorder, MemoryTables
 
 LOG = UUID(int=1)
 NOW = 1_760_000_000_000_000

@@ -12,7 +12,7 @@ from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.routing import DailyBudget, Digest, Dispatch, KnownCause
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports.alerts import AlertStore, SilenceState
-from insa_anomaly.testing import MemoryAlerts
+from insa_anomaly.testing.alerts import MemoryAlerts
 from tests.core.alerts import DAY_ZERO, an_alert
 
 

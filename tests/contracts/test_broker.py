@@ -13,7 +13,7 @@ import pytest
 from insa_anomaly.adapters.mqtt import Access, Backoff, MqttConnection, Terms
 from insa_anomaly.errors import BrokerAway
 from insa_anomaly.ports.broker import Broker, Delivery, Settled
-from insa_anomaly.testing import MemoryBroker
+from insa_anomaly.testing.broker import MemoryBroker
 from tests.adapters.scripted_broker import ScriptedBroker, Wire
 from tests.conftest import wait_for
 

@@ -12,7 +12,7 @@ from insa_anomaly.adapters.redis.latest import Breaker, RedisCache
 from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports.cache import Cache
 from insa_anomaly.services.cached import Cached
-from insa_anomaly.testing import MemoryCache
+from insa_anomaly.testing.cache import MemoryCache
 from tests.conftest import Server
 
 

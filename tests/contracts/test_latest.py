@@ -13,7 +13,7 @@ from insa_anomaly.adapters.redis.latest import Breaker, RedisLatest
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import CacheAway, ConfigError
 from insa_anomaly.ports.latest import Latest
-from insa_anomaly.testing import MemoryLatest
+from insa_anomaly.testing.latest import MemoryLatest
 from tests.conftest import Server
 
 Read = Callable[[SeriesKey], bytes | None]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.adapters.disk.log import LogFile
 from insa_anomaly.ports.log import CLOCK_SLACK, Entry, Log, Swap
-from insa_anomaly.testing import MemoryLog
+from insa_anomaly.testing.log import MemoryLog
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from insa_anomaly.core.series.training import Trained
 from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import Seal
 from insa_anomaly.ports.models import ModelIndex, ModelRow
-from insa_anomaly.testing import MemoryModels
+from insa_anomaly.testing.models import MemoryModels
 from tests.core import device_rows
 from tests.core.streams import trained
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from insa_anomaly.adapters.disk.state import StateFile
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports.state import Outgoing, State
-from insa_anomaly.testing import MemoryState
+from insa_anomaly.testing.state import MemoryState
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from insa_anomaly.core.device.training import fit
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.models import ModelRow
-from insa_anomaly.testing import MemoryModels
+from insa_anomaly.testing.models import MemoryModels
 from tests.runtime.streams import (
     GARBAGE,
     NOW,

@@ -16,7 +16,8 @@ from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import fit
 from insa_anomaly.ports.log import Entry, Swap
 from insa_anomaly.ports.models import ModelRow
-from insa_anomaly.testing import MemoryLog, MemoryModels
+from insa_anomaly.testing.log import MemoryLog
+from insa_anomaly.testing.models import MemoryModels
 
 NOW = 1_760_000_000_000_000
 SECOND = 1_000_000

@@ -43,16 +43,13 @@ from insa_anomaly.settings.sections import (
     RecordSettings,
     TrainingSettings,
 )
-from insa_anomaly.testing import (
-    MemoryAlerts,
-    MemoryBroker,
-    MemoryLatest,
-    MemoryLog,
-    MemoryModels,
-    MemoryRecorder,
-    MemoryState,
-    MemoryTables,
-)
+from insa_anomaly.testing.alerts import MemoryAlerts
+from insa_anomaly.testing.broker import MemoryBroker
+from insa_anomaly.testing.latest import MemoryLatest
+from insa_anomaly.testing.log import MemoryLog
+from insa_anomaly.testing.models import MemoryModels
+from insa_anomaly.testing.recorder import MemoryRecorder, MemoryTables
+from insa_anomaly.testing.state import MemoryState
 from tests.conftest import wait_for
 from tests.runtime.streams import (
     CAPACITY,

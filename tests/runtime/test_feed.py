@@ -19,7 +19,7 @@ from insa_anomaly.ports.log import Swap
 from insa_anomaly.runtime import feed as feeding
 from insa_anomaly.runtime.feed import Batch, Feed, joined
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.testing import MemoryLog
+from insa_anomaly.testing.log import MemoryLog
 from tests.runtime.streams import CAPACITY, NOW, message, parser, stream, swap, topic
 
 Said = tuple[int, list[tuple[object, ...]], list[tuple[str, int]], list[Swap]]

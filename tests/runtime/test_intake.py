@@ -21,7 +21,9 @@ from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.settings.sections import IntakeSettings
-from insa_anomaly.testing import MemoryBroker, MemoryLog, MemoryReserve
+from insa_anomaly.testing.broker import MemoryBroker
+from insa_anomaly.testing.log import MemoryLog
+from insa_anomaly.testing.reserve import MemoryReserve
 from tests.runtime.streams import CAPACITY, NOW, Message, message, parser, swap
 
 AT_ONCE = IntakeSettings(messages=1, seconds=1e-6, waiting=20, patience=0.002)

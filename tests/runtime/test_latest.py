@@ -11,7 +11,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.runtime import latest as showing
 from insa_anomaly.runtime.latest import LatestPublisher
-from insa_anomaly.testing import MemoryLatest
+from insa_anomaly.testing.latest import MemoryLatest
 from tests.runtime.streams import NOW, SECOND, message, stream
 from tests.runtime.world import EVERYTHING, World
 

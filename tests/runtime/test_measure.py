@@ -8,7 +8,8 @@ from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable
 from insa_anomaly.runtime import measure as measuring
 from insa_anomaly.runtime.measure import Backlog, Measure
-from insa_anomaly.testing import MemoryLog, MemoryState
+from insa_anomaly.testing.log import MemoryLog
+from insa_anomaly.testing.state import MemoryState
 
 NOW = 1_760_000_000_000_000
 SECOND = 1_000_000

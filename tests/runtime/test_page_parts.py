@@ -20,7 +20,7 @@ from insa_anomaly.ports.recorder import Page, Recorder
 from insa_anomaly.runtime.page_parts import SAMPLE
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.settings.sections import RecordSettings
-from insa_anomaly.testing import MemoryTables
+from insa_anomaly.testing.recorder import MemoryTables
 from tests.contracts.recorded import InPostgres, in_postgres
 from tests.runtime.streams import GARBAGE, Stream, message, stream, topic
 from tests.runtime.test_record import Recording, expected, nameless

@@ -16,7 +16,8 @@ from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports.broker import Settled
 from insa_anomaly.runtime import publish as telling
 from insa_anomaly.runtime.publish import EventPublisher
-from insa_anomaly.testing import MemoryBroker, MemoryState
+from insa_anomaly.testing.broker import MemoryBroker
+from insa_anomaly.testing.state import MemoryState
 
 WINDOW = 5
 

@@ -20,7 +20,7 @@ from insa_anomaly.runtime import score as scoring
 from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.record import RecordReader
 from insa_anomaly.settings.sections import RecordSettings
-from insa_anomaly.testing import MemoryRecorder, MemoryTables
+from insa_anomaly.testing.recorder import MemoryRecorder, MemoryTables
 from tests.runtime.streams import NOW, SECOND, Stream, message, model, models, stream, swap
 from tests.runtime.world import EVERYTHING, World
 

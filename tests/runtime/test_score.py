@@ -23,7 +23,8 @@ from insa_anomaly.runtime.detections import Detections
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.score import ANOMALY_TOPIC, ScoreReader
-from insa_anomaly.testing import MemoryLog, MemoryState
+from insa_anomaly.testing.log import MemoryLog
+from insa_anomaly.testing.state import MemoryState
 from tests.runtime.streams import (
     NOW,
     PARAMETERS,

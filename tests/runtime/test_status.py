@@ -3,7 +3,7 @@
 import msgspec
 
 from insa_anomaly.runtime.status import TOPIC, StatusMessage, StatusPublisher, last_will
-from insa_anomaly.testing import MemoryBroker
+from insa_anomaly.testing.broker import MemoryBroker
 
 
 def said(broker: MemoryBroker) -> list[tuple[str, list[str]]]:

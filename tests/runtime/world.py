@@ -14,7 +14,9 @@ from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.score import ScoreReader
-from insa_anomaly.testing import MemoryLog, MemoryModels, MemoryState
+from insa_anomaly.testing.log import MemoryLog
+from insa_anomaly.testing.models import MemoryModels
+from insa_anomaly.testing.state import MemoryState
 from tests.runtime.streams import CAPACITY, NOW, PARAMETERS, POLICY, Message, models, parser
 
 SHELF = models(6)

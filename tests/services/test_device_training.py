@@ -14,7 +14,8 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import NotEnoughData, TrainingError
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.services.training import DeviceTraining, Scope, SeriesTraining, TrainingService
-from insa_anomaly.testing import MemoryHistory, MemoryTables
+from insa_anomaly.testing.history import MemoryHistory
+from insa_anomaly.testing.recorder import MemoryTables
 
 SECOND = 1_000_000
 NOW = 1_760_000_000 * SECOND

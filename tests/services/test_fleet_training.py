@@ -24,7 +24,8 @@ from insa_anomaly.services.training import (
     TrainingService,
     Workers,
 )
-from insa_anomaly.testing import MemoryHistory, MemoryTables
+from insa_anomaly.testing.history import MemoryHistory
+from insa_anomaly.testing.recorder import MemoryTables
 
 SECOND = 1_000_000
 NOW = 1_760_000_000 * SECOND

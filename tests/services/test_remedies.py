@@ -16,7 +16,7 @@ from insa_anomaly.errors import Conflict, InsaError, StateUnwritable, TooMany
 from insa_anomaly.ports.audit import Change
 from insa_anomaly.ports.model_health import KeptDecision
 from insa_anomaly.services.remedies import Remedies
-from insa_anomaly.testing import MemoryModels
+from insa_anomaly.testing.models import MemoryModels
 from tests.runtime.streams import SERIES, model_row
 
 HERE = UUID(int=1)

@@ -20,7 +20,8 @@ from insa_anomaly.services.training import (
     TrainingData,
     TrainingService,
 )
-from insa_anomaly.testing import MemoryHistory, MemoryTables
+from insa_anomaly.testing.history import MemoryHistory
+from insa_anomaly.testing.recorder import MemoryTables
 
 KEY = SeriesKey("pump", "a")
 SECOND = 1_000_000

@@ -21,7 +21,7 @@ from insa_anomaly.settings.sections import (
     MailSettings,
     StorageSettings,
 )
-from insa_anomaly.testing import MemoryBroker
+from insa_anomaly.testing.broker import MemoryBroker
 from insa_anomaly.wiring import alerts
 from insa_anomaly.wiring.alerts import AlertThreads
 from tests.adapters.fake_github import TOKEN, FakeGitHub

@@ -23,7 +23,8 @@ from insa_anomaly.runtime.alerting import dispatcher as reading
 from insa_anomaly.runtime.alerting.courier import Courier, running
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher as AlertReader
 from insa_anomaly.settings.sections import AlertsSettings
-from insa_anomaly.testing import MemoryAlerts, MemoryState
+from insa_anomaly.testing.alerts import MemoryAlerts
+from insa_anomaly.testing.state import MemoryState
 from tests.conftest import wait_for
 from tests.core.alerts import DAY_ZERO, HOUR
 from tests.core.notification.test_alert import EVENT

@@ -17,7 +17,8 @@ from insa_anomaly.ports.alerts import AlertStore
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.ports.state import Outgoing
 from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceEvent, SilenceMonitor
-from insa_anomaly.testing import MemoryAlerts, MemoryState
+from insa_anomaly.testing.alerts import MemoryAlerts
+from insa_anomaly.testing.state import MemoryState
 from tests.core.alerts import DAY_ZERO
 
 HOUR = 3600.0

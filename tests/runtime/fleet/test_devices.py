@@ -15,7 +15,8 @@ from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.state import Outgoing
-from insa_anomaly.testing import MemoryLog, MemoryModels
+from insa_anomaly.testing.log import MemoryLog
+from insa_anomaly.testing.models import MemoryModels
 from tests.runtime.device_streams import (
     PUMP,
     device_model,

@@ -10,7 +10,7 @@ from insa_anomaly.core.operations.model_health import Decision, notice
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports.state import Outgoing
 from insa_anomaly.runtime.models.events import ModelEvents
-from insa_anomaly.testing import MemoryState
+from insa_anomaly.testing.state import MemoryState
 from tests.runtime.streams import model_row
 
 

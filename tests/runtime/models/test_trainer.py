@@ -39,7 +39,7 @@ from insa_anomaly.runtime.models.child import (
 )
 from insa_anomaly.runtime.models.trainer import Admission, Trainer
 from insa_anomaly.settings.sections import TrainingSettings
-from insa_anomaly.testing import MemoryModels
+from insa_anomaly.testing.models import MemoryModels
 from tests.runtime.streams import SERIES, model_row, removal, swap
 
 CHILD = """
