@@ -203,12 +203,12 @@ def _assemble(
         states.bind(log.id)
         score.adopt_active_models()
     record = RecordReader(
-        log,
-        feed,
-        states,
-        stack.enter_context(recorder(dsn, settings, log.id)),
-        models,
-        settings.record,
+        log=log,
+        feed=feed,
+        state=states,
+        recorder=stack.enter_context(recorder(dsn, settings, log.id)),
+        models=models,
+        settings=settings.record,
     )
     others = (
         ("alert", alerting.dispatcher),

@@ -1,4 +1,4 @@
-"""The process of the admin port, as the daemon looks after it: begun, begun again where it ended by itself, told of new settings, ended."""
+"""The process of the admin port: started, restarted if it ended by itself, adjusted, and ended."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,24 +13,28 @@ from insa_anomaly.settings.load import Settings
 
 TURN_SECONDS = 0.5
 FINISH_SECONDS = 5.0
-STEADY_SECONDS = 60.0  # it ran so long: what made it end before is over
+STEADY_SECONDS = 60.0  # a process that ran so long had no part in earlier failures
 RETRY = BackoffPolicy(first=1.0, last=60.0)
 
 
 class AdminProcess(Step):
-    """One at a time. `start` begins it; a line on its standard input are settings to be in force, and the end of that is its end."""
+    """Supervision of a single process, which `start` starts.
+
+    A line on its standard input is the settings to put in force; the end of the input ends it.
+    """
 
     def __init__(self, start: Callable[[Settings], "Popen[bytes]"], settings: Settings) -> None:
         self._start = start
         self._settings = settings
         self._process: Popen[bytes] | None = None
-        self._began = self._again_at = 0.0
+        self._began_at = 0.0
+        self._restart_at = 0.0
         self._failures = 0
         self._lock = Lock()
 
     @property
     def trouble(self) -> str | None:
-        """Why nobody answers on the port; None where somebody does, or soon will."""
+        """Reason why no process answers on the port; None while a process runs or starts."""
         process = self._process
         status = None if process is None else process.poll()
         return (
@@ -38,31 +42,29 @@ class AdminProcess(Step):
         )
 
     def begin(self) -> None:
-        """Begin it. The thread that calls must live as long as it."""
+        """Start the process. The calling thread must live as long as the process."""
         with self._lock:
             self._end()
-            self._process, self._began, self._again_at = (
-                self._start(self._settings),
-                monotonic(),
-                0.0,
-            )
+            self._process = self._start(self._settings)
+            self._began_at = monotonic()
+            self._restart_at = 0.0
 
     def step(self, _: float) -> float:
-        """Begin it again where it ended, after a pause that grows; answers how long to wait for the next look."""
+        """Restart the process where it ended, after a pause that grows."""
         if self.trouble is None:
             return TURN_SECONDS
         now = monotonic()
-        if not self._again_at:
-            self._failures = 1 if now - self._began > STEADY_SECONDS else self._failures + 1
-            self._again_at = now + backoff(self._failures, RETRY, 0.0)
-            instrumentation.admin_process_ended(self.trouble or "", self._again_at - now)
-        elif now >= self._again_at:
+        if not self._restart_at:
+            self._failures = 1 if now - self._began_at > STEADY_SECONDS else self._failures + 1
+            self._restart_at = now + backoff(self._failures, RETRY, 0.0)
+            instrumentation.admin_process_ended(self.trouble or "", self._restart_at - now)
+        elif now >= self._restart_at:
             self.begin()
         return TURN_SECONDS
 
     def adjust(self, settings: Settings) -> None:
-        """Put these settings in force, also for a process that is begun later."""
-        with self._lock, suppress(OSError):  # it has just ended: the next one knows
+        """Put these settings in force, also for a process that is started later."""
+        with self._lock, suppress(OSError):  # the process has just ended: the next is started so
             self._settings = settings
             if self._process is not None:
                 assert self._process.stdin is not None  # noqa: S101 - a pipe by the start
@@ -70,7 +72,7 @@ class AdminProcess(Step):
                 self._process.stdin.flush()
 
     def finish(self) -> None:
-        """Let it answer what it was asked, and end it."""
+        """End the process once it has answered its open requests."""
         with self._lock:
             self._end()
 

@@ -1,35 +1,38 @@
-"""How long certificates are still good, in a thread of its own: whoever renews them must hear of it in time."""
+"""Warnings of certificates that will end soon, in time for an operator to renew them."""
 
 from collections.abc import Callable, Mapping
 
 from insa_anomaly import instrumentation
-from insa_anomaly.core.reading.parser import SECOND
+from insa_anomaly.core.units import DAY, SECOND
 from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0
-EARLY = 30 * 86_400 * SECOND
-_DAY = 86_400 * SECOND
+EARLY_US = 30 * DAY
 
 
 class Certificates(Step):
-    """One thread of the daemon. `ends`: when each ends, by what it is of; None while that is not known. Times in microseconds."""
+    """Watch over certificates.
+
+    `ends` are functions that return when each certificate ends (microseconds; None while unknown),
+    by its use.
+    """
 
     def __init__(
         self, ends: Mapping[str, Callable[[], int | None]], clock: Callable[[], int]
     ) -> None:
         self._ends = ends
         self._clock = clock
-        self._told: dict[str, int] = {}
+        self._warned_at: dict[str, int] = {}
 
     def step(self, _: float) -> float:
-        """Look at each, and say once a day which will end within thirty; answers how many seconds may pass before the next call."""
+        """Measure every certificate, and warn once a day of an end within thirty days."""
         now = self._clock()
-        for of, asked in self._ends.items():
-            end = asked()
+        for use, end_of in self._ends.items():
+            end = end_of()
             if end is None:
                 continue
-            instrumentation.certificate_looked_at(of, (end - now) / SECOND)
-            if end - now < EARLY and not 0 <= now - self._told.get(of, -_DAY) < _DAY:
-                self._told[of] = now
-                instrumentation.certificate_ending(of, (end - now) / SECOND)
+            instrumentation.certificate_looked_at(use, (end - now) / SECOND)
+            if end - now < EARLY_US and not 0 <= now - self._warned_at.get(use, -DAY) < DAY:
+                self._warned_at[use] = now
+                instrumentation.certificate_ending(use, (end - now) / SECOND)
         return EVERY_SECONDS

@@ -1,23 +1,24 @@
-"""Which messages that hold no reading are kept as dead letters: all of them, until there are too many; then a sample.
+"""Dead letters: which rejected messages are stored, all of them up to a quota, then a sample.
 
-Counted are all. A flood of poison must neither fill the database nor hide what else is wrong, so every reason has a share of its own.
+Every rejected message is counted. A flood of bad messages must neither fill the database nor hide
+other faults, so every reason has a quota of its own.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.reading import Rejected, RejectionReason
+from insa_anomaly.core.units import SECOND
 
-ONE_OF = 1000  # of those beyond the limit
+SAMPLE_EVERY = 1000  # messages over the quota
+SAMPLED_BYTES = 4096  # longest payload of a sample
 _HOUR = 3600 * SECOND
-SAMPLED_BYTES = 4096  # the longest payload of such a sample
 
 
 @dataclass(frozen=True)
 class Used:
-    """What was kept of one reason, as far as it still counts: it fades at the pace of the limit."""
+    """Part of the quota of a reason that is used up; it fades at the rate of the quota."""
 
     letters: float = 0.0
     size: float = 0.0
@@ -27,30 +28,35 @@ class Used:
 
 @dataclass(frozen=True)
 class Quota:
-    """For every reason so many `letters` an hour, of so many bytes (`size`). A value: a page made again is made of the same letters."""
+    """Quota of `letters`, and of their bytes (`size`), an hour and reason.
+
+    A quota is a value: a page composed again holds the same letters.
+    """
 
     letters: float
     size: float
     used: Mapping[RejectionReason, Used] = field(default_factory=dict)
 
     def sift(
-        self, found: Iterable[Rejected]
+        self, messages: Iterable[Rejected]
     ) -> tuple[list[Rejected], Counter[RejectionReason], "Quota"]:
-        """Those that are kept, how many of each reason are not, and what is left of the quota after them. Time is that of receipt."""
-        kept, dropped, used = [], Counter[RejectionReason](), dict(self.used)
-        for one in found:
-            before = self._faded(used.get(one.reason, Used(at=one.raw.received)), one.raw.received)
-            size = len(one.raw.payload)
+        """Return the messages to store, the count of the others by reason, and the quota left.
+
+        The time of a message is that of its receipt.
+        """
+        stored, dropped, used = [], Counter[RejectionReason](), dict(self.used)
+        for message in messages:
+            reason, now, size = message.reason, message.raw.received, len(message.raw.payload)
+            before = self._faded(used.get(reason, Used(at=now)), now)
             room = before.letters < self.letters and before.size < self.size
-            if room or (before.passed_over % ONE_OF == ONE_OF - 1 and size <= SAMPLED_BYTES):
-                kept.append(one)
+            sampled = before.passed_over % SAMPLE_EVERY == SAMPLE_EVERY - 1
+            if room or (sampled and size <= SAMPLED_BYTES):
+                stored.append(message)
                 before = replace(before, letters=before.letters + 1, size=before.size + size)
             else:
-                dropped[one.reason] += 1
-            used[one.reason] = (
-                before if room else replace(before, passed_over=before.passed_over + 1)
-            )
-        return kept, dropped, replace(self, used=used)
+                dropped[reason] += 1
+            used[reason] = before if room else replace(before, passed_over=before.passed_over + 1)
+        return stored, dropped, replace(self, used=used)
 
     def _faded(self, used: Used, now: int) -> Used:
         share = max(0, now - used.at) / _HOUR

@@ -1,4 +1,4 @@
-"""What a scored reading, or a row of a device, leaves behind: an anomaly, a change of its episode, or both."""
+"""Detections at scored readings and device rows: an anomaly, a change of its episode, or both."""
 
 from typing import NamedTuple, Protocol
 
@@ -11,43 +11,43 @@ from insa_anomaly.core.units import Floats, Ints
 
 
 class Detection(NamedTuple):
-    """What was found at a reading of a batch."""
+    """An anomaly, or the end of an episode, at a reading of a batch."""
 
-    at: int  # the reading's place in the batch
+    at: int  # position of the reading in the batch
     reading: Anomaly
-    anomalous: bool  # False: it is ordinary, and closes an episode
+    anomalous: bool  # False: the reading is normal, and closes an episode
     transition: Transition
-    episode: Episode | None  # as it stands now, where it changed
+    episode: Episode | None  # its new state, where it changed
 
 
-class Judged(Protocol):
-    """Results with a verdict: `core.series.detector.Results` and `core.device.detector.DeviceResults`."""
+class ScoredResults(Protocol):
+    """Results of the series detector, or of the device detector, with episodes."""
 
     @property
     def transition(self) -> npt.NDArray[np.uint8]:
-        """What each did to the episode."""
+        """Transition of the episode at each result [n]."""
 
     @property
     def episode_started(self) -> Ints:
-        """When it began."""
+        """Start of the episode [n], microseconds."""
 
     @property
     def episode_readings(self) -> Ints:
-        """How many anomalous ones are in it."""
+        """Count of anomalous readings in the episode [n]."""
 
     @property
     def episode_peak(self) -> Floats:
-        """How strong it was."""
+        """Greatest confidence in the episode [n]."""
 
 
-def detection(at: int, reading: Anomaly, results: Judged, i: int) -> Detection:
-    """Of result i, which belongs to the reading at this place in the batch."""
+def detection(at: int, reading: Anomaly, results: ScoredResults, i: int) -> Detection:
+    """Return the detection of result i, which belongs to position `at` of the batch."""
     transition = Transition(int(results.transition[i]))
     episode = None if transition is Transition.NONE else _episode(reading, results, i, transition)
     return Detection(at, reading, reading.score < 0, transition, episode)
 
 
-def _episode(reading: Anomaly, results: Judged, i: int, transition: Transition) -> Episode:
+def _episode(reading: Anomaly, results: ScoredResults, i: int, transition: Transition) -> Episode:
     return Episode(
         id=reading.episode_id or "",
         device_id=reading.device_id,
@@ -64,7 +64,10 @@ def _episode(reading: Anomaly, results: Judged, i: int, transition: Transition) 
 
 
 class Late(msgspec.Struct, frozen=True, array_like=True):
-    """An anomaly that moved nothing. It counts only where its reading, of a message `received` then, is not one that came before."""
+    """An anomaly of a late reading, which moved no window.
+
+    The anomaly counts only if its reading, of a message `received` then, is no repetition.
+    """
 
     anomaly: Anomaly
     discriminator: int
@@ -72,7 +75,7 @@ class Late(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Detections(msgspec.Struct, frozen=True, array_like=True):
-    """What one commit of the score reader leaves for the record reader."""
+    """Detections that one commit of the score reader leaves for the record reader."""
 
     anomalies: list[Anomaly]
     episodes: list[Episode]
@@ -80,11 +83,11 @@ class Detections(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Detections":
-        """The inverse of `to_bytes`."""
+        """Decode the bytes of `to_bytes`."""
         return msgspec.msgpack.decode(data, type=cls)
 
     def to_bytes(self) -> bytes | None:
-        """None where there is nothing to leave."""
+        """Encode the detections; None if there are none."""
         return (
             msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
         )

@@ -1,8 +1,8 @@
-"""Where the readers of the log get their batches: from memory while they keep up, from the log when they do not.
+"""Batches for the readers of the log: from memory while they keep up, else from the log.
 
-A batch is one entry of the log, parsed. Parsing is a pure function of the entry (and of the series known before it), so whoever
-comes first does it, and what is thrown away is simply parsed again. Series are let in by the order of the log too: no reader of the log
-is before the score reader.
+A batch is a parsed entry of the log. Parsing is a pure function of the entry and of the series
+known before it, so the first reader of an entry parses it, and a discarded batch is parsed again.
+Series are admitted in the order of the log as well: no reader is ahead of the score reader.
 """
 
 from collections.abc import Callable
@@ -15,28 +15,31 @@ import numpy as np
 
 from insa_anomaly.core.reading.parser import Parser
 from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
+from insa_anomaly.core.units import Ints
 from insa_anomaly.ports.log import Entry, Log, Swap
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.fleet.registry import Registry
 
 KEEP_TIMES = 4096
 KEEP_BYTES = 2_000_000  # of entries not parsed yet, and as much of batches
-_MESSAGE_BYTES, _READING_BYTES, _BATCH_BYTES, _REJECTED_BYTES = (
-    160,
-    42,
-    1500,
-    400,
-)  # about what each takes beside its text
+# Approximate bytes of each, beside its text.
+_MESSAGE_BYTES = 160
+_READING_BYTES = 42
+_BATCH_BYTES = 1500
+_REJECTED_BYTES = 400
 _Kept = TypeVar("_Kept")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One entry of the log, parsed. `received[i]` is when the message of reading i came, in microseconds."""
+    """A parsed entry of the log.
+
+    `received[i]` is when the message of reading i arrived, in microseconds.
+    """
 
     seq: int
     telemetry: Telemetry
-    received: np.ndarray
+    received: Ints
     rejected: list[Rejected]
     swaps: list[Swap]
 
@@ -45,7 +48,7 @@ class Batch:
 
 
 class _BatchCache(Generic[_Kept]):
-    """What was put last, by sequence, as far as `KEEP_BYTES` reach. Under its user's lock."""
+    """The values put last, by sequence, up to `KEEP_BYTES`; its user holds a lock."""
 
     def __init__(self, weigh: Callable[[_Kept], int]) -> None:
         self._weigh = weigh
@@ -55,21 +58,21 @@ class _BatchCache(Generic[_Kept]):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, seq: int, one: _Kept) -> None:
+    def put(self, seq: int, value: _Kept) -> None:
         self.pop(seq)
-        self._kept[seq] = one, self._weigh(one)
-        self._weight += self._kept[seq][1]
+        weight = self._weigh(value)
+        self._kept[seq] = value, weight
+        self._weight += weight
         while self._weight > KEEP_BYTES:
             self.pop(next(iter(self._kept)))
 
     def get(self, seq: int) -> _Kept | None:
-        found = self._kept.get(seq)
-        return None if found is None else found[0]
+        return self._kept.get(seq, (None, 0))[0]
 
     def pop(self, seq: int) -> _Kept | None:
-        one, weight = self._kept.pop(seq, (None, 0))
+        value, weight = self._kept.pop(seq, (None, 0))
         self._weight -= weight
-        return one
+        return value
 
 
 class Feed:
@@ -81,8 +84,9 @@ class Feed:
         self._registry = registry
         self._entries = _BatchCache(_entry_bytes)
         self._batches = _BatchCache(_batch_bytes)
-        self._last = self._earlier = log.last
-        self._came: dict[int, float] = {}
+        self._last = log.last
+        self._earlier = log.last  # entries of earlier processes
+        self._arrivals: dict[int, float] = {}
         self._news = Condition()
 
     @property
@@ -90,34 +94,36 @@ class Feed:
         """Sequence of the newest entry."""
         return self._last
 
-    def add(self, entry: Entry, came: float | None = None) -> None:
-        """A new entry is in the log; the first of its messages came then (monotonic; None: now)."""
+    def add(self, entry: Entry, arrived: float | None = None) -> None:
+        """Take a new entry, whose first message arrived then (monotonic; None: now)."""
         with self._news:
-            self._came[entry.seq] = monotonic() if came is None else came
-            if len(self._came) > KEEP_TIMES:
-                del self._came[next(iter(self._came))]
+            self._arrivals[entry.seq] = monotonic() if arrived is None else arrived
+            if len(self._arrivals) > KEEP_TIMES:
+                del self._arrivals[next(iter(self._arrivals))]
             self._entries.put(entry.seq, entry)
             self._last = entry.seq
             self._news.notify_all()
 
     def wait(self, after: int, timeout_s: float) -> bool:
-        """True once there is an entry past `after`, False when `timeout_s` seconds have gone by without."""
+        """Wait for an entry after sequence `after`; return False if none comes in time."""
         with self._news:
             return self._news.wait_for(lambda: self._last > after, timeout_s)
 
     def arrived_at(self, seq: int) -> float | None:
-        """When the first message of this entry came (monotonic); at the latest, where many came since. None: before this process began."""
+        """Return when the first message of an entry arrived (monotonic).
+
+        An upper bound if many entries came since; None for an entry of an earlier process.
+        """
         with self._news:
-            return (
-                None
-                if seq <= self._earlier
-                else self._came.get(seq, next(iter(self._came.values()), None))
-            )
+            if seq <= self._earlier:
+                return None
+            return self._arrivals.get(seq, next(iter(self._arrivals.values()), None))
 
     def read(self, after: int, most: int, through: int | None = None) -> list[Batch]:
-        """Batches with seq > after (and <= through) in order, at least one where there is one.
+        """Return batches with seq > after (and <= through) in order, at least one if there is any.
 
-        No more once `most` readings are had, messages that hold none counted too: a flood of those must not come into memory at once.
+        Reading ends after `most` readings. Rejected messages count too, because a flood of them
+        must not be in memory at once.
         """
         batches: list[Batch] = []
         count = 0
@@ -135,16 +141,14 @@ class Feed:
         return batches
 
     def _next(self, after: int, most: int) -> list[Batch]:
-        """The next batch or several; none where the log has dropped what there was."""
+        """Return the next batches; none if the log has dropped the entries."""
         with self._news:
             batch = self._batches.get(after + 1)
             entry = self._entries.pop(after + 1) if batch is None else None
         if batch is not None:
             return [batch]
-        return [
-            self._parsed(entry)
-            for entry in (self._log.read(after, most) if entry is None else [entry])
-        ]
+        entries = self._log.read(after, most) if entry is None else [entry]
+        return [self._parsed(entry) for entry in entries]
 
     def _parsed(self, entry: Entry) -> Batch:
         with self._news:
@@ -163,14 +167,13 @@ def _entry_bytes(entry: Entry) -> int:
 
 
 def _batch_bytes(batch: Batch) -> int:
-    rejected = sum(
-        _REJECTED_BYTES + len(one.raw.topic) + len(one.raw.payload) for one in batch.rejected
-    )
+    raws = (rejected.raw for rejected in batch.rejected)
+    rejected = sum(_REJECTED_BYTES + len(raw.topic) + len(raw.payload) for raw in raws)
     return _BATCH_BYTES + _READING_BYTES * len(batch) + rejected
 
 
 def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
-    """The readings of an entry as columns, and the messages that hold none."""
+    """Return the readings of an entry as columns, and its messages without readings."""
     readings: list[Reading] = []
     indices: list[int] = []
     received: list[int] = []
@@ -187,22 +190,20 @@ def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
                 indices += placed
                 received += [raw.received] * len(answer)
                 continue
-            answer = Rejected(
-                RejectionReason.TOO_MANY_SERIES,
-                f"{registry.capacity} series are known, and there is room for no more",
-                raw,
-            )
+            detail = f"{registry.capacity} series are known, and there is room for no more"
+            answer = Rejected(RejectionReason.TOO_MANY_SERIES, detail, raw)
         rejected.append(answer)
     return Batch(
-        entry.seq,
-        _columns(readings, indices, registry),
-        np.array(received, np.int64),
-        rejected,
-        entry.swaps,
+        seq=entry.seq,
+        telemetry=_columns(readings, indices, registry),
+        received=np.array(received, np.int64),
+        rejected=rejected,
+        swaps=entry.swaps,
     )
 
 
 def _columns(readings: list[Reading], indices: list[int], registry: Registry) -> Telemetry:
+    texts = enumerate(reading.original for reading in readings)
     return Telemetry(
         keys=registry.keys,
         key=np.array(indices, np.int32),
@@ -211,16 +212,12 @@ def _columns(readings: list[Reading], indices: list[int], registry: Registry) ->
         value=np.array([reading.value for reading in readings], np.float64),
         quality=np.array([reading.quality for reading in readings], np.int16),
         flags=np.array([reading.flags for reading in readings], np.int16),
-        original={
-            i: reading.original
-            for i, reading in enumerate(readings)
-            if reading.original is not None
-        },
+        original={i: text for i, text in texts if text is not None},
     )
 
 
 def joined(batches: list[Batch]) -> Telemetry:
-    """The readings of several batches in one set of columns."""
+    """Return the readings of several batches as columns."""
     parts = [batch.telemetry for batch in batches]
     if len(parts) == 1:
         return parts[0]

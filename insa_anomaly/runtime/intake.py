@@ -1,7 +1,8 @@
-"""From the broker into the log: hand-over, group commit, acknowledgement.
+"""Intake of messages into the log: hand-over, group commit, acknowledgement.
 
-Nothing is acknowledged before it is on disk. The hand-over is bounded: when it is full the broker's thread waits, which stops
-reading from the socket, and when that lasts too long the messages go back to the broker.
+No message is acknowledged before it is on disk. The hand-over is bounded: while it is full the
+broker's thread waits and reads no more from the socket; if that lasts too long, messages go back to
+the broker.
 """
 
 from collections import deque
@@ -22,11 +23,12 @@ MOST_A_COMMIT = 5000
 MOST_BYTES_A_COMMIT = 16 << 20
 POST_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-STEP_SECONDS = 1.0  # of the clock, against the one that only goes forward
+STEP_SECONDS = 1.0  # of the system clock against the monotonic clock
+_NO_RESERVE = "the disk is nearly full: there is no room for the reserve (storage.reserve_bytes)"
 
 
 class _Posted(Delivery, frozen=True):
-    """A message that came by another way than the broker; whoever brought it waits until it is on disk."""
+    """A message that no broker delivered; its sender waits until it is on disk."""
 
     durable: Event
 
@@ -39,59 +41,60 @@ class Intake(Step):
         log: Log,
         feed: Feed,
         clock: Callable[[], int],
-        grouping: IntakeSettings,
+        settings: IntakeSettings,
         reserve: Reserve | None = None,
     ) -> None:
         self._log = log
         self._feed = feed
         self._clock = clock
-        self._grouping = grouping
+        self._settings = settings
         self._reserve = reserve
-        self._deliveries: deque[tuple[float, Delivery]] = deque()
+        self._deliveries: deque[tuple[float, Delivery]] = deque()  # with their monotonic arrival
         self._swaps: deque[Swap] = deque()
-        self._waiting = 0
+        self._waiting = 0  # messages
         self._waiting_bytes = 0
         self._drop_through = 0
         self._change = Condition()
-        self.broker: Broker | None = None  # set once the broker, which needs `hand_over`, is there
+        self.broker: Broker | None = None  # set once the broker exists, which needs `hand_over`
         self._closed = False
-        self._ahead: float | None = None  # the clock on the wall before the monotonic one, seconds
-        self.trouble: str | None = None  # why nothing is taken
+        self._ahead_s: float | None = None  # system clock minus monotonic clock
+        self.trouble: str | None = None  # reason why no message is taken
 
     @property
     def writable(self) -> bool:
-        """Whether the disk takes what comes."""
+        """Whether the disk takes messages."""
         return self.trouble is None
 
     def hand_over(self, delivery: Delivery) -> bool:
-        """Take a delivery; blocks while there is no room, False when there was none for too long.
+        """Take a delivery; wait for room, and return False if there was none for too long.
 
-        Once closed it takes nothing and says nothing: unacknowledged, the messages come again after the next start.
+        A closed intake takes no delivery: the broker delivers its messages again after the next
+        start, because they are not acknowledged.
         """
         with self._change:
             room = self._change.wait_for(
-                lambda: self._closed or self._has_room(), self._grouping.patience
+                lambda: self._closed or self._has_room(), self._settings.patience
             )
             if room and not self._closed:
                 self._deliveries.append((monotonic(), delivery))
                 self._waiting += len(delivery.messages)
-                self._waiting_bytes += _weight(delivery)
-                if (
-                    len(self._deliveries) == 1 or self._waiting >= self._grouping.messages
-                ):  # else the writer lets the group grow
+                self._waiting_bytes += _size(delivery)
+                # Other deliveries let the group grow, and wake no thread.
+                if len(self._deliveries) == 1 or self._waiting >= self._settings.messages:
                     self._change.notify_all()
         if not room:
             instrumentation.messages_shed(len(delivery.messages))
         return room
 
     def _has_room(self) -> bool:
-        return (
-            self._waiting < self._grouping.waiting
-            and self._waiting_bytes < self._grouping.waiting_bytes
-        )
+        settings = self._settings
+        return self._waiting < settings.waiting and self._waiting_bytes < settings.waiting_bytes
 
     def post(self, topic: str, payload: bytes) -> bool:
-        """Take one message from somewhere else; True once it is on disk, False where there was no room or no disk for too long."""
+        """Take a message that no broker delivered; True once it is on disk.
+
+        Returns False if there was no room or no disk for too long.
+        """
         durable = Event()
         return (
             not self._closed
@@ -100,13 +103,13 @@ class Intake(Step):
         )
 
     def swap(self, swaps: list[Swap]) -> None:
-        """Write model swaps into the log, before the messages that are written with them."""
+        """Write model swaps into the log, before the messages of the same entry."""
         with self._change:
             self._swaps += swaps
             self._change.notify_all()
 
     def drop(self, through: int) -> None:
-        """Let the log forget what every reader is past; done between two writes."""
+        """Let the log drop the entries that every reader has passed, between two commits."""
         self._drop_through = max(self._drop_through, through)
 
     def close(self) -> None:
@@ -116,21 +119,21 @@ class Intake(Step):
             self._change.notify_all()
 
     def drain(self) -> None:
-        """Write what was taken, unless the disk refuses."""
+        """Commit the deliveries taken, unless the disk refuses."""
         while self._deliveries and self.writable:
             self.step(0.0)
 
     def step(self, timeout_s: float) -> float:
-        """Write and acknowledge what is there; wait up to `timeout_s` seconds for the first of it."""
+        """Commit and acknowledge a group of deliveries; wait up to `timeout_s` for the first."""
         deliveries, swaps = self._gather(timeout_s)
         if deliveries or swaps:
-            self._write(deliveries, swaps)
+            self._commit(deliveries, swaps)
         if self._drop_through:
             self._drop()
         return 0.0
 
     def _drop(self) -> None:
-        """A full disk may refuse even this; the next `drop` is the next attempt."""
+        """Drop old entries; a full disk may refuse, and the next `drop` is the next attempt."""
         through, self._drop_through = self._drop_through, 0
         try:
             self._log.drop(through)
@@ -141,34 +144,30 @@ class Intake(Step):
         with self._change:
             self._change.wait_for(lambda: self._deliveries or self._swaps, timeout_s)
             if self._deliveries:
-                left = self._deliveries[0][0] + self._grouping.seconds - monotonic()
+                left = self._deliveries[0][0] + self._settings.seconds - monotonic()
                 self._change.wait_for(
-                    lambda: self._waiting >= self._grouping.messages, max(0.0, left)
+                    lambda: self._waiting >= self._settings.messages, max(0.0, left)
                 )
-            taken, count, weight = [], 0, 0
-            while self._deliveries and count < MOST_A_COMMIT and weight < MOST_BYTES_A_COMMIT:
+            taken, count, size = [], 0, 0
+            while self._deliveries and count < MOST_A_COMMIT and size < MOST_BYTES_A_COMMIT:
                 taken.append(self._deliveries.popleft())
                 count += len(taken[-1][1].messages)
-                weight += _weight(taken[-1][1])
+                size += _size(taken[-1][1])
             swaps = list(self._swaps)
             self._swaps.clear()
             return taken, swaps
 
-    def _write(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap]) -> None:
+    def _commit(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap]) -> None:
         if self._reserve is not None and not self._reserve.hold():
-            self._put_back(
-                deliveries,
-                swaps,
-                "the disk is nearly full: there is no room for the reserve (storage.reserve_bytes)",
-            )
+            self._put_back(deliveries, swaps, _NO_RESERVE)
             return
         messages = [message for _, delivery in deliveries for message in delivery.messages]
         now = self._clock()
-        self._watch_clock(now)
+        self._check_clock(now)
         try:
             entry = self._log.append(messages, swaps, now)
         except LogDead:
-            raise  # only a new start may write it again
+            raise  # only a new start may write the log again
         except LogBroken as error:
             if self._reserve is not None and not isinstance(error, LogFull):
                 self._reserve.release()
@@ -177,29 +176,32 @@ class Intake(Step):
         self.trouble = None
         self._feed.add(entry, deliveries[0][0] if deliveries else None)
         self._acknowledge([delivery for _, delivery in deliveries])
-        for came, delivery in deliveries:
-            instrumentation.messages_logged(len(delivery.messages), monotonic() - came)
-        self._make_room(len(messages), sum(_weight(delivery) for _, delivery in deliveries))
+        for arrived, delivery in deliveries:
+            instrumentation.messages_logged(len(delivery.messages), monotonic() - arrived)
+        self._release(len(messages), sum(_size(delivery) for _, delivery in deliveries))
 
     def _acknowledge(self, deliveries: list[Delivery]) -> None:
-        """Those of the broker together, since every call wakes its thread."""
-        posted = [one for one in deliveries if isinstance(one, _Posted)]
-        for one in posted:
-            one.durable.set()
-        if self.broker is not None and len(posted) < len(deliveries):
-            self.broker.acknowledge(*(one for one in deliveries if not isinstance(one, _Posted)))
+        """Acknowledge the broker's deliveries in one call, because each call wakes its thread."""
+        of_broker = []
+        for delivery in deliveries:
+            if isinstance(delivery, _Posted):
+                delivery.durable.set()
+            else:
+                of_broker.append(delivery)
+        if self.broker is not None and of_broker:
+            self.broker.acknowledge(*of_broker)
 
-    def _watch_clock(self, now: int) -> None:
-        """Nothing here waits by the clock on the wall, so a step of it does no harm; but whoever reads times should know."""
+    def _check_clock(self, now: int) -> None:
+        """Log a step of the system clock: no wait here depends on it, but readers of times do."""
         ahead = now / 1e6 - monotonic()
-        if self._ahead is not None and abs(ahead - self._ahead) > STEP_SECONDS:
-            instrumentation.clock_stepped(ahead - self._ahead)
-        self._ahead = ahead
+        if self._ahead_s is not None and abs(ahead - self._ahead_s) > STEP_SECONDS:
+            instrumentation.clock_stepped(ahead - self._ahead_s)
+        self._ahead_s = ahead
 
     def _put_back(
         self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str
     ) -> None:
-        """The disk does not take it: keep it, acknowledge nothing, try again soon."""
+        """Keep deliveries that the disk refused, unacknowledged, for another attempt soon."""
         if self.trouble is None:
             instrumentation.log_unwritable(reason)
         self.trouble = reason
@@ -208,13 +210,13 @@ class Intake(Step):
             self._swaps.extendleft(reversed(swaps))
             self._change.wait(RETRY_SECONDS)
 
-    def _make_room(self, count: int, weight: int) -> None:
+    def _release(self, count: int, size: int) -> None:
         with self._change:
             self._waiting -= count
-            self._waiting_bytes -= weight
+            self._waiting_bytes -= size
             self._change.notify_all()
 
 
-def _weight(delivery: Delivery) -> int:
-    """Bytes."""
+def _size(delivery: Delivery) -> int:
+    """Return the bytes of a delivery's messages."""
     return sum(len(topic) + len(payload) for topic, payload in delivery.messages)

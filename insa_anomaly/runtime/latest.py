@@ -1,4 +1,7 @@
-"""The newest result of every series, and which model serves it, for whoever looks (Redis); losable, so it never holds anything up."""
+"""The newest result and the serving model of every series, for readers of Redis.
+
+Results may be lost, so a slow Redis never holds up the stream.
+"""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -15,69 +18,68 @@ from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0
-AGAIN_SECONDS = 1800.0  # a model is shown again long before it fades
+REPEAT_SECONDS = 1800.0  # a model is published again long before it expires
 
 
 class LatestPublisher(Step):
-    """Keeps the newest result of a series and shows those that changed, once a second."""
+    """Publishes the newest results of the series that changed, once a second.
+
+    `model_of` returns the model that serves the series of an index.
+    """
 
     def __init__(
         self, latest: Latest, model_of: Callable[[int], str | None] = lambda _: None
     ) -> None:
-        """`model_of` says which model serves the series of this number."""
         self._latest = latest
         self._model_of = model_of
-        self._said: dict[int, tuple[str, float]] = {}  # the model last shown of a series, and when
-        self._newest: dict[int, tuple[float, int]] = {}
+        self._models: dict[int, tuple[str, float]] = {}  # by series: last published model, and when
+        self._newest: dict[int, tuple[float, int]] = {}  # by series: score and time
         self._keys: list[SeriesKey] = []
         self._lock = Lock()
 
     def update(self, telemetry: Telemetry, results: Results) -> None:
-        """A batch was scored. What came late or again is not the newest."""
+        """Take the results of a batch; late and repeated readings are not the newest."""
         moved = results.status <= Status.SCORED
         scores, times = results.score[moved].tolist(), telemetry.timestamp[moved].tolist()
         newest = dict(
             zip(telemetry.key[moved].tolist(), zip(scores, times, strict=True), strict=True)
         )
         with self._lock:
-            self._keys = (
-                list(telemetry.keys) if len(telemetry.keys) != len(self._keys) else self._keys
-            )
+            if len(telemetry.keys) != len(self._keys):
+                self._keys = list(telemetry.keys)
             self._newest.update(newest)
 
     def step(self, _: float) -> float:
-        """Show what changed since the last turn, once a second."""
+        """Publish the results since the last turn."""
         self.flush()
         return EVERY_SECONDS
 
     def flush(self) -> None:
-        """Show what changed since the last time."""
+        """Publish the results since the last call."""
         with self._lock:
             newest, self._newest = self._newest, {}
         if newest:
             self._latest.show(
-                {self._keys[index]: _shown(score, time) for index, (score, time) in newest.items()}
+                {self._keys[index]: _encoded(*result) for index, result in newest.items()}
             )
-            self._serve(newest)
+            self._publish_models(newest)
 
-    def _serve(self, indices: Iterable[int]) -> None:
-        """The models of these series, where they are new or have not been shown for long."""
+    def _publish_models(self, indices: Iterable[int]) -> None:
+        """Publish the models of these series that are new or were published long ago."""
         now = monotonic()
-        found = {
-            index: model_id for index in indices if (model_id := self._model_of(index)) is not None
-        }
-        due = {index: one for index, one in found.items() if self._due(index, one, now)}
+        models = {index: model_id for index in indices if (model_id := self._model_of(index))}
+        due = {index: one for index, one in models.items() if self._due(index, one, now)}
         if due:
-            self._said.update({index: (model_id, now) for index, model_id in due.items()})
+            self._models.update({index: (model_id, now) for index, model_id in due.items()})
             self._latest.serve({self._keys[index]: model_id for index, model_id in due.items()})
 
     def _due(self, index: int, model_id: str, now: float) -> bool:
-        said, at = self._said.get(index, ("", 0.0))
-        return said != model_id or now - at > AGAIN_SECONDS
+        published, at = self._models.get(index, ("", 0.0))
+        return published != model_id or now - at > REPEAT_SECONDS
 
 
-def _shown(score: float, microseconds: int) -> bytes:
-    stamp = datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat()
+def _encoded(score: float, time_us: int) -> bytes:
+    stamp = datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
     return msgspec.json.encode(
         {"score": round(score, 6), "is_anomaly": score < 0, "timestamp": stamp}
     )

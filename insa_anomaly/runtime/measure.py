@@ -1,4 +1,4 @@
-"""What waits and what is stored, measured now and then in a thread of its own: it holds nothing up."""
+"""Measurements of the backlog and of the storage, in a thread of its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ SIZES_EVERY_SECONDS = 300.0  # a thousand models are twelve thousand files
 
 @dataclass(frozen=True)
 class Backlog:
-    """What is looked at. `recorded` answers the sequence that the record reader has reached; `clock` gives microseconds."""
+    """Entries and events that wait; `recorded` returns the sequence that the record reader reached.
+
+    `clock` returns microseconds since the epoch.
+    """
 
     log: Log
     state: State
@@ -25,16 +28,19 @@ class Backlog:
 
 
 class Measure(Step):
-    """One thread of the daemon. `sizes` answers bytes on disk by what is stored, and may raise DiskUnreadable."""
+    """Measures the backlog every second, and the storage every five minutes.
 
-    def __init__(self, waiting: Backlog, sizes: Callable[[], Mapping[str, int]]) -> None:
-        self._waiting = waiting
+    `sizes` returns bytes on disk by kind, and may raise DiskUnreadable.
+    """
+
+    def __init__(self, backlog: Backlog, sizes: Callable[[], Mapping[str, int]]) -> None:
+        self._backlog = backlog
         self._sizes = sizes
         self._sizes_at = 0.0
         self._failed = False
 
     def step(self, _: float) -> float:
-        """Measure; answers how many seconds may pass before the next call."""
+        """Measure; log only the first of several failures in a row."""
         try:
             self._measure()
             self._failed = False
@@ -45,8 +51,8 @@ class Measure(Step):
         return EVERY_SECONDS
 
     def _measure(self) -> None:
-        state = self._waiting.state
-        for reader, reached in (("score", state.cursor), ("record", self._waiting.recorded())):
+        state = self._backlog.state
+        for reader, reached in (("score", state.cursor), ("record", self._backlog.recorded())):
             instrumentation.reader_lag(reader, *self._lag(reached))
         instrumentation.outbox_measured(state.untold())
         if monotonic() >= self._sizes_at:
@@ -54,9 +60,9 @@ class Measure(Step):
             instrumentation.storage_measured(self._sizes())
 
     def _lag(self, reached: int) -> tuple[int, float]:
-        """Entries past this one, and seconds since the oldest of them was received."""
-        log = self._waiting.log
+        """Return the count of entries after `reached`, and the age of the oldest in seconds."""
+        log = self._backlog.log
         received = log.received(reached) if log.last > reached else None
         if received is None:
             return 0, 0.0
-        return log.last - reached, max(0.0, (self._waiting.clock() - received) / 1e6)
+        return log.last - reached, max(0.0, (self._backlog.clock() - received) / 1e6)

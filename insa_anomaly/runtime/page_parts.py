@@ -1,7 +1,8 @@
-"""A page that the database refuses for what a row of it holds: recorded in parts, until the rows at fault are known.
+"""A page that the database refuses for its rows: recorded in parts, until the bad rows are known.
 
-A part is readings that lie next to each other, with the anomalies that belong to them, and leaves the cursor where it was: until the
-last part moves it the page counts as not recorded, and repeating it changes nothing.
+A part is a run of readings with their anomalies, and leaves the cursor where it was. Until the last
+part moves the cursor the page counts as not recorded, and repeating it changes nothing in the
+database.
 """
 
 from collections import defaultdict
@@ -16,37 +17,35 @@ from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import RowsRefused
 from insa_anomaly.ports.recorder import Page, Recorder, Telemetry
 
-SAMPLE = (
-    32  # rows spread over a page: where none of them is taken, it is not a row that is at fault
-)
-SEARCH_SECONDS = 10.0  # after which so much is refused that it is not a matter of rows either
+SAMPLE = 32  # rows spread over a page: if the database refuses all of them, no row is at fault
+SEARCH_SECONDS = 10.0  # a longer search means that so much is refused that no row is at fault
 
 
 class PageParts:
-    """The readings of a page, each with its anomalies, and the rest of it. `before` is the cursor as it was."""
+    """The readings of a page with their anomalies, and the rest; `before` is the old cursor."""
 
     def __init__(self, page: Page, before: int) -> None:
         self._page = page
         self._before = before
         self.anomaly_ids = list(_anomaly_ids(page.telemetry))
-        rows = {
-            name: row for row, name in reversed(list(enumerate(self.anomaly_ids)))
-        }  # of a reading said twice the first
-        self._first_said = sorted(rows.values())
+        # The row of a reading that came twice is the first.
+        rows = {name: row for row, name in reversed(list(enumerate(self.anomaly_ids)))}
+        self._first_rows = sorted(rows.values())
         self._others: list[Anomaly] = []
         self._of_row: dict[int, list[Anomaly]] = defaultdict(list)
         for anomaly in page.anomalies:
             (self._of_row[rows[anomaly.id]] if anomaly.id in rows else self._others).append(anomaly)
 
     def record(self, recorder: Recorder) -> dict[int, str]:
-        """Record all but the rows that are refused; answers those, each with the database's words. The cursor stays.
+        """Record all rows but the refused, and return these with the database's words.
 
-        Raises RowsRefused where it is not for single readings: the rest of the page is refused by itself, or none of `SAMPLE` rows is
-        taken, or the search takes too long. Also DatabaseAway and DatabaseRefused. What was recorded by then may be recorded again.
+        The cursor stays. Raises RowsRefused if no single readings are at fault: the rest of the
+        page is refused by itself, or none of `SAMPLE` rows is taken, or the search takes too long.
+        Raises DatabaseAway and DatabaseRefused. Rows recorded until then may be recorded again.
         """
         until = monotonic() + SEARCH_SECONDS
         recorder.record(self._rest(self._before, self._page.rejected))
-        self._find_one_taken(recorder)
+        self._check_sample(recorder)
         refused: dict[int, str] = {}
         undecided = [(0, len(self.anomaly_ids))] if self.anomaly_ids else []
         while undecided:
@@ -64,16 +63,17 @@ class PageParts:
         return refused
 
     def last(self, rejected: Sequence[Rejected]) -> Page:
-        """The part that moves the cursor, with these messages for the dead letters."""
+        """Return the part that moves the cursor, with these messages for the dead letters."""
         return self._rest(self._page.seq, rejected)
 
-    def _find_one_taken(self, recorder: Recorder) -> None:
-        """Raises RowsRefused, the first of them, where there is none. What was said twice counts as it was first, so that is tried."""
-        said = self._first_said
-        first: RowsRefused | None = None
-        for place in np.linspace(0, len(said) - 1, min(SAMPLE, len(said))).astype(int).tolist():
-            row = said[place]
-            error = _refusal(recorder, self._part(row, row + 1))
+    def _check_sample(self, recorder: Recorder) -> None:
+        """Raise the first RowsRefused if the database takes no row of a sample.
+
+        The rows are first occurrences: a repeated reading counts as it came first.
+        """
+        rows, first = self._first_rows, None
+        for place in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int).tolist():
+            error = _refusal(recorder, self._part(rows[place], rows[place] + 1))
             if error is None:
                 return
             first = first or error
@@ -93,11 +93,10 @@ class PageParts:
         )
 
     def _rest(self, seq: int, rejected: Sequence[Rejected]) -> Page:
-        nothing = _rows(self._page.telemetry, 0, 0)
         return replace(
             self._page,
             seq=seq,
-            telemetry=nothing,
+            telemetry=_rows(self._page.telemetry, 0, 0),
             anomalies=self._others,
             rejected=rejected,
             late=(),

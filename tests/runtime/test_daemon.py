@@ -140,7 +140,7 @@ class Plant:
             state=self.state,
             recorder=self.recorder,
             models=self.shelf,
-            paging=paging,
+            settings=paging,
         )
         alert = AlertDispatcher(
             state=self.state,

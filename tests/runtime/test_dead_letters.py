@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.reading import Raw, Rejected, RejectionReason
-from insa_anomaly.runtime.dead_letters import ONE_OF, SAMPLED_BYTES, Quota
+from insa_anomaly.runtime.dead_letters import SAMPLE_EVERY, SAMPLED_BYTES, Quota
 
 HOUR = 3600 * SECOND
 
@@ -69,7 +69,7 @@ def test_a_flood_is_sampled_and_hides_nothing() -> None:
     assert (
         200
         <= sum(one.reason == RejectionReason.MALFORMED for one in kept)
-        <= 200 + 100_000 // ONE_OF
+        <= 200 + 100_000 // SAMPLE_EVERY
     )
     assert sum(one.reason == RejectionReason.EMPTY for one in kept) == 1
     assert len(kept) + dropped.total() == 100_001
@@ -77,11 +77,13 @@ def test_a_flood_is_sampled_and_hides_nothing() -> None:
 
 def test_bytes_have_a_limit_too() -> None:
     """Large letters use up the limit; then only small letters are sampled."""
-    large = [letter(RejectionReason.TOO_LARGE, i, SAMPLED_BYTES + 1) for i in range(3 * ONE_OF)]
+    large = [
+        letter(RejectionReason.TOO_LARGE, i, SAMPLED_BYTES + 1) for i in range(3 * SAMPLE_EVERY)
+    ]
     kept, dropped, quota = Quota(10**9, 10 * SAMPLED_BYTES).sift(large)
     assert len(kept) == 10
     assert dropped[RejectionReason.TOO_LARGE] == len(large) - 10
-    kept, _, _ = quota.sift(letter(RejectionReason.TOO_LARGE, i) for i in range(2 * ONE_OF))
+    kept, _, _ = quota.sift(letter(RejectionReason.TOO_LARGE, i) for i in range(2 * SAMPLE_EVERY))
     assert len(kept) == 2
 
 

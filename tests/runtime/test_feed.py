@@ -297,7 +297,7 @@ def test_it_is_known_when_an_entry_came(monkeypatch: pytest.MonkeyPatch) -> None
     log.append([], [], NOW)
     feed = fed(log)
     for seq in range(2, 7):
-        feed.add(log.append([], [], NOW), came=float(seq))
+        feed.add(log.append([], [], NOW), arrived=float(seq))
     assert [feed.arrived_at(seq) for seq in range(1, 7)] == [None, 4.0, 4.0, 4.0, 5.0, 6.0]
     before = monotonic()
     feed.add(log.append([], [], NOW))

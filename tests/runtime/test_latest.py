@@ -162,5 +162,5 @@ def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(
     assert shown() == {}
     model_of[1] = "m2"
     assert shown() == {keys[1]: "m2"}
-    monkeypatch.setattr(showing, "AGAIN_SECONDS", -1.0)
+    monkeypatch.setattr(showing, "REPEAT_SECONDS", -1.0)
     assert shown() == {keys[0]: "m0", keys[1]: "m2"}

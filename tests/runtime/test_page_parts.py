@@ -100,7 +100,7 @@ def recording(world: Choosy, recorder: Recorder, paging: RecordSettings) -> Reco
         state=world.state,
         recorder=recorder,
         models=world.shelf,
-        paging=paging,
+        settings=paging,
     )
 
 

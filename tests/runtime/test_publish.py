@@ -252,7 +252,7 @@ def test_an_offer_wakes_who_waits() -> None:
     box.add("t")
     began = monotonic()
     box.tell.step(60.0)
-    assert monotonic() - began < telling.IDLE_SECONDS
+    assert monotonic() - began < 1.0
     assert box.broker.tried == [(1, 1)]
 
 
@@ -314,7 +314,7 @@ def test_trying_refused_events_again_tells_no_other_twice(monkeypatch: pytest.Mo
     box.broker.refusing["bad"] = "not authorised"
     box.add("t", "bad", "t")
     box.steps(3)
-    box.tell._again_at, box.broker.refusing = 0.0, {}
+    box.tell._retry_at, box.broker.refusing = 0.0, {}
     box.steps(3)
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 2]
 
@@ -349,7 +349,7 @@ def test_what_a_full_disk_keeps_in_the_outbox_is_not_told_again_with_what_was_re
     monkeypatch.setattr(MemoryState, "told", refuse)
     box.add("t", "bad", "t")
     box.steps(3)
-    box.tell._again_at, box.broker.refusing = 0.0, {}
+    box.tell._retry_at, box.broker.refusing = 0.0, {}
     box.steps(3)
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 2]
 
@@ -364,14 +364,14 @@ def test_a_refused_event_stays_and_is_tried_again_in_time() -> None:
     box.steps(5)
     assert box.waiting() == [2, 4]
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 4]
-    assert box.tell._again_at is not None
-    assert telling.REFUSED_SECONDS - 5 < box.tell._again_at - monotonic() <= telling.REFUSED_SECONDS
+    assert box.tell._retry_at is not None
+    assert telling.REFUSED_SECONDS - 5 < box.tell._retry_at - monotonic() <= telling.REFUSED_SECONDS
     box.add("t")
     box.steps(3)
     assert box.waiting() == [2, 4]
     for last in (False, True):
         box.broker.refusing = {} if last else box.broker.refusing
-        box.tell._again_at = 0.0
+        box.tell._retry_at = 0.0
         box.steps(4)
         assert box.waiting() == ([] if last else [2, 4])
     assert [number for _, number in box.broker.tried] == [1, 2, 3, 4, 5, 2, 4, 2, 4]
@@ -407,7 +407,7 @@ def test_what_is_refused_does_not_stop_what_is_under_way() -> None:
     box.broker.answering = False
     box.add("t")
     box.steps(2)
-    box.tell._again_at = 0.0
+    box.tell._retry_at = 0.0
     box.steps(3)
     assert [number for _, number in box.broker.tried] == [1, 2]
     box.broker.answering = True
@@ -498,8 +498,8 @@ def test_a_broker_that_hangs_up_over_an_event_is_not_provoked(
     box.steps(3)
     assert box.waiting() == [1]
     assert [number for _, number in box.broker.tried] == [1, 2, 2]
-    assert box.tell._again_at is not None
-    assert box.tell._again_at > monotonic() + telling.DENIED_SECONDS - 60
+    assert box.tell._retry_at is not None
+    assert box.tell._retry_at > monotonic() + telling.DENIED_SECONDS - 60
     assert box.tell.trouble == "the broker refuses events on bad: not authorised"
 
 
@@ -516,7 +516,7 @@ def test_refused_events_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     box.steps(20)
     assert box.waiting() == list(range(21, 31))
     box.broker.refusing = {}
-    box.tell._again_at = 0.0
+    box.tell._retry_at = 0.0
     box.steps(20)
     assert box.waiting() == []
     assert box.tell.trouble is None

@@ -88,7 +88,7 @@ def recording(world: Recording, paging: RecordSettings) -> RecordReader:
         state=world.state,
         recorder=world.recorder,
         models=world.shelf,
-        paging=paging,
+        settings=paging,
     )
 
 
