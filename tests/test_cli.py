@@ -13,7 +13,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from insa_anomaly.cli import ALREADY_RUNNING, BAD_CONFIG, cli, main
+from insa_anomaly.cli import BAD_CONFIG, cli, main
+from insa_anomaly.commands.options import ALREADY_RUNNING
 from insa_anomaly.errors import (
     AddressInUse,
     AlreadyRunning,
@@ -204,7 +205,7 @@ def test_the_status_of_a_health_check(
             worst=[],
         )
 
-    monkeypatch.setattr("insa_anomaly.cli.check", check)
+    monkeypatch.setattr("insa_anomaly.commands.health.check", check)
     answer = said("health")
     assert answer[0] == status
     assert ("decided: 1 retrain" in answer[1]) == (healthy is not None)

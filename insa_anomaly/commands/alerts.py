@@ -1,8 +1,13 @@
 """The command `alerts`: pending alerts and dead letters, and another attempt."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
+from insa_anomaly.commands.options import Config, Json, load_for_use
 from insa_anomaly.core.notification.alert import Alert
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, NotFound
@@ -21,7 +26,7 @@ def letters(settings: Settings) -> tuple[list[PendingAlert], list[DeadAlert]]:
         return file.waiting(), file.dead()
 
 
-def retry(settings: Settings, number: int) -> DeadAlert:
+def retry_letter(settings: Settings, number: int) -> DeadAlert:
     """Have a dead letter delivered after all, by the daemon that runs or the next. Raises NotFound, Conflict, AlertsBroken."""
     one = next((one for one in letters(settings)[1] if one.number == number), None)
     if one is None:
@@ -54,3 +59,24 @@ def _minute(at: int) -> str:
 
 def _about(alert: Alert | None) -> str:
     return "(of another version)" if alert is None else f"{alert.subject}: {alert.text}"
+
+
+def alerts_command(
+    config: Config = None,
+    retry: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Deliver this dead letter after all.")
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """List alerts that wait to be delivered, and those that were given up: the dead letters of thirty days."""
+    settings, _ = load_for_use(config)
+    if retry is not None:
+        typer.echo(f"{retry} waits for {retry_letter(settings, retry).target} again")
+        return
+    waiting, dead = letters(settings)
+    typer.echo(
+        msgspec.json.encode({"waiting": waiting, "dead": dead}).decode()
+        if json
+        else text(waiting, dead)
+    )

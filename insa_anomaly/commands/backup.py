@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import typer
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.disk.backup import (
@@ -26,6 +28,7 @@ from insa_anomaly.adapters.disk.backup import (
 from insa_anomaly.adapters.embedded import Installation
 from insa_anomaly.adapters.postgres import dump
 from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.commands.options import Config, load_for_use
 from insa_anomaly.errors import BackupFailed
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.settings.load import Settings
@@ -155,3 +158,24 @@ def _programs(name: str, major: int) -> Path:
 
 def _fitting(name: str, major: int, installations: Sequence[Installation]) -> list[Installation]:
     return [each for each in installations if each.major >= major and (each.bindir / name).exists()]
+
+
+def backup_command(
+    target: Annotated[
+        Path, typer.Argument(help="Folder to put it in, under the time it was taken.")
+    ],
+    config: Config = None,
+) -> None:
+    """Back up database, models, log and states into a folder of their own; the daemon may run meanwhile."""
+    settings, _ = load_for_use(config)
+    typer.echo(str(backup(settings, target)))
+
+
+def restore_command(
+    folder: Annotated[Path, typer.Argument(help="The backup: a folder that `backup` wrote.")],
+    config: Config = None,
+) -> None:
+    """Restore a backup to where the configuration says, while no daemon runs and nothing is there yet."""
+    settings, _ = load_for_use(config)
+    manifest = restore(settings, folder)
+    typer.echo(f"restored what version {manifest.version} backed up at {manifest.taken_at}")

@@ -3,29 +3,20 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import typer
+
 from insa_anomaly.adapters.mqtt import MqttConnection, Terms
-from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import PostgresConnection as DatabaseConnection
-from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.commands.options import Config, load_for_use
+from insa_anomaly.commands.outline import outline
 from insa_anomaly.errors import BrokerAway, InsaError
+from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
 from insa_anomaly.wiring import alerts, storage
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.models import model_files
-
-
-def migrate_database(settings: Settings) -> list[str]:
-    """Apply what is missing; the names of what was applied."""
-    with database(settings) as dsn:
-        return migrate(dsn)
-
-
-def migrate_as(url: str, login: str | None) -> tuple[list[str], list[str]]:
-    """The same as the schema's owner, by an administrator's address; with `login` the roles are made first. Answers both kinds of names."""
-    made = roles.create_roles(url, login) if login else []
-    return made, roles.migrate_as_owner(url)
 
 
 def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
@@ -90,3 +81,17 @@ def _try_redis(url: str, settings: Settings) -> None:
 
     with RedisLatest(url, secret(settings.redis.password_file)) as latest:
         latest.try_out()
+
+
+def check_config_command(config: Config = None) -> None:
+    """Explain mistakes in the configuration, one line each, say what would run, and try the connections."""
+    settings, source = load_for_use(config)
+    set_up_logging("ERROR", settings.logging.form)  # what an attempt has to say stands in its line
+    typer.echo(f"{source}: every setting is understood. A daemon of it")
+    for sentence in outline(settings):
+        typer.echo(f"  {sentence}")
+    failed = False
+    for name, said, wrong in try_connections(settings):
+        failed |= wrong
+        typer.echo(f"{name}: {said}")
+    raise typer.Exit(1 if failed else 0)

@@ -8,22 +8,26 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Annotated
 from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
 import numpy as np
+import typer
 
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.mqtt import Listener
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.commands.options import FiguresJson
 from insa_anomaly.commands.train import train_many
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import BrokerAway, ServiceError
+from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import (
@@ -209,3 +213,15 @@ def _columns(series: SeriesHistory) -> Telemetry:
         quality=np.zeros(n, np.int16),
         flags=np.zeros(n, np.int16),
     )
+
+
+def demo_command(
+    duration: Annotated[
+        float | None, typer.Option(min=5, help="Seconds of streaming [default: until Ctrl-C].")
+    ] = None,
+    *,
+    json: FiguresJson = False,
+) -> None:
+    """Show the whole way on a simulated plant with known faults, on servers of its own."""
+    set_up_logging("WARNING")
+    raise typer.Exit(run_demo(duration, json=json))

@@ -3,10 +3,23 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from getpass import getuser
+from typing import Annotated
+
+import msgspec
+import typer
 
 from insa_anomaly.adapters.postgres.schema import migrate
+from insa_anomaly.commands.options import (
+    ALREADY_RUNNING,
+    Config,
+    Json,
+    fail,
+    load_settings,
+    series_key,
+)
 from insa_anomaly.core.operations.model_health import Action
 from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.errors import Conflict
 from insa_anomaly.ports.model_health import DecisionFilter
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import (
@@ -70,3 +83,29 @@ def _line(one: DecisionView) -> str:
         part for part in (one.outcome or one.status, one.job_status, one.job_outcome) if part
     )
     return f"{one.at[:16]}Z  {one.kind} version {one.model_version} ({one.cause}): {one.reason} [{came_of_it}]"
+
+
+def health_command(
+    config: Config = None,
+    why: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE/METRIC",
+            help="Check nothing: print what was decided about the models of this series, and why.",
+        ),
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Check all models now: status 0 where all is well, 1 where something needs a person. A running daemon does what is decided."""
+    settings, _ = load_settings(config)
+    if why is not None:
+        page = trail(settings, series_key(why))
+        typer.echo(msgspec.json.encode(page).decode() if json else trail_text(page))
+        return
+    try:
+        report = check(settings)
+    except Conflict as error:
+        fail(error, ALREADY_RUNNING)
+    typer.echo(msgspec.json.encode(report).decode() if json else text(report))
+    raise typer.Exit(0 if report.healthy else 1)

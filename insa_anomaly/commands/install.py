@@ -1,345 +1,122 @@
-"""The service on a machine: account, folders, configuration, key, units. Said first, done on demand; done again it changes nothing."""
+"""The commands `install` and `uninstall`: this machine made ready for the service, and back."""
 
-import json
-import os
-import secrets
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+import re
+import sys
 from pathlib import Path
+from typing import Annotated
 
-from insa_anomaly.errors import InstallationFailed
-from insa_anomaly.shipped import shipped
+import msgspec
+import typer
 
-ACCOUNT = "insa-anomaly"
-KEY_BYTES = 32
-_UNITS = ("insa-anomaly.service", "insa-anomaly@.service")
-_PROGRAM = "/opt/insa-anomaly/bin/insa-anomaly"  # in the units as shipped
-_CONFIG = """# The settings of this plant; every other keeps its default. manual.yaml beside it says what there is and what it means.
-broker:
-  host: 127.0.0.1
-  # username: insa-anomaly
-  # password_file: broker-password    # a file in /etc/insa-anomaly/secrets
+from insa_anomaly.adapters.postgres import roles
+from insa_anomaly.adapters.postgres.connection import as_login
+from insa_anomaly.adapters.postgres.schema import is_up_to_date
+from insa_anomaly.settings.secrets import without_secret
+from insa_anomaly.workbench.installation import (
+    ACCOUNT,
+    Site,
+    Step,
+    apply,
+    install,
+    pending,
+    uninstall,
+    unnamed,
+)
 
-"""
-_EMBEDDED = """database:
-  url: null # an embedded server, in /var/lib/insa-anomaly; a server of yours is set up by `insa-anomaly install --database`
-"""
-_DATABASE = """database:
-  url: {url}
-  roles: true
-  # password_file: database-password  # where the login has one; a file in /etc/insa-anomaly/secrets
-"""
-_INSTANCE = """# One line or area, {name}: folders, a port and a name at the broker of its own.
-broker: {{client_id: insa-anomaly-{name}}}
-storage: {{directory: /var/lib/insa-anomaly/{name}}}
-models: {{directory: /var/lib/insa-iiot/ml_models/{name}, key_file: /var/lib/insa-anomaly/{name}/model.key}}
-http: {{port: {port}}}
-readings: {{subscriptions: [{{topic: "insa/iiot/telemetry/{name}/{{device_id}}", format: auto}}]}}
-"""
-_HOMES = (Path("/root"), Path("/home"), Path("/tmp"))  # noqa: S108 - the units hide these
-_FIRST_PORT = 8788  # of an instance; 8787 is the default's
+INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One thing that is to be so: whether it is, and how it becomes so."""
-
-    what: str
-    done: Callable[[], bool]
-    do: Callable[[], None]
+Apply = Annotated[
+    bool, typer.Option("--apply", help="Do it; without this it is only said what would be done.")
+]
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where it goes: `root` is the machine's own root folder, or a scratch one; `program` the command that the units start."""
-
-    root: Path
-    program: Path
-
-    def path(self, name: str) -> Path:
-        """A path of the system, below the root."""
-        return self.root / name.lstrip("/")
-
-    @property
-    def real(self) -> bool:
-        """Whether it is this machine's own root."""
-        return self.root == Path("/")
-
-    @property
-    def ids(self) -> tuple[int, int] | None:
-        """User and group of the account; None where there is none, or we may give nothing away."""
-        passwd = self.path("/etc/passwd")
-        lines = (
-            passwd.read_text(encoding="utf-8").splitlines()
-            if os.geteuid() == 0 and passwd.exists()
-            else []
-        )
-        found = next((line.split(":") for line in lines if line.startswith(f"{ACCOUNT}:")), None)
-        return None if found is None else (int(found[2]), int(found[3]))
+Root = Annotated[
+    Path, typer.Option(help="Root folder to do it in, for images and trials.", file_okay=False)
+]
 
 
-def install(site: Site, instances: Sequence[str], database: str | None = None) -> list[Step]:
-    """What is to be so for the service to run, in order; new configurations name this `database`, None: an embedded one each.
-
-    Raises InstallationFailed where the units could not start the program.
-    """
-    home = next(
-        (home for home in _HOMES if site.real and site.program.resolve().is_relative_to(home)), None
+def install_command(
+    *,
+    apply: Apply = False,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(help="A line or area with a daemon of its own; may be repeated."),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="A PostgreSQL of yours, to be given roles and schema: address of a superuser.",
+            metavar="URL",
+        ),
+    ] = None,
+    root: Root = Path("/"),
+) -> None:
+    """Make this machine ready for the service: account, folders, configuration, key, units, database. Safe to do again; needs root."""
+    site, instances = (
+        Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly"),
+        _instances(instance or []),
     )
-    if home is not None:
-        raise InstallationFailed(
-            f"{site.program} lies below {home}, where a service may not look: install the program below /opt"
-        )
-    if site.real and os.geteuid() != 0:
-        raise InstallationFailed("only root can install a service: sudo, or --root for a trial")
-    return [
-        *_account(site),
-        *_folders(site),
-        *_configuration(site, instances, database),
-        *_key(site, instances),
-        *_units(site),
-        *_shared(site),
-    ]
-
-
-def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
-    """Configurations that were there before, and do not name this database in these words."""
-    paths = [site.path(f"/etc/insa-anomaly/{name}.yaml") for name in ("config", *instances)]
-    return [
-        path
-        for path in paths
-        if path.exists() and json.dumps(database) not in path.read_text(encoding="utf-8")
-    ]
-
-
-def uninstall(site: Site) -> list[Step]:
-    """Units, command and shared files gone; the data, the configuration and the account stay."""
-    paths = [site.path(f"/etc/systemd/system/{name}") for name in _UNITS]
-    gone = [site.path("/usr/local/bin/insa-anomaly"), site.path("/usr/local/share/insa-anomaly")]
-    steps = [
-        Step(f"remove {path}", partial(_absent, path), partial(_remove, path))
-        for path in (*paths, *gone)
-    ]
-    stop = _systemctl(site, "disable", "--now", _UNITS[0]) if paths[0].exists() else []
-    return [*stop, *steps]
-
-
-def pending(steps: Sequence[Step]) -> list[Step]:
-    """Those that are still to be done."""
-    return [step for step in steps if not _is_done(step)]
-
-
-def apply(steps: Sequence[Step]) -> Iterator[str]:
-    """Do what is to be done, in order, answering each as it is done. Raises InstallationFailed."""
-    for step in steps:
-        if not _is_done(step):
-            with _told(step):
-                step.do()
-            yield step.what
-
-
-def _is_done(step: Step) -> bool:
-    with _told(step):
-        return step.done()
-
-
-@contextmanager
-def _told(step: Step) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        raise InstallationFailed(f"{step.what}: {str(reason).strip()}") from error
-
-
-# ---------------------------------------------------------------------------------------------------- what is done
-def _account(site: Site) -> list[Step]:
-    if os.geteuid() != 0:
-        return []  # into a scratch root; there nothing is given away either
-    prefix = [] if site.real else ["--prefix", str(site.root)]
-    argv = [
-        "/usr/sbin/useradd",
-        *prefix,
-        "--system",
-        "--user-group",
-        "--no-create-home",
-        "--home-dir",
-        "/var/lib/insa-anomaly",
-    ]
-    return [
-        Step(
-            f"make the account {ACCOUNT}",
-            lambda: site.ids is not None,
-            partial(_run, [*argv, "--shell", "/usr/sbin/nologin", ACCOUNT]),
-        )
-    ]
-
-
-def _folders(site: Site) -> list[Step]:
-    return [
-        _folder(site, "/etc/insa-anomaly", 0o750, "group"),
-        _folder(site, "/etc/insa-anomaly/secrets", 0o750, "group"),
-        _folder(site, "/var/lib/insa-anomaly", 0o700, "owner"),
-        _folder(site, "/var/lib/insa-iiot", 0o755, "root"),
-        _folder(site, "/var/lib/insa-iiot/ml_models", 0o700, "owner"),
-    ]
-
-
-def _configuration(site: Site, instances: Sequence[str], database: str | None) -> Iterator[Step]:
-    """The plant's own is written once and never touched again; the manual follows the program."""
-    manual = shipped("config.yaml").read_text(encoding="utf-8")
-    yield _file(site, "/etc/insa-anomaly/manual.yaml", manual, 0o644, "root")
-    named = None if database is None else _DATABASE.format(url=json.dumps(database))
-    texts = {"config": _CONFIG + (named or _EMBEDDED)}
-    for place, name in enumerate(instances):
-        texts[name] = _INSTANCE.format(name=name, port=_FIRST_PORT + place) + (named or "")
-    for name, text in texts.items():
-        path = site.path(f"/etc/insa-anomaly/{name}.yaml")
-        yield Step(
-            f"write {path}", path.exists, partial(_write, site, path, text.encode(), 0o640, "group")
+    if database is None:
+        _do(install(site, instances), apply)
+        return
+    named = address(database)
+    steps = install(site, instances, named)
+    _do(
+        [*database_steps(database), *steps], apply
+    )  # one that cannot be reached stops it before anything is done
+    for path in unnamed(site, instances, named):
+        typer.echo(
+            f"{path} was there before: see that it has database: {msgspec.json.encode({'url': named, 'roles': True}).decode()}"
         )
 
 
-def _key(site: Site, instances: Sequence[str]) -> Iterator[Step]:
-    """What authenticates the models; made once: with another every model there is would look altered."""
-    for name in ("", *instances):
-        folder = f"/var/lib/insa-anomaly/{name}".rstrip("/")
-        if name:
-            yield _folder(site, folder, 0o700, "owner")
-            yield _folder(site, f"/var/lib/insa-iiot/ml_models/{name}", 0o700, "owner")
-        path = site.path(f"{folder}/model.key")
-        yield Step(
-            f"make the key {path}",
-            path.exists,
-            partial(_write, site, path, secrets.token_bytes(KEY_BYTES), 0o600, "owner"),
+def uninstall_command(*, apply: Apply = False, root: Root = Path("/")) -> None:
+    """Take the units and the command away; data, configuration and account stay."""
+    _do(uninstall(Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")), apply)
+
+
+def _instances(names: list[str]) -> list[str]:
+    for name in names:
+        if not INSTANCE.fullmatch(name) or name in {"config", "manual"}:
+            raise typer.BadParameter(
+                f"--instance {name}: a name is letters, digits, - and _, and neither config nor manual"
+            )
+    return names
+
+
+def _do(steps: list[Step], really: bool) -> None:  # noqa: FBT001 - what the option says
+    if not really:
+        for step in pending(steps):
+            typer.echo(f"would {step.what}")
+        typer.echo(
+            "nothing was changed; --apply does it" if pending(steps) else "there is nothing to do"
         )
+        return
+    for what in apply(steps):
+        typer.echo(what)
+    typer.echo("done")
 
 
-def _units(site: Site) -> Iterator[Step]:
-    changed = False
-    for name in _UNITS:
-        text = (
-            (shipped("systemd") / name)
-            .read_text(encoding="utf-8")
-            .replace(_PROGRAM, str(site.program))
-        )
-        step = _file(site, f"/etc/systemd/system/{name}", text, 0o644, "root")
-        changed |= not step.done()
-        yield step
-    if changed:
-        yield from _systemctl(site, "daemon-reload")
+def database_steps(url: str) -> list[Step]:
+    """What is to be so at this address, which is of a superuser. Asking raises DatabaseAway, DatabaseRefused or MigrationError."""
 
-
-def _shared(site: Site) -> Iterator[Step]:
-    """The command on everybody's PATH; the broker's configuration and the dashboards, to be taken from there."""
-    link = site.path("/usr/local/bin/insa-anomaly")
-    linked = link.is_symlink() and link.readlink() == site.program
-    if site.program.parent != Path("/usr/local/bin"):
-        yield Step(
-            f"link {link} to {site.program}", lambda: linked, partial(_link, link, site.program)
-        )
-    for name in ("mosquitto", "dashboards"):
-        for source in sorted(path for path in shipped(name).rglob("*") if path.is_file()):
-            target = f"/usr/local/share/insa-anomaly/{name}/{source.relative_to(shipped(name))}"
-            yield _file(site, target, source.read_text(encoding="utf-8"), 0o644, "root")
-
-
-# ----------------------------------------------------------------------------------------------------- how it is done
-def _folder(site: Site, name: str, mode: int, whose: str) -> Step:
-    path = site.path(name)
-    return Step(
-        f"make the folder {path}, {mode:04o}",
-        partial(_is, site, path, mode, whose),
-        partial(_make_folder, site, path, mode, whose),
-    )
-
-
-def _file(site: Site, name: str, text: str, mode: int, whose: str) -> Step:
-    path = site.path(name)
-
-    def same() -> bool:
-        return (
-            path.exists()
-            and path.read_text(encoding="utf-8") == text
-            and _is(site, path, mode, whose)
-        )
-
-    return Step(f"write {path}", same, partial(_write, site, path, text.encode(), mode, whose))
-
-
-def _is(site: Site, path: Path, mode: int, whose: str) -> bool:
-    if not path.exists():
-        return False
-    status = path.stat()
-    return status.st_mode & 0o777 == mode and (
-        _ids(site, whose) in {None, (status.st_uid, status.st_gid)}
-    )
-
-
-def _ids(site: Site, whose: str) -> tuple[int, int] | None:
-    """Of the account, of root with the account's group, or of root alone."""
-    ids = site.ids
-    if ids is None:
-        return None
-    return {"owner": ids, "group": (0, ids[1]), "root": (0, 0)}[whose]
-
-
-def _make_folder(site: Site, path: Path, mode: int, whose: str) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    _give(site, path, mode, whose)
-
-
-def _give(site: Site, path: Path, mode: int, whose: str) -> None:
-    ids = _ids(site, whose)
-    if ids is not None:
-        os.chown(path, *ids)
-    path.chmod(mode)
-
-
-def _write(site: Site, path: Path, data: bytes, mode: int, whose: str) -> None:
-    """Nobody sees it before it is whole and its owner's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    new.touch(0o600)
-    new.write_bytes(data)
-    _give(site, new, mode, whose)
-    new.replace(path)
-
-
-def _link(link: Path, program: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(program)
-
-
-def _absent(path: Path) -> bool:
-    return not path.exists() and not path.is_symlink()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _systemctl(site: Site, *words: str) -> list[Step]:
-    """Only where systemd runs."""
-    if not site.real or not Path("/run/systemd/system").is_dir():
-        return []
-    asked: list[bool] = []
+    def done() -> bool:
+        return is_up_to_date(url) and roles.are_given(url, ACCOUNT)
 
     def do() -> None:
-        asked.append(True)
-        _run(["systemctl", *words])
+        roles.create_roles(url, ACCOUNT)
+        roles.migrate_as_owner(url)
 
-    return [Step(f"systemctl {' '.join(words)}", lambda: bool(asked), do)]
+    return [
+        Step(
+            f"make the schema, roles of least privilege and the login {ACCOUNT} at {without_secret(url)}",
+            done,
+            do,
+        )
+    ]
 
 
-def _run(argv: Sequence[str]) -> None:
-    subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+def address(url: str) -> str:
+    """What the daemon's configuration names: the same place by the daemon's own login, without a password."""
+    return as_login(url, ACCOUNT)

@@ -1,7 +1,13 @@
 """The command `export`: the files of a model, verified and unsealed."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
+import typer
+
+from insa_anomaly.commands.options import Config, Json, load_for_use
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.settings.load import Settings
@@ -20,3 +26,39 @@ def export_model(settings: Settings, model_id: str, target: Path) -> list[Path]:
     except OSError as error:
         raise ModelFileError(f"{target} cannot be written: {error}") from error
     return paths
+
+
+def models_command(config: Config = None, *, json: Json = False) -> None:
+    """List the models on disk, newest first."""
+    settings, _ = load_for_use(config)
+    with model_files(settings) as files:
+        found = files.rows()
+    if json:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    for row in found:
+        trained = datetime.fromtimestamp(row.trained_at / 1e6, UTC)
+        known = f"{row.status}  {trained:%Y-%m-%d %H:%M}  {row.training_samples:,} readings"
+        typer.echo(f"{row.device_id}/{row.metric_name}  v{row.version}  {known}  {row.id}")
+    if not found:
+        typer.echo(
+            "no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`"
+        )
+
+
+def export_command(
+    model_id: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Its id, as `insa-anomaly models` prints it.")
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Where its files go; made if need be.", file_okay=False
+        ),
+    ],
+    config: Config = None,
+) -> None:
+    """Copy the files of a model, verified and unsealed: open a pickle of it from there, never from the folder of the models."""
+    settings, _ = load_for_use(config)
+    for path in export_model(settings, model_id, target):
+        typer.echo(path)

@@ -1,13 +1,18 @@
 """Training: the process that does it, the daemon's, and the commands that ask for it."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.console import Console
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.commands.options import Config, load_for_use
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.units import Floats, Ints
@@ -23,7 +28,8 @@ from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
 from insa_anomaly.wiring.models import model_files
 from insa_anomaly.wiring.training import training_service
-from insa_anomaly.workbench.progress import Advance, progress
+from insa_anomaly.workbench.progress import Advance, open_console, progress
+from insa_anomaly.workbench.recordings import recording
 from insa_anomaly.workbench.recordings.recording import Recording
 
 Outcomes = dict[SeriesKey, str]
@@ -134,3 +140,53 @@ def _rows(columns: dict[str, Column]) -> tuple[Ints, Floats]:
     for place, (times, column) in enumerate(columns.values()):
         values[np.searchsorted(moments, times), place] = column
     return moments, values
+
+
+def train_command(
+    config: Config = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device to train, with --metric; from --csv: the name to give."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric to train.")] = None,
+    *,
+    every: Annotated[
+        bool, typer.Option("--all", help="Train every series that has recorded readings.")
+    ] = False,
+    csv: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Train from recorded files instead of stored telemetry; may be repeated."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=100, help="With --csv: the first rows only.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="With --all: how many to train at once [default: training.processes].",
+        ),
+    ] = None,
+) -> None:
+    """Train models: one series or all, from stored telemetry or from recorded files. A running daemon takes them over by itself."""
+    settings, _ = load_for_use(config)
+    console = open_console(sys.stderr)
+    if csv:
+        recordings = recording.inspect_all(csv, device, metric)
+        outcomes = train_recordings(settings, recordings, rows, console)
+    elif every or (device and metric):
+        outcomes = train_stored(
+            settings, None if every else [SeriesKey(device or "", metric or "")], jobs, console
+        )
+    else:
+        raise typer.BadParameter(
+            "say what to train: --device with --metric, or --all, or --csv FILE"
+        )
+    for key, outcome in outcomes.items():
+        typer.echo(f"{'/'.join(key)}: {outcome}")
+    raise typer.Exit(
+        0 if all(outcome.startswith("trained") for outcome in outcomes.values()) else 1
+    )

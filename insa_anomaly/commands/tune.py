@@ -1,22 +1,26 @@
 """Trying settings on recorded files, or on what is stored of a series."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
+from insa_anomaly.commands.options import Config, FiguresJson, load_settings
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.tuning import Series, Setting, Tried, tried
 from insa_anomaly.errors import InsaError
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.database import database
-from insa_anomaly.workbench.progress import progress
+from insa_anomaly.workbench.progress import open_console, progress
 from insa_anomaly.workbench.recordings.table import load, recordings
 
 ACCEPTED = (0.02, 0.05, 0.14, 0.5, 1.0, 3.0)  # false episodes a day, where none are said
@@ -140,3 +144,41 @@ def _grid(rows: Sequence[Tried], now: Setting, name: str) -> Grid:
             *numbers, *(f"{rate:.1%}" for rate in rates), "configured" if setting == now else ""
         )
     return grid
+
+
+def tune_command(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Recorded, as for `evaluate`; none: what is stored of a series."),
+    ] = None,
+    config: Config = None,
+    device: Annotated[str | None, typer.Option(help="Device of a stored series.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric of a stored series.")] = None,
+    accept: Annotated[
+        list[float] | None,
+        typer.Option(min=0.001, help="False episodes a day to accept; may be repeated."),
+    ] = None,
+    line: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=1e-6, max=0.1, help="p-value below which a reading is anomalous; may be repeated."
+        ),
+    ] = None,
+    *,
+    json: FiguresJson = False,
+) -> None:
+    """Show what other settings would have done to a series: alarms a day, faults told, false positives. Changes nothing."""
+    settings, _ = load_settings(config)
+    console = open_console(sys.stderr)
+    if files:
+        series = from_files(files)
+    elif device and metric:
+        series = stored(settings, SeriesKey(device, metric))
+    else:
+        raise typer.BadParameter("say what to try it on: files, or --device with --metric")
+    found = try_settings(settings, series, accept or ACCEPTED, line or (), console)
+    now = configured(settings)
+    tell(open_console(sys.stderr if json else sys.stdout), found.tried, found.refused, now)
+    if json:
+        typer.echo(to_json(found.tried, found.refused, now))
+    raise typer.Exit(1 if found.refused else 0)

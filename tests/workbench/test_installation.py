@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.schema import is_up_to_date, migrate
 from insa_anomaly.cli import cli
-from insa_anomaly.commands.install import Site, install
-from insa_anomaly.commands.install_database import database_steps
+from insa_anomaly.commands.install import database_steps
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InstallationFailed
 from insa_anomaly.settings.load import load
+from insa_anomaly.workbench.installation import Site, install
 from tests.conftest import Server
 
 ROOT_ONLY = pytest.mark.skipif(

@@ -1,0 +1,60 @@
+"""Options and steps that the commands share: the configuration, JSON, and how a command fails."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.errors import InsaError
+from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.settings.load import Settings, load
+from insa_anomaly.wiring import storage
+
+ALREADY_RUNNING = 75  # sysexits' EX_TEMPFAIL
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, else built-in values].",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+FiguresJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the figures as one JSON object last; the rest goes to standard error."
+    ),
+]
+
+
+def load_settings(path: Path | None) -> tuple[Settings, str]:
+    """Load the configuration and set up logging as it says. Raises ConfigError."""
+    settings, source = load(path)
+    set_up_logging(settings.logging.level, settings.logging.form)
+    return settings, source
+
+
+def load_for_use(path: Path | None) -> tuple[Settings, str]:
+    """Load the configuration for a command that writes into the storage directory."""
+    settings, source = load_settings(path)
+    storage.check_owner(settings.storage.directory)
+    return settings, source
+
+
+def series_key(text: str) -> SeriesKey:
+    """Return the series that DEVICE/METRIC names."""
+    device, mark, metric = text.partition("/")
+    if not (device and mark and metric):
+        raise typer.BadParameter(f"--why {text}: say DEVICE/METRIC")
+    return SeriesKey(device, metric)
+
+
+def fail(error: InsaError, status: int) -> NoReturn:
+    """End the command with a clear line for each line of the error."""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"insa-anomaly: {line}\n")
+    sys.exit(status)
