@@ -1,4 +1,4 @@
-"""The command line: every verb is a file of `commands`; here they become one program."""
+"""The command line: every verb is a file of `commands`; this module makes them a program."""
 
 import typer
 
@@ -26,7 +26,10 @@ BAD_CONFIG = 78  # sysexits' EX_CONFIG: systemd does not restart after it
 
 cli = typer.Typer(
     name="insa-anomaly",
-    help="Reads plant telemetry from MQTT, scores every reading with a model of its own series, and tells what stands out.",
+    help=(
+        "Reads plant telemetry from MQTT, scores every reading with a model of its own series, "
+        "and tells what stands out."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,7 +55,7 @@ cli.command("train-orders", hidden=True)(train_orders)
 
 
 def main() -> None:
-    """Run the command; an error of ours is one clear line, never a traceback."""
+    """Run the command; an error of insa-anomaly is a clear line, never a traceback."""
     try:
         cli()
     except ConfigError as error:

@@ -18,7 +18,7 @@ from insa_anomaly.wiring.alerts import _ways
 
 
 def letters(settings: Settings) -> tuple[list[PendingAlert], list[DeadAlert]]:
-    """What waits to be delivered, and what was given up. Raises AlertsBroken."""
+    """Return pending alerts and dead letters. Raises AlertsBroken."""
     path = settings.storage.directory / storage.ALERTS
     if not path.exists():
         return [], []
@@ -27,7 +27,10 @@ def letters(settings: Settings) -> tuple[list[PendingAlert], list[DeadAlert]]:
 
 
 def retry_letter(settings: Settings, number: int) -> DeadAlert:
-    """Have a dead letter delivered after all, by the daemon that runs or the next. Raises NotFound, Conflict, AlertsBroken."""
+    """Queue a dead letter for delivery by the running daemon or the next.
+
+    Raises NotFound, Conflict or AlertsBroken.
+    """
     one = next((one for one in letters(settings)[1] if one.number == number), None)
     if one is None:
         raise NotFound(f"there is no dead letter {number}")
@@ -41,13 +44,15 @@ def retry_letter(settings: Settings, number: int) -> DeadAlert:
 
 
 def text(waiting: Sequence[PendingAlert], dead: Sequence[DeadAlert]) -> str:
-    """A line each, oldest first; what waits comes first."""
+    """Return a line for each pending alert, then for each dead letter, oldest first."""
     lines = [
-        f"waiting  {one.number}  {one.target}  since {_minute(one.decided_at)}, tried {one.attempts} times  {_about(one.alert)}"
+        f"waiting  {one.number}  {one.target}  since {_minute(one.decided_at)}, tried "
+        f"{one.attempts} times  {_about(one.alert)}"
         for one in waiting
     ]
     lines += [
-        f"dead  {one.number}  {one.target}  given up {_minute(one.given_up_at)}: {one.reason}  {_about(one.alert)}"
+        f"dead  {one.number}  {one.target}  given up {_minute(one.given_up_at)}: {one.reason}  "
+        f"{_about(one.alert)}"
         for one in dead
     ]
     return "\n".join(lines) or "no alert waits, and none was given up"
@@ -69,7 +74,7 @@ def alerts_command(
     *,
     json: Json = False,
 ) -> None:
-    """List alerts that wait to be delivered, and those that were given up: the dead letters of thirty days."""
+    """List pending alerts, and alerts that were given up: the dead letters of thirty days."""
     settings, _ = load_for_use(config)
     if retry is not None:
         typer.echo(f"{retry} waits for {retry_letter(settings, retry).target} again")

@@ -1,8 +1,9 @@
-"""Backup and restore: database, models, log and states, in a folder that knows whether it is whole.
+"""Backup and restore of database, models, log and states, in a folder that knows if it is whole.
 
-A backup is taken while the daemon runs. The states are held first, then the log, then the database is dumped: so whatever the states
-stand on is in the log, and what the database does not have yet is there too. What it recorded of the log after that moment is in the
-backup as well, which is why a restored log gets a new name. The key that seals models is not in it: beside its key a seal is none.
+A backup is taken while the daemon runs: first the states, then the log, then the database. So the
+log holds every entry that the states rest on, and every entry that the database lacks. The backup
+also holds rows that the database recorded of later entries, so a restored log gets a new name. The
+key that seals models is not part of a backup: beside its key a seal protects no model.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ _STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = (
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a backup says of itself; written last, so that a broken one has none."""
+    """The manifest of a backup, written last, so that an incomplete backup has none."""
 
     version: str
     taken_at: str
@@ -52,7 +53,10 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def backup(settings: Settings, target: Path) -> Path:
-    """Write one below `target`, under the time of it; answers where. Raises BackupFailed, DatabaseAway, DatabaseRefused."""
+    """Write a backup into a folder below `target` and return the folder.
+
+    The folder's name is the time. Raises BackupFailed, DatabaseAway or DatabaseRefused.
+    """
     at = datetime.fromtimestamp(clock.now() / 1e6, UTC)
     folder = target / f"insa-anomaly-{at:%Y%m%dT%H%M%SZ}"
     try:
@@ -82,7 +86,10 @@ def backup(settings: Settings, target: Path) -> Path:
 
 
 def restore(settings: Settings, folder: Path) -> Manifest:
-    """Put it where the settings say, where nothing is yet. Raises BackupFailed (not whole, or something is in the way), AlreadyRunning."""
+    """Restore a backup to empty places that the settings name.
+
+    Raises BackupFailed for an incomplete backup or an occupied place, and AlreadyRunning.
+    """
     manifest = _checked(folder)
     target = settings.storage.directory
     with storage.alone(target), database(settings) as dsn:
@@ -142,12 +149,13 @@ def _refuse_what_is_there(settings: Settings, dsn: str) -> None:
     there += [] if dump.is_empty(dsn) else ["the schema in the database"]
     if there:
         raise BackupFailed(
-            f"a backup is restored where nothing is, and there is {', '.join(there)}: move it away first"
+            f"a backup is restored where nothing is, and there is {', '.join(there)}: move it "
+            "away first"
         )
 
 
 def _programs(name: str, major: int) -> Path:
-    """Where PostgreSQL's programs are that can deal with a server of this version: they must not be older."""
+    """Return the folder of PostgreSQL programs that are at least as new as the server."""
     fitting = _fitting(name, major, embedded.postgres_installations())
     if not fitting:
         raise BackupFailed(
@@ -166,7 +174,7 @@ def backup_command(
     ],
     config: Config = None,
 ) -> None:
-    """Back up database, models, log and states into a folder of their own; the daemon may run meanwhile."""
+    """Back up database, models, log and states into a new folder; the daemon may run meanwhile."""
     settings, _ = load_for_use(config)
     typer.echo(str(backup(settings, target)))
 
@@ -175,7 +183,7 @@ def restore_command(
     folder: Annotated[Path, typer.Argument(help="The backup: a folder that `backup` wrote.")],
     config: Config = None,
 ) -> None:
-    """Restore a backup to where the configuration says, while no daemon runs and nothing is there yet."""
+    """Restore a backup to empty places that the configuration names, while no daemon runs."""
     settings, _ = load_for_use(config)
     manifest = restore(settings, folder)
     typer.echo(f"restored what version {manifest.version} backed up at {manifest.taken_at}")

@@ -1,4 +1,4 @@
-"""What can be tried before the daemon runs: the database's schema, the connections."""
+"""The command `check-config`: mistakes, a daemon's outline, and a try of every connection."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +20,7 @@ from insa_anomaly.wiring.models import model_files
 
 
 def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
-    """Name of each thing the daemon needs, what came of trying it, and whether it failed."""
+    """Yield the name of each outside service, the result of a try, and whether it failed."""
     for name, attempt in (
         ("broker", _try_broker),
         ("database", _try_database),
@@ -41,9 +41,10 @@ def _tried(attempt: Callable[[], str | None]) -> tuple[str, bool]:
 
 
 def _try_broker(settings: Settings) -> str | None:
-    """As the daemon itself, and leaving: nothing that comes is acknowledged.
+    """Connect as the daemon itself and leave; no message is acknowledged.
 
-    A broker that knows sessions by their user would take any other name of ours for the daemon's too, and forget what it keeps for it.
+    A broker that knows sessions by their user would take another client id of that user for the
+    daemon's session, and forget what it keeps for the daemon.
     """
     if storage.taken(settings.storage.directory):
         return "not tried: a daemon is connected under this name, and /readyz says how it is"
@@ -53,7 +54,8 @@ def _try_broker(settings: Settings) -> str | None:
     try:
         if not trial.open(CONNECT_SECONDS):
             raise BrokerAway(
-                f"no MQTT broker answers at {settings.broker.host}:{settings.broker.port}: {trial.trouble}"
+                f"no MQTT broker answers at {settings.broker.host}:{settings.broker.port}: "
+                f"{trial.trouble}"
             )
     finally:
         trial.close()
@@ -77,14 +79,15 @@ def _try_models(settings: Settings) -> str | None:
 
 
 def _try_redis(url: str, settings: Settings) -> None:
-    from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+    # The driver takes 16 MB and 0.3 s
+    from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415
 
     with RedisLatest(url, secret(settings.redis.password_file)) as latest:
         latest.try_out()
 
 
 def check_config_command(config: Config = None) -> None:
-    """Explain mistakes in the configuration, one line each, say what would run, and try the connections."""
+    """Explain mistakes in the configuration, outline the daemon, and try the connections."""
     settings, source = load_for_use(config)
     set_up_logging("ERROR", settings.logging.form)  # what an attempt has to say stands in its line
     typer.echo(f"{source}: every setting is understood. A daemon of it")

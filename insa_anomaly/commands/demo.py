@@ -1,4 +1,4 @@
-"""The demonstration: servers of its own in a temporary folder, the daemon as a process of its own, and the show."""
+"""The command `demo`: servers in a temporary folder, and the daemon as a process of its own."""
 
 import os
 import sys
@@ -52,7 +52,7 @@ ASK_SECONDS = 2.0
 
 
 def run_demo(duration: float | None, *, json: bool) -> int:
-    """Run it for `duration` seconds of streaming, None: until stopped; answers the exit status."""
+    """Run the demonstration for `duration` seconds, None: until stopped; return the exit status."""
     console = open_console(sys.stderr if json else sys.stdout)
     with leaving() as leave, _services() as services:
         try:
@@ -85,7 +85,7 @@ def _services() -> Iterator["Services"]:
 
 
 class Services:
-    """What the demonstration needs around it (`workbench.demo.demo.DemoServices`)."""
+    """Servers around the demonstration: the body of `workbench.demo.demo.DemoServices`."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Services:
         self._history = stack.enter_context(PostgresHistory(dsn))
 
     def addresses(self) -> Sequence[tuple[str, str]]:
-        """What runs, and where."""
+        """Return the names and addresses of the running servers."""
         settings = self._settings
         return [
             ("PostgreSQL", self._dsn),
@@ -178,12 +178,12 @@ class Services:
             return False
 
     def feeder(self) -> AbstractContextManager[MessagePublisher]:
-        """A connection to publish on."""
+        """Return a connection for publishing."""
         return feeder(self._broker, "plant")
 
     @contextmanager
     def listen(self, topics: str, hear: Callable[[bytes], None]) -> Iterator[None]:
-        """A subscription of its own."""
+        """Subscribe to topics while the block runs."""
         address = replace(access(self._broker), client_id=f"insa-demo-{uuid4().hex[:8]}")
         listener = Listener(address, [topics], lambda _topic, payload, _at: hear(payload))
         try:
@@ -194,11 +194,11 @@ class Services:
             listener.close()
 
     def stored(self, start: int, end: int) -> Stored:
-        """Readings of the span in the database."""
+        """Return the readings of the span that are in the database."""
         return Stored(*self._history.counts(start, end))
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return clock.now() / SECOND
 
 

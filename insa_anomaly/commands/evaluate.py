@@ -1,4 +1,4 @@
-"""Evaluation on recorded files with detectors as configured."""
+"""The command `evaluate`: recorded files, judged with the detectors as configured."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -36,7 +36,10 @@ def evaluate_files(
     device: bool,
     console: Console,
 ) -> EvaluationOutcome:
-    """Every series of the files, or with `device` every file as one device. Raises FileFormatError before anything is learnt."""
+    """Evaluate every series of the files, or with `device` every file as a device.
+
+    Raises FileFormatError before any series is learnt.
+    """
     known = read_labels(labels) if labels else None
     found = recordings(files, labelled=known is not None)
     with progress(console, "files read", len(found)) as advance:
@@ -63,14 +66,19 @@ def evaluate_command(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="Recorded: `timestamp,value`, or a column per metric; a column `anomaly` of 0 and 1 is its labels."
+            help=(
+                "Recorded: `timestamp,value`, or a column per metric; a column `anomaly` of 0 "
+                "and 1 is its labels."
+            )
         ),
     ],
     config: Config = None,
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Events: JSON as NAB's combined_windows.json, or CSV with start,end and maybe file."
+            help=(
+                "Events: JSON as NAB's combined_windows.json, or CSV with start,end and maybe file."
+            )
         ),
     ] = None,
     train: Annotated[
@@ -97,7 +105,10 @@ def evaluate_command(
     ] = None,
     json: FiguresJson = False,
 ) -> None:
-    """Run the detector over recorded data and say how good its alarms are, or without labels how many there are and why."""
+    """Run the detector over recorded data and state how good its alarms are.
+
+    Without labels, the number of alarms and their reasons are printed.
+    """
     settings, _ = load_settings(config)
     if plot:
         check_plots(plot)

@@ -44,19 +44,22 @@ def _opened(settings: Settings) -> Iterator[HealthService]:
 
 
 def check(settings: Settings) -> HealthReport:
-    """One run, by hand; a running daemon carries out what it decides. Raises Conflict where one is under way."""
+    """Run the health check; a running daemon carries out its decisions.
+
+    Raises Conflict while another check runs.
+    """
     with _opened(settings) as health:
         return health.run(tuple(Action), Author(getuser(), "command line"), clock.now())
 
 
 def trail(settings: Settings, key: SeriesKey) -> DecisionPage:
-    """What was decided about the models of a series, newest first."""
+    """Return the decisions about the models of a series, newest first."""
     with _opened(settings) as health:
         return health.decisions(DecisionFilter(*key), None, TRAIL_MOST)
 
 
 def text(report: HealthReport) -> str:
-    """The report in lines."""
+    """Return the report as lines."""
     decided = ", ".join(f"{count} {kind}" for kind, count in report.decided.items()) or "nothing"
     return "\n".join(
         [
@@ -72,7 +75,7 @@ def text(report: HealthReport) -> str:
 
 
 def trail_text(page: DecisionPage) -> str:
-    """What was decided, a line each, newest first."""
+    """Return a line for each decision, newest first."""
     return (
         "\n".join(_line(one) for one in page.decisions) or "nothing was decided about this series"
     )
@@ -82,7 +85,10 @@ def _line(one: DecisionView) -> str:
     came_of_it = " -> ".join(
         part for part in (one.outcome or one.status, one.job_status, one.job_outcome) if part
     )
-    return f"{one.at[:16]}Z  {one.kind} version {one.model_version} ({one.cause}): {one.reason} [{came_of_it}]"
+    return (
+        f"{one.at[:16]}Z  {one.kind} version {one.model_version} ({one.cause}): {one.reason} "
+        f"[{came_of_it}]"
+    )
 
 
 def health_command(
@@ -97,7 +103,10 @@ def health_command(
     *,
     json: Json = False,
 ) -> None:
-    """Check all models now: status 0 where all is well, 1 where something needs a person. A running daemon does what is decided."""
+    """Check all models now: status 0 if all are well, 1 if a person is needed.
+
+    A running daemon carries out the decisions.
+    """
     settings, _ = load_settings(config)
     if why is not None:
         page = trail(settings, series_key(why))

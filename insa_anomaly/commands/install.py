@@ -1,4 +1,4 @@
-"""The commands `install` and `uninstall`: this machine made ready for the service, and back."""
+"""The commands `install` and `uninstall`: prepare this machine for the service, and back."""
 
 import re
 import sys
@@ -52,7 +52,10 @@ def install_command(
     ] = None,
     root: Root = Path("/"),
 ) -> None:
-    """Make this machine ready for the service: account, folders, configuration, key, units, database. Safe to do again; needs root."""
+    """Prepare this machine for the service: account, folders, configuration, key, units, database.
+
+    Safe to repeat; needs root.
+    """
     site, instances = (
         Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly"),
         _instances(instance or []),
@@ -67,12 +70,13 @@ def install_command(
     )  # one that cannot be reached stops it before anything is done
     for path in unnamed(site, instances, named):
         typer.echo(
-            f"{path} was there before: see that it has database: {msgspec.json.encode({'url': named, 'roles': True}).decode()}"
+            f"{path} was there before: see that it has database: "
+            f"{msgspec.json.encode({'url': named, 'roles': True}).decode()}"
         )
 
 
 def uninstall_command(*, apply: Apply = False, root: Root = Path("/")) -> None:
-    """Take the units and the command away; data, configuration and account stay."""
+    """Remove the units and the command; data, configuration and account stay."""
     _do(uninstall(Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")), apply)
 
 
@@ -80,7 +84,8 @@ def _instances(names: list[str]) -> list[str]:
     for name in names:
         if not INSTANCE.fullmatch(name) or name in {"config", "manual"}:
             raise typer.BadParameter(
-                f"--instance {name}: a name is letters, digits, - and _, and neither config nor manual"
+                f"--instance {name}: a name is letters, digits, - and _, and neither config nor "
+                "manual"
             )
     return names
 
@@ -99,7 +104,10 @@ def _do(steps: list[Step], really: bool) -> None:  # noqa: FBT001 - what the opt
 
 
 def database_steps(url: str) -> list[Step]:
-    """What is to be so at this address, which is of a superuser. Asking raises DatabaseAway, DatabaseRefused or MigrationError."""
+    """Return the steps that give a PostgreSQL server its roles and schema.
+
+    `url` is the address of a superuser. Raises DatabaseAway, DatabaseRefused or MigrationError.
+    """
 
     def done() -> bool:
         return is_up_to_date(url) and roles.are_given(url, ACCOUNT)
@@ -110,7 +118,8 @@ def database_steps(url: str) -> list[Step]:
 
     return [
         Step(
-            f"make the schema, roles of least privilege and the login {ACCOUNT} at {without_secret(url)}",
+            f"make the schema, roles of least privilege and the login {ACCOUNT} at "
+            f"{without_secret(url)}",
             done,
             do,
         )
@@ -118,5 +127,5 @@ def database_steps(url: str) -> list[Step]:
 
 
 def address(url: str) -> str:
-    """What the daemon's configuration names: the same place by the daemon's own login, without a password."""
+    """Return the address for the daemon's configuration: its own login, without a password."""
     return as_login(url, ACCOUNT)

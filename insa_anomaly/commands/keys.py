@@ -1,4 +1,4 @@
-"""The commands that make, show and end keys of the admin API."""
+"""The command `keys`: make, list and revoke keys of the admin API."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,19 +30,19 @@ def _key_service(settings: Settings) -> Iterator[KeyService]:
 
 
 def create_key(settings: Settings, wish: Wish) -> tuple[Key, str]:
-    """A new key, and the word to be presented, which is nowhere else."""
+    """Create a key; return it and its secret, which is stored nowhere."""
     with _key_service(settings) as service:
         return service.create(wish, getuser(), clock.now())
 
 
 def list_keys(settings: Settings) -> list[Key]:
-    """Every key, oldest first."""
+    """Return every key, oldest first."""
     with _key_service(settings) as service:
         return service.all()
 
 
 def revoke_key(settings: Settings, key_id: str) -> None:
-    """End a key. Raises NotFound."""
+    """Revoke a key. Raises NotFound."""
     with _key_service(settings) as service:
         service.revoke(key_id, getuser(), clock.now())
 
@@ -67,7 +67,7 @@ def create_command(
     *,
     json: Json = False,
 ) -> None:
-    """Make a key. It is printed this once and kept nowhere."""
+    """Make a key. It is printed this once and stored nowhere."""
     settings, _ = load_for_use(config)
     lifetime = None if days is None else round(days * 86_400e6)
     key, token = create_key(settings, Wish(name, permission, lifetime, predictions_a_minute))
@@ -76,7 +76,7 @@ def create_command(
 
 @keys.command("list")
 def list_command(config: Config = None, *, json: Json = False) -> None:
-    """List the keys, without what proves them."""
+    """List the keys, without their secrets."""
     settings, _ = load_for_use(config)
     found = list_keys(settings)
     if json:
@@ -93,7 +93,8 @@ def list_command(config: Config = None, *, json: Json = False) -> None:
             else f"expires {_when(key.expires_at)}"
         )
         typer.echo(
-            f"{key.id}  {key.name}  {' '.join(key.permissions)}  {ends}  last used {_when(key.last_used_at)}"
+            f"{key.id}  {key.name}  {' '.join(key.permissions)}  {ends}  last used "
+            f"{_when(key.last_used_at)}"
         )
     if not found:
         typer.echo("no keys yet: make one with `insa-anomaly keys create`")
@@ -106,7 +107,7 @@ def revoke_command(
     ],
     config: Config = None,
 ) -> None:
-    """End a key for good; a running daemon knows within seconds."""
+    """Revoke a key for good; a running daemon knows within seconds."""
     settings, _ = load_for_use(config)
     revoke_key(settings, key_id)
     typer.echo(f"{key_id} is revoked")

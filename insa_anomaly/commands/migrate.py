@@ -12,13 +12,17 @@ from insa_anomaly.wiring.database import database
 
 
 def migrate_database(settings: Settings) -> list[str]:
-    """Apply what is missing; the names of what was applied."""
+    """Apply missing migrations; return their names."""
     with database(settings) as dsn:
         return migrate(dsn)
 
 
 def migrate_as(url: str, login: str | None) -> tuple[list[str], list[str]]:
-    """The same as the schema's owner, by an administrator's address; with `login` the roles are made first. Answers both kinds of names."""
+    """Apply missing migrations as an administrator.
+
+    With `login` the roles are made first. Returns the names of made roles and of applied
+    migrations.
+    """
     made = roles.create_roles(url, login) if login else []
     return made, roles.migrate_as_owner(url)
 
@@ -42,7 +46,10 @@ def migrate_command(
     ] = False,
     login: Annotated[str, typer.Option(help="The daemon's login, with --roles.")] = "insa-anomaly",
 ) -> None:
-    """Bring the database to this version's schema; the daemon does it by itself at its start, where it may."""
+    """Bring the database to this version's schema.
+
+    The daemon does so at its start, where it may.
+    """
     if roles and administrator is None:
         raise typer.BadParameter("--roles needs --as: the address of a superuser")
     made: list[str] = []

@@ -1,4 +1,4 @@
-"""The command `export`: the files of a model, verified and unsealed."""
+"""The commands `models` and `export`: list the models, and copy the files of a model."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,10 @@ from insa_anomaly.wiring.models import model_files
 
 
 def export_model(settings: Settings, model_id: str, target: Path) -> list[Path]:
-    """Copy the files of a model into a folder, verified and unsealed; answers where they are. Raises ConfigError, ModelFileError."""
+    """Copy the files of a model into a folder, verified and unsealed; return their paths.
+
+    Raises ConfigError or ModelFileError.
+    """
     with model_files(settings) as files:
         contents = files.contents(model_id)
     paths = [target / name for name in contents]
@@ -42,7 +45,8 @@ def models_command(config: Config = None, *, json: Json = False) -> None:
         typer.echo(f"{row.device_id}/{row.metric_name}  v{row.version}  {known}  {row.id}")
     if not found:
         typer.echo(
-            "no models yet: series train themselves once they have readings enough, or use `insa-anomaly train`"
+            "no models yet: series train themselves once they have readings enough, or use "
+            "`insa-anomaly train`"
         )
 
 
@@ -58,7 +62,10 @@ def export_command(
     ],
     config: Config = None,
 ) -> None:
-    """Copy the files of a model, verified and unsealed: open a pickle of it from there, never from the folder of the models."""
+    """Copy the files of a model, verified and unsealed.
+
+    Open a pickle from there, never from the folder of the models.
+    """
     settings, _ = load_for_use(config)
     for path in export_model(settings, model_id, target):
         typer.echo(path)

@@ -1,4 +1,4 @@
-"""Options and steps that the commands share: the configuration, JSON, and how a command fails."""
+"""Options and steps that the commands share: the configuration, JSON, failure."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,10 @@ Config = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, else built-in values].",
+        help=(
+            "Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, "
+            "else built-in values]."
+        ),
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -54,7 +57,7 @@ def series_key(text: str) -> SeriesKey:
 
 
 def fail(error: InsaError, status: int) -> NoReturn:
-    """End the command with a clear line for each line of the error."""
+    """End the command with a line on standard error for each line of the error."""
     for line in str(error).splitlines():
         sys.stderr.write(f"insa-anomaly: {line}\n")
     sys.exit(status)

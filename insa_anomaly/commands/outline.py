@@ -1,4 +1,4 @@
-"""What a daemon of these settings would do, in a sentence a part, for whoever reads the configuration before it runs."""
+"""The outline of a daemon: a sentence for each part, to be read before the daemon runs."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from insa_anomaly.settings.sections import HttpSettings
 
 
 def outline(settings: Settings) -> Iterator[str]:
-    """The sentences, in the order in which a reading meets the parts."""
+    """Yield the sentences, in the order in which a reading meets the parts."""
     yield _reads(settings)
     yield _keeps(settings)
     yield _records(settings)
@@ -33,7 +33,10 @@ def _reads(settings: Settings) -> str:
 
 def _keeps(settings: Settings) -> str:
     storage = settings.storage
-    return f"keeps what comes until it is recorded, {storage.log_bytes / 2**30:.1f} GiB of it at the most, in {storage.directory}"
+    return (
+        f"keeps what comes until it is recorded, {storage.log_bytes / 2**30:.1f} GiB of it at "
+        f"the most, in {storage.directory}"
+    )
 
 
 def _records(settings: Settings) -> str:
@@ -53,14 +56,20 @@ def _for(days: float | None) -> str:
 
 def _learns(settings: Settings) -> str:
     detection, models = settings.detection, settings.models
-    when = f"after {detection.first_fit_readings} readings over {detection.first_fit_seconds / 60:g} minutes, and daily after that"
+    when = (
+        f"after {detection.first_fit_readings} readings over "
+        f"{detection.first_fit_seconds / 60:g} minutes, and daily after that"
+    )
     learns = (
         f"learns a series {when}"
         if settings.training.automatic
         else "learns only what it is asked to"
     )
     sealed = "encrypted" if models.encryption_key_file else "not encrypted"
-    return f"{learns}; {settings.most_series} series at the most, their models {sealed} in {models.directory}"
+    return (
+        f"{learns}; {settings.most_series} series at the most, their models {sealed} in "
+        f"{models.directory}"
+    )
 
 
 def _tells(settings: Settings) -> str:
@@ -78,4 +87,7 @@ def _tells(settings: Settings) -> str:
 def _answers(http: HttpSettings) -> str:
     if not http.enabled:
         return "answers no requests (http.enabled)"
-    return f"answers on {'https' if http.certificate_file else 'http'}://{http.host}:{http.port}, whoever has a key"
+    return (
+        f"answers on {'https' if http.certificate_file else 'http'}://{http.host}:{http.port}, "
+        "whoever has a key"
+    )

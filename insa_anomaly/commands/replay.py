@@ -1,4 +1,4 @@
-"""The command `replay`: recordings published as if they came in now."""
+"""The command `replay`: recordings published through the broker."""
 
 import sys
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def replay_recordings(
     shift_to_now: bool,
     console: Console,
 ) -> ReplayCounts:
-    """Publish the recordings."""
+    """Publish the recordings; return the counts."""
     with feeder(settings.broker, "replay") as publisher:
         return replay(
             recordings,

@@ -1,4 +1,4 @@
-"""Training: the process that does it, the daemon's, and the commands that ask for it."""
+"""The command `train`: models from stored telemetry or from recorded files."""
 
 import sys
 from collections import Counter
@@ -40,7 +40,10 @@ Column = tuple[Ints, Floats]  # times in microseconds, values
 def train_stored(
     settings: Settings, keys: Sequence[SeriesKey] | None, processes: int | None, console: Console
 ) -> Outcomes:
-    """Train these series (None: all) on what is recorded of them, by so many processes at once (None: as the settings say)."""
+    """Train series (None: all) on their recorded readings.
+
+    `processes` trainings run at once; None takes the number from the settings.
+    """
     with database(settings) as dsn:
         if keys is None:
             with PostgresHistory(dsn) as history:
@@ -51,7 +54,7 @@ def train_stored(
 
 
 def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
-    """Those that may have a model of all their metrics."""
+    """Return the keys of devices with metrics enough for a model of their own."""
     counts = Counter(key.device_id for key in keys)
     return [
         SeriesKey.of_device(device_id)
@@ -63,7 +66,7 @@ def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
 def train_many(
     settings: Settings, dsn: str, keys: Sequence[SeriesKey], processes: int | None, advance: Advance
 ) -> Outcomes:
-    """Train by so many processes at once; what came of it, by series."""
+    """Train series in `processes` at once; return the outcome of each series."""
     found = dict.fromkeys(keys, "not trained: its training was cut short")
 
     def hear(said: FleetTrainingReply) -> None:
@@ -93,8 +96,12 @@ def _outcome(answer: TrainingReply) -> str:
 def train_recordings(
     settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console
 ) -> Outcomes:
-    """Train every series of the recordings, and every device of several, on their first `rows` rows (None: all)."""
-    from insa_anomaly.services.training import TrainingData  # noqa: PLC0415 - loads scikit-learn, other commands do without
+    """Train every series of the recordings, and every device, on their first `rows` rows (None.
+
+    All).
+    """
+    # Loads scikit-learn, other commands do without
+    from insa_anomaly.services.training import TrainingData  # noqa: PLC0415
 
     outcomes: Outcomes = {}
     with (
@@ -134,7 +141,7 @@ def _columns(recording: Recording, rows: int | None) -> dict[str, Column]:
 
 
 def _rows(columns: dict[str, Column]) -> tuple[Ints, Floats]:
-    """Columns as rows: times [n], values [n, columns], NaN where a column has none."""
+    """Return columns as rows: times [n], values [n, columns], NaN where a column has no value."""
     moments = np.unique(np.concatenate([times for times, _ in columns.values()]))
     values = np.full((len(moments), len(columns)), np.nan)
     for place, (times, column) in enumerate(columns.values()):
@@ -171,7 +178,10 @@ def train_command(
         ),
     ] = None,
 ) -> None:
-    """Train models: one series or all, from stored telemetry or from recorded files. A running daemon takes them over by itself."""
+    """Train a series or all, from stored telemetry or from recorded files.
+
+    A running daemon takes the models over by itself.
+    """
     settings, _ = load_for_use(config)
     console = open_console(sys.stderr)
     if csv:

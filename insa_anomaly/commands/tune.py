@@ -1,4 +1,4 @@
-"""Trying settings on recorded files, or on what is stored of a series."""
+"""The command `tune`: other settings, tried on recorded files or on a stored series."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,14 @@ ACCEPTED = (0.02, 0.05, 0.14, 0.5, 1.0, 3.0)  # false episodes a day, where none
 
 @dataclass(frozen=True)
 class TuningOutcome:
-    """What came of it, by series."""
+    """Outcomes of the tried settings by series, and the refused series with their reasons."""
 
     tried: dict[str, list[Tried]]
     refused: dict[str, str]
 
 
 def from_files(files: Sequence[Path]) -> list[Series]:
-    """Every series of the files. Raises FileFormatError."""
+    """Return every series of the files. Raises FileFormatError."""
     tables = [
         table
         for one, mark in recordings(files, labelled=False)
@@ -48,7 +48,7 @@ def from_files(files: Sequence[Path]) -> list[Series]:
 
 
 def stored(settings: Settings, key: SeriesKey) -> list[Series]:
-    """What training would find of this series. Raises DatabaseAway."""
+    """Return the readings that training would find for a series. Raises DatabaseAway."""
     learning = settings.detection
     with database(settings) as dsn, PostgresHistory(dsn) as history:
         found = history.readings(
@@ -60,7 +60,7 @@ def stored(settings: Settings, key: SeriesKey) -> list[Series]:
 
 
 def configured(settings: Settings) -> Setting:
-    """What is set now."""
+    """Return the configured setting."""
     return Setting(settings.verdict.false_alarms_per_day, settings.detection.alpha)
 
 
@@ -71,7 +71,10 @@ def try_settings(
     lines: Sequence[float],
     console: Console,
 ) -> TuningOutcome:
-    """Each rate of false episodes with each line, and what is configured. A series that is refused does not keep the others from it."""
+    """Try each rate of false episodes with each line, and the configured setting.
+
+    A refused series does not keep the others from being tried.
+    """
     now = configured(settings)
     wanted = {Setting(rate, line) for rate in rates for line in lines or [now.alpha]} | {now}
     order = sorted(wanted, key=lambda one: (one.alpha, one.false_alarms_per_day))
@@ -105,24 +108,30 @@ _HEADINGS = (
 def tell(
     console: Console, found: Mapping[str, Sequence[Tried]], refused: Mapping[str, str], now: Setting
 ) -> None:
-    """Print a table a series, and what its words mean; `now`: what is configured."""
+    """Print a table for each series, and the meaning of its words.
+
+    `now` is the configured setting.
+    """
     for name, rows in found.items():
         console.print()
         console.print(_grid(rows, now, name), crop=False)
         console.print(
-            f"Tried on the newest {rows[0].readings:,} readings ({rows[0].days:.1f} days), with {rows[0].faults} planted faults."
+            f"Tried on the newest {rows[0].readings:,} readings ({rows[0].days:.1f} days), with "
+            f"{rows[0].faults} planted faults."
         )
     for name, reason in refused.items():
         console.print(f"not tried: {name}: {reason}", markup=False)
     console.print(
-        "Each row was learnt from the older 70 % by its own setting, threshold included, and tried on the rest, taken as ordinary. "
-        "Nothing was chosen, nothing was changed: `verdict.false_alarms_per_day` and `detection.alpha` are in the configuration. "
+        "Each row was learnt from the older 70 % by its own setting, threshold included, and "
+        "tried on the rest, taken as ordinary. "
+        "Nothing was chosen, nothing was changed: `verdict.false_alarms_per_day` and "
+        "`detection.alpha` are in the configuration. "
         "What is picked because it looks best here will do a little worse on what comes."
     )
 
 
 def to_json(found: Mapping[str, Sequence[Tried]], refused: Mapping[str, str], now: Setting) -> str:
-    """One object on one line."""
+    """Return the outcomes as a JSON object on a single line."""
     return msgspec.json.encode({"configured": now, "series": found, "refused": refused}).decode()
 
 
@@ -152,6 +161,7 @@ def tune_command(
         typer.Argument(help="Recorded, as for `evaluate`; none: what is stored of a series."),
     ] = None,
     config: Config = None,
+    *,
     device: Annotated[str | None, typer.Option(help="Device of a stored series.")] = None,
     metric: Annotated[str | None, typer.Option(help="Metric of a stored series.")] = None,
     accept: Annotated[
@@ -164,10 +174,12 @@ def tune_command(
             min=1e-6, max=0.1, help="p-value below which a reading is anomalous; may be repeated."
         ),
     ] = None,
-    *,
     json: FiguresJson = False,
 ) -> None:
-    """Show what other settings would have done to a series: alarms a day, faults told, false positives. Changes nothing."""
+    """Show how other settings would have treated a series; change no setting.
+
+    Alarms a day, reported faults and false positives are printed for each.
+    """
     settings, _ = load_settings(config)
     console = open_console(sys.stderr)
     if files:
