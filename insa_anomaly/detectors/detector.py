@@ -248,7 +248,8 @@ class BaseDetector(ABC, Generic[S, R]):
 
     # --------------------------------------------------------------------------------- learning
     def _refit(self) -> None:
-        from insa_anomaly.core.learning import challenge  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        # Loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning import challenge  # noqa: PLC0415
 
         times, values, _ = self._history.columns()
         with suppress(TrainingError):  # the detector keeps its model, and tries again a day later
@@ -259,7 +260,8 @@ class BaseDetector(ABC, Generic[S, R]):
                 self._take_up(challenge.refit(self._next_learner(), times, values, past))
 
     def _learn(self, times: Ints, values: Floats, past: Past[Any] | None) -> Challenge[Any]:
-        from insa_anomaly.core.learning.challenge import train  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        # Loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning.challenge import train  # noqa: PLC0415
 
         challenge = train(self._next_learner(), times, values, past)
         self._take_up(challenge)
@@ -286,7 +288,8 @@ class BaseDetector(ABC, Generic[S, R]):
         )
 
     def _past(self, serving: S) -> Past[Any]:
-        from insa_anomaly.core.learning.trained_model import Past  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        # Loads scikit-learn, which scoring does without
+        from insa_anomaly.core.learning.trained_model import Past  # noqa: PLC0415
 
         times, _, alarms = self._history.columns()
         return Past(serving.model, times[alarms < 0])

@@ -116,7 +116,8 @@ class DeviceDetector(BaseDetector[Served, DeviceResults]):
             self._state = window.rearranged(self._state, before, self._window_metrics)
 
     def _learner(self, model_id: str, version: int) -> DeviceLearner:
-        from insa_anomaly.core.device.training import DeviceLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        # Loads scikit-learn, which scoring does without
+        from insa_anomaly.core.device.training import DeviceLearner  # noqa: PLC0415
 
         return DeviceLearner(
             self.device_id,

@@ -98,7 +98,8 @@ class AnomalyDetector(BaseDetector[_ServedModel, Results]):
         return times, values
 
     def _learner(self, model_id: str, version: int) -> SeriesLearner:
-        from insa_anomaly.core.series.training import SeriesLearner  # noqa: PLC0415 - loads scikit-learn, which scoring does without
+        # Loads scikit-learn, which scoring does without
+        from insa_anomaly.core.series.training import SeriesLearner  # noqa: PLC0415
 
         return SeriesLearner(self._key, model_id, version, self.parameters, self.policy)
 

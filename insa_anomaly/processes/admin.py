@@ -1,7 +1,8 @@
-"""The admin port, put together: begun by the daemon as a process of its own, and what that process is made of.
+"""The admin port, a process of its own that the daemon starts.
 
-It sees the models and windows of the daemon in memory that it can only read, and asks it for the rest: a request takes next to no time
-from the stream, and whoever breaks in here writes into none of that memory.
+It reads windows and models in memory that it cannot write, and asks the daemon for the rest. So a
+request takes next to no time from the stream, and an intruder here can write into none of that
+memory.
 """
 
 import os
@@ -50,7 +51,10 @@ KEYS_SECONDS = 1.0  # so long a revoked key may still be taken
 
 
 def be() -> None:
-    """Be the process of the admin port: the first two lines of standard input say how, each later one new settings; its end is ours."""
+    """Run the admin port until standard input ends.
+
+    The first two lines of standard input say how; each later line holds new settings.
+    """
     share_arenas()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon ends us
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
@@ -72,14 +76,14 @@ def be() -> None:
 
 
 def adjust(admin: Admin, settings: Settings) -> None:
-    """Put settings into force that can change at run time."""
+    """Apply the settings that can change at run time."""
     instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
     admin.predictions.adjust(settings.http.predictions_a_minute)
 
 
 @contextmanager
 def opened(settings: Settings, inherited: Inherited, stream: StreamClient) -> Iterator[Admin]:
-    """What the guarded routes work with, while the block runs."""
+    """Open the services of the guarded routes while the block runs."""
     with (
         model_files(settings) as models,
         services.pools(settings, inherited.dsn) as pools,
@@ -100,7 +104,7 @@ def opened(settings: Settings, inherited: Inherited, stream: StreamClient) -> It
 
 
 def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: ServiceParts) -> Admin:
-    """The services over these."""
+    """Return the services over these connections and parts."""
     findings, audit = PostgresFindings(pools.answers), PostgresAudit(pools.audit)
     return Admin(
         host=settings.http.host,
@@ -144,16 +148,17 @@ def _refresh(ring: KeyRing, stop: Event) -> None:
 
 
 def cache(address: RedisSettings) -> Cache | None:
-    """Shared by all daemons where there is a Redis."""
+    """Return the cache that all daemons share, where there is a Redis."""
     if not address.url:
         return None
-    from insa_anomaly.adapters.redis.latest import RedisCache  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+    # The driver takes 16 MB and 0.3 s
+    from insa_anomaly.adapters.redis.latest import RedisCache  # noqa: PLC0415
 
     return RedisCache(address.url, secret(address.password_file))
 
 
 def limit(address: RedisSettings) -> RateLimit:
-    """Shared by all daemons where there is a Redis."""
+    """Return the rate limit, which all daemons share where there is a Redis."""
     return (
         RedisRateLimit(address.url, secret(address.password_file))
         if address.url

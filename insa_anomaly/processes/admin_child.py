@@ -1,4 +1,4 @@
-"""How the daemon begins the process of its admin port (`processes.admin`): what that inherits, and who answers its questions."""
+"""The child process of the admin port (`processes.admin`): its start, and the daemon's answers."""
 
 import socket
 import subprocess
@@ -23,14 +23,14 @@ from insa_anomaly.settings.secrets import credential
 from insa_anomaly.settings.sections import HttpSettings
 
 QUESTIONS, POSTS = 4, 8  # lines: what waits for the disk has its own
-# Without rich, which structlog loads where it can, 3 MB, to colour tracebacks that nobody sees here.
+# Without rich, 3 MB, which structlog would load to colour tracebacks.
 _PROGRAM = (
     "import sys; sys.modules['rich'] = None; from insa_anomaly.processes.admin import be; be()"
 )
 
 
 class Inherited(msgspec.Struct, frozen=True):
-    """What the child must know beside the settings; numbers are its descriptors."""
+    """State that the child needs beside the settings; numbers are its file descriptors."""
 
     dsn: str
     instance: UUID  # the id of the log
@@ -43,7 +43,10 @@ class Inherited(msgspec.Struct, frozen=True):
 
 @contextmanager
 def listening(http: HttpSettings) -> Iterator[socket.socket]:
-    """The address of the admin port, taken while the block runs. Raises AddressInUse, and ConfigError for a certificate of no use."""
+    """Hold the address of the admin port while the block runs.
+
+    Raises AddressInUse, and ConfigError for a certificate that cannot be used.
+    """
     shown = certificate(http)
     if shown is not None:
         shown.check()
@@ -53,7 +56,7 @@ def listening(http: HttpSettings) -> Iterator[socket.socket]:
 
 
 def certificate(http: HttpSettings) -> address.Certificate | None:
-    """The port's own; None where it speaks in the clear."""
+    """Return the port's certificate; None where the port does not speak TLS."""
     return (
         address.Certificate(http.certificate_file, credential(http.key_file))
         if http.certificate_file and http.key_file
@@ -62,7 +65,7 @@ def certificate(http: HttpSettings) -> address.Certificate | None:
 
 
 class AdminPort:
-    """The process, and the desk that answers it; questions wait until that is open."""
+    """The child process and the server that answers it; questions wait until the server is open."""
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class AdminPort:
         memory: SharedMemory,
         bound: socket.socket,
     ) -> None:
-        """`memory` holds the board of the daemon's fleet."""
+        """Prepare the child; `memory` holds the shared windows of the daemon's fleet."""
         self._dsn = dsn
         self._daemon = daemon
         self._memory = memory
@@ -82,17 +85,24 @@ class AdminPort:
         self.process = AdminProcess(self._start, settings)
 
     def open(self, desk: StreamServer) -> None:
-        """Answer from now on."""
+        """Answer questions from now on."""
         self._desk = desk
         self._opened.set()
 
     def _answer(self, question: bytes) -> bytes:
-        """Whoever asks has given up before this does; nothing is what nobody takes for an answer."""
+        """Return the answer to a question, or empty bytes if the server does not open in time.
+
+        The child has given up by then and takes empty bytes for no answer.
+        """
         self._opened.wait(ANSWER_SECONDS)
         return b"" if self._desk is None else self._desk.answer(question)
 
     def _start(self, settings: Settings) -> "subprocess.Popen[bytes]":
-        """What it must know goes over its standard input, so that no secret is in an argument. It never outlives us, nor holds the port."""
+        """Start the process.
+
+        Settings go over its standard input, so that no argument has a secret. The process never
+        outlives the daemon, nor holds the port longer.
+        """
         questions, posts = AnsweringEnd(QUESTIONS), AnsweringEnd(POSTS)
         windows, bound = self._memory.descriptor, self._bound.fileno()
         given = [windows, bound, *questions.descriptors, *posts.descriptors]
@@ -102,7 +112,13 @@ class AdminPort:
         )
         instance, capacity = self._daemon.log.id, self._daemon.fleet.registry.capacity
         inherited = Inherited(
-            self._dsn, instance, capacity, windows, bound, questions.descriptors, posts.descriptors
+            dsn=self._dsn,
+            instance=instance,
+            capacity=capacity,
+            windows=windows,
+            port=bound,
+            questions=questions.descriptors,
+            posts=posts.descriptors,
         )
         assert child.stdin is not None  # noqa: S101 - it was asked for
         child.stdin.write(
@@ -117,7 +133,7 @@ class AdminPort:
 
 @contextmanager
 def begun(port: AdminPort) -> Iterator[AdminProcess]:
-    """The process, while the block runs."""
+    """Run the child process while the block runs."""
     port.process.begin()
     try:
         yield port.process

@@ -1,4 +1,4 @@
-"""The daemon, put together: what it is made of, the order it opens in, the signals that end it."""
+"""The daemon, put together: its parts, the order in which they open, the signals that end it."""
 
 import faulthandler
 import os
@@ -62,15 +62,18 @@ MIGRATION_SECONDS = 600.0  # one may take, in the record thread
 SIZES_SECONDS = 600.0  # looking through the folder of models may take, on a slow disk
 CHECK_SECONDS = 300.0  # a health check may take
 LAST_SECONDS = 60.0  # from a failure to the end of the process, at the latest
-SWITCH_SECONDS = 0.001  # a thread that waits for the interpreter has it after so long; Python's own 5 ms are seen in every acknowledgement
+# A thread that waits for the interpreter gets it after this time: with the default of 5 ms, every
+# acknowledgement would be seen to wait.
+SWITCH_SECONDS = 0.001
 
 
 def run(settings: Settings, source: str) -> int:
-    """Run the daemon until SIGTERM or SIGINT; answers the exit status."""
+    """Run the daemon until SIGTERM or SIGINT; return the exit status."""
     began = time.monotonic()
     share_arenas()
     sys.setswitchinterval(SWITCH_SECONDS)
-    faulthandler.enable()  # a crash, and the signal by which systemd ends a daemon that is stuck, print where every thread was
+    # A crash prints the stack of every thread, as does the signal that ends a stuck daemon.
+    faulthandler.enable()
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
         bound = (
@@ -82,12 +85,22 @@ def run(settings: Settings, source: str) -> int:
         models = stack.enter_context(model_files(settings))
         activity, failures = Activity(), Failures(clock.now)
         memory = SharedMemory()
-        parts = _assemble(settings, dsn, models, memory, activity, failures, stack)
+        parts = _assemble(
+            settings,
+            dsn,
+            models=models,
+            memory=memory,
+            activity=activity,
+            failures=failures,
+            stack=stack,
+        )
         port = None if bound is None else admin_child.AdminPort(settings, dsn, parts, memory, bound)
         admin = None if port is None else stack.enter_context(admin_child.begun(port))
         reload = Reload(settings, source, partial(_adjust, parts, admin))
         others = stack.enter_context(
-            health.threads(settings, dsn, parts, models, activity, failures)
+            health.threads(
+                settings, dsn, daemon=parts, models=models, activity=activity, failures=failures
+            )
         )
         others = (
             *parts.others,
@@ -129,17 +142,17 @@ def _desk(parts: DaemonParts, daemon: Daemon) -> StreamServer:
     fleet = parts.fleet
     known, trainer = fleet.registry.find, parts.trainer
     return StreamServer(
-        known,
-        partial(compared, fleet),
-        parts.intake,
-        trainer.interrupt,
-        condition,
-        instrumentation.metrics_text,
+        index_of=known,
+        compared=partial(compared, fleet),
+        inlet=parts.intake,
+        interrupt=trainer.interrupt,
+        condition=condition,
+        metrics=instrumentation.metrics_text,
     )
 
 
 def _adjust(parts: DaemonParts, admin: AdminProcess | None, settings: Settings) -> None:
-    """Put settings into force that can change at run time (`reload.LIVE`)."""
+    """Apply the settings that can change at run time (`reload.LIVE`)."""
     instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
     parts.record.adjust(settings.record)
     parts.trainer.adjust(settings.training)
@@ -150,6 +163,7 @@ def _adjust(parts: DaemonParts, admin: AdminProcess | None, settings: Settings) 
 def _assemble(
     settings: Settings,
     dsn: str,
+    *,
     models: ModelFiles,
     memory: SharedMemory,
     activity: Activity,
@@ -171,16 +185,21 @@ def _assemble(
     publisher = EventPublisher(states, broker)
     events = ModelEvents(states, publisher.enqueue)
     trainer = Trainer(
-        models,
-        intake.swap,
-        lambda: start_child(settings, dsn),
-        settings.training,
-        events.trained_by_itself,
-        failures.add,
+        models=models,
+        swap=intake.swap,
+        start_child=lambda: start_child(settings, dsn),
+        training=settings.training,
+        told=events.trained_by_itself,
+        failed=failures.add,
     )
     latest = _latest(settings.redis, fleet, stack)
     alerting = alerts.opened(
-        settings, states, registry, publisher, lambda: broker.listening and score.writable, stack
+        settings,
+        states,
+        registry=registry,
+        publisher=publisher,
+        listening=lambda: broker.listening and score.writable,
+        stack=stack,
     )
     listeners = Listeners(
         publisher,
@@ -191,13 +210,13 @@ def _assemble(
         silence=alerting.silence,
     )
     score = ScoreReader(
-        feed,
-        states,
-        fleet,
-        models,
-        listeners,
-        settings.storage.checkpoint_seconds,
-        settings.readings.max_ahead,
+        feed=feed,
+        state=states,
+        fleet=fleet,
+        models=models,
+        audience=listeners,
+        checkpoint_seconds=settings.storage.checkpoint_seconds,
+        max_ahead=settings.readings.max_ahead,
     )
     if lost:
         states.bind(log.id)
@@ -216,20 +235,20 @@ def _assemble(
         ("certificates", certificates(settings, broker)),
     )
     return DaemonParts(
-        log,
-        states,
-        feed,
-        fleet,
-        intake,
-        broker,
-        score,
-        record,
-        publisher,
-        latest,
-        trainer,
-        others,
-        alerting.dispatcher,
-        reserve,
+        log=log,
+        state=states,
+        feed=feed,
+        fleet=fleet,
+        intake=intake,
+        broker=broker,
+        score=score,
+        record=record,
+        publisher=publisher,
+        latest=latest,
+        trainer=trainer,
+        others=others,
+        dispatcher=alerting.dispatcher,
+        reserve=reserve,
     )
 
 
@@ -249,14 +268,18 @@ def _supervision(settings: Settings, broker: Broker) -> Supervision:
 def _latest(address: RedisSettings, fleet: Fleet, stack: ExitStack) -> LatestPublisher | None:
     if not address.url:
         return None
-    from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415 - the driver takes 16 MB and 0.3 s
+    # The driver takes 16 MB and 0.3 s
+    from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415
 
     latest = stack.enter_context(RedisLatest(address.url, secret(address.password_file)))
     return LatestPublisher(latest, lambda number: fleet.model.get(number, (None, 0))[0])
 
 
 def _broker(settings: Settings, intake: Intake, directory: Path) -> MqttConnection:
-    """The kept session remembers its subscriptions, so what an earlier run subscribed to and this one does not is given up."""
+    """Connect to the broker, and end subscriptions of earlier runs that this run does not have.
+
+    The broker's session remembers subscriptions until they are ended.
+    """
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
     canary = _canary(settings.broker)
     stale = _remember(
@@ -277,27 +300,30 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> MqttConnecti
 
 
 def _canary(address: BrokerSettings) -> str | None:
-    """A topic of our own: other daemons have other client ids, what these hold that is no part of a topic replaced."""
+    """Return the canary's topic: it holds the client id, so that every daemon has its own."""
     level = re.sub(r"[^\w.-]", "_", address.client_id)
     return None if address.canary is None else f"{address.canary}/{level}"
 
 
 def _remember(file: Path, filters: list[str]) -> list[str]:
-    """The subscriptions of earlier runs; these are remembered with them, in a file that is whole or as it was."""
+    """Return the subscriptions of earlier runs, and add the new filters to them in the file."""
     try:
         earlier = msgspec.json.decode(file.read_bytes(), type=list[str]) if file.exists() else []
         every = sorted({*filters, *earlier})
         if every != earlier:
             write_whole(file, msgspec.json.encode(every))
     except (OSError, msgspec.DecodeError) as error:
-        message = f"what was subscribed to before cannot be read from {file}, or not be written there: {error}"
+        message = (
+            f"what was subscribed to before cannot be read from {file}, or not be "
+            f"written there: {error}"
+        )
         raise ConfigError(message) from error
     return earlier
 
 
 @contextmanager
 def _reloading(ask: Callable[[], None]) -> Iterator[None]:
-    """SIGHUP calls `ask` while the block runs."""
+    """Call `ask` at SIGHUP while the block runs."""
     before = signal.signal(signal.SIGHUP, lambda _number, _frame: ask())
     try:
         yield
@@ -307,7 +333,7 @@ def _reloading(ask: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _stopping(end: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `end` while the block runs; the handlers before are put back."""
+    """Call `end` at SIGTERM and SIGINT while the block runs; then restore the handlers."""
 
     def handle(number: int, _: FrameType | None) -> None:
         instrumentation.daemon_stopping(signal.Signals(number).name)

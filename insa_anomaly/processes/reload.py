@@ -1,4 +1,7 @@
-"""SIGHUP: the configuration is read again, checked whole, and what can change at run time changes at once; the rest is named."""
+"""Reload at SIGHUP: the configuration is read and checked whole.
+
+Settings that can change at run time change at once; the others are named in the log.
+"""
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
@@ -33,28 +36,28 @@ TURN_SECONDS = 0.5
 
 
 class Reload(Step):
-    """Asked for by a signal, done by a thread. `adjust` is called with what is to be in force."""
+    """A reload that a signal asks for and a thread does; `adjust` takes the settings in force."""
 
     def __init__(self, current: Settings, source: str, adjust: Callable[[Settings], None]) -> None:
-        """`source` is where the settings are from: a file, or the word defaults."""
+        """Watch settings that come from `source`: a file, or the word defaults."""
         self._current = current
         self._adjust = adjust
         self._path = None if source == "defaults" else Path(source)
         self._asked = Event()
 
     def ask(self) -> None:
-        """Soon; may be called from a signal handler."""
+        """Ask for a reload soon; a signal handler may call this."""
         self._asked.set()
 
     def step(self, _: float) -> float:
-        """Do it where it was asked for; answers how long to wait for the next look."""
+        """Reload if a reload was asked for; return the seconds until the next look."""
         if self._asked.is_set():
             self._asked.clear()
             self._reload()
         return TURN_SECONDS
 
     def _reload(self) -> None:
-        """All of it or nothing: one mistake, and everything stays as it is."""
+        """Apply all new settings, or none of them if the configuration has a mistake."""
         try:
             new, _ = load(self._path)
         except ConfigError as error:
@@ -69,7 +72,7 @@ class Reload(Step):
 
 
 def differences(one: Settings, other: Settings) -> set[str]:
-    """Names of the settings that are not the same, as section.name."""
+    """Return the names of settings that differ, as section.name."""
     return {
         f"{section}.{field.name}"
         for section in Settings.model_fields
@@ -81,7 +84,10 @@ def differences(one: Settings, other: Settings) -> set[str]:
 
 
 def _merged(current: Settings, new: Settings, live: list[str]) -> Settings:
-    """What is in force now: the rest stays different until the next start, and is named again."""
+    """Return the settings in force: only `live` sections come from the new configuration.
+
+    The others stay different until the next start, and are named again.
+    """
     sections = {name: getattr(current, name) for name in Settings.model_fields}
     for name in live:
         section, _, key = name.partition(".")

@@ -55,7 +55,8 @@ def train_orders() -> None:
     The first two lines are the settings and the database.
     """
     os.nice(10)  # the stream goes first
-    from insa_anomaly.services.training import Scope  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+    # Loads scikit-learn, which the daemon must not
+    from insa_anomaly.services.training import Scope  # noqa: PLC0415
 
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)

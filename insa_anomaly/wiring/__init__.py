@@ -1,5 +1,4 @@
-"""The one place that knows every concrete class: settings become running parts, opened in order and closed in reverse.
+"""Factories: settings become parts, opened in order and closed in reverse.
 
-It owns the clock, the signals and the child processes, too. One file for each thing that is put together: the daemon, the
-database, training, replay, the demonstration.
+Wiring, and the processes and commands above it, are the only modules that know concrete adapters.
 """

@@ -1,4 +1,4 @@
-"""Alerts, put together: who hears, by which way, and what listens for silence."""
+"""Alerts, put together: targets, couriers, dispatcher and silence monitor."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -40,7 +40,7 @@ _ISSUES = Route(kinds=MODEL_KINDS)
 
 @dataclass(frozen=True)
 class AlertThreads:
-    """What decides on alerts, and what listens for silence."""
+    """The dispatcher of alerts, and the silence monitor."""
 
     dispatcher: AlertDispatcher
     silence: SilenceMonitor
@@ -49,28 +49,48 @@ class AlertThreads:
 def opened(
     settings: Settings,
     state: State,
+    *,
     registry: Registry,
     publisher: EventPublisher,
     listening: Callable[[], bool],
     stack: ExitStack,
 ) -> AlertThreads:
-    """All of it, its couriers under way until `stack` is unwound."""
+    """Open dispatcher and silence monitor; couriers run until `stack` is unwound."""
     store = stack.enter_context(storage.alerts(settings.storage.directory / storage.ALERTS))
     ways = dict(_ways(settings))
     instrumentation.alert_targets_known([target.name for target in ways])
     pauses = BackoffPolicy(settings.alerts.first_retry, settings.alerts.last_retry)
     couriers = [
-        Courier(target.name, way, store, pauses, settings.alerts.keep_seconds, clock.now)
+        Courier(
+            name=target.name,
+            target=way,
+            store=store,
+            retry=pauses,
+            keep=settings.alerts.keep_seconds,
+            clock=clock.now,
+        )
         for target, way in ways.items()
     ]
-    dispatcher = AlertDispatcher(state, store, list(ways), couriers, settings.alerts, clock.now)
+    dispatcher = AlertDispatcher(
+        state=state,
+        store=store,
+        targets=list(ways),
+        couriers=couriers,
+        alerting=settings.alerts,
+        clock=clock.now,
+    )
 
     def enqueue(events: list[Outgoing]) -> None:
         publisher.enqueue(events)
         dispatcher.notify(events)
 
     silence = SilenceMonitor(
-        state, store, registry.keys, settings.silence, ReceptionWatch(listening, clock.now), enqueue
+        state=state,
+        store=store,
+        known=registry.keys,
+        patience=settings.silence,
+        ears=ReceptionWatch(listening, clock.now),
+        enqueue=enqueue,
     )
     stack.callback(_save, silence)
     stack.enter_context(courier.running(couriers))
@@ -83,7 +103,7 @@ def _save(silence: SilenceMonitor) -> None:
 
 
 def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:
-    """Every target there is, and the way to it."""
+    """Yield every configured target with its adapter."""
     routes, budget = settings.alerts.routes, settings.alerts.daily_budget
     link = partial(_link, settings.alerts.link or "")
     if settings.mail.host:
@@ -98,7 +118,7 @@ def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:
 
 
 def try_out(settings: Settings) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What can be tried without telling anybody anything: raises TargetAway or TargetRefused where it fails."""
+    """Yield a harmless try of each target: it raises TargetAway or TargetRefused where it fails."""
     if settings.mail.host:
         yield "mail", _mail(settings, settings.mail.host).try_out
     if settings.github.repository:
@@ -113,15 +133,15 @@ def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _now
     mail = settings.mail
     password, deadline = _secret(mail.password_file), settings.alerts.deadline
     post = SmtpAccount(
-        host,
-        mail.port,
-        mail.security,
-        mail.sender,
-        mail.recipients,
-        mail.username,
-        password,
-        mail.ca_file,
-        deadline,
+        host=host,
+        port=mail.port,
+        security=mail.security,
+        sender=mail.sender,
+        recipients=mail.recipients,
+        username=mail.username,
+        password=password,
+        ca_file=mail.ca_file,
+        deadline=deadline,
     )
     return Mail(post, link)
 

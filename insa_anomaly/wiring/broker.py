@@ -14,7 +14,7 @@ CONNECT_SECONDS = 10.0
 
 
 def access(address: BrokerSettings) -> Access:
-    """The address with the secret read from its file."""
+    """Return the broker's address with the password read from its file."""
     key = credential(address.key_file) if address.key_file else None
     tls = (
         Tls(address.ca_file, address.certificate_file, key)
@@ -23,19 +23,22 @@ def access(address: BrokerSettings) -> Access:
     )
     password = secret(address.password_file)
     return Access(
-        address.host,
-        address.port,
-        address.client_id,
-        address.username,
-        password,
-        tls,
-        address.keepalive,
+        host=address.host,
+        port=address.port,
+        client_id=address.client_id,
+        username=address.username,
+        password=password,
+        tls=tls,
+        keepalive=address.keepalive,
     )
 
 
 @contextmanager
 def feeder(address: BrokerSettings, name: str) -> Iterator[Feeder]:
-    """A connection to publish on, under a client id of its own. Raises BrokerAway, BrokerRefused."""
+    """Open a connection for publishing, under a client id of its own.
+
+    Raises BrokerAway or BrokerRefused.
+    """
     publisher = Feeder(
         replace(access(address), client_id=f"{address.client_id}-{name}-{token_hex(4)}")
     )

@@ -1,6 +1,6 @@
-"""The certificates in use: the broker's, as it showed it last, and our own, as they were when the daemon started.
+"""The certificates in use: the broker's last, and the daemon's own as read at its start.
 
-A file that was renewed since counts from the next start on: that is when it is read.
+A file that was renewed since counts from the next start on, which reads it.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,14 @@ class Peer(Protocol):
 
     @property
     def certificate(self) -> bytes | None:
-        """What the broker showed last, in DER."""
+        """The broker's last certificate, in DER."""
 
 
 def certificates(settings: Settings, peer: Peer) -> Certificates:
-    """All that are configured. Raises ConfigError for a file that cannot be read."""
+    """Return the watch over all configured certificates.
+
+    Raises ConfigError for a file that cannot be read.
+    """
     ends: dict[str, Callable[[], int | None]] = {
         "broker": lambda: None if peer.certificate is None else expires(peer.certificate)
     }
@@ -41,7 +44,7 @@ def _known(end: int | None) -> Callable[[], int | None]:
 
 
 def _first_end(file: Path) -> int | None:
-    """Of a chain, the link that ends first."""
+    """Return the end of the certificate in a chain that ends first."""
     try:
         return min(ends_of_pem(file.read_bytes()), default=None)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What time it is, asked nowhere else."""
+"""The clock of the system; every other module takes the time as an argument."""
 
 import time
 
 
 def now() -> int:
-    """Microseconds since the epoch."""
+    """Return the microseconds since the epoch."""
     return time.time_ns() // 1000

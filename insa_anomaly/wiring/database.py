@@ -1,4 +1,4 @@
-"""The database: the one configured, else an embedded server."""
+"""The database: the configured database, else an embedded server."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,10 @@ START_SECONDS = 2.0  # a start waits for the database; readings are taken withou
 
 @contextmanager
 def database(settings: Settings) -> Iterator[str]:
-    """The connection string; an embedded server lives as long as the block, unless another process runs it already."""
+    """Yield the connection string while the block runs.
+
+    An embedded server lives as long as the block, unless another process runs it already.
+    """
     address = settings.database
     if address.url is not None:
         yield with_password(address.url, secret(address.password_file))
@@ -38,7 +41,7 @@ def database(settings: Settings) -> Iterator[str]:
 
 
 class UpToDate:
-    """A recorder that brings the schema up to date when it first reaches the database, which may be away at the start."""
+    """A recorder that migrates the schema when it first reaches the database."""
 
     def __init__(self, recorder: PostgresRecorder, dsn: str) -> None:
         self._recorder = recorder
@@ -49,7 +52,7 @@ class UpToDate:
         )  # the attempt of the start may still be under way when the record reader begins
 
     def cursor(self, log_id: UUID) -> int:
-        """The recorder's, after the migrations."""
+        """Return the recorder's cursor, after the migrations."""
         with self._lock:
             if not self._migrated:
                 migrate(self._dsn)
@@ -57,12 +60,15 @@ class UpToDate:
             return self._recorder.cursor(log_id)
 
     def record(self, page: Page) -> None:
-        """The recorder's."""
+        """Record a page."""
         with self._lock:
             self._recorder.record(page)
 
     def attempt(self, seconds: float) -> None:
-        """Reach the database for once. Raises DatabaseAway where that takes longer, DatabaseRefused."""
+        """Reach the database once.
+
+        Raises DatabaseAway where that takes longer than `seconds`, or DatabaseRefused.
+        """
         answers: SimpleQueue[InsaError | None] = SimpleQueue()
         Thread(target=self._try, args=(answers,), name="database", daemon=True).start()
         try:
@@ -83,7 +89,11 @@ class UpToDate:
 
 @contextmanager
 def recorder(dsn: str, settings: Settings, log_id: UUID) -> Iterator[UpToDate]:
-    """A database that refuses ends the start with its reason; one that is away does not. Raises AlreadyRunning too."""
+    """Open a recorder while the block runs.
+
+    A database that refuses ends the start with its reason, a database that is unreachable does not.
+    Raises AlreadyRunning too.
+    """
     claim = Claim(settings.broker.client_id, log_id)
     ingest = as_role(dsn, roles.INGEST if settings.database.roles else None)
     with PostgresRecorder(

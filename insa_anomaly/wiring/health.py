@@ -29,12 +29,13 @@ Steps = tuple[tuple[str, Step], ...]
 def threads(
     settings: Settings,
     dsn: str,
+    *,
     daemon: DaemonParts,
     models: ModelFiles,
     activity: Activity,
     failures: Failures,
 ) -> Iterator[Steps]:
-    """What trains when it is asked for, and what asks for it once a day."""
+    """Yield the steps of the training jobs and of the daily health check."""
     with services.pools(settings, dsn) as pools:
         instance = daemon.log.id
         parts = services.ServiceParts(
@@ -42,12 +43,12 @@ def threads(
         )
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
         runner = JobRunner(
-            queue,
-            daemon.trainer,
-            models,
-            daemon.state,
-            daemon.publisher.enqueue,
-            clock.now,
+            jobs=queue,
+            trainer=daemon.trainer,
+            models=models,
+            state=daemon.state,
+            enqueue=daemon.publisher.enqueue,
+            clock=clock.now,
             devices=devices,
         )
         remedies, service = assembled(
@@ -59,13 +60,13 @@ def threads(
             partial(failures.write_down, queue.put_ended),
         )
         keeper = HealthKeeper(
-            service,
-            remedies,
-            notes,
-            instance,
-            settings.health.latency,
-            clock.now,
-            settings.health.settle,
+            service=service,
+            remedies=remedies,
+            notes=notes,
+            instance=instance,
+            latency=settings.health.latency,
+            clock=clock.now,
+            settle=settings.health.settle,
         )
         yield ("jobs", runner), ("health", keeper)
 
@@ -77,7 +78,10 @@ def assembled(
     state: State,
     enqueue: Callable[[list[Outgoing]], None],
 ) -> tuple[Remedies, HealthService]:
-    """Who acts and who checks; half of the places for trainings are left to people."""
+    """Return the remedies and the health service.
+
+    Half of the training places are left to people.
+    """
     jobs = services.job_service(pools, parts, max(1, settings.training.jobs // 2))
     changes = services.model_changes(settings, pools, parts.models)
     events = ModelEvents(state, enqueue)
@@ -92,4 +96,4 @@ def assembled(
     return remedies, services.health_service(settings, pools)
 
 
-# -------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------- the command

@@ -1,4 +1,4 @@
-"""How our long-lived processes keep their memory."""
+"""Memory of long-lived processes."""
 
 import ctypes
 
@@ -6,7 +6,10 @@ M_ARENA_MAX, ARENAS = -8, 2  # the first is mallopt's name for the second
 
 
 def share_arenas() -> None:
-    """Let glibc keep few arenas: by itself it makes one a thread, each of which holds on to what its thread once needed."""
+    """Limit glibc's arenas.
+
+    By default each thread gets an arena and holds the memory it once needed.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # other C libraries have none, and no arenas
         libc.mallopt(M_ARENA_MAX, ARENAS)

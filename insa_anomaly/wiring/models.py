@@ -1,4 +1,4 @@
-"""The models on disk, as the settings say."""
+"""The models on disk, opened as configured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,15 @@ from insa_anomaly.settings.secrets import credential, secret
 
 @contextmanager
 def model_files(settings: Settings) -> Iterator[ModelFiles]:
-    """Open, while the block runs. Raises ConfigError, ModelFileError."""
+    """Open the models while the block runs. Raises ConfigError or ModelFileError."""
     models = settings.models
     keys = secret(models.encryption_key_file)
     if models.encryption_key_file and credential(
         models.encryption_key_file
     ).resolve().is_relative_to(models.directory.resolve()):
         raise ConfigError(
-            f"models.encryption_key_file lies in {models.directory}, whose files it is to seal, and which backups copy"
+            f"models.encryption_key_file lies in {models.directory}, whose files it is to seal, "
+            "and which backups copy"
         )
     with ModelFiles(
         models.directory, models.key_file, None if keys is None else Seal.of(keys)

@@ -25,7 +25,7 @@ from insa_anomaly.settings.load import Settings
 
 @dataclass(frozen=True)
 class ServiceParts:
-    """What of the running daemon they work with."""
+    """Parts of the running daemon that services work with."""
 
     models: ModelFiles
     stream: StreamView
@@ -36,7 +36,10 @@ class ServiceParts:
 
 @dataclass(frozen=True)
 class Pools:
-    """Connections to answer with, and others to add to the audit log with: who answers can neither read nor forge it."""
+    """Connections that answer, and connections that append to the audit log.
+
+    An answering connection can neither read nor forge the audit log.
+    """
 
     answers: Pool
     audit: Pool
@@ -44,7 +47,7 @@ class Pools:
 
 @contextmanager
 def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
-    """Connections with the rights of each part, where the database has roles for them; else the same for all."""
+    """Open the pools, with the rights of each part where the database has roles."""
     database = settings.database
     if not database.roles:
         with Pool(dsn, database.deadline) as pool:
@@ -58,7 +61,7 @@ def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
 
 
 def job_service(pools: Pools, parts: ServiceParts, most_waiting: int) -> JobService:
-    """Takes trainings, as long as no more than so many wait."""
+    """Return the service that takes training jobs while no more than `most_waiting` wait."""
     audit = PostgresAudit(pools.audit)
     return JobService(
         PostgresJobs(pools.answers, parts.instance),
@@ -71,7 +74,7 @@ def job_service(pools: Pools, parts: ServiceParts, most_waiting: int) -> JobServ
 
 
 def model_changes(settings: Settings, pools: Pools, models: ModelFiles) -> ModelChangeService:
-    """Changes models that are there."""
+    """Return the service that changes models."""
     catalogue, findings, audit = (
         PostgresCatalogue(pools.answers),
         PostgresFindings(pools.answers),
@@ -83,7 +86,7 @@ def model_changes(settings: Settings, pools: Pools, models: ModelFiles) -> Model
 
 
 def health_service(settings: Settings, pools: Pools) -> HealthService:
-    """The health check."""
+    """Return the service of the health check."""
     return HealthService(
         PostgresHealth(pools.answers),
         PostgresAudit(pools.audit),
@@ -93,7 +96,7 @@ def health_service(settings: Settings, pools: Pools) -> HealthService:
 
 
 def parser(settings: Settings) -> Parser:
-    """Knows what comes over MQTT and what comes over HTTP."""
+    """Return the parser of MQTT and HTTP messages."""
     return Parser(
         replace(settings.readings, subscriptions=(*SUBSCRIPTIONS, *settings.readings.subscriptions))
     )

@@ -1,6 +1,6 @@
-"""The storage directory, held by one daemon, and what is in it, whole or set aside: a damaged file ends no start.
+"""The storage directory, held by a single daemon, with its files whole or set aside.
 
-A person can look at it later.
+A damaged file ends no start; a person can look at it later.
 """
 
 import fcntl
@@ -33,7 +33,7 @@ _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Hold the storage directory for this process alone; the lock goes with the process, however it ends."""
+    """Hold the storage directory for this process; the lock ends with the process."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (directory / "daemon.lock").open("w")
@@ -51,7 +51,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 
 def taken(directory: Path) -> bool:
-    """Whether a daemon holds it."""
+    """Return whether a daemon holds the directory."""
     try:
         with (directory / "daemon.lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -63,18 +63,25 @@ def taken(directory: Path) -> bool:
 
 
 def check_owner(directory: Path) -> None:
-    """Root leaves files behind that the service's account cannot use. Raises ConfigError."""
+    """Refuse to run as root in another account's directory: the service could not use root's files.
+
+    Raises ConfigError.
+    """
     if os.geteuid() == 0 and directory.is_dir() and (owner := directory.stat().st_uid):
         name = pwd.getpwuid(owner).pw_name
         raise ConfigError(
-            f"{directory} belongs to {name}, who could not use what root leaves: `runuser -u {name} -- insa-anomaly ...`"
+            f"{directory} belongs to {name}, who could not use what root leaves: `runuser -u "
+            f"{name} -- insa-anomaly ...`"
         )
 
 
 def opened(
     directory: Path, log_bytes: int, reserve: FileReserve
 ) -> tuple[LogFile, state.StateFile, bool]:
-    """Both, and whether the states were lost. Where they cannot be opened for want of room, the reserve is let go, and they are again."""
+    """Return log and states, and whether the states were lost.
+
+    If they cannot be opened for want of room, the reserve is released and they are opened again.
+    """
     reserve.hold()
     try:
         return _both(directory, log_bytes)
@@ -95,7 +102,10 @@ def _both(directory: Path, log_bytes: int) -> tuple[LogFile, state.StateFile, bo
 
 
 def log(path: Path, most_bytes: int) -> LogFile:
-    """The log; what can be read of a damaged one begins a new one. Raises LogBroken, ConfigError."""
+    """Open the log; the readable entries of a damaged log begin a new log.
+
+    Raises LogBroken or ConfigError.
+    """
     found = None
     try:
         found = LogFile(path, most_bytes)
@@ -110,7 +120,10 @@ def log(path: Path, most_bytes: int) -> LogFile:
 
 
 def states(path: Path) -> tuple[state.StateFile, bool]:
-    """The states, and whether they were lost: damaged ones are computed again from the log. Raises StateBroken, ConfigError."""
+    """Open the states; return whether they were lost.
+
+    Damaged states are computed again from the log. Raises StateBroken or ConfigError.
+    """
     found = None
     try:
         found = state.StateFile(path)
@@ -124,7 +137,10 @@ def states(path: Path) -> tuple[state.StateFile, bool]:
 
 
 def alerts(path: Path) -> AlertFile:
-    """The alerts; damaged ones are begun anew. Raises AlertsBroken, ConfigError."""
+    """Open the alerts; a damaged file is replaced by an empty file.
+
+    Raises AlertsBroken or ConfigError.
+    """
     try:
         return AlertFile(path)
     except AlertsDamaged:
@@ -133,7 +149,10 @@ def alerts(path: Path) -> AlertFile:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the file and those that SQLite keeps beside it; answers the new name, which was free. Raises ConfigError."""
+    """Rename a file and SQLite's files beside it; return the new name, which was free.
+
+    Raises ConfigError.
+    """
     aside = next(
         one
         for number in count(1)
@@ -150,7 +169,7 @@ def set_aside(path: Path) -> Path:
 
 
 def sizes(directory: Path, models: Path) -> dict[str, int]:
-    """Bytes on disk, of the log and the states in the storage directory, and of the models. Raises DiskUnreadable."""
+    """Return the bytes on disk of the log, the states and the models. Raises DiskUnreadable."""
     return {
         "log": size_of_file(directory / LOG),
         "state": size_of_file(directory / STATE),

@@ -16,7 +16,8 @@ def training_service(
     settings: Settings, files: ModelFiles, on_progress: Callable[[int], None] = lambda _: None
 ) -> TrainingService:
     """Return the service that trains by these settings and stores models in these files."""
-    from insa_anomaly.services import training  # noqa: PLC0415 - loads scikit-learn, which the daemon must not
+    # Loads scikit-learn, which the daemon must not
+    from insa_anomaly.services import training  # noqa: PLC0415
 
     together, policy = settings.devices, settings.verdict
     return training.TrainingService(
