@@ -10,11 +10,12 @@ import msgspec
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import AnomalyStore
 from insa_anomaly.services.audit import Audit, Author
-from insa_anomaly.services.models import DAY, LIVE_DAYS
+from insa_anomaly.services.models import LIVE_DAYS
 from insa_anomaly.services.views import Id
 
 ANOMALIES_MOST = 200_000

@@ -3,6 +3,7 @@
 import msgspec
 
 from insa_anomaly.core.notification.event import rfc3339
+from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports.anomalies import AnomalyCounts, Filter, PageCursor
 from insa_anomaly.ports.models import ModelAccuracy, ModelIndex, ModelRow
@@ -11,7 +12,6 @@ from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.stream_view import ShadowTally, StreamView
 from insa_anomaly.services.views import Figure, Id, Instant, ModelView, model_view
 
-DAY = 86_400_000_000
 LIVE_DAYS = 7
 COUNT_SECONDS = 900
 UNKNOWN = "this model carries no self-assessment"

@@ -2,7 +2,8 @@
 
 The port is a process of its own, so that no request takes the interpreter from the stream.
 
-`StreamClient` asks and `StreamServer` answers; a pair of them, over any carrier of bytes, stands for the daemon.
+`StreamClient` asks and `StreamServer` answers; a pair of them, over any carrier of bytes, stands
+for the daemon.
 """
 
 from collections.abc import Callable

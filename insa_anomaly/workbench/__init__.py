@@ -1,1 +1,1 @@
-"""What people run by hand: recorded files through a real broker, and the demonstration on a simulated plant."""
+"""Work by hand: recordings, the demonstration on a simulated plant, dashboards, installation."""

@@ -1,4 +1,7 @@
-"""The service on a machine: account, folders, configuration, key, units. Said first, done on demand; done again it changes nothing."""
+"""The service on a machine: account, folders, configuration, key, units.
+
+Steps are named first and done on demand; done again, they change no state.
+"""
 
 import json
 import os
@@ -18,7 +21,8 @@ ACCOUNT = "insa-anomaly"
 KEY_BYTES = 32
 _UNITS = ("insa-anomaly.service", "insa-anomaly@.service")
 _PROGRAM = "/opt/insa-anomaly/bin/insa-anomaly"  # in the units as shipped
-_CONFIG = """# The settings of this plant; every other keeps its default. manual.yaml beside it says what there is and what it means.
+_CONFIG = """# The settings of this plant; every other setting keeps its default.
+# manual.yaml beside this file lists and explains all settings.
 broker:
   host: 127.0.0.1
   # username: insa-anomaly
@@ -26,7 +30,9 @@ broker:
 
 """
 _EMBEDDED = """database:
-  url: null # an embedded server, in /var/lib/insa-anomaly; a server of yours is set up by `insa-anomaly install --database`
+  # null: an embedded server in /var/lib/insa-anomaly. For a server of yours:
+  # `insa-anomaly install --database`
+  url: null
 """
 _DATABASE = """database:
   url: {url}
@@ -36,7 +42,9 @@ _DATABASE = """database:
 _INSTANCE = """# One line or area, {name}: folders, a port and a name at the broker of its own.
 broker: {{client_id: insa-anomaly-{name}}}
 storage: {{directory: /var/lib/insa-anomaly/{name}}}
-models: {{directory: /var/lib/insa-iiot/ml_models/{name}, key_file: /var/lib/insa-anomaly/{name}/model.key}}
+models:
+  directory: /var/lib/insa-iiot/ml_models/{name}
+  key_file: /var/lib/insa-anomaly/{name}/model.key
 http: {{port: {port}}}
 readings: {{subscriptions: [{{topic: "insa/iiot/telemetry/{name}/{{device_id}}", format: auto}}]}}
 """
@@ -46,7 +54,7 @@ _FIRST_PORT = 8788  # of an instance; 8787 is the default's
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that is to be so: whether it is, and how it becomes so."""
+    """A state that the machine must be in: whether it is, and how it gets there."""
 
     what: str
     done: Callable[[], bool]
@@ -55,23 +63,30 @@ class Step:
 
 @dataclass(frozen=True)
 class Site:
-    """Where it goes: `root` is the machine's own root folder, or a scratch one; `program` the command that the units start."""
+    """The target of an installation.
+
+    `root` is the machine's own root folder or a scratch folder; `program` is the command that the
+    units start.
+    """
 
     root: Path
     program: Path
 
     def path(self, name: str) -> Path:
-        """A path of the system, below the root."""
+        """Return a path of the system, below the root."""
         return self.root / name.lstrip("/")
 
     @property
     def real(self) -> bool:
-        """Whether it is this machine's own root."""
+        """Whether the target is this machine's own root."""
         return self.root == Path("/")
 
     @property
     def ids(self) -> tuple[int, int] | None:
-        """User and group of the account; None where there is none, or we may give nothing away."""
+        """User and group of the account.
+
+        None if there is no account, or ownership cannot be given.
+        """
         passwd = self.path("/etc/passwd")
         lines = (
             passwd.read_text(encoding="utf-8").splitlines()
@@ -83,16 +98,18 @@ class Site:
 
 
 def install(site: Site, instances: Sequence[str], database: str | None = None) -> list[Step]:
-    """What is to be so for the service to run, in order; new configurations name this `database`, None: an embedded one each.
+    """Return the steps, in order, that make the service run.
 
-    Raises InstallationFailed where the units could not start the program.
+    New configurations name this `database`; None: an embedded database each. Raises
+    InstallationFailed where the units could not start the program.
     """
     home = next(
         (home for home in _HOMES if site.real and site.program.resolve().is_relative_to(home)), None
     )
     if home is not None:
         raise InstallationFailed(
-            f"{site.program} lies below {home}, where a service may not look: install the program below /opt"
+            f"{site.program} lies below {home}, where a service may not look: install the "
+            "program below /opt"
         )
     if site.real and os.geteuid() != 0:
         raise InstallationFailed("only root can install a service: sudo, or --root for a trial")
@@ -107,7 +124,7 @@ def install(site: Site, instances: Sequence[str], database: str | None = None) -
 
 
 def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
-    """Configurations that were there before, and do not name this database in these words."""
+    """Return the configurations that were there before and do not name this database."""
     paths = [site.path(f"/etc/insa-anomaly/{name}.yaml") for name in ("config", *instances)]
     return [
         path
@@ -117,7 +134,7 @@ def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
 
 
 def uninstall(site: Site) -> list[Step]:
-    """Units, command and shared files gone; the data, the configuration and the account stay."""
+    """Return the steps that remove units, command and shared files; data and account stay."""
     paths = [site.path(f"/etc/systemd/system/{name}") for name in _UNITS]
     gone = [site.path("/usr/local/bin/insa-anomaly"), site.path("/usr/local/share/insa-anomaly")]
     steps = [
@@ -129,12 +146,12 @@ def uninstall(site: Site) -> list[Step]:
 
 
 def pending(steps: Sequence[Step]) -> list[Step]:
-    """Those that are still to be done."""
+    """Return the steps that are still to be done."""
     return [step for step in steps if not _is_done(step)]
 
 
 def apply(steps: Sequence[Step]) -> Iterator[str]:
-    """Do what is to be done, in order, answering each as it is done. Raises InstallationFailed."""
+    """Do the pending steps in order; yield each when it is done. Raises InstallationFailed."""
     for step in steps:
         if not _is_done(step):
             with _told(step):
@@ -156,7 +173,7 @@ def _told(step: Step) -> Iterator[None]:
         raise InstallationFailed(f"{step.what}: {str(reason).strip()}") from error
 
 
-# ---------------------------------------------------------------------------------------------------- what is done
+# -------------------------------------------------------------------------------- what is done
 def _account(site: Site) -> list[Step]:
     if os.geteuid() != 0:
         return []  # into a scratch root; there nothing is given away either
@@ -190,7 +207,10 @@ def _folders(site: Site) -> list[Step]:
 
 
 def _configuration(site: Site, instances: Sequence[str], database: str | None) -> Iterator[Step]:
-    """The plant's own is written once and never touched again; the manual follows the program."""
+    """Yield the steps of the configuration.
+
+    The plant's own file is written once and never changed; the manual follows the program.
+    """
     manual = shipped("config.yaml").read_text(encoding="utf-8")
     yield _file(site, "/etc/insa-anomaly/manual.yaml", manual, 0o644, "root")
     named = None if database is None else _DATABASE.format(url=json.dumps(database))
@@ -200,12 +220,17 @@ def _configuration(site: Site, instances: Sequence[str], database: str | None) -
     for name, text in texts.items():
         path = site.path(f"/etc/insa-anomaly/{name}.yaml")
         yield Step(
-            f"write {path}", path.exists, partial(_write, site, path, text.encode(), 0o640, "group")
+            f"write {path}",
+            path.exists,
+            partial(_write, site, path, text.encode(), mode=0o640, whose="group"),
         )
 
 
 def _key(site: Site, instances: Sequence[str]) -> Iterator[Step]:
-    """What authenticates the models; made once: with another every model there is would look altered."""
+    """Yield the steps of the key that authenticates models.
+
+    The key is made once: with another key every model would look altered.
+    """
     for name in ("", *instances):
         folder = f"/var/lib/insa-anomaly/{name}".rstrip("/")
         if name:
@@ -215,7 +240,7 @@ def _key(site: Site, instances: Sequence[str]) -> Iterator[Step]:
         yield Step(
             f"make the key {path}",
             path.exists,
-            partial(_write, site, path, secrets.token_bytes(KEY_BYTES), 0o600, "owner"),
+            partial(_write, site, path, secrets.token_bytes(KEY_BYTES), mode=0o600, whose="owner"),
         )
 
 
@@ -235,7 +260,10 @@ def _units(site: Site) -> Iterator[Step]:
 
 
 def _shared(site: Site) -> Iterator[Step]:
-    """The command on everybody's PATH; the broker's configuration and the dashboards, to be taken from there."""
+    """Yield the steps of shared files.
+
+    The command on PATH, the broker's configuration, dashboards.
+    """
     link = site.path("/usr/local/bin/insa-anomaly")
     linked = link.is_symlink() and link.readlink() == site.program
     if site.program.parent != Path("/usr/local/bin"):
@@ -248,7 +276,7 @@ def _shared(site: Site) -> Iterator[Step]:
             yield _file(site, target, source.read_text(encoding="utf-8"), 0o644, "root")
 
 
-# ----------------------------------------------------------------------------------------------------- how it is done
+# -------------------------------------------------------------------------------- how it is done
 def _folder(site: Site, name: str, mode: int, whose: str) -> Step:
     path = site.path(name)
     return Step(
@@ -268,7 +296,9 @@ def _file(site: Site, name: str, text: str, mode: int, whose: str) -> Step:
             and _is(site, path, mode, whose)
         )
 
-    return Step(f"write {path}", same, partial(_write, site, path, text.encode(), mode, whose))
+    return Step(
+        f"write {path}", same, partial(_write, site, path, text.encode(), mode=mode, whose=whose)
+    )
 
 
 def _is(site: Site, path: Path, mode: int, whose: str) -> bool:
@@ -281,7 +311,7 @@ def _is(site: Site, path: Path, mode: int, whose: str) -> bool:
 
 
 def _ids(site: Site, whose: str) -> tuple[int, int] | None:
-    """Of the account, of root with the account's group, or of root alone."""
+    """Return the ids of the account, of root with the account's group, or of root alone."""
     ids = site.ids
     if ids is None:
         return None
@@ -301,7 +331,7 @@ def _give(site: Site, path: Path, mode: int, whose: str) -> None:
 
 
 def _write(site: Site, path: Path, data: bytes, mode: int, whose: str) -> None:
-    """Nobody sees it before it is whole and its owner's."""
+    """Write a file that is visible only once it is whole and its owner's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
@@ -329,7 +359,7 @@ def _remove(path: Path) -> None:
 
 
 def _systemctl(site: Site, *words: str) -> list[Step]:
-    """Only where systemd runs."""
+    """Return the steps of systemctl, where systemd runs."""
     if not site.real or not Path("/run/systemd/system").is_dir():
         return []
     asked: list[bool] = []

@@ -1,4 +1,4 @@
-"""Progress of long work on a console: a bar on a terminal, a line at the beginning and at the end elsewhere."""
+"""Progress of long work: a bar on a terminal, elsewhere a line at the start and at the end."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +32,10 @@ def open_console(stream: IO[str]) -> Console:
 
 @contextmanager
 def progress(console: Console, title: str, total: int | None) -> Iterator[Advance]:
-    """Show work of `total` steps (None: unknown); call the result with the number of steps done since the last call."""
+    """Show work of `total` steps (None: unknown).
+
+    The result is called with the number of steps done since the last call.
+    """
     if not console.is_terminal:
         console.print(f"{title} ...")
     columns = (
@@ -57,14 +60,14 @@ def progress(console: Console, title: str, total: int | None) -> Iterator[Advanc
 
 
 class _Throttle:
-    """Adds up steps and lets them through ten times a second: drawing must not cost more than the work."""
+    """Counter that passes steps on ten times a second: drawing must not cost more than the work."""
 
     def __init__(self) -> None:
         self.total = self._waiting = 0
         self._next = time.monotonic()
 
     def add(self, steps: int) -> int:
-        """Steps to show now, 0 while it is too early."""
+        """Return the steps to show now, 0 while it is too early."""
         self.total += steps
         self._waiting += steps
         if time.monotonic() < self._next:

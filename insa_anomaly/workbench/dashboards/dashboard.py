@@ -50,13 +50,17 @@ def _quantile(q: float, metric: str) -> str:
 
 def _models() -> list[Panel]:
     assessed = f"avg(avg_over_time(insa_model_false_positive_rate{_OF}[24h]))"
-    alarmed = f"sum(increase(insa_anomalies_total{_OF}[24h])) / sum(increase(insa_readings_total{_OF}[24h]))"
+    alarmed = (
+        f"sum(increase(insa_anomalies_total{_OF}[24h])) / "
+        f"sum(increase(insa_readings_total{_OF}[24h]))"
+    )
     latency = Scale("s", steps=((GOOD, None), (BAD, 0.1)))
     return [
         heading("Models"),
         gauge(
             "ML Model Status",
-            "Share of the series known that a model serves. A new series has none until it has told enough to learn from.",
+            "Share of the series known that a model serves. A new series has none until it has "
+            "told enough to learn from.",
             [
                 Promql(
                     f"sum(insa_series_with_model{_OF}) / sum(insa_series{_OF})",
@@ -68,8 +72,10 @@ def _models() -> list[Panel]:
         ),
         gauge(
             "False Positive Rate, 24 h",
-            "As assessed: the mean over the models that serve and over 24 hours, from held-out readings. At the most: the share of all "
-            "readings of 24 hours that scored below 0, which is the rate if every one of them was a false positive.",
+            "As assessed: the mean over the models that serve and over 24 hours, from held-out "
+            "readings. At the most: the share of all "
+            "readings of 24 hours that scored below 0, which is the rate if every one of them "
+            "was a false positive.",
             [Promql(assessed, "as assessed", now=True), Promql(alarmed, "at the most", now=True)],
             Scale(_SHARE, most=0.2, steps=((GOOD, None), (FAIR, 0.05), (BAD, 0.1)), decimals=2),
         ),
@@ -88,18 +94,21 @@ def _models() -> list[Panel]:
         ),
         bars(
             "Model Accuracy",
-            "Of the models that serve, the 25 lowest: (true positive rate + 1 - false positive rate) / 2, as assessed. "
+            "Of the models that serve, the 25 lowest: (true positive rate + 1 - false positive "
+            "rate) / 2, as assessed. "
             "Models of fewer than 2000 readings have none yet.",
             Sql(
                 "SELECT device_id || ' / ' || metric_name AS model, accuracy FROM ml_models\n"
-                "WHERE status = 'active' AND accuracy IS NOT NULL AND device_id IN (${device:sqlstring})\nORDER BY accuracy, 1 LIMIT 25"
+                "WHERE status = 'active' AND accuracy IS NOT NULL AND device_id IN "
+                "(${device:sqlstring})\nORDER BY accuracy, 1 LIMIT 25"
             ),
             "model",
             Scale(_SHARE, most=1, steps=((BAD, None), (FAIR, 0.8), (GOOD, 0.9)), decimals=1),
         ),
         lines(
             "Prediction Latency",
-            "From the receipt of a reading to its score, committed: of the oldest reading of each batch.",
+            "From the receipt of a reading to its score, committed: of the oldest reading of "
+            "each batch.",
             [
                 Promql(_quantile(q, "insa_receive_to_score_seconds"), f"p{round(100 * q)}")
                 for q in (0.5, 0.95, 0.99)
@@ -112,7 +121,8 @@ def _models() -> list[Panel]:
             "Every version there ever was.",
             [
                 Sql(
-                    "SELECT status, count(*) AS models FROM ml_models GROUP BY status ORDER BY status"
+                    "SELECT status, count(*) AS models FROM ml_models GROUP BY status ORDER BY "
+                    "status"
                 )
             ],
             Scale("none", steps=((PLAIN, None),)),
@@ -124,7 +134,8 @@ def _models() -> list[Panel]:
             "Confirmed episodes among those that were judged, in the time shown.",
             [
                 Sql(
-                    "SELECT count(*) FILTER (WHERE verdict = 'confirmed')::float8 / nullif(count(*), 0) AS precision\n"
+                    "SELECT count(*) FILTER (WHERE verdict = 'confirmed')::float8 / "
+                    "nullif(count(*), 0) AS precision\n"
                     "FROM feedback WHERE $__timeFilter(given_at)"
                 )
             ],
@@ -133,7 +144,8 @@ def _models() -> list[Panel]:
         ),
         lines(
             "Trainings",
-            "Models trained, trainings that ended without one, and models put aside since their files are not what was written, an hour.",
+            "Models trained, trainings that ended without one, and models put aside since their "
+            "files are not what was written, an hour.",
             [
                 Promql(f"3600 * {_rate('insa_models_trained_total')}", "trained"),
                 Promql(f"3600 * {_rate('insa_trainings_failed_total')}", "failed"),
@@ -145,7 +157,8 @@ def _models() -> list[Panel]:
         ),
         lines(
             "Decisions of the health check",
-            "Of the last day, by what was decided and why: retrained, escalated, recovered, disabled, retired, cleaned up.",
+            "Of the last day, by what was decided and why: retrained, escalated, recovered, "
+            "disabled, retired, cleaned up.",
             [
                 Promql(
                     f"sum by (kind, cause) (increase(insa_health_decisions_total{_OF}[24h]))",
@@ -166,8 +179,10 @@ def _findings() -> list[Panel]:
             "Open episodes",
             "Whatever the time shown.",
             Sql(
-                "SELECT started_at, device_id, metric_name, readings, peak_confidence, updated_at FROM anomaly_episodes\n"
-                "WHERE closed_at IS NULL AND device_id IN (${device:sqlstring})\nORDER BY started_at DESC LIMIT 100"
+                "SELECT started_at, device_id, metric_name, readings, peak_confidence, "
+                "updated_at FROM anomaly_episodes\n"
+                "WHERE closed_at IS NULL AND device_id IN (${device:sqlstring})\nORDER BY "
+                "started_at DESC LIMIT 100"
             ),
         ),
         bars(
@@ -175,7 +190,8 @@ def _findings() -> list[Panel]:
             "Anomalous readings in the time shown, the 20 devices with most.",
             Sql(
                 "SELECT device_id AS device, count(*) AS anomalies FROM anomaly_detections\n"
-                "WHERE is_anomaly AND $__timeFilter(timestamp) AND device_id IN (${device:sqlstring})\n"
+                "WHERE is_anomaly AND $__timeFilter(timestamp) AND device_id IN "
+                "(${device:sqlstring})\n"
                 "GROUP BY device_id ORDER BY anomalies DESC, 1 LIMIT 20"
             ),
             "device",
@@ -185,10 +201,13 @@ def _findings() -> list[Panel]:
             "Newest anomalies",
             "In the time shown: the value, what was expected, and the first reason.",
             Sql(
-                "SELECT timestamp, device_id, metric_name, value, (metadata->>'expected')::float8 AS expected,\n"
-                "    (metadata->>'lower')::float8 AS lower, (metadata->>'upper')::float8 AS upper, confidence,\n"
+                "SELECT timestamp, device_id, metric_name, value, "
+                "(metadata->>'expected')::float8 AS expected,\n"
+                "    (metadata->>'lower')::float8 AS lower, (metadata->>'upper')::float8 AS "
+                "upper, confidence,\n"
                 "    metadata->'reasons'->0->>'text' AS reason\n"
-                "FROM anomaly_detections WHERE is_anomaly AND $__timeFilter(timestamp) AND device_id IN (${device:sqlstring})\n"
+                "FROM anomaly_detections WHERE is_anomaly AND $__timeFilter(timestamp) AND "
+                "device_id IN (${device:sqlstring})\n"
                 "ORDER BY timestamp DESC LIMIT 100"
             ),
             width=24,
@@ -201,7 +220,8 @@ def _alerts() -> list[Panel]:
         heading("Alerts and silence"),
         lines(
             "Alerts",
-            "By target, an hour: delivered, attempts that failed, held for a summary since the day's budget was spent, and given up.",
+            "By target, an hour: delivered, attempts that failed, held for a summary since the "
+            "day's budget was spent, and given up.",
             [
                 Promql(
                     f"3600 * {_rate('insa_alerts_delivered_total', 'target')}",
@@ -222,13 +242,15 @@ def _alerts() -> list[Panel]:
         ),
         lines(
             "Alerts waiting",
-            "Those that are not delivered yet, by target. A target that is away has them when it is back; they are kept a day.",
+            "Those that are not delivered yet, by target. A target that is away has them when it "
+            "is back; they are kept a day.",
             [Promql(f"sum by (target) (insa_alert_backlog{_OF})", "{{target}}")],
             Scale(),
         ),
         lines(
             "Silent",
-            "Devices that report no longer as they used to; and 1 while the stream as a whole is silent.",
+            "Devices that report no longer as they used to; and 1 while the stream as a whole is "
+            "silent.",
             [
                 Promql(f"sum(insa_devices_silent{_OF})", "devices"),
                 Promql(f"max(insa_stream_silent{_OF})", "the stream"),
@@ -273,7 +295,8 @@ def _health() -> list[Panel]:
         ),
         lines(
             "Throughput",
-            "Messages written to the log, readings scored, readings recorded in PostgreSQL, values predicted over the admin API.",
+            "Messages written to the log, readings scored, readings recorded in PostgreSQL, "
+            "values predicted over the admin API.",
             [
                 Promql(_rate("insa_messages_total"), "messages"),
                 Promql(_rate("insa_readings_total"), "readings scored"),
@@ -285,7 +308,8 @@ def _health() -> list[Panel]:
         ),
         lines(
             "Latency, p99",
-            "From receipt to the acknowledgement, to the committed score, to the broker's word that it has the event; and scoring alone.",
+            "From receipt to the acknowledgement, to the committed score, to the broker's word "
+            "that it has the event; and scoring alone.",
             [
                 Promql(_quantile(0.99, "insa_receive_to_durable_seconds"), "to durable"),
                 Promql(_quantile(0.99, "insa_receive_to_score_seconds"), "to the score"),
@@ -308,7 +332,8 @@ def _health() -> list[Panel]:
         ),
         lines(
             "Waiting",
-            "Entries of the log that a reader has not dealt with, and events that are not told yet.",
+            "Entries of the log that a reader has not dealt with, and events that are not told "
+            "yet.",
             [
                 Promql(f"sum by (reader) (insa_reader_lag_entries{_OF})", "entries to {{reader}}"),
                 Promql(f"sum(insa_outbox_events{_OF})", "events to tell"),
@@ -343,7 +368,8 @@ def _health() -> list[Panel]:
         ),
         lines(
             "The connection to the broker",
-            "Connections made, sessions that the broker had forgotten, connections taken over by a client of the same id, messages given "
+            "Connections made, sessions that the broker had forgotten, connections taken over by "
+            "a client of the same id, messages given "
             "back since there was no room, an hour.",
             [
                 Promql(f"3600 * {_rate('insa_broker_connections_total')}", "connections"),
@@ -356,13 +382,15 @@ def _health() -> list[Panel]:
         ),
         lines(
             "The admin API",
-            "Requests that were denied, an hour, and the share of counts that were found in memory or in Redis.",
+            "Requests that were denied, an hour, and the share of counts that were found in "
+            "memory or in Redis.",
             [
                 Promql(
                     f"3600 * ({_rate('insa_requests_denied_total')} or vector(0))", "denied an hour"
                 ),
                 Promql(
-                    f"100 * {_rate('insa_cache_hits_total')} / ({_rate('insa_cache_hits_total')} + {_rate('insa_cache_misses_total')})",
+                    f"100 * {_rate('insa_cache_hits_total')} / ({_rate('insa_cache_hits_total')} "
+                    f"+ {_rate('insa_cache_misses_total')})",
                     "cache hits, %",
                 ),
             ],

@@ -114,7 +114,15 @@ def lines(
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     field = {**scale.defaults(), "color": {"mode": "palette-classic"}, "custom": custom}
-    return _panel("timeseries", title, about, queries, field, options, (width, HEIGHT))
+    return _panel(
+        "timeseries",
+        title,
+        about=about,
+        queries=queries,
+        field=field,
+        options=options,
+        size=(width, HEIGHT),
+    )
 
 
 def gauge(
@@ -125,11 +133,11 @@ def gauge(
     return _panel(
         "gauge",
         title,
-        about,
-        queries,
-        {**scale.defaults(), "color": {"mode": "thresholds"}},
-        options,
-        (width, HEIGHT),
+        about=about,
+        queries=queries,
+        field={**scale.defaults(), "color": {"mode": "thresholds"}},
+        options=options,
+        size=(width, HEIGHT),
     )
 
 
@@ -156,7 +164,15 @@ def stat(
     }
     mappings = [{"type": "value", "options": mapped}] if mapped else []
     field = {**scale.defaults(), "color": {"mode": "thresholds"}, "mappings": mappings}
-    return _panel("stat", title, about, queries, field, options, (width, height))
+    return _panel(
+        "stat",
+        title,
+        about=about,
+        queries=queries,
+        field=field,
+        options=options,
+        size=(width, height),
+    )
 
 
 def bars(title: str, about: str, query: Sql, names: str, scale: Scale, *, width: int = 12) -> Panel:
@@ -178,7 +194,15 @@ def bars(title: str, about: str, query: Sql, names: str, scale: Scale, *, width:
         "thresholdsStyle": {"mode": "off"},
     }
     field = {**scale.defaults(), "color": {"mode": "thresholds"}, "custom": custom}
-    return _panel("barchart", title, about, [query], field, options, (width, HEIGHT))
+    return _panel(
+        "barchart",
+        title,
+        about=about,
+        queries=[query],
+        field=field,
+        options=options,
+        size=(width, HEIGHT),
+    )
 
 
 def table(title: str, about: str, query: Sql, *, width: int = 12) -> Panel:
@@ -189,7 +213,15 @@ def table(title: str, about: str, query: Sql, *, width: int = 12) -> Panel:
         "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
     }
     field = {"custom": {"align": "auto", "cellOptions": {"type": "auto"}, "filterable": True}}
-    return _panel("table", title, about, [query], field, options, (width, HEIGHT))
+    return _panel(
+        "table",
+        title,
+        about=about,
+        queries=[query],
+        field=field,
+        options=options,
+        size=(width, HEIGHT),
+    )
 
 
 def states(
@@ -214,7 +246,15 @@ def states(
         "custom": {"fillOpacity": 80, "lineWidth": 0},
         "mappings": [{"type": "value", "options": mapped}],
     }
-    return _panel("state-timeline", title, about, [query], field, options, (width, HEIGHT))
+    return _panel(
+        "state-timeline",
+        title,
+        about=about,
+        queries=[query],
+        field=field,
+        options=options,
+        size=(width, HEIGHT),
+    )
 
 
 def heading(title: str) -> Panel:

@@ -1,4 +1,7 @@
-"""The demonstration: a simulated plant through the real thing, from nothing to events on MQTT, told as it happens."""
+"""The demonstration.
+
+A simulated plant through the real daemon, from an empty database to events.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -40,43 +43,55 @@ _HURRY = 10.0  # seconds to wait for the database when a person has ended the sh
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """Readings of a span in the database: rows, and how many different (series, time) there are among them."""
+    """Readings of a span in the database.
+
+    Rows, and the number of different (series, time) in them.
+    """
 
     rows: int = 0
     distinct: int = 0
 
 
 class DemoServices(Protocol):
-    """What the demonstration needs around it, already running but for the daemon."""
+    """Servers around the demonstration, already running but for the daemon."""
 
     def addresses(self) -> Sequence[tuple[str, str]]:
-        """What runs, and where."""
+        """Return the names and addresses of the running servers."""
 
     def record(self, history: Iterable[SeriesHistory], advance: Advance) -> None:
-        """Store history in the database; `advance` takes the number of readings stored since the last call."""
+        """Store history in the database.
+
+        `advance` takes the number of readings stored since the last call.
+        """
 
     def train(self, series: Sequence[SeriesKey], advance: Advance) -> None:
-        """Train a model for every series from what is stored; `advance` takes the number of models trained since the last call."""
+        """Train a model for every series from stored readings.
+
+        `advance` takes the number of models trained since the last call.
+        """
 
     def start_daemon(self) -> None:
-        """Start the daemon; it is connected and subscribed when this returns. Raises InsaError."""
+        """Start the daemon; on return it is connected and subscribed. Raises InsaError."""
 
     def feeder(self) -> AbstractContextManager[MessagePublisher]:
-        """A connection to publish on."""
+        """Return a connection for publishing."""
 
     def listen(self, topics: str, hear: Callable[[bytes], None]) -> AbstractContextManager[None]:
-        """A subscription of its own; `hear` is called with every payload, from another thread."""
+        """Subscribe to topics; `hear` is called with every payload, from another thread."""
 
     def stored(self, start: int, end: int) -> Stored:
-        """Readings with start <= time < end (microseconds) in the database. Raises DatabaseAway."""
+        """Return readings with start <= time < end (microseconds) in the database.
+
+        Raises DatabaseAway.
+        """
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
 
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """What was found, fault by fault, and the figures."""
+    """The faults with their alarms, and the figures."""
 
     findings: list[FaultMatch]
     false_alarms: list[Alarm]
@@ -88,15 +103,16 @@ class DemoOutcome:
         return not (self.figures.lost or self.figures.duplicates)
 
     def json(self) -> str:
-        """The figures as one JSON object on one line."""
+        """Return the figures as a JSON object on a single line."""
         return msgspec.json.encode(self.figures).decode()
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A plant, what is around it, and whom to tell.
+    """A plant with its servers and a console.
 
-    `patience`: seconds to wait for the database at the end; `quiet`: seconds without an event after which no more are expected.
+    `patience`: seconds to wait for the database at the end; `quiet`: seconds without an event after
+    which the events count as complete.
     """
 
     plant: Plant
@@ -108,9 +124,10 @@ class Demo:
     quiet: float = 1.5
 
     def run(self, duration: float | None) -> DemoOutcome:
-        """Show the whole way, for `duration` seconds of streaming or until stopped, and answer what came of it.
+        """Show the whole way, for `duration` seconds or until stopped; return the outcome.
 
-        Raises KeyboardInterrupt when it is stopped before the plant runs or nobody is left to tell, InsaError when something fails.
+        Raises KeyboardInterrupt when it is stopped before the plant runs, and InsaError when a part
+        fails.
         """
         self._introduce()
         self._learn(schedule(self.services.now(), duration).start)
@@ -131,11 +148,12 @@ class Demo:
             self.console.print(f"{name + ':':<12} {address}")
         series = len(self.plant.series)
         self.console.print(
-            f"{'plant:':<12} {len(DEVICES)} devices, {series} series, a reading a minute each, simulated"
+            f"{'plant:':<12} {len(DEVICES)} devices, {series} series, a reading a minute each, "
+            "simulated"
         )
 
     def _learn(self, until: int) -> None:
-        """Give every series a past, and a model of it."""
+        """Give every series a history, and a model learnt from it."""
         days, series = self.history_days, self.plant.series
         with progress(
             self.console, f"history of {days:g} days, readings", round(days * 1440) * len(series)
@@ -152,10 +170,12 @@ class Demo:
         return checked
 
     def _stream(self, plan: Schedule, ledger: Ledger, feeder: MessagePublisher) -> None:
-        """Publish the plant, each reading when it is due, and tell what is heard."""
+        """Publish the plant, each reading when it is due, and print the events."""
         pace = f"{plan.speed / 60:.0f} simulated minutes a second"
         self.console.print(
-            f"streaming: {pace}{'' if plan.end else ', in real time once the present is reached; Ctrl-C ends it'}"
+            f"streaming: {pace}"
+            if plan.end
+            else f"streaming: {pace}, in real time once the present is reached; Ctrl-C ends it"
         )
         total = None if plan.end is None else (plan.end - plan.start) // MINUTE * len(DEVICES)
         with progress(self.console, "messages published", total) as advance:
@@ -166,7 +186,10 @@ class Demo:
                 advance(1)
 
     def _wait(self, due: float, plan: Schedule, ledger: Ledger) -> bool:
-        """Tell events until the time (seconds since the epoch) has come; False when it is time to go."""
+        """Print events until the time (seconds since the epoch).
+
+        Return False when it is time to leave.
+        """
         while not self.leaving.due:
             left = due - self.services.now()
             event = ledger.next_event(min(left, _PAUSE))
@@ -185,7 +208,7 @@ class Demo:
         return list(takewhile(lambda fault: fault.start <= at, plan.faults(self.plant)))
 
     def _settle(self, plan: Schedule, ledger: Ledger, feeder: MessagePublisher) -> Stored:
-        """Wait, within bounds, until the broker and the database have everything and no more events come."""
+        """Wait, within bounds, until broker and database have everything and events cease."""
         patience = min(self.patience, _HURRY) if self.leaving.due else self.patience
         deadline = time.monotonic() + patience
         feeder.drain(patience)

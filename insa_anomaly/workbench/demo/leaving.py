@@ -1,4 +1,4 @@
-"""Knowing when to go: a person says so, or the process that started us is gone."""
+"""The time to leave: a person stops the program, or the process that started it is gone."""
 
 import os
 import signal
@@ -8,7 +8,10 @@ from types import FrameType
 
 
 class Leaving:
-    """Asked at every pause whether it is time to go. The first signal asks politely, a second one interrupts at once."""
+    """Watch that is asked at every pause.
+
+    The first signal asks to leave; a second signal interrupts at once.
+    """
 
     def __init__(self) -> None:
         self._parent = os.getppid()
@@ -16,21 +19,24 @@ class Leaving:
 
     @property
     def orphaned(self) -> bool:
-        """Whether nobody is left to work for."""
+        """Whether the process that started this program is gone."""
         return os.getppid() != self._parent
 
     @property
     def due(self) -> bool:
-        """Whether to go."""
+        """Whether to leave."""
         return self._signalled or self.orphaned
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt when it is time to go: for work that cannot end half done and keep something."""
+        """Raise KeyboardInterrupt when it is time to leave.
+
+        For work that keeps no half-done result.
+        """
         if self.due:
             raise KeyboardInterrupt
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Take note of SIGINT or SIGTERM."""
+        """Note SIGINT or SIGTERM."""
         del number, frame
         if self._signalled:
             raise KeyboardInterrupt
@@ -39,7 +45,7 @@ class Leaving:
 
 @contextmanager
 def leaving() -> Iterator[Leaving]:
-    """Catch SIGINT and SIGTERM within the block, in the main thread; the handlers before are put back."""
+    """Catch SIGINT and SIGTERM in the block, in the main thread; then restore the handlers."""
     state = Leaving()
     before = {
         number: signal.signal(number, state.on_signal) for number in (signal.SIGINT, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What the demonstration has sent and heard: every send time, every event once, and how long it took from one to the other."""
+"""The ledger of the demonstration: send times, events without repetitions, and their latencies."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,11 +8,11 @@ import msgspec
 
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
+from insa_anomaly.core.units import SECOND
 from insa_anomaly.workbench.demo.scoreboard import Alarm, alarm_of
 from insa_anomaly.workbench.recordings.recording import Row
 from insa_anomaly.workbench.recordings.replay import TOPIC, Message
 
-_SECOND = 1_000_000
 _MOST_SENT = 200_000  # send times kept; an event about an older reading is not measured
 _MOST_HEARD = 10_000
 _MOST_TOLD = 100_000
@@ -21,7 +21,7 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 class Ledger:
-    """Filled from two threads: the sender's with `message`, the listener's with `hear`; read from the sender's."""
+    """Ledger of two threads: the sender calls `message` and reads, the listener calls `hear`."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.readings = 0
@@ -35,14 +35,14 @@ class Ledger:
         self._heard: Queue[tuple[float, bytes]] = Queue(_MOST_HEARD)
 
     def message(self, row: Row) -> Message:
-        """Topic and payload of a row, stamped with the time of sending (`sent`, seconds since the epoch)."""
+        """Return topic and payload of a row, stamped with the time of sending, in seconds."""
         sent = self._sent[row.device_id, row.timestamp] = self._now()
         if len(self._sent) > _MOST_SENT:
             del self._sent[next(iter(self._sent))]
         self.readings += len(row.values)
         self.first, self.last = self.first or row.timestamp, row.timestamp
-        moment = datetime.fromtimestamp(row.timestamp // _SECOND, UTC).replace(
-            microsecond=row.timestamp % _SECOND
+        moment = datetime.fromtimestamp(row.timestamp // SECOND, UTC).replace(
+            microsecond=row.timestamp % SECOND
         )
         payload = {
             "device_id": row.device_id,
@@ -54,11 +54,14 @@ class Ledger:
         return f"{TOPIC}/{row.device_id}", _encode(payload)
 
     def hear(self, payload: bytes) -> None:
-        """Note an event as it arrives. Waits where ten thousand are not looked at yet."""
+        """Note an event as it arrives; wait while ten thousand are unread."""
         self._heard.put((self._now(), payload))
 
     def next_event(self, timeout: float) -> Event | None:
-        """The next event not seen before, waiting up to `timeout` seconds for something to come. What is no event is passed over."""
+        """Return the next new event, waiting up to `timeout` seconds.
+
+        Payloads that are no event are skipped.
+        """
         try:
             arrived, payload = (
                 self._heard.get(timeout=timeout) if timeout > 0 else self._heard.get_nowait()

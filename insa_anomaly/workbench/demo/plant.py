@@ -1,8 +1,9 @@
-"""A simulated plant: five devices with six metrics each, one reading a minute, and faults on a known timetable.
+"""A simulated plant: five devices of six metrics, a reading a minute, faults on a known timetable.
 
-Everything is a function of the seed and of absolute time: whatever span is asked for, and in whatever pieces, a minute has the
-same values. A signal is a curve (daily, duty-cycled, stepped by setpoint, filled and drained) and noise with memory; a fault
-replaces the values of its series within its own span and touches nothing else.
+Every value is a function of the seed and of absolute time: in any pieces a span is asked for,
+a minute has the same values. A signal is a curve (daily, duty-cycled, stepped by setpoint, filled
+and drained) and noise with memory. A fault replaces the values of its series within its own span
+and touches no other value.
 """
 
 from collections import deque
@@ -31,18 +32,18 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SignalSeed:
-    """Where a signal draws its random numbers: seed of the plant, number of the series."""
+    """Source of a signal's random numbers: seed of the plant, number of the series."""
 
     seed: int
     series: int
 
     def draw(self, stream: int, number: int) -> np.random.Generator:
-        """Random numbers of one stream for one day, slot or fault (`number` at or after the epoch)."""
+        """Return a stream's random numbers for a day, slot or fault, numbered from the epoch."""
         return np.random.default_rng((self.seed, self.series, stream, number))
 
     @property
     def phase(self) -> float:
-        """Sets the series apart from its like: 0 to 1."""
+        """Shift of the series against its like: 0 to 1."""
         return float(self.draw(_PHASE, 0).random())
 
 
@@ -53,7 +54,10 @@ Curve = Callable[
 
 @dataclass(frozen=True)
 class Signal:
-    """How a metric behaves: `base` + `swing` * curve + noise (standard deviation, AR(1) coefficient `memory`), never below 0."""
+    """Behaviour of a metric: `base` + `swing` * curve + noise, never below 0.
+
+    The noise has a standard deviation and an AR(1) coefficient `memory`.
+    """
 
     base: float
     swing: float
@@ -64,7 +68,7 @@ class Signal:
 
 
 def daily(minutes: Floats, place: SignalSeed) -> Floats:
-    """Warm afternoon, cool night, no two days quite the same."""
+    """Return a warm afternoon and a cool night, no two days quite the same."""
     days = minutes / DAY_MINUTES
     first = int(days[0])
     weather = np.array(
@@ -81,7 +85,7 @@ def steady(minutes: Floats, place: SignalSeed) -> Floats:
 
 
 def duty_cycle(minutes: Floats, place: SignalSeed) -> Floats:
-    """On for some 15 of 25 minutes, with a wandering period."""
+    """Return on for some 15 of 25 minutes, with a wandering period."""
     phase = minutes / (23 + 4 * place.phase) + 0.4 * np.sin(
         2 * np.pi * (minutes / 437 + place.phase)
     )
@@ -89,7 +93,7 @@ def duty_cycle(minutes: Floats, place: SignalSeed) -> Floats:
 
 
 def stepped(minutes: Floats, place: SignalSeed) -> Floats:
-    """One of three setpoints, set anew every four hours and reached within minutes."""
+    """Return a choice of three setpoints, set anew every four hours and reached within minutes."""
     shifted = minutes + place.phase * _SETPOINT_MINUTES
     slot = (shifted // _SETPOINT_MINUTES).astype(np.int64)
     first = int(slot[0]) - 1
@@ -105,27 +109,39 @@ def stepped(minutes: Floats, place: SignalSeed) -> Floats:
 
 
 def filled_and_drained(minutes: Floats, place: SignalSeed) -> Floats:
-    """A tank: up for an hour or two, down for four, in slightly changing periods."""
+    """Return a tank's level: up for an hour or two, down for four, in slightly changing periods."""
     phase = (
         minutes / (330 + 40 * place.phase) + 0.1 * np.sin(2 * np.pi * minutes / 2011) + place.phase
     ) % 1.0
     return np.where(phase < 0.3, phase / 0.3, (1 - phase) / 0.7)
 
 
-# Resolutions are those of ordinary transmitters: coarse enough that two equal readings in a row are nothing special.
+# Resolutions are those of ordinary transmitters: two equal readings in a row are common.
 SIGNALS: dict[str, Signal] = {
-    "temperature": Signal(58.0, 9.0, daily, 0.35, 0.8, 1),  # degrees Celsius
-    "pressure": Signal(6.0, 0.3, steady, 0.05, 0.6, 2),  # bar
-    "motor_current": Signal(2.2, 12.0, duty_cycle, 0.25, 0.2, 1),  # ampere
-    "vibration": Signal(2.6, 0.3, steady, 0.16, 0.5, 2),  # mm/s
-    "flow": Signal(160.0, 60.0, stepped, 1.8, 0.5, 0),  # l/min
-    "tank_level": Signal(32.0, 50.0, filled_and_drained, 0.4, 0.5, 1),  # per cent
+    "temperature": Signal(
+        base=58.0, swing=9.0, curve=daily, noise=0.35, memory=0.8, decimals=1
+    ),  # degrees Celsius
+    "pressure": Signal(
+        base=6.0, swing=0.3, curve=steady, noise=0.05, memory=0.6, decimals=2
+    ),  # bar
+    "motor_current": Signal(
+        base=2.2, swing=12.0, curve=duty_cycle, noise=0.25, memory=0.2, decimals=1
+    ),  # ampere
+    "vibration": Signal(
+        base=2.6, swing=0.3, curve=steady, noise=0.16, memory=0.5, decimals=2
+    ),  # mm/s
+    "flow": Signal(
+        base=160.0, swing=60.0, curve=stepped, noise=1.8, memory=0.5, decimals=0
+    ),  # l/min
+    "tank_level": Signal(
+        base=32.0, swing=50.0, curve=filled_and_drained, noise=0.4, memory=0.5, decimals=1
+    ),  # per cent
 }
 DEVICES = ("PUMP-101", "PUMP-102", "COMPRESSOR-201", "MIXER-301", "REACTOR-401")
 
 
 class Kind(StrEnum):
-    """What can go wrong with a series."""
+    """Kinds of faults."""
 
     SPIKE = "spike"
     LEVEL_SHIFT = "level shift"
@@ -156,7 +172,7 @@ _WHERE: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class PlantFault:
-    """One thing that goes wrong: readings of the series with start <= time < end (microseconds) are not what they should be."""
+    """A fault: readings of the series with start <= time < end (microseconds) are wrong."""
 
     device_id: str
     metric_name: str
@@ -166,13 +182,13 @@ class PlantFault:
 
     @property
     def key(self) -> SeriesKey:
-        """The series it is in."""
+        """The faulty series."""
         return SeriesKey(self.device_id, self.metric_name)
 
 
 @dataclass(frozen=True)
 class SeriesHistory:
-    """What a series measured before: times int64[n] (microseconds, rising), values float64[n]."""
+    """The history of a series: times int64[n] (microseconds, rising), values float64[n]."""
 
     key: SeriesKey
     times: npt.NDArray[np.int64]
@@ -187,11 +203,11 @@ class Plant:
 
     @property
     def series(self) -> tuple[SeriesKey, ...]:
-        """Every series, by device."""
+        """All series, by device."""
         return tuple(SeriesKey(device, metric) for device in DEVICES for metric in SIGNALS)
 
     def history(self, days: float, until: int) -> Iterator[SeriesHistory]:
-        """Readings of every series in the `days` before `until` (microseconds), without faults."""
+        """Yield the readings of every series in the `days` before `until`, without faults."""
         since = until - round(days * 24 * HOUR)
         first, last = since // MINUTE, -(-until // MINUTE)
         for key in self.series:
@@ -200,7 +216,10 @@ class Plant:
             yield SeriesHistory(key, times[wanted], self._values(key, first, last)[wanted])
 
     def stream(self, start: int, end: int | None, faults: Iterator[PlantFault]) -> Iterator[Row]:
-        """Rows with start <= time < end in the order of time; `end` None never ends. `faults` by their starts, as many as there may be."""
+        """Yield rows with start <= time < end in the order of time; `end` None never ends.
+
+        `faults` come by their starts.
+        """
         active: deque[tuple[PlantFault, Floats]] = deque()
         upcoming = next(faults, None)
         for first in count(start // MINUTE // DAY_MINUTES * DAY_MINUTES, DAY_MINUTES):
@@ -222,9 +241,10 @@ class Plant:
             )
 
     def timetable(self, start: int, end: int | None, gap: int = 2 * HOUR) -> Iterator[PlantFault]:
-        """Faults from `start` on, one every `gap` microseconds, all over by `end` (None: for ever), kinds in turn.
+        """Yield faults from `start` on, every `gap` microseconds, all over by `end`, kinds in turn.
 
-        A fault goes to the series, and then to the device, that has been left alone longest.
+        `end` None: for ever. A fault goes to the series, and then to the device, without a fault
+        for longest.
         """
         order = list(self.series)
         np.random.default_rng((self.seed, _FAULT)).shuffle(order)
@@ -246,7 +266,7 @@ class Plant:
             yield PlantFault(*found, kind, begin, begin + DURATIONS[kind] * MINUTE)
 
     def faulty(self, fault: PlantFault) -> Floats:
-        """What the series shows during the fault, one value a minute."""
+        """Return the values that the series shows during the fault, a value a minute."""
         first, last = fault.start // MINUTE, fault.end // MINUTE
         values = self._values(fault.key, first - 1, last)
         draw = SignalSeed(self.seed, self.series.index(fault.key)).draw(_FAULT, first)
@@ -254,7 +274,10 @@ class Plant:
         return _measured(_SHAPES[fault.kind](values, signal, draw)[1:], signal)
 
     def _values(self, key: SeriesKey, first: int, last: int) -> Floats:
-        """Values of the minutes first <= m < last since the epoch. Made by whole days, so that pieces fit to the bit."""
+        """Return the values of the minutes first <= m < last since the epoch.
+
+        Values are made by whole days, so that pieces fit to the bit.
+        """
         place = SignalSeed(self.seed, self.series.index(key))
         days = range(first // DAY_MINUTES, -(-last // DAY_MINUTES))
         whole = np.concatenate([_day(SIGNALS[key.metric_name], place, day) for day in days])
@@ -270,7 +293,10 @@ class Plant:
 
     @staticmethod
     def _offset(device: str) -> int:
-        """Microseconds after the full minute at which the device reads: they take turns."""
+        """Return the microseconds after the full minute at which the device reads.
+
+        Devices take turns.
+        """
         return DEVICES.index(device) * MINUTE // len(DEVICES)
 
 
@@ -281,7 +307,7 @@ def _day(signal: Signal, place: SignalSeed, day: int) -> Floats:
 
 
 def _noise(place: SignalSeed, day: int, memory: float) -> Floats:
-    """AR(1) noise of a day with standard deviation 1; goes on from the day before."""
+    """Return AR(1) noise of a day with standard deviation 1; it continues from the day before."""
     before = place.draw(_NOISE, day - 1).standard_normal(DAY_MINUTES)[-_MEMORY_TAPS + 1 :]
     white = np.concatenate([before, place.draw(_NOISE, day).standard_normal(DAY_MINUTES)])
     noise: Floats = np.convolve(white, memory ** np.arange(_MEMORY_TAPS), "valid") * np.sqrt(
@@ -295,12 +321,12 @@ def _measured(values: Floats, signal: Signal) -> Floats:
 
 
 def _overlay(values: Floats, first: int, fault: PlantFault, shown: Floats) -> None:
-    """Put what the fault shows into the values of a day that begins at minute `first`."""
+    """Put a fault's values into the values of a day that begins at minute `first`."""
     begin, end = fault.start // MINUTE - first, fault.end // MINUTE - first
     values[max(begin, 0) : max(end, 0)] = shown[max(-begin, 0) : max(DAY_MINUTES - begin, 0)]
 
 
-# ------------------------------------------------------------------------------- faults: the value before, then the fault's own minutes
+# ----------------------------------- faults: the value before, then the fault's own minutes
 def _spike(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
     del draw
     return values + 0.7 * signal.swing + 8 * signal.noise

@@ -1,4 +1,7 @@
-"""How the demonstration speaks to people: a line for each event as it comes, a table of the faults at the end."""
+"""Report of the demonstration.
+
+A line for each event as it comes, a table of the faults at the end.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,17 +13,20 @@ from rich.text import Text
 
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
+from insa_anomaly.core.units import SECOND
 from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, SIGNALS, PlantFault
 from insa_anomaly.workbench.demo.scoreboard import Alarm, DemoFigures, FaultMatch
 
 _STYLES = {"opened": "bold red", "worsened": "yellow", "closed": "green"}
 _SERIES_WIDTH = max(map(len, DEVICES)) + 1 + max(map(len, SIGNALS))
 _LONGEST_REASON = 100
-_SECOND = 1_000_000
 
 
 def event_line(event: Event, fault: PlantFault | None) -> Text:
-    """One line: time, series, what happened, value, what was expected, how sure, the injected fault it catches, and why."""
+    """Return a line.
+
+    Time, series, transition, value, expectation, confidence, fault and reasons.
+    """
     at = microseconds(event.timestamp) or 0
     line = Text(f"{_clock(at)}  {f'{event.device_id}/{event.metric_name}':<{_SERIES_WIDTH}}  ")
     line.append(f"{event.kind:<8}", _STYLES.get(event.kind))
@@ -42,7 +48,7 @@ def event_line(event: Event, fault: PlantFault | None) -> Text:
 
 
 def fault_table(findings: Sequence[FaultMatch]) -> Table:
-    """The injected faults: when, where, what, and whether and how soon they were caught."""
+    """Return the injected faults: time, place, kind, and how soon they were caught."""
     table = Table(
         title="Injected faults", title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
@@ -56,14 +62,8 @@ def fault_table(findings: Sequence[FaultMatch]) -> Table:
         fault, delay = finding.fault, finding.delay
         result = Text("missed", "red") if delay is None else Text("caught", "green")
         after = ("", "") if delay is None else (_minutes(delay), str(delay // MINUTE + 1))
-        table.add_row(
-            _clock(fault.start),
-            "/".join(fault.key),
-            fault.kind,
-            _minutes(fault.end - fault.start),
-            result,
-            *after,
-        )
+        where = (_clock(fault.start), "/".join(fault.key), fault.kind)
+        table.add_row(*where, _minutes(fault.end - fault.start), result, *after)
     return table
 
 
@@ -80,7 +80,8 @@ def tell_outcome(
     for alarm in false_alarms:
         console.print(f"false alarm: {_clock(alarm.at)}  {'/'.join(alarm.key)}")
     console.print(
-        f"faults     {figures.faults_caught} of {figures.faults_injected} caught, {figures.false_alarm_episodes} false alarms"
+        f"faults     {figures.faults_caught} of {figures.faults_injected} caught, "
+        f"{figures.false_alarm_episodes} false alarms"
     )
     console.print(
         f"readings   {figures.readings_published:,} published, {figures.readings_stored:,} stored, "
@@ -98,7 +99,7 @@ def _latency(figures: DemoFigures) -> str:
 
 
 def _clock(timestamp: int) -> str:
-    return f"{datetime.fromtimestamp(timestamp / _SECOND, UTC):%m-%d %H:%M}"
+    return f"{datetime.fromtimestamp(timestamp / SECOND, UTC):%m-%d %H:%M}"
 
 
 def _minutes(duration: int) -> str:

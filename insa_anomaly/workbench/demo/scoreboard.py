@@ -1,4 +1,4 @@
-"""What became of the injected faults: caught or missed, how soon, and what was told without a fault; and how fast it was told."""
+"""Scores of the demonstration: faults caught or missed, how soon, and false alarms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.workbench.demo.plant import HOUR, MINUTE, PlantFault
 
 GRACE = 15 * MINUTE  # an episode that opens this long after a fault still means the fault
-RECOVERY = HOUR  # what follows a fault is not normal either: an episode in it is no false alarm, but catches nothing
+RECOVERY = HOUR  # after a fault: an episode in it is no false alarm, but catches no fault
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class Alarm(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class FaultMatch:
-    """A fault, and the alarm that caught it, if one did."""
+    """A fault, and the alarm that caught it, if any."""
 
     fault: PlantFault
     alarm: Alarm | None
@@ -37,7 +37,7 @@ class FaultMatch:
 
 
 class DemoFigures(msgspec.Struct, frozen=True):
-    """What a demonstration comes to, as it is printed in JSON; milliseconds are None where nothing was told."""
+    """Figures of a demonstration as printed in JSON; milliseconds are None without events."""
 
     readings_published: int
     readings_stored: int
@@ -52,7 +52,7 @@ class DemoFigures(msgspec.Struct, frozen=True):
 
 
 def alarm_of(event: Event) -> Alarm | None:
-    """The alarm that the event raises: an opened episode; None for any other event."""
+    """Return the alarm of an event that opens an episode; None for any other event."""
     at = microseconds(event.timestamp)
     return (
         Alarm(SeriesKey(event.device_id, event.metric_name), at, event.episode_id)
@@ -62,7 +62,7 @@ def alarm_of(event: Event) -> Alarm | None:
 
 
 def cause(alarm: Alarm, faults: Sequence[PlantFault]) -> PlantFault | None:
-    """The fault that the alarm catches."""
+    """Return the fault that the alarm catches."""
     return next(
         (
             fault
@@ -74,7 +74,7 @@ def cause(alarm: Alarm, faults: Sequence[PlantFault]) -> PlantFault | None:
 
 
 def findings(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[FaultMatch]:
-    """For every fault the first alarm that catches it."""
+    """Return, for every fault, the first alarm that catches it."""
     by_time = sorted(alarms, key=lambda alarm: alarm.at)
     return [
         FaultMatch(fault, next((alarm for alarm in by_time if cause(alarm, [fault])), None))
@@ -83,7 +83,7 @@ def findings(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[Faul
 
 
 def false_alarms(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[Alarm]:
-    """One alarm for each episode that no fault of its series explains, recovery included; by time."""
+    """Return the alarms, by time, that no fault of their series explains, recovery included."""
     episodes: dict[str, Alarm] = {}
     for alarm in sorted(alarms, key=lambda alarm: alarm.at):
         episodes.setdefault(alarm.episode_id, alarm)
@@ -93,7 +93,10 @@ def false_alarms(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """The value that `percent` of the values do not exceed, by nearest rank; None of no values."""
+    """Return the value that `percent` of the values do not exceed, by nearest rank.
+
+    None if empty.
+    """
     return sorted(values)[max(ceil(percent / 100 * len(values)), 1) - 1] if values else None
 
 

@@ -1,8 +1,9 @@
-"""How good alarms were: counts against labels, and the rates that follow from them.
+"""Accuracy of alarms: counts against labels, and the rates that follow.
 
-Nothing is point-adjusted: a reading counts as found only where it was itself flagged. An event counts as caught only by an anomalous
-reading inside it; an episode is a false alarm when it touches neither an event nor its recovery, the readings right after it, in which a
-window still holds some of the event.
+No count is point-adjusted: a reading counts as found only where it was flagged itself. An event
+counts as caught only by an anomalous reading inside it. An episode is a false alarm when it touches
+neither an event nor its recovery, the readings right after it, in which a window still holds some
+of the event.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,13 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from insa_anomaly.core.units import Bools, Floats, Ints
+from insa_anomaly.core.units import DAY, Bools, Floats, Ints
 
-_DAY = 86_400e6  # microseconds
 Span = tuple[int, int]  # first and last row
 
 
 class Alarms(NamedTuple):
-    """What is held against the events: flagged readings [n], and the episodes that they form."""
+    """Flagged readings [n], and the episodes that they form, to be held against the events."""
 
     flags: Bools
     episodes: Sequence[Span]
@@ -27,7 +27,10 @@ class Alarms(NamedTuple):
 
 @dataclass(frozen=True)
 class Events:
-    """Events and episodes of one series; delays are microseconds from an event's first reading to the first flagged one in it."""
+    """Events and episodes of a series.
+
+    Delays are microseconds from an event's first reading to its first flagged reading.
+    """
 
     events: int
     delays: tuple[int, ...]
@@ -37,7 +40,7 @@ class Events:
 
 @dataclass(frozen=True)
 class Points:
-    """Readings flagged and labelled, flagged only, labelled only, neither."""
+    """Numbers of readings flagged and labelled, flagged only, labelled only, neither."""
 
     tp: int
     fp: int
@@ -47,7 +50,10 @@ class Points:
 
 @dataclass(frozen=True)
 class ConfusionCounts:
-    """What was counted on one series. `told`: by the episodes an operator is told; `flagged`: by all anomalous readings."""
+    """Counts of a series.
+
+    `told` counts by the episodes that an operator sees, `flagged` by all anomalous readings.
+    """
 
     points: Points
     told: Events
@@ -57,7 +63,7 @@ class ConfusionCounts:
 
 
 class EventFigures(msgspec.Struct, frozen=True):
-    """Rates of events and episodes; None where there is nothing to compute them from."""
+    """Rates of events and episodes; None where counts are missing."""
 
     events: int
     caught: int
@@ -70,9 +76,10 @@ class EventFigures(msgspec.Struct, frozen=True):
 
 
 class AccuracyRates(msgspec.Struct, frozen=True):
-    """Rates of one series or of several together; None where there is nothing to compute them from. `fpr` is what SKAB calls FAR.
+    """Rates of a series or of several together; None where counts are missing.
 
-    Counts of several series are added before a rate is taken, but `auc_pr` is the mean of theirs.
+    `fpr` is SKAB's FAR. Counts of several series are added before a rate is taken, but `auc_pr` is
+    the mean of the series' areas.
     """
 
     normal_days: float
@@ -87,9 +94,9 @@ class AccuracyRates(msgspec.Struct, frozen=True):
 
 
 def count(
-    times: Ints, scores: Floats, truth: Bools, told: Alarms, gap: int, recovery: int
+    times: Ints, scores: Floats, truth: Bools, told: Alarms, *, gap: int, recovery: int
 ) -> ConfusionCounts:
-    """Hold scores [n] (below 0: anomalous) at these times against the truth [n]; `gap`, `recovery`: readings."""
+    """Count scores [n] (below 0: anomalous) against the truth [n]; `gap`, `recovery`: readings."""
     flags = scores < 0
     covered = _covered(truth, recovery)
     pause = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
@@ -103,13 +110,13 @@ def count(
         ),
         _events(times, truth, told, covered),
         _events(times, truth, flagged, covered),
-        pause * int((~covered).sum()) / _DAY,
+        pause * int((~covered).sum()) / DAY,
         average_precision(truth, -scores) if 0 < truth.sum() < len(truth) else None,
     )
 
 
 def figures(counts: Sequence[ConfusionCounts]) -> AccuracyRates:
-    """The rates of these series together."""
+    """Return the rates of these series together."""
     tp, fp, fn, tn = (
         sum(getattr(one.points, name) for one in counts) for name in ("tp", "fp", "fn", "tn")
     )
@@ -130,9 +137,9 @@ def figures(counts: Sequence[ConfusionCounts]) -> AccuracyRates:
 
 
 def average_precision(truth: Bools, strangeness: Floats) -> float:
-    """Area under the precision-recall curve as the mean of precision over steps of recall; readings of equal strangeness come together.
+    """Return the area under the precision-recall curve: mean precision over steps of recall.
 
-    `truth` [n] must hold at least one labelled reading.
+    Readings of equal strangeness come together. `truth` [n] must hold a labelled reading.
     """
     order = np.argsort(-strangeness, kind="stable")
     last_of_tie = np.append(np.diff(strangeness[order]) != 0, True)
@@ -142,7 +149,10 @@ def average_precision(truth: Bools, strangeness: Floats) -> float:
 
 
 def runs(flags: Bools, gap: int = 0) -> list[Span]:
-    """First and last row of every run of flags [n]; runs with fewer than `gap` rows between them are one."""
+    """Return the first and last row of every run of flags [n].
+
+    Runs with fewer than `gap` rows between them are joined.
+    """
     at = np.flatnonzero(flags)
     if not len(at):
         return []

@@ -1,8 +1,8 @@
-"""The very detector that runs in the daemon, over recorded data, faster than real time: what it says, and how good that is.
+"""Evaluation of the daemon's own detector over recorded data, faster than real time.
 
-It learns from the first part of a recording and is then given the rest, a reading at a time as far as it can tell. It goes on learning as
-it does in the daemon, with one difference: a refit is there at once, where the daemon scores with the model before until the new one is
-ready, a second or so later.
+The detector learns from the first part of a recording and then observes the rest, reading by
+reading. It continues to learn as in the daemon, but a refit takes effect at once,
+where the daemon scores with the model before until the new model is ready, a second or so later.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from insa_anomaly import AnomalyDetector, DeviceDetector
-from insa_anomaly.core.units import Bools, Floats, Ints
+from insa_anomaly.core.units import DAY, Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError, InsaError
 from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recordings import accuracy
@@ -29,54 +29,54 @@ Said = dict[str, npt.NDArray[Any]]
 
 
 class Detector(Protocol):
-    """A detector of rows, whatever it looks at in them: times [n] (microseconds), values [n, d]."""
+    """A detector of rows: times [n] (microseconds), values [n, d]."""
 
     def train(self, times: Ints, values: Floats) -> Mapping[str, Any]:
-        """Learn; answers what is known of the model. Raises TrainingError."""
+        """Learn the rows; return the figures of the model. Raises TrainingError."""
 
     def observe_many(self, times: Ints, values: Floats) -> Said:
-        """Take the next rows; a column of answers each."""
+        """Take the next rows; return a column for each result."""
 
     def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
-        """Take the next row; the same answers with reasons."""
+        """Take the next row; return the same results with reasons."""
 
 
 class MetricDetector:
-    """One metric."""
+    """Detector of a single metric."""
 
     def __init__(self, table: Table, parameters: Mapping[str, float | str]) -> None:
         self._detector = AnomalyDetector(table.device_id, table.metrics[0], **parameters)
 
     def train(self, times: Ints, values: Floats) -> Mapping[str, Any]:
-        """As `Detector`."""
+        """Learn the rows; see `Detector`."""
         return self._detector.train({"timestamp": _moments(times), "value": values[:, 0]})
 
     def observe_many(self, times: Ints, values: Floats) -> Said:
-        """As `Detector`."""
+        """Take the next rows; see `Detector`."""
         return self._detector.observe_many(values[:, 0], _moments(times))
 
     def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
-        """As `Detector`."""
+        """Take the next row; see `Detector`."""
         return self._detector.observe(float(row[0]), np.datetime64(time, "us"))
 
 
 class WholeDevice:
-    """All metrics of a device together."""
+    """Detector of all metrics of a device together."""
 
     def __init__(self, table: Table, parameters: Mapping[str, float | str]) -> None:
         self._metrics = table.metrics
         self._detector = DeviceDetector(table.device_id, table.metrics, **parameters)
 
     def train(self, times: Ints, values: Floats) -> Mapping[str, Any]:
-        """As `Detector`."""
+        """Learn the rows; see `Detector`."""
         return self._detector.train(self._data(times, values))
 
     def observe_many(self, times: Ints, values: Floats) -> Said:
-        """As `Detector`."""
+        """Take the next rows; see `Detector`."""
         return self._detector.observe_many(self._data(times, values))
 
     def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
-        """As `Detector`."""
+        """Take the next row; see `Detector`."""
         return self._detector.observe(
             dict(zip(self._metrics, row.tolist(), strict=True)), np.datetime64(time, "us")
         )
@@ -87,7 +87,10 @@ class WholeDevice:
 
 @dataclass(frozen=True)
 class Split:
-    """How much of a recording is learnt from: this share of it, at most so many rows; None: no such limit."""
+    """The part of a recording that is learnt.
+
+    A share of it, at most so many rows; None: no limit.
+    """
 
     share: float | None = None
     rows: int | None = None
@@ -101,14 +104,17 @@ class Split:
         return split
 
     def of(self, rows: int) -> int:
-        """So many of these rows."""
+        """Return the number of rows to learn of so many `rows`."""
         limits = [rows] if self.rows is None else [rows, self.rows]
         return min([*limits, int(self.share * rows)] if self.share is not None else limits)
 
 
 @dataclass(frozen=True)
 class ReportedEpisode:
-    """An episode as an operator is told of it, from `first` to the `last` anomalous row; values are those of the row that opened it."""
+    """An episode as an operator sees it, from `first` to the `last` anomalous row.
+
+    Values are of the row that opened it.
+    """
 
     first: int
     last: int
@@ -123,7 +129,10 @@ class ReportedEpisode:
 
 @dataclass(frozen=True)
 class Run:
-    """What the detector said of the rows that it had not learnt from: columns [m] beside the rows of `table`."""
+    """The detector's results for the rows that it had not learnt.
+
+    Columns [m] are beside the rows of `table`.
+    """
 
     table: Table
     trained: int
@@ -135,7 +144,7 @@ class Run:
     @property
     def days(self) -> float:
         """Time from the first row to the last."""
-        return float(self.table.times[-1] - self.table.times[0]) / 86_400e6
+        return float(self.table.times[-1] - self.table.times[0]) / DAY
 
     @property
     def flags(self) -> Bools:
@@ -143,7 +152,10 @@ class Run:
         return np.asarray(self.said["score"] < 0)
 
     def counts(self, gap: int, recovery: int) -> ConfusionCounts | None:
-        """What it comes to against the labels; None where there are none. `gap`, `recovery`: readings."""
+        """Return the counts against the labels, None without labels.
+
+        `gap`, `recovery`: readings.
+        """
         if self.table.truth is None:
             return None
         told = np.zeros(len(self.flags), np.bool_)
@@ -152,35 +164,42 @@ class Run:
         spans = [(episode.first, episode.last) for episode in self.episodes]
         alarms = Alarms(told & self.flags, spans)
         return accuracy.count(
-            self.table.times, self.said["score"], self.table.truth, alarms, gap, recovery
+            self.table.times,
+            self.said["score"],
+            self.table.truth,
+            alarms,
+            gap=gap,
+            recovery=recovery,
         )
 
 
 def run(detector: Detector, table: Table, split: Split, advance: Advance) -> Run:
-    """Train on the first part, observe the rest; `advance` takes the number of rows observed since the last call.
+    """Train on the first part, observe the rest.
 
-    Raises TrainingError, or FileFormatError where nothing is left to observe.
+    `advance` takes the number of rows observed since the last call. Raises TrainingError, or
+    FileFormatError where no row is left to observe.
     """
     trained = split.of(len(table.times))
     if trained >= len(table.times):
         raise FileFormatError(
-            f"all {len(table.times):,} readings would be learnt, none is left to judge by; see --train"
+            f"all {len(table.times):,} readings would be learnt, none is left to judge by; see "
+            "--train"
         )
     information = detector.train(table.times[:trained], table.values[:trained])
     rest = _part(table, slice(trained, None))
     said, reasons = _observed(detector, rest, advance)
     return Run(
-        rest,
-        trained,
-        said,
-        tuple(_episodes(rest, said, reasons)),
-        information.get("threshold"),
-        _known(table, trained),
+        table=rest,
+        trained=trained,
+        said=said,
+        episodes=tuple(_episodes(rest, said, reasons)),
+        threshold=information.get("threshold"),
+        known_before=_known(table, trained),
     )
 
 
 def _known(table: Table, trained: int) -> int:
-    """Events that lie wholly in the first rows, `trained` of them."""
+    """Return the number of events that lie wholly in the first `trained` rows."""
     if table.truth is None:
         return 0
     return sum(not table.truth[last + 1] for _, last in accuracy.runs(table.truth[:trained]))
@@ -189,14 +208,12 @@ def _known(table: Table, trained: int) -> int:
 def _observed(
     detector: Detector, table: Table, advance: Advance
 ) -> tuple[Said, dict[int, tuple[str, ...]]]:
-    """What it says of every row, and why it opened an episode where it did."""
+    """Return the results of every row, and the reasons of the rows that opened an episode."""
     parts: list[Said] = []
     reasons: dict[int, tuple[str, ...]] = {}
     for begin in range(0, len(table.times), _CHUNK):
         part = _part(table, slice(begin, begin + _CHUNK))
-        before = deepcopy(
-            detector
-        )  # reasons cost time, so they are asked of a twin, and only where there is something to explain
+        before = deepcopy(detector)  # a twin explains openings: reasons cost time
         parts.append(detector.observe_many(part.times, part.values))
         reasons |= {
             begin + i: why
@@ -240,14 +257,27 @@ def _episodes(
         )
         peak = -float(said["score"][first : last + 1].min())
         yield ReportedEpisode(
-            first, last, metric, value, expected, lower, upper, peak, reasons.get(first, ())
+            first=first,
+            last=last,
+            metric=metric,
+            value=value,
+            expected=expected,
+            lower=lower,
+            upper=upper,
+            peak=peak,
+            reasons=reasons.get(first, ()),
         )
 
 
 def _part(table: Table, rows: slice) -> Table:
     truth = None if table.truth is None else table.truth[rows]
     return Table(
-        table.path, table.device_id, table.metrics, table.times[rows], table.values[rows], truth
+        path=table.path,
+        device_id=table.device_id,
+        metrics=table.metrics,
+        times=table.times[rows],
+        values=table.values[rows],
+        truth=truth,
     )
 
 
@@ -263,7 +293,10 @@ def _whole(number: float) -> int:
 
 @dataclass(frozen=True)
 class EvaluationOutcome:
-    """What came of several series; `refused`: why there is nothing to say of a series, by its name."""
+    """Runs of several series.
+
+    `refused` holds the reason for each series without a run, by its name.
+    """
 
     runs: tuple[Run, ...]
     refused: Mapping[str, str]
@@ -272,7 +305,10 @@ class EvaluationOutcome:
 def evaluate(
     tables: Sequence[Table], make: Callable[[Table], Detector], split: Split, console: Console
 ) -> EvaluationOutcome:
-    """Run a new detector over each of the tables. One that cannot be learnt from does not keep the others from it."""
+    """Run a new detector over each table.
+
+    A table that cannot be learnt does not keep the others from it.
+    """
     runs, refused = list[Run](), dict[str, str]()
     readings = sum(len(table.times) - split.of(len(table.times)) for table in tables)
     with progress(console, "readings evaluated", readings) as advance:

@@ -1,4 +1,4 @@
-"""How an evaluation speaks to people and to programs: a table with a row a series, the episodes one by one, one JSON object."""
+"""Report of an evaluation: a row for each series, the episodes, and a JSON object."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -22,7 +22,16 @@ from insa_anomaly.workbench.recordings.evaluation import EvaluationOutcome, Repo
 _LISTED = 200  # episodes on a console; JSON has them all
 _LONGEST_NAME = 40
 _LONGEST_REASON = 120
-_WIDTH = 160  # a narrower terminal folds the lines: a figure that is cut is worse than a line that is folded
+_WIDTH = 160  # a narrower terminal folds lines: a cut figure is worse than a folded line
+_QUIET_HEADINGS = (
+    "learnt",
+    "readings",
+    "days",
+    "episodes",
+    "a day",
+    "anomalous\nreadings",
+    "threshold",
+)
 _HEADINGS = (
     *("events\ncaught", "delay", "false\nalarms", "a day"),
     *(
@@ -37,7 +46,7 @@ _HEADINGS = (
 
 
 class EpisodeSaid(msgspec.Struct, frozen=True):
-    """An episode as it is printed in JSON; numbers are None where there was nothing to expect."""
+    """An episode as printed in JSON; numbers are None where no value was expected."""
 
     metric: str
     opened: str
@@ -51,7 +60,7 @@ class EpisodeSaid(msgspec.Struct, frozen=True):
 
 
 class SeriesSaid(msgspec.Struct, frozen=True):
-    """A series as it is printed in JSON."""
+    """A series as printed in JSON."""
 
     series: str
     file: str
@@ -66,7 +75,7 @@ class SeriesSaid(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """The whole evaluation as it is printed in JSON; `total` is of the labelled series."""
+    """The whole evaluation as printed in JSON; `total` is over the labelled series."""
 
     series: list[SeriesSaid]
     refused: dict[str, str]
@@ -74,7 +83,7 @@ class Said(msgspec.Struct, frozen=True):
 
 
 def tell(console: Console, outcome: EvaluationOutcome, policy: Policy, recovery: int) -> None:
-    """Print the table, what its words mean, and the episodes where there are no labels to count them against."""
+    """Print the table, the meaning of its words, and the episodes where labels are missing."""
     counted = [
         (run, counts)
         for run in outcome.runs
@@ -97,7 +106,7 @@ def tell(console: Console, outcome: EvaluationOutcome, policy: Policy, recovery:
 
 
 def to_json(outcome: EvaluationOutcome, policy: Policy, recovery: int) -> str:
-    """One object on one line."""
+    """Return the evaluation as a JSON object on a single line."""
     counts = [run.counts(policy.merge_gap_readings, recovery) for run in outcome.runs]
     series = [_series(run, one) for run, one in zip(outcome.runs, counts, strict=True)]
     known = [one for one in counts if one]
@@ -106,9 +115,9 @@ def to_json(outcome: EvaluationOutcome, policy: Policy, recovery: int) -> str:
     ).decode()
 
 
-# ------------------------------------------------------------------------------------------------------------ with labels
+# -------------------------------------------------------------------------------- with labels
 def _accuracy_grid(counted: Sequence[tuple[Run, ConfusionCounts]]) -> Grid:
-    grid = _grid(*_HEADINGS)
+    grid = _grid(_HEADINGS)
     for run, counts in counted:
         grid.add_row(_name(run), *_rates(figures([counts])), _number(run.threshold, "{:.2f}"))
     grid.add_section()
@@ -135,40 +144,51 @@ def _explained(
 ) -> Iterator[str]:
     total = figures([counts for _, counts in counted])
     yield (
-        f"All readings: F1 {_number(total.f1, '{:.3f}')}, balanced accuracy {_number(total.balanced_accuracy, '{:.3f}')} at "
+        f"All readings: F1 {_number(total.f1, '{:.3f}')}, balanced accuracy "
+        f"{_number(total.balanced_accuracy, '{:.3f}')} at "
         f"FPR {_number(total.fpr, '{:.2%}')}; nothing is point-adjusted."
     )
     yield f"If every anomalous reading were told, threshold or not: {_sentence(total.flagged)}."
     yield (
-        "Caught: an anomalous reading of an episode lies in the event; delay: median from the event's start to the first of them. False "
+        "Caught: an anomalous reading of an episode lies in the event; delay: median from the "
+        "event's start to the first of them. False "
         f"alarm: an episode that touches no event, nor the {recovery} readings after it."
     )
-    yield "FPR, TPR and precision of readings are taken at score < 0, of episodes at the threshold; AUC-PR needs neither."
+    yield (
+        "FPR, TPR and precision of readings are taken at score < 0, of episodes at the threshold; "
+        "AUC-PR needs neither."
+    )
     yield _chosen(policy)
     if known := sum(run.known_before for run, _ in counted):
         yield f"Not counted: {known} event{'s' * (known > 1)} in the parts that were learnt from."
     if short := sum(counts.normal_days < 1 for _, counts in counted):
-        yield f"Less than a day of normal running: {short} of {len(counted)} series. There, false alarms a day are far extrapolated."
+        yield (
+            f"Less than a day of normal running: {short} of {len(counted)} series. There, false "
+            "alarms a day are far extrapolated."
+        )
 
 
 def _sentence(of: EventFigures) -> str:
     rate, precision = _number(of.false_alarms_per_day, "{:.2f}"), _number(of.precision, "{:.2f}")
-    return f"{of.caught} of {of.events} events caught, {of.false_alarms} false alarms, {rate} a day, precision of episodes {precision}"
+    return (
+        f"{of.caught} of {of.events} events caught, {of.false_alarms} false alarms, {rate} a "
+        f"day, precision of episodes {precision}"
+    )
 
 
 def _chosen(policy: Policy) -> str:
     return (
-        "Threshold: the least confidence that opens an episode. Training chose it from what it learnt from, without labels, to give "
-        f"at most {policy.false_alarms_per_day:g} false episodes a day and series; a refit chooses anew. Refits are taken up at once; "
+        "Threshold: the least confidence that opens an episode. Training chose it from what it "
+        "learnt from, without labels, to give "
+        f"at most {policy.false_alarms_per_day:g} false episodes a day and series; a refit "
+        "chooses anew. Refits are taken up at once; "
         "in the daemon that takes a second or so."
     )
 
 
-# --------------------------------------------------------------------------------------------------------- without labels
+# -------------------------------------------------------------------------------- without labels
 def _quiet_grid(runs: Sequence[Run]) -> Grid:
-    grid = _grid(
-        "learnt", "readings", "days", "episodes", "a day", "anomalous\nreadings", "threshold"
-    )
+    grid = _grid(_QUIET_HEADINGS)
     for run in runs:
         rate = _number(len(run.episodes) / run.days if run.days else None, "{:.2f}")
         counts = (
@@ -198,12 +218,15 @@ def _episode_lines(runs: Sequence[Run]) -> Iterator[str]:
         lasted = _delay(float(times[episode.last] - times[episode.first]) / 1e6)
         why = shorten("; ".join(episode.reasons), _LONGEST_REASON, placeholder=" ...")
         where = f"{run.table.device_id}/{episode.metric}"
-        yield f"{_clock(times[episode.first])}  {where}  {episode.value:.4g}{band}  confidence {episode.peak:.2f}  lasted {lasted}  {why}"
+        yield (
+            f"{_clock(times[episode.first])}  {where}  {episode.value:.4g}{band}  "
+            f"confidence {episode.peak:.2f}  lasted {lasted}  {why}"
+        )
     if len(found) > _LISTED:
         yield f"and {len(found) - _LISTED:,} more; --json tells all"
 
 
-# ------------------------------------------------------------------------------------------------------------------- JSON
+# -------------------------------------------------------------------------------- JSON
 def _series(run: Run, counts: ConfusionCounts | None) -> SeriesSaid:
     return SeriesSaid(
         series=run.table.name,
@@ -228,12 +251,20 @@ def _episode(run: Run, episode: ReportedEpisode) -> EpisodeSaid:
         for row in (episode.first, episode.last)
     )
     return EpisodeSaid(
-        episode.metric, opened, last, value, expected, lower, upper, episode.peak, episode.reasons
+        metric=episode.metric,
+        opened=opened,
+        last=last,
+        value=value,
+        expected=expected,
+        lower=lower,
+        upper=upper,
+        confidence=episode.peak,
+        reasons=episode.reasons,
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ words
-def _grid(*headings: str) -> Grid:
+# -------------------------------------------------------------------------------- words
+def _grid(headings: Sequence[str]) -> Grid:
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     grid.add_column("series", no_wrap=True, vertical="bottom")
     for heading in headings:

@@ -1,8 +1,9 @@
-"""What is known to have been wrong in a recording: a file of events that lie in time.
+"""Labels of a recording: a file of events that lie in time.
 
-Two forms are read: JSON as the Numenta Anomaly Benchmark has it (`combined_windows.json`: for every recording a list of [start, end]),
-and CSV with the columns `start`, `end` and, where it speaks of several recordings, `file`. Both ends belong to the event. Recordings are
-found by the end of their path, so that it does not matter where they lie or whether they are packed.
+Two forms are read: JSON as in the Numenta Anomaly Benchmark (`combined_windows.json`: for every
+recording a list of [start, end]), and CSV with the columns `start`, `end` and, for several
+recordings, `file`. Both ends belong to the event. Recordings are found by the end of their path, so
+their folder and packing do not matter.
 """
 
 import csv
@@ -23,14 +24,17 @@ Event = tuple[int, int]  # first and last time, microseconds
 
 @dataclass(frozen=True)
 class Labels:
-    """The events by recording; `complete`: a recording that is not named has none. Events under None are those of any recording."""
+    """Events by recording; `complete` means that a recording without a name here has none.
+
+    Events under None belong to any recording.
+    """
 
     path: Path
     events: Mapping[str | None, Sequence[Event]]
     complete: bool
 
     def of(self, recording: Path) -> Sequence[Event]:
-        """The events of this recording. Raises FileFormatError where it is not clear which they are."""
+        """Return the events of a recording. Raises FileFormatError where the name is ambiguous."""
         if None in self.events:
             return self.events[None]
         shared = {name: _shared(name, recording) for name in self.events if name is not None}
@@ -45,12 +49,13 @@ class Labels:
         if self.complete:
             return ()
         raise FileFormatError(
-            f"{self.path}: says nothing of {recording}; it speaks of {', '.join(map(repr, list(self.events)[:3]))}, ..."
+            f"{self.path}: says nothing of {recording}; it speaks of "
+            f"{', '.join(map(repr, list(self.events)[:3]))}, ..."
         )
 
 
 def read_labels(path: Path) -> Labels:
-    """The file of labels. Raises FileFormatError."""
+    """Read a file of labels. Raises FileFormatError."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -61,7 +66,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def inside(times: Ints, events: Sequence[Event]) -> Bools:
-    """Which of the times [n] (microseconds) lie in an event."""
+    """Return which of the times [n] (microseconds) lie in an event."""
     within = np.zeros(len(times), np.bool_)
     for start, end in events:
         within |= (times >= start) & (times <= end)
@@ -91,7 +96,8 @@ def _window(path: Path, name: str, window: object) -> Event:
             path,
             name,
             f"{window!r:.60}",
-            "[start, end]; single times say nothing of how long it was wrong (combined_windows.json does)",
+            "[start, end]; single times say nothing of how long it was wrong "
+            "(combined_windows.json does)",
         )
     return _event(path, name, *map(str, window))
 
@@ -126,7 +132,7 @@ def _event(path: Path, place: str, start: str, end: str) -> Event:
 
 
 def _shared(name: str, recording: Path) -> int:
-    """So many parts at the end of the two paths are the same."""
+    """Return the number of parts at the end of two paths that are the same."""
     parts = 0
     for own, other in zip(
         reversed(Path(name).parts), reversed(recording.absolute().parts), strict=False

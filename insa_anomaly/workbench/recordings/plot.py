@@ -1,7 +1,8 @@
-"""A picture of an evaluation, to look at in a browser: series, bands, anomalies, labels and episodes above, scores below.
+"""Picture of an evaluation for a browser: series, bands, anomalies, labels, episodes, scores.
 
-One HTML file that carries plotly.js with it, so that it opens on a machine without a network. A long series is drawn by the lowest and
-highest reading and the strangest score of every stretch; readings that alarmed are all drawn.
+The HTML file carries plotly.js, so it opens on a machine without a network. A long series is drawn
+by the lowest and highest reading and the strangest score of every stretch; readings that alarmed
+are all drawn.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,10 @@ _HEAD = """<!DOCTYPE html>
 
 
 def check_plots(path: Path) -> None:
-    """Make sure, before hours of work, that a picture can be drawn and where it is to lie. Raises PlotUnavailable, FileFormatError."""
+    """Check, before hours of work, that a picture can be drawn and written.
+
+    Raises PlotUnavailable or FileFormatError.
+    """
     if find_spec("plotly") is None:
         raise PlotUnavailable
     if not path.absolute().parent.is_dir():
@@ -45,7 +49,7 @@ def check_plots(path: Path) -> None:
 
 
 def write_plots(path: Path, runs: Sequence[Run]) -> None:
-    """A picture for each of the runs, one under the other, in one file. Raises FileFormatError where it cannot be written."""
+    """Write a picture of each run into a file, below each other. Raises FileFormatError."""
     parts = [
         picture(run).to_html(full_html=False, include_plotlyjs=i == 0, config={"responsive": True})
         for i, run in enumerate(runs)
@@ -57,7 +61,7 @@ def write_plots(path: Path, runs: Sequence[Run]) -> None:
 
 
 def picture(run: Run) -> "Figure":
-    """One run: a row for every metric, the scores in the last."""
+    """Return the picture of a run: a row for every metric, the scores in the last row."""
     from plotly.subplots import make_subplots  # noqa: PLC0415 - an extra
 
     metrics = len(run.table.metrics)
@@ -74,7 +78,10 @@ def picture(run: Run) -> "Figure":
         _draw_metric(figure, run, column, shown)
     _draw_scores(figure, run, shown, metrics + 1)
     _shade(figure, run)
-    text = f"{run.table.name}: {len(run.flags):,} readings after {run.trained:,} learnt, {len(run.episodes)} episodes"
+    text = (
+        f"{run.table.name}: {len(run.flags):,} readings after {run.trained:,} learnt, "
+        f"{len(run.episodes)} episodes"
+    )
     note = "" if len(shown) == len(run.flags) else f" ({len(shown):,} readings drawn)"
     figure.update_layout(
         title=text + note,
@@ -87,7 +94,7 @@ def picture(run: Run) -> "Figure":
 
 
 def drawn(run: Run) -> Ints:
-    """The rows that are drawn: all of a short series; of a long one those that show its outline, and all that alarmed."""
+    """Return the rows to draw: all of a short series, else its outline and every alarm."""
     n = len(run.flags)
     if n <= 3 * _STRETCHES:
         return np.arange(n)
@@ -122,7 +129,8 @@ def _draw_metric(figure: "Figure", run: Run, column: int, shown: Ints) -> None:
     figure.update_yaxes(title_text=name, row=row, col=1)
 
 
-def _draw_band(figure: "Figure", times: Any, band: dict[str, Floats]) -> None:  # noqa: ANN401 - plotly takes it as numpy has it
+# Plotly takes it as numpy has it
+def _draw_band(figure: "Figure", times: Any, band: dict[str, Floats]) -> None:  # noqa: ANN401
     edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "legendgroup": "band"}
     figure.add_scatter(x=times, y=band["lower"], showlegend=False, row=1, col=1, **edge)
     figure.add_scatter(
@@ -179,7 +187,7 @@ def _dots(figure: "Figure", row: int, times: Any, values: Floats, scores: Floats
 
 
 def _shade(figure: "Figure", run: Run) -> None:
-    """Labels and episodes, over all rows of the picture; a line of the legend for each."""
+    """Shade labels and episodes over all rows of the picture, with a line of the legend each."""
     spans = [(episode.first, episode.last) for episode in run.episodes]
     for name, color, rows in (
         ("labelled event", _LABEL, _labelled(run.table.truth)),

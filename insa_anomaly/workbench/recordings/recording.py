@@ -1,8 +1,9 @@
 """Files of recorded readings, as a stream of rows.
 
-A recording is a text file with one row per time: `timestamp,value`, or a header and one column per metric; separated by
-comma, semicolon or tab; plain or gzip. `inspect` looks at the head of a file and answers a `Recording`, which says how the
-file is read; `Recording.rows` then reads it, however long it is, in the memory of one line.
+A recording is a text file with a row for each time: `timestamp,value`, or a header and a column for
+each metric, separated by comma, semicolon or tab, plain or gzip. `inspect` looks at the head of a
+file and returns a `Recording`, which states how the file is read. `Recording.rows` then reads it,
+however long it is, in the memory of a line.
 """
 
 import csv
@@ -42,7 +43,10 @@ _EPOCH_SPAN = (
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """Values of one device at one time (microseconds since the epoch); `id` names the row, the same whenever it is read."""
+    """Values of a device at a time (microseconds since the epoch).
+
+    `id` is the same at each reading.
+    """
 
     device_id: str
     timestamp: int
@@ -52,7 +56,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Recording:
-    """How a file is read: `time` and the first of each pair in `metrics` are column numbers, `width` is how many there are."""
+    """Layout of a file.
+
+    `time` and the first of each pair in `metrics` are column numbers of `width`.
+    """
 
     path: Path
     device_id: str
@@ -65,7 +72,10 @@ class Recording:
     naive: bool
 
     def rows(self) -> Iterator[Row]:
-        """Every row that has a value, in the order of the file; missing cells are left out. Raises FileFormatError."""
+        """Yield every row that has a value, in the order of the file; missing cells are left out.
+
+        Raises FileFormatError.
+        """
         stem = _stem(self.path)
         for line, cells in _cells(self.path, self.separator, self.headed):
             if len(cells) != self.width:
@@ -82,7 +92,7 @@ class Recording:
                 )
 
     def notes(self) -> list[str]:
-        """What a person should know of how this file is taken."""
+        """Return notes for a person on how the file is read."""
         notes = [f"left out: {', '.join(self.excluded)}"] if self.excluded else []
         return [*notes, "times carry no zone: taken as UTC"] if self.naive else notes
 
@@ -112,7 +122,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Span:
-    """What a recording holds: rows, readings, and the times (microseconds) of its oldest and newest row."""
+    """Extent of a recording: rows, readings, and the times (microseconds) of its ends."""
 
     rows: int
     readings: int
@@ -126,10 +136,11 @@ def inspect(
     metric: str | None = None,
     exclude: Sequence[str] = LABELS,
 ) -> Recording:
-    """Find out how the file is read, from its first two lines. Raises FileFormatError.
+    """Find out how a file is read, from its first two lines. Raises FileFormatError.
 
-    `device_id`: default the name of the file without its suffixes, made safe. `metric`: the name of the only metric;
-    default its column's name, or `value` where there is no header. `exclude`: names of columns to leave out.
+    `device_id`: default the name of the file without its suffixes, made safe. `metric`: the name of
+    the only metric; default its column's name, or `value` without a header. `exclude`: names of
+    columns to leave out.
     """
     head = _head(path)
     separator, rows, headed, time = _shape(path, head)
@@ -139,15 +150,15 @@ def inspect(
         metrics = _renamed(path, metrics, metric)
     stamp = rows[headed][time].strip()
     return Recording(
-        path,
-        device_id or safe(_stem(path)),
-        separator,
-        headed,
-        time,
-        len(names),
-        metrics,
-        excluded,
-        _is_naive(stamp),
+        path=path,
+        device_id=device_id or safe(_stem(path)),
+        separator=separator,
+        headed=headed,
+        time=time,
+        width=len(names),
+        metrics=metrics,
+        excluded=excluded,
+        naive=_is_naive(stamp),
     )
 
 
@@ -157,7 +168,10 @@ def inspect_all(
     metric: str | None = None,
     exclude: Sequence[str] = LABELS,
 ) -> list[Recording]:
-    """Inspect several files; of files with the same name, the folder becomes part of the device's. Raises FileFormatError."""
+    """Inspect several files. Raises FileFormatError.
+
+    Files of the same name get their folder as a part of the device's name.
+    """
     stems = Counter(_stem(path) for path in paths)
     full = [
         _stem(path) if stems[_stem(path)] == 1 else f"{path.absolute().parent.name}-{_stem(path)}"
@@ -186,7 +200,7 @@ def inspect_all(
 
 
 def survey(recording: Recording) -> Span:
-    """Read the whole file once. Raises FileFormatError where a row cannot be read, or there is none."""
+    """Read the whole file once. Raises FileFormatError for an unreadable row or an empty file."""
     rows = readings = 0
     first, last = _EPOCH_SPAN[1], -_EPOCH_SPAN[1]
     for row in recording.rows():
@@ -199,13 +213,16 @@ def survey(recording: Recording) -> Span:
 
 
 def safe(name: str) -> str:
-    """The name as a topic level: letters, digits, dot, dash and underscore."""
+    """Return the name as a topic level: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "recording"
 
 
-# ---------------------------------------------------------------------------------------------------- the head of a file
+# ------------------------------------------------------------------------------ the head of a file
 def _shape(path: Path, head: list[str]) -> tuple[str, list[list[str]], bool, int]:
-    """Separator, the rows of the head, whether the first is a header, and the column of the time: what makes a time readable is right."""
+    """Return separator, head rows, whether there is a header, and the column of the time.
+
+    The reading under which a column holds a time is right.
+    """
     for separator in _SEPARATORS:
         rows = list(csv.reader(head, delimiter=separator))
         if len(rows[0]) < 2:
@@ -226,7 +243,10 @@ def _shapeless(path: Path, head: list[str]) -> NoReturn:
             f"one line only: {_shown(head[0])}",
             "a header and rows, or rows of timestamp,value",
         )
-    expected = f"timestamp,value or one column per metric, separated by comma, semicolon or tab; times as {EXPECTED_TIME}"
+    expected = (
+        "timestamp,value or one column per metric, separated by comma, semicolon or "
+        f"tab; times as {EXPECTED_TIME}"
+    )
     _wrong(path, 2, f"{_shown(head[1])} under {_shown(head[0])}", expected)
 
 
@@ -286,9 +306,12 @@ def _is_naive(stamp: str) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------------------------------------- the cells
+# -------------------------------------------------------------------------------- the cells
 def _value(cell: str) -> float | None:
-    """The number in the cell, None where it is missing, infinite where it is neither. A decimal comma is understood."""
+    """Return the number in a cell, None if it is missing, infinity if it is neither.
+
+    A decimal comma is understood.
+    """
     try:
         value = float(cell)
     except ValueError:
@@ -302,7 +325,7 @@ def _value(cell: str) -> float | None:
 
 
 def time_of(cell: str) -> int | None:
-    """The time in the cell, microseconds since the epoch; None where it is no time."""
+    """Return the time in a cell, microseconds since the epoch; None where it is no time."""
     text = cell.strip()
     if not _is_number(text):
         return microseconds(text)
@@ -321,9 +344,9 @@ def _is_number(text: str) -> bool:
         return False
 
 
-# -------------------------------------------------------------------------------------------------------------- the file
+# -------------------------------------------------------------------------------- the file
 def _head(path: Path) -> list[str]:
-    """The first two lines that hold something."""
+    """Return the first two lines that are not blank."""
     with _opened(path) as file:
         head: list[str] = []
         for line in _lines(path, file):
@@ -339,7 +362,7 @@ def _head(path: Path) -> list[str]:
 
 
 def _cells(path: Path, separator: str, headed: bool) -> Iterator[tuple[int, list[str]]]:  # noqa: FBT001 - a fact of the file
-    """Line number and cells of every row that is not blank, without the header."""
+    """Yield line number and cells of every row that is not blank, without the header."""
     with _opened(path) as file:
         reader = csv.reader(_lines(path, file), delimiter=separator)
         try:
@@ -368,7 +391,10 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
-    """The file as text, unpacked where it is packed. Undecodable bytes go through: only a header must be text."""
+    """Open a file as text, unpacked.
+
+    Undecodable bytes pass: only a header must be text.
+    """
     try:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"

@@ -1,7 +1,7 @@
-"""Recorded readings through a real broker, in the order of their times, at a chosen multiple of their own speed.
+"""Recorded readings through a real broker, in the order of their times, at a chosen speed.
 
-Every message carries the id of its row, the same at every replay: what is replayed twice under the same times is one row in
-the database, and equal values at equal times stay two.
+Every message carries the id of its row, the same at every replay. So a row replayed twice under the
+same time is a single row in the database, and equal values at equal times stay two.
 """
 
 import time
@@ -15,11 +15,11 @@ from typing import Protocol
 import msgspec
 from rich.console import Console
 
+from insa_anomaly.core.units import SECOND
 from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recordings.recording import Recording, Row, Span, survey
 
 TOPIC = "insa/iiot/telemetry"
-_SECOND = 1_000_000
 _encode = msgspec.json.Encoder().encode
 
 Message = tuple[str, bytes]  # topic, payload
@@ -28,18 +28,22 @@ Wait = Callable[[int], None]
 
 
 class MessagePublisher(Protocol):
-    """The way to the broker, at QoS 1."""
+    """A way to the broker, at QoS 1."""
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Send; waits while too many messages are not acknowledged. Raises BrokerAway."""
+        """Send a message; wait while too many are not acknowledged. Raises BrokerAway."""
 
     def drain(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for acknowledgements; answers how many are missing."""
+        """Wait up to `timeout` seconds for acknowledgements; return how many are missing."""
 
 
 @dataclass(frozen=True)
 class ReplayCounts:
-    """What was published. `first` and `last` are times as sent (microseconds), `stopped` says that a person ended it early."""
+    """Counts of a replay.
+
+    `first` and `last` are times as sent (microseconds); `stopped` means that a person ended it
+    early.
+    """
 
     rows: int = 0
     messages: int = 0
@@ -52,7 +56,7 @@ class ReplayCounts:
 
 
 class ReplayPace:
-    """Waits until a reading is due when time passes `speed` times as fast as recorded; the first one is due at once."""
+    """Pace that waits until a reading is due, `speed` times as fast as recorded."""
 
     def __init__(
         self,
@@ -68,18 +72,18 @@ class ReplayPace:
     def __call__(self, timestamp: int) -> None:
         """Return when the reading of this time (microseconds) is due."""
         first, started = self._first = self._first or (timestamp, self._clock())
-        early = started + (timestamp - first) / _SECOND / self._speed - self._clock()
+        early = started + (timestamp - first) / SECOND / self._speed - self._clock()
         if early > 0:
             self._sleep(early)
 
 
 def at_once(timestamp: int) -> None:
-    """Wait for nothing."""
+    """Return at once."""
     del timestamp
 
 
 def device_message(row: Row, topic: str = TOPIC) -> list[Message]:
-    """One message with all metrics of the row."""
+    """Return a message with all metrics of the row."""
     return [
         (
             f"{topic}/{row.device_id}",
@@ -89,7 +93,7 @@ def device_message(row: Row, topic: str = TOPIC) -> list[Message]:
 
 
 def metric_messages(row: Row, topic: str = TOPIC) -> list[Message]:
-    """One message for each metric of the row."""
+    """Return a message for each metric of the row."""
     common = {"id": row.id, "timestamp": _moment(row.timestamp)}
     place = f"{topic}/{row.device_id}"
     return [
@@ -99,7 +103,10 @@ def metric_messages(row: Row, topic: str = TOPIC) -> list[Message]:
 
 
 def merged(recordings: Sequence[Recording], shift: int = 0) -> Iterator[Row]:
-    """Rows of all files by time, moved by `shift` microseconds; rows of one file stay in its order."""
+    """Yield the rows of all files by time, moved by `shift` microseconds.
+
+    Rows of a file stay in its order.
+    """
     rows = merge(*(recording.rows() for recording in recordings), key=lambda row: row.timestamp)
     return (
         (msgspec.structs.replace(row, timestamp=row.timestamp + shift) for row in rows)
@@ -111,7 +118,10 @@ def merged(recordings: Sequence[Recording], shift: int = 0) -> Iterator[Row]:
 def publish(
     rows: Iterable[Row], feeder: MessagePublisher, form: Form, wait: Wait, advance: Advance
 ) -> ReplayCounts:
-    """Publish the rows in their order; Ctrl-C ends it between two rows. Acknowledgements are not waited for."""
+    """Publish the rows in their order; Ctrl-C ends it between two rows.
+
+    Acknowledgements are not waited for.
+    """
     total: Counter[str] = Counter()
     first: int | None = None
     last, started, stopped = 0, time.monotonic(), False
@@ -142,11 +152,12 @@ def replay(
     form: Form = device_message,
     patience: float = 30.0,
 ) -> ReplayCounts:
-    """Check every file to its end, then publish them all and wait for the broker to have them.
+    """Check every file to its end, then publish all and wait for the broker to have them.
 
-    `speed`: times as fast as recorded, None: as fast as possible. `shift_to`: time (microseconds) that the last reading is
-    moved to, and all others with it; None leaves times as recorded. `patience`: seconds to wait for acknowledgements.
-    Raises FileFormatError before anything is sent, BrokerAway when the broker is lost for good.
+    `speed`: times as fast as recorded, None: as fast as possible. `shift_to`: time (microseconds)
+    that the last reading is moved to, and all others with it; None leaves times as recorded.
+    `patience`: seconds to wait for acknowledgements. Raises FileFormatError before a message is
+    sent, and BrokerAway when the broker is lost for good.
     """
     span = _checked(recordings, console)
     shift = 0 if shift_to is None else shift_to - span.last
@@ -162,9 +173,8 @@ def _checked(recordings: Sequence[Recording], console: Console) -> Span:
     for note, files in Counter(
         note for recording in recordings for note in recording.notes()
     ).items():
-        console.print(
-            f"{'all files' if files == len(recordings) else f'{files} of {len(recordings)} files'}: {note}"
-        )
+        which = "all files" if files == len(recordings) else f"{files} of {len(recordings)} files"
+        console.print(f"{which}: {note}")
     with progress(console, "checking files", len(recordings)) as advance:
         spans = []
         for recording in recordings:
@@ -182,7 +192,8 @@ def _summary(counts: ReplayCounts) -> str:
     rate = counts.readings / counts.seconds if counts.seconds else 0.0
     text = (
         f"{counts.readings:,} readings in {counts.messages:,} messages, {rate:,.0f} readings/s, "
-        f"times {_moment(counts.first):%Y-%m-%d %H:%M:%S} to {_moment(counts.last):%Y-%m-%d %H:%M:%S} UTC"
+        f"times {_moment(counts.first):%Y-%m-%d %H:%M:%S} to "
+        f"{_moment(counts.last):%Y-%m-%d %H:%M:%S} UTC"
     )
     if counts.stopped:
         text += "; stopped early"
@@ -190,6 +201,4 @@ def _summary(counts: ReplayCounts) -> str:
 
 
 def _moment(timestamp: int) -> datetime:
-    return datetime.fromtimestamp(timestamp // _SECOND, UTC).replace(
-        microsecond=timestamp % _SECOND
-    )
+    return datetime.fromtimestamp(timestamp // SECOND, UTC).replace(microsecond=timestamp % SECOND)

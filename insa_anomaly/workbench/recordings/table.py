@@ -1,4 +1,4 @@
-"""A recording in memory: columns of readings over time, and which rows somebody labelled as anomalous."""
+"""A recording in memory: columns of readings over time, and the rows labelled as anomalous."""
 
 from array import array
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ MARKS = tuple(
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one device: times [n] (microseconds, as recorded), values [n, d] (NaN: missing), truth [n] (None: nobody labelled it)."""
+    """Rows of a device: times [n], values [n, d], truth [n].
+
+    Times are microseconds as recorded, a missing value is NaN, truth is None without labels.
+    """
 
     path: Path
     device_id: str
@@ -30,7 +33,7 @@ class Table:
 
     @property
     def name(self) -> str:
-        """The device, and its metric where there is but one."""
+        """Name of the device, with its metric if there is a single metric."""
         return f"{self.device_id}/{self.metrics[0]}" if len(self.metrics) == 1 else self.device_id
 
     def series(self) -> list["Table"]:
@@ -50,13 +53,16 @@ class Table:
 
 
 def recordings(paths: Sequence[Path], *, labelled: bool) -> list[tuple[Recording, str | None]]:
-    """How every file is read, and its column of labels; `labelled`: labels come from elsewhere, so none. Raises FileFormatError."""
+    """Return how every file is read, and its column of labels. Raises FileFormatError.
+
+    With `labelled` the labels come from elsewhere, so no column is taken.
+    """
     found = inspect_all(paths)
     return [(one, None) if labelled else _with_marks(one) for one in found]
 
 
 def load(recording: Recording, mark: str | None, labels: Labels | None) -> Table:
-    """Read the whole file. `mark`: its column of labels. Raises FileFormatError."""
+    """Read the whole file; `mark` is its column of labels. Raises FileFormatError."""
     names = [name for _, name in recording.metrics if name != mark]
     if not names:
         raise FileFormatError(f"{recording.path}: no column with a metric beside {mark!r}")
@@ -75,7 +81,14 @@ def load(recording: Recording, mark: str | None, labels: Labels | None) -> Table
         if mark is not None
         else None
     )
-    return Table(recording.path, recording.device_id, tuple(names), at, values, truth)
+    return Table(
+        path=recording.path,
+        device_id=recording.device_id,
+        metrics=tuple(names),
+        times=at,
+        values=values,
+        truth=truth,
+    )
 
 
 def _with_marks(recording: Recording) -> tuple[Recording, str | None]:
