@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
-from time import monotonic, sleep
 
 import uvicorn
 from fastapi import FastAPI
@@ -37,6 +36,7 @@ from insa_anomaly.services.stream import Condition
 from insa_anomaly.services.telemetry import TelemetryService
 
 START_SECONDS = 10.0
+START_POLL_SECONDS = 0.01
 REQUEST_SECONDS = 20.0
 _OPEN_ON_LOOPBACK = frozenset({"/metrics", "/metrics/models", "/api/v1/status"})
 
@@ -119,9 +119,10 @@ def served(
         server = uvicorn.Server(_config(app, certificate, request_seconds))
         thread = Thread(target=_run, args=(server, bound, died), name="http", daemon=True)
         thread.start()
-        deadline = monotonic() + START_SECONDS
-        while not server.started and thread.is_alive() and monotonic() < deadline:
-            sleep(0.01)
+        attempts = int(START_SECONDS / START_POLL_SECONDS)
+        while not server.started and thread.is_alive() and attempts:
+            thread.join(START_POLL_SECONDS)
+            attempts -= 1
         try:
             yield bound.getsockname()[1]
         finally:

@@ -13,8 +13,9 @@ from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.ports.alerts import DeadAlert, PendingAlert
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock, storage
+from insa_anomaly.wiring import storage
 from insa_anomaly.wiring.alerts import _ways
+from insa_anomaly.wiring.clock import clock
 
 
 def letters(settings: Settings) -> tuple[list[PendingAlert], list[DeadAlert]]:

@@ -33,7 +33,8 @@ from insa_anomaly.commands.options import Config, load_for_use
 from insa_anomaly.errors import BackupFailed
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock, storage
+from insa_anomaly.wiring import storage
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.database import database
 
 _STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = (

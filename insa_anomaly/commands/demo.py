@@ -39,8 +39,8 @@ from insa_anomaly.settings.sections import (
     StorageSettings,
     TrainingSettings,
 )
-from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.workbench.demo.demo import FALSE_ALARMS_PER_DAY, Demo, DemoOutcome, Stored
 from insa_anomaly.workbench.demo.leaving import leaving
 from insa_anomaly.workbench.demo.plant import Plant, SeriesHistory

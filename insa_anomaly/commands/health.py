@@ -29,7 +29,8 @@ from insa_anomaly.services.model_health import (
     HealthService,
 )
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock, services
+from insa_anomaly.wiring import services
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.database import database
 
 TRAIL_MOST = 100

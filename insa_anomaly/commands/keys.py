@@ -17,7 +17,7 @@ from insa_anomaly.commands.options import Config, Json, load_for_use
 from insa_anomaly.ports.keys import Key
 from insa_anomaly.services.keys import KeyService, Permission, Wish
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.database import database
 
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from insa_anomaly.commands.options import Config, load_for_use
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock
 from insa_anomaly.wiring.broker import feeder
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.workbench.progress import open_console
 from insa_anomaly.workbench.recordings import recording
 from insa_anomaly.workbench.recordings.recording import Recording

@@ -18,7 +18,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.tuning import Series, Setting, Tried, tried
 from insa_anomaly.errors import InsaError
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.database import database
 from insa_anomaly.workbench.progress import open_console, progress
 from insa_anomaly.workbench.recordings.table import load, recordings

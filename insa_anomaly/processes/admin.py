@@ -41,7 +41,8 @@ from insa_anomaly.services.telemetry import TelemetryService
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
 from insa_anomaly.settings.sections import RedisSettings
-from insa_anomaly.wiring import clock, services
+from insa_anomaly.wiring import services
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.models import model_files
 from insa_anomaly.wiring.services import Pools, ServiceParts
@@ -87,14 +88,14 @@ def opened(settings: Settings, inherited: Inherited, stream: StreamClient) -> It
     with (
         model_files(settings) as models,
         services.pools(settings, inherited.dsn) as pools,
-        kept_fresh(KeyRing(PostgresKeys(pools.answers), clock.now)) as ring,
+        kept_fresh(KeyRing(PostgresKeys(pools.answers), clock)) as ring,
     ):
         windows = SharedWindows(
             inherited.capacity,
             settings.detection.n_estimators,
             SharedMemory(inherited.windows).zeros,
         )
-        view = SharedStreamView(windows, stream.index_of, stream.compared)
+        view = SharedStreamView(windows, clock, stream.index_of, stream.compared)
         yield assembled(
             settings,
             pools,
@@ -110,7 +111,9 @@ def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: ServicePar
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
-        models=ModelService(parts.models, parts.stream, findings, Cached(cache(settings.redis))),
+        models=ModelService(
+            parts.models, parts.stream, findings, Cached(cache(settings.redis), clock)
+        ),
         jobs=services.job_service(pools, parts, settings.training.jobs),
         model_changes=services.model_changes(settings, pools, parts.models),
         health=services.health_service(settings, pools),

@@ -21,6 +21,7 @@ from insa_anomaly.services.stream import ANSWER_SECONDS, StreamServer
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import credential
 from insa_anomaly.settings.sections import HttpSettings
+from insa_anomaly.wiring.clock import clock
 
 QUESTIONS, POSTS = 4, 8  # lines: what waits for the disk has its own
 # Without rich, 3 MB, which structlog would load to colour tracebacks.
@@ -82,7 +83,7 @@ class AdminPort:
         self._bound = bound
         self._desk: StreamServer | None = None
         self._opened = Event()
-        self.process = AdminProcess(self._start, settings)
+        self.process = AdminProcess(self._start, settings, clock)
 
     def open(self, desk: StreamServer) -> None:
         """Answer questions from now on."""

@@ -51,9 +51,10 @@ from insa_anomaly.services.stream import Condition, StreamServer
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
 from insa_anomaly.settings.sections import BrokerSettings, RedisSettings
-from insa_anomaly.wiring import alerts, clock, health, services, storage
+from insa_anomaly.wiring import alerts, health, services, storage
 from insa_anomaly.wiring.broker import access
 from insa_anomaly.wiring.certificates import certificates
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.database import database, recorder
 from insa_anomaly.wiring.memory import share_arenas
 from insa_anomaly.wiring.models import model_files
@@ -83,7 +84,7 @@ def run(settings: Settings, source: str) -> int:
         )
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
-        activity, failures = Activity(), Failures(clock.now)
+        activity, failures = Activity(), Failures(clock)
         memory = SharedMemory()
         parts = _assemble(
             settings,
@@ -110,7 +111,7 @@ def run(settings: Settings, source: str) -> int:
         )
         others = others if admin is None else (*others, ("admin", admin))
         daemon = Daemon(
-            replace(parts, others=others, admin=admin), _supervision(settings, parts.broker)
+            replace(parts, others=others, admin=admin), clock, _supervision(settings, parts.broker)
         )
         daemon.restore()
         if port is not None:
@@ -129,7 +130,7 @@ def run(settings: Settings, source: str) -> int:
 
 
 def _measure(settings: Settings, parts: DaemonParts) -> Measure:
-    waiting = Backlog(parts.log, parts.state, lambda: parts.record.reached, clock.now)
+    waiting = Backlog(parts.log, parts.state, lambda: parts.record.reached, clock)
     return Measure(
         waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory)
     )
@@ -176,21 +177,22 @@ def _assemble(
     stack.enter_context(log)
     states = stack.enter_context(found)
     registry = Registry(settings.most_series)
-    feed = Feed(log, services.parser(settings), registry)
-    intake = Intake(log, feed, clock.now, settings.intake, reserve)
+    feed = Feed(log, services.parser(settings), registry, clock)
+    intake = Intake(log, feed, clock, settings.intake, reserve)
     broker = intake.broker = _broker(settings, intake, directory)
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms, memory.zeros)
     memory.seal()
-    publisher = EventPublisher(states, broker)
+    publisher = EventPublisher(states, broker, clock)
     events = ModelEvents(states, publisher.enqueue)
     trainer = Trainer(
-        models=models,
-        swap=intake.swap,
-        start_child=lambda: start_child(settings, dsn),
-        training=settings.training,
-        told=events.trained_by_itself,
-        failed=failures.add,
+        models,
+        intake.swap,
+        lambda: start_child(settings, dsn),
+        settings.training,
+        clock,
+        on_trained=events.trained_by_itself,
+        on_failed=failures.add,
     )
     latest = _latest(settings.redis, fleet, stack)
     alerting = alerts.opened(
@@ -202,19 +204,20 @@ def _assemble(
         stack=stack,
     )
     listeners = Listeners(
-        publisher,
-        trainer,
-        latest,
-        activity,
+        publisher=publisher,
+        trainer=trainer,
+        latest=latest,
+        activity=activity,
         dispatcher=alerting.dispatcher,
         silence=alerting.silence,
     )
     score = ScoreReader(
-        feed=feed,
-        state=states,
-        fleet=fleet,
-        models=models,
-        audience=listeners,
+        feed,
+        states,
+        fleet,
+        models,
+        listeners,
+        clock=clock,
         checkpoint_seconds=settings.storage.checkpoint_seconds,
         max_ahead=settings.readings.max_ahead,
     )
@@ -228,6 +231,7 @@ def _assemble(
         recorder=stack.enter_context(recorder(dsn, settings, log.id)),
         models=models,
         settings=settings.record,
+        clock=clock,
     )
     others = (
         ("alert", alerting.dispatcher),
@@ -272,7 +276,7 @@ def _latest(address: RedisSettings, fleet: Fleet, stack: ExitStack) -> LatestPub
     from insa_anomaly.adapters.redis.latest import RedisLatest  # noqa: PLC0415
 
     latest = stack.enter_context(RedisLatest(address.url, secret(address.password_file)))
-    return LatestPublisher(latest, lambda number: fleet.model.get(number, (None, 0))[0])
+    return LatestPublisher(latest, clock, lambda index: fleet.model.get(index, (None, 0))[0])
 
 
 def _broker(settings: Settings, intake: Intake, directory: Path) -> MqttConnection:

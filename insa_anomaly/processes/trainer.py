@@ -29,7 +29,7 @@ from insa_anomaly.runtime.models.child import (
     TrainingReply,
 )
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.models import model_files
 from insa_anomaly.wiring.training import training_service
 

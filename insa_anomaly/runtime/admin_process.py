@@ -4,10 +4,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from subprocess import Popen, TimeoutExpired
 from threading import Lock
-from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.operations.backoff import BackoffPolicy, backoff
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.load import Settings
 
@@ -23,9 +23,12 @@ class AdminProcess(Step):
     A line on its standard input is the settings to put in force; the end of the input ends it.
     """
 
-    def __init__(self, start: Callable[[Settings], "Popen[bytes]"], settings: Settings) -> None:
+    def __init__(
+        self, start: Callable[[Settings], "Popen[bytes]"], settings: Settings, clock: Clock
+    ) -> None:
         self._start = start
         self._settings = settings
+        self._clock = clock
         self._process: Popen[bytes] | None = None
         self._began_at = 0.0
         self._restart_at = 0.0
@@ -46,14 +49,14 @@ class AdminProcess(Step):
         with self._lock:
             self._end()
             self._process = self._start(self._settings)
-            self._began_at = monotonic()
+            self._began_at = self._clock.monotonic()
             self._restart_at = 0.0
 
     def step(self, _: float) -> float:
         """Restart the process where it ended, after a pause that grows."""
         if self.trouble is None:
             return TURN_SECONDS
-        now = monotonic()
+        now = self._clock.monotonic()
         if not self._restart_at:
             self._failures = 1 if now - self._began_at > STEADY_SECONDS else self._failures + 1
             self._restart_at = now + backoff(self._failures, RETRY, 0.0)

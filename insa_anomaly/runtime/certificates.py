@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.units import DAY, SECOND
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.runtime.step import Step
 
 EVERY_SECONDS = 1.0
@@ -17,16 +18,14 @@ class Certificates(Step):
     by its use.
     """
 
-    def __init__(
-        self, ends: Mapping[str, Callable[[], int | None]], clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, ends: Mapping[str, Callable[[], int | None]], clock: Clock) -> None:
         self._ends = ends
         self._clock = clock
         self._warned_at: dict[str, int] = {}
 
     def step(self, _: float) -> float:
         """Measure every certificate, and warn once a day of an end within thirty days."""
-        now = self._clock()
+        now = self._clock.now()
         for use, end_of in self._ends.items():
             end = end_of()
             if end is None:

@@ -6,7 +6,6 @@ A thread that dies or is stuck takes the process down, with its reason and the s
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from time import monotonic
 from typing import Protocol
 
 from insa_anomaly import instrumentation
@@ -14,6 +13,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports.broker import Broker
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.ports.reserve import Reserve
@@ -138,8 +138,11 @@ class Supervision:
 class Daemon:
     """Runs the parts until told to stop."""
 
-    def __init__(self, parts: DaemonParts, supervision: Supervision | None = None) -> None:
+    def __init__(
+        self, parts: DaemonParts, clock: Clock, supervision: Supervision | None = None
+    ) -> None:
         self._parts = parts
+        self._clock = clock
         self._supervision = supervision or Supervision()
         self._stop = Event()
         self._end = Event()
@@ -245,7 +248,7 @@ class Daemon:
     def _watched(self, name: str, step: Step) -> None:
         try:
             while not self._stop.is_set():
-                self._supervision.heartbeats.beat(name, monotonic())
+                self._supervision.heartbeats.beat(name, self._clock.monotonic())
                 pause = step.step(TURN_SECONDS)
                 if pause:
                     self._stop.wait(pause)
@@ -261,7 +264,7 @@ class Daemon:
     def _judge(self) -> None:
         """Say how it goes; systemd hears that we live only while every thread does."""
         stuck = self._supervision.heartbeats.stuck(
-            monotonic(), [("mqtt", self._parts.broker.silent_for)]
+            self._clock.monotonic(), [("mqtt", self._parts.broker.silent_for)]
         )
         if stuck is not None:
             self._fail(stuck[0], Stuck(f"it has been silent for {stuck[1]:.0f} s"))
@@ -277,8 +280,8 @@ class Daemon:
         parts = self._parts
         if parts.reserve is not None and not parts.score.writable:
             parts.reserve.release()  # what was taken must be finished; the intake takes no more until there is room for it again
-        if monotonic() >= self._next_trim:
-            self._next_trim = monotonic() + TRIM_SECONDS
+        if self._clock.monotonic() >= self._next_trim:
+            self._next_trim = self._clock.monotonic() + TRIM_SECONDS
             self._trim(min(parts.record.reached, parts.score.checkpoint))
 
     def _trim(self, through: int) -> None:
@@ -307,10 +310,10 @@ class Daemon:
             parts.score.drain()
             if parts.latest is not None:
                 parts.latest.flush()
-            parts.publisher.drain(monotonic() + TELL_DRAIN_SECONDS)
+            parts.publisher.drain(self._clock.monotonic() + TELL_DRAIN_SECONDS)
             if self._supervision.status is not None:
                 self._supervision.status.publish_stopped()
             parts.broker.close()
-            parts.record.drain(monotonic() + RECORD_DRAIN_SECONDS)
+            parts.record.drain(self._clock.monotonic() + RECORD_DRAIN_SECONDS)
         else:
             parts.broker.close()

@@ -8,7 +8,6 @@ Series are admitted in the order of the log as well: no reader is ahead of the s
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Condition
-from time import monotonic
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from insa_anomaly.core.reading.parser import Parser
 from insa_anomaly.core.reading.reading import Raw, Reading, Rejected, RejectionReason
 from insa_anomaly.core.units import Ints
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Entry, Log, Swap
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.fleet.registry import Registry
@@ -78,7 +78,8 @@ class _BatchCache(Generic[_Kept]):
 class Feed:
     """Batches by their sequence."""
 
-    def __init__(self, log: Log, parser: Parser, registry: Registry) -> None:
+    def __init__(self, log: Log, parser: Parser, registry: Registry, clock: Clock) -> None:
+        self._monotonic = clock.monotonic
         self._log = log
         self._parser = parser
         self._registry = registry
@@ -97,7 +98,7 @@ class Feed:
     def add(self, entry: Entry, arrived: float | None = None) -> None:
         """Take a new entry, whose first message arrived then (monotonic; None: now)."""
         with self._news:
-            self._arrivals[entry.seq] = monotonic() if arrived is None else arrived
+            self._arrivals[entry.seq] = self._monotonic() if arrived is None else arrived
             if len(self._arrivals) > KEEP_TIMES:
                 del self._arrivals[next(iter(self._arrivals))]
             self._entries.put(entry.seq, entry)

@@ -6,13 +6,12 @@ the broker.
 """
 
 from collections import deque
-from collections.abc import Callable
 from threading import Condition, Event
-from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
 from insa_anomaly.ports.broker import Broker, Delivery
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log, Swap
 from insa_anomaly.ports.reserve import Reserve
 from insa_anomaly.runtime.feed import Feed
@@ -40,13 +39,14 @@ class Intake(Step):
         self,
         log: Log,
         feed: Feed,
-        clock: Callable[[], int],
+        clock: Clock,
         settings: IntakeSettings,
         reserve: Reserve | None = None,
     ) -> None:
         self._log = log
         self._feed = feed
-        self._clock = clock
+        self._now = clock.now
+        self._monotonic = clock.monotonic
         self._settings = settings
         self._reserve = reserve
         self._deliveries: deque[tuple[float, Delivery]] = deque()  # with their monotonic arrival
@@ -76,7 +76,7 @@ class Intake(Step):
                 lambda: self._closed or self._has_room(), self._settings.patience
             )
             if room and not self._closed:
-                self._deliveries.append((monotonic(), delivery))
+                self._deliveries.append((self._monotonic(), delivery))
                 self._waiting += len(delivery.messages)
                 self._waiting_bytes += _size(delivery)
                 # Other deliveries let the group grow, and wake no thread.
@@ -124,13 +124,16 @@ class Intake(Step):
             self.step(0.0)
 
     def step(self, timeout_s: float) -> float:
-        """Commit and acknowledge a group of deliveries; wait up to `timeout_s` for the first."""
+        """Commit and acknowledge a group of deliveries; wait up to `timeout_s` for the first.
+
+        A group that the disk refused is tried again after a pause.
+        """
         deliveries, swaps = self._gather(timeout_s)
         if deliveries or swaps:
             self._commit(deliveries, swaps)
         if self._drop_through:
             self._drop()
-        return 0.0
+        return 0.0 if self.writable else RETRY_SECONDS
 
     def _drop(self) -> None:
         """Drop old entries; a full disk may refuse, and the next `drop` is the next attempt."""
@@ -144,7 +147,7 @@ class Intake(Step):
         with self._change:
             self._change.wait_for(lambda: self._deliveries or self._swaps, timeout_s)
             if self._deliveries:
-                left = self._deliveries[0][0] + self._settings.seconds - monotonic()
+                left = self._deliveries[0][0] + self._settings.seconds - self._monotonic()
                 self._change.wait_for(
                     lambda: self._waiting >= self._settings.messages, max(0.0, left)
                 )
@@ -162,7 +165,7 @@ class Intake(Step):
             self._put_back(deliveries, swaps, _NO_RESERVE)
             return
         messages = [message for _, delivery in deliveries for message in delivery.messages]
-        now = self._clock()
+        now = self._now()
         self._check_clock(now)
         try:
             entry = self._log.append(messages, swaps, now)
@@ -177,7 +180,7 @@ class Intake(Step):
         self._feed.add(entry, deliveries[0][0] if deliveries else None)
         self._acknowledge([delivery for _, delivery in deliveries])
         for arrived, delivery in deliveries:
-            instrumentation.messages_logged(len(delivery.messages), monotonic() - arrived)
+            instrumentation.messages_logged(len(delivery.messages), self._monotonic() - arrived)
         self._release(len(messages), sum(_size(delivery) for _, delivery in deliveries))
 
     def _acknowledge(self, deliveries: list[Delivery]) -> None:
@@ -193,7 +196,7 @@ class Intake(Step):
 
     def _check_clock(self, now: int) -> None:
         """Log a step of the system clock: no wait here depends on it, but readers of times do."""
-        ahead = now / 1e6 - monotonic()
+        ahead = now / 1e6 - self._monotonic()
         if self._ahead_s is not None and abs(ahead - self._ahead_s) > STEP_SECONDS:
             instrumentation.clock_stepped(ahead - self._ahead_s)
         self._ahead_s = ahead
@@ -201,14 +204,13 @@ class Intake(Step):
     def _put_back(
         self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str
     ) -> None:
-        """Keep deliveries that the disk refused, unacknowledged, for another attempt soon."""
+        """Keep deliveries that the disk refused, unacknowledged, for another attempt."""
         if self.trouble is None:
             instrumentation.log_unwritable(reason)
         self.trouble = reason
         with self._change:
             self._deliveries.extendleft(reversed(deliveries))
             self._swaps.extendleft(reversed(swaps))
-            self._change.wait(RETRY_SECONDS)
 
     def _release(self, count: int, size: int) -> None:
         with self._change:

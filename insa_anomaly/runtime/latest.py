@@ -6,13 +6,13 @@ Results may be lost, so a slow Redis never holds up the stream.
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from threading import Lock
-from time import monotonic
 
 import msgspec
 
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Results
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.latest import Latest
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.step import Step
@@ -28,9 +28,10 @@ class LatestPublisher(Step):
     """
 
     def __init__(
-        self, latest: Latest, model_of: Callable[[int], str | None] = lambda _: None
+        self, latest: Latest, clock: Clock, model_of: Callable[[int], str | None] = lambda _: None
     ) -> None:
         self._latest = latest
+        self._clock = clock
         self._model_of = model_of
         self._models: dict[int, tuple[str, float]] = {}  # by series: last published model, and when
         self._newest: dict[int, tuple[float, int]] = {}  # by series: score and time
@@ -66,7 +67,7 @@ class LatestPublisher(Step):
 
     def _publish_models(self, indices: Iterable[int]) -> None:
         """Publish the models of these series that are new or were published long ago."""
-        now = monotonic()
+        now = self._clock.monotonic()
         models = {index: model_id for index in indices if (model_id := self._model_of(index))}
         due = {index: one for index, one in models.items() if self._due(index, one, now)}
         if due:

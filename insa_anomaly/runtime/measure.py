@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable, LogBroken, StateBroken
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log
 from insa_anomaly.ports.state import State
 from insa_anomaly.runtime.step import Step
@@ -16,15 +16,12 @@ SIZES_EVERY_SECONDS = 300.0  # a thousand models are twelve thousand files
 
 @dataclass(frozen=True)
 class Backlog:
-    """Entries and events that wait; `recorded` returns the sequence that the record reader reached.
-
-    `clock` returns microseconds since the epoch.
-    """
+    """Entries and events that wait; `recorded` returns the sequence that the record reader reached."""
 
     log: Log
     state: State
     recorded: Callable[[], int]
-    clock: Callable[[], int]
+    clock: Clock
 
 
 class Measure(Step):
@@ -55,8 +52,9 @@ class Measure(Step):
         for reader, reached in (("score", state.cursor), ("record", self._backlog.recorded())):
             instrumentation.reader_lag(reader, *self._lag(reached))
         instrumentation.outbox_measured(state.untold())
-        if monotonic() >= self._sizes_at:
-            self._sizes_at = monotonic() + SIZES_EVERY_SECONDS
+        now = self._backlog.clock.monotonic()
+        if now >= self._sizes_at:
+            self._sizes_at = now + SIZES_EVERY_SECONDS
             instrumentation.storage_measured(self._sizes())
 
     def _lag(self, reached: int) -> tuple[int, float]:
@@ -65,4 +63,4 @@ class Measure(Step):
         received = log.received(reached) if log.last > reached else None
         if received is None:
             return 0, 0.0
-        return log.last - reached, max(0.0, (self._backlog.clock() - received) / 1e6)
+        return log.last - reached, max(0.0, (self._backlog.clock.now() - received) / 1e6)

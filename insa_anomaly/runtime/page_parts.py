@@ -8,13 +8,13 @@ database.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from time import monotonic
 
 import numpy as np
 
 from insa_anomaly.core.notification.event import Anomaly, anomaly_id
 from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import RowsRefused
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.recorder import Page, Recorder, Telemetry
 
 SAMPLE = 32  # rows spread over a page: if the database refuses all of them, no row is at fault
@@ -36,14 +36,14 @@ class PageParts:
         for anomaly in page.anomalies:
             (self._of_row[rows[anomaly.id]] if anomaly.id in rows else self._others).append(anomaly)
 
-    def record(self, recorder: Recorder) -> dict[int, str]:
+    def record(self, recorder: Recorder, clock: Clock) -> dict[int, str]:
         """Record all rows but the refused, and return these with the database's words.
 
         The cursor stays. Raises RowsRefused if no single readings are at fault: the rest of the
         page is refused by itself, or none of `SAMPLE` rows is taken, or the search takes too long.
         Raises DatabaseAway and DatabaseRefused. Rows recorded until then may be recorded again.
         """
-        until = monotonic() + SEARCH_SECONDS
+        until = clock.monotonic() + SEARCH_SECONDS
         recorder.record(self._rest(self._before, self._page.rejected))
         self._check_sample(recorder)
         refused: dict[int, str] = {}
@@ -53,7 +53,7 @@ class PageParts:
             error = _refusal(recorder, self._part(start, end))
             if error is None:
                 continue
-            if monotonic() > until:
+            if clock.monotonic() > until:
                 raise error
             if end - start == 1:
                 refused[start] = str(error)

@@ -12,11 +12,11 @@ from contextlib import suppress
 from itertools import takewhile
 from math import inf
 from threading import Event
-from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
 from insa_anomaly.ports.broker import Publisher
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.step import Step
 
@@ -40,7 +40,8 @@ DENIED_SECONDS = 3600.0
 class EventPublisher(Step):
     """The reader of the outbox."""
 
-    def __init__(self, state: State, publisher: Publisher) -> None:
+    def __init__(self, state: State, publisher: Publisher, clock: Clock) -> None:
+        self._monotonic = clock.monotonic
         self._state = state
         self._publisher = publisher
         self._news = Event()
@@ -73,7 +74,7 @@ class EventPublisher(Step):
         if self._publisher.generation != self._generation:
             self._begin_connection()
         self._take_answers()
-        now = monotonic()
+        now = self._monotonic()
         if self._retry_at is not None and now >= self._retry_at and not self._under_way:
             self._retry_at = None
             self._reached = 0
@@ -87,7 +88,7 @@ class EventPublisher(Step):
     def drain(self, deadline: float) -> None:
         """Publish waiting events until `deadline` (monotonic)."""
         self.step(0.0)
-        while self._under_way and self._publisher.connected and monotonic() < deadline:
+        while self._under_way and self._publisher.connected and self._monotonic() < deadline:
             self.step(0.0)
         if self._publisher.connected:  # a broker killed just now is not worth a repetition of all
             self._settle(inf)
@@ -98,7 +99,7 @@ class EventPublisher(Step):
         self._acknowledged.clear()
         self._fresh.clear()
         self._reached = 0
-        now = monotonic()
+        now = self._monotonic()
         if now - self._refused_at < HUNG_UP_SECONDS:
             self._rest_until = now + REST_SECONDS
             self._retry_at = now + DENIED_SECONDS
@@ -110,15 +111,15 @@ class EventPublisher(Step):
                 continue
             if answer.refused is None:
                 self._note_acknowledged(event.number)
-                instrumentation.event_told(None if arrived is None else monotonic() - arrived)
+                instrumentation.event_told(None if arrived is None else self._monotonic() - arrived)
             else:
                 self._note_refused(event, answer.refused)
-        self._settle(monotonic() - SAFE_SECONDS)
+        self._settle(self._monotonic() - SAFE_SECONDS)
 
     def _note_acknowledged(self, number: int) -> None:
         self._answers[number] += 1
         if self._answers[number] < MOST_ANSWERS:
-            self._acknowledged[number] = monotonic()
+            self._acknowledged[number] = self._monotonic()
         else:
             del self._answers[number]
             self._done.add(number)
@@ -139,7 +140,7 @@ class EventPublisher(Step):
 
     def _note_refused(self, event: Outgoing, reason: str) -> None:
         """Keep the event in the outbox, because the cause of the refusal may be removed."""
-        self._refused_at = monotonic()
+        self._refused_at = self._monotonic()
         self._retry_at = max(self._retry_at or -inf, self._refused_at + REFUSED_SECONDS)
         self._refused[event.number] = None
         self.trouble = f"the broker refuses events on {event.topic}: {reason}"

@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import monotonic
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from insa_anomaly.errors import (
     RowsRefused,
     StateUnwritable,
 )
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.ports.recorder import Page, Recorder, Telemetry
@@ -48,7 +48,9 @@ class RecordReader(Step):
         recorder: Recorder,
         models: ModelIndex,
         settings: RecordSettings,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._log = log
         self._feed = feed
         self._state = state
@@ -70,13 +72,17 @@ class RecordReader(Step):
 
     def step(self, timeout_s: float) -> float:
         """Record a page if it is due; return the seconds until the next, at most `timeout_s`."""
-        if monotonic() >= self._next_at:
+        if self._clock.monotonic() >= self._next_at:
             self._attempt(timeout_s)
-        return max(0.0, min(timeout_s, self._next_at - monotonic()))
+        return max(0.0, min(timeout_s, self._next_at - self._clock.monotonic()))
 
     def drain(self, deadline: float) -> None:
         """Record scored entries until `deadline` (monotonic); the rest stays in the log."""
-        while monotonic() < deadline and self.trouble is None and self.reached < self._state.cursor:
+        while (
+            self._clock.monotonic() < deadline
+            and self.trouble is None
+            and self.reached < self._state.cursor
+        ):
             self._attempt(0.0)
 
     def _attempt(self, timeout_s: float) -> None:
@@ -96,7 +102,7 @@ class RecordReader(Step):
             # Entries that the log has dropped cannot be recorded.
             self.reached = max(self.reached, through)
             self._feed.wait(self.reached, timeout_s)
-            self._next_at = monotonic() + min(settings.linger, 0.01)
+            self._next_at = self._clock.monotonic() + min(settings.linger, 0.01)
             return
         rejected = (one for batch in batches for one in batch.rejected)
         letters, dropped, quota = self._quota.sift(rejected)
@@ -110,7 +116,7 @@ class RecordReader(Step):
         instrumentation.letters_dropped(dropped)
         self._finish(page, refused)
         full = len(page.telemetry.value) >= settings.readings
-        self._next_at = 0.0 if full else monotonic() + settings.linger
+        self._next_at = 0.0 if full else self._clock.monotonic() + settings.linger
 
     def _record_parts(
         self, page: Page, batches: list[Batch], through: int, quota: Quota
@@ -121,7 +127,7 @@ class RecordReader(Step):
         the quota left.
         """
         parts = PageParts(page, self.reached)
-        refused = parts.record(self._recorder)
+        refused = parts.record(self._recorder, self._clock)
         messages = self._refused_messages(batches, refused)
         letters, dropped, quota = quota.sift(messages)
         self._recorder.record(parts.last([*page.rejected, *letters]))
@@ -216,7 +222,7 @@ class RecordReader(Step):
             log(reason, self._retry_s)
         self.trouble = reason
         self._cursor_known = False
-        self._next_at = monotonic() + self._retry_s
+        self._next_at = self._clock.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, self._settings.last_retry)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
-from time import monotonic
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -34,6 +33,7 @@ from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Model, Results
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import CLOCK_SLACK, Swap
 from insa_anomaly.ports.models import ModelIndex
 from insa_anomaly.ports.recorder import Telemetry
@@ -90,9 +90,12 @@ class ScoreReader(Step):
         fleet: Fleet,
         models: ModelIndex,
         audience: Audience,
+        *,
+        clock: Clock,
         checkpoint_seconds: float = 10.0,
         max_ahead: float = Acceptance.max_ahead,
     ) -> None:
+        self._monotonic = clock.monotonic
         self._feed = feed
         self._state = state
         self._fleet = fleet
@@ -104,7 +107,7 @@ class ScoreReader(Step):
         self._groups: deque[list[Batch]] = deque()  # read, and not scored yet
         self._waiting: Scored | None = None  # scored, and not committed yet
         self.writable = True
-        self._next_checkpoint = monotonic() + checkpoint_seconds
+        self._next_checkpoint = self._monotonic() + checkpoint_seconds
         self.checkpoint = 0  # sequence up to which the states are kept
 
     # Start
@@ -162,7 +165,7 @@ class ScoreReader(Step):
                 self._reached = last
         try:
             self._finish()
-            if monotonic() >= self._next_checkpoint:
+            if self._monotonic() >= self._next_checkpoint:
                 self.write_checkpoint()
         except StateUnwritable as error:
             if self.writable:
@@ -197,21 +200,37 @@ class ScoreReader(Step):
             self._fleet.not_kept(moved)
             raise
         self.checkpoint, self.writable = self._reached, True
-        self._next_checkpoint = monotonic() + self._every
+        self._next_checkpoint = self._monotonic() + self._every
         instrumentation.series_known(self._fleet.series, int(self._fleet.with_model.sum()))
 
     def _score(self, group: list[Batch]) -> Scored:
-        began = monotonic()
+        began = self._monotonic()
         self._take_swaps(group[0])
         telemetry = joined(group)
         if not len(telemetry.value):
-            return Scored(group, telemetry, None, Detections([], []), [], [], monotonic() - began)
+            return Scored(
+                group=group,
+                telemetry=telemetry,
+                results=None,
+                findings=Detections([], []),
+                told=[],
+                due=[],
+                seconds=self._monotonic() - began,
+            )
         received = np.concatenate([batch.received for batch in group])
         results, outcome = self._advance(telemetry, received)
         findings, told = self._find(telemetry, results, outcome)
         findings.late.extend(self._late(telemetry, results, outcome, received))
         wanted = [telemetry.keys[index] for index in due(results, telemetry)] + outcome.due
-        return Scored(group, telemetry, results, findings, told, wanted, monotonic() - began)
+        return Scored(
+            group=group,
+            telemetry=telemetry,
+            results=results,
+            findings=findings,
+            told=told,
+            due=wanted,
+            seconds=self._monotonic() - began,
+        )
 
     def _commit(self, scored: Scored) -> None:
         events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in scored.told]
@@ -231,7 +250,7 @@ class ScoreReader(Step):
 
     def _count(self, scored: Scored, came: float | None) -> None:
         readings = len(scored.telemetry.value)
-        since = monotonic() - came if came is not None and readings else None
+        since = self._monotonic() - came if came is not None and readings else None
         instrumentation.readings_scored(
             readings, len(scored.findings.anomalies), scored.seconds, since
         )

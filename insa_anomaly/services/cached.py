@@ -3,10 +3,10 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
-from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.ports.cache import Cache
+from insa_anomaly.ports.clock import Clock
 
 MOST_BYTES = 4_000_000
 _ENTRY_BYTES = 300  # approximate size of an entry beside its text
@@ -15,8 +15,9 @@ _ENTRY_BYTES = 300  # approximate size of an entry beside its text
 class Cached:
     """Cache in memory, in front of the shared cache. Any thread may call."""
 
-    def __init__(self, behind: Cache | None, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, behind: Cache | None, clock: Clock, most_bytes: int = MOST_BYTES) -> None:
         self._behind = behind
+        self._monotonic = clock.monotonic
         self._most = most_bytes
         self._kept: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # by use, the newest last
         self._weight = 0
@@ -37,7 +38,7 @@ class Cached:
     def _near(self, name: str) -> bytes | None:
         with self._lock:
             value, until = self._kept.get(name, (None, 0.0))
-            if value is None or until <= monotonic():
+            if value is None or until <= self._monotonic():
                 return None
             self._kept.move_to_end(name)
             return value
@@ -56,7 +57,7 @@ class Cached:
     def _keep(self, name: str, value: bytes, seconds: int) -> None:
         with self._lock:
             self._weight -= self._weigh(name) if name in self._kept else 0
-            self._kept[name] = value, monotonic() + seconds
+            self._kept[name] = value, self._monotonic() + seconds
             self._kept.move_to_end(name)
             self._weight += self._weigh(name)
             while self._weight > self._most:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from math import isfinite
 from threading import BoundedSemaphore
-from time import monotonic, sleep
 from typing import Literal, Protocol
 from uuid import uuid4
 
@@ -14,6 +13,7 @@ from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports.anomalies import PageCursor
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.jobs import Job
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import cursor
@@ -134,6 +134,7 @@ class JobService:
         stream: StreamView,
         audit: Audit,
         *,
+        clock: Clock,
         interrupt: Callable[[str], None],
         most_waiting: int,
     ) -> None:
@@ -141,6 +142,7 @@ class JobService:
         self._models = models
         self._stream = stream
         self._audit = audit
+        self._clock = clock
         self._interrupt = interrupt
         self._most = most_waiting
         self._callers = BoundedSemaphore(WAITING_CALLERS)
@@ -224,9 +226,9 @@ class JobService:
         if not self._callers.acquire(blocking=False):
             return job
         try:
-            until = monotonic() + WAIT_SECONDS
-            while job.status not in ENDED and monotonic() < until:
-                sleep(_LOOK_SECONDS)
+            until = self._clock.monotonic() + WAIT_SECONDS
+            while job.status not in ENDED and self._clock.monotonic() < until:
+                self._clock.sleep(_LOOK_SECONDS)
                 job = self.one(job.job_id)
             return job
         finally:

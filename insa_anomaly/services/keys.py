@@ -1,17 +1,17 @@
 """API keys: created, shown once, proved by a digest, ended by expiry or by hand."""
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from math import inf
 from secrets import token_hex
 from threading import Lock
-from time import monotonic
 from typing import Protocol
 
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, NotFound
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.keys import Key
 from insa_anomaly.services.audit import Audit, Author
 
@@ -120,7 +120,7 @@ class KeyRing:
     While the database is unreachable, the known keys stay valid; their expiry is checked here.
     """
 
-    def __init__(self, keys: Keys, clock: Callable[[], int]) -> None:
+    def __init__(self, keys: Keys, clock: Clock) -> None:
         self._store = keys
         self._clock = clock
         self._keys: dict[str, Key] | None = None
@@ -131,7 +131,7 @@ class KeyRing:
 
     def knows(self, token: str) -> bool:
         """Report whether `authenticate` answers from memory, without a query of the database."""
-        age = monotonic() - self._read_at
+        age = self._clock.monotonic() - self._read_at
         return (
             self._keys is not None
             and age < _STALE_SECONDS
@@ -146,7 +146,7 @@ class KeyRing:
         if not self.knows(token):
             self._look_again()
         key = (self._keys or {}).get(_id(token))
-        now = self._clock()
+        now = self._clock.now()
         if key is None or not hmac.compare_digest(key.digest, _digest(token)):
             return Denied.UNKNOWN
         if key.revoked_at is not None:
@@ -163,7 +163,7 @@ class KeyRing:
         Raises DatabaseAway or DatabaseRefused.
         """
         with self._reading:
-            self._read_at = monotonic()
+            self._read_at = self._clock.monotonic()
             unsaved = dict(self._unsaved)
             if unsaved:
                 self._store.used(unsaved)

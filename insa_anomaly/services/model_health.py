@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
-from time import monotonic
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -37,6 +36,7 @@ from insa_anomaly.core.operations.model_health import (
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.ports.anomalies import PageCursor
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.model_health import DecisionFilter, KeptDecision
 from insa_anomaly.services.anomalies import cursor
 from insa_anomaly.services.audit import Audit, Author
@@ -233,12 +233,15 @@ class _RunCounts:
 class HealthService:
     """Runs of the check, and their results. Any call may raise DatabaseAway or DatabaseRefused."""
 
-    def __init__(self, tables: Tables, audit: Audit, limits: Limits, hour: int | None) -> None:
+    def __init__(
+        self, tables: Tables, audit: Audit, limits: Limits, hour: int | None, clock: Clock
+    ) -> None:
         """Take the `hour` (UTC) of the daily run; None disables the daily run."""
         self._tables = tables
         self._audit = audit
         self._limits = limits
         self._hour = hour
+        self._clock = clock
 
     def due(self, now: int) -> int | None:
         """Return when the pending daily run was due; None if no run is pending.
@@ -288,7 +291,7 @@ class HealthService:
     def _checked(
         self, actions: Collection[Action], author: Author, now: int, due: int | None
     ) -> HealthReport:
-        began, run_id, tally = monotonic(), str(uuid4()), _RunCounts()
+        began, run_id, tally = self._clock.monotonic(), str(uuid4()), _RunCounts()
         self._audit.write(
             author.change(
                 "health.check", run_id, None, {"actions": [str(action) for action in actions]}
@@ -298,7 +301,7 @@ class HealthService:
         self._models(run_id, actions, now, tally)
         self._others(run_id, actions, now, tally)
         report = self._report(
-            run_id, actions, author, now=now, tally=tally, seconds=monotonic() - began
+            run_id, actions, author, now=now, tally=tally, seconds=self._clock.monotonic() - began
         )
         pace = pace_seconds(tally.decided["retrain"])
         self._tables.finish(run_id, TASK, report, now, due=due, pace=pace)

@@ -8,7 +8,6 @@ fit. The module loads scikit-learn, so it is imported late.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from time import monotonic
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from uuid import uuid4
 
@@ -27,6 +26,7 @@ from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import SeriesLearner
 from insa_anomaly.core.units import DAY, Floats, Ints
 from insa_anomaly.errors import InsaError, TrainingError
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.history import History
 from insa_anomaly.ports.models import ModelRow
 
@@ -192,6 +192,7 @@ class TrainingService:
     store: TrainedModelStore
     series: SeriesTraining
     devices: DeviceTraining
+    clock: Clock
     on_progress: Callable[[int], None] = lambda _: None  # receives percent
 
     def from_history(
@@ -230,7 +231,10 @@ class TrainingService:
 
         Yields the model, or the reason why there is none, and the seconds that the training took.
         """
-        tasks = (partial(_attempt, key, self._prepared(key, history, now, scope)) for key in keys)
+        tasks = (
+            partial(_attempt, key, self._prepared(key, history, now, scope), self.clock)
+            for key in keys
+        )
         left = dict.fromkeys(keys)
         try:
             for outcome in workers.run(tasks):
@@ -282,14 +286,14 @@ class TrainingService:
         return Past(champion, self._subject(key).alarmed(key, history, int(data.times.min())))
 
 
-def _attempt(key: SeriesKey, task: TrainingTask[Any] | str) -> TaskOutcome:
+def _attempt(key: SeriesKey, task: TrainingTask[Any] | str, clock: Clock) -> TaskOutcome:
     """Run a task in a worker; a text states why there is no task."""
-    began = monotonic()
+    began = clock.monotonic()
     try:
         found = task if isinstance(task, str) else task.run()
     except InsaError as error:
         found = str(error)
-    return TaskOutcome(key, found, monotonic() - began)
+    return TaskOutcome(key, found, clock.monotonic() - began)
 
 
 def _recorded(

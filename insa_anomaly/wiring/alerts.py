@@ -23,13 +23,14 @@ from insa_anomaly.ports.targets import AlertTarget
 from insa_anomaly.runtime.alerting import courier
 from insa_anomaly.runtime.alerting.courier import Courier
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
-from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceMonitor
+from insa_anomaly.runtime.alerting.silence import SilenceMonitor
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.publish import EventPublisher
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
 from insa_anomaly.settings.sections import WebhookSettings
-from insa_anomaly.wiring import clock, storage
+from insa_anomaly.wiring import storage
+from insa_anomaly.wiring.clock import clock
 
 _EVERYWHERE = (
     ip_network("0.0.0.0/0"),
@@ -67,7 +68,7 @@ def opened(
             store=store,
             retry=pauses,
             keep=settings.alerts.keep_seconds,
-            clock=clock.now,
+            clock=clock,
         )
         for target, way in ways.items()
     ]
@@ -77,7 +78,7 @@ def opened(
         targets=list(ways),
         couriers=couriers,
         alerting=settings.alerts,
-        clock=clock.now,
+        clock=clock,
     )
 
     def enqueue(events: list[Outgoing]) -> None:
@@ -89,11 +90,12 @@ def opened(
         store=store,
         known=registry.keys,
         patience=settings.silence,
-        ears=ReceptionWatch(listening, clock.now),
+        listening=listening,
         enqueue=enqueue,
+        clock=clock,
     )
     stack.callback(_save, silence)
-    stack.enter_context(courier.running(couriers))
+    stack.enter_context(courier.running(couriers, clock))
     return AlertThreads(dispatcher, silence)
 
 

@@ -11,7 +11,7 @@ from insa_anomaly.core.operations.certificate import ends_of_pem, expires
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.runtime.certificates import Certificates
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.clock import clock
 
 
 class Peer(Protocol):
@@ -36,7 +36,7 @@ def certificates(settings: Settings, peer: Peer) -> Certificates:
     ):
         if file is not None:
             ends[of] = _known(_first_end(file))
-    return Certificates(ends, clock.now)
+    return Certificates(ends, clock)
 
 
 def _known(end: int | None) -> Callable[[], int | None]:

@@ -20,7 +20,8 @@ from insa_anomaly.runtime.step import Step
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.remedies import Remedies
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import clock, services
+from insa_anomaly.wiring import services
+from insa_anomaly.wiring.clock import clock
 
 Steps = tuple[tuple[str, Step], ...]
 
@@ -39,7 +40,11 @@ def threads(
     with services.pools(settings, dsn) as pools:
         instance = daemon.log.id
         parts = services.ServiceParts(
-            models, stream_view(daemon.fleet), daemon.intake, instance, daemon.trainer.interrupt
+            models,
+            stream_view(daemon.fleet, clock),
+            daemon.intake,
+            instance,
+            daemon.trainer.interrupt,
         )
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
         runner = JobRunner(
@@ -48,7 +53,7 @@ def threads(
             models=models,
             state=daemon.state,
             enqueue=daemon.publisher.enqueue,
-            clock=clock.now,
+            clock=clock,
             devices=devices,
         )
         remedies, service = assembled(
@@ -65,7 +70,7 @@ def threads(
             notes=notes,
             instance=instance,
             latency=settings.health.latency,
-            clock=clock.now,
+            clock=clock,
             settle=settings.health.settle,
         )
         yield ("jobs", runner), ("health", keeper)

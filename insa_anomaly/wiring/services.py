@@ -21,6 +21,7 @@ from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.services.stream_view import StreamView
 from insa_anomaly.services.telemetry import SUBSCRIPTIONS, Inlet
 from insa_anomaly.settings.load import Settings
+from insa_anomaly.wiring.clock import clock
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def job_service(pools: Pools, parts: ServiceParts, most_waiting: int) -> JobServ
         parts.models,
         parts.stream,
         audit,
+        clock=clock,
         interrupt=parts.interrupt,
         most_waiting=most_waiting,
     )
@@ -92,6 +94,7 @@ def health_service(settings: Settings, pools: Pools) -> HealthService:
         PostgresAudit(pools.audit),
         settings.health,
         settings.health.hour,
+        clock,
     )
 
 

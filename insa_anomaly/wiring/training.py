@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.settings.load import Settings
+from insa_anomaly.wiring.clock import clock
 
 if TYPE_CHECKING:
     from insa_anomaly.services.training import TrainingService
@@ -26,5 +27,6 @@ def training_service(
         training.DeviceTraining(
             together.parameters(settings.detection), together.tolerance, policy
         ),
+        clock,
         on_progress,
     )

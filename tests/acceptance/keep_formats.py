@@ -32,6 +32,7 @@ from insa_anomaly.services.training import (
     TrainingData,
     TrainingService,
 )
+from insa_anomaly.wiring.clock import clock
 from tests.contracts.recorded import NOW, model, page
 
 RECORDED, WAITING = 3, 50
@@ -71,6 +72,7 @@ def keep_model(folder: Path) -> None:
             files,
             SeriesTraining(Parameters(n_estimators=5), Policy()),
             DeviceTraining(DeviceParameters(), 1.0, Policy()),
+            clock,
         )
         service.from_readings(
             SeriesKey("P-1", "temperature"), TrainingData(times, rng.normal(60, 0.3, 600)), NOW

@@ -22,7 +22,7 @@ from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.runtime.alerting.courier import Courier, running
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher
 from insa_anomaly.settings.sections import AlertsSettings
-from insa_anomaly.wiring import clock
+from insa_anomaly.wiring.clock import clock
 from tests.adapters.mail_server import MailServer
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.fleet import trained
@@ -56,7 +56,7 @@ def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[Ale
             SmtpAccount("127.0.0.1", server.port, "none", "insa@plant.test", ("shift@plant.test",))
         )
         courier = Courier(
-            "mail", mail, store=store, retry=BackoffPolicy(), keep=86_400.0, clock=clock.now
+            "mail", mail, store=store, retry=BackoffPolicy(), keep=86_400.0, clock=clock
         )
         settings = AlertsSettings(daily_budget=BUDGET, summary_seconds=1.0)
         reader = AlertDispatcher(
@@ -65,7 +65,7 @@ def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[Ale
             targets=[Target("mail", (Route(),), BUDGET)],
             couriers=[courier],
             alerting=settings,
-            clock=clock.now,
+            clock=clock,
         )
         stop = threading.Event()
         thread = threading.Thread(
@@ -73,7 +73,7 @@ def alerting(state: StateFile, folder: Path, server: MailServer) -> Iterator[Ale
         )
         thread.start()
         try:
-            with running([courier]):
+            with running([courier], clock):
                 yield store
         finally:
             stop.set()

@@ -40,7 +40,6 @@ from insa_anomaly.processes.trainer import show_others
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.view import stream_view
-from insa_anomaly.runtime.models import health as keeping
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.models.child import TrainingOrder, TrainingReply
 from insa_anomaly.runtime.models.health import HealthKeeper, Notes
@@ -50,6 +49,7 @@ from insa_anomaly.services.model_health import DecisionView
 from insa_anomaly.services.training import DeviceTraining, SeriesTraining, TrainingService
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import TrainingSettings
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.state import MemoryState
 from insa_anomaly.wiring import services
 from insa_anomaly.wiring.health import assembled
@@ -90,7 +90,7 @@ class School:
     files: ModelFiles
     catalogue: PostgresCatalogue
     history: PostgresHistory
-    clock: Callable[[], int]
+    clock: SettableClock
     repaired: bool = False
     closed: bool = False
 
@@ -101,7 +101,7 @@ class School:
         del name, tell
         if order.device_id == "failing" and not self.repaired:
             return TrainingReply(300.0, None, "the training process ended, or took too long")
-        row = self.service.from_history(order.key, self.history, self.clock())
+        row = self.service.from_history(order.key, self.history, self.clock.now())
         show_others(self.files, self.catalogue, row)
         return TrainingReply(0.5, row.id)
 
@@ -115,7 +115,7 @@ class Site:
     files: ModelFiles
     history: PostgresHistory
     recorder: PostgresRecorder
-    now: int = START
+    clock: SettableClock = field(default_factory=lambda: SettableClock(START))
     state: MemoryState = field(default_factory=MemoryState)
 
     def __post_init__(self) -> None:
@@ -128,12 +128,13 @@ class Site:
             self.files,
             SeriesTraining(PARAMETERS, Policy()),
             DeviceTraining(DeviceParameters(), 1.0, Policy()),
+            self.clock,
         )
         catalogue = PostgresCatalogue(self.pool)
         self.school = School(self.service, self.files, catalogue, self.history, self.clock)
         school: Any = self.school
         parts: Any = services.ServiceParts(
-            self.files, stream_view(self.fleet), school, self.instance, lambda _: None
+            self.files, stream_view(self.fleet, self.clock), school, self.instance, lambda _: None
         )
         remedies, self.health = assembled(
             settings, services.Pools(self.pool, self.pool), parts, self.state, lambda _: None
@@ -161,9 +162,10 @@ class Site:
         self.catalogue = catalogue
         self.serving = dict[SeriesKey, str]()
 
-    def clock(self) -> int:
-        """Return the present time of the test."""
-        return self.now
+    @property
+    def now(self) -> int:
+        """Present time of the test."""
+        return self.clock.now()
 
     def read(self, key: SeriesKey, since: int, until: int) -> None:
         """Score, count and record the readings of a span."""
@@ -197,7 +199,7 @@ class Site:
         """Let an hour pass, then give every part a turn."""
         for key in LIVE:
             self.read(key, self.now, self.now + HOUR)
-        self.now += HOUR
+        self.clock.sleep(HOUR / 1e6)
         self.keeper.turn()
         while self.runner.step(0.0) == 0.0:
             pass
@@ -230,13 +232,11 @@ EMPTY = Telemetry(
 
 
 @pytest.fixture
-def site(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(database: str, tmp_path: Path) -> Iterator[Site]:
     """Open a site with eight days of history and a model for each series.
 
     One series has been silent for 27 days.
     """
-    monkeypatch.setattr(keeping, "NOTE_SECONDS", 0.0)
-    monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.0)
     with (
         Pool(database) as pool,
         ModelFiles(tmp_path / "models", tmp_path / "key") as files,

@@ -1,6 +1,5 @@
 """The application as its callers see it, over a real database; a word names the caller's key."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +36,7 @@ from insa_anomaly.services.keys import KeyRing, KeyService, Permission, Wish
 from insa_anomaly.services.stream import Condition, StreamClient, StreamServer
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import HttpSettings, RedisSettings, TrainingSettings
+from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.services import Pools, ServiceParts
 from tests.runtime.streams import PARAMETERS, POLICY
 
@@ -74,9 +74,7 @@ def learnt() -> Trained:
     )
 
 
-def now() -> int:
-    """Return the microseconds since the epoch."""
-    return time.time_ns() // 1000
+now = clock.now
 
 
 def well() -> Condition:
@@ -248,7 +246,7 @@ def opened(
     fleet = Fleet(Registry(16), settings.detection, settings.verdict)
     with Pool(dsn) as pool, ModelFiles(folder / "ml_models", folder / "model.key") as files:
         keys = PostgresKeys(pool)
-        ring = KeyRing(keys, now)
+        ring = KeyRing(keys, clock)
         log, instance = Log(), uuid4()
         interrupts: list[Callable[[object], None]] = []
 
@@ -267,7 +265,7 @@ def opened(
         stream = StreamClient(
             lambda question, _: desk.answer(question), lambda question, _: desk.answer(question)
         )
-        view = SharedStreamView(fleet.windows, stream.index_of, stream.compared)
+        view = SharedStreamView(fleet.windows, clock, stream.index_of, stream.compared)
         admin = assembled(
             settings,
             Pools(pool, pool),

@@ -15,8 +15,10 @@ from insa_anomaly import instrumentation
 from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import INTERVAL
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.services.keys import Permission, Wish
+from insa_anomaly.testing.clock import SettableClock
 from tests.api.office import HOUR, KEY, Office, now, opened, problem
 from tests.conftest import Server
 
@@ -60,7 +62,7 @@ def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
     """
     for value in (ORDINARY, ORDINARY + 3, STRANGE, -STRANGE, 0, 1e308):
         said = predict(serving, value)
-        window = serving.fleet.windows.read(0)
+        window = serving.fleet.windows.read(0, SettableClock())
         at = int(window.state[features.LAST] + window.learnt[INTERVAL])
         zeros, good = np.zeros(1, np.int64), np.zeros(1, np.int16)
         states_before = serving.fleet._states.copy()
@@ -133,8 +135,8 @@ def test_a_model_swapped_meanwhile_is_asked_again(
     """No answer mixes two models; a model that is swapped without end is refused with 409."""
     read, swaps = serving.fleet.windows.read, [serving.train() for _ in range(2)]
 
-    def swapping(number: int) -> object:
-        window = read(number)
+    def swapping(number: int, clock: Clock) -> object:
+        window = read(number, clock)
         if swaps:
             serving.serve(swaps.pop())
         return window

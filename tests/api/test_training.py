@@ -27,6 +27,7 @@ from insa_anomaly.runtime.models.child import (
 from insa_anomaly.runtime.models.jobs import JobRunner
 from insa_anomaly.services import jobs as jobs_service
 from insa_anomaly.testing.state import MemoryState
+from insa_anomaly.wiring.clock import clock
 from tests.api.office import JOBS_MOST, KEY, SECOND, Office, now, problem
 
 API = "/api/v1/ml"
@@ -104,7 +105,7 @@ class School:
             models=self.office.files,
             state=self.state,
             enqueue=self.told.extend,
-            clock=now,
+            clock=clock,
         )
 
     def run(self) -> Thread:

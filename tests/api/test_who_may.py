@@ -12,6 +12,7 @@ from insa_anomaly.api.auth import Guard, guarded
 from insa_anomaly.errors import DatabaseRefused, NotFound
 from insa_anomaly.services import keys
 from insa_anomaly.services.keys import Denied, KeyRing, Permission, Wish
+from insa_anomaly.testing.clock import SettableClock
 from tests.api.office import Office, now, opened, problem
 
 CALLERS = ("nobody", "bad", "expired", "revoked", "read", "write", "telemetry", "admin")
@@ -168,7 +169,7 @@ def test_a_key_ends_by_itself(office: Office) -> None:
     begin = now()
     _, token = office.service.create(Wish("brief", [Permission.READ], 1000), "tests", begin)
     for at, expected in ((begin + 999, None), (begin + 1000, Denied.EXPIRED)):
-        found = KeyRing(office.service._keys, lambda at=at: at).authenticate(token)  # type: ignore[misc]
+        found = KeyRing(office.service._keys, SettableClock(at)).authenticate(token)
         assert (found if isinstance(found, Denied) else None) is expected
 
 
@@ -201,7 +202,7 @@ def test_known_keys_are_good_while_the_database_is_away(office: Office) -> None:
     office.get("/api/v1/openapi.json")
     problem(office.ask("bad", "GET", "/api/v1/openapi.json"), 401)
     with pytest.raises(DatabaseRefused):
-        KeyRing(office.service._keys, now).authenticate(office.tokens["read"])
+        KeyRing(office.service._keys, SettableClock(now())).authenticate(office.tokens["read"])
 
 
 def test_keys_that_cannot_be_read_are_503(office: Office) -> None:

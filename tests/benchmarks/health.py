@@ -17,6 +17,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.instrumentation import set_up_logging
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import HealthService
+from insa_anomaly.wiring.clock import clock
 from tests.benchmarks.figure import Figure
 
 MODELS = 10_000
@@ -69,7 +70,7 @@ def health_check_10k(now: int) -> Figure:
             fill(dsn, MODELS, now)
             tables = PostgresHealth(pool)
             one_by_one = _one_by_one(tables, now)
-            report = HealthService(tables, PostgresAudit(pool), Limits(), None).run(
+            report = HealthService(tables, PostgresAudit(pool), Limits(), None, clock).run(
                 tuple(Action), Author("bench", ""), now
             )
     assert report.models == MODELS

@@ -13,6 +13,7 @@ from insa_anomaly.errors import DatabaseAway
 from insa_anomaly.ports.cache import Cache
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.testing.cache import MemoryCache
+from insa_anomaly.testing.clock import SettableClock
 from tests.conftest import Server
 
 
@@ -73,7 +74,7 @@ def test_what_is_known_is_not_made_again(cache: Cache) -> None:
         made.append(1)
         return 7
 
-    processes = [Cached(cache), Cached(cache)]
+    processes = [Cached(cache, SettableClock()) for _ in range(2)]
     assert [one.count("test", "ml:n", 60, make) for one in processes * 3] == [7] * 6
     assert len(made) == 1
     assert looked_up() == (hits + 5, misses + 1)
@@ -82,16 +83,17 @@ def test_what_is_known_is_not_made_again(cache: Cache) -> None:
 def test_what_is_too_old_is_made_again() -> None:
     """A value is never older than its time to live."""
     numbers = iter(range(10))
-    alone = Cached(None)
-    assert [
-        alone.count("test", "ml:n", seconds, lambda: next(numbers)) for seconds in (60, 60)
-    ] == [0, 0]
-    assert [alone.count("test", "ml:m", 0, lambda: next(numbers)) for _ in range(3)] == [1, 2, 3]
+    clock = SettableClock()
+    alone, counts = Cached(None, clock), []
+    for age in (0, 59, 1, 59, 1):
+        clock.sleep(age)
+        counts.append(alone.count("test", "ml:n", 60, lambda: next(numbers)))
+    assert counts == [0, 0, 1, 1, 2]
 
 
 def test_what_cannot_be_made_is_not_kept() -> None:
     """A failed computation is not cached, and the next call tries again."""
-    alone = Cached(None)
+    alone = Cached(None, SettableClock())
 
     def fail() -> int:
         raise DatabaseAway
@@ -106,13 +108,13 @@ def test_what_somebody_else_put_there_is_not_believed(value: bytes) -> None:
     """A cached value that is not a number is ignored."""
     cache = MemoryCache()
     cache.put("ml:n", value, 60)
-    assert Cached(cache).count("test", "ml:n", 60, lambda: 5) == 5
+    assert Cached(cache, SettableClock()).count("test", "ml:n", 60, lambda: 5) == 5
 
 
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(1000, 4000))
 def test_law_memory_has_a_limit_and_the_last_asked_stays(names: list[int], most: int) -> None:
     """The memory of a cache is bounded, and the key read last is always present."""
-    alone = Cached(None, most)
+    alone = Cached(None, SettableClock(), most)
     for name in names:
         assert alone.count("test", f"ml:{name}", 60, lambda name=name: name) == name  # type: ignore[misc]
         assert alone._weight <= most

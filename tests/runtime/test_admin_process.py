@@ -5,17 +5,17 @@ The process ends with the daemon.
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.runtime import admin_process
 from insa_anomaly.runtime.admin_process import AdminProcess
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import HttpSettings
+from insa_anomaly.testing.clock import SettableClock
 from tests.conftest import wait_for
 
 OBEDIENT = "import sys\nfor line in sys.stdin: open(sys.argv[1], 'a').write(line)"
@@ -28,6 +28,7 @@ class School:
     def __init__(self, file: Path, program: str = OBEDIENT) -> None:
         self.file = file
         self.program = program
+        self.clock = SettableClock()
         self.begun: list[tuple[Settings, subprocess.Popen[bytes]]] = []
 
     def start(self, settings: Settings) -> "subprocess.Popen[bytes]":
@@ -40,9 +41,8 @@ class School:
 
 
 @pytest.fixture
-def school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[School]:
+def school(tmp_path: Path) -> Iterator[School]:
     """Yield a school, and check that none of its processes is left."""
-    monkeypatch.setattr(admin_process, "RETRY", BackoffPolicy(first=0.01, last=0.01))
     found = School(tmp_path / "heard")
     yield found
     for _, process in found.begun:
@@ -54,19 +54,9 @@ def asking(predictions: int) -> Settings:
     return Settings(http=HttpSettings(predictions_a_minute=predictions))
 
 
-def until(keeper: AdminProcess, holds: Callable[[], bool]) -> None:
-    """Step the keeper until the condition holds."""
-
-    def looked() -> bool:
-        keeper.step(0.0)
-        return holds()
-
-    wait_for(looked)
-
-
 def test_one_that_ended_is_begun_again(school: School) -> None:
     """Each end is logged once and is trouble until the restart."""
-    keeper = AdminProcess(school.start, asking(1))
+    keeper = AdminProcess(school.start, asking(1), school.clock)
     assert keeper.trouble is None
     keeper.begin()
     with capture_logs() as said:
@@ -74,32 +64,33 @@ def test_one_that_ended_is_begun_again(school: School) -> None:
             school.begun[-1][1].kill()
             wait_for(lambda: keeper.trouble is not None)
             assert keeper.trouble == "the process of the admin port ended with status -9"
-            until(keeper, lambda count=count: len(school.begun) == count)  # type: ignore[misc]
+            for _ in range(2):
+                keeper.step(0.0)
+                school.clock.sleep(admin_process.RETRY.last)
+            assert len(school.begun) == count
             assert keeper.trouble is None
     assert [one["action"] for one in said] == ["admin_process_ended"] * 2
     keeper.finish()
 
 
-def test_pauses_grow_while_it_ends_at_once(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_grow_while_it_ends_at_once(school: School) -> None:
     """Pauses grow while the process ends at once.
 
     They are short again after the process has run for a while.
     """
-    monkeypatch.setattr(admin_process, "RETRY", BackoffPolicy(first=1.0, last=60.0))
-    moment = [100.0]
-    monkeypatch.setattr(admin_process, "monotonic", lambda: moment[0])
-    keeper = AdminProcess(school.start, asking(1))
+    clock = school.clock
+    keeper = AdminProcess(school.start, asking(1), school.clock)
     keeper.begin()
     pauses = []
     for lived in (0.0, 0.0, 0.0, 100.0):
-        moment[0] += lived
+        clock.sleep(lived)
         school.begun[-1][1].kill()
         school.begun[-1][1].wait()
-        began, count = moment[0], len(school.begun)
+        began, count = clock.seconds, len(school.begun)
         while len(school.begun) == count:
             keeper.step(0.0)
-            moment[0] += 0.25
-        pauses.append(moment[0] - began)
+            clock.sleep(0.25)
+        pauses.append(clock.seconds - began)
     keeper.finish()
     assert pauses == [*sorted(pauses[:3]), pauses[0]]
     assert pauses[2] > 3 * pauses[0]
@@ -107,7 +98,7 @@ def test_pauses_grow_while_it_ends_at_once(school: School, monkeypatch: pytest.M
 
 def test_settings_reach_it_and_those_after_it(school: School) -> None:
     """Each change is a line of input; a process that starts later starts with the settings."""
-    keeper = AdminProcess(school.start, asking(1))
+    keeper = AdminProcess(school.start, asking(1), school.clock)
     keeper.begin()
     keeper.adjust(asking(7))
     wait_for(lambda: school.file.exists() or keeper.trouble is not None)
@@ -121,7 +112,7 @@ def test_settings_reach_it_and_those_after_it(school: School) -> None:
 
 def test_it_ends_when_it_hears_no_more(school: School) -> None:
     """The process ends by itself, with all its input done, when its input is closed."""
-    keeper = AdminProcess(school.start, asking(1))
+    keeper = AdminProcess(school.start, asking(1), school.clock)
     keeper.begin()
     keeper.finish()
     assert school.begun[0][1].returncode == 0
@@ -131,7 +122,7 @@ def test_one_that_does_not_end_is_ended(school: School, monkeypatch: pytest.Monk
     """A process that does not end is killed after a while."""
     monkeypatch.setattr(admin_process, "FINISH_SECONDS", 0.2)
     school.program = DEAF
-    keeper = AdminProcess(school.start, asking(1))
+    keeper = AdminProcess(school.start, asking(1), school.clock)
     keeper.begin()
     keeper.finish()
     assert school.begun[0][1].returncode == -9
@@ -139,5 +130,5 @@ def test_one_that_does_not_end_is_ended(school: School, monkeypatch: pytest.Monk
 
 def test_one_that_was_never_begun_needs_no_end(school: School) -> None:
     """A keeper without a port has no process to end."""
-    AdminProcess(school.start, asking(1)).close()
+    AdminProcess(school.start, asking(1), school.clock).close()
     assert not school.begun

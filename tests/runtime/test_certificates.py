@@ -13,6 +13,7 @@ from insa_anomaly.errors import ConfigError
 from insa_anomaly.runtime.certificates import Certificates
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import BrokerSettings, HttpSettings
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.wiring.certificates import certificates
 from tests.core.operations.test_certificate import KINDS, made
 
@@ -41,24 +42,24 @@ def test_it_is_told_from_thirty_days_before_once_a_day() -> None:
 
     An unknown certificate is not logged, and has no gauge.
     """
-    now, ends = NOW, {"broker": NOW + 31 * DAY, "client": NOW + 29 * DAY}
+    clock, ends = SettableClock(NOW), {"broker": NOW + 31 * DAY, "client": NOW + 29 * DAY}
     look = Certificates(
         {"broker": lambda: ends["broker"], "client": lambda: ends["client"], "http": lambda: None},
-        lambda: now,
+        clock,
     )
     assert told(look) == [("client", 29.0)]
     assert told(look) == []
     assert (gauge("broker"), gauge("client")) == (31.0, 29.0)
-    now += DAY * 3 // 2
+    clock.time_us += DAY * 3 // 2
     assert told(look) == [("broker", 29.5), ("client", 27.5)]
-    now += DAY - 1
+    clock.time_us += DAY - 1
     assert told(look) == []
-    now = NOW
+    clock.time_us = NOW
     assert told(look) == [("client", 29.0)]
-    now = NOW + 40 * DAY
+    clock.time_us = NOW + 40 * DAY
     assert told(look) == [("broker", -9.0), ("client", -11.0)]
     ends["client"] += 365 * DAY
-    now += 2 * DAY
+    clock.time_us += 2 * DAY
     assert told(look) == [("broker", -11.0)]
 
 

@@ -50,6 +50,7 @@ from insa_anomaly.testing.log import MemoryLog
 from insa_anomaly.testing.models import MemoryModels
 from insa_anomaly.testing.recorder import MemoryRecorder, MemoryTables
 from insa_anomaly.testing.state import MemoryState
+from insa_anomaly.wiring.clock import SystemClock
 from tests.conftest import wait_for
 from tests.runtime.streams import (
     CAPACITY,
@@ -68,6 +69,17 @@ from tests.runtime.streams import (
 )
 
 THREADS = ("intake", "score", "tell", "record", "trainer", "show")
+
+
+class SameDay(SystemClock):
+    """The system's clock, at a time of day that stands still."""
+
+    def now(self) -> int:
+        """Return the time of the stream's messages."""
+        return NOW
+
+
+clock = SameDay()
 
 
 class Careful(MemoryLog):
@@ -118,19 +130,25 @@ class Plant:
     def start(self) -> None:
         """Put a daemon together."""
         registry = Registry(CAPACITY)
-        feed = Feed(self.log, parser(), registry)
+        feed = Feed(self.log, parser(), registry, clock)
         grouping = IntakeSettings(messages=50, seconds=0.001, waiting=200, patience=5.0)
-        intake = Intake(self.log, feed, lambda: NOW, grouping)
+        intake = Intake(self.log, feed, clock, grouping)
         self.broker = intake.broker = Server(intake.hand_over)
         fleet = Fleet(registry, PARAMETERS, POLICY)
-        trainer = Trainer(self.shelf, intake.swap, no_child, TrainingSettings(automatic=False))
-        tell, show = EventPublisher(self.state, self.broker), LatestPublisher(self.latest)
+        trainer = Trainer(
+            self.shelf, intake.swap, no_child, TrainingSettings(automatic=False), clock
+        )
+        tell, show = (
+            EventPublisher(self.state, self.broker, clock),
+            LatestPublisher(self.latest, clock),
+        )
         score = ScoreReader(
             feed,
             self.state,
             fleet,
             self.shelf,
             Listeners(tell, trainer, show, Activity()),
+            clock=clock,
             checkpoint_seconds=0.02,
         )
         paging = RecordSettings(readings=100, linger=0.0, first_retry=0.001, last_retry=0.001)
@@ -141,6 +159,7 @@ class Plant:
             recorder=self.recorder,
             models=self.shelf,
             settings=paging,
+            clock=clock,
         )
         alert = AlertDispatcher(
             state=self.state,
@@ -148,7 +167,7 @@ class Plant:
             targets=[],
             couriers=[],
             alerting=AlertsSettings(),
-            clock=lambda: NOW,
+            clock=clock,
         )
         self.parts = DaemonParts(
             log=self.log,
@@ -164,7 +183,7 @@ class Plant:
             trainer=trainer,
             dispatcher=alert,
         )
-        self.daemon = Daemon(self.parts)
+        self.daemon = Daemon(self.parts, clock)
         self.daemon.restore()
 
     @contextmanager
@@ -349,7 +368,9 @@ def test_a_thread_that_is_stuck_ends_the_daemon(name: str, monkeypatch: pytest.M
     supervision = Supervision(
         heartbeats=Heartbeats(0.3, dict.fromkeys({*THREADS} - {name}, 30.0)), notify=words.append
     )
-    plant.daemon = Daemon(plant.parts, replace(supervision, give_up=lambda: given_up.append(True)))
+    plant.daemon = Daemon(
+        plant.parts, clock, replace(supervision, give_up=lambda: given_up.append(True))
+    )
     with capture_logs() as logs, plant.running() as end:
         wait_for(lambda: plant.daemon._failure is not None)
         fed = words.count("WATCHDOG=1")
@@ -371,7 +392,7 @@ def test_the_state_is_announced() -> None:
     """
     plant = Plant()
     plant.daemon = Daemon(
-        plant.parts, Supervision(StatusPublisher(plant.broker, "line-1", "1.2.3"))
+        plant.parts, clock, Supervision(StatusPublisher(plant.broker, "line-1", "1.2.3"))
     )
 
     def states() -> list[str]:
@@ -407,7 +428,9 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     plant.broker.undelivered = "nothing comes back"
     plant.parts.publisher.trouble = "refused"
     monkeypatch.setattr(AdminProcess, "trouble", "it ended")
-    plant.daemon = Daemon(replace(plant.parts, admin=AdminProcess(unbegun, Settings())))
+    plant.daemon = Daemon(
+        replace(plant.parts, admin=AdminProcess(unbegun, Settings(), clock)), clock
+    )
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
     assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
 

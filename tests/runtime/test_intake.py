@@ -22,6 +22,7 @@ from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.intake import Intake
 from insa_anomaly.settings.sections import IntakeSettings
 from insa_anomaly.testing.broker import MemoryBroker
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.log import MemoryLog
 from insa_anomaly.testing.reserve import MemoryReserve
 from tests.runtime.streams import CAPACITY, NOW, Message, message, parser, swap
@@ -90,8 +91,9 @@ class Port:
     log: Refusing = field(default_factory=Refusing)
 
     def __post_init__(self) -> None:
-        self.feed = Feed(self.log, parser(), Registry(CAPACITY))
-        self.intake = Intake(self.log, self.feed, lambda: NOW, self.grouping)
+        self.clock = SettableClock(NOW)
+        self.feed = Feed(self.log, parser(), Registry(CAPACITY), self.clock)
+        self.intake = Intake(self.log, self.feed, self.clock, self.grouping)
         self.broker = self.intake.broker = Watched(self.intake.hand_over, self.log)
         self.broker.open()
 
@@ -117,7 +119,6 @@ def numbers(*those: int) -> list[Message]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
     monkeypatch.setattr(taking, "MOST_A_COMMIT", 6)
 
 
@@ -370,21 +371,21 @@ def test_what_finds_no_disk_or_no_room_is_not_answered_for(monkeypatch: pytest.M
 
 def test_a_step_of_the_clock_is_said() -> None:
     """A step of the clock is logged, forth and back; the passing of time is not."""
-    now = [NOW]
-    log = MemoryLog()
+    log, clock = MemoryLog(), SettableClock(NOW)
     intake = Intake(
         log,
-        Feed(log, parser(), Registry(10)),
-        lambda: now[0],
+        Feed(log, parser(), Registry(10), clock),
+        clock,
         IntakeSettings(messages=1, seconds=0.001),
     )
     with capture_logs() as logs:
         for step in (0, 0, 86_400_000_000, -86_400_000_000, 0):
-            now[0] += step
+            clock.sleep(0.1)
+            clock.time_us += step
             intake.hand_over(Delivery(1, [message("pump", 0, {"a": 1.0})], [1]))
             intake.step(0.0)
     assert [log["seconds"] for log in logs if log["action"] == "clock_stepped"] == pytest.approx(
-        [86_400, -86_400], abs=0.5
+        [86_400, -86_400]
     )
     assert log.last == 5
 
@@ -394,8 +395,8 @@ def test_the_hand_over_is_bounded_in_bytes_too() -> None:
     log = MemoryLog()
     intake = Intake(
         log,
-        Feed(log, parser(), Registry(10)),
-        lambda: NOW,
+        Feed(log, parser(), Registry(10), SettableClock()),
+        SettableClock(NOW),
         IntakeSettings(waiting=1000, waiting_bytes=3000, patience=0.01),
     )
     large = [("t", bytes(1500))]
@@ -421,17 +422,16 @@ class Full(MemoryLog):
         return super().append(messages, swaps, now)
 
 
-def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_gets_the_reserve_and_no_more_messages() -> None:
     """The freed reserve serves to finish accepted messages only.
 
     No message is written until the reserve is held again.
     """
-    monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
     log, reserve = Full(), MemoryReserve()
     intake = Intake(
         log,
-        Feed(log, parser(), Registry(10)),
-        lambda: NOW,
+        Feed(log, parser(), Registry(10), SettableClock()),
+        SettableClock(NOW),
         IntakeSettings(messages=1, seconds=0.001),
         reserve,
     )
@@ -440,7 +440,7 @@ def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.M
     intake.step(0.0)
     assert (reserve.held, intake.trouble) == (False, "disk is full")
     log.trouble = None
-    intake.step(0.0)
+    assert intake.step(0.0) == taking.RETRY_SECONDS
     assert log.last == 0
     assert "reserve" in str(intake.trouble)
     reserve.room = True
@@ -448,14 +448,13 @@ def test_a_full_disk_gets_the_reserve_and_no_more_messages(monkeypatch: pytest.M
     assert (log.last, reserve.held, intake.trouble) == (1, True, None)
 
 
-def test_a_full_log_leaves_the_reserve_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_log_leaves_the_reserve_alone() -> None:
     """A full log leaves the reserve untouched, and continues once it has room again."""
-    monkeypatch.setattr(taking, "RETRY_SECONDS", 0.001)
     log, reserve = Full(), MemoryReserve()
     intake = Intake(
         log,
-        Feed(log, parser(), Registry(10)),
-        lambda: NOW,
+        Feed(log, parser(), Registry(10), SettableClock()),
+        SettableClock(NOW),
         IntakeSettings(messages=1, seconds=0.001),
         reserve,
     )

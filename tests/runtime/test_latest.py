@@ -3,7 +3,6 @@
 from threading import Event, Thread
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.runtime import latest as showing
 from insa_anomaly.runtime.latest import LatestPublisher
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.latest import MemoryLatest
 from tests.runtime.streams import NOW, SECOND, message, stream
 from tests.runtime.world import EVERYTHING, World
@@ -32,7 +32,7 @@ def test_what_is_shown_is_the_newest(seed: int, cuts: set[int], data: st.DataObj
     A late or repeated reading is not newer.
     """
     world, latest = World(stream(seed, 150).log(cuts)), MemoryLatest()
-    show = LatestPublisher(latest)
+    show = LatestPublisher(latest, SettableClock())
     newest: dict[SeriesKey, tuple[float, int]] = {}
     for batch in world.feed.read(0, EVERYTHING):
         for swap in batch.swaps:
@@ -85,7 +85,7 @@ class Counting(MemoryLatest):
 def test_only_what_changed_is_shown() -> None:
     """A plant that sends no reading causes no write."""
     world, latest = World(), Counting()
-    show = LatestPublisher(latest)
+    show = LatestPublisher(latest, SettableClock())
     show.step(0.0)
     assert latest.writes == 0
     for i, device in enumerate(("a", "b")):
@@ -117,7 +117,7 @@ class Stuck(MemoryLatest):
 def test_a_slow_place_to_show_holds_up_nobody() -> None:
     """Results arrive while a write blocks, and are shown by the next write."""
     world, latest = World(), Stuck()
-    show = LatestPublisher(latest)
+    show = LatestPublisher(latest, SettableClock())
     world.take([message("a", 0, {"x": 1.0})])
     world.take([message("a", 1, {"x": 2.0})])
     first, second = world.feed.read(0, 100)
@@ -134,19 +134,20 @@ def test_a_slow_place_to_show_holds_up_nobody() -> None:
 
 def test_the_next_look_is_a_second_later() -> None:
     """A step asks for its next turn as late as configured."""
-    assert LatestPublisher(MemoryLatest()).step(0.0) == showing.EVERY_SECONDS == 1.0
+    assert (
+        LatestPublisher(MemoryLatest(), SettableClock()).step(0.0) == showing.EVERY_SECONDS == 1.0
+    )
 
 
-def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades() -> None:
     """The serving model of a reporting series is shown once.
 
     The model is shown again when it changes or half an hour is over.
     """
     world, latest = World(stream(0, 0).log(set())), MemoryLatest()
     model_of: dict[int, str] = {0: "m0", 1: "m1"}
-    show = LatestPublisher(latest, model_of.get)
+    clock = SettableClock()
+    show = LatestPublisher(latest, clock, model_of.get)
 
     def shown() -> dict[SeriesKey, str]:
         latest.serving.clear()
@@ -162,5 +163,5 @@ def test_the_model_that_serves_is_shown_when_it_is_new_and_before_it_fades(
     assert shown() == {}
     model_of[1] = "m2"
     assert shown() == {keys[1]: "m2"}
-    monkeypatch.setattr(showing, "REPEAT_SECONDS", -1.0)
+    clock.sleep(showing.REPEAT_SECONDS + 1)
     assert shown() == {keys[0]: "m0", keys[1]: "m2"}

@@ -8,6 +8,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable
 from insa_anomaly.runtime import measure as measuring
 from insa_anomaly.runtime.measure import Backlog, Measure
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.log import MemoryLog
 from insa_anomaly.testing.state import MemoryState
 
@@ -22,13 +23,13 @@ class Site:
         self.log = MemoryLog()
         self.state = MemoryState()
         self.recorded = 0
-        self.now = NOW
+        self.clock = SettableClock(NOW)
         self.sizes: Mapping[str, int] | None = {"log": 5, "models": 7}
         self.asked = 0
         for number in range(3):
             self.log.append([("t", b"1")], [], NOW + number * SECOND)
         self.measure = Measure(
-            Backlog(self.log, self.state, lambda: self.recorded, lambda: self.now), self._sizes
+            Backlog(self.log, self.state, lambda: self.recorded, self.clock), self._sizes
         )
 
     def _sizes(self) -> Mapping[str, int]:
@@ -60,7 +61,7 @@ def test_a_reader_lags_by_what_it_has_not_dealt_with(site: Site) -> None:
     A reader that has read all entries has no lag.
     """
     site.state.commit(2, None, [("a", b"1"), ("b", b"2")])
-    site.recorded, site.now = 1, NOW + 10 * SECOND
+    site.recorded, site.clock.time_us = 1, NOW + 10 * SECOND
     assert site.measure.step(0.0) > 0
     assert lag("score") == (1, 8)
     assert lag("record") == (2, 9)
@@ -73,21 +74,19 @@ def test_a_reader_lags_by_what_it_has_not_dealt_with(site: Site) -> None:
 
 def test_a_clock_that_goes_back_gives_no_negative_age(site: Site) -> None:
     """The lag is at least 0."""
-    site.now = NOW - SECOND
+    site.clock.time_us = NOW - SECOND
     site.measure.step(0.0)
     assert lag("record") == (3, 0)
 
 
-def test_sizes_are_looked_at_seldom(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_looked_at_seldom(site: Site) -> None:
     """Sizes are measured seldom, because reading a large folder is costly."""
     for _ in range(3):
         site.measure.step(0.0)
     assert site.asked == 1
     assert (said("storage_bytes", what="log"), said("storage_bytes", what="models")) == (5, 7)
-    monkeypatch.setattr(measuring, "SIZES_EVERY_SECONDS", 0.0)
-    site.measure = Measure(
-        Backlog(site.log, site.state, lambda: 0, lambda: NOW), lambda: {"log": 6}
-    )
+    site.sizes = {"log": 6}
+    site.clock.sleep(measuring.SIZES_EVERY_SECONDS)
     site.measure.step(0.0)
     assert said("storage_bytes", what="log") == 6
 
@@ -98,9 +97,10 @@ def test_what_cannot_be_measured_is_said_once(site: Site, monkeypatch: pytest.Mo
     monkeypatch.setattr(instrumentation, "measuring_failed", reasons.append)
     site.sizes = None
     for _ in range(2):
-        site.measure._sizes_at = 0.0
+        site.clock.sleep(measuring.SIZES_EVERY_SECONDS)
         site.measure.step(0.0)
     assert reasons == ["The files on disk cannot be inspected."]
-    site.sizes, site.measure._sizes_at = {"log": 9}, 0.0
+    site.sizes = {"log": 9}
+    site.clock.sleep(measuring.SIZES_EVERY_SECONDS)
     site.measure.step(0.0)
     assert said("storage_bytes", what="log") == 9

@@ -101,6 +101,7 @@ def recording(world: Choosy, recorder: Recorder, paging: RecordSettings) -> Reco
         recorder=recorder,
         models=world.shelf,
         settings=paging,
+        clock=world.clock,
     )
 
 

@@ -305,7 +305,9 @@ def test_a_model_with_more_trees_than_there_is_room_for_is_one_that_cannot_be_lo
     """A configuration with fewer trees than a stored model ends neither the swap nor the start."""
     world = World()
     world.fleet = Fleet(Registry(2), Parameters(n_estimators=4), POLICY)
-    world.score = ScoreReader(world.feed, world.state, world.fleet, SHELF, world.audience)
+    world.score = ScoreReader(
+        world.feed, world.state, world.fleet, SHELF, world.audience, clock=world.clock
+    )
     world.take(faulty(range(80), range(70, 80)), [swap(0)])
     assert world.outcome()[0] == []
     assert world.fleet.model == {}
@@ -416,13 +418,20 @@ def test_a_series_without_a_model_asks_for_training() -> None:
 
 # -------------------------------------------------------------------------- checkpoints
 def test_states_are_kept_as_often_as_was_said() -> None:
-    """Every step checkpoints if no time lies between; the sequence is the last entry's."""
+    """A step checkpoints once its time has come; the sequence is the last entry's."""
     world = World()
     score = ScoreReader(
-        world.feed, world.state, world.fleet, SHELF, world.audience, checkpoint_seconds=1e-9
+        world.feed,
+        world.state,
+        world.fleet,
+        SHELF,
+        world.audience,
+        clock=world.clock,
+        checkpoint_seconds=10.0,
     )
     for seq in (1, 2, 3):
         world.take([message("pump", seq, {"a": 1.0})])
+        world.clock.sleep(10.0)
         score.step(0.0)
         assert score.checkpoint == world.state.restore()[0] == seq
 

@@ -14,6 +14,7 @@ from insa_anomaly.runtime.feed import Feed
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.score import ScoreReader
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.log import MemoryLog
 from insa_anomaly.testing.models import MemoryModels
 from insa_anomaly.testing.state import MemoryState
@@ -58,6 +59,7 @@ class World:
     state: MemoryState = field(default_factory=MemoryState)
     shelf: MemoryModels = SHELF
     capacity: int = CAPACITY
+    clock: SettableClock = field(default_factory=lambda: SettableClock(NOW))
 
     def __post_init__(self) -> None:
         self.start()
@@ -65,11 +67,17 @@ class World:
     def start(self) -> None:
         """Start a score reader where the last reader ended."""
         registry = Registry(self.capacity)
-        self.feed = Feed(self.log, parser(), registry)
+        self.feed = Feed(self.log, parser(), registry, self.clock)
         self.fleet = Fleet(registry, PARAMETERS, POLICY)
         self.audience = Watching(self.state)
         self.score = ScoreReader(
-            self.feed, self.state, self.fleet, self.shelf, self.audience, checkpoint_seconds=1e9
+            self.feed,
+            self.state,
+            self.fleet,
+            self.shelf,
+            self.audience,
+            clock=self.clock,
+            checkpoint_seconds=1e9,
         )
         self.state.bind(self.log.id)
         self.score.restore()

@@ -14,6 +14,7 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import NotEnoughData, TrainingError
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.services.training import DeviceTraining, Scope, SeriesTraining, TrainingService
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.history import MemoryHistory
 from insa_anomaly.testing.recorder import MemoryTables
 
@@ -78,7 +79,7 @@ def shelf() -> Shelf:
 def service(shelf: Shelf) -> TrainingService:
     """Return a service with small models and a tolerance of two seconds."""
     devices = DeviceTraining(PARAMETERS, 2.0, Policy())
-    return TrainingService(shelf, SeriesTraining(Parameters(), Policy()), devices)
+    return TrainingService(shelf, SeriesTraining(Parameters(), Policy()), devices, SettableClock())
 
 
 def history(*columns: tuple[str, list[float]]) -> MemoryHistory:

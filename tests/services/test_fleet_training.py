@@ -26,6 +26,7 @@ from insa_anomaly.services.training import (
 )
 from insa_anomaly.testing.history import MemoryHistory
 from insa_anomaly.testing.recorder import MemoryTables
+from insa_anomaly.wiring.clock import clock
 
 SECOND = 1_000_000
 NOW = 1_760_000_000 * SECOND
@@ -72,7 +73,7 @@ def files(tmp_path: Path) -> Iterator[ModelFiles]:
 def service(files: ModelFiles) -> TrainingService:
     """Return a service with small models."""
     devices = DeviceTraining(DeviceParameters(n_estimators=3, history_days=1.0), 1.0, Policy())
-    return TrainingService(files, SeriesTraining(PARAMETERS, Policy()), devices)
+    return TrainingService(files, SeriesTraining(PARAMETERS, Policy()), devices, clock)
 
 
 def trained(files: ModelFiles, workers: Workers) -> dict[SeriesKey, ModelRow | str]:

@@ -23,6 +23,7 @@ from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.services import model_health as service
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import HealthReport, HealthService
+from insa_anomaly.testing.clock import SettableClock
 from tests.benchmarks.health import fill
 from tests.conftest import wait_for
 
@@ -37,7 +38,7 @@ class Clinic:
     def __init__(self, dsn: str, pool: Pool) -> None:
         self.dsn = dsn
         self.tables = PostgresHealth(pool)
-        self.service = HealthService(self.tables, PostgresAudit(pool), Limits(), 2)
+        self.service = HealthService(self.tables, PostgresAudit(pool), Limits(), 2, SettableClock())
 
     def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Return rows of the database."""
@@ -235,7 +236,7 @@ def test_refits_that_fail_count_like_retrainings(clinic: Clinic, database: str) 
     A version trained since ends the row, even if refused.
     """
     model_id = clinic.model(accuracy=0.9)
-    failures, kept = Failures(lambda: NOW - HOUR), list[Job]()
+    failures, kept = Failures(SettableClock(NOW - HOUR)), list[Job]()
     for _ in range(3):
         failures.add(
             SeriesKey("pump", "a"), model_id, "the training process ended, or took too long"
@@ -379,7 +380,9 @@ def test_what_is_old_is_forgotten(clinic: Clinic) -> None:
 def test_once_a_day_over_all_daemons(clinic: Clinic, database: str) -> None:
     """The daily run happens once over all daemons, and a missed run is made later."""
     with Pool(database, 60.0, 2) as pool:
-        other = HealthService(PostgresHealth(pool), PostgresAudit(pool), Limits(), 2)
+        other = HealthService(
+            PostgresHealth(pool), PostgresAudit(pool), Limits(), 2, SettableClock()
+        )
         assert clinic.service.run_due(NOW)  # never yet
         for day in (1, 2, 7):  # four are missed and made up by a single run
             at = NOW // DAY * DAY + day * DAY + 2 * HOUR
@@ -403,7 +406,7 @@ def test_one_at_a_time(clinic: Clinic, database: str) -> None:
 
 def test_no_hour_no_daily_run(clinic: Clinic) -> None:
     """A service without an hour has no daily run, but runs by hand."""
-    by_hand = HealthService(clinic.tables, clinic.service._audit, Limits(), None)
+    by_hand = HealthService(clinic.tables, clinic.service._audit, Limits(), None, SettableClock())
     assert by_hand.run_due(NOW) is None
     assert by_hand.run(ALL, BOB, NOW).models == 0
 

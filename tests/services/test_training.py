@@ -20,6 +20,7 @@ from insa_anomaly.services.training import (
     TrainingData,
     TrainingService,
 )
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.history import MemoryHistory
 from insa_anomaly.testing.recorder import MemoryTables
 
@@ -85,7 +86,8 @@ def shelf() -> Shelf:
 def service(shelf: Shelf) -> TrainingService:
     """Return a service with small models."""
     series = SeriesTraining(PARAMETERS, Policy())
-    return TrainingService(shelf, series, DeviceTraining(DeviceParameters(), 1.0, Policy()))
+    devices = DeviceTraining(DeviceParameters(), 1.0, Policy())
+    return TrainingService(shelf, series, devices, SettableClock())
 
 
 def history(ages: range, *, noise: float = 1.0) -> MemoryHistory:

@@ -22,6 +22,7 @@ from insa_anomaly.settings.sections import (
     StorageSettings,
 )
 from insa_anomaly.testing.broker import MemoryBroker
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.wiring import alerts
 from insa_anomaly.wiring.alerts import AlertThreads
 from tests.adapters.fake_github import TOKEN, FakeGitHub
@@ -79,7 +80,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
             settings,
             state,
             registry=Registry(10),
-            publisher=EventPublisher(state, MemoryBroker()),
+            publisher=EventPublisher(state, MemoryBroker(), SettableClock()),
             listening=lambda: True,
             stack=stack,
         )

@@ -97,5 +97,7 @@ def _taken(
     item = RateLimitItemPerMinute(a_minute)
     if limiter.hit(item, "predictions", name, cost=cost):
         return None
-    wait = limiter.get_window_stats(item, "predictions", name).reset_time - time.time()  # noqa: TID251 - the library's own clock
+    wait = (
+        limiter.get_window_stats(item, "predictions", name).reset_time - time.time()
+    )  # of the library's own clock
     return min(_MOST_WAIT, max(_LEAST_WAIT, wait))

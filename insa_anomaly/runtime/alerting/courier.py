@@ -3,17 +3,17 @@
 Whatever a target does, its thread goes on: an alert that fails is tried again after a pause, and is a dead letter once it is too old.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import random
 from threading import Event, Thread
-from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import delivery_id
 from insa_anomaly.core.operations.backoff import BackoffPolicy, Circuit, backoff, failed
 from insa_anomaly.errors import TargetAway, TargetRefused
 from insa_anomaly.ports.alerts import AlertStore, PendingAlert
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.targets import AlertTarget
 from insa_anomaly.runtime.step import Step
 
@@ -34,7 +34,7 @@ class Courier(Step):
         store: AlertStore,
         retry: BackoffPolicy,
         keep: float,
-        clock: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self.name = name
         self._target = target
@@ -73,12 +73,12 @@ class Courier(Step):
         return 0.0 if self._deliver_next() else IDLE_SECONDS
 
     def _deliver_next(self) -> bool:
-        if not self._circuit.permits(monotonic()):
+        if not self._circuit.permits(self._clock.monotonic()):
             return False
-        one = self._store.next(self.name, self._clock())
+        one = self._store.next(self.name, self._clock.now())
         if one is None:
             return False
-        if one.attempts and self._clock() - one.decided_at > self._keep * 1e6:
+        if one.attempts and self._clock.now() - one.decided_at > self._keep * 1e6:
             self._give_up(one, "it could not be delivered in time")
             return True
         return self._deliver(one)
@@ -102,7 +102,7 @@ class Courier(Step):
         else:
             self._store.done(one)
             self._succeed()
-            instrumentation.alert_delivered(self.name, (self._clock() - one.decided_at) / 1e6)
+            instrumentation.alert_delivered(self.name, (self._clock.now() - one.decided_at) / 1e6)
         return True
 
     def _succeed(self) -> None:
@@ -114,20 +114,20 @@ class Courier(Step):
     def _fail(self, one: PendingAlert, error: Exception, asked: float | None) -> bool:
         if self._stop.is_set():
             return False
-        self._circuit = failed(self._circuit, monotonic(), self._retry, random(), asked)  # noqa: S311 - spreads retries, guards nothing
+        self._circuit = failed(self._circuit, self._clock.monotonic(), self._retry, random(), asked)  # noqa: S311 - spreads retries, guards nothing
         pause = max(backoff(one.attempts + 1, self._retry, random()), asked or 0.0)  # noqa: S311
-        self._store.postpone(one, self._clock() + int(pause * 1e6))
-        resting = not self._circuit.permits(monotonic())
+        self._store.postpone(one, self._clock.now() + int(pause * 1e6))
+        resting = not self._circuit.permits(self._clock.monotonic())
         instrumentation.target_away(self.name, error, pause, resting=resting)
         return not resting
 
     def _give_up(self, one: PendingAlert, reason: str) -> None:
-        self._store.give_up(one, reason, self._clock())
+        self._store.give_up(one, reason, self._clock.now())
         instrumentation.alert_given_up(self.name, one.alert, reason)
 
 
 @contextmanager
-def running(couriers: Sequence[Courier]) -> Iterator[None]:
+def running(couriers: Sequence[Courier], clock: Clock) -> Iterator[None]:
     """The couriers' threads, while the block runs. None waits for a target that hangs at the end: what it has is on disk."""
     threads = [
         Thread(target=courier.run, name=f"courier-{courier.name}", daemon=True)
@@ -140,6 +140,6 @@ def running(couriers: Sequence[Courier]) -> Iterator[None]:
     finally:
         for courier in couriers:
             courier.close()
-        deadline = monotonic() + CLOSE_SECONDS
+        deadline = clock.monotonic() + CLOSE_SECONDS
         for thread in threads:
-            thread.join(max(0.0, deadline - monotonic()))
+            thread.join(max(0.0, deadline - clock.monotonic()))

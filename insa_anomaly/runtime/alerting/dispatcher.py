@@ -3,9 +3,8 @@
 Nothing here may hold up or end the stream: a file that cannot be written is waited for, and the events wait with it in the state.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import Event as Flag
-from time import monotonic
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import Alert as Event
@@ -13,6 +12,7 @@ from insa_anomaly.core.notification.alert import alerts_of
 from insa_anomaly.core.notification.routing import DailyBudget, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
 from insa_anomaly.ports.alerts import AlertStore
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.runtime.alerting.courier import Courier
 from insa_anomaly.runtime.step import Step
@@ -35,7 +35,7 @@ class AlertDispatcher(Step):
         targets: Sequence[Target],
         couriers: Sequence[Courier],
         alerting: AlertsSettings,
-        clock: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self._state = state
         self._store = store
@@ -70,7 +70,7 @@ class AlertDispatcher(Step):
         self._news.clear()
         try:
             decided = self._turn()
-            if monotonic() >= self._next_summary:
+            if self._clock.monotonic() >= self._next_summary:
                 self._summarise()
         except (AlertsBroken, StateBroken) as error:
             instrumentation.alerts_unwritable(str(error))
@@ -98,7 +98,7 @@ class AlertDispatcher(Step):
 
     def _decide(self, found: Sequence[Event]) -> None:
         """But for those that were decided on before the notices could be dropped."""
-        accounts, now = self._restored(), self._clock()
+        accounts, now = self._restored(), self._clock.now()
         alerts = [one for one in found if one.event_id not in self._recent]
         dispatch = decide(
             alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now
@@ -122,8 +122,8 @@ class AlertDispatcher(Step):
         return self._accounts
 
     def _summarise(self) -> None:
-        self._next_summary = monotonic() + SUMMARY_SECONDS
-        accounts, now = self._restored(), self._clock()
+        self._next_summary = self._clock.monotonic() + SUMMARY_SECONDS
+        accounts, now = self._restored(), self._clock.now()
         dispatch = summaries(self._targets, accounts, self._alerting.summary_seconds, now)
         if dispatch.sent:
             self._store.keep(dispatch, [], now)
@@ -132,8 +132,8 @@ class AlertDispatcher(Step):
             self._wake()
         self._backlog = {target.name: 0 for target in self._targets} | self._store.backlog()
         instrumentation.alerts_waiting(self._backlog)
-        if monotonic() >= self._next_forget:
-            self._next_forget = monotonic() + FORGET_SECONDS
+        if self._clock.monotonic() >= self._next_forget:
+            self._next_forget = self._clock.monotonic() + FORGET_SECONDS
             self._store.forget(now)
 
     def _wake(self) -> None:

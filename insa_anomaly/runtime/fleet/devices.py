@@ -247,10 +247,10 @@ class Devices:
             one.rows, rows = alignment.align(
                 one.rows,
                 columns[own],
-                times[own],
-                values[own],
-                historical[own],
-                self._terms.tolerance_micros,
+                times=times[own],
+                values=values[own],
+                historical=historical[own],
+                tolerance=self._terms.tolerance_micros,
             )
             one.moved = True
             if standing := _standing(one.state):
@@ -283,10 +283,10 @@ class Devices:
         states, results = batch.advance_each(
             [one.state for one in devices],
             [one.served for one in devices],
-            rows.times,
-            rows.values,
-            self._policy,
-            self._terms.parameters,
+            times=rows.times,
+            values=rows.values,
+            policy=self._policy,
+            parameters=self._terms.parameters,
         )
         outcome.scored.append(ScoredRows([_row_of(one) for one in devices], rows, results))
         for device_, state in zip(devices, states, strict=True):

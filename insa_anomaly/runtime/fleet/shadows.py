@@ -41,15 +41,16 @@ class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
             return self
         found, shadowed = ours.score[scored] < 0, theirs.score[scored] < 0
         return ShadowCounts(
-            self.since or int(times[scored][0]),
-            int(times[scored][-1]),
-            self.readings + int(scored.sum()),
-            self.anomalies + int(found.sum()),
-            self.shadow_anomalies + int(shadowed.sum()),
-            self.both + int((found & shadowed).sum()),
-            self.episodes + int((ours.transition[scored] == Transition.OPENED).sum()),
-            self.shadow_episodes + int((theirs.transition[scored] == Transition.OPENED).sum()),
-            self.champions,
+            since=self.since or int(times[scored][0]),
+            newest=int(times[scored][-1]),
+            readings=self.readings + int(scored.sum()),
+            anomalies=self.anomalies + int(found.sum()),
+            shadow_anomalies=self.shadow_anomalies + int(shadowed.sum()),
+            both=self.both + int((found & shadowed).sum()),
+            episodes=self.episodes + int((ours.transition[scored] == Transition.OPENED).sum()),
+            shadow_episodes=self.shadow_episodes
+            + int((theirs.transition[scored] == Transition.OPENED).sum()),
+            champions=self.champions,
         )
 
 
@@ -90,7 +91,7 @@ class Shadows:
         rows = self._row_of[telemetry.key]
         at = np.flatnonzero(rows != _NO_SHADOW)
         if len(at):
-            self._follow(telemetry, at, rows[at], self._models, ours, muted)
+            self._follow(telemetry, at, rows=rows[at], models=self._models, ours=ours, muted=muted)
 
     def _follow(
         self,

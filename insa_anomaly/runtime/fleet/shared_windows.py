@@ -7,7 +7,6 @@ row is being written: what was read between two looks at the same even stamp is 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import sleep
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import Model, ModelTable
 from insa_anomaly.errors import DaemonSilent
+from insa_anomaly.ports.clock import Clock
 
 ID_BYTES = 36  # of a model: a UUID as text
 _ATTEMPTS, _PAUSE_SECONDS = (
@@ -73,7 +73,7 @@ class SharedWindows:
             self._ids[index], self._versions[index] = model.id.encode(), model.version
 
     # Who reads
-    def read(self, index: int) -> WindowCopy:
+    def read(self, index: int, clock: Clock) -> WindowCopy:
         """The series as it is between two batches. Raises DaemonSilent where somebody who was writing it does not go on."""
         for _ in range(_ATTEMPTS):
             stamp = int(self._stamps[index])
@@ -85,7 +85,7 @@ class SharedWindows:
             )
             if self._unchanged(index, stamp):
                 return found
-            sleep(_PAUSE_SECONDS)
+            clock.sleep(_PAUSE_SECONDS)
         raise DaemonSilent("the daemon stands still in the middle of a change")
 
     def isolate(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from insa_anomaly.core import units
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series import features
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows, WindowCopy
 from insa_anomaly.services.stream_view import SeriesStatus, ServingModel, ShadowTally, State
@@ -23,10 +24,12 @@ class SharedStreamView:
     def __init__(
         self,
         windows: SharedWindows,
+        clock: Clock,
         index_of: Callable[[SeriesKey], int | None],
         compared: Callable[[SeriesKey], ShadowTally | None],
     ) -> None:
         self._windows = windows
+        self._clock = clock
         self._number_of = index_of
         self.compared = compared
 
@@ -60,12 +63,14 @@ class SharedStreamView:
 
     def _read(self, key: SeriesKey) -> WindowCopy | None:
         index = self._number_of(key)
-        return None if index is None else self._windows.read(index)
+        return None if index is None else self._windows.read(index, self._clock)
 
 
-def stream_view(fleet: Fleet) -> SharedStreamView:
+def stream_view(fleet: Fleet, clock: Clock) -> SharedStreamView:
     """The port over a fleet of this process."""
-    return SharedStreamView(fleet.windows, fleet.registry.find, lambda key: compared(fleet, key))
+    return SharedStreamView(
+        fleet.windows, clock, fleet.registry.find, lambda key: compared(fleet, key)
+    )
 
 
 def compared(fleet: Fleet, key: SeriesKey) -> ShadowTally | None:

@@ -42,16 +42,16 @@ class ModelEvents:
         """A series, or a device, was trained without being asked for."""
         outcome = {"promoted": not row.reason} if kind == "retrain" else {}
         job = Job(
-            "",
-            kind,
-            row.device_id,
-            row.metric_name,
-            None,
-            None,
-            BY_ITSELF,
-            "done",
-            100,
-            row.trained_at,
+            id="",
+            kind=kind,
+            device_id=row.device_id,
+            metric_name=row.metric_name,
+            window_days=None,
+            champion_id=None,
+            requested_by=BY_ITSELF,
+            status="done",
+            progress=100,
+            created_at=row.trained_at,
             model_id=row.id,
         )
         job = msgspec.structs.replace(job, seconds=seconds, outcome=outcome, reason=row.reason)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.jobs import Job
 from insa_anomaly.runtime.models.events import BY_ITSELF
 
@@ -14,13 +15,13 @@ WAITING_MOST = 1000
 class Failures:
     """One thread adds, another writes down; while that cannot be, the newest wait in memory. `clock` is microseconds since the epoch."""
 
-    def __init__(self, clock: Callable[[], int]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: deque[Job] = deque(maxlen=WAITING_MOST)
 
     def add(self, key: SeriesKey, model_id: str, reason: str) -> None:
         """A refit of this model made none."""
-        now = self._clock()
+        now = self._clock.now()
         self._waiting.append(
             Job(
                 str(uuid4()),

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 from uuid import UUID
 
 from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.model_health import ScoringCounts
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.step import Step
@@ -38,7 +38,7 @@ class HealthKeeper(Step):
         notes: Notes,
         instance: UUID,
         latency: float,
-        clock: Callable[[], int],
+        clock: Clock,
         settle: float = 0.0,
     ) -> None:
         """`latency` (seconds) is from where on a batch is slow. For `settle` seconds nothing is checked: the plant is heard first."""
@@ -49,32 +49,32 @@ class HealthKeeper(Step):
         self._latency = latency
         self._clock = clock
         self._next_look = 0.0
-        self._next_note = monotonic() + LOOK_SECONDS
-        self._first_check = monotonic() + settle
+        self._next_note = self._clock.monotonic() + LOOK_SECONDS
+        self._first_check = self._clock.monotonic() + settle
         self._batches, self._slow = instrumentation.batches_scored(
             latency
         )  # written down, or none of ours
 
     def step(self, _: float) -> float:
         """Do what is due; answers how many seconds may pass before the next call."""
-        if monotonic() < self._next_look:
+        if self._clock.monotonic() < self._next_look:
             return TURN_SECONDS
-        self._next_look = monotonic() + LOOK_SECONDS
+        self._next_look = self._clock.monotonic() + LOOK_SECONDS
         try:
             self.turn()
         except (DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError) as error:
             instrumentation.health_unreachable(str(error))
-            self._next_look = monotonic() + TROUBLE_SECONDS
+            self._next_look = self._clock.monotonic() + TROUBLE_SECONDS
         return TURN_SECONDS
 
     def turn(self) -> None:
         """Write down, check, carry out. Raises DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError."""
-        if monotonic() >= self._next_note:
+        if self._clock.monotonic() >= self._next_note:
             self._write_down()
-            self._next_note = monotonic() + NOTE_SECONDS
-        if monotonic() >= self._first_check:
-            self._service.run_due(self._clock())
-        self._remedies.step(self._instance, self._clock())
+            self._next_note = self._clock.monotonic() + NOTE_SECONDS
+        if self._clock.monotonic() >= self._first_check:
+            self._service.run_due(self._clock.now())
+        self._remedies.step(self._instance, self._clock.now())
         self._notes.note_failures()
 
     def _write_down(self) -> None:
@@ -86,6 +86,6 @@ class HealthKeeper(Step):
         counted = ScoringCounts(
             taken.keys, readings, anomalies, batches - self._batches, slow - self._slow
         )
-        self._notes.note(self._instance, counted, self._clock())
+        self._notes.note(self._instance, counted, self._clock.now())
         self._notes.activity.subtract(taken)
         self._batches, self._slow = batches, slow

@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import monotonic
 from typing import Literal
 
 import msgspec
@@ -13,6 +12,7 @@ from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.jobs import Job
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.ports.state import Outgoing, State
@@ -49,7 +49,7 @@ class JobRunner(Step):
         models: ModelIndex,
         state: State,
         enqueue: Callable[[list[Outgoing]], None],
-        clock: Callable[[], int],
+        clock: Clock,
         *,
         devices: bool = True,
     ) -> None:
@@ -67,13 +67,13 @@ class JobRunner(Step):
 
     def step(self, _: float) -> float:
         """Train the next that waits; answers how many seconds may pass before the next call."""
-        if monotonic() < self._next_at:
+        if self._clock.monotonic() < self._next_at:
             return LOOK_SECONDS
         try:
             return self._turn()
         except (DatabaseAway, DatabaseRefused) as error:
             instrumentation.jobs_unreachable(str(error))
-            self._next_at = monotonic() + AWAY_SECONDS
+            self._next_at = self._clock.monotonic() + AWAY_SECONDS
             return LOOK_SECONDS
 
     def _turn(self) -> float:
@@ -83,7 +83,7 @@ class JobRunner(Step):
         if self._ended is not None:
             self._jobs.end(self._ended)
             self._ended = None
-        job = self._jobs.begin(self._clock())
+        job = self._jobs.begin(self._clock.now())
         if job is not None and job.kind != "fleet":
             return self._train(job)
         self._many += [] if job is None else [job]
@@ -166,12 +166,12 @@ class JobRunner(Step):
             else ""
         )
         status: Literal["done", "failed"] = "done" if said.trained or not said.failed else "failed"
-        seconds = None if job.started_at is None else (self._clock() - job.started_at) / 1e6
+        seconds = None if job.started_at is None else (self._clock.now() - job.started_at) / 1e6
         return msgspec.structs.replace(
             job,
             status=status,
             progress=100,
-            finished_at=self._clock(),
+            finished_at=self._clock.now(),
             seconds=seconds,
             reason=reason,
         )
@@ -192,7 +192,7 @@ class JobRunner(Step):
 
     def _concluded(self, job: Job, answer: TrainingReply) -> Job:
         ended = msgspec.structs.replace(
-            job, finished_at=self._clock(), seconds=answer.seconds, model_id=answer.model_id
+            job, finished_at=self._clock.now(), seconds=answer.seconds, model_id=answer.model_id
         )
         row = None if answer.model_id is None else self._row(answer.model_id)
         if row is None:

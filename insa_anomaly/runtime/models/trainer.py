@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from subprocess import Popen
 from threading import Lock
-from time import monotonic
 from typing import Literal
 
 from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import ModelFileError
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.runtime.models.child import (
@@ -33,16 +33,8 @@ from insa_anomaly.settings.sections import TrainingSettings
 
 INDEX_POLL_SECONDS = 1.0
 DEVICE_RETRY_SECONDS = 3600.0  # before a device whose metrics do not make a model is tried again
-Told = Callable[[ModelRow, Literal["train", "retrain"], float], None]
-Failed = Callable[[SeriesKey, str, str], None]
-
-
-def _unheard(row: ModelRow, kind: Literal["train", "retrain"], seconds: float) -> None:
-    """Nobody asks what an automatic training made."""
-
-
-def _unnoticed(key: SeriesKey, model_id: str, reason: str) -> None:
-    """Nobody counts the refits that fail."""
+OnTrained = Callable[[ModelRow, Literal["train", "retrain"], float], None]
+OnFailed = Callable[[SeriesKey, str, str], None]
 
 
 class Admission:
@@ -65,7 +57,12 @@ class Admission:
 
 
 class Trainer(Step):
-    """One thread, one child, one series at a time."""
+    """Training of series that ask for it, in a single child process, a series at a time.
+
+    `on_trained` receives every model trained without a request, whether it is the first of its
+    series, and the seconds its training took; `on_failed` receives every model that could not be
+    refitted, and the reason.
+    """
 
     def __init__(
         self,
@@ -73,18 +70,17 @@ class Trainer(Step):
         swap: Callable[[list[Swap]], None],
         start_child: Callable[[], "Popen[bytes]"],
         training: TrainingSettings,
-        told: Told = _unheard,
-        failed: Failed = _unnoticed,
+        clock: Clock,
+        *,
+        on_trained: OnTrained = lambda _row, _kind, _seconds: None,
+        on_failed: OnFailed = lambda _key, _model_id, _reason: None,
     ) -> None:
-        """`told` hears of what is trained without being asked for: the model, whether it is the first, and how long it took.
-
-        `failed` hears of models that could not be learnt on, and why.
-        """
         self._models = models
+        self._clock = clock
         self._swap = swap
         self._training = training
-        self._told = told
-        self._failed = failed
+        self._on_trained = on_trained
+        self._on_failed = on_failed
         self._child = Child(start_child, training.deadline)
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
@@ -93,7 +89,7 @@ class Trainer(Step):
         self._devices_next: dict[
             str, float
         ] = {}  # when a device that has no model may be tried again
-        self._admission = Admission(training.burst, training.a_minute, monotonic())
+        self._admission = Admission(training.burst, training.a_minute, self._clock.monotonic())
         self._revision: object = None
         self._next_look = 0.0
         self._urgent = 0  # orders given by hand, which go before the automatic ones
@@ -156,7 +152,7 @@ class Trainer(Step):
 
     def step(self, timeout_s: float) -> float:
         """Train the next series that waits and follow the index; answers how many seconds may pass before the next call."""
-        if monotonic() >= self._next_look:
+        if self._clock.monotonic() >= self._next_look:
             self._look()
         key = None if self._urgent else self._next()
         if key is None:
@@ -172,7 +168,7 @@ class Trainer(Step):
 
     def _look(self) -> None:
         """An index that cannot be read now is looked at again; the stream goes on with the models it has."""
-        self._next_look = monotonic() + INDEX_POLL_SECONDS
+        self._next_look = self._clock.monotonic() + INDEX_POLL_SECONDS
         try:
             if self._models.revision != self._revision:
                 self._follow()
@@ -197,7 +193,7 @@ class Trainer(Step):
 
     def _next(self) -> SeriesKey | None:
         """The first that may be trained now: a series that has a model needs no admission, and waits for none that does."""
-        now = monotonic()
+        now = self._clock.monotonic()
         open_ = True
         with self._lock:
             for key, at in self._waiting.items():
@@ -222,7 +218,7 @@ class Trainer(Step):
             return  # a device whose model fails is asked for again by its metrics, or by its rows
         if answer.model_id is None:
             with self._lock:
-                self._waiting[key] = monotonic() + self._training.retry_after
+                self._waiting[key] = self._clock.monotonic() + self._training.retry_after
 
     def _note_failure(self, key: SeriesKey, answer: TrainingReply) -> None:
         serving = self._swapped.get(key)
@@ -231,11 +227,11 @@ class Trainer(Step):
             and serving.model_id is not None
             and not (answer.away or self.closed)
         ):
-            self._failed(key, serving.model_id, answer.reason)
+            self._on_failed(key, serving.model_id, answer.reason)
 
     def _tell(self, key: SeriesKey, model_id: str, seconds: float) -> None:
         with suppress(ModelFileError):  # the next look at the index says what is wrong with it
-            self._told(
+            self._on_trained(
                 self._models.row(model_id), "retrain" if key in self._swapped else "train", seconds
             )
 
@@ -255,7 +251,7 @@ class Trainer(Step):
 
     def _try_device(self, device_id: str) -> None:
         """One of its metrics was trained: where that is not alone and there is no model of all yet, one is due."""
-        now, key = monotonic(), SeriesKey.of_device(device_id)
+        now, key = self._clock.monotonic(), SeriesKey.of_device(device_id)
         if (
             not self._training.devices
             or key in self._swapped

@@ -18,25 +18,23 @@ from insa_anomaly.core.notification.alert import (
 from insa_anomaly.core.notification.routing import Dispatch, Route, Target
 from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.errors import AlertsBroken, StateUnwritable, TargetAway, TargetRefused
+from insa_anomaly.ports.clock import Clock
 from insa_anomaly.runtime.alerting import courier as couriers
-from insa_anomaly.runtime.alerting import dispatcher as reading
 from insa_anomaly.runtime.alerting.courier import Courier, running
 from insa_anomaly.runtime.alerting.dispatcher import AlertDispatcher as AlertReader
 from insa_anomaly.settings.sections import AlertsSettings
 from insa_anomaly.testing.alerts import MemoryAlerts
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.state import MemoryState
 from tests.conftest import wait_for
-from tests.core.alerts import DAY_ZERO, HOUR
+from tests.core.alerts import DAY_ZERO
 from tests.core.notification.test_alert import EVENT
 
-QUICK = BackoffPolicy(first=0.001, last=0.002, trip=3, rest=0.001)
+QUICK = BackoffPolicy(first=1.0, last=2.0, trip=3, rest=1.0)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "IDLE_SECONDS", 0.001)
-    monkeypatch.setattr(reading, "SUMMARY_SECONDS", 0.0)
-    monkeypatch.setattr(reading, "LINGER_SECONDS", 0.0)
     monkeypatch.setattr(couriers, "IDLE_SECONDS", 0.005)
 
 
@@ -65,7 +63,7 @@ class Office:
     """A state with events, a store and a mailbox."""
 
     budget: int = 50
-    now: int = DAY_ZERO
+    clock: SettableClock = field(default_factory=lambda: SettableClock(DAY_ZERO))
     state: MemoryState = field(default_factory=MemoryState)
     store: MemoryAlerts = field(default_factory=MemoryAlerts)
     person: Person = field(default_factory=Person)
@@ -76,14 +74,14 @@ class Office:
     def start(self, retry: BackoffPolicy = QUICK) -> None:
         """Start where the last run ended, or was killed."""
         targets = [Target("mail", (Route(),), self.budget)]
-        self.courier = courier("mail", self.person, self.store, retry, lambda: self.now)
+        self.courier = courier("mail", self.person, self.store, retry, self.clock)
         self.reader = AlertReader(
             state=self.state,
             store=self.store,
             targets=targets,
             couriers=[self.courier],
             alerting=AlertsSettings(),
-            clock=lambda: self.now,
+            clock=self.clock,
         )
 
     def post(self, *numbers: int, kind: str = "opened") -> None:
@@ -106,7 +104,7 @@ class Office:
 
 
 def courier(
-    name: str, target: Person, store: MemoryAlerts, retry: BackoffPolicy, clock: Callable[[], int]
+    name: str, target: Person, store: MemoryAlerts, retry: BackoffPolicy, clock: Clock
 ) -> Courier:
     """Build a courier that tries for a day."""
     return Courier(name=name, target=target, store=store, retry=retry, keep=86_400.0, clock=clock)
@@ -213,7 +211,7 @@ def test_a_storm_becomes_a_summary() -> None:
         office.reader.step(0.0)
     assert office.state.notices(9) == []
     assert office.store.backlog() == {"mail": 4}
-    office.now += 2 * HOUR
+    office.clock.sleep(7200)
     office.reader.step(0.0)
     office.start()  # a restart in between
     office.reader.step(0.0)
@@ -248,11 +246,10 @@ def test_a_target_that_is_away_hears_later_all_of_it() -> None:
     office.person.trouble = [TargetAway("x"), TargetAway("x"), OSError("y"), *[TargetAway("z")] * 5]
     with capture_logs() as logs:
         for _ in range(200):
-            office.now += 10_000
+            office.clock.sleep(0.5)
             office.courier.step(0.0)
             if len(office.told) == 3:
                 break
-            Event().wait(0.002)
     assert sorted(office.told) == ["opened-1", "opened-2", "opened-3"]
     assert {one for one, _ in office.person.heard} == {
         delivery_id("mail", alert) for _, alert in office.person.heard
@@ -270,7 +267,7 @@ def test_a_target_that_fails_is_left_alone_for_a_while() -> None:
     office.person.trouble = [TargetAway("x")] * 100
     assert office.reader.trouble is None
     for _ in range(50):
-        office.now += 10_000
+        office.clock.sleep(0.01)
         office.courier.step(0.0)
     assert len(office.person.trouble) == 97
     office.reader.step(0.0)
@@ -283,7 +280,7 @@ def test_a_target_that_asks_for_rest_gets_it() -> None:
     waiting(office, 1, 2)
     office.person.trouble = [TargetAway("429", 30.0)]
     office.deliver()
-    office.now += 20_000_000
+    office.clock.sleep(20.0)
     office.deliver()
     assert office.told == []
 
@@ -310,9 +307,9 @@ def test_what_is_too_old_is_a_dead_letter() -> None:
     office.person.trouble = [TargetAway("x")]
     office.deliver()
     waiting(office, 3)
-    office.now += 23 * HOUR
+    office.clock.sleep(23 * 3600)
     waiting(office, 2)
-    office.now += 2 * HOUR
+    office.clock.sleep(7200)
     with capture_logs() as logs:
         office.deliver()
     assert office.told == ["opened-3", "opened-2"]
@@ -330,12 +327,15 @@ def test_a_target_that_hangs_holds_up_nobody() -> None:
     store, release = MemoryAlerts(), Event()
     slow, quick = Person(during=lambda: (release.wait(30), None)[1]), Person()
     ways = {"mail": slow, "webhook:scada": quick}
-    both = [courier(name, person, store, QUICK, lambda: DAY_ZERO) for name, person in ways.items()]
+    both = [
+        courier(name, person, store, QUICK, SettableClock(DAY_ZERO))
+        for name, person in ways.items()
+    ]
     alert = Office()
     alert.post(1)
     (told,) = alerts_of(ANOMALY_TOPIC, alert.state.notices(1)[0].payload, 0.9)
     store.keep(Dispatch(sent=[(name, told) for name in ways]), [], DAY_ZERO)
-    with running(both):
+    with running(both, SettableClock()):
         wait_for(lambda: quick.heard)
         assert slow.heard == []
         release.set()
@@ -355,6 +355,6 @@ def test_a_fault_in_the_store_does_not_end_a_courier() -> None:
         return whole(target, now)
 
     office.store.next = broken  # type: ignore[method-assign, assignment]
-    with capture_logs() as logs, running([office.courier]):
+    with capture_logs() as logs, running([office.courier], office.clock):
         wait_for(lambda: office.told)
     assert [line["action"] for line in logs].count("courier_stumbled") == 2

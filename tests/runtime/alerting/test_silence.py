@@ -16,8 +16,9 @@ from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports.alerts import AlertStore
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.ports.state import Outgoing
-from insa_anomaly.runtime.alerting.silence import ReceptionWatch, SilenceEvent, SilenceMonitor
+from insa_anomaly.runtime.alerting.silence import SilenceEvent, SilenceMonitor
 from insa_anomaly.testing.alerts import MemoryAlerts
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.state import MemoryState
 from tests.core.alerts import DAY_ZERO
 
@@ -33,7 +34,7 @@ class Plant:
 
     store: AlertStore = field(default_factory=MemoryAlerts)
     state: MemoryState = field(default_factory=MemoryState)
-    seconds: float = 1000.0
+    clock: SettableClock = field(default_factory=lambda: SettableClock(DAY_ZERO))
     listening: bool = True
     offered: list[Outgoing] = field(default_factory=list)
     known: list[SeriesKey] = field(default_factory=list)
@@ -43,23 +44,21 @@ class Plant:
 
     def start(self) -> None:
         """Start a new run."""
-        ears = ReceptionWatch(
-            lambda: self.listening, lambda: DAY_ZERO + int(self.seconds * 1e6), lambda: self.seconds
-        )
         self.listen = SilenceMonitor(
             state=self.state,
             store=self.store,
             known=self.known,
             patience=Patience(),
-            ears=ears,
+            listening=lambda: self.listening,
+            clock=self.clock,
             enqueue=self.offered.extend,
         )
 
     def run(self, seconds: float, dead: frozenset[str] = frozenset()) -> list[SilenceEvent]:
         """Let time pass, and return the events published meanwhile."""
-        told, end = len(self.offered), self.seconds + seconds
-        while self.seconds < end:
-            self.seconds += 5.0
+        told, end = len(self.offered), self.clock.seconds + seconds
+        while self.clock.seconds < end:
+            self.clock.sleep(5.0)
             alive = [
                 number
                 for number, key in enumerate(KEYS)
@@ -145,7 +144,7 @@ def test_a_restart_tells_nothing_twice(tmp_path: Path, body: str) -> None:
     plant.run(HOUR)
     plant.run(HOUR, frozenset({"press-1"}))
     plant.listen.save()
-    plant.seconds += 5 * HOUR
+    plant.clock.sleep(5 * HOUR)
     plant.start()
     (event,) = plant.run(HOUR, frozenset({"press-1", "press-2"}))
     assert (event.kind, event.device_id) == ("device_silent", "press-2")
@@ -158,7 +157,7 @@ def test_a_process_that_slept_missed_nobody() -> None:
     """A process that was suspended for an hour reports no silence."""
     plant = Plant()
     plant.run(HOUR)
-    plant.seconds += HOUR
+    plant.clock.sleep(HOUR)
     assert plant.run(HOUR) == []
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from insa_anomaly.core.series import features
 from insa_anomaly.errors import DaemonSilent
-from insa_anomaly.runtime.fleet import shared_windows as board_module
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
+from insa_anomaly.testing.clock import SettableClock
+from insa_anomaly.wiring.clock import SystemClock
 from tests.runtime.streams import PARAMETERS, model
 
 ROWS = 4
@@ -56,29 +57,26 @@ def test_every_look_is_whole(written: SharedWindows) -> None:
     seen = set()
     until = monotonic() + 2.0
     while monotonic() < until:
-        state = written.read(2).state
+        state = written.read(2, SystemClock()).state
         assert (state == state[0]).all()
         seen.add(float(state[0]))
     assert len(seen) > 10
 
 
-def test_a_row_that_nobody_goes_on_with_is_given_up(
-    windows: SharedWindows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_nobody_goes_on_with_is_given_up(windows: SharedWindows) -> None:
     """A look at a row whose writer is frozen or gone gives up; other rows can be read."""
-    monkeypatch.setattr(board_module, "_ATTEMPTS", 3)
     with windows.changing(1):
         with pytest.raises(DaemonSilent):
-            windows.read(1)
-        assert windows.read(2).model is None
-    assert windows.read(1).model is None
+            windows.read(1, SettableClock())
+        assert windows.read(2, SettableClock()).model is None
+    assert windows.read(1, SettableClock()).model is None
 
 
 def test_a_change_that_failed_is_over(windows: SharedWindows) -> None:
     """A change that failed may leave its row half written, but not locked for ever."""
     with pytest.raises(ZeroDivisionError), windows.changing(1):
         windows.states[1, 0] = 1 / 0
-    assert windows.read(1).index == 1
+    assert windows.read(1, SettableClock()).index == 1
 
 
 def test_a_model_has_its_name_only_when_it_is_whole(
@@ -90,7 +88,7 @@ def test_a_model_has_its_name_only_when_it_is_whole(
     scaled = np.zeros((1, features.WIDTH), np.float32)
     with windows.changing(1):
         windows.put(1, first)
-    assert windows.read(1).model == (first.id, first.version)
+    assert windows.read(1, SettableClock()).model == (first.id, first.version)
     walked = windows.isolate(1, first.id, scaled)
     assert walked is not None
     assert walked[0] == first.forest.score_samples(scaled)[0]
@@ -110,5 +108,5 @@ def test_a_model_has_its_name_only_when_it_is_whole(
     assert windows.isolate(1, "another", scaled) is not None
     with windows.changing(1):
         windows.put(1, None)
-    assert windows.read(1).model is None
+    assert windows.read(1, SettableClock()).model is None
     assert windows.isolate(1, "another", scaled) is None

@@ -24,6 +24,7 @@ from insa_anomaly.runtime.models import health
 from insa_anomaly.runtime.models.activity import Activity
 from insa_anomaly.runtime.models.failures import Failures
 from insa_anomaly.runtime.models.health import HealthKeeper, Notes
+from insa_anomaly.testing.clock import SettableClock
 from tests.runtime.models.test_activity import KEYS, batch
 
 NOW, HERE = 1_800_000_000_000_000, UUID(int=1)
@@ -36,7 +37,7 @@ class Ward:
     The database, or the disk, raises `trouble`.
     """
 
-    monotonic: float = 1000.0
+    clock: SettableClock = field(default_factory=lambda: SettableClock(NOW))
     noted: list[ScoringCounts] = field(default_factory=list)
     kept: list[Job] = field(default_factory=list)
     turns: int = 0
@@ -44,11 +45,11 @@ class Ward:
 
     def __post_init__(self) -> None:
         self.activity = Activity()
-        self.failures = Failures(lambda: NOW)
+        self.failures = Failures(self.clock)
         ward: Any = self
         notes = Notes(self.activity, self.note, lambda: self.failures.write_down(self.keep))
         self.keeper = HealthKeeper(
-            service=ward, remedies=ward, notes=notes, instance=HERE, latency=0.1, clock=lambda: NOW
+            service=ward, remedies=ward, notes=notes, instance=HERE, latency=0.1, clock=self.clock
         )
 
     def note(self, instance: UUID, counted: ScoringCounts, now: int) -> None:
@@ -79,17 +80,14 @@ class Ward:
     def seconds(self, count: int) -> None:
         """Let `count` seconds pass, with a step in each."""
         for _ in range(count):
-            self.monotonic += 1.0
+            self.clock.seconds += 1.0
             assert self.keeper.step(0.0) == health.TURN_SECONDS
 
 
 @pytest.fixture
-def ward(monkeypatch: pytest.MonkeyPatch) -> Ward:
+def ward() -> Ward:
     """Return a ward with a clock of its own."""
-    ward: list[Ward] = []
-    monkeypatch.setattr(health, "monotonic", lambda: ward[0].monotonic if ward else 1000.0)
-    ward.append(Ward())
-    return ward[0]
+    return Ward()
 
 
 def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
@@ -146,7 +144,7 @@ def test_refits_that_made_no_model_are_written_down_once(ward: Ward) -> None:
 
 def test_of_very_many_failures_the_newest_are_kept() -> None:
     """Memory has a bound while the database is unreachable, and a write stays whole."""
-    failures, kept = Failures(lambda: NOW), list[str]()
+    failures, kept = Failures(SettableClock(NOW)), list[str]()
     for number in range(failures_module.WAITING_MOST):
         failures.add(SeriesKey("pump", str(number)), "m", "")
 
@@ -160,13 +158,12 @@ def test_of_very_many_failures_the_newest_are_kept() -> None:
     assert kept == [*map(str, range(failures_module.WAITING_MOST)), "newer"]
 
 
-def test_nothing_is_checked_before_the_plant_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_checked_before_the_plant_was_heard() -> None:
     """Decisions of an earlier run are carried out while the first check is pending."""
     checks: list[int] = []
     remedies: Any = SimpleNamespace(step=lambda _instance, _now: checks.append(0))
     service: Any = SimpleNamespace(run_due=lambda _now: checks.append(1))
-    moment = [1000.0]
-    monkeypatch.setattr(health, "monotonic", lambda: moment[0])
+    clock = SettableClock(NOW)
     notes = Notes(Activity(), lambda *_: None, lambda: None)
     keeper = HealthKeeper(
         service=service,
@@ -174,10 +171,10 @@ def test_nothing_is_checked_before_the_plant_was_heard(monkeypatch: pytest.Monke
         notes=notes,
         instance=HERE,
         latency=0.1,
-        clock=lambda: NOW,
+        clock=clock,
         settle=300.0,
     )
     keeper.turn()
-    moment[0] += 301.0
+    clock.sleep(301.0)
     keeper.turn()
     assert checks == [0, 1, 0]

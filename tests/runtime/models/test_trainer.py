@@ -39,6 +39,7 @@ from insa_anomaly.runtime.models.child import (
 )
 from insa_anomaly.runtime.models.trainer import Admission, Trainer
 from insa_anomaly.settings.sections import TrainingSettings
+from insa_anomaly.testing.clock import SettableClock
 from insa_anomaly.testing.models import MemoryModels
 from tests.runtime.streams import SERIES, model_row, removal, swap
 
@@ -238,7 +239,9 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
 
     The progress of the interrupted training was received.
     """
-    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, TrainingSettings())
+    trainer = Trainer(
+        MemoryModels(), list[Swap]().extend, nursery.start, TrainingSettings(), SettableClock()
+    )
     heard: list[int] = []
     answers: list[TrainingReply] = []
     asking = Thread(
@@ -261,7 +264,9 @@ def test_a_training_is_interrupted_by_its_name(nursery: Nursery) -> None:
 
 def test_what_is_asked_for_by_hand_goes_first(nursery: Nursery) -> None:
     """No automatic training begins while a requested training waits."""
-    trainer = Trainer(MemoryModels(), list[Swap]().extend, nursery.start, TrainingSettings())
+    trainer = Trainer(
+        MemoryModels(), list[Swap]().extend, nursery.start, TrainingSettings(), SettableClock()
+    )
     trainer.request([SeriesKey("pump", "b")])
     trainer._urgent = 1
     trainer.step(0.5)
@@ -319,6 +324,7 @@ class School:
 
     def __init__(self, *, devices: bool = False, **settings: float) -> None:
         self.shelf = Unreadable()
+        self.clock = SettableClock()
         self.swaps: list[Swap] = []
         self.told: list[tuple[str, str]] = []
         self.failed: list[tuple[SeriesKey, str, str]] = []
@@ -327,11 +333,17 @@ class School:
             swap=self.swaps.extend,
             start_child=Nursery().start,
             training=msgspec.convert(settings | {"devices": devices}, TrainingSettings),
-            told=lambda row, kind, _: self.told.append((row.id, kind)),
-            failed=lambda key, model_id, reason: self.failed.append((key, model_id, reason)),
+            clock=self.clock,
+            on_trained=lambda row, kind, _: self.told.append((row.id, kind)),
+            on_failed=lambda key, model_id, reason: self.failed.append((key, model_id, reason)),
         )
         self.pupil = Pupil(self.shelf)
         self.trainer._child = self.pupil  # type: ignore[assignment]
+
+    def turn(self) -> None:
+        """Run a step when the index is read again."""
+        self.clock.sleep(training.INDEX_POLL_SECONDS)
+        self.trainer.step(0.0)
 
     def serving(self) -> dict[SeriesKey, str]:
         """Return the serving models after all swaps."""
@@ -343,11 +355,6 @@ class School:
             if one.model_id is not None:
                 serving[key] = one.model_id
         return serving
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "INDEX_POLL_SECONDS", 0.0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -365,12 +372,12 @@ def test_swaps_follow_the_index(happenings: list[tuple[str, int]]) -> None:
     school = School()
     for what, number in happenings:
         if what == "step":
-            school.trainer.step(0.0)
+            school.turn()
         elif what == "due":
             school.trainer.request([SERIES[number % 3]])
         else:
             school.shelf.put(model_row(number, what), b"")
-    school.trainer.step(0.0)
+    school.turn()
     assert school.serving() == school.shelf.active()
 
 
@@ -399,9 +406,9 @@ def test_a_version_that_is_to_score_along_is_swapped_in() -> None:
     school = School()
     for row in (model_row(0, "active"), model_row(3, "shadow")):
         school.shelf.put(row, b"")
-    school.trainer.step(0.0)
+    school.turn()
     school.shelf.put(model_row(3, "archived"), b"")
-    school.trainer.step(0.0)
+    school.turn()
     assert school.swaps == [Swap(*SERIES[0], swap(0).model_id, None, swap(3).model_id), swap(0)]
 
 
@@ -429,9 +436,9 @@ def test_a_model_that_is_taken_away_is_swapped_out() -> None:
     """A series whose model is deleted continues without."""
     school = School()
     school.shelf.put(model_row(0, "active"), b"")
-    school.trainer.step(0.0)
+    school.turn()
     school.shelf.put(model_row(0, "deleted"), b"")
-    school.trainer.step(0.0)
+    school.turn()
     assert school.swaps == [swap(0), removal(0)]
 
 
@@ -441,23 +448,21 @@ def test_an_index_that_cannot_be_read_is_looked_at_again() -> None:
     school.shelf.put(model_row(0, "active"), b"")
     school.shelf.broken = True
     school.trainer.request([SERIES[1]])
-    school.trainer.step(0.0)
+    school.turn()
     assert school.swaps == []
     school.shelf.broken = False
-    school.trainer.step(0.0)
+    school.turn()
     assert set(school.swaps) == {swap(0), swap(1)}
 
 
 def test_the_index_is_looked_at_now_and_then() -> None:
     """The index is not read at every step, because a look costs a query."""
     school = School()
-    school.trainer.step(0.0)
-    school.trainer._next_look = monotonic() + 60.0
+    school.turn()
     school.shelf.put(model_row(0, "active"), b"")
     school.trainer.step(0.0)
     assert school.swaps == []
-    school.trainer._next_look = 0.0
-    school.trainer.step(0.0)
+    school.turn()
     assert school.swaps == [swap(0)]
 
 
@@ -476,9 +481,8 @@ def test_a_series_that_asks_is_trained_and_its_model_swapped_in() -> None:
     assert (school.pupil.orders, school.swaps) == ([SERIES[1], SERIES[0]], [swap(1), swap(0)])
 
 
-def test_with_nothing_to_train_it_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_nothing_to_train_it_says_how_long_to_wait() -> None:
     """An idle step returns a wait no longer than until the next look at the index."""
-    monkeypatch.setattr(training, "INDEX_POLL_SECONDS", 1.0)
     assert School().trainer.step(0.2) == 0.2
     assert School().trainer.step(5.0) == 1.0
 
@@ -487,7 +491,7 @@ def test_where_series_do_not_train_themselves_nobody_waits() -> None:
     """`training.automatic: false` leaves training to commands."""
     school = School(automatic=False)
     school.trainer.request(list(SERIES))
-    school.trainer.step(0.0)
+    school.turn()
     assert school.pupil.orders == []
 
 
@@ -496,7 +500,7 @@ def test_the_queue_is_bounded() -> None:
     school = School(waiting=2)
     school.trainer.request(list(SERIES))
     for _ in range(4):
-        school.trainer.step(0.0)
+        school.turn()
     assert school.pupil.orders == list(SERIES[:2])
 
 
@@ -508,11 +512,11 @@ def test_new_series_are_admitted_at_a_measured_pace_and_hold_up_no_refit() -> No
     school = School(burst=1, a_minute=1e-6)
     school.trainer.request(list(SERIES))
     for _ in range(3):
-        school.trainer.step(0.0)
+        school.turn()
     assert school.pupil.orders == [SERIES[0]]
     school.trainer.request([SERIES[0]])
     for _ in range(3):
-        school.trainer.step(0.0)
+        school.turn()
     assert school.pupil.orders == [SERIES[0], SERIES[0]]
     assert list(school.trainer._waiting) == list(SERIES[1:])
 
@@ -522,15 +526,17 @@ def test_a_training_that_failed_is_tried_again_in_time() -> None:
     school = School(retry_after=60.0)
     school.pupil.fails = True
     school.trainer.request([SERIES[0]])
-    school.trainer.step(0.0)
+    school.turn()
     school.pupil.fails = False
     school.trainer.request([SERIES[0], SERIES[1]])
     for _ in range(3):
-        school.trainer.step(0.0)
+        school.turn()
     assert school.pupil.orders == [SERIES[0], SERIES[1]]
-    assert 50.0 < school.trainer._waiting[SERIES[0]] - monotonic() <= 60.0
-    school.trainer._waiting[SERIES[0]] = 0.0
-    school.trainer.step(0.0)
+    school.clock.sleep(50.0)
+    school.turn()
+    assert len(school.pupil.orders) == 2
+    school.clock.sleep(10.0)
+    school.turn()
     assert school.swaps == [swap(1), swap(0)]
 
 
@@ -539,10 +545,10 @@ def test_what_is_trained_is_told() -> None:
     school = School()
     for _ in range(2):
         school.trainer.request([SERIES[0]])
-        school.trainer.step(0.0)
+        school.turn()
     school.pupil.fails = True
     school.trainer.request([SERIES[1]])
-    school.trainer.step(0.0)
+    school.turn()
     assert school.told == [(model_row(0).id, "train"), (model_row(0).id, "retrain")]
 
 
@@ -554,13 +560,13 @@ def test_a_refit_that_makes_no_model_is_noted() -> None:
     school = School(retry_after=0.0)
     school.pupil.fails = True
     school.trainer.request([SERIES[0]])
-    school.trainer.step(0.0)
+    school.turn()
     school.pupil.fails = False
-    school.trainer.step(0.0)
+    school.turn()
     school.pupil.fails = True
     for school.pupil.away, school.pupil.closed in ((True, False), (False, True), (False, False)):
         school.trainer.request([SERIES[0]])
-        school.trainer.step(0.0)
+        school.turn()
     assert school.failed == [(SERIES[0], model_row(0).id, "too few readings")]
 
 
@@ -574,13 +580,12 @@ def test_what_is_disabled_trains_no_more_by_itself() -> None:
     school.shelf.put(model_row(0, "disabled"), b"")
     for _ in range(3):
         school.trainer.request([SERIES[0]])
-        school.trainer.step(0.0)
-        school.trainer._next_look = 0.0
+        school.turn()
     assert (school.pupil.orders, school.swaps) == ([], [])
     school.shelf.put(model_row(0, "active"), b"")
-    school.trainer.step(0.0)
+    school.turn()
     school.trainer.request([SERIES[0]])
-    school.trainer.step(0.0)
+    school.turn()
     assert (school.pupil.orders, school.swaps) == ([SERIES[0]], [swap(0)])
 
 
@@ -590,7 +595,7 @@ def trained(school: School, keys: list[SeriesKey]) -> list[SeriesKey]:
     before = len(school.pupil.orders)
     school.trainer.request(keys)
     for _ in range(len(keys) + 2):
-        school.trainer.step(0.0)
+        school.turn()
     return school.pupil.orders[before:]
 
 
@@ -610,20 +615,19 @@ def test_a_device_of_two_metrics_is_trained_once_both_are() -> None:
     assert school.pupil.refits[-1]
 
 
-def test_a_device_that_fails_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_is_tried_again_in_time() -> None:
     """A device that failed is tried again when a metric was trained again, and not too soon."""
     school, pump = School(devices=True), SeriesKey.of_device("pump")
     trained(school, [SERIES[1]])
     school.trainer.request([SERIES[0]])
-    school.trainer.step(0.0)
+    school.turn()
     school.pupil.fails = True
-    school.trainer.step(0.0)
+    school.turn()
     assert school.pupil.orders[-1] == pump
     assert not school.trainer._waiting
     school.pupil.fails = False
     assert trained(school, [SERIES[0]]) == [SERIES[0]]
-    later = monotonic() + training.DEVICE_RETRY_SECONDS + 1
-    monkeypatch.setattr(training, "monotonic", lambda: later)
+    school.clock.sleep(training.DEVICE_RETRY_SECONDS + 1)
     assert trained(school, [SERIES[0]]) == [SERIES[0], pump]
 
 
@@ -637,9 +641,9 @@ def test_a_child_by_the_protocol_makes_models_that_serve(nursery: Nursery) -> No
     school = School()
     school.trainer._child = Child(nursery.start, 60.0)
     school.trainer.request([SeriesKey("fails", "a"), SeriesKey("pump", "a")])
-    school.trainer.step(0.0)
+    school.turn()
     assert list(school.trainer._waiting) == [("pump", "a"), ("fails", "a")]
-    school.trainer.step(0.0)
+    school.turn()
     assert list(school.trainer._waiting) == [("fails", "a")]
     school.trainer.close()
     assert nursery.born[0].poll() is not None
