@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.embedded import Tools
+from insa_anomaly.instrumentation.metrics import definitions
 from insa_anomaly.workbench.dashboards import dashboard as board
 from insa_anomaly.workbench.dashboards.panels import COLUMNS
 from tests.conftest import ROOT
@@ -38,7 +38,7 @@ def test_what_is_committed_is_what_is_generated(tmp_path: Path) -> None:
 
 def test_only_metrics_that_there_are_are_asked_for() -> None:
     """The dashboard and the rules query only metrics that exist."""
-    known = {one.name for one in instrumentation.definitions()}
+    known = {one.name for one in definitions()}
     asked = "\n".join(
         [
             *_expressions(),

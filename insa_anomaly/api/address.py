@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import AddressInUse, ConfigError
+from insa_anomaly.instrumentation.admin_port import port_unprotected
 
 WAITING_MOST = 2048  # connections that are not accepted yet
 
@@ -64,4 +64,4 @@ def listen(host: str, port: int) -> socket.socket:
 def warn_unprotected(host: str, certificate: Certificate | None) -> None:
     """Warn if keys would cross the network unencrypted."""
     if certificate is None and not is_loopback(host):
-        instrumentation.port_unprotected(host)
+        port_unprotected(host)

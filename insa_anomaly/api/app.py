@@ -9,7 +9,6 @@ from threading import Thread
 import uvicorn
 from fastapi import FastAPI
 
-from insa_anomaly import instrumentation
 from insa_anomaly.api import (
     anomalies,
     documents,
@@ -25,6 +24,7 @@ from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
+from insa_anomaly.instrumentation.metrics import metrics_text
 from insa_anomaly.services.anomalies import AnomalyService
 from insa_anomaly.services.jobs import JobService
 from insa_anomaly.services.keys import KeyRing
@@ -60,7 +60,7 @@ class Admin:
 def create(
     version: str,
     condition: Callable[[], Condition],
-    metrics: Callable[[], bytes] = instrumentation.metrics_text,
+    metrics: Callable[[], bytes] = metrics_text,
     admin: Admin | None = None,
 ) -> FastAPI:
     """Return the application, which knows the daemon only through these callables.

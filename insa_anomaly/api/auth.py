@@ -11,8 +11,8 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from insa_anomaly import instrumentation
 from insa_anomaly.api.problems import Problem, answer
+from insa_anomaly.instrumentation.admin_port import request_denied
 from insa_anomaly.ports.keys import Key
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.keys import Denied, KeyRing, Permission, grants
@@ -65,10 +65,10 @@ class Guard:
             else await run_in_threadpool(self._ring.authenticate, token)
         )
         if isinstance(known, Denied):
-            instrumentation.request_denied(str(known), _origin(request))
+            request_denied(str(known), _origin(request))
             raise Problem(HTTPStatus.UNAUTHORIZED, str(known), _CHALLENGE)
         if permission is None or not grants(known, permission):
-            instrumentation.request_denied("the key lacks a permission", _origin(request))
+            request_denied("the key lacks a permission", _origin(request))
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 f"the key is not good for this; needed: {permission or 'what no key has'}",

@@ -10,7 +10,7 @@ from typing import Any, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from insa_anomaly import instrumentation
+from insa_anomaly.instrumentation.admin_port import request_too_slow
 
 CONNECTIONS_MOST = 500  # each takes a file descriptor, which the log and the database need too
 HELD_MOST = 65_536  # bytes of an answer that wait for its rest
@@ -108,7 +108,7 @@ def impatient(seconds: float) -> type[H11Protocol]:
                 self._overdue = None
 
         def _give_up(self) -> None:
-            instrumentation.request_too_slow(self.client[0] if self.client else "", seconds)
+            request_too_slow(self.client[0] if self.client else "", seconds)
             self.transport.abort()
 
     return Impatient

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from insa_anomaly import instrumentation
+from insa_anomaly.instrumentation.metrics import model_metrics_text, port_metrics_text
 from insa_anomaly.ports.models import ModelAccuracy
 from insa_anomaly.services.stream import Condition
 
@@ -38,7 +38,7 @@ def router(
     @routes.get("/metrics")
     def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
-        return Response(metrics_text() + instrumentation.port_metrics_text(), media_type=TEXT)
+        return Response(metrics_text() + port_metrics_text(), media_type=TEXT)
 
     @routes.get("/api/v1/status")
     def status() -> dict[str, object]:
@@ -60,6 +60,6 @@ def models_router(figures: Callable[[], list[ModelAccuracy]]) -> APIRouter:
 
         The metrics are many, so scrape them once a minute at most.
         """
-        return Response(instrumentation.model_metrics_text(figures()), media_type=TEXT)
+        return Response(model_metrics_text(figures()), media_type=TEXT)
 
     return routes

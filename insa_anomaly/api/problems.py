@@ -11,7 +11,6 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import (
     Conflict,
     DatabaseAway,
@@ -21,6 +20,7 @@ from insa_anomaly.errors import (
     TooLarge,
     TooMany,
 )
+from insa_anomaly.instrumentation.admin_port import request_failed, request_unanswerable
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_RETRY_SECONDS = 5
@@ -86,12 +86,12 @@ async def _ours(request: Request, error: Exception) -> Response:
     if isinstance(error, TooLarge):
         return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
     if isinstance(error, DatabaseAway | DatabaseRefused):
-        instrumentation.request_unanswerable(request.method, str(error))
+        request_unanswerable(request.method, str(error))
         detail = "the database does not answer, or refuses; nothing was changed"
         return answer(
             HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(AWAY_RETRY_SECONDS)}
         )
-    instrumentation.request_unanswerable(request.method, str(error))
+    request_unanswerable(request.method, str(error))
     return answer(
         HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": str(AWAY_RETRY_SECONDS)}
     )
@@ -122,7 +122,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    instrumentation.request_failed(request.method, error)
+    request_failed(request.method, error)
     return answer(
         HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the daemon; its log says more"
     )

@@ -10,7 +10,7 @@ from insa_anomaly.adapters.postgres.connection import PostgresConnection as Data
 from insa_anomaly.commands.options import Config, load_for_use
 from insa_anomaly.commands.outline import outline
 from insa_anomaly.errors import BrokerAway, InsaError
-from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.instrumentation.logger import set_up_logging
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
 from insa_anomaly.wiring import alerts, storage

@@ -27,7 +27,7 @@ from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import BrokerAway, ServiceError
-from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.instrumentation.logger import set_up_logging
 from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import (

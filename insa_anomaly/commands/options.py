@@ -8,7 +8,7 @@ import typer
 
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import InsaError
-from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.instrumentation.logger import set_up_logging
 from insa_anomaly.settings.load import Settings, load
 from insa_anomaly.wiring import storage
 

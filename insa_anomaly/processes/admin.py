@@ -17,7 +17,6 @@ from threading import Event, Thread
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.host.lines import AskingEnd
 from insa_anomaly.adapters.host.shared_memory import SharedMemory
 from insa_anomaly.adapters.postgres.anomalies import PostgresFindings
@@ -27,6 +26,8 @@ from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimi
 from insa_anomaly.api import app
 from insa_anomaly.api.app import Admin
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused
+from insa_anomaly.instrumentation.admin_port import keys_unreadable
+from insa_anomaly.instrumentation.logger import set_up_logging
 from insa_anomaly.ports.cache import Cache
 from insa_anomaly.processes.admin_child import Inherited, certificate
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
@@ -60,7 +61,7 @@ def be() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon ends us
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     inherited = msgspec.json.decode(sys.stdin.buffer.readline(), type=Inherited)
-    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    set_up_logging(settings.logging.level, settings.logging.form)
     stream = StreamClient(AskingEnd(inherited.questions).ask, AskingEnd(inherited.posts).ask)
     with opened(settings, inherited, stream) as admin:
         application = app.create(version("insa-anomaly"), stream.condition, stream.metrics, admin)
@@ -78,7 +79,7 @@ def be() -> None:
 
 def adjust(admin: Admin, settings: Settings) -> None:
     """Apply the settings that can change at run time."""
-    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    set_up_logging(settings.logging.level, settings.logging.form)
     admin.predictions.adjust(settings.http.predictions_a_minute)
 
 
@@ -146,7 +147,7 @@ def _refresh(ring: KeyRing, stop: Event) -> None:
             trouble = False
         except (DatabaseAway, DatabaseRefused) as error:
             if not trouble:
-                instrumentation.keys_unreadable(str(error))
+                keys_unreadable(str(error))
             trouble = True
 
 

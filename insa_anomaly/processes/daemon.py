@@ -16,7 +16,6 @@ from types import FrameType
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.disk.reserve import FileReserve
 from insa_anomaly.adapters.host.shared_memory import SharedMemory
@@ -24,6 +23,9 @@ from insa_anomaly.adapters.host.systemd import Notifier
 from insa_anomaly.adapters.mqtt import MqttConnection, Terms
 from insa_anomaly.errors import ConfigError
 from insa_anomaly.files.whole import write_whole
+from insa_anomaly.instrumentation.daemon import daemon_started, daemon_stopped, daemon_stopping
+from insa_anomaly.instrumentation.logger import set_up_logging
+from insa_anomaly.instrumentation.metrics import metrics_text
 from insa_anomaly.ports.broker import Broker
 from insa_anomaly.processes import admin_child
 from insa_anomaly.processes.reload import Reload
@@ -117,7 +119,7 @@ def run(settings: Settings, source: str) -> int:
         if port is not None:
             port.open(_desk(parts, daemon))
         with _stopping(daemon.end), _reloading(reload.ask):
-            instrumentation.daemon_started(
+            daemon_started(
                 version("insa-anomaly"),
                 config=source,
                 start_seconds=round(time.monotonic() - began, 2),
@@ -125,7 +127,7 @@ def run(settings: Settings, source: str) -> int:
             status = daemon.run()
         stopping = time.monotonic()
     faulthandler.cancel_dump_traceback_later()
-    instrumentation.daemon_stopped(time.monotonic() - stopping)
+    daemon_stopped(time.monotonic() - stopping)
     return status
 
 
@@ -148,13 +150,13 @@ def _desk(parts: DaemonParts, daemon: Daemon) -> StreamServer:
         inlet=parts.intake,
         interrupt=trainer.interrupt,
         condition=condition,
-        metrics=instrumentation.metrics_text,
+        metrics=metrics_text,
     )
 
 
 def _adjust(parts: DaemonParts, admin: AdminProcess | None, settings: Settings) -> None:
     """Apply the settings that can change at run time (`reload.LIVE`)."""
-    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    set_up_logging(settings.logging.level, settings.logging.form)
     parts.record.adjust(settings.record)
     parts.trainer.adjust(settings.training)
     if admin is not None:
@@ -340,7 +342,7 @@ def _stopping(end: Callable[[], None]) -> Iterator[None]:
     """Call `end` at SIGTERM and SIGINT while the block runs; then restore the handlers."""
 
     def handle(number: int, _: FrameType | None) -> None:
-        instrumentation.daemon_stopping(signal.Signals(number).name)
+        daemon_stopping(signal.Signals(number).name)
         end()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -8,8 +8,8 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from threading import Event
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import ConfigError
+from insa_anomaly.instrumentation.daemon import settings_read, settings_refused
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.load import Settings, load
 
@@ -61,14 +61,14 @@ class Reload(Step):
         try:
             new, _ = load(self._path)
         except ConfigError as error:
-            instrumentation.settings_refused(str(error))
+            settings_refused(str(error))
             return
         changed = differences(self._current, new)
         live, waiting = sorted(changed & LIVE), sorted(changed - LIVE)
         self._current = _merged(self._current, new, live)
         if live:
             self._adjust(self._current)
-        instrumentation.settings_read(live, waiting)
+        settings_read(live, waiting)
 
 
 def differences(one: Settings, other: Settings) -> set[str]:

@@ -9,7 +9,6 @@ from functools import partial
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres import roles
@@ -20,6 +19,8 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.workers import DaskWorkers, LokyWorkers
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, InsaError, ModelFileError
+from insa_anomaly.instrumentation.logger import set_up_logging
+from insa_anomaly.instrumentation.models import catalogue_behind
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.runtime.models.child import (
     FleetTrainingOrder,
@@ -60,7 +61,7 @@ def train_orders() -> None:
 
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     dsn = msgspec.json.decode(sys.stdin.buffer.readline(), type=str)
-    instrumentation.set_up_logging(settings.logging.level, settings.logging.form)
+    set_up_logging(settings.logging.level, settings.logging.form)
     with (
         model_files(settings) as files,
         PostgresHistory(dsn) as history,
@@ -118,7 +119,7 @@ def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) 
         try:
             catalogue.put(one)
         except (DatabaseAway, DatabaseRefused) as error:
-            instrumentation.catalogue_behind(one.id, str(error))
+            catalogue_behind(one.id, str(error))
             return
 
 

@@ -5,8 +5,8 @@ from contextlib import suppress
 from subprocess import Popen, TimeoutExpired
 from threading import Lock
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.operations.backoff import BackoffPolicy, backoff
+from insa_anomaly.instrumentation.admin_port import admin_process_ended
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.load import Settings
@@ -60,7 +60,7 @@ class AdminProcess(Step):
         if not self._restart_at:
             self._failures = 1 if now - self._began_at > STEADY_SECONDS else self._failures + 1
             self._restart_at = now + backoff(self._failures, RETRY, 0.0)
-            instrumentation.admin_process_ended(self.trouble or "", self._restart_at - now)
+            admin_process_ended(self.trouble or "", self._restart_at - now)
         elif now >= self._restart_at:
             self.begin()
         return TURN_SECONDS

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.units import DAY, SECOND
+from insa_anomaly.instrumentation.certificates import certificate_ending, certificate_looked_at
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.runtime.step import Step
 
@@ -30,8 +30,8 @@ class Certificates(Step):
             end = end_of()
             if end is None:
                 continue
-            instrumentation.certificate_looked_at(use, (end - now) / SECOND)
+            certificate_looked_at(use, (end - now) / SECOND)
             if end - now < EARLY_US and not 0 <= now - self._warned_at.get(use, -DAY) < DAY:
                 self._warned_at[use] = now
-                instrumentation.certificate_ending(use, (end - now) / SECOND)
+                certificate_ending(use, (end - now) / SECOND)
         return EVERY_SECONDS

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Protocol
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Results
 from insa_anomaly.errors import StateUnwritable
+from insa_anomaly.instrumentation.daemon import state_watched, thread_died
+from insa_anomaly.instrumentation.storage import log_not_trimmed
 from insa_anomaly.ports.broker import Broker
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log
@@ -257,7 +258,7 @@ class Daemon:
 
     def _fail(self, name: str, error: BaseException) -> None:
         self._failure = self._failure or (name, error)
-        instrumentation.thread_died(name, error)
+        thread_died(name, error)
         self._supervision.give_up()
         self._end.set()
 
@@ -269,7 +270,7 @@ class Daemon:
         if stuck is not None:
             self._fail(stuck[0], Stuck(f"it has been silent for {stuck[1]:.0f} s"))
         troubles = self._troubles()
-        instrumentation.state_watched(troubles.keys())
+        state_watched(troubles.keys())
         if self._supervision.status is not None:
             self._supervision.status.publish(list(troubles.values()))
         if self._failure is None:
@@ -289,7 +290,7 @@ class Daemon:
         try:
             self._parts.state.sync()
         except StateUnwritable as error:
-            instrumentation.log_not_trimmed(str(error))
+            log_not_trimmed(str(error))
         else:
             self._parts.intake.drop(through)
 

@@ -8,8 +8,9 @@ the broker.
 from collections import deque
 from threading import Condition, Event
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
+from insa_anomaly.instrumentation.intake import clock_stepped, messages_logged, messages_shed
+from insa_anomaly.instrumentation.storage import log_not_trimmed, log_unwritable
 from insa_anomaly.ports.broker import Broker, Delivery
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log, Swap
@@ -83,7 +84,7 @@ class Intake(Step):
                 if len(self._deliveries) == 1 or self._waiting >= self._settings.messages:
                     self._change.notify_all()
         if not room:
-            instrumentation.messages_shed(len(delivery.messages))
+            messages_shed(len(delivery.messages))
         return room
 
     def _has_room(self) -> bool:
@@ -141,7 +142,7 @@ class Intake(Step):
         try:
             self._log.drop(through)
         except LogBroken as error:
-            instrumentation.log_not_trimmed(str(error))
+            log_not_trimmed(str(error))
 
     def _gather(self, timeout_s: float) -> tuple[list[tuple[float, Delivery]], list[Swap]]:
         with self._change:
@@ -180,7 +181,7 @@ class Intake(Step):
         self._feed.add(entry, deliveries[0][0] if deliveries else None)
         self._acknowledge([delivery for _, delivery in deliveries])
         for arrived, delivery in deliveries:
-            instrumentation.messages_logged(len(delivery.messages), self._monotonic() - arrived)
+            messages_logged(len(delivery.messages), self._monotonic() - arrived)
         self._release(len(messages), sum(_size(delivery) for _, delivery in deliveries))
 
     def _acknowledge(self, deliveries: list[Delivery]) -> None:
@@ -198,7 +199,7 @@ class Intake(Step):
         """Log a step of the system clock: no wait here depends on it, but readers of times do."""
         ahead = now / 1e6 - self._monotonic()
         if self._ahead_s is not None and abs(ahead - self._ahead_s) > STEP_SECONDS:
-            instrumentation.clock_stepped(ahead - self._ahead_s)
+            clock_stepped(ahead - self._ahead_s)
         self._ahead_s = ahead
 
     def _put_back(
@@ -206,7 +207,7 @@ class Intake(Step):
     ) -> None:
         """Keep deliveries that the disk refused, unacknowledged, for another attempt."""
         if self.trouble is None:
-            instrumentation.log_unwritable(reason)
+            log_unwritable(reason)
         self.trouble = reason
         with self._change:
             self._deliveries.extendleft(reversed(deliveries))

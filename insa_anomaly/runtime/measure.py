@@ -3,8 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable, LogBroken, StateBroken
+from insa_anomaly.instrumentation.storage import (
+    measuring_failed,
+    outbox_measured,
+    reader_lag,
+    storage_measured,
+)
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log
 from insa_anomaly.ports.state import State
@@ -43,19 +48,19 @@ class Measure(Step):
             self._failed = False
         except (LogBroken, StateBroken, DiskUnreadable) as error:
             if not self._failed:
-                instrumentation.measuring_failed(str(error))
+                measuring_failed(str(error))
             self._failed = True
         return EVERY_SECONDS
 
     def _measure(self) -> None:
         state = self._backlog.state
         for reader, reached in (("score", state.cursor), ("record", self._backlog.recorded())):
-            instrumentation.reader_lag(reader, *self._lag(reached))
-        instrumentation.outbox_measured(state.untold())
+            reader_lag(reader, *self._lag(reached))
+        outbox_measured(state.untold())
         now = self._backlog.clock.monotonic()
         if now >= self._sizes_at:
             self._sizes_at = now + SIZES_EVERY_SECONDS
-            instrumentation.storage_measured(self._sizes())
+            storage_measured(self._sizes())
 
     def _lag(self, reached: int) -> tuple[int, float]:
         """Return the count of entries after `reached`, and the age of the oldest in seconds."""

@@ -13,8 +13,8 @@ from itertools import takewhile
 from math import inf
 from threading import Event
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
+from insa_anomaly.instrumentation.broker import event_dropped, event_refused, event_told
 from insa_anomaly.ports.broker import Publisher
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.state import Outgoing, State
@@ -111,7 +111,7 @@ class EventPublisher(Step):
                 continue
             if answer.refused is None:
                 self._note_acknowledged(event.number)
-                instrumentation.event_told(None if arrived is None else self._monotonic() - arrived)
+                event_told(None if arrived is None else self._monotonic() - arrived)
             else:
                 self._note_refused(event, answer.refused)
         self._settle(self._monotonic() - SAFE_SECONDS)
@@ -144,13 +144,13 @@ class EventPublisher(Step):
         self._retry_at = max(self._retry_at or -inf, self._refused_at + REFUSED_SECONDS)
         self._refused[event.number] = None
         self.trouble = f"the broker refuses events on {event.topic}: {reason}"
-        instrumentation.event_refused(event.topic, reason)
+        event_refused(event.topic, reason)
         if len(self._refused) > MOST_REFUSED:
             oldest = next(iter(self._refused))
             del self._refused[oldest]
             self._answers.pop(oldest, None)
             self._done.add(oldest)
-            instrumentation.event_dropped()
+            event_dropped()
 
     def _publish(self) -> None:
         for arrived, event in self._next(UNDER_WAY - len(self._under_way)):

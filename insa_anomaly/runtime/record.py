@@ -12,7 +12,6 @@ from contextlib import suppress
 
 import numpy as np
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.reading import Raw, Rejected, RejectionReason
 from insa_anomaly.core.reading.series_key import SeriesKey
@@ -22,6 +21,14 @@ from insa_anomaly.errors import (
     ModelFileError,
     RowsRefused,
     StateUnwritable,
+)
+from insa_anomaly.instrumentation.recorder import (
+    database_away,
+    database_back,
+    database_refused,
+    letters_dropped,
+    message_unrecordable,
+    page_recorded,
 )
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log
@@ -89,9 +96,9 @@ class RecordReader(Step):
         try:
             self._record_next(timeout_s)
         except DatabaseAway as error:
-            self._back_off(str(error), instrumentation.database_away)
+            self._back_off(str(error), database_away)
         except DatabaseRefused as error:
-            self._back_off(str(error), lambda reason, _: instrumentation.database_refused(reason))
+            self._back_off(str(error), lambda reason, _: database_refused(reason))
 
     def _record_next(self, timeout_s: float) -> None:
         if not self._cursor_known:
@@ -113,7 +120,7 @@ class RecordReader(Step):
             refused, more, quota = self._record_parts(page, batches, through, quota)
             dropped += more
         self._quota = quota
-        instrumentation.letters_dropped(dropped)
+        letters_dropped(dropped)
         self._finish(page, refused)
         full = len(page.telemetry.value) >= settings.readings
         self._next_at = 0.0 if full else self._clock.monotonic() + settings.linger
@@ -133,7 +140,7 @@ class RecordReader(Step):
         self._recorder.record(parts.last([*page.rejected, *letters]))
         self._left_out |= {parts.anomaly_ids[row]: through for row in refused}
         for message in messages:
-            instrumentation.message_unrecordable(message.reason, message.detail, message.raw.topic)
+            message_unrecordable(message.reason, message.detail, message.raw.topic)
         return len(refused), dropped, quota
 
     def _refused_messages(self, batches: list[Batch], refused: dict[int, str]) -> list[Rejected]:
@@ -203,7 +210,7 @@ class RecordReader(Step):
 
     def _finish(self, page: Page, refused: int) -> None:
         if self.trouble is not None:
-            instrumentation.database_back()
+            database_back()
         self.trouble = None
         self._retry_s = self._settings.first_retry
         self.reached = page.seq
@@ -214,7 +221,7 @@ class RecordReader(Step):
             for anomaly_id, through in self._left_out.items()
             if through > page.seq
         }
-        instrumentation.page_recorded(len(page.telemetry.value) - refused)
+        page_recorded(len(page.telemetry.value) - refused)
 
     def _back_off(self, reason: str, log: Callable[[str, float], None]) -> None:
         """Wait, and read the cursor again, because the outcome of the commit may be unknown."""

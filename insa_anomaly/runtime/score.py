@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import DeviceModel
 from insa_anomaly.core.notification.event import (
     NO_MODEL,
@@ -33,6 +32,14 @@ from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Model, Results
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
+from insa_anomaly.instrumentation.models import model_fell_back, model_unusable
+from insa_anomaly.instrumentation.scoring import (
+    episode_changed,
+    message_rejected,
+    readings_scored,
+    series_known,
+)
+from insa_anomaly.instrumentation.storage import state_unwritable, states_restored
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import CLOCK_SLACK, Swap
 from insa_anomaly.ports.models import ModelIndex
@@ -132,7 +139,7 @@ class ScoreReader(Step):
                 key.device_id, device, self._loaded(key, device.model_id, DeviceModel.from_bytes)
             )
         again = self._again(self._state.cursor)
-        instrumentation.states_restored(len(kept), self.checkpoint, again)
+        states_restored(len(kept), self.checkpoint, again)
 
     def adopt_active_models(self) -> None:
         """Give every series its active model, before `restore`: for states that were lost, and with them which model served."""
@@ -169,7 +176,7 @@ class ScoreReader(Step):
                 self.write_checkpoint()
         except StateUnwritable as error:
             if self.writable:
-                instrumentation.state_unwritable(str(error))
+                state_unwritable(str(error))
             self.writable = False
             return timeout_s
         return 0.0
@@ -201,7 +208,7 @@ class ScoreReader(Step):
             raise
         self.checkpoint, self.writable = self._reached, True
         self._next_checkpoint = self._monotonic() + self._every
-        instrumentation.series_known(self._fleet.series, int(self._fleet.with_model.sum()))
+        series_known(self._fleet.series, int(self._fleet.with_model.sum()))
 
     def _score(self, group: list[Batch]) -> Scored:
         began = self._monotonic()
@@ -241,7 +248,7 @@ class ScoreReader(Step):
         if outgoing:
             self._audience.on_events(outgoing, came)
             for one in scored.told:
-                instrumentation.episode_changed(one)
+                episode_changed(one)
         telemetry, results = scored.telemetry, scored.results
         if results is not None:
             self._audience.on_results(telemetry, results)
@@ -251,11 +258,9 @@ class ScoreReader(Step):
     def _count(self, scored: Scored, came: float | None) -> None:
         readings = len(scored.telemetry.value)
         since = self._monotonic() - came if came is not None and readings else None
-        instrumentation.readings_scored(
-            readings, len(scored.findings.anomalies), scored.seconds, since
-        )
+        readings_scored(readings, len(scored.findings.anomalies), scored.seconds, since)
         for rejected in (one for batch in scored.group for one in batch.rejected):
-            instrumentation.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
+            message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
 
     def _advance(
         self, telemetry: Telemetry, received: npt.NDArray[np.int64]
@@ -367,7 +372,7 @@ class ScoreReader(Step):
                 key, self._loaded(key, swap.model_id, Model.from_bytes), swap.threshold
             )
         except ValueError as error:
-            instrumentation.model_unusable(*key, swap.model_id or "", str(error))
+            model_unusable(*key, swap.model_id or "", str(error))
             self._fleet.swap(key, None)
         self._swap_shadow(key, swap.shadow_id)
 
@@ -378,7 +383,7 @@ class ScoreReader(Step):
         try:
             self._fleet.shadow(key, self._loaded(key, model_id, Model.from_bytes))
         except ValueError as error:
-            instrumentation.model_unusable(*key, model_id or "", str(error))
+            model_unusable(*key, model_id or "", str(error))
             self._fleet.shadow(key, None)
 
     def _fall_back(self, key: SeriesKey, model_id: str, reason: str) -> None:
@@ -387,7 +392,7 @@ class ScoreReader(Step):
             earlier = self._models.fall_back(model_id, reason)
         except ModelFileError:
             return  # the index does not know it, or cannot be written: the series stays without
-        instrumentation.model_fell_back(*key, model_id, None if earlier is None else earlier.id)
+        model_fell_back(*key, model_id, None if earlier is None else earlier.id)
 
     def _loaded(
         self, key: SeriesKey, model_id: str | None, from_bytes: Callable[[bytes], M]
@@ -395,7 +400,7 @@ class ScoreReader(Step):
         try:
             return None if model_id is None else from_bytes(self._models.scorer(model_id))
         except ModelFileError as error:
-            instrumentation.model_unusable(*key, model_id or "", str(error))
+            model_unusable(*key, model_id or "", str(error))
             if not isinstance(error, ModelStorageError):
                 self._fall_back(key, model_id or "", str(error))
             return None

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
 
-from insa_anomaly import instrumentation
+from insa_anomaly.instrumentation.redis import cache_looked_up
 from insa_anomaly.ports.cache import Cache
 from insa_anomaly.ports.clock import Clock
 
@@ -26,7 +26,7 @@ class Cached:
     def count(self, kind: str, name: str, seconds: int, make: Callable[[], int]) -> int:
         """Return a number that may be `seconds` old, or make it. Raises the errors of `make`."""
         found = self._near(name) or self._far(name, seconds)
-        instrumentation.cache_looked_up(kind, hit=found is not None)
+        cache_looked_up(kind, hit=found is not None)
         if found is not None:
             return int(found)
         made = make()

@@ -8,10 +8,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
+from insa_anomaly.instrumentation.models import catalogue_behind
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import AnomalyStore
 from insa_anomaly.services.audit import Audit, Author
@@ -190,7 +190,7 @@ class ModelChangeService:
         try:
             self._catalogue.put(row)
         except (DatabaseAway, DatabaseRefused) as error:
-            instrumentation.catalogue_behind(row.id, str(error))
+            catalogue_behind(row.id, str(error))
 
     def _effect(self, row: ModelRow, threshold: float, now: int) -> AlarmsPerDay:
         """Count episodes a day in the recorded anomalies, at the old and at the new threshold.

@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.core.operations.model_health import (
     DAY,
@@ -35,6 +34,7 @@ from insa_anomaly.core.operations.model_health import (
 )
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound
+from insa_anomaly.instrumentation.model_health import health_checked, health_decided
 from insa_anomaly.ports.anomalies import PageCursor
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.model_health import DecisionFilter, KeptDecision
@@ -306,7 +306,7 @@ class HealthService:
         pace = pace_seconds(tally.decided["retrain"])
         self._tables.finish(run_id, TASK, report, now, due=due, pace=pace)
         self._tables.forget(now - ACTIVITY_DAYS * DAY, now - DECISION_DAYS * DAY)
-        instrumentation.health_checked(report.summary, report.seconds, healthy=report.healthy)
+        health_checked(report.summary, report.seconds, healthy=report.healthy)
         return report
 
     def _models(
@@ -343,7 +343,7 @@ class HealthService:
         self._tables.decide(run_id, decisions, now)
         for one in decisions:
             tally.decided[one.kind] += 1
-            instrumentation.health_decided(one)
+            health_decided(one)
 
     def _report(
         self,

@@ -8,11 +8,11 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series import detector
 from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.errors import Conflict, NotFound, TooLarge, TooMany
+from insa_anomaly.instrumentation.admin_port import predictions_given
 from insa_anomaly.ports.keys import Key
 from insa_anomaly.ports.models import ModelIndex
 from insa_anomaly.services.stream_view import ServingModel, StreamView
@@ -155,7 +155,7 @@ class PredictionService:
         if found is None:
             raise self._hindrance(series)
         said, serving = found
-        instrumentation.predictions_given(len(said), sum(one.is_anomaly for one in said))
+        predictions_given(len(said), sum(one.is_anomaly for one in said))
         return said, serving
 
     def _take(self, key: Key, count: int) -> None:

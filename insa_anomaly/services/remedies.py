@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Protocol
 from uuid import UUID
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.core.operations.model_health import notice
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound, TooMany
+from insa_anomaly.instrumentation.model_health import health_acted
 from insa_anomaly.ports.model_health import KeptDecision
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.services.audit import Audit, Author
@@ -148,7 +148,7 @@ class Remedies:
         if said is not None:
             self._tell(said)
         self._decided.settle(kept.id, "done", outcome, job_id, now)
-        instrumentation.health_acted(kept.decision, outcome)
+        health_acted(kept.decision, outcome)
         return True
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.targets.exchange import Exchange
 from insa_anomaly.adapters.targets.github import GitHub, Repository
 from insa_anomaly.adapters.targets.mail import Mail, SmtpAccount
@@ -18,6 +17,7 @@ from insa_anomaly.core.notification.alert import Alert as CoreAlert
 from insa_anomaly.core.notification.routing import Route, Target
 from insa_anomaly.core.operations.backoff import BackoffPolicy
 from insa_anomaly.errors import AlertsBroken
+from insa_anomaly.instrumentation.alerts import alert_targets_known
 from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.ports.targets import AlertTarget
 from insa_anomaly.runtime.alerting import courier
@@ -59,7 +59,7 @@ def opened(
     """Open dispatcher and silence monitor; couriers run until `stack` is unwound."""
     store = stack.enter_context(storage.alerts(settings.storage.directory / storage.ALERTS))
     ways = dict(_ways(settings))
-    instrumentation.alert_targets_known([target.name for target in ways])
+    alert_targets_known([target.name for target in ways])
     pauses = BackoffPolicy(settings.alerts.first_retry, settings.alerts.last_retry)
     couriers = [
         Courier(

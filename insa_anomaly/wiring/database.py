@@ -7,13 +7,13 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from uuid import UUID
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters import embedded
 from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import as_role, with_password
 from insa_anomaly.adapters.postgres.recorder import Claim, PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.errors import AlreadyRunning, DatabaseAway, DatabaseTaken, InsaError
+from insa_anomaly.instrumentation.recorder import database_away
 from insa_anomaly.ports.recorder import Page
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.secrets import secret
@@ -105,5 +105,5 @@ def recorder(dsn: str, settings: Settings, log_id: UUID) -> Iterator[UpToDate]:
         except DatabaseTaken as error:
             raise AlreadyRunning(str(error)) from error
         except DatabaseAway as error:
-            instrumentation.database_away(str(error), settings.record.first_retry)
+            database_away(str(error), settings.record.first_retry)
         yield prepared

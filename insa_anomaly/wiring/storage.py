@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.disk import state
 from insa_anomaly.adapters.disk.alerts import AlertFile
 from insa_anomaly.adapters.disk.log import LogFile, salvaged
@@ -26,6 +25,8 @@ from insa_anomaly.errors import (
     StateDamaged,
     StateUnwritable,
 )
+from insa_anomaly.instrumentation.alerts import alerts_damaged
+from insa_anomaly.instrumentation.storage import log_damaged, state_damaged
 
 LOG, STATE, ALERTS = "spool.db", "state.db", "alerts.db"
 _PARTS = ("", "-wal", "-shm")  # a file of SQLite, and what it keeps beside it
@@ -115,7 +116,7 @@ def log(path: Path, most_bytes: int) -> LogFile:
             found.close()
         aside = set_aside(path)
         found = LogFile(path, most_bytes)
-        instrumentation.log_damaged(str(aside), *salvaged(aside, found))
+        log_damaged(str(aside), *salvaged(aside, found))
     return found
 
 
@@ -131,7 +132,7 @@ def states(path: Path) -> tuple[state.StateFile, bool]:
     except StateDamaged:
         if found is not None:
             found.close()
-        instrumentation.state_damaged(str(set_aside(path)))
+        state_damaged(str(set_aside(path)))
         return state.StateFile(path), True
     return found, False
 
@@ -144,7 +145,7 @@ def alerts(path: Path) -> AlertFile:
     try:
         return AlertFile(path)
     except AlertsDamaged:
-        instrumentation.alerts_damaged(str(set_aside(path)))
+        alerts_damaged(str(set_aside(path)))
         return AlertFile(path)
 
 

@@ -15,7 +15,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
 from insa_anomaly.adapters.postgres.keys import PostgresKeys
@@ -26,6 +25,7 @@ from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, anoma
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.instrumentation.metrics import metrics_text
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.processes.admin import assembled
@@ -260,7 +260,7 @@ def opened(
             inlet=log,
             interrupt=interrupt,
             condition=well,
-            metrics=instrumentation.metrics_text,
+            metrics=metrics_text,
         )
         stream = StreamClient(
             lambda question, _: desk.answer(question), lambda question, _: desk.answer(question)

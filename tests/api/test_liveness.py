@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from insa_anomaly import instrumentation
 from insa_anomaly.api import app, liveness
 from insa_anomaly.api.address import listen
 from insa_anomaly.errors import AddressInUse
+from insa_anomaly.instrumentation.recorder import page_recorded
 from insa_anomaly.ports.models import ModelAccuracy
 from insa_anomaly.services.stream import Condition
 from tests.api.office import well
@@ -82,7 +82,7 @@ def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
     assert found
     assert all(name.startswith(("insa_", "process_")) for name in found)
     before = found["insa_readings_recorded"].samples[0].value
-    instrumentation.page_recorded(5)
+    page_recorded(5)
     answer = daemon.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     [after] = [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 
-from insa_anomaly import instrumentation
+from insa_anomaly.adapters.redis import rate_limit
 from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import INTERVAL
@@ -308,7 +308,7 @@ def test_without_redis_each_counts_for_itself(own_redis: Server[str]) -> None:
 def test_a_redis_that_is_away_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that is unreachable delays a single request only."""
     asked: list[str] = []
-    monkeypatch.setattr(instrumentation, "rate_limit_local", asked.append)
+    monkeypatch.setattr(rate_limit, "rate_limit_local", asked.append)
     limit = RedisRateLimit("redis://127.0.0.1:1/0")
     assert all(limit.take("key", 1, 100) is None for _ in range(50))
     assert len(asked) == 1

@@ -14,7 +14,7 @@ from insa_anomaly.adapters.postgres.pool import Pool
 from insa_anomaly.adapters.postgres.schema import migrate
 from insa_anomaly.core.operations.model_health import DAY, Action, Limits
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.instrumentation import set_up_logging
+from insa_anomaly.instrumentation.logger import set_up_logging
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.model_health import HealthService
 from insa_anomaly.wiring.clock import clock

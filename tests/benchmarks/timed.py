@@ -13,8 +13,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from insa_anomaly import instrumentation
 from insa_anomaly.cli import main
+from insa_anomaly.instrumentation.intake import messages_logged
+from insa_anomaly.runtime import intake
 
 _ROW = struct.Struct("=dqd")
 _COLUMNS = np.dtype([("ended", "=f8"), ("messages", "=i8"), ("seconds", "=f8")])
@@ -32,13 +33,13 @@ def install(file: BinaryIO) -> None:
 
     The buckets of the histogram are too coarse for a comparison.
     """
-    logged: Callable[[int, float], None] = instrumentation.messages_logged
+    logged: Callable[[int, float], None] = messages_logged
 
     def noted(count: int, seconds: float) -> None:
         logged(count, seconds)
         file.write(_ROW.pack(time.time(), count, seconds))
 
-    patch.object(instrumentation, "messages_logged", noted).start()
+    patch.object(intake, "messages_logged", noted).start()
 
 
 def p99(path: Path, spans: list[Span]) -> float:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.redis.latest import Breaker, RedisCache
 from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.instrumentation.metrics import PORT
 from insa_anomaly.ports.cache import Cache
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.testing.cache import MemoryCache
@@ -60,9 +60,7 @@ def test_away_it_knows_nothing_and_holds_nobody_up(own_redis: Server[str]) -> No
 def looked_up() -> tuple[float, float]:
     """Return hits and misses so far."""
     names = ("insa_cache_hits_total", "insa_cache_misses_total")
-    hits, misses = (
-        instrumentation.PORT.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names
-    )
+    hits, misses = (PORT.get_sample_value(name, {"kind": "test"}) or 0.0 for name in names)
     return hits, misses
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import ConfigError
+from insa_anomaly.instrumentation.metrics import REGISTRY
 from insa_anomaly.runtime.certificates import Certificates
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.settings.sections import BrokerSettings, HttpSettings
@@ -24,9 +24,7 @@ DAY = 86_400_000_000
 
 def gauge(of: str) -> float | None:
     """Return the days left, as Prometheus sees them."""
-    seconds = instrumentation.REGISTRY.get_sample_value(
-        "insa_certificate_expires_seconds", {"of": of}
-    )
+    seconds = REGISTRY.get_sample_value("insa_certificate_expires_seconds", {"of": of})
     return None if seconds is None else seconds / 86_400
 
 

@@ -16,9 +16,9 @@ from time import sleep
 import pytest
 from structlog.testing import capture_logs
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.errors import BrokerRefused, DatabaseAway, StateBroken, StateUnwritable
+from insa_anomaly.instrumentation.metrics import REGISTRY, TROUBLES
 from insa_anomaly.runtime import daemon as running
 from insa_anomaly.runtime import latest as showing
 from insa_anomaly.runtime.admin_process import AdminProcess
@@ -407,10 +407,10 @@ def test_the_state_is_announced() -> None:
         plant.recorder.trouble = DatabaseAway("no answer")
         plant.broker.deliver(numbered(1))
         wait_for(lambda: states() == ["running", "degraded"])
-        assert instrumentation.REGISTRY.get_sample_value("insa_trouble", {"what": "database"}) == 1
+        assert REGISTRY.get_sample_value("insa_trouble", {"what": "database"}) == 1
         plant.recorder.trouble = None
         wait_for(lambda: states() == ["running", "degraded", "running"])
-        assert instrumentation.REGISTRY.get_sample_value("insa_degraded") == 0
+        assert REGISTRY.get_sample_value("insa_degraded") == 0
         assert end() == 0
     assert states()[-1] == "stopped"
 
@@ -432,7 +432,7 @@ def test_every_trouble_has_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
         replace(plant.parts, admin=AdminProcess(unbegun, Settings(), clock)), clock
     )
     plant.parts.record.trouble, plant.daemon._failure = "no answer", ("score", ValueError("a bug"))
-    assert tuple(plant.daemon._troubles()) == instrumentation.TROUBLES
+    assert tuple(plant.daemon._troubles()) == TROUBLES
 
 
 def test_after_a_death_nothing_is_finished_that_may_be_half_done() -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import DiskUnreadable
+from insa_anomaly.instrumentation.metrics import REGISTRY
 from insa_anomaly.runtime import measure as measuring
 from insa_anomaly.runtime.measure import Backlog, Measure
 from insa_anomaly.testing.clock import SettableClock
@@ -47,7 +47,7 @@ def site() -> Site:
 
 def said(name: str, **labels: str) -> float | None:
     """Return the present value of a metric."""
-    return instrumentation.REGISTRY.get_sample_value(f"insa_{name}", labels)
+    return REGISTRY.get_sample_value(f"insa_{name}", labels)
 
 
 def lag(reader: str) -> tuple[float | None, float | None]:
@@ -94,7 +94,7 @@ def test_sizes_are_looked_at_seldom(site: Site) -> None:
 def test_what_cannot_be_measured_is_said_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed measurement is logged once, and tried again."""
     reasons: list[str] = []
-    monkeypatch.setattr(instrumentation, "measuring_failed", reasons.append)
+    monkeypatch.setattr(measuring, "measuring_failed", reasons.append)
     site.sizes = None
     for _ in range(2):
         site.clock.sleep(measuring.SIZES_EVERY_SECONDS)

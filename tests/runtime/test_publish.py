@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import BrokerAway, StateUnwritable
+from insa_anomaly.instrumentation.metrics import REGISTRY
 from insa_anomaly.ports.broker import Settled
 from insa_anomaly.runtime import publish as telling
 from insa_anomaly.runtime.publish import EventPublisher
@@ -467,7 +467,7 @@ def test_the_time_to_an_event_is_from_the_receipt_of_its_reading() -> None:
 
     An event without a known receive time is not counted.
     """
-    name, said = "insa_receive_to_event_seconds", instrumentation.REGISTRY.get_sample_value
+    name, said = "insa_receive_to_event_seconds", REGISTRY.get_sample_value
     seconds, told = partial(said, f"{name}_sum"), partial(said, f"{name}_count")
     before = (seconds() or 0.0, told() or 0.0)
     outbox = Outbox()

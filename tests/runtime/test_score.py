@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import StateBroken, StateUnwritable
+from insa_anomaly.instrumentation.metrics import REGISTRY
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.state import Outgoing
 from insa_anomaly.runtime.detections import Detections
@@ -488,17 +488,17 @@ def test_the_time_to_a_result_is_from_the_receipt_of_the_oldest_reading() -> Non
     count = "insa_receive_to_score_seconds_count"
     world = World()
     spike = [message("pump", second, {"a": 10.0 + 90.0 * (second > 80)}) for second in range(90)]
-    before = instrumentation.REGISTRY.get_sample_value(count) or 0.0
+    before = REGISTRY.get_sample_value(count) or 0.0
     world.take([], [swap(0)])
     world.take(spike)
     world.score.drain()
     assert world.audience.told
     assert all(came == world.feed.arrived_at(1) for came in world.audience.came)
-    assert instrumentation.REGISTRY.get_sample_value(count) == before + 1
+    assert REGISTRY.get_sample_value(count) == before + 1
     again = World(world.log)
     again.score.drain()
     assert again.audience.came == [None] * len(world.audience.came)
-    assert instrumentation.REGISTRY.get_sample_value(count) == before + 1
+    assert REGISTRY.get_sample_value(count) == before + 1
 
 
 # ------------------------------------------------------------------------------ clocks

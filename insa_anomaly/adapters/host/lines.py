@@ -11,8 +11,8 @@ from queue import Empty, LifoQueue
 from threading import Thread
 from time import monotonic
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import DaemonSilent
+from insa_anomaly.instrumentation.admin_port import question_failed
 
 _NUMBER_BYTES = 8
 _SILENT = "the daemon does not answer"
@@ -95,5 +95,5 @@ def _answered(answer: Callable[[bytes], bytes], question: bytes) -> bytes:
     try:
         return answer(question)
     except Exception as error:  # noqa: BLE001 - a fault of ours: logged, and answered by no bytes
-        instrumentation.question_failed(error)
+        question_failed(error)
         return b""

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import OF_A_ROW, PostgresConnection, Session
 from insa_anomaly.adapters.postgres.telemetry import (
@@ -29,6 +28,7 @@ from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import DatabaseAway, DatabaseTaken
+from insa_anomaly.instrumentation.recorder import forgotten, upkeep_failed
 from insa_anomaly.ports.recorder import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
@@ -252,7 +252,7 @@ class PostgresRecorder:
         except psycopg.Error as error:
             if session.closed:
                 raise
-            instrumentation.upkeep_failed(str(error).strip())
+            upkeep_failed(str(error).strip())
 
     def _forget(self, session: Session, what: str, days: float | None) -> None:
         if days is not None:
@@ -260,7 +260,7 @@ class PostgresRecorder:
                 self._statements["forget"], (what, days, _FORGET_AT_ONCE)
             ).fetchone() or (0,)
             if count:
-                instrumentation.forgotten(what, count)
+                forgotten(what, count)
 
 
 def _dead_letter(log_id: UUID, rejected: Rejected) -> tuple[object, ...]:

@@ -15,9 +15,9 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection
 from redis.retry import Retry
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import CacheAway, ConfigError
+from insa_anomaly.instrumentation.redis import cache_unavailable, latest_unavailable
 
 # Seconds for one wait; the driver's own timeout would be 5 s, and again on every retry.
 _TIMEOUT_SECONDS = 0.25
@@ -97,14 +97,12 @@ class RedisCache(_Losable):
 
     def get(self, name: str) -> bytes | None:
         """Return the value stored under a name; None if it expired or Redis does not answer."""
-        found = self._asked(lambda: self._client.get(name), instrumentation.cache_unavailable)
+        found = self._asked(lambda: self._client.get(name), cache_unavailable)
         return found if isinstance(found, bytes) else None
 
     def put(self, name: str, value: bytes, seconds: int) -> None:
         """Store a value for `seconds`, or drop it if Redis does not answer at once."""
-        self._asked(
-            lambda: self._client.set(name, value, ex=seconds), instrumentation.cache_unavailable
-        )
+        self._asked(lambda: self._client.set(name, value, ex=seconds), cache_unavailable)
 
 
 class RedisLatest(_Losable):
@@ -129,8 +127,7 @@ class RedisLatest(_Losable):
 
     def _try(self, values: Iterable[tuple[str, bytes, int]]) -> None:
         self._asked(
-            lambda: self._set(values, time.monotonic() + _BUDGET_SECONDS),
-            instrumentation.latest_unavailable,
+            lambda: self._set(values, time.monotonic() + _BUDGET_SECONDS), latest_unavailable
         )
 
     def _set(self, values: Iterable[tuple[str, bytes, int]], until: float) -> None:

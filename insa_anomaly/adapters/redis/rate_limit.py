@@ -10,7 +10,7 @@ from limits.errors import StorageError
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from insa_anomaly import instrumentation
+from insa_anomaly.instrumentation.redis import rate_limit_local
 
 _TIMEOUT_SECONDS = 0.25
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
@@ -87,7 +87,7 @@ class RedisRateLimit:
                 return _taken(self._shared, name, cost, a_minute)
             except StorageError as error:
                 self._failed_at = time.monotonic()
-                instrumentation.rate_limit_local(str(error.storage_error))
+                rate_limit_local(str(error.storage_error))
         return self._local.take(name, cost, a_minute)
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-from insa_anomaly import instrumentation
 from insa_anomaly.adapters.targets.deadline import bounded
 from insa_anomaly.core.notification.alert import Alert, described
 from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.errors import InsaError, TargetAway, TargetRefused
+from insa_anomaly.instrumentation.alerts import recipients_refused
 
 _LONGEST_SUBJECT = 150
 _DOMAIN = "insa-anomaly.invalid"  # of message ids, unique by the part before the @
@@ -59,7 +59,7 @@ class Mail:
             message = self._message(delivery_id, alert, decided_at)
             refused = session.send_message(message, self._post.sender, list(self._post.recipients))
             if refused:
-                instrumentation.recipients_refused(list(refused))
+                recipients_refused(list(refused))
             with suppress(smtplib.SMTPException, OSError):
                 session.quit()  # the message is accepted by now
 

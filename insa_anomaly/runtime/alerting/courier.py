@@ -8,10 +8,16 @@ from contextlib import contextmanager
 from random import random
 from threading import Event, Thread
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import delivery_id
 from insa_anomaly.core.operations.backoff import BackoffPolicy, Circuit, backoff, failed
 from insa_anomaly.errors import TargetAway, TargetRefused
+from insa_anomaly.instrumentation.alerts import (
+    alert_delivered,
+    alert_given_up,
+    courier_stumbled,
+    target_answers,
+    target_away,
+)
 from insa_anomaly.ports.alerts import AlertStore, PendingAlert
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.targets import AlertTarget
@@ -63,7 +69,7 @@ class Courier(Step):
             except Exception as error:  # noqa: BLE001 - whatever it was, the alerts wait on disk and the stream goes on
                 pause = IDLE_SECONDS
                 if not self._stop.is_set():
-                    instrumentation.courier_stumbled(self.name, error)
+                    courier_stumbled(self.name, error)
             if pause:
                 self._news.wait(pause)
                 self._news.clear()
@@ -102,14 +108,14 @@ class Courier(Step):
         else:
             self._store.done(one)
             self._succeed()
-            instrumentation.alert_delivered(self.name, (self._clock.now() - one.decided_at) / 1e6)
+            alert_delivered(self.name, (self._clock.now() - one.decided_at) / 1e6)
         return True
 
     def _succeed(self) -> None:
         failing, self._circuit = self._circuit.failing, Circuit()
         if failing:
             self._store.hasten(self.name)
-            instrumentation.target_answers(self.name)
+            target_answers(self.name)
 
     def _fail(self, one: PendingAlert, error: Exception, asked: float | None) -> bool:
         if self._stop.is_set():
@@ -118,12 +124,12 @@ class Courier(Step):
         pause = max(backoff(one.attempts + 1, self._retry, random()), asked or 0.0)  # noqa: S311
         self._store.postpone(one, self._clock.now() + int(pause * 1e6))
         resting = not self._circuit.permits(self._clock.monotonic())
-        instrumentation.target_away(self.name, error, pause, resting=resting)
+        target_away(self.name, error, pause, resting=resting)
         return not resting
 
     def _give_up(self, one: PendingAlert, reason: str) -> None:
         self._store.give_up(one, reason, self._clock.now())
-        instrumentation.alert_given_up(self.name, one.alert, reason)
+        alert_given_up(self.name, one.alert, reason)
 
 
 @contextmanager

@@ -6,11 +6,16 @@ Nothing here may hold up or end the stream: a file that cannot be written is wai
 from collections.abc import Sequence
 from threading import Event as Flag
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import Alert as Event
 from insa_anomaly.core.notification.alert import alerts_of
 from insa_anomaly.core.notification.routing import DailyBudget, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
+from insa_anomaly.instrumentation.alerts import (
+    alert_budget_spent,
+    alerts_decided,
+    alerts_unwritable,
+    alerts_waiting,
+)
 from insa_anomaly.ports.alerts import AlertStore
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.state import Outgoing, State
@@ -73,7 +78,7 @@ class AlertDispatcher(Step):
             if self._clock.monotonic() >= self._next_summary:
                 self._summarise()
         except (AlertsBroken, StateBroken) as error:
-            instrumentation.alerts_unwritable(str(error))
+            alerts_unwritable(str(error))
             return IDLE_SECONDS
         if decided == AT_ONCE:
             self._news.set()
@@ -109,9 +114,9 @@ class AlertDispatcher(Step):
         for name in dispatch.held.keys() - {
             name for name, account in accounts.items() if account.digest.count
         }:
-            instrumentation.alert_budget_spent(name)
+            alert_budget_spent(name)
         accounts |= dispatch.accounts
-        instrumentation.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
+        alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
         self._wake()
 
     def _restored(self) -> dict[str, DailyBudget]:
@@ -128,10 +133,10 @@ class AlertDispatcher(Step):
         if dispatch.sent:
             self._store.keep(dispatch, [], now)
             accounts |= dispatch.accounts
-            instrumentation.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
+            alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
             self._wake()
         self._backlog = {target.name: 0 for target in self._targets} | self._store.backlog()
-        instrumentation.alerts_waiting(self._backlog)
+        alerts_waiting(self._backlog)
         if self._clock.monotonic() >= self._next_forget:
             self._next_forget = self._clock.monotonic() + FORGET_SECONDS
             self._store.forget(now)

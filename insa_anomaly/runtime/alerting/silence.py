@@ -6,13 +6,13 @@ from threading import Lock
 import msgspec
 import numpy as np
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.alert import SILENCE_TOPIC
 from insa_anomaly.core.notification.cadence import Cadence, Patience
 from insa_anomaly.core.notification.event import deterministic_id, rfc3339
 from insa_anomaly.core.notification.silence import Silence, Silent
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import AlertsBroken, StateBroken
+from insa_anomaly.instrumentation.alerts import alerts_unwritable, silence_changed, silent_watched
 from insa_anomaly.ports.alerts import AlertStore, SilenceState
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.recorder import Telemetry
@@ -83,7 +83,7 @@ class SilenceMonitor(Step):
             self._since = dict(self._store.silences().since)
             stored, self._cadences = self._store.cadences()
         except AlertsBroken as error:
-            instrumentation.alerts_unwritable(str(error))
+            alerts_unwritable(str(error))
             stored, self._cadences = [], Cadence.unknown(0)
         self._stored = {key: row for row, key in enumerate(stored)}
         if STREAM in self._stored:
@@ -111,7 +111,7 @@ class SilenceMonitor(Step):
             if now >= self._next_save:
                 self.save()
         except (AlertsBroken, StateBroken) as error:
-            instrumentation.alerts_unwritable(str(error))
+            alerts_unwritable(str(error))
         return CHECK_SECONDS
 
     def save(self) -> None:
@@ -163,10 +163,10 @@ class SilenceMonitor(Step):
             )
             self._since = {name: since for name, since in (was | began).items() if name in silent}
             for event in events:
-                instrumentation.silence_changed(event.kind, event.device_id, event.reason)
+                silence_changed(event.kind, event.device_id, event.reason)
             self._store.keep_silences(SilenceState(self._since))
         devices = sum(name is not None for name in silent)
-        instrumentation.silent_watched(devices, stream=None in silent)
+        silent_watched(devices, stream=None in silent)
 
 
 def _topic(device_id: str | None) -> str:

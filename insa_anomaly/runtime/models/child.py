@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.instrumentation.models import trainer_restarted
 
 FINISH_SECONDS = 10.0
 _PROGRESS = b'{"progress":'
@@ -156,7 +156,7 @@ class Child:
                     yield msgspec.json.decode(_line(process, tell), type=kind)
         except (OSError, ValueError, msgspec.DecodeError) as error:
             self._end()
-            instrumentation.trainer_restarted(str(error))
+            trainer_restarted(str(error))
             raise _Lost("the training process ended, or took too long") from error
 
     @contextmanager

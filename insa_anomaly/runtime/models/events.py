@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.notification.event import deterministic_id
 from insa_anomaly.core.notification.notice import Notice
 from insa_anomaly.errors import StateUnwritable
+from insa_anomaly.instrumentation.models import event_waits
 from insa_anomaly.ports.jobs import Job
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.ports.state import Outgoing, State
@@ -74,4 +74,4 @@ class ModelEvents:
                 self._enqueue(self._state.post([self._waiting[0]]))
                 self._waiting.popleft()
         except StateUnwritable as error:
-            instrumentation.event_waits(str(error))
+            event_waits(str(error))

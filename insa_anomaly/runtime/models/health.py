@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from insa_anomaly import instrumentation
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
+from insa_anomaly.instrumentation.model_health import health_unreachable
+from insa_anomaly.instrumentation.scoring import batches_scored
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.model_health import ScoringCounts
 from insa_anomaly.runtime.models.activity import Activity
@@ -51,9 +52,7 @@ class HealthKeeper(Step):
         self._next_look = 0.0
         self._next_note = self._clock.monotonic() + LOOK_SECONDS
         self._first_check = self._clock.monotonic() + settle
-        self._batches, self._slow = instrumentation.batches_scored(
-            latency
-        )  # written down, or none of ours
+        self._batches, self._slow = batches_scored(latency)  # written down, or none of ours
 
     def step(self, _: float) -> float:
         """Do what is due; answers how many seconds may pass before the next call."""
@@ -63,7 +62,7 @@ class HealthKeeper(Step):
         try:
             self.turn()
         except (DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError) as error:
-            instrumentation.health_unreachable(str(error))
+            health_unreachable(str(error))
             self._next_look = self._clock.monotonic() + TROUBLE_SECONDS
         return TURN_SECONDS
 
@@ -78,10 +77,7 @@ class HealthKeeper(Step):
         self._notes.note_failures()
 
     def _write_down(self) -> None:
-        taken, (batches, slow) = (
-            self._notes.activity.counts(),
-            instrumentation.batches_scored(self._latency),
-        )
+        taken, (batches, slow) = (self._notes.activity.counts(), batches_scored(self._latency))
         readings, anomalies = taken.counts.tolist()
         counted = ScoringCounts(
             taken.keys, readings, anomalies, batches - self._batches, slow - self._slow

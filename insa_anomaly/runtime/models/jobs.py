@@ -8,10 +8,15 @@ from typing import Literal
 
 import msgspec
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError
+from insa_anomaly.instrumentation.models import (
+    index_unreadable,
+    jobs_unreachable,
+    model_trained,
+    training_failed,
+)
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.jobs import Job
 from insa_anomaly.ports.models import ModelIndex, ModelRow
@@ -72,7 +77,7 @@ class JobRunner(Step):
         try:
             return self._turn()
         except (DatabaseAway, DatabaseRefused) as error:
-            instrumentation.jobs_unreachable(str(error))
+            jobs_unreachable(str(error))
             self._next_at = self._clock.monotonic() + AWAY_SECONDS
             return LOOK_SECONDS
 
@@ -188,7 +193,7 @@ class JobRunner(Step):
             if self._jobs.one(job.id).status == "cancelled":
                 self._trainer.interrupt(job.id)
         except (DatabaseAway, DatabaseRefused) as error:
-            instrumentation.jobs_unreachable(str(error))
+            jobs_unreachable(str(error))
 
     def _concluded(self, job: Job, answer: TrainingReply) -> Job:
         ended = msgspec.structs.replace(
@@ -196,9 +201,9 @@ class JobRunner(Step):
         )
         row = None if answer.model_id is None else self._row(answer.model_id)
         if row is None:
-            instrumentation.training_failed(job.device_id, job.metric_name, answer.reason)
+            training_failed(job.device_id, job.metric_name, answer.reason)
             return msgspec.structs.replace(ended, status="failed", reason=answer.reason)
-        instrumentation.model_trained(job.device_id, job.metric_name, row.id, answer.seconds)
+        model_trained(job.device_id, job.metric_name, row.id, answer.seconds)
         promotion = promotion_of(row) if job.kind == "retrain" else None
         outcome = (
             {
@@ -219,7 +224,7 @@ class JobRunner(Step):
         try:
             return self._models.row(model_id)
         except ModelFileError as error:
-            instrumentation.index_unreadable(str(error))
+            index_unreadable(str(error))
             return None
 
 

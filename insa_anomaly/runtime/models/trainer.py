@@ -12,10 +12,16 @@ from subprocess import Popen
 from threading import Lock
 from typing import Literal
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import ModelFileError
+from insa_anomaly.instrumentation.models import (
+    index_unreadable,
+    model_swapped,
+    model_trained,
+    shadow_swapped,
+    training_failed,
+)
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.models import ModelIndex, ModelRow
@@ -173,7 +179,7 @@ class Trainer(Step):
             if self._models.revision != self._revision:
                 self._follow()
         except ModelFileError as error:
-            instrumentation.index_unreadable(str(error))
+            index_unreadable(str(error))
 
     def _follow(self) -> None:
         self._revision = self._models.revision
@@ -209,10 +215,10 @@ class Trainer(Step):
             return  # while it waited
         answer = self._child.ask(self._order(key))
         if answer.model_id is None:
-            instrumentation.training_failed(*key, answer.reason)
+            training_failed(*key, answer.reason)
             self._note_failure(key, answer)
         else:
-            instrumentation.model_trained(*key, answer.model_id, answer.seconds)
+            model_trained(*key, answer.model_id, answer.seconds)
             self._tell(key, answer.model_id, answer.seconds)
         if key.is_device:
             return  # a device whose model fails is asked for again by its metrics, or by its rows
@@ -266,6 +272,6 @@ class Trainer(Step):
 def _say(swap: Swap, before: Swap) -> None:
     """What is another than before."""
     if swap.shadow_id != before.shadow_id:
-        instrumentation.shadow_swapped(swap.device_id, swap.metric_name, swap.shadow_id)
+        shadow_swapped(swap.device_id, swap.metric_name, swap.shadow_id)
     if (swap.model_id, swap.threshold) != (before.model_id, before.threshold):
-        instrumentation.model_swapped(swap.device_id, swap.metric_name, swap.model_id)
+        model_swapped(swap.device_id, swap.metric_name, swap.model_id)

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from insa_anomaly import instrumentation
+from insa_anomaly.instrumentation.metrics import definitions
 from insa_anomaly.workbench.dashboards.panels import (
     BAD,
     FAIR,
@@ -524,7 +524,7 @@ def metrics_table() -> str:
     rows = ["| name | type | unit | labels | meaning |", "|---|---|---|---|---|"]
     rows += [
         f"| `{one.name}` | {one.kind} | {one.unit} | {', '.join(one.labels)} | {one.text} |"
-        for one in instrumentation.definitions()
+        for one in definitions()
     ]
     return "\n".join(rows) + "\n"
 

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 
-from insa_anomaly import instrumentation
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import (
     DatabaseAway,
@@ -17,6 +16,7 @@ from insa_anomaly.errors import (
     ModelFileError,
     StateUnwritable,
 )
+from insa_anomaly.instrumentation.scoring import readings_scored
 from insa_anomaly.ports.jobs import Job
 from insa_anomaly.ports.model_health import ScoringCounts
 from insa_anomaly.runtime.models import failures as failures_module
@@ -93,7 +93,7 @@ def ward() -> Ward:
 def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
     """The thread notes the readings scored so far soon after the start, then every five minutes."""
     ward.activity.count(*batch([(1, True, True), (1, True, False)]))
-    instrumentation.readings_scored(2, 1, 0.2, None)
+    readings_scored(2, 1, 0.2, None)
     ward.seconds(300)
     assert ward.turns == 60
     assert [(one.keys, one.readings, one.anomalies) for one in ward.noted] == [
@@ -101,7 +101,7 @@ def test_it_looks_often_and_writes_down_now_and_then(ward: Ward) -> None:
     ]
     assert ward.noted[0].slow >= 1
     ward.activity.count(*batch([(2, True, False)]))
-    instrumentation.readings_scored(1, 0, 0.01, None)
+    readings_scored(1, 0, 0.01, None)
     ward.seconds(300)
     assert (
         ward.noted[1].keys,

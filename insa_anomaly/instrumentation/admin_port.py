@@ -1,0 +1,46 @@
+"""Requests to the admin port, and the process that answers them."""
+
+from logging import ERROR, WARNING
+
+from insa_anomaly.instrumentation import metrics
+from insa_anomaly.instrumentation.logger import log, logged
+
+
+@logged(WARNING, "A request to the admin API was denied")
+def request_denied(reason: str, origin: str) -> None:
+    metrics.REQUESTS_DENIED.labels(reason).inc()
+
+
+@logged(WARNING, "A request to the admin API cannot be answered now")
+def request_unanswerable(method: str, reason: str) -> None: ...
+
+
+@logged(WARNING, "A request to the admin API did not come whole in time")
+def request_too_slow(origin: str, seconds: float) -> None:
+    metrics.REQUESTS_TOO_SLOW.inc()
+
+
+def request_failed(method: str, error: BaseException) -> None:
+    message = "A request to the admin API ran into a fault"
+    log(ERROR, "request_failed", message, method=method, exc_info=error)
+
+
+def question_failed(error: BaseException) -> None:
+    message = "a question of the admin port has no answer"
+    log(ERROR, "question_failed", message, exc_info=error)
+
+
+def admin_process_ended(reason: str, retry_seconds: float) -> None:
+    message = f"{reason}; it begins again"
+    log(ERROR, "admin_process_ended", message, retry_seconds=round(retry_seconds, 1))
+
+
+def predictions_given(count: int, anomalies: int) -> None:
+    metrics.PREDICTIONS.inc(count)
+    metrics.PREDICTED_ANOMALIES.inc(anomalies)
+
+
+@logged(WARNING, "The admin port is open to the network without TLS: keys can be overheard")
+def port_unprotected(host: str) -> None: ...
+@logged(WARNING, "The API keys cannot be read; those that are known go on being good")
+def keys_unreadable(reason: str) -> None: ...
