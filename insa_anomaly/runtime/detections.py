@@ -1,13 +1,24 @@
 """Detections at scored readings and device rows: an anomaly, a change of its episode, or both."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from insa_anomaly.core.notification.event import Anomaly, Episode, Transition
-from insa_anomaly.core.units import Floats, Ints
+from insa_anomaly.core.device.detector import DeviceResults
+from insa_anomaly.core.notification.event import (
+    Anomaly,
+    Episode,
+    Reason,
+    Transition,
+    anomaly_id,
+    episode_id,
+)
+from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.core.scoring.status import Status
+from insa_anomaly.core.series.detector import Results
+
+AnyResults = Results | DeviceResults
 
 
 class Detection(NamedTuple):
@@ -20,34 +31,70 @@ class Detection(NamedTuple):
     episode: Episode | None  # its new state, where it changed
 
 
-class ScoredResults(Protocol):
-    """Results of the series detector, or of the device detector, with episodes."""
+class ScoredReading(NamedTuple):
+    """A reading of a series, or a row of a device, as it was scored."""
 
-    @property
-    def transition(self) -> npt.NDArray[np.uint8]:
-        """Transition of the episode at each result [n]."""
-
-    @property
-    def episode_started(self) -> Ints:
-        """Start of the episode [n], microseconds."""
-
-    @property
-    def episode_readings(self) -> Ints:
-        """Count of anomalous readings in the episode [n]."""
-
-    @property
-    def episode_peak(self) -> Floats:
-        """Greatest confidence in the episode [n]."""
+    key: SeriesKey
+    timestamp: int
+    discriminator: int
+    value: float
+    historical: bool
+    model: tuple[str, int]  # id and version
 
 
-def detection(at: int, reading: Anomaly, results: ScoredResults, i: int) -> Detection:
+def noteworthy(results: AnyResults) -> list[int]:
+    """Return the places of the results that are anomalous, or change an episode."""
+    anomalous = (results.score < 0) & (results.status == Status.SCORED)
+    changed = results.transition != Transition.NONE
+    return np.flatnonzero(anomalous | changed).tolist()
+
+
+def anomaly(
+    reading: ScoredReading,
+    results: AnyResults,
+    i: int,
+    reasons: list[Reason],
+    *,
+    metric: int | None = None,
+    device_episode: int = 0,
+) -> Anomaly:
+    """Return the reading with its result i as an anomaly.
+
+    The expected value of a row is that of `metric`, a column. A reading that belongs to no episode
+    of its own belongs to the episode of its device that began at `device_episode`, unless 0.
+    """
+    place = i if metric is None else (i, metric)
+    owner, began = SeriesKey.of_device(reading.key.device_id), device_episode
+    if results.episode_readings[i]:
+        owner, began = reading.key, int(results.episode_started[i])
+    return Anomaly(
+        id=anomaly_id(*reading.key, reading.timestamp, reading.discriminator),
+        model_id=reading.model[0],
+        model_version=reading.model[1],
+        device_id=reading.key.device_id,
+        metric_name=reading.key.metric_name,
+        timestamp=reading.timestamp,
+        value=reading.value,
+        score=float(results.score[i]),
+        raw_score=float(results.raw_score[i]),
+        confidence=float(results.confidence[i]),
+        expected=float(results.expected[place]),
+        lower=float(results.lower[place]),
+        upper=float(results.upper[place]),
+        reasons=reasons,
+        historical=reading.historical,
+        episode_id=episode_id(*owner, began) if began else None,
+    )
+
+
+def detection(at: int, reading: Anomaly, results: AnyResults, i: int) -> Detection:
     """Return the detection of result i, which belongs to position `at` of the batch."""
     transition = Transition(int(results.transition[i]))
     episode = None if transition is Transition.NONE else _episode(reading, results, i, transition)
     return Detection(at, reading, reading.score < 0, transition, episode)
 
 
-def _episode(reading: Anomaly, results: ScoredResults, i: int, transition: Transition) -> Episode:
+def _episode(reading: Anomaly, results: AnyResults, i: int, transition: Transition) -> Episode:
     return Episode(
         id=reading.episode_id or "",
         device_id=reading.device_id,

@@ -5,26 +5,18 @@ again; what lies before its cursor was committed then and is not written again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core.device.detector import DeviceModel
-from insa_anomaly.core.notification.event import (
-    NO_MODEL,
-    Anomaly,
-    Event,
-    Transition,
-    anomaly_id,
-    episode_id,
-    event_of,
-)
+from insa_anomaly.core.notification.event import NO_MODEL, Anomaly, Event, event_of
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.reading import Flag
 from insa_anomaly.core.reading.series_key import SeriesKey
@@ -45,16 +37,23 @@ from insa_anomaly.ports.log import CLOCK_SLACK, Swap
 from insa_anomaly.ports.models import ModelIndex
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.ports.state import Outgoing, State
-from insa_anomaly.runtime.detections import Detection, Detections, Late, detection
+from insa_anomaly.runtime.detections import (
+    Detection,
+    Detections,
+    Late,
+    ScoredReading,
+    anomaly,
+    detection,
+    noteworthy,
+)
 from insa_anomaly.runtime.feed import Batch, Feed, joined
-from insa_anomaly.runtime.fleet.devices import DeviceOutcome, KeptDevice
-from insa_anomaly.runtime.fleet.fleet import Fleet, Kept, due
+from insa_anomaly.runtime.fleet.devices import DeviceOutcome
+from insa_anomaly.runtime.fleet.fleet import Fleet, due
 from insa_anomaly.runtime.step import Step
 
 MOST_READINGS = 2000
 ANOMALY_TOPIC = "insa/iiot/ml/anomaly/"
 _HISTORICAL = int(Flag.HISTORICAL)
-M = TypeVar("M")
 
 
 class Audience(Protocol):
@@ -121,23 +120,10 @@ class ScoreReader(Step):
     def restore(self) -> None:
         """Take the newest checkpoint and advance again to the cursor, writing nothing."""
         self.checkpoint, kept = self._state.restore()
-        decoded = [
-            (key, msgspec.msgpack.decode(data, type=Kept))
-            for key, data in kept.items()
-            if not key.is_device
-        ]
-        self._fleet.restore(decoded)
-        for key, one in decoded:
-            self._swap(Swap(*key, one.model_id, one.threshold))
-            if one.shadow is not None:
-                self._fleet.shadow(
-                    key, self._loaded(key, one.shadow.model_id, Model.from_bytes), one.shadow
-                )
-        for key in kept.keys() - dict(decoded).keys():
-            device = msgspec.msgpack.decode(kept[key], type=KeptDevice)
-            self._fleet.devices.restore(
-                key.device_id, device, self._loaded(key, device.model_id, DeviceModel.from_bytes)
-            )
+        for key, model_id, threshold, shadow in self._fleet.restore(kept):
+            self._swap(Swap(*key, model_id, threshold))
+            if shadow is not None:
+                self._fleet.shadow(key, self._loaded(key, shadow.model_id), shadow)
         again = self._again(self._state.cursor)
         states_restored(len(kept), self.checkpoint, again)
 
@@ -295,8 +281,7 @@ class ScoreReader(Step):
         self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome
     ) -> Iterator[Detection]:
         """A reading that moved nothing is not among them (see `_late`)."""
-        anomalous = (results.score < 0) & results.scored
-        for i in np.flatnonzero(anomalous | (results.transition != Transition.NONE)).tolist():
+        for i in noteworthy(results):
             yield detection(i, self._anomaly(telemetry, results, outcome, i), results, i)
 
     def _late(
@@ -324,35 +309,17 @@ class ScoreReader(Step):
     def _anomaly(
         self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome, i: int
     ) -> Anomaly:
-        """It belongs to the episode of its series, or else to that of its device, if any is open."""
         index = int(telemetry.key[i])
-        key = telemetry.keys[index]
-        model_id, version = self._fleet.model.get(index, (NO_MODEL, 0))
-        timestamp, score, of_device = (
+        reading = ScoredReading(
+            telemetry.keys[index],
             int(telemetry.timestamp[i]),
-            float(results.score[i]),
-            int(outcome.episodes[i]),
-        )
-        return Anomaly(
-            id=anomaly_id(*key, timestamp, int(telemetry.discriminator[i])),
-            model_id=model_id,
-            model_version=version,
-            device_id=key.device_id,
-            metric_name=key.metric_name,
-            timestamp=timestamp,
-            value=float(telemetry.value[i]),
-            score=score,
-            raw_score=float(results.raw_score[i]),
-            confidence=float(results.confidence[i]),
-            expected=float(results.expected[i]),
-            lower=float(results.lower[i]),
-            upper=float(results.upper[i]),
-            reasons=self._fleet.reasons(index, results, i) if score < 0 else [],
+            int(telemetry.discriminator[i]),
+            float(telemetry.value[i]),
             historical=bool(telemetry.flags[i] & _HISTORICAL),
-            episode_id=_episode_of(
-                key, int(results.episode_readings[i] and results.episode_started[i]), of_device
-            ),
+            model=self._fleet.model.get(index, (NO_MODEL, 0)),
         )
+        reasons = self._fleet.reasons(index, results, i) if results.score[i] < 0 else []
+        return anomaly(reading, results, i, reasons, device_episode=int(outcome.episodes[i]))
 
     # Models
     def _take_swaps(self, batch: Batch) -> None:
@@ -360,28 +327,20 @@ class ScoreReader(Step):
             self._swap(swap)
 
     def _swap(self, swap: Swap) -> None:
-        """One that cannot be loaded, or has more trees than the configuration makes room for, leaves the series without."""
-        key = swap.key
-        if key.is_device:
-            self._fleet.devices.swap(
-                swap.device_id, self._loaded(key, swap.model_id, DeviceModel.from_bytes)
-            )
-            return
+        """Serve with the model of the swap; with none if it cannot be loaded or has no room."""
         try:
-            self._fleet.swap(
-                key, self._loaded(key, swap.model_id, Model.from_bytes), swap.threshold
-            )
-        except ValueError as error:
-            model_unusable(*key, swap.model_id or "", str(error))
-            self._fleet.swap(key, None)
-        self._swap_shadow(key, swap.shadow_id)
+            self._fleet.swap(swap.key, self._loaded(swap.key, swap.model_id), swap.threshold)
+        except ValueError as error:  # more trees than the configuration makes room for
+            model_unusable(*swap.key, swap.model_id or "", str(error))
+            self._fleet.swap(swap.key, None)
+        self._swap_shadow(swap.key, swap.shadow_id)
 
     def _swap_shadow(self, key: SeriesKey, model_id: str | None) -> None:
-        """One that goes on goes on comparing."""
+        """Replace the shadow; the running comparison of the same shadow model continues."""
         if model_id == self._fleet.shadows.model_of(self._fleet.registry.index_of(key)):
             return
         try:
-            self._fleet.shadow(key, self._loaded(key, model_id, Model.from_bytes))
+            self._fleet.shadow(key, self._loaded(key, model_id))
         except ValueError as error:
             model_unusable(*key, model_id or "", str(error))
             self._fleet.shadow(key, None)
@@ -394,9 +353,8 @@ class ScoreReader(Step):
             return  # the index does not know it, or cannot be written: the series stays without
         model_fell_back(*key, model_id, None if earlier is None else earlier.id)
 
-    def _loaded(
-        self, key: SeriesKey, model_id: str | None, from_bytes: Callable[[bytes], M]
-    ) -> M | None:
+    def _loaded(self, key: SeriesKey, model_id: str | None) -> Model | DeviceModel | None:
+        from_bytes = DeviceModel.from_bytes if key.is_device else Model.from_bytes
         try:
             return None if model_id is None else from_bytes(self._models.scorer(model_id))
         except ModelFileError as error:
@@ -408,12 +366,6 @@ class ScoreReader(Step):
 
 def _place(one: Detection) -> int:
     return one.at
-
-
-def _episode_of(key: SeriesKey, started: int, of_device: int) -> str | None:
-    if started:
-        return episode_id(*key, started)
-    return episode_id(*SeriesKey.of_device(key.device_id), of_device) if of_device else None
 
 
 def _groups(batches: list[Batch]) -> list[list[Batch]]:

@@ -132,7 +132,7 @@ def stream_seconds(model: DeviceModel, now: int, devices: int, seconds: float) -
         np.int32,
     )
     for i in range(devices):
-        fleet.swap(f"d{i}", model)
+        fleet.swap(SeriesKey.of_device(f"d{i}"), model)
     times, values = history(0, 2000, now)
     step = cycling(_taking(fleet, registry, key, times, np.tile(values, devices)))
     for _ in range(100):

@@ -16,13 +16,7 @@ import numpy.typing as npt
 from insa_anomaly.core.device import alignment, batch, detector, window
 from insa_anomaly.core.device.alignment import Aligned
 from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
-from insa_anomaly.core.notification.event import (
-    NO_MODEL,
-    Anomaly,
-    Transition,
-    anomaly_id,
-    episode_id,
-)
+from insa_anomaly.core.notification.event import NO_MODEL, Anomaly, Transition
 from insa_anomaly.core.reading.reading import Flag, Quality
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
@@ -30,8 +24,9 @@ from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.ports.recorder import Telemetry
-from insa_anomaly.runtime.detections import Detection, detection
+from insa_anomaly.runtime.detections import Detection, ScoredReading, anomaly, detection, noteworthy
 from insa_anomaly.runtime.fleet.registry import Registry
+from insa_anomaly.runtime.fleet.shadows import KeptShadow
 
 _MOVED = (Status.COLLECTING, Status.WARMING, Status.SCORED)
 _HISTORICAL = int(Flag.HISTORICAL)
@@ -46,6 +41,15 @@ class KeptDevice(msgspec.Struct, frozen=True, array_like=True):
     metrics: tuple[str, ...]
     rows: bytes  # what waits for the rest of its row
     state: bytes
+
+
+class Restored(NamedTuple):
+    """The model that served a series or device at its checkpoint, to be served again."""
+
+    key: SeriesKey
+    model_id: str | None
+    threshold: float | None = None
+    shadow: KeptShadow | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class DeviceTerms:
 class _Device:
     """A device as it stands."""
 
-    device_id: str
+    key: SeriesKey
     metrics: tuple[str, ...]
     served: Served | None
     rows: Floats
@@ -86,9 +90,9 @@ class _Completed:
 
 
 class RowOf(NamedTuple):
-    """Whose row it is, and the model that scored it."""
+    """Owner of a row, and the model that scored it."""
 
-    device_id: str
+    key: SeriesKey
     model: DeviceModel | None
 
 
@@ -114,15 +118,12 @@ class DeviceOutcome:
         places = (
             (one, i) for one in self.scored for i in np.flatnonzero(one.results.refit_due).tolist()
         )
-        return list(dict.fromkeys(SeriesKey.of_device(one.of[i].device_id) for one, i in places))
+        return list(dict.fromkeys(one.of[i].key for one, i in places))
 
     def findings(self) -> Iterator[Detection]:
         """What was found in the rows."""
         for one in self.scored:
-            anomalous = (one.results.score < 0) & (one.results.status == Status.SCORED)
-            for i in np.flatnonzero(
-                anomalous | (one.results.transition != Transition.NONE)
-            ).tolist():
+            for i in noteworthy(one.results):
                 yield detection(int(one.rows.at[i]), _anomaly(one, i), one.results, i)
 
 
@@ -152,25 +153,22 @@ class Devices:
     @property
     def models(self) -> dict[SeriesKey, str]:
         """Id of the model of every device that has one."""
-        return {
-            SeriesKey.of_device(one.device_id): one.served.model.id
-            for one in self._all
-            if one.served
-        }
+        return {one.key: one.served.model.id for one in self._all if one.served}
 
-    def swap(self, device_id: str, model: DeviceModel | None) -> None:
-        """Give the device this model, or none: its window stays, and so does an open episode.
+    def swap(self, key: SeriesKey, model: DeviceModel | None) -> None:
+        """Serve the device with this model, or with none: its window and an open episode stay.
 
-        A device takes a place in the registry, as a series does, since that bounds the memory of models; without one it gets none.
+        A device takes a place in the registry, as a series does, because that bounds the memory of
+        models; without a place it is not served.
         """
-        index = self._registry.index_of(SeriesKey.of_device(device_id))
+        index = self._registry.index_of(key)
         if index < 0:
             return
-        place = self._places.get(device_id)
+        place = self._places.get(key.device_id)
         served = Served(model, self._arena, index) if model else None
         if place is None and model is not None:
             rows, state = (alignment.empty(len(model.metrics)), window.empty(len(model.metrics)))
-            self._add(_Device(device_id, model.metrics, served, rows, state))
+            self._add(_Device(key, model.metrics, served, rows, state))
         elif place is not None:
             one = self._all[place]
             one.served, one.moved = served, True
@@ -180,20 +178,24 @@ class Devices:
                 one.metrics = model.metrics
                 self._forget_indices()
 
-    def restore(self, device_id: str, kept: KeptDevice, model: DeviceModel | None) -> None:
-        """Take a device from its checkpoint, where there is room."""
-        if self._registry.index_of(SeriesKey.of_device(device_id)) < 0:
-            return
-        rows, state = np.frombuffer(kept.rows, np.float64), np.frombuffer(kept.state, np.float64)
-        self._add(_Device(device_id, kept.metrics, None, rows, state, moved=False))
-        self.swap(device_id, model)
+    def restore(self, key: SeriesKey, data: bytes) -> Restored:
+        """Take a device from its checkpoint if there is room, and return the model to serve."""
+        kept = msgspec.msgpack.decode(data, type=KeptDevice)
+        if self._registry.index_of(key) >= 0:
+            rows, state = (np.frombuffer(one, np.float64) for one in (kept.rows, kept.state))
+            self._add(_Device(key, kept.metrics, None, rows, state, moved=False))
+        return Restored(key, kept.model_id)
 
     def moved(self) -> dict[SeriesKey, bytes]:
         """Checkpoints of the devices that moved since the last call."""
-        out = {SeriesKey.of_device(one.device_id): _kept(one) for one in self._all if one.moved}
+        out = {one.key: _kept(one) for one in self._all if one.moved}
         for one in self._all:
             one.moved = False
         return out
+
+    def not_kept(self, key: SeriesKey) -> None:
+        """Mark the device as moved again: its checkpoint could not be written."""
+        self._all[self._places[key.device_id]].moved = True
 
     def advance(self, telemetry: Telemetry) -> DeviceOutcome:
         """Take the readings in order, and score the rows that they complete."""
@@ -313,7 +315,7 @@ class Devices:
         ]
 
     def _add(self, one: _Device) -> None:
-        self._places[one.device_id] = len(self._all)
+        self._places[one.key.device_id] = len(self._all)
         self._all.append(one)
         self._forget_indices()
 
@@ -344,7 +346,7 @@ def _kept(one: _Device) -> bytes:
 
 
 def _row_of(one: _Device) -> RowOf:
-    return RowOf(one.device_id, one.served.model if one.served else None)
+    return RowOf(one.key, one.served.model if one.served else None)
 
 
 def _standing(state: Floats) -> int:
@@ -364,30 +366,18 @@ def _open_after(before: int, results: DeviceResults) -> Ints:
 
 
 def _anomaly(one: ScoredRows, i: int) -> Anomaly:
-    """The row as an anomaly: it carries the value of the metric with the largest share, and the shares as reasons."""
-    values, results, (device_id, model) = one.rows.values[i], one.results, one.of[i]
+    """Return the row as an anomaly with the value of the metric that has the largest share."""
+    values, results, (key, model) = one.rows.values[i], one.results, one.of[i]
     shares = results.shares[i]
     metric = int((shares if shares.any() else np.isfinite(values)).argmax())
-    key = SeriesKey.of_device(device_id)
-    timestamp, score = int(one.rows.times[i]), float(results.score[i])
-    discriminator = int(window.discriminators(values[None])[0])
-    return Anomaly(
-        id=anomaly_id(*key, timestamp, discriminator),
-        model_id=model.id if model else NO_MODEL,
-        model_version=model.version if model else 0,
-        device_id=device_id,
-        metric_name=key.metric_name,
-        timestamp=timestamp,
-        value=float(values[metric]),
-        score=score,
-        raw_score=float(results.raw_score[i]),
-        confidence=float(results.confidence[i]),
-        expected=float(results.expected[i, metric]),
-        lower=float(results.lower[i, metric]),
-        upper=float(results.upper[i, metric]),
-        reasons=detector.reasons(results, i, values, model) if model and score < 0 else [],
+    row = ScoredReading(
+        key,
+        int(one.rows.times[i]),
+        int(window.discriminators(values[None])[0]),
+        float(values[metric]),
         historical=bool(one.rows.historical[i]),
-        episode_id=episode_id(*key, int(results.episode_started[i]))
-        if results.episode_readings[i]
-        else None,
+        model=(model.id, model.version) if model else (NO_MODEL, 0),
     )
+    anomalous = results.score[i] < 0
+    reasons = detector.reasons(results, i, values, model) if model and anomalous else []
+    return anomaly(row, results, i, reasons, metric=metric)

@@ -1,11 +1,12 @@
 """Every series with its state and its model, as matrices: one row a series, its number in the registry."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.device.detector import DeviceModel
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Reason
 from insa_anomaly.core.reading.series_key import SeriesKey
@@ -15,7 +16,7 @@ from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
 from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.ports.recorder import Telemetry
-from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms
+from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms, Restored
 from insa_anomaly.runtime.fleet.registry import Registry
 from insa_anomaly.runtime.fleet.shadows import KeptShadow, Shadows
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
@@ -104,8 +105,19 @@ class Fleet:
             self.registry.keys[index]: one[0] for index, one in self.model.items()
         } | self.devices.models
 
-    def swap(self, key: SeriesKey, model: Model | None, threshold: float | None = None) -> None:
-        """Give the series this model, or none; `threshold` is one set by hand."""
+    def swap(
+        self, key: SeriesKey, model: Model | DeviceModel | None, threshold: float | None = None
+    ) -> None:
+        """Serve the series or device with this model, or with none.
+
+        `threshold` was set by hand. Raises ValueError if a model of a series has too many trees.
+        """
+        if key.is_device:
+            self.devices.swap(key, model if isinstance(model, DeviceModel) else None)
+        else:
+            self._swap(key, model if isinstance(model, Model) else None, threshold)
+
+    def _swap(self, key: SeriesKey, model: Model | None, threshold: float | None) -> None:
         index = self.registry.index_of(key)
         if index < 0:
             return
@@ -124,14 +136,19 @@ class Fleet:
                     self._models.numbers[index, THRESHOLD] = self._set_thresholds[index] = threshold
             self.with_model[index] = model is not None
 
-    def shadow(self, key: SeriesKey, model: Model | None, kept: KeptShadow | None = None) -> None:
-        """Let this version score the series along, or none; from where its checkpoint ended, else from the series' own window."""
+    def shadow(
+        self, key: SeriesKey, model: Model | DeviceModel | None, kept: KeptShadow | None = None
+    ) -> None:
+        """Score the series with this version too, or with none; a device has no shadow.
+
+        The shadow continues from its checkpoint, else from the window of the series.
+        """
         index = self.registry.index_of(key)
         if index < 0:
             return
         self._grow(index + 1)
         self._moved[index] = True
-        if model is None:
+        if not isinstance(model, Model):
             self.shadows.remove(index)
         elif kept is None:
             self.shadows.put(index, model, self._states[index])
@@ -151,17 +168,29 @@ class Fleet:
         } | self.devices.moved()
 
     def not_kept(self, keys: Iterable[SeriesKey]) -> None:
-        """These moved after all: their checkpoint could not be written."""
+        """Mark these as moved again: their checkpoint could not be written."""
         for key in keys:
-            self._moved[self.registry.index_of(key)] = True
+            if key.is_device:
+                self.devices.not_kept(key)
+            else:
+                self._moved[self.registry.index_of(key)] = True
 
-    def restore(self, kept: Iterable[tuple[SeriesKey, Kept]]) -> None:
-        """Take states from checkpoints, as many as there is room for; models are given by `swap`."""
-        for key, one in kept:
-            index = self.registry.index_of(key)
-            if index >= 0:
-                self._grow(index + 1)
-                self._states[index] = np.frombuffer(one.state, np.float64)
+    def restore(self, kept: Mapping[SeriesKey, bytes]) -> list[Restored]:
+        """Take states from checkpoints, as many as there is room for: of series, then of devices.
+
+        Returns the models to serve by `swap`.
+        """
+        return [
+            self.devices.restore(key, kept[key]) if key.is_device else self._restore(key, kept[key])
+            for key in sorted(kept, key=lambda key: key.is_device)
+        ]
+
+    def _restore(self, key: SeriesKey, data: bytes) -> Restored:
+        kept, index = msgspec.msgpack.decode(data, type=Kept), self.registry.index_of(key)
+        if index >= 0:
+            self._grow(index + 1)
+            self._states[index] = np.frombuffer(kept.state, np.float64)
+        return Restored(key, kept.model_id, kept.threshold, kept.shadow)
 
     def _kept(self, index: int) -> bytes:
         model_id, _ = self.model.get(index, (None, 0))

@@ -8,11 +8,13 @@ from functools import cache
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core.notification.event import NO_MODEL, Event, episode_id
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC
+from insa_anomaly.errors import StateUnwritable
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.state import Outgoing
 from insa_anomaly.testing.log import MemoryLog
@@ -301,3 +303,22 @@ def test_a_device_that_finds_no_room_goes_without() -> None:
     roomy.take(rows(range(100, 200), range(150, 180)), [device_swap(0)])
     assert roomy.outcome()[0]
     assert roomy.fleet.series == 2
+
+
+def test_a_refused_checkpoint_loses_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose checkpoint the disk refused is in the next checkpoint, with its window."""
+
+    def full(*_: object) -> None:
+        raise StateUnwritable
+
+    world, plain = World(shelf=shelf()), World(shelf=shelf())
+    for one in (world, plain):
+        one.take(rows(range(80)), [device_swap(0)])
+        one.score.step(0.0)
+    with monkeypatch.context() as disk:
+        disk.setattr(world.state, "checkpoint", full)
+        with pytest.raises(StateUnwritable):
+            world.score.write_checkpoint()
+    world.score.write_checkpoint()
+    assert world.state.restore()[1] == plain.outcome()[3]
+    world.start()
