@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.layout import StateRows
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Reason
 from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
+from insa_anomaly.core.series.detector import Model, ModelTable, Results, SeriesBatch, advance
 from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.detectors.detector import BaseDetector, StateColumns
@@ -101,22 +102,28 @@ class AnomalyDetector(BaseDetector[_ServedModel, Results]):
         # Loads scikit-learn, which scoring does without
         from insa_anomaly.core.series.training import SeriesLearner  # noqa: PLC0415
 
-        return SeriesLearner(self._key, model_id, version, self.parameters, self.policy)
+        return SeriesLearner(
+            key=self._key,
+            id=model_id,
+            version=version,
+            parameters=self.parameters,
+            policy=self.policy,
+        )
 
     def _advance(self, times: Ints, values: Floats) -> tuple[Floats, Results]:
         which, good = np.zeros(len(values), np.int64), np.full(len(values), int(Quality.GOOD))
-        states, results = advance(
-            self._state[None],
-            which,
-            self._serving.table if self._serving else self._no_model,
-            which if self._serving else which - 1,
-            values,
+        batch = SeriesBatch(
+            series=which,
+            models=which if self._serving else which - 1,
+            values=values,
             times=times,
             # A reading of the same time is another reading if its value is another.
             discriminators=np.ascontiguousarray(values + 0.0).view(np.int64),
             qualities=good,
-            policy=self.policy,
-            parameters=self.parameters,
+        )
+        table = self._serving.table if self._serving else self._no_model
+        states, results = advance(
+            StateRows(self._state[None]), batch, table, self.policy, self.parameters
         )
         return states[0], results
 
@@ -147,7 +154,7 @@ class AnomalyDetector(BaseDetector[_ServedModel, Results]):
     def _load(self, path: Path) -> None:
         scorer, state, seen, figures = read_arrays(path, "scorer", "state", "seen", "figures")
         model = Model.from_bytes(scorer.tobytes()) if scorer.size else None
-        if state.shape != (1, features.STATE_WIDTH):
+        if state.shape != (1, features.STATE.width):
             raise ModelFileError(
                 f"{path} was saved by another version: its window has another form"
             )

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from insa_anomaly.core.layout import LearntRows, StateRows
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.units import Features, Floats
 
@@ -28,8 +29,8 @@ class ServingModel:
     index: int  # of the series, in this run of the daemon
     model_id: str
     model_version: int
-    state: Floats  # [features.STATE_WIDTH]
-    learnt: Floats  # [detector.MODEL_WIDTH]
+    state: StateRows  # [features.STATE.width]
+    learnt: LearntRows  # [detector.LEARNT.width]
 
 
 class ShadowTally(msgspec.Struct, frozen=True):

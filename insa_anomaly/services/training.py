@@ -130,7 +130,13 @@ class SeriesTraining:
 
     def learner(self, key: SeriesKey, _: TrainingData, version: int) -> SeriesLearner:
         """Return a learner for the next version."""
-        return SeriesLearner(key, str(uuid4()), version, self.parameters, self.policy)
+        return SeriesLearner(
+            key=key,
+            id=str(uuid4()),
+            version=version,
+            parameters=self.parameters,
+            policy=self.policy,
+        )
 
     def check(self, _: Model) -> None:
         """Accept any model."""

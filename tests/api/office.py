@@ -24,7 +24,7 @@ from insa_anomaly.api import app
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, anomaly_id, episode_id
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Model
-from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.instrumentation.metrics import metrics_text
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.ports.recorder import Page, Telemetry
@@ -63,15 +63,9 @@ WISHES = {
 def learnt() -> Trained:
     """Train a small model of noise around 10."""
     values = 10 + np.random.default_rng(0).normal(size=400)
-    return fit(
-        times=SECOND * np.arange(400),
-        values=values,
-        key=KEY,
-        model_id=str(UUID(int=0)),
-        version=1,
-        parameters=PARAMETERS,
-        policy=POLICY,
-    )
+    return SeriesLearner(
+        key=KEY, id=str(UUID(int=0)), version=1, parameters=PARAMETERS, policy=POLICY
+    ).fit(SECOND * np.arange(400), values)
 
 
 now = clock.now

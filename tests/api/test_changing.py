@@ -16,7 +16,7 @@ from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import EpisodeState, Policy, Transition, step
-from insa_anomaly.core.series.detector import INTERVAL, Model
+from insa_anomaly.core.series.detector import INTERVAL_US, Model
 from insa_anomaly.ports.recorder import Page, Telemetry
 from insa_anomaly.runtime.fleet.fleet import Kept
 from insa_anomaly.services.model_changes import opened
@@ -179,10 +179,10 @@ def test_the_stream_takes_the_threshold_with_the_model(office: Office) -> None:
     """A threshold set by hand counts, and is stored in the checkpoint."""
     row = office.train()
     office.fleet.swap(KEY, Model.from_bytes(office.files.scorer(row.id)), 0.875)
-    assert office.fleet._models.numbers[0, :].tolist().count(0.875) == 1
+    assert office.fleet._models.learnt[0, :].tolist().count(0.875) == 1
     assert msgspec.msgpack.decode(office.fleet.moved()[KEY], type=Kept).threshold == 0.875
     office.serve(row)
-    assert 0.875 not in office.fleet._models.numbers[0, :].tolist()
+    assert 0.875 not in office.fleet._models.learnt[0, :].tolist()
 
 
 # ------------------------------------------------------------------------------ versions
@@ -390,7 +390,7 @@ def test_a_body_that_grows_is_cut_off(office: Office) -> None:
 def test_the_interval_of_a_model_is_in_microseconds(office: Office) -> None:
     """The effect of a threshold rests on an interval in microseconds."""
     row = office.train()
-    assert Model.from_bytes(office.files.scorer(row.id)).numbers[INTERVAL] >= SECOND / 1000
+    assert Model.from_bytes(office.files.scorer(row.id)).learnt[INTERVAL_US] >= SECOND / 1000
 
 
 # ------------------------------------------------------------------------------- shadows

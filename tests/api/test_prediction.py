@@ -14,7 +14,7 @@ import redis
 from insa_anomaly.adapters.redis import rate_limit
 from insa_anomaly.adapters.redis.rate_limit import LocalRateLimit, RedisRateLimit
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import INTERVAL
+from insa_anomaly.core.series.detector import INTERVAL_US
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.services.keys import Permission, Wish
@@ -52,7 +52,7 @@ def predict(office: Office, value: float, who: str = "fast") -> Any:  # noqa: AN
 
 def states(office: Office) -> bytes:
     """Return all state that the stream holds of all series."""
-    return office.fleet._states.tobytes() + office.fleet._models.numbers.tobytes()
+    return office.fleet._states.tobytes() + office.fleet._models.learnt.tobytes()
 
 
 def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
@@ -63,7 +63,7 @@ def test_a_prediction_is_what_the_stream_then_says(serving: Office) -> None:
     for value in (ORDINARY, ORDINARY + 3, STRANGE, -STRANGE, 0, 1e308):
         said = predict(serving, value)
         window = serving.fleet.windows.read(0, SettableClock())
-        at = int(window.state[features.LAST] + window.learnt[INTERVAL])
+        at = int(window.state[features.LAST] + window.learnt[INTERVAL_US])
         zeros, good = np.zeros(1, np.int64), np.zeros(1, np.int16)
         states_before = serving.fleet._states.copy()
         telemetry = Telemetry(

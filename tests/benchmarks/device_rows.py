@@ -9,7 +9,7 @@ import numpy as np
 from insa_anomaly.core.device import detector, window
 from insa_anomaly.core.device.batch import advance_each
 from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
-from insa_anomaly.core.device.training import fit
+from insa_anomaly.core.device.training import DeviceLearner
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena
@@ -40,16 +40,18 @@ def history(kind: int, rows: int, until: int) -> tuple[Ints, Floats]:
 def learnt(kind: int, now: int, rows: int = 2000) -> DeviceModel:
     """Return a model of a kind of device."""
     times, values = history(kind, rows, now)
-    return fit(
-        times,
-        values,
-        f"device-{kind}",
-        METRICS,
-        model_id=str(UUID(int=kind + 1)),
-        version=1,
-        parameters=_PARAMETERS,
-        policy=_POLICY,
-    ).model
+    return (
+        DeviceLearner(
+            device_id=f"device-{kind}",
+            metrics=METRICS,
+            id=str(UUID(int=kind + 1)),
+            version=1,
+            parameters=_PARAMETERS,
+            policy=_POLICY,
+        )
+        .fit(times, values)
+        .model
+    )
 
 
 @dataclass(frozen=True)

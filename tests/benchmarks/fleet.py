@@ -18,7 +18,7 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
-from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 from tests.benchmarks import signals
 from tests.benchmarks.signals import KINDS
 
@@ -44,15 +44,13 @@ def trained(folder: Path, now: int, kinds: int = KINDS, readings: int = READINGS
 def of_kind(kind: int, readings: int, now: int) -> Trained:
     """Return a model of a kind of signal, from a number of minutes up to `now`."""
     times, values = signals.history(kind, readings, now)
-    return fit(
-        times,
-        values,
-        SeriesKey("kind", str(kind)),
-        str(kind),
+    return SeriesLearner(
+        key=SeriesKey("kind", str(kind)),
+        id=str(kind),
         version=1,
         parameters=Parameters(),
         policy=Policy(),
-    )
+    ).fit(times, values)
 
 
 def _digest() -> str:

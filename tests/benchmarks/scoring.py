@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import units
+from insa_anomaly.core.layout import StateRows
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import OFFSET, ModelTable, Results, advance
+from insa_anomaly.core.series.detector import OFFSET, ModelTable, Results, SeriesBatch, advance
 from insa_anomaly.core.series.training import Trained
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.fleet import for_series
@@ -31,7 +32,7 @@ class Rig:
     models: ModelTable
     rows: npt.NDArray[np.int64]
     features: npt.NDArray[np.float32]
-    states: npt.NDArray[np.float64]
+    states: StateRows
     stream: Stream
     now: int
 
@@ -63,15 +64,17 @@ class Rig:
         values = self.stream.round(self.now)
         self.states, results = advance(
             self.states,
-            which=self.rows,
-            models=self.models,
-            rows=self.rows,
-            values=values,
-            times=times,
-            discriminators=nothing,
-            qualities=nothing,
-            policy=Policy(),
-            parameters=Parameters(),
+            SeriesBatch(
+                series=self.rows,
+                models=self.rows,
+                values=values,
+                times=times,
+                discriminators=nothing,
+                qualities=nothing,
+            ),
+            self.models,
+            Policy(),
+            Parameters(),
         )
         return results
 
@@ -83,7 +86,7 @@ class Rig:
     def ours(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the `decision_function` of each row's own model by the compiled forests."""
         scores: npt.NDArray[np.float64] = (
-            self.models.arena.score(rows, self.features[rows]) - self.models.numbers[rows, OFFSET]
+            self.models.arena.score(rows, self.features[rows]) - self.models.learnt[rows, OFFSET]
         )
         return scores
 

@@ -20,7 +20,7 @@ from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
-from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 
 BEGIN = 1_700_000_000_000_000  # microseconds
 STEP = 1_000_000
@@ -117,15 +117,13 @@ def trained() -> tuple[Trained, ...]:
     times = BEGIN + at[:, 0] * STEP
     policy = Policy(false_alarms_per_day=5.0)
     return tuple(
-        fit(
-            times,
-            values[:, i],
-            SeriesKey("any", metric),
-            metric,
-            1,
+        SeriesLearner(
+            key=SeriesKey("any", metric),
+            id=metric,
+            version=1,
             parameters=Parameters(mature_days=0.0, mature_readings=0),
             policy=policy,
-        )
+        ).fit(times, values[:, i])
         for i, metric in enumerate(METRICS)
     )
 

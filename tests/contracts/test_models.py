@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.adapters.disk.models import ModelFiles, safe_part
 from insa_anomaly.core.device.detector import DeviceModel
+from insa_anomaly.core.layout import LearntRows
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.series.training import Trained
@@ -60,7 +61,8 @@ def made(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> Tra
         device_id=key.device_id,
         metric_name=key.metric_name,
     )
-    return replace(one, model=replace(model, numbers=one.model.numbers + trained_at - NOON))
+    learnt = LearntRows(one.model.learnt + trained_at - NOON)
+    return replace(one, model=replace(model, learnt=learnt))
 
 
 def saved(files: ModelFiles, key: SeriesKey = KEY, trained_at: int = NOON) -> ModelRow:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from insa_anomaly.core.device import detector, window
 from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters, DeviceResults, Served
-from insa_anomaly.core.device.training import TrainedDevice, fit
+from insa_anomaly.core.device.training import DeviceLearner, TrainedDevice
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.units import Floats, Ints
 from tests.core.streams import MINUTE, SECOND, START
@@ -57,16 +57,14 @@ def wave(n: int, seed: int = 0) -> Rows:
 def trained(seed: int) -> TrainedDevice:
     """Return a model of 400 rows."""
     rows = wave(400, seed)
-    return fit(
-        times=rows.times,
-        values=rows.values,
+    return DeviceLearner(
         device_id="D",
         metrics=METRICS,
-        model_id=f"00000000-0000-0000-0000-00000000000{seed}",
+        id=f"00000000-0000-0000-0000-00000000000{seed}",
         version=1,
         parameters=SMALL,
         policy=POLICY,
-    )
+    ).fit(rows.times, rows.values)
 
 
 def served(seed: int = 0, refit_step: float = 25.0) -> Served:

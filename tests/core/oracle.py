@@ -53,24 +53,23 @@ class Window:
 
 
 def unscaled(
-    values: Sequence[float], times: Sequence[float], flat: float, numbers: Floats
+    values: Sequence[float], times: Sequence[float], flat: float, learnt: Floats
 ) -> list[float]:
     """Return the features of a full window."""
     far = [
-        min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -1e3), 1e3)
-        for v in values
+        min(max((v - learnt[features.CENTER]) / learnt[features.SCALE], -1e3), 1e3) for v in values
     ]
     z = [min(max(v, -6.0), 6.0) for v in far]
     short = z[-10:]
     level = sum(short) / 10
     spread = (sum((v - level) ** 2 for v in short) / 9) ** 0.5
     now, residuals = 0.0, [0.0] * 10
-    if numbers[features.DAILY][daily.BINS]:
+    if learnt[features.DAILY][daily.BINS]:
         now, residuals = (
-            far[-1] - profile(times[-1], numbers),
-            [v - profile(t, numbers) for v, t in zip(short, times[-10:], strict=True)],
+            far[-1] - profile(times[-1], learnt),
+            [v - profile(t, learnt) for v, t in zip(short, times[-10:], strict=True)],
         )
-    run = log(1 + max(min(flat, numbers[features.FLAT_MOST]) - numbers[features.FLAT_FREE], 0))
+    run = log(1 + max(min(flat, learnt[features.FLAT_MOST]) - learnt[features.FLAT_FREE], 0))
     return [
         far[-1],
         far[-1] - far[-2],
@@ -83,25 +82,24 @@ def unscaled(
     ]
 
 
-def expected(values: Sequence[float], times: Sequence[float], numbers: Floats) -> float:
+def expected(values: Sequence[float], times: Sequence[float], learnt: Floats) -> float:
     """Return the expected value, computed from the ten values before the newest."""
     z = [
-        min(max((v - numbers[features.CENTER]) / numbers[features.SCALE], -6.0), 6.0)
+        min(max((v - learnt[features.CENTER]) / learnt[features.SCALE], -6.0), 6.0)
         for v in values[-11:-1]
     ]
-    residual = sum(v - profile(t, numbers) for v, t in zip(z, times[-11:-1], strict=True)) / 10
+    residual = sum(v - profile(t, learnt) for v, t in zip(z, times[-11:-1], strict=True)) / 10
     return float(
-        numbers[features.CENTER]
-        + numbers[features.SCALE] * (residual + profile(times[-1], numbers))
+        learnt[features.CENTER] + learnt[features.SCALE] * (residual + profile(times[-1], learnt))
     )
 
 
-def profile(time: float, numbers: Floats) -> float:
+def profile(time: float, learnt: Floats) -> float:
     """Return the time-of-day profile at a time."""
-    bins = int(numbers[features.DAILY][daily.BINS])
+    bins = int(learnt[features.DAILY][daily.BINS])
     if not bins:
         return 0.0
-    levels = numbers[features.DAILY][daily.LEVELS][:bins]
+    levels = learnt[features.DAILY][daily.LEVELS][:bins]
     place = time % DAY / DAY * bins - 0.5
     share = place - floor(place)
     return float(
@@ -154,27 +152,27 @@ def dues(moved: Sequence[bool], eligible: Sequence[bool], steps: Sequence[float]
     return out
 
 
-def window_z(raw: Floats, numbers: Floats) -> list[float]:
+def window_z(raw: Floats, learnt: Floats) -> list[float]:
     """Return the log root mean square of the robustly scaled features of each row."""
     out = []
-    for row, learnt in zip(raw.tolist(), numbers, strict=True):
+    for row, own in zip(raw.tolist(), learnt, strict=True):
         scaled = [
             min(max((f - c) / s, -30), 30)
-            for f, c, s in zip(row, learnt[charts.CENTERS], learnt[charts.SCALES], strict=True)
+            for f, c, s in zip(row, own[charts.CENTERS], own[charts.SCALES], strict=True)
         ]
         out.append(log(1 + (sum(z * z for z in scaled) / len(scaled)) ** 0.5))
     return out
 
 
-def forecast_error(values: Sequence[float], scaling: Floats, numbers: Floats) -> float:
+def forecast_error(values: Sequence[float], scaling: Floats, learnt: Floats) -> float:
     """Return the log of the error of the forecast for the newest value."""
     far = [(v - scaling[features.CENTER]) / scaling[features.SCALE] for v in values]
     z = [*(min(max(v, -6.0), 6.0) for v in far[:-1]), min(max(far[-1], -200), 200)]
     known = [*z[-2:-7:-1], sum(z[-21:-1]) / 20, 1.0]
     off = z[-1] - sum(
-        weight * value for weight, value in zip(numbers[charts.WEIGHTS], known, strict=True)
+        weight * value for weight, value in zip(learnt[charts.WEIGHTS], known, strict=True)
     )
-    return log(1 + min(abs((off - numbers[charts.ERROR_CENTER]) / numbers[charts.ERROR_SCALE]), 50))
+    return log(1 + min(abs((off - learnt[charts.ERROR_CENTER]) / learnt[charts.ERROR_SCALE]), 50))
 
 
 def smoothed(errors: Sequence[float]) -> list[float]:

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from insa_anomaly.core.layout import LearntRows, StateRows
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import detector, features
-from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
-from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.series.detector import Model, ModelTable, Results, SeriesBatch, advance
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.core.units import Floats, Ints
 
 SECOND = 1_000_000
@@ -64,15 +65,13 @@ def daily(n: int, seed: int = 0, noise: float = 0.3) -> tuple[Ints, Floats]:
 def trained(seed: int) -> Trained:
     """Return a model of 400 readings."""
     times, values = daily(400, seed)
-    return fit(
-        times=times,
-        values=values,
+    return SeriesLearner(
         key=SeriesKey("D", f"m{seed}"),
-        model_id=f"model-{seed}",
+        id=f"model-{seed}",
         version=1,
         parameters=SMALL,
         policy=POLICY,
-    )
+    ).fit(times, values)
 
 
 def models() -> ModelTable:
@@ -83,17 +82,17 @@ def models() -> ModelTable:
     held = ModelTable(SERIES, SMALL.n_estimators)
     for row in range(3):
         held.put(row, trained(row).model)
-    held.numbers[2, features.DAILY] = [48, *np.sin(np.arange(48))]
-    held.numbers[:, detector.REFIT_STEP] = 40, 25, 6, 0
+    held.learnt[2, features.DAILY] = [48, *np.sin(np.arange(48))]
+    held.learnt[:, detector.REFIT_STEP] = 40, 25, 6, 0
     return held
 
 
 @cache
-def _warm() -> Floats:
+def _warm() -> StateRows:
     states = features.empty(SERIES)
     times, values = daily(70, 9)
     for row in range(SERIES):
-        gaps = np.full(70, np.inf)
+        gaps_us = np.full(70, np.inf)
         series, own = np.full(70, row), np.arange(70)
         states = features.push(
             states=states,
@@ -101,14 +100,14 @@ def _warm() -> Floats:
             values=values,
             times=times.astype(np.float64),
             discriminators=own,
-            gaps=gaps,
+            gaps_us=gaps_us,
         ).states
     return states
 
 
-def warm() -> Floats:
+def warm() -> StateRows:
     """Return the states of series whose windows are full."""
-    return _warm().copy()
+    return StateRows(_warm().copy())
 
 
 PAUSES = (MINUTE, MINUTE, MINUTE, MINUTE, 0, 0, -MINUTE, 7 * SECOND, 30 * MINUTE)
@@ -143,21 +142,23 @@ def streams(draw: st.DrawFn, most: int = 60) -> Stream:
 
 
 def run(
-    states: Floats, stream: Stream, held: ModelTable, policy: Policy = POLICY
-) -> tuple[Floats, Results]:
+    states: StateRows, stream: Stream, held: ModelTable, policy: Policy = POLICY
+) -> tuple[StateRows, Results]:
     """Advance all `SERIES` series by a stream."""
     rows = np.where(stream.which < 3, stream.which, -1)
     return advance(
-        states=states,
-        which=stream.which,
-        models=held,
-        rows=rows,
-        values=stream.values,
-        times=stream.times,
-        discriminators=stream.discriminators,
-        qualities=stream.qualities,
-        policy=policy,
-        parameters=SMALL,
+        states,
+        SeriesBatch(
+            series=stream.which,
+            models=rows,
+            values=stream.values,
+            times=stream.times,
+            discriminators=stream.discriminators,
+            qualities=stream.qualities,
+        ),
+        held,
+        policy,
+        SMALL,
     )
 
 
@@ -172,16 +173,16 @@ def same(left: Results, right: Results) -> bool:
 def joined(parts: list[Results]) -> Results:
     """Concatenate results."""
     return Results(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
             for name in Results.__dataclass_fields__
-        )
+        }
     )
 
 
 def taken(results: Results, at: npt.NDArray[np.integer]) -> Results:
     """Select the results of some readings by index."""
-    return Results(*(getattr(results, name)[at] for name in Results.__dataclass_fields__))
+    return Results(**{name: getattr(results, name)[at] for name in Results.__dataclass_fields__})
 
 
 def reloaded(held: ModelTable) -> ModelTable:
@@ -195,7 +196,7 @@ def reloaded(held: ModelTable) -> ModelTable:
             device_id=model.device_id,
             metric_name=model.metric_name,
             forest=model.forest,
-            numbers=held.numbers[row],
+            learnt=LearntRows(held.learnt[row]),
         )
         again.put(row, Model.from_bytes(copy.to_bytes()))
     return again

@@ -7,7 +7,7 @@ import pytest
 
 from insa_anomaly.core.scoring import episodes, status
 from insa_anomaly.core.series import detector, features
-from insa_anomaly.core.series.detector import advance
+from insa_anomaly.core.series.detector import SeriesBatch, advance
 from insa_anomaly.core.units import Floats, Ints
 from tests.benchmarks.process import resident_bytes
 from tests.core.streams import MINUTE, SMALL, START, models
@@ -32,23 +32,25 @@ def test_memory_is_flat(readings: int) -> None:
     """Resident memory grows by less than 4 MB after the first third of the readings."""
     random, held, states = np.random.default_rng(1), models(), features.empty(SERIES)
     which, own = np.repeat(np.arange(SERIES), PER_SERIES), np.zeros(AT_ONCE, np.int64)
-    held.numbers[:, detector.REFIT_STEP] = PER_SERIES
+    held.learnt[:, detector.REFIT_STEP] = PER_SERIES
     rows, scored, early = np.where(which < SERIES - 1, which, -1), 0, 0
     for number in range(readings // AT_ONCE):
         if number == readings // AT_ONCE // 3:
             early = resident_bytes(os.getpid())
         times, values = batch(number, random)
         states, results = advance(
-            states=states,
-            which=which,
-            models=held,
-            rows=rows,
-            values=values,
-            times=times,
-            discriminators=own,
-            qualities=own,
-            policy=episodes.Policy(),
-            parameters=SMALL,
+            states,
+            SeriesBatch(
+                series=which,
+                models=rows,
+                values=values,
+                times=times,
+                discriminators=own,
+                qualities=own,
+            ),
+            held,
+            episodes.Policy(),
+            SMALL,
         )
         scored += int((results.status == status.Status.SCORED).sum())
     assert scored > 0.7 * readings

@@ -6,7 +6,7 @@ from uuid import UUID
 import numpy as np
 
 from insa_anomaly.core.device.detector import DeviceModel, DeviceParameters
-from insa_anomaly.core.device.training import fit
+from insa_anomaly.core.device.training import DeviceLearner
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC, SeriesKey
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.models import ModelRow
@@ -37,16 +37,18 @@ def device_model(number: int) -> DeviceModel:
     """Fit model `number` of the pump on noise around 10."""
     random, metrics = np.random.default_rng(50 + number), METRICS[number]
     times, values = SECOND * np.arange(400), 10 + random.normal(size=(400, len(metrics)))
-    return fit(
-        times=times,
-        values=values,
-        device_id="pump",
-        metrics=metrics,
-        model_id=str(UUID(int=100 + number)),
-        version=number + 1,
-        parameters=PARAMETERS,
-        policy=POLICY,
-    ).model
+    return (
+        DeviceLearner(
+            device_id="pump",
+            metrics=metrics,
+            id=str(UUID(int=100 + number)),
+            version=number + 1,
+            parameters=PARAMETERS,
+            policy=POLICY,
+        )
+        .fit(times, values)
+        .model
+    )
 
 
 @cache

@@ -13,7 +13,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series.detector import Model
-from insa_anomaly.core.series.training import fit
+from insa_anomaly.core.series.training import SeriesLearner
 from insa_anomaly.ports.log import Entry, Swap
 from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.testing.log import MemoryLog
@@ -67,15 +67,17 @@ def model(number: int) -> Model:
     random = np.random.default_rng(number)
     times, values = SECOND * np.arange(400), 10 + random.normal(size=400)
     device_id, metric_name = SERIES[number % len(SERIES)]
-    return fit(
-        times=times,
-        values=values,
-        key=SeriesKey(device_id, metric_name),
-        model_id=str(UUID(int=number + 1)),
-        version=number + 1,
-        parameters=PARAMETERS,
-        policy=POLICY,
-    ).model
+    return (
+        SeriesLearner(
+            key=SeriesKey(device_id, metric_name),
+            id=str(UUID(int=number + 1)),
+            version=number + 1,
+            parameters=PARAMETERS,
+            policy=POLICY,
+        )
+        .fit(times, values)
+        .model
+    )
 
 
 @cache

@@ -90,7 +90,7 @@ def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers)
     A key that cannot be learnt has a reason, and harms no other key.
     """
     alone = {
-        key: service(files).task(key, history(), NOW).run().trained.model.numbers for key in SERIES
+        key: service(files).task(key, history(), NOW).run().trained.model.learnt for key in SERIES
     }
     found = trained(files, workers)
     assert {key for key, one in found.items() if isinstance(one, ModelRow)} == {
@@ -100,9 +100,9 @@ def test_law_many_at_once_are_as_one_by_one(files: ModelFiles, workers: Workers)
     assert "at least 2 are needed" in str(found[SeriesKey("fan", DEVICE_METRIC)])
     assert "20 different readings" in str(found[SeriesKey("few", "a")])
     assert found.keys() == set(KEYS)
-    for key, numbers in alone.items():
+    for key, learnt in alone.items():
         np.testing.assert_array_equal(
-            Model.from_bytes(files.scorer(files.active()[key])).numbers, numbers
+            Model.from_bytes(files.scorer(files.active()[key])).learnt, learnt
         )
 
 

@@ -137,7 +137,7 @@ def test_a_fast_series_is_learnt_from_its_newest(service: TrainingService, shelf
     """A fast series is learnt from its newest `history_readings_most` readings."""
     service.from_history(KEY, history(range(2000)), NOW)
     assert learnt(shelf) == PARAMETERS.history_readings_most
-    assert 100 < float(shelf.kept[-1][0].model.numbers[0]) < 300  # the centre of the newest 400
+    assert 100 < float(shelf.kept[-1][0].model.learnt[0]) < 300  # the centre of the newest 400
 
 
 def test_too_few_readings_leave_nothing(service: TrainingService, shelf: Shelf) -> None:
@@ -159,7 +159,7 @@ def test_readings_can_be_given(service: TrainingService, shelf: Shelf) -> None:
         service.from_readings(KEY, TrainingData(times, values), now)
     first, second = (one.model for one, _ in shelf.kept)
     assert first.id != second.id
-    assert first.numbers.tobytes() == second.numbers.tobytes()
+    assert first.learnt.tobytes() == second.learnt.tobytes()
     assert np.array_equal(first.forest.thresholds, second.forest.thresholds)
     assert isinstance(Model.from_bytes(first.to_bytes()), Model)
 

@@ -98,7 +98,12 @@ def _judge(
     """Verdict on the rows; writes the episodes into the states."""
     thresholds = np.asarray(numbers.threshold)
     after[:, EPISODE], verdicts = episodes.judge(
-        after[:, EPISODE], np.arange(len(times)), times, said.score, thresholds, policy
+        after[:, EPISODE],
+        np.arange(len(times)),
+        times,
+        said.score,
+        thresholds=thresholds,
+        policy=policy,
     )
     said.transition[:] = verdicts.transitions
     said.episode_started[:] = verdicts.started

@@ -145,11 +145,11 @@ class DeviceModel:
             message = "the device model file has another format"
             raise ValueError(message)
         forest = Forest(
-            np.asarray(arrays["forest_thresholds"], np.float32),
-            np.asarray(arrays["forest_features"], np.uint8),
-            np.asarray(arrays["forest_leaves"], np.uint16),
-            int(arrays["forest_max_samples"].item()),
-            float(arrays["forest_offset"].item()),
+            thresholds=np.asarray(arrays["forest_thresholds"], np.float32),
+            features=np.asarray(arrays["forest_features"], np.uint8),
+            leaves=np.asarray(arrays["forest_leaves"], np.uint16),
+            max_samples=int(arrays["forest_max_samples"].item()),
+            offset=float(arrays["forest_offset"].item()),
         )
         about = (
             str(arrays["id"].item()),
@@ -159,8 +159,12 @@ class DeviceModel:
         alpha, threshold, gap, interval, refit_step = (
             float(arrays[name].item()) for name in _SCALARS
         )
-        ever, first, through, released, mature = np.asarray(arrays["life"], np.float64).tolist()
-        life = Maturity(ever, first, through, released, bool(mature))
+        known_rows, first, through, released, mature = np.asarray(
+            arrays["life"], np.float64
+        ).tolist()
+        life = Maturity(
+            known=known_rows, first=first, through=through, released=released, mature=bool(mature)
+        )
         band = np.asarray(arrays["band"], np.float64)
         return cls(
             *about,
@@ -485,7 +489,12 @@ def _judge(
     n = len(times)
     thresholds = np.full(n, served.model.threshold if served else 0.0)
     episodes, verdicts = judge(
-        after[None, EPISODE], np.zeros(n, np.int64), times, said.score, thresholds, policy
+        after[None, EPISODE],
+        np.zeros(n, np.int64),
+        times,
+        said.score,
+        thresholds=thresholds,
+        policy=policy,
     )
     after[EPISODE] = episodes[0]
     said.transition[:] = verdicts.transitions

@@ -92,37 +92,6 @@ class _DeviceFit(Generic[Grown]):
     left_out: list[str]  # metrics, and why
 
 
-def fit(
-    times: Ints,
-    values: Floats,
-    device_id: str,
-    metrics: Sequence[str],
-    model_id: str,
-    version: int,
-    parameters: Parameters,
-    policy: episodes.Policy,
-    past: Past[DeviceModel] | None = None,
-) -> TrainedDevice:
-    """Learn from rows: times [n] in microseconds since the epoch, values [n, len(metrics)], not finite where a metric has none; any order.
-
-    A metric with readings in fewer than half of the rows is left out of the model, which says so. With a `past`, this is a refit: what
-    alarmed in mature age is not learnt, unless it has become the rule. Raises NotEnoughData below 100 rows
-    or 32 full windows, TrainingError for data nothing can be learnt from.
-    """
-    learnt = _learnt(
-        DeviceLearner(device_id, tuple(metrics), model_id, version, parameters, policy),
-        times,
-        values,
-        past,
-        grow,
-    )
-    made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
-    figures = _figures(times, learnt.when, learnt.model, learnt.scores, learnt.left_out)
-    return TrainedDevice(
-        learnt.model, learnt.forest, None, parameters, len(learnt.when), figures, made_with
-    )
-
-
 def _learnt(
     learner: "DeviceLearner",
     times: Ints,
@@ -549,19 +518,25 @@ class DeviceLearner:
     policy: episodes.Policy
 
     def fit(
-        self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None
+        self, times: Ints, values: Floats, past: Past[DeviceModel] | None = None
     ) -> TrainedDevice:
-        """As the function `fit`."""
-        return fit(
-            times,
-            values,
-            self.device_id,
-            self.metrics,
-            self.id,
-            self.version,
-            parameters,
-            self.policy,
-            past,
+        """Learn from rows: times [n] in microseconds since the epoch, values [n, metrics]; any order.
+
+        A metric without a reading in a row is not finite there; a metric with readings in fewer than
+        half of the rows is left out of the model, which reports it. With a `past`, this is a refit:
+        a row that alarmed in mature age is not learnt, unless alarms have become the rule. Raises
+        NotEnoughData below 100 rows or 32 full windows, TrainingError for data from which no model
+        can be learnt.
+        """
+        fit = _learnt(self, times, values, past, grow)
+        return TrainedDevice(
+            model=fit.model,
+            forest=fit.forest,
+            scaler=None,
+            parameters=self.parameters,
+            samples=len(fit.when),
+            figures=_figures(times, fit.when, fit.model, fit.scores, fit.left_out),
+            made_with={"scikit-learn": sklearn.__version__, "numpy": np.__version__},
         )
 
     def twin(

@@ -1,1 +1,1 @@
-"""What training shares: parameters, isolation forests, assessment, challenge."""
+"""Parts of training that series and devices share: parameters, forests, assessment, challenge."""

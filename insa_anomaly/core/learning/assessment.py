@@ -1,9 +1,11 @@
-"""What a model is worth, measured on a holdout: the newest part of a history, which the model has not learnt.
+"""Assessment of a model on a holdout: the newest part of a history, which it has not learnt.
 
-Nobody has labelled it. So it is taken as ordinary, which gives the share of false alarms, and faults of seven kinds and three sizes are
-planted in it, which gives the share of faults that are caught. Two models are compared on the same holdout with the same faults.
+A holdout has no labels. It is taken as ordinary, which gives the share of false alarms, and faults
+of seven kinds and three sizes are planted in it, which gives the share of faults that are caught.
+Two models are compared on the same holdout with the same faults.
 
-Intervals are percentiles of a block bootstrap (Kuensch 1989): readings near to each other are not independent.
+Intervals are percentiles of a block bootstrap (Kuensch 1989): neighbouring readings are not
+independent.
 """
 
 from collections.abc import Callable
@@ -15,9 +17,9 @@ import numpy as np
 from insa_anomaly.core import units
 from insa_anomaly.core.units import Bools, Floats, Ints
 
-FEWEST_READINGS = 2000  # of a history, below which nothing is said about its model
+FEWEST_READINGS = 2000  # of a history, below which its model is not assessed
 HOLDOUT_SHARE = 0.3
-WORSE_BY = 0.01  # of balanced accuracy: a challenger that may be worse by more is not promoted
+WORSE_BY = 0.01  # of balanced accuracy: a challenger possibly worse by more is not promoted
 PLAINLY_WORSE_BY = 0.1
 FALSE_POSITIVE_RATE_MOST = 0.05
 
@@ -32,7 +34,8 @@ _LENGTHS = {
     "dropout": 4,
     "oscillation": 60,
 }
-_APART = 200  # readings from the beginning of one fault to that of the next: room to recover, where there is room
+# Readings from the beginning of a fault to that of the next: room to recover, where there is room.
+_APART = 200
 _PERIOD = 8
 _MIDDLE_OF = 31
 _SEED = 20_240_901
@@ -48,18 +51,17 @@ class InjectedFault(NamedTuple):
     end: int
 
 
-Scorer = Callable[
-    [Ints, Floats], Floats
-]  # scores of a stream [n] from an empty window on; 1 where it could not be scored
+# Scores of a stream [n] from an empty window on; 1 for a reading that cannot be scored.
+Scorer = Callable[[Ints, Floats], Floats]
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Readings [n], or rows of d metrics [n, d], and how many at the beginning only fill the window."""
+    """Readings [n], or rows of d metrics [n, d]."""
 
     times: Ints
     values: Floats
-    context: int
+    context: int  # readings at the beginning that only fill the window
 
     def __len__(self) -> int:
         return len(self.times) - self.context
@@ -67,10 +69,10 @@ class Holdout:
 
 @dataclass(frozen=True)
 class Assessment:
-    """How one model did on a holdout."""
+    """Result of a model on a holdout."""
 
-    alarmed: Bools  # [n] which of the ordinary readings that could be scored were called anomalous
-    caught: Bools  # [f] which of the planted faults were
+    alarmed: Bools  # [n] whether each ordinary reading that could be scored was called anomalous
+    caught: Bools  # [f] whether each planted fault was
     faults: tuple[InjectedFault, ...]
 
     @property
@@ -85,33 +87,28 @@ class Assessment:
 
     @property
     def accuracy(self) -> float:
-        """Balanced: the mean of what is caught and of what is left in peace."""
+        """Balanced accuracy: the mean of the true positive rate and the true negative rate."""
         return (self.true_positive_rate + 1 - self.false_positive_rate) / 2
 
     def caught_by_kind(self) -> dict[str, float]:
-        """Share of the planted faults caught, a kind each."""
-        return {
-            kind: float(
-                np.mean(
-                    [c for c, f in zip(self.caught, self.faults, strict=True) if f.kind == kind]
-                )
-            )
-            for kind in _LENGTHS
-        }
+        """Return the share of the planted faults caught, by kind."""
+        kinds = np.array([fault.kind for fault in self.faults])
+        return {kind: float(np.mean(self.caught[kinds == kind])) for kind in _LENGTHS}
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """A challenger against the champion, on the same holdout with the same faults."""
+    """A challenger compared with the champion, on the same holdout with the same faults."""
 
     improvement_percentage: float  # of balanced accuracy; negative where the challenger is worse
-    lower_bound: float  # of the difference in balanced accuracy: below it with a chance of 1 in 40
+    lower_bound: float  # of the difference in balanced accuracy, which is below it 1 time in 40
     challenger_false_positive_rate: float
 
     def objection(self) -> str:
-        """Why the challenger is not to be promoted; empty where it is."""
+        """Return why the challenger is not to be promoted; empty if it is."""
         if self.lower_bound < -WORSE_BY:
-            return f"balanced accuracy may be lower by {-100 * self.lower_bound:.1f} points, more than {100 * WORSE_BY:g}"
+            lower, most = -100 * self.lower_bound, 100 * WORSE_BY
+            return f"balanced accuracy may be lower by {lower:.1f} points, more than {most:g}"
         if self.challenger_false_positive_rate > FALSE_POSITIVE_RATE_MOST:
             rate, most = 100 * self.challenger_false_positive_rate, 100 * FALSE_POSITIVE_RATE_MOST
             return f"it calls {rate:.1f} % of ordinary readings anomalous, more than {most:g} %"
@@ -119,16 +116,16 @@ class PairedComparison:
 
 
 def assess(score: Scorer, holdout: Holdout) -> Assessment:
-    """How a model does on what it has not learnt. Of a device every fault is planted in one metric, in turn."""
+    """Assess a model on a holdout. In a device every fault is planted in one metric, in turn."""
     times, values, context = holdout.times, holdout.values, holdout.context
     plain = score(times, values)[context:]
-    said, faults = [], []
+    caught, faults = [], []
     for planted in plans(len(plain)):
         faulty = np.concatenate((values[:context], _planted(values[context:], planted)))
         scores = score(times, faulty)[context:]
-        said += [bool((scores[fault.first : fault.end] < 0).any()) for fault in planted]
+        caught += [bool((scores[fault.first : fault.end] < 0).any()) for fault in planted]
         faults += planted
-    return Assessment(plain < 0, np.array(said), tuple(faults))
+    return Assessment(plain < 0, np.array(caught), tuple(faults))
 
 
 def _planted(values: Floats, faults: list[InjectedFault]) -> Floats:
@@ -143,7 +140,10 @@ def _planted(values: Floats, faults: list[InjectedFault]) -> Floats:
 
 
 def compare(champion: Assessment, challenger: Assessment) -> PairedComparison:
-    """The challenger against the champion; both of the same holdout. Blocks of readings, and faults, are drawn anew together."""
+    """Compare two assessments of the same holdout.
+
+    Blocks of readings, and faults, are resampled together.
+    """
     random = np.random.default_rng(_SEED)
     less_alarmed = _block_means(champion.alarmed) - _block_means(challenger.alarmed)
     more_caught = challenger.caught.astype(np.float64) - champion.caught
@@ -157,15 +157,14 @@ def compare(champion: Assessment, challenger: Assessment) -> PairedComparison:
 
 
 def interval(share: Bools) -> tuple[float, float]:
-    """Where the true share lies with a chance of 19 in 20, of flags in time order [n]."""
-    low, high = np.quantile(
-        _resampled(np.random.default_rng(_SEED), _block_means(share)), [0.025, 0.975]
-    ).tolist()
+    """Return the 95 % interval of the share of flags [n] in time order."""
+    drawn = _resampled(np.random.default_rng(_SEED), _block_means(share))
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return low, high
 
 
 def local_noise(values: Floats) -> float:
-    """Robust standard deviation of values [n] around their mean of 31 readings; never 0."""
+    """Return the robust standard deviation of values [n] around their mean of 31; never 0."""
     if len(values) < _MIDDLE_OF:
         return (float(values.std()) if len(values) else 0.0) or 1e-9
     middle = np.lib.stride_tricks.sliding_window_view(values, _MIDDLE_OF).mean(axis=1)
@@ -174,26 +173,25 @@ def local_noise(values: Floats) -> float:
 
 
 def plans(n: int) -> list[list[InjectedFault]]:
-    """Every kind in every size, evenly spread over n readings; in as many passes as it takes to keep them apart."""
+    """Return faults of every kind and size, evenly spread over n readings.
+
+    The plans are the passes that it takes to keep the faults apart.
+    """
     wanted = [(kind, size) for size in _SIZES for kind in _LENGTHS]
     at_once = max(2, n // _APART)
-    plans = [wanted[begin : begin + at_once] for begin in range(0, len(wanted), at_once)]
+    return [_plan(n, wanted[begin : begin + at_once]) for begin in range(0, len(wanted), at_once)]
+
+
+def _plan(n: int, wanted: list[tuple[str, float]]) -> list[InjectedFault]:
+    firsts = [int(n / len(wanted) * (i + 0.25)) for i in range(len(wanted))]
     return [
-        [
-            InjectedFault(kind, size, first, min(first + _LENGTHS[kind], n))
-            for (kind, size), first in zip(plan, _places(n, len(plan)), strict=True)
-        ]
-        for plan in plans
+        InjectedFault(kind, size, first, min(first + _LENGTHS[kind], n))
+        for (kind, size), first in zip(wanted, firsts, strict=True)
     ]
 
 
-def _places(n: int, faults: int) -> list[int]:
-    step = n / faults
-    return [int(step * (i + 0.25)) for i in range(faults)]
-
-
 def plant(values: Floats, faults: list[InjectedFault], noise: float) -> Floats:
-    """Values [n] with these faults in them; `noise` is the unit of their sizes."""
+    """Plant faults in a copy of values [n]; `noise` is the unit of their sizes."""
     out = values.copy()
     random = np.random.default_rng(_SEED)
     for i, (kind, size, first, end) in enumerate(faults):
@@ -220,6 +218,6 @@ def _block_means(flags: Bools) -> Floats:
 
 
 def _resampled(random: np.random.Generator, values: Floats) -> Floats:
-    """Means of as many values drawn with replacement, time and again."""
+    """Return means of all values drawn with replacement, a thousand times."""
     drawn: Floats = values[random.integers(0, len(values), (_RESAMPLES, len(values)))].mean(axis=1)
     return drawn

@@ -1,10 +1,10 @@
-"""A new model of a series or a device against the one that serves: trained, assessed, and promoted only where it is not worse.
+"""A new model of a series or device against the one that serves: promoted only if it is not worse.
 
-The figures of a model come from a holdout: the newest 30 % of its history, seen by a model of the oldest 70 % with a gap of one long
-window between them. The model that serves is then learnt from all of it.
+The figures of a model come from a holdout: the newest 30 % of its history, scored by a model of the
+oldest 70 % with a gap of one long window between them. The model that serves is then learnt from
+the whole history.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -31,36 +31,37 @@ M = TypeVar("M", bound=LearntModel)
 
 
 class Learner(Protocol[M]):
-    """How a series, or a device, is learnt: `training.SeriesLearner`, `device_training.DeviceLearner`."""
+    """Way to learn a series or device: `SeriesLearner` or `DeviceLearner`."""
 
     @property
     def parameters(self) -> Parameters:
-        """By which it is learnt."""
+        """Parameters of the model."""
 
-    def fit(
-        self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None
-    ) -> TrainedModel[M]:
-        """Learn; with a past, what alarmed in mature age is left out. Raises NotEnoughData, TrainingError."""
+    def fit(self, times: Ints, values: Floats, past: Past[M] | None = None) -> TrainedModel[M]:
+        """Learn; with a past, readings that alarmed in mature age are left out.
+
+        Raises NotEnoughData, TrainingError.
+        """
 
     def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None) -> M:
-        """The model of `fit`, to be asked alone, by parameters with which `fit` has learnt before."""
+        """Return the model of `fit`, to be discarded, by parameters that `fit` has accepted."""
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
-        """What a model is learnt from, alarmed ones among it, in time order."""
+        """Return the readings that a model is learnt from, alarmed ones included, in time order."""
 
     def scores(self, model: M, times: Ints, values: Floats) -> Floats:
-        """Scores of a stream [n] from an empty window on; 1 where it could not be scored."""
+        """Score a stream [n] from an empty window on; 1 for a reading that cannot be scored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Challenge(Generic[M]):
-    """A challenger, and what became of it."""
+    """A challenger, and its result."""
 
     trained: TrainedModel[M]
     improvement_percentage: float | None = None  # of balanced accuracy over the champion's
-    unknown: str = ""  # why there is no improvement to tell, where there is a champion
+    unknown: str = ""  # why the improvement over a champion is unknown
     refusal: str = ""  # why it is not promoted
-    champion: Assessment | None = None  # how the one before did on what it had not learnt
+    champion: Assessment | None = None  # of the model before, on readings it had not learnt
 
     @property
     def promoted(self) -> bool:
@@ -69,101 +70,103 @@ class Challenge(Generic[M]):
 
     @property
     def outcome(self) -> dict[str, float | bool | str | None]:
-        """Percentage of improvement, None where it is not known; whether it is promoted; the reason of a refusal, or of the None."""
-        reason = self.refusal or self.unknown
+        """Improvement in percent, or None; promotion; reason of a refusal or of the None."""
         return {
             "improvement_percentage": self.improvement_percentage,
             "promoted": self.promoted,
-            "reason": reason,
+            "reason": self.refusal or self.unknown,
         }
 
 
 def train(
     learner: Learner[M], times: Ints, values: Floats, past: Past[M] | None = None
 ) -> Challenge[M]:
-    """Learn, and say what the model is worth; where one served before, say whether the new one is to take its place.
+    """Learn and assess a model; with a past, decide whether it replaces the serving model.
 
-    times [n] in microseconds since the epoch, values [n], or [n, d] of a device; any order. Raises as the learner's `fit` does.
+    times [n] in microseconds since the epoch, values [n], or [n, d] of a device; any order. Raises
+    as the learner's `fit` does.
     """
-    trained = learner.fit(times, values, learner.parameters, past)
+    trained = learner.fit(times, values, past)
     when, what = learner.usable(times, values)
     if len(when) < FEWEST_READINGS:
-        return _unknown(
-            trained, f"{len(when)} readings; at least {FEWEST_READINGS} are needed to hold any out"
-        )
+        few = f"{len(when)} readings; at least {FEWEST_READINGS} are needed to hold any out"
+        return _unknown(trained, few)
     cut = int((1 - HOLDOUT_SHARE) * len(when))
     twin = learner.twin(when[:cut], what[:cut], _as_old(trained, learner.parameters), past)
     first = cut + units.LONG
-    assess = _assessor(learner)
     holdout = held_out(when, what, first)
-    found = assess(twin, holdout)
+    found = _assess(learner, twin, holdout)
     trained = replace(trained, figures=trained.figures | _figures(found, holdout))
     if past is None:
-        return Challenge(trained)
-    unseen = held_out(
-        when, what, max(first, int(np.searchsorted(when, past.model.life.through, "right")))
-    )
+        return Challenge(trained=trained)
+    unseen = held_out(when, what, max(first, _first_new(when, past)))
     if len(unseen) < FEWEST_TO_COMPARE:
-        return _unknown(
-            trained,
-            f"the serving model has learnt all but {len(unseen)} of these readings; {FEWEST_TO_COMPARE} are needed to compare",
+        few = (
+            f"the serving model has learnt all but {len(unseen)} of these readings; "
+            f"{FEWEST_TO_COMPARE} are needed to compare"
         )
+        return _unknown(trained, few)
     # The twin stands for the new model: neither it nor the champion has learnt the holdout.
-    champion = assess(past.model, unseen)
-    comparison = assessment.compare(champion, assess(twin, unseen))
+    champion = _assess(learner, past.model, unseen)
+    comparison = assessment.compare(champion, _assess(learner, twin, unseen))
     return Challenge(
-        trained,
-        comparison.improvement_percentage,
+        trained=trained,
+        improvement_percentage=comparison.improvement_percentage,
         refusal=comparison.objection(),
         champion=champion,
     )
 
 
 def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Challenge[M]:
-    """Learn on from where the serving model stands. Cheap, so the gate is wide: only what is plainly worse is refused.
+    """Continue to learn from the serving model; refuse only a plainly worse model.
 
-    Both are held against what came since; the new one has learnt it, so its figures are not those of a holdout and are not given.
+    The gate is wide because a refit is cheap. Both models are assessed on the readings that have
+    come since; the new model has learnt them, so its figures are not given.
     """
-    trained = learner.fit(times, values, learner.parameters, past)
+    trained = learner.fit(times, values, past)
     when, what = learner.usable(times, values)
-    since = held_out(when, what, int(np.searchsorted(when, past.model.life.through, "right")))
+    since = held_out(when, what, _first_new(when, past))
     if len(since) < FEWEST_TO_COMPARE:
-        return Challenge(trained, unknown=f"{len(since)} readings since the model before it")
-    assess = _assessor(learner)
-    champion = assess(past.model, since)
-    worse = champion.accuracy - assess(trained.model, since).accuracy
-    refused = (
-        f"balanced accuracy lower by {100 * worse:.1f} points on what came since"
-        if worse > PLAINLY_WORSE_BY
-        else ""
-    )
+        few = f"{len(since)} readings since the model before it"
+        return Challenge(trained=trained, unknown=few)
+    champion = _assess(learner, past.model, since)
+    worse = champion.accuracy - _assess(learner, trained.model, since).accuracy
+    refusal = f"balanced accuracy lower by {100 * worse:.1f} points on what came since"
     return Challenge(
-        trained, unknown="learnt on from the version before it", refusal=refused, champion=champion
+        trained=trained,
+        unknown="learnt on from the version before it",
+        refusal=refusal if worse > PLAINLY_WORSE_BY else "",
+        champion=champion,
     )
 
 
-def _assessor(learner: Learner[M]) -> Callable[[M, Holdout], Assessment]:
-    return lambda model, holdout: assessment.assess(partial(learner.scores, model), holdout)
+def _assess(learner: Learner[M], model: M, holdout: Holdout) -> Assessment:
+    return assessment.assess(partial(learner.scores, model), holdout)
+
+
+def _first_new(when: Ints, past: Past[M]) -> int:
+    """Return the index of the first reading that the serving model has not learnt."""
+    return int(np.searchsorted(when, past.model.life.through, "right"))
 
 
 def _as_old(trained: TrainedModel[M], parameters: Parameters) -> Parameters:
-    """Parameters by which less history makes a model of the same age: young or mature, it decides by other members."""
-    return (
-        replace(parameters, mature_days=0.0, mature_readings=0)
-        if trained.model.life.mature
-        else parameters
-    )
+    """Return parameters with which less history makes a model of the same age.
+
+    A young and a mature model decide by other members.
+    """
+    mature = trained.model.life.mature
+    return replace(parameters, mature_days=0.0, mature_readings=0) if mature else parameters
 
 
 def _unknown(trained: TrainedModel[M], reason: str) -> Challenge[M]:
-    basis: Figures = (
-        {} if trained.figures["accuracy"] is not None else {"basis": f"not assessed: {reason}"}
-    )
-    return Challenge(replace(trained, figures=trained.figures | basis), unknown=reason)
+    assessed = trained.figures["accuracy"] is not None
+    basis: Figures = {} if assessed else {"basis": f"not assessed: {reason}"}
+    trained = replace(trained, figures=trained.figures | basis)
+    return Challenge(trained=trained, unknown=reason)
 
 
 def held_out(when: Ints, what: Floats, first: int) -> Holdout:
-    """The readings from `first` on, and those before them that fill the window."""
+    """Return the readings from `first` on, and the readings before them that fill the window."""
     begin = max(first - CONTEXT, 0)
     return Holdout(when[begin:], what[begin:], first - begin)
 
@@ -181,5 +184,6 @@ def _figures(found: Assessment, holdout: Holdout) -> Figures:
         "holdout_readings": len(found.alarmed),
         "holdout_days": round(span, 6),
         "holdout_faults": len(found.caught),
-        "basis": "injected: the newest 30 % held out by time, taken as ordinary, with planted faults",
+        "basis": "injected: "
+        "the newest 30 % held out by time, taken as ordinary, with planted faults",
     }

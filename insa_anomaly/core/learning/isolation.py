@@ -1,9 +1,10 @@
-"""Isolation trees as scikit-learn grows them: forests that are only asked and never kept, and any forest in its compiled form.
+"""Isolation trees as scikit-learn grows them: forests for a moment, and forests in compiled form.
 
-A series is learnt with nine forests for the one that is kept: those that hold values out, and the twin's. `Trees` are, tree by tree and to
-the bit, what `IsolationForest` grows from the same seed, by the same `ExtraTreeRegressor`, in a third of the time. Spared is what a forest
-repeats for each of its trees: looking its parameters up, making and seeding generators, and drawing rows that an earlier forest of as many
-rows has drawn already.
+A series is learnt with nine forests for the one that is stored: those that hold values out, and the
+twin's. `Trees` are, tree by tree and to the bit, the trees that `IsolationForest` grows from the
+same seed, by the same `ExtraTreeRegressor`, in a third of the time. They skip the work that a
+forest repeats for each of its trees: looking its parameters up, making and seeding generators, and
+drawing rows that an earlier forest of as many rows has drawn already.
 """
 
 from copy import copy
@@ -25,8 +26,6 @@ from insa_anomaly.core.scoring.forest import (
     NODES,
     SAMPLES_MOST,
     Forest,
-    LeafCodes,
-    NodeFeatures,
     Thresholds,
     average_path_length,
     leaf_code,
@@ -35,7 +34,7 @@ from insa_anomaly.core.units import Features, Floats, Ints
 from insa_anomaly.errors import TrainingError
 
 _SEEDS = np.iinfo(np.int32).max
-_DRAWS_KEPT = 8  # of 0.4 MB: the forests of a series and of its twin are of four sizes
+_DRAWS_CACHED = 8  # of 0.4 MB: the forests of a series and of its twin are of four sizes
 
 
 @dataclass(frozen=True)
@@ -48,30 +47,22 @@ class Trees:
 
     @classmethod
     def of(cls, forest: IsolationForest) -> Self:
-        """Those of a fitted forest."""
-        return cls(
-            [tree.tree_ for tree in forest.estimators_],
-            int(forest.max_samples_),
-            float(forest.offset_),
-        )
+        """Return the trees of a fitted forest."""
+        trees = [tree.tree_ for tree in forest.estimators_]
+        return cls(trees, int(forest.max_samples_), float(forest.offset_))
 
     def score_samples(self, rows: Features) -> Floats:
-        """As scikit-learn's, to the bit: features [n, w] -> [n] in [-1, 0), lower = stranger."""
+        """Return scikit-learn's `score_samples` of features [n, w], to the bit, in [-1, 0)."""
         lengths = np.zeros(len(rows))
         for tree in self.trees:
             own = tree.compute_node_depths() + average_path_length(tree.n_node_samples) - 1.0
             lengths += own.take(tree.apply(rows))
-        scores: Floats = -(
-            2
-            ** (
-                -lengths
-                / (len(self.trees) * average_path_length(np.array([float(self.max_samples)])))
-            )
-        )
+        average = average_path_length(np.array([float(self.max_samples)]))
+        scores: Floats = -(2 ** (-lengths / (len(self.trees) * average)))
         return scores
 
     def compiled(self) -> Forest:
-        """The same as complete trees."""
+        """Return the forest of complete trees that is equal to this one."""
         first = np.cumsum([0] + [tree.node_count for tree in self.trees[:-1]])
         left, right = (self._children(first, name) for name in ("children_left", "children_right"))
         feature, threshold, samples = (
@@ -82,46 +73,45 @@ class Trees:
         tree, node, place = np.arange(len(first)), first, np.zeros(len(first), np.int64)
         for depth in range(DEPTH + 1):
             inner = left[node] >= 0
-            ends = place[~inner] << (
-                DEPTH - depth
-            )  # where a walk ends that always turns left from here
+            # A walk that always turns left from here ends there.
+            ends = place[~inner] << (DEPTH - depth)
             out.leaves[tree[~inner], ends] = leaf_code(depth, samples[node[~inner]])
             tree, node, place = tree[inner], node[inner], place[inner]
             at = place + (1 << depth) - 1
-            out.thresholds[tree, at], out.features[tree, at] = (
-                _rounded_down(threshold[node]),
-                feature[node],
-            )
+            out.thresholds[tree, at] = _rounded_down(threshold[node])
+            out.features[tree, at] = feature[node]
             tree, node = np.concatenate((tree, tree)), np.concatenate((left[node], right[node]))
             place = np.concatenate((2 * place, 2 * place + 1))
         return out
 
     def _children(self, first: Ints, name: str) -> Ints:
-        """Of every node of all trees, in a row; negative where it has none."""
+        """Return the child of every node of all trees, in a row; negative for a leaf."""
         own = [getattr(tree, name) for tree in self.trees]
-        return np.concatenate(
-            [
-                np.where(one < 0, -1, one + begin)
-                for one, begin in zip(own, first.tolist(), strict=True)
-            ]
-        )
+        parts = zip(own, first.tolist(), strict=True)
+        return np.concatenate([np.where(child < 0, -1, child + begin) for child, begin in parts])
 
 
 def _blank(trees: int, max_samples: int, offset: float) -> Forest:
-    thresholds: Thresholds = np.full((trees, NODES), np.inf, np.float32)
-    used: NodeFeatures = np.zeros((trees, NODES), np.uint8)
-    codes: LeafCodes = np.zeros((trees, LEAVES), np.uint16)
-    return Forest(thresholds, used, codes, max_samples, offset)
+    return Forest(
+        thresholds=np.full((trees, NODES), np.inf, np.float32),
+        features=np.zeros((trees, NODES), np.uint8),
+        leaves=np.zeros((trees, LEAVES), np.uint16),
+        max_samples=max_samples,
+        offset=offset,
+    )
 
 
 def _rounded_down(thresholds: Floats) -> Thresholds:
-    """Float32 thresholds that compare with a float32 as these do."""
+    """Return float32 thresholds that compare with a float32 as the float64 ones do."""
     near = thresholds.astype(np.float32)
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 def compiled(forest: IsolationForest | Trees, check: Features) -> Forest:
-    """The forest as complete trees, held against what it says itself of the rows `check`; refuses to answer with another."""
+    """Return the forest as complete trees, checked against its own scores of the rows `check`.
+
+    Raises TrainingError if they differ.
+    """
     out = (forest if isinstance(forest, Trees) else Trees.of(forest)).compiled()
     rows = check[:: max(len(check) // 256, 1)]
     difference = float(np.abs(out.score_samples(rows) - forest.score_samples(rows)).max())
@@ -132,27 +122,29 @@ def compiled(forest: IsolationForest | Trees, check: Features) -> Forest:
 
 # --------------------------------------------------------------------------------------------------- growing
 class _Growing(IsolationForest):  # type: ignore[misc]  # it ships no types
-    """Grows and scores as scikit-learn's own does, to the bit, in two thirds of the time."""
+    """A forest that grows and scores as scikit-learn's, to the bit, in two thirds of the time."""
 
     def _make_estimator(
         self,
         append: bool = True,  # noqa: ARG002, FBT001, FBT002
         random_state: int | None = None,
     ) -> ExtraTreeRegressor:
-        """A copy: looking into the signature of every tree for its parameters takes as long as growing one."""
+        """Return a copy of a tree: reading a signature for parameters takes as long as growing."""
         tree = copy(self.estimator_)
         tree.random_state = np.random.RandomState(random_state).randint(_SEEDS)
         return tree
 
     def _score_samples(self, rows: Features) -> Floats:
-        """What `contamination` is a quantile of."""
-        return Trees(
-            [tree.tree_ for tree in self.estimators_], int(self.max_samples_), 0.0
-        ).score_samples(rows)
+        """Return the scores of which `contamination` is a quantile."""
+        trees = [tree.tree_ for tree in self.estimators_]
+        return Trees(trees, int(self.max_samples_), 0.0).score_samples(rows)
 
 
 def grow(scaled: Features, parameters: Parameters) -> IsolationForest:
-    """The forest over these rows [n, w], to be kept. Raises TrainingError for a parameter out of its range."""
+    """Grow the forest over rows [n, w], to be stored.
+
+    Raises TrainingError for a parameter out of its range.
+    """
     forest = _Growing(
         n_estimators=parameters.n_estimators,
         contamination=parameters.contamination,
@@ -161,29 +153,28 @@ def grow(scaled: Features, parameters: Parameters) -> IsolationForest:
     )
     try:
         forest.fit(scaled)
-    except ValueError as error:  # scikit-learn's word for a parameter out of its range
+    except ValueError as error:  # scikit-learn's error for a parameter out of its range
         raise TrainingError(str(error)) from error
-    forest.__class__ = (
-        IsolationForest  # grown, it is one: who opens its file needs scikit-learn alone
-    )
+    forest.__class__ = IsolationForest  # so that its file is opened with scikit-learn alone
     return forest
 
 
 def grow_passing(scaled: Features, parameters: Parameters) -> Trees:
-    """The same trees, to be asked alone, by parameters that `grow` has accepted; `contamination` is not looked at."""
+    """Grow the same trees, to be discarded, by parameters that `grow` has accepted.
+
+    `contamination` is not read.
+    """
     rows = np.ascontiguousarray(scaled, np.float32)
-    drawn = _drawn(
-        len(rows), _samples(parameters, len(rows)), parameters.n_estimators, parameters.random_state
-    )
+    samples = _samples(parameters, len(rows))
+    drawn = _drawn(len(rows), samples, parameters.n_estimators, parameters.random_state)
     most = drawn.rows.shape[1]
+    depth = int(np.ceil(np.log2(max(most, 2))))
     random = np.random.RandomState()
     trees = []
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         for at, targets, seed in zip(drawn.rows, drawn.targets, drawn.seeds.tolist(), strict=True):
             random.seed(seed)
-            tree = ExtraTreeRegressor(
-                max_features=1, max_depth=int(np.ceil(np.log2(max(most, 2)))), random_state=random
-            )
+            tree = ExtraTreeRegressor(max_features=1, max_depth=depth, random_state=random)
             trees.append(tree.fit(rows[at], targets, check_input=False).tree_)
     return Trees(trees, most, -0.5)
 
@@ -198,16 +189,19 @@ def _samples(parameters: Parameters, rows: int) -> int:
 
 
 class _Drawn(NamedTuple):
-    """What chance decides of t trees before any row is looked at."""
+    """Random choices for t trees, made before any row is read."""
 
     rows: Ints  # [t, max_samples] ascending
-    targets: Floats  # [t, max_samples, 1] what the regression tree is grown for
+    targets: Floats  # [t, max_samples, 1] of the regression tree
     seeds: Ints  # [t]
 
 
-@lru_cache(_DRAWS_KEPT)
+@lru_cache(_DRAWS_CACHED)
 def _drawn(rows: int, most: int, trees: int, seed: int) -> _Drawn:
-    """As `IsolationForest.fit` draws it: for each tree from a generator of its own, its seed, and from the beginning again its rows."""
+    """Draw as `IsolationForest.fit` does.
+
+    Each tree has a generator of its own, which gives its seed and, started again, its rows.
+    """
     random = np.random.RandomState(seed)
     targets = random.uniform(size=rows)
     random.seed(seed)

@@ -7,7 +7,10 @@ from insa_anomaly.errors import TrainingError
 
 
 def typical_pause(when: Floats) -> float:
-    """Median time from one reading, or row, to the next, microseconds. Raises TrainingError where they are all of one time."""
+    """Return the median time from a reading, or row, to the next, in microseconds.
+
+    Raises TrainingError if all have the same time.
+    """
     pauses = np.diff(when)
     pauses = pauses[pauses > 0]
     if not len(pauses):
@@ -16,7 +19,10 @@ def typical_pause(when: Floats) -> float:
 
 
 def robust_scale(values: Floats) -> tuple[float, float]:
-    """Median, and the largest of three robust estimates of scale; never 0, so that a constant series has one too."""
+    """Return the median, and the largest of three robust estimates of scale.
+
+    The scale is never 0, so that a constant series has a scale too.
+    """
     rounding = 1e-12 * float(np.abs(values).max())
     with np.errstate(over="ignore", invalid="ignore"):
         p1, p5, p25, p50, p75, p95, p99 = np.percentile(values, [1, 5, 25, 50, 75, 95, 99]).tolist()

@@ -1,4 +1,4 @@
-"""A trained model with its estimators and figures, and what a refit knows of the time before it."""
+"""A trained model with its estimators and figures, and the past that a refit continues from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class LearntModel(Protocol):
 
     @property
     def life(self) -> Maturity:
-        """What it has behind it."""
+        """Age of the model, and the span of its past."""
 
 
 M = TypeVar("M", bound=LearntModel)
@@ -29,15 +29,16 @@ M = TypeVar("M", bound=LearntModel)
 
 @dataclass(frozen=True)
 class Past(Generic[M]):
-    """What a refit is told of the time before it."""
+    """The past of a refit."""
 
     model: M  # that served since the last refit
-    anomalous: Ints  # times of the readings that it, or one before it, called anomalous, but for what an operator dismissed
+    # Times of the readings that it, or a model before it, called anomalous, without dismissed ones.
+    anomalous: Ints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel(Generic[M]):
-    """A model, what scikit-learn made it from, and what is known about it."""
+    """A model, the estimators of scikit-learn behind it, and its figures."""
 
     model: M
     forest: IsolationForest
@@ -49,7 +50,7 @@ class TrainedModel(Generic[M]):
 
     @property
     def estimators(self) -> dict[str, object]:
-        """What scikit-learn made, by what it is."""
+        """Objects of scikit-learn, by kind."""
         return {"model": self.forest} | ({"scaler": self.scaler} if self.scaler else {})
 
 

@@ -1,1 +1,1 @@
-"""From members to episodes: forests, calibration, maturity."""
+"""Steps from members to episodes: forests, calibration, maturity."""

@@ -1,31 +1,35 @@
-"""How strange is it? Values of a measure become p-values, and p-values a score.
+"""Calibration: values of a measure become p-values, and p-values a score.
 
-A table is learnt from values of the measure on readings its model had not seen: the empirical distribution up to its 95 %
-quantile, and above it the rarer of that and a generalised Pareto tail (peaks over threshold; probability-weighted moments
-after Hosking and Wallis 1987; shape within [0, 0.6]), so that a p-value goes on falling beyond the strangest value ever held
-out, and is no larger than what was counted where the tail ends sooner than a Pareto tail would.
+A table is learnt from values of the measure on readings its model had not seen: the empirical
+distribution up to its 95 % quantile, and above it the rarer of that and a generalised Pareto tail
+(peaks over threshold; probability-weighted moments after Hosking and Wallis 1987; shape within
+[0, 0.6]). So a p-value continues to fall beyond the strangest value ever held out, and is no larger
+than the counted share where the tail ends sooner than a Pareto tail would.
 """
 
 import numpy as np
 
+from insa_anomaly.core.layout import Layout
 from insa_anomaly.core.units import Floats
 
 _BODY_KNOTS, _TAIL_KNOTS = 32, 16
 _KNOTS = _BODY_KNOTS + _TAIL_KNOTS
-_X = slice(0, _KNOTS)
-_Y = slice(_KNOTS, 2 * _KNOTS)
-_U, _Y_U, _SHAPE, _SCALE = range(2 * _KNOTS, 2 * _KNOTS + 4)
-TABLE_WIDTH = 2 * _KNOTS + 4
+TABLE = Layout({"x": _KNOTS, "y": _KNOTS, "u": 1, "y_u": 1, "shape": 1, "scale": 1})
+_X, _Y = TABLE.part("x"), TABLE.part("y")
+_U, _Y_U, _SHAPE, _SCALE = map(TABLE.column, ("u", "y_u", "shape", "scale"))
+TABLE_WIDTH = TABLE.width
 
 _BODY = 0.95
 _FEWEST_EXCESSES = 8
 _SURPRISE_CAP = 12.0
-_RESOLUTION = 1e-3  # of the tail's scale: less above its beginning is rounding, which matters where all held-out values are equal
+# Of the tail's scale: less than this above its beginning is rounding, which matters where all
+# held-out values are equal.
+_RESOLUTION = 1e-3
 DECADES = 3.0  # of p beyond the alarm line are full confidence
 
 
 def table(values: Floats) -> Floats:
-    """Held-out values [n] of a measure, higher = stranger -> its table [TABLE_WIDTH]."""
+    """Return the table [TABLE_WIDTH] of held-out values [n] of a measure, higher = stranger."""
     ordered = np.sort(values)
     limit = float(np.quantile(ordered, _BODY))
     excess = ordered[ordered > limit] - limit
@@ -40,7 +44,10 @@ def table(values: Floats) -> Floats:
 
 
 def _knots(ordered: Floats, limit: float) -> Floats:
-    """Values [_KNOTS] between which counted shares are interpolated: in even steps in the body, in equal ratios in the tail."""
+    """Return the values [_KNOTS] between which counted shares are interpolated.
+
+    Their steps are even in the body, and of equal ratio in the tail.
+    """
     body = np.quantile(ordered, np.linspace(0, 1, _BODY_KNOTS) * _BODY, method="lower")
     body[-1] = limit
     exceeding = np.geomspace(max((1 - _BODY) * len(ordered), 1.0), 1.0, _TAIL_KNOTS)
@@ -48,7 +55,7 @@ def _knots(ordered: Floats, limit: float) -> Floats:
 
 
 def _tail(excess: Floats, span: float) -> tuple[float, float]:
-    """Shape and scale of the generalised Pareto distribution of the excesses (ascending)."""
+    """Return shape and scale of the generalised Pareto distribution of ascending excesses."""
     n = len(excess)
     mean = float(excess.mean()) if n else 0.0
     if n < _FEWEST_EXCESSES or mean <= 1e-12:
@@ -59,12 +66,11 @@ def _tail(excess: Floats, span: float) -> tuple[float, float]:
 
 
 def surprise(values: Floats, tables: Floats) -> Floats:
-    """-log10 p of values [...] by their tables [..., TABLE_WIDTH], within 0 to 12."""
+    """Return -log10 p of values [...] by their tables [..., TABLE_WIDTH], within 0 to 12."""
     at = np.indices(values.shape, sparse=True)
     inner = tables[..., _X][..., 1:-1]
-    right = np.where(
-        inner[..., -1] <= values, _KNOTS - 1, (inner > values[..., None]).argmax(axis=-1) + 1
-    )
+    above = (inner > values[..., None]).argmax(axis=-1)
+    right = np.where(inner[..., -1] <= values, _KNOTS - 1, above + 1)
     x0, x1 = tables[*at, right - 1], tables[*at, right]
     y0, y1 = tables[*at, _KNOTS + right - 1], tables[*at, _KNOTS + right]
     share = np.clip((values - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0)
@@ -77,7 +83,7 @@ def surprise(values: Floats, tables: Floats) -> Floats:
 
 
 def score(surprises: Floats, alphas: Floats) -> Floats:
-    """-log10 p [k] -> scores in [-1, 1]: 1 at p = 1, 0 at p = alpha, -1 three decades below alpha."""
+    """Return scores of -log10 p [k]: 1 at p = 1, 0 at p = alpha, -1 three decades below alpha."""
     line = -np.log10(alphas)
     beyond = line - surprises
     return np.where(beyond >= 0, np.minimum(beyond / line, 1.0), np.maximum(beyond / DECADES, -1.0))

@@ -1,8 +1,9 @@
-"""When to speak: single readings become episodes that a person can handle.
+"""Single readings become episodes that a person can handle.
 
-An episode opens at an anomalous reading whose confidence reaches the model's threshold, holds while anomalous readings keep
-coming, speaks again only when it grows clearly stronger, and closes after so many ordinary readings in a row, at the event
-time of the last of them. Nothing but a reading closes it: neither a refit nor a restart.
+An episode opens at an anomalous reading whose confidence reaches the model's threshold, holds while
+anomalous readings keep coming, worsens only when it grows clearly stronger, and closes after a
+number of ordinary readings in a row, at the event time of the last of them. Only a reading closes
+it: neither a refit nor a restart does.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from annotated_types import Gt, Le
 
 from insa_anomaly.core.bounds import Count, Positive, Share, check
+from insa_anomaly.core.layout import Layout
 from insa_anomaly.core.scoring.calibration import DECADES
 from insa_anomaly.core.units import Bools, Floats, Ints
 
@@ -21,7 +23,7 @@ _JUST_ABOVE = 1e-3
 
 
 class Transition(IntEnum):
-    """What a reading did to the episode of its series."""
+    """Effect of a reading on the episode of its series."""
 
     NONE = 0
     OPENED = 1
@@ -47,21 +49,23 @@ class Policy:
 
 
 class EpisodeState(NamedTuple):
-    """The episode of one series as it stands, or `QUIET`; the columns `features.EPISODE` of its state."""
+    """The episode of one series, or `QUIET`: columns of its state row."""
 
     started: float  # event time of the reading that opened it, microseconds
     readings: float  # anomalous readings in it
     peak: float  # strongest confidence
-    told: float  # confidence last told
+    told: float  # confidence last reported
     quiet: float  # ordinary readings since the last anomalous one
 
 
-QUIET = EpisodeState(0.0, 0.0, 0.0, 0.0, 0.0)
+QUIET = EpisodeState(started=0.0, readings=0.0, peak=0.0, told=0.0, quiet=0.0)
+STATE = Layout(dict.fromkeys(EpisodeState._fields, 1))
+_READINGS = STATE.column("readings")
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Per reading [n]: what it did, and the episode it belongs to (the one it closed included); 0 readings: none."""
+    """Effect of each reading [n], and the episode it belongs to or closes; 0 readings: none."""
 
     transitions: npt.NDArray[np.uint8]
     started: Ints
@@ -70,73 +74,77 @@ class Verdicts:
 
 
 def step(
-    standing: EpisodeState, time: float, score: float, threshold: float, policy: Policy
+    before: EpisodeState, time: float, score: float, threshold: float, policy: Policy
 ) -> tuple[Transition, EpisodeState]:
-    """One reading of one series: what it does, and the episode after it."""
+    """Return the effect of a reading, and the episode after it."""
     confidence = -score
-    if standing.readings == 0:
+    if before.readings == 0:
         if score < 0 and confidence >= threshold:
             return Transition.OPENED, EpisodeState(time, 1.0, confidence, confidence, 0.0)
         return Transition.NONE, QUIET
     if score >= 0:
-        started, readings, peak, told, quiet = standing
-        closed = quiet + 1 >= policy.merge_gap_readings
-        return (Transition.CLOSED if closed else Transition.NONE), EpisodeState(
-            started, readings, peak, told, quiet + 1
-        )
-    worse = confidence >= standing.told + policy.worsen_step
-    told, peak = confidence if worse else standing.told, max(standing.peak, confidence)
-    held = EpisodeState(standing.started, standing.readings + 1, peak, told, 0.0)
-    return (Transition.WORSENED if worse else Transition.NONE), held
+        after = before._replace(quiet=before.quiet + 1)
+        closed = after.quiet >= policy.merge_gap_readings
+        return (Transition.CLOSED if closed else Transition.NONE), after
+    worse = confidence >= before.told + policy.worsen_step
+    after = EpisodeState(
+        started=before.started,
+        readings=before.readings + 1,
+        peak=max(before.peak, confidence),
+        told=confidence if worse else before.told,
+        quiet=0.0,
+    )
+    return (Transition.WORSENED if worse else Transition.NONE), after
 
 
 def judge(
-    episodes: Floats, which: Ints, times: Floats, scores: Floats, thresholds: Floats, policy: Policy
+    episodes: Floats,
+    which: Ints,
+    times: Floats,
+    scores: Floats,
+    *,
+    thresholds: Floats,
+    policy: Policy,
 ) -> tuple[Floats, Verdicts]:
-    """Episodes [s, 5] after n readings, and the verdict on each; `which` [n] is non-decreasing, readings of a row are in order.
+    """Return the episodes [s, 5] after n readings, and the verdict on each reading.
 
-    Rows without an open episode and without an anomalous reading take no work: in a healthy plant that is nearly all of them.
+    `which` [n] is non-decreasing, and the readings of a row are in order. Rows without an open
+    episode and without an anomalous reading take no work: in a healthy plant nearly all of them.
     """
     after = episodes.copy()
     n = len(which)
-    verdicts = Verdicts(
-        np.zeros(n, np.uint8), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n)
-    )
+    transitions, peaks = np.zeros(n, np.uint8), np.zeros(n)
+    started, readings = np.zeros(n, np.int64), np.zeros(n, np.int64)
     at = _of_interest(episodes, which, scores)
-    standing, row = QUIET, -1
-    for i, r, time, score, threshold in zip(
-        at.tolist(),
-        which[at].tolist(),
-        times[at].tolist(),
-        scores[at].tolist(),
-        thresholds[at].tolist(),
-        strict=True,
-    ):
+    columns = (column[at].tolist() for column in (which, times, scores, thresholds))
+    state, row = QUIET, -1
+    for i, r, time, score, threshold in zip(at.tolist(), *columns, strict=True):
         if r != row:
-            standing, row = EpisodeState(*after[r].tolist()), r
-        transition, standing = step(standing, time, score, threshold, policy)
-        if standing.readings:
-            verdicts.transitions[i], verdicts.started[i] = transition, int(standing.started)
-            verdicts.readings[i], verdicts.peaks[i] = int(standing.readings), standing.peak
+            state, row = EpisodeState(*after[r].tolist()), r
+        transition, state = step(state, time, score, threshold, policy)
+        if state.readings:
+            transitions[i], started[i] = transition, int(state.started)
+            readings[i], peaks[i] = int(state.readings), state.peak
         if transition is Transition.CLOSED:
-            standing = QUIET
-        after[r] = standing
-    return after, verdicts
+            state = QUIET
+        after[r] = state
+    return after, Verdicts(transitions, started, readings, peaks)
 
 
 def _of_interest(episodes: Floats, which: Ints, scores: Floats) -> Ints:
-    """Readings of the rows where something may happen."""
-    rows: Bools = episodes[:, 1] > 0
+    """Return the readings of rows with an open episode or an anomalous reading."""
+    rows: Bools = episodes[:, _READINGS] > 0
     rows[which[scores < 0]] = True
     return np.flatnonzero(rows[which])
 
 
 def threshold_for(scores: Floats, days: float, policy: Policy) -> float:
-    """Least threshold at which ordinary readings would open no more than `policy.false_alarms_per_day` episodes.
+    """Return the least threshold that opens at most `policy.false_alarms_per_day` episodes.
 
-    `scores` [n] are held-out scores in time order over `days`. A run of anomalous readings opens an episode if its peak reaches the
-    threshold, so the peaks say how many would open. Where the history is too short to hold the accepted rate, the threshold lies above
-    the last peak that is too many by as much as a calibrated score says is as much rarer.
+    `scores` [n] are held-out scores of ordinary readings in time order over `days`. A run of
+    anomalous readings opens an episode if its peak reaches the threshold, so the peaks tell how
+    many would open. Where the history is too short to hold the accepted rate, the threshold lies
+    above the last peak that is too many, by as much as a calibrated score rises for the rarer rate.
     """
     if days <= 0:
         return policy.highest_threshold
@@ -149,10 +157,13 @@ def threshold_for(scores: Floats, days: float, policy: Policy) -> float:
     return float(np.clip(anchor + max(rarer, 0.0), 0.0, policy.highest_threshold))
 
 
-def peaks(scores: Floats, gap: int) -> Floats:
-    """Strongest confidence of every run of anomalous readings; runs fewer than `gap` ordinary readings apart are one."""
+def peaks(scores: Floats, gap_readings: int) -> Floats:
+    """Return the strongest confidence of every run of anomalous readings.
+
+    Runs fewer than `gap_readings` ordinary readings apart count as a single run.
+    """
     at = np.flatnonzero(scores < 0)
     if not len(at):
         return np.zeros(0)
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(at) > gap) + 1))
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(at) > gap_readings) + 1))
     return np.asarray(np.maximum.reduceat(-scores[at], starts), np.float64)

@@ -1,1 +1,1 @@
-"""One metric of a device: window, features, charts, rules, detector and its training."""
+"""A single metric of a device: window, features, charts, rules, detector and its training."""

@@ -1,8 +1,9 @@
-"""`advance`: readings in, states and results out. The stream, replay, evaluation, the API and the benchmarks all call it.
+"""`advance`: readings in, states and results out, for stream, replay, evaluation and API alike.
 
-A reading moves the window of its series; a full window gives features; the series' own forest and charts say how strange they
-are; held-out calibration makes that a p-value and a score; the verdict merges anomalous readings into episodes. All readings
-of a batch, of however many series, go through each step together, and the result is the same to the bit as one by one.
+A reading moves the window of its series. A full window gives features; the series' own forest and
+charts measure how strange they are; held-out calibration turns strangeness into a p-value and a
+score; the verdict merges anomalous readings into episodes. All readings of a batch, of however many
+series, go through each step together, and the result is the same to the bit as reading by reading.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core import units
 from insa_anomaly.core.damage import DAMAGE
+from insa_anomaly.core.layout import Layout, LearntRows, StateRows
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.core.scoring import calibration
@@ -25,89 +26,90 @@ from insa_anomaly.core.scoring.forest import Allocator, Arena, Forest
 from insa_anomaly.core.scoring.maturity import Maturity
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import charts, features, rules
-from insa_anomaly.core.series.features import Arrival
-from insa_anomaly.core.units import Bools, Features, Floats, Ints
+from insa_anomaly.core.series.features import Arrival, Pushed
+from insa_anomaly.core.units import LONG, SECOND, Bools, Features, Floats, Ints
 from insa_anomaly.errors import ModelFileError
 
-FORMAT = 2  # of a scorer file
-
-# The columns of what was learnt about one series.
-FEATURES = slice(0, features.NUMBERS_WIDTH)
-CHARTS = slice(FEATURES.stop, FEATURES.stop + charts.NUMBERS_WIDTH)
-RULES = slice(CHARTS.stop, CHARTS.stop + rules.NUMBERS_WIDTH)
 MEMBERS = ("forest", "forecast", "forecast_smoothed", "window")
 SMOOTHED = MEMBERS.index("forecast_smoothed")
-TABLES = tuple(  # one for each member, side by side, and one for them together
-    slice(start, start + calibration.TABLE_WIDTH)
-    for start in range(
-        RULES.stop,
-        RULES.stop + (len(MEMBERS) + 1) * calibration.TABLE_WIDTH,
-        calibration.TABLE_WIDTH,
-    )
-)
-OFFSET = TABLES[-1].stop  # what the forest's `contamination` sets; `raw_score` is less this
-ALPHA = OFFSET + 1
-THRESHOLD = ALPHA + 1
-GAP = THRESHOLD + 1  # a longer pause restarts the window, microseconds
-INTERVAL = GAP + 1  # typical pause between readings, microseconds
-REFIT_STEP = INTERVAL + 1  # readings between refits
-BAND = REFIT_STEP + 1  # reaches so far from the expected value, both ways
-MATURE = BAND + 1  # 1: the strangest of all members decides; 0: young, the forest alone
-KNOWN = MATURE + 1  # readings ever learnt from
-RELEASED = KNOWN + 1  # readings up to this time are learnt, whether they alarmed or not
-MODEL_WIDTH = RELEASED + 1
 
-_BLOCK = (
-    500  # readings scored together: what was learnt about their series is copied, 5 kB a reading
+LEARNT = Layout(
+    {
+        "features": features.LEARNT,
+        "charts": charts.LEARNT,
+        "rules": rules.LEARNT,
+        "members": Layout(dict.fromkeys(MEMBERS, calibration.TABLE_WIDTH)),
+        "together": calibration.TABLE_WIDTH,
+        "offset": 1,  # set by the forest's `contamination`; `raw_score` is less this
+        "alpha": 1,
+        "threshold": 1,
+        "gap_us": 1,  # a longer pause restarts the window
+        "interval_us": 1,  # typical pause between readings
+        "refit_step": 1,  # readings between refits
+        "band": 1,  # distance of both ends of the band from the expected value
+        "mature": 1,  # 1: the strangest of all members decides; 0: young, the forest alone
+        "known": 1,  # readings ever learnt from
+        "released": 1,  # readings up to this time are learnt, whether they alarmed or not
+    },
+    version=2,  # also of a scorer file
 )
-_COLLECTING, _WARMING, _SCORED = (
-    int(Status.COLLECTING),
-    int(Status.WARMING),
-    int(Status.SCORED),
-)  # numpy compares with these at once
-_AFTER_ARRIVAL = Status.LATE - Arrival.LATE  # what does not move has the same order in both
+FEATURES, CHARTS, RULES = map(LEARNT.part, ("features", "charts", "rules"))
+TABLES, TOGETHER = LEARNT.part("members"), LEARNT.part("together")
+OFFSET, ALPHA, THRESHOLD, BAND = map(LEARNT.column, ("offset", "alpha", "threshold", "band"))
+GAP_US, INTERVAL_US = map(LEARNT.column, ("gap_us", "interval_us"))
+REFIT_STEP, MATURE, KNOWN = map(LEARNT.column, ("refit_step", "mature", "known"))
+RELEASED = LEARNT.column("released")
+_TERMS = np.array([GAP_US, THRESHOLD, REFIT_STEP])
+
+_BLOCK = 500  # readings scored together: their learnt rows are copied, 5 kB a reading
+
+# Plain integers, which numpy compares without converting an enum.
+_COLLECTING, _WARMING, _SCORED = map(int, (Status.COLLECTING, Status.WARMING, Status.SCORED))
+_AFTER_ARRIVAL = Status.LATE - Arrival.LATE  # arrivals that do not move have the same order in both
 _GOOD = int(Quality.GOOD)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
-    """What was learnt about one series."""
+    """Knowledge about a series, by which its readings are scored."""
 
     id: str
     version: int
     device_id: str
     metric_name: str
     forest: Forest
-    numbers: Floats  # [MODEL_WIDTH]
+    learnt: LearntRows  # [LEARNT.width]
 
     @property
     def threshold(self) -> float:
         """Least confidence at which an anomalous reading opens an episode."""
-        return float(self.numbers[THRESHOLD])
+        return float(self.learnt[THRESHOLD])
 
     @property
     def interval(self) -> float:
         """Typical pause between readings, microseconds."""
-        return float(self.numbers[INTERVAL])
+        return float(self.learnt[INTERVAL_US])
 
     @property
     def refit_step(self) -> float:
         """Readings between refits."""
-        return float(self.numbers[REFIT_STEP])
+        return float(self.learnt[REFIT_STEP])
 
     @property
     def life(self) -> Maturity:
-        """What it has behind it."""
-        first, through = self.numbers[RULES][[rules.FROM, rules.THROUGH]].tolist()
-        known, released = self.numbers[[KNOWN, RELEASED]].tolist()
-        return Maturity(known, first, through, released, bool(self.numbers[MATURE]))
+        """Age of the model, and the span of its past."""
+        first, through = self.learnt[RULES][[rules.FROM, rules.THROUGH]].tolist()
+        known, released, mature = self.learnt[[KNOWN, RELEASED, MATURE]].tolist()
+        return Maturity(
+            known=known, first=first, through=through, released=released, mature=bool(mature)
+        )
 
     def to_bytes(self) -> bytes:
-        """One npz that needs no pickle."""
+        """Return an npz file that needs no pickle."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
-            format=np.int64(FORMAT),
+            format=np.int64(LEARNT.version),
             id=np.str_(self.id),
             version=np.int64(self.version),
             series=np.array([self.device_id, self.metric_name]),
@@ -116,13 +118,13 @@ class Model:
             leaves=self.forest.leaves,
             max_samples=np.int64(self.forest.max_samples),
             offset=np.float64(self.forest.offset),
-            numbers=self.numbers,
+            numbers=self.learnt,
         )
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Model:
-        """Read what `to_bytes` wrote. Raises ModelFileError."""
+        """Read the file that `to_bytes` wrote. Raises ModelFileError."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return cls._from_arrays({name: npz[name] for name in npz.files})
@@ -131,24 +133,25 @@ class Model:
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> Model:
-        if int(arrays["format"].item()) != FORMAT or arrays["numbers"].shape != (MODEL_WIDTH,):
+        version, learnt = int(arrays["format"].item()), np.asarray(arrays["numbers"], np.float64)
+        if version != LEARNT.version or learnt.shape != (LEARNT.width,):
             message = "the scorer file has another format"
             raise ValueError(message)
         forest = Forest(
-            np.asarray(arrays["thresholds"], np.float32),
-            np.asarray(arrays["features"], np.uint8),
-            np.asarray(arrays["leaves"], np.uint16),
-            int(arrays["max_samples"].item()),
-            float(arrays["offset"].item()),
+            thresholds=np.asarray(arrays["thresholds"], np.float32),
+            features=np.asarray(arrays["features"], np.uint8),
+            leaves=np.asarray(arrays["leaves"], np.uint16),
+            max_samples=int(arrays["max_samples"].item()),
+            offset=float(arrays["offset"].item()),
         )
         device_id, metric_name = map(str, arrays["series"].tolist())
         return cls(
-            str(arrays["id"].item()),
-            int(arrays["version"].item()),
-            device_id,
-            metric_name,
-            forest,
-            np.asarray(arrays["numbers"], np.float64),
+            id=str(arrays["id"].item()),
+            version=int(arrays["version"].item()),
+            device_id=device_id,
+            metric_name=metric_name,
+            forest=forest,
+            learnt=LearntRows(learnt),
         )
 
 
@@ -156,32 +159,47 @@ class ModelTable:
     """The models of a fleet, by row, as `advance` needs them."""
 
     def __init__(self, capacity: int, trees: int, zeros: Allocator = np.zeros) -> None:
-        """Room for `capacity` models of at most `trees` trees; memory, which `zeros` gives, is taken as models are put."""
+        """Make room for `capacity` models of at most `trees` trees.
+
+        Memory, which `zeros` gives, is taken as models are put.
+        """
         self.arena = Arena(capacity, trees, zeros)
-        self.numbers = zeros((capacity, MODEL_WIDTH), np.float64)
+        self.learnt = LearntRows(zeros((capacity, LEARNT.width), np.float64))
         self.present = zeros((capacity,), np.bool_)
 
     @property
     def bytes_per_model(self) -> int:
-        """Memory one model takes."""
-        return (
-            self.arena.bytes_per_model + MODEL_WIDTH * self.numbers.itemsize + self.present.itemsize
-        )
+        """Memory of a model in bytes."""
+        own = LEARNT.width * self.learnt.itemsize + self.present.itemsize
+        return self.arena.bytes_per_model + own
 
     def put(self, row: int, model: Model) -> None:
-        """Hold this model in this row, instead of the one before."""
+        """Hold a model in a row, instead of the model before."""
         self.arena.put(row, model.forest)
-        self.numbers[row] = model.numbers
+        self.learnt[row] = model.learnt
         self.present[row] = True
 
     def remove(self, row: int) -> None:
-        """Hold no model in this row any more."""
+        """Empty a row."""
         self.present[row] = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class SeriesBatch:
+    """Readings of a batch as columns [n]; the readings of a series are in order of arrival."""
+
+    series: Ints  # row of its series among the states
+    models: Ints  # row of its model in the table, or -1
+    values: Floats
+    times: Ints  # microseconds since the epoch
+    discriminators: Ints  # tell readings of one time apart
+    qualities: npt.NDArray[np.integer]  # `reading.Quality`
+    muted: Bools | None = None  # readings that open no episode
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
-    """What `advance` says of n readings, in their order. Where a reading was not scored: score 0, expected and band NaN."""
+    """Results of n readings, in their order: score 0, expected and band NaN if not scored."""
 
     status: npt.NDArray[np.uint8]
     score: Floats  # in [-1, 1], below 0 = anomalous
@@ -196,78 +214,121 @@ class Results:
     episode_readings: Ints  # 0: no episode
     episode_peak: Floats
     features: Features  # [n, features.WIDTH], scaled
-    member: npt.NDArray[np.uint8]  # the strangest one, its place in MEMBERS
-    rules: rules.Rules  # rules.Rule, what they saw
+    member: npt.NDArray[np.uint8]  # the strangest, its index in MEMBERS
+    rules: rules.Rules  # rules.Rule, the rules that the reading breaks
 
     @property
     def scored(self) -> Bools:
-        """Whether each moved a full window, and was scored [n]."""
+        """Whether each reading moved a full window, and was scored [n]."""
         scored: Bools = self.status == _SCORED
         return scored
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Usable:
+    """The m finite readings of good quality of a batch, series by series."""
+
+    at: Ints  # index in the batch and in its results
+    series: Ints
+    times: Floats
+    rows: Ints  # row of its model
+    known: Bools  # whether there is a model
+    models: ModelTable
+    gaps_us: Floats  # infinite without a model
+    thresholds: Floats  # infinite for muted readings
+    steps: Floats  # readings between refits, or until another first fit
+
+    @classmethod
+    def of(cls, batch: SeriesBatch, models: ModelTable, parameters: Parameters) -> _Usable:
+        order = np.argsort(batch.series, kind="stable")
+        at = order[(batch.qualities[order] == _GOOD) & np.isfinite(batch.values[order])]
+        rows = batch.models[at]
+        known = rows >= 0
+        known[known] = models.present[rows[known]]
+        terms = np.empty((len(at), 3))
+        terms[:] = np.inf, 0.0, parameters.first_fit_retry_readings
+        terms[known] = models.learnt[rows[known, None], _TERMS]
+        if batch.muted is not None:
+            terms[batch.muted[at], 1] = np.inf
+        return cls(
+            at=at,
+            series=batch.series[at],
+            times=batch.times[at].astype(np.float64),
+            rows=rows,
+            known=known,
+            models=models,
+            gaps_us=terms[:, 0],
+            thresholds=terms[:, 1],
+            steps=terms[:, 2],
+        )
+
+    def block(self, own: Ints) -> _Block:
+        """Return some of these with their learnt rows."""
+        learnt = LearntRows(self.models.learnt[self.rows[own]])
+        return _Block(own, self.at[own], self.times[own], learnt)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Readings with full windows that are scored together."""
+
+    own: Ints  # index among the usable ones
+    at: Ints  # index in the results
+    times: Floats
+    learnt: LearntRows
+
+
 def advance(
-    states: Floats,
-    which: Ints,
+    states: StateRows,
+    batch: SeriesBatch,
     models: ModelTable,
-    rows: Ints,
-    values: Floats,
-    times: Ints,
-    discriminators: Ints,
-    qualities: npt.NDArray[np.integer],
     policy: Policy,
     parameters: Parameters,
-    muted: Bools | None = None,
-) -> tuple[Floats, Results]:
-    """Move the states of s series by n readings of them.
+) -> tuple[StateRows, Results]:
+    """Move the states [s, features.STATE.width] of s series by n readings of them.
 
-    states [s, features.STATE_WIDTH]; which [n]: each reading's row of `states`; rows [n]: its row of `models` or -1; values [n];
-    times [n]: microseconds since the epoch; discriminators [n] int64: what tells readings of one time apart; qualities [n]:
-    `reading.Quality`; muted [n]: readings that open no episode. Readings of one series are in order of arrival. Answers new states and
-    the results; changes nothing it is given.
+    Returns new states and the results; no argument is changed.
     """
-    order = np.argsort(which, kind="stable")
-    good = order[(qualities[order] == _GOOD) & np.isfinite(values[order])]
-    row, value, time = rows[good], values[good], times[good].astype(np.float64)
-    known = row >= 0
-    known[known] = models.present[row[known]]
-    gaps = np.full(len(good), np.inf)
-    gaps[known] = models.numbers[row[known], GAP]
-    pushed = features.push(states, which[good], value, time, discriminators[good], gaps)
-    results = _nothing_said(len(values))
-    results.status[good] = _statuses(pushed, known)
-    ready = known & (pushed.counts >= units.LONG)
-    _score(results, good, pushed, which[good], time, ready, models, row)
-    loud = np.ones(len(good), np.bool_) if muted is None else ~muted[good]
-    _judge(results, good, pushed, which[good], time, row, known, loud, models, policy)
-    _refits(results, good, states, pushed, which[good], time, row, known, models, parameters)
+    usable = _Usable.of(batch, models, parameters)
+    pushed = features.push(
+        states,
+        usable.series,
+        batch.values[usable.at],
+        usable.times,
+        discriminators=batch.discriminators[usable.at],
+        gaps_us=usable.gaps_us,
+    )
+    results = _blank(len(batch.values))
+    results.status[usable.at] = _statuses(pushed, usable.known)
+    _score(results, usable, pushed)
+    _judge(results, usable, pushed, policy)
+    _refits(results, usable, states, pushed, parameters)
     return pushed.states, results
 
 
 def foresee(
-    state: Floats, numbers: Floats, forest: Callable[[Features], Floats], values: Floats
+    state: StateRows, learnt: LearntRows, forest: Callable[[Features], Floats], values: Floats
 ) -> Results:
-    """What each of these values [n] would be as the next reading of a series whose window is full, one usual pause after the newest.
+    """Return the results that each of the values [n] would have as the next reading of a series.
 
-    Scored as `advance` scores it, to the bit, at a third of the cost for one value; there is no verdict, since nothing came in. `state`
-    [features.STATE_WIDTH] and `numbers` [MODEL_WIDTH] are not changed; `forest` is the `score_samples` of the model's own.
+    The window is full, and the reading comes one usual pause after the newest. It is scored as
+    `advance` scores it, to the bit, at a third of the cost for a single value; there is no verdict,
+    since no reading came in. `state` [features.STATE.width] and `learnt` [LEARNT.width] are not
+    changed; `forest` is the `score_samples` of the model's own.
     """
     n = len(values)
-    time = np.full(n, float(int(state[features.LAST] + numbers[INTERVAL])))
-    pushed, at, every = (
-        features.foreseen(state, values, time),
-        np.arange(n),
-        np.repeat(numbers[None], n, axis=0),
-    )
-    results = _nothing_said(n)
+    at, every = np.arange(n), LearntRows(np.repeat(learnt[None], n, axis=0))
+    times = np.full(n, float(int(state[features.LAST] + learnt[INTERVAL_US])))
+    pushed, block = features.foreseen(state, values, times), _Block(at, at, times, every)
+    results = _blank(n)
     results.status[:] = Status.SCORED
-    members = _members(results, at, pushed, at, every, forest)
-    _smooth(members, pushed, at, np.ones(n, np.bool_))
-    _weigh(results, at, pushed, at, time, members, every)
+    members = _members(results, pushed, block, forest)
+    _smooth(members, pushed, at, at)
+    _weigh(results, pushed, block, members)
     return results
 
 
-def _nothing_said(n: int) -> Results:
+def _blank(n: int) -> Results:
     return Results(
         status=np.full(n, Status.BAD_QUALITY, np.uint8),
         score=np.zeros(n),
@@ -287,139 +348,94 @@ def _nothing_said(n: int) -> Results:
     )
 
 
-def _statuses(pushed: features.Pushed, known: Bools) -> npt.NDArray[np.uint8]:
-    status = np.where(known, np.where(pushed.counts < units.LONG, _WARMING, _SCORED), _COLLECTING)
+def _statuses(pushed: Pushed, known: Bools) -> npt.NDArray[np.uint8]:
+    status = np.where(known, np.where(pushed.counts < LONG, _WARMING, _SCORED), _COLLECTING)
     return np.where(pushed.moved, status, pushed.arrivals + _AFTER_ARRIVAL).astype(np.uint8)
 
 
-def _score(
-    results: Results,
-    good: Ints,
-    pushed: features.Pushed,
-    which: Ints,
-    time: Floats,
-    ready: Bools,
-    models: ModelTable,
-    row: Ints,
-) -> None:
-    """Score the readings `ready` of `pushed`, whose window is full; writes the smoothed forecast errors into the new states."""
-    at = np.flatnonzero(ready)
-    blocks = [at[begin : begin + _BLOCK] for begin in range(0, len(at), _BLOCK)]
-    members = np.full((len(good), len(MEMBERS)), np.nan)
-    for block in blocks:
-        forest = partial(models.arena.score, row[block])
-        members[block] = _members(
-            results, good[block], pushed, block, models.numbers[row[block]], forest
-        )
-    _smooth(members, pushed, which, ready)
-    for block in blocks:
-        _weigh(
-            results,
-            good[block],
-            pushed,
-            block,
-            time[block],
-            members[block],
-            models.numbers[row[block]],
-        )
+def _score(results: Results, usable: _Usable, pushed: Pushed) -> None:
+    """Score the readings with full windows; write the smoothed errors into the new states."""
+    ready = np.flatnonzero(usable.known & (pushed.counts >= LONG))
+    members = np.full((len(usable.at), len(MEMBERS)), np.nan)
+    blocks = [ready[begin : begin + _BLOCK] for begin in range(0, len(ready), _BLOCK)]
+    for own in blocks:  # no name holds a block, so that the next one takes its memory
+        forest = partial(usable.models.arena.score, usable.rows[own])
+        members[own] = _members(results, pushed, usable.block(own), forest)
+    _smooth(members, pushed, usable.series, ready)
+    for own in blocks:
+        _weigh(results, pushed, usable.block(own), members[own])
 
 
 def _members(
-    results: Results,
-    at: Ints,
-    pushed: features.Pushed,
-    block: Ints,
-    numbers: Floats,
-    forest: Callable[[Features], Floats],
+    results: Results, pushed: Pushed, block: _Block, forest: Callable[[Features], Floats]
 ) -> Floats:
-    """What each member sees [n, len(MEMBERS)] in the readings `block` of `pushed`, which are `at` in the results; none is smoothed yet."""
-    look = features.look(
-        pushed.windows[block], pushed.stamps[block], pushed.flats[block], numbers[:, FEATURES]
-    )
-    raw = features.unscaled(look, numbers[:, FEATURES])
-    results.features[at] = scaled = features.scaled(raw, numbers[:, FEATURES])
+    """Return the value of each member [n, len(MEMBERS)] for a block; none is smoothed yet."""
+    at, own, learnt = block.at, block.own, block.learnt
+    scaling = LearntRows(learnt[:, FEATURES])
+    charted = LearntRows(learnt[:, CHARTS])
+    look = features.look(pushed.windows[own], pushed.stamps[own], pushed.flats[own], scaling)
+    raw = features.unscaled(look, scaling)
+    results.features[at] = scaled = features.scaled(raw, scaling)
     samples = forest(scaled)
-    error = charts.forecast_error(look, numbers[:, CHARTS])
-    results.raw_score[at] = samples - numbers[:, OFFSET]
-    results.expected[at] = expected = features.expected(look, numbers[:, FEATURES])
-    results.lower[at], results.upper[at] = expected - numbers[:, BAND], expected + numbers[:, BAND]
-    return np.stack((-samples, error, error, charts.window_z(raw, numbers[:, CHARTS])), axis=1)
+    error = charts.forecast_error(look, charted)
+    results.raw_score[at] = samples - learnt[:, OFFSET]
+    results.expected[at] = expected = features.expected(look, scaling)
+    results.lower[at] = expected - learnt[:, BAND]
+    results.upper[at] = expected + learnt[:, BAND]
+    return np.stack((-samples, error, error, charts.window_z(raw, charted)), axis=1)
 
 
-def _smooth(members: Floats, pushed: features.Pushed, which: Ints, ready: Bools) -> None:
-    """Smooth the forecast errors of all readings in place; what is left of them goes into the new states."""
-    seen, left = charts.smoothed(
-        pushed.states[:, features.SMOOTHED], which, members[:, SMOOTHED].copy(), pushed.moved
-    )
-    members[ready, SMOOTHED], pushed.states[:, features.SMOOTHED] = seen[ready], left
+def _smooth(members: Floats, pushed: Pushed, series: Ints, ready: Ints) -> None:
+    """Smooth the forecast errors of all readings in place; write the last into the new states."""
+    before, errors = pushed.states[:, features.SMOOTHED], members[:, SMOOTHED].copy()
+    seen, left = charts.smoothed(before, series, errors, pushed.moved)
+    members[ready, SMOOTHED] = seen[ready]
+    pushed.states[:, features.SMOOTHED] = left
 
 
-def _weigh(
-    results: Results,
-    at: Ints,
-    pushed: features.Pushed,
-    block: Ints,
-    time: Floats,
-    members: Floats,
-    numbers: Floats,
-) -> None:
-    """Scores of the readings `block` of `pushed`, which are `at` in the results, from what the members and the rules see in them."""
-    surprises = member_surprises(members, numbers)
+def _weigh(results: Results, pushed: Pushed, block: _Block, members: Floats) -> None:
+    """Score a block from the values of the members and the broken rules."""
+    at, own, learnt = block.at, block.own, block.learnt
+    surprises = member_surprises(members, learnt)
     results.member[at] = surprises.argmax(axis=1)
-    results.rules[at] = seen = rules.seen(
-        pushed, block, time, numbers[:, FEATURES], numbers[:, RULES]
-    )
-    together = calibration.surprise(surprises.max(axis=1), numbers[:, TABLES[-1]])
-    results.score[at] = calibration.score(
-        ruled(together, seen, pushed.windows[block, -1], numbers), numbers[:, ALPHA]
-    )
+    flat_free, ruling = learnt[:, FEATURES][:, features.FLAT_FREE], LearntRows(learnt[:, RULES])
+    results.rules[at] = seen = rules.seen(pushed, own, block.times, flat_free, ruling)
+    together = calibration.surprise(surprises.max(axis=1), learnt[:, TOGETHER])
+    weighed = ruled(together, seen, pushed.windows[own, -1], learnt)
+    results.score[at] = calibration.score(weighed, learnt[:, ALPHA])
     results.confidence[at] = np.abs(results.score[at])
 
 
-def member_surprises(members: Floats, numbers: Floats) -> Floats:
-    """-log10 p of each member [n, len(MEMBERS)] by its own table; those that have no say yet are never surprised."""
-    tables = numbers[:, TABLES[0].start : TABLES[-1].start].reshape(
-        *members.shape, calibration.TABLE_WIDTH
-    )
+def member_surprises(members: Floats, learnt: LearntRows) -> Floats:
+    """Return -log10 p of each member [n, len(MEMBERS)] by its own table.
+
+    It is 0 for the charts of a young series, which do not decide yet.
+    """
+    tables = learnt[:, TABLES].reshape(*members.shape, calibration.TABLE_WIDTH)
     out = calibration.surprise(members, tables)
-    out[:, 1:] *= numbers[:, MATURE, None]
+    out[:, 1:] *= learnt[:, MATURE, None]
     return out
 
 
-def ruled(surprises: Floats, seen: rules.Rules, values: Floats, numbers: Floats) -> Floats:
-    """What is left of -log10 p [n], or added to it, where a rule speaks."""
-    relief = np.where(rules.at_known_level(values, numbers[:, RULES]), rules.RELIEF, 0.0)
-    charted = np.maximum(surprises - relief, 0.0)
+def ruled(surprises: Floats, seen: rules.Rules, values: Floats, learnt: LearntRows) -> Floats:
+    """Return -log10 p [n], lowered at a known level and raised where a rule speaks."""
+    known = rules.at_known_level(values, LearntRows(learnt[:, RULES]))
+    charted = np.maximum(surprises - np.where(known, rules.RELIEF, 0.0), 0.0)
     return np.where(seen & np.uint8(rules.SPEAK), np.maximum(charted, rules.SURPRISE), charted)
 
 
-def _judge(
-    results: Results,
-    good: Ints,
-    pushed: features.Pushed,
-    which: Ints,
-    time: Floats,
-    row: Ints,
-    known: Bools,
-    loud: Bools,
-    models: ModelTable,
-    policy: Policy,
-) -> None:
-    """Verdict on the readings that moved their window; writes the episodes into the new states."""
+def _judge(results: Results, usable: _Usable, pushed: Pushed, policy: Policy) -> None:
+    """Judge the readings that moved their window; write the episodes into the new states."""
     moved = np.flatnonzero(pushed.moved)
-    thresholds = np.zeros(len(good))
-    thresholds[known] = models.numbers[row[known], THRESHOLD]
-    thresholds[~loud] = np.inf
-    at = good[moved]
-    episodes, verdicts = judge(
+    at = usable.at[moved]
+    pushed.states[:, features.EPISODE], verdicts = judge(
         pushed.states[:, features.EPISODE],
-        which[moved],
-        time[moved],
+        usable.series[moved],
+        usable.times[moved],
         results.score[at],
-        thresholds[moved],
-        policy,
+        thresholds=usable.thresholds[moved],
+        policy=policy,
     )
-    pushed.states[:, features.EPISODE] = episodes
     results.transition[at] = verdicts.transitions
     results.episode_started[at] = verdicts.started
     results.episode_readings[at] = verdicts.readings
@@ -427,40 +443,19 @@ def _judge(
 
 
 def _refits(
-    results: Results,
-    good: Ints,
-    states: Floats,
-    pushed: features.Pushed,
-    which: Ints,
-    time: Floats,
-    row: Ints,
-    known: Bools,
-    models: ModelTable,
-    parameters: Parameters,
+    results: Results, usable: _Usable, states: StateRows, pushed: Pushed, parameters: Parameters
 ) -> None:
-    """Say at which readings a refit is due, and count from there."""
+    """Mark the readings at which a refit is due, and count from there."""
     moved = np.flatnonzero(pushed.moved)
-    which, time, row, known, seen = (
-        which[moved],
-        time[moved],
-        row[moved],
-        known[moved],
-        pushed.seen[moved],
-    )
-    steps = np.full(len(moved), float(parameters.first_fit_retry_readings))
-    steps[known] = models.numbers[row[known], REFIT_STEP]
-    first = pushed.states[which, features.FIRST]
-    enough = known | (
-        (seen >= parameters.first_fit_readings)
-        & (time - first >= parameters.first_fit_seconds * 1e6)
-    )
-    since = states[which, features.SINCE_DUE] + (seen - states[which, features.SEEN])
-    candidates = np.flatnonzero(enough & (since >= steps))
-    for i in candidates.tolist():
-        series = which[i]
-        told = pushed.states[series, features.SEEN] - pushed.states[series, features.SINCE_DUE]
-        if seen[i] - told >= steps[i]:
-            results.refit_due[good[moved[i]]] = True
-            pushed.states[series, features.SINCE_DUE] = (
-                pushed.states[series, features.SEEN] - seen[i]
-            )
+    series, seen = usable.series[moved], pushed.seen[moved]
+    steps = usable.steps[moved]
+    long = usable.times[moved] - pushed.states[series, features.FIRST]
+    long_enough = long >= parameters.first_fit_seconds * SECOND
+    enough = usable.known[moved] | ((seen >= parameters.first_fit_readings) & long_enough)
+    since = states[series, features.SINCE_DUE] + (seen - states[series, features.SEEN])
+    for i in np.flatnonzero(enough & (since >= steps)).tolist():
+        state = pushed.states[series[i]]
+        last_due = state[features.SEEN] - state[features.SINCE_DUE]
+        if seen[i] - last_due >= steps[i]:
+            results.refit_due[usable.at[moved[i]]] = True
+            state[features.SINCE_DUE] = state[features.SEEN] - seen[i]

@@ -1,7 +1,8 @@
-"""Learn a series: features, forest, calibration, threshold, expected value and band. Needs scikit-learn.
+"""Learn a series: features, forest, calibration, threshold, expected value and band.
 
-Held-out values come from a contiguous cross-fit: the history is cut into four blocks in time, each is scored by a model of the
-other three, and what is calibrated on them is used with the model of all four.
+Held-out values come from a contiguous cross-fit: the history is cut into four blocks in time, each
+is scored by a model of the other three, and the tables calibrated on those scores are used with the
+model of all four. The module needs scikit-learn.
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import sklearn
 from sklearn.preprocessing import StandardScaler
 
 from insa_anomaly.core import units
+from insa_anomaly.core.layout import LearntRows
 from insa_anomaly.core.learning.isolation import compiled, grow, grow_passing
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.learning.robust import robust_scale, typical_pause
@@ -21,17 +23,16 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring import calibration, daily, episodes, maturity
 from insa_anomaly.core.scoring.forest import Forest
 from insa_anomaly.core.series import charts, detector, features, rules
-from insa_anomaly.core.series.detector import Model, ModelTable, advance
-from insa_anomaly.core.units import DAY, Bools, Floats, Ints
+from insa_anomaly.core.series.detector import Model, ModelTable, SeriesBatch, advance
+from insa_anomaly.core.units import DAY, SECOND, Bools, Floats, Ints
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_READINGS = 100
 _FEWEST_WINDOWS = 32
 _BLOCKS = 4
 _CHUNK = 4096  # readings pushed at once
-_CONTEXT = units.FLAT_CAP + units.LONG  # readings before those that are new, which fill the window
-# Where repetitions hardly ever exceed what is free, one more shall not weigh like a sensor that is stuck: 1, 10 or 60 beyond are
-# at most 1.4, 4.8 or 8.2 spreads.
+# Where repetitions hardly ever exceed the free ones, another shall not weigh like a stuck sensor:
+# 1, 10 or 60 beyond are at most 1.4, 4.8 or 8.2 spreads.
 _LEAST_SPREADS = np.array([0.5 if name == "flat_run" else 0.0 for name in features.NAMES])
 _RARELY = 0.05
 _PENALTY = 1.0  # of the ridge regression, on standardised values
@@ -40,7 +41,7 @@ Trained = TrainedModel[Model]
 
 @dataclass(frozen=True)
 class _ReadingHistory:
-    """Readings in time order, and which of them alarmed and shall not be learnt."""
+    """Readings in time order; those in quarantine alarmed and shall not be learnt."""
 
     times: Floats  # [n]
     values: Floats  # [n]
@@ -60,7 +61,7 @@ class _Windows:
     values: Floats  # [n, LONG]
     stamps: Floats  # [n, SHORT + 1]
     flats: Floats  # [n]
-    begins: Bools  # [n] the one before was not full
+    begins: Bools  # [n] the window before was not full
 
     def __getitem__(self, rows: Bools) -> "_Windows":
         return _Windows(self.values[rows], self.stamps[rows], self.flats[rows], self.begins[rows])
@@ -68,25 +69,25 @@ class _Windows:
     def __len__(self) -> int:
         return len(self.flats)
 
-    def look(self, numbers: Floats) -> features.WindowView:
-        """As a model sees them; `numbers` [n, features.NUMBERS_WIDTH]."""
-        return features.look(self.values, self.stamps, self.flats, numbers)
+    def look(self, learnt: LearntRows) -> features.WindowView:
+        """Return the windows as a model sees them; `learnt` [n, features.LEARNT.width]."""
+        return features.look(self.values, self.stamps, self.flats, learnt)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Fitted(Generic[Grown]):
-    """What one fit learnt."""
+    """Result of one fit."""
 
-    numbers: Floats  # [features.NUMBERS_WIDTH]
-    charts: Floats  # [charts.NUMBERS_WIDTH]
+    learnt: LearntRows  # [features.LEARNT.width]
+    charts: LearntRows  # [charts.LEARNT.width]
     forest: Grown
     scaler: StandardScaler
-    scaled: units.Features  # [n, features.WIDTH] what the forest was grown on
+    scaled: units.Features  # [n, features.WIDTH] the rows on which the forest was grown
 
 
 @dataclass(frozen=True)
 class _SeriesFit(Generic[Grown]):
-    """A model, and what it was made from."""
+    """A model, and the fit and history that it was made from."""
 
     model: Model
     fitted: _Fitted[Grown]
@@ -94,92 +95,125 @@ class _SeriesFit(Generic[Grown]):
     scores: Floats  # of the held-out readings
 
 
-def fit(
-    times: Ints,
-    values: Floats,
-    key: SeriesKey,
-    model_id: str,
-    version: int,
-    parameters: Parameters,
-    policy: episodes.Policy,
-    past: Past[Model] | None = None,
-) -> Trained:
-    """Learn from readings: times [n] in microseconds since the epoch, values [n]; any order, what is not finite is left out.
+@dataclass(frozen=True, kw_only=True)
+class SeriesLearner:
+    """Way to learn one series: id and version of the model, and the parameters."""
 
-    With a `past`, this is a refit: what alarmed in mature age is not learnt, unless it has become the rule. Without, all is learnt.
-    Raises NotEnoughData below 100 readings or 32 full windows, TrainingError for data nothing can be learnt from.
-    """
-    learnt = _learnt(
-        SeriesLearner(key, model_id, version, parameters, policy), times, values, past, grow
-    )
-    made_with = {"scikit-learn": sklearn.__version__, "numpy": np.__version__}
-    figures = _figures(times, learnt.history, learnt.scores, learnt.model.numbers)
-    return Trained(
-        learnt.model,
-        learnt.fitted.forest,
-        learnt.fitted.scaler,
-        parameters,
-        len(learnt.history),
-        figures,
-        made_with,
-    )
+    key: SeriesKey
+    id: str
+    version: int
+    parameters: Parameters
+    policy: episodes.Policy
+
+    def fit(self, times: Ints, values: Floats, past: Past[Model] | None = None) -> Trained:
+        """Learn from readings: times [n] in microseconds since the epoch, values [n]; any order.
+
+        Values that are not finite are left out. With a `past`, this is a refit: a reading that
+        alarmed in mature age is not learnt, unless alarms have become the rule. Without, all is
+        learnt. Raises NotEnoughData below 100 readings or 32 full windows, TrainingError for data
+        from which no model can be learnt.
+        """
+        fit = _fitted(self, times, values, past, grow)
+        return Trained(
+            model=fit.model,
+            forest=fit.fitted.forest,
+            scaler=fit.fitted.scaler,
+            parameters=self.parameters,
+            samples=len(fit.history),
+            figures=_figures(times, fit),
+            made_with={"scikit-learn": sklearn.__version__, "numpy": np.__version__},
+        )
+
+    def twin(
+        self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None
+    ) -> Model:
+        """Return the model of `fit`, to be discarded: its `raw_score` has no offset."""
+        learner = replace(self, parameters=parameters)
+        return _fitted(learner, times, values, past, grow_passing).model
+
+    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
+        """Return the readings that a model is learnt from, alarmed ones included, in time order."""
+        recent = _recent(_ordered(times, values), self.parameters)
+        return recent.times.astype(np.int64), recent.values
+
+    def scores(self, model: Model, times: Ints, values: Floats) -> Floats:
+        """Score a stream [n] from an empty window on; 1 for a reading that cannot be scored."""
+        models = ModelTable(1, len(model.forest.thresholds))
+        models.put(0, model)
+        first = np.zeros(len(times), np.int64)
+        batch = SeriesBatch(
+            series=first,
+            models=first,
+            values=values,
+            times=times,
+            discriminators=np.arange(len(times)),
+            qualities=first,
+        )
+        state = features.empty(1)
+        _, results = advance(state, batch, models, episodes.Policy(), self.parameters)
+        return np.where(results.scored, results.score, 1.0)
 
 
-def _learnt(
-    learner: "SeriesLearner",
-    times: Ints,
-    values: Floats,
-    past: Past[Model] | None,
-    grow: Grow[Grown],
+def _fitted(
+    learner: SeriesLearner, times: Ints, values: Floats, past: Past[Model] | None, grow: Grow[Grown]
 ) -> _SeriesFit[Grown]:
     parameters, policy = learner.parameters, learner.policy
     given = _ordered(times, values)
     recent = _recent(given, parameters)
-    interval = typical_pause(recent.times)
-    days = _covered(recent.times, parameters.gap_factor * interval)
-    numbers = np.empty(detector.MODEL_WIDTH)
-    numbers[detector.ALPHA], numbers[detector.INTERVAL] = parameters.alpha, interval
+    interval_us = typical_pause(recent.times)
+    days = _covered_days(recent.times, parameters.gap_factor * interval_us)
     per_day = len(recent) / max(days, 1e-9)
-    numbers[detector.REFIT_STEP] = np.clip(
-        per_day, parameters.refit_readings_least, parameters.refit_readings_most
-    )
+    least, most = parameters.refit_readings_least, parameters.refit_readings_most
+    step = float(np.clip(per_day, least, most))
     before, anomalous = (past.model.life, past.anomalous) if past else (None, times[:0])
-    alarmed, numbers[detector.RELEASED] = maturity.quarantined(
-        before, recent.times, anomalous, numbers[detector.REFIT_STEP]
-    )
+    alarmed, released = maturity.quarantined(before, recent.times, anomalous, step)
     history = replace(recent, quarantined=_with_lead(recent.values, alarmed))
-    now = maturity.grown(before, given.times, interval, parameters)
-    numbers[detector.KNOWN], numbers[detector.MATURE] = now.known, now.mature
-    numbers[detector.GAP], windows = _windows(history, interval, parameters)
-    fitted = _learn(windows, interval, parameters, grow)
+    now = maturity.grown(before, given.times, interval_us, parameters)
+    gap_us, windows = _windows(history, interval_us, parameters)
+    fitted = _learn(windows, interval_us, parameters, grow)
     forest = compiled(fitted.forest, fitted.scaled)
-    held_out = _cross_fit(windows, interval, parameters)
-    numbers[detector.FEATURES], numbers[detector.CHARTS] = fitted.numbers, fitted.charts
-    numbers[detector.RULES] = _rules(given, windows, past)
-    numbers[detector.OFFSET] = forest.offset
-    numbers[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
-    scores = _calibrate(numbers, held_out)
-    highest = policy.highest_threshold * _most_confident(numbers, forest)
-    numbers[detector.THRESHOLD] = min(
-        episodes.threshold_for(scores, len(scores) / per_day, policy), highest
+    held_out = _cross_fit(windows, interval_us, parameters)
+    learnt = LearntRows(np.empty(detector.LEARNT.width))
+    learnt[detector.FEATURES] = fitted.learnt
+    learnt[detector.CHARTS] = fitted.charts
+    learnt[detector.RULES] = _rules(given, windows, past)
+    learnt[detector.OFFSET] = forest.offset
+    learnt[detector.ALPHA] = parameters.alpha
+    learnt[detector.GAP_US] = gap_us
+    learnt[detector.INTERVAL_US] = interval_us
+    learnt[detector.REFIT_STEP] = step
+    learnt[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
+    learnt[detector.MATURE] = now.mature
+    learnt[detector.KNOWN] = now.known
+    learnt[detector.RELEASED] = released
+    scores = _calibrate(learnt, held_out)
+    highest = policy.highest_threshold * _most_confident(learnt, forest)
+    threshold = episodes.threshold_for(scores, len(scores) / per_day, policy)
+    learnt[detector.THRESHOLD] = min(threshold, highest)
+    model = Model(
+        id=learner.id,
+        version=learner.version,
+        device_id=learner.key.device_id,
+        metric_name=learner.key.metric_name,
+        forest=forest,
+        learnt=learnt,
     )
-    return _SeriesFit(
-        Model(learner.id, learner.version, *learner.key, forest, numbers), fitted, history, scores
-    )
+    return _SeriesFit(model, fitted, history, scores)
 
 
-def _figures(times: Ints, history: _ReadingHistory, scores: Floats, numbers: Floats) -> Figures:
+def _figures(times: Ints, fit: _SeriesFit[Grown]) -> Figures:
+    history, scores, learnt = fit.history, fit.scores, fit.model.learnt
     return {
         "readings_given": len(times),
         "readings_used": len(history),
         "readings_quarantined": int(history.quarantined.sum()),
-        "readings_ever": int(numbers[detector.KNOWN]),
-        "age": "mature" if numbers[detector.MATURE] else "young",
+        "readings_ever": int(learnt[detector.KNOWN]),
+        "age": "mature" if learnt[detector.MATURE] else "young",
         "span_days": round(float(history.times[-1] - history.times[0]) / DAY, 6),
-        "interval_seconds": float(numbers[detector.INTERVAL]) / 1e6,
+        "interval_seconds": float(learnt[detector.INTERVAL_US]) / SECOND,
         "held_out": len(scores),
         "held_out_anomalous": int((scores < 0).sum()),
-        "daily_profile_bins": int(numbers[features.DAILY][daily.BINS]),
+        "daily_profile_bins": int(learnt[features.DAILY][daily.BINS]),
         "accuracy": None,
         "false_positive_rate": None,
         "true_positive_rate": None,
@@ -188,132 +222,153 @@ def _figures(times: Ints, history: _ReadingHistory, scores: Floats, numbers: Flo
 
 
 def _ordered(times: Ints, values: Floats) -> _ReadingHistory:
-    """The finite readings in time order without repetitions."""
+    """Return the finite readings in time order without repetitions."""
     if len(times) != len(values):
         raise TrainingError(f"{len(times)} timestamps for {len(values)} values")
     finite = np.isfinite(values)
     if len(values) and not finite.any():
         raise TrainingError(f"none of the {len(values)} values is a finite number")
     when, what = times[finite].astype(np.float64), values[finite].astype(np.float64)
-    order = (
-        np.lexsort((what, when)) if (np.diff(when) == 0).any() else np.argsort(when, kind="stable")
-    )
+    ties = (np.diff(when) == 0).any()
+    order = np.lexsort((what, when)) if ties else np.argsort(when, kind="stable")
     when, what = when[order], what[order]
     fresh = np.ones(len(when), np.bool_)
     fresh[1:] = (when[1:] != when[:-1]) | (what[1:] != what[:-1])
     when, what = when[fresh], what[fresh]
     if len(when) < FEWEST_READINGS:
         raise NotEnoughData(
-            f"{len(when)} different readings with finite values; at least {FEWEST_READINGS} are needed"
+            f"{len(when)} different readings with finite values; "
+            f"at least {FEWEST_READINGS} are needed"
         )
     return _ReadingHistory(when, what, np.zeros(len(when), np.bool_))
 
 
 def _recent(given: _ReadingHistory, parameters: Parameters) -> _ReadingHistory:
-    """The newest readings, those that a model is learnt from."""
+    """Return the newest readings, from which a model is learnt."""
     recent = int((given.times >= given.times[-1] - parameters.history_days * DAY).sum())
-    return given[
-        -min(max(recent, parameters.history_readings_least), parameters.history_readings_most) :
-    ]
+    least, most = parameters.history_readings_least, parameters.history_readings_most
+    return given[-min(max(recent, least), most) :]
 
 
-def _covered(when: Floats, gap: float) -> float:
-    """Days with readings: a long pause counts as long as the longest that is none."""
-    return float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY
+def _covered_days(when: Floats, gap_us: float) -> float:
+    """Return the days with readings: no pause counts for more than `gap_us`, or a day."""
+    return float(np.minimum(np.diff(when), min(gap_us, DAY)).sum()) / DAY
 
 
-# ------------------------------------------------------------------------------------------ what is learnt, and when
+# ------------------------------------------------------------------------------ data to learn
 def _with_lead(values: Floats, alarmed: Bools) -> Bools:
-    """What alarmed, and the whole of a flat run in which it did: it was as stuck before it was long enough to tell."""
+    """Return the readings that alarmed, and the whole of a flat run that alarmed.
+
+    The sensor was as stuck before the run was long enough to tell.
+    """
     run = np.cumsum(np.concatenate(([0], values[1:] != values[:-1])))
     long = np.bincount(run) >= units.SHORT
     lead: Bools = np.isin(run, run[alarmed]) & long[run]
     return alarmed | lead
 
 
-def _rules(given: _ReadingHistory, windows: _Windows, past: Past[Model] | None) -> Floats:
+def _rules(given: _ReadingHistory, windows: _Windows, past: Past[Model] | None) -> LearntRows:
     ever = np.array([given.values.min(), given.values.max(), given.times[0], given.times[-1]])
     if past is not None:
-        low, high, first, last = past.model.numbers[detector.RULES][: rules.THROUGH + 1].tolist()
-        ever = np.array(
-            [min(ever[0], low), max(ever[1], high), min(ever[2], first), max(ever[3], last)]
-        )
+        before = past.model.learnt[detector.RULES][rules.EVER]
+        lower, higher = np.minimum(ever, before), np.maximum(ever, before)
+        ever = np.array([lower[0], higher[1], lower[2], higher[3]])
     return rules.learn(windows.values[:, -1], windows.flats, ever)
 
 
 def _windows(
-    history: _ReadingHistory, interval: float, parameters: Parameters
+    history: _ReadingHistory, interval_us: float, parameters: Parameters
 ) -> tuple[float, _Windows]:
-    """The full windows, and the pause that restarts one; a rule that would void most windows is not this series' rule."""
-    gap = parameters.gap_factor * interval
-    windows = _unroll(history, gap)
+    """Return the pause that restarts a window, and the full windows.
+
+    A rule that would void most windows is not this series' rule: no pause restarts one then.
+    """
+    gap_us = parameters.gap_factor * interval_us
+    windows = _unroll(history, gap_us)
     if len(windows) < (int((~history.quarantined).sum()) - units.LONG + 1) / 2:
-        gap = float("inf")
-        windows = _unroll(history, gap)
+        gap_us = float("inf")
+        windows = _unroll(history, gap_us)
     if len(windows) < _FEWEST_WINDOWS:
         needed = units.LONG + _FEWEST_WINDOWS
         raise NotEnoughData(
-            f"{len(windows)} full windows; at least {_FEWEST_WINDOWS} are needed: {needed} readings without a long pause"
+            f"{len(windows)} full windows; at least {_FEWEST_WINDOWS} are needed: "
+            f"{needed} readings without a long pause"
         )
-    return gap, windows
+    return gap_us, windows
 
 
-def _unroll(history: _ReadingHistory, gap: float) -> _Windows:
-    """The full windows of what is learnt, by the same `push` that moves them in the stream; what is left out leaves no pause."""
+def _unroll(history: _ReadingHistory, gap_us: float) -> _Windows:
+    """Return the full windows of the learnt readings, by the `push` that moves the stream's.
+
+    Readings in quarantine leave no pause.
+    """
     state, parts, learnt = features.empty(1), [], history[~history.quarantined]
-    gaps = np.full(len(learnt), gap)
-    gaps[1:][history.quarantined[:-1][~history.quarantined[1:]]] = np.inf
+    gaps_us = np.full(len(learnt), gap_us)
+    gaps_us[1:][history.quarantined[:-1][~history.quarantined[1:]]] = np.inf
     full_before = np.False_
     for begin in range(0, len(learnt), _CHUNK):
         part = slice(begin, begin + _CHUNK)
         n = len(learnt.times[part])
-        series, own = np.zeros(n, np.int64), np.arange(begin, begin + n)
         pushed = features.push(
-            state, series, learnt.values[part], learnt.times[part], own, gaps[part]
+            state,
+            np.zeros(n, np.int64),
+            learnt.values[part],
+            learnt.times[part],
+            discriminators=np.arange(begin, begin + n),
+            gaps_us=gaps_us[part],
         )
         state, full = pushed.states, pushed.counts >= units.LONG
         begins = full & ~np.concatenate(([full_before], full[:-1]))
         full_before = full[-1]
         parts.append(_Windows(pushed.windows, pushed.stamps, pushed.flats, begins)[full])
-    return _Windows(
-        *(
-            np.concatenate([getattr(p, name) for p in parts])
-            for name in _Windows.__dataclass_fields__
-        )
-    )
+    names = _Windows.__dataclass_fields__
+    return _Windows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-# --------------------------------------------------------------------------------------------------- one fit
+# ------------------------------------------------------------------------------------ one fit
 def _learn(
-    windows: _Windows, interval: float, parameters: Parameters, grow: Grow[Grown]
+    windows: _Windows, interval_us: float, parameters: Parameters, grow: Grow[Grown]
 ) -> _Fitted[Grown]:
-    numbers = np.zeros(features.NUMBERS_WIDTH)
+    learnt = LearntRows(np.zeros(features.LEARNT.width))
     values, when = windows.values[:, -1], windows.stamps[:, -1]
-    numbers[features.CENTER], numbers[features.SCALE] = center, scale = robust_scale(values)
-    numbers[features.DAILY] = daily.learn((values - center) / scale, when, interval)
-    # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
-    numbers[features.FLAT_MOST] = (
-        units.FLAT_CAP if windows.flats.min() < units.LONG - 1 else units.LONG - 1
-    )
-    numbers[features.FLAT_FREE] = _free_run(windows.flats)
-    everywhere = np.broadcast_to(numbers, (len(windows), len(numbers)))
+    learnt[features.CENTER], learnt[features.SCALE] = center, scale = robust_scale(values)
+    learnt[features.DAILY] = daily.learn((values - center) / scale, when, interval_us)
+    # The flat run of a constant is no information: after an hour or a week, it looks the same.
+    constant = windows.flats.min() >= units.LONG - 1
+    learnt[features.FLAT_MOST] = units.LONG - 1 if constant else units.FLAT_CAP
+    learnt[features.FLAT_FREE] = _free_run(windows.flats)
+    everywhere = _repeated(learnt, len(windows))
     look = windows.look(everywhere)
     raw = features.unscaled(look, everywhere)
     scaler = StandardScaler().fit(raw)
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
-    numbers[features.MEANS], numbers[features.SPREADS] = scaler.mean_, scaler.scale_
+    learnt[features.MEANS], learnt[features.SPREADS] = scaler.mean_, scaler.scale_
     scaled = features.scaled(raw, everywhere)
-    return _Fitted(numbers, _charts(look, raw), grow(scaled, parameters), scaler, scaled)
+    return _Fitted(
+        learnt=learnt,
+        charts=_charts(look, raw),
+        forest=grow(scaled, parameters),
+        scaler=scaler,
+        scaled=scaled,
+    )
+
+
+def _repeated(learnt: LearntRows, n: int) -> LearntRows:
+    """Return a view of a learnt row as the row of each of n windows."""
+    return LearntRows(np.broadcast_to(learnt, (n, len(learnt))))
 
 
 def _free_run(flats: Floats) -> float:
-    """Repetitions in a row that say nothing: all usual ones, where repeating is rare."""
+    """Return the repetitions in a row that are ordinary: all usual ones if repeating is rare."""
     return rules.usual_run(flats) if (flats > 0).mean() < _RARELY else 0.0
 
 
-def _charts(look: features.WindowView, raw: Floats) -> Floats:
-    """The forecast, fitted by ridge regression on the values within the cap, and the robust scales of its errors and of the features."""
-    out = np.zeros(charts.NUMBERS_WIDTH)
+def _charts(look: features.WindowView, raw: Floats) -> LearntRows:
+    """Fit the forecast by ridge regression, and the robust scales of its errors and the features.
+
+    The regression is fitted on the values within the cap.
+    """
+    out = np.zeros(charts.LEARNT.width)
     z = charts.recent(look, charts.FIT_CAP)
     known = charts.predictors(z)
     out[charts.WEIGHTS] = weights = np.linalg.solve(
@@ -323,13 +378,13 @@ def _charts(look: features.WindowView, raw: Floats) -> Floats:
     scales = [robust_scale(column) for column in np.ascontiguousarray(raw.T)]
     out[charts.CENTERS], out[charts.SCALES] = np.array(scales).T
     out[charts.SCALES] = np.maximum(out[charts.SCALES], _LEAST_SPREADS)
-    return out
+    return LearntRows(out)
 
 
-# ---------------------------------------------------------------------------------------------- calibration
+# -------------------------------------------------------------------------------- calibration
 @dataclass(frozen=True)
 class _HeldOutWindows:
-    """Windows [n] in time order, as models that had not seen them saw them: what the tables are calibrated on."""
+    """Windows [n] in time order, seen by models that had not learnt them, for calibration."""
 
     values: Floats  # [n] the newest of each
     members: Floats  # [n, len(detector.MEMBERS)] strangeness
@@ -339,121 +394,63 @@ class _HeldOutWindows:
         return len(self.values)
 
 
-def _cross_fit(windows: _Windows, interval: float, parameters: Parameters) -> _HeldOutWindows:
+def _cross_fit(windows: _Windows, interval_us: float, parameters: Parameters) -> _HeldOutWindows:
     edges = np.linspace(0, len(windows), _BLOCKS + 1).astype(int)
     at = np.arange(len(windows))
-    parts = [
-        _held_out(windows, (at >= begin) & (at < end), interval, parameters)
-        for begin, end in pairwise(edges)
-    ]
-    return _HeldOutWindows(
-        *(
-            np.concatenate(columns)
-            for columns in zip(*((p.values, p.members, p.errors) for p in parts), strict=True)
-        )
-    )
+    blocks = [(at >= begin) & (at < end) for begin, end in pairwise(edges)]
+    parts = [_held_out(windows, block, interval_us, parameters) for block in blocks]
+    names = _HeldOutWindows.__dataclass_fields__
+    columns = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    return _HeldOutWindows(*columns)
 
 
 def _held_out(
-    windows: _Windows, block: Bools, interval: float, parameters: Parameters
+    windows: _Windows, block: Bools, interval_us: float, parameters: Parameters
 ) -> _HeldOutWindows:
-    fitted, unseen = _learn(windows[~block], interval, parameters, grow_passing), windows[block]
-    numbers = np.broadcast_to(fitted.numbers, (len(unseen), len(fitted.numbers)))
-    own = np.broadcast_to(fitted.charts, (len(unseen), len(fitted.charts)))
-    look = unseen.look(numbers)
-    raw = features.unscaled(look, numbers)
-    errors = charts.forecast_error(look, own)
-    forest = -fitted.forest.score_samples(features.scaled(raw, numbers))
-    members = np.stack(
-        (forest, errors, _smoothed(errors, unseen.begins), charts.window_z(raw, own)), axis=1
-    )
+    fitted, unseen = _learn(windows[~block], interval_us, parameters, grow_passing), windows[block]
+    learnt, charted = _repeated(fitted.learnt, len(unseen)), _repeated(fitted.charts, len(unseen))
+    look = unseen.look(learnt)
+    raw = features.unscaled(look, learnt)
+    errors = charts.forecast_error(look, charted)
+    forest = -fitted.forest.score_samples(features.scaled(raw, learnt))
+    smoothed = _smoothed(errors, unseen.begins)
+    members = np.stack((forest, errors, smoothed, charts.window_z(raw, charted)), axis=1)
     values = unseen.values[:, -1]
-    return _HeldOutWindows(values, members, np.abs(values - features.expected(look, numbers)))
+    return _HeldOutWindows(values, members, np.abs(values - features.expected(look, learnt)))
 
 
 def _smoothed(errors: Floats, begins: Bools) -> Floats:
-    """As the stream smooths them: each beginning is a row of its own."""
+    """Smooth errors [n] as the stream does: each beginning is a row of its own."""
     which = np.cumsum(begins, dtype=np.int64)
-    return charts.smoothed(
-        np.full(int(which[-1]) + 1, charts.NONE), which, errors, np.ones(len(errors), np.bool_)
-    )[0]
+    before = np.full(int(which[-1]) + 1, charts.NONE)
+    return charts.smoothed(before, which, errors, np.ones(len(errors), np.bool_))[0]
 
 
-def _most_confident(numbers: Floats, forest: Forest) -> float:
-    """Confidence at which the strangest reading there can be is called anomalous: a forest is flat far out, charts are not."""
-    if numbers[detector.MATURE]:
+def _most_confident(learnt: LearntRows, forest: Forest) -> float:
+    """Return the confidence of the strangest possible reading, at most 1.
+
+    A forest is flat far out, charts are not: the confidence of a mature model is 1.
+    """
+    if learnt[detector.MATURE]:
         return 1.0
-    farthest = np.outer(
-        [-features.SCALED_CAP, features.SCALED_CAP], np.ones(features.WIDTH)
-    ).astype(np.float32)
-    everywhere = np.broadcast_to(numbers, (len(farthest), len(numbers)))
-    alone = calibration.surprise(-forest.score_samples(farthest), everywhere[:, detector.TABLES[0]])
-    together = calibration.surprise(alone, everywhere[:, detector.TABLES[-1]])
-    return float(np.maximum(-calibration.score(together, everywhere[:, detector.ALPHA]), 0.0).max())
+    ends = np.array([[-features.SCALED_CAP], [features.SCALED_CAP]], np.float32)
+    farthest = np.repeat(ends, features.WIDTH, axis=1)
+    everywhere = _repeated(learnt, len(farthest))
+    own = everywhere[:, detector.LEARNT.part("members.forest")]
+    alone = calibration.surprise(-forest.score_samples(farthest), own)
+    together = calibration.surprise(alone, everywhere[:, detector.TOGETHER])
+    scores = calibration.score(together, everywhere[:, detector.ALPHA])
+    return float(np.maximum(-scores, 0.0).max())
 
 
-def _calibrate(numbers: Floats, held_out: _HeldOutWindows) -> Floats:
-    """Write the tables into `numbers`; answers the scores of the held-out readings."""
-    for place, values in zip(
-        detector.TABLES, np.ascontiguousarray(held_out.members.T), strict=False
-    ):
-        numbers[place] = calibration.table(values)
-    everywhere = np.broadcast_to(numbers, (len(held_out), len(numbers)))
+def _calibrate(learnt: LearntRows, held_out: _HeldOutWindows) -> Floats:
+    """Write the tables into `learnt`; return the scores of the held-out readings."""
+    members = np.ascontiguousarray(held_out.members.T)
+    learnt[detector.TABLES] = np.concatenate([calibration.table(values) for values in members])
+    everywhere = _repeated(learnt, len(held_out))
     together = detector.member_surprises(held_out.members, everywhere).max(axis=1)
-    numbers[detector.TABLES[-1]] = calibration.table(together)
-    surprises = calibration.surprise(together, everywhere[:, detector.TABLES[-1]])
-    silent = np.zeros(len(held_out), np.uint8)
-    return calibration.score(
-        detector.ruled(surprises, silent, held_out.values, everywhere),
-        everywhere[:, detector.ALPHA],
-    )
-
-
-# ------------------------------------------------------------------------------------------------- for a challenge
-@dataclass(frozen=True)
-class SeriesLearner:
-    """How one series is learnt, for `core.learning.challenge`: what the model is to be called, and by which parameters it is learnt."""
-
-    key: SeriesKey
-    id: str
-    version: int
-    parameters: Parameters
-    policy: episodes.Policy
-
-    def fit(
-        self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None
-    ) -> Trained:
-        """As the function `fit`."""
-        return fit(times, values, self.key, self.id, self.version, parameters, self.policy, past)
-
-    def twin(
-        self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None
-    ) -> Model:
-        """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
-        return _learnt(
-            replace(self, parameters=parameters), times, values, past, grow_passing
-        ).model
-
-    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
-        """The readings that a model is learnt from, alarmed ones among them, in time order: times [n], values [n]."""
-        recent = _recent(_ordered(times, values), self.parameters)
-        return recent.times.astype(np.int64), recent.values
-
-    def scores(self, model: Model, times: Ints, values: Floats) -> Floats:
-        """Scores of a stream [n] from an empty window on; 1 where a reading could not be scored."""
-        models = ModelTable(1, len(model.forest.thresholds))
-        models.put(0, model)
-        row, n = np.zeros(len(times), np.int64), np.arange(len(times))
-        _, results = advance(
-            features.empty(1),
-            row,
-            models,
-            row,
-            values,
-            times,
-            n,
-            row,
-            episodes.Policy(),
-            self.parameters,
-        )
-        return np.where(results.scored, results.score, 1.0)
+    learnt[detector.TOGETHER] = calibration.table(together)
+    surprises = calibration.surprise(together, everywhere[:, detector.TOGETHER])
+    unbroken = np.zeros(len(held_out), np.uint8)
+    ruled = detector.ruled(surprises, unbroken, held_out.values, everywhere)
+    return calibration.score(ruled, everywhere[:, detector.ALPHA])

@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core.device.detector import DeviceModel
+from insa_anomaly.core.layout import StateRows
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Reason
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
+from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, SeriesBatch, advance
 from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms, Restored
@@ -62,17 +63,19 @@ class Fleet:
         self._grow(int(indices[-1]) + 1 if len(indices) else 0)
         rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
         states, results = advance(
-            self._states[indices],
-            which,
+            StateRows(self._states[indices]),
+            SeriesBatch(
+                series=which,
+                models=rows,
+                values=telemetry.value,
+                times=telemetry.timestamp,
+                discriminators=telemetry.discriminator,
+                qualities=telemetry.quality,
+                muted=muted,
+            ),
             self._models,
-            rows,
-            telemetry.value,
-            telemetry.timestamp,
-            telemetry.discriminator,
-            telemetry.quality,
             self._policy,
             self._parameters,
-            muted,
         )
         with self.windows.changing(indices):
             self._states[indices] = states
@@ -133,7 +136,7 @@ class Fleet:
             else:
                 self.model[index] = (model.id, model.version)
                 if threshold is not None:
-                    self._models.numbers[index, THRESHOLD] = self._set_thresholds[index] = threshold
+                    self._models.learnt[index, THRESHOLD] = self._set_thresholds[index] = threshold
             self.with_model[index] = model is not None
 
     def shadow(

@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.layout import StateRows
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import Model, ModelTable, Results, advance
+from insa_anomaly.core.series.detector import Model, ModelTable, Results, SeriesBatch, advance
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.ports.recorder import Telemetry
 
@@ -104,17 +105,19 @@ class Shadows:
     ) -> None:
         taken, which = np.unique(rows, return_inverse=True)
         states, theirs = advance(
-            self._states[taken],
-            which,
+            StateRows(self._states[taken]),
+            SeriesBatch(
+                series=which,
+                models=rows,
+                values=telemetry.value[at],
+                times=telemetry.timestamp[at],
+                discriminators=telemetry.discriminator[at],
+                qualities=telemetry.quality[at],
+                muted=None if muted is None else muted[at],
+            ),
             models,
-            rows,
-            telemetry.value[at],
-            telemetry.timestamp[at],
-            telemetry.discriminator[at],
-            telemetry.quality[at],
             self._policy,
             self._parameters,
-            None if muted is None else muted[at],
         )
         self._states[taken] = states
         for index in np.unique(telemetry.key[at]).tolist():
@@ -140,7 +143,7 @@ class Shadows:
     def put(
         self, index: int, model: Model, state: Floats, tally: ShadowCounts | None = None
     ) -> None:
-        """Let the model shadow the series from `state` [features.STATE_WIDTH] on. Raises ValueError where it has too many trees."""
+        """Let the model shadow the series from `state` [features.STATE.width] on. Raises ValueError where it has too many trees."""
         models = self._models = self._models or ModelTable(
             self._capacity, self._parameters.n_estimators
         )
@@ -182,7 +185,8 @@ class Shadows:
             more: npt.NDArray[np.int64] = np.full(self._capacity - len(self._row_of), _NO_SHADOW)
             self._row_of = np.concatenate([self._row_of, more])
         if row >= len(self._states):
-            self._states = np.concatenate([self._states, features.empty(max(8, row))])
+            more_states = features.empty(max(8, row))
+            self._states = StateRows(np.concatenate([self._states, more_states]))
 
 
 def _picked(results: Results, at: Ints) -> Results:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.layout import LearntRows, StateRows
 from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import Model, ModelTable
@@ -26,14 +27,14 @@ _ATTEMPTS, _PAUSE_SECONDS = (
 
 @dataclass(frozen=True)
 class WindowCopy:
-    """A series at one moment: copies of its state [features.STATE_WIDTH] and of what was learnt of it [MODEL_WIDTH].
+    """A series at one moment: copies of its state [features.STATE.width] and of what was learnt of it [detector.LEARNT.width].
 
     `model` is id and version of its model; where it has none, what was learnt means nothing.
     """
 
     index: int
-    state: npt.NDArray[np.float64]
-    learnt: npt.NDArray[np.float64]
+    state: StateRows
+    learnt: LearntRows
     model: tuple[str, int] | None
 
 
@@ -45,7 +46,7 @@ class SharedWindows:
 
     def __init__(self, capacity: int, trees: int, zeros: Allocator = np.zeros) -> None:
         self.models = ModelTable(capacity, trees, zeros)
-        self.states = zeros((capacity, features.STATE_WIDTH), np.float64)
+        self.states = StateRows(zeros((capacity, features.STATE.width), np.float64))
         self._ids = zeros((capacity,), f"S{ID_BYTES}")
         self._versions = zeros((capacity,), np.int64)
         self._stamps = zeros((capacity,), np.int64)
@@ -79,8 +80,8 @@ class SharedWindows:
             stamp = int(self._stamps[index])
             found = WindowCopy(
                 index,
-                self.states[index].copy(),
-                self.models.numbers[index].copy(),
+                StateRows(self.states[index].copy()),
+                LearntRows(self.models.learnt[index].copy()),
                 self._model(index),
             )
             if self._unchanged(index, stamp):

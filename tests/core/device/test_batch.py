@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from insa_anomaly.core.device import detector, window
 from insa_anomaly.core.device.batch import advance_each
 from insa_anomaly.core.device.detector import DeviceModel, DeviceResults, Served
-from insa_anomaly.core.device.training import fit
+from insa_anomaly.core.device.training import DeviceLearner
 from insa_anomaly.core.scoring import daily
 from insa_anomaly.core.scoring.forest import Arena
 from insa_anomaly.core.scoring.status import Status
@@ -34,16 +34,18 @@ def history(metrics: int, seed: int) -> Rows:
 def learnt(metrics: int, seed: int) -> DeviceModel:
     """Return a model of `history`."""
     rows, names = history(metrics, seed), tuple(f"m{j}" for j in range(metrics))
-    return fit(
-        times=rows.times,
-        values=rows.values,
-        device_id="D",
-        metrics=names,
-        model_id=f"00000000-0000-0000-0000-00000000000{seed}",
-        version=1,
-        parameters=SMALL,
-        policy=POLICY,
-    ).model
+    return (
+        DeviceLearner(
+            device_id="D",
+            metrics=names,
+            id=f"00000000-0000-0000-0000-00000000000{seed}",
+            version=1,
+            parameters=SMALL,
+            policy=POLICY,
+        )
+        .fit(rows.times, rows.values)
+        .model
+    )
 
 
 @cache

@@ -8,7 +8,7 @@ import pytest
 
 from insa_anomaly.core.device import detector, window
 from insa_anomaly.core.device.detector import DeviceParameters, Served
-from insa_anomaly.core.device.training import fit
+from insa_anomaly.core.device.training import DeviceLearner
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.units import Floats, Ints
 from tests.pumps import KINDS, METRICS, Fault, faulty, pump
@@ -32,16 +32,14 @@ def plant() -> Plant:
     seconds, values = pump(LEARNT + FOLLOWING, seed=0)
     times = (seconds * 1e6).astype(np.int64)
     model_id = "00000000-0000-0000-0000-000000000001"
-    trained = fit(
-        times=times[:LEARNT],
-        values=values[:LEARNT],
+    trained = DeviceLearner(
         device_id="PUMP-1",
         metrics=METRICS,
-        model_id=model_id,
+        id=model_id,
         version=1,
         parameters=PARAMETERS,
         policy=POLICY,
-    )
+    ).fit(times[:LEARNT], values[:LEARNT])
     return Plant(times, values, Served(trained.model))
 
 

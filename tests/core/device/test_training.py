@@ -7,7 +7,7 @@ import pytest
 
 from insa_anomaly.core.device import detector, window
 from insa_anomaly.core.device.detector import DeviceParameters
-from insa_anomaly.core.device.training import TrainedDevice, fit
+from insa_anomaly.core.device.training import DeviceLearner, TrainedDevice
 from insa_anomaly.core.scoring import daily
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import DAY
@@ -20,16 +20,9 @@ ID = "00000000-0000-0000-0000-000000000009"
 
 def learnt(rows: Rows, parameters: DeviceParameters = SMALL) -> TrainedDevice:
     """Return a model of the rows."""
-    return fit(
-        times=rows.times,
-        values=rows.values,
-        device_id="D",
-        metrics=METRICS,
-        model_id=ID,
-        version=1,
-        parameters=parameters,
-        policy=POLICY,
-    )
+    return DeviceLearner(
+        device_id="D", metrics=METRICS, id=ID, version=1, parameters=parameters, policy=POLICY
+    ).fit(rows.times, rows.values)
 
 
 def seen_by(one: TrainedDevice, rows: Rows) -> detector.DeviceResults:
@@ -132,16 +125,9 @@ def test_a_metric_that_is_seldom_there_is_left_out() -> None:
 def test_one_metric_alone_is_a_device_too() -> None:
     """A device of a single metric is learnt, without other metrics to forecast it."""
     rows = wave(500)
-    one = fit(
-        times=rows.times[:400],
-        values=rows.values[:400, 1:2],
-        device_id="D",
-        metrics=["b"],
-        model_id=ID,
-        version=1,
-        parameters=SMALL,
-        policy=POLICY,
-    )
+    one = DeviceLearner(
+        device_id="D", metrics=("b",), id=ID, version=1, parameters=SMALL, policy=POLICY
+    ).fit(rows.times[:400], rows.values[:400, 1:2])
     values = rows.values[:, 1:2].copy()
     values[450:460] += 12
     said = detector.advance(

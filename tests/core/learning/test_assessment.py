@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from insa_anomaly.core.layout import LearntRows
 from insa_anomaly.core.learning import assessment
 from insa_anomaly.core.learning.assessment import (
     Assessment,
@@ -32,7 +33,10 @@ KINDS = ["spike", "level_shift", "drift", "stuck", "noise", "dropout", "oscillat
 
 def scorer(model: Model) -> Scorer:
     """Return the scoring function that a challenge uses for the model."""
-    return partial(SeriesLearner(SeriesKey("D", "m"), "id", 1, SMALL, Policy()).scores, model)
+    learner = SeriesLearner(
+        key=SeriesKey("D", "m"), id="id", version=1, parameters=SMALL, policy=Policy()
+    )
+    return partial(learner.scores, model)
 
 
 def holdout(n: int, seed: int = 9) -> Holdout:
@@ -93,8 +97,8 @@ def test_every_kind_is_planted_in_every_size_apart_and_found_again() -> None:
 def test_a_blind_model_catches_nothing() -> None:
     """A model with an unreachable alpha has no false alarm, no caught fault, and accuracy 0.5."""
     one = trained(0).model
-    blind = replace(one, numbers=one.numbers.copy())
-    blind.numbers[detector.ALPHA] = 1e-300
+    blind = replace(one, learnt=LearntRows(one.learnt.copy()))
+    blind.learnt[detector.ALPHA] = 1e-300
     found = assess(scorer(blind), holdout(700))
     assert (found.true_positive_rate, found.false_positive_rate, found.accuracy) == (0, 0, 0.5)
 

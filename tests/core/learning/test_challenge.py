@@ -15,7 +15,9 @@ from insa_anomaly.core.series.training import SeriesLearner
 from insa_anomaly.core.units import Floats, Ints
 from tests.core.streams import SMALL, daily
 
-LEARNER = SeriesLearner(SeriesKey("D", "m"), "id", 1, SMALL, Policy())
+LEARNER = SeriesLearner(
+    key=SeriesKey("D", "m"), id="id", version=1, parameters=SMALL, policy=Policy()
+)
 NOBODY = np.zeros(0, np.int64)
 
 
@@ -97,7 +99,7 @@ def test_a_daily_refit_goes_on() -> None:
     """A daily refit learns the readings that have come since, and serves."""
     found = refit(LEARNER, *daily(3000), past(2700))
     assert found.promoted
-    assert found.trained.model.numbers[detector.KNOWN] == 3000
+    assert found.trained.model.learnt[detector.KNOWN] == 3000
     assert found.trained.figures["accuracy"] is None
 
 
@@ -113,11 +115,11 @@ def test_its_age_decides_how_it_is_assessed() -> None:
             return super().scores(model, times, values)
 
     watched = Watched(
-        SeriesKey("D", "m"),
-        "id",
-        1,
-        replace(SMALL, mature_days=1.0, mature_readings=2500),
-        Policy(),
+        key=SeriesKey("D", "m"),
+        id="id",
+        version=1,
+        parameters=replace(SMALL, mature_days=1.0, mature_readings=2500),
+        policy=Policy(),
     )
     trained = train(watched, *daily(3000)).trained
-    assert trained.model.numbers[detector.MATURE] == seen[0].numbers[detector.MATURE] == 1
+    assert trained.model.learnt[detector.MATURE] == seen[0].learnt[detector.MATURE] == 1

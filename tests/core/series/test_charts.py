@@ -5,30 +5,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core import units
+from insa_anomaly.core.layout import LearntRows
 from insa_anomaly.core.series import charts, features
-from insa_anomaly.core.units import Floats
 from tests.core import oracle
 
 
-def learnt(n: int, seed: int = 0) -> tuple[Floats, Floats]:
+def learnt(n: int, seed: int = 0) -> tuple[LearntRows, LearntRows]:
     """Return plausible learnt rows of `n` series: for the features and for the charts."""
     random = np.random.default_rng(seed)
-    scaling, numbers = (
-        np.zeros((n, features.NUMBERS_WIDTH)),
-        random.normal(0, 0.4, (n, charts.NUMBERS_WIDTH)),
+    scaling, charted = (
+        np.zeros((n, features.LEARNT.width)),
+        random.normal(0, 0.4, (n, charts.LEARNT.width)),
     )
     scaling[:, features.CENTER], scaling[:, features.SCALE] = 20, random.uniform(0.5, 2, n)
-    numbers[:, charts.SCALES] = random.uniform(0.2, 3, (n, features.WIDTH))
-    numbers[:, charts.ERROR_SCALE] = random.uniform(0.2, 3, n)
-    return scaling, numbers
+    charted[:, charts.SCALES] = random.uniform(0.2, 3, (n, features.WIDTH))
+    charted[:, charts.ERROR_SCALE] = random.uniform(0.2, 3, n)
+    return LearntRows(scaling), LearntRows(charted)
 
 
 def test_the_window_chart_is_the_naive_one() -> None:
     """The window chart is the log root mean square of the robustly scaled features."""
     raw = np.random.default_rng(0).normal(0, 5, (20, features.WIDTH))
-    numbers = learnt(20)[1]
+    charted = learnt(20)[1]
     np.testing.assert_allclose(
-        charts.window_z(raw, numbers), oracle.window_z(raw, numbers), atol=1e-12
+        charts.window_z(raw, charted), oracle.window_z(raw, charted), atol=1e-12
     )
 
 
@@ -36,13 +36,13 @@ def test_the_forecast_is_the_naive_one() -> None:
     """The forecast error equals the naive twin's, also far beyond the caps."""
     windows = np.random.default_rng(1).normal(20, 3, (20, units.LONG))
     windows[3, -1], windows[4, -2], windows[5, -1] = 1e300, -1e300, 400
-    scaling, numbers = learnt(20, 2)
+    scaling, charted = learnt(20, 2)
     naive = [
         oracle.forecast_error(w.tolist(), s, n)
-        for w, s, n in zip(windows, scaling, numbers, strict=True)
+        for w, s, n in zip(windows, scaling, charted, strict=True)
     ]
     look = features.look(windows, np.zeros((20, units.SHORT + 1)), np.zeros(20), scaling)
-    np.testing.assert_allclose(charts.forecast_error(look, numbers), naive, atol=1e-12)
+    np.testing.assert_allclose(charts.forecast_error(look, charted), naive, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,10 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core import units
+from insa_anomaly.core.layout import LearntRows, StateRows
 from insa_anomaly.core.scoring.episodes import Transition
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import detector, features
-from insa_anomaly.core.series.detector import Model
+from insa_anomaly.core.series.detector import Model, SeriesBatch
 from insa_anomaly.errors import ModelFileError
 from tests.core import oracle, streams
 from tests.core.streams import (
@@ -107,25 +108,24 @@ def test_law_what_is_foreseen_is_what_would_be(
         state.tobytes(),
     )
     foreseen = detector.foresee(
-        state[0],
-        held.numbers[row],
+        StateRows(state[0]),
+        LearntRows(held.learnt[row]),
         lambda scaled: held.arena.score(np.full(len(scaled), row), scaled),
         what,
     )
-    time = int(state[0, features.LAST] + held.numbers[row, detector.INTERVAL])
+    time = int(state[0, features.LAST] + held.learnt[row, detector.INTERVAL_US])
     n = len(what)
     nothing, rows = np.zeros(n, np.int64), np.full(n, row)
-    coming = (
-        np.repeat(state, n, axis=0),
-        np.arange(n),
-        held,
-        rows,
-        what,
-        np.full(n, time),
-        nothing,
-        nothing,
+    coming = SeriesBatch(
+        series=np.arange(n),
+        models=rows,
+        values=what,
+        times=np.full(n, time),
+        discriminators=nothing,
+        qualities=nothing,
     )
-    _, come = detector.advance(*coming, streams.POLICY, SMALL)
+    every = StateRows(np.repeat(state, n, axis=0))
+    _, come = detector.advance(every, coming, held, streams.POLICY, SMALL)
     for name in (
         "status",
         "score",
@@ -149,7 +149,8 @@ def test_law_saving_and_reloading_in_mid_stream_changes_nothing(stream: Stream, 
     held = models()
     _, whole = run(warm(), stream, held)
     states, head = run(warm(), stream[slice(cut)], held)
-    restored = np.stack([np.frombuffer(row.tobytes(), np.float64) for row in states])
+    rows = [np.frombuffer(row.tobytes(), np.float64) for row in states]
+    restored = StateRows(np.stack(rows))
     _, tail = run(restored, stream[slice(cut, None)], reloaded(held))
     assert same(whole, joined([head, tail]))
 
@@ -159,10 +160,10 @@ def test_law_saving_and_reloading_in_mid_stream_changes_nothing(stream: Stream, 
 def test_law_nothing_given_is_changed(stream: Stream) -> None:
     """`advance` modifies neither the states nor the readings nor the models."""
     held, states, copy = models(), warm(), stream[np.arange(len(stream))]
-    numbers = held.numbers.copy()
+    learnt = held.learnt.copy()
     run(states, stream, held)
     assert states.tobytes() == warm().tobytes()
-    assert held.numbers.tobytes() == numbers.tobytes()
+    assert held.learnt.tobytes() == learnt.tobytes()
     for name in ("which", "times", "values", "discriminators", "qualities"):
         assert getattr(stream, name).tobytes() == getattr(copy, name).tobytes()
 
@@ -238,7 +239,7 @@ def test_law_refits_are_due_as_counted_by_hand(stream: Stream) -> None:
         )
         steps = np.full(
             len(at),
-            held.numbers[row, detector.REFIT_STEP] if row < 3 else SMALL.first_fit_retry_readings,
+            held.learnt[row, detector.REFIT_STEP] if row < 3 else SMALL.first_fit_retry_readings,
         )
         eligible = np.ones(len(at), bool) if row < 3 else grown
         assert results.refit_due[at].tolist() == oracle.dues(
@@ -314,7 +315,7 @@ def test_a_model_survives_its_file() -> None:
         "D",
         "m0",
     )
-    assert again.numbers.tobytes() == model.numbers.tobytes()
+    assert again.learnt.tobytes() == model.learnt.tobytes()
     assert again.to_bytes() == model.to_bytes()
 
 

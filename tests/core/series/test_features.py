@@ -6,40 +6,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insa_anomaly.core import units
+from insa_anomaly.core.layout import LearntRows, StateRows
 from insa_anomaly.core.scoring import daily
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.features import Arrival
-from insa_anomaly.core.units import Floats
+from insa_anomaly.core.units import Features
 from tests.core import oracle, streams
 from tests.core.streams import MINUTE, SERIES, START, Stream, warm
 
 GAP = 20.0 * MINUTE
 
 
-def pushed(states: Floats, stream: Stream) -> features.Pushed:
+def pushed(states: StateRows, stream: Stream) -> features.Pushed:
     """Push readings whose series may be in any order."""
     order = np.argsort(stream.which, kind="stable")
     ordered = stream[order]
-    gaps = np.full(len(stream), GAP)
+    gaps_us = np.full(len(stream), GAP)
     return features.push(
         states=states,
         which=ordered.which,
         values=ordered.values,
         times=ordered.times.astype(np.float64),
         discriminators=ordered.discriminators,
-        gaps=gaps,
+        gaps_us=gaps_us,
     )
 
 
-def numbers(seed: int = 0, bins: int = 24) -> Floats:
+def learnt_row(seed: int = 0, bins: int = 24) -> LearntRows:
     """Return a plausible learnt row."""
     random = np.random.default_rng(seed)
-    learnt = random.normal(size=features.NUMBERS_WIDTH)
+    learnt = LearntRows(random.normal(size=features.LEARNT.width))
     learnt[features.CENTER], learnt[features.SCALE] = 20.0, 1.7
     learnt[features.DAILY][daily.BINS] = bins
     learnt[features.SPREADS] = random.uniform(0.1, 2, features.WIDTH)
     learnt[features.FLAT_MOST], learnt[features.FLAT_FREE] = 15, 2
     return learnt
+
+
+def scaled(look: features.WindowView, learnt: LearntRows) -> Features:
+    """Return the features of windows as the forest takes them."""
+    return features.scaled(features.unscaled(look, learnt), learnt)
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,20 +99,6 @@ def test_an_empty_batch_and_no_series_are_nothing_special() -> None:
     assert pushed(warm(), nothing).states.tobytes() == warm().tobytes()
 
 
-def test_moves_agrees_with_push() -> None:
-    """`moves` predicts for each row whether `push` moves the window."""
-    stream = Stream(
-        np.arange(4),
-        START + np.array([69, 69, 68, 70]) * MINUTE,
-        np.ones(4),
-        np.array([69, 70, 71, 69]),
-        np.zeros(4, np.int64),
-    )
-    said = features.moves(warm(), stream.times.astype(np.float64), stream.discriminators)
-    assert said.tolist() == [False, True, False, True]
-    assert said.tolist() == (pushed(warm(), stream).arrivals == Arrival.MOVES).tolist()
-
-
 def test_readings_of_one_time_move_once_each() -> None:
     """Readings of the same time all move the window, and a redelivered batch moves no window."""
     n = 10
@@ -128,7 +120,7 @@ def test_features_are_the_naive_features(bins: int) -> None:
     times, values = streams.daily(200, 3)
     values[100:120] = values[100]
     values[150] = 1e4
-    learnt = numbers(1, bins)
+    learnt = learnt_row(1, bins)
     own = np.arange(200)
     got = features.push(
         states=features.empty(1),
@@ -136,9 +128,9 @@ def test_features_are_the_naive_features(bins: int) -> None:
         values=values,
         times=times.astype(np.float64),
         discriminators=own,
-        gaps=np.full(200, np.inf),
+        gaps_us=np.full(200, np.inf),
     )
-    everywhere = np.broadcast_to(learnt, (141, len(learnt)))
+    everywhere = LearntRows(np.broadcast_to(learnt, (141, len(learnt))))
     windows, stamps, flats = got.windows[59:], got.stamps[59:], got.flats[59:]
     look = features.look(windows, stamps, flats, everywhere)
     fast = features.unscaled(look, everywhere)
@@ -174,19 +166,15 @@ def test_law_a_row_s_features_do_not_depend_on_its_batch(
         np.float64
     )
     flats = random.integers(0, 500, n).astype(np.float64)
-    learnt = np.stack(
-        [numbers(i, bins) for i, bins in zip(range(n), np.resize([0, 24, 48], n), strict=True)]
-    )
+    rows_of = zip(range(n), np.resize([0, 24, 48], n), strict=True)
+    learnt = LearntRows(np.stack([learnt_row(i, bins) for i, bins in rows_of]))
     whole = features.look(windows, stamps, flats, learnt)
     some = np.array(rows) % n
-    part = features.look(windows[some], stamps[some], flats[some], learnt[some])
+    own = LearntRows(learnt[some])
+    part = features.look(windows[some], stamps[some], flats[some], own)
+    assert scaled(part, own).tobytes() == scaled(whole, learnt)[some].tobytes()
     assert (
-        features.features(part, learnt[some]).tobytes()
-        == features.features(whole, learnt)[some].tobytes()
-    )
-    assert (
-        features.expected(part, learnt[some]).tobytes()
-        == features.expected(whole, learnt)[some].tobytes()
+        features.expected(part, own).tobytes() == features.expected(whole, learnt)[some].tobytes()
     )
 
 
@@ -194,16 +182,15 @@ def test_the_strangest_values_have_features_too() -> None:
     """The largest floats of either sign have finite features within the cap, without a warning."""
     windows = np.resize([1.7e308, -1.7e308, 5e-324, 0.0], (1, units.LONG)).astype(np.float64)
     stamps = np.arange(11.0)[None]
-    scaled = features.features(
-        features.look(windows, stamps, np.zeros(1), numbers()[None]), numbers()[None]
-    )
-    assert np.isfinite(scaled).all()
-    assert (np.abs(scaled) <= 30).all()
+    learnt = LearntRows(learnt_row()[None])
+    found = scaled(features.look(windows, stamps, np.zeros(1), learnt), learnt)
+    assert np.isfinite(found).all()
+    assert (np.abs(found) <= 30).all()
 
 
 def test_the_profile_is_periodic_and_meets_its_bins() -> None:
     """The profile equals a bin's level at its middle, repeats daily, interpolates in between."""
-    learnt = numbers(2, 24)[None, features.DAILY]
+    learnt = learnt_row(2, 24)[None, features.DAILY]
     levels = learnt[0, daily.LEVELS]
     middles = (np.arange(24) + 0.5) / 24 * units.DAY
     np.testing.assert_allclose(daily.profile(middles[None], learnt)[0], levels[:24])

@@ -12,9 +12,9 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.scoring.forest import Arena, average_path_length
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import ModelTable, Results, advance
+from insa_anomaly.core.series.detector import ModelTable, Results, SeriesBatch, advance
 from insa_anomaly.core.series.reasons import reasons
-from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.core.units import Floats
 from tests.core.streams import MINUTE, SMALL, START, daily, trained
 
@@ -86,29 +86,29 @@ def test_law_shares_are_those_of_a_walk_through_the_trees(seed: int, row: list[f
 def followed(values: Floats, learnt: Floats) -> tuple[ModelTable, Results]:
     """Return the results of a model of `learnt` for `values` that follow, a reading a minute."""
     times = START + np.arange(len(learnt) + len(values)) * MINUTE
-    one = fit(
-        times=times[: len(learnt)],
-        values=learnt,
+    one = SeriesLearner(
         key=SeriesKey("D", "m"),
-        model_id="id",
+        id="id",
         version=1,
         parameters=SMALL,
         policy=Policy(merge_gap_readings=3),
-    )
+    ).fit(times[: len(learnt)], learnt)
     models = ModelTable(1, SMALL.n_estimators)
     models.put(0, one.model)
     all_values, row = np.concatenate((learnt, values)), np.zeros(len(times), np.int64)
     return models, advance(
-        states=features.empty(1),
-        which=row,
-        models=models,
-        rows=row,
-        values=all_values,
-        times=times,
-        discriminators=np.arange(len(times)),
-        qualities=row,
-        policy=Policy(),
-        parameters=SMALL,
+        features.empty(1),
+        SeriesBatch(
+            series=row,
+            models=row,
+            values=all_values,
+            times=times,
+            discriminators=np.arange(len(times)),
+            qualities=row,
+        ),
+        models,
+        Policy(),
+        SMALL,
     )[1]
 
 

@@ -12,8 +12,8 @@ from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import ModelTable, advance
-from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.series.detector import ModelTable, SeriesBatch, advance
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.core.units import Features, Floats
 from tests.core.streams import MINUTE, START
 
@@ -51,15 +51,9 @@ def anomalous(kind: str) -> tuple[Trained, Features]:
         START + np.arange(LEARNT + SEEN) * MINUTE,
         np.zeros(LEARNT + SEEN, np.int64),
     )
-    one = fit(
-        times=times[:LEARNT],
-        values=values[:LEARNT],
-        key=SeriesKey("D", kind),
-        model_id="id",
-        version=1,
-        parameters=PARAMETERS,
-        policy=Policy(),
-    )
+    one = SeriesLearner(
+        key=SeriesKey("D", kind), id="id", version=1, parameters=PARAMETERS, policy=Policy()
+    ).fit(times[:LEARNT], values[:LEARNT])
     models = ModelTable(1, 50)
     models.put(0, one.model)
     rows = []
@@ -71,16 +65,18 @@ def anomalous(kind: str) -> tuple[Trained, Features]:
             )
         )
         said = advance(
-            states=features.empty(1),
-            which=at,
-            models=models,
-            rows=at,
-            values=faulty,
-            times=times,
-            discriminators=np.arange(len(at)),
-            qualities=at,
-            policy=Policy(),
-            parameters=PARAMETERS,
+            features.empty(1),
+            SeriesBatch(
+                series=at,
+                models=at,
+                values=faulty,
+                times=times,
+                discriminators=np.arange(len(at)),
+                qualities=at,
+            ),
+            models,
+            Policy(),
+            PARAMETERS,
         )[1]
         rows.append(said.features[LEARNT:][said.score[LEARNT:] < 0])
     found = np.unique(np.concatenate(rows), axis=0)

@@ -7,9 +7,9 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import ModelTable, Results, advance
+from insa_anomaly.core.series.detector import ModelTable, Results, SeriesBatch, advance
 from insa_anomaly.core.series.rules import Rule
-from insa_anomaly.core.series.training import fit
+from insa_anomaly.core.series.training import SeriesLearner
 from insa_anomaly.core.units import Floats
 from tests.core.streams import MINUTE, SMALL, START
 
@@ -33,29 +33,25 @@ def after(learnt: Floats, values: list[float]) -> tuple[Results, slice]:
     """
     n = len(learnt)
     times = START + np.arange(n + len(values)) * MINUTE
-    one = fit(
-        times=times[:n],
-        values=learnt,
-        key=SeriesKey("D", "m"),
-        model_id="id",
-        version=1,
-        parameters=SMALL,
-        policy=Policy(),
-    )
+    one = SeriesLearner(
+        key=SeriesKey("D", "m"), id="id", version=1, parameters=SMALL, policy=Policy()
+    ).fit(times[:n], learnt)
     models = ModelTable(1, SMALL.n_estimators)
     models.put(0, one.model)
     row = np.zeros(len(times), np.int64)
     said = advance(
-        states=features.empty(1),
-        which=row,
-        models=models,
-        rows=row,
-        values=np.r_[learnt, values],
-        times=times,
-        discriminators=np.arange(len(times)),
-        qualities=row,
-        policy=Policy(),
-        parameters=SMALL,
+        features.empty(1),
+        SeriesBatch(
+            series=row,
+            models=row,
+            values=np.r_[learnt, values],
+            times=times,
+            discriminators=np.arange(len(times)),
+            qualities=row,
+        ),
+        models,
+        Policy(),
+        SMALL,
     )[1]
     return said, slice(n, None)
 

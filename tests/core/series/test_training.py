@@ -15,8 +15,8 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy, Transition
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import detector, features, rules
-from insa_anomaly.core.series.detector import ModelTable, Results, advance
-from insa_anomaly.core.series.training import Trained, fit
+from insa_anomaly.core.series.detector import ModelTable, Results, SeriesBatch, advance
+from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.core.units import Floats, Ints
 from insa_anomaly.errors import NotEnoughData, TrainingError
 from tests.core.streams import MINUTE, SMALL, START, daily
@@ -26,15 +26,9 @@ POLICY = Policy()
 
 def learn(times: Ints, values: Floats, parameters: Parameters = SMALL) -> Trained:
     """Return a model of series D/m, version 1."""
-    return fit(
-        times=times,
-        values=values,
-        key=SeriesKey("D", "m"),
-        model_id="id",
-        version=1,
-        parameters=parameters,
-        policy=POLICY,
-    )
+    return SeriesLearner(
+        key=SeriesKey("D", "m"), id="id", version=1, parameters=parameters, policy=POLICY
+    ).fit(times, values)
 
 
 def minutes(n: int, first: int = 0) -> Ints:
@@ -49,16 +43,18 @@ def follow(trained: Trained, times: Ints, values: npt.NDArray[np.floating]) -> R
     held.put(0, trained.model)
     row = np.zeros(n, np.int64)
     return advance(
-        states=features.empty(1),
-        which=row,
-        models=held,
-        rows=row,
-        values=values.astype(np.float64),
-        times=times,
-        discriminators=np.arange(n),
-        qualities=row,
-        policy=POLICY,
-        parameters=SMALL,
+        features.empty(1),
+        SeriesBatch(
+            series=row,
+            models=row,
+            values=values.astype(np.float64),
+            times=times,
+            discriminators=np.arange(n),
+            qualities=row,
+        ),
+        held,
+        POLICY,
+        SMALL,
     )[1]
 
 
@@ -273,7 +269,7 @@ def test_bursts_are_a_rhythm_not_pauses() -> None:
         [burst * 600 * 1_000_000 + i * 1_000_000 for burst in range(40) for i in range(10)]
     )
     trained = learn(times, np.random.default_rng(0).normal(size=400))
-    assert trained.model.numbers[detector.GAP] == np.inf
+    assert trained.model.learnt[detector.GAP_US] == np.inf
     assert (
         follow(trained, times + 400 * 60 * MINUTE, np.zeros(400)).status[60:] == Status.SCORED
     ).all()
@@ -288,14 +284,14 @@ def test_only_the_newest_of_a_long_history_is_used() -> None:
     times, values = daily(1000)
     trained = learn(times, values, few)
     assert trained.samples == 250
-    alone = learn(times[750:], values[750:], few).model.numbers.copy()
+    alone = learn(times[750:], values[750:], few).model.learnt.copy()
     ever = [
-        *range(detector.RULES.start + rules.LOW, detector.RULES.start + rules.FROM + 1),
+        *(detector.RULES.start + column for column in (rules.LOW, rules.HIGH, rules.FROM)),
         detector.KNOWN,
     ]
-    assert trained.model.numbers[detector.KNOWN] == 1000
-    alone[ever] = trained.model.numbers[ever]
-    assert alone.tobytes() == trained.model.numbers.tobytes()
+    assert trained.model.learnt[detector.KNOWN] == 1000
+    alone[ever] = trained.model.learnt[ever]
+    assert alone.tobytes() == trained.model.learnt.tobytes()
 
 
 def test_held_out_readings_alarm_as_often_as_promised() -> None:

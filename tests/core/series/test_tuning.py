@@ -54,9 +54,9 @@ def test_the_threshold_knows_nothing_of_what_it_is_tried_on() -> None:
     spoilt = replace(series, values=np.where(np.arange(3000) >= OLDER, 1000.0, series.values))
     own = replace(SMALL, alpha=1e-2)
     policy = Policy(false_alarms_per_day=0.5)
-    alone = SeriesLearner(SeriesKey("D", "m"), "id", 1, own, policy).fit(
-        series.times[:OLDER], series.values[:OLDER], own, None
-    )
+    alone = SeriesLearner(
+        key=SeriesKey("D", "m"), id="id", version=1, parameters=own, policy=policy
+    ).fit(series.times[:OLDER], series.values[:OLDER])
     assert of(0.5).threshold == of(0.5, series=spoilt).threshold == alone.model.threshold
 
 

@@ -41,7 +41,7 @@ def written(windows: SharedWindows) -> Iterator[SharedWindows]:
         while not stop.is_set():
             turn += 1
             with windows.changing(numbers):
-                for column in range(features.STATE_WIDTH):
+                for column in range(features.STATE.width):
                     windows.states[numbers, column] = turn
             sleep(0.0001)
 
