@@ -141,20 +141,14 @@ class _Growing(IsolationForest):  # type: ignore[misc]  # it ships no types
 
 
 def grow(scaled: Features, parameters: Parameters) -> IsolationForest:
-    """Grow the forest over rows [n, w], to be stored.
-
-    Raises TrainingError for a parameter out of its range.
-    """
+    """Grow the forest over rows [n, w], to be stored."""
     forest = _Growing(
         n_estimators=parameters.n_estimators,
         contamination=parameters.contamination,
         max_samples=_samples(parameters, len(scaled)),
         random_state=parameters.random_state,
     )
-    try:
-        forest.fit(scaled)
-    except ValueError as error:  # scikit-learn's error for a parameter out of its range
-        raise TrainingError(str(error)) from error
+    forest.fit(scaled)
     forest.__class__ = IsolationForest  # so that its file is opened with scikit-learn alone
     return forest
 
@@ -181,10 +175,6 @@ def grow_passing(scaled: Features, parameters: Parameters) -> Trees:
 
 def _samples(parameters: Parameters, rows: int) -> int:
     most = SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
-    if not 2 <= most <= SAMPLES_MOST:
-        raise TrainingError(
-            f"max_samples is {parameters.max_samples}; 2 to {SAMPLES_MOST} or 'auto' are allowed"
-        )
     return min(most, rows)
 
 

@@ -168,8 +168,6 @@ def test_too_little_is_refused() -> None:
         )
     with pytest.raises(TrainingError, match=r"shape \(400, 2\)"):
         learnt(Rows(rows.times, rows.values[:, :2]))
-    with pytest.raises(TrainingError, match="max_samples is 1000"):
-        learnt(rows, replace(SMALL, max_samples=1000))
 
 
 def test_a_device_that_reports_in_bursts_is_learnt() -> None:

@@ -18,7 +18,7 @@ from insa_anomaly.core.series import detector, features, rules
 from insa_anomaly.core.series.detector import ModelTable, Results, SeriesBatch, advance
 from insa_anomaly.core.series.training import SeriesLearner, Trained
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.errors import NotEnoughData, TrainingError
+from insa_anomaly.errors import NotEnoughData, ParameterError, TrainingError
 from tests.core.streams import MINUTE, SMALL, START, daily
 
 POLICY = Policy()
@@ -178,8 +178,8 @@ def test_what_nothing_can_be_learnt_from_is_refused(times: Ints, values: Floats,
 @pytest.mark.parametrize("samples", [1, 257, 1000])
 def test_samples_beyond_the_compiled_trees_are_refused(samples: int) -> None:
     """A `max_samples` out of range is refused, because compiled trees are at most eight deep."""
-    with pytest.raises(TrainingError, match="2 to 256"):
-        learn(*daily(200), replace(SMALL, max_samples=samples))
+    with pytest.raises(ParameterError, match="2 to 256"):
+        replace(SMALL, max_samples=samples)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_samples_beyond_the_compiled_trees_are_refused(samples: int) -> None:
     [{"n_estimators": 0}, {"contamination": 0.9}, {"contamination": "some"}, {"random_state": -1}],
 )
 def test_a_parameter_out_of_range_is_an_error_of_ours(wrong: dict[str, Any]) -> None:
-    """A parameter out of range raises `TrainingError`, which names the parameter."""
-    with pytest.raises(TrainingError, match=next(iter(wrong))):
-        learn(*daily(150), replace(SMALL, **wrong))
+    """A parameter out of range raises `ParameterError`, which names the parameter."""
+    with pytest.raises(ParameterError, match=next(iter(wrong))):
+        replace(SMALL, **wrong)
 
 
 @pytest.mark.parametrize("level", [0.0, 50.0, -3e6, 1e-9])
