@@ -1,6 +1,7 @@
-"""The threads of the daemon: started in order, watched, and stopped so that nothing taken is left half done.
+"""The threads of the daemon: started in order, watched, and stopped without half-done work.
 
-A thread that dies or is stuck takes the process down, with its reason and the stacks of all: a restart is better than half a daemon.
+A thread that dies or is stuck ends the process, with its reason and every thread's stack: a restart
+is better than half a daemon.
 """
 
 from collections.abc import Callable
@@ -46,30 +47,36 @@ STUCK_SECONDS = 60.0
 
 
 class Stuck(RuntimeError):
-    """A thread began no turn for longer than one can take."""
+    """A thread began no step for longer than a step can take."""
 
 
 class BrokerConnection(Broker, Protocol):
-    """The broker as something to open and close."""
+    """A connection to the broker that can be opened and closed."""
 
     @property
     def listening(self) -> bool:
-        """True once the broker has granted every subscription of this connection."""
+        """Whether the broker has granted every subscription of this connection."""
 
     @property
     def trouble(self) -> str:
-        """Why it is not connected, or last was not."""
+        """Reason why the connection is down, or was last."""
 
     @property
     def undelivered(self) -> str | None:
-        """Why nothing proves that what is published reaches us; None where something does, or may yet."""
+        """Reason why no message proves that published messages arrive.
+
+        None if one does, or may yet.
+        """
 
     @property
     def silent_for(self) -> float:
-        """Seconds since the thread that reads showed life; infinite once it has ended."""
+        """Seconds since the reading thread showed life; infinity once it has ended."""
 
     def open(self, patience: float) -> bool:
-        """Connect, and stay connected; waits up to `patience` seconds for the first time. Raises BrokerRefused."""
+        """Connect, and stay connected.
+
+        Wait up to `patience` seconds at first. Raises BrokerRefused.
+        """
 
     def close(self) -> None:
         """Disconnect for good."""
@@ -77,7 +84,7 @@ class BrokerConnection(Broker, Protocol):
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told of scored batches (`score.Audience`)."""
+    """Recipients of scored batches: the body of `score.Audience`."""
 
     publisher: EventPublisher
     trainer: Trainer
@@ -87,13 +94,13 @@ class Listeners:
     silence: SilenceMonitor | None = None
 
     def on_events(self, outgoing: list[Outgoing], came: float | None) -> None:
-        """New events are in the outbox."""
+        """Pass on new events of the outbox."""
         self.publisher.enqueue(outgoing, came)
         if self.dispatcher is not None:
             self.dispatcher.notify(outgoing)
 
     def on_results(self, telemetry: Telemetry, results: Results) -> None:
-        """A batch was scored."""
+        """Pass on a scored batch."""
         self.activity.count(telemetry, results)
         if self.latest is not None:
             self.latest.update(telemetry, results)
@@ -101,13 +108,13 @@ class Listeners:
             self.silence.observe(telemetry)
 
     def on_due(self, keys: list[SeriesKey]) -> None:
-        """These series ask for training."""
+        """Pass on series that are due for training."""
         self.trainer.request(keys)
 
 
 @dataclass(frozen=True)
 class DaemonParts:
-    """All that moves."""
+    """The moving parts of the daemon."""
 
     log: Log
     state: State
@@ -128,7 +135,11 @@ class DaemonParts:
 
 @dataclass(frozen=True)
 class Supervision:
-    """Who hears how it goes. `notify` takes systemd's words; `give_up` is called once it must end, in case that hangs as well."""
+    """Recipients of the daemon's condition.
+
+    `notify` takes systemd's words; `give_up` is called when the process must end, in case the end
+    hangs as well.
+    """
 
     status: StatusPublisher | None = None
     heartbeats: Heartbeats = field(default_factory=lambda: Heartbeats(STUCK_SECONDS))
@@ -137,7 +148,7 @@ class Supervision:
 
 
 class Daemon:
-    """Runs the parts until told to stop."""
+    """Daemon that runs its parts until it is stopped."""
 
     def __init__(
         self, parts: DaemonParts, clock: Clock, supervision: Supervision | None = None
@@ -151,14 +162,14 @@ class Daemon:
         self._next_trim = 0.0
 
     def restore(self) -> None:
-        """Be where the last run ended. The broker is not heard before."""
+        """Restore the state at which the last run ended, before the broker is connected."""
         parts = self._parts
         parts.state.bind(parts.log.id)
         parts.score.restore()
         parts.trainer.follow_index(parts.fleet.serving)
 
     def run(self) -> int:
-        """Run until `end` is called or a thread dies; answers the exit status."""
+        """Run until `end` is called or a thread dies; return the exit status."""
         threads = [
             Thread(target=self._watched, args=(name, step), name=name, daemon=True)
             for name, step in self._steps()
@@ -176,15 +187,15 @@ class Daemon:
         return 0 if self._failure is None else 1
 
     def end(self) -> None:
-        """Stop soon; may be called from a signal handler."""
+        """Ask the daemon to stop; a signal handler may call this."""
         self._end.set()
 
     def troubles(self) -> list[str]:
-        """What keeps the daemon from doing all of its job, in words."""
+        """Return the reasons why the daemon does not do all of its work, in words."""
         return list(self._troubles().values())
 
     def _troubles(self) -> dict[str, str]:
-        """By what is in trouble: a label of a metric, so there are few."""
+        """Return the troubles by their subject: a label of a metric, so subjects are few."""
         parts = self._parts
         found = (
             {}
@@ -221,7 +232,7 @@ class Daemon:
         return found
 
     def figures(self) -> dict[str, int]:
-        """Where every reader is."""
+        """Return the position of every reader."""
         parts = self._parts
         return {
             "series": parts.fleet.series,
@@ -253,7 +264,8 @@ class Daemon:
                 pause = step.step(TURN_SECONDS)
                 if pause:
                     self._stop.wait(pause)
-        except BaseException as error:  # noqa: BLE001 - whatever it was, the daemon must not go on with this thread missing
+        # Whatever it was, the daemon must not go on with this thread missing
+        except BaseException as error:  # noqa: BLE001
             self._fail(name, error)
 
     def _fail(self, name: str, error: BaseException) -> None:
@@ -263,7 +275,7 @@ class Daemon:
         self._end.set()
 
     def _judge(self) -> None:
-        """Say how it goes; systemd hears that we live only while every thread does."""
+        """Report the condition; systemd sees the daemon alive only while every thread is."""
         stuck = self._supervision.heartbeats.stuck(
             self._clock.monotonic(), [("mqtt", self._parts.broker.silent_for)]
         )
@@ -280,13 +292,17 @@ class Daemon:
     def _watch(self) -> None:
         parts = self._parts
         if parts.reserve is not None and not parts.score.writable:
-            parts.reserve.release()  # what was taken must be finished; the intake takes no more until there is room for it again
+            # Taken messages must be finished; intake takes more once there is room again.
+            parts.reserve.release()
         if self._clock.monotonic() >= self._next_trim:
             self._next_trim = self._clock.monotonic() + TRIM_SECONDS
             self._trim(min(parts.record.reached, parts.score.checkpoint))
 
     def _trim(self, through: int) -> None:
-        """What was made of the entries must be on disk before they go; a full disk keeps them, and is tried again."""
+        """Drop log entries through a sequence, after the states that rest on them are on disk.
+
+        A full disk keeps the entries until the next attempt.
+        """
         try:
             self._parts.state.sync()
         except StateUnwritable as error:
@@ -295,9 +311,10 @@ class Daemon:
             self._parts.intake.drop(through)
 
     def _wind_down(self, threads: list[Thread]) -> None:
-        """Take nothing more; deal with what was taken; keep the states.
+        """Take no more messages, finish the taken ones, store the states.
 
-        What cannot be told or recorded in time is in the outbox and in the log, and is taken up by the next start.
+        Events and pages that cannot be finished in time are in the outbox and the log for the next
+        start.
         """
         parts = self._parts
         self._supervision.notify("STOPPING=1")

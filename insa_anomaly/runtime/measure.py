@@ -21,7 +21,7 @@ SIZES_EVERY_SECONDS = 300.0  # a thousand models are twelve thousand files
 
 @dataclass(frozen=True)
 class Backlog:
-    """Entries and events that wait; `recorded` returns the sequence that the record reader reached."""
+    """Waiting entries and events; `recorded` returns the sequence the record reader has reached."""
 
     log: Log
     state: State

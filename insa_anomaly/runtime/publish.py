@@ -3,8 +3,8 @@
 Events under way belong to one connection. When the connection ends, all events not yet acknowledged
 are published again from the outbox, and so are events acknowledged shortly before the end, because
 a broker that is killed loses the events it took since its last save. No event is published twice on
-the same connection. A connection that broke unnoticed, because the broker's machine lost its power, does
-not count as ended.
+the same connection. A connection that broke unnoticed, because the broker's machine lost its power,
+does not count as ended.
 """
 
 from collections import Counter, deque

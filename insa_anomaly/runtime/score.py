@@ -1,7 +1,8 @@
-"""The reader of the log that scores: batches in, results and events into the state, in one transaction a batch.
+"""The score reader: batches of the log in, results and events into the state.
 
-Everything it does is a function of the log, so after a crash it starts at the newest checkpoint and goes over the same entries
-again; what lies before its cursor was committed then and is not written again.
+Each batch is a transaction. Every result is a function of the log, so after a crash the reader
+starts at the newest checkpoint and reads the same entries again; results before its cursor were
+committed then and are not written again.
 """
 
 from collections import deque
@@ -57,21 +58,24 @@ _HISTORICAL = int(Flag.HISTORICAL)
 
 
 class Audience(Protocol):
-    """Who is told of scored batches at once."""
+    """Recipients of scored batches."""
 
     def on_events(self, outgoing: list[Outgoing], came: float | None) -> None:
-        """New events are in the outbox; the oldest of their messages came then (monotonic), None: nobody knows when."""
+        """Receive new events of the outbox.
+
+        `came` is the oldest message's receipt, monotonic, if known.
+        """
 
     def on_results(self, telemetry: Telemetry, results: Results) -> None:
-        """A batch was scored."""
+        """Receive a scored batch."""
 
     def on_due(self, keys: list[SeriesKey]) -> None:
-        """These series ask for training."""
+        """Receive series that are due for training."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a group of batches gave, before and until it is committed."""
+    """Results of a group of batches, before and until they are committed."""
 
     group: list[Batch]
     telemetry: Telemetry
@@ -85,8 +89,8 @@ class Scored:
 class ScoreReader(Step):
     """The score reader.
 
-    While the disk does not take its results it waits with those it has, for as long as that lasts: the windows have moved, so nothing
-    is scored twice.
+    While the disk does not take its results, the reader waits with them: the windows have moved, so
+    no reading is scored twice.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class ScoreReader(Step):
 
     # Start
     def restore(self) -> None:
-        """Take the newest checkpoint and advance again to the cursor, writing nothing."""
+        """Take the newest checkpoint and advance again to the cursor, writing no result."""
         self.checkpoint, kept = self._state.restore()
         for key, model_id, threshold, shadow in self._fleet.restore(kept):
             self._swap(Swap(*key, model_id, threshold))
@@ -128,7 +132,7 @@ class ScoreReader(Step):
         states_restored(len(kept), self.checkpoint, again)
 
     def adopt_active_models(self) -> None:
-        """Give every series its active model, before `restore`: for states that were lost, and with them which model served."""
+        """Give every series its active model, before `restore`: for states that were lost."""
         thresholds, shadows = self._models.thresholds(), self._models.shadows()
         for key, model_id in self._models.active().items():
             self._swap(Swap(*key, model_id, thresholds.get(model_id), shadows.get(key)))
@@ -149,7 +153,7 @@ class ScoreReader(Step):
 
     # Run
     def step(self, timeout_s: float) -> float:
-        """Score what there is; wait up to `timeout_s` seconds for it."""
+        """Score the waiting batches; wait up to `timeout_s` seconds for some."""
         if not self._groups and self._waiting is None and self._feed.wait(self._reached, timeout_s):
             last = self._feed.last
             batches = self._feed.read(self._reached, MOST_READINGS)
@@ -168,7 +172,7 @@ class ScoreReader(Step):
         return 0.0
 
     def drain(self) -> None:
-        """Score all there is and keep the states, unless the disk refuses."""
+        """Score all waiting batches and store the states, unless the disk refuses."""
         while self._reached < self._feed.last:
             self.step(0.0)
             if not self.writable:
@@ -177,7 +181,7 @@ class ScoreReader(Step):
             self.write_checkpoint()
 
     def _finish(self) -> None:
-        """Score and commit what was read."""
+        """Score and commit the batches that were read."""
         while self._waiting is not None or self._groups:
             if self._waiting is None:
                 self._waiting = self._score(self._groups.popleft())
@@ -185,7 +189,7 @@ class ScoreReader(Step):
             self._waiting = None
 
     def write_checkpoint(self) -> None:
-        """Checkpoint the states of the series that moved."""
+        """Store the states of the series that moved."""
         moved = self._fleet.moved()
         try:
             self._state.checkpoint(self._reached, moved)
@@ -251,9 +255,10 @@ class ScoreReader(Step):
     def _advance(
         self, telemetry: Telemetry, received: npt.NDArray[np.int64]
     ) -> tuple[Results, DeviceOutcome]:
-        """Move all states: those of devices first, since a metric opens no episode while its device has one.
+        """Move all states, devices first: a metric opens no episode while its device has one.
 
-        No reading is taken that is far ahead of its receipt, so a window that is ahead of this one's is of a clock that was wrong.
+        No reading far ahead of its receipt is taken, so a window ahead of this batch was filled
+        under a wrong clock.
         """
         self._fleet.turn_back(telemetry.key, int(received[-1]) + self._ahead)
         outcome = self._fleet.devices.advance(telemetry)
@@ -263,9 +268,9 @@ class ScoreReader(Step):
     def _find(
         self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome
     ) -> tuple[Detections, list[Event]]:
-        """Every anomalous reading, every episode that changed as it stands now, and an event for each change.
+        """Return every anomaly, every changed episode, and an event for each change.
 
-        What is found of a device comes after what is found of the reading that completed its row.
+        Detections of a device come after those of the reading that completed its row.
         """
         found, events = Detections([], []), []
         of_readings = self._of_readings(telemetry, results, outcome)
@@ -280,7 +285,7 @@ class ScoreReader(Step):
     def _of_readings(
         self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome
     ) -> Iterator[Detection]:
-        """A reading that moved nothing is not among them (see `_late`)."""
+        """Yield detections of readings that moved a window; see `_late` for the others."""
         for i in noteworthy(results):
             yield detection(i, self._anomaly(telemetry, results, outcome, i), results, i)
 
@@ -291,10 +296,10 @@ class ScoreReader(Step):
         outcome: DeviceOutcome,
         received: npt.NDArray[np.int64],
     ) -> list[Late]:
-        """Anomalous readings older than their window.
+        """Return anomalous readings older than their window.
 
-        Where one came before, its score against a window it does not follow must not stand where the first time, in its place, there was
-        none: only the record reader can tell, and decides.
+        Of a redelivered reading, the score against a later window must not replace the first
+        result; only the record reader can tell a redelivery, and decides.
         """
         found = np.flatnonzero((results.score < 0) & (results.status == Status.LATE)).tolist()
         return [
@@ -346,7 +351,7 @@ class ScoreReader(Step):
             self._fleet.shadow(key, None)
 
     def _fall_back(self, key: SeriesKey, model_id: str, reason: str) -> None:
-        """The index goes back a version; who follows it writes the swap into the log."""
+        """Put the index back by a version; the trainer then writes the swap into the log."""
         try:
             earlier = self._models.fall_back(model_id, reason)
         except ModelFileError:
@@ -369,7 +374,10 @@ def _place(one: Detection) -> int:
 
 
 def _groups(batches: list[Batch]) -> list[list[Batch]]:
-    """Batches to score together: a model swap begins a new group, and so does a clock that was set back."""
+    """Group batches to score together.
+
+    A swap begins a new group, and so does a clock moved back.
+    """
     groups: list[list[Batch]] = []
     newest = 0
     for batch in batches:

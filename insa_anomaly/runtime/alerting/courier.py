@@ -1,6 +1,7 @@
-"""Brings what was decided to one target: in a thread of its own, so that a target which is slow or away holds up nobody else.
+"""Delivery to a target in a thread of its own, so that a slow target holds up no other.
 
-Whatever a target does, its thread goes on: an alert that fails is tried again after a pause, and is a dead letter once it is too old.
+Whatever a target does, its thread continues: an alert that fails is tried again after a pause, and
+is a dead letter once it is too old.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,10 @@ CLOSE_SECONDS = 2.0
 
 
 class Courier(Step):
-    """The way to one target. `clock` is microseconds since the epoch.
+    """The thread that delivers the alerts of a target.
 
-    An alert is tried for `keep` seconds; and once in any case, though the daemon was off for long or its clock jumped ahead.
+    An alert is tried for `keep` seconds, and at least once, even if the daemon was off for long or
+    its clock jumped ahead.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Courier(Step):
         store: AlertStore,
         retry: BackoffPolicy,
         keep: float,
+        *,
         clock: Clock,
     ) -> None:
         self.name = name
@@ -58,7 +61,7 @@ class Courier(Step):
         return self._circuit.failures >= self._retry.trip
 
     def wake(self) -> None:
-        """There may be something to deliver."""
+        """Look for an alert to deliver."""
         self._news.set()
 
     def run(self) -> None:
@@ -66,7 +69,8 @@ class Courier(Step):
         while not self._stop.is_set():
             try:
                 pause = self.step(0.0)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the alerts wait on disk and the stream goes on
+            # Whatever it was, the alerts wait on disk and the stream goes on
+            except Exception as error:  # noqa: BLE001
                 pause = IDLE_SECONDS
                 if not self._stop.is_set():
                     courier_stumbled(self.name, error)
@@ -90,7 +94,7 @@ class Courier(Step):
         return self._deliver(one)
 
     def close(self) -> None:
-        """End soon, with what is under way: it is delivered by the next run."""
+        """End soon; an alert under way is delivered by the next run."""
         self._stop.set()
         self._news.set()
         self._target.interrupt()
@@ -103,7 +107,8 @@ class Courier(Step):
             self._give_up(one, str(error))
         except TargetAway as error:
             return self._fail(one, error, error.retry_seconds)
-        except Exception as error:  # noqa: BLE001 - a fault of ours in a way out must not end the stream
+        # A fault of ours in a way out must not end the stream
+        except Exception as error:  # noqa: BLE001
             return self._fail(one, error, None)
         else:
             self._store.done(one)
@@ -120,7 +125,8 @@ class Courier(Step):
     def _fail(self, one: PendingAlert, error: Exception, asked: float | None) -> bool:
         if self._stop.is_set():
             return False
-        self._circuit = failed(self._circuit, self._clock.monotonic(), self._retry, random(), asked)  # noqa: S311 - spreads retries, guards nothing
+        chance = random()  # noqa: S311 - spreads retries
+        self._circuit = failed(self._circuit, self._clock.monotonic(), self._retry, chance, asked)
         pause = max(backoff(one.attempts + 1, self._retry, random()), asked or 0.0)  # noqa: S311
         self._store.postpone(one, self._clock.now() + int(pause * 1e6))
         resting = not self._circuit.permits(self._clock.monotonic())
@@ -134,7 +140,10 @@ class Courier(Step):
 
 @contextmanager
 def running(couriers: Sequence[Courier], clock: Clock) -> Iterator[None]:
-    """The couriers' threads, while the block runs. None waits for a target that hangs at the end: what it has is on disk."""
+    """Run the couriers' threads while the block runs.
+
+    At the end no courier waits for a hanging target: its alerts are on disk.
+    """
     threads = [
         Thread(target=courier.run, name=f"courier-{courier.name}", daemon=True)
         for courier in couriers

@@ -1,6 +1,7 @@
-"""From the events of the outbox to what every target is to hear: decided once, kept on disk, delivered by couriers.
+"""Decisions on events and notices: the alerts of every target, stored, delivered by couriers.
 
-Nothing here may hold up or end the stream: a file that cannot be written is waited for, and the events wait with it in the state.
+The dispatcher neither holds up nor ends the stream: it waits for a file that cannot be written, and
+the events wait with it in the state.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ FORGET_SECONDS = 3600.0
 
 
 class AlertDispatcher(Step):
-    """The reader of the notices."""
+    """The thread that reads events and notices and decides which alerts go to which targets."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class AlertDispatcher(Step):
         targets: Sequence[Target],
         couriers: Sequence[Courier],
         alerting: AlertsSettings,
+        *,
         clock: Clock,
     ) -> None:
         self._state = state
@@ -56,7 +58,7 @@ class AlertDispatcher(Step):
 
     @property
     def trouble(self) -> str | None:
-        """Who hears nothing now of what waits for them, in words."""
+        """Targets that cannot be reached while alerts wait for them, in words."""
         silent = [
             courier.name
             for courier in self._couriers
@@ -65,12 +67,12 @@ class AlertDispatcher(Step):
         return f"alerts are not delivered to: {', '.join(silent)}" if silent else None
 
     def notify(self, events: Sequence[Outgoing]) -> None:
-        """New events are among the notices."""
+        """Note that new events are among the notices."""
         if events:
             self._news.set()
 
     def step(self, timeout_s: float) -> float:
-        """Decide what there is; answers how many seconds may pass before the next call."""
+        """Decide on the waiting notices; return the seconds until the next step."""
         self._news.wait(timeout_s)
         self._news.clear()
         try:
@@ -85,7 +87,7 @@ class AlertDispatcher(Step):
         return LINGER_SECONDS if decided else 0.0
 
     def _turn(self) -> int:
-        """Decide on the oldest notices; how many they were."""
+        """Decide on the oldest notices; return their number."""
         notices = self._state.notices(AT_ONCE)
         if not notices:
             return 0
@@ -102,7 +104,7 @@ class AlertDispatcher(Step):
         return len(notices)
 
     def _decide(self, found: Sequence[Event]) -> None:
-        """But for those that were decided on before the notices could be dropped."""
+        """Decide on events, except those decided before a crash kept them among the notices."""
         accounts, now = self._restored(), self._clock.now()
         alerts = [one for one in found if one.event_id not in self._recent]
         dispatch = decide(
@@ -120,7 +122,7 @@ class AlertDispatcher(Step):
         self._wake()
 
     def _restored(self) -> dict[str, DailyBudget]:
-        """What targets have had; and, with that, what a crash may bring again."""
+        """Return the budgets in use, and remember decisions that a crash may bring again."""
         if self._accounts is None:
             self._recent = self._store.recent()
             self._accounts = self._store.accounts()

@@ -40,7 +40,7 @@ class SilenceEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SilenceMonitor(Step):
-    """Watches for silence: the scoring thread reports readings (`observe`), another checks (`step`).
+    """Watch for silence: the scoring thread reports readings (`observe`), another checks (`step`).
 
     `known` are the series in the order of their indices; the list grows. `listening` returns
     whether readings can be received now.

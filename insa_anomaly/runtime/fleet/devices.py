@@ -1,7 +1,8 @@
-"""Devices that have a model of all their metrics: the stream's readings become rows, and the rows are scored as they are complete.
+"""Devices with a model of all their metrics: readings become rows, complete rows are scored.
 
-A row is scored with the reading that completes it, so what is found is a function of the log alone, like all else. Rows of different
-devices are scored together where they can be (`core.device.batch`). A device without a model costs nothing here.
+A row is scored with the reading that completes it, so results are a function of the log alone. Rows
+of different devices are scored together where they can be (`core.device.batch`). A device without a
+model costs no time here.
 """
 
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ _ALONE = 1.6  # what it costs to score a device by itself, in rounds of a row of
 
 
 class KeptDevice(msgspec.Struct, frozen=True, array_like=True):
-    """The checkpoint of one device."""
+    """The checkpoint of a device."""
 
     model_id: str | None
     metrics: tuple[str, ...]
@@ -54,20 +55,20 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True)
 class DeviceTerms:
-    """How devices are scored."""
+    """Parameters by which devices are scored."""
 
     parameters: DeviceParameters = field(default_factory=DeviceParameters)
     tolerance: float = 1.0  # seconds between readings that belong together
 
     @property
     def tolerance_micros(self) -> float:
-        """The same in microseconds."""
+        """The tolerance in microseconds."""
         return self.tolerance * 1e6
 
 
 @dataclass
 class _Device:
-    """A device as it stands."""
+    """A device with its window, its model and its waiting readings."""
 
     key: SeriesKey
     metrics: tuple[str, ...]
@@ -79,7 +80,7 @@ class _Device:
 
 @dataclass(frozen=True)
 class _Completed:
-    """The rows of one device that a batch completed."""
+    """Rows of a device that a batch completed."""
 
     device: _Device
     at: Ints  # places of all its readings in the batch
@@ -98,7 +99,7 @@ class RowOf(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows that were scored together: of one device, or one each of several with equally many metrics."""
+    """Rows scored together: of a device, or one of each of several with equally many metrics."""
 
     of: list[RowOf]
     rows: Aligned  # `at` is the place in the batch
@@ -107,33 +108,37 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class DeviceOutcome:
-    """What a batch of n readings is to the devices."""
+    """Results of the devices for a batch of n readings."""
 
     scored: list[ScoredRows]
-    episodes: Ints  # [n] when the episode of the reading's device began (microseconds), 0 where none is open
+    episodes: Ints  # [n] start of the open episode of the device, microseconds, or 0
 
     @property
     def due(self) -> list[SeriesKey]:
-        """Devices that ask for training."""
+        """Devices that are due for training."""
         places = (
             (one, i) for one in self.scored for i in np.flatnonzero(one.results.refit_due).tolist()
         )
         return list(dict.fromkeys(one.of[i].key for one, i in places))
 
     def findings(self) -> Iterator[Detection]:
-        """What was found in the rows."""
+        """Yield the detections in the rows."""
         for one in self.scored:
             for i in noteworthy(one.results):
                 yield detection(int(one.rows.at[i]), _anomaly(one, i), one.results, i)
 
 
 class Devices:
-    """States and models of devices. One thread, the score reader's, uses it."""
+    """States and models of devices; only the score reader's thread uses it."""
 
     def __init__(
         self, registry: Registry, policy: Policy, terms: DeviceTerms, arena: Arena | None = None
     ) -> None:
-        """`arena` has room for a forest at the number of every device in the registry, where those of one batch are scored together."""
+        """Prepare without devices.
+
+        `arena` has room for a forest at the index of every device in the registry, where devices of
+        a batch are scored together.
+        """
         self._registry = registry
         self._policy = policy
         self._terms = terms
@@ -152,7 +157,7 @@ class Devices:
 
     @property
     def models(self) -> dict[SeriesKey, str]:
-        """Id of the model of every device that has one."""
+        """Id of the model of every device with a model."""
         return {one.key: one.served.model.id for one in self._all if one.served}
 
     def swap(self, key: SeriesKey, model: DeviceModel | None) -> None:
@@ -210,7 +215,10 @@ class Devices:
         return outcome
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
-        """Of the devices of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back."""
+        """Reset windows that lie ahead of `latest` (microseconds).
+
+        The system clock was moved back.
+        """
         if not self._all:
             return
         self._learn_indices()
@@ -222,7 +230,7 @@ class Devices:
                 one.rows, one.state, one.moved = alignment.empty(len(one.metrics)), state, True
 
     def _taken(self, telemetry: Telemetry, outcome: DeviceOutcome) -> Iterator[_Completed]:
-        """Take the readings, device by device; answers the rows that they complete."""
+        """Take the readings device by device; yield the rows that they complete."""
         devices = self._device[telemetry.key]
         mine = np.flatnonzero(devices >= 0)
         mine = mine[np.argsort(devices[mine], kind="stable")]
@@ -265,7 +273,8 @@ class Devices:
     def _score(self, group: list[_Completed], outcome: DeviceOutcome) -> None:
         """Score rows of devices with equally many metrics.
 
-        The first rows of all of them go together, then the second rows, and so on; a device with many more than the others goes by itself.
+        The first rows of all devices go together, then the second rows, and so on; a device with
+        many more rows than the others goes by itself.
         """
         group = sorted(group, key=len)
         rounds = [len(one) - _ALONE * (i + 1) for i, one in enumerate(group)]
@@ -276,7 +285,7 @@ class Devices:
             self._score_all(one, outcome)
 
     def _score_each(self, group: list[_Completed], i: int, outcome: DeviceOutcome) -> None:
-        """Score row i of each."""
+        """Score row i of each device."""
         own = slice(i, i + 1)
         rows = Aligned(
             *(np.concatenate([getattr(one.rows, name)[own] for one in group]) for name in _COLUMNS)
@@ -298,16 +307,16 @@ class Devices:
             outcome.episodes[at[at >= rows.at[j]]] = _standing(states[j])
 
     def _score_all(self, one: _Completed, outcome: DeviceOutcome) -> None:
-        """Score all rows of one device."""
+        """Score all rows of a device."""
         device_, rows = one.device, one.rows
         before = _standing(device_.state)
         device_.state, results = detector.advance(
             device_.state,
             device_.served,
-            rows.times,
-            rows.values,
-            self._policy,
-            self._terms.parameters,
+            times=rows.times,
+            values=rows.values,
+            policy=self._policy,
+            parameters=self._terms.parameters,
         )
         outcome.scored.append(ScoredRows([_row_of(device_)] * len(one), rows, results))
         outcome.episodes[one.at] = _open_after(before, results)[
@@ -323,7 +332,7 @@ class Devices:
         self._device = self._column = np.zeros(0, np.int64)
 
     def _learn_indices(self) -> None:
-        """Find the series that are new since the last call among the devices."""
+        """Assign the series that are new since the last call to their devices."""
         new = [self._placed(key) for key in self._registry.keys[len(self._device) :]]
         if new:
             devices, columns = np.array(new, np.int64).T
@@ -355,7 +364,7 @@ def _standing(state: Floats) -> int:
 
 
 def _open_after(before: int, results: DeviceResults) -> Ints:
-    """When the episode began that is open before the first row and after each [k + 1], 0 for none."""
+    """Return the start of the open episode before the first row and after each [k + 1], or 0."""
     is_open = (results.episode_readings > 0) & (results.transition != Transition.CLOSED)
     after = np.concatenate(([before], np.where(is_open, results.episode_started, 0)))
     moved = np.concatenate(([True], np.isin(results.status, _MOVED)))

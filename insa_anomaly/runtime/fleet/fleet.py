@@ -1,4 +1,4 @@
-"""Every series with its state and its model, as matrices: one row a series, its number in the registry."""
+"""Every series with its state and its model, as matrices: a row for each series, by its index."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,7 +24,7 @@ from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
-    """The checkpoint of one series."""
+    """The checkpoint of a series."""
 
     model_id: str | None
     state: bytes
@@ -33,7 +33,10 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Fleet:
-    """States and models of all series. One thread, the score reader's, changes it; any thread may look at its board."""
+    """States and models of all series.
+
+    Only the score reader's thread changes them; any thread may read the shared windows.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class Fleet:
         self._set_thresholds: dict[int, float] = {}
 
     def advance(self, telemetry: Telemetry, muted: npt.NDArray[np.bool_] | None = None) -> Results:
-        """Score the readings in order and move the states of their series; those that are `muted` open no episode."""
+        """Score the readings in order and move the states; `muted` readings open no episode."""
         indices, which = np.unique(telemetry.key, return_inverse=True)
         self._grow(int(indices[-1]) + 1 if len(indices) else 0)
         rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
@@ -84,7 +87,10 @@ class Fleet:
         return results
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
-        """Of these series, begin the windows anew that are ahead of `latest` (microseconds): the clock was set back since."""
+        """Reset windows that lie ahead of `latest` (microseconds).
+
+        The system clock was moved back.
+        """
         indices = np.unique(keys[keys < self._known])
         ahead = indices[self._states[indices, features.LAST] > latest]
         if len(ahead):
@@ -98,12 +104,12 @@ class Fleet:
 
     @property
     def series(self) -> int:
-        """How many series are known; devices, which have a number too, are none."""
+        """Number of known series, without devices, which have an index too."""
         return sum(not key.is_device for key in self.registry.keys)
 
     @property
     def serving(self) -> dict[SeriesKey, str]:
-        """Id of the model of every series and device that has one."""
+        """Id of the model of every series and device with a model."""
         return {
             self.registry.keys[index]: one[0] for index, one in self.model.items()
         } | self.devices.models
@@ -159,11 +165,11 @@ class Fleet:
             self.shadows.put(index, model, np.frombuffer(kept.state, np.float64), kept.tally)
 
     def reasons(self, index: int, results: Results, i: int) -> list[Reason]:
-        """Why reading i of the results, which belongs to series `index`, stands out."""
+        """Return the reasons for result i, a reading of series `index`."""
         return reasons(self._models, index, results, i)
 
     def moved(self) -> dict[SeriesKey, bytes]:
-        """Checkpoints of the series and devices that moved since the last call."""
+        """Return checkpoints of the series and devices that moved since the last call."""
         indices = np.flatnonzero(self._moved)
         self._moved[indices] = False
         return {
@@ -171,7 +177,7 @@ class Fleet:
         } | self.devices.moved()
 
     def not_kept(self, keys: Iterable[SeriesKey]) -> None:
-        """Mark these as moved again: their checkpoint could not be written."""
+        """Mark series as moved again: their checkpoint could not be written."""
         for key in keys:
             if key.is_device:
                 self.devices.not_kept(key)
@@ -214,7 +220,7 @@ class Fleet:
 
 
 def due(results: Results, telemetry: Telemetry) -> npt.NDArray[np.int32]:
-    """Numbers of the series that ask for training."""
+    """Return the indices of the series that are due for training."""
     return (
         np.unique(telemetry.key[results.refit_due])
         if results.refit_due.any()

@@ -1,7 +1,7 @@
-"""Second versions of models that score along and say nothing, so that two versions can be compared on the same stream.
+"""Shadows: second versions of models that score along, so that two versions can be compared.
 
-A shadow has a window of its own, which begins as that of its series, and changes nothing of the version that serves. Where there is no
-shadow there is nothing to do and nothing held.
+A shadow has a window of its own, which begins as the window of its series, and changes no result of
+the serving version. Without a shadow there is no work and no memory.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,10 @@ _NO_SHADOW = -1
 
 
 class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
-    """What both versions said of the readings that both scored. Times in microseconds of the event; 0 before the first reading."""
+    """Results of both versions on the readings that both scored.
+
+    Times are microseconds of the event, 0 before the first reading.
+    """
 
     since: int = 0
     newest: int = 0
@@ -36,7 +39,10 @@ class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
     champions: int = 1  # versions that served meanwhile
 
     def with_readings(self, times: Ints, ours: Results, theirs: Results) -> "ShadowCounts":
-        """The same and these readings, in time order; `ours`: what the serving version said of them."""
+        """Return the counts with more readings, in time order.
+
+        `ours` are the serving version's results.
+        """
         scored = ours.scored & theirs.scored
         if not scored.any():
             return self
@@ -56,7 +62,7 @@ class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KeptShadow(msgspec.Struct, frozen=True, array_like=True):
-    """The checkpoint of one shadow."""
+    """The checkpoint of a shadow."""
 
     model_id: str
     state: bytes
@@ -65,7 +71,7 @@ class KeptShadow(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass
 class _Shadow:
-    """A shadow's row in the matrices, its model and what became of it so far."""
+    """A shadow's row in the matrices, its model and its counts."""
 
     row: int
     model_id: str
@@ -73,7 +79,10 @@ class _Shadow:
 
 
 class Shadows:
-    """The shadows of a fleet, by the numbers of their series. The score reader's thread changes them; any thread may look."""
+    """The shadows of a fleet by series index.
+
+    Only the score reader's thread changes them; any thread may read.
+    """
 
     def __init__(self, capacity: int, parameters: Parameters, policy: Policy) -> None:
         self._capacity = capacity
@@ -86,7 +95,10 @@ class Shadows:
         self._changing = Lock()
 
     def follow(self, telemetry: Telemetry, ours: Results, muted: Bools | None) -> None:
-        """Score what has a shadow again, by that; `ours`: what the serving versions said, `muted`: what opens no episode."""
+        """Score the readings of series with a shadow.
+
+        `ours` are the results of the serving versions; `muted` readings open no episode.
+        """
         if self._models is None or not self._shadows:
             return
         rows = self._row_of[telemetry.key]
@@ -101,6 +113,7 @@ class Shadows:
         rows: Ints,
         models: ModelTable,
         ours: Results,
+        *,
         muted: Bools | None,
     ) -> None:
         taken, which = np.unique(rows, return_inverse=True)
@@ -130,12 +143,12 @@ class Shadows:
                 shadow.tally = tally
 
     def model_of(self, index: int) -> str | None:
-        """Id of the model that shadows this series."""
+        """Return the id of the model that shadows the series."""
         found = self._shadows.get(index)
         return None if found is None else found.model_id
 
     def tally(self, index: int) -> tuple[str, ShadowCounts] | None:
-        """The model that shadows this series, and what became of it so far."""
+        """Return the model that shadows the series, and its counts."""
         with self._changing:
             found = self._shadows.get(index)
             return None if found is None else (found.model_id, found.tally)
@@ -143,7 +156,10 @@ class Shadows:
     def put(
         self, index: int, model: Model, state: Floats, tally: ShadowCounts | None = None
     ) -> None:
-        """Let the model shadow the series from `state` [features.STATE.width] on. Raises ValueError where it has too many trees."""
+        """Let the model shadow the series from `state` [features.STATE.width] on.
+
+        Raises ValueError if it has too many trees.
+        """
         models = self._models = self._models or ModelTable(
             self._capacity, self._parameters.n_estimators
         )
@@ -156,14 +172,14 @@ class Shadows:
             self._shadows[index] = _Shadow(row, model.id, tally or ShadowCounts())
 
     def remove(self, index: int) -> None:
-        """Let nothing shadow the series any more."""
+        """End the shadow of the series."""
         with self._changing:
             found = self._shadows.pop(index, None)
         if found is not None:
             self._row_of[index] = _NO_SHADOW
 
     def served_by_another(self, index: int) -> None:
-        """Another version serves the series; the comparison goes on with that."""
+        """Continue the comparison with another serving version."""
         found = self._shadows.get(index)
         if found is not None:
             with self._changing:
@@ -172,7 +188,7 @@ class Shadows:
                 )
 
     def kept(self, index: int) -> KeptShadow | None:
-        """The checkpoint of the series' shadow, where it has one."""
+        """Return the checkpoint of the series' shadow, if any."""
         found = self._shadows.get(index)
         return (
             None
@@ -190,5 +206,5 @@ class Shadows:
 
 
 def _picked(results: Results, at: Ints) -> Results:
-    """These readings of the results alone."""
+    """Return the results of some readings."""
     return Results(**{name: getattr(results, name)[at] for name in Results.__dataclass_fields__})

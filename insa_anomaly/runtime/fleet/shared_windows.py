@@ -1,7 +1,8 @@
-"""What the next reading of every series would be scored with, where another process can see it: one row a series, by its number.
+"""Windows and models of every series in memory that other processes can see: a row by index.
 
-Whoever reads takes no lock, so that nobody who reads, or dies while reading, can hold up the stream. Each row has a stamp, odd while the
-row is being written: what was read between two looks at the same even stamp is whole (a sequence lock; Lameter 2005, Linux' seqlock).
+A reading process takes no lock, so that it cannot hold up the stream, even if it dies while
+reading. Each row has a stamp, odd while the row is being written: a copy between two looks at the
+same even stamp is whole (a sequence lock; Lameter 2005, Linux' seqlock).
 """
 
 from collections.abc import Iterator
@@ -27,9 +28,9 @@ _ATTEMPTS, _PAUSE_SECONDS = (
 
 @dataclass(frozen=True)
 class WindowCopy:
-    """A series at one moment: copies of its state [features.STATE.width] and of what was learnt of it [detector.LEARNT.width].
+    """Copies of a series' state [features.STATE.width] and learnt row [detector.LEARNT.width].
 
-    `model` is id and version of its model; where it has none, what was learnt means nothing.
+    `model` is id and version of its model; without a model the learnt row has no meaning.
     """
 
     index: int
@@ -39,9 +40,10 @@ class WindowCopy:
 
 
 class SharedWindows:
-    """Rows for `capacity` series, in memory that `zeros` gives: the same in every process that asks for the same in the same order.
+    """Rows for `capacity` series, in memory that `zeros` gives.
 
-    One thread of one process writes, any may read.
+    Processes that ask for the same memory in the same order see the same rows. A single thread of
+    one process writes, any may read.
     """
 
     def __init__(self, capacity: int, trees: int, zeros: Allocator = np.zeros) -> None:
@@ -54,7 +56,7 @@ class SharedWindows:
     # Who writes
     @contextmanager
     def changing(self, indices: "npt.NDArray[np.integer] | int | slice") -> Iterator[None]:
-        """These rows, each named once, are written in the block, and by nobody else."""
+        """Write rows in the block; each is named once, and no other thread writes them."""
         self._stamps[indices] += 1
         try:
             yield
@@ -62,9 +64,10 @@ class SharedWindows:
             self._stamps[indices] += 1
 
     def put(self, index: int, model: Model | None) -> None:
-        """Let this model score the series from now on, or none. In a block of `changing`.
+        """Let a model, or none, score the series from now on, in a block of `changing`.
 
-        While its forest is written the series has no model: `isolate` walks for longer than anybody would wait for a stamp.
+        While its forest is written the series has no model: `isolate` walks for longer than a
+        reader would wait for a stamp.
         """
         self._ids[index] = b""
         if model is None:
@@ -75,7 +78,10 @@ class SharedWindows:
 
     # Who reads
     def read(self, index: int, clock: Clock) -> WindowCopy:
-        """The series as it is between two batches. Raises DaemonSilent where somebody who was writing it does not go on."""
+        """Return a series as it is between two batches.
+
+        Raises DaemonSilent where the writer of the row does not continue.
+        """
         for _ in range(_ATTEMPTS):
             stamp = int(self._stamps[index])
             found = WindowCopy(
@@ -92,9 +98,9 @@ class SharedWindows:
     def isolate(
         self, index: int, model_id: str, scaled: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64] | None:
-        """`score_samples` [n] of features [n, features.WIDTH] by the forest of this series.
+        """Return `score_samples` [n] of features [n, features.WIDTH] by the forest of this series.
 
-        None where it has another model, or was given one meanwhile: what was computed is then of neither.
+        None if another model scores the series, or was put meanwhile.
         """
         before = self._model(index)
         found = self.models.arena.score(np.full(len(scaled), index), scaled)

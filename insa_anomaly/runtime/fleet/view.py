@@ -1,4 +1,4 @@
-"""The stream as the API asks it: how a series stands, changing nothing."""
+"""The stream view of the API: the status of a series, read without a change."""
 
 from collections.abc import Callable
 
@@ -16,9 +16,10 @@ from insa_anomaly.services.stream_view import SeriesStatus, ServingModel, Shadow
 
 
 class SharedStreamView:
-    """The port `Live` over a board, wherever that is seen. Any thread may ask.
+    """The port `StreamView` over shared windows, in any process and thread.
 
-    `index_of` knows the number of a series, None where it was never seen; `compared` is as in the port.
+    `index_of` returns the index of a series, None if it was never seen; `compared` is as in the
+    port.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class SharedStreamView:
         self.compared = compared
 
     def status(self, key: SeriesKey) -> SeriesStatus | None:
-        """How this series stands; None where it was never seen."""
+        """Return the status of a series; None if it was never seen."""
         found = self._read(key)
         if found is None:
             return None
@@ -49,7 +50,7 @@ class SharedStreamView:
         )
 
     def serving(self, key: SeriesKey) -> ServingModel | None:
-        """What its next reading is scored with; None unless the series is serving."""
+        """Return the model that scores the next reading; None unless the series is serving."""
         found = self._read(key)
         if found is None or found.model is None or _state(found) != "serving":
             return None
@@ -58,7 +59,10 @@ class SharedStreamView:
     def isolate(
         self, index: int, model_id: str, scaled: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64] | None:
-        """What the forest of series `index` says of features; None where another model serves by now."""
+        """Return the samples of the forest of series `index`.
+
+        None if another model serves by now.
+        """
         return self._windows.isolate(index, model_id, scaled)
 
     def _read(self, key: SeriesKey) -> WindowCopy | None:
@@ -67,14 +71,14 @@ class SharedStreamView:
 
 
 def stream_view(fleet: Fleet, clock: Clock) -> SharedStreamView:
-    """The port over a fleet of this process."""
+    """Return the view of a fleet in this process."""
     return SharedStreamView(
         fleet.windows, clock, fleet.registry.find, lambda key: compared(fleet, key)
     )
 
 
 def compared(fleet: Fleet, key: SeriesKey) -> ShadowTally | None:
-    """What became of the series' shadow so far; None where it has none."""
+    """Return the counts of the series' shadow; None without a shadow."""
     index = fleet.registry.find(key)
     found = None if index is None else fleet.shadows.tally(index)
     return None if found is None else ShadowTally(found[0], *msgspec.structs.astuple(found[1]))

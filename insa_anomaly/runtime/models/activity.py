@@ -1,4 +1,4 @@
-"""How much every series was scored and how much of it stood out, counted beside the stream for the daily health check."""
+"""Readings scored and anomalies found by series, counted for the daily health check."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -15,7 +15,7 @@ _GROWTH = 256
 
 
 class ActivityCounts(NamedTuple):
-    """Counts of some series: their numbers [n], and readings and anomalies [2, n]."""
+    """Counts of some series: their indices [n], and readings and anomalies [2, n]."""
 
     keys: list[SeriesKey]
     indices: npt.NDArray[np.int64]
@@ -23,7 +23,7 @@ class ActivityCounts(NamedTuple):
 
 
 class Activity:
-    """Counts by the number of a series. The score reader counts, another thread takes what was counted."""
+    """Counts by series index; the score reader counts, another thread takes the counts."""
 
     def __init__(self) -> None:
         self._keys: Sequence[SeriesKey] = ()
@@ -31,7 +31,7 @@ class Activity:
         self._lock = Lock()
 
     def count(self, telemetry: Telemetry, results: Results) -> None:
-        """A batch was scored."""
+        """Count a scored batch."""
         scored = results.scored
         indices, anomalous = telemetry.key[scored], telemetry.key[scored & (results.score < 0)]
         if not len(indices):
@@ -43,7 +43,7 @@ class Activity:
             np.add.at(self._counts[1], anomalous, 1)
 
     def counts(self) -> ActivityCounts:
-        """What was counted since the last `forget`."""
+        """Return the counts since the last `subtract`."""
         with self._lock:
             indices = np.flatnonzero(self._counts[0])
             return ActivityCounts(
@@ -51,7 +51,7 @@ class Activity:
             )
 
     def subtract(self, taken: ActivityCounts) -> None:
-        """So much is written down."""
+        """Subtract counts that are written down."""
         with self._lock:
             self._counts[:, taken.indices] -= taken.counts
 

@@ -16,9 +16,9 @@ _PROGRESS = b'{"progress":'
 
 
 class TrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
-    """What the child is asked: train this series; or, where the key is a device's, these metrics of the device together.
+    """Order to train a series, or the metrics of a device together.
 
-    On the last `window_days`, where that is said; as a refit, it is learnt on from where the serving model stands.
+    `window_days` limits the history. A refit continues from the serving model.
     """
 
     device_id: str
@@ -34,7 +34,10 @@ class TrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
 
 
 class FleetTrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):
-    """The child is asked to train these series and devices at once, in processes of its own; it answers a line each."""
+    """Order to train series and devices at once, in processes of the child.
+
+    It replies with a line each.
+    """
 
     keys: tuple[SeriesKey, ...]
     window_days: float | None = None
@@ -42,7 +45,7 @@ class FleetTrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="m
 
 
 class TrainingProgress(msgspec.Struct, frozen=True):
-    """What the child says on the way to its answer: percent."""
+    """Progress of an order in percent."""
 
     progress: int
 
@@ -52,11 +55,14 @@ Reply = TypeVar("Reply")
 
 
 def _nobody(_: int) -> None:
-    """Nobody asks how far an automatic training is."""
+    """Ignore the progress of an automatic training."""
 
 
 class TrainingReply(msgspec.Struct, frozen=True):
-    """What the child answers: the id of the new model, or why there is none; `away`: which is no fault of the series."""
+    """Reply to an order: the id of the new model, or the reason why there is none.
+
+    `away` means that the reason is no fault of the series.
+    """
 
     seconds: float
     model_id: str | None = None
@@ -65,18 +71,18 @@ class TrainingReply(msgspec.Struct, frozen=True):
 
 
 class FleetTrainingReply(msgspec.Struct, frozen=True):
-    """What the child answers of one of many."""
+    """Reply for one key of a fleet order."""
 
     key: SeriesKey
     answer: TrainingReply
 
 
 class _Lost(Exception):
-    """The child answers no more; says why."""
+    """The child replies no more; the message says why."""
 
 
 class Child:
-    """The process that trains, started when it is first asked and again after it was lost."""
+    """The training process, started at the first order and again after it was lost."""
 
     def __init__(self, start: Callable[[], "Popen[bytes]"], deadline: float) -> None:
         self._start = start
@@ -87,9 +93,10 @@ class Child:
         self._one_at_a_time = Lock()
 
     def ask(self, order: TrainingOrder, tell: OnProgress = _nobody) -> TrainingReply:
-        """One question, one answer, within the deadline: a child that takes longer is killed, which ends the read.
+        """Send an order and return its reply, within the deadline.
 
-        `tell` hears how far it is. Any thread may ask; one waits for the other.
+        A child that takes longer is killed, which ends the read. `tell` receives the progress. Any
+        thread may ask; orders wait for each other.
         """
         try:
             with self._one_at_a_time:
@@ -104,19 +111,22 @@ class Child:
         hear: Callable[[FleetTrainingReply], None],
         tell: OnProgress = _nobody,
     ) -> None:
-        """One question, and an answer for each of its keys in any order, all within the deadline; fewer where the child was lost."""
+        """Send a fleet order and pass on a reply for each key, in any order, within the deadline.
+
+        Replies are missing where the child was lost.
+        """
         with self._one_at_a_time, suppress(_Lost):
             for answer in self._answers(order, len(order.keys), FleetTrainingReply, tell):
                 hear(answer)
 
     def interrupt(self) -> None:
-        """End the training under way: whoever asked for it has no model."""
+        """End the training under way; its order gets no model."""
         with self._lock:
             if self._process is not None:
                 self._process.kill()
 
     def finish(self) -> None:
-        """Let it end by itself, and with it the processes it has; for who waits for no answer."""
+        """Let the child and its processes end by themselves; no reply is waited for."""
         with self._lock:
             process = self._process
         if process is not None:
@@ -127,13 +137,17 @@ class Child:
         self.close()
 
     def close(self) -> None:
-        """End it for good."""
+        """End the child for good."""
         with self._lock:
             self.closed = True
         self._end()
 
     def _running(self) -> "Popen[bytes]":
-        """The process. Under the lock, so that none is started after the end. Raises _Lost once all is closed."""
+        """Return the process; start it if need be.
+
+        Called under the lock, so that no process starts after the end. Raises _Lost once all is
+        closed.
+        """
         with self._lock:
             if self.closed:
                 raise _Lost("no more is trained: the end has come")
@@ -147,7 +161,7 @@ class Child:
         kind: type[Reply],
         tell: OnProgress,
     ) -> Iterator[Reply]:
-        """So many answers. Raises _Lost where one does not come."""
+        """Yield so many replies. Raises _Lost where a reply is missing."""
         try:
             process = self._running()
             with self._killed_in_time(process):
@@ -188,7 +202,7 @@ def _write(process: "Popen[bytes]", line: bytes) -> None:
 
 
 def _line(process: "Popen[bytes]", tell: OnProgress) -> bytes:
-    """The next line that is an answer."""
+    """Return the next line that is a reply."""
     assert process.stdout is not None  # noqa: S101
     while (line := process.stdout.readline()).startswith(_PROGRESS):
         tell(msgspec.json.decode(line, type=TrainingProgress).progress)

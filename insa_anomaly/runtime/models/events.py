@@ -1,4 +1,4 @@
-"""What becomes of models, told on MQTT: by way of the outbox, so that it is told at least once."""
+"""Events about models, published through the outbox, so that each is published at least once."""
 
 from collections import deque
 from collections.abc import Callable
@@ -22,9 +22,10 @@ WAITING_MOST = 1000
 
 
 class ModelEvents:
-    """Puts events into the outbox. Any thread may call.
+    """Writer of model events into the outbox; any thread may call.
 
-    That a model was trained is known from the index, too: while the disk does not take it, the newest of that wait in memory.
+    A training is known from the index too: while the disk does not take its event, the newest
+    events wait in memory.
     """
 
     def __init__(self, state: State, enqueue: Callable[[list[Outgoing]], None]) -> None:
@@ -33,13 +34,13 @@ class ModelEvents:
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=WAITING_MOST)
 
     def trained(self, job: Job, row: ModelRow) -> None:
-        """A training that was asked for made this model."""
+        """Report the model of a requested training."""
         self._tell(job.kind, row, msgspec.to_builtins(job_view(job, row)))
 
     def trained_by_itself(
         self, row: ModelRow, kind: Literal["train", "retrain"], seconds: float
     ) -> None:
-        """A series, or a device, was trained without being asked for."""
+        """Report a model of a series or device that was trained without a request."""
         outcome = {"promoted": not row.reason} if kind == "retrain" else {}
         job = Job(
             id="",
@@ -58,7 +59,7 @@ class ModelEvents:
         self._tell(kind, row, {**msgspec.to_builtins(job_view(job, row)), "job_id": None})
 
     def notice(self, one: Notice) -> None:
-        """Something about a model, or a daemon. Raises StateUnwritable."""
+        """Report a notice about a model or a daemon. Raises StateUnwritable."""
         self._enqueue(self._state.post([(f"{TOPIC}{one.kind}", msgspec.json.encode(one))]))
 
     def _tell(self, kind: str, row: ModelRow, said: dict[str, object]) -> None:

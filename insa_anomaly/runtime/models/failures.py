@@ -1,4 +1,4 @@
-"""Refits that made no model, until the database has them: the health check counts them like retrainings that were asked for."""
+"""Failed refits, until the database has them: the health check counts them like retrainings."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,33 +13,40 @@ WAITING_MOST = 1000
 
 
 class Failures:
-    """One thread adds, another writes down; while that cannot be, the newest wait in memory. `clock` is microseconds since the epoch."""
+    """Failures that one thread adds and another writes down.
+
+    While writing fails, the newest wait in memory.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: deque[Job] = deque(maxlen=WAITING_MOST)
 
     def add(self, key: SeriesKey, model_id: str, reason: str) -> None:
-        """A refit of this model made none."""
+        """Add a refit of this model that made no model."""
         now = self._clock.now()
         self._waiting.append(
             Job(
-                str(uuid4()),
-                "retrain",
-                *key,
-                None,
-                model_id,
-                BY_ITSELF,
-                "failed",
-                0,
-                now,
+                id=str(uuid4()),
+                kind="retrain",
+                device_id=key.device_id,
+                metric_name=key.metric_name,
+                window_days=None,
+                champion_id=model_id,
+                requested_by=BY_ITSELF,
+                status="failed",
+                progress=0,
+                created_at=now,
                 finished_at=now,
                 reason=reason,
             )
         )
 
     def write_down(self, keep: Callable[[Job], None]) -> None:
-        """Have all kept, each once or, where that was cut off, again. Raises what `keep` raises: the rest waits."""
+        """Store every failure; after an interruption a failure may be stored again.
+
+        Raises the errors of `keep`; the rest waits.
+        """
         while self._waiting:
             one = self._waiting[0]
             keep(one)

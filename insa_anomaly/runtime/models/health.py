@@ -1,4 +1,7 @@
-"""The thread that keeps the fleet healthy: writes down what was scored, runs the daily check, carries out what it decided."""
+"""The thread that keeps the fleet healthy.
+
+Notes counts, runs the daily check, acts on decisions.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ TROUBLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Notes:
-    """What is written down for the check: what was scored, by `note`, and by `note_failures` refits that made no model."""
+    """Notes for the check: scored readings by `note`, failed refits by `note_failures`."""
 
     activity: Activity
     note: Callable[[UUID, ScoringCounts, int], None]
@@ -30,7 +33,10 @@ class Notes:
 
 
 class HealthKeeper(Step):
-    """One thread of the daemon. While the database is away nothing is done, and nothing is forgotten but what a crash takes."""
+    """Thread of the daily health check.
+
+    While the database is unreachable the check waits; only a crash loses counts.
+    """
 
     def __init__(
         self,
@@ -39,10 +45,15 @@ class HealthKeeper(Step):
         notes: Notes,
         instance: UUID,
         latency: float,
+        *,
         clock: Clock,
         settle: float = 0.0,
     ) -> None:
-        """`latency` (seconds) is from where on a batch is slow. For `settle` seconds nothing is checked: the plant is heard first."""
+        """Prepare the thread.
+
+        A batch is slow from `latency` seconds on. For `settle` seconds no check runs, so that the
+        plant is received first.
+        """
         self._service = service
         self._remedies = remedies
         self._notes = notes
@@ -55,7 +66,7 @@ class HealthKeeper(Step):
         self._batches, self._slow = batches_scored(latency)  # written down, or none of ours
 
     def step(self, _: float) -> float:
-        """Do what is due; answers how many seconds may pass before the next call."""
+        """Do the work that is due; return the seconds until the next step."""
         if self._clock.monotonic() < self._next_look:
             return TURN_SECONDS
         self._next_look = self._clock.monotonic() + LOOK_SECONDS
@@ -67,7 +78,10 @@ class HealthKeeper(Step):
         return TURN_SECONDS
 
     def turn(self) -> None:
-        """Write down, check, carry out. Raises DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError."""
+        """Write down counts, check, act.
+
+        Raises DatabaseAway, DatabaseRefused, StateUnwritable or ModelFileError.
+        """
         if self._clock.monotonic() >= self._next_note:
             self._write_down()
             self._next_note = self._clock.monotonic() + NOTE_SECONDS

@@ -1,4 +1,4 @@
-"""Trainings that were asked for, one after the other, through the trainer's child; what came of each is told on MQTT."""
+"""Requested trainings, one after the other, through the trainer's child; results go to MQTT."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -45,7 +45,10 @@ AT_ONCE = 32  # of many series: half a minute on two cores
 
 
 class JobRunner(Step):
-    """One thread of the daemon. While the database is away nothing begins, and what has ended is written when it is back."""
+    """Thread of requested trainings.
+
+    While the database is unreachable no training begins; ended ones are written once it is back.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,14 @@ class JobRunner(Step):
         models: ModelIndex,
         state: State,
         enqueue: Callable[[list[Outgoing]], None],
-        clock: Clock,
         *,
+        clock: Clock,
         devices: bool = True,
     ) -> None:
-        """`devices`: a training of many makes models of devices as well."""
+        """Prepare the thread.
+
+        With `devices` a training of many series makes models of devices as well.
+        """
         self._jobs = jobs
         self._trainer = trainer
         self._models = models
@@ -71,7 +77,7 @@ class JobRunner(Step):
         self._next_at = 0.0
 
     def step(self, _: float) -> float:
-        """Train the next that waits; answers how many seconds may pass before the next call."""
+        """Train the next waiting job; return the seconds until the next step."""
         if self._clock.monotonic() < self._next_at:
             return LOOK_SECONDS
         try:
@@ -103,7 +109,10 @@ class JobRunner(Step):
         return 0.0
 
     def _train_some(self, job: Job) -> float:
-        """The next of many series, not all at once: between two parts others are trained, and a restart goes on there."""
+        """Train the next of many series.
+
+        Other jobs run between two parts, and a restart continues there.
+        """
         keys = self._named(job)
         rest = keys[bisect_right(keys, _reached(job), key=_order) :]
         if not rest:
@@ -121,7 +130,7 @@ class JobRunner(Step):
         return 0.0
 
     def _named(self, job: Job) -> list[SeriesKey]:
-        """What the job names, in the order in which it is trained: of each device its series, then the device itself."""
+        """Return the job's series in training order: of each device its series, then the device."""
         keys = [key for key in self._jobs.series() if named(job, key)]
         counts = Counter(key.device_id for key in keys)
         if self._devices and job.metric_name == EVERY_METRIC:
@@ -135,7 +144,7 @@ class JobRunner(Step):
     def _advanced(
         self, job: Job, keys: Sequence[SeriesKey], answers: Sequence[FleetTrainingReply], of: int
     ) -> Job:
-        """The job with what came of these."""
+        """Return the job with the results of some series."""
         known = {one.key: one.answer for one in answers}
         found = [
             (key, known.get(key, TrainingReply(0.0, None, "its training was cut short")))
@@ -157,7 +166,7 @@ class JobRunner(Step):
         )
 
     def _told(self, job: Job, key: SeriesKey, answer: TrainingReply) -> bool:
-        """As if it had been asked for alone; whether there is a model."""
+        """Report a series as if it had been requested alone; return whether there is a model."""
         alone = msgspec.structs.replace(
             job, kind="train", device_id=key.device_id, metric_name=key.metric_name, outcome={}
         )
@@ -187,7 +196,7 @@ class JobRunner(Step):
         self._ended = None
 
     def _tell(self, job: Job, percent: int) -> None:
-        """How far it is may be lost; a job that was cancelled before it began is ended here."""
+        """Report the progress, which may be lost; end a job that was cancelled before it began."""
         try:
             self._jobs.progress(job.id, percent)
             if self._jobs.one(job.id).status == "cancelled":
@@ -229,12 +238,12 @@ class JobRunner(Step):
 
 
 def _order(key: SeriesKey) -> tuple[str, bool, str]:
-    """Of each device its series first."""
+    """Return the sort key by which a device's series come before the device."""
     return key.device_id, key.is_device, key.metric_name
 
 
 def _reached(job: Job) -> tuple[str, bool, str]:
-    """The last that was trained."""
+    """Return the sort key of the last trained series."""
     return _order(
         SeriesKey(str(job.outcome.get("last_device", "")), str(job.outcome.get("last_metric", "")))
     )

@@ -1,8 +1,9 @@
-"""Models for the stream: trains the series that ask for it, in a child process, and swaps in what the index says is active.
+"""Models for the stream: series are trained in a child process, active models are swapped in.
 
-The index of models is what should be; the log is what is. Whoever trains, this process's child or a command run by hand, writes
-the index; this thread sees the difference and writes model swaps into the log. The child is the only process of the daemon that
-ever loads scikit-learn; it takes an order a line on standard input and answers a line for each series.
+The index of models is the target, the log is the fact. The child or a command writes the index;
+this thread sees the difference and writes model swaps into the log. The child is the only process
+of the daemon that ever loads scikit-learn; it takes an order a line on standard input and replies
+with a line for each series.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ OnFailed = Callable[[SeriesKey, str, str], None]
 
 
 class Admission:
-    """A token bucket: how many new series may be trained by now. Times are monotonic seconds."""
+    """Token bucket of new series that may be trained by now; times are monotonic seconds."""
 
     def __init__(self, burst: int, a_minute: float, now: float) -> None:
         self._tokens = float(burst)
@@ -53,7 +54,7 @@ class Admission:
         self._then = now
 
     def admit(self, now: float) -> bool:
-        """Take one token, where there is one."""
+        """Take a token if there is one."""
         self._tokens = min(self._most, self._tokens + (now - self._then) * self._rate)
         self._then = now
         if self._tokens < 1.0:
@@ -102,16 +103,16 @@ class Trainer(Step):
         self._under_way: object = None
 
     def adjust(self, training: TrainingSettings) -> None:
-        """Whether and when series train themselves from now on; the pace and the deadline stay."""
+        """Set whether and when series train themselves; the pace and the deadline stay."""
         self._training = training
 
     def train(self, order: TrainingOrder, name: object, tell: OnProgress) -> TrainingReply:
-        """Train what was asked for by hand, as the next one; `interrupt` knows it by its name."""
+        """Train a requested series next; `interrupt` knows the training by its name."""
         with self._by_hand():
             return self._child.ask(order, partial(self._heard, name, tell))
 
     def train_many(self, order: FleetTrainingOrder, name: object) -> list[FleetTrainingReply]:
-        """The same of several at once; answers those that came before it was interrupted, or its time was over."""
+        """Train several at once; return the replies before an interruption or the deadline."""
         found: list[FleetTrainingReply] = []
         with self._by_hand():
             self._child.ask_many(order, found.append, partial(self._heard, name, _nobody))
@@ -129,7 +130,7 @@ class Trainer(Step):
 
     @property
     def closed(self) -> bool:
-        """Whether the end has come: what has no model now has none because of that."""
+        """Whether the end has come, which is then the reason for a missing model."""
         return self._child.closed
 
     def interrupt(self, name: object) -> None:
@@ -144,7 +145,7 @@ class Trainer(Step):
         tell(percent)
 
     def request(self, keys: list[SeriesKey]) -> None:
-        """These series ask for training; what finds no room asks again."""
+        """Queue series for training; a series without room asks again."""
         if keys and self._training.automatic:
             with self._lock:
                 for key in keys:
@@ -152,12 +153,15 @@ class Trainer(Step):
                         self._waiting.setdefault(key, 0.0)
 
     def follow_index(self, known: dict[SeriesKey, str]) -> None:
-        """Swap in what is active and not `known`; called before the stream starts, and whenever the index changes."""
+        """Swap in active models that are not `known`, at the start and after a change."""
         self._swapped.update({key: Swap(*key, model_id) for key, model_id in known.items()})
         self._follow()
 
     def step(self, timeout_s: float) -> float:
-        """Train the next series that waits and follow the index; answers how many seconds may pass before the next call."""
+        """Train the next waiting series and follow the index.
+
+        Return the seconds until the next step.
+        """
         if self._clock.monotonic() >= self._next_look:
             self._look()
         key = None if self._urgent else self._next()
@@ -173,7 +177,10 @@ class Trainer(Step):
         self._child.close()
 
     def _look(self) -> None:
-        """An index that cannot be read now is looked at again; the stream goes on with the models it has."""
+        """Look at the index.
+
+        An unreadable index is looked at again, and the stream keeps its models.
+        """
         self._next_look = self._clock.monotonic() + INDEX_POLL_SECONDS
         try:
             if self._models.revision != self._revision:
@@ -198,7 +205,10 @@ class Trainer(Step):
                 _say(swap, before.get(swap.key, Swap(*swap.key, None)))
 
     def _next(self) -> SeriesKey | None:
-        """The first that may be trained now: a series that has a model needs no admission, and waits for none that does."""
+        """Return the first series that may be trained now.
+
+        A series with a model needs no admission, and waits for none.
+        """
         now = self._clock.monotonic()
         open_ = True
         with self._lock:
@@ -246,7 +256,7 @@ class Trainer(Step):
         return TrainingOrder(*key, metrics=metrics, refit=key in self._swapped)
 
     def _metrics(self, device_id: str) -> tuple[str, ...]:
-        """The metrics of a device that have a model."""
+        """Return the metrics of a device that have a model."""
         return tuple(
             sorted(
                 key.metric_name
@@ -256,7 +266,7 @@ class Trainer(Step):
         )
 
     def _try_device(self, device_id: str) -> None:
-        """One of its metrics was trained: where that is not alone and there is no model of all yet, one is due."""
+        """Queue a device if several of its metrics have models and the device has none."""
         now, key = self._clock.monotonic(), SeriesKey.of_device(device_id)
         if (
             not self._training.devices
@@ -270,7 +280,7 @@ class Trainer(Step):
 
 
 def _say(swap: Swap, before: Swap) -> None:
-    """What is another than before."""
+    """Log the changes of a swap."""
     if swap.shadow_id != before.shadow_id:
         shadow_swapped(swap.device_id, swap.metric_name, swap.shadow_id)
     if (swap.model_id, swap.threshold) != (before.model_id, before.threshold):
