@@ -1,7 +1,7 @@
-"""What a person may have to hear of: an event that was told on MQTT, with how bad it is and what it is about.
+"""Alerts: published events with a severity and a subject, for a person.
 
-Events of one cause (an episode, a device that is silent, what is wrong with a model) belong together: a person hears of the cause once, and
-again when it gets worse.
+Events of one cause (an episode, a silent device, a fault of a model) belong together: a person
+receives the cause once, and again when it gets worse.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ Fields = Mapping[str, Any]  # of an event as it was published
 
 
 class Severity(IntEnum):
-    """How bad it is."""
+    """Severity of an alert."""
 
     INFO = 0
     WARNING = 1
@@ -32,7 +32,10 @@ class Severity(IntEnum):
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """One event a person may have to hear of; `ends`: its cause is over. `event` is all that was published of it."""
+    """An event that a person may have to receive.
+
+    `ends` means that its cause is over; `event` is the published event.
+    """
 
     event_id: str
     kind: str
@@ -48,14 +51,17 @@ class Alert(msgspec.Struct, frozen=True):
 
     @property
     def subject(self) -> str:
-        """What it is about, for a person."""
+        """Subject line for a person."""
         return (
             "/".join(name for name in (self.device_id, self.metric_name) if name) or "all devices"
         )
 
 
 def alerts_of(topic: str, payload: bytes, critical_confidence: float) -> list[Alert]:
-    """What the event says; none where it is not one that a person hears of. An anomaly of this confidence or more is critical."""
+    """Return the alerts of an event, or none.
+
+    An anomaly of `critical_confidence` or more is critical.
+    """
     try:
         fields = msgspec.json.decode(payload, type=dict[str, Any])
         if topic.startswith(ANOMALY_TOPIC):
@@ -158,12 +164,12 @@ def _alert(
 
 
 def delivery_id(target: str, alert: Alert) -> str:
-    """The same for every attempt to tell this target of this event: by it a receiver knows what came twice."""
+    """Return the id of an event at a target, by which a receiver recognises a repeated delivery."""
     return deterministic_id("alert", target, alert.event_id)
 
 
 def described(alert: Alert, link: str) -> str:
-    """All a person has to know, in lines; `link` is empty where there is none."""
+    """Return the text of an alert, line by line; `link` may be empty."""
     event = alert.event
     lines = [f"{alert.severity.name}: {alert.subject}: {alert.text}", ""]
     shown = [
@@ -199,7 +205,10 @@ def _measured(event: Fields) -> list[tuple[str, object]]:
 
 
 def linked(template: str, alert: Alert, milliseconds: int) -> str:
-    """The link to a picture of it: `template` with its `{names}` filled in, each safe in an address; `milliseconds` is the event's time."""
+    """Return the link to a picture: `template` with its `{names}` filled in, each escaped.
+
+    `milliseconds` is the event's time.
+    """
     words = {
         "device_id": alert.device_id,
         "metric_name": alert.metric_name,

@@ -1,8 +1,9 @@
-"""How often a series reports, learnt from its pauses; and which devices have been silent for longer than that allows.
+"""Cadence: how often a series reports, learnt from its pauses, and which devices are overdue.
 
-The longest usual pause of a series is the longest one seen, fading with time, so that a machine that rests every weekend, or a sensor
-that reports by exception, is not missed on Sunday. A pause that was out of the ordinary counts only as far as what was ordinary until then
-allows: a habit is learnt, an accident is not. All times are seconds of a clock that only moves forward.
+The longest usual pause of a series is the longest pause seen, fading with time. So a machine that
+rests every weekend, or a sensor that reports by exception, is not missed on Sunday. An unusually
+long pause counts only as far as earlier pauses allow: a habit is learnt, an accident is not. All
+times are seconds of a clock that only moves forward.
 """
 
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from insa_anomaly.core.units import Floats, Ints
 
 @dataclass(frozen=True)
 class Patience:
-    """A series is learnt after `pauses` of them that span `spans` times the longest; it is overdue after `factor` times that one.
+    """Limits of silence.
 
-    No device is silent before `device_seconds`, nor is the stream before `stream_seconds`. What is learnt fades over `memory_seconds`.
-    Where the share `stream_share` of all devices falls silent together, it is the stream.
+    A series is known after `pauses` pauses that span `spans` times the longest; it is overdue after
+    `factor` times the longest. No device is silent before `device_seconds`, nor the stream before
+    `stream_seconds`. Pauses fade over `memory_seconds`. If the share `stream_share` of all devices
+    falls silent together, the stream is silent.
     """
 
     factor: Annotated[float, Gt(1), Lt(inf)] = 3.0
@@ -39,7 +42,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Cadence:
-    """Of n series: the longest usual pause, how many pauses were seen, and the seconds they span."""
+    """Cadence of n series: longest usual pause, number of pauses, and the seconds they span."""
 
     longest: Floats
     pauses: Floats
@@ -47,15 +50,15 @@ class Cadence:
 
     @classmethod
     def unknown(cls, n: int) -> "Cadence":
-        """Nothing is known of them."""
+        """Return the cadence of n series without pauses."""
         return cls(np.zeros(n), np.zeros(n), np.zeros(n))
 
     def rows(self, which: Ints | slice) -> "Cadence":
-        """These of them."""
+        """Select rows by index."""
         return Cadence(self.longest[which], self.pauses[which], self.span[which])
 
     def put(self, which: Ints, rows: "Cadence") -> None:
-        """Write these rows."""
+        """Write rows by index."""
         self.longest[which], self.pauses[which], self.span[which] = (
             rows.longest,
             rows.pauses,
@@ -63,7 +66,7 @@ class Cadence:
         )
 
     def padded(self, n: int) -> "Cadence":
-        """With room for n."""
+        """Return the cadence with room for n series."""
         more = n - len(self.longest)
         return Cadence(
             np.pad(self.longest, (0, more)),
@@ -73,7 +76,10 @@ class Cadence:
 
 
 def learnt(cadence: Cadence, pauses: Floats, least: float, patience: Patience) -> Cadence:
-    """After one more pause of each, in seconds; none up to `least` is out of the ordinary."""
+    """Return the cadence after another pause of each series, in seconds.
+
+    A pause up to `least` is always usual.
+    """
     counted = np.minimum(pauses, limits(cadence, least, patience))
     fading = np.exp(-pauses / patience.memory_seconds)
     return Cadence(
@@ -82,7 +88,10 @@ def learnt(cadence: Cadence, pauses: Floats, least: float, patience: Patience) -
 
 
 def limits(cadence: Cadence, least: float, patience: Patience) -> Floats:
-    """Seconds [n] after which each is overdue, `least` or more; infinite where too little is known."""
+    """Return the seconds [n] after which each series is overdue.
+
+    Infinity where too little is known.
+    """
     known = (cadence.pauses >= patience.pauses) & (cadence.span >= patience.spans * cadence.longest)
     return np.where(known, np.maximum(least, patience.factor * cadence.longest), np.inf)
 
@@ -90,10 +99,11 @@ def limits(cadence: Cadence, least: float, patience: Patience) -> Floats:
 def overdue(
     ages: Floats, device: Ints, devices: int, cadence: Cadence, patience: Patience
 ) -> tuple[Floats, Floats]:
-    """How long each device [devices] has been silent, and how long it may; `ages` [n] of the newest reading of each series, in seconds.
+    """Return how long each device [devices] has been silent, and how long it may be.
 
-    A device is silent once nothing came of it for longer than its most talkative series allows. A series that has been missing while its
-    device talked on says nothing of the device.
+    `ages` [n] are the seconds since the newest reading of each series. A device is silent after the
+    limit of its most frequent series. A series that is missing while its device reports does not
+    count.
     """
     limit = limits(cadence, patience.device_seconds, patience)
     silent_for = np.full(devices, np.inf)

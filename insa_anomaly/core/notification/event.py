@@ -1,7 +1,7 @@
-"""What is told and recorded of a reading that stands out: the anomaly, its episode, the event; JSON and deterministic ids.
+"""Records of anomalous readings: the anomaly, its episode, the event; JSON and deterministic ids.
 
-Every id is a UUID5 of what the thing is about, so that computing it again after a crash gives the same id, and a row or an
-event that comes twice is recognised as one.
+Every id is a UUID5 of the thing's subject, so that a recomputation after a crash gives the same id,
+and a repeated row or event is recognised.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """One cause of a low score: a feature (or, in a device model, a metric), its share of the whole, and the words for a person."""
+    """A cause of a low score: a feature or metric, its share of the whole, and its words."""
 
     feature: str
     share: float
@@ -42,7 +42,10 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """A reading that scored below 0: a row of `anomaly_detections`. Timestamps are microseconds since the epoch."""
+    """A reading that scored below 0: a row of `anomaly_detections`.
+
+    Timestamps are microseconds since the epoch.
+    """
 
     id: str
     model_id: str
@@ -63,7 +66,10 @@ class Anomaly(msgspec.Struct, frozen=True):
 
 
 class Episode(msgspec.Struct, frozen=True):
-    """Anomalous readings merged into one thing to handle, as it stands after a reading: a row of `anomaly_episodes`."""
+    """Anomalous readings merged into a thing to handle, after a reading.
+
+    A row of `anomaly_episodes`.
+    """
 
     id: str
     device_id: str
@@ -79,10 +85,10 @@ class Episode(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One transition of an episode, as published on `insa/iiot/ml/anomaly/<device>`. Timestamps are RFC 3339 in UTC.
+    """A transition of an episode, as published on `insa/iiot/ml/anomaly/<device>`.
 
-    What is expected is not known (null) where the reading that closes an episode cannot be scored: the window began anew, or the model
-    is gone.
+    Timestamps are RFC 3339 in UTC. The expected value is null where the reading that closes an
+    episode cannot be scored: the window began anew, or the model is gone.
     """
 
     event_id: str
@@ -105,31 +111,32 @@ class Event(msgspec.Struct, frozen=True):
 
 
 def deterministic_id(*parts: object) -> str:
-    """The same parts, the same id. Parts are joined by a character that no id may hold."""
+    """Return the id of these parts, joined by a character that no id may hold."""
     return str(uuid5(NAMESPACE, "\x1f".join(map(str, parts))))
 
 
 def anomaly_id(device_id: str, metric_name: str, timestamp: int, discriminator: int) -> str:
-    """Id of the row of one reading that stands out."""
+    """Return the id of an anomalous reading's row."""
     return deterministic_id("anomaly", device_id, metric_name, timestamp, discriminator)
 
 
 def episode_id(device_id: str, metric_name: str, started_at: int) -> str:
-    """Id of the episode that opened at this time (microseconds)."""
+    """Return the id of the episode that opened at this time (microseconds)."""
     return deterministic_id("episode", device_id, metric_name, started_at)
 
 
 def rfc3339(timestamp: int) -> str:
-    """Microseconds since the epoch as RFC 3339 in UTC, `2025-10-28T17:05:00.250000Z`."""
+    """Return microseconds since the epoch as RFC 3339 in UTC, `2025-10-28T17:05:00.250000Z`."""
     return (_EPOCH + timedelta(microseconds=timestamp)).isoformat(
         timespec="microseconds"
     ).removesuffix("+00:00") + "Z"
 
 
 def event_of(transition: Transition, reading: Anomaly, episode: Episode) -> Event:
-    """The event of a transition that `reading` caused in `episode`; a closing reading is ordinary and has no reasons.
+    """Return the event of a transition that `reading` caused in `episode`.
 
-    An episode opens and closes once and worsens at most once a reading, so kind, episode and time of the reading make the id.
+    A closing reading is ordinary and has no reasons. An episode opens and closes once and worsens
+    at most once a reading, so kind, episode and time of the reading make the id.
     """
     kind = transition.name.lower()
     return Event(

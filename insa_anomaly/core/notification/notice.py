@@ -1,4 +1,4 @@
-"""What is told of a model's health: one happening, with a cause that stays the same from day to day."""
+"""Notices about a model's health, with a cause that stays the same from day to day."""
 
 from typing import Literal
 
@@ -9,9 +9,10 @@ Severity = Literal["info", "warning", "critical"]
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """Something about a model, or about a daemon as a whole, that somebody should know. Times in microseconds since the epoch.
+    """A happening of a model or a daemon that a person should know; times in microseconds.
 
-    A happening is told at least once, under one `event_id`; `open` says whether its cause stands or is over.
+    A notice is published at least once, under one `event_id`; `open` states whether its cause
+    stands or is over.
     """
 
     event_id: str

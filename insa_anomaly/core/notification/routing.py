@@ -1,6 +1,7 @@
-"""Who hears of what: routes choose targets, a cause is told once, and what exceeds a day's budget becomes one summary.
+"""Routing of alerts: routes choose targets, a cause is sent once, a budget limits each day.
 
-All of it is decided here from values; what was decided before comes in and goes out, and is kept by whoever calls.
+Alerts over the budget become a digest. All decisions are made from values; earlier decisions come
+in and go out, and the caller stores them.
 """
 
 from collections import Counter
@@ -23,7 +24,11 @@ _OTHERS = "(others)"
 
 @dataclass(frozen=True)
 class Route:
-    """Events of these devices (a pattern: `press-*`), of these kinds, this bad or worse, go to these targets; no kinds or targets: all."""
+    """Route of alerts to targets.
+
+    It takes devices by a pattern (`press-*`), kinds, and a least severity; no kinds or targets mean
+    all.
+    """
 
     devices: str = "*"
     kinds: tuple[str, ...] = (
@@ -52,7 +57,7 @@ class Route:
                 raise ParameterError(name, getattr(self, name), "without an empty word")
 
     def leads(self, alert: Alert, target: str) -> bool:
-        """Whether it takes this there."""
+        """Return whether the route leads an alert to a target."""
         return (
             (not self.targets or target in self.targets)
             and (not self.kinds or alert.kind in self.kinds)
@@ -63,7 +68,11 @@ class Route:
 
 @dataclass(frozen=True)
 class Target:
-    """Somebody who hears, at most `a_day` times a day. One who `follows` hears all of a cause it knows, and its end, beside the budget."""
+    """Receiver of at most `a_day` alerts a day.
+
+    A target that `follows` receives all alerts of a cause that it knows, and its end, beside the
+    budget.
+    """
 
     name: str
     routes: tuple[Route, ...]
@@ -71,19 +80,19 @@ class Target:
     follows: bool = False
 
     def wants(self, alert: Alert) -> bool:
-        """Whether a route leads here."""
+        """Return whether a route leads an alert here."""
         return any(route.leads(alert, self.name) for route in self.routes)
 
 
 class KnownCause(NamedTuple):
-    """What a target knows of a cause: the worst it heard, or would have heard had it not been `held` back for the summary."""
+    """Knowledge of a target about a cause: the worst alert it received, or that was `held` back."""
 
     severity: Severity
     held: bool
 
 
 class Digest(msgspec.Struct, frozen=True):
-    """What was held back since then (microseconds): how many, of which kinds and devices, and the first of them, a line each."""
+    """Alerts held back since a time (microseconds): number, kinds, devices, and the first lines."""
 
     since: int = 0
     count: int = 0
@@ -93,7 +102,7 @@ class Digest(msgspec.Struct, frozen=True):
 
 
 class DailyBudget(msgspec.Struct, frozen=True):
-    """What a target has had on this day (days since the epoch), and what was held back from it."""
+    """Alerts that a target received on a day (days since the epoch), and their digest."""
 
     day: int = 0
     sent: int = 0
@@ -105,7 +114,10 @@ Knowledge = Mapping[tuple[str, str], KnownCause]  # (target, cause) -> what it k
 
 @dataclass
 class Dispatch:
-    """What is to be sent, and what is to be remembered (None: forgotten). `held` counts, by target, what went into its summary."""
+    """Alerts to be sent, and causes to be remembered (None: forgotten).
+
+    `held` counts, by target, the alerts that went into its digest.
+    """
 
     sent: list[tuple[str, Alert]] = field(default_factory=list)
     known: dict[tuple[str, str], KnownCause | None] = field(default_factory=dict)
@@ -120,7 +132,10 @@ def decide(
     accounts: Mapping[str, DailyBudget],
     now: int,
 ) -> Dispatch:
-    """Who hears of these, in order. What is historical opens nothing: nobody can do anything about it now."""
+    """Decide which targets receive these alerts, in order.
+
+    Historical alerts open no cause: no person can act on them now.
+    """
     dispatch = Dispatch(
         accounts={
             target.name: _today(accounts.get(target.name, DailyBudget()), now) for target in targets
@@ -155,7 +170,10 @@ def decide(
 def summaries(
     targets: Sequence[Target], accounts: Mapping[str, DailyBudget], after: float, now: int
 ) -> Dispatch:
-    """The summaries that are due: so many seconds after the first of what they hold, where the day's budget has room for one."""
+    """Return the digests that are due.
+
+    `seconds` after their first alert, within the day's budget.
+    """
     dispatch = Dispatch()
     for target in targets:
         account = _today(accounts.get(target.name, DailyBudget()), now)
@@ -172,12 +190,12 @@ def _today(account: DailyBudget, now: int) -> DailyBudget:
 
 
 def _heard(alert: Alert, knows: KnownCause | None) -> bool:
-    """Whether this target knows as much already."""
+    """Return whether the target knows as much already."""
     return knows is not None and alert.severity <= knows.severity
 
 
 def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: KnownCause | None) -> bool:
-    """Send it, or answer that it is to be held back: the last of a day's budget is the summary's."""
+    """Send an alert, or return that it is held back: the last of a day's budget is the digest's."""
     key, account = (target.name, alert.cause), dispatch.accounts[target.name]
     follows = target.follows and knows is not None and not knows.held
     room = account.sent < target.a_day - 1
@@ -192,7 +210,7 @@ def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: KnownCause | 
 
 
 def _ended(dispatch: Dispatch, target: Target, alert: Alert, knows: KnownCause | None) -> bool:
-    """Forget the cause, and tell that it is over whoever heard of it and wants to know; answers as `_told`."""
+    """Forget the cause, and send its end to a target that received it; return as `_told`."""
     if knows is None:
         return False
     dispatch.known[target.name, alert.cause] = None
@@ -228,7 +246,10 @@ def _added(digest: Digest, alerts: Sequence[Alert], now: int) -> Digest:
 
 def _summary(target: str, digest: Digest, now: int) -> Alert:
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(digest.kinds).most_common())
-    text = f"{digest.count} more alerts since {rfc3339(digest.since)}, beyond the daily budget: {kinds}"
+    text = (
+        f"{digest.count} more alerts since {rfc3339(digest.since)}, beyond the daily "
+        f"budget: {kinds}"
+    )
     most = Counter(digest.devices).most_common(SHOWN)
     lines = [
         f"Devices ({len(digest.devices)}):",
@@ -243,4 +264,14 @@ def _summary(target: str, digest: Digest, now: int) -> Alert:
         "lines": lines,
     }
     event_id = deterministic_id("summary", target, digest.since, digest.count)
-    return Alert(event_id, SUMMARY, Severity.WARNING, event_id, "", "", rfc3339(now), text, event)
+    return Alert(
+        event_id=event_id,
+        kind=SUMMARY,
+        severity=Severity.WARNING,
+        cause=event_id,
+        device_id="",
+        metric_name="",
+        timestamp=rfc3339(now),
+        text=text,
+        event=event,
+    )

@@ -1,7 +1,8 @@
-"""Who has gone silent: devices that report no longer as they used to, and the stream as a whole.
+"""Silence of devices that no longer report as usual, and of the stream as a whole.
 
-While we ourselves could not hear (the daemon starts, the broker is away, the process was suspended), nobody was silent: every device has
-the time it is allowed from then on, and one word speaks of the stream. Times are seconds of a clock that only moves forward.
+While the daemon could not receive (it starts, the broker is unreachable, the process was
+suspended), no device was silent: every device has its allowed time from then on, and a single
+notice reports the stream. Times are seconds of a clock that only moves forward.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,10 @@ Silent = dict[
 
 
 class Silence:
-    """Learns how often every series reports, and says who does no longer. Series are numbered in the order they came to be known."""
+    """Watch over the cadence of every series.
+
+    Series are numbered in the order of their admission.
+    """
 
     def __init__(self, patience: Patience, now: float) -> None:
         self._patience = patience
@@ -37,7 +41,10 @@ class Silence:
         self._deaf_since = self._grace = now  # before the latter nobody is missed
 
     def admit(self, devices: Sequence[str], known: Cadence, now: float) -> None:
-        """More series, by their devices, and what is known of them; each has the time it is allowed from now on."""
+        """Admit series by their devices, with their known cadence.
+
+        Each has its allowed time from now on.
+        """
         begin, n = len(self._device), len(self._device) + len(devices)
         numbers = [self._devices.setdefault(device, len(self._devices)) for device in devices]
         self._device = np.concatenate([self._device, np.array(numbers, np.int64)])
@@ -47,7 +54,7 @@ class Silence:
         self.series.put(np.arange(begin, n), known)
 
     def hear(self, numbers: Ints, now: float) -> None:
-        """These series reported."""
+        """Note that these series reported."""
         if not len(numbers):
             return
         patience = self._patience
@@ -66,7 +73,10 @@ class Silence:
         self._last[numbers] = self._stream_last = now
 
     def look(self, was: Mapping[str | None, object], now: float, *, listening: bool) -> Silent:
-        """Who is silent now; `was`: who was before. What could not be heard while nobody was `listening` is not missed."""
+        """Return the silent devices now; `was` holds the devices silent before.
+
+        Time without `listening` does not count.
+        """
         silent: Silent = dict.fromkeys(was, (0.0, ""))
         if not listening:
             return silent | self._deaf(now)
@@ -81,17 +91,20 @@ class Silence:
         return self._of_devices(was, now)
 
     def listen_anew(self, now: float) -> None:
-        """Nothing could be heard until now."""
+        """Start anew after a time in which no reading could arrive."""
         self._fresh[:], self._stream_fresh, self._grace = True, True, now
 
     def _deaf(self, now: float) -> Silent:
         away = now - self._deaf_since
         self.listen_anew(now)
-        reason = f"nothing could be heard for {away:.0f} s: the broker is away, or our disk takes nothing"
+        reason = (
+            f"nothing could be heard for {away:.0f} s: the broker is away, or our disk "
+            "takes nothing"
+        )
         return {None: (away, reason)} if away > self._patience.stream_seconds else {}
 
     def _of_devices(self, was: Mapping[str | None, object], now: float) -> Silent:
-        """Those that are overdue; or, where many are together, the stream."""
+        """Return the overdue devices, or the stream if many are overdue together."""
         silent_for, allowed = overdue(
             now - np.maximum(self._last, self._grace),
             self._device,

@@ -1,6 +1,7 @@
-"""When to try again: longer pauses after each failure of one thing, and a circuit that spares a target which fails every time.
+"""Backoff: longer pauses after each failure, and a circuit that spares a failing target.
 
-Times are seconds of any clock that only moves forward; they are arguments, so a test needs no waiting.
+Times are seconds of any clock that only moves forward; they are arguments, so a test needs no
+waiting.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,11 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class BackoffPolicy:
-    """`first` seconds to the first retry, doubled with each to `last`; after `trip` failures in a row the target rests for `rest`."""
+    """Pauses between attempts.
+
+    The first retry comes after `first` seconds, doubled with each to `last`; after `trip` failures
+    in a row the circuit opens for `rest` seconds.
+    """
 
     first: float = 2.0
     last: float = 900.0
@@ -18,13 +23,13 @@ class BackoffPolicy:
 
 
 class Circuit(NamedTuple):
-    """How a target does: failures in a row, and until when nothing is tried."""
+    """Circuit of a target: failures in a row, and the time until which it is open."""
 
     failures: int = 0
     open_until: float = 0.0
 
     def permits(self, now: float) -> bool:
-        """Whether one may be tried."""
+        """Return whether an attempt may be made."""
         return now >= self.open_until
 
     @property
@@ -34,14 +39,20 @@ class Circuit(NamedTuple):
 
 
 def backoff(attempts: int, retry: BackoffPolicy, chance: float) -> float:
-    """Seconds to wait after so many failed attempts, at least 1; `chance` in [0, 1) takes up to a quarter off, which spreads retries."""
+    """Return the seconds to wait after so many failed attempts, at least 1.
+
+    `chance` in [0, 1) takes up to a quarter off, which spreads retries.
+    """
     return float(min(retry.first * 2.0 ** min(attempts - 1, 40), retry.last) * (1.0 - chance / 4))
 
 
 def failed(
     circuit: Circuit, now: float, retry: BackoffPolicy, chance: float, asked: float | None = None
 ) -> Circuit:
-    """After one more failure; `asked` are seconds that the target asked to be left alone for."""
+    """Return the circuit after another failure.
+
+    `asked` are seconds of rest that the target asked for.
+    """
     failures = circuit.failures + 1
     over = failures - retry.trip
     rest = (

@@ -1,6 +1,7 @@
-"""When a certificate ends: read from its bytes, since the standard library tells it of a verified peer's alone.
+"""End of a certificate, read from its bytes: the standard library reads only a verified peer's.
 
-X.509 is DER: elements of a tag, a length and a content, which for a sequence is elements again (RFC 5280, section 4.1).
+X.509 is DER: elements of a tag, a length and a content, which for a sequence is elements again (RFC
+5280, section 4.1).
 """
 
 import re
@@ -13,7 +14,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def ends_of_pem(text: bytes) -> list[int]:
-    """When the certificates in this file end, in its order: microseconds since the epoch. Keys and anything else are passed over."""
+    """Return the ends of the certificates in a file, in microseconds since the epoch.
+
+    Keys and other blocks are skipped.
+    """
     return [end for block in _BLOCK.findall(text) if (end := expires(_decoded(block))) is not None]
 
 
@@ -25,7 +29,7 @@ def _decoded(block: bytes) -> bytes:
 
 
 def expires(der: bytes) -> int | None:
-    """When this certificate ends, microseconds since the epoch; None where it is none."""
+    """Return the end of a certificate, microseconds since the epoch; None for other bytes."""
     try:
         return (_not_after(der) - _EPOCH) // timedelta(microseconds=1)
     except (IndexError, ValueError):
@@ -49,7 +53,7 @@ def _not_after(der: bytes) -> datetime:
 
 
 def _content(der: bytes, at: int) -> tuple[int, int]:
-    """Where the content of the element that begins here begins, and where it ends."""
+    """Return where the content of the element at a position begins and ends."""
     length, at = der[at + 1], at + 2
     if length & 0x80:
         digits = length & 0x7F

@@ -1,6 +1,7 @@
-"""The judgement of the daily health check: figures in, what is found and what is to be done out.
+"""Judgement of the daily health check: figures in, issues and decisions out.
 
-Measuring comes before it and acting after it; here nothing is asked and nothing is done, so that every rule is a row of a table.
+Measuring comes before and acting after; the judgement asks and does nothing, so that every rule is
+a row of a table.
 """
 
 from collections.abc import Collection
@@ -22,7 +23,8 @@ DAY, HOUR = 86_400_000_000, 3_600_000_000
 FEWEST_READINGS = 250  # of a day, below which its share of anomalies says nothing
 FEWEST_MEASUREMENTS = 3  # of accuracy: one of them rests on 21 planted faults
 SLOW_SHARE = 0.01  # p99
-AGAIN_HOURS = 20  # between two tries, and between two words about the same: a daily check comes a little early at times
+# Between two attempts or notices of an issue: a daily check is a little early at times.
+AGAIN_HOURS = 20
 SPREAD_DAYS = 20 / 24  # over which the retrainings of a check are spread
 PACE_SECONDS = 60.0  # between two of them, where there is time
 
@@ -32,7 +34,7 @@ Cause = Literal["age", "degraded", "failing", "slow", "silent", "inactive"]
 
 
 class Action(StrEnum):
-    """What a check may be asked to do; the first three only look."""
+    """Actions of a check; the first three only look."""
 
     AGE = "check_model_age"
     ACCURACY = "check_model_accuracy"
@@ -43,7 +45,7 @@ class Action(StrEnum):
 
 
 class HealthIssue(StrEnum):
-    """What can be the matter."""
+    """Issues that a model or a daemon can have."""
 
     OLD = "old"
     INACCURATE = "inaccurate"
@@ -56,7 +58,10 @@ class HealthIssue(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on something is the matter. `latency` is in seconds, the rates are shares."""
+    """Limits beyond which a figure is an issue.
+
+    `latency` is in seconds, the rates are shares.
+    """
 
     age_days: Positive = 7.0
     accuracy: Share = 0.9
@@ -72,10 +77,11 @@ class Limits:
 
 
 class ModelCondition(msgspec.Struct, frozen=True):
-    """How a serving model stands. Times in microseconds; None where something is not known.
+    """Condition of a serving model; times in microseconds, None where unknown.
 
-    `readings` and `anomalies` are of the last day and since it was promoted, without those that were confirmed. The accuracy of now is the
-    mean of `measurements`, each made on readings that the model of that time had not learnt.
+    `readings` and `anomalies` are of the last day and since the promotion, without confirmed
+    anomalies. The current accuracy is the mean of `measurements`, each made on readings that the
+    model of that time had not learnt.
     """
 
     device_id: str
@@ -105,11 +111,11 @@ class ModelCondition(msgspec.Struct, frozen=True):
 
     @property
     def false_positive_rate(self) -> float | None:
-        """The share of its readings that stood out."""
+        """Share of anomalous readings."""
         return self.anomalies / self.readings if self.readings >= FEWEST_READINGS else None
 
     def figures(self, now: int) -> Figures:
-        """What a decision rests on."""
+        """Return the figures that a decision rests on."""
         said: Figures = {
             "age_days": round(_days(now - self._learnt), 3),
             "accuracy": self.accuracy,
@@ -126,17 +132,17 @@ class ModelCondition(msgspec.Struct, frozen=True):
         return self.trained_at if self.learnt_at is None else self.learnt_at
 
     def age_days(self, now: int) -> float:
-        """Days since it was learnt anew."""
+        """Return the days since the last retraining."""
         return _days(now - self._learnt)
 
     @property
     def has_news(self) -> bool:
-        """Whether anything was read since it was learnt."""
+        """Whether any reading arrived since the last learning."""
         return self.last_reading > self._learnt
 
 
 class ScoringPace(msgspec.Struct, frozen=True):
-    """How quickly a daemon scored over the last day: batches, and how many of them took longer than the limit."""
+    """Pace of a daemon over the last day: batches, and the number of slow batches."""
 
     instance: str
     batches: int
@@ -145,7 +151,7 @@ class ScoringPace(msgspec.Struct, frozen=True):
 
 
 class Idle(msgspec.Struct, frozen=True):
-    """A stored model that serves nothing, and since when."""
+    """A stored model that does not serve, and since when."""
 
     device_id: str
     metric_name: str
@@ -157,7 +163,7 @@ class Idle(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What is to be done, to which model, and why."""
+    """A decision about a model, with its reason."""
 
     kind: Kind
     cause: Cause
@@ -170,25 +176,17 @@ class Decision(msgspec.Struct, frozen=True):
     figures: Figures = {}
 
     def id(self, run_id: str) -> str:
-        """The same in a check that was cut off and begins anew."""
-        return deterministic_id(
-            "health",
-            run_id,
-            self.kind,
-            self.cause,
-            self.instance,
-            self.device_id,
-            self.metric_name,
-            self.model_id,
-        )
+        """Return an id that is the same in a check that was cut off and began again."""
+        subject = (self.instance, self.device_id, self.metric_name, self.model_id)
+        return deterministic_id("health", run_id, self.kind, self.cause, *subject)
 
 
 Finding = dict[HealthIssue, str]  # what is the matter, in words
 
 
-# ---------------------------------------------------------------------------------------------------- what is found
+# ------------------------------------------------------------------------------------ what is found
 def examine(one: ModelCondition, actions: Collection[Action], limits: Limits, now: int) -> Finding:
-    """What is the matter with a model, as far as it was asked for."""
+    """Return the issues of a model among the `actions` asked for."""
     found: Finding = {}
     if Action.AGE in actions and one.age_days(now) >= limits.age_days:
         found[HealthIssue.OLD] = (
@@ -198,7 +196,8 @@ def examine(one: ModelCondition, actions: Collection[Action], limits: Limits, no
         found |= _accuracy(one, limits)
     if one.failures and not {Action.RETRAIN, Action.ESCALATE}.isdisjoint(actions):
         found[HealthIssue.FAILING] = (
-            f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: {one.failure}"
+            f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: "
+            f"{one.failure}"
         )
     if Action.CLEAN_UP in actions and _days(now - one.last_reading) >= limits.inactive_days:
         found[HealthIssue.SILENT] = f"no reading for {_days(now - one.last_reading):.0f} days"
@@ -216,7 +215,7 @@ def _accuracy(one: ModelCondition, limits: Limits) -> Finding:
 
 
 def _worse(one: ModelCondition, limits: Limits) -> list[str]:
-    """A rounding error makes nobody worse."""
+    """Return how a model got worse; a rounding error makes no model worse."""
     said, then, now, rate = [], one.accuracy_at_promotion, one.accuracy, one.false_positive_rate
     if (
         then is not None
@@ -225,20 +224,22 @@ def _worse(one: ModelCondition, limits: Limits) -> list[str]:
         and then - now >= limits.accuracy_drop - 1e-9
     ):
         said.append(
-            f"accuracy {now:.3f}, {100 * (then - now):.1f} points below the {then:.3f} at its promotion"
+            f"accuracy {now:.3f}, {100 * (then - now):.1f} points below the {then:.3f} at its "
+            "promotion"
         )
     if rate is not None and rate > limits.false_positive_rate:
         said.append(
-            f"{100 * rate:.1f} % of its {one.readings} readings stood out, more than {100 * limits.false_positive_rate:g} %"
+            f"{100 * rate:.1f} % of its {one.readings} readings stood out, more than "
+            f"{100 * limits.false_positive_rate:g} %"
         )
     return said
 
 
-# -------------------------------------------------------------------------------------------------- what is to be done
+# ------------------------------------------------------------------------------- what is to be done
 def decide(
     one: ModelCondition, found: Finding, actions: Collection[Action], limits: Limits, now: int
 ) -> list[Decision]:
-    """What is to be done about it, as far as it was asked for."""
+    """Return the decisions about a model's issues, among the `actions` asked for."""
     decisions: list[tuple[Kind, Cause, str]] = []
     if not one.remedied:
         decisions += _remedies(one, found, actions, limits, now)
@@ -258,7 +259,11 @@ def decide(
 def _remedies(
     one: ModelCondition, found: Finding, actions: Collection[Action], limits: Limits, now: int
 ) -> list[tuple[Kind, Cause, str]]:
-    """Silence and too many failures end it; else what is old or worse is learnt anew, where there is news and it was not tried just now."""
+    """Return the remedy of a model.
+
+    Silence and too many failures end it; else an old or worse model is retrained, where there are
+    new readings and no attempt was made just now.
+    """
     if Action.CLEAN_UP in actions and HealthIssue.SILENT in found:
         return [("retire", "silent", found[HealthIssue.SILENT])]
     if Action.RETRAIN not in actions:
@@ -275,7 +280,7 @@ def _remedies(
 def _escalations(
     one: ModelCondition, found: Finding, actions: Collection[Action], limits: Limits, now: int
 ) -> list[tuple[Kind, Cause, str]]:
-    """What stands is told once a day; what was told and is over is told once. What is not known says neither."""
+    """Return notices: a standing issue once a day, its end once; an unknown issue has neither."""
     said: list[tuple[Kind, Cause, str]] = []
     degraded, failing = one.degraded_since_told, one.failing_since_told
     if HealthIssue.DEGRADED in found and not _lately(degraded, now):
@@ -286,13 +291,9 @@ def _escalations(
         and Action.ACCURACY in actions
         and one.false_positive_rate is not None
     ):
-        said.append(
-            (
-                "recover",
-                "degraded",
-                f"{100 * one.false_positive_rate:.1f} % of its readings stand out, and it is as accurate as it was",
-            )
-        )
+        share = f"{100 * one.false_positive_rate:.1f} %"
+        reason = f"{share} of its readings stand out, and it is as accurate as it was"
+        said.append(("recover", "degraded", reason))
     if 0 < one.failures < limits.failures and not _lately(failing, now):
         said.append(("escalate", "failing", found[HealthIssue.FAILING]))
     elif failing is not None and not one.failures:
@@ -305,13 +306,16 @@ def _escalations(
 def judge_pace(
     one: ScoringPace, actions: Collection[Action], limits: Limits, now: int
 ) -> tuple[Finding, list[Decision]]:
-    """Whether a daemon scores quickly enough, and what is to be told of it."""
+    """Judge whether a daemon scores fast enough; return the decision about it."""
     if Action.LATENCY not in actions or not one.batches:
         return {}, []
     share, milliseconds = one.slow / one.batches, f"{1000 * limits.latency:g} ms"
     figures: Figures = {"slow_share": share, "batches": one.batches}
     if share > SLOW_SHARE:
-        reason = f"{100 * share:.1f} % of the batches took longer than {milliseconds} to score: the p99 is above it"
+        reason = (
+            f"{100 * share:.1f} % of the batches took longer than {milliseconds} to "
+            "score: the p99 is above it"
+        )
         told = Action.ESCALATE in actions and not _lately(one.slow_since_told, now)
         return {HealthIssue.SLOW: reason}, [
             Decision("escalate", "slow", reason, one.instance, figures=figures)
@@ -322,7 +326,7 @@ def judge_pace(
 
 
 def judge_idle(one: Idle, now: int) -> Decision:
-    """A model that has served nothing for so long goes: its files, not what is known of it."""
+    """Return the decision to remove the files of a model that has not served for long."""
     days = _days(now - one.since)
     reason = f"{one.status} and unused for {days:.0f} days"
     about = (one.instance, one.device_id, one.metric_name, one.model_id, one.version)
@@ -330,13 +334,16 @@ def judge_idle(one: Idle, now: int) -> Decision:
 
 
 def pace_seconds(retrainings: int) -> float:
-    """Seconds between the beginnings of so many retrainings: over the day, so that the stream goes first."""
+    """Return the seconds between retrainings.
+
+    They are spread over the day, as the stream goes first.
+    """
     return min(PACE_SECONDS, SPREAD_DAYS * 86_400 / max(1, retrainings))
 
 
-# --------------------------------------------------------------------------------------------------- what is told of it
+# ------------------------------------------------------------------------------- what is told of it
 def notice(event_id: str, decision: Decision, at: int) -> Notice | None:
-    """What others hear of a decision; None where it is nobody's business but ours."""
+    """Return the notice of a decision; None for a decision of the daemon's own concern."""
     kind, severity = _told_as(decision)
     if kind is None:
         return None
@@ -374,7 +381,7 @@ def _told_as(decision: Decision) -> tuple[NoticeKind | None, Severity]:
 
 
 def slot(now: int, hour: int) -> int:
-    """The newest moment at which a daily check that runs at this hour (UTC) was due."""
+    """Return the newest time at which a daily check at this hour (UTC) was due."""
     since = hour * HOUR
     return (now - since) // DAY * DAY + since
 

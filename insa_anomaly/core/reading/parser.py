@@ -1,7 +1,8 @@
-"""What comes in: bytes on a topic become readings, or are rejected with a reason.
+"""Parser: bytes on a topic become readings, or are rejected with a reason.
 
-`Parser.parse` is total: whatever the bytes, it answers readings or one `Rejected`, never both and never an exception. A message
-is taken whole or not at all, but for a JSON `null`, which is the plant's way to say "no value" and is passed over.
+`Parser.parse` is total: whatever the bytes, it returns readings or a `Rejected`, never both and
+never an exception. A message is taken whole or not at all, except for a JSON `null`, which is the
+plant's way to say "no value" and is skipped.
 """
 
 import re
@@ -24,7 +25,7 @@ SECOND = 1_000_000  # microseconds
 _MAX_NAME = 200
 _MARKS = frozenset("/+#")  # they mean something in a topic
 _MAX_TOPICS = 20_000
-_MAX_LINE = 32_768  # characters of line protocol: what is in a line is taken apart before anything can be counted
+_MAX_LINE = 32_768  # characters of line protocol: a line is split before its values are counted
 _EARLIEST = -(2**53)  # microseconds stay exact in a double within +-2**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_UNITS = (
@@ -33,7 +34,8 @@ _EPOCH_UNITS = (
     (1e17, 1),
 )  # below 1e11: seconds; then milli-, then microseconds
 _double_bytes, _int64_of = Struct("<d").pack, Struct("<q").unpack
-# Possessive throughout (`++`, `*+`): what was matched is never given back, so that no payload costs more than its length.
+# Possessive throughout (`++`, `*+`): a match is never given back, so that no payload costs more
+# than its length.
 _NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _NOT_FINITE_JSON = re.compile(rb"[:,\[]\s*[+-]?(nan|inf|infinity)\b", re.IGNORECASE)
@@ -53,7 +55,7 @@ _GOOD, _STAMPED, _RESTAMPED, _HISTORICAL = (
 
 @dataclass(frozen=True)
 class _TopicMatch:
-    """What the topic says of the readings under it."""
+    """Names and format that a topic gives to the readings under it."""
 
     device_id: str | None
     metric_name: str | None
@@ -62,7 +64,7 @@ class _TopicMatch:
 
 @dataclass(frozen=True)
 class _Draft:
-    """One value before names and time are settled; the time is as it was sent."""
+    """A value before names and time are settled; the time is as sent."""
 
     metric_name: str | None
     value: Any
@@ -73,7 +75,7 @@ class _Draft:
 
 
 class _Object(msgspec.Struct):
-    """The JSON forms with names of their own, decoded at once; what does not fit is looked at slowly."""
+    """The JSON forms with names of their own, decoded at once; other objects take the slow path."""
 
     device_id: str | None = None
     timestamp: int | float | str | None = None
@@ -85,7 +87,7 @@ class _Object(msgspec.Struct):
 
 
 class _Refusal(Exception):
-    """An answer that ends the parse of one message, not an error."""
+    """A refusal that ends the parse of a message; no error."""
 
     def __init__(self, cause: RejectionReason, detail: str) -> None:
         self.cause = cause
@@ -98,10 +100,11 @@ _decode_object: Callable[[bytes], _Object] = msgspec.json.Decoder(_Object).decod
 
 
 class Parser:
-    """Turns messages into readings by the rules of an `Acceptance`.
+    """Parser of messages by the rules of an `Acceptance`.
 
     >>> parser = Parser(Acceptance())
-    >>> raw = Raw("insa/iiot/telemetry/pump-1", b'{"metrics": {"temperature": 71.5}}', 1_700_000_000_000_000)
+    >>> payload = b'{"metrics": {"temperature": 71.5}}'
+    >>> raw = Raw("insa/iiot/telemetry/pump-1", payload, 1_700_000_000_000_000)
     >>> [(reading.device_id, reading.metric_name, reading.value) for reading in parser.parse(raw)]
     [('pump-1', 'temperature', 71.5)]
     """
@@ -115,7 +118,7 @@ class Parser:
         self._names: set[str] = set()
 
     def parse(self, raw: Raw) -> list[Reading] | Rejected:
-        """Readings of the message, at least one, or why there are none."""
+        """Return the readings of a message, at least one, or its rejection."""
         try:
             place = self._place(raw.topic)
             readings = self._quick(raw, place)
@@ -208,14 +211,14 @@ class Parser:
                 self._check_metric(metric, place)
                 out.append(
                     Reading(
-                        device,
-                        metric,
-                        timestamp,
-                        value + 0.0,
-                        _discriminator(named, value, flags, position),
-                        quality,
-                        flags,
-                        original,
+                        device_id=device,
+                        metric_name=metric,
+                        timestamp=timestamp,
+                        value=value + 0.0,
+                        discriminator=_discriminator(named, value, flags, position),
+                        quality=quality,
+                        flags=flags,
+                        original=original,
                     )
                 )
         return out
@@ -253,14 +256,14 @@ class Parser:
         timestamp, flags, original = self._time(draft.timestamp, received)
         named = None if draft.id is None else _hash(draft.id)
         return Reading(
-            device,
-            metric,
-            timestamp,
-            value,
-            _discriminator(named, value, flags, position),
-            _quality(draft.quality),
-            flags,
-            original,
+            device_id=device,
+            metric_name=metric,
+            timestamp=timestamp,
+            value=value,
+            discriminator=_discriminator(named, value, flags, position),
+            quality=_quality(draft.quality),
+            flags=flags,
+            original=original,
         )
 
     def _device(self, said: object, place: _TopicMatch) -> str:
@@ -289,7 +292,7 @@ class Parser:
         self._check_name(metric)
 
     def _time(self, said: object, received: int) -> tuple[int, int, str | None]:
-        """Timestamp in microseconds, flags, and the timestamp as sent where it is not the one taken."""
+        """Return timestamp in microseconds, flags, and the timestamp as sent if another is used."""
         if said is None:
             return received, _STAMPED, None
         timestamp = microseconds(said)
@@ -302,7 +305,10 @@ class Parser:
 
 
 def microseconds(said: object) -> int | None:
-    """RFC 3339 (naive: UTC), or epoch seconds, milli-, micro- or nanoseconds by magnitude, as microseconds; None where it is no time."""
+    """Return a time as microseconds, or None.
+
+    RFC 3339 (naive: UTC), or epoch seconds, milli-, micro- or nanoseconds by magnitude.
+    """
     if isinstance(said, str):
         try:
             moment = datetime.fromisoformat(said)
@@ -329,9 +335,9 @@ def _hash(name: object) -> int:
 
 
 def _discriminator(named: int | None, value: float, flags: int, position: int) -> int:
-    """Tells readings of one series and time apart: by the sender's id, else by value.
+    """Return a discriminator of readings of a series and time: by the sender's id, else by value.
 
-    Under the time of receipt, which no other message has, the place within the message says it.
+    Under the time of receipt, which no other message has, it is the position in the message.
     """
     if named is not None:
         return named
@@ -366,7 +372,7 @@ def _number(said: object) -> float:
     return value + 0.0  # -0.0 and 0.0 are one value
 
 
-# ------------------------------------------------------------------------------------------------- payload to drafts
+# ----------------------------------------------------------------------------- payload to drafts
 def _drafts(payload: bytes, place: _TopicMatch, max_depth: int) -> Iterator[_Draft]:
     kind = place.format if place.format != "auto" else _recognise(payload)
     if kind == "json":
@@ -419,7 +425,7 @@ def _json(payload: bytes, max_depth: int) -> object:
 
 
 def _deeper(payload: bytes, most: int) -> bool:
-    """Whether it is nested more than so deep, as far as a look at its brackets outside of strings tells."""
+    """Return whether brackets outside of strings nest deeper than `most`."""
     if payload.count(b"{") + payload.count(b"[") <= most:
         return False
     plain = _ESCAPED.sub(b"", payload) if b"\\" in payload else payload
@@ -463,7 +469,7 @@ def _from_object(said: dict[str, Any], place: _TopicMatch) -> Iterator[_Draft]:
         yield _Draft(name, value, **common)
 
 
-# ------------------------------------------------------------------------------------------------ InfluxDB line protocol
+# ------------------------------------------------------------------------ InfluxDB line protocol
 _UNESCAPED = {mark: re.compile(rf"(?<!\\){mark}") for mark in (",", " ", "=")}
 _ESCAPE = re.compile(r"\\([,= ])")
 _INTEGER = re.compile(r"[+-]?\d+[iu]")
@@ -483,7 +489,10 @@ def _from_lines(text: str) -> Iterator[_Draft]:
 
 
 def _from_line(line: str) -> Iterator[_Draft]:
-    """One line: `measurement,tag=.. field=..,field=.. timestamp`. A field called `value` is the metric named by the measurement."""
+    """Yield the drafts of a line: `measurement,tag=.. field=..,field=.. timestamp`.
+
+    A field called `value` is the metric that the measurement names.
+    """
     head, _, rest = _cut(line, " ")
     measurement, *tags = (
         _unescape(part)

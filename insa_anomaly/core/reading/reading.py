@@ -1,4 +1,4 @@
-"""Raw messages, the readings in them, and the rejected ones with their reasons."""
+"""Raw messages, their readings, and rejected messages with their reasons."""
 
 from enum import IntEnum, IntFlag, StrEnum
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Quality(IntEnum):
-    """What the sender says of a value. Only GOOD is scored; all are stored."""
+    """The sender's word on a value. Only GOOD is scored; all are stored."""
 
     GOOD = 0
     UNCERTAIN = 1
@@ -14,7 +14,7 @@ class Quality(IntEnum):
 
 
 class Flag(IntFlag):
-    """How the timestamp of a reading came about."""
+    """Origin of a reading's timestamp."""
 
     NONE = 0
     STAMPED = 1  # none was sent: the time of receipt
@@ -25,7 +25,7 @@ class Flag(IntFlag):
 
 
 class RejectionReason(StrEnum):
-    """Why a message is rejected: a closed list, and the label of its counter."""
+    """Reasons of rejection: a closed list, and the labels of their counter."""
 
     TOO_LARGE = "too_large"
     TOO_DEEP = "too_deep"
@@ -48,7 +48,7 @@ class RejectionReason(StrEnum):
 
 
 class Raw(msgspec.Struct, frozen=True, gc=False):
-    """One message as it came; `received` is in microseconds since the epoch and unique in the log."""
+    """A message as it came; `received` is in microseconds since the epoch and unique in the log."""
 
     topic: str
     payload: bytes
@@ -56,7 +56,7 @@ class Raw(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
-    """One value of one series at one time (microseconds since the epoch)."""
+    """A value of a series at a time (microseconds since the epoch)."""
 
     device_id: str
     metric_name: str
@@ -69,7 +69,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A message that holds no reading we can take, with the reason and the raw bytes."""
+    """A message without a usable reading, with the reason and the raw bytes."""
 
     reason: RejectionReason
     detail: str

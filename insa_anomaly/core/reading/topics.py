@@ -1,4 +1,4 @@
-"""Which topics are read, in which format, and what is accepted of them."""
+"""Topics that are read, their formats, and the limits of a message."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,7 +16,10 @@ _LEVELS = "levels of a word, {device_id}, {metric_name}, + or, as the last level
 
 @dataclass(frozen=True)
 class Subscription:
-    """Topics to read. `{device_id}` and `{metric_name}` name levels of the topic; `+` and a last `#` stand for any."""
+    """Topics to read.
+
+    `{device_id}` and `{metric_name}` name levels of the topic; `+` and a last `#` stand for any.
+    """
 
     topic: str = "insa/iiot/telemetry/{device_id}"
     format: Format = "auto"
@@ -35,7 +38,7 @@ class Subscription:
         return "/".join("+" if level.startswith("{") else level for level in self.topic.split("/"))
 
     def match(self, levels: list[str]) -> dict[str, str] | None:
-        """Names found in the levels of a topic, None where the template does not cover it."""
+        """Return the names in the levels of a topic, None if the template does not cover it."""
         template = self.topic.split("/")
         if template[-1] == "#":
             template, levels = template[:-1], levels[: len(template) - 1]
@@ -49,7 +52,7 @@ class Subscription:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What a message may be. Seconds; `max_age` None accepts a timestamp of any age."""
+    """Limits of a message, in seconds and bytes; `max_age` None accepts a timestamp of any age."""
 
     subscriptions: tuple[Subscription, ...] = field(default_factory=lambda: (Subscription(),))
     max_age: Positive | None = 30 * 86400.0
