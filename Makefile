@@ -25,12 +25,12 @@ JUDGE ?= ../shared/judge
 
 help:
 	@echo "make demo [DURATION=60] [JSON=1]  a simulated plant, end to end, on servers of its own; Ctrl-C ends it"
-	@echo "make test                         lint, types, import contracts, all tests against real PostgreSQL, Redis, mosquitto, Prometheus,"
+	@echo "make test                         lint, language, types, import contracts, all tests against real PostgreSQL, Redis, mosquitto, Prometheus,"
 	@echo "                                  and of the lines they reach at least 90 % of core, 85 % of all"
 	@echo "make test-long                    what takes longer: killed at every named place, more ways to cut the safety net"
 	@echo "make test-lowest                  all tests with the oldest versions of what is needed; TESTS=tests/core for some"
 	@echo "make coverage                     the tests alone; TESTS=tests/core for some of them, of which only core is asked for"
-	@echo "make lint                         the first three alone"
+	@echo "make lint                         the first four alone"
 	@echo "make fuzz [SECONDS=60]            the admin API under 200 generated requests of every kind; parser and topics by atheris (Python 3.11, Linux)"
 	@echo "make fuzz-live [PAYLOADS=1000000]  so many payloads, most of them bad, through a real broker into the daemon; one JSON object last"
 	@echo "make bench                        one JSON line per figure, each beside its baseline"
@@ -60,7 +60,7 @@ test-long: deps
 
 coverage: deps
 	@$(call sync)
-	@rm -f .coverage .coverage.* && .venv/bin/coverage run -m pytest --numprocesses 2 --dist loadfile $(or $(TESTS),tests) && .venv/bin/coverage combine --quiet
+	@rm -f .coverage .coverage.* && .venv/bin/coverage run -m pytest --numprocesses 3 --dist loadfile $(or $(TESTS),tests) && .venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report --fail-under $(if $(TESTS),0,85)
 	@.venv/bin/coverage report --include 'insa_anomaly/core/*' --fail-under 90
 
@@ -73,6 +73,8 @@ test-lowest: deps
 lint:
 	@$(call sync)
 	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/python scripts/words
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
 

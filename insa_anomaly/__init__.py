@@ -13,7 +13,7 @@ __version__ = version("insa-anomaly")
 
 
 def __getattr__(name: str) -> object:
-    """The detectors are imported when they are first asked for: a command that only prints its help needs no numpy."""
+    """Import the detectors at their first use: a command that prints its help needs no numpy."""
     if name in {"AnomalyDetector", "DeviceDetector"}:
         return getattr(import_module("insa_anomaly.ml_model_manager"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

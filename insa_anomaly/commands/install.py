@@ -14,8 +14,8 @@ from insa_anomaly.adapters.postgres.schema import is_up_to_date
 from insa_anomaly.settings.secrets import without_secret
 from insa_anomaly.workbench.installation import (
     ACCOUNT,
+    InstallStep,
     Site,
-    Step,
     apply,
     install,
     pending,
@@ -90,7 +90,7 @@ def _instances(names: list[str]) -> list[str]:
     return names
 
 
-def _do(steps: list[Step], really: bool) -> None:  # noqa: FBT001 - what the option says
+def _do(steps: list[InstallStep], really: bool) -> None:  # noqa: FBT001 - what the option says
     if not really:
         for step in pending(steps):
             typer.echo(f"would {step.what}")
@@ -103,7 +103,7 @@ def _do(steps: list[Step], really: bool) -> None:  # noqa: FBT001 - what the opt
     typer.echo("done")
 
 
-def database_steps(url: str) -> list[Step]:
+def database_steps(url: str) -> list[InstallStep]:
     """Return the steps that give a PostgreSQL server its roles and schema.
 
     `url` is the address of a superuser. Raises DatabaseAway, DatabaseRefused or MigrationError.
@@ -117,7 +117,7 @@ def database_steps(url: str) -> list[Step]:
         roles.migrate_as_owner(url)
 
     return [
-        Step(
+        InstallStep(
             f"make the schema, roles of least privilege and the login {ACCOUNT} at "
             f"{without_secret(url)}",
             done,

@@ -1,1 +1,1 @@
-"""What decides: readings, windows, forests, verdicts; no I/O, no clock, no threads."""
+"""Decisions: readings, windows, forests, episodes; no I/O, no clock, no threads."""

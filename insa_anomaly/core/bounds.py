@@ -1,8 +1,8 @@
-"""Bounds of parameters: stated once, with the field that they bound, and checked wherever a value is made.
+"""Bounds of parameters, stated with the field that they bound and checked wherever a value is made.
 
 A frozen dataclass states the bounds of a field as `Annotated[float, Gt(0)]` and calls `check(self)`
-in `__post_init__`. The metadata is that of annotated-types, which the configuration reads too, so a
-value that config.yaml refuses is refused from Python, and the other way round.
+in `__post_init__`. The configuration reads the same metadata, which is that of annotated-types. So
+a value that config.yaml refuses is refused from Python, and the other way round.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class OrAuto:
         )
 
     def parsed(self, value: Any) -> float | str:  # noqa: ANN401 - as it stands in the configuration
-        """Return the number or auto that stands there, a text of digits included. Raises ValueError."""
+        """Return the number or auto that a text or a value stands for. Raises ValueError."""
         if value == "auto":
             return "auto"
         try:
@@ -63,7 +63,7 @@ class OrAuto:
 
 @dataclass(frozen=True)
 class NumberBounds:
-    """What a field may hold."""
+    """Bounds of a number."""
 
     kind: type[float]
     limits: tuple[Gt | Ge | Lt | Le, ...]

@@ -1,4 +1,7 @@
-"""What reading a damaged npz raises: its parts are read by zipfile, zlib, numpy and, for a damaged header, Python's own tokenizer."""
+"""Errors of reading a damaged npz.
+
+Its parts are read by zipfile, zlib, numpy and, for a damaged header, Python's own tokenizer.
+"""
 
 import struct
 import zlib

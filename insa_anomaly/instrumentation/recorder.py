@@ -1,4 +1,4 @@
-"""What PostgreSQL records, refuses and forgets."""
+"""The recorder: pages and rows that PostgreSQL records, refuses and forgets."""
 
 from collections.abc import Mapping
 from logging import ERROR, INFO, WARNING

@@ -180,7 +180,12 @@ class DeviceTraining:
     def learner(self, key: SeriesKey, data: TrainingData, version: int) -> DeviceLearner:
         """Return a learner for the next version."""
         return DeviceLearner(
-            key.device_id, data.metrics, str(uuid4()), version, self.parameters, self.policy
+            device_id=key.device_id,
+            metrics=data.metrics,
+            id=str(uuid4()),
+            version=version,
+            parameters=self.parameters,
+            policy=self.policy,
         )
 
     def check(self, model: DeviceModel) -> None:
@@ -328,7 +333,7 @@ def _rows(columns: Sequence[tuple[Ints, Floats]], tolerance: float) -> tuple[Int
         times[order],
         values[order],
         np.zeros(len(order), np.bool_),
-        tolerance,
+        tolerance=tolerance,
     )
     last = alignment.waiting(state)
     return np.concatenate((rows.times, last.times)), np.concatenate((rows.values, last.values))

@@ -1,4 +1,4 @@
-"""The files that come with the program, wherever it was installed from: units, dashboards, the manual, the broker's configuration."""
+"""Files that come with the program: units, dashboards, the manual, the broker's configuration."""
 
 from pathlib import Path
 
@@ -7,6 +7,6 @@ _CLONE = _PACKED.parent.parent
 
 
 def shipped(name: str) -> Path:
-    """A file or folder by its name in the clone; a wheel holds it inside the package."""
+    """Return a file or folder by its name in the clone; a wheel holds it in the package."""
     beside = _CLONE / name
     return beside if (_CLONE / "pyproject.toml").is_file() and beside.exists() else _PACKED / name

@@ -53,7 +53,7 @@ _FIRST_PORT = 8788  # of an instance; 8787 is the default's
 
 
 @dataclass(frozen=True)
-class Step:
+class InstallStep:
     """A state that the machine must be in: whether it is, and how it gets there."""
 
     what: str
@@ -97,7 +97,7 @@ class Site:
         return None if found is None else (int(found[2]), int(found[3]))
 
 
-def install(site: Site, instances: Sequence[str], database: str | None = None) -> list[Step]:
+def install(site: Site, instances: Sequence[str], database: str | None = None) -> list[InstallStep]:
     """Return the steps, in order, that make the service run.
 
     New configurations name this `database`; None: an embedded database each. Raises
@@ -133,24 +133,24 @@ def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
     ]
 
 
-def uninstall(site: Site) -> list[Step]:
+def uninstall(site: Site) -> list[InstallStep]:
     """Return the steps that remove units, command and shared files; data and account stay."""
     paths = [site.path(f"/etc/systemd/system/{name}") for name in _UNITS]
     gone = [site.path("/usr/local/bin/insa-anomaly"), site.path("/usr/local/share/insa-anomaly")]
     steps = [
-        Step(f"remove {path}", partial(_absent, path), partial(_remove, path))
+        InstallStep(f"remove {path}", partial(_absent, path), partial(_remove, path))
         for path in (*paths, *gone)
     ]
     stop = _systemctl(site, "disable", "--now", _UNITS[0]) if paths[0].exists() else []
     return [*stop, *steps]
 
 
-def pending(steps: Sequence[Step]) -> list[Step]:
+def pending(steps: Sequence[InstallStep]) -> list[InstallStep]:
     """Return the steps that are still to be done."""
     return [step for step in steps if not _is_done(step)]
 
 
-def apply(steps: Sequence[Step]) -> Iterator[str]:
+def apply(steps: Sequence[InstallStep]) -> Iterator[str]:
     """Do the pending steps in order; yield each when it is done. Raises InstallationFailed."""
     for step in steps:
         if not _is_done(step):
@@ -159,13 +159,13 @@ def apply(steps: Sequence[Step]) -> Iterator[str]:
             yield step.what
 
 
-def _is_done(step: Step) -> bool:
+def _is_done(step: InstallStep) -> bool:
     with _told(step):
         return step.done()
 
 
 @contextmanager
-def _told(step: Step) -> Iterator[None]:
+def _told(step: InstallStep) -> Iterator[None]:
     try:
         yield
     except (OSError, subprocess.SubprocessError) as error:
@@ -174,7 +174,7 @@ def _told(step: Step) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------- what is done
-def _account(site: Site) -> list[Step]:
+def _account(site: Site) -> list[InstallStep]:
     if os.geteuid() != 0:
         return []  # into a scratch root; there nothing is given away either
     prefix = [] if site.real else ["--prefix", str(site.root)]
@@ -188,7 +188,7 @@ def _account(site: Site) -> list[Step]:
         "/var/lib/insa-anomaly",
     ]
     return [
-        Step(
+        InstallStep(
             f"make the account {ACCOUNT}",
             lambda: site.ids is not None,
             partial(_run, [*argv, "--shell", "/usr/sbin/nologin", ACCOUNT]),
@@ -196,7 +196,7 @@ def _account(site: Site) -> list[Step]:
     ]
 
 
-def _folders(site: Site) -> list[Step]:
+def _folders(site: Site) -> list[InstallStep]:
     return [
         _folder(site, "/etc/insa-anomaly", 0o750, "group"),
         _folder(site, "/etc/insa-anomaly/secrets", 0o750, "group"),
@@ -206,7 +206,9 @@ def _folders(site: Site) -> list[Step]:
     ]
 
 
-def _configuration(site: Site, instances: Sequence[str], database: str | None) -> Iterator[Step]:
+def _configuration(
+    site: Site, instances: Sequence[str], database: str | None
+) -> Iterator[InstallStep]:
     """Yield the steps of the configuration.
 
     The plant's own file is written once and never changed; the manual follows the program.
@@ -219,14 +221,14 @@ def _configuration(site: Site, instances: Sequence[str], database: str | None) -
         texts[name] = _INSTANCE.format(name=name, port=_FIRST_PORT + place) + (named or "")
     for name, text in texts.items():
         path = site.path(f"/etc/insa-anomaly/{name}.yaml")
-        yield Step(
+        yield InstallStep(
             f"write {path}",
             path.exists,
             partial(_write, site, path, text.encode(), mode=0o640, whose="group"),
         )
 
 
-def _key(site: Site, instances: Sequence[str]) -> Iterator[Step]:
+def _key(site: Site, instances: Sequence[str]) -> Iterator[InstallStep]:
     """Yield the steps of the key that authenticates models.
 
     The key is made once: with another key every model would look altered.
@@ -237,14 +239,14 @@ def _key(site: Site, instances: Sequence[str]) -> Iterator[Step]:
             yield _folder(site, folder, 0o700, "owner")
             yield _folder(site, f"/var/lib/insa-iiot/ml_models/{name}", 0o700, "owner")
         path = site.path(f"{folder}/model.key")
-        yield Step(
+        yield InstallStep(
             f"make the key {path}",
             path.exists,
             partial(_write, site, path, secrets.token_bytes(KEY_BYTES), mode=0o600, whose="owner"),
         )
 
 
-def _units(site: Site) -> Iterator[Step]:
+def _units(site: Site) -> Iterator[InstallStep]:
     changed = False
     for name in _UNITS:
         text = (
@@ -259,7 +261,7 @@ def _units(site: Site) -> Iterator[Step]:
         yield from _systemctl(site, "daemon-reload")
 
 
-def _shared(site: Site) -> Iterator[Step]:
+def _shared(site: Site) -> Iterator[InstallStep]:
     """Yield the steps of shared files.
 
     The command on PATH, the broker's configuration, dashboards.
@@ -267,7 +269,7 @@ def _shared(site: Site) -> Iterator[Step]:
     link = site.path("/usr/local/bin/insa-anomaly")
     linked = link.is_symlink() and link.readlink() == site.program
     if site.program.parent != Path("/usr/local/bin"):
-        yield Step(
+        yield InstallStep(
             f"link {link} to {site.program}", lambda: linked, partial(_link, link, site.program)
         )
     for name in ("mosquitto", "dashboards"):
@@ -277,16 +279,16 @@ def _shared(site: Site) -> Iterator[Step]:
 
 
 # -------------------------------------------------------------------------------- how it is done
-def _folder(site: Site, name: str, mode: int, whose: str) -> Step:
+def _folder(site: Site, name: str, mode: int, whose: str) -> InstallStep:
     path = site.path(name)
-    return Step(
+    return InstallStep(
         f"make the folder {path}, {mode:04o}",
         partial(_is, site, path, mode, whose),
         partial(_make_folder, site, path, mode, whose),
     )
 
 
-def _file(site: Site, name: str, text: str, mode: int, whose: str) -> Step:
+def _file(site: Site, name: str, text: str, mode: int, whose: str) -> InstallStep:
     path = site.path(name)
 
     def same() -> bool:
@@ -296,7 +298,7 @@ def _file(site: Site, name: str, text: str, mode: int, whose: str) -> Step:
             and _is(site, path, mode, whose)
         )
 
-    return Step(
+    return InstallStep(
         f"write {path}", same, partial(_write, site, path, text.encode(), mode=mode, whose=whose)
     )
 
@@ -358,7 +360,7 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _systemctl(site: Site, *words: str) -> list[Step]:
+def _systemctl(site: Site, *words: str) -> list[InstallStep]:
     """Return the steps of systemctl, where systemd runs."""
     if not site.real or not Path("/run/systemd/system").is_dir():
         return []
@@ -368,7 +370,7 @@ def _systemctl(site: Site, *words: str) -> list[Step]:
         asked.append(True)
         _run(["systemctl", *words])
 
-    return [Step(f"systemctl {' '.join(words)}", lambda: bool(asked), do)]
+    return [InstallStep(f"systemctl {' '.join(words)}", lambda: bool(asked), do)]
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ class Standing:
 
 @dataclass
 class Expected:
-    """Expected results: values by (device, metric, time in µs); scores, episodes, events by id."""
+    """Expected results: values by (device, metric, time in us); scores, episodes, events by id."""
 
     readings: dict[tuple[str, str, int], float] = field(default_factory=dict)
     anomalies: dict[str, float] = field(default_factory=dict)

@@ -1,10 +1,10 @@
-"""Readings of the metrics of a device become rows: what was read within a tolerance of each other belongs together.
+"""Alignment of a device's readings into rows: readings within a tolerance belong together.
 
-A row begins with a reading and takes the next one of every other metric, until it has all, or a reading comes that has no place in it:
-later than the tolerance allows, or another one of a metric that is there already. Its time is that of its first reading, and never
-before that of the row before. A reading not newer than the last of its metric changes nothing.
-
-The state is one float64 row, so a checkpoint is `state.tobytes()`; readings may be handed over in any pieces.
+A row begins with a reading and takes the next reading of every other metric, until it is complete
+or a reading has no place in it: later than the tolerance allows, or of a metric that the row has
+already. Its time is that of its first reading, and never before that of the row before. A reading
+not newer than the last of its metric changes no row. The state is a float64 row, so a checkpoint is
+`state.tobytes()`; readings may come in any pieces.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _TIME, _COUNT, _HISTORICAL, _FIXED = range(4)
 
 @dataclass(frozen=True)
 class Aligned:
-    """k rows that are complete."""
+    """Complete rows, k of them."""
 
     times: Ints  # [k] microseconds
     values: Floats  # [k, d], NaN where there is no reading
@@ -27,16 +27,25 @@ class Aligned:
 
 
 def empty(metrics: int) -> Floats:
-    """The state of a device that has seen nothing."""
+    """Return the state of a device without readings."""
     state = np.full(_FIXED + 2 * metrics, -np.inf)
     state[_COUNT], state[_HISTORICAL], state[_FIXED + metrics :] = 0.0, 0.0, np.nan
     return state
 
 
 def align(
-    state: Floats, columns: Ints, times: Ints, values: Floats, historical: Bools, tolerance: float
+    state: Floats,
+    columns: Ints,
+    times: Ints,
+    values: Floats,
+    historical: Bools,
+    *,
+    tolerance: float,
 ) -> tuple[Floats, Aligned]:
-    """Take n finite readings in order of arrival: which metric [n], times [n] in microseconds; the tolerance is in microseconds too."""
+    """Take n finite readings in order of arrival: metric index [n], times [n], values [n].
+
+    Times and the tolerance are microseconds. Returns the new state and the complete rows.
+    """
     d = (len(state) - _FIXED) // 2
     time, count, old = state[:_FIXED].tolist()
     newest, row = state[_FIXED : _FIXED + d].tolist(), state[_FIXED + d :].tolist()
@@ -61,20 +70,20 @@ def align(
 
 
 def newest(state: Floats) -> float:
-    """Time of the newest reading, -inf before the first."""
+    """Return the time of the newest reading, -inf before the first."""
     d = (len(state) - _FIXED) // 2
     return float(state[_FIXED : _FIXED + d].max(initial=state[_TIME]))
 
 
 def waiting(state: Floats) -> Aligned:
-    """The row that is not complete yet, where there is one."""
+    """Return the incomplete row, if any."""
     d = (len(state) - _FIXED) // 2
     row = [(float(state[_TIME]), state[_FIXED + d :].tolist(), float(state[_HISTORICAL]), 0)]
     return _aligned(row if state[_COUNT] else [], d)
 
 
 def rearranged(state: Floats, before: tuple[str, ...], after: tuple[str, ...]) -> Floats:
-    """The state of a device whose metrics are others from now on; the row that is not complete keeps what it has of them."""
+    """Return the state for other metrics; an incomplete row keeps its readings of them."""
     out = empty(len(after))
     out[:_FIXED] = state[:_FIXED]
     for place, metric in enumerate(after):

@@ -1,8 +1,9 @@
-"""A row each of many devices, scored as one computation.
+"""A row of each of many devices, scored in a single computation.
 
-A row by itself costs about as much as many rows at once: nearly all of it is the number of steps, not what they work on. So the rows of
-devices with equally many metrics are laid side by side, each with what its own model has learnt, and take every step together; the
-arithmetic and its order are those of `detector.advance`, and so are the results, to the bit.
+A row alone costs about as much as many rows together: the cost lies in the number of steps, not in
+their width. So rows of devices with equally many metrics are laid side by side, each with its own
+model's learnt row, and take every step together. The arithmetic and its order are those of
+`detector.advance`, and so are the results, to the bit.
 """
 
 from collections.abc import Sequence
@@ -26,13 +27,15 @@ def advance_each(
     times: Ints,
     values: Floats,
     policy: episodes.Policy,
+    *,
     parameters: Parameters,
 ) -> tuple[list[Floats], DeviceResults]:
-    """Move the states of k devices by a row each: the same as `detector.advance` of one after the other.
+    """Move the states of k devices by a row each: equal to `detector.advance` of each in turn.
 
-    Of every device its state [window.width(d)], its model or None, the time of its row in microseconds since the epoch [k] and its
-    values [k, d]. Answers the new states and the results [k]. What is not a row like any other goes by itself: one that came late, that
-    has no reading of a metric, or whose window is not full.
+    Each device has its state [window.width(d)], its model or None, the time of its row in
+    microseconds since the epoch [k] and its values [k, d]. Returns the new states and the results
+    [k]. An unusual row goes by itself: a late row, a row without a reading of a metric, or a row
+    before its window is full.
     """
     laid, when = np.concatenate(states).reshape(len(states), -1), times.astype(np.float64)
     gaps = np.array([one.numbers.gap if one else -np.inf for one in served])
@@ -52,7 +55,12 @@ def advance_each(
     for i in np.flatnonzero(~goes).tolist():
         own = slice(i, i + 1)
         after[i], said = detector.advance(
-            states[i], served[i], times[own], values[own], policy, parameters
+            states[i],
+            served[i],
+            times=times[own],
+            values=values[own],
+            policy=policy,
+            parameters=parameters,
         )
         _put(results, own, said)
     return after, results
@@ -66,7 +74,7 @@ def _put(results: DeviceResults, at: Ints | slice, part: DeviceResults) -> None:
 def _side_by_side(
     states: Floats, served: Sequence[Served], times: Floats, values: Floats, policy: episodes.Policy
 ) -> tuple[list[Floats], DeviceResults]:
-    """As `advance_each`, of rows that go on with a full window as their model would have it."""
+    """Advance rows that continue a full window under its own model; see `advance_each`."""
     numbers = served[0].numbers.side_by_side([one.laid_out for one in served])
     after, rows = window.push_each(states, times, values)
     after, look = features.look_at_each(after, rows, numbers.known)
@@ -81,7 +89,7 @@ def _side_by_side(
 
 
 def _samples(served: Sequence[Served], summaries: Features) -> Floats:
-    """What the forest of each says of its row."""
+    """Return the samples of each forest for its row."""
     rows, out = np.array([one.row for one in served]), np.empty(len(served))
     arenas = {id(one.arena): one.arena for one in served}
     if len(arenas) == 1:
@@ -95,7 +103,7 @@ def _samples(served: Sequence[Served], summaries: Features) -> Floats:
 def _judge(
     after: Floats, said: DeviceResults, times: Floats, numbers: LearntRow, policy: episodes.Policy
 ) -> None:
-    """Verdict on the rows; writes the episodes into the states."""
+    """Decide on the rows; write the episodes into the states."""
     thresholds = np.asarray(numbers.threshold)
     after[:, EPISODE], verdicts = episodes.judge(
         after[:, EPISODE],
@@ -112,7 +120,7 @@ def _judge(
 
 
 def _count(after: Floats, said: DeviceResults, numbers: LearntRow) -> None:
-    """Count the rows, and say whose refit is due."""
+    """Count the rows, and mark the refits that are due."""
     after[:, SEEN] += 1
     since = after[:, SINCE_DUE] + 1
     said.refit_due[:] = due = since >= numbers.refit_step

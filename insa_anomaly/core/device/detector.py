@@ -1,11 +1,11 @@
-"""`advance` for a device: rows of all its metrics in, state and results out. The same for training, stream and replay.
+"""`advance` for a device: rows of all its metrics in, state and results out.
 
-Four measures look at the metrics together (`core.device.features`). Each becomes a p-value by held-out calibration; the mean of their
--log10 p, smoothed over ten rows, is calibrated once more and makes the score; the verdict merges anomalous rows into episodes. Nothing
-is scored before the window is full.
-
-A metric that is missing from a row is left out of it and named in the results: the others go on deciding. Rows may be handed over in
-any pieces: the results are the same to the bit.
+Training, stream and replay use the same code. Four measures look at the metrics together
+(`core.device.features`). Each becomes a p-value by held-out calibration. The mean of their -log10
+p, smoothed over ten rows, is calibrated once more and makes the score, and anomalous rows are
+merged into episodes. No row is scored before the window is full. A metric that is missing from a
+row is left out of it and named in the results, while the others decide. Rows may come in any
+pieces: the results are the same to the bit.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ _LEAST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class DeviceParameters(Parameters):
-    """How a device is learnt: as a series is, of rows instead of readings."""
+    """Parameters of a device: as of a series, with rows instead of readings."""
 
     alpha: Significance = 1e-2  # a row whose p-value is below this is anomalous
 
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """What was learnt about one device."""
+    """A model of a device: everything learnt about it."""
 
     id: str
     version: int
@@ -87,16 +87,16 @@ class DeviceModel:
 
     @property
     def metric_name(self) -> str:
-        """What stands where the model of a series has its metric."""
+        """Reserved name in place of a metric's."""
         return DEVICE_METRIC
 
     @property
     def tag(self) -> float:
-        """A number that tells this model from another, exact in a float64."""
+        """Number that tells this model from another, exact in a float64."""
         return float((UUID(self.id).int ^ self.version) & ((1 << 52) - 1)) + 1
 
     def to_bytes(self) -> bytes:
-        """One npz that needs no pickle."""
+        """Return an npz that needs no pickle."""
         about: dict[str, npt.NDArray[np.generic]] = {
             "format": np.array(FORMAT),
             "id": np.array(self.id),
@@ -151,34 +151,23 @@ class DeviceModel:
             max_samples=int(arrays["forest_max_samples"].item()),
             offset=float(arrays["forest_offset"].item()),
         )
-        about = (
-            str(arrays["id"].item()),
-            int(arrays["version"].item()),
-            str(arrays["device_id"].item()),
-        )
-        alpha, threshold, gap, interval, refit_step = (
-            float(arrays[name].item()) for name in _SCALARS
-        )
         known_rows, first, through, released, mature = np.asarray(
             arrays["life"], np.float64
         ).tolist()
         life = Maturity(
             known=known_rows, first=first, through=through, released=released, mature=bool(mature)
         )
-        band = np.asarray(arrays["band"], np.float64)
         return cls(
-            *about,
-            metrics,
-            forest,
-            known,
-            tables,
-            band,
-            alpha,
-            threshold,
-            gap,
-            interval,
-            refit_step,
-            life,
+            id=str(arrays["id"].item()),
+            version=int(arrays["version"].item()),
+            device_id=str(arrays["device_id"].item()),
+            metrics=metrics,
+            forest=forest,
+            known=known,
+            tables=tables,
+            band=np.asarray(arrays["band"], np.float64),
+            life=life,
+            **{name: float(arrays[name].item()) for name in _SCALARS},
         )
 
 
@@ -186,7 +175,10 @@ _SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
 
 
 class Served:
-    """A device model made ready to score: its forest in this row of an arena, or where its trees are more or fewer, in one of its own."""
+    """A device model ready to score: its forest lies in a row of an arena.
+
+    A forest with another number of trees than the arena's gets an arena of its own.
+    """
 
     def __init__(self, model: DeviceModel, arena: Arena | None = None, row: int = 0) -> None:
         trees, known = len(model.forest.thresholds), model.known
@@ -198,22 +190,25 @@ class Served:
         self.arena.put(self.row, model.forest)
         offset = model.forest.offset
         self.numbers = LearntRow(
-            model.tag,
-            model.gap,
-            model.alpha,
-            model.threshold,
-            model.refit_step,
-            offset,
-            model.band,
-            model.tables,
-            known,
+            tag=model.tag,
+            gap=model.gap,
+            alpha=model.alpha,
+            threshold=model.threshold,
+            refit_step=model.refit_step,
+            offset=offset,
+            band=model.band,
+            tables=model.tables,
+            known=known,
         )
         self.laid_out = self.numbers.row()
 
 
 @dataclass(frozen=True)
 class DeviceResults:
-    """What `advance` says of n rows of d metrics. Where a row was not scored: score 0, what is expected NaN, no shares."""
+    """Results of `advance` for n rows of d metrics.
+
+    A row without a score has score 0, expected values NaN, and no shares.
+    """
 
     status: npt.NDArray[np.uint8]  # status.Status
     score: Floats  # in [-1, 1], below 0 = anomalous
@@ -233,7 +228,7 @@ class DeviceResults:
 
     @property
     def metric(self) -> Ints:
-        """The metric with the largest share [n], -1 where there are no shares."""
+        """Metric with the largest share [n], -1 without shares."""
         return np.where(self.shares.any(axis=1), self.shares.argmax(axis=1), -1)
 
 
@@ -243,13 +238,14 @@ def advance(
     times: Ints,
     values: Floats,
     policy: Policy,
+    *,
     parameters: Parameters,
 ) -> tuple[Floats, DeviceResults]:
     """Move the state of a device by n rows in order of arrival.
 
-    state [window.width(d)]; served: the model, or None while there is none; times [n]: microseconds since the epoch; values
-    [n, d]: in the order of the model's metrics, NaN or infinite where there is none. Answers the new state and the results; changes
-    nothing it is given.
+    state [window.width(d)]; served: the model, or None; times [n]: microseconds since the epoch;
+    values [n, d]: in the order of the model's metrics, NaN or infinite where missing. Returns the
+    new state and the results; no argument is changed.
     """
     when, what = times.astype(np.float64), np.where(np.isfinite(values), values, np.nan)
     status, held = _arrivals(state, when, what)
@@ -275,7 +271,10 @@ def advance(
 def _arrivals(
     state: Floats, times: Floats, values: Floats
 ) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """What each row is to the window (SCORED: moves it), and the discriminators of the newest time after them."""
+    """Return the arrival of each row (SCORED.
+
+    Moves the window), and the newest time's discriminators.
+    """
     nothing: Bools = np.array(np.isnan(values).all(axis=1))
     status = np.where(nothing, Status.BAD_QUALITY, Status.SCORED).astype(np.uint8)
     newest, held, own = (
@@ -302,7 +301,10 @@ def _arrivals(
 def _pieces(
     status: npt.NDArray[np.uint8], times: Floats, last: float, gap: float
 ) -> list[tuple[slice, bool]]:
-    """The rows in pieces that are moved at once, and which of them restart the window; a row that moves nothing is one by itself."""
+    """Yield rows in pieces that move together, and whether a piece restarts the window.
+
+    A row that moves no window is a piece by itself.
+    """
     moves = status == Status.SCORED
     before = np.maximum.accumulate(np.concatenate(([last], np.where(moves, times, -np.inf))))[:-1]
     restarts = moves & (times - before > gap) & np.isfinite(before)
@@ -316,14 +318,17 @@ def _pieces(
 
 
 def _emptied(state: Floats) -> Floats:
-    """The state with a window of no rows."""
+    """Return the state with an empty window."""
     out = state.copy()
     out[COUNT] = 0
     return out
 
 
 def _adopted(state: Floats, served: Served | None) -> Floats:
-    """The state as this model would have it: where another one looked before, the running means are those of the window's rows."""
+    """Return the state for this model.
+
+    After another model, running means are set from the window.
+    """
     out = state.copy()
     tag = served.numbers.tag if served else 0.0
     if out[TAG] == tag:
@@ -358,14 +363,17 @@ def _seen(
 
 
 def members_of(samples: Floats, look: RowView) -> Floats:
-    """What each member says of n rows [n, MEMBERS], higher = stranger; `samples` [n]: the forest's `score_samples`."""
+    """Return the members [n, MEMBERS], higher = stranger, from the forest's `samples` [n]."""
     return np.concatenate((-samples[:, None], look.measures), axis=1)
 
 
 def weighed(
     look: RowView, samples: Floats, members: Floats, together: Floats, numbers: LearntRow
 ) -> DeviceResults:
-    """The results of n rows with full windows, but for their verdict; `numbers`: of one model for all, or of one for each."""
+    """Return the results of n rows with full windows, without episodes.
+
+    `numbers` is the learnt row of a model for all, or of a model for each.
+    """
     n = len(look.level)
     usual = expected(look, numbers.known)
     scores = score(together, numbers.tables, numbers.alpha)
@@ -389,7 +397,7 @@ def weighed(
 
 
 def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
-    """The same, but nothing of the rows whose window is not full."""
+    """Return the results without those of rows whose window is not full."""
     nothing = nothing_said(*said.shares.shape)
     for name in (
         "score",
@@ -407,7 +415,10 @@ def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
 
 
 def surprises(members: Floats, tables: Floats) -> Floats:
-    """-log10 p of every member [n, MEMBERS]; tables [MEMBERS + 1, TABLE_WIDTH], or n times that."""
+    """Return -log10 p of every member [n, MEMBERS].
+
+    Tables [MEMBERS + 1, TABLE_WIDTH], or n of them.
+    """
     return np.minimum(
         calibration.surprise(members, _of_each(tables[..., :MEMBERS, :], len(members))),
         _SURPRISE_CAP,
@@ -415,12 +426,12 @@ def surprises(members: Floats, tables: Floats) -> Floats:
 
 
 def _of_each(tables: Floats, n: int) -> Floats:
-    """Tables [..., TABLE_WIDTH] for all of n rows, or those [n, ..., TABLE_WIDTH] that are each row's own."""
+    """Return tables [..., TABLE_WIDTH] for each of n rows, or each row's own."""
     return tables if tables.ndim > _TABLES_OF_ONE else np.broadcast_to(tables, (n, *tables.shape))
 
 
 def combined(before: float, rows: Rows, members: Floats) -> Floats:
-    """The smoothed mean of the members' surprises [n, MEMBERS] -> [n]."""
+    """Return the smoothed mean of the members' surprises [n, MEMBERS] -> [n]."""
     together = members.sum(axis=1, keepdims=True) / MEMBERS
     return features.smoothed(np.array([before]), together, features.device_gains(rows, 1))[
         :, 0
@@ -428,7 +439,10 @@ def combined(before: float, rows: Rows, members: Floats) -> Floats:
 
 
 def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
-    """What the members say together -> scores in [-1, 1]; tables as for `surprises`, alpha one or n."""
+    """Return scores in [-1, 1] of combined surprises.
+
+    Tables as for `surprises`, alpha single or [n].
+    """
     surprise = calibration.surprise(
         together[:, None], _of_each(tables[..., MEMBERS:, :], len(together))
     )
@@ -436,7 +450,7 @@ def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
 
 
 def expected(look: RowView, known: Knowledge) -> Floats:
-    """The value that was to be expected of every metric [n, d]."""
+    """Return the expected value of every metric [n, d]."""
     value: Floats = known.center + known.scale * (
         look.sight.forecast + known.residual_center + look.usual
     )
@@ -444,11 +458,12 @@ def expected(look: RowView, known: Knowledge) -> Floats:
 
 
 def shares(look: RowView, members: Floats, known: Knowledge) -> Floats:
-    """How much of the strangeness is each metric's [n, d].
+    """Return each metric's share of the strangeness [n, d].
 
-    Every member splits what it says over the metrics: the residuals and the forest fed with them by the squared residual, smoothed;
-    Mahalanobis by how far a level is from what the others make of it (the drop in squared distance without that metric); the windows by
-    the squared features.
+    Every member splits its value over the metrics. Residuals, and the forest fed with them, split
+    by the squared residual, smoothed. Mahalanobis splits by the distance of a level from its
+    expectation given the others (the drop in squared distance without that metric). The windows
+    split by the squared features.
     """
     pull = features.projected(look.level, known.precision)
     of_level = pull * pull / np.diagonal(known.precision, axis1=-2, axis2=-1)
@@ -464,7 +479,10 @@ def shares(look: RowView, members: Floats, known: Knowledge) -> Floats:
 
 
 def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel) -> list[Reason]:
-    """The metrics [d] that make a row stand out, strongest first, in words; `values` are those of the row."""
+    """Return the metrics [d] that make a row stand out, strongest first, in words.
+
+    `values` are the values of the row.
+    """
     own = results.shares[row]
     strongest = np.argsort(-own, kind="stable")[:_MOST_REASONS]
     return [
@@ -485,7 +503,7 @@ def _words(results: DeviceResults, row: int, j: int, values: Floats) -> str:
 def _judge(
     after: Floats, said: DeviceResults, times: Floats, served: Served | None, policy: Policy
 ) -> None:
-    """Verdict on rows that moved the window; writes the episode into the state."""
+    """Decide on rows that moved the window; write the episode into the state."""
     n = len(times)
     thresholds = np.full(n, served.model.threshold if served else 0.0)
     episodes, verdicts = judge(
@@ -506,7 +524,7 @@ def _judge(
 def _count(
     after: Floats, said: DeviceResults, times: Floats, served: Served | None, parameters: Parameters
 ) -> None:
-    """Count rows that moved the window, and say at which of them a refit is due."""
+    """Count rows that moved the window, and mark those at which a refit is due."""
     n = len(times)
     if after[SEEN] == 0:
         after[FIRST] = times[0]
@@ -526,7 +544,7 @@ def _count(
 
 
 def nothing_said(n: int, metrics: int) -> DeviceResults:
-    """Results of n rows that say nothing."""
+    """Return blank results of n rows."""
     wide = (n, metrics)
     return DeviceResults(
         status=np.zeros(n, np.uint8),

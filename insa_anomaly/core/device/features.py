@@ -1,16 +1,22 @@
-"""What a device model looks at: forecasts, residuals, windows and levels of all metrics together, and their four measures.
+"""Features of a device model: forecasts, residuals, windows, levels, and their four measures.
 
-Every metric is forecast one step ahead by a ridge regression on its own last five values, the mean of its last twenty and the last
-value of every metric. Four measures, higher = stranger:
+Every metric is forecast a step ahead by a ridge regression on its own last five values, the mean of
+its last twenty and the last value of every metric. Four measures, higher = stranger:
 
-- residual forest: an isolation forest over ten summaries of the residuals, at two speeds, and of the level's T2 and Q;
-- Mahalanobis distance of the level (mean of ten), whose covariance is widened by how far the level wandered between blocks of the
-  training span, and shrunk towards its diagonal (after Ledoit and Wolf 2004), so that slow drift and collinear metrics do not alarm;
-- the root mean square of the residuals, and that of the scaled window features, each a running mean.
+- residual forest: an isolation forest over ten summaries of the residuals, at two speeds, and of
+the level's T2 and Q;
 
-The same code for training and for scoring, and the same to the bit however rows are batched: reductions run along the last,
-contiguous axis, and nothing goes through BLAS. A metric that takes no part in a row counts in none of the measures; its level is
-taken as what the others make of it.
+- Mahalanobis distance of the level (mean of ten), whose covariance is widened by how far the level
+wandered between blocks of the training span, and shrunk towards its diagonal (after Ledoit and Wolf
+2004), so that slow drift and collinear metrics do not alarm;
+
+- the root mean square of the residuals, and that of the scaled window features, each a running
+mean.
+
+The code is the same for training and for scoring, and the results are the same to the bit however
+rows are batched: reductions run along the last, contiguous axis, and no step uses BLAS. A metric
+that takes no part in a row counts in none of the measures; its level is set to its expectation
+given the others.
 """
 
 from dataclasses import dataclass
@@ -55,7 +61,7 @@ _BLOCK = 512  # rows whose windows are unfolded together
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What one fit learnt about the d metrics of a device; or what as many fits did about each of n rows, with n in front of all shapes."""
+    """Learnt values of the d metrics of a device; or of n rows, with n in front of all shapes."""
 
     center: Floats  # [d]
     scale: Floats  # [d]
@@ -78,7 +84,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Sight:
-    """What is seen in n rows of d metrics before any running mean."""
+    """Values of n rows of d metrics before any running mean."""
 
     forecast: Floats  # [n, d], in scaled units
     residual: Floats  # [n, d], scaled
@@ -89,7 +95,7 @@ class Sight:
 
 @dataclass(frozen=True)
 class Running:
-    """The running means after each of n rows."""
+    """Running means after each of n rows."""
 
     residual: Floats  # [n, d]
     energy: Floats  # [n, d], of the squared residual
@@ -98,7 +104,7 @@ class Running:
 
 @dataclass(frozen=True)
 class RowView:
-    """What a model sees in n rows, but for what its forest makes of it."""
+    """View of a model on n rows, without its forest's samples."""
 
     sight: Sight
     means: Running
@@ -110,7 +116,7 @@ class RowView:
 
 
 def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, RowView]:
-    """Look at rows, and carry on the running means of `state`; answers the new state."""
+    """View rows, and continue the running means; return the new state and the view."""
     after, used, usual = state.copy(), rows.used, usual_levels(rows.times, known)
     among = None if used.all() else used
     at_once = sight(
@@ -119,11 +125,14 @@ def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, RowView]:
     means = running(after, rows, at_once)
     charted = smoothed(after[window.CHARTS], charts(at_once, among), device_gains(rows, 2))
     window.means(after)[:], after[window.CHARTS] = means[-1], charted[-1]
-    return after, _look(at_once, means, charted, usual[LONG:], used, known)
+    return after, _look(at_once, means, charted=charted, usual=usual[LONG:], used=used, known=known)
 
 
 def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Floats, RowView]:
-    """As `look` at a row each of k devices, each with its own state [k, window.width(d)] and knowledge: to the bit the same."""
+    """View a row of each of k devices, equal to the bit to `look` at each.
+
+    Each device has its own state [k, window.width(d)] and learnt values.
+    """
     after, usual, used = (
         states.copy(),
         daily_of_each(rows.times, known.profile),
@@ -136,43 +145,53 @@ def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Float
     means = carried(window.means(after), _inputs(at_once))
     charted = carried(after[:, window.CHARTS], charts(at_once, None))
     window.means(after)[:], after[:, window.CHARTS] = means, charted
-    return after, _look(at_once, means, charted, np.ascontiguousarray(usual[:, LONG]), used, known)
+    return after, _look(
+        at_once,
+        means,
+        charted=charted,
+        usual=np.ascontiguousarray(usual[:, LONG]),
+        used=used,
+        known=known,
+    )
 
 
 def carried(before: Floats, inputs: Floats) -> Floats:
-    """Running means after one more row each."""
+    """Return running means after another row each."""
     return GAIN * inputs + (1.0 - GAIN) * before
 
 
 def _look(
-    at_once: Sight, means: Floats, charted: Floats, usual: Floats, used: Bools, known: Knowledge
+    at_once: Sight, means: Floats, charted: Floats, usual: Floats, used: Bools, *, known: Knowledge
 ) -> RowView:
     among, d = None if used.all() else used, used.shape[1]
     level = at_once.level if among is None else filled_level(at_once, used, known)
     measures = np.concatenate((mahalanobis(level, among, known)[:, None], charted), axis=1)
     running = Running(means[:, :d], means[:, d : 2 * d], means[:, 2 * d :])
     return RowView(
-        at_once,
-        running,
-        level,
-        usual,
-        used,
-        summaries(at_once, running, level, among, known),
-        measures,
+        sight=at_once,
+        means=running,
+        level=level,
+        usual=usual,
+        used=used,
+        summaries=summaries(at_once, running, level, among, known),
+        measures=measures,
     )
 
 
 def device_gains(rows: Rows, columns: int) -> Floats:
-    """Gains [n, columns] of the running means of a device.
+    """Return gains [n, columns] of the running means of a device.
 
-    The first row of a window begins them; one in which no metric takes part holds them.
+    The first row of a window begins the means; a row in which no metric takes part holds them.
     """
     gains = np.where(rows.used.any(axis=1), np.where(rows.counts <= 1, 1.0, GAIN), 0.0)
     return np.repeat(gains[:, None], columns, axis=1)
 
 
 def standardised(values: Floats, usual: Floats, center: Floats, scale: Floats) -> Floats:
-    """Values [..., d] in units of each metric's robust scale, less its daily profile `usual` [..., d]; 0 where there is none."""
+    """Return values [..., d] in units of each metric's robust scale, less its daily profile.
+
+    `usual` [..., d] is the profile; a metric without a value gets 0.
+    """
     with np.errstate(
         over="ignore"
     ):  # a value near the largest float is merely as strange as can be
@@ -184,21 +203,21 @@ def standardised(values: Floats, usual: Floats, center: Floats, scale: Floats) -
 
 
 def within(values: Floats, cap: float) -> Floats:
-    """What lies further from 0 than the cap is at the cap: `np.clip`, in less time for few values."""
+    """Return values clipped to the cap on both sides: `np.clip`, in less time for few values."""
     out: Floats = np.minimum(np.maximum(values, -cap), cap)
     return out
 
 
 def usual_levels(times: Floats, known: Knowledge) -> Floats:
-    """The daily profile of every metric at times [n], in scaled units [n, d]; 0 where none was learnt."""
+    """Return the daily profile of every metric at times [n], in scaled units [n, d], or 0."""
     levels: Floats = daily_of_each(times[None], known.profile[None])[0]
     return levels
 
 
 def daily_of_each(times: Floats, profiles: Floats) -> Floats:
-    """The daily profiles [k, d, scoring.daily.WIDTH] of k devices, each at times [m] of its own: [k, m, d].
+    """Return the daily profiles [k, d, daily.WIDTH] of k devices at times [m] each: [k, m, d].
 
-    The metrics of a device were learnt at the same pace, so those that have a profile have it in as many bins.
+    The metrics of a device were learnt at the same pace, so their profiles have equally many bins.
     """
     (k, m), (_, d, _) = times.shape, profiles.shape
     bins = profiles[..., daily.BINS]
@@ -221,7 +240,10 @@ def daily_of_each(times: Floats, profiles: Floats) -> Floats:
 
 
 def moments(z: Floats) -> Floats:
-    """Moments [n, d, MOMENTS] of the window that ends at each row; z [LONG + n, d] with the window before them in front."""
+    """Return moments [n, d, MOMENTS] of the window that ends at each row.
+
+    z [LONG + n, d] has the window before the rows in front.
+    """
     n, metrics = len(z) - LONG, z.shape[1]
     out = np.empty((n, metrics, MOMENTS))
     for begin in range(0, n, _BLOCK):
@@ -247,7 +269,7 @@ def _moments(windows: Floats, out: Floats) -> None:
 
 
 def sight(seen: Floats, flats: Floats, known: Knowledge) -> Sight:
-    """What is seen in moments [n, d, MOMENTS] and flat runs [n, d]."""
+    """Return the values of moments [n, d, MOMENTS] and flat runs [n, d]."""
     forecast = forecasts(seen, known)
     value = np.ascontiguousarray(seen[..., NOW])
     residual = within(
@@ -261,7 +283,7 @@ def sight(seen: Floats, flats: Floats, known: Knowledge) -> Sight:
 
 
 def forecasts(seen: Floats, known: Knowledge) -> Floats:
-    """The value to be expected one step ahead [n, d], in scaled units."""
+    """Return the value expected a step ahead [n, d], in scaled units."""
     own = np.ascontiguousarray(seen[..., PREDICTORS]) * known.weights
     others = projected(np.ascontiguousarray(seen[..., PREDICTORS.start]), known.cross)
     ahead: Floats = own.sum(axis=-1) + others + known.constant
@@ -269,7 +291,7 @@ def forecasts(seen: Floats, known: Knowledge) -> Floats:
 
 
 def unscaled(seen: Floats, flats: Floats, known: Knowledge) -> Floats:
-    """Window features [n, d, WIDTH] before scaling."""
+    """Return window features [n, d, WIDTH] before scaling."""
     out = np.empty((*flats.shape, WIDTH))
     out[..., 0] = seen[..., NOW]
     out[..., 1] = seen[..., NOW] - seen[..., PREDICTORS.start]
@@ -281,7 +303,10 @@ def unscaled(seen: Floats, flats: Floats, known: Knowledge) -> Floats:
 
 
 def projected(rows: Floats, axes: Floats) -> Floats:
-    """Rows [n, d] times axes [k, d], or [n, k, d] of their own -> [n, k], summed in the same order for any number of rows."""
+    """Return rows [n, d] times axes [k, d] or [n, k, d] -> [n, k].
+
+    The order of the sum is the same for any number of rows.
+    """
     if rows.size * axes.shape[-2] <= _FEW:
         turned = axes.T[:, None] if axes.ndim == 2 else axes.transpose(2, 0, 1)
         parts = np.multiply(
@@ -296,7 +321,10 @@ def projected(rows: Floats, axes: Floats) -> Floats:
 
 
 def running(state: Floats, rows: Rows, seen: Sight) -> Floats:
-    """The running means of the metrics [n, 3 d], from those in `state` on; a metric that comes (back) begins with its first value."""
+    """Return the running means of the metrics [n, 3 d], continued from `state`.
+
+    A metric that comes, or comes back, begins with its first value.
+    """
     gains = np.where(rows.observed, np.where(rows.fresh <= 1, 1.0, GAIN), 0.0)
     return smoothed(
         window.means(state), _inputs(seen), np.concatenate((gains, gains, gains), axis=1)
@@ -304,12 +332,15 @@ def running(state: Floats, rows: Rows, seen: Sight) -> Floats:
 
 
 def _inputs(seen: Sight) -> Floats:
-    """What the running means of `Running` are of, side by side [n, 3 d]."""
+    """Return the inputs of the running means of `Running`, side by side [n, 3 d]."""
     return np.concatenate((seen.residual, seen.residual * seen.residual, seen.value), axis=1)
 
 
 def smoothed(start: Floats, inputs: Floats, gains: Floats) -> Floats:
-    """Exponentially weighted means [n, w] of inputs [n, w], each row with its own gains [n, w], from start [w] on."""
+    """Return exponentially weighted means [n, w] of inputs [n, w], from start [w] on.
+
+    Each row has its own gains [n, w].
+    """
     out = gains * inputs
     last = start
     for kept, mean in zip(1.0 - gains, out, strict=True):
@@ -319,7 +350,7 @@ def smoothed(start: Floats, inputs: Floats, gains: Floats) -> Floats:
 
 
 def filled_level(seen: Sight, used: Bools, known: Knowledge) -> Floats:
-    """The level [n, d] with that of metrics that take no part set to what the others make of it (the conditional mean)."""
+    """Return the level [n, d]; a metric that takes no part gets its conditional mean."""
     level = seen.level.copy()
     masks, at = np.unique(used, axis=0, return_inverse=True)
     for i in np.flatnonzero(~masks.all(axis=1)).tolist():
@@ -330,7 +361,7 @@ def filled_level(seen: Sight, used: Bools, known: Knowledge) -> Floats:
 
 
 def imputation(precision: Floats, present: Bools) -> Floats:
-    """The matrix [d, d] that gives the conditional mean of what is not present from what is: rows of the missing, else 0."""
+    """Return the matrix [d, d] of the conditional mean of missing metrics; other rows are 0."""
     swept = precision.copy()
     missing = np.flatnonzero(~present)
     for k in missing.tolist():  # Gauss-Jordan, pivot by pivot
@@ -345,7 +376,7 @@ def imputation(precision: Floats, present: Bools) -> Floats:
 def summaries(
     seen: Sight, means: Running, level: Floats, among: Bools | None, known: Knowledge
 ) -> Features:
-    """What the forest is fed [n, SUMMARIES]; `among` [n, d] says which metrics take part, None: all."""
+    """Return the forest's input [n, SUMMARIES]; `among` [n, d] marks the metrics, None: all."""
     residuals = seen.residual, means.residual * np.sqrt(SPAN / 2)
     sizes = np.abs(np.array((*residuals, within(means.level / known.wander, LEVEL_CAP))))
     energy, (t2, q) = means.energy, t2_and_q(level, known)
@@ -358,7 +389,7 @@ def summaries(
 
 
 def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
-    """Hotelling's T2 [n] of the level along the principal axes that are kept, and its squared distance from them [n]."""
+    """Return Hotelling's T2 [n] along the stored axes, and the squared distance from them."""
     along = projected(level / known.wander, known.axes)
     along *= along
     return (along * known.stiffness).sum(axis=1), np.where(known.stiffness > 0, 0.0, along).sum(
@@ -367,7 +398,7 @@ def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
 
 
 def mahalanobis(level: Floats, among: Bools | None, known: Knowledge) -> Floats:
-    """Log squared Mahalanobis distance of the level [n, d], for as many metrics as take part -> [n]."""
+    """Return the log squared Mahalanobis distance [n] of the level [n, d], over metrics `among`."""
     squared: Floats = (level * projected(level, known.precision)).sum(axis=1)
     distance: Floats = np.log1p(
         np.maximum(squared, 0.0) / _taking_part(level, among) * level.shape[1]
@@ -376,7 +407,7 @@ def mahalanobis(level: Floats, among: Bools | None, known: Knowledge) -> Floats:
 
 
 def charts(seen: Sight, among: Bools | None) -> Floats:
-    """Log root mean square of the residuals and of the scaled features of the metrics that take part [n, 2]; None: all do."""
+    """Return the log root mean squares [n, 2] of residuals and features, over metrics `among`."""
     features_squared = (seen.scaled * seen.scaled).sum(axis=-1) / WIDTH
     out = np.empty((2, len(features_squared)))
     out[0] = np.log1p(root_mean_square(seen.residual, among))
@@ -385,13 +416,13 @@ def charts(seen: Sight, among: Bools | None) -> Floats:
 
 
 def largest(values: Floats, among: Bools | None) -> Floats:
-    """Of values [..., n, d] the largest [..., n]; `among` [n, d]: of those that take part."""
+    """Return the largest [..., n] of values [..., n, d], over metrics `among` [n, d]."""
     out: Floats = (values if among is None else np.where(among, values, 0.0)).max(axis=-1)
     return out
 
 
 def smallest(values: Floats, among: Bools | None) -> Floats:
-    """Of values [n, d] the smallest [n]."""
+    """Return the smallest [n] of values [n, d]."""
     if among is None:
         return np.asarray(values.min(axis=1))
     out: Floats = np.where(among.any(axis=1), np.where(among, values, np.inf).min(axis=1), 0.0)
@@ -399,7 +430,7 @@ def smallest(values: Floats, among: Bools | None) -> Floats:
 
 
 def mean(values: Floats, among: Bools | None) -> Floats:
-    """Of values [..., n, d] the mean [..., n]."""
+    """Return the mean [..., n] of values [..., n, d]."""
     out: Floats = (values if among is None else np.where(among, values, 0.0)).sum(
         axis=-1
     ) / _taking_part(values, among)
@@ -407,11 +438,11 @@ def mean(values: Floats, among: Bools | None) -> Floats:
 
 
 def root_mean_square(values: Floats, among: Bools | None) -> Floats:
-    """Of values [..., n, d] the root of the mean square [..., n]."""
+    """Return the root mean square [..., n] of values [..., n, d]."""
     return np.sqrt(mean(values * values, among))
 
 
 def _taking_part(values: Floats, among: Bools | None) -> Ints | int:
-    """How many metrics take part, or 1."""
+    """Return the number of metrics that take part, or 1."""
     metrics: int = values.shape[-1]
     return metrics if among is None else np.asarray(np.maximum(among.sum(axis=1), 1))

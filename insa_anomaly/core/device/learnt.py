@@ -1,4 +1,4 @@
-"""What was learnt about a device as numbers in one row, so that those of many devices can be laid side by side."""
+"""The learnt row of a device: its parts in a row, so that devices can be laid side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _SCALARS = 6
 
 @dataclass(frozen=True)
 class LearntRow:
-    """All that scoring needs of a device model but its forest; or that of k models, with k in front of all shapes."""
+    """Values that scoring needs of a device model beside its forest.
+
+    Or of k models, with k in front.
+    """
 
     tag: Floats | float  # tells this model from another
     gap: Floats | float  # a longer pause restarts the window, microseconds
@@ -30,11 +33,11 @@ class LearntRow:
     known: Knowledge
 
     def row(self) -> Floats:
-        """All of it one after another."""
+        """Return all parts in a row."""
         return np.concatenate([np.ravel(part) for part in self._parts()])
 
     def side_by_side(self, rows: Sequence[Floats]) -> LearntRow:
-        """Those of k models that `row` made, which have as many metrics as this one."""
+        """Return k models from rows that `row` made, with as many metrics as this model."""
         k = len(rows)
         laid = np.concatenate(rows).reshape(k, -1)
         tag, gap, alpha, threshold, refit_step, offset = laid[:, :_SCALARS].T.copy()
@@ -42,12 +45,20 @@ class LearntRow:
             laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places
         ]
         return LearntRow(
-            tag, gap, alpha, threshold, refit_step, offset, band, tables, Knowledge(*known)
+            tag=tag,
+            gap=gap,
+            alpha=alpha,
+            threshold=threshold,
+            refit_step=refit_step,
+            offset=offset,
+            band=band,
+            tables=tables,
+            known=Knowledge(*known),
         )
 
     @cached_property
     def _places(self) -> list[tuple[int, int, tuple[int, ...]]]:
-        """Where in a row each part begins and ends that is more than a number, and its shape."""
+        """Begin, end and shape of each part of a row that is more than a number."""
         wide = self._parts()[_SCALARS:]
         ends = accumulate(map(np.size, wide), initial=_SCALARS)
         return [

@@ -1,7 +1,8 @@
-"""Learn a device: scales, forecasts, covariance, forest, calibration, threshold. Needs scikit-learn, as `core.series.training` does.
+"""Training of a device: scales, forecasts, covariance, forest, calibration, threshold.
 
-Held-out values come from a contiguous cross-fit in four blocks of time, each seen by a model of the other three; what is calibrated on
-them is used with the model of all four.
+The module needs scikit-learn, as `core.series.training` does. Held-out values come from a
+contiguous cross-fit in four blocks of time, each seen by a model of the other three. Their
+calibration is used with the model of all four.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,8 @@ _FOLDS = 4
 _DRIFT_BLOCKS = 8
 _PIECE = 512
 
-_DRIFT = 10.0  # how much of the variance between blocks of time is allowed for: what comes drifts further than what was seen
+# Multiple of the variance between blocks of time: later readings drift further than the history.
+_DRIFT = 10.0
 _SHRINKAGE = 0.1  # of that covariance, towards its own diagonal
 _SHIFTS = 9
 _RIDGE = 1.0
@@ -55,7 +57,7 @@ TrainedDevice = TrainedModel[DeviceModel]
 
 @dataclass(frozen=True)
 class _RowHistory:
-    """The rows of a history in pieces, as the stream would push them: none of them holds a long pause."""
+    """Rows of a history in pieces without a long pause, as the stream would push them."""
 
     pieces: list[Rows]
     interval: float  # typical pause between rows, microseconds
@@ -69,12 +71,12 @@ class _RowHistory:
         return len(self.full)
 
     def split(self, columns: Floats) -> list[Floats]:
-        """Columns [n, ...] in pieces."""
+        """Return columns [n, ...] in pieces."""
         return np.split(columns, np.cumsum([len(piece.counts) for piece in self.pieces])[:-1])
 
 
 class _HeldOutRows(NamedTuple):
-    """Of every row, by a model that has not seen it."""
+    """Values of every row, by a model that has not seen it."""
 
     summaries: units.Features  # [n, SUMMARIES]
     measures: Floats  # [n, MEMBERS - 1]
@@ -83,7 +85,7 @@ class _HeldOutRows(NamedTuple):
 
 @dataclass(frozen=True)
 class _DeviceFit(Generic[Grown]):
-    """A model, and what it was made from."""
+    """A model, and its ingredients."""
 
     model: DeviceModel
     forest: Grown
@@ -113,14 +115,14 @@ def _learnt(
     tables, scores = _calibrate(samples, held_out, history, parameters.alpha)
     days = max(float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY, 1e-9)
     model = DeviceModel(
-        learner.id,
-        learner.version,
-        learner.device_id,
-        tuple(metrics[j] for j in kept),
-        compiled(forest, held_out.summaries[history.full]),
-        known,
-        tables,
-        _band(held_out, history, parameters.alpha),
+        id=learner.id,
+        version=learner.version,
+        device_id=learner.device_id,
+        metrics=tuple(metrics[j] for j in kept),
+        forest=compiled(forest, held_out.summaries[history.full]),
+        known=known,
+        tables=tables,
+        band=_band(held_out, history, parameters.alpha),
         alpha=parameters.alpha,
         threshold=episodes.threshold_for(scores, days * len(scores) / len(when), learner.policy),
         gap=gap,
@@ -157,9 +159,9 @@ def _figures(
     }
 
 
-# ------------------------------------------------------------------------------------------------ the history
+# ------------------------------------------------------------------------------------- the history
 def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]:
-    """Rows in time order that hold anything finite, without repetitions."""
+    """Return rows in time order that hold a finite value, without repetitions."""
     if values.shape != (len(times), metrics):
         raise TrainingError(
             f"values of shape {values.shape} for {len(times)} timestamps and {metrics} metrics"
@@ -181,7 +183,7 @@ def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]
 def _released(
     when: Floats, what: Floats, past: Past[DeviceModel] | None
 ) -> tuple[Floats, Floats, float]:
-    """The rows that may be learnt, and up to when all are."""
+    """Return the rows that may be learnt, and the time up to which all are."""
     if past is None or not len(when):
         return when, what, float(when.max(initial=0.0))
     alarmed, released = quarantined(past.model.life, when, past.anomalous, past.model.refit_step)
@@ -189,7 +191,7 @@ def _released(
 
 
 def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The columns that a model is made of, and why the others are not."""
+    """Return the columns that a model is made of, and the reasons against the others."""
     coverage = np.isfinite(values).mean(axis=0) if len(values) else np.zeros(len(metrics))
     kept = np.flatnonzero(coverage >= _LEAST_COVERAGE).tolist()
     left_out = [
@@ -199,13 +201,14 @@ def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]
     ]
     if not kept and len(values):
         raise TrainingError(
-            f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows: they do not report together"
+            f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows: they do not report "
+            "together"
         )
     return kept, left_out
 
 
 def _recent(when: Floats, what: Floats, parameters: Parameters) -> tuple[Floats, Floats]:
-    """The newest rows that a model is learnt from."""
+    """Return the newest rows that a model is learnt from."""
     some = np.isfinite(what).any(axis=1)
     when, what = when[some], what[some]
     if len(when) < FEWEST_ROWS:
@@ -224,7 +227,10 @@ def _recent(when: Floats, what: Floats, parameters: Parameters) -> tuple[Floats,
 def _history(
     when: Floats, what: Floats, interval: float, parameters: Parameters
 ) -> tuple[float, _RowHistory]:
-    """The history, and the pause that restarts a window; a rule that would void most windows is not this device's rule."""
+    """Return the history, and the pause that restarts a window.
+
+    The device has no such pause if it would void most windows.
+    """
     gap = parameters.gap_factor * interval
     history = _pushed(when, what, interval, gap)
     if history.full.sum() < (len(when) - LONG + 1) / 2:
@@ -232,7 +238,8 @@ def _history(
     if history.full.sum() < _FEWEST_FULL:
         needed = LONG + _FEWEST_FULL
         raise NotEnoughData(
-            f"{int(history.full.sum())} full windows; at least {_FEWEST_FULL} are needed: {needed} rows without a long pause"
+            f"{int(history.full.sum())} full windows; at least {_FEWEST_FULL} are needed: "
+            f"{needed} rows without a long pause"
         )
     return gap, history
 
@@ -252,11 +259,17 @@ def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _RowHist
     )
     counts = np.concatenate([piece.counts for piece in pieces])
     return _RowHistory(
-        pieces, interval, when, values, flats, used, (counts >= LONG) & used.any(axis=1)
+        pieces=pieces,
+        interval=interval,
+        times=when,
+        values=values,
+        flats=flats,
+        used=used,
+        full=(counts >= LONG) & used.any(axis=1),
     )
 
 
-# ---------------------------------------------------------------------------------------------------- one fit
+# ----------------------------------------------------------------------------------------- one fit
 def _learn(history: _RowHistory, keep: Bools) -> Knowledge:
     """Learn from the rows `keep` [n] of a history."""
     used = history.used & keep[:, None]
@@ -274,7 +287,7 @@ def _moments(piece: Rows, known: Knowledge) -> Floats:
 
 
 def _blank(history: _RowHistory, used: Bools) -> Knowledge:
-    """Scales alone; nothing else is known yet."""
+    """Return the scales; all other values are blank."""
     d = used.shape[1]
     center, scale = _robust(history.values, used)
     flat = np.array(
@@ -288,7 +301,7 @@ def _blank(history: _RowHistory, used: Bools) -> Knowledge:
         center,
         scale,
         profile=_profiles(history, used, center, scale),
-        # A constant says nothing of how long it has been one: whether for an hour or a week, it looks the same.
+        # A constant looks the same whether it has been constant for an hour or a week.
         flat_most=np.where(flat, LONG - 1.0, FLAT_CAP),
         weights=np.zeros((d, LAGS + 1)),
         cross=np.zeros((d, d)),
@@ -307,7 +320,7 @@ def _blank(history: _RowHistory, used: Bools) -> Knowledge:
 
 
 def _profiles(history: _RowHistory, used: Bools, center: Floats, scale: Floats) -> Floats:
-    """The daily profile of every metric that has one [d, daily.WIDTH]."""
+    """Return the daily profile of every metric [d, daily.WIDTH]."""
     out = np.zeros((used.shape[1], daily.WIDTH))
     for j, rows in enumerate(used.T):
         z, when = (history.values[rows, j] - center[j]) / scale[j], history.times[rows]
@@ -316,7 +329,7 @@ def _profiles(history: _RowHistory, used: Bools, center: Floats, scale: Floats) 
 
 
 def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
-    """Ridge regressions, a metric each, and the scale of what they leave."""
+    """Add ridge regressions, a metric each, and the scale of their residuals."""
     d = used.shape[1]
     last = np.clip(seen[..., PREDICTORS.start], -_FIT_CAP, _FIT_CAP) * (
         1.0 if d > 1 else 0.0
@@ -334,7 +347,7 @@ def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
 
 
 def _regression(seen: Floats, last: Floats) -> Floats:
-    """Weights of one metric's predictors, those of all metrics' last values, and a constant."""
+    """Return the weights of a metric's predictors, of all metrics' last values, and a constant."""
     near = np.clip(seen, -_FIT_CAP, _FIT_CAP)
     return _ridge(
         np.column_stack((near[:, PREDICTORS], last, np.ones(len(near)))), near[:, features.NOW]
@@ -355,7 +368,7 @@ def _with_features(known: Knowledge, seen: Floats, flats: Floats, used: Bools) -
 
 
 def _with_levels(known: Knowledge, seen: Floats, used: Bools, keep: Bools) -> Knowledge:
-    """Covariance of the level within and between blocks of time, and its principal axes."""
+    """Add the covariance of the level within and between blocks of time, and its principal axes."""
     level = np.clip(seen[keep, :, SHORT_MEAN], -features.LEVEL_CAP, features.LEVEL_CAP)
     center, d = level.mean(axis=0), level.shape[1]
     level -= center
@@ -392,7 +405,7 @@ def _covariance(rows: Floats) -> Floats:
 
 
 def _block_means(rows: Floats) -> Floats:
-    """Means of contiguous blocks: they scatter much where something drifts."""
+    """Return the means of contiguous blocks: drift scatters them."""
     if len(rows) < 2 * _DRIFT_BLOCKS:
         return rows[:1]
     return np.stack([part.mean(axis=0) for part in np.array_split(rows, _DRIFT_BLOCKS)])
@@ -403,13 +416,16 @@ def _between(column: Floats) -> float:
 
 
 def _robust(columns: Floats, used: Bools, drift: float = 0.0) -> tuple[Floats, Floats]:
-    """Median and robust scale of every column [n, k], over the rows that are used; 0 and 1 where there are none."""
+    """Return median and robust scale of every column [n, k] over its used rows.
+
+    0 and 1 without rows.
+    """
     found = [_drifting_scale(columns[rows, j], drift) for j, rows in enumerate(used.T)]
     return np.array([center for center, _ in found]), np.array([scale for _, scale in found])
 
 
 def _drifting_scale(values: Floats, drift: float) -> tuple[float, float]:
-    """`robust.robust_scale`, widened by the drift."""
+    """Return `robust.robust_scale`, widened by the drift."""
     if not len(values):
         return 0.0, 1.0
     center, scale = robust_scale(values)
@@ -417,14 +433,14 @@ def _drifting_scale(values: Floats, drift: float) -> tuple[float, float]:
 
 
 def _looks(history: _RowHistory, known: Knowledge) -> Iterator[tuple[Rows, RowView]]:
-    """What the model sees in every piece of the history."""
+    """Yield the view of the model on every piece of the history."""
     state = window.empty(history.used.shape[1])
     for piece in history.pieces:
         state, look = features.look(state, piece, known)
         yield piece, look
 
 
-# ---------------------------------------------------------------------------------------------- calibration
+# ------------------------------------------------------------------------------------- calibration
 def _folds(n: int) -> list[slice]:
     edges = np.linspace(0, n, _FOLDS + 1).astype(int).tolist()
     return [slice(begin, end) for begin, end in pairwise(edges)]
@@ -452,7 +468,7 @@ def _held_out(history: _RowHistory, block: slice) -> _HeldOutRows:
 def _held_out_samples(
     held_out: _HeldOutRows, history: _RowHistory, parameters: Parameters
 ) -> Floats:
-    """Of every row [n], by a forest that has not seen it."""
+    """Return the samples of every row [n], by a forest that has not seen it."""
     samples = np.empty(len(history))
     for block in _folds(len(history)):
         keep = history.full.copy()
@@ -466,7 +482,7 @@ def _held_out_samples(
 def _calibrate(
     samples: Floats, held_out: _HeldOutRows, history: _RowHistory, alpha: float
 ) -> tuple[Floats, Floats]:
-    """The tables [MEMBERS + 1, TABLE_WIDTH], and the scores of the full held-out rows."""
+    """Return the tables [MEMBERS + 1, TABLE_WIDTH], and the scores of the full held-out rows."""
     members = np.column_stack((-samples, held_out.measures))
     tables = np.zeros((MEMBERS + 1, calibration.TABLE_WIDTH))
     tables[:MEMBERS] = [calibration.table(column) for column in members[history.full].T]
@@ -481,11 +497,12 @@ def _calibrate(
 
 
 def _ahead(together: Floats) -> Floats:
-    """What the members say together [n] -> the same as a span ahead may have it [9 n].
+    """Return combined surprises [n] as they may be a span ahead [9 n].
 
-    Blocks of the training span lie apart because the device drifts, and because there are few readings; what comes lies further off
-    still. So the values are spread by the scatter of the blocks' means, widened as the level's covariance is. Of much steady data
-    the blocks agree, and nothing changes.
+    Blocks of the training span lie apart because the device drifts, and because readings are few;
+    later values lie further off still. So the values are spread by the scatter of the blocks'
+    means, widened as the level's covariance is. With much steady data the blocks agree, and the
+    values stay.
     """
     means = np.array([part.mean() for part in np.array_split(together, _DRIFT_BLOCKS)])
     away = np.sqrt(_DRIFT) * means.std(ddof=1)
@@ -495,7 +512,7 @@ def _ahead(together: Floats) -> Floats:
 
 
 def _band(held_out: _HeldOutRows, history: _RowHistory, alpha: float) -> Floats:
-    """How far values lay from what was expected of them [d], but for a share `alpha`."""
+    """Return how far values lay from their expectation [d], except for a share `alpha`."""
     used = history.used & history.full[:, None]
     return np.array(
         [
@@ -505,10 +522,10 @@ def _band(held_out: _HeldOutRows, history: _RowHistory, alpha: float) -> Floats:
     )
 
 
-# ------------------------------------------------------------------------------------------------- for a challenge
+# --------------------------------------------------------------------------------- for a challenge
 @dataclass(frozen=True)
 class DeviceLearner:
-    """How one device is learnt, for `core.learning.challenge`: what the model is to be called, of what, and by which parameters."""
+    """Way to learn a device, for `core.learning.challenge`: id, version, metrics, parameters."""
 
     device_id: str
     metrics: tuple[str, ...]  # of the columns of rows
@@ -520,13 +537,13 @@ class DeviceLearner:
     def fit(
         self, times: Ints, values: Floats, past: Past[DeviceModel] | None = None
     ) -> TrainedDevice:
-        """Learn from rows: times [n] in microseconds since the epoch, values [n, metrics]; any order.
+        """Learn from rows: times [n] in microseconds, values [n, metrics]; any order.
 
-        A metric without a reading in a row is not finite there; a metric with readings in fewer than
-        half of the rows is left out of the model, which reports it. With a `past`, this is a refit:
-        a row that alarmed in mature age is not learnt, unless alarms have become the rule. Raises
-        NotEnoughData below 100 rows or 32 full windows, TrainingError for data from which no model
-        can be learnt.
+        A metric without a reading in a row is not finite there; a metric with readings in fewer
+        than half of the rows is left out of the model, which reports it. With a `past`, this is a
+        refit: a row that alarmed in mature age is not learnt, unless alarms have become the rule.
+        Raises NotEnoughData below 100 rows or 32 full windows, TrainingError for data from which no
+        model can be learnt.
         """
         fit = _learnt(self, times, values, past, grow)
         return TrainedDevice(
@@ -542,24 +559,35 @@ class DeviceLearner:
     def twin(
         self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None
     ) -> DeviceModel:
-        """The model of `fit`, but that nothing of it is to be kept: its `raw_score` has no offset."""
+        """Return the model of `fit` without an offset for its `raw_score`: it is not stored."""
         return _learnt(
             replace(self, parameters=parameters), times, values, past, grow_passing
         ).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
-        """The rows that a model is learnt from, alarmed ones among them, in time order: times [n], values [n, metrics]."""
+        """Return the rows that a model is learnt from, in time order, with those that alarmed.
+
+        Times [n], values [n, metrics].
+        """
         when, what = _recent(*_ordered(times, values, len(self.metrics)), self.parameters)
         return when.astype(np.int64), what
 
     def scores(self, model: DeviceModel, times: Ints, values: Floats) -> Floats:
-        """Scores of rows [n, metrics] from an empty window on; 1 where one could not be scored. Others than its metrics are left out."""
+        """Return scores of rows [n, metrics] from an empty window on; 1 for a row without a score.
+
+        Metrics that the model lacks are left out.
+        """
         own = np.full((len(times), len(model.metrics)), np.nan)
         for place, metric in enumerate(model.metrics):
             if metric in self.metrics:
                 own[:, place] = values[:, self.metrics.index(metric)]
         state = window.empty(len(model.metrics))
         _, said = detector.advance(
-            state, detector.Served(model), times, own, episodes.Policy(), self.parameters
+            state,
+            detector.Served(model),
+            times=times,
+            values=own,
+            policy=episodes.Policy(),
+            parameters=self.parameters,
         )
         return np.where(said.status == Status.SCORED, said.score, 1.0)

@@ -1,11 +1,11 @@
-"""The rolling state of a device: its newest rows, and what runs along with them.
+"""The rolling state of a device: its newest rows, and the means that run along with them.
 
-A row is one reading of every metric at one time, NaN where a metric has none. The state is one float64 row whose width depends on
-the number of metrics, so a checkpoint is `state.tobytes()` and a restart is exact to the bit. It holds values as they came, not as a
-model sees them: another model goes on from the same state.
-
-A missing reading is held at the metric's last one, so that windows stay whole, and takes no part itself; a metric that was away for
-more than `ABSENT_MOST` rows takes part again once it has filled a window anew. Times are microseconds since the epoch.
+A row is a reading of every metric at a time, NaN where a metric has none. The state is a float64
+row whose width depends on the number of metrics, so a checkpoint is `state.tobytes()` and a restart
+is exact to the bit. It holds values as they came, not as a model sees them: another model continues
+from the same state. A missing reading is held at the metric's last value, so that windows stay
+whole, and takes no part itself. A metric that was missing for more than `ABSENT_MOST` rows takes
+part again once it has filled a window anew. Times are microseconds since the epoch.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ MEANS = (RESIDUAL, ENERGY, LEVEL)  # the running means of a model, one after ano
 
 @dataclass(frozen=True)
 class Rows:
-    """n rows as the window sees them, with the window before them in front."""
+    """Rows [n] as the window sees them, with the window before them in front."""
 
     times: Floats  # [LONG + n]
     values: (
@@ -53,13 +53,16 @@ class Rows:
 
     @property
     def used(self) -> Bools:
-        """Which metrics take part [n, d]: those with a reading now and as full a window as the device's."""
+        """Metrics that take part [n, d].
+
+        With a reading now and as full a window as the device's.
+        """
         return self.observed & (self.fresh >= self.counts[:, None])
 
 
 @dataclass(frozen=True)
 class EachRow:
-    """A row each of k devices as their windows see it, with the window before it in front; every metric takes part."""
+    """A row of each of k devices, with its window in front; every metric takes part."""
 
     times: Floats  # [k, LONG + 1]
     values: Floats  # [k, LONG + 1, d]
@@ -67,30 +70,33 @@ class EachRow:
 
 
 def width(metrics: int) -> int:
-    """Columns of the state of a device with that many metrics."""
+    """Return the number of columns of the state of a device with that many metrics."""
     return _FIXED + (LONG + _BLOCKS) * metrics
 
 
 def empty(metrics: int) -> Floats:
-    """The state [width] of a device that has seen nothing."""
+    """Return the state [width] of a device without rows."""
     state = np.zeros(width(metrics))
     state[TIMES] = -np.inf
     return state
 
 
 def history(state: Floats) -> Floats:
-    """The values in the window [LONG, d], newest last, or of k states [k, LONG, d]: a view."""
+    """Return the values in the window [LONG, d], newest last, or of k states [k, LONG, d].
+
+    A view.
+    """
     metrics = (state.shape[-1] - _FIXED) // (LONG + _BLOCKS)
     return state[..., _FIXED : _FIXED + LONG * metrics].reshape(*state.shape[:-1], LONG, metrics)
 
 
 def block(state: Floats, which: int) -> Floats:
-    """One of the blocks of a number a metric [d], or of k states [k, d]: a view."""
+    """Return a block of a number a metric [d], or of k states [k, d]: a view."""
     return _blocks(state, which, which + 1)
 
 
 def means(state: Floats) -> Floats:
-    """The running means of a model [3 d], or of k states [k, 3 d], block by block: a view."""
+    """Return the running means of a model [3 d], or of k states [k, 3 d]: a view."""
     return _blocks(state, MEANS[0], MEANS[-1] + 1)
 
 
@@ -100,10 +106,10 @@ def _blocks(state: Floats, begin: int, end: int) -> Floats:
 
 
 def push(state: Floats, times: Floats, values: Floats) -> tuple[Floats, Rows]:
-    """Move the window by n >= 1 rows in strict order of time: times [n], values [n, d] -> (new state, rows).
+    """Move the window by n >= 1 rows in strict order of time; return the new state and the rows.
 
-    The running means are not touched, nor is what `remember` keeps. A window of no rows begins with the first one, as if it had
-    always been so before.
+    times [n], values [n, d]. The running means and the remembered discriminators stay. An empty
+    window begins with the first row, as if it had always been so before.
     """
     after = _begun(state, times[0], values[0]) if state[COUNT] == 0 else state.copy()
     n = len(values)
@@ -124,14 +130,16 @@ def push(state: Floats, times: Floats, values: Floats) -> tuple[Floats, Rows]:
     history(after)[:], after[TIMES], after[COUNT] = values[-LONG:], times[-LONG:], counts[-1]
     block(after, FRESH)[:], block(after, FLAT)[:] = fresh[-1], flats[-1]
     block(after, ABSENT)[:] = np.minimum(n - newest[-1], ABSENT_MOST + 1)
-    return after, Rows(times, values, observed, fresh, flats, counts)
+    return after, Rows(
+        times=times, values=values, observed=observed, fresh=fresh, flats=flats, counts=counts
+    )
 
 
 def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bools:
-    """Of a row each of k devices: which carry on a full window as `push_each` does.
+    """Return which of k devices continue a full window with their row, as `push_each` does.
 
-    states [k, width], times [k], values [k, d], gaps [k]: a longer pause restarts the window. Every metric has a reading, and a window as
-    full as the device's.
+    states [k, width], times [k], values [k, d], gaps [k]: a longer pause restarts the window. Every
+    metric has a reading, and a window as full as the device's.
     """
     pause = times - states[:, LAST]
     on_time = (
@@ -143,7 +151,7 @@ def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bool
 
 
 def push_each(states: Floats, times: Floats, values: Floats) -> tuple[Floats, EachRow]:
-    """Move k windows by a row each, where `goes_on`: the same as `push` of each, and what `remember` keeps besides."""
+    """Move k windows by a row each, where `goes_on`; equal to `push` and `remember` of each."""
     after, (k, metrics) = states.copy(), values.shape
     whole, stamps = np.empty((k, LONG + 1, metrics)), np.empty((k, LONG + 1))
     whole[:, :LONG], whole[:, LONG], stamps[:, :LONG], stamps[:, LONG] = (
@@ -172,7 +180,7 @@ def _begun(state: Floats, time: float, row: Floats) -> Floats:
 
 
 def _held(last: Floats, values: Floats, observed: Bools) -> Floats:
-    """Values [n, d] with what is missing taken from the row before."""
+    """Return values [n, d] with missing values taken from the row before."""
     at = np.maximum.accumulate(
         np.where(observed, np.arange(1, len(values) + 1)[:, None], 0), axis=0
     )
@@ -180,12 +188,12 @@ def _held(last: Floats, values: Floats, observed: Bools) -> Floats:
 
 
 def _latest(marks: Bools, numbers: Floats, before: Floats) -> Floats:
-    """The number [n, d] at the newest mark, `before` [d] where there was none; numbers ascend."""
+    """Return the number [n, d] at the newest mark, else `before` [d]; numbers ascend."""
     return np.maximum.accumulate(np.where(marks, numbers, before), axis=0)
 
 
 def discriminators(values: Floats) -> Ints:
-    """What tells rows of one time apart [n]: a hash of the values [n, d]."""
+    """Return discriminators [n] of rows of the same time: a hash of the values [n, d]."""
     bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
     odd = np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(
         0x9E3779B97F4A7C15
@@ -196,7 +204,7 @@ def discriminators(values: Floats) -> Ints:
 
 
 def remember(state: Floats, held: list[int]) -> None:
-    """Keep the discriminators of the newest time."""
+    """Remember the discriminators of the newest time."""
     slots = state[SLOTS].view(np.int64)
     slots[:] = 0
     slots[: len(held)] = held
@@ -204,13 +212,16 @@ def remember(state: Floats, held: list[int]) -> None:
 
 
 def remembered(state: Floats) -> list[int]:
-    """The discriminators of the newest time."""
+    """Return the discriminators of the newest time."""
     held: list[int] = state[SLOTS].view(np.int64)[: int(state[HELD])].tolist()
     return held
 
 
 def rearranged(state: Floats, before: tuple[str, ...], after: tuple[str, ...]) -> Floats:
-    """The state of a device whose metrics are others from now on: those that stay keep their readings, the new ones have none yet."""
+    """Return the state for other metrics.
+
+    Remaining metrics keep their readings, new ones have none.
+    """
     out = empty(len(after))
     out[:_FIXED] = state[:_FIXED]
     out[TAG] = 0.0

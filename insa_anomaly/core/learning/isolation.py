@@ -120,7 +120,7 @@ def compiled(forest: IsolationForest | Trees, check: Features) -> Forest:
     return out
 
 
-# --------------------------------------------------------------------------------------------------- growing
+# ----------------------------------------------------------------------------------------- growing
 class _Growing(IsolationForest):  # type: ignore[misc]  # it ships no types
     """A forest that grows and scores as scikit-learn's, to the bit, in two thirds of the time."""
 

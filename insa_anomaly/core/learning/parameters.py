@@ -35,7 +35,7 @@ class Parameters:
     mature_readings: Annotated[int, Ge(0)] = 10_000  # and with as many readings as this
 
     def __post_init__(self) -> None:
-        """Raise ParameterError for a value out of bounds, or a lower bound above its upper bound."""
+        """Raise ParameterError for a value out of bounds, ValueError for crossed bounds."""
         check(self)
         for name in ("refit_readings", "history_readings"):
             if getattr(self, f"{name}_least") > getattr(self, f"{name}_most"):

@@ -31,7 +31,8 @@ LeafCodes = npt.NDArray[np.uint16]
 class Allocator(Protocol):
     """Source of arrays of zeros, as numpy's; memory is taken only where a value is written."""
 
-    def __call__(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - as numpy
+    # As numpy
+    def __call__(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:  # noqa: ANN401
         """Return another array."""
 
 
@@ -80,7 +81,7 @@ class Forest:
     offset: float
 
     def score_samples(self, features: Features) -> Floats:
-        """Return `score_samples` of features [n, w] as scikit-learn: in [-1, 0), lower = stranger."""
+        """Return scikit-learn's `score_samples` of features [n, w]: in [-1, 0), low = strange."""
         arena = Arena(1, len(self.thresholds))
         arena.put(0, self)
         return arena.score(np.zeros(len(features), np.int64), features)

@@ -1,1 +1,1 @@
-"""Grafana dashboards, made of the definitions that the code has."""
+"""Grafana dashboards, made of the definitions in the code."""

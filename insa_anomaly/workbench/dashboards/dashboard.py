@@ -1,6 +1,7 @@
-"""The dashboard for Grafana and the table of all metrics, made of the project's own definitions: `make dashboards` writes both.
+"""The Grafana dashboard and the table of all metrics: `make dashboards` writes both.
 
-What a panel asks is said here once; a test runs every query against a real Prometheus and a real PostgreSQL.
+Each panel's query stands here once; a test runs every query against a real Prometheus and a real
+PostgreSQL.
 """
 
 import json
@@ -40,7 +41,7 @@ _YES, _NO = ((BAD, None), (GOOD, 1)), ((GOOD, None), (BAD, 1))
 
 
 def _rate(metric: str, by: str = "") -> str:
-    """A second, over all instances."""
+    """Return the rate a second, over all instances."""
     return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{_OF}[$__rate_interval]))"
 
 
@@ -426,7 +427,8 @@ def _health() -> list[Panel]:
             "Of the daemon's process: 100 % is one core.",
             [
                 Promql(
-                    'rate(process_cpu_seconds_total{instance=~"$instance", job="insa-anomaly"}[$__rate_interval])',
+                    'rate(process_cpu_seconds_total{instance=~"$instance", job="insa-anomaly"}'
+                    "[$__rate_interval])",
                     "{{instance}}",
                 )
             ],
@@ -453,7 +455,7 @@ def _source(name: str, label: str, kind: str) -> Json:
 
 
 def _choice(name: str, label: str, source: Json, query: object, everything: str) -> Json:
-    """A variable of several values; `everything` stands for all of them in a query, as it is."""
+    """Return a variable of several values; `everything` stands for all of them in a query."""
     chosen = {"selected": True, "text": ["All"], "value": ["$__all"]}
     about: Json = {
         "type": "query",
@@ -481,7 +483,7 @@ def _text(query: object) -> str:
 
 
 def dashboard() -> Json:
-    """As Grafana reads it."""
+    """Return the dashboard as Grafana reads it."""
     instances = {
         "qryType": 1,
         "query": "label_values(insa_series,instance)",
@@ -515,12 +517,12 @@ def dashboard() -> Json:
 
 
 def as_text() -> str:
-    """The dashboard as its file holds it."""
+    """Return the text of the dashboard's file."""
     return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
 
 
 def metrics_table() -> str:
-    """Every metric by name, type, unit, labels and meaning, in Markdown."""
+    """Return every metric by name, type, unit, labels and meaning, in Markdown."""
     rows = ["| name | type | unit | labels | meaning |", "|---|---|---|---|---|"]
     rows += [
         f"| `{one.name}` | {one.kind} | {one.unit} | {', '.join(one.labels)} | {one.text} |"

@@ -1,4 +1,7 @@
-"""Grafana's panels as plain dicts: what each kind needs, and no more. For Grafana 11.4 and later, schema 39."""
+"""Grafana's panels as plain dicts, with the fields that each kind needs.
+
+For Grafana 11.4 and later, schema 39.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,14 +17,14 @@ GOOD, FAIR, BAD, PLAIN = "green", "yellow", "red", "text"
 
 @dataclass(frozen=True)
 class Promql:
-    """A query of Prometheus, and what its lines are called. `now`: its newest value alone."""
+    """A query of Prometheus, and the names of its lines. `now`: its newest value alone."""
 
     text: str
     legend: str = ""
     now: bool = False
 
     def target(self) -> Json:
-        """As a panel holds it."""
+        """Return the query as a panel holds it."""
         asked = {"instant": True, "range": False} if self.now else {"instant": False, "range": True}
         return {
             "datasource": PROMETHEUS,
@@ -39,7 +42,7 @@ class Sql:
     text: str
 
     def target(self) -> Json:
-        """As a panel holds it."""
+        """Return the query as a panel holds it."""
         return {
             "datasource": POSTGRES,
             "editorMode": "code",
@@ -54,7 +57,10 @@ Query = Promql | Sql
 
 @dataclass(frozen=True)
 class Scale:
-    """What the numbers of a panel are: Grafana's name of the unit, bounds, and (colour, from which value on), the first from nowhere."""
+    """Scale of a panel: Grafana's unit, bounds, and steps of (colour, from which value on).
+
+    The first step has no lower end.
+    """
 
     unit: str = "short"
     least: float | None = 0
@@ -63,7 +69,7 @@ class Scale:
     decimals: int | None = None
 
     def defaults(self) -> Json:
-        """As `fieldConfig` holds it."""
+        """Return the scale as `fieldConfig` holds it."""
         said = {"min": self.least, "max": self.most, "decimals": self.decimals}
         thresholds = {
             "mode": "absolute",
@@ -94,7 +100,7 @@ def lines(
     width: int = 8,
     label: str = "",
 ) -> Panel:
-    """Values over time; the steps of the scale are drawn as lines where there is more than one."""
+    """Return values over time; several steps of the scale are drawn as lines."""
     custom = {
         "axisLabel": label,
         "drawStyle": "line",
@@ -128,7 +134,7 @@ def lines(
 def gauge(
     title: str, about: str, queries: Sequence[Query], scale: Scale, *, width: int = 6
 ) -> Panel:
-    """How full something is; the scale needs bounds."""
+    """Return a gauge; its scale needs bounds."""
     options = {**_reduced(), "showThresholdLabels": False, "showThresholdMarkers": True}
     return _panel(
         "gauge",
@@ -151,7 +157,10 @@ def stat(
     words: dict[str, str] | None = None,
     height: int = 4,
 ) -> Panel:
-    """Large numbers, or `words` for them: the text of each value. A table gives one a row."""
+    """Return large numbers, or `words` for them: the text of each value.
+
+    A table gives a number for each row.
+    """
     rows = any(isinstance(query, Sql) for query in queries)
     options = {
         **_reduced(rows=rows),
@@ -176,7 +185,7 @@ def stat(
 
 
 def bars(title: str, about: str, query: Sql, names: str, scale: Scale, *, width: int = 12) -> Panel:
-    """A bar a row; the column `names` says what of."""
+    """Return a bar for each row, named by the column `names`."""
     options = {
         "xField": names,
         "orientation": "horizontal",
@@ -206,7 +215,7 @@ def bars(title: str, about: str, query: Sql, names: str, scale: Scale, *, width:
 
 
 def table(title: str, about: str, query: Sql, *, width: int = 12) -> Panel:
-    """Rows as they are."""
+    """Return rows as they are."""
     options = {
         "cellHeight": "sm",
         "showHeader": True,
@@ -227,7 +236,7 @@ def table(title: str, about: str, query: Sql, *, width: int = 12) -> Panel:
 def states(
     title: str, about: str, query: Promql, words: dict[str, tuple[str, str]], *, width: int = 8
 ) -> Panel:
-    """Which of a few states each thing was in, over time: (text, colour) by value."""
+    """Return the states of things over time: (text, colour) by value."""
     mapped = {
         value: {"text": text, "color": colour, "index": i}
         for i, (value, (text, colour)) in enumerate(words.items())
@@ -258,12 +267,12 @@ def states(
 
 
 def heading(title: str) -> Panel:
-    """A line that begins a part of the dashboard."""
+    """Return a line that begins a part of the dashboard."""
     return Panel(COLUMNS, 1, {"type": "row", "title": title, "collapsed": False, "panels": []})
 
 
 def placed(panels: Iterable[Panel]) -> list[Json]:
-    """The panels with their places: from left to right, and a new line where there is no room."""
+    """Return the panels with their places, from left to right, in as many lines as needed."""
     x = y = tallest = 0
     found: list[Json] = []
     for number, panel in enumerate(panels, 1):
@@ -284,6 +293,7 @@ def _panel(
     kind: str,
     title: str,
     about: str,
+    *,
     queries: Sequence[Query],
     field: Json,
     options: Json,
