@@ -104,7 +104,7 @@ MADE = {  # the program that it starts, and the test that runs the program for r
         "insa-anomaly demo --duration 60",
         "tests/acceptance/test_readme.py::test_the_demonstration",
     ),
-    "make test": ("coverage run -m pytest --numprocesses 2 --dist loadfile tests", ".ci/run"),
+    "make test": ("coverage run -m pytest --numprocesses 3 --dist loadfile tests", ".ci/run"),
     "make test-long": ("python -m pytest -m long", "tests/acceptance/test_readme.py"),
     "INSA_TEST_CRASHES=100 make test-long": (
         "python -m pytest -m long",
