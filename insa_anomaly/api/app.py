@@ -1,7 +1,7 @@
 """The admin port: a FastAPI application served by uvicorn in a thread of its process."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
@@ -22,6 +22,7 @@ from insa_anomaly.api import (
 from insa_anomaly.api.address import Certificate, is_loopback
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
+from insa_anomaly.api.hosts import LOOPBACK, Hosts
 from insa_anomaly.api.problems import describe_all
 from insa_anomaly.api.shell import Shell
 from insa_anomaly.instrumentation.metrics import metrics_text
@@ -62,10 +63,11 @@ def create(
     condition: Callable[[], Condition],
     metrics: Callable[[], bytes] = metrics_text,
     admin: Admin | None = None,
+    hosts: Collection[str] = LOOPBACK,
 ) -> FastAPI:
     """Return the application, which knows the daemon only through these callables.
 
-    Without `admin`, the application has only the open routes.
+    Without `admin`, the application has only the open routes. It answers for `hosts` alone.
     """
     app = FastAPI(
         title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None
@@ -74,6 +76,7 @@ def create(
     describe_all(app)
     if admin is not None:
         _add_guarded(app, admin)
+    app.add_middleware(Hosts, names=hosts)
     app.add_middleware(Shell)
     return app
 

@@ -64,8 +64,14 @@ def be() -> None:
     set_up_logging(settings.logging.level, settings.logging.form)
     stream = StreamClient(AskingEnd(inherited.questions).ask, AskingEnd(inherited.posts).ask)
     with opened(settings, inherited, stream) as admin:
-        application = app.create(version("insa-anomaly"), stream.condition, stream.metrics, admin)
         bound, http = socket.socket(fileno=inherited.port), settings.http
+        application = app.create(
+            version("insa-anomaly"),
+            stream.condition,
+            stream.metrics,
+            admin,
+            (*http.hosts, http.host),
+        )
         with app.served(
             application,
             bound,

@@ -169,12 +169,14 @@ class RedisSettings:
 class HttpSettings:
     """The admin port; it speaks TLS with a certificate and its key (PEM files).
 
-    A key has `predictions_a_minute`. A request must be complete within `request_seconds`.
+    It answers for its address and the names in `hosts`. A key has `predictions_a_minute`. A request
+    must be complete within `request_seconds`.
     """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8787
+    hosts: tuple[Filled, ...] = ("localhost", "127.0.0.1", "::1")
     certificate_file: Path | None = None
     key_file: Path | None = None
     predictions_a_minute: Count = 100

@@ -37,7 +37,10 @@ def alone(directory: Path) -> Iterator[None]:
     """Hold the storage directory for this process; the lock ends with the process."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (directory / "daemon.lock").open("w")
+        path = directory / "daemon.lock"
+        path.touch(0o600)
+        path.chmod(0o600)  # an earlier version let others hold the lock
+        lock = path.open("w")
     except OSError as error:
         raise ConfigError(
             f"storage.directory {directory} cannot be used: {error.strerror}"

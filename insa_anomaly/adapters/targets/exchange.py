@@ -21,8 +21,17 @@ from insa_anomaly.adapters.targets.deadline import bounded
 from insa_anomaly.errors import TargetAway
 
 _MOST_BYTES = 4 << 20  # of an answer
-# IPv4 addresses inside IPv6 addresses, as NAT64 translates them.
-_WELL_KNOWN = ipaddress.ip_network("64:ff9b::/96")
+# IPv6 addresses that end with an IPv4 address: NAT64 (RFC 6052), compatible (RFC 4291),
+# translated (RFC 2765).
+_ENDING_IN_IPV4 = [
+    ipaddress.IPv6Network(f"{prefix}/96") for prefix in ("64:ff9b::", "::", "::ffff:0:0:0")
+]
+# Addresses inside a site that the standard library of some Python versions takes for public: local
+# NAT64 (RFC 8215), site-local (RFC 3879), documentation (RFC 9637), segment routing (RFC 9602).
+_INSIDE = [
+    ipaddress.IPv6Network(network)
+    for network in ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")
+]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -141,14 +150,15 @@ def allowed(address: Address, networks: Sequence[Network]) -> bool:
         for network in networks
         if one.version == network.version
     )
-    return listed or (meant.is_global and not meant.is_multicast)
+    inside = meant.is_multicast or any(meant in network for network in _INSIDE)
+    return listed or (meant.is_global and not inside)
 
 
 def _meant(address: Address) -> Address:
     """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
     if address.version == 4:
         return address
-    if address in _WELL_KNOWN:
+    if any(address in network for network in _ENDING_IN_IPV4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     teredo = address.teredo
     return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else address)
