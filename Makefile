@@ -136,7 +136,7 @@ judge:
 
 dashboards:
 	@$(call sync)
-	@.venv/bin/python -m insa_anomaly.workbench.dashboards.dashboard dashboards
+	@.venv/bin/python -m scripts.dashboards.dashboard dashboards
 
 deps:
 	@$(PY) scripts/deps install mosquitto redis-server postgresql
@@ -144,4 +144,4 @@ deps:
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks dist build
-	find insa_anomaly tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find insa_anomaly scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

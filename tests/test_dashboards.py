@@ -14,8 +14,8 @@ import yaml
 
 from insa_anomaly.adapters.embedded import Tools
 from insa_anomaly.instrumentation.metrics import definitions
-from insa_anomaly.workbench.dashboards import dashboard as board
-from insa_anomaly.workbench.dashboards.panels import COLUMNS
+from scripts.dashboards import dashboard as board
+from scripts.dashboards.panels import COLUMNS
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "dashboards"

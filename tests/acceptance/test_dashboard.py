@@ -15,7 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from insa_anomaly.adapters.embedded import Tools
-from insa_anomaly.workbench.dashboards.dashboard import dashboard
+from scripts.dashboards.dashboard import dashboard
 from tests.acceptance.site import empty_database, opened
 from tests.acceptance.watched import DASHBOARDS, DEVICE, METRIC, Watched, watched
 from tests.conftest import wait_for

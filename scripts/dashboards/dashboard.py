@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from insa_anomaly.instrumentation.metrics import definitions
-from insa_anomaly.workbench.dashboards.panels import (
+from scripts.dashboards.panels import (
     BAD,
     FAIR,
     GOOD,
