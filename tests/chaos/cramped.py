@@ -32,7 +32,7 @@ def install(said: Path) -> None:
     def appending(
         self: LogFile, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int
     ) -> Entry:
-        cramp(self._writer, said)
+        cramp(self._file, said)
         return append(self, messages, swaps, now)
 
     @contextmanager

@@ -4,29 +4,22 @@ A single SQLite file holds them. A dispatch is fsynced before the state deletes 
 made of. No part of the daemon but the alerts waits for this file.
 """
 
-import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 import numpy as np
 
+from insa_anomaly.adapters.disk.sqlite_file import SqliteFile, bring_up
 from insa_anomaly.core.notification.alert import Alert, Severity
 from insa_anomaly.core.notification.cadence import Cadence
 from insa_anomaly.core.notification.routing import DailyBudget, Dispatch, KnownCause
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import AlertsBroken, AlertsDamaged
-from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
-from insa_anomaly.files.whole import create_private
+from insa_anomaly.files.sqlite import is_damage, write_ahead
 from insa_anomaly.ports.alerts import DeadAlert, PendingAlert, SilenceState
 
-_VERSION = 1
-_WAIT = 5.0  # seconds to wait for another process's lock, such as a backup's
 _AT_ONCE = 500  # causes looked up in one query
 _REMEMBERED_DAYS = 90  # for a cause that never ends
 _DEAD_DAYS = 30
@@ -73,39 +66,18 @@ def _read(body: bytes) -> Alert | None:
         return None
 
 
-class AlertFile:
+class AlertFile(SqliteFile):
     """The port `AlertStore`.
 
     Any call may raise AlertsBroken and has then changed no table.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        with self._faults():
-            create_private(path)
-            self._file = connected(path, _WAIT)
-            try:
-                self._open()
-            except BaseException:
-                self.close()
-                raise
-
     def _open(self) -> None:
         write_ahead(self._file)
         self._file.execute("PRAGMA synchronous = FULL")
         with self._transaction():
-            version = self._file.execute("PRAGMA user_version").fetchone()[0]
-            if version not in {0, _VERSION}:
-                raise AlertsBroken(
-                    f"{self._path} is a file of version {version};"
-                    f" this program reads version {_VERSION}"
-                )
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._file.execute(statement)
-                self._file.execute(f"PRAGMA user_version = {_VERSION}")
-        if self._file.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            bring_up(self._file, [_SCHEMA], f"{self._path} is a file", AlertsBroken)
+        if self._rows("PRAGMA quick_check(1)") != [("ok",)]:
             raise AlertsDamaged
 
     # Decisions
@@ -276,40 +248,5 @@ class AlertFile:
                 "INSERT INTO silences VALUES (?, ?)", list(silences.since.items())
             )
 
-    # The file
-    def _change(self, statement: str, *values: object) -> None:
-        with self._transaction():
-            self._file.execute(statement, values)
-
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._lock, self._faults():
-            return self._file.execute(query, values).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock, self._faults(), transaction(self._file):
-            yield
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise (AlertsDamaged if is_damage(error) else AlertsBroken)(
-                f"{self._path}: {error}"
-            ) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _fault(self, error: Exception) -> AlertsBroken:
+        return (AlertsDamaged if is_damage(error) else AlertsBroken)(f"{self._path}: {error}")

@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Self
 from uuid import UUID, uuid4
 
 from insa_anomaly.errors import BackupFailed
+from insa_anomaly.ports.closing import Closing
 
 
-class Snapshot:
+class Snapshot(Closing):
     """A SQLite file as it is now; writes to it before `close` do not show.
 
     Any call may raise BackupFailed.
@@ -39,12 +39,6 @@ class Snapshot:
     def close(self) -> None:
         """End the snapshot."""
         self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def copy_models(directory: Path, target: Path) -> None:

@@ -9,23 +9,17 @@ import sqlite3
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
+from insa_anomaly.adapters.disk.sqlite_file import WAL_PAGES, SqliteFile, bring_up
 from insa_anomaly.errors import LogBroken, LogDamaged, LogDead, LogFull
-from insa_anomaly.files.sqlite import connected, is_damage, transaction, write_ahead
-from insa_anomaly.files.whole import create_private
+from insa_anomaly.files.sqlite import is_damage, transaction, write_ahead
 from insa_anomaly.ports.log import Entry, Swap, received
 
-_VERSION = 1
-# 4 KiB each: a write-ahead file of more pages, not yet copied by `drop`, is copied by the writer.
-_WAL_PAGES = 16384
-_WAIT = 5.0  # seconds a connection waits for another connection's lock
+_Body = tuple[list[tuple[str, bytes]], list[Swap]]
 _VERIFIED_AT_ONCE = 10_000  # messages
 # Entries deleted in one transaction, which bounds the time that an append waits.
 _DROP_AT_ONCE = 64
@@ -41,9 +35,10 @@ _SCHEMA = """
     );
     CREATE TABLE log (id TEXT NOT NULL, last INTEGER NOT NULL, free INTEGER NOT NULL);
 """
+_INSERT = "INSERT INTO entries (seq, received, count, crc, body) VALUES (?, ?, ?, ?, ?)"
 
 
-class LogFile:
+class LogFile(SqliteFile):
     """The port `Log` on a SQLite file (write-ahead, synchronous=FULL) of `most_bytes`.
 
     Any call may raise LogBroken. A disk that is full or read-only is not final: the next `append`
@@ -52,70 +47,43 @@ class LogFile:
     """
 
     def __init__(self, path: Path, most_bytes: int | None = None) -> None:
-        self._path = path
         self._most_bytes = most_bytes
-        self._lock = threading.Lock()  # a single writer at a time: appends, and drops in between
         self._readers = threading.local()
-        self._opened: list[sqlite3.Connection] = []
         self._dead: str | None = None
-        self._last = 0
-        self._free = 0
         self._most_pages: int | None = None
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(tuple[list[tuple[str, bytes]], list[Swap]]).decode
-        with self._faults():
-            create_private(path)
-            self._writer = self._connect("FULL")
-            # A drop undone by a power cut does no harm, and no append waits for its fsync.
-            self._dropper = self._connect("NORMAL")
-            try:
-                self._open()
-                self._limit()
-            except BaseException:
-                self.close()
-                raise
-
-    def _limit(self) -> None:
-        if self._most_bytes is not None:
-            self._most_pages = self._most_bytes // int(
-                self._writer.execute("PRAGMA page_size").fetchone()[0]
-            )
-            # SQLite never sets this limit below the pages that exist.
-            self._writer.execute(f"PRAGMA max_page_count = {self._most_pages}")
+        self._decode = msgspec.msgpack.Decoder(_Body).decode
+        super().__init__(path)
 
     def _open(self) -> None:
-        with transaction(self._writer):
-            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
-            if version not in {0, _VERSION}:
-                raise LogBroken(
-                    f"{self._path} is a log of version {version};"
-                    f" this program reads version {_VERSION}"
-                )
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._writer.execute(statement)
-                self._writer.execute("INSERT INTO log VALUES (?, 0, 0)", (str(uuid.uuid4()),))
-                self._writer.execute(f"PRAGMA user_version = {_VERSION}")
-        name, self._last, self._free = self._writer.execute(
-            "SELECT id, last, free FROM log"
-        ).fetchone()
+        # A drop undone by a power cut does no harm, and no append waits for its fsync.
+        self._dropper = self._connect("NORMAL")
+        with transaction(self._file):
+            if not bring_up(self._file, [_SCHEMA], f"{self._path} is a log", LogBroken):
+                self._file.execute("INSERT INTO log VALUES (?, 0, 0)", (str(uuid.uuid4()),))
+        name, *ends = self._file.execute("SELECT id, last, free FROM log").fetchone()
         self._id = uuid.UUID(name)
-        newest = self._writer.execute(
+        newest = self._file.execute(
             "SELECT seq, received + max(1, count) FROM entries ORDER BY seq DESC LIMIT 1"
         ).fetchone()
-        if newest:
-            self._last, self._free = newest
+        self._last: int
+        self._free: int
+        self._last, self._free = newest or ends
+        if self._most_bytes is not None:
+            page_bytes = self._file.execute("PRAGMA page_size").fetchone()[0]
+            self._most_pages = self._most_bytes // int(page_bytes)
+            # SQLite never sets this limit below the pages that exist.
+            self._file.execute(f"PRAGMA max_page_count = {self._most_pages}")
 
-    def _connect(self, synchronous: str) -> sqlite3.Connection:
-        connection = connected(self._path, _WAIT)
-        self._opened.append(connection)
+    def _connect(self, synchronous: str = "FULL") -> sqlite3.Connection:
+        connection = super()._connect()
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
         write_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         # Otherwise every drop overwrites the freed space with zeros.
         connection.execute("PRAGMA secure_delete = FAST")
         # `drop` makes the checkpoints, so that no append waits for their fsync.
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         return connection
 
     @property
@@ -138,35 +106,23 @@ class LogFile:
             if self._dead:
                 raise LogDead(self._dead)
             entry = Entry(self._last + 1, received(now, self._free), messages, swaps)
-            count = len(messages)
-            row = (
-                entry.seq,
-                entry.received,
-                count,
-                _checksum(entry.seq, entry.received, count, body),
-                body,
-            )
+            about = (entry.seq, entry.received, len(messages))
             try:
-                self._writer.execute(
-                    "INSERT INTO entries (seq, received, count, crc, body) VALUES (?, ?, ?, ?, ?)",
-                    row,
-                )
+                self._file.execute(_INSERT, (*about, _checksum(*about, body), body))
             except sqlite3.OperationalError as error:
                 if self._is_full(error, len(body)):
-                    raise LogFull(
-                        f"{self._path} has the full size it may have, {self._most_bytes} bytes"
-                        " (storage.log_bytes)"
-                    ) from error
+                    size = f"the full size it may have, {self._most_bytes} bytes"
+                    raise LogFull(f"{self._path} has {size} (storage.log_bytes)") from error
                 raise
-            self._last, self._free = entry.seq, entry.received + max(1, count)
+            self._last, self._free = entry.seq, entry.received + max(1, len(messages))
             return entry
 
     def _is_full(self, error: sqlite3.OperationalError, size: int) -> bool:
         """Return whether our own limit, not the disk, lacks room for `size` bytes."""
         if self._most_pages is None or error.sqlite_errorname != "SQLITE_FULL":
             return False
-        (pages,) = self._writer.execute("PRAGMA page_count").fetchone()
-        (page_bytes,) = self._writer.execute("PRAGMA page_size").fetchone()
+        (pages,) = self._file.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = self._file.execute("PRAGMA page_size").fetchone()
         return bool(pages + size // page_bytes + 8 >= self._most_pages)
 
     def read(self, after: int, most: int) -> list[Entry]:
@@ -176,16 +132,8 @@ class LogFile:
         """
         entries: list[Entry] = []
         had = 0
-        with (
-            self._faults(),
-            closing(
-                self._reader().execute(
-                    "SELECT seq, received, count, crc, body FROM entries"
-                    " WHERE seq > ? ORDER BY seq",
-                    (after,),
-                )
-            ) as rows,
-        ):
+        query = "SELECT seq, received, count, crc, body FROM entries WHERE seq > ? ORDER BY seq"
+        with self._faults(), closing(self._reader().execute(query, (after,))) as rows:
             for row in rows:
                 entries.append(self._entry(*row))
                 had += row[2]
@@ -195,14 +143,9 @@ class LogFile:
 
     def received(self, after: int) -> int | None:
         """Return when the oldest entry with seq > after was received; None if no entry is left."""
+        query = "SELECT received FROM entries WHERE seq > ? ORDER BY seq LIMIT 1"
         with self._faults():
-            row = (
-                self._reader()
-                .execute(
-                    "SELECT received FROM entries WHERE seq > ? ORDER BY seq LIMIT 1", (after,)
-                )
-                .fetchone()
-            )
+            row = self._reader().execute(query, (after,)).fetchone()
         return None if row is None else int(row[0])
 
     def _entry(self, seq: int, received: int, count: int, crc: int, body: bytes) -> Entry:
@@ -233,9 +176,8 @@ class LogFile:
             first = self._dropper.execute("SELECT min(seq) FROM entries").fetchone()[0]
             if first is None or first > through:
                 return False
-            self._dropper.execute(
-                "DELETE FROM entries WHERE seq <= ?", (min(through, first + _DROP_AT_ONCE - 1),)
-            )
+            last = min(through, first + _DROP_AT_ONCE - 1)
+            self._dropper.execute("DELETE FROM entries WHERE seq <= ?", (last,))
             self._dropper.execute("UPDATE log SET last = ?, free = ?", (self._last, self._free))
             return True
 
@@ -243,16 +185,11 @@ class LogFile:
         with self._lock:
             spare = self._dropper.execute("PRAGMA freelist_count").fetchone()[0] - _FREE_PAGES
             if spare > 0:
-                self._dropper.execute(
-                    f"PRAGMA incremental_vacuum({min(spare, _FREE_PAGES)})"
-                ).fetchall()
-            if self._wal_bytes() > _WAL_BYTES:
-                self._dropper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def _wal_bytes(self) -> int:
-        with suppress(FileNotFoundError):
-            return self._path.with_name(self._path.name + "-wal").stat().st_size
-        return 0
+                few = min(spare, _FREE_PAGES)
+                self._dropper.execute(f"PRAGMA incremental_vacuum({few})").fetchall()
+            with suppress(FileNotFoundError):
+                if Path(f"{self._path}-wal").stat().st_size > _WAL_BYTES:
+                    self._dropper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _reader(self) -> sqlite3.Connection:
         reader: sqlite3.Connection | None = getattr(self._readers, "connection", None)
@@ -261,39 +198,15 @@ class LogFile:
             reader.execute("PRAGMA query_only = ON")
         return reader
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Turn SQLite's errors into LogBroken; record errors of the device for good."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", "")
-            text = f"{self._path}: {error}" + (f" ({name})" if name else "")
-            if is_damage(error):
-                self._dead = text
-                raise LogDamaged(text) from error
-            if name.startswith("SQLITE_IOERR") and name != _REFUSED_WRITE:
-                self._dead = text
-                raise LogDead(text) from error
-            raise LogBroken(text) from error
-        except (OSError, msgspec.DecodeError) as error:
-            raise LogBroken(f"{self._path}: {error}") from error
-
-    def close(self) -> None:
-        """Close the connections of all threads."""
-        while self._opened:
-            self._opened.pop().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _fault(self, error: Exception) -> LogBroken:
+        """Return the error, and record an error of the device or of the content for good."""
+        name = getattr(error, "sqlite_errorname", "")
+        text = f"{self._path}: {error}" + (f" ({name})" if name else "")
+        device_failed = name.startswith("SQLITE_IOERR") and name != _REFUSED_WRITE
+        if not is_damage(error) and not device_failed:
+            return LogBroken(text)
+        self._dead = text
+        return LogDead(text) if device_failed else LogDamaged(text)
 
 
 def salvaged(aside: Path, spool: LogFile) -> tuple[int, int]:
@@ -319,16 +232,9 @@ def _salvageable(damaged: sqlite3.Connection, seq: int) -> Entry | None:
             "SELECT received, count, crc, body FROM entries WHERE seq = ?", (seq,)
         ).fetchone()
         received, count, crc, body = row or (0, 0, -1, b"")
-        whole = crc == _checksum(seq, received, count, body)
-        return (
-            Entry(
-                seq,
-                received,
-                *msgspec.msgpack.decode(body, type=tuple[list[tuple[str, bytes]], list[Swap]]),
-            )
-            if whole
-            else None
-        )
+        if crc != _checksum(seq, received, count, body):
+            return None
+        return Entry(seq, received, *msgspec.msgpack.decode(body, type=_Body))
     except (sqlite3.Error, TypeError, msgspec.DecodeError):
         return None
 

@@ -29,11 +29,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from insa_anomaly.adapters.disk.sqlite_file import bring_up
 from insa_anomaly.core.device.detector import DeviceModel
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series.detector import Model
@@ -41,6 +41,7 @@ from insa_anomaly.errors import ModelFileError, ModelStorageError
 from insa_anomaly.files.sealing import NO_KEY, Seal
 from insa_anomaly.files.sqlite import connected, transaction, write_ahead
 from insa_anomaly.files.whole import create_private, sync_folder, write_whole
+from insa_anomaly.ports.closing import Closing
 from insa_anomaly.ports.models import ModelAccuracy, ModelRow
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WAIT = 10.0  # seconds to wait for another process's lock
-_VERSION = 1
 _KEY_BYTES = 32
 _SEALED = ".sealed"  # ends the names of files that only their key opens
 # Versions of a series beside the active version: the files of older versions are removed.
@@ -115,7 +115,7 @@ class _Metadata(msgspec.Struct):
     versions: list[_Described] = []
 
 
-class ModelFiles:
+class ModelFiles(Closing):
     """The port `Models` on a folder, and its writing side.
 
     Any thread may call; any call may raise ModelFileError.
@@ -144,16 +144,7 @@ class ModelFiles:
     def _prepare(self) -> None:
         write_ahead(self._index)
         with self._transaction():
-            version = self._index.execute("PRAGMA user_version").fetchone()[0]
-            if version not in {0, _VERSION}:
-                raise ModelFileError(
-                    f"{self._directory} holds models of version {version};"
-                    f" this program reads version {_VERSION}"
-                )
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._index.execute(statement)
-                self._index.execute(f"PRAGMA user_version = {_VERSION}")
+            bring_up(self._index, [_SCHEMA], f"{self._directory} holds models", ModelFileError)
 
     def _key_of(self, key_file: Path) -> bytes:
         """Return the authentication key; create it only while no model is stored.
@@ -462,17 +453,6 @@ class ModelFiles:
     def close(self) -> None:
         """Close the index."""
         self._index.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ------------------------------------------------------------------------------------ the files
     def _series_folder(self, key: SeriesKey) -> Path:

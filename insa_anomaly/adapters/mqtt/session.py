@@ -8,14 +8,13 @@ import random
 from math import inf
 from threading import Event, Thread
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
 from insa_anomaly.adapters.mqtt.client import FastClient, StockClient
 from insa_anomaly.adapters.mqtt.link import End, EndReason, Link
 from insa_anomaly.adapters.mqtt.packets import Message
 from insa_anomaly.errors import BrokerRefused
+from insa_anomaly.ports.closing import Closing
 
 READERS: dict[str, type[StockClient]] = {"fast": FastClient, "stock": StockClient}
 _LEAVE_SECONDS = 2.0
@@ -25,7 +24,7 @@ _SUSPECTED_SECONDS = 8.0  # longest wait then: the cause may have been a bad net
 _ALWAYS = Backoff()
 
 
-class Session:
+class Session(Closing):
     """Keeps a connection up from `open` to `close`; subclasses handle its events."""
 
     def __init__(
@@ -125,17 +124,6 @@ class Session:
     def certificate(self) -> bytes | None:
         """The broker's last certificate, in DER; None if it had none."""
         return self._certificate
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ------------------------------------------------------------------------ in the thread of ours
     def _run(self) -> None:

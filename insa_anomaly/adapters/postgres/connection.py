@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -15,6 +15,7 @@ from psycopg.rows import TupleRow
 from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.deadline import Deadline
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, RowsRefused
+from insa_anomaly.ports.closing import Closing
 
 Session: TypeAlias = psycopg.Connection[TupleRow]
 
@@ -37,7 +38,7 @@ OF_A_ROW = (psycopg.DataError, psycopg.IntegrityError)  # SQLSTATE classes 22 an
 _REFUSED = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 
-class PostgresConnection:
+class PostgresConnection(Closing):
     """A connection made when it is first needed and again after a loss; for a single thread.
 
     `dsn` is an address in libpq's form; settings that it leaves open are chosen so that a dead
@@ -61,12 +62,6 @@ class PostgresConnection:
         self._set_up = queries.load()["set_up"]
         self._session: Session | None = None
         self._socket: socket.socket | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection and end the thread of its deadline."""

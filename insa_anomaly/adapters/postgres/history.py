@@ -1,7 +1,5 @@
 """Recorded readings in the form that training needs: whole series, as arrays."""
 
-from typing import Self
-
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +7,7 @@ from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import PostgresConnection
 from insa_anomaly.adapters.postgres.telemetry import EPOCH
 from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.ports.closing import Closing
 
 _HEADER = 19  # signature, flags and length of the extension, which is empty
 _ROW = np.dtype(
@@ -22,18 +21,12 @@ _ROW = np.dtype(
 )
 
 
-class PostgresHistory:
+class PostgresHistory(Closing):
     """Reader of the table `telemetry`, for a single thread at a time."""
 
     def __init__(self, dsn: str, deadline: float = 30.0) -> None:
         self._statements = queries.load()
         self._connection = PostgresConnection(dsn, deadline)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection."""

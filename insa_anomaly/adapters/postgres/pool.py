@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
-from typing import Self
 
 from insa_anomaly.adapters.postgres.connection import PostgresConnection, Session
 from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.ports.closing import Closing
 
 
-class Pool:
+class Pool(Closing):
     """Connections for any thread, each made when it is first needed.
 
     `deadline` is in seconds and holds for the wait for a connection and for each session.
@@ -26,12 +26,6 @@ class Pool:
         self._free: LifoQueue[PostgresConnection] = LifoQueue()
         for connection in self._connections:
             self._free.put(connection)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all connections; a connection in use is closed once it comes back or fails."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Self
 from uuid import UUID
 
 import numpy as np
@@ -29,6 +28,7 @@ from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import DatabaseAway, DatabaseTaken
 from insa_anomaly.instrumentation.recorder import forgotten, upkeep_failed
+from insa_anomaly.ports.closing import Closing
 from insa_anomaly.ports.recorder import Page, letter_digest
 
 _UPKEEP_SECONDS = 3600.0
@@ -65,7 +65,7 @@ class Claim:
         return f"insa-anomaly {self.log_id}"
 
 
-class PostgresRecorder:
+class PostgresRecorder(Closing):
     """Recorder of pages, which also creates their partitions ahead of time; for a single thread.
 
     When the connection dies during COMMIT, it is unknown whether the page is recorded: `record`
@@ -93,12 +93,6 @@ class PostgresRecorder:
         self._series = SeriesIds(self._statements)
         self._connection = PostgresConnection(dsn, deadline, self._prepare)
         self._upkept = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from typing import Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -18,6 +17,7 @@ from redis.retry import Retry
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import CacheAway, ConfigError
 from insa_anomaly.instrumentation.redis import cache_unavailable, latest_unavailable
+from insa_anomaly.ports.closing import Closing
 
 # Seconds for one wait; the driver's own timeout would be 5 s, and again on every retry.
 _TIMEOUT_SECONDS = 0.25
@@ -42,7 +42,7 @@ class Breaker:
         return Breaker(self.rest_seconds, now)
 
 
-class _Losable:
+class _Losable(Closing):
     """A connection with a single, short attempt a call, and a pause of calls after a failure."""
 
     def __init__(
@@ -62,12 +62,6 @@ class _Losable:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"redis.url asks for what cannot be: {error}") from error
         self._breaker = breaker or Breaker()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""

@@ -100,7 +100,7 @@ def test_a_file_in_other_hands_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock held for too long raises AlertsBroken, and the file is unchanged."""
-    monkeypatch.setattr("insa_anomaly.adapters.disk.alerts._WAIT", 0.05)
+    monkeypatch.setattr("insa_anomaly.adapters.disk.sqlite_file._WAIT", 0.05)
     path = tmp_path / "alerts.db"
     with AlertFile(path) as file, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -160,10 +160,10 @@ def test_a_full_disk_refuses_and_recovers(path: Path) -> None:
     """
     with LogFile(path) as spool:
         spool.append([("t", b"x")], [], 0)
-        spool._writer.execute("PRAGMA max_page_count = 8")
+        spool._file.execute("PRAGMA max_page_count = 8")
         with pytest.raises(LogBroken, match="full"):
             spool.append([("t", b"x" * 100_000)], [], 0)
-        spool._writer.execute("PRAGMA max_page_count = 100000")
+        spool._file.execute("PRAGMA max_page_count = 100000")
         assert spool.append([("t", b"x" * 100_000)], [], 0).seq == 2
         assert len(spool.read(0, 10)) == 2
 

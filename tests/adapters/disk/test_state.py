@@ -65,7 +65,7 @@ def test_sync_says_when_it_could_not(path: Path, monkeypatch: pytest.MonkeyPatch
 
     The log is therefore not dropped.
     """
-    monkeypatch.setattr("insa_anomaly.adapters.disk.state._WAIT", 0.05)
+    monkeypatch.setattr("insa_anomaly.adapters.disk.sqlite_file._WAIT", 0.05)
     with StateFile(path) as state:
         state.commit(1, b"r", [])
         other = sqlite3.connect(path, isolation_level=None)
