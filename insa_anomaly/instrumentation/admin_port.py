@@ -2,32 +2,26 @@
 
 from logging import ERROR, WARNING
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import log, logged
+from insa_anomaly.instrumentation.metrics import PortMetrics
 
 
 @logged(WARNING, "A request to the admin API was denied")
 def request_denied(reason: str, origin: str) -> None:
-    metrics.REQUESTS_DENIED.labels(reason).inc()
-
-
-@logged(WARNING, "A request to the admin API cannot be answered now")
-def request_unanswerable(method: str, reason: str) -> None: ...
+    PortMetrics.requests_denied.labels(reason).inc()
 
 
 @logged(WARNING, "A request to the admin API did not come whole in time")
 def request_too_slow(origin: str, seconds: float) -> None:
-    metrics.REQUESTS_TOO_SLOW.inc()
+    PortMetrics.requests_too_slow.inc()
 
 
-def request_failed(method: str, error: BaseException) -> None:
-    message = "A request to the admin API ran into a fault"
-    log(ERROR, "request_failed", message, method=method, exc_info=error)
-
-
-def question_failed(error: BaseException) -> None:
-    message = "a question of the admin port has no answer"
-    log(ERROR, "question_failed", message, exc_info=error)
+@logged(WARNING, "A request to the admin API cannot be answered now")
+def request_unanswerable(method: str, reason: str) -> None: ...
+@logged(ERROR, "A request to the admin API ran into a fault")
+def request_failed(method: str, exc_info: BaseException) -> None: ...
+@logged(ERROR, "a question of the admin port has no answer")
+def question_failed(exc_info: BaseException) -> None: ...
 
 
 def admin_process_ended(reason: str, retry_seconds: float) -> None:
@@ -36,8 +30,8 @@ def admin_process_ended(reason: str, retry_seconds: float) -> None:
 
 
 def predictions_given(count: int, anomalies: int) -> None:
-    metrics.PREDICTIONS.inc(count)
-    metrics.PREDICTED_ANOMALIES.inc(anomalies)
+    PortMetrics.predictions.inc(count)
+    PortMetrics.predicted_anomalies.inc(anomalies)
 
 
 @logged(WARNING, "The admin port is open to the network without TLS: keys can be overheard")

@@ -2,38 +2,37 @@
 
 from logging import ERROR, INFO, WARNING
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import log, logged
+from insa_anomaly.instrumentation.metrics import DaemonMetrics
 
 
-@logged(INFO, "Connected to the broker")
+@logged(INFO, "Connected to the broker", DaemonMetrics.broker_connections)
 def broker_connected(host: str, port: int, *, protocol: str, session: bool) -> None:
-    metrics.CONNECTIONS.inc()
-    metrics.BROKER_CONNECTED.set(1)
+    DaemonMetrics.broker_connected.set(1)
 
 
 @logged(WARNING, "The broker connection ended; reconnecting")
 def broker_disconnected(reason: str) -> None:
-    metrics.BROKER_CONNECTED.set(0)
+    DaemonMetrics.broker_connected.set(0)
 
 
 @logged(ERROR, "The broker refuses us")
 def broker_refused(reason: str) -> None:
-    metrics.BROKER_CONNECTED.set(0)
+    DaemonMetrics.broker_connected.set(0)
 
 
 @logged(ERROR, "Another client seems to connect with our client id: give each its own", digits=1)
 def broker_taken_over(client_id: str, reason: str, retry_seconds: float) -> None:
-    metrics.BROKER_CONNECTED.set(0)
-    metrics.TAKEN_OVER.inc()
+    DaemonMetrics.broker_connected.set(0)
+    DaemonMetrics.broker_takeovers.inc()
 
 
 @logged(
     WARNING,
     "The broker had forgotten our session: what it queued for us while we were away is lost",
+    DaemonMetrics.broker_sessions_lost,
 )
-def session_lost() -> None:
-    metrics.SESSIONS_LOST.inc()
+def session_lost() -> None: ...
 
 
 def delivery_doubted(doubt: str | None) -> None:
@@ -50,15 +49,14 @@ def event_told(seconds: float | None) -> None:
 
     `seconds` is None for an event that waited in the outbox for an unknown time.
     """
-    metrics.EVENTS_TOLD.inc()
+    DaemonMetrics.events_told.inc()
     if seconds is not None:
-        metrics.EVENT_SECONDS.observe(seconds)
+        DaemonMetrics.receive_to_event_seconds.observe(seconds)
 
 
-@logged(ERROR, "The broker refused an event")
-def event_refused(topic: str, reason: str) -> None:
-    metrics.EVENTS_REFUSED.labels("broker").inc()
+@logged(ERROR, "The broker refused an event", DaemonMetrics.events_refused.labels("broker"))
+def event_refused(topic: str, reason: str) -> None: ...
 
 
 def event_dropped() -> None:
-    metrics.EVENTS_DROPPED.inc()
+    DaemonMetrics.events_dropped.inc()

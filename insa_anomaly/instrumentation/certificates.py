@@ -2,22 +2,18 @@
 
 from logging import WARNING
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import log
+from insa_anomaly.instrumentation.metrics import DaemonMetrics
 
-_WHOSE = {
-    "broker": "of the broker",
-    "client": "of ours for the broker",
-    "http": "of the admin port",
-}
+_WHOSE = {"broker": "the broker", "client": "ours for the broker", "http": "the admin port"}
 
 
 def certificate_looked_at(of: str, seconds: float) -> None:
     """Publish the `seconds` until a certificate ends; `of` is broker, client or http."""
-    metrics.CERTIFICATE_EXPIRES.labels(of).set(seconds)
+    DaemonMetrics.certificate_expires_seconds.labels(of).set(seconds)
 
 
 def certificate_ending(of: str, seconds: float) -> None:
     end = "ends soon: renew it" if seconds > 0 else "has ended"
-    message = f"The certificate {_WHOSE[of]} {end}"
+    message = f"The certificate of {_WHOSE[of]} {end}"
     log(WARNING, "certificate_ending", message, of=of, days=round(seconds / 86_400, 1))

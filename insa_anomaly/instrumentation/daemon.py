@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Collection
 from logging import CRITICAL, ERROR, INFO
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import log, logged
+from insa_anomaly.instrumentation.metrics import TROUBLES, DaemonMetrics
 
 
 def daemon_started(version: str, **fields: object) -> None:
@@ -49,6 +49,6 @@ def _stacks() -> dict[str, list[str]]:
 
 def state_watched(troubled: Collection[str]) -> None:
     """Publish the parts that are in trouble; `troubled` is a subset of `TROUBLES`."""
-    metrics.DEGRADED.set(bool(troubled))
-    for part in metrics.TROUBLES:
-        metrics.TROUBLE.labels(part).set(part in troubled)
+    DaemonMetrics.degraded.set(bool(troubled))
+    for part in TROUBLES:
+        DaemonMetrics.trouble.labels(part).set(part in troubled)

@@ -2,20 +2,19 @@
 
 from logging import WARNING
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import logged
+from insa_anomaly.instrumentation.metrics import DaemonMetrics
 
 
 def messages_logged(count: int, seconds: float) -> None:
-    metrics.MESSAGES.inc(count)
-    metrics.DURABLE_SECONDS.observe(seconds)
+    DaemonMetrics.messages.inc(count)
+    DaemonMetrics.receive_to_durable_seconds.observe(seconds)
 
 
 @logged(WARNING, "The hand-over is full: messages go back to the broker")
 def messages_shed(count: int) -> None:
-    metrics.SHED.inc(count)
+    DaemonMetrics.messages_shed.inc(count)
 
 
-@logged(WARNING, "The system clock was set", digits=3)
-def clock_stepped(seconds: float) -> None:
-    metrics.CLOCK_STEPS.inc()
+@logged(WARNING, "The system clock was set", DaemonMetrics.clock_steps, digits=3)
+def clock_stepped(seconds: float) -> None: ...

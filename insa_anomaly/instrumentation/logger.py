@@ -8,6 +8,7 @@ from inspect import signature
 from typing import ParamSpec
 
 import structlog
+from prometheus_client import Counter
 
 P = ParamSpec("P")
 
@@ -41,12 +42,18 @@ def log(level: int, action: str, message: str, **fields: object) -> None:
     structlog.get_logger().log(level, message, action=action, **fields)
 
 
+def fields(of: object, names: str) -> dict[str, object]:
+    """Return attributes of an object, by their names."""
+    return {name: getattr(of, name) for name in names.split()}
+
+
 def logged(
-    level: int, message: str, *, digits: int | None = None
+    level: int, message: str, *counters: Counter, digits: int | None = None
 ) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Log each call of a function: its name is the action, its arguments are the fields.
 
-    Fractions are rounded to `digits`. The body of the function counts.
+    Fractions are rounded to `digits`. Each call adds 1 to the counters; the body of the function
+    counts the rest.
     """
 
     def decorate(function: Callable[P, None]) -> Callable[P, None]:
@@ -55,8 +62,10 @@ def logged(
         @wraps(function)
         def event(*args: P.args, **kwargs: P.kwargs) -> None:
             function(*args, **kwargs)
-            fields = parameters.bind(*args, **kwargs).arguments
-            rounded = {name: _rounded(value, digits) for name, value in fields.items()}
+            for counter in counters:
+                counter.inc()
+            given = parameters.bind(*args, **kwargs).arguments
+            rounded = {name: _rounded(value, digits) for name, value in given.items()}
             log(level, function.__name__, message, **rounded)
 
         return event

@@ -2,20 +2,14 @@
 
 from logging import ERROR, INFO, WARNING
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import log, logged
+from insa_anomaly.instrumentation.metrics import DaemonMetrics
 
 
-@logged(INFO, "Trained a model", digits=2)
-def model_trained(device_id: str, metric_name: str, model_id: str, seconds: float) -> None:
-    metrics.MODELS_TRAINED.inc()
-
-
-@logged(WARNING, "Training failed")
-def training_failed(device_id: str, metric_name: str, reason: str) -> None:
-    metrics.TRAINING_FAILED.inc()
-
-
+@logged(INFO, "Trained a model", DaemonMetrics.models_trained, digits=2)
+def model_trained(device_id: str, metric_name: str, model_id: str, seconds: float) -> None: ...
+@logged(WARNING, "Training failed", DaemonMetrics.trainings_failed)
+def training_failed(device_id: str, metric_name: str, reason: str) -> None: ...
 @logged(INFO, "A model took over")
 def model_swapped(device_id: str, metric_name: str, model_id: str | None) -> None: ...
 
@@ -36,7 +30,7 @@ def model_fell_back(device_id: str, metric_name: str, failed: str, model_id: str
 
     None: there is no earlier version, and the series trains a new model when it is due.
     """
-    metrics.MODELS_FAILED.inc()
+    DaemonMetrics.models_failed.inc()
 
 
 @logged(ERROR, "The index of models cannot be read; the stream goes on with the models it has")

@@ -4,32 +4,32 @@ from collections.abc import Mapping
 from logging import ERROR, INFO, WARNING
 
 from insa_anomaly.core.reading.reading import RejectionReason
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import log, logged
+from insa_anomaly.instrumentation.metrics import DaemonMetrics
 
 
 def page_recorded(readings: int) -> None:
-    metrics.DATABASE_CONNECTED.set(1)
-    metrics.RECORDED.inc(readings)
+    DaemonMetrics.database_connected.set(1)
+    DaemonMetrics.readings_recorded.inc(readings)
 
 
 @logged(WARNING, "PostgreSQL is away; readings wait in the log", digits=2)
 def database_away(reason: str, retry_seconds: float) -> None:
-    metrics.DATABASE_CONNECTED.set(0)
+    DaemonMetrics.database_connected.set(0)
 
 
 @logged(ERROR, "PostgreSQL refuses what we record; readings wait in the log")
 def database_refused(reason: str) -> None:
-    metrics.DATABASE_CONNECTED.set(0)
+    DaemonMetrics.database_connected.set(0)
 
 
 @logged(INFO, "PostgreSQL records again")
 def database_back() -> None:
-    metrics.DATABASE_CONNECTED.set(1)
+    DaemonMetrics.database_connected.set(1)
 
 
 def message_unrecordable(reason: str, detail: str, topic: str) -> None:
-    metrics.REJECTED.labels(reason).inc()
+    DaemonMetrics.rejected_messages.labels(reason).inc()
     message = (
         "PostgreSQL refuses what a message holds: it is a dead letter, the others are recorded"
     )
@@ -38,7 +38,7 @@ def message_unrecordable(reason: str, detail: str, topic: str) -> None:
 
 def letters_dropped(by_reason: Mapping[RejectionReason, int]) -> None:
     for reason, count in by_reason.items():
-        metrics.LETTERS_DROPPED.labels(reason).inc(count)
+        DaemonMetrics.dead_letters_dropped.labels(reason).inc(count)
     if by_reason:
         message = "Too many messages hold no reading: a sample of them is kept"
         counts = {str(reason): count for reason, count in by_reason.items()}

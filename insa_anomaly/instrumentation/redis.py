@@ -2,8 +2,8 @@
 
 from logging import WARNING
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import logged
+from insa_anomaly.instrumentation.metrics import PortMetrics
 
 
 @logged(WARNING, "Redis is away; the latest results are not shown there")
@@ -15,4 +15,4 @@ def rate_limit_local(reason: str) -> None: ...
 
 
 def cache_looked_up(kind: str, *, hit: bool) -> None:
-    (metrics.CACHE_HITS if hit else metrics.CACHE_MISSES).labels(kind).inc()
+    (PortMetrics.cache_hits if hit else PortMetrics.cache_misses).labels(kind).inc()

@@ -4,13 +4,13 @@ from logging import DEBUG, INFO
 from math import inf
 
 from insa_anomaly.core.notification.event import Event
-from insa_anomaly.instrumentation import metrics
-from insa_anomaly.instrumentation.logger import log, logged
+from insa_anomaly.instrumentation.logger import fields, log, logged
+from insa_anomaly.instrumentation.metrics import DaemonMetrics
 
 
 @logged(DEBUG, "A message was rejected")
 def message_rejected(reason: str, detail: str, topic: str) -> None:
-    metrics.REJECTED.labels(reason).inc()
+    DaemonMetrics.rejected_messages.labels(reason).inc()
 
 
 def readings_scored(count: int, anomalies: int, seconds: float, since: float | None) -> None:
@@ -18,11 +18,11 @@ def readings_scored(count: int, anomalies: int, seconds: float, since: float | N
 
     `since` is the time since the oldest reading was received, None if unknown.
     """
-    metrics.READINGS.inc(count)
-    metrics.ANOMALIES.inc(anomalies)
-    metrics.SCORE_SECONDS.observe(seconds)
+    DaemonMetrics.readings.inc(count)
+    DaemonMetrics.anomalies.inc(anomalies)
+    DaemonMetrics.score_batch_seconds.observe(seconds)
     if since is not None:
-        metrics.RESULT_SECONDS.observe(since)
+        DaemonMetrics.receive_to_score_seconds.observe(since)
 
 
 def batches_scored(seconds: float) -> tuple[int, int]:
@@ -30,7 +30,7 @@ def batches_scored(seconds: float) -> tuple[int, int]:
 
     Between two buckets, the lower bound counts.
     """
-    [metric] = metrics.SCORE_SECONDS.collect()
+    [metric] = DaemonMetrics.score_batch_seconds.collect()
     below = {
         float(sample.labels["le"]): int(sample.value)
         for sample in metric.samples
@@ -41,20 +41,12 @@ def batches_scored(seconds: float) -> tuple[int, int]:
 
 
 def episode_changed(event: Event) -> None:
-    metrics.EPISODES.labels(event.kind).inc()
-    log(
-        INFO,
-        f"episode_{event.kind}",
-        f"Episode {event.kind}",
-        device_id=event.device_id,
-        metric_name=event.metric_name,
-        value=event.value,
-        expected=event.expected,
-        confidence=round(event.confidence, 3),
-        episode_id=event.episode_id,
-    )
+    DaemonMetrics.episode_transitions.labels(event.kind).inc()
+    shown = fields(event, "device_id metric_name value expected confidence episode_id")
+    shown["confidence"] = round(event.confidence, 3)
+    log(INFO, f"episode_{event.kind}", f"Episode {event.kind}", **shown)
 
 
 def series_known(series: int, with_model: int) -> None:
-    metrics.SERIES.set(series)
-    metrics.SERIES_WITH_MODEL.set(with_model)
+    DaemonMetrics.series.set(series)
+    DaemonMetrics.series_with_model.set(with_model)

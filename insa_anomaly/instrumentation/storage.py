@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from logging import CRITICAL, ERROR, INFO, WARNING
 
-from insa_anomaly.instrumentation import metrics
 from insa_anomaly.instrumentation.logger import logged
+from insa_anomaly.instrumentation.metrics import DaemonMetrics
 
 
 @logged(ERROR, "The log cannot be written; nothing is acknowledged until it can")
@@ -32,15 +32,15 @@ def measuring_failed(reason: str) -> None: ...
 
 
 def reader_lag(reader: str, entries: int, seconds: float) -> None:
-    metrics.READER_LAG.labels(reader).set(entries)
-    metrics.READER_LAG_SECONDS.labels(reader).set(seconds)
+    DaemonMetrics.reader_lag_entries.labels(reader).set(entries)
+    DaemonMetrics.reader_lag_seconds.labels(reader).set(seconds)
 
 
 def outbox_measured(events: int) -> None:
-    metrics.OUTBOX.set(events)
+    DaemonMetrics.outbox_events.set(events)
 
 
 def storage_measured(sizes: Mapping[str, int]) -> None:
     """Publish the sizes on disk in bytes, by the kind of file."""
     for what, size in sizes.items():
-        metrics.STORAGE.labels(what).set(size)
+        DaemonMetrics.storage_bytes.labels(what).set(size)

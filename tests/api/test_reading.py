@@ -12,7 +12,7 @@ import redis
 
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.instrumentation.metrics import CACHE_HITS, CACHE_MISSES
+from insa_anomaly.instrumentation.metrics import PortMetrics
 from insa_anomaly.ports.anomalies import Feedback
 from insa_anomaly.workbench.demo.plant import Plant
 from tests.api.office import HOUR, KEY, SECOND, Office, anomaly, episode, now, opened, problem
@@ -178,7 +178,8 @@ def test_who_looks_on_finds_nearly_all_of_it_counted(
 def _looked_up() -> tuple[float, float]:
     """Return hits and misses, as they are counted for Prometheus."""
     hits, misses = (
-        metric.labels("anomaly_count")._value.get() for metric in (CACHE_HITS, CACHE_MISSES)
+        metric.labels("anomaly_count")._value.get()
+        for metric in (PortMetrics.cache_hits, PortMetrics.cache_misses)
     )
     return float(hits), float(misses)
 
