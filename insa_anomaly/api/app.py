@@ -23,7 +23,7 @@ from insa_anomaly.api.address import Certificate, is_loopback
 from insa_anomaly.api.auth import Fence, Guard, guarded
 from insa_anomaly.api.connection import impatient
 from insa_anomaly.api.hosts import LOOPBACK, Hosts
-from insa_anomaly.api.problems import describe_all
+from insa_anomaly.api.problems import HANDLERS
 from insa_anomaly.api.shell import Shell
 from insa_anomaly.instrumentation.metrics import metrics_text
 from insa_anomaly.services.anomalies import AnomalyService
@@ -69,11 +69,11 @@ def create(
 
     Without `admin`, the application has only the open routes. It answers for `hosts` alone.
     """
+    # Without `openapi_url`, FastAPI has no pages that show the description either.
     app = FastAPI(
-        title="insa-anomaly", version=version, docs_url=None, redoc_url=None, openapi_url=None
+        title="insa-anomaly", version=version, openapi_url=None, exception_handlers=HANDLERS
     )
     app.router.routes.extend(liveness.router(version, condition, metrics).routes)
-    describe_all(app)
     if admin is not None:
         _add_guarded(app, admin)
     app.add_middleware(Hosts, names=hosts)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
@@ -35,7 +34,7 @@ class Caller:
         return Author(f"{self.key.id} ({self.key.name})", self.origin)
 
 
-def needs(permission: Permission) -> dict[str, Any]:
+def require(permission: Permission) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that needs this permission."""
     return {PERMISSION: str(permission), "security": [{"key": []}]}
 
@@ -66,13 +65,11 @@ class Guard:
         )
         if isinstance(known, Denied):
             request_denied(str(known), _origin(request))
-            raise Problem(HTTPStatus.UNAUTHORIZED, str(known), _CHALLENGE)
+            raise Problem(401, str(known), _CHALLENGE)
         if permission is None or not grants(known, permission):
             request_denied("the key lacks a permission", _origin(request))
-            raise Problem(
-                HTTPStatus.FORBIDDEN,
-                f"the key is not good for this; needed: {permission or 'what no key has'}",
-            )
+            wanted = permission or "what no key has"
+            raise Problem(403, f"the key is not good for this; needed: {wanted}")
         return Caller(known, _origin(request))
 
 
@@ -119,9 +116,7 @@ def _presented(request: Request) -> str:
     given = request.headers.getlist("authorization")
     scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token:
-        raise Problem(
-            HTTPStatus.UNAUTHORIZED, "a key is needed: Authorization: Bearer insa_...", _CHALLENGE
-        )
+        raise Problem(401, "a key is needed: Authorization: Bearer insa_...", _CHALLENGE)
     return token
 
 

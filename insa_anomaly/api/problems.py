@@ -1,128 +1,95 @@
 """Errors of the API: every answer that is no success is a problem document (RFC 9457)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from insa_anomaly.errors import (
-    Conflict,
-    DatabaseAway,
-    DatabaseRefused,
-    InsaError,
-    NotFound,
-    TooLarge,
-    TooMany,
-)
+from insa_anomaly import errors
 from insa_anomaly.instrumentation.admin_port import request_failed, request_unanswerable
 
 MEDIA_TYPE = "application/problem+json"
 AWAY_RETRY_SECONDS = 5
+_STATUSES = {errors.NotFound: 404, errors.Conflict: 409, errors.TooLarge: 422}
+_DATABASE = "the database does not answer, or refuses; nothing was changed"
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
 class Problem(Exception):
     """An error that ends a request with this status, detail and headers."""
 
-    def __init__(
-        self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
-        self.headers = dict(headers or {})
+        self.headers = headers
+
+
+def problem(status: int, detail: str, **more: object) -> dict[str, object]:
+    """Return a problem document, with further members."""
+    title = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
 
 
 def answer(
-    status: HTTPStatus,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    errors: Sequence[object] = (),
+    status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
-    """Return a problem document; `errors` names the faulty parts of the request."""
-    said: dict[str, Any] = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": int(status),
-        "detail": detail,
-    }
-    if errors:
-        said["errors"] = errors
-    return Response(msgspec.json.encode(said), int(status), dict(headers or {}), MEDIA_TYPE)
+    """Return an answer that is a problem document, with further members."""
+    said = msgspec.json.encode(problem(status, detail, **more))
+    return Response(said, status, dict(headers or {}), MEDIA_TYPE)
 
 
-def describe_all(app: FastAPI) -> None:
-    """Turn every error that a route may raise into a problem document."""
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(InsaError, _ours)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unexpected)
-
-
-async def _problem(request: Request, error: Exception) -> Response:
-    del request
-    assert isinstance(error, Problem)  # noqa: S101 - registered for it, here and below
+async def _problem(_: Request, error: Problem) -> Response:
     return answer(error.status, error.detail, error.headers)
 
 
-async def _ours(request: Request, error: Exception) -> Response:
-    if isinstance(error, NotFound):
-        return answer(HTTPStatus.NOT_FOUND, str(error))
-    if isinstance(error, Conflict):
-        return answer(HTTPStatus.CONFLICT, str(error))
-    if isinstance(error, TooMany):
-        return answer(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            str(error),
-            {"Retry-After": str(max(1, round(error.retry_seconds + 0.5)))},
-        )
-    if isinstance(error, TooLarge):
-        return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-    if isinstance(error, DatabaseAway | DatabaseRefused):
-        request_unanswerable(request.method, str(error))
-        detail = "the database does not answer, or refuses; nothing was changed"
-        return answer(
-            HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(AWAY_RETRY_SECONDS)}
-        )
+async def _ours(request: Request, error: errors.InsaError) -> Response:
+    if isinstance(error, errors.TooMany):
+        return answer(429, str(error), _retry(max(1, round(error.retry_seconds + 0.5))))
+    if type(error) in _STATUSES:
+        return answer(_STATUSES[type(error)], str(error))
     request_unanswerable(request.method, str(error))
-    return answer(
-        HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": str(AWAY_RETRY_SECONDS)}
-    )
+    away = isinstance(error, errors.DatabaseAway | errors.DatabaseRefused)
+    return answer(503, _DATABASE if away else str(error), _retry(AWAY_RETRY_SECONDS))
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+def _retry(seconds: int) -> dict[str, str]:
+    return {"Retry-After": str(seconds)}
+
+
+async def _invalid(_: Request, error: RequestValidationError) -> Response:
     """Answer without repeating the request, which may hold a secret or no text at all."""
-    del request
-    assert isinstance(error, RequestValidationError)  # noqa: S101
     wrong = [
         {"where": ".".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()
     ]
-    return answer(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "the request is not what is expected here", errors=wrong
-    )
+    return answer(422, "the request is not what is expected here", errors=wrong)
 
 
-async def _http(request: Request, error: Exception) -> Response:
-    del request
-    assert isinstance(error, HTTPException)  # noqa: S101
-    return answer(HTTPStatus(error.status_code), str(error.detail), error.headers)
+async def _http(_: Request, error: HTTPException) -> Response:
+    return answer(error.status_code, str(error.detail), error.headers)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _gone(*_: object) -> Response:
     """End the request of a client that has disconnected; the daemon is not at fault."""
-    del request, error
-    return answer(HTTPStatus.BAD_REQUEST, "the request ended before it was whole")
+    return answer(400, "the request ended before it was whole")
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     request_failed(request.method, error)
-    return answer(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the daemon; its log says more"
-    )
+    return answer(500, "this is a fault of the daemon; its log says more")
+
+
+HANDLERS: dict[int | type[Exception], Handler] = {  # of every error that a route may raise
+    Problem: _problem,
+    errors.InsaError: _ours,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+    ClientDisconnect: _gone,
+    Exception: _unexpected,
+}

@@ -1,9 +1,8 @@
 """Bodies and queries of requests: strict, every field known and every number finite."""
 
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import (
@@ -13,10 +12,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     model_validator,
 )
 
 from insa_anomaly.core.operations.model_health import Action
+from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports.anomalies import Filter, PageCursor
 from insa_anomaly.ports.model_health import DecisionFilter
 from insa_anomaly.services.anomalies import place
@@ -47,11 +48,17 @@ def _written(said: object) -> object:
     return said
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_written)]
-Name = Annotated[
-    str,
-    Field(min_length=1, max_length=200, pattern=r"^[^/+#\x00-\x1f\x7f]+$"),
-    AfterValidator(_usable),
+def _micros(said: datetime) -> int:
+    return (said - _EPOCH) // timedelta(microseconds=1)
+
+
+Instant = Annotated[
+    AwareDatetime, BeforeValidator(_written), PlainSerializer(_micros, return_type=int)
+]
+_Word = Field(min_length=1, max_length=200, pattern=r"^[^/+#\x00-\x1f\x7f]+$")
+Name = Annotated[str, _Word, AfterValidator(_usable)]
+Days = Annotated[
+    float | None, Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself.")
 ]
 Cursor = Annotated[str, Field(max_length=100), AfterValidator(_cursor)]
 Status = Literal["active", "shadow", "archived", "disabled", "failed", "deleted"]
@@ -78,6 +85,11 @@ class _SeriesBody(Strict):
     device_id: Annotated[Name, Field(examples=["PUMP-101"])]
     metric_name: Annotated[Name, Field(examples=["temperature"])]
 
+    @property
+    def series(self) -> SeriesKey:
+        """Key of the series."""
+        return SeriesKey(self.device_id, self.metric_name)
+
 
 class PredictBody(_SeriesBody):
     """Body of POST .../predict."""
@@ -96,37 +108,19 @@ class BatchBody(_SeriesBody):
 class TrainBody(_SeriesBody):
     """Body of POST .../train for a single series."""
 
-    training_window: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=3650,
-            description="Days; left out: as the daemon does by itself.",
-            examples=[14.0],
-        ),
-    ] = None
+    training_window: Annotated[Days, Field(examples=[14.0])] = None
 
 
 class FleetBody(Strict):
     """Body of POST .../train for many series."""
 
     device_pattern: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=200,
-            pattern=r"^[^/+#\x00-\x1f\x7f]+$",
-            description="`*`: any characters, `?`: one, `[ab]`: one of these.",
-        ),
-        AfterValidator(_usable),
+        Name, Field(description="`*`: any characters, `?`: one, `[ab]`: one of these.")
     ]
     metric_name: Annotated[
         Name | None, Field(description="Left out: all metrics, and each device as a whole.")
     ] = None
-    training_window: Annotated[
-        float | None,
-        Field(gt=0, le=3650, description="Days; left out: as the daemon does by itself."),
-    ] = None
+    training_window: Days = None
 
 
 class FeedbackBody(Strict):
@@ -185,6 +179,10 @@ class Paged(Query):
         """Place at which the previous page ended."""
         return self.cursor if isinstance(self.cursor, PageCursor) else None
 
+    def admitted(self) -> dict[str, Any]:
+        """Return the filter by its names, with ids as text and times in microseconds."""
+        return self.model_dump(mode="json", exclude={"limit", "cursor"})
+
 
 class JobQuery(Paged):
     """Filter of jobs."""
@@ -202,10 +200,7 @@ class DecisionQuery(Paged):
 
     def wanted(self) -> DecisionFilter:
         """Return the filter as the service expects it."""
-        model_id, run_id = (
-            None if one is None else str(one) for one in (self.model_id, self.run_id)
-        )
-        return DecisionFilter(self.device_id, self.metric_name, model_id, run_id)
+        return DecisionFilter(**self.admitted())
 
 
 class ModelQuery(Paged):
@@ -217,7 +212,7 @@ class ModelQuery(Paged):
 
     def wanted(self) -> ModelFilter:
         """Return the filter as the service expects it."""
-        return ModelFilter(self.device_id, self.metric_name, self.status)
+        return ModelFilter(**self.admitted())
 
 
 class _AnomalyFilter(Paged):
@@ -228,18 +223,11 @@ class _AnomalyFilter(Paged):
     model_id: UUID | None = None
     since: Annotated[Instant | None, Field(alias="from")] = None
     until: Annotated[Instant | None, Field(alias="to")] = None
-    min_confidence: Annotated[float | None, Field(ge=0, le=1)] = None
+    least_confidence: Annotated[float | None, Field(alias="min_confidence", ge=0, le=1)] = None
 
     def wanted(self) -> Filter:
         """Return the filter as the service expects it."""
-        return Filter(
-            device_id=self.device_id,
-            metric_name=self.metric_name,
-            model_id=None if self.model_id is None else str(self.model_id),
-            since=_micros(self.since),
-            until=_micros(self.until),
-            least_confidence=self.min_confidence,
-        )
+        return Filter(**self.admitted())
 
 
 class AnomalyQuery(_AnomalyFilter):
@@ -247,22 +235,8 @@ class AnomalyQuery(_AnomalyFilter):
 
     episode_id: UUID | None = None
 
-    def wanted(self) -> Filter:
-        """Return the filter as the service expects it."""
-        return replace(
-            super().wanted(), episode_id=None if self.episode_id is None else str(self.episode_id)
-        )
-
 
 class EpisodeQuery(_AnomalyFilter):
     """Filter of episodes."""
 
     open: bool | None = None
-
-    def wanted(self) -> Filter:
-        """Return the filter as the service expects it."""
-        return replace(super().wanted(), open=self.open)
-
-
-def _micros(said: datetime | None) -> int | None:
-    return None if said is None else (said - _EPOCH) // timedelta(microseconds=1)

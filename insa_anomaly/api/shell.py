@@ -1,7 +1,6 @@
 """Rules for every request: bodies are limited, answers not cached, their types not guessed."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -34,7 +33,7 @@ class Shell:
             send, _HEADERS if scope.get("scheme") == "http" else {**_HEADERS, **_TLS_HEADERS}
         )
         if _announced(scope) > BODY_BYTES:
-            await answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)(scope, receive, marked)
+            await answer(413, _TOO_LARGE)(scope, receive, marked)
         else:
             await self._app(scope, _Limited(receive), marked)
 
@@ -50,7 +49,7 @@ class _Limited:
         message = await self._receive()
         self._had += len(message.get("body", b""))
         if self._had > BODY_BYTES:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
+            raise HTTPException(413, _TOO_LARGE)
         return message
 
 
