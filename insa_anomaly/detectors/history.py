@@ -8,9 +8,8 @@ from math import prod
 
 import numpy as np
 
-from insa_anomaly.core.damage import DAMAGE
+from insa_anomaly.core.npz import Arrays, unpacked
 from insa_anomaly.core.units import Floats, Ints
-from insa_anomaly.errors import ModelFileError
 
 
 class RefitHistory:
@@ -49,9 +48,8 @@ class RefitHistory:
 
     def read(self, data: bytes) -> None:
         """Replace the history by the readings that `to_bytes` wrote. Raises ModelFileError."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as npz:
-                values = npz["values"].reshape(-1, *self._shape)
-                self.begin(npz["times"], values, np.where(npz["told"], -1.0, 0.0))
-        except DAMAGE as error:
-            raise ModelFileError("the rows kept with a device model cannot be read") from error
+        unpacked(data, self._restore, "the rows kept with a device model cannot be read")
+
+    def _restore(self, npz: Arrays) -> None:
+        values = npz["values"].reshape(-1, *self._shape)
+        self.begin(npz["times"], values, np.where(npz["told"], -1.0, 0.0))

@@ -8,21 +8,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.damage import DAMAGE
+from insa_anomaly.core.npz import DAMAGE, packed
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.files.whole import write_whole
 
 
 def write_arrays(path: Path, **arrays: npt.NDArray[np.generic] | bytes) -> None:
     """Write arrays and bytes under their names to a file, compressed. Raises ModelFileError."""
-    buffer = io.BytesIO()
     held = {
         name: np.frombuffer(one, np.uint8) if isinstance(one, bytes) else one
         for name, one in arrays.items()
     }
-    np.savez_compressed(buffer, allow_pickle=False, **held)
     try:
-        write_whole(path, buffer.getvalue())
+        write_whole(path, packed(**held))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written: {error}") from error
 

@@ -7,7 +7,6 @@ model's learnt row, and take every step together. The arithmetic and its order a
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 
@@ -46,29 +45,23 @@ def advance_each(
     after, results = list(states), detector.nothing_said(*values.shape)
     at = np.flatnonzero(goes)
     if len(at):
-        moved, said = _side_by_side(
-            laid[at], [one for i in at.tolist() if (one := served[i])], when[at], values[at], policy
-        )
+        models = [one for i in at.tolist() if (one := served[i])]
+        moved, said = _side_by_side(laid[at], models, when[at], values[at], policy)
         for i, state in zip(at.tolist(), moved, strict=True):
             after[i] = state
         _put(results, at, said)
     for i in np.flatnonzero(~goes).tolist():
         own = slice(i, i + 1)
         after[i], said = detector.advance(
-            states[i],
-            served[i],
-            times=times[own],
-            values=values[own],
-            policy=policy,
-            parameters=parameters,
+            states[i], served[i], times[own], values[own], policy, parameters=parameters
         )
         _put(results, own, said)
     return after, results
 
 
 def _put(results: DeviceResults, at: Ints | slice, part: DeviceResults) -> None:
-    for field in fields(DeviceResults):
-        getattr(results, field.name)[at] = getattr(part, field.name)
+    for name, column in vars(results).items():
+        column[at] = getattr(part, name)
 
 
 def _side_by_side(
@@ -104,19 +97,14 @@ def _judge(
     after: Floats, said: DeviceResults, times: Floats, numbers: LearntRow, policy: episodes.Policy
 ) -> None:
     """Decide on the rows; write the episodes into the states."""
-    thresholds = np.asarray(numbers.threshold)
-    after[:, EPISODE], verdicts = episodes.judge(
+    after[:, EPISODE] = said.judge(
+        slice(None),
         after[:, EPISODE],
         np.arange(len(times)),
         times,
-        said.score,
-        thresholds=thresholds,
+        thresholds=np.asarray(numbers.threshold),
         policy=policy,
     )
-    said.transition[:] = verdicts.transitions
-    said.episode_started[:] = verdicts.started
-    said.episode_readings[:] = verdicts.readings
-    said.episode_peak[:] = verdicts.peaks
 
 
 def _count(after: Floats, said: DeviceResults, numbers: LearntRow) -> None:

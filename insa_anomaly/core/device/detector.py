@@ -10,7 +10,6 @@ pieces: the results are the same to the bit.
 
 from __future__ import annotations
 
-import io
 from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
 from uuid import UUID
@@ -19,39 +18,32 @@ import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core.bounds import Significance
-from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.device import features, window
 from insa_anomaly.core.device.features import MEMBERS, Knowledge, RowView
 from insa_anomaly.core.device.learnt import LearntRow
-from insa_anomaly.core.device.window import (
-    CHARTS,
-    COMBINED,
-    COUNT,
-    EPISODE,
-    FIRST,
-    LAST,
-    SEEN,
-    SINCE_DUE,
-    TAG,
-    TIMES,
-    Rows,
-)
+from insa_anomaly.core.device.window import CHARTS, COMBINED, COUNT, EPISODE, SEEN, TAG, Rows
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.notification.event import Reason
+from insa_anomaly.core.npz import Arrays, packed, unpacked
 from insa_anomaly.core.reading.series_key import DEVICE_METRIC
 from insa_anomaly.core.scoring import calibration
-from insa_anomaly.core.scoring.episodes import Policy, judge
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Arena, Forest
 from insa_anomaly.core.scoring.maturity import Maturity
+from insa_anomaly.core.scoring.results import ScoringResults, blank, no_episodes
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.units import LONG, Bools, Floats, Ints
-from insa_anomaly.errors import ModelFileError
 
 FORMAT = 2  # of a device model file
 _BEFORE_PROFILE = 20  # columns of zeros that a file of this format keeps before a daily profile
 FEWEST_METRICS = 2  # of a device that gets a model of all of them by itself
 CELLS_MOST = 200_000  # rows times metrics that a model is learnt from
-
+_SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
+_STORED = ("id", "device_id", "metrics", "version", "tables", "band", *_SCALARS)
+_UNKNOWN_IN_WARMING = (
+    *("score", "confidence", "raw_score", "surprises"),
+    *("expected", "lower", "upper", "shares"),
+)
 _TABLES_OF_ONE = 2  # dimensions of the tables of one model
 _SURPRISE_CAP = 8.0  # of one member, so that none outvotes the other three for long
 _BLOCK = 512  # rows moved at once: what is computed of them stays small
@@ -97,81 +89,50 @@ class DeviceModel:
 
     def to_bytes(self) -> bytes:
         """Return an npz that needs no pickle."""
-        about: dict[str, npt.NDArray[np.generic]] = {
-            "format": np.array(FORMAT),
-            "id": np.array(self.id),
-            "device_id": np.array(self.device_id),
-            "metrics": np.array(self.metrics),
+        known = vars(self.known) | {
+            "profile": np.pad(self.known.profile, ((0, 0), (_BEFORE_PROFILE, 0)))
         }
-        numbers = {
-            name: np.array(getattr(self, name)) for name in ("version", "tables", "band", *_SCALARS)
-        } | {"life": np.array(astuple(self.life))}
-        forest = {
-            f"forest_{field.name}": np.array(getattr(self.forest, field.name))
-            for field in fields(Forest)
-        }
-        known = {
-            f"known_{field.name}": np.array(getattr(self.known, field.name))
-            for field in fields(Knowledge)
-        }
-        known["known_profile"] = np.pad(self.known.profile, ((0, 0), (_BEFORE_PROFILE, 0)))
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **about, **numbers, **forest, **known)
-        return buffer.getvalue()
+        return packed(
+            format=FORMAT,
+            **{name: getattr(self, name) for name in _STORED},
+            life=astuple(self.life),
+            **{f"forest_{name}": part for name, part in vars(self.forest).items()},
+            **{f"known_{name}": part for name, part in known.items()},
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DeviceModel:
         """Read what `to_bytes` wrote. Raises ModelFileError."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as npz:
-                return cls._from_arrays({name: npz[name] for name in npz.files})
-        except DAMAGE as error:
-            raise ModelFileError(
-                "this is not a device model file that this version reads"
-            ) from error
+        return unpacked(
+            data, cls._from_arrays, "this is not a device model file that this version reads"
+        )
 
     @classmethod
-    def _from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> DeviceModel:
+    def _from_arrays(cls, arrays: Arrays) -> DeviceModel:
         arrays["known_profile"] = arrays["known_profile"][:, _BEFORE_PROFILE:]
         metrics = tuple(map(str, arrays["metrics"].tolist()))
         tables = np.asarray(arrays["tables"], np.float64)
         known = Knowledge(
             *(np.asarray(arrays[f"known_{field.name}"], np.float64) for field in fields(Knowledge))
         )
-        of_this_form = tables.shape == (MEMBERS + 1, calibration.TABLE_WIDTH) and len(
-            known.center
-        ) == len(metrics)
-        if int(arrays["format"].item()) != FORMAT or not of_this_form:
+        form = (MEMBERS + 1, calibration.TABLE_WIDTH), len(metrics)
+        if int(arrays["format"].item()) != FORMAT or (tables.shape, len(known.center)) != form:
             message = "the device model file has another format"
             raise ValueError(message)
-        forest = Forest(
-            thresholds=np.asarray(arrays["forest_thresholds"], np.float32),
-            features=np.asarray(arrays["forest_features"], np.uint8),
-            leaves=np.asarray(arrays["forest_leaves"], np.uint16),
-            max_samples=int(arrays["forest_max_samples"].item()),
-            offset=float(arrays["forest_offset"].item()),
-        )
-        known_rows, first, through, released, mature = np.asarray(
-            arrays["life"], np.float64
-        ).tolist()
-        life = Maturity(
-            known=known_rows, first=first, through=through, released=released, mature=bool(mature)
-        )
+        life = np.asarray(arrays["life"], np.float64).tolist()
+        life[-1] = bool(life[-1])
         return cls(
             id=str(arrays["id"].item()),
             version=int(arrays["version"].item()),
             device_id=str(arrays["device_id"].item()),
             metrics=metrics,
-            forest=forest,
+            forest=Forest.of_arrays(arrays, "forest_"),
             known=known,
             tables=tables,
             band=np.asarray(arrays["band"], np.float64),
-            life=life,
+            life=Maturity(*life),
             **{name: float(arrays[name].item()) for name in _SCALARS},
         )
-
-
-_SCALARS = ("alpha", "threshold", "gap", "interval", "refit_step")
 
 
 class Served:
@@ -181,50 +142,24 @@ class Served:
     """
 
     def __init__(self, model: DeviceModel, arena: Arena | None = None, row: int = 0) -> None:
-        trees, known = len(model.forest.thresholds), model.known
-        shared = arena is not None and arena.trees == trees
-        self.model = model
-        self.arena, self.row = (
-            (arena, row) if arena is not None and shared else (Arena(1, trees), 0)
-        )
+        trees = len(model.forest.thresholds)
+        if arena is None or arena.trees != trees:
+            arena, row = Arena(1, trees), 0
+        self.model, self.arena, self.row = model, arena, row
         self.arena.put(self.row, model.forest)
-        offset = model.forest.offset
-        self.numbers = LearntRow(
-            tag=model.tag,
-            gap=model.gap,
-            alpha=model.alpha,
-            threshold=model.threshold,
-            refit_step=model.refit_step,
-            offset=offset,
-            band=model.band,
-            tables=model.tables,
-            known=known,
-        )
+        names = [field.name for field in fields(LearntRow) if field.name != "offset"]
+        learnt = {name: getattr(model, name) for name in names}
+        self.numbers = LearntRow(offset=model.forest.offset, **learnt)
         self.laid_out = self.numbers.row()
 
 
 @dataclass(frozen=True)
-class DeviceResults:
-    """Results of `advance` for n rows of d metrics.
+class DeviceResults(ScoringResults):
+    """Results of `advance` for n rows of d metrics; a row without a score has no shares."""
 
-    A row without a score has score 0, expected values NaN, and no shares.
-    """
-
-    status: npt.NDArray[np.uint8]  # status.Status
-    score: Floats  # in [-1, 1], below 0 = anomalous
-    confidence: Floats  # |score|
-    raw_score: Floats  # the forest's decision_function
     surprises: Floats  # [n, MEMBERS] -log10 p of each member, at most 8
-    expected: Floats  # [n, d]
-    lower: Floats  # [n, d]
-    upper: Floats  # [n, d]
     shares: Floats  # [n, d], how much of the strangeness is each metric's; sum 1 where there is any
     used: Bools  # [n, d], which metrics took part
-    transition: npt.NDArray[np.uint8]  # episodes.Transition
-    refit_due: Bools
-    episode_started: Ints  # microseconds; the episode the row belongs to or closes
-    episode_readings: Ints  # rows; 0: no episode
-    episode_peak: Floats
 
     @property
     def metric(self) -> Ints:
@@ -249,14 +184,11 @@ def advance(
     """
     when, what = times.astype(np.float64), np.where(np.isfinite(values), values, np.nan)
     status, held = _arrivals(state, when, what)
-    after = _adopted(state, served)
+    after, gap = _adopted(state, served), served.model.gap if served else np.inf
     parts = []
-    for piece, restarts in _pieces(
-        status, when, state[LAST], served.model.gap if served else np.inf
-    ):
-        moved, said = _seen(
-            _emptied(after) if restarts else after, served, when[piece], what[piece]
-        )
+    for piece, restarts in _pieces(status, when, state[window.LAST], gap):
+        before = _emptied(after) if restarts else after
+        moved, said = _seen(before, served, when[piece], what[piece])
         if status[piece.start] == Status.SCORED:
             after = moved
             _judge(after, said, when[piece], served, policy)
@@ -271,17 +203,11 @@ def advance(
 def _arrivals(
     state: Floats, times: Floats, values: Floats
 ) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """Return the arrival of each row (SCORED.
-
-    Moves the window), and the newest time's discriminators.
-    """
+    """Return the arrival of each row (SCORED: it moves), and the newest time's discriminators."""
     nothing: Bools = np.array(np.isnan(values).all(axis=1))
     status = np.where(nothing, Status.BAD_QUALITY, Status.SCORED).astype(np.uint8)
-    newest, held, own = (
-        state[LAST],
-        window.remembered(state),
-        window.discriminators(values).tolist(),
-    )
+    newest, held = state[window.LAST], window.remembered(state)
+    own = window.discriminators(values).tolist()
     if not nothing.any() and (np.diff(times, prepend=newest) > 0).all():
         return status, own[-1:] or held
     for i, time in enumerate(times.tolist()):
@@ -325,17 +251,14 @@ def _emptied(state: Floats) -> Floats:
 
 
 def _adopted(state: Floats, served: Served | None) -> Floats:
-    """Return the state for this model.
-
-    After another model, running means are set from the window.
-    """
+    """Return the state for this model; after another, running means are set from the window."""
     out = state.copy()
     tag = served.numbers.tag if served else 0.0
     if out[TAG] == tag:
         return out
     count = int(out[COUNT])
     if served and count:
-        rows, times = window.history(out)[-count:], out[TIMES][-count:]
+        rows, times = window.history(out)[-count:], out[window.TIMES][-count:]
         afresh, _ = _seen(_emptied(out), served, times, rows)
         out[CHARTS], out[COMBINED] = afresh[CHARTS], afresh[COMBINED]
         window.means(out)[:] = window.means(afresh)
@@ -382,47 +305,29 @@ def weighed(
         score=scores,
         confidence=np.abs(scores),
         raw_score=samples - numbers.offset,
-        surprises=members,
         expected=usual,
         lower=usual - numbers.band,
         upper=usual + numbers.band,
+        surprises=members,
         shares=shares(look, members, numbers.known),
         used=look.used,
-        transition=np.zeros(n, np.uint8),
-        refit_due=np.zeros(n, np.bool_),
-        episode_started=np.zeros(n, np.int64),
-        episode_readings=np.zeros(n, np.int64),
-        episode_peak=np.zeros(n),
+        **no_episodes(n),
     )
 
 
 def _without(said: DeviceResults, warming: Bools) -> DeviceResults:
     """Return the results without those of rows whose window is not full."""
     nothing = nothing_said(*said.shares.shape)
-    for name in (
-        "score",
-        "confidence",
-        "raw_score",
-        "surprises",
-        "expected",
-        "lower",
-        "upper",
-        "shares",
-    ):
+    for name in _UNKNOWN_IN_WARMING:
         getattr(said, name)[warming] = getattr(nothing, name)[warming]
     said.status[warming] = Status.WARMING
     return said
 
 
 def surprises(members: Floats, tables: Floats) -> Floats:
-    """Return -log10 p of every member [n, MEMBERS].
-
-    Tables [MEMBERS + 1, TABLE_WIDTH], or n of them.
-    """
-    return np.minimum(
-        calibration.surprise(members, _of_each(tables[..., :MEMBERS, :], len(members))),
-        _SURPRISE_CAP,
-    )
+    """Return -log10 p of members [n, MEMBERS]; tables [MEMBERS + 1, TABLE_WIDTH], or n of them."""
+    own = _of_each(tables[..., :MEMBERS, :], len(members))
+    return np.minimum(calibration.surprise(members, own), _SURPRISE_CAP)
 
 
 def _of_each(tables: Floats, n: int) -> Floats:
@@ -433,27 +338,21 @@ def _of_each(tables: Floats, n: int) -> Floats:
 def combined(before: float, rows: Rows, members: Floats) -> Floats:
     """Return the smoothed mean of the members' surprises [n, MEMBERS] -> [n]."""
     together = members.sum(axis=1, keepdims=True) / MEMBERS
-    return features.smoothed(np.array([before]), together, features.device_gains(rows, 1))[
-        :, 0
-    ].copy()
+    gains = features.device_gains(rows, 1)
+    return features.smoothed(np.array([before]), together, gains)[:, 0].copy()
 
 
 def score(together: Floats, tables: Floats, alpha: Floats | float) -> Floats:
-    """Return scores in [-1, 1] of combined surprises.
-
-    Tables as for `surprises`, alpha single or [n].
-    """
-    surprise = calibration.surprise(
-        together[:, None], _of_each(tables[..., MEMBERS:, :], len(together))
-    )
+    """Return scores in [-1, 1] of combined surprises; tables as for `surprises`."""
+    own = _of_each(tables[..., MEMBERS:, :], len(together))
+    surprise = calibration.surprise(together[:, None], own)
     return calibration.score(surprise[:, 0], np.zeros(len(together)) + alpha)
 
 
 def expected(look: RowView, known: Knowledge) -> Floats:
     """Return the expected value of every metric [n, d]."""
-    value: Floats = known.center + known.scale * (
-        look.sight.forecast + known.residual_center + look.usual
-    )
+    ahead = look.sight.forecast + known.residual_center + look.usual
+    value: Floats = known.center + known.scale * ahead
     return value
 
 
@@ -479,10 +378,7 @@ def shares(look: RowView, members: Floats, known: Knowledge) -> Floats:
 
 
 def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel) -> list[Reason]:
-    """Return the metrics [d] that make a row stand out, strongest first, in words.
-
-    `values` are the values of the row.
-    """
+    """Return the metrics that make a row of `values` [d] stand out, strongest first, in words."""
     own = results.shares[row]
     strongest = np.argsort(-own, kind="stable")[:_MOST_REASONS]
     return [
@@ -494,31 +390,23 @@ def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel
 
 def _words(results: DeviceResults, row: int, j: int, values: Floats) -> str:
     lower, upper, usual = results.lower[row, j], results.upper[row, j], results.expected[row, j]
-    where = "in" if lower <= values[j] <= upper else "outside"
-    return (
-        f"{values[j]:.4g} for an expected {usual:.4g}, {where} its band {lower:.4g} to {upper:.4g}"
-    )
+    value, where = values[j], "in" if lower <= values[j] <= upper else "outside"
+    return f"{value:.4g} for an expected {usual:.4g}, {where} its band {lower:.4g} to {upper:.4g}"
 
 
 def _judge(
     after: Floats, said: DeviceResults, times: Floats, served: Served | None, policy: Policy
 ) -> None:
     """Decide on rows that moved the window; write the episode into the state."""
-    n = len(times)
-    thresholds = np.full(n, served.model.threshold if served else 0.0)
-    episodes, verdicts = judge(
+    n, threshold = len(times), served.model.threshold if served else 0.0
+    after[EPISODE] = said.judge(
+        slice(None),
         after[None, EPISODE],
         np.zeros(n, np.int64),
         times,
-        said.score,
-        thresholds=thresholds,
+        thresholds=np.full(n, threshold),
         policy=policy,
-    )
-    after[EPISODE] = episodes[0]
-    said.transition[:] = verdicts.transitions
-    said.episode_started[:] = verdicts.started
-    said.episode_readings[:] = verdicts.readings
-    said.episode_peak[:] = verdicts.peaks
+    )[0]
 
 
 def _count(
@@ -527,51 +415,35 @@ def _count(
     """Count rows that moved the window, and mark those at which a refit is due."""
     n = len(times)
     if after[SEEN] == 0:
-        after[FIRST] = times[0]
+        after[window.FIRST] = times[0]
     step = served.model.refit_step if served else float(parameters.first_fit_retry_readings)
-    seen = after[SEEN] + np.arange(1, n + 1)
-    early = (seen < parameters.first_fit_readings) | (
-        times - after[FIRST] < parameters.first_fit_seconds * 1e6
-    )
-    since = after[SINCE_DUE] + np.arange(1, n + 1)
-    enough = since >= step if served else (since >= step) & ~early
+    number = np.arange(1, n + 1)
+    enough = after[window.SINCE_DUE] + number >= step
+    if not served:
+        enough &= after[SEEN] + number >= parameters.first_fit_readings
+        enough &= times - after[window.FIRST] >= parameters.first_fit_seconds * 1e6
     due = -1
     for i in np.flatnonzero(enough).tolist():
         if due < 0 or i - due >= step:
             said.refit_due[i], due = True, i
     after[SEEN] += n
-    after[SINCE_DUE] = n - 1 - due if due >= 0 else after[SINCE_DUE] + n
+    after[window.SINCE_DUE] = n - 1 - due if due >= 0 else after[window.SINCE_DUE] + n
 
 
 def nothing_said(n: int, metrics: int) -> DeviceResults:
     """Return blank results of n rows."""
-    wide = (n, metrics)
     return DeviceResults(
-        status=np.zeros(n, np.uint8),
-        score=np.zeros(n),
-        confidence=np.zeros(n),
-        raw_score=np.zeros(n),
+        **blank(Status.COLLECTING, n, metrics),
         surprises=np.zeros((n, MEMBERS)),
-        expected=np.full(wide, np.nan),
-        lower=np.full(wide, np.nan),
-        upper=np.full(wide, np.nan),
-        shares=np.zeros(wide),
-        used=np.zeros(wide, np.bool_),
-        transition=np.zeros(n, np.uint8),
-        refit_due=np.zeros(n, np.bool_),
-        episode_started=np.zeros(n, np.int64),
-        episode_readings=np.zeros(n, np.int64),
-        episode_peak=np.zeros(n),
+        shares=np.zeros((n, metrics)),
+        used=np.zeros((n, metrics), np.bool_),
     )
 
 
 def _joined(parts: list[DeviceResults], shape: tuple[int, int]) -> DeviceResults:
     if len(parts) == 1:
         return parts[0]
-    parts = parts or [nothing_said(0, shape[1])]
-    return DeviceResults(
-        *(
-            np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(DeviceResults)
-        )
+    columns = zip(
+        *(vars(part).values() for part in parts or [nothing_said(0, shape[1])]), strict=True
     )
+    return DeviceResults(*map(np.concatenate, columns))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,7 @@ _SCALARS = 6
 
 @dataclass(frozen=True)
 class LearntRow:
-    """Values that scoring needs of a device model beside its forest.
-
-    Or of k models, with k in front.
-    """
+    """Values that scoring needs of a device model beside its forest; or of k, with k in front."""
 
     tag: Floats | float  # tells this model from another
     gap: Floats | float  # a longer pause restarts the window, microseconds
@@ -40,21 +38,9 @@ class LearntRow:
         """Return k models from rows that `row` made, with as many metrics as this model."""
         k = len(rows)
         laid = np.concatenate(rows).reshape(k, -1)
-        tag, gap, alpha, threshold, refit_step, offset = laid[:, :_SCALARS].T.copy()
-        band, tables, *known = [
-            laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places
-        ]
-        return LearntRow(
-            tag=tag,
-            gap=gap,
-            alpha=alpha,
-            threshold=threshold,
-            refit_step=refit_step,
-            offset=offset,
-            band=band,
-            tables=tables,
-            known=Knowledge(*known),
-        )
+        wide = [laid[:, begin:end].reshape(k, *shape) for begin, end, shape in self._places]
+        own: list[Any] = [*laid[:, :_SCALARS].T.copy(), *wide[:2], Knowledge(*wide[2:])]
+        return LearntRow(*own)
 
     @cached_property
     def _places(self) -> list[tuple[int, int, tuple[int, ...]]]:

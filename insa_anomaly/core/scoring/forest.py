@@ -10,12 +10,13 @@ of samples; a table gives the path length of a code.
 Liu, Ting, Zhou: Isolation Forest (2008). Scores equal scikit-learn's within 1e-9.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from insa_anomaly.core.npz import Arrays
 from insa_anomaly.core.units import Features, Floats, Ints
 
 DEPTH = 8
@@ -79,6 +80,18 @@ class Forest:
     leaves: LeafCodes  # [T, LEAVES]
     max_samples: int
     offset: float
+
+    @classmethod
+    def of_arrays(cls, arrays: Arrays, prefix: str = "") -> Self:
+        """Return the forest whose fields are stored under their names behind a prefix."""
+        own = {field.name: arrays[prefix + field.name] for field in fields(cls)}
+        return cls(
+            thresholds=np.asarray(own["thresholds"], np.float32),
+            features=np.asarray(own["features"], np.uint8),
+            leaves=np.asarray(own["leaves"], np.uint16),
+            max_samples=int(own["max_samples"].item()),
+            offset=float(own["offset"].item()),
+        )
 
     def score_samples(self, features: Features) -> Floats:
         """Return scikit-learn's `score_samples` of features [n, w]: in [-1, 0), low = strange."""

@@ -31,7 +31,7 @@ class MaturityParameters(Protocol):
         """Least readings."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Maturity:
     """Age of a model, and the span of its past; times in microseconds since the epoch."""
 
@@ -55,13 +55,8 @@ def grown(
         first, through = min(first, before.first), max(through, before.through)
         mature = before.mature
     long = float(times[-1]) - first + interval_us >= parameters.mature_days * DAY
-    return Maturity(
-        known=known,
-        first=first,
-        through=through,
-        released=float(times[-1]),
-        mature=mature or (known >= parameters.mature_readings and long),
-    )
+    mature = mature or (known >= parameters.mature_readings and long)
+    return Maturity(known, first, through, released=float(times[-1]), mature=mature)
 
 
 def quarantined(

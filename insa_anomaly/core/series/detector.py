@@ -8,7 +8,6 @@ series, go through each step together, and the result is the same to the bit as 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,19 +15,19 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from insa_anomaly.core.damage import DAMAGE
 from insa_anomaly.core.layout import Layout, LearntRows, StateRows
 from insa_anomaly.core.learning.parameters import Parameters
+from insa_anomaly.core.npz import Arrays, packed, unpacked
 from insa_anomaly.core.reading.reading import Quality
 from insa_anomaly.core.scoring import calibration
-from insa_anomaly.core.scoring.episodes import Policy, judge
+from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Allocator, Arena, Forest
 from insa_anomaly.core.scoring.maturity import Maturity
+from insa_anomaly.core.scoring.results import ScoringResults, blank
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series import charts, features, rules
 from insa_anomaly.core.series.features import Arrival, Pushed
 from insa_anomaly.core.units import LONG, SECOND, Bools, Features, Floats, Ints
-from insa_anomaly.errors import ModelFileError
 
 MEMBERS = ("forest", "forecast", "forecast_smoothed", "window")
 SMOOTHED = MEMBERS.index("forecast_smoothed")
@@ -100,57 +99,37 @@ class Model:
         """Age of the model, and the span of its past."""
         first, through = self.learnt[RULES][[rules.FROM, rules.THROUGH]].tolist()
         known, released, mature = self.learnt[[KNOWN, RELEASED, MATURE]].tolist()
-        return Maturity(
-            known=known, first=first, through=through, released=released, mature=bool(mature)
-        )
+        return Maturity(known, first, through, released, mature=bool(mature))
 
     def to_bytes(self) -> bytes:
         """Return an npz file that needs no pickle."""
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            format=np.int64(LEARNT.version),
-            id=np.str_(self.id),
-            version=np.int64(self.version),
-            series=np.array([self.device_id, self.metric_name]),
-            thresholds=self.forest.thresholds,
-            features=self.forest.features,
-            leaves=self.forest.leaves,
-            max_samples=np.int64(self.forest.max_samples),
-            offset=np.float64(self.forest.offset),
+        return packed(
+            format=LEARNT.version,
+            id=self.id,
+            version=self.version,
+            series=(self.device_id, self.metric_name),
+            **vars(self.forest),
             numbers=self.learnt,
         )
-        return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Model:
         """Read the file that `to_bytes` wrote. Raises ModelFileError."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as npz:
-                return cls._from_arrays({name: npz[name] for name in npz.files})
-        except DAMAGE as error:
-            raise ModelFileError("this is not a scorer file that this version reads") from error
+        return unpacked(data, cls._from_arrays, "this is not a scorer file that this version reads")
 
     @classmethod
-    def _from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> Model:
+    def _from_arrays(cls, arrays: Arrays) -> Model:
         version, learnt = int(arrays["format"].item()), np.asarray(arrays["numbers"], np.float64)
         if version != LEARNT.version or learnt.shape != (LEARNT.width,):
             message = "the scorer file has another format"
             raise ValueError(message)
-        forest = Forest(
-            thresholds=np.asarray(arrays["thresholds"], np.float32),
-            features=np.asarray(arrays["features"], np.uint8),
-            leaves=np.asarray(arrays["leaves"], np.uint16),
-            max_samples=int(arrays["max_samples"].item()),
-            offset=float(arrays["offset"].item()),
-        )
         device_id, metric_name = map(str, arrays["series"].tolist())
         return cls(
             id=str(arrays["id"].item()),
             version=int(arrays["version"].item()),
             device_id=device_id,
             metric_name=metric_name,
-            forest=forest,
+            forest=Forest.of_arrays(arrays),
             learnt=LearntRows(learnt),
         )
 
@@ -197,31 +176,13 @@ class SeriesBatch:
     muted: Bools | None = None  # readings that open no episode
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """Results of n readings, in their order: score 0, expected and band NaN if not scored."""
+@dataclass(frozen=True)
+class Results(ScoringResults):
+    """Results of n readings of series."""
 
-    status: npt.NDArray[np.uint8]
-    score: Floats  # in [-1, 1], below 0 = anomalous
-    confidence: Floats  # |score|
-    raw_score: Floats  # the forest's decision_function
-    expected: Floats
-    lower: Floats
-    upper: Floats
-    transition: npt.NDArray[np.uint8]  # episodes.Transition
-    refit_due: Bools
-    episode_started: Ints  # microseconds; the episode the reading belongs to or closes
-    episode_readings: Ints  # 0: no episode
-    episode_peak: Floats
     features: Features  # [n, features.WIDTH], scaled
     member: npt.NDArray[np.uint8]  # the strangest, its index in MEMBERS
     rules: rules.Rules  # rules.Rule, the rules that the reading breaks
-
-    @property
-    def scored(self) -> Bools:
-        """Whether each reading moved a full window, and was scored [n]."""
-        scored: Bools = self.status == _SCORED
-        return scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,18 +291,7 @@ def foresee(
 
 def _blank(n: int) -> Results:
     return Results(
-        status=np.full(n, Status.BAD_QUALITY, np.uint8),
-        score=np.zeros(n),
-        confidence=np.zeros(n),
-        raw_score=np.zeros(n),
-        expected=np.full(n, np.nan),
-        lower=np.full(n, np.nan),
-        upper=np.full(n, np.nan),
-        transition=np.zeros(n, np.uint8),
-        refit_due=np.zeros(n, np.bool_),
-        episode_started=np.zeros(n, np.int64),
-        episode_readings=np.zeros(n, np.int64),
-        episode_peak=np.zeros(n),
+        **blank(Status.BAD_QUALITY, n),
         features=np.zeros((n, features.WIDTH), np.float32),
         member=np.zeros(n, np.uint8),
         rules=np.zeros(n, np.uint8),
@@ -427,19 +377,14 @@ def ruled(surprises: Floats, seen: rules.Rules, values: Floats, learnt: LearntRo
 def _judge(results: Results, usable: _Usable, pushed: Pushed, policy: Policy) -> None:
     """Judge the readings that moved their window; write the episodes into the new states."""
     moved = np.flatnonzero(pushed.moved)
-    at = usable.at[moved]
-    pushed.states[:, features.EPISODE], verdicts = judge(
+    pushed.states[:, features.EPISODE] = results.judge(
+        usable.at[moved],
         pushed.states[:, features.EPISODE],
         usable.series[moved],
         usable.times[moved],
-        results.score[at],
         thresholds=usable.thresholds[moved],
         policy=policy,
     )
-    results.transition[at] = verdicts.transitions
-    results.episode_started[at] = verdicts.started
-    results.episode_readings[at] = verdicts.readings
-    results.episode_peak[at] = verdicts.peaks
 
 
 def _refits(
