@@ -6,14 +6,8 @@ import msgspec
 import numpy as np
 
 from insa_anomaly.core.device.detector import DeviceResults
-from insa_anomaly.core.notification.event import (
-    Anomaly,
-    Episode,
-    Reason,
-    Transition,
-    anomaly_id,
-    episode_id,
-)
+from insa_anomaly.core.notification import event
+from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, Transition
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Results
@@ -68,11 +62,9 @@ def anomaly(
     if results.episode_readings[i]:
         owner, began = reading.key, int(results.episode_started[i])
     return Anomaly(
-        id=anomaly_id(*reading.key, reading.timestamp, reading.discriminator),
-        model_id=reading.model[0],
-        model_version=reading.model[1],
-        device_id=reading.key.device_id,
-        metric_name=reading.key.metric_name,
+        event.anomaly_id(*reading.key, reading.timestamp, reading.discriminator),
+        *reading.model,
+        *reading.key,
         timestamp=reading.timestamp,
         value=reading.value,
         score=float(results.score[i]),
@@ -83,7 +75,7 @@ def anomaly(
         upper=float(results.upper[place]),
         reasons=reasons,
         historical=reading.historical,
-        episode_id=episode_id(*owner, began) if began else None,
+        episode_id=event.episode_id(*owner, began) if began else None,
     )
 
 
@@ -135,6 +127,5 @@ class Detections(msgspec.Struct, frozen=True, array_like=True):
 
     def to_bytes(self) -> bytes | None:
         """Encode the detections; None if there are none."""
-        return (
-            msgspec.msgpack.encode(self) if self.anomalies or self.episodes or self.late else None
-        )
+        found = self.anomalies or self.episodes or self.late
+        return msgspec.msgpack.encode(self) if found else None

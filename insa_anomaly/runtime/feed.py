@@ -30,7 +30,7 @@ _REJECTED_BYTES = 400
 _Kept = TypeVar("_Kept")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Batch:
     """A parsed entry of the log.
 
@@ -194,13 +194,8 @@ def parsed(entry: Entry, parser: Parser, registry: Registry) -> Batch:
             detail = f"{registry.capacity} series are known, and there is room for no more"
             answer = Rejected(RejectionReason.TOO_MANY_SERIES, detail, raw)
         rejected.append(answer)
-    return Batch(
-        seq=entry.seq,
-        telemetry=_columns(readings, indices, registry),
-        received=np.array(received, np.int64),
-        rejected=rejected,
-        swaps=entry.swaps,
-    )
+    telemetry, times = _columns(readings, indices, registry), np.array(received, np.int64)
+    return Batch(entry.seq, telemetry, times, rejected, entry.swaps)
 
 
 def _columns(readings: list[Reading], indices: list[int], registry: Registry) -> Telemetry:

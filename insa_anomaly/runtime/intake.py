@@ -6,6 +6,7 @@ the broker.
 """
 
 from collections import deque
+from dataclasses import dataclass
 from threading import Condition, Event
 
 from insa_anomaly.errors import LogBroken, LogDead, LogFull
@@ -33,23 +34,17 @@ class _Posted(Delivery, frozen=True):
     durable: Event
 
 
+@dataclass(eq=False)
 class Intake(Step):
     """The only writer of the log."""
 
-    def __init__(
-        self,
-        log: Log,
-        feed: Feed,
-        clock: Clock,
-        settings: IntakeSettings,
-        reserve: Reserve | None = None,
-    ) -> None:
-        self._log = log
-        self._feed = feed
-        self._now = clock.now
-        self._monotonic = clock.monotonic
-        self._settings = settings
-        self._reserve = reserve
+    log: Log
+    feed: Feed
+    clock: Clock
+    settings: IntakeSettings
+    reserve: Reserve | None = None
+
+    def __post_init__(self) -> None:
         self._deliveries: deque[tuple[float, Delivery]] = deque()  # with their monotonic arrival
         self._swaps: deque[Swap] = deque()
         self._waiting = 0  # messages
@@ -74,21 +69,21 @@ class Intake(Step):
         """
         with self._change:
             room = self._change.wait_for(
-                lambda: self._closed or self._has_room(), self._settings.patience
+                lambda: self._closed or self._has_room(), self.settings.patience
             )
             if room and not self._closed:
-                self._deliveries.append((self._monotonic(), delivery))
+                self._deliveries.append((self.clock.monotonic(), delivery))
                 self._waiting += len(delivery.messages)
                 self._waiting_bytes += _size(delivery)
                 # Other deliveries let the group grow, and wake no thread.
-                if len(self._deliveries) == 1 or self._waiting >= self._settings.messages:
+                if len(self._deliveries) == 1 or self._waiting >= self.settings.messages:
                     self._change.notify_all()
         if not room:
             messages_shed(len(delivery.messages))
         return room
 
     def _has_room(self) -> bool:
-        settings = self._settings
+        settings = self.settings
         return self._waiting < settings.waiting and self._waiting_bytes < settings.waiting_bytes
 
     def post(self, topic: str, payload: bytes) -> bool:
@@ -140,7 +135,7 @@ class Intake(Step):
         """Drop old entries; a full disk may refuse, and the next `drop` is the next attempt."""
         through, self._drop_through = self._drop_through, 0
         try:
-            self._log.drop(through)
+            self.log.drop(through)
         except LogBroken as error:
             log_not_trimmed(str(error))
 
@@ -148,9 +143,9 @@ class Intake(Step):
         with self._change:
             self._change.wait_for(lambda: self._deliveries or self._swaps, timeout_s)
             if self._deliveries:
-                left = self._deliveries[0][0] + self._settings.seconds - self._monotonic()
+                left = self._deliveries[0][0] + self.settings.seconds - self.clock.monotonic()
                 self._change.wait_for(
-                    lambda: self._waiting >= self._settings.messages, max(0.0, left)
+                    lambda: self._waiting >= self.settings.messages, max(0.0, left)
                 )
             taken, count, size = [], 0, 0
             while self._deliveries and count < MOST_A_COMMIT and size < MOST_BYTES_A_COMMIT:
@@ -162,26 +157,26 @@ class Intake(Step):
             return taken, swaps
 
     def _commit(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap]) -> None:
-        if self._reserve is not None and not self._reserve.hold():
+        if self.reserve is not None and not self.reserve.hold():
             self._put_back(deliveries, swaps, _NO_RESERVE)
             return
         messages = [message for _, delivery in deliveries for message in delivery.messages]
-        now = self._now()
+        now = self.clock.now()
         self._check_clock(now)
         try:
-            entry = self._log.append(messages, swaps, now)
+            entry = self.log.append(messages, swaps, now)
         except LogDead:
             raise  # only a new start may write the log again
         except LogBroken as error:
-            if self._reserve is not None and not isinstance(error, LogFull):
-                self._reserve.release()
+            if self.reserve is not None and not isinstance(error, LogFull):
+                self.reserve.release()
             self._put_back(deliveries, swaps, str(error))
             return
         self.trouble = None
-        self._feed.add(entry, deliveries[0][0] if deliveries else None)
+        self.feed.add(entry, deliveries[0][0] if deliveries else None)
         self._acknowledge([delivery for _, delivery in deliveries])
         for arrived, delivery in deliveries:
-            messages_logged(len(delivery.messages), self._monotonic() - arrived)
+            messages_logged(len(delivery.messages), self.clock.monotonic() - arrived)
         self._release(len(messages), sum(_size(delivery) for _, delivery in deliveries))
 
     def _acknowledge(self, deliveries: list[Delivery]) -> None:
@@ -197,7 +192,7 @@ class Intake(Step):
 
     def _check_clock(self, now: int) -> None:
         """Log a step of the system clock: no wait here depends on it, but readers of times do."""
-        ahead = now / 1e6 - self._monotonic()
+        ahead = now / 1e6 - self.clock.monotonic()
         if self._ahead_s is not None and abs(ahead - self._ahead_s) > STEP_SECONDS:
             clock_stepped(ahead - self._ahead_s)
         self._ahead_s = ahead

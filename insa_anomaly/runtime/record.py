@@ -9,27 +9,15 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 
+from insa_anomaly import errors
 from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.reading import Raw, Rejected, RejectionReason
 from insa_anomaly.core.reading.series_key import SeriesKey
-from insa_anomaly.errors import (
-    DatabaseAway,
-    DatabaseRefused,
-    ModelFileError,
-    RowsRefused,
-    StateUnwritable,
-)
-from insa_anomaly.instrumentation.recorder import (
-    database_away,
-    database_back,
-    database_refused,
-    letters_dropped,
-    message_unrecordable,
-    page_recorded,
-)
+from insa_anomaly.instrumentation import recorder as instruments
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Log
 from insa_anomaly.ports.models import ModelIndex, ModelRow
@@ -43,87 +31,77 @@ from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import RecordSettings
 
 
+@dataclass(eq=False, kw_only=True)
 class RecordReader(Step):
     """The reader of the log that writes the database."""
 
-    def __init__(
-        self,
-        *,
-        log: Log,
-        feed: Feed,
-        state: State,
-        recorder: Recorder,
-        models: ModelIndex,
-        settings: RecordSettings,
-        clock: Clock,
-    ) -> None:
-        self._clock = clock
-        self._log = log
-        self._feed = feed
-        self._state = state
-        self._recorder = recorder
-        self._models = models
-        self._settings = settings
+    log: Log
+    feed: Feed
+    state: State
+    recorder: Recorder
+    models: ModelIndex
+    settings: RecordSettings
+    clock: Clock
+
+    def __post_init__(self) -> None:
         self.reached = 0  # sequence of the last entry known to be recorded
         self._cursor_known = False  # as the database has it, and no attempt failed since
-        self._retry_s = settings.first_retry
+        self._retry_s = self.settings.first_retry
         self._next_at = 0.0
         self.trouble: str | None = None
-        self._quota = Quota(settings.letters_an_hour, settings.letter_bytes_an_hour)
+        self._quota = Quota(self.settings.letters_an_hour, self.settings.letter_bytes_an_hour)
         # Ids of anomalies of refused readings, and the sequence up to which they may still come.
         self._left_out: dict[str, int] = {}
 
     def adjust(self, settings: RecordSettings) -> None:
         """Change size and pace of the pages."""
-        self._settings = settings
+        self.settings = settings
 
     def step(self, timeout_s: float) -> float:
         """Record a page if it is due; return the seconds until the next, at most `timeout_s`."""
-        if self._clock.monotonic() >= self._next_at:
+        if self.clock.monotonic() >= self._next_at:
             self._attempt(timeout_s)
-        return max(0.0, min(timeout_s, self._next_at - self._clock.monotonic()))
+        return max(0.0, min(timeout_s, self._next_at - self.clock.monotonic()))
 
     def drain(self, deadline: float) -> None:
         """Record scored entries until `deadline` (monotonic); the rest stays in the log."""
-        while (
-            self._clock.monotonic() < deadline
-            and self.trouble is None
-            and self.reached < self._state.cursor
-        ):
+        while self.clock.monotonic() < deadline and self.trouble is None:
+            if self.reached >= self.state.cursor:
+                return
             self._attempt(0.0)
 
     def _attempt(self, timeout_s: float) -> None:
         try:
             self._record_next(timeout_s)
-        except DatabaseAway as error:
-            self._back_off(str(error), database_away)
-        except DatabaseRefused as error:
-            self._back_off(str(error), lambda reason, _: database_refused(reason))
+        except errors.DatabaseAway as error:
+            self._back_off(str(error), instruments.database_away)
+        except errors.DatabaseRefused as error:
+            self._back_off(str(error), lambda reason, _: instruments.database_refused(reason))
 
     def _record_next(self, timeout_s: float) -> None:
         if not self._cursor_known:
-            self.reached, self._cursor_known = self._recorder.cursor(self._log.id), True
-        through, settings = self._state.cursor, self._settings
-        batches = self._feed.read(self.reached, settings.readings, through)
+            self.reached, self._cursor_known = self.recorder.cursor(self.log.id), True
+        through, settings = self.state.cursor, self.settings
+        batches = self.feed.read(self.reached, settings.readings, through)
         if not batches:
             # Entries that the log has dropped cannot be recorded.
             self.reached = max(self.reached, through)
-            self._feed.wait(self.reached, timeout_s)
-            self._next_at = self._clock.monotonic() + min(settings.linger, 0.01)
+            self.feed.wait(self.reached, timeout_s)
+            self._next_at = self.clock.monotonic() + min(settings.linger, 0.01)
             return
         rejected = (one for batch in batches for one in batch.rejected)
         letters, dropped, quota = self._quota.sift(rejected)
         page, refused = self._compose(batches, through, letters), 0
         try:
-            self._recorder.record(page)
-        except RowsRefused:
+            self.recorder.record(page)
+        except errors.RowsRefused:
             refused, more, quota = self._record_parts(page, batches, through, quota)
             dropped += more
         self._quota = quota
-        letters_dropped(dropped)
+        instruments.letters_dropped(dropped)
         self._finish(page, refused)
         full = len(page.telemetry.value) >= settings.readings
-        self._next_at = 0.0 if full else self._clock.monotonic() + settings.linger
+        self._next_at = 0.0 if full else self.clock.monotonic() + settings.linger
 
     def _record_parts(
         self, page: Page, batches: list[Batch], through: int, quota: Quota
@@ -134,13 +112,13 @@ class RecordReader(Step):
         the quota left.
         """
         parts = PageParts(page, self.reached)
-        refused = parts.record(self._recorder, self._clock)
+        refused = parts.record(self.recorder, self.clock)
         messages = self._refused_messages(batches, refused)
         letters, dropped, quota = quota.sift(messages)
-        self._recorder.record(parts.last([*page.rejected, *letters]))
+        self.recorder.record(parts.last([*page.rejected, *letters]))
         self._left_out |= {parts.anomaly_ids[row]: through for row in refused}
         for message in messages:
-            message_unrecordable(message.reason, message.detail, message.raw.topic)
+            instruments.message_unrecordable(message.reason, message.detail, message.raw.topic)
         return len(refused), dropped, quota
 
     def _refused_messages(self, batches: list[Batch], refused: dict[int, str]) -> list[Rejected]:
@@ -152,7 +130,7 @@ class RecordReader(Step):
             batch = batches[position]
             received = int(batch.received[row - starts[position]])
             if received not in messages:
-                [entry] = self._log.read(batch.seq - 1, 1)
+                [entry] = self.log.read(batch.seq - 1, 1)
                 raw = Raw(*entry.messages[received - entry.received], received)
                 messages[received] = Rejected(RejectionReason.UNRECORDABLE, refused[row], raw)
         return list(messages.values())
@@ -163,15 +141,14 @@ class RecordReader(Step):
         # entries recorded long ago. Detections of entries scored together are stored with the last
         # entry, which may be on a later page; a late anomaly must be decided with its reading.
         found = {
-            seq: Detections.from_bytes(body)
-            for seq, body in self._state.results(0, through).items()
+            seq: Detections.from_bytes(body) for seq, body in self.state.results(0, through).items()
         }
         detections = [found[seq] for seq in sorted(found) if seq <= last]
         anomalies = (anomaly for one in detections for anomaly in one.anomalies)
         late = [late for one in found.values() for late in one.late]
         telemetry = joined(batches)
         return Page(
-            self._log.id,
+            self.log.id,
             last,
             telemetry,
             anomalies=[anomaly for anomaly in anomalies if anomaly.id not in self._left_out],
@@ -197,31 +174,27 @@ class RecordReader(Step):
     def _of_series(self, key: SeriesKey) -> list[ModelRow]:
         """Return the models of the series; none if the index cannot be read."""
         try:
-            return self._models.of_series(key)
-        except ModelFileError:
+            return self.models.of_series(key)
+        except errors.ModelFileError:
             return []
 
     def _row(self, model_id: str) -> ModelRow | None:
         """Return the model; None if it left the index since, when its series has another."""
         try:
-            return self._models.row(model_id)
-        except ModelFileError:
+            return self.models.row(model_id)
+        except errors.ModelFileError:
             return None
 
     def _finish(self, page: Page, refused: int) -> None:
         if self.trouble is not None:
-            database_back()
+            instruments.database_back()
         self.trouble = None
-        self._retry_s = self._settings.first_retry
+        self._retry_s = self.settings.first_retry
         self.reached = page.seq
-        with suppress(StateUnwritable):  # a full disk: a later page removes these results as well
-            self._state.forget(page.seq)
-        self._left_out = {
-            anomaly_id: through
-            for anomaly_id, through in self._left_out.items()
-            if through > page.seq
-        }
-        page_recorded(len(page.telemetry.value) - refused)
+        with suppress(errors.StateUnwritable):  # a full disk: a later page removes these as well
+            self.state.forget(page.seq)
+        self._left_out = {one: seq for one, seq in self._left_out.items() if seq > page.seq}
+        instruments.page_recorded(len(page.telemetry.value) - refused)
 
     def _back_off(self, reason: str, log: Callable[[str, float], None]) -> None:
         """Wait, and read the cursor again, because the outcome of the commit may be unknown."""
@@ -229,8 +202,8 @@ class RecordReader(Step):
             log(reason, self._retry_s)
         self.trouble = reason
         self._cursor_known = False
-        self._next_at = self._clock.monotonic() + self._retry_s
-        self._retry_s = min(2 * self._retry_s, self._settings.last_retry)
+        self._next_at = self.clock.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, self.settings.last_retry)
 
 
 def _first_here(

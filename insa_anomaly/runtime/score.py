@@ -8,13 +8,12 @@ committed then and are not written again.
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from heapq import merge
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from insa_anomaly.core.device.detector import DeviceModel
 from insa_anomaly.core.notification.event import NO_MODEL, Anomaly, Event, event_of
@@ -24,14 +23,10 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.reading.topics import Acceptance
 from insa_anomaly.core.scoring.status import Status
 from insa_anomaly.core.series.detector import Model, Results
+from insa_anomaly.core.units import Ints
 from insa_anomaly.errors import ModelFileError, ModelStorageError, StateUnwritable
+from insa_anomaly.instrumentation import scoring
 from insa_anomaly.instrumentation.models import model_fell_back, model_unusable
-from insa_anomaly.instrumentation.scoring import (
-    episode_changed,
-    message_rejected,
-    readings_scored,
-    series_known,
-)
 from insa_anomaly.instrumentation.storage import state_unwritable, states_restored
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import CLOCK_SLACK, Swap
@@ -79,13 +74,22 @@ class Scored:
 
     group: list[Batch]
     telemetry: Telemetry
-    results: Results | None
-    findings: Detections
-    told: list[Event]
-    due: list[SeriesKey]
     seconds: float
+    results: Results | None = None  # None without readings
+    findings: Detections = field(default_factory=lambda: Detections([], []))
+    told: list[Event] = field(default_factory=list)
+    due: list[SeriesKey] = field(default_factory=list)
 
 
+class _Advanced(NamedTuple):
+    """Readings with their results, and the outcome of their devices."""
+
+    telemetry: Telemetry
+    results: Results
+    devices: DeviceOutcome
+
+
+@dataclass(eq=False)
 class ScoreReader(Step):
     """The score reader.
 
@@ -93,57 +97,50 @@ class ScoreReader(Step):
     no reading is scored twice.
     """
 
-    def __init__(
-        self,
-        feed: Feed,
-        state: State,
-        fleet: Fleet,
-        models: ModelIndex,
-        audience: Audience,
-        *,
-        clock: Clock,
-        checkpoint_seconds: float = 10.0,
-        max_ahead: float = Acceptance.max_ahead,
-    ) -> None:
-        self._monotonic = clock.monotonic
-        self._feed = feed
-        self._state = state
-        self._fleet = fleet
-        self._models = models
-        self._audience = audience
-        self._every = checkpoint_seconds
-        self._ahead = int(max_ahead * SECOND) + 2 * CLOCK_SLACK  # microseconds
+    feed: Feed
+    state: State
+    fleet: Fleet
+    models: ModelIndex
+    audience: Audience
+    _: KW_ONLY
+    clock: Clock
+    checkpoint_seconds: float = 10.0
+    max_ahead: float = Acceptance.max_ahead  # seconds
+
+    def __post_init__(self) -> None:
+        self._ahead = int(self.max_ahead * SECOND) + 2 * CLOCK_SLACK  # microseconds
         self._reached = 0
         self._groups: deque[list[Batch]] = deque()  # read, and not scored yet
         self._waiting: Scored | None = None  # scored, and not committed yet
         self.writable = True
-        self._next_checkpoint = self._monotonic() + checkpoint_seconds
+        self._next_checkpoint = self.clock.monotonic() + self.checkpoint_seconds
         self.checkpoint = 0  # sequence up to which the states are kept
 
     # Start
     def restore(self) -> None:
         """Take the newest checkpoint and advance again to the cursor, writing no result."""
-        self.checkpoint, kept = self._state.restore()
-        for key, model_id, threshold, shadow in self._fleet.restore(kept):
+        self.checkpoint, kept = self.state.restore()
+        for key, model_id, threshold, shadow in self.fleet.restore(kept):
             self._swap(Swap(*key, model_id, threshold))
             if shadow is not None:
-                self._fleet.shadow(key, self._loaded(key, shadow.model_id), shadow)
-        again = self._again(self._state.cursor)
+                self.fleet.shadow(key, self._loaded(key, shadow.model_id), shadow)
+        again = self._again(self.state.cursor)
         states_restored(len(kept), self.checkpoint, again)
 
     def adopt_active_models(self) -> None:
         """Give every series its active model, before `restore`: for states that were lost."""
-        thresholds, shadows = self._models.thresholds(), self._models.shadows()
-        for key, model_id in self._models.active().items():
+        thresholds, shadows = self.models.thresholds(), self.models.shadows()
+        for key, model_id in self.models.active().items():
             self._swap(Swap(*key, model_id, thresholds.get(model_id), shadows.get(key)))
-        self._state.checkpoint(0, self._fleet.moved())
+        self.state.checkpoint(0, self.fleet.moved())
 
     def _again(self, cursor: int) -> int:
         self._reached = self.checkpoint
         entries = 0
-        while batches := self._feed.read(self._reached, MOST_READINGS, cursor):
+        while batches := self.feed.read(self._reached, MOST_READINGS, cursor):
             for batch in batches:
-                self._take_swaps(batch)
+                for swap in batch.swaps:
+                    self._swap(swap)
                 if len(batch):
                     self._advance(batch.telemetry, batch.received)
             self._reached = batches[-1].seq
@@ -154,15 +151,15 @@ class ScoreReader(Step):
     # Run
     def step(self, timeout_s: float) -> float:
         """Score the waiting batches; wait up to `timeout_s` seconds for some."""
-        if not self._groups and self._waiting is None and self._feed.wait(self._reached, timeout_s):
-            last = self._feed.last
-            batches = self._feed.read(self._reached, MOST_READINGS)
+        if not self._groups and self._waiting is None and self.feed.wait(self._reached, timeout_s):
+            last = self.feed.last
+            batches = self.feed.read(self._reached, MOST_READINGS)
             self._groups.extend(_groups(batches))
             if not batches:  # the log dropped what came before a state that is now lost
                 self._reached = last
         try:
             self._finish()
-            if self._monotonic() >= self._next_checkpoint:
+            if self.clock.monotonic() >= self._next_checkpoint:
                 self.write_checkpoint()
         except StateUnwritable as error:
             if self.writable:
@@ -173,7 +170,7 @@ class ScoreReader(Step):
 
     def drain(self) -> None:
         """Score all waiting batches and store the states, unless the disk refuses."""
-        while self._reached < self._feed.last:
+        while self._reached < self.feed.last:
             self.step(0.0)
             if not self.writable:
                 return
@@ -190,91 +187,74 @@ class ScoreReader(Step):
 
     def write_checkpoint(self) -> None:
         """Store the states of the series that moved."""
-        moved = self._fleet.moved()
+        moved = self.fleet.moved()
         try:
-            self._state.checkpoint(self._reached, moved)
+            self.state.checkpoint(self._reached, moved)
         except StateUnwritable:
-            self._fleet.not_kept(moved)
+            self.fleet.not_kept(moved)
             raise
         self.checkpoint, self.writable = self._reached, True
-        self._next_checkpoint = self._monotonic() + self._every
-        series_known(self._fleet.series, int(self._fleet.with_model.sum()))
+        self._next_checkpoint = self.clock.monotonic() + self.checkpoint_seconds
+        scoring.series_known(self.fleet.series, int(self.fleet.with_model.sum()))
 
     def _score(self, group: list[Batch]) -> Scored:
-        began = self._monotonic()
-        self._take_swaps(group[0])
+        began = self.clock.monotonic()
+        for swap in group[0].swaps:
+            self._swap(swap)
         telemetry = joined(group)
         if not len(telemetry.value):
-            return Scored(
-                group=group,
-                telemetry=telemetry,
-                results=None,
-                findings=Detections([], []),
-                told=[],
-                due=[],
-                seconds=self._monotonic() - began,
-            )
+            return Scored(group, telemetry, self.clock.monotonic() - began)
         received = np.concatenate([batch.received for batch in group])
-        results, outcome = self._advance(telemetry, received)
-        findings, told = self._find(telemetry, results, outcome)
-        findings.late.extend(self._late(telemetry, results, outcome, received))
+        advanced = self._advance(telemetry, received)
+        findings, told = self._find(advanced)
+        findings.late.extend(self._late(advanced, received))
+        results, outcome = advanced.results, advanced.devices
         wanted = [telemetry.keys[index] for index in due(results, telemetry)] + outcome.due
-        return Scored(
-            group=group,
-            telemetry=telemetry,
-            results=results,
-            findings=findings,
-            told=told,
-            due=wanted,
-            seconds=self._monotonic() - began,
-        )
+        seconds = self.clock.monotonic() - began
+        return Scored(group, telemetry, seconds, results, findings, told=told, due=wanted)
 
     def _commit(self, scored: Scored) -> None:
         events = [(ANOMALY_TOPIC + one.device_id, msgspec.json.encode(one)) for one in scored.told]
-        outgoing = self._state.commit(scored.group[-1].seq, scored.findings.to_bytes(), events)
+        outgoing = self.state.commit(scored.group[-1].seq, scored.findings.to_bytes(), events)
         self._reached = scored.group[-1].seq
         self.writable = True
-        came = self._feed.arrived_at(scored.group[0].seq)
+        came = self.feed.arrived_at(scored.group[0].seq)
         if outgoing:
-            self._audience.on_events(outgoing, came)
+            self.audience.on_events(outgoing, came)
             for one in scored.told:
-                episode_changed(one)
-        telemetry, results = scored.telemetry, scored.results
-        if results is not None:
-            self._audience.on_results(telemetry, results)
-            self._audience.on_due(scored.due)
+                scoring.episode_changed(one)
+        if scored.results is not None:
+            self.audience.on_results(scored.telemetry, scored.results)
+            self.audience.on_due(scored.due)
         self._count(scored, came)
 
     def _count(self, scored: Scored, came: float | None) -> None:
         readings = len(scored.telemetry.value)
-        since = self._monotonic() - came if came is not None and readings else None
-        readings_scored(readings, len(scored.findings.anomalies), scored.seconds, since)
+        since = self.clock.monotonic() - came if came is not None and readings else None
+        scoring.readings_scored(readings, len(scored.findings.anomalies), scored.seconds, since)
         for rejected in (one for batch in scored.group for one in batch.rejected):
-            message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
+            scoring.message_rejected(rejected.reason, rejected.detail, rejected.raw.topic)
 
-    def _advance(
-        self, telemetry: Telemetry, received: npt.NDArray[np.int64]
-    ) -> tuple[Results, DeviceOutcome]:
+    def _advance(self, telemetry: Telemetry, received: Ints) -> _Advanced:
         """Move all states, devices first: a metric opens no episode while its device has one.
 
         No reading far ahead of its receipt is taken, so a window ahead of this batch was filled
         under a wrong clock.
         """
-        self._fleet.turn_back(telemetry.key, int(received[-1]) + self._ahead)
-        outcome = self._fleet.devices.advance(telemetry)
-        return self._fleet.advance(telemetry, outcome.episodes > 0), outcome
+        self.fleet.turn_back(telemetry.key, int(received[-1]) + self._ahead)
+        outcome = self.fleet.devices.advance(telemetry)
+        results = self.fleet.advance(telemetry, outcome.episodes > 0)
+        return _Advanced(telemetry, results, outcome)
 
     # Findings
-    def _find(
-        self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome
-    ) -> tuple[Detections, list[Event]]:
+    def _find(self, advanced: _Advanced) -> tuple[Detections, list[Event]]:
         """Return every anomaly, every changed episode, and an event for each change.
 
         Detections of a device come after those of the reading that completed its row.
         """
         found, events = Detections([], []), []
-        of_readings = self._of_readings(telemetry, results, outcome)
-        for one in merge(of_readings, sorted(outcome.findings(), key=_place), key=_place):
+        of_devices = sorted(advanced.devices.findings(), key=_place)
+        for one in merge(self._of_readings(advanced), of_devices, key=_place):
             if one.anomalous:
                 found.anomalies.append(one.reading)
             if one.episode is not None:
@@ -282,38 +262,26 @@ class ScoreReader(Step):
                 events.append(event_of(one.transition, one.reading, one.episode))
         return found, events
 
-    def _of_readings(
-        self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome
-    ) -> Iterator[Detection]:
+    def _of_readings(self, advanced: _Advanced) -> Iterator[Detection]:
         """Yield detections of readings that moved a window; see `_late` for the others."""
-        for i in noteworthy(results):
-            yield detection(i, self._anomaly(telemetry, results, outcome, i), results, i)
+        for i in noteworthy(advanced.results):
+            yield detection(i, self._anomaly(advanced, i), advanced.results, i)
 
-    def _late(
-        self,
-        telemetry: Telemetry,
-        results: Results,
-        outcome: DeviceOutcome,
-        received: npt.NDArray[np.int64],
-    ) -> list[Late]:
+    def _late(self, advanced: _Advanced, received: Ints) -> list[Late]:
         """Return anomalous readings older than their window.
 
         Of a redelivered reading, the score against a later window must not replace the first
         result; only the record reader can tell a redelivery, and decides.
         """
+        telemetry, results, _ = advanced
         found = np.flatnonzero((results.score < 0) & (results.status == Status.LATE)).tolist()
+        told_apart = telemetry.discriminator
         return [
-            Late(
-                self._anomaly(telemetry, results, outcome, i),
-                int(telemetry.discriminator[i]),
-                int(received[i]),
-            )
-            for i in found
+            Late(self._anomaly(advanced, i), int(told_apart[i]), int(received[i])) for i in found
         ]
 
-    def _anomaly(
-        self, telemetry: Telemetry, results: Results, outcome: DeviceOutcome, i: int
-    ) -> Anomaly:
+    def _anomaly(self, advanced: _Advanced, i: int) -> Anomaly:
+        telemetry, results, outcome = advanced
         index = int(telemetry.key[i])
         reading = ScoredReading(
             telemetry.keys[index],
@@ -321,39 +289,35 @@ class ScoreReader(Step):
             int(telemetry.discriminator[i]),
             float(telemetry.value[i]),
             historical=bool(telemetry.flags[i] & _HISTORICAL),
-            model=self._fleet.model.get(index, (NO_MODEL, 0)),
+            model=self.fleet.model.get(index, (NO_MODEL, 0)),
         )
-        reasons = self._fleet.reasons(index, results, i) if results.score[i] < 0 else []
+        reasons = self.fleet.reasons(index, results, i) if results.score[i] < 0 else []
         return anomaly(reading, results, i, reasons, device_episode=int(outcome.episodes[i]))
 
     # Models
-    def _take_swaps(self, batch: Batch) -> None:
-        for swap in batch.swaps:
-            self._swap(swap)
-
     def _swap(self, swap: Swap) -> None:
         """Serve with the model of the swap; with none if it cannot be loaded or has no room."""
         try:
-            self._fleet.swap(swap.key, self._loaded(swap.key, swap.model_id), swap.threshold)
+            self.fleet.swap(swap.key, self._loaded(swap.key, swap.model_id), swap.threshold)
         except ValueError as error:  # more trees than the configuration makes room for
             model_unusable(*swap.key, swap.model_id or "", str(error))
-            self._fleet.swap(swap.key, None)
+            self.fleet.swap(swap.key, None)
         self._swap_shadow(swap.key, swap.shadow_id)
 
     def _swap_shadow(self, key: SeriesKey, model_id: str | None) -> None:
         """Replace the shadow; the running comparison of the same shadow model continues."""
-        if model_id == self._fleet.shadows.model_of(self._fleet.registry.index_of(key)):
+        if model_id == self.fleet.shadows.model_of(self.fleet.registry.index_of(key)):
             return
         try:
-            self._fleet.shadow(key, self._loaded(key, model_id))
+            self.fleet.shadow(key, self._loaded(key, model_id))
         except ValueError as error:
             model_unusable(*key, model_id or "", str(error))
-            self._fleet.shadow(key, None)
+            self.fleet.shadow(key, None)
 
     def _fall_back(self, key: SeriesKey, model_id: str, reason: str) -> None:
         """Put the index back by a version; the trainer then writes the swap into the log."""
         try:
-            earlier = self._models.fall_back(model_id, reason)
+            earlier = self.models.fall_back(model_id, reason)
         except ModelFileError:
             return  # the index does not know it, or cannot be written: the series stays without
         model_fell_back(*key, model_id, None if earlier is None else earlier.id)
@@ -361,7 +325,7 @@ class ScoreReader(Step):
     def _loaded(self, key: SeriesKey, model_id: str | None) -> Model | DeviceModel | None:
         from_bytes = DeviceModel.from_bytes if key.is_device else Model.from_bytes
         try:
-            return None if model_id is None else from_bytes(self._models.scorer(model_id))
+            return None if model_id is None else from_bytes(self.models.scorer(model_id))
         except ModelFileError as error:
             model_unusable(*key, model_id or "", str(error))
             if not isinstance(error, ModelStorageError):

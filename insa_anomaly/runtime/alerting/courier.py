@@ -6,19 +6,14 @@ is a dead letter once it is too old.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from random import random
 from threading import Event, Thread
 
 from insa_anomaly.core.notification.alert import delivery_id
 from insa_anomaly.core.operations.backoff import BackoffPolicy, Circuit, backoff, failed
 from insa_anomaly.errors import TargetAway, TargetRefused
-from insa_anomaly.instrumentation.alerts import (
-    alert_delivered,
-    alert_given_up,
-    courier_stumbled,
-    target_answers,
-    target_away,
-)
+from insa_anomaly.instrumentation import alerts as instruments
 from insa_anomaly.ports.alerts import AlertStore, PendingAlert
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.targets import AlertTarget
@@ -28,6 +23,7 @@ IDLE_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 
 
+@dataclass(eq=False)
 class Courier(Step):
     """The thread that delivers the alerts of a target.
 
@@ -35,22 +31,15 @@ class Courier(Step):
     its clock jumped ahead.
     """
 
-    def __init__(
-        self,
-        name: str,
-        target: AlertTarget,
-        store: AlertStore,
-        retry: BackoffPolicy,
-        keep: float,
-        *,
-        clock: Clock,
-    ) -> None:
-        self.name = name
-        self._target = target
-        self._store = store
-        self._retry = retry
-        self._keep = keep
-        self._clock = clock
+    name: str
+    target: AlertTarget
+    store: AlertStore
+    retry: BackoffPolicy
+    keep: float
+    _: KW_ONLY
+    clock: Clock
+
+    def __post_init__(self) -> None:
         self._circuit = Circuit()
         self._news = Event()
         self._stop = Event()
@@ -58,7 +47,7 @@ class Courier(Step):
     @property
     def failing(self) -> bool:
         """Whether several deliveries in a row failed."""
-        return self._circuit.failures >= self._retry.trip
+        return self._circuit.failures >= self.retry.trip
 
     def wake(self) -> None:
         """Look for an alert to deliver."""
@@ -73,7 +62,7 @@ class Courier(Step):
             except Exception as error:  # noqa: BLE001
                 pause = IDLE_SECONDS
                 if not self._stop.is_set():
-                    courier_stumbled(self.name, error)
+                    instruments.courier_stumbled(self.name, error)
             if pause:
                 self._news.wait(pause)
                 self._news.clear()
@@ -83,12 +72,12 @@ class Courier(Step):
         return 0.0 if self._deliver_next() else IDLE_SECONDS
 
     def _deliver_next(self) -> bool:
-        if not self._circuit.permits(self._clock.monotonic()):
+        if not self._circuit.permits(self.clock.monotonic()):
             return False
-        one = self._store.next(self.name, self._clock.now())
+        one = self.store.next(self.name, self.clock.now())
         if one is None:
             return False
-        if one.attempts and self._clock.now() - one.decided_at > self._keep * 1e6:
+        if one.attempts and self.clock.now() - one.decided_at > self.keep * 1e6:
             self._give_up(one, "it could not be delivered in time")
             return True
         return self._deliver(one)
@@ -97,11 +86,11 @@ class Courier(Step):
         """End soon; an alert under way is delivered by the next run."""
         self._stop.set()
         self._news.set()
-        self._target.interrupt()
+        self.target.interrupt()
 
     def _deliver(self, one: PendingAlert) -> bool:
         try:
-            self._target.deliver(delivery_id(self.name, one.alert), one.alert, one.decided_at)
+            self.target.deliver(delivery_id(self.name, one.alert), one.alert, one.decided_at)
         except TargetRefused as error:
             self._succeed()  # it answers
             self._give_up(one, str(error))
@@ -111,31 +100,31 @@ class Courier(Step):
         except Exception as error:  # noqa: BLE001
             return self._fail(one, error, None)
         else:
-            self._store.done(one)
+            self.store.done(one)
             self._succeed()
-            alert_delivered(self.name, (self._clock.now() - one.decided_at) / 1e6)
+            instruments.alert_delivered(self.name, (self.clock.now() - one.decided_at) / 1e6)
         return True
 
     def _succeed(self) -> None:
         failing, self._circuit = self._circuit.failing, Circuit()
         if failing:
-            self._store.hasten(self.name)
-            target_answers(self.name)
+            self.store.hasten(self.name)
+            instruments.target_answers(self.name)
 
     def _fail(self, one: PendingAlert, error: Exception, asked: float | None) -> bool:
         if self._stop.is_set():
             return False
         chance = random()  # noqa: S311 - spreads retries
-        self._circuit = failed(self._circuit, self._clock.monotonic(), self._retry, chance, asked)
-        pause = max(backoff(one.attempts + 1, self._retry, random()), asked or 0.0)  # noqa: S311
-        self._store.postpone(one, self._clock.now() + int(pause * 1e6))
-        resting = not self._circuit.permits(self._clock.monotonic())
-        target_away(self.name, error, pause, resting=resting)
+        self._circuit = failed(self._circuit, self.clock.monotonic(), self.retry, chance, asked)
+        pause = max(backoff(one.attempts + 1, self.retry, random()), asked or 0.0)  # noqa: S311
+        self.store.postpone(one, self.clock.now() + int(pause * 1e6))
+        resting = not self._circuit.permits(self.clock.monotonic())
+        instruments.target_away(self.name, error, pause, resting=resting)
         return not resting
 
     def _give_up(self, one: PendingAlert, reason: str) -> None:
-        self._store.give_up(one, reason, self._clock.now())
-        alert_given_up(self.name, one.alert, reason)
+        self.store.give_up(one, reason, self.clock.now())
+        instruments.alert_given_up(self.name, one.alert, reason)
 
 
 @contextmanager
@@ -144,12 +133,10 @@ def running(couriers: Sequence[Courier], clock: Clock) -> Iterator[None]:
 
     At the end no courier waits for a hanging target: its alerts are on disk.
     """
-    threads = [
-        Thread(target=courier.run, name=f"courier-{courier.name}", daemon=True)
-        for courier in couriers
-    ]
-    for thread in threads:
-        thread.start()
+    threads = []
+    for courier in couriers:
+        threads.append(Thread(target=courier.run, name=f"courier-{courier.name}", daemon=True))
+        threads[-1].start()
     try:
         yield
     finally:

@@ -5,18 +5,14 @@ the events wait with it in the state.
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from threading import Event as Flag
 
 from insa_anomaly.core.notification.alert import Alert as Event
 from insa_anomaly.core.notification.alert import alerts_of
 from insa_anomaly.core.notification.routing import DailyBudget, Target, decide, summaries
 from insa_anomaly.errors import AlertsBroken, StateBroken
-from insa_anomaly.instrumentation.alerts import (
-    alert_budget_spent,
-    alerts_decided,
-    alerts_unwritable,
-    alerts_waiting,
-)
+from insa_anomaly.instrumentation import alerts as instruments
 from insa_anomaly.ports.alerts import AlertStore
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.state import Outgoing, State
@@ -31,25 +27,19 @@ SUMMARY_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 
 
+@dataclass(eq=False)
 class AlertDispatcher(Step):
     """The thread that reads events and notices and decides which alerts go to which targets."""
 
-    def __init__(
-        self,
-        state: State,
-        store: AlertStore,
-        targets: Sequence[Target],
-        couriers: Sequence[Courier],
-        alerting: AlertsSettings,
-        *,
-        clock: Clock,
-    ) -> None:
-        self._state = state
-        self._store = store
-        self._targets = targets
-        self._couriers = couriers
-        self._alerting = alerting
-        self._clock = clock
+    state: State
+    store: AlertStore
+    targets: Sequence[Target]
+    couriers: Sequence[Courier]
+    alerting: AlertsSettings
+    _: KW_ONLY
+    clock: Clock
+
+    def __post_init__(self) -> None:
         self._news = Flag()
         self._accounts: dict[str, DailyBudget] | None = None
         self._recent: set[str] = set()
@@ -59,12 +49,9 @@ class AlertDispatcher(Step):
     @property
     def trouble(self) -> str | None:
         """Targets that cannot be reached while alerts wait for them, in words."""
-        silent = [
-            courier.name
-            for courier in self._couriers
-            if courier.failing and self._backlog.get(courier.name)
-        ]
-        return f"alerts are not delivered to: {', '.join(silent)}" if silent else None
+        failing = [courier.name for courier in self.couriers if courier.failing]
+        silent = ", ".join(name for name in failing if self._backlog.get(name))
+        return f"alerts are not delivered to: {silent}" if silent else None
 
     def notify(self, events: Sequence[Outgoing]) -> None:
         """Note that new events are among the notices."""
@@ -77,10 +64,10 @@ class AlertDispatcher(Step):
         self._news.clear()
         try:
             decided = self._turn()
-            if self._clock.monotonic() >= self._next_summary:
+            if self.clock.monotonic() >= self._next_summary:
                 self._summarise()
         except (AlertsBroken, StateBroken) as error:
-            alerts_unwritable(str(error))
+            instruments.alerts_unwritable(str(error))
             return IDLE_SECONDS
         if decided == AT_ONCE:
             self._news.set()
@@ -88,61 +75,54 @@ class AlertDispatcher(Step):
 
     def _turn(self) -> int:
         """Decide on the oldest notices; return their number."""
-        notices = self._state.notices(AT_ONCE)
+        notices = self.state.notices(AT_ONCE)
         if not notices:
             return 0
-        self._decide(
-            [
-                one
-                for notice in notices
-                for one in alerts_of(
-                    notice.topic, notice.payload, self._alerting.critical_confidence
-                )
-            ]
-        )
-        self._state.noticed(notices[-1].number)
+        found: list[Event] = []
+        for notice in notices:
+            found += alerts_of(notice.topic, notice.payload, self.alerting.critical_confidence)
+        self._decide(found)
+        self.state.noticed(notices[-1].number)
         return len(notices)
 
     def _decide(self, found: Sequence[Event]) -> None:
         """Decide on events, except those decided before a crash kept them among the notices."""
-        accounts, now = self._restored(), self._clock.now()
+        accounts, now = self._restored(), self.clock.now()
         alerts = [one for one in found if one.event_id not in self._recent]
-        dispatch = decide(
-            alerts, self._targets, self._store.known([one.cause for one in alerts]), accounts, now
-        )
+        known = self.store.known([one.cause for one in alerts])
+        dispatch = decide(alerts, self.targets, known, accounts, now)
         recent = [one.event_id for one in found]
-        self._store.keep(dispatch, recent, now)
+        self.store.keep(dispatch, recent, now)
         self._recent = set(recent)
-        for name in dispatch.held.keys() - {
-            name for name, account in accounts.items() if account.digest.count
-        }:
-            alert_budget_spent(name)
+        spent = {name for name, account in accounts.items() if account.digest.count}
+        for name in dispatch.held.keys() - spent:
+            instruments.alert_budget_spent(name)
         accounts |= dispatch.accounts
-        alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
+        instruments.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
         self._wake()
 
     def _restored(self) -> dict[str, DailyBudget]:
         """Return the budgets in use, and remember decisions that a crash may bring again."""
         if self._accounts is None:
-            self._recent = self._store.recent()
-            self._accounts = self._store.accounts()
+            self._recent = self.store.recent()
+            self._accounts = self.store.accounts()
         return self._accounts
 
     def _summarise(self) -> None:
-        self._next_summary = self._clock.monotonic() + SUMMARY_SECONDS
-        accounts, now = self._restored(), self._clock.now()
-        dispatch = summaries(self._targets, accounts, self._alerting.summary_seconds, now)
+        self._next_summary = self.clock.monotonic() + SUMMARY_SECONDS
+        accounts, now = self._restored(), self.clock.now()
+        dispatch = summaries(self.targets, accounts, self.alerting.summary_seconds, now)
         if dispatch.sent:
-            self._store.keep(dispatch, [], now)
+            self.store.keep(dispatch, [], now)
             accounts |= dispatch.accounts
-            alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
+            instruments.alerts_decided([name for name, _ in dispatch.sent], dispatch.held)
             self._wake()
-        self._backlog = {target.name: 0 for target in self._targets} | self._store.backlog()
-        alerts_waiting(self._backlog)
-        if self._clock.monotonic() >= self._next_forget:
-            self._next_forget = self._clock.monotonic() + FORGET_SECONDS
-            self._store.forget(now)
+        self._backlog = {target.name: 0 for target in self.targets} | self.store.backlog()
+        instruments.alerts_waiting(self._backlog)
+        if self.clock.monotonic() >= self._next_forget:
+            self._next_forget = self.clock.monotonic() + FORGET_SECONDS
+            self.store.forget(now)
 
     def _wake(self) -> None:
-        for courier in self._couriers:
+        for courier in self.couriers:
             courier.wake()

@@ -1,6 +1,7 @@
 """Silence of devices and of the stream, and their return: events of a kind of their own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 import msgspec
@@ -25,7 +26,7 @@ SUSPENDED_SECONDS = 10.0  # between two checks that are a second apart
 STREAM = SeriesKey("", "")
 
 
-class SilenceEvent(msgspec.Struct, frozen=True, kw_only=True):
+class SilenceEvent(msgspec.Struct, frozen=True):
     """A device or the stream went silent or is back; times are RFC 3339.
 
     Published on `insa/iiot/ml/silence`, of a device on `insa/iiot/ml/silence/<device>`.
@@ -39,6 +40,7 @@ class SilenceEvent(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+@dataclass(eq=False, kw_only=True)
 class SilenceMonitor(Step):
     """Watch for silence: the scoring thread reports readings (`observe`), another checks (`step`).
 
@@ -46,25 +48,17 @@ class SilenceMonitor(Step):
     whether readings can be received now.
     """
 
-    def __init__(
-        self,
-        *,
-        state: State,
-        store: AlertStore,
-        known: Sequence[SeriesKey],
-        patience: Patience,
-        listening: Callable[[], bool],
-        enqueue: Callable[[list[Outgoing]], None],
-        clock: Clock,
-    ) -> None:
-        self._state = state
-        self._store = store
-        self._known = known
-        self._listening = listening
-        self._enqueue = enqueue
-        self._clock = clock
-        now = clock.monotonic()
-        self._silence = Silence(patience, now)
+    state: State
+    store: AlertStore
+    known: Sequence[SeriesKey]
+    patience: Patience
+    listening: Callable[[], bool]
+    enqueue: Callable[[list[Outgoing]], None]
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        now = self.clock.monotonic()
+        self._silence = Silence(self.patience, now)
         self._lock = Lock()
         self._reported = np.zeros(0, bool)  # since the last check, by series
         self._keys: list[SeriesKey] = []  # admitted series
@@ -80,8 +74,8 @@ class SilenceMonitor(Step):
         """Read stored cadences and silences; cadences that cannot be read are learnt again."""
         self._restored = True
         try:
-            self._since = dict(self._store.silences().since)
-            stored, self._cadences = self._store.cadences()
+            self._since = dict(self.store.silences().since)
+            stored, self._cadences = self.store.cadences()
         except AlertsBroken as error:
             alerts_unwritable(str(error))
             stored, self._cadences = [], Cadence.unknown(0)
@@ -101,13 +95,13 @@ class SilenceMonitor(Step):
         """Publish which devices fell silent and which are back."""
         if not self._restored:
             self._restore()
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if now - self._checked_at > SUSPENDED_SECONDS:
             self._silence.listen_anew(now)
         self._checked_at = now
         self._note_reports(now)
         try:
-            self._publish(self._silence.look(self._since, now, listening=self._listening()))
+            self._publish(self._silence.look(self._since, now, listening=self.listening()))
             if now >= self._next_save:
                 self.save()
         except (AlertsBroken, StateBroken) as error:
@@ -116,11 +110,11 @@ class SilenceMonitor(Step):
 
     def save(self) -> None:
         """Store the cadences. Raises AlertsBroken."""
-        self._next_save = self._clock.monotonic() + SAVE_SECONDS
+        self._next_save = self.clock.monotonic() + SAVE_SECONDS
         moved = np.flatnonzero(self._moved)
         keys = [self._keys[index] for index in moved.tolist()]
-        self._store.keep_cadences(keys, self._silence.series.rows(moved))
-        self._store.keep_cadences([STREAM], self._silence.stream)
+        self.store.keep_cadences(keys, self._silence.series.rows(moved))
+        self.store.keep_cadences([STREAM], self._silence.stream)
         self._moved[:] = False
 
     def _note_reports(self, now: float) -> None:
@@ -133,7 +127,7 @@ class SilenceMonitor(Step):
 
     def _admit(self, now: float) -> None:
         """Admit new series, with their stored cadences."""
-        keys = list(self._known[len(self._keys) :])
+        keys = list(self.known[len(self._keys) :])
         if keys:
             cadence = Cadence.unknown(len(keys))
             old = [(i, self._stored[key]) for i, key in enumerate(keys) if key in self._stored]
@@ -145,26 +139,21 @@ class SilenceMonitor(Step):
             self._moved = np.pad(self._moved, (0, len(keys)))
 
     def _publish(self, silent: Silent) -> None:
-        now, was = self._clock.now(), self._since
+        now, was = self.clock.now(), self._since
         began = {name: now - int(age * 1e6) for name, (age, _) in silent.items() if name not in was}
         events = [
             _event(name, "silent", now, since, silent[name][1]) for name, since in began.items()
         ]
-        events += [
-            _event(name, "back", now, since, "it reports again")
-            for name, since in was.items()
-            if name not in silent
-        ]
+        ended = {name: since for name, since in was.items() if name not in silent}
+        reason = "it reports again"
+        events += [_event(name, "back", now, since, reason) for name, since in ended.items()]
         if events:
-            self._enqueue(
-                self._state.post(
-                    [(_topic(event.device_id), msgspec.json.encode(event)) for event in events]
-                )
-            )
+            posts = [(_topic(event.device_id), msgspec.json.encode(event)) for event in events]
+            self.enqueue(self.state.post(posts))
             self._since = {name: since for name, since in (was | began).items() if name in silent}
             for event in events:
                 silence_changed(event.kind, event.device_id, event.reason)
-            self._store.keep_silences(SilenceState(self._since))
+            self.store.keep_silences(SilenceState(self._since))
         devices = sum(name is not None for name in silent)
         silent_watched(devices, stream=None in silent)
 
@@ -175,11 +164,5 @@ def _topic(device_id: str | None) -> str:
 
 def _event(device_id: str | None, change: str, now: int, since: int, reason: str) -> SilenceEvent:
     kind = f"{'stream' if device_id is None else 'device'}_{change}"
-    return SilenceEvent(
-        event_id=deterministic_id("silence", kind, device_id or "", since),
-        kind=kind,
-        device_id=device_id,
-        timestamp=rfc3339(now),
-        since=rfc3339(since),
-        reason=reason,
-    )
+    event_id, at = deterministic_id("silence", kind, device_id or "", since), rfc3339(now)
+    return SilenceEvent(event_id, kind, device_id, at, rfc3339(since), reason=reason)

@@ -6,7 +6,7 @@ model costs no time here.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -31,7 +31,6 @@ from insa_anomaly.runtime.fleet.shadows import KeptShadow
 
 _MOVED = (Status.COLLECTING, Status.WARMING, Status.SCORED)
 _HISTORICAL = int(Flag.HISTORICAL)
-_COLUMNS = tuple(field.name for field in fields(Aligned))
 _ALONE = 1.6  # what it costs to score a device by itself, in rounds of a row of each
 
 
@@ -116,10 +115,11 @@ class DeviceOutcome:
     @property
     def due(self) -> list[SeriesKey]:
         """Devices that are due for training."""
-        places = (
-            (one, i) for one in self.scored for i in np.flatnonzero(one.results.refit_due).tolist()
-        )
-        return list(dict.fromkeys(one.of[i].key for one, i in places))
+        found: dict[SeriesKey, None] = {}
+        for one in self.scored:
+            rows = np.flatnonzero(one.results.refit_due).tolist()
+            found |= dict.fromkeys(one.of[i].key for i in rows)
+        return list(found)
 
     def findings(self) -> Iterator[Detection]:
         """Yield the detections in the rows."""
@@ -141,16 +141,14 @@ class Devices:
         """
         self._registry = registry
         self._policy = policy
-        self._terms = terms
+        self._parameters = terms.parameters
+        self._tolerance = terms.tolerance_micros
         self._arena = arena
         self._all: list[_Device] = []
         self._places: dict[str, int] = {}
-        self._device = np.zeros(
-            0, np.int64
-        )  # of every series number: the place of its device, -1 where that is unknown here
-        self._column = np.zeros(
-            0, np.int64
-        )  # and its column in the device's rows, -1 where it has none
+        # Of every series number: the place of its device, -1 where that is unknown here, and its
+        # column in the device's rows, -1 where it has none.
+        self._device = self._column = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -172,7 +170,7 @@ class Devices:
         place = self._places.get(key.device_id)
         served = Served(model, self._arena, index) if model else None
         if place is None and model is not None:
-            rows, state = (alignment.empty(len(model.metrics)), window.empty(len(model.metrics)))
+            rows, state = alignment.empty(len(model.metrics)), window.empty(len(model.metrics))
             self._add(_Device(key, model.metrics, served, rows, state))
         elif place is not None:
             one = self._all[place]
@@ -244,31 +242,19 @@ class Devices:
             & np.isfinite(telemetry.value[mine])
         )
         taken, cuts = mine[good], np.concatenate(([0], np.cumsum(good)))[edges].tolist()
-        columns, times, values = (
-            self._column[telemetry.key[taken]],
-            telemetry.timestamp[taken],
-            telemetry.value[taken],
-        )
+        columns = self._column[telemetry.key[taken]]
+        times, values = telemetry.timestamp[taken], telemetry.value[taken]
         historical = (telemetry.flags[taken] & _HISTORICAL) > 0
-        for (begin, end), (first, last) in zip(
-            pairwise(edges.tolist()), pairwise(cuts), strict=True
-        ):
+        spans = zip(pairwise(edges.tolist()), pairwise(cuts), strict=True)
+        for (begin, end), (first, last) in spans:
             one, at, own = self._all[devices[mine[begin]]], mine[begin:end], slice(first, last)
-            one.rows, rows = alignment.align(
-                one.rows,
-                columns[own],
-                times=times[own],
-                values=values[own],
-                historical=historical[own],
-                tolerance=self._terms.tolerance_micros,
-            )
+            readings = columns[own], times[own], values[own], historical[own]
+            one.rows, rows = alignment.align(one.rows, *readings, tolerance=self._tolerance)
             one.moved = True
             if standing := _standing(one.state):
                 outcome.episodes[at] = standing
             if len(rows.times):
-                yield _Completed(
-                    one, at, Aligned(rows.times, rows.values, rows.historical, taken[own][rows.at])
-                )
+                yield _Completed(one, at, replace(rows, at=taken[own][rows.at]))
 
     def _score(self, group: list[_Completed], outcome: DeviceOutcome) -> None:
         """Score rows of devices with equally many metrics.
@@ -287,17 +273,12 @@ class Devices:
     def _score_each(self, group: list[_Completed], i: int, outcome: DeviceOutcome) -> None:
         """Score row i of each device."""
         own = slice(i, i + 1)
-        rows = Aligned(
-            *(np.concatenate([getattr(one.rows, name)[own] for one in group]) for name in _COLUMNS)
-        )
+        columns = zip(*(vars(one.rows).values() for one in group), strict=True)
+        rows = Aligned(*(np.concatenate([part[own] for part in column]) for column in columns))
         devices = [one.device for one in group]
+        states, served = [one.state for one in devices], [one.served for one in devices]
         states, results = batch.advance_each(
-            [one.state for one in devices],
-            [one.served for one in devices],
-            times=rows.times,
-            values=rows.values,
-            policy=self._policy,
-            parameters=self._terms.parameters,
+            states, served, rows.times, rows.values, self._policy, parameters=self._parameters
         )
         outcome.scored.append(ScoredRows([_row_of(one) for one in devices], rows, results))
         for device_, state in zip(devices, states, strict=True):
@@ -309,19 +290,13 @@ class Devices:
     def _score_all(self, one: _Completed, outcome: DeviceOutcome) -> None:
         """Score all rows of a device."""
         device_, rows = one.device, one.rows
-        before = _standing(device_.state)
+        state, served, before = device_.state, device_.served, _standing(device_.state)
         device_.state, results = detector.advance(
-            device_.state,
-            device_.served,
-            times=rows.times,
-            values=rows.values,
-            policy=self._policy,
-            parameters=self._terms.parameters,
+            state, served, rows.times, rows.values, self._policy, parameters=self._parameters
         )
         outcome.scored.append(ScoredRows([_row_of(device_)] * len(one), rows, results))
-        outcome.episodes[one.at] = _open_after(before, results)[
-            np.searchsorted(rows.at, one.at, side="right")
-        ]
+        rows_before = np.searchsorted(rows.at, one.at, side="right")
+        outcome.episodes[one.at] = _open_after(before, results)[rows_before]
 
     def _add(self, one: _Device) -> None:
         self._places[one.key.device_id] = len(self._all)
@@ -336,10 +311,8 @@ class Devices:
         new = [self._placed(key) for key in self._registry.keys[len(self._device) :]]
         if new:
             devices, columns = np.array(new, np.int64).T
-            self._device, self._column = (
-                np.concatenate((self._device, devices)),
-                np.concatenate((self._column, columns)),
-            )
+            self._device = np.concatenate((self._device, devices))
+            self._column = np.concatenate((self._column, columns))
 
     def _placed(self, key: SeriesKey) -> tuple[int, int]:
         place = self._places.get(key.device_id, -1)
@@ -368,10 +341,8 @@ def _open_after(before: int, results: DeviceResults) -> Ints:
     is_open = (results.episode_readings > 0) & (results.transition != Transition.CLOSED)
     after = np.concatenate(([before], np.where(is_open, results.episode_started, 0)))
     moved = np.concatenate(([True], np.isin(results.status, _MOVED)))
-    newest: npt.NDArray[np.int64] = after[
-        np.maximum.accumulate(np.where(moved, np.arange(len(after)), 0))
-    ]
-    return newest
+    newest = np.maximum.accumulate(np.where(moved, np.arange(len(after)), 0))
+    return np.asarray(after[newest], np.int64)
 
 
 def _anomaly(one: ScoredRows, i: int) -> Anomaly:

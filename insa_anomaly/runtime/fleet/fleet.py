@@ -65,20 +65,17 @@ class Fleet:
         indices, which = np.unique(telemetry.key, return_inverse=True)
         self._grow(int(indices[-1]) + 1 if len(indices) else 0)
         rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
+        batch = SeriesBatch(
+            series=which,
+            models=rows,
+            values=telemetry.value,
+            times=telemetry.timestamp,
+            discriminators=telemetry.discriminator,
+            qualities=telemetry.quality,
+            muted=muted,
+        )
         states, results = advance(
-            StateRows(self._states[indices]),
-            SeriesBatch(
-                series=which,
-                models=rows,
-                values=telemetry.value,
-                times=telemetry.timestamp,
-                discriminators=telemetry.discriminator,
-                qualities=telemetry.quality,
-                muted=muted,
-            ),
-            self._models,
-            self._policy,
-            self._parameters,
+            StateRows(self._states[indices]), batch, self._models, self._policy, self._parameters
         )
         with self.windows.changing(indices):
             self._states[indices] = states
@@ -96,9 +93,8 @@ class Fleet:
         if len(ahead):
             with self.windows.changing(ahead):
                 self._states[ahead, features.TIMES] = -np.inf
-                self._states[ahead, features.FIRST] = np.minimum(
-                    self._states[ahead, features.FIRST], latest
-                )
+                first = self._states[ahead, features.FIRST]
+                self._states[ahead, features.FIRST] = np.minimum(first, latest)
             self._moved[ahead] = True
         self.devices.turn_back(keys, latest)
 
@@ -110,9 +106,8 @@ class Fleet:
     @property
     def serving(self) -> dict[SeriesKey, str]:
         """Id of the model of every series and device with a model."""
-        return {
-            self.registry.keys[index]: one[0] for index, one in self.model.items()
-        } | self.devices.models
+        series = {self.registry.keys[index]: one[0] for index, one in self.model.items()}
+        return series | self.devices.models
 
     def swap(
         self, key: SeriesKey, model: Model | DeviceModel | None, threshold: float | None = None
@@ -172,9 +167,8 @@ class Fleet:
         """Return checkpoints of the series and devices that moved since the last call."""
         indices = np.flatnonzero(self._moved)
         self._moved[indices] = False
-        return {
-            self.registry.keys[index]: self._kept(int(index)) for index in indices
-        } | self.devices.moved()
+        series = {self.registry.keys[index]: self._kept(index) for index in indices.tolist()}
+        return series | self.devices.moved()
 
     def not_kept(self, keys: Iterable[SeriesKey]) -> None:
         """Mark series as moved again: their checkpoint could not be written."""
@@ -203,13 +197,8 @@ class Fleet:
 
     def _kept(self, index: int) -> bytes:
         model_id, _ = self.model.get(index, (None, 0))
-        kept = Kept(
-            model_id,
-            self._states[index].tobytes(),
-            self._set_thresholds.get(index),
-            self.shadows.kept(index),
-        )
-        return msgspec.msgpack.encode(kept)
+        state, threshold = self._states[index].tobytes(), self._set_thresholds.get(index)
+        return msgspec.msgpack.encode(Kept(model_id, state, threshold, self.shadows.kept(index)))
 
     def _grow(self, least: int) -> None:
         if least > self._known:
@@ -221,8 +210,5 @@ class Fleet:
 
 def due(results: Results, telemetry: Telemetry) -> npt.NDArray[np.int32]:
     """Return the indices of the series that are due for training."""
-    return (
-        np.unique(telemetry.key[results.refit_due])
-        if results.refit_due.any()
-        else np.zeros(0, np.int32)
-    )
+    asking = results.refit_due
+    return np.unique(telemetry.key[asking]) if asking.any() else np.zeros(0, np.int32)

@@ -10,6 +10,7 @@ from threading import Lock
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from insa_anomaly.core.layout import StateRows
 from insa_anomaly.core.learning.parameters import Parameters
@@ -47,6 +48,9 @@ class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
         if not scored.any():
             return self
         found, shadowed = ours.score[scored] < 0, theirs.score[scored] < 0
+        opened, would_open = (
+            int((one.transition[scored] == Transition.OPENED).sum()) for one in (ours, theirs)
+        )
         return ShadowCounts(
             since=self.since or int(times[scored][0]),
             newest=int(times[scored][-1]),
@@ -54,9 +58,8 @@ class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
             anomalies=self.anomalies + int(found.sum()),
             shadow_anomalies=self.shadow_anomalies + int(shadowed.sum()),
             both=self.both + int((found & shadowed).sum()),
-            episodes=self.episodes + int((ours.transition[scored] == Transition.OPENED).sum()),
-            shadow_episodes=self.shadow_episodes
-            + int((theirs.transition[scored] == Transition.OPENED).sum()),
+            episodes=self.episodes + opened,
+            shadow_episodes=self.shadow_episodes + would_open,
             champions=self.champions,
         )
 
@@ -101,38 +104,26 @@ class Shadows:
         """
         if self._models is None or not self._shadows:
             return
-        rows = self._row_of[telemetry.key]
-        at = np.flatnonzero(rows != _NO_SHADOW)
+        at = np.flatnonzero(self._row_of[telemetry.key] != _NO_SHADOW)
         if len(at):
-            self._follow(telemetry, at, rows=rows[at], models=self._models, ours=ours, muted=muted)
+            self._follow(telemetry, at, self._models, ours, muted)
 
     def _follow(
-        self,
-        telemetry: Telemetry,
-        at: Ints,
-        rows: Ints,
-        models: ModelTable,
-        ours: Results,
-        *,
-        muted: Bools | None,
+        self, telemetry: Telemetry, at: Ints, models: ModelTable, ours: Results, muted: Bools | None
     ) -> None:
+        rows = self._row_of[telemetry.key[at]]
         taken, which = np.unique(rows, return_inverse=True)
-        states, theirs = advance(
-            StateRows(self._states[taken]),
-            SeriesBatch(
-                series=which,
-                models=rows,
-                values=telemetry.value[at],
-                times=telemetry.timestamp[at],
-                discriminators=telemetry.discriminator[at],
-                qualities=telemetry.quality[at],
-                muted=None if muted is None else muted[at],
-            ),
-            models,
-            self._policy,
-            self._parameters,
+        batch = SeriesBatch(
+            series=which,
+            models=rows,
+            values=telemetry.value[at],
+            times=telemetry.timestamp[at],
+            discriminators=telemetry.discriminator[at],
+            qualities=telemetry.quality[at],
+            muted=None if muted is None else muted[at],
         )
-        self._states[taken] = states
+        states = StateRows(self._states[taken])
+        self._states[taken], theirs = advance(states, batch, models, self._policy, self._parameters)
         for index in np.unique(telemetry.key[at]).tolist():
             own = np.flatnonzero(telemetry.key[at] == index)
             shadow = self._shadows[index]
@@ -160,9 +151,8 @@ class Shadows:
 
         Raises ValueError if it has too many trees.
         """
-        models = self._models = self._models or ModelTable(
-            self._capacity, self._parameters.n_estimators
-        )
+        trees = self._parameters.n_estimators
+        models = self._models = self._models or ModelTable(self._capacity, trees)
         self.remove(index)
         row = min(set(range(len(self._shadows) + 1)) - {one.row for one in self._shadows.values()})
         models.put(row, model)
@@ -182,19 +172,16 @@ class Shadows:
         """Continue the comparison with another serving version."""
         found = self._shadows.get(index)
         if found is not None:
+            champions = found.tally.champions + 1
             with self._changing:
-                found.tally = msgspec.structs.replace(
-                    found.tally, champions=found.tally.champions + 1
-                )
+                found.tally = replace(found.tally, champions=champions)
 
     def kept(self, index: int) -> KeptShadow | None:
         """Return the checkpoint of the series' shadow, if any."""
         found = self._shadows.get(index)
-        return (
-            None
-            if found is None
-            else KeptShadow(found.model_id, self._states[found.row].tobytes(), found.tally)
-        )
+        if found is None:
+            return None
+        return KeptShadow(found.model_id, self._states[found.row].tobytes(), found.tally)
 
     def _make_room(self, index: int, row: int) -> None:
         if index >= len(self._row_of):

@@ -16,14 +16,13 @@ from insa_anomaly.core.layout import LearntRows, StateRows
 from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
 from insa_anomaly.core.series.detector import Model, ModelTable
+from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.errors import DaemonSilent
 from insa_anomaly.ports.clock import Clock
 
 ID_BYTES = 36  # of a model: a UUID as text
-_ATTEMPTS, _PAUSE_SECONDS = (
-    2000,
-    0.0005,
-)  # a row is being written for some 20 us, once in a batch that has readings of it
+# A row is being written for some 20 us, once in a batch that has readings of it.
+_ATTEMPTS, _PAUSE_SECONDS = 2000, 0.0005
 
 
 @dataclass(frozen=True)
@@ -84,35 +83,24 @@ class SharedWindows:
         """
         for _ in range(_ATTEMPTS):
             stamp = int(self._stamps[index])
-            found = WindowCopy(
-                index,
-                StateRows(self.states[index].copy()),
-                LearntRows(self.models.learnt[index].copy()),
-                self._model(index),
-            )
-            if self._unchanged(index, stamp):
+            state = StateRows(self.states[index].copy())
+            learnt = LearntRows(self.models.learnt[index].copy())
+            found = WindowCopy(index, state, learnt, self._model(index))
+            if stamp % 2 == 0 and stamp == int(self._stamps[index]):
                 return found
             clock.sleep(_PAUSE_SECONDS)
         raise DaemonSilent("the daemon stands still in the middle of a change")
 
-    def isolate(
-        self, index: int, model_id: str, scaled: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float64] | None:
+    def isolate(self, index: int, model_id: str, scaled: Features) -> Floats | None:
         """Return `score_samples` [n] of features [n, features.WIDTH] by the forest of this series.
 
         None if another model scores the series, or was put meanwhile.
         """
         before = self._model(index)
         found = self.models.arena.score(np.full(len(scaled), index), scaled)
-        return (
-            found
-            if before == self._model(index) and before is not None and before[0] == model_id
-            else None
-        )
+        same = before is not None and before[0] == model_id and before == self._model(index)
+        return found if same else None
 
     def _model(self, index: int) -> tuple[str, int] | None:
         model_id = bytes(self._ids[index]).decode()
         return (model_id, int(self._versions[index])) if model_id else None
-
-    def _unchanged(self, index: int, stamp: int) -> bool:
-        return stamp % 2 == 0 and stamp == int(self._stamps[index])

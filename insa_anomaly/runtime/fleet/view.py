@@ -3,12 +3,11 @@
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from insa_anomaly.core import units
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.series import features
+from insa_anomaly.core.units import Features, Floats
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.runtime.fleet.fleet import Fleet
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows, WindowCopy
@@ -41,13 +40,8 @@ class SharedStreamView:
             return None
         state, seen = found.state, int(found.state[features.SEEN])
         newest = int(state[features.LAST]) if seen else None
-        return SeriesStatus(
-            _state(found),
-            seen,
-            newest,
-            found.model and found.model[0],
-            bool(state[features.EPISODE][1] > 0),
-        )
+        model_id, in_episode = found.model and found.model[0], bool(state[features.EPISODE][1] > 0)
+        return SeriesStatus(_state(found), seen, newest, model_id, in_episode)
 
     def serving(self, key: SeriesKey) -> ServingModel | None:
         """Return the model that scores the next reading; None unless the series is serving."""
@@ -56,9 +50,7 @@ class SharedStreamView:
             return None
         return ServingModel(found.index, *found.model, found.state, found.learnt)
 
-    def isolate(
-        self, index: int, model_id: str, scaled: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float64] | None:
+    def isolate(self, index: int, model_id: str, scaled: Features) -> Floats | None:
         """Return the samples of the forest of series `index`.
 
         None if another model serves by now.

@@ -50,11 +50,12 @@ class TrainingProgress(msgspec.Struct, frozen=True):
     progress: int
 
 
+Order = TrainingOrder | FleetTrainingOrder
 OnProgress = Callable[[int], None]
 Reply = TypeVar("Reply")
 
 
-def _nobody(_: int) -> None:
+def unheard(_: int) -> None:
     """Ignore the progress of an automatic training."""
 
 
@@ -77,6 +78,10 @@ class FleetTrainingReply(msgspec.Struct, frozen=True):
     answer: TrainingReply
 
 
+Replies = list[FleetTrainingReply]
+OnReply = Callable[[FleetTrainingReply], None]
+
+
 class _Lost(Exception):
     """The child replies no more; the message says why."""
 
@@ -92,7 +97,7 @@ class Child:
         self._lock = Lock()
         self._one_at_a_time = Lock()
 
-    def ask(self, order: TrainingOrder, tell: OnProgress = _nobody) -> TrainingReply:
+    def ask(self, order: TrainingOrder, tell: OnProgress = unheard) -> TrainingReply:
         """Send an order and return its reply, within the deadline.
 
         A child that takes longer is killed, which ends the read. `tell` receives the progress. Any
@@ -106,10 +111,7 @@ class Child:
         return answer
 
     def ask_many(
-        self,
-        order: FleetTrainingOrder,
-        hear: Callable[[FleetTrainingReply], None],
-        tell: OnProgress = _nobody,
+        self, order: FleetTrainingOrder, hear: OnReply, tell: OnProgress = unheard
     ) -> None:
         """Send a fleet order and pass on a reply for each key, in any order, within the deadline.
 
@@ -143,11 +145,7 @@ class Child:
         self._end()
 
     def _running(self) -> "Popen[bytes]":
-        """Return the process; start it if need be.
-
-        Called under the lock, so that no process starts after the end. Raises _Lost once all is
-        closed.
-        """
+        """Return the process, started if need be, never after the end: it raises _Lost then."""
         with self._lock:
             if self.closed:
                 raise _Lost("no more is trained: the end has come")
@@ -155,11 +153,7 @@ class Child:
             return self._process
 
     def _answers(
-        self,
-        order: TrainingOrder | FleetTrainingOrder,
-        count: int,
-        kind: type[Reply],
-        tell: OnProgress,
+        self, order: Order, count: int, kind: type[Reply], tell: OnProgress
     ) -> Iterator[Reply]:
         """Yield so many replies. Raises _Lost where a reply is missing."""
         try:

@@ -15,6 +15,7 @@ from insa_anomaly.ports.models import ModelRow
 from insa_anomaly.ports.state import Outgoing, State
 from insa_anomaly.services.jobs import job_view
 
+Kind = Literal["train", "retrain"]
 TOPIC = "insa/iiot/ml/model/"
 TOPICS = {"train": f"{TOPIC}trained", "retrain": f"{TOPIC}retrained"}
 BY_ITSELF = "automatic"
@@ -37,16 +38,13 @@ class ModelEvents:
         """Report the model of a requested training."""
         self._tell(job.kind, row, msgspec.to_builtins(job_view(job, row)))
 
-    def trained_by_itself(
-        self, row: ModelRow, kind: Literal["train", "retrain"], seconds: float
-    ) -> None:
+    def trained_by_itself(self, row: ModelRow, kind: Kind, seconds: float) -> None:
         """Report a model of a series or device that was trained without a request."""
         outcome = {"promoted": not row.reason} if kind == "retrain" else {}
         job = Job(
             id="",
             kind=kind,
-            device_id=row.device_id,
-            metric_name=row.metric_name,
+            **row.key._asdict(),
             window_days=None,
             champion_id=None,
             requested_by=BY_ITSELF,
@@ -64,12 +62,8 @@ class ModelEvents:
 
     def _tell(self, kind: str, row: ModelRow, said: dict[str, object]) -> None:
         event_id = deterministic_id("model", row.id, kind)
-        self._waiting.append(
-            (
-                TOPICS[kind],
-                msgspec.json.encode({"event_id": event_id, **said, "model_version": row.version}),
-            )
-        )
+        event = {"event_id": event_id, **said, "model_version": row.version}
+        self._waiting.append((TOPICS[kind], msgspec.json.encode(event)))
         try:
             while self._waiting:
                 self._enqueue(self._state.post([self._waiting[0]]))

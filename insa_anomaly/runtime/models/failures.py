@@ -29,8 +29,7 @@ class Failures:
             Job(
                 id=str(uuid4()),
                 kind="retrain",
-                device_id=key.device_id,
-                metric_name=key.metric_name,
+                **key._asdict(),
                 window_days=None,
                 champion_id=model_id,
                 requested_by=BY_ITSELF,

@@ -4,7 +4,7 @@ Notes counts, runs the daily check, acts on decisions.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from uuid import UUID
 
 from insa_anomaly.errors import DatabaseAway, DatabaseRefused, ModelFileError, StateUnwritable
@@ -32,49 +32,40 @@ class Notes:
     note_failures: Callable[[], None]
 
 
+@dataclass(eq=False)
 class HealthKeeper(Step):
     """Thread of the daily health check.
 
-    While the database is unreachable the check waits; only a crash loses counts.
+    While the database is unreachable the check waits; only a crash loses counts. A batch is slow
+    from `latency` seconds on. For `settle` seconds no check runs, so that the plant is received
+    first.
     """
 
-    def __init__(
-        self,
-        service: HealthService,
-        remedies: Remedies,
-        notes: Notes,
-        instance: UUID,
-        latency: float,
-        *,
-        clock: Clock,
-        settle: float = 0.0,
-    ) -> None:
-        """Prepare the thread.
+    service: HealthService
+    remedies: Remedies
+    notes: Notes
+    instance: UUID
+    latency: float
+    _: KW_ONLY
+    clock: Clock
+    settle: float = 0.0
 
-        A batch is slow from `latency` seconds on. For `settle` seconds no check runs, so that the
-        plant is received first.
-        """
-        self._service = service
-        self._remedies = remedies
-        self._notes = notes
-        self._instance = instance
-        self._latency = latency
-        self._clock = clock
+    def __post_init__(self) -> None:
         self._next_look = 0.0
-        self._next_note = self._clock.monotonic() + LOOK_SECONDS
-        self._first_check = self._clock.monotonic() + settle
-        self._batches, self._slow = batches_scored(latency)  # written down, or none of ours
+        self._next_note = self.clock.monotonic() + LOOK_SECONDS
+        self._first_check = self.clock.monotonic() + self.settle
+        self._batches, self._slow = batches_scored(self.latency)  # written down, or none of ours
 
     def step(self, _: float) -> float:
         """Do the work that is due; return the seconds until the next step."""
-        if self._clock.monotonic() < self._next_look:
+        if self.clock.monotonic() < self._next_look:
             return TURN_SECONDS
-        self._next_look = self._clock.monotonic() + LOOK_SECONDS
+        self._next_look = self.clock.monotonic() + LOOK_SECONDS
         try:
             self.turn()
         except (DatabaseAway, DatabaseRefused, StateUnwritable, ModelFileError) as error:
             health_unreachable(str(error))
-            self._next_look = self._clock.monotonic() + TROUBLE_SECONDS
+            self._next_look = self.clock.monotonic() + TROUBLE_SECONDS
         return TURN_SECONDS
 
     def turn(self) -> None:
@@ -82,20 +73,19 @@ class HealthKeeper(Step):
 
         Raises DatabaseAway, DatabaseRefused, StateUnwritable or ModelFileError.
         """
-        if self._clock.monotonic() >= self._next_note:
+        if self.clock.monotonic() >= self._next_note:
             self._write_down()
-            self._next_note = self._clock.monotonic() + NOTE_SECONDS
-        if self._clock.monotonic() >= self._first_check:
-            self._service.run_due(self._clock.now())
-        self._remedies.step(self._instance, self._clock.now())
-        self._notes.note_failures()
+            self._next_note = self.clock.monotonic() + NOTE_SECONDS
+        if self.clock.monotonic() >= self._first_check:
+            self.service.run_due(self.clock.now())
+        self.remedies.step(self.instance, self.clock.now())
+        self.notes.note_failures()
 
     def _write_down(self) -> None:
-        taken, (batches, slow) = (self._notes.activity.counts(), batches_scored(self._latency))
+        taken, (batches, slow) = (self.notes.activity.counts(), batches_scored(self.latency))
         readings, anomalies = taken.counts.tolist()
-        counted = ScoringCounts(
-            taken.keys, readings, anomalies, batches - self._batches, slow - self._slow
-        )
-        self._notes.note(self._instance, counted, self._clock.now())
-        self._notes.activity.subtract(taken)
+        more, slower = batches - self._batches, slow - self._slow
+        counted = ScoringCounts(taken.keys, readings, anomalies, more, slower)
+        self.notes.note(self.instance, counted, self.clock.now())
+        self.notes.activity.subtract(taken)
         self._batches, self._slow = batches, slow

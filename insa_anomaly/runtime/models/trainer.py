@@ -8,6 +8,7 @@ with a line for each series.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from subprocess import Popen
 from threading import Lock
@@ -16,25 +17,12 @@ from typing import Literal
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import ModelFileError
-from insa_anomaly.instrumentation.models import (
-    index_unreadable,
-    model_swapped,
-    model_trained,
-    shadow_swapped,
-    training_failed,
-)
+from insa_anomaly.instrumentation import models as instruments
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.log import Swap
 from insa_anomaly.ports.models import ModelIndex, ModelRow
-from insa_anomaly.runtime.models.child import (
-    Child,
-    FleetTrainingOrder,
-    FleetTrainingReply,
-    OnProgress,
-    TrainingOrder,
-    TrainingReply,
-    _nobody,
-)
+from insa_anomaly.runtime.models import child
+from insa_anomaly.runtime.models.child import OnProgress, TrainingOrder, TrainingReply
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import TrainingSettings
 
@@ -63,6 +51,7 @@ class Admission:
         return True
 
 
+@dataclass(eq=False)
 class Trainer(Step):
     """Training of series that ask for it, in a single child process, a series at a time.
 
@@ -71,32 +60,24 @@ class Trainer(Step):
     refitted, and the reason.
     """
 
-    def __init__(
-        self,
-        models: ModelIndex,
-        swap: Callable[[list[Swap]], None],
-        start_child: Callable[[], "Popen[bytes]"],
-        training: TrainingSettings,
-        clock: Clock,
-        *,
-        on_trained: OnTrained = lambda _row, _kind, _seconds: None,
-        on_failed: OnFailed = lambda _key, _model_id, _reason: None,
-    ) -> None:
-        self._models = models
-        self._clock = clock
-        self._swap = swap
-        self._training = training
-        self._on_trained = on_trained
-        self._on_failed = on_failed
-        self._child = Child(start_child, training.deadline)
+    models: ModelIndex
+    swap: Callable[[list[Swap]], None]
+    start_child: Callable[[], "Popen[bytes]"]
+    training: TrainingSettings
+    clock: Clock
+    _: KW_ONLY
+    on_trained: OnTrained = lambda _row, _kind, _seconds: None
+    on_failed: OnFailed = lambda _key, _model_id, _reason: None
+
+    def __post_init__(self) -> None:
+        self._child = child.Child(self.start_child, self.training.deadline)
         self._waiting: dict[SeriesKey, float] = {}  # when it may be tried
         self._lock = Lock()
         self._swapped: dict[SeriesKey, Swap] = {}
         self._disabled: set[SeriesKey] = set()  # these train no more by themselves
-        self._devices_next: dict[
-            str, float
-        ] = {}  # when a device that has no model may be tried again
-        self._admission = Admission(training.burst, training.a_minute, self._clock.monotonic())
+        self._devices_next: dict[str, float] = {}  # when a device may be tried again
+        training, now = self.training, self.clock.monotonic()
+        self._admission = Admission(training.burst, training.a_minute, now)
         self._revision: object = None
         self._next_look = 0.0
         self._urgent = 0  # orders given by hand, which go before the automatic ones
@@ -104,18 +85,18 @@ class Trainer(Step):
 
     def adjust(self, training: TrainingSettings) -> None:
         """Set whether and when series train themselves; the pace and the deadline stay."""
-        self._training = training
+        self.training = training
 
     def train(self, order: TrainingOrder, name: object, tell: OnProgress) -> TrainingReply:
         """Train a requested series next; `interrupt` knows the training by its name."""
         with self._by_hand():
             return self._child.ask(order, partial(self._heard, name, tell))
 
-    def train_many(self, order: FleetTrainingOrder, name: object) -> list[FleetTrainingReply]:
+    def train_many(self, order: child.FleetTrainingOrder, name: object) -> child.Replies:
         """Train several at once; return the replies before an interruption or the deadline."""
-        found: list[FleetTrainingReply] = []
+        found: child.Replies = []
         with self._by_hand():
-            self._child.ask_many(order, found.append, partial(self._heard, name, _nobody))
+            self._child.ask_many(order, found.append, partial(self._heard, name, child.unheard))
         return found
 
     @contextmanager
@@ -146,10 +127,10 @@ class Trainer(Step):
 
     def request(self, keys: list[SeriesKey]) -> None:
         """Queue series for training; a series without room asks again."""
-        if keys and self._training.automatic:
+        if keys and self.training.automatic:
             with self._lock:
                 for key in keys:
-                    if len(self._waiting) < self._training.waiting and key not in self._disabled:
+                    if len(self._waiting) < self.training.waiting and key not in self._disabled:
                         self._waiting.setdefault(key, 0.0)
 
     def follow_index(self, known: dict[SeriesKey, str]) -> None:
@@ -158,11 +139,8 @@ class Trainer(Step):
         self._follow()
 
     def step(self, timeout_s: float) -> float:
-        """Train the next waiting series and follow the index.
-
-        Return the seconds until the next step.
-        """
-        if self._clock.monotonic() >= self._next_look:
+        """Train the next waiting series and follow the index; return seconds to the next step."""
+        if self.clock.monotonic() >= self._next_look:
             self._look()
         key = None if self._urgent else self._next()
         if key is None:
@@ -177,39 +155,33 @@ class Trainer(Step):
         self._child.close()
 
     def _look(self) -> None:
-        """Look at the index.
-
-        An unreadable index is looked at again, and the stream keeps its models.
-        """
-        self._next_look = self._clock.monotonic() + INDEX_POLL_SECONDS
+        """Look at the index; while it is unreadable, the stream keeps its models."""
+        self._next_look = self.clock.monotonic() + INDEX_POLL_SECONDS
         try:
-            if self._models.revision != self._revision:
+            if self.models.revision != self._revision:
                 self._follow()
         except ModelFileError as error:
-            index_unreadable(str(error))
+            instruments.index_unreadable(str(error))
 
     def _follow(self) -> None:
-        self._revision = self._models.revision
-        self._disabled = self._models.disabled()
-        thresholds, shadows = self._models.thresholds(), self._models.shadows()
+        self._revision = self.models.revision
+        self._disabled = self.models.disabled()
+        thresholds, shadows = self.models.thresholds(), self.models.shadows()
         active = {
             key: Swap(*key, one, thresholds.get(one), shadows.get(key))
-            for key, one in self._models.active().items()
+            for key, one in self.models.active().items()
         }
         swaps = [swap for key, swap in active.items() if self._swapped.get(key) != swap]
         swaps += [Swap(*key, None) for key in self._swapped.keys() - active.keys()]
         if swaps:
-            self._swap(swaps)
+            self.swap(swaps)
             before, self._swapped = self._swapped, active
             for swap in swaps:
                 _say(swap, before.get(swap.key, Swap(*swap.key, None)))
 
     def _next(self) -> SeriesKey | None:
-        """Return the first series that may be trained now.
-
-        A series with a model needs no admission, and waits for none.
-        """
-        now = self._clock.monotonic()
+        """Return the first series that may be trained now; with a model it needs no admission."""
+        now = self.clock.monotonic()
         open_ = True
         with self._lock:
             for key, at in self._waiting.items():
@@ -224,32 +196,26 @@ class Trainer(Step):
         if key in self._disabled:
             return  # while it waited
         answer = self._child.ask(self._order(key))
-        if answer.model_id is None:
-            training_failed(*key, answer.reason)
-            self._note_failure(key, answer)
-        else:
-            model_trained(*key, answer.model_id, answer.seconds)
+        if answer.model_id is not None:
+            instruments.model_trained(*key, answer.model_id, answer.seconds)
             self._tell(key, answer.model_id, answer.seconds)
-        if key.is_device:
-            return  # a device whose model fails is asked for again by its metrics, or by its rows
-        if answer.model_id is None:
+            return
+        instruments.training_failed(*key, answer.reason)
+        self._note_failure(key, answer)
+        if not key.is_device:  # a device is asked for again by its metrics, or by its rows
             with self._lock:
-                self._waiting[key] = self._clock.monotonic() + self._training.retry_after
+                self._waiting[key] = self.clock.monotonic() + self.training.retry_after
 
     def _note_failure(self, key: SeriesKey, answer: TrainingReply) -> None:
-        serving = self._swapped.get(key)
-        if (
-            serving is not None
-            and serving.model_id is not None
-            and not (answer.away or self.closed)
-        ):
-            self._on_failed(key, serving.model_id, answer.reason)
+        swap = self._swapped.get(key)
+        serving = swap and swap.model_id
+        if serving is not None and not (answer.away or self.closed):
+            self.on_failed(key, serving, answer.reason)
 
     def _tell(self, key: SeriesKey, model_id: str, seconds: float) -> None:
         with suppress(ModelFileError):  # the next look at the index says what is wrong with it
-            self._on_trained(
-                self._models.row(model_id), "retrain" if key in self._swapped else "train", seconds
-            )
+            row = self.models.row(model_id)
+            self.on_trained(row, "retrain" if key in self._swapped else "train", seconds)
 
     def _order(self, key: SeriesKey) -> TrainingOrder:
         metrics = self._metrics(key.device_id) if key.is_device else ()
@@ -257,24 +223,15 @@ class Trainer(Step):
 
     def _metrics(self, device_id: str) -> tuple[str, ...]:
         """Return the metrics of a device that have a model."""
-        return tuple(
-            sorted(
-                key.metric_name
-                for key in self._swapped
-                if key.device_id == device_id and not key.is_device
-            )
-        )
+        own = (key for key in self._swapped if key.device_id == device_id and not key.is_device)
+        return tuple(sorted(key.metric_name for key in own))
 
     def _try_device(self, device_id: str) -> None:
         """Queue a device if several of its metrics have models and the device has none."""
-        now, key = self._clock.monotonic(), SeriesKey.of_device(device_id)
-        if (
-            not self._training.devices
-            or key in self._swapped
-            or now < self._devices_next.get(device_id, 0.0)
-        ):
+        now, key = self.clock.monotonic(), SeriesKey.of_device(device_id)
+        if not self.training.devices or now < self._devices_next.get(device_id, 0.0):
             return
-        if len(self._metrics(device_id)) >= FEWEST_METRICS:
+        if key not in self._swapped and len(self._metrics(device_id)) >= FEWEST_METRICS:
             self._devices_next[device_id] = now + DEVICE_RETRY_SECONDS
             self.request([key])
 
@@ -282,6 +239,6 @@ class Trainer(Step):
 def _say(swap: Swap, before: Swap) -> None:
     """Log the changes of a swap."""
     if swap.shadow_id != before.shadow_id:
-        shadow_swapped(swap.device_id, swap.metric_name, swap.shadow_id)
+        instruments.shadow_swapped(*swap.key, swap.shadow_id)
     if (swap.model_id, swap.threshold) != (before.model_id, before.threshold):
-        model_swapped(swap.device_id, swap.metric_name, swap.model_id)
+        instruments.model_swapped(*swap.key, swap.model_id)
