@@ -65,20 +65,10 @@ def be() -> None:
     stream = StreamClient(AskingEnd(inherited.questions).ask, AskingEnd(inherited.posts).ask)
     with opened(settings, inherited, stream) as admin:
         bound, http = socket.socket(fileno=inherited.port), settings.http
-        application = app.create(
-            version("insa-anomaly"),
-            stream.condition,
-            stream.metrics,
-            admin,
-            (*http.hosts, http.host),
-        )
-        with app.served(
-            application,
-            bound,
-            certificate(http),
-            http.request_seconds,
-            died=partial(os._exit, SERVED_NO_MORE),
-        ):
+        shown, hosts = version("insa-anomaly"), (*http.hosts, http.host)
+        application = app.create(shown, stream.condition, stream.metrics, admin, hosts)
+        died = partial(os._exit, SERVED_NO_MORE)
+        with app.served(application, bound, certificate(http), http.request_seconds, died):
             for line in sys.stdin.buffer:
                 adjust(admin, Settings.model_validate_json(line))
 
@@ -97,36 +87,27 @@ def opened(settings: Settings, inherited: Inherited, stream: StreamClient) -> It
         services.pools(settings, inherited.dsn) as pools,
         kept_fresh(KeyRing(PostgresKeys(pools.answers), clock)) as ring,
     ):
-        windows = SharedWindows(
-            inherited.capacity,
-            settings.detection.n_estimators,
-            SharedMemory(inherited.windows).zeros,
-        )
+        trees, zeros = settings.detection.n_estimators, SharedMemory(inherited.windows).zeros
+        windows = SharedWindows(inherited.capacity, trees, zeros)
         view = SharedStreamView(windows, clock, stream.index_of, stream.compared)
-        yield assembled(
-            settings,
-            pools,
-            ring,
-            ServiceParts(models, view, stream, inherited.instance, stream.interrupt),
-        )
+        parts = ServiceParts(models, view, stream, inherited.instance, stream.interrupt)
+        yield assembled(settings, pools, ring, parts)
 
 
 def assembled(settings: Settings, pools: Pools, ring: KeyRing, parts: ServiceParts) -> Admin:
     """Return the services over these connections and parts."""
     findings, audit = PostgresFindings(pools.answers), PostgresAudit(pools.audit)
+    cached, pace = Cached(cache(settings.redis), clock), settings.http.predictions_a_minute
+    rate = limit(settings.redis)
     return Admin(
         host=settings.http.host,
         clock=clock.now,
         ring=ring,
-        models=ModelService(
-            parts.models, parts.stream, findings, Cached(cache(settings.redis), clock)
-        ),
+        models=ModelService(parts.models, parts.stream, findings, cached),
         jobs=services.job_service(pools, parts, settings.training.jobs),
         model_changes=services.model_changes(settings, pools, parts.models),
         health=services.health_service(settings, pools),
-        predictions=PredictionService(
-            parts.stream, parts.models, limit(settings.redis), settings.http.predictions_a_minute
-        ),
+        predictions=PredictionService(parts.stream, parts.models, rate, pace),
         findings=AnomalyService(findings, audit),
         telemetry=TelemetryService(services.parser(settings), parts.inlet, clock.now),
     )
@@ -169,8 +150,6 @@ def cache(address: RedisSettings) -> Cache | None:
 
 def limit(address: RedisSettings) -> RateLimit:
     """Return the rate limit, which all daemons share where there is a Redis."""
-    return (
-        RedisRateLimit(address.url, secret(address.password_file))
-        if address.url
-        else LocalRateLimit()
-    )
+    if not address.url:
+        return LocalRateLimit()
+    return RedisRateLimit(address.url, secret(address.password_file))

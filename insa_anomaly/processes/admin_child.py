@@ -58,11 +58,9 @@ def listening(http: HttpSettings) -> Iterator[socket.socket]:
 
 def certificate(http: HttpSettings) -> address.Certificate | None:
     """Return the port's certificate; None where the port does not speak TLS."""
-    return (
-        address.Certificate(http.certificate_file, credential(http.key_file))
-        if http.certificate_file and http.key_file
-        else None
-    )
+    if not http.certificate_file or not http.key_file:
+        return None
+    return address.Certificate(http.certificate_file, credential(http.key_file))
 
 
 class AdminPort:
@@ -108,19 +106,11 @@ class AdminPort:
         windows, bound = self._memory.descriptor, self._bound.fileno()
         given = [windows, bound, *questions.descriptors, *posts.descriptors]
         argv = [sys.executable, "-c", _PROGRAM, "the admin port"]
-        child = embedded.spawn(
-            argv, death_signal=SIGKILL, stdin=subprocess.PIPE, cwd=None, pass_fds=given
-        )
+        stdin = subprocess.PIPE
+        child = embedded.spawn(argv, death_signal=SIGKILL, stdin=stdin, cwd=None, pass_fds=given)
         instance, capacity = self._daemon.log.id, self._daemon.fleet.registry.capacity
-        inherited = Inherited(
-            dsn=self._dsn,
-            instance=instance,
-            capacity=capacity,
-            windows=windows,
-            port=bound,
-            questions=questions.descriptors,
-            posts=posts.descriptors,
-        )
+        ends = {"questions": questions.descriptors, "posts": posts.descriptors}
+        inherited = Inherited(self._dsn, instance, capacity, windows, bound, **ends)
         assert child.stdin is not None  # noqa: S101 - it was asked for
         child.stdin.write(
             settings.model_dump_json().encode() + b"\n" + msgspec.json.encode(inherited) + b"\n"

@@ -79,51 +79,27 @@ def run(settings: Settings, source: str) -> int:
     faulthandler.enable()
     with ExitStack() as stack:
         stack.enter_context(storage.alone(settings.storage.directory))
-        bound = (
-            stack.enter_context(admin_child.listening(settings.http))
-            if settings.http.enabled
-            else None
-        )
+        bound = None
+        if settings.http.enabled:
+            bound = stack.enter_context(admin_child.listening(settings.http))
         dsn = stack.enter_context(database(settings))
         models = stack.enter_context(model_files(settings))
-        activity, failures = Activity(), Failures(clock)
-        memory = SharedMemory()
-        parts = _assemble(
-            settings,
-            dsn,
-            models=models,
-            memory=memory,
-            activity=activity,
-            failures=failures,
-            stack=stack,
-        )
+        records, memory = health.Records(Activity(), Failures(clock)), SharedMemory()
+        parts = _assemble(settings, dsn, models, memory, records, stack=stack)
         port = None if bound is None else admin_child.AdminPort(settings, dsn, parts, memory, bound)
         admin = None if port is None else stack.enter_context(admin_child.begun(port))
         reload = Reload(settings, source, partial(_adjust, parts, admin))
-        others = stack.enter_context(
-            health.threads(
-                settings, dsn, daemon=parts, models=models, activity=activity, failures=failures
-            )
-        )
-        others = (
-            *parts.others,
-            ("measure", _measure(settings, parts)),
-            ("settings", reload),
-            *others,
-        )
-        others = others if admin is None else (*others, ("admin", admin))
-        daemon = Daemon(
-            replace(parts, others=others, admin=admin), clock, _supervision(settings, parts.broker)
-        )
+        keeping = stack.enter_context(health.threads(settings, dsn, parts, models, records))
+        own = (("measure", _measure(settings, parts)), ("settings", reload))
+        last = () if admin is None else (("admin", admin),)
+        parts = replace(parts, others=(*parts.others, *own, *keeping, *last), admin=admin)
+        daemon = Daemon(parts, clock, _supervision(settings, parts.broker))
         daemon.restore()
         if port is not None:
             port.open(_desk(parts, daemon))
         with _stopping(daemon.end), _reloading(reload.ask):
-            daemon_started(
-                version("insa-anomaly"),
-                config=source,
-                start_seconds=round(time.monotonic() - began, 2),
-            )
+            took = round(time.monotonic() - began, 2)
+            daemon_started(version("insa-anomaly"), config=source, start_seconds=took)
             status = daemon.run()
         stopping = time.monotonic()
     faulthandler.cancel_dump_traceback_later()
@@ -133,25 +109,17 @@ def run(settings: Settings, source: str) -> int:
 
 def _measure(settings: Settings, parts: DaemonParts) -> Measure:
     waiting = Backlog(parts.log, parts.state, lambda: parts.record.reached, clock)
-    return Measure(
-        waiting, partial(storage.sizes, settings.storage.directory, settings.models.directory)
-    )
+    sizes = partial(storage.sizes, settings.storage.directory, settings.models.directory)
+    return Measure(waiting, sizes)
 
 
 def _desk(parts: DaemonParts, daemon: Daemon) -> StreamServer:
     def condition() -> Condition:
         return Condition(daemon.troubles(), daemon.figures())
 
-    fleet = parts.fleet
-    known, trainer = fleet.registry.find, parts.trainer
-    return StreamServer(
-        index_of=known,
-        compared=partial(compared, fleet),
-        inlet=parts.intake,
-        interrupt=trainer.interrupt,
-        condition=condition,
-        metrics=metrics_text,
-    )
+    known, shadowed = parts.fleet.registry.find, partial(compared, parts.fleet)
+    asked = known, shadowed, parts.intake, parts.trainer.interrupt
+    return StreamServer(*asked, condition=condition, metrics=metrics_text)
 
 
 def _adjust(parts: DaemonParts, admin: AdminProcess | None, settings: Settings) -> None:
@@ -166,18 +134,17 @@ def _adjust(parts: DaemonParts, admin: AdminProcess | None, settings: Settings) 
 def _assemble(
     settings: Settings,
     dsn: str,
-    *,
     models: ModelFiles,
     memory: SharedMemory,
-    activity: Activity,
-    failures: Failures,
+    records: health.Records,
+    *,
     stack: ExitStack,
 ) -> DaemonParts:
     directory = settings.storage.directory
     reserve = FileReserve(directory / "reserve", settings.storage.reserve_bytes)
     log, found, lost = storage.opened(directory, settings.storage.log_bytes, reserve)
     stack.enter_context(log)
-    states = stack.enter_context(found)
+    state = stack.enter_context(found)
     registry = Registry(settings.most_series)
     feed = Feed(log, services.parser(settings), registry, clock)
     intake = Intake(log, feed, clock, settings.intake, reserve)
@@ -185,56 +152,28 @@ def _assemble(
     terms = DeviceTerms(settings.devices.parameters(settings.detection), settings.devices.tolerance)
     fleet = Fleet(registry, settings.detection, settings.verdict, terms, memory.zeros)
     memory.seal()
-    publisher = EventPublisher(states, broker, clock)
-    events = ModelEvents(states, publisher.enqueue)
+    publisher = EventPublisher(state, broker, clock)
+    events = ModelEvents(state, publisher.enqueue)
+    begin = partial(start_child, settings, dsn)
+    told, failed = events.trained_by_itself, records.failures.add
     trainer = Trainer(
-        models,
-        intake.swap,
-        lambda: start_child(settings, dsn),
-        settings.training,
-        clock,
-        on_trained=events.trained_by_itself,
-        on_failed=failures.add,
+        models, intake.swap, begin, settings.training, clock, on_trained=told, on_failed=failed
     )
     latest = _latest(settings.redis, fleet, stack)
-    alerting = alerts.opened(
-        settings,
-        states,
-        registry=registry,
-        publisher=publisher,
-        listening=lambda: broker.listening and score.writable,
-        stack=stack,
-    )
-    listeners = Listeners(
-        publisher=publisher,
-        trainer=trainer,
-        latest=latest,
-        activity=activity,
-        dispatcher=alerting.dispatcher,
-        silence=alerting.silence,
-    )
-    score = ScoreReader(
-        feed,
-        states,
-        fleet,
-        models,
-        listeners,
-        clock=clock,
-        checkpoint_seconds=settings.storage.checkpoint_seconds,
-        max_ahead=settings.readings.max_ahead,
-    )
+
+    def listening() -> bool:
+        return broker.listening and score.writable
+
+    alerting = alerts.opened(settings, state, registry, publisher, listening, stack=stack)
+    listeners = Listeners(publisher, trainer, latest, records.activity, *alerting)
+    ahead, every = settings.readings.max_ahead, settings.storage.checkpoint_seconds
+    reader = partial(ScoreReader, clock=clock, checkpoint_seconds=every, max_ahead=ahead)
+    score = reader(feed, state, fleet, models, listeners)
     if lost:
-        states.bind(log.id)
+        state.bind(log.id)
         score.adopt_active_models()
-    record = RecordReader(
-        log=log,
-        feed=feed,
-        state=states,
-        recorder=stack.enter_context(recorder(dsn, settings, log.id)),
-        models=models,
-        settings=settings.record,
-        clock=clock,
-    )
+    writer = stack.enter_context(recorder(dsn, settings, log.id))
+    record = RecordReader(log, feed, state, writer, models, settings=settings.record, clock=clock)
     others = (
         ("alert", alerting.dispatcher),
         ("silence", alerting.silence),
@@ -242,7 +181,7 @@ def _assemble(
     )
     return DaemonParts(
         log=log,
-        state=states,
+        state=state,
         feed=feed,
         fleet=fleet,
         intake=intake,
@@ -288,21 +227,12 @@ def _broker(settings: Settings, intake: Intake, directory: Path) -> MqttConnecti
     """
     filters = [subscription.filter for subscription in settings.readings.subscriptions]
     canary = _canary(settings.broker)
-    stale = _remember(
-        directory / "subscriptions.json", filters if canary is None else [*filters, canary]
-    )
-    will = last_will(settings.broker.client_id, version("insa-anomaly"))
-    terms = Terms(
-        filters,
-        stale,
-        will,
-        settings.broker.session_expiry,
-        linger=settings.intake.linger,
-        canary=canary,
-    )
-    return MqttConnection(
-        access(settings.broker), terms, intake.hand_over, reader=settings.broker.reader
-    )
+    every = filters if canary is None else [*filters, canary]
+    stale, linger = _remember(directory / "subscriptions.json", every), settings.intake.linger
+    address = settings.broker
+    will = last_will(address.client_id, version("insa-anomaly"))
+    terms = Terms(filters, stale, will, address.session_expiry, linger=linger, canary=canary)
+    return MqttConnection(access(address), terms, intake.hand_over, reader=address.reader)
 
 
 def _canary(address: BrokerSettings) -> str | None:
@@ -319,11 +249,8 @@ def _remember(file: Path, filters: list[str]) -> list[str]:
         if every != earlier:
             write_whole(file, msgspec.json.encode(every))
     except (OSError, msgspec.DecodeError) as error:
-        message = (
-            f"what was subscribed to before cannot be read from {file}, or not be "
-            f"written there: {error}"
-        )
-        raise ConfigError(message) from error
+        failed = f"cannot be read from {file}, or not be written there: {error}"
+        raise ConfigError(f"what was subscribed to before {failed}") from error
     return earlier
 
 

@@ -13,25 +13,13 @@ from insa_anomaly.instrumentation.daemon import settings_read, settings_refused
 from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.load import Settings, load
 
-LIVE = frozenset(
-    {
-        *(
-            "logging.level",
-            "logging.form",
-            "record.readings",
-            "record.linger",
-            "record.first_retry",
-            "record.last_retry",
-        ),
-        *(
-            "http.predictions_a_minute",
-            "training.automatic",
-            "training.devices",
-            "training.retry_after",
-            "training.waiting",
-        ),
-    }
-)
+_LIVE = {
+    "logging": ("level", "form"),
+    "record": ("readings", "linger", "first_retry", "last_retry"),
+    "http": ("predictions_a_minute",),
+    "training": ("automatic", "devices", "retry_after", "waiting"),
+}
+LIVE = frozenset(f"{section}.{name}" for section, names in _LIVE.items() for name in names)
 TURN_SECONDS = 0.5
 
 
@@ -73,14 +61,14 @@ class Reload(Step):
 
 def differences(one: Settings, other: Settings) -> set[str]:
     """Return the names of settings that differ, as section.name."""
-    return {
-        f"{section}.{field.name}"
-        for section in Settings.model_fields
-        if is_dataclass(getattr(one, section))
-        for field in fields(getattr(one, section))
-        if getattr(getattr(one, section), field.name)
-        != getattr(getattr(other, section), field.name)
-    }
+    found = set()
+    for section in Settings.model_fields:
+        mine, theirs = getattr(one, section), getattr(other, section)
+        if is_dataclass(mine):
+            names = (field.name for field in fields(mine))
+            differ = (name for name in names if getattr(mine, name) != getattr(theirs, name))
+            found |= {f"{section}.{name}" for name in differ}
+    return found
 
 
 def _merged(current: Settings, new: Settings, live: list[str]) -> Settings:

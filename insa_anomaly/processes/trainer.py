@@ -84,23 +84,19 @@ def train_orders() -> None:
 
 def _workers(settings: Settings, processes: int | None) -> LokyWorkers | DaskWorkers:
     training = settings.training
-    return (
-        DaskWorkers(training.dask_scheduler)
-        if training.dask_scheduler
-        else LokyWorkers(processes or training.processes)
-    )
+    if training.dask_scheduler:
+        return DaskWorkers(training.dask_scheduler)
+    return LokyWorkers(processes or training.processes)
 
 
 def _say_each(
     trained: Iterable[tuple[SeriesKey, ModelRow | str, float]], show: Callable[[ModelRow], None]
 ) -> None:
     for key, found, seconds in trained:
-        answer = (
-            TrainingReply(round(seconds, 3), None, found)
-            if isinstance(found, str)
-            else TrainingReply(round(seconds, 3), found.id)
-        )
-        if isinstance(found, ModelRow):
+        if isinstance(found, str):
+            answer = TrainingReply(round(seconds, 3), None, found)
+        else:
+            answer = TrainingReply(round(seconds, 3), found.id)
             show(found)
         _say(FleetTrainingReply(key, answer))
 
@@ -110,11 +106,8 @@ def show_others(files: ModelFiles, catalogue: PostgresCatalogue, row: ModelRow) 
 
     The stream writes a version that serves when it swaps the version in.
     """
-    changed = [
-        one
-        for one in files.of_series(row.key)[:CHANGED_MOST]
-        if one.status in {"deleted", "failed"}
-    ]
+    newest = files.of_series(row.key)[:CHANGED_MOST]
+    changed = [one for one in newest if one.status in {"deleted", "failed"}]
     for one in [*changed, *([row] if row.status != "active" else [])]:
         try:
             catalogue.put(one)
@@ -138,8 +131,6 @@ def _answered(
         show(row)
         model_id = row.id
     except InsaError as error:
-        reason, away = (
-            str(error),
-            isinstance(error, (DatabaseAway, DatabaseRefused, ModelFileError)),
-        )
+        reason = str(error)
+        away = isinstance(error, (DatabaseAway, DatabaseRefused, ModelFileError))
     return TrainingReply(round(time.monotonic() - began, 3), model_id, reason, away)

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from insa_anomaly.runtime.step import Step
 from insa_anomaly.settings.sections import RecordSettings
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class RecordReader(Step):
     """The reader of the log that writes the database."""
 
@@ -40,6 +40,7 @@ class RecordReader(Step):
     state: State
     recorder: Recorder
     models: ModelIndex
+    _: KW_ONLY
     settings: RecordSettings
     clock: Clock
 

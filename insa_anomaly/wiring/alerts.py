@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from ipaddress import ip_network
-from pathlib import Path
+from typing import NamedTuple
 
 from insa_anomaly.adapters.targets.exchange import Exchange
 from insa_anomaly.adapters.targets.github import GitHub, Repository
@@ -32,15 +31,13 @@ from insa_anomaly.settings.sections import WebhookSettings
 from insa_anomaly.wiring import storage
 from insa_anomaly.wiring.clock import clock
 
-_EVERYWHERE = (
-    ip_network("0.0.0.0/0"),
-    ip_network("::/0"),
-)  # an issue tracker may be in the plant: its address is the operator's word
+# An issue tracker may be in the plant: its address is the operator's word.
+_EVERYWHERE = ip_network("0.0.0.0/0"), ip_network("::/0")
+Link = Callable[[CoreAlert], str]
 _ISSUES = Route(kinds=MODEL_KINDS)
 
 
-@dataclass(frozen=True)
-class AlertThreads:
+class AlertThreads(NamedTuple):
     """The dispatcher of alerts, and the silence monitor."""
 
     dispatcher: AlertDispatcher
@@ -50,50 +47,29 @@ class AlertThreads:
 def opened(
     settings: Settings,
     state: State,
-    *,
     registry: Registry,
     publisher: EventPublisher,
     listening: Callable[[], bool],
+    *,
     stack: ExitStack,
 ) -> AlertThreads:
     """Open dispatcher and silence monitor; couriers run until `stack` is unwound."""
     store = stack.enter_context(storage.alerts(settings.storage.directory / storage.ALERTS))
     ways = dict(_ways(settings))
     alert_targets_known([target.name for target in ways])
-    pauses = BackoffPolicy(settings.alerts.first_retry, settings.alerts.last_retry)
+    alerting, targets = settings.alerts, list(ways)
+    pauses, keep = BackoffPolicy(alerting.first_retry, alerting.last_retry), alerting.keep_seconds
     couriers = [
-        Courier(
-            name=target.name,
-            target=way,
-            store=store,
-            retry=pauses,
-            keep=settings.alerts.keep_seconds,
-            clock=clock,
-        )
-        for target, way in ways.items()
+        Courier(target.name, way, store, pauses, keep, clock=clock) for target, way in ways.items()
     ]
-    dispatcher = AlertDispatcher(
-        state=state,
-        store=store,
-        targets=list(ways),
-        couriers=couriers,
-        alerting=settings.alerts,
-        clock=clock,
-    )
+    dispatcher = AlertDispatcher(state, store, targets, couriers, alerting, clock=clock)
 
     def enqueue(events: list[Outgoing]) -> None:
         publisher.enqueue(events)
         dispatcher.notify(events)
 
-    silence = SilenceMonitor(
-        state=state,
-        store=store,
-        known=registry.keys,
-        patience=settings.silence,
-        listening=listening,
-        enqueue=enqueue,
-        clock=clock,
-    )
+    patience, known = settings.silence, registry.keys
+    silence = SilenceMonitor(state, store, known, patience, listening, enqueue=enqueue, clock=clock)
     stack.callback(_save, silence)
     stack.enter_context(courier.running(couriers, clock))
     return AlertThreads(dispatcher, silence)
@@ -113,10 +89,8 @@ def _ways(settings: Settings) -> Iterator[tuple[Target, AlertTarget]]:
     for webhook in settings.alerts.webhooks:
         yield Target(webhook.target, routes, budget), _webhook(settings, webhook, link)
     if settings.github.repository:
-        yield (
-            Target("github", (_ISSUES,), budget, follows=True),
-            _github(settings, settings.github.repository, link),
-        )
+        target = Target("github", (_ISSUES,), budget, follows=True)
+        yield target, _github(settings, settings.github.repository, link)
 
 
 def try_out(settings: Settings) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -131,9 +105,9 @@ def _nowhere(_: CoreAlert) -> str:
     return ""
 
 
-def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _nowhere) -> Mail:
+def _mail(settings: Settings, host: str, link: Link = _nowhere) -> Mail:
     mail = settings.mail
-    password, deadline = _secret(mail.password_file), settings.alerts.deadline
+    password, deadline = partial(secret, mail.password_file), settings.alerts.deadline
     post = SmtpAccount(
         host=host,
         port=mail.port,
@@ -148,31 +122,17 @@ def _mail(settings: Settings, host: str, link: Callable[[CoreAlert], str] = _now
     return Mail(post, link)
 
 
-def _webhook(
-    settings: Settings, webhook: WebhookSettings, link: Callable[[CoreAlert], str]
-) -> Webhook:
+def _webhook(settings: Settings, webhook: WebhookSettings, link: Link) -> Webhook:
     networks = [ip_network(word) for word in settings.alerts.allowed_networks]
-    return Webhook(
-        webhook.url,
-        Exchange(networks, settings.alerts.deadline),
-        _secret(webhook.secret_file),
-        clock.now,
-        link,
-    )
+    exchange = Exchange(networks, settings.alerts.deadline)
+    return Webhook(webhook.url, exchange, partial(secret, webhook.secret_file), clock.now, link)
 
 
-def _github(
-    settings: Settings, repository: str, link: Callable[[CoreAlert], str] = _nowhere
-) -> GitHub:
+def _github(settings: Settings, repository: str, link: Link = _nowhere) -> GitHub:
     github = settings.github
     exchange = Exchange(_EVERYWHERE, settings.alerts.deadline, github.ca_file)
-    return GitHub(
-        Repository(github.url, repository, _secret(github.token_file)), exchange, clock.now, link
-    )
-
-
-def _secret(path: Path | None) -> Callable[[], str | None]:
-    return partial(secret, path)
+    tracker = Repository(github.url, repository, partial(secret, github.token_file))
+    return GitHub(tracker, exchange, clock.now, link)
 
 
 def _link(template: str, alert: CoreAlert) -> str:

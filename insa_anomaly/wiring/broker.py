@@ -16,21 +16,10 @@ CONNECT_SECONDS = 10.0
 def access(address: BrokerSettings) -> Access:
     """Return the broker's address with the password read from its file."""
     key = credential(address.key_file) if address.key_file else None
-    tls = (
-        Tls(address.ca_file, address.certificate_file, key)
-        if address.tls or address.ca_file
-        else None
-    )
-    password = secret(address.password_file)
-    return Access(
-        host=address.host,
-        port=address.port,
-        client_id=address.client_id,
-        username=address.username,
-        password=password,
-        tls=tls,
-        keepalive=address.keepalive,
-    )
+    encrypted = address.tls or address.ca_file
+    tls = Tls(address.ca_file, address.certificate_file, key) if encrypted else None
+    login = (address.client_id, address.username, secret(address.password_file))
+    return Access(address.host, address.port, *login, tls=tls, keepalive=address.keepalive)
 
 
 @contextmanager
@@ -39,15 +28,12 @@ def feeder(address: BrokerSettings, name: str) -> Iterator[Feeder]:
 
     Raises BrokerAway or BrokerRefused.
     """
-    publisher = Feeder(
-        replace(access(address), client_id=f"{address.client_id}-{name}-{token_hex(4)}")
-    )
+    client_id = f"{address.client_id}-{name}-{token_hex(4)}"
+    publisher = Feeder(replace(access(address), client_id=client_id))
     try:
         if not publisher.open(CONNECT_SECONDS):
-            message = (
-                f"no MQTT broker answers at {address.host}:{address.port}: {publisher.trouble}"
-            )
-            raise BrokerAway(message)
+            at = f"{address.host}:{address.port}"
+            raise BrokerAway(f"no MQTT broker answers at {at}: {publisher.trouble}")
         yield publisher
     finally:
         publisher.close()

@@ -4,6 +4,7 @@ A file that was renewed since counts from the next start on, which reads it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,17 +31,15 @@ def certificates(settings: Settings, peer: Peer) -> Certificates:
     ends: dict[str, Callable[[], int | None]] = {
         "broker": lambda: None if peer.certificate is None else expires(peer.certificate)
     }
-    for of, file in (
-        ("client", settings.broker.certificate_file),
-        ("http", settings.http.certificate_file),
-    ):
+    own = {"client": settings.broker.certificate_file, "http": settings.http.certificate_file}
+    for use, file in own.items():
         if file is not None:
-            ends[of] = _known(_first_end(file))
+            ends[use] = partial(_unchanged, _first_end(file))
     return Certificates(ends, clock)
 
 
-def _known(end: int | None) -> Callable[[], int | None]:
-    return lambda: end
+def _unchanged(end: int | None) -> int | None:
+    return end
 
 
 def _first_end(file: Path) -> int | None:

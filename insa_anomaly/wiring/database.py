@@ -27,17 +27,14 @@ def database(settings: Settings) -> Iterator[str]:
 
     An embedded server lives as long as the block, unless another process runs it already.
     """
-    address = settings.database
+    address, data = settings.database, settings.storage.directory / "database"
     if address.url is not None:
         yield with_password(address.url, secret(address.password_file))
-        return
-    data = settings.storage.directory / "database"
-    running = embedded.running_postgres(data)
-    if running is not None:
+    elif (running := embedded.running_postgres(data)) is not None:
         yield running
-        return
-    with embedded.postgres(data) as dsn:
-        yield dsn
+    else:
+        with embedded.postgres(data) as dsn:
+            yield dsn
 
 
 class UpToDate:
@@ -47,9 +44,8 @@ class UpToDate:
         self._recorder = recorder
         self._dsn = dsn
         self._migrated = False
-        self._lock = (
-            Lock()
-        )  # the attempt of the start may still be under way when the record reader begins
+        # The attempt of the start may still be under way when the record reader begins.
+        self._lock = Lock()
 
     def cursor(self, log_id: UUID) -> int:
         """Return the recorder's cursor, after the migrations."""
@@ -79,12 +75,12 @@ class UpToDate:
             raise error
 
     def _try(self, answers: "SimpleQueue[InsaError | None]") -> None:
+        failure = None
         try:
             self.cursor(UUID(int=0))
         except InsaError as error:
-            answers.put(error)
-        else:
-            answers.put(None)
+            failure = error
+        answers.put(failure)
 
 
 @contextmanager
@@ -96,9 +92,8 @@ def recorder(dsn: str, settings: Settings, log_id: UUID) -> Iterator[UpToDate]:
     """
     claim = Claim(settings.broker.client_id, log_id)
     ingest = as_role(dsn, roles.INGEST if settings.database.roles else None)
-    with PostgresRecorder(
-        ingest, settings.database.deadline, claim=claim, keep_days=asdict(settings.retention)
-    ) as inner:
+    deadline, keep_days = settings.database.deadline, asdict(settings.retention)
+    with PostgresRecorder(ingest, deadline, claim=claim, keep_days=keep_days) as inner:
         prepared = UpToDate(inner, dsn)
         try:
             prepared.attempt(START_SECONDS)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from insa_anomaly.adapters.disk.models import ModelFiles
 from insa_anomaly.adapters.postgres.audit import PostgresAudit
@@ -26,53 +27,29 @@ from insa_anomaly.wiring.clock import clock
 Steps = tuple[tuple[str, Step], ...]
 
 
+class Records(NamedTuple):
+    """Counts and failures that wait in memory until the database has them."""
+
+    activity: Activity
+    failures: Failures
+
+
 @contextmanager
 def threads(
-    settings: Settings,
-    dsn: str,
-    *,
-    daemon: DaemonParts,
-    models: ModelFiles,
-    activity: Activity,
-    failures: Failures,
+    settings: Settings, dsn: str, daemon: DaemonParts, models: ModelFiles, records: Records
 ) -> Iterator[Steps]:
     """Yield the steps of the training jobs and of the daily health check."""
     with services.pools(settings, dsn) as pools:
-        instance = daemon.log.id
-        parts = services.ServiceParts(
-            models,
-            stream_view(daemon.fleet, clock),
-            daemon.intake,
-            instance,
-            daemon.trainer.interrupt,
-        )
+        instance, state, trainer = daemon.log.id, daemon.state, daemon.trainer
+        enqueue, view = daemon.publisher.enqueue, stream_view(daemon.fleet, clock)
+        parts = services.ServiceParts(models, view, daemon.intake, instance, trainer.interrupt)
         queue, devices = PostgresJobs(pools.answers, instance), settings.training.devices
-        runner = JobRunner(
-            jobs=queue,
-            trainer=daemon.trainer,
-            models=models,
-            state=daemon.state,
-            enqueue=daemon.publisher.enqueue,
-            clock=clock,
-            devices=devices,
-        )
-        remedies, service = assembled(
-            settings, pools, parts, daemon.state, daemon.publisher.enqueue
-        )
-        notes = Notes(
-            activity,
-            PostgresHealth(pools.answers).note,
-            partial(failures.write_down, queue.put_ended),
-        )
-        keeper = HealthKeeper(
-            service=service,
-            remedies=remedies,
-            notes=notes,
-            instance=instance,
-            latency=settings.health.latency,
-            clock=clock,
-            settle=settings.health.settle,
-        )
+        runner = JobRunner(queue, trainer, models, state, enqueue, clock=clock, devices=devices)
+        remedies, service = assembled(settings, pools, parts, state, enqueue)
+        note, latency = PostgresHealth(pools.answers).note, settings.health.latency
+        notes = Notes(records.activity, note, partial(records.failures.write_down, queue.put_ended))
+        begin = partial(HealthKeeper, clock=clock, settle=settings.health.settle)
+        keeper = begin(service, remedies, notes, instance, latency)
         yield ("jobs", runner), ("health", keeper)
 
 
@@ -90,15 +67,6 @@ def assembled(
     jobs = services.job_service(pools, parts, max(1, settings.training.jobs // 2))
     changes = services.model_changes(settings, pools, parts.models)
     events = ModelEvents(state, enqueue)
-    remedies = Remedies(
-        PostgresHealth(pools.answers),
-        parts.models,
-        jobs,
-        changes,
-        audit=PostgresAudit(pools.audit),
-        tell=events.notice,
-    )
+    decided, audit = PostgresHealth(pools.answers), PostgresAudit(pools.audit)
+    remedies = Remedies(decided, parts.models, jobs, changes, audit=audit, tell=events.notice)
     return remedies, services.health_service(settings, pools)
-
-
-# ---------------------------------------------------------------------------------- the command

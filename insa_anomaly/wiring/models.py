@@ -13,16 +13,13 @@ from insa_anomaly.settings.secrets import credential, secret
 @contextmanager
 def model_files(settings: Settings) -> Iterator[ModelFiles]:
     """Open the models while the block runs. Raises ConfigError or ModelFileError."""
-    models = settings.models
-    keys = secret(models.encryption_key_file)
-    if models.encryption_key_file and credential(
-        models.encryption_key_file
-    ).resolve().is_relative_to(models.directory.resolve()):
+    directory, file = settings.models.directory, settings.models.encryption_key_file
+    keys = secret(file)
+    if file and credential(file).resolve().is_relative_to(directory.resolve()):
         raise ConfigError(
-            f"models.encryption_key_file lies in {models.directory}, whose files it is to seal, "
+            f"models.encryption_key_file lies in {directory}, whose files it is to seal, "
             "and which backups copy"
         )
-    with ModelFiles(
-        models.directory, models.key_file, None if keys is None else Seal.of(keys)
-    ) as files:
+    seal = None if keys is None else Seal.of(keys)
+    with ModelFiles(directory, settings.models.key_file, seal) as files:
         yield files

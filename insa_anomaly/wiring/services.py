@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID
 
 from insa_anomaly.adapters.disk.models import ModelFiles
@@ -49,57 +50,37 @@ class Pools:
 @contextmanager
 def pools(settings: Settings, dsn: str) -> Iterator[Pools]:
     """Open the pools, with the rights of each part where the database has roles."""
-    database = settings.database
-    if not database.roles:
-        with Pool(dsn, database.deadline) as pool:
+    deadline = settings.database.deadline
+    if not settings.database.roles:
+        with Pool(dsn, deadline) as pool:
             yield Pools(pool, pool)
         return
-    with (
-        Pool(as_role(dsn, roles.API), database.deadline) as answers,
-        Pool(as_role(dsn, roles.AUDIT), database.deadline, 2) as audit,
-    ):
-        yield Pools(answers, audit)
+    api, audit = as_role(dsn, roles.API), as_role(dsn, roles.AUDIT)
+    with Pool(api, deadline) as answers, Pool(audit, deadline, 2) as appending:
+        yield Pools(answers, appending)
 
 
 def job_service(pools: Pools, parts: ServiceParts, most_waiting: int) -> JobService:
     """Return the service that takes training jobs while no more than `most_waiting` wait."""
-    audit = PostgresAudit(pools.audit)
-    return JobService(
-        PostgresJobs(pools.answers, parts.instance),
-        parts.models,
-        parts.stream,
-        audit,
-        clock=clock,
-        interrupt=parts.interrupt,
-        most_waiting=most_waiting,
-    )
+    jobs, audit = PostgresJobs(pools.answers, parts.instance), PostgresAudit(pools.audit)
+    service = partial(JobService, clock=clock, interrupt=parts.interrupt, most_waiting=most_waiting)
+    return service(jobs, parts.models, parts.stream, audit)
 
 
 def model_changes(settings: Settings, pools: Pools, models: ModelFiles) -> ModelChangeService:
     """Return the service that changes models."""
-    catalogue, findings, audit = (
-        PostgresCatalogue(pools.answers),
-        PostgresFindings(pools.answers),
-        PostgresAudit(pools.audit),
-    )
-    return ModelChangeService(
-        models, catalogue, findings, audit, settings.verdict.merge_gap_readings
-    )
+    catalogue, findings = PostgresCatalogue(pools.answers), PostgresFindings(pools.answers)
+    audit, gap = PostgresAudit(pools.audit), settings.verdict.merge_gap_readings
+    return ModelChangeService(models, catalogue, findings, audit, gap)
 
 
 def health_service(settings: Settings, pools: Pools) -> HealthService:
     """Return the service of the health check."""
-    return HealthService(
-        PostgresHealth(pools.answers),
-        PostgresAudit(pools.audit),
-        settings.health,
-        settings.health.hour,
-        clock,
-    )
+    health, audit = PostgresHealth(pools.answers), PostgresAudit(pools.audit)
+    return HealthService(health, audit, settings.health, settings.health.hour, clock)
 
 
 def parser(settings: Settings) -> Parser:
     """Return the parser of MQTT and HTTP messages."""
-    return Parser(
-        replace(settings.readings, subscriptions=(*SUBSCRIPTIONS, *settings.readings.subscriptions))
-    )
+    subscriptions = (*SUBSCRIPTIONS, *settings.readings.subscriptions)
+    return Parser(replace(settings.readings, subscriptions=subscriptions))

@@ -42,9 +42,8 @@ def alone(directory: Path) -> Iterator[None]:
         path.chmod(0o600)  # an earlier version let others hold the lock
         lock = path.open("w")
     except OSError as error:
-        raise ConfigError(
-            f"storage.directory {directory} cannot be used: {error.strerror}"
-        ) from error
+        reason = error.strerror
+        raise ConfigError(f"storage.directory {directory} cannot be used: {reason}") from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,11 +156,8 @@ def set_aside(path: Path) -> Path:
 
     Raises ConfigError.
     """
-    aside = next(
-        one
-        for number in count(1)
-        if not (one := path.with_name(f"{path.name}.damaged-{number}")).exists()
-    )
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
+    aside = next(name for name in names if not name.exists())
     try:
         for part in _PARTS:
             source = path.with_name(path.name + part)

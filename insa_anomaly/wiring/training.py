@@ -20,13 +20,7 @@ def training_service(
     # Loads scikit-learn, which the daemon must not
     from insa_anomaly.services import training  # noqa: PLC0415
 
-    together, policy = settings.devices, settings.verdict
-    return training.TrainingService(
-        files,
-        training.SeriesTraining(settings.detection, policy),
-        training.DeviceTraining(
-            together.parameters(settings.detection), together.tolerance, policy
-        ),
-        clock,
-        on_progress,
-    )
+    parameters, policy, devices = settings.detection, settings.verdict, settings.devices
+    alone = training.SeriesTraining(parameters, policy)
+    together = training.DeviceTraining(devices.parameters(parameters), devices.tolerance, policy)
+    return training.TrainingService(files, alone, together, clock, on_progress)

@@ -1,7 +1,7 @@
 """Silence of devices and of the stream, and their return: events of a kind of their own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from threading import Lock
 
 import msgspec
@@ -40,7 +40,7 @@ class SilenceEvent(msgspec.Struct, frozen=True):
     reason: str
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class SilenceMonitor(Step):
     """Watch for silence: the scoring thread reports readings (`observe`), another checks (`step`).
 
@@ -53,6 +53,7 @@ class SilenceMonitor(Step):
     known: Sequence[SeriesKey]
     patience: Patience
     listening: Callable[[], bool]
+    _: KW_ONLY
     enqueue: Callable[[list[Outgoing]], None]
     clock: Clock
 

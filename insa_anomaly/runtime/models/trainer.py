@@ -207,8 +207,7 @@ class Trainer(Step):
                 self._waiting[key] = self.clock.monotonic() + self.training.retry_after
 
     def _note_failure(self, key: SeriesKey, answer: TrainingReply) -> None:
-        swap = self._swapped.get(key)
-        serving = swap and swap.model_id
+        serving = self._swapped.get(key, Swap(*key, None)).model_id
         if serving is not None and not (answer.away or self.closed):
             self.on_failed(key, serving, answer.reason)
 
