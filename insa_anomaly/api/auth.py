@@ -1,22 +1,25 @@
 """Authorisation: a guarded route names its permission; a route that names none is closed to all."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from insa_anomaly.api.problems import Problem, answer
-from insa_anomaly.instrumentation.admin_port import request_denied
+from insa_anomaly.instrumentation.admin_port import denial_counted, request_denied
 from insa_anomaly.ports.keys import Key
 from insa_anomaly.services.audit import Author
 from insa_anomaly.services.keys import Denied, KeyRing, Permission, grants
+from insa_anomaly.services.refusals import Refusals
 
 PERMISSION = "x-permission"
+LOOK_UP_SECONDS = 1.0  # for the database to tell an unknown key; it may be frozen
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="insa-anomaly"'}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -47,10 +50,15 @@ def caller(request: Request) -> Caller:
 
 
 class Guard:
-    """Admission of requests: 401 without a valid key, 403 where the key lacks the permission."""
+    """Admission of requests: 401 without a valid key, 403 where the key lacks the permission.
+
+    A single unknown key is looked up at a time, so that a flood of them holds no other request.
+    """
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
+        self._refusals = Refusals(ring.clock)
+        self._look_up = CapacityLimiter(1)
 
     async def admit(self, request: Request, permission: str | None) -> Caller:
         """Return the caller of an admitted request.
@@ -58,19 +66,31 @@ class Guard:
         Raises Problem, DatabaseAway, DatabaseRefused.
         """
         token = _presented(request)
-        known = (
-            self._ring.authenticate(token)
-            if self._ring.knows(token)
-            else await run_in_threadpool(self._ring.authenticate, token)
-        )
+        known = await self._known(token)
         if isinstance(known, Denied):
-            request_denied(str(known), _origin(request))
+            await asyncio.sleep(self._refused(request, str(known)))
             raise Problem(401, str(known), _CHALLENGE)
         if permission is None or not grants(known, permission):
-            request_denied("the key lacks a permission", _origin(request))
+            self._refused(request, "the key lacks a permission")
             wanted = permission or "what no key has"
             raise Problem(403, f"the key is not good for this; needed: {wanted}")
         return Caller(known, _origin(request))
+
+    async def _known(self, token: str) -> Key | Denied:
+        if not self._ring.knows(token):
+            with move_on_after(LOOK_UP_SECONDS):
+                await to_thread.run_sync(
+                    self._ring.look_up, token, abandon_on_cancel=True, limiter=self._look_up
+                )
+        return self._ring.remembered(token)
+
+    def _refused(self, request: Request, reason: str) -> float:
+        """Count a refusal; return the seconds that its answer must wait."""
+        denial_counted(reason)
+        delay_s, untold = self._refusals.add(_origin(request))
+        if untold:
+            request_denied(reason, _origin(request), untold)
+        return delay_s
 
 
 def guarded(guard: Guard) -> type[APIRoute]:

@@ -1,7 +1,9 @@
 """Liveness, readiness and metrics of the daemon: open on loopback, without secrets."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
@@ -9,6 +11,8 @@ from insa_anomaly.instrumentation.metrics import model_metrics_text, port_metric
 from insa_anomaly.ports.models import ModelAccuracy
 from insa_anomaly.services.stream import Condition
 
+Answer = TypeVar("Answer")
+_THREADS = 4  # of these routes alone: the other routes' threads may all wait for the database
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -20,30 +24,34 @@ def router(
     `metrics_text` returns the daemon's metrics; the admin port adds its own.
     """
     routes = APIRouter()
+    threads = CapacityLimiter(_THREADS)
+
+    async def asked(question: Callable[[], Answer]) -> Answer:
+        return await to_thread.run_sync(question, limiter=threads)
 
     @routes.get("/healthz")
-    def healthz() -> Response:
+    async def healthz() -> Response:
         """Report that the daemon answers."""
-        condition()
+        await asked(condition)
         return PlainTextResponse("ok\n")
 
     @routes.get("/readyz")
-    def readyz() -> Response:
+    async def readyz() -> Response:
         """Answer 200 if the daemon does all of its job, 503 with the reasons if not."""
-        found = condition().troubles
+        found = (await asked(condition)).troubles
         return JSONResponse(
             {"ready": not found, "reasons": found}, status_code=503 if found else 200
         )
 
     @routes.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
-        return Response(metrics_text() + port_metrics_text(), media_type=TEXT)
+        return Response(await asked(metrics_text) + port_metrics_text(), media_type=TEXT)
 
     @routes.get("/api/v1/status")
-    def status() -> dict[str, object]:
+    async def status() -> dict[str, object]:
         """Return the daemon's state, its troubles, and the position of every log reader."""
-        found = condition()
+        found = await asked(condition)
         state = "degraded" if found.troubles else "running"
         return {"version": version, "state": state, "reasons": found.troubles, **found.figures}
 

@@ -6,9 +6,12 @@ from insa_anomaly.instrumentation.logger import log, logged
 from insa_anomaly.instrumentation.metrics import PortMetrics
 
 
-@logged(WARNING, "A request to the admin API was denied")
-def request_denied(reason: str, origin: str) -> None:
+def denial_counted(reason: str) -> None:
     PortMetrics.requests_denied.labels(reason).inc()
+
+
+@logged(WARNING, "A request to the admin API was denied")
+def request_denied(reason: str, origin: str, denied_since_last: int) -> None: ...
 
 
 @logged(WARNING, "A request to the admin API did not come whole in time")

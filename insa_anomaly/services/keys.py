@@ -121,8 +121,8 @@ class KeyRing:
     """
 
     def __init__(self, keys: Keys, clock: Clock) -> None:
+        self.clock = clock
         self._store = keys
-        self._clock = clock
         self._keys: dict[str, Key] | None = None
         self._read_at = -inf
         self._used: dict[str, int] = {}
@@ -131,7 +131,9 @@ class KeyRing:
 
     def knows(self, token: str) -> bool:
         """Report whether `authenticate` answers from memory, without a query of the database."""
-        age = self._clock.monotonic() - self._read_at
+        if not _id(token):
+            return True
+        age = self.clock.monotonic() - self._read_at
         return (
             self._keys is not None
             and age < _STALE_SECONDS
@@ -143,10 +145,30 @@ class KeyRing:
 
         Raises DatabaseAway or DatabaseRefused if the keys were never read.
         """
-        if not self.knows(token):
-            self._look_again()
+        self.look_up(token)
+        return self.remembered(token)
+
+    def look_up(self, token: str) -> None:
+        """Read the keys again unless this key is known.
+
+        Raises DatabaseAway or DatabaseRefused if the keys were never read.
+        """
+        try:
+            if not self.knows(token):
+                self.refresh()
+        except (DatabaseAway, DatabaseRefused):
+            if self._keys is None:
+                raise
+
+    def remembered(self, token: str) -> Key | Denied:
+        """Return the key of this token, or the reason of its denial, as of the last `refresh`.
+
+        Raises DatabaseAway if the keys were never read.
+        """
+        if self._keys is None and _id(token):
+            raise DatabaseAway("the keys have not been read yet")
         key = (self._keys or {}).get(_id(token))
-        now = self._clock.now()
+        now = self.clock.now()
         if key is None or not hmac.compare_digest(key.digest, _digest(token)):
             return Denied.UNKNOWN
         if key.revoked_at is not None:
@@ -163,20 +185,13 @@ class KeyRing:
         Raises DatabaseAway or DatabaseRefused.
         """
         with self._reading:
-            self._read_at = self._clock.monotonic()
+            self._read_at = self.clock.monotonic()
             unsaved = dict(self._unsaved)
             if unsaved:
                 self._store.used(unsaved)
                 for key_id in unsaved:
                     self._unsaved.pop(key_id, None)
             self._keys = {key.id: key for key in self._store.all()}
-
-    def _look_again(self) -> None:
-        try:
-            self.refresh()
-        except (DatabaseAway, DatabaseRefused):
-            if self._keys is None:
-                raise
 
 
 def _id(token: str) -> str:

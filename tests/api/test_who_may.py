@@ -1,19 +1,26 @@
 """The permissions: every route against every kind of caller, and the parts of a key."""
 
 import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psycopg
 import pytest
 from fastapi import APIRouter
+from structlog.testing import capture_logs
 
+from insa_anomaly.api import auth
 from insa_anomaly.api.auth import Guard, guarded
 from insa_anomaly.errors import DatabaseRefused, NotFound
+from insa_anomaly.ports.keys import Key
 from insa_anomaly.services import keys
-from insa_anomaly.services.keys import Denied, KeyRing, Permission, Wish
+from insa_anomaly.services.keys import Denied, KeyRing, Keys, Permission, Wish
 from insa_anomaly.testing.clock import SettableClock
 from tests.api.office import Office, now, opened, problem
+from tests.conftest import wait_for
 
 CALLERS = ("nobody", "bad", "expired", "revoked", "read", "write", "telemetry", "admin")
 OPEN = "open"
@@ -286,3 +293,73 @@ def test_every_answer_forbids_guessing_and_keeping(office: Office) -> None:
 def test_hostile_paths_are_unknown(office: Office, path: str) -> None:
     """A hostile path is 404, not an internal error."""
     problem(office.ask("admin", "GET", path.replace("\x00", "%00")), 404)
+
+
+# ---------------------------------------------------------------- a database that does not answer
+class FrozenKeys:
+    """The storage of keys behind a database that is frozen from some moment on."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.frozen, self.thawed = Event(), Event()
+        self.asked = 0
+
+    def all(self) -> list[Key]:
+        """Return every key; wait as long as the database is frozen."""
+        self.asked += 1
+        if self.frozen.is_set():
+            self.thawed.wait(60)
+        return self._keys.all()
+
+    def used(self, at: Mapping[str, int]) -> None:
+        """Store when the keys were last used."""
+        self._keys.used(at)
+
+
+@pytest.fixture
+def frozen(office: Office) -> Iterator[FrozenKeys]:
+    """Freeze the database behind the keys of the office."""
+    office.get("/api/v1/openapi.json")
+    keys = office.ring._store = FrozenKeys(office.service._keys)  # type: ignore[assignment]
+    office.ring._read_at -= 1.0  # an unknown key is worth a query again
+    keys.frozen.set()
+    yield keys
+    keys.thawed.set()
+
+
+def test_unknown_keys_hold_nobody_while_the_database_is_frozen(
+    office: Office, frozen: FrozenKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single query is under way, and all else is answered while it waits."""
+    monkeypatch.setattr(auth, "LOOK_UP_SECONDS", 5.0)
+    unknown = {"Authorization": f"Bearer insa_{'0' * 12}_{'1' * 64}"}
+
+    def flood() -> int:
+        return office.client.get("/api/v1/openapi.json", headers=unknown).status_code
+
+    with ThreadPoolExecutor(60) as threads:
+        refused = [threads.submit(flood) for _ in range(60)]
+        wait_for(lambda: frozen.asked > 0)
+        assert office.client.get("/healthz").status_code == 200
+        assert office.client.get("/readyz").status_code == 200
+        office.get("/api/v1/openapi.json")
+        assert not all(answer.done() for answer in refused)
+        assert {answer.result(30) for answer in refused} == {401}
+    assert frozen.asked == 1
+
+
+def test_a_key_without_an_id_is_not_looked_up(office: Office, frozen: FrozenKeys) -> None:
+    """A token that no key can have is refused without the database."""
+    for token in ("x", "insa_", "insa__1", "other_1_2", "insa_1_2_3"):
+        headers = {"Authorization": f"Bearer {token}"}
+        problem(office.client.get("/api/v1/openapi.json", headers=headers), 401)
+    assert frozen.asked == 0
+
+
+def test_refusals_of_an_address_are_logged_once_a_minute(office: Office) -> None:
+    """The line tells the origin and the count since the last line."""
+    with capture_logs() as lines:
+        for _ in range(5):
+            office.ask("bad", "GET", "/api/v1/openapi.json")
+    denied = [line for line in lines if line["action"] == "request_denied"]
+    assert [(line["origin"], line["denied_since_last"]) for line in denied] == [("testclient", 1)]
