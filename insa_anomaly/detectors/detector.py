@@ -35,7 +35,8 @@ from insa_anomaly.detectors.timestamps import Timestamp, micros
 from insa_anomaly.errors import TrainingError
 
 if TYPE_CHECKING:
-    from insa_anomaly.core.learning.challenge import Challenge, Learner
+    from insa_anomaly.core.learning.challenge import Challenge
+    from insa_anomaly.core.learning.learner import Learner
     from insa_anomaly.core.learning.trained_model import Past
 
 _REMEMBERED = [Status.COLLECTING, Status.WARMING, Status.SCORED, Status.LATE]

@@ -120,10 +120,10 @@ class DeviceDetector(BaseDetector[Served, DeviceResults]):
         from insa_anomaly.core.device.training import DeviceLearner  # noqa: PLC0415
 
         return DeviceLearner(
-            self.device_id,
-            self.metrics,
-            model_id,
-            version,
+            device_id=self.device_id,
+            metrics=self.metrics,
+            id=model_id,
+            version=version,
             parameters=self.parameters,
             policy=self.policy,
         )

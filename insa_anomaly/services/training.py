@@ -17,7 +17,8 @@ from insa_anomaly.core.device import alignment
 from insa_anomaly.core.device.detector import FEWEST_METRICS, DeviceModel, DeviceParameters
 from insa_anomaly.core.device.training import DeviceLearner
 from insa_anomaly.core.learning import challenge
-from insa_anomaly.core.learning.challenge import Challenge, Learner
+from insa_anomaly.core.learning.challenge import Challenge
+from insa_anomaly.core.learning.learner import Learner
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.learning.trained_model import Figures, LearntModel, Past, TrainedModel
 from insa_anomaly.core.reading.series_key import SeriesKey

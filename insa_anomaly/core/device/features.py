@@ -35,27 +35,23 @@ MIDDLE = 20  # rows in the mean that a forecast looks at
 
 # The columns of the moments of a window, in units of the metric's own robust scale.
 NOW = 0
-PREDICTORS = slice(
-    1, LAGS + 2
-)  # the last LAGS values, newest first, and the mean of the last MIDDLE before the newest
+# The last LAGS values, newest first, and the mean of the last MIDDLE before the newest.
+PREDICTORS = slice(1, LAGS + 2)
 SHORT_MEAN, LONG_MEAN, DEVIATION = range(LAGS + 2, LAGS + 5)
 MOMENTS = LAGS + 5
 
 NAMES = ("value", "jump", "level", "trend", "spread", "flat_run")
 WIDTH = len(NAMES)
 SUMMARIES = 10
-_ORDER = np.array(
-    (0, 1, 2, 3, 8, 9, 6, 7, 4, 5)
-)  # of the summaries as the forest knows them, among them as they are made
+# Of the summaries as the forest knows them, among them as they are made.
+_ORDER = np.array((0, 1, 2, 3, 8, 9, 6, 7, 4, 5))
 MEMBERS = 4  # residual forest, Mahalanobis, residuals, windows
 
 _Z_CAP = 200.0
 LEVEL_CAP = 50.0
 _RESIDUAL_CAP = 50.0
 _SCALED_CAP = 30.0
-_FEW = (
-    32_768  # products that a projection makes in one go: of more that is slower, and takes memory
-)
+_FEW = 32_768  # products that a projection makes at once: of more it is slower, and takes memory
 _BLOCK = 512  # rows whose windows are unfolded together
 
 
@@ -119,13 +115,12 @@ def look(state: Floats, rows: Rows, known: Knowledge) -> tuple[Floats, RowView]:
     """View rows, and continue the running means; return the new state and the view."""
     after, used, usual = state.copy(), rows.used, usual_levels(rows.times, known)
     among = None if used.all() else used
-    at_once = sight(
-        moments(standardised(rows.values, usual, known.center, known.scale)), rows.flats, known
-    )
+    z = standardised(rows.values, usual, known.center, known.scale)
+    at_once = sight(moments(z), rows.flats, known)
     means = running(after, rows, at_once)
     charted = smoothed(after[window.CHARTS], charts(at_once, among), device_gains(rows, 2))
     window.means(after)[:], after[window.CHARTS] = means[-1], charted[-1]
-    return after, _look(at_once, means, charted=charted, usual=usual[LONG:], used=used, known=known)
+    return after, _look(at_once, means, charted, usual[LONG:], used, known=known)
 
 
 def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Floats, RowView]:
@@ -133,11 +128,8 @@ def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Float
 
     Each device has its own state [k, window.width(d)] and learnt values.
     """
-    after, usual, used = (
-        states.copy(),
-        daily_of_each(rows.times, known.profile),
-        np.ones(rows.flats.shape, np.bool_),
-    )
+    after, used = states.copy(), np.ones(rows.flats.shape, np.bool_)
+    usual = daily_of_each(rows.times, known.profile)
     z = standardised(rows.values, usual, known.center[:, None], known.scale[:, None])
     seen = np.empty((*used.shape, MOMENTS))
     _moments(np.ascontiguousarray(z[:, 1:].transpose(0, 2, 1)), seen)
@@ -145,14 +137,8 @@ def look_at_each(states: Floats, rows: EachRow, known: Knowledge) -> tuple[Float
     means = carried(window.means(after), _inputs(at_once))
     charted = carried(after[:, window.CHARTS], charts(at_once, None))
     window.means(after)[:], after[:, window.CHARTS] = means, charted
-    return after, _look(
-        at_once,
-        means,
-        charted=charted,
-        usual=np.ascontiguousarray(usual[:, LONG]),
-        used=used,
-        known=known,
-    )
+    now = np.ascontiguousarray(usual[:, LONG])
+    return after, _look(at_once, means, charted, now, used, known=known)
 
 
 def carried(before: Floats, inputs: Floats) -> Floats:
@@ -167,15 +153,8 @@ def _look(
     level = at_once.level if among is None else filled_level(at_once, used, known)
     measures = np.concatenate((mahalanobis(level, among, known)[:, None], charted), axis=1)
     running = Running(means[:, :d], means[:, d : 2 * d], means[:, 2 * d :])
-    return RowView(
-        sight=at_once,
-        means=running,
-        level=level,
-        usual=usual,
-        used=used,
-        summaries=summaries(at_once, running, level, among, known),
-        measures=measures,
-    )
+    fed = summaries(at_once, running, level, among, known)
+    return RowView(at_once, running, level, usual, used, summaries=fed, measures=measures)
 
 
 def device_gains(rows: Rows, columns: int) -> Floats:
@@ -192,9 +171,7 @@ def standardised(values: Floats, usual: Floats, center: Floats, scale: Floats) -
 
     `usual` [..., d] is the profile; a metric without a value gets 0.
     """
-    with np.errstate(
-        over="ignore"
-    ):  # a value near the largest float is merely as strange as can be
+    with np.errstate(over="ignore"):  # a value near the largest float is merely the strangest
         z = (values - center) / scale
     z -= usual
     z = within(z, _Z_CAP)
@@ -225,17 +202,12 @@ def daily_of_each(times: Floats, profiles: Floats) -> Floats:
     if not most.any():
         return np.zeros((k, m, d))
     if ((bins > 0) & (bins < most)).any():
-        return (
-            daily.profile(np.repeat(times, d, axis=0), profiles.reshape(k * d, -1))
-            .reshape(k, d, m)
-            .transpose(0, 2, 1)
-        )
+        each = daily.profile(np.repeat(times, d, axis=0), profiles.reshape(k * d, -1))
+        return each.reshape(k, d, m).transpose(0, 2, 1)
     levels = np.where(bins[..., None] > 0, profiles[..., daily.LEVELS], 0.0).transpose(0, 2, 1)
     lower, upper, share = daily.between_bins(times, np.maximum(most, 1.0))
-    row, levels = np.arange(k)[:, None], np.ascontiguousarray(levels)
-    out: Floats = (
-        levels[row, lower] * (1 - share)[..., None] + levels[row, upper] * share[..., None]
-    )
+    row, levels, share = np.arange(k)[:, None], np.ascontiguousarray(levels), share[..., None]
+    out: Floats = levels[row, lower] * (1 - share) + levels[row, upper] * share
     return out
 
 
@@ -248,9 +220,8 @@ def moments(z: Floats) -> Floats:
     out = np.empty((n, metrics, MOMENTS))
     for begin in range(0, n, _BLOCK):
         part = out[begin : begin + _BLOCK]
-        views = np.lib.stride_tricks.sliding_window_view(
-            z[begin + 1 : begin + LONG + len(part)], LONG, axis=0
-        )
+        rows = z[begin + 1 : begin + LONG + len(part)]
+        views = np.lib.stride_tricks.sliding_window_view(rows, LONG, axis=0)
         _moments(np.ascontiguousarray(views), part)
     return out
 
@@ -272,12 +243,9 @@ def sight(seen: Floats, flats: Floats, known: Knowledge) -> Sight:
     """Return the values of moments [n, d, MOMENTS] and flat runs [n, d]."""
     forecast = forecasts(seen, known)
     value = np.ascontiguousarray(seen[..., NOW])
-    residual = within(
-        (value - forecast - known.residual_center) / known.residual_scale, _RESIDUAL_CAP
-    )
-    scaled = within(
-        (unscaled(seen, flats, known) - known.feature_center) / known.feature_scale, _SCALED_CAP
-    )
+    away = (value - forecast - known.residual_center) / known.residual_scale
+    residual, raw = within(away, _RESIDUAL_CAP), unscaled(seen, flats, known)
+    scaled = within((raw - known.feature_center) / known.feature_scale, _SCALED_CAP)
     level = within(np.ascontiguousarray(seen[..., SHORT_MEAN]), LEVEL_CAP) - known.level_center
     return Sight(forecast, residual, scaled, level, value)
 
@@ -309,9 +277,8 @@ def projected(rows: Floats, axes: Floats) -> Floats:
     """
     if rows.size * axes.shape[-2] <= _FEW:
         turned = axes.T[:, None] if axes.ndim == 2 else axes.transpose(2, 0, 1)
-        parts = np.multiply(
-            rows.T[:, :, None], turned, order="C"
-        )  # [d, n, k], so that the sum goes along d one by one, as below
+        # [d, n, k], so that the sum goes along d one by one, as below.
+        parts = np.multiply(rows.T[:, :, None], turned, order="C")
         together: Floats = np.add.reduce(parts, axis=0) + 0.0
         return together
     out = np.zeros((len(rows), axes.shape[-2]))
@@ -326,9 +293,7 @@ def running(state: Floats, rows: Rows, seen: Sight) -> Floats:
     A metric that comes, or comes back, begins with its first value.
     """
     gains = np.where(rows.observed, np.where(rows.fresh <= 1, 1.0, GAIN), 0.0)
-    return smoothed(
-        window.means(state), _inputs(seen), np.concatenate((gains, gains, gains), axis=1)
-    )
+    return smoothed(window.means(state), _inputs(seen), np.tile(gains, 3))
 
 
 def _inputs(seen: Sight) -> Floats:
@@ -341,8 +306,7 @@ def smoothed(start: Floats, inputs: Floats, gains: Floats) -> Floats:
 
     Each row has its own gains [n, w].
     """
-    out = gains * inputs
-    last = start
+    out, last = gains * inputs, start
     for kept, mean in zip(1.0 - gains, out, strict=True):
         mean += kept * last  # noqa: PLW2901 - a row of `out`
         last = mean
@@ -392,17 +356,15 @@ def t2_and_q(level: Floats, known: Knowledge) -> tuple[Floats, Floats]:
     """Return Hotelling's T2 [n] along the stored axes, and the squared distance from them."""
     along = projected(level / known.wander, known.axes)
     along *= along
-    return (along * known.stiffness).sum(axis=1), np.where(known.stiffness > 0, 0.0, along).sum(
-        axis=1
-    )
+    off = np.where(known.stiffness > 0, 0.0, along)
+    return (along * known.stiffness).sum(axis=1), off.sum(axis=1)
 
 
 def mahalanobis(level: Floats, among: Bools | None, known: Knowledge) -> Floats:
     """Return the log squared Mahalanobis distance [n] of the level [n, d], over metrics `among`."""
     squared: Floats = (level * projected(level, known.precision)).sum(axis=1)
-    distance: Floats = np.log1p(
-        np.maximum(squared, 0.0) / _taking_part(level, among) * level.shape[1]
-    )
+    each = np.maximum(squared, 0.0) / _taking_part(level, among)
+    distance: Floats = np.log1p(each * level.shape[1])
     return distance
 
 
@@ -431,9 +393,8 @@ def smallest(values: Floats, among: Bools | None) -> Floats:
 
 def mean(values: Floats, among: Bools | None) -> Floats:
     """Return the mean [..., n] of values [..., n, d]."""
-    out: Floats = (values if among is None else np.where(among, values, 0.0)).sum(
-        axis=-1
-    ) / _taking_part(values, among)
+    counted = values if among is None else np.where(among, values, 0.0)
+    out: Floats = counted.sum(axis=-1) / _taking_part(values, among)
     return out
 
 

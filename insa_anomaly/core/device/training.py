@@ -5,36 +5,35 @@ contiguous cross-fit in four blocks of time, each seen by a model of the other t
 calibration is used with the model of all four.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Generic, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import sklearn
 
 from insa_anomaly.core import units
 from insa_anomaly.core.device import detector, features, window
 from insa_anomaly.core.device.detector import CELLS_MOST, DeviceModel
-from insa_anomaly.core.device.features import (
-    LAGS,
-    MEMBERS,
-    PREDICTORS,
-    SHORT_MEAN,
-    WIDTH,
-    Knowledge,
-    RowView,
-)
+from insa_anomaly.core.device.features import LAGS, MEMBERS, PREDICTORS, WIDTH, Knowledge
 from insa_anomaly.core.device.window import Rows
-from insa_anomaly.core.learning.isolation import compiled, grow, grow_passing
+from insa_anomaly.core.learning.isolation import compiled, grow_passing
+from insa_anomaly.core.learning.learner import Learner
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.learning.robust import robust_scale, typical_pause
-from insa_anomaly.core.learning.trained_model import Figures, Grow, Grown, Past, TrainedModel
+from insa_anomaly.core.learning.robust import covered_days, robust_scale, typical_pause
+from insa_anomaly.core.learning.trained_model import (
+    Figures,
+    Fit,
+    Grow,
+    Grown,
+    Past,
+    TrainedModel,
+    figures,
+)
 from insa_anomaly.core.scoring import calibration, daily, episodes
 from insa_anomaly.core.scoring.maturity import grown, quarantined
-from insa_anomaly.core.scoring.status import Status
-from insa_anomaly.core.units import DAY, FLAT_CAP, LONG, Bools, Floats, Ints
+from insa_anomaly.core.units import FLAT_CAP, LONG, Bools, Floats, Ints
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_ROWS = 100
@@ -83,80 +82,79 @@ class _HeldOutRows(NamedTuple):
     errors: Floats  # [n, d] of the expected value
 
 
-@dataclass(frozen=True)
-class _DeviceFit(Generic[Grown]):
-    """A model, and its ingredients."""
+@dataclass(frozen=True, kw_only=True)
+class DeviceLearner(Learner[DeviceModel]):
+    """Way to learn a device from rows of its metrics.
 
-    model: DeviceModel
-    forest: Grown
-    when: Floats  # [n] times of the rows
-    scores: Floats  # of the held-out rows
-    left_out: list[str]  # metrics, and why
+    A metric without a reading in a row is not finite there; a metric with readings in fewer than
+    half of the rows is left out of the model, which reports it.
+    """
 
+    device_id: str
+    metrics: tuple[str, ...]  # of the columns of rows
 
-def _learnt(
-    learner: "DeviceLearner",
-    times: Ints,
-    values: Floats,
-    past: Past[DeviceModel] | None,
-    grow: Grow[Grown],
-) -> _DeviceFit[Grown]:
-    metrics, parameters = learner.metrics, learner.parameters
-    given, what = _ordered(times, values, len(metrics))
-    when, what, released = _released(given, what, past)
-    kept, left_out = _kept(what, metrics)
-    when, what = _recent(when, what[:, kept], parameters)
-    interval = typical_pause(when)
-    gap, history = _history(when, what, interval, parameters)
-    known = _learn(history, history.full)
-    held_out = _cross_fit(history)
-    forest = grow(held_out.summaries[history.full], parameters)
-    samples = _held_out_samples(held_out, history, parameters)
-    tables, scores = _calibrate(samples, held_out, history, parameters.alpha)
-    days = max(float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY, 1e-9)
-    model = DeviceModel(
-        id=learner.id,
-        version=learner.version,
-        device_id=learner.device_id,
-        metrics=tuple(metrics[j] for j in kept),
-        forest=compiled(forest, held_out.summaries[history.full]),
-        known=known,
-        tables=tables,
-        band=_band(held_out, history, parameters.alpha),
-        alpha=parameters.alpha,
-        threshold=episodes.threshold_for(scores, days * len(scores) / len(when), learner.policy),
-        gap=gap,
-        interval=interval,
-        refit_step=float(
-            np.clip(
-                len(when) / days, parameters.refit_readings_least, parameters.refit_readings_most
-            )
-        ),
-        life=replace(
-            grown(past.model.life if past else None, given, interval, parameters), released=released
-        ),
-    )
-    return _DeviceFit(model, forest, when, scores, left_out)
+    def fitted(
+        self, times: Ints, values: Floats, past: Past[DeviceModel] | None, grow: Grow[Grown]
+    ) -> Fit[DeviceModel, Grown]:
+        """Learn as `fit` does, with the forests that `grow` makes."""
+        parameters = self.parameters
+        given, what = _ordered(times, values, len(self.metrics))
+        when, what, released = _released(given, what, past)
+        kept, left_out = _kept(what, self.metrics)
+        when, what = _recent(when, what[:, kept], parameters)
+        interval = typical_pause(when)
+        gap, history = _history(when, what, interval, parameters)
+        held_out = _cross_fit(history)
+        grown_from = held_out.summaries[history.full]
+        forest = grow(grown_from, parameters)
+        samples = _held_out_samples(held_out, history, parameters)
+        tables, scores = _calibrate(samples, held_out, history, parameters.alpha)
+        per_day = len(when) / covered_days(when, gap)
+        life = grown(past.model.life if past else None, given, interval, parameters)
+        model = DeviceModel(
+            id=self.id,
+            version=self.version,
+            device_id=self.device_id,
+            metrics=tuple(self.metrics[j] for j in kept),
+            forest=compiled(forest, grown_from),
+            known=_learn(history, history.full),
+            tables=tables,
+            band=_band(held_out, history, parameters.alpha),
+            alpha=parameters.alpha,
+            threshold=episodes.threshold_for(scores, len(scores) / per_day, self.policy),
+            gap=gap,
+            interval=interval,
+            refit_step=parameters.refit_step(per_day),
+            life=replace(life, released=released),
+        )
+        own: Figures = {
+            "rows_given": len(times),
+            "rows_used": len(when),
+            "rows_ever": int(model.life.known),
+            "left_out": "; ".join(left_out) or None,
+        }
+        found = own | figures(model, when, scores)
+        return Fit(model=model, forest=forest, samples=len(when), figures=found)
 
+    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
+        """Return the rows that a model is learnt from, with those that alarmed, in time order."""
+        when, what = _recent(*_ordered(times, values, len(self.metrics)), self.parameters)
+        return when.astype(np.int64), what
 
-def _figures(
-    times: Ints, when: Floats, model: DeviceModel, scores: Floats, left_out: list[str]
-) -> Figures:
-    return {
-        "rows_given": len(times),
-        "rows_used": len(when),
-        "span_days": round(float(when[-1] - when[0]) / DAY, 6),
-        "rows_ever": int(model.life.known),
-        "age": "mature" if model.life.mature else "young",
-        "interval_seconds": model.interval / 1e6,
-        "held_out": len(scores),
-        "held_out_anomalous": int((scores < 0).sum()),
-        "left_out": "; ".join(left_out) or None,
-        "accuracy": None,
-        "false_positive_rate": None,
-        "true_positive_rate": None,
-        "basis": "not assessed: learnt on from the version before it",
-    }
+    def scores(self, model: DeviceModel, times: Ints, values: Floats) -> Floats:
+        """Score rows [n, metrics] from an empty window on; 1 for a row without a score.
+
+        Metrics that the model lacks are left out.
+        """
+        own = np.full((len(times), len(model.metrics)), np.nan)
+        for place, metric in enumerate(model.metrics):
+            if metric in self.metrics:
+                own[:, place] = values[:, self.metrics.index(metric)]
+        state, served = window.empty(len(model.metrics)), detector.Served(model)
+        _, said = detector.advance(
+            state, served, times, own, episodes.Policy(), parameters=self.parameters
+        )
+        return np.where(said.scored, said.score, 1.0)
 
 
 # ------------------------------------------------------------------------------------- the history
@@ -173,11 +171,10 @@ def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]
     when, what = times[something].astype(np.float64), what[something]
     order = np.argsort(when, kind="stable")
     when, what = when[order], what[order]
-    same = np.ones(len(when), np.bool_)
-    same[1:] = (np.diff(when) > 0) | (
-        (what[1:] != what[:-1]) & ~(np.isnan(what[1:]) & np.isnan(what[:-1]))
-    ).any(axis=1)
-    return when[same], what[same]
+    other = (what[1:] != what[:-1]) & ~(np.isnan(what[1:]) & np.isnan(what[:-1]))
+    fresh = np.ones(len(when), np.bool_)
+    fresh[1:] = (np.diff(when) > 0) | other.any(axis=1)
+    return when[fresh], what[fresh]
 
 
 def _released(
@@ -215,22 +212,14 @@ def _recent(when: Floats, what: Floats, parameters: Parameters) -> tuple[Floats,
         raise NotEnoughData(
             f"{len(when)} different rows with finite values; at least {FEWEST_ROWS} are needed"
         )
-    recent = int((when >= when[-1] - parameters.history_days * DAY).sum())
-    keep = min(
-        max(recent, parameters.history_readings_least),
-        parameters.history_readings_most,
-        max(CELLS_MOST // what.shape[1], FEWEST_ROWS),
-    )
+    keep = min(parameters.newest(when), max(CELLS_MOST // what.shape[1], FEWEST_ROWS))
     return when[-keep:], what[-keep:]
 
 
 def _history(
     when: Floats, what: Floats, interval: float, parameters: Parameters
 ) -> tuple[float, _RowHistory]:
-    """Return the history, and the pause that restarts a window.
-
-    The device has no such pause if it would void most windows.
-    """
+    """Return the pause that restarts a window, unless it would void most, and the history."""
     gap = parameters.gap_factor * interval
     history = _pushed(when, what, interval, gap)
     if history.full.sum() < (len(when) - LONG + 1) / 2:
@@ -253,20 +242,10 @@ def _pushed(when: Floats, what: Floats, interval: float, gap: float) -> _RowHist
             part = slice(begin, min(begin + _PIECE, end))
             state, rows = window.push(state, when[part], what[part])
             pieces.append(rows)
-    values, flats, used = (
-        np.concatenate(parts)
-        for parts in zip(*((p.values[LONG:], p.flats, p.used) for p in pieces), strict=True)
-    )
-    counts = np.concatenate([piece.counts for piece in pieces])
-    return _RowHistory(
-        pieces=pieces,
-        interval=interval,
-        times=when,
-        values=values,
-        flats=flats,
-        used=used,
-        full=(counts >= LONG) & used.any(axis=1),
-    )
+    columns = zip(*((p.values[LONG:], p.flats, p.used, p.counts) for p in pieces), strict=True)
+    values, flats, used, counts = map(np.concatenate, columns)
+    full = (counts >= LONG) & used.any(axis=1)
+    return _RowHistory(pieces, interval, when, values, flats, used=used, full=full)
 
 
 # ----------------------------------------------------------------------------------------- one fit
@@ -277,8 +256,7 @@ def _learn(history: _RowHistory, keep: Bools) -> Knowledge:
     seen = np.concatenate([_moments(piece, known) for piece in history.pieces])
     known = _with_forecasts(known, seen, used)
     known = _with_features(known, seen, history.flats, used)
-    known = _with_levels(known, seen, used, keep)
-    return known
+    return _with_levels(known, seen, used, keep)
 
 
 def _moments(piece: Rows, known: Knowledge) -> Floats:
@@ -290,12 +268,8 @@ def _blank(history: _RowHistory, used: Bools) -> Knowledge:
     """Return the scales; all other values are blank."""
     d = used.shape[1]
     center, scale = _robust(history.values, used)
-    flat = np.array(
-        [
-            (history.flats[rows, j].min() if rows.any() else 0) >= LONG - 1
-            for j, rows in enumerate(used.T)
-        ]
-    )
+    shortest = [history.flats[rows, j].min(initial=FLAT_CAP) for j, rows in enumerate(used.T)]
+    flat = used.any(axis=0) & (np.array(shortest) >= LONG - 1)
     one, zero = np.ones(d), np.zeros(d)
     return Knowledge(
         center,
@@ -331,16 +305,11 @@ def _profiles(history: _RowHistory, used: Bools, center: Floats, scale: Floats) 
 def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
     """Add ridge regressions, a metric each, and the scale of their residuals."""
     d = used.shape[1]
-    last = np.clip(seen[..., PREDICTORS.start], -_FIT_CAP, _FIT_CAP) * (
-        1.0 if d > 1 else 0.0
-    )  # one alone has its own already
+    last = np.clip(seen[..., PREDICTORS.start], -_FIT_CAP, _FIT_CAP)
+    last *= d > 1  # a metric alone has its own already
     weights = np.stack([_regression(seen[rows, j], last[rows]) for j, rows in enumerate(used.T)])
-    known = replace(
-        known,
-        weights=weights[:, : LAGS + 1],
-        cross=weights[:, LAGS + 1 : -1],
-        constant=weights[:, -1],
-    )
+    own, cross, constant = np.split(weights, [LAGS + 1, LAGS + 1 + d], axis=1)
+    known = replace(known, weights=own, cross=cross, constant=constant[:, 0])
     left = seen[..., 0] - features.forecasts(seen, known)
     center, scale = _robust(left, used, _DRIFT)
     return replace(known, residual_center=center, residual_scale=scale)
@@ -349,9 +318,8 @@ def _with_forecasts(known: Knowledge, seen: Floats, used: Bools) -> Knowledge:
 def _regression(seen: Floats, last: Floats) -> Floats:
     """Return the weights of a metric's predictors, of all metrics' last values, and a constant."""
     near = np.clip(seen, -_FIT_CAP, _FIT_CAP)
-    return _ridge(
-        np.column_stack((near[:, PREDICTORS], last, np.ones(len(near)))), near[:, features.NOW]
-    )
+    predictors = np.column_stack((near[:, PREDICTORS], last, np.ones(len(near))))
+    return _ridge(predictors, near[:, features.NOW])
 
 
 def _ridge(A: Floats, b: Floats) -> Floats:
@@ -360,36 +328,29 @@ def _ridge(A: Floats, b: Floats) -> Floats:
 
 def _with_features(known: Knowledge, seen: Floats, flats: Floats, used: Bools) -> Knowledge:
     raw = features.unscaled(seen, flats, known)
-    wide = np.repeat(used, WIDTH, axis=1)
-    center, scale = (
-        part.reshape(-1, WIDTH) for part in _robust(raw.reshape(len(raw), -1), wide, _DRIFT)
-    )
+    found = _robust(raw.reshape(len(raw), -1), np.repeat(used, WIDTH, axis=1), _DRIFT)
+    center, scale = (part.reshape(-1, WIDTH) for part in found)
     return replace(known, feature_center=center, feature_scale=np.maximum(scale, _LEAST_SPREADS))
 
 
 def _with_levels(known: Knowledge, seen: Floats, used: Bools, keep: Bools) -> Knowledge:
     """Add the covariance of the level within and between blocks of time, and its principal axes."""
-    level = np.clip(seen[keep, :, SHORT_MEAN], -features.LEVEL_CAP, features.LEVEL_CAP)
+    level = np.clip(seen[keep, :, features.SHORT_MEAN], -features.LEVEL_CAP, features.LEVEL_CAP)
     center, d = level.mean(axis=0), level.shape[1]
     level -= center
     within, between = _covariance(level), _covariance(_block_means(level))
     wide = within + _DRIFT * between
-    precision = np.asarray(
-        np.linalg.inv(wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d)), np.float64
-    )
+    shrunk = wide + _SHRINKAGE * np.diag(np.diag(wide)) + 1e-4 * np.eye(d)
     values = np.where(used, seen[..., 0], np.nan)[keep]
-    wander = np.sqrt(
-        1.0 + _DRIFT * np.array([_between(column[np.isfinite(column)]) for column in values.T])
-    )
-    variances, axes = np.linalg.eigh(
-        (within + _DRIFT * between) / np.outer(wander, wander) + 1e-9 * np.eye(d)
-    )
+    drift = np.array([_between(column[np.isfinite(column)]) for column in values.T])
+    wander = np.sqrt(1.0 + _DRIFT * drift)
+    variances, axes = np.linalg.eigh(wide / np.outer(wander, wander) + 1e-9 * np.eye(d))
     variances, axes = np.maximum(variances[::-1], 1e-9), axes.T[::-1]
     along = np.arange(d) <= np.searchsorted(np.cumsum(variances) / variances.sum(), _EXPLAINED)
     known = replace(
         known,
         level_center=center,
-        precision=precision,
+        precision=np.asarray(np.linalg.inv(shrunk), np.float64),
         wander=wander,
         axes=axes.copy(),
         stiffness=np.where(along, 1 / variances, 0.0),
@@ -416,12 +377,10 @@ def _between(column: Floats) -> float:
 
 
 def _robust(columns: Floats, used: Bools, drift: float = 0.0) -> tuple[Floats, Floats]:
-    """Return median and robust scale of every column [n, k] over its used rows.
-
-    0 and 1 without rows.
-    """
+    """Return median and robust scale of every column [n, k] over its used rows, or 0 and 1."""
     found = [_drifting_scale(columns[rows, j], drift) for j, rows in enumerate(used.T)]
-    return np.array([center for center, _ in found]), np.array([scale for _, scale in found])
+    centers, scales = np.array(found).T.copy()
+    return centers, scales
 
 
 def _drifting_scale(values: Floats, drift: float) -> tuple[float, float]:
@@ -430,14 +389,6 @@ def _drifting_scale(values: Floats, drift: float) -> tuple[float, float]:
         return 0.0, 1.0
     center, scale = robust_scale(values)
     return center, float(np.sqrt(scale * scale + drift * _between(values))) if drift else scale
-
-
-def _looks(history: _RowHistory, known: Knowledge) -> Iterator[tuple[Rows, RowView]]:
-    """Yield the view of the model on every piece of the history."""
-    state = window.empty(history.used.shape[1])
-    for piece in history.pieces:
-        state, look = features.look(state, piece, known)
-        yield piece, look
 
 
 # ------------------------------------------------------------------------------------- calibration
@@ -455,13 +406,12 @@ def _held_out(history: _RowHistory, block: slice) -> _HeldOutRows:
     keep = history.full.copy()
     keep[block] = False
     known = _learn(history, keep)
-    seen = [
-        (look.summaries, look.measures, detector.expected(look, known))
-        for _, look in _looks(history, known)
-    ]
-    summaries, measures, expected = (
-        np.concatenate(parts)[block] for parts in zip(*seen, strict=True)
-    )
+    state, seen = window.empty(history.used.shape[1]), []
+    for piece in history.pieces:
+        state, look = features.look(state, piece, known)
+        seen.append((look.summaries, look.measures, detector.expected(look, known)))
+    columns = (np.concatenate(parts)[block] for parts in zip(*seen, strict=True))
+    summaries, measures, expected = columns
     return _HeldOutRows(summaries, measures, np.abs(history.values[block] - expected))
 
 
@@ -473,9 +423,8 @@ def _held_out_samples(
     for block in _folds(len(history)):
         keep = history.full.copy()
         keep[block] = False
-        samples[block] = grow_passing(held_out.summaries[keep], parameters).score_samples(
-            held_out.summaries[block]
-        )
+        forest = grow_passing(held_out.summaries[keep], parameters)
+        samples[block] = forest.score_samples(held_out.summaries[block])
     return samples
 
 
@@ -514,80 +463,5 @@ def _ahead(together: Floats) -> Floats:
 def _band(held_out: _HeldOutRows, history: _RowHistory, alpha: float) -> Floats:
     """Return how far values lay from their expectation [d], except for a share `alpha`."""
     used = history.used & history.full[:, None]
-    return np.array(
-        [
-            np.quantile(held_out.errors[rows, j], 1 - alpha) if rows.any() else 0.0
-            for j, rows in enumerate(used.T)
-        ]
-    )
-
-
-# --------------------------------------------------------------------------------- for a challenge
-@dataclass(frozen=True)
-class DeviceLearner:
-    """Way to learn a device, for `core.learning.challenge`: id, version, metrics, parameters."""
-
-    device_id: str
-    metrics: tuple[str, ...]  # of the columns of rows
-    id: str
-    version: int
-    parameters: Parameters
-    policy: episodes.Policy
-
-    def fit(
-        self, times: Ints, values: Floats, past: Past[DeviceModel] | None = None
-    ) -> TrainedDevice:
-        """Learn from rows: times [n] in microseconds, values [n, metrics]; any order.
-
-        A metric without a reading in a row is not finite there; a metric with readings in fewer
-        than half of the rows is left out of the model, which reports it. With a `past`, this is a
-        refit: a row that alarmed in mature age is not learnt, unless alarms have become the rule.
-        Raises NotEnoughData below 100 rows or 32 full windows, TrainingError for data from which no
-        model can be learnt.
-        """
-        fit = _learnt(self, times, values, past, grow)
-        return TrainedDevice(
-            model=fit.model,
-            forest=fit.forest,
-            scaler=None,
-            parameters=self.parameters,
-            samples=len(fit.when),
-            figures=_figures(times, fit.when, fit.model, fit.scores, fit.left_out),
-            made_with={"scikit-learn": sklearn.__version__, "numpy": np.__version__},
-        )
-
-    def twin(
-        self, times: Ints, values: Floats, parameters: Parameters, past: Past[DeviceModel] | None
-    ) -> DeviceModel:
-        """Return the model of `fit` without an offset for its `raw_score`: it is not stored."""
-        return _learnt(
-            replace(self, parameters=parameters), times, values, past, grow_passing
-        ).model
-
-    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
-        """Return the rows that a model is learnt from, in time order, with those that alarmed.
-
-        Times [n], values [n, metrics].
-        """
-        when, what = _recent(*_ordered(times, values, len(self.metrics)), self.parameters)
-        return when.astype(np.int64), what
-
-    def scores(self, model: DeviceModel, times: Ints, values: Floats) -> Floats:
-        """Return scores of rows [n, metrics] from an empty window on; 1 for a row without a score.
-
-        Metrics that the model lacks are left out.
-        """
-        own = np.full((len(times), len(model.metrics)), np.nan)
-        for place, metric in enumerate(model.metrics):
-            if metric in self.metrics:
-                own[:, place] = values[:, self.metrics.index(metric)]
-        state = window.empty(len(model.metrics))
-        _, said = detector.advance(
-            state,
-            detector.Served(model),
-            times=times,
-            values=own,
-            policy=episodes.Policy(),
-            parameters=self.parameters,
-        )
-        return np.where(said.status == Status.SCORED, said.score, 1.0)
+    errors = [held_out.errors[rows, j] for j, rows in enumerate(used.T)]
+    return np.array([np.quantile(own, 1 - alpha) if len(own) else 0.0 for own in errors])

@@ -43,9 +43,7 @@ class Rows:
     """Rows [n] as the window sees them, with the window before them in front."""
 
     times: Floats  # [LONG + n]
-    values: (
-        Floats  # [LONG + n, d], held where missing; NaN where there was none since the window began
-    )
+    values: Floats  # [LONG + n, d], held where missing; NaN: none since the window began
     observed: Bools  # [n, d]
     fresh: Floats  # [n, d] rows since the metric came (back), at most LONG
     flats: Floats  # [n, d] readings since the value last changed, at most FLAT_CAP
@@ -53,10 +51,7 @@ class Rows:
 
     @property
     def used(self) -> Bools:
-        """Metrics that take part [n, d].
-
-        With a reading now and as full a window as the device's.
-        """
+        """Metrics that take part [n, d]: read now, with as full a window as the device's."""
         return self.observed & (self.fresh >= self.counts[:, None])
 
 
@@ -82,10 +77,7 @@ def empty(metrics: int) -> Floats:
 
 
 def history(state: Floats) -> Floats:
-    """Return the values in the window [LONG, d], newest last, or of k states [k, LONG, d].
-
-    A view.
-    """
+    """Return the values in the window [LONG, d], newest last, or of k states: a view."""
     metrics = (state.shape[-1] - _FIXED) // (LONG + _BLOCKS)
     return state[..., _FIXED : _FIXED + LONG * metrics].reshape(*state.shape[:-1], LONG, metrics)
 
@@ -112,27 +104,22 @@ def push(state: Floats, times: Floats, values: Floats) -> tuple[Floats, Rows]:
     window begins with the first row, as if it had always been so before.
     """
     after = _begun(state, times[0], values[0]) if state[COUNT] == 0 else state.copy()
-    n = len(values)
-    number = np.arange(1.0, n + 1)
-    observed = np.isfinite(values)
+    n, observed = len(values), np.isfinite(values)
+    number = np.arange(1.0, n + 1)[:, None]
     filled = _held(history(after)[-1], values, observed)
-    newest = _latest(observed, number[:, None], -block(after, ABSENT))
+    newest = _latest(observed, number, -block(after, ABSENT))
     before = np.concatenate((-block(after, ABSENT)[None], newest[:-1]))
-    returns = observed & (number[:, None] - before - 1 > ABSENT_MOST)
-    fresh = np.minimum(
-        number[:, None] - _latest(returns, number[:, None] - 1, -block(after, FRESH)), LONG
-    )
+    returns = observed & (number - before - 1 > ABSENT_MOST)
+    fresh = np.minimum(number - _latest(returns, number - 1, -block(after, FRESH)), LONG)
     changes = returns | (observed & (filled != np.concatenate((history(after)[-1:], filled[:-1]))))
     readings = np.cumsum(observed, axis=0, dtype=np.float64)
     flats = np.minimum(readings - _latest(changes, readings, -block(after, FLAT)), FLAT_CAP)
-    counts = np.minimum(after[COUNT] + number, LONG)
+    counts = np.minimum(after[COUNT] + number[:, 0], LONG)
     values, times = np.concatenate((history(after), filled)), np.concatenate((after[TIMES], times))
     history(after)[:], after[TIMES], after[COUNT] = values[-LONG:], times[-LONG:], counts[-1]
     block(after, FRESH)[:], block(after, FLAT)[:] = fresh[-1], flats[-1]
     block(after, ABSENT)[:] = np.minimum(n - newest[-1], ABSENT_MOST + 1)
-    return after, Rows(
-        times=times, values=values, observed=observed, fresh=fresh, flats=flats, counts=counts
-    )
+    return after, Rows(times, values, observed, fresh, flats, counts=counts)
 
 
 def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bools:
@@ -141,10 +128,8 @@ def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bool
     states [k, width], times [k], values [k, d], gaps [k]: a longer pause restarts the window. Every
     metric has a reading, and a window as full as the device's.
     """
-    pause = times - states[:, LAST]
-    on_time = (
-        (pause > 0) & (pause <= gaps) & (states[:, COUNT] == LONG) & np.isfinite(values).all(axis=1)
-    )
+    pause, read = times - states[:, LAST], np.isfinite(values).all(axis=1)
+    on_time = (pause > 0) & (pause <= gaps) & (states[:, COUNT] == LONG) & read
     steady: Bools = (block(states, FRESH) == LONG) & (block(states, ABSENT) <= ABSENT_MOST)
     whole: Bools = on_time & steady.all(axis=1)
     return whole
@@ -154,16 +139,11 @@ def push_each(states: Floats, times: Floats, values: Floats) -> tuple[Floats, Ea
     """Move k windows by a row each, where `goes_on`; equal to `push` and `remember` of each."""
     after, (k, metrics) = states.copy(), values.shape
     whole, stamps = np.empty((k, LONG + 1, metrics)), np.empty((k, LONG + 1))
-    whole[:, :LONG], whole[:, LONG], stamps[:, :LONG], stamps[:, LONG] = (
-        history(states),
-        values,
-        states[:, TIMES],
-        times,
-    )
+    whole[:, :LONG], whole[:, LONG] = history(states), values
+    stamps[:, :LONG], stamps[:, LONG] = states[:, TIMES], times
     history(after)[:], after[:, TIMES] = whole[:, 1:], stamps[:, 1:]
-    flats = np.where(
-        values == whole[:, LONG - 1], np.minimum(block(states, FLAT) + 1, FLAT_CAP), 0.0
-    )
+    run = np.minimum(block(states, FLAT) + 1, FLAT_CAP)
+    flats = np.where(values == whole[:, LONG - 1], run, 0.0)
     block(after, FLAT)[:], block(after, ABSENT)[:] = flats, 0.0
     after[:, SLOTS], after[:, HELD] = 0.0, 1
     after[:, SLOTS].view(np.int64)[:, 0] = discriminators(values)
@@ -181,9 +161,8 @@ def _begun(state: Floats, time: float, row: Floats) -> Floats:
 
 def _held(last: Floats, values: Floats, observed: Bools) -> Floats:
     """Return values [n, d] with missing values taken from the row before."""
-    at = np.maximum.accumulate(
-        np.where(observed, np.arange(1, len(values) + 1)[:, None], 0), axis=0
-    )
+    own = np.where(observed, np.arange(1, len(values) + 1)[:, None], 0)
+    at = np.maximum.accumulate(own, axis=0)
     return np.concatenate((last[None], values))[at, np.arange(values.shape[1])]
 
 
@@ -195,9 +174,8 @@ def _latest(marks: Bools, numbers: Floats, before: Floats) -> Floats:
 def discriminators(values: Floats) -> Ints:
     """Return discriminators [n] of rows of the same time: a hash of the values [n, d]."""
     bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
-    odd = np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(
-        0x9E3779B97F4A7C15
-    ) | np.uint64(1)
+    number = np.arange(1, values.shape[1] + 1, dtype=np.uint64)
+    odd = number * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
     mixed = (bits ^ (bits >> np.uint64(29))) * odd
     hashes: Ints = np.bitwise_xor.reduce(mixed, axis=1).view(np.int64)
     return hashes
@@ -218,10 +196,7 @@ def remembered(state: Floats) -> list[int]:
 
 
 def rearranged(state: Floats, before: tuple[str, ...], after: tuple[str, ...]) -> Floats:
-    """Return the state for other metrics.
-
-    Remaining metrics keep their readings, new ones have none.
-    """
+    """Return the state for other metrics: those that remain keep their readings."""
     out = empty(len(after))
     out[:_FIXED] = state[:_FIXED]
     out[TAG] = 0.0

@@ -7,50 +7,19 @@ the whole history.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 import numpy as np
 
 from insa_anomaly.core import units
 from insa_anomaly.core.learning import assessment
-from insa_anomaly.core.learning.assessment import (
-    CONTEXT,
-    FEWEST_READINGS,
-    HOLDOUT_SHARE,
-    PLAINLY_WORSE_BY,
-    Assessment,
-    Holdout,
-)
+from insa_anomaly.core.learning.assessment import CONTEXT, FEWEST_READINGS, Assessment, Holdout
+from insa_anomaly.core.learning.learner import Learner
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.learning.trained_model import Figures, LearntModel, Past, TrainedModel
+from insa_anomaly.core.learning.trained_model import Figures, M, Past, TrainedModel
 from insa_anomaly.core.units import Floats, Ints
 
 FEWEST_TO_COMPARE = 250  # readings that neither model has learnt
-
-M = TypeVar("M", bound=LearntModel)
-
-
-class Learner(Protocol[M]):
-    """Way to learn a series or device: `SeriesLearner` or `DeviceLearner`."""
-
-    @property
-    def parameters(self) -> Parameters:
-        """Parameters of the model."""
-
-    def fit(self, times: Ints, values: Floats, past: Past[M] | None = None) -> TrainedModel[M]:
-        """Learn; with a past, readings that alarmed in mature age are left out.
-
-        Raises NotEnoughData, TrainingError.
-        """
-
-    def twin(self, times: Ints, values: Floats, parameters: Parameters, past: Past[M] | None) -> M:
-        """Return the model of `fit`, to be discarded, by parameters that `fit` has accepted."""
-
-    def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
-        """Return the readings that a model is learnt from, alarmed ones included, in time order."""
-
-    def scores(self, model: M, times: Ints, values: Floats) -> Floats:
-        """Score a stream [n] from an empty window on; 1 for a reading that cannot be scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +60,7 @@ def train(
     if len(when) < FEWEST_READINGS:
         few = f"{len(when)} readings; at least {FEWEST_READINGS} are needed to hold any out"
         return _unknown(trained, few)
-    cut = int((1 - HOLDOUT_SHARE) * len(when))
+    cut = int((1 - assessment.HOLDOUT_SHARE) * len(when))
     twin = learner.twin(when[:cut], what[:cut], _as_old(trained, learner.parameters), past)
     first = cut + units.LONG
     holdout = held_out(when, what, first)
@@ -135,7 +104,7 @@ def refit(learner: Learner[M], times: Ints, values: Floats, past: Past[M]) -> Ch
     return Challenge(
         trained=trained,
         unknown="learnt on from the version before it",
-        refusal=refusal if worse > PLAINLY_WORSE_BY else "",
+        refusal=refusal if worse > assessment.PLAINLY_WORSE_BY else "",
         champion=champion,
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le, Lt
 
 from insa_anomaly.core.bounds import Count, Nonnegative, OrAuto, Positive, Significance, check
+from insa_anomaly.core.units import DAY, Floats
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,12 @@ class Parameters:
         for name in ("refit_readings", "history_readings"):
             if getattr(self, f"{name}_least") > getattr(self, f"{name}_most"):
                 raise ValueError(f"{name}_least is more than {name}_most")
+
+    def newest(self, when: Floats) -> int:
+        """Return the number of the newest readings, at `when` [n], that a model is learnt from."""
+        recent = int((when >= when[-1] - self.history_days * DAY).sum())
+        return min(max(recent, self.history_readings_least), self.history_readings_most)
+
+    def refit_step(self, a_day: float) -> float:
+        """Return the readings between refits where so many come a day."""
+        return float(min(max(a_day, self.refit_readings_least), self.refit_readings_most))

@@ -1,8 +1,8 @@
-"""Typical pause and robust scale of a history."""
+"""Typical pause, covered days and robust scale of a history."""
 
 import numpy as np
 
-from insa_anomaly.core.units import Floats
+from insa_anomaly.core.units import DAY, Floats
 from insa_anomaly.errors import TrainingError
 
 
@@ -16,6 +16,11 @@ def typical_pause(when: Floats) -> float:
     if not len(pauses):
         raise TrainingError("all readings carry the same timestamp")
     return float(np.median(pauses))
+
+
+def covered_days(when: Floats, gap: float) -> float:
+    """Return the days with readings, above 0: no pause counts for more than `gap`, or a day."""
+    return max(float(np.minimum(np.diff(when), min(gap, DAY)).sum()) / DAY, 1e-9)
 
 
 def robust_scale(values: Floats) -> tuple[float, float]:

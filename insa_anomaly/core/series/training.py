@@ -10,21 +10,29 @@ from itertools import pairwise
 from typing import Generic
 
 import numpy as np
-import sklearn
 from sklearn.preprocessing import StandardScaler
 
 from insa_anomaly.core import units
 from insa_anomaly.core.layout import LearntRows
-from insa_anomaly.core.learning.isolation import compiled, grow, grow_passing
+from insa_anomaly.core.learning.isolation import compiled, grow_passing
+from insa_anomaly.core.learning.learner import Learner
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.learning.robust import robust_scale, typical_pause
-from insa_anomaly.core.learning.trained_model import Figures, Grow, Grown, Past, TrainedModel
+from insa_anomaly.core.learning.robust import covered_days, robust_scale, typical_pause
+from insa_anomaly.core.learning.trained_model import (
+    Figures,
+    Fit,
+    Grow,
+    Grown,
+    Past,
+    TrainedModel,
+    figures,
+)
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring import calibration, daily, episodes, maturity
 from insa_anomaly.core.scoring.forest import Forest
 from insa_anomaly.core.series import charts, detector, features, rules
 from insa_anomaly.core.series.detector import Model, ModelTable, SeriesBatch, advance
-from insa_anomaly.core.units import DAY, SECOND, Bools, Floats, Ints
+from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_READINGS = 100
@@ -85,51 +93,11 @@ class _Fitted(Generic[Grown]):
     scaled: units.Features  # [n, features.WIDTH] the rows on which the forest was grown
 
 
-@dataclass(frozen=True)
-class _SeriesFit(Generic[Grown]):
-    """A model, and the fit and history that it was made from."""
-
-    model: Model
-    fitted: _Fitted[Grown]
-    history: _ReadingHistory
-    scores: Floats  # of the held-out readings
-
-
 @dataclass(frozen=True, kw_only=True)
-class SeriesLearner:
-    """Way to learn one series: id and version of the model, and the parameters."""
+class SeriesLearner(Learner[Model]):
+    """Way to learn a series."""
 
     key: SeriesKey
-    id: str
-    version: int
-    parameters: Parameters
-    policy: episodes.Policy
-
-    def fit(self, times: Ints, values: Floats, past: Past[Model] | None = None) -> Trained:
-        """Learn from readings: times [n] in microseconds since the epoch, values [n]; any order.
-
-        Values that are not finite are left out. With a `past`, this is a refit: a reading that
-        alarmed in mature age is not learnt, unless alarms have become the rule. Without, all is
-        learnt. Raises NotEnoughData below 100 readings or 32 full windows, TrainingError for data
-        from which no model can be learnt.
-        """
-        fit = _fitted(self, times, values, past, grow)
-        return Trained(
-            model=fit.model,
-            forest=fit.fitted.forest,
-            scaler=fit.fitted.scaler,
-            parameters=self.parameters,
-            samples=len(fit.history),
-            figures=_figures(times, fit),
-            made_with={"scikit-learn": sklearn.__version__, "numpy": np.__version__},
-        )
-
-    def twin(
-        self, times: Ints, values: Floats, parameters: Parameters, past: Past[Model] | None
-    ) -> Model:
-        """Return the model of `fit`, to be discarded: its `raw_score` has no offset."""
-        learner = replace(self, parameters=parameters)
-        return _fitted(learner, times, values, past, grow_passing).model
 
     def usable(self, times: Ints, values: Floats) -> tuple[Ints, Floats]:
         """Return the readings that a model is learnt from, alarmed ones included, in time order."""
@@ -153,72 +121,59 @@ class SeriesLearner:
         _, results = advance(state, batch, models, episodes.Policy(), self.parameters)
         return np.where(results.scored, results.score, 1.0)
 
-
-def _fitted(
-    learner: SeriesLearner, times: Ints, values: Floats, past: Past[Model] | None, grow: Grow[Grown]
-) -> _SeriesFit[Grown]:
-    parameters, policy = learner.parameters, learner.policy
-    given = _ordered(times, values)
-    recent = _recent(given, parameters)
-    interval_us = typical_pause(recent.times)
-    days = _covered_days(recent.times, parameters.gap_factor * interval_us)
-    per_day = len(recent) / max(days, 1e-9)
-    least, most = parameters.refit_readings_least, parameters.refit_readings_most
-    step = float(np.clip(per_day, least, most))
-    before, anomalous = (past.model.life, past.anomalous) if past else (None, times[:0])
-    alarmed, released = maturity.quarantined(before, recent.times, anomalous, step)
-    history = replace(recent, quarantined=_with_lead(recent.values, alarmed))
-    now = maturity.grown(before, given.times, interval_us, parameters)
-    gap_us, windows = _windows(history, interval_us, parameters)
-    fitted = _learn(windows, interval_us, parameters, grow)
-    forest = compiled(fitted.forest, fitted.scaled)
-    held_out = _cross_fit(windows, interval_us, parameters)
-    learnt = LearntRows(np.empty(detector.LEARNT.width))
-    learnt[detector.FEATURES] = fitted.learnt
-    learnt[detector.CHARTS] = fitted.charts
-    learnt[detector.RULES] = _rules(given, windows, past)
-    learnt[detector.OFFSET] = forest.offset
-    learnt[detector.ALPHA] = parameters.alpha
-    learnt[detector.GAP_US] = gap_us
-    learnt[detector.INTERVAL_US] = interval_us
-    learnt[detector.REFIT_STEP] = step
-    learnt[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
-    learnt[detector.MATURE] = now.mature
-    learnt[detector.KNOWN] = now.known
-    learnt[detector.RELEASED] = released
-    scores = _calibrate(learnt, held_out)
-    highest = policy.highest_threshold * _most_confident(learnt, forest)
-    threshold = episodes.threshold_for(scores, len(scores) / per_day, policy)
-    learnt[detector.THRESHOLD] = min(threshold, highest)
-    model = Model(
-        id=learner.id,
-        version=learner.version,
-        device_id=learner.key.device_id,
-        metric_name=learner.key.metric_name,
-        forest=forest,
-        learnt=learnt,
-    )
-    return _SeriesFit(model, fitted, history, scores)
-
-
-def _figures(times: Ints, fit: _SeriesFit[Grown]) -> Figures:
-    history, scores, learnt = fit.history, fit.scores, fit.model.learnt
-    return {
-        "readings_given": len(times),
-        "readings_used": len(history),
-        "readings_quarantined": int(history.quarantined.sum()),
-        "readings_ever": int(learnt[detector.KNOWN]),
-        "age": "mature" if learnt[detector.MATURE] else "young",
-        "span_days": round(float(history.times[-1] - history.times[0]) / DAY, 6),
-        "interval_seconds": float(learnt[detector.INTERVAL_US]) / SECOND,
-        "held_out": len(scores),
-        "held_out_anomalous": int((scores < 0).sum()),
-        "daily_profile_bins": int(learnt[features.DAILY][daily.BINS]),
-        "accuracy": None,
-        "false_positive_rate": None,
-        "true_positive_rate": None,
-        "basis": "not assessed: learnt on from the version before it",
-    }
+    def fitted(
+        self, times: Ints, values: Floats, past: Past[Model] | None, grow: Grow[Grown]
+    ) -> Fit[Model, Grown]:
+        """Learn as `fit` does, with the forests that `grow` makes."""
+        parameters, policy = self.parameters, self.policy
+        given = _ordered(times, values)
+        recent = _recent(given, parameters)
+        interval_us = typical_pause(recent.times)
+        days = covered_days(recent.times, parameters.gap_factor * interval_us)
+        per_day = len(recent) / days
+        step = parameters.refit_step(per_day)
+        before, anomalous = (past.model.life, past.anomalous) if past else (None, times[:0])
+        alarmed, released = maturity.quarantined(before, recent.times, anomalous, step)
+        history = replace(recent, quarantined=_with_lead(recent.values, alarmed))
+        now = maturity.grown(before, given.times, interval_us, parameters)
+        gap_us, windows = _windows(history, interval_us, parameters)
+        fitted = _learn(windows, interval_us, parameters, grow)
+        forest = compiled(fitted.forest, fitted.scaled)
+        held_out = _cross_fit(windows, interval_us, parameters)
+        learnt = LearntRows(np.empty(detector.LEARNT.width))
+        learnt[detector.FEATURES] = fitted.learnt
+        learnt[detector.CHARTS] = fitted.charts
+        learnt[detector.RULES] = _rules(given, windows, past)
+        learnt[detector.OFFSET] = forest.offset
+        learnt[detector.ALPHA] = parameters.alpha
+        learnt[detector.GAP_US] = gap_us
+        learnt[detector.INTERVAL_US] = interval_us
+        learnt[detector.REFIT_STEP] = step
+        learnt[detector.BAND] = np.quantile(held_out.errors, 1 - parameters.alpha)
+        learnt[detector.MATURE] = now.mature
+        learnt[detector.KNOWN] = now.known
+        learnt[detector.RELEASED] = released
+        scores = _calibrate(learnt, held_out)
+        highest = policy.highest_threshold * _most_confident(learnt, forest)
+        threshold = episodes.threshold_for(scores, len(scores) / per_day, policy)
+        learnt[detector.THRESHOLD] = min(threshold, highest)
+        model = Model(
+            **self.key._asdict(), id=self.id, version=self.version, forest=forest, learnt=learnt
+        )
+        own: Figures = {
+            "readings_given": len(times),
+            "readings_used": len(history),
+            "readings_quarantined": int(history.quarantined.sum()),
+            "readings_ever": int(now.known),
+            "daily_profile_bins": int(learnt[features.DAILY][daily.BINS]),
+        }
+        return Fit(
+            model=model,
+            forest=fitted.forest,
+            scaler=fitted.scaler,
+            samples=len(history),
+            figures=own | figures(model, history.times, scores),
+        )
 
 
 def _ordered(times: Ints, values: Floats) -> _ReadingHistory:
@@ -245,14 +200,7 @@ def _ordered(times: Ints, values: Floats) -> _ReadingHistory:
 
 def _recent(given: _ReadingHistory, parameters: Parameters) -> _ReadingHistory:
     """Return the newest readings, from which a model is learnt."""
-    recent = int((given.times >= given.times[-1] - parameters.history_days * DAY).sum())
-    least, most = parameters.history_readings_least, parameters.history_readings_most
-    return given[-min(max(recent, least), most) :]
-
-
-def _covered_days(when: Floats, gap_us: float) -> float:
-    """Return the days with readings: no pause counts for more than `gap_us`, or a day."""
-    return float(np.minimum(np.diff(when), min(gap_us, DAY)).sum()) / DAY
+    return given[-parameters.newest(given.times) :]
 
 
 # ------------------------------------------------------------------------------ data to learn
@@ -279,10 +227,7 @@ def _rules(given: _ReadingHistory, windows: _Windows, past: Past[Model] | None) 
 def _windows(
     history: _ReadingHistory, interval_us: float, parameters: Parameters
 ) -> tuple[float, _Windows]:
-    """Return the pause that restarts a window, and the full windows.
-
-    A rule that would void most windows is not this series' rule: no pause restarts one then.
-    """
+    """Return the pause that restarts a window, unless it would void most, and the full windows."""
     gap_us = parameters.gap_factor * interval_us
     windows = _unroll(history, gap_us)
     if len(windows) < (int((~history.quarantined).sum()) - units.LONG + 1) / 2:
