@@ -88,11 +88,9 @@ class Site:
         None if there is no account, or ownership cannot be given.
         """
         passwd = self.path("/etc/passwd")
-        lines = (
-            passwd.read_text(encoding="utf-8").splitlines()
-            if os.geteuid() == 0 and passwd.exists()
-            else []
-        )
+        if os.geteuid() != 0 or not passwd.exists():
+            return None
+        lines = passwd.read_text("utf-8").splitlines()
         found = next((line.split(":") for line in lines if line.startswith(f"{ACCOUNT}:")), None)
         return None if found is None else (int(found[2]), int(found[3]))
 
@@ -103,10 +101,8 @@ def install(site: Site, instances: Sequence[str], database: str | None = None) -
     New configurations name this `database`; None: an embedded database each. Raises
     InstallationFailed where the units could not start the program.
     """
-    home = next(
-        (home for home in _HOMES if site.real and site.program.resolve().is_relative_to(home)), None
-    )
-    if home is not None:
+    homes = filter(site.program.resolve().is_relative_to, _HOMES)
+    if site.real and (home := next(homes, None)):
         raise InstallationFailed(
             f"{site.program} lies below {home}, where a service may not look: install the "
             "program below /opt"
@@ -126,11 +122,8 @@ def install(site: Site, instances: Sequence[str], database: str | None = None) -
 def unnamed(site: Site, instances: Sequence[str], database: str) -> list[Path]:
     """Return the configurations that were there before and do not name this database."""
     paths = [site.path(f"/etc/insa-anomaly/{name}.yaml") for name in ("config", *instances)]
-    return [
-        path
-        for path in paths
-        if path.exists() and json.dumps(database) not in path.read_text(encoding="utf-8")
-    ]
+    url = json.dumps(database)
+    return [path for path in paths if path.exists() and url not in path.read_text("utf-8")]
 
 
 def uninstall(site: Site) -> list[InstallStep]:
@@ -174,87 +167,57 @@ def _told(step: InstallStep) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------- what is done
-def _account(site: Site) -> list[InstallStep]:
+def _account(site: Site) -> Iterator[InstallStep]:
     if os.geteuid() != 0:
-        return []  # into a scratch root; there nothing is given away either
+        return  # into a scratch root; there nothing is given away either
     prefix = [] if site.real else ["--prefix", str(site.root)]
-    argv = [
-        "/usr/sbin/useradd",
-        *prefix,
-        "--system",
-        "--user-group",
-        "--no-create-home",
-        "--home-dir",
-        "/var/lib/insa-anomaly",
-    ]
-    return [
-        InstallStep(
-            f"make the account {ACCOUNT}",
-            lambda: site.ids is not None,
-            partial(_run, [*argv, "--shell", "/usr/sbin/nologin", ACCOUNT]),
-        )
-    ]
+    argv = ["/usr/sbin/useradd", *prefix, "--system", "--user-group", "--no-create-home"]
+    argv += ["--home-dir", "/var/lib/insa-anomaly", "--shell", "/usr/sbin/nologin", ACCOUNT]
+    what = f"make the account {ACCOUNT}"
+    yield InstallStep(what, lambda: site.ids is not None, partial(_run, argv))
 
 
-def _folders(site: Site) -> list[InstallStep]:
-    return [
-        _folder(site, "/etc/insa-anomaly", 0o750, "group"),
-        _folder(site, "/etc/insa-anomaly/secrets", 0o750, "group"),
-        _folder(site, "/var/lib/insa-anomaly", 0o700, "owner"),
-        _folder(site, "/var/lib/insa-iiot", 0o755, "root"),
-        _folder(site, "/var/lib/insa-iiot/ml_models", 0o700, "owner"),
-    ]
+def _folders(site: Site) -> Iterator[InstallStep]:
+    yield _folder(site, "/etc/insa-anomaly", 0o750, "group")
+    yield _folder(site, "/etc/insa-anomaly/secrets", 0o750, "group")
+    yield _folder(site, "/var/lib/insa-anomaly", 0o700, "owner")
+    yield _folder(site, "/var/lib/insa-iiot", 0o755, "root")
+    yield _folder(site, "/var/lib/insa-iiot/ml_models", 0o700, "owner")
 
 
 def _configuration(
     site: Site, instances: Sequence[str], database: str | None
 ) -> Iterator[InstallStep]:
-    """Yield the steps of the configuration.
-
-    The plant's own file is written once and never changed; the manual follows the program.
-    """
-    manual = shipped("config.yaml").read_text(encoding="utf-8")
-    yield _file(site, "/etc/insa-anomaly/manual.yaml", manual, 0o644, "root")
-    named = None if database is None else _DATABASE.format(url=json.dumps(database))
+    """Write the plant's own file once and never change it; the manual follows the program."""
+    yield _file(site, "/etc/insa-anomaly/manual.yaml", shipped("config.yaml").read_bytes())
+    named = "" if database is None else _DATABASE.format(url=json.dumps(database))
     texts = {"config": _CONFIG + (named or _EMBEDDED)}
-    for place, name in enumerate(instances):
-        texts[name] = _INSTANCE.format(name=name, port=_FIRST_PORT + place) + (named or "")
+    for port, name in enumerate(instances, _FIRST_PORT):
+        texts[name] = _INSTANCE.format(name=name, port=port) + named
     for name, text in texts.items():
         path = site.path(f"/etc/insa-anomaly/{name}.yaml")
-        yield InstallStep(
-            f"write {path}",
-            path.exists,
-            partial(_write, site, path, text.encode(), mode=0o640, whose="group"),
-        )
+        write = partial(_write, site, path, text.encode(), 0o640, whose="group")
+        yield InstallStep(f"write {path}", path.exists, write)
 
 
 def _key(site: Site, instances: Sequence[str]) -> Iterator[InstallStep]:
-    """Yield the steps of the key that authenticates models.
-
-    The key is made once: with another key every model would look altered.
-    """
+    """Make the key of the models once: with another key every model would look altered."""
     for name in ("", *instances):
         folder = f"/var/lib/insa-anomaly/{name}".rstrip("/")
         if name:
             yield _folder(site, folder, 0o700, "owner")
             yield _folder(site, f"/var/lib/insa-iiot/ml_models/{name}", 0o700, "owner")
         path = site.path(f"{folder}/model.key")
-        yield InstallStep(
-            f"make the key {path}",
-            path.exists,
-            partial(_write, site, path, secrets.token_bytes(KEY_BYTES), mode=0o600, whose="owner"),
-        )
+        write = partial(_write, site, path, secrets.token_bytes(KEY_BYTES), 0o600, whose="owner")
+        yield InstallStep(f"make the key {path}", path.exists, write)
 
 
 def _units(site: Site) -> Iterator[InstallStep]:
     changed = False
     for name in _UNITS:
-        text = (
-            (shipped("systemd") / name)
-            .read_text(encoding="utf-8")
-            .replace(_PROGRAM, str(site.program))
-        )
-        step = _file(site, f"/etc/systemd/system/{name}", text, 0o644, "root")
+        text = (shipped("systemd") / name).read_text("utf-8")
+        text = text.replace(_PROGRAM, str(site.program))
+        step = _file(site, f"/etc/systemd/system/{name}", text.encode())
         changed |= not step.done()
         yield step
     if changed:
@@ -262,62 +225,49 @@ def _units(site: Site) -> Iterator[InstallStep]:
 
 
 def _shared(site: Site) -> Iterator[InstallStep]:
-    """Yield the steps of shared files.
-
-    The command on PATH, the broker's configuration, dashboards.
-    """
+    """Share the command on PATH, the broker's configuration and the dashboards."""
     link = site.path("/usr/local/bin/insa-anomaly")
     linked = link.is_symlink() and link.readlink() == site.program
     if site.program.parent != Path("/usr/local/bin"):
-        yield InstallStep(
-            f"link {link} to {site.program}", lambda: linked, partial(_link, link, site.program)
-        )
+        do = partial(_link, link, site.program)
+        yield InstallStep(f"link {link} to {site.program}", lambda: linked, do)
     for name in ("mosquitto", "dashboards"):
         for source in sorted(path for path in shipped(name).rglob("*") if path.is_file()):
             target = f"/usr/local/share/insa-anomaly/{name}/{source.relative_to(shipped(name))}"
-            yield _file(site, target, source.read_text(encoding="utf-8"), 0o644, "root")
+            yield _file(site, target, source.read_bytes())
 
 
 # -------------------------------------------------------------------------------- how it is done
 def _folder(site: Site, name: str, mode: int, whose: str) -> InstallStep:
     path = site.path(name)
-    return InstallStep(
-        f"make the folder {path}, {mode:04o}",
-        partial(_is, site, path, mode, whose),
-        partial(_make_folder, site, path, mode, whose),
-    )
+    make = partial(_make_folder, site, path, mode, whose)
+    done = partial(_is, site, path, mode, whose)
+    return InstallStep(f"make the folder {path}, {mode:04o}", done, make)
 
 
-def _file(site: Site, name: str, text: str, mode: int, whose: str) -> InstallStep:
+def _file(site: Site, name: str, data: bytes) -> InstallStep:
+    """Keep a file of root, for all to read, as the program ships it."""
     path = site.path(name)
 
     def same() -> bool:
-        return (
-            path.exists()
-            and path.read_text(encoding="utf-8") == text
-            and _is(site, path, mode, whose)
-        )
+        return path.exists() and path.read_bytes() == data and _is(site, path, 0o644, "root")
 
-    return InstallStep(
-        f"write {path}", same, partial(_write, site, path, text.encode(), mode=mode, whose=whose)
-    )
+    write = partial(_write, site, path, data, 0o644, whose="root")
+    return InstallStep(f"write {path}", same, write)
 
 
 def _is(site: Site, path: Path, mode: int, whose: str) -> bool:
     if not path.exists():
         return False
     status = path.stat()
-    return status.st_mode & 0o777 == mode and (
-        _ids(site, whose) in {None, (status.st_uid, status.st_gid)}
-    )
+    owners = {None, (status.st_uid, status.st_gid)}
+    return status.st_mode & 0o777 == mode and _ids(site, whose) in owners
 
 
 def _ids(site: Site, whose: str) -> tuple[int, int] | None:
     """Return the ids of the account, of root with the account's group, or of root alone."""
     ids = site.ids
-    if ids is None:
-        return None
-    return {"owner": ids, "group": (0, ids[1]), "root": (0, 0)}[whose]
+    return ids and {"owner": ids, "group": (0, ids[1]), "root": (0, 0)}[whose]
 
 
 def _make_folder(site: Site, path: Path, mode: int, whose: str) -> None:
@@ -326,8 +276,7 @@ def _make_folder(site: Site, path: Path, mode: int, whose: str) -> None:
 
 
 def _give(site: Site, path: Path, mode: int, whose: str) -> None:
-    ids = _ids(site, whose)
-    if ids is not None:
+    if ids := _ids(site, whose):
         os.chown(path, *ids)
     path.chmod(mode)
 

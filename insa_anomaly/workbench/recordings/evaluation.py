@@ -5,7 +5,7 @@ reading. It continues to learn as in the daemon, but a refit takes effect at onc
 where the daemon scores with the model before until the new model is ready, a second or so later.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +23,8 @@ from insa_anomaly.workbench.recordings.accuracy import Alarms, ConfusionCounts
 from insa_anomaly.workbench.recordings.table import Table
 
 _CHUNK = 1024  # readings between two movements of the bar
-_COLUMNS = ("score", "expected", "lower", "upper", "transition")
+BAND = ("expected", "lower", "upper")
+_COLUMNS = ("score", *BAND, "transition")
 
 Said = dict[str, npt.NDArray[Any]]
 
@@ -49,11 +50,11 @@ class MetricDetector:
 
     def train(self, times: Ints, values: Floats) -> Mapping[str, Any]:
         """Learn the rows; see `Detector`."""
-        return self._detector.train({"timestamp": _moments(times), "value": values[:, 0]})
+        return self._detector.train({"timestamp": moments(times), "value": values[:, 0]})
 
     def observe_many(self, times: Ints, values: Floats) -> Said:
         """Take the next rows; see `Detector`."""
-        return self._detector.observe_many(values[:, 0], _moments(times))
+        return self._detector.observe_many(values[:, 0], moments(times))
 
     def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
         """Take the next row; see `Detector`."""
@@ -77,12 +78,13 @@ class WholeDevice:
 
     def observe(self, time: int, row: Floats) -> Mapping[str, Any]:
         """Take the next row; see `Detector`."""
-        return self._detector.observe(
-            dict(zip(self._metrics, row.tolist(), strict=True)), np.datetime64(time, "us")
-        )
+        return self._detector.observe(self._named(row.tolist()), np.datetime64(time, "us"))
 
     def _data(self, times: Ints, values: Floats) -> dict[str, Any]:
-        return {"timestamp": _moments(times), **dict(zip(self._metrics, values.T, strict=True))}
+        return {"timestamp": moments(times), **self._named(values.T)}
+
+    def _named(self, columns: Iterable[Any]) -> dict[str, Any]:
+        return dict(zip(self._metrics, columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,11 @@ class Run:
         """Rows with a score below 0."""
         return np.asarray(self.said["score"] < 0)
 
+    @property
+    def spans(self) -> list[accuracy.Span]:
+        """First and last row of every episode."""
+        return [(episode.first, episode.last) for episode in self.episodes]
+
     def counts(self, gap: int, recovery: int) -> ConfusionCounts | None:
         """Return the counts against the labels, None without labels.
 
@@ -159,18 +166,11 @@ class Run:
         if self.table.truth is None:
             return None
         told = np.zeros(len(self.flags), np.bool_)
-        for episode in self.episodes:
-            told[episode.first : episode.last + 1] = True
-        spans = [(episode.first, episode.last) for episode in self.episodes]
-        alarms = Alarms(told & self.flags, spans)
-        return accuracy.count(
-            self.table.times,
-            self.said["score"],
-            self.table.truth,
-            alarms,
-            gap=gap,
-            recovery=recovery,
-        )
+        for first, last in self.spans:
+            told[first : last + 1] = True
+        alarms, scores = Alarms(told & self.flags, self.spans), self.said["score"]
+        truth = self.table.truth
+        return accuracy.count(self.table.times, scores, truth, alarms, gap=gap, recovery=recovery)
 
 
 def run(detector: Detector, table: Table, split: Split, advance: Advance) -> Run:
@@ -186,16 +186,10 @@ def run(detector: Detector, table: Table, split: Split, advance: Advance) -> Run
             "--train"
         )
     information = detector.train(table.times[:trained], table.values[:trained])
-    rest = _part(table, slice(trained, None))
+    rest, threshold = table.part(slice(trained, None)), information.get("threshold")
     said, reasons = _observed(detector, rest, advance)
-    return Run(
-        table=rest,
-        trained=trained,
-        said=said,
-        episodes=tuple(_episodes(rest, said, reasons)),
-        threshold=information.get("threshold"),
-        known_before=_known(table, trained),
-    )
+    episodes = tuple(_episodes(rest, said, reasons))
+    return Run(rest, trained, said, episodes, threshold, known_before=_known(table, trained))
 
 
 def _known(table: Table, trained: int) -> int:
@@ -212,25 +206,21 @@ def _observed(
     parts: list[Said] = []
     reasons: dict[int, tuple[str, ...]] = {}
     for begin in range(0, len(table.times), _CHUNK):
-        part = _part(table, slice(begin, begin + _CHUNK))
+        part = table.part(slice(begin, begin + _CHUNK))
         before = deepcopy(detector)  # a twin explains openings: reasons cost time
         parts.append(detector.observe_many(part.times, part.values))
-        reasons |= {
-            begin + i: why
-            for i, why in _explained(
-                before, part, np.flatnonzero(parts[-1]["transition"] == "opened")
-            )
-        }
+        opened = np.flatnonzero(parts[-1]["transition"] == "opened")
+        reasons |= {begin + i: why for i, why in _explained(before, part, opened.tolist())}
         advance(len(part.times))
     names = [*_COLUMNS, *(["metric_name"] if "metric_name" in parts[0] else [])]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}, reasons
 
 
 def _explained(
-    twin: Detector, table: Table, rows: Sequence[int] | Ints
+    twin: Detector, table: Table, rows: Sequence[int]
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     begin = 0
-    for i in map(int, rows):
+    for i in rows:
         if i > begin:
             twin.observe_many(table.times[begin:i], table.values[begin:i])
         said = twin.observe(int(table.times[i]), table.values[i])
@@ -247,41 +237,14 @@ def _episodes(
         end = int(closings[np.searchsorted(closings, first)])
         last = int(flagged[np.searchsorted(flagged, end) - 1])
         metric = str(said["metric_name"][first]) if "metric_name" in said else table.metrics[0]
-        value = (
-            float(table.values[first, table.metrics.index(metric)])
-            if metric in table.metrics
-            else np.nan
-        )
-        expected, lower, upper = (
-            float(said[name][first]) for name in ("expected", "lower", "upper")
-        )
+        values = dict(zip(table.metrics, table.values[first].tolist(), strict=True))
+        value, why = values.get(metric, np.nan), reasons.get(first, ())
+        band = {name: float(said[name][first]) for name in BAND}
         peak = -float(said["score"][first : last + 1].min())
-        yield ReportedEpisode(
-            first=first,
-            last=last,
-            metric=metric,
-            value=value,
-            expected=expected,
-            lower=lower,
-            upper=upper,
-            peak=peak,
-            reasons=reasons.get(first, ()),
-        )
+        yield ReportedEpisode(first, last, metric, value, peak=peak, reasons=why, **band)
 
 
-def _part(table: Table, rows: slice) -> Table:
-    truth = None if table.truth is None else table.truth[rows]
-    return Table(
-        path=table.path,
-        device_id=table.device_id,
-        metrics=table.metrics,
-        times=table.times[rows],
-        values=table.values[rows],
-        truth=truth,
-    )
-
-
-def _moments(times: Ints) -> npt.NDArray[np.datetime64]:
+def moments(times: Ints) -> npt.NDArray[np.datetime64]:
     return times.astype("datetime64[us]")
 
 

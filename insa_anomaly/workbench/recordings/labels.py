@@ -9,15 +9,16 @@ their folder and packing do not matter.
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from insa_anomaly.core.units import Bools, Ints
 from insa_anomaly.errors import FileFormatError
-from insa_anomaly.workbench.recordings.recording import EXPECTED_TIME, time_of
+from insa_anomaly.workbench.recordings.recording import EXPECTED_TIME, time_of, wrong
 
 Event = tuple[int, int]  # first and last time, microseconds
 
@@ -80,25 +81,19 @@ def _from_json(path: Path, text: str) -> Labels:
         raise FileFormatError(
             f"{path}: {error}; expected for every recording a list of [start, end]"
         ) from error
-    return Labels(
-        path,
-        {
-            name: [_window(path, name, window) for window in windows]
-            for name, windows in said.items()
-        },
-        complete=False,
-    )
+    events: dict[str | None, Sequence[Event]] = {
+        name: [_window(path, name, window) for window in windows] for name, windows in said.items()
+    }
+    return Labels(path, events, complete=False)
 
 
 def _window(path: Path, name: str, window: object) -> Event:
     if not isinstance(window, list) or len(window) != 2:
-        _wrong(
-            path,
-            name,
-            f"{window!r:.60}",
+        expected = (
             "[start, end]; single times say nothing of how long it was wrong "
-            "(combined_windows.json does)",
+            "(combined_windows.json does)"
         )
+        wrong(path, name, f"{window!r:.60}", expected)
     return _event(path, name, *map(str, window))
 
 
@@ -106,42 +101,28 @@ def _from_csv(path: Path, text: str) -> Labels:
     rows = csv.DictReader(text.splitlines(), restkey="", restval="")
     names = [(name or "").strip().lower() for name in rows.fieldnames or ()]
     if not {"start", "end"} <= set(names):
-        _wrong(
-            path,
-            "line 1",
-            f"the columns {', '.join(names) or 'of nothing'}",
-            "start,end or start,end,file; or JSON as NAB has it",
-        )
+        found = f"the columns {', '.join(names) or 'of nothing'}"
+        wrong(path, 1, found, "start,end or start,end,file; or JSON as NAB has it")
     rows.fieldnames = names
     events: dict[str | None, list[Event]] = {} if "file" in names else {None: []}
     for row in rows:
-        event = _event(path, f"line {rows.line_num}", row["start"], row["end"])
+        event = _event(path, rows.line_num, row["start"], row["end"])
         events.setdefault(row["file"].strip() if "file" in names else None, []).append(event)
     return Labels(path, events, complete=True)
 
 
-def _event(path: Path, place: str, start: str, end: str) -> Event:
+def _event(path: Path, place: str | int, start: str, end: str) -> Event:
     first, last = time_of(start), time_of(end)
     if first is None or last is None:
-        _wrong(
-            path, place, f"time {(start if first is None else end).strip()[:40]!r}", EXPECTED_TIME
-        )
+        cell = start if first is None else end
+        wrong(path, place, f"time {cell.strip()[:40]!r}", EXPECTED_TIME)
     if last < first:
-        _wrong(path, place, f"an end before its start, {start} to {end}", "the start first")
+        wrong(path, place, f"an end before its start, {start} to {end}", "the start first")
     return first, last
 
 
 def _shared(name: str, recording: Path) -> int:
     """Return the number of parts at the end of two paths that are the same."""
-    parts = 0
-    for own, other in zip(
-        reversed(Path(name).parts), reversed(recording.absolute().parts), strict=False
-    ):
-        if own.removesuffix(".gz") != other.removesuffix(".gz"):
-            break
-        parts += 1
-    return parts
-
-
-def _wrong(path: Path, place: str, found: str, expected: str) -> NoReturn:
-    raise FileFormatError(f"{path}, {place}: {found}; expected {expected}")
+    pairs = zip(reversed(Path(name).parts), reversed(recording.absolute().parts), strict=False)
+    same = (own.removesuffix(".gz") == other.removesuffix(".gz") for own, other in pairs)
+    return sum(takewhile(bool, same))

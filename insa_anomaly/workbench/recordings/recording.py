@@ -11,12 +11,14 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from io import TextIOWrapper
-from math import isfinite, isinf
+from itertools import islice
+from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -25,21 +27,17 @@ import msgspec
 from insa_anomaly.core.reading.parser import microseconds
 from insa_anomaly.errors import FileFormatError
 
-LABELS = (
-    "anomaly",
-    "changepoint",
-    "label",
-    "is_anomaly",
-)  # columns that say what was found, not what was measured
+# Columns that say what was found, not what was measured.
+LABELS = ("anomaly", "changepoint", "label", "is_anomaly")
 TIME_NAMES = frozenset({"timestamp", "datetime", "date_time", "time", "date", "ts"})
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
 EXPECTED_TIME = "RFC 3339, YYYY-MM-DD hh:mm:ss, or seconds (ms, us, ns) since 1970"
 _SEPARATORS = (";", "\t", ",")
 _LONGEST_LINE = 1_000_000
-_EPOCH_SPAN = (
-    10**14,
-    7_258_118_400_000_000,
-)  # years 1973 to 2200, microseconds: a number outside is no time since 1970
+# Years 1973 to 2200, microseconds: a number outside is no time since 1970.
+_EPOCH_SPAN = (10**14, 7_258_118_400_000_000)
+
+Columns = tuple[tuple[int, str], ...]  # number and metric
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -66,9 +64,9 @@ class Recording:
     separator: str
     headed: bool
     time: int
-    width: int
-    metrics: tuple[tuple[int, str], ...]
+    metrics: Columns
     excluded: tuple[str, ...]
+    width: int
     naive: bool
 
     def rows(self) -> Iterator[Row]:
@@ -79,17 +77,11 @@ class Recording:
         stem = _stem(self.path)
         for line, cells in _cells(self.path, self.separator, self.headed):
             if len(cells) != self.width:
-                _wrong(
-                    self.path, line, f"{len(cells)} cells", f"{self.width}, as in the first line"
-                )
-            values = self._values(line, cells)
-            if values:
-                yield Row(
-                    self.device_id,
-                    self._timestamp(line, cells[self.time]),
-                    values,
-                    f"{stem}:{line}",
-                )
+                expected = f"{self.width}, as in the first line"
+                wrong(self.path, line, f"{len(cells)} cells", expected)
+            if values := self._values(line, cells):
+                timestamp = self._timestamp(line, cells[self.time])
+                yield Row(self.device_id, timestamp, values, f"{stem}:{line}")
 
     def notes(self) -> list[str]:
         """Return notes for a person on how the file is read."""
@@ -104,19 +96,15 @@ class Recording:
                 continue
             if not isfinite(value):
                 found = f"{cells[column].strip()[:40]!r} in column {metric!r}"
-                _wrong(
-                    self.path,
-                    line,
-                    found,
-                    "a finite number, or nothing (a text column can be excluded)",
-                )
+                expected = "a finite number, or nothing (a text column can be excluded)"
+                wrong(self.path, line, found, expected)
             values[metric] = value
         return values
 
     def _timestamp(self, line: int, cell: str) -> int:
         timestamp = time_of(cell)
         if timestamp is None:
-            _wrong(self.path, line, f"time {cell.strip()[:40]!r}", EXPECTED_TIME)
+            wrong(self.path, line, f"time {cell.strip()[:40]!r}", EXPECTED_TIME)
         return timestamp
 
 
@@ -142,24 +130,14 @@ def inspect(
     the only metric; default its column's name, or `value` without a header. `exclude`: names of
     columns to leave out.
     """
-    head = _head(path)
-    separator, rows, headed, time = _shape(path, head)
+    rows, layout = _shape(path, _head(path))
+    _, headed, time = layout
     names = [name.strip() for name in rows[0]] if headed else _unnamed(path, rows[0], metric)
-    metrics, excluded = _metrics(path, names, time, exclude)
+    metrics, excluded = _columns(path, names, time, exclude)
     if metric is not None:
         metrics = _renamed(path, metrics, metric)
-    stamp = rows[headed][time].strip()
-    return Recording(
-        path=path,
-        device_id=device_id or safe(_stem(path)),
-        separator=separator,
-        headed=headed,
-        time=time,
-        width=len(names),
-        metrics=metrics,
-        excluded=excluded,
-        naive=_is_naive(stamp),
-    )
+    device, naive = device_id or safe(_stem(path)), _is_naive(rows[headed][time].strip())
+    return Recording(path, device, *layout, metrics, excluded, width=len(names), naive=naive)
 
 
 def inspect_all(
@@ -172,31 +150,34 @@ def inspect_all(
 
     Files of the same name get their folder as a part of the device's name.
     """
-    stems = Counter(_stem(path) for path in paths)
-    full = [
-        _stem(path) if stems[_stem(path)] == 1 else f"{path.absolute().parent.name}-{_stem(path)}"
-        for path in paths
-    ]
-    named = [device_id or safe(name) for name in full]
-    if device_id is None and (
-        twice := [name for name, times in Counter(named).items() if times > 1]
-    ):
-        raise FileFormatError(
-            f"several files would be the device {twice[0]!r}: rename them, or name the device"
-        )
+    named = [device_id] * len(paths) if device_id else _devices(paths)
     recordings = [
         inspect(path, name, metric, exclude) for path, name in zip(paths, named, strict=True)
     ]
-    unknown = (
-        set(exclude)
-        - set(LABELS)
-        - {name for recording in recordings for name in recording.excluded}
-    )
+    unknown = set(exclude).difference(LABELS, *(recording.excluded for recording in recordings))
     if unknown:
         raise FileFormatError(
             f"no file has a column named {', '.join(sorted(unknown))}, which was to be left out"
         )
     return recordings
+
+
+def _devices(paths: Sequence[Path]) -> list[str]:
+    stems = [_stem(path) for path in paths]
+    named = [
+        safe(stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}-{stem}")
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+    if twice := _twice(named):
+        raise FileFormatError(
+            f"several files would be the device {twice!r}: rename them, or name the device"
+        )
+    return named
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """Return the first name that comes more than once."""
+    return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def survey(recording: Recording) -> Span:
@@ -218,8 +199,8 @@ def safe(name: str) -> str:
 
 
 # ------------------------------------------------------------------------------ the head of a file
-def _shape(path: Path, head: list[str]) -> tuple[str, list[list[str]], bool, int]:
-    """Return separator, head rows, whether there is a header, and the column of the time.
+def _shape(path: Path, head: list[str]) -> tuple[list[list[str]], tuple[str, bool, int]]:
+    """Return the head rows; and separator, whether there is a header, and the column of the time.
 
     The reading under which a column holds a time is right.
     """
@@ -228,74 +209,61 @@ def _shape(path: Path, head: list[str]) -> tuple[str, list[list[str]], bool, int
         if len(rows[0]) < 2:
             continue
         if time_of(rows[0][0]) is not None:
-            return separator, rows, False, 0
+            return rows, (separator, False, 0)
         time = _time_column(rows[0])
         if len(rows) > 1 and len(rows[1]) > time and time_of(rows[1][time]) is not None:
-            return separator, rows, True, time
+            return rows, (separator, True, time)
     return _shapeless(path, head)
 
 
 def _shapeless(path: Path, head: list[str]) -> NoReturn:
     if len(head) == 1:
-        _wrong(
-            path,
-            1,
-            f"one line only: {_shown(head[0])}",
-            "a header and rows, or rows of timestamp,value",
-        )
+        expected = "a header and rows, or rows of timestamp,value"
+        wrong(path, 1, f"one line only: {_shown(head[0])}", expected)
     expected = (
         "timestamp,value or one column per metric, separated by comma, semicolon or "
         f"tab; times as {EXPECTED_TIME}"
     )
-    _wrong(path, 2, f"{_shown(head[1])} under {_shown(head[0])}", expected)
+    wrong(path, 2, f"{_shown(head[1])} under {_shown(head[0])}", expected)
 
 
 def _time_column(names: list[str]) -> int:
-    return next(
-        (column for column, name in enumerate(names) if name.strip().lower() in TIME_NAMES), 0
-    )
+    return next((i for i, name in enumerate(names) if name.strip().lower() in TIME_NAMES), 0)
 
 
 def _unnamed(path: Path, cells: list[str], metric: str | None) -> list[str]:
     if len(cells) != 2:
-        _wrong(
-            path,
-            1,
-            f"{len(cells)} columns and no header",
-            "a header that names the metrics, or just timestamp,value",
-        )
+        expected = "a header that names the metrics, or just timestamp,value"
+        wrong(path, 1, f"{len(cells)} columns and no header", expected)
     return ["timestamp", metric or "value"]
 
 
-def _metrics(
+def _columns(
     path: Path, names: list[str], time: int, exclude: Sequence[str]
-) -> tuple[tuple[tuple[int, str], ...], tuple[str, ...]]:
+) -> tuple[Columns, tuple[str, ...]]:
+    """Return the columns of metrics, and the names of columns that are left out."""
     columns = [
         (column, _metric_name(path, name))
         for column, name in enumerate(names)
         if column != time and name and name not in exclude
     ]
-    twice = [name for name, times in Counter(name for _, name in columns).items() if times > 1]
-    if twice:
-        _wrong(path, 1, f"two columns named {twice[0]!r}", "a name of its own for each column")
+    if twice := _twice(name for _, name in columns):
+        wrong(path, 1, f"two columns named {twice!r}", "a name of its own for each column")
     if not columns:
-        _wrong(
-            path, 1, "no column with a metric", "at least one beside the time and what is excluded"
-        )
+        expected = "at least one beside the time and what is excluded"
+        wrong(path, 1, "no column with a metric", expected)
     return tuple(columns), tuple(name for name in names if name and name in exclude)
 
 
 def _metric_name(path: Path, name: str) -> str:
     if not name.isprintable() or any("\ud800" <= char <= "\udfff" for char in name):
-        _wrong(path, 1, f"column {name[:40]!a}", "text in UTF-8")
+        wrong(path, 1, f"column {name[:40]!a}", "text in UTF-8")
     return re.sub(r"[/+#]", "_", name)  # what would split or match a topic
 
 
-def _renamed(
-    path: Path, metrics: tuple[tuple[int, str], ...], metric: str
-) -> tuple[tuple[int, str], ...]:
+def _renamed(path: Path, metrics: Columns, metric: str) -> Columns:
     if len(metrics) != 1:
-        _wrong(path, 1, f"{len(metrics)} columns of metrics", f"one, to be named {metric!r}")
+        wrong(path, 1, f"{len(metrics)} columns of metrics", f"one, to be named {metric!r}")
     return ((metrics[0][0], metric),)
 
 
@@ -318,10 +286,8 @@ def _value(cell: str) -> float | None:
         text = cell.strip().lower()
         if text in MISSING:
             return None
-        return (
-            float(text.replace(",", ".")) if re.fullmatch(r"[+-]?\d+,\d+", text) else float("inf")
-        )
-    return value if isfinite(value) or isinf(value) else None
+        return float(text.replace(",", ".")) if re.fullmatch(r"[+-]?\d+,\d+", text) else inf
+    return None if isnan(value) else value
 
 
 def time_of(cell: str) -> int | None:
@@ -329,12 +295,8 @@ def time_of(cell: str) -> int | None:
     text = cell.strip()
     if not _is_number(text):
         return microseconds(text)
-    timestamp = microseconds(int(text) if text.isdigit() else float(text))
-    return (
-        timestamp
-        if timestamp is not None and _EPOCH_SPAN[0] <= timestamp <= _EPOCH_SPAN[1]
-        else None
-    )
+    timestamp = microseconds(int(text) if text.isdigit() else float(text)) or 0
+    return timestamp if _EPOCH_SPAN[0] <= timestamp <= _EPOCH_SPAN[1] else None
 
 
 def _is_number(text: str) -> bool:
@@ -348,12 +310,7 @@ def _is_number(text: str) -> bool:
 def _head(path: Path) -> list[str]:
     """Return the first two lines that are not blank."""
     with _opened(path) as file:
-        head: list[str] = []
-        for line in _lines(path, file):
-            if line.strip():
-                head.append(line)
-            if len(head) == 2:
-                break
+        head = list(islice(filter(str.strip, _lines(path, file)), 2))
     if not head:
         raise FileFormatError(
             f"{path}: the file is empty; expected a header and rows, or rows of timestamp,value"
@@ -376,16 +333,10 @@ def _cells(path: Path, separator: str, headed: bool) -> Iterator[tuple[int, list
 
 
 def _lines(path: Path, file: IO[str]) -> Iterator[str]:
-    number = 0
-    while line := file.readline(_LONGEST_LINE):
-        number += 1
+    for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), ""), 1):
         if len(line) == _LONGEST_LINE:
-            _wrong(
-                path,
-                number,
-                f"{_LONGEST_LINE:,} characters without an end of line",
-                "text, a row a line",
-            )
+            found = f"{_LONGEST_LINE:,} characters without an end of line"
+            wrong(path, number, found, "text, a row a line")
         yield line
 
 
@@ -397,20 +348,14 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     """
     try:
         with path.open("rb") as raw:
-            packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            with TextIOWrapper(
-                gzip.GzipFile(fileobj=raw) if packed else raw,
-                "utf-8-sig",
-                "surrogateescape",
-                newline="",
-            ) as text:
+            data = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+            with TextIOWrapper(data, "utf-8-sig", "surrogateescape", newline="") as text:
                 yield text
     except EOFError as error:
         raise FileFormatError(f"{path}: the gzip file ends too early; is it complete?") from error
     except (OSError, zlib.error) as error:
-        raise FileFormatError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise FileFormatError(f"{path}: cannot be read: {reason}") from error
 
 
 def _stem(path: Path) -> str:
@@ -421,5 +366,7 @@ def _shown(line: str) -> str:
     return ascii(line.strip()[:60])
 
 
-def _wrong(path: Path, line: int, found: str, expected: str) -> NoReturn:
-    raise FileFormatError(f"{path}, line {line}: {found}; expected {expected}")
+def wrong(path: Path, place: int | str, found: str, expected: str) -> NoReturn:
+    """Raise FileFormatError for a place of a file: the number of a line, or a name."""
+    named = f"line {place}" if isinstance(place, int) else place
+    raise FileFormatError(f"{path}, {named}: {found}; expected {expected}")

@@ -10,11 +10,17 @@ import numpy as np
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.errors import FileFormatError
 from insa_anomaly.workbench.recordings.labels import Labels, inside
-from insa_anomaly.workbench.recordings.recording import LABELS, Recording, Row, inspect, inspect_all
+from insa_anomaly.workbench.recordings.recording import (
+    LABELS,
+    Recording,
+    Row,
+    inspect,
+    inspect_all,
+    wrong,
+)
 
-MARKS = tuple(
-    name for name in LABELS if name != "changepoint"
-)  # columns that mark anomalous rows; a change point marks a moment
+# Columns that mark anomalous rows; a change point marks a moment.
+MARKS = tuple(name for name in LABELS if name != "changepoint")
 
 
 @dataclass(frozen=True)
@@ -38,18 +44,15 @@ class Table:
 
     def series(self) -> list["Table"]:
         """Each metric as a table of its own, of the rows that have it."""
-        return [self._only(column) for column in range(len(self.metrics))]
+        return [
+            replace(self, metrics=(name,), values=values[:, np.newaxis]).part(np.isfinite(values))
+            for name, values in zip(self.metrics, self.values.T, strict=True)
+        ]
 
-    def _only(self, column: int) -> "Table":
-        has = np.isfinite(self.values[:, column])
-        truth = None if self.truth is None else self.truth[has]
-        return replace(
-            self,
-            metrics=(self.metrics[column],),
-            times=self.times[has],
-            values=self.values[has, column : column + 1],
-            truth=truth,
-        )
+    def part(self, rows: slice | Bools) -> "Table":
+        """Return these rows as a table."""
+        truth = None if self.truth is None else self.truth[rows]
+        return replace(self, times=self.times[rows], values=self.values[rows], truth=truth)
 
 
 def recordings(paths: Sequence[Path], *, labelled: bool) -> list[tuple[Recording, str | None]]:
@@ -57,8 +60,7 @@ def recordings(paths: Sequence[Path], *, labelled: bool) -> list[tuple[Recording
 
     With `labelled` the labels come from elsewhere, so no column is taken.
     """
-    found = inspect_all(paths)
-    return [(one, None) if labelled else _with_marks(one) for one in found]
+    return [(one, None) if labelled else _with_marks(one) for one in inspect_all(paths)]
 
 
 def load(recording: Recording, mark: str | None, labels: Labels | None) -> Table:
@@ -74,39 +76,25 @@ def load(recording: Recording, mark: str | None, labels: Labels | None) -> Table
         cells.extend(row.values.get(name, np.nan) for name in names)
     at, values = np.array(times, np.int64), np.array(cells, np.float64).reshape(-1, len(names))
     _in_order(recording.path, at)
-    truth = (
-        inside(at, labels.of(recording.path))
-        if labels
-        else np.array(marks, np.bool_)
-        if mark is not None
-        else None
-    )
-    return Table(
-        path=recording.path,
-        device_id=recording.device_id,
-        metrics=tuple(names),
-        times=at,
-        values=values,
-        truth=truth,
-    )
+    truth = None if mark is None else np.array(marks, np.bool_)
+    if labels:
+        truth = inside(at, labels.of(recording.path))
+    return Table(recording.path, recording.device_id, tuple(names), at, values, truth=truth)
 
 
 def _with_marks(recording: Recording) -> tuple[Recording, str | None]:
     mark = next((name for name in MARKS if name in recording.excluded), None)
     if mark is None:
         return recording, None
-    return inspect(
-        recording.path, recording.device_id, exclude=[name for name in LABELS if name != mark]
-    ), mark
+    others = [name for name in LABELS if name != mark]
+    return inspect(recording.path, recording.device_id, exclude=others), mark
 
 
 def _mark(path: Path, row: Row, name: str) -> int:
     value = row.values.get(name, 0.0)
     if value not in {0.0, 1.0}:
         line = row.id.rpartition(":")[2]
-        raise FileFormatError(
-            f"{path}, line {line}: {value:g} in the column of labels {name!r}; expected 0 or 1"
-        )
+        wrong(path, int(line), f"{value:g} in the column of labels {name!r}", "0 or 1")
     return int(value)
 
 
