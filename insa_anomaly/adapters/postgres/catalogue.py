@@ -1,17 +1,12 @@
 """`ml_models` when an operator changes a model; at swaps, the record reader writes the table."""
 
-from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.pool import PooledTables
 from insa_anomaly.adapters.postgres.text import document
 from insa_anomaly.ports.models import ModelRow
 
 
-class PostgresCatalogue:
+class PostgresCatalogue(PooledTables):
     """The table `ml_models`. Any thread may call."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._statements = queries.load()
 
     def put(self, row: ModelRow) -> None:
         """Write the row as it is now; an active row archives the active row before it.
@@ -20,7 +15,5 @@ class PostgresCatalogue:
         """
         with self._pool.session() as session, session.transaction():
             if row.status == "active":
-                session.execute(
-                    self._statements["retire_model"], (row.device_id, row.metric_name, row.id)
-                )
+                session.execute(self._statements["retire_model"], (*row.key, row.id))
             session.execute(self._statements["put_model"], (document(row),))

@@ -122,6 +122,16 @@ class PostgresConnection(Closing):
             _close(session, guarded)
 
 
+@contextmanager
+def session_of(dsn: str, deadline: float = 10.0, *, administer: bool = False) -> Iterator[Session]:
+    """Yield the session of a connection that is made for this block alone."""
+    with (
+        PostgresConnection(dsn, deadline, administer=administer) as connection,
+        connection.session() as session,
+    ):
+        yield session
+
+
 def _close(session: Session, guarded: socket.socket) -> None:
     with suppress(OSError):  # the server may have closed the socket already
         guarded.shutdown(socket.SHUT_RDWR)

@@ -5,13 +5,14 @@ The programs receive a password in their environment, never in an argument.
 
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import PostgresConnection
+from insa_anomaly.adapters.postgres.connection import session_of
 from insa_anomaly.errors import BackupFailed
 
 HOURS = 24 * 3600.0  # a large database takes its time
@@ -19,29 +20,21 @@ HOURS = 24 * 3600.0  # a large database takes its time
 
 def server_major(dsn: str) -> int:
     """Return the server's major version. Raises DatabaseAway or DatabaseRefused."""
-    with PostgresConnection(dsn) as connection, connection.session() as session:
+    with session_of(dsn) as session:
         return session.info.server_version // 10_000
 
 
 def is_empty(dsn: str) -> bool:
     """Return whether the database lacks our schema. Raises DatabaseAway or DatabaseRefused."""
-    with PostgresConnection(dsn) as connection, connection.session() as session:
+    with session_of(dsn) as session:
         return session.execute(queries.load()["migrations_table"]).fetchone() == (False,)
 
 
 def dump(programs: Path, dsn: str, target: Path) -> None:
     """Write the database as it is at a single moment to `target`. Raises BackupFailed."""
     target.touch(0o600)
-    _run(
-        [
-            str(programs / "pg_dump"),
-            "--format=custom",
-            "--no-owner",
-            "--no-privileges",
-            f"--file={target}",
-        ],
-        dsn,
-    )
+    flags = ["--format=custom", "--no-owner", "--no-privileges", f"--file={target}"]
+    _run([str(programs / "pg_dump"), *flags], dsn)
 
 
 def restore(programs: Path, dsn: str, source: Path) -> None:
@@ -56,11 +49,7 @@ def carry_over(dsn: str, old: UUID, new: UUID, last: int) -> None:
     The cursor ends at `last`, the newest entry of the log.
     """
     statements = queries.load()
-    with (
-        PostgresConnection(dsn) as connection,
-        connection.session() as session,
-        session.transaction(),
-    ):
+    with session_of(dsn) as session, session.transaction():
         session.execute(statements["carry_cursor"], (new, last, old))
         session.execute(statements["carry_jobs"], (new, old))
 
@@ -68,20 +57,13 @@ def carry_over(dsn: str, old: UUID, new: UUID, last: int) -> None:
 def _run(argv: Sequence[str], dsn: str) -> None:
     parts = conninfo_to_dict(dsn)
     password = parts.pop("password", None)
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        **({} if password is None else {"PGPASSWORD": str(password)}),
-    }
+    environment = {"PATH": "/usr/bin:/bin"}
+    if password is not None:
+        environment["PGPASSWORD"] = str(password)
     address = make_conninfo("", **parts)
     try:
-        subprocess.run(
-            [*argv, f"--dbname={address}"],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=HOURS,
-        )
+        run = partial(subprocess.run, check=True, capture_output=True, text=True)
+        run([*argv, f"--dbname={address}"], env=environment, timeout=HOURS)
     except subprocess.CalledProcessError as error:
         raise BackupFailed(f"{Path(argv[0]).name}: {error.stderr.strip()}") from error
     except (OSError, subprocess.SubprocessError) as error:

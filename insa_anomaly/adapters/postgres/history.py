@@ -10,15 +10,8 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.ports.closing import Closing
 
 _HEADER = 19  # signature, flags and length of the extension, which is empty
-_ROW = np.dtype(
-    [
-        ("fields", ">i2"),
-        ("length_0", ">i4"),
-        ("timestamp", ">i8"),
-        ("length_1", ">i4"),
-        ("value", ">f8"),
-    ]
-)
+_FIELDS = ["fields", "length_0", "timestamp", "length_1", "value"]
+_ROW = np.dtype({"names": _FIELDS, "formats": [">i2", ">i4", ">i8", ">i4", ">f8"]})
 
 
 class PostgresHistory(Closing):
@@ -50,10 +43,8 @@ class PostgresHistory(Closing):
             found = cursor.execute(self._statements["series_id"], key).fetchone()
             if found is None:
                 return _parsed(b"")
-            with cursor.copy(
-                self._statements["good_readings"],
-                {"series": found[0], "since": since, "most": most},
-            ) as stream:
+            asked = {"series": found[0], "since": since, "most": most}
+            with cursor.copy(self._statements["good_readings"], asked) as stream:
                 return _parsed(b"".join(stream))
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
@@ -94,10 +85,6 @@ class PostgresHistory(Closing):
 
 def _parsed(stream: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Parse the columns of a binary COPY: a header, rows of equal width, two bytes of end."""
-    rows = np.frombuffer(
-        stream,
-        _ROW,
-        count=max(0, len(stream) - _HEADER - 2) // _ROW.itemsize,
-        offset=min(_HEADER, len(stream)),
-    )
+    count = max(0, len(stream) - _HEADER - 2) // _ROW.itemsize
+    rows = np.frombuffer(stream, _ROW, count, min(_HEADER, len(stream)))
     return rows["timestamp"].astype(np.int64) + EPOCH, rows["value"].astype(np.float64)

@@ -1,10 +1,10 @@
 """Requested trainings: they wait, run and end in a table, so that a restart forgets no job."""
 
-from typing import Any
 from uuid import UUID
 
-from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.pool import Pool
+from msgspec.structs import asdict
+
+from insa_anomaly.adapters.postgres.pool import Pool, PooledTables
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound, TooMany
@@ -12,7 +12,7 @@ from insa_anomaly.ports.anomalies import PageCursor
 from insa_anomaly.ports.jobs import Job
 
 
-class PostgresJobs:
+class PostgresJobs(PooledTables):
     """The table `training_jobs` as a single daemon sees it.
 
     Any thread may call; any call may raise DatabaseAway or DatabaseRefused.
@@ -20,9 +20,8 @@ class PostgresJobs:
 
     def __init__(self, pool: Pool, instance: UUID) -> None:
         """Bind the table to the daemon whose log has the id `instance`."""
-        self._pool = pool
+        super().__init__(pool)
         self._instance = instance
-        self._statements = queries.load()
 
     def knows(self, key: SeriesKey) -> bool:
         """Return whether readings of this series were ever recorded."""
@@ -30,25 +29,14 @@ class PostgresJobs:
 
     def series(self) -> list[SeriesKey]:
         """Return every series with recorded readings."""
-        return [SeriesKey(*row) for row in self._rows("series_with_readings", ())]
+        return [SeriesKey(*row) for row in self._rows("series_with_readings")]
 
     def add(self, job: Job, most: int) -> None:
         """Add a waiting job.
 
         Raises Conflict if its series has a job under way, TooMany if `most` jobs wait already.
         """
-        names = (
-            "id",
-            "kind",
-            "device_id",
-            "metric_name",
-            "window_days",
-            "champion_id",
-            "created_at",
-        )
-        values = {name: getattr(job, name) for name in names} | {
-            "requested_by": storable(job.requested_by)
-        }
+        values = {**asdict(job), "requested_by": storable(job.requested_by)}
         if self._change("add_job", {**values, "instance": self._instance, "most": most}):
             return
         under_way = self._rows("job_of_series", (job.device_id, job.metric_name))
@@ -58,23 +46,15 @@ class PostgresJobs:
 
     def one(self, job_id: str) -> Job:
         """Return a job by its id. Raises NotFound."""
-        found = self._rows(
-            "jobs", {"id": job_id, "status": None, "after_time": None, "after_id": None, "most": 1}
-        )
+        found = self._page("jobs", {"id": job_id, "status": None}, None, 1)
         if not found:
             raise NotFound(f"there is no job {job_id}")
         return Job(*found[0])
 
     def page(self, status: str | None, after: PageCursor | None, most: int) -> list[Job]:
         """Return the newest `most` jobs, or the `most` jobs after a place."""
-        place = {
-            "after_time": after.time if after else None,
-            "after_id": after.id if after else None,
-        }
-        return [
-            Job(*row)
-            for row in self._rows("jobs", {"id": None, "status": status, "most": most, **place})
-        ]
+        rows = self._page("jobs", {"id": None, "status": status}, after, most)
+        return [Job(*row) for row in rows]
 
     def count(self, status: str | None) -> int:
         """Return the number of jobs, of this status if a status is named."""
@@ -91,46 +71,23 @@ class PostgresJobs:
 
     def advance(self, job: Job) -> bool:
         """Record progress and outcome of a job over many series; False if it was cancelled."""
-        return self._change("advance_job", (job.progress, document(job.outcome), job.id))
+        values = (job.progress, document(job.outcome), job.id)
+        return self._change("advance_job", values) > 0
 
     def end(self, job: Job) -> bool:
         """Record the job as done or failed, by its status; False if it was cancelled meanwhile."""
-        names = ("id", "status", "progress", "finished_at", "model_id", "seconds")
-        values = {name: getattr(job, name) for name in names}
-        return self._change(
-            "end_job", {**values, "outcome": document(job.outcome), "reason": storable(job.reason)}
-        )
+        said = {"outcome": document(job.outcome), "reason": storable(job.reason)}
+        return self._change("end_job", {**asdict(job), **said}) > 0
 
     def put_ended(self, job: Job) -> None:
         """Store a job that no user requested, in its final state; a repetition changes no row."""
-        names = (
-            "id",
-            "kind",
-            "device_id",
-            "metric_name",
-            "champion_id",
-            "requested_by",
-            "status",
-            "created_at",
-            "finished_at",
-        )
-        values = {name: getattr(job, name) for name in names}
-        self._change(
-            "put_ended_job", {**values, "instance": self._instance, "reason": storable(job.reason)}
-        )
+        said = {"instance": self._instance, "reason": storable(job.reason)}
+        self._change("put_ended_job", {**asdict(job), **said})
 
     def cancel(self, job_id: str, now: int, reason: str) -> bool:
         """Cancel a waiting or running job; False if it had ended before."""
-        return self._change("cancel_job", (now, storable(reason), job_id))
+        return self._change("cancel_job", (now, storable(reason), job_id)) > 0
 
     def resume(self) -> None:
         """Let the jobs that ran when the daemon ended wait again."""
         self._change("resume_jobs", (self._instance,))
-
-    def _rows(self, name: str, values: Any) -> list[Any]:  # noqa: ANN401 - parameters of any query
-        with self._pool.session() as session:
-            return session.execute(self._statements[name], values, prepare=False).fetchall()
-
-    def _change(self, name: str, values: Any) -> bool:  # noqa: ANN401
-        with self._pool.session() as session:
-            return session.execute(self._statements[name], values, prepare=False).rowcount > 0

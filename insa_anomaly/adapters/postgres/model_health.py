@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict
 
-from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.pool import Pool
+from insa_anomaly.adapters.postgres.pool import PooledTables
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.operations.model_health import Decision, Idle, ModelCondition, ScoringPace
 from insa_anomaly.core.reading.series_key import SeriesKey
@@ -16,15 +16,11 @@ from insa_anomaly.ports.anomalies import PageCursor
 from insa_anomaly.ports.model_health import DecisionFilter, KeptDecision, ScoringCounts
 
 
-class PostgresHealth:
+class PostgresHealth(PooledTables):
     """The tables of the health check.
 
     Any thread may call; any call may raise DatabaseAway or DatabaseRefused.
     """
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._statements = queries.load()
 
     # ------------------------------------------------------------------------------------ the check
     @contextmanager
@@ -35,10 +31,8 @@ class PostgresHealth:
         """
         with self._pool.apart() as connection:
             with connection.session() as session:
-                (granted,) = session.execute(self._statements["health_alone"]).fetchone() or (
-                    False,
-                )
-            yield bool(granted)
+                granted = session.execute(self._statements["health_alone"]).fetchone()
+            yield granted == (True,)
 
     def last_due(self, task: str) -> int | None:
         """Return when this task's latest run was due; None if the task never ran."""
@@ -50,7 +44,7 @@ class PostgresHealth:
 
         A device's model counts as used by the device's activity from `since` on.
         """
-        self._change("use_models", ())
+        self._change("use_models")
         self._change("use_device_models", {"since": since})
         self._change("void_decisions", {"before": before, "now": now})
 
@@ -68,32 +62,23 @@ class PostgresHealth:
 
         Models that are already due for removal are left out.
         """
-        return [
-            Idle(*row)
-            for row in self._rows("idle_models", {"after": after, "before": before, "most": most})
-        ]
+        rows = self._rows("idle_models", {"after": after, "before": before, "most": most})
+        return [Idle(*row) for row in rows]
 
     def disabled(self) -> int:
         """Return the number of series with a disabled model and no serving model."""
-        return int(self._rows("disabled_models", ())[0][0])
+        return int(self._rows("disabled_models")[0][0])
 
     def decide(self, run_id: str, decisions: Sequence[Decision], at: int) -> None:
         """Store the decisions of a run."""
         said = [
-            {**msgspec.structs.asdict(one), "id": one.id(run_id), "reason": storable(one.reason)}
+            {**asdict(one), "id": one.id(run_id), "reason": storable(one.reason)}
             for one in decisions
         ]
         self._change("add_decisions", {"run_id": run_id, "at": at, "decisions": document(said)})
 
     def finish(
-        self,
-        run_id: str,
-        task: str,
-        report: msgspec.Struct,
-        at: int,
-        *,
-        due: int | None,
-        pace: float,
+        self, run_id: str, task: str, report: Struct, at: int, *, due: int | None, pace: float
     ) -> None:
         """Spread the retrainings, `pace` seconds apart, and store the report.
 
@@ -104,9 +89,8 @@ class PostgresHealth:
             session.execute(self._statements["spread_decisions"], said)
             session.execute(self._statements["put_report"], said)
             if due is not None:
-                session.execute(
-                    self._statements["put_schedule"], {"task": task, "due": due, "run": at}
-                )
+                done = {"task": task, "due": due, "run": at}
+                session.execute(self._statements["put_schedule"], done)
 
     def forget(self, activity: int, decisions: int) -> None:
         """Delete activity, and decisions with their reports, from before the given times.
@@ -128,90 +112,35 @@ class PostgresHealth:
         self, wanted: DecisionFilter, after: PageCursor | None, most: int
     ) -> list[KeptDecision]:
         """Return the newest `most` decisions that are wanted, or the `most` after a place."""
-        place = {
-            "after_time": after.time if after else None,
-            "after_id": after.id if after else None,
-        }
-        return [
-            _kept(row)
-            for row in self._rows(
-                "decisions", {**msgspec.structs.asdict(wanted), **place, "most": most}
-            )
-        ]
+        return [_kept(row) for row in self._page("decisions", asdict(wanted), after, most)]
 
     def due(self, instance: UUID, now: int, most: int) -> list[KeptDecision]:
         """Return decisions that are due and wait for this daemon or for any daemon."""
-        return [
-            _kept(row)
-            for row in self._rows("due_decisions", {"instance": instance, "now": now, "most": most})
-        ]
+        asked = {"instance": instance, "now": now, "most": most}
+        return [_kept(row) for row in self._rows("due_decisions", asked)]
 
     def settle(
         self, decision_id: str, status: str, outcome: str, job_id: str | None, now: int
     ) -> None:
         """Close a decision as carried out or as void."""
-        values = {
-            "id": decision_id,
-            "status": status,
-            "outcome": storable(outcome),
-            "job_id": job_id,
-            "now": now,
-        }
-        self._change("settle_decision", values)
+        said = {"status": status, "outcome": storable(outcome), "job_id": job_id}
+        self._change("settle_decision", {"id": decision_id, **said, "now": now})
 
     # -------------------------------------------------------------------------------- activity
     def note(self, instance: UUID, counted: ScoringCounts, now: int) -> None:
         """Add this daemon's counts of scored readings."""
-        about = {"instance": instance, "now": now}
-        columns = {
+        said = {
+            **asdict(counted),
+            "instance": instance,
+            "now": now,
             "devices": [key.device_id for key in counted.keys],
             "metrics": [key.metric_name for key in counted.keys],
         }
         with self._pool.session() as session, session.transaction():
-            session.execute(
-                self._statements["add_series_activity"],
-                {**about, **columns, "readings": counted.readings, "anomalies": counted.anomalies},
-            )
-            session.execute(
-                self._statements["add_instance_activity"],
-                {**about, "batches": counted.batches, "slow": counted.slow},
-            )
-
-    def _rows(self, name: str, values: Any) -> list[Any]:  # noqa: ANN401 - parameters of any query
-        with self._pool.session() as session:
-            return session.execute(self._statements[name], values, prepare=False).fetchall()
-
-    def _change(self, name: str, values: Any) -> int:  # noqa: ANN401
-        """Execute a statement and return the number of changed rows."""
-        with self._pool.session() as session:
-            return session.execute(self._statements[name], values, prepare=False).rowcount
+            session.execute(self._statements["add_series_activity"], said)
+            session.execute(self._statements["add_instance_activity"], said)
 
 
 def _kept(row: Sequence[Any]) -> KeptDecision:
-    (
-        decision_id,
-        run_id,
-        at,
-        kind,
-        cause,
-        reason,
-        instance,
-        device_id,
-        metric_name,
-        model_id,
-        version,
-        figures,
-        *rest,
-    ) = row
-    decision = Decision(
-        kind=kind,
-        cause=cause,
-        reason=reason,
-        instance=instance,
-        device_id=device_id,
-        metric_name=metric_name,
-        model_id=model_id,
-        model_version=version,
-        figures=figures,
-    )
-    return KeptDecision(decision_id, run_id, at, decision, *rest)
+    decision_id, run_id, at, *rest = row
+    return KeptDecision(decision_id, run_id, at, Decision(*rest[:9]), *rest[9:])

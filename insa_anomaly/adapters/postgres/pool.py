@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
+from typing import Any
 
+from insa_anomaly.adapters.postgres import queries
 from insa_anomaly.adapters.postgres.connection import PostgresConnection, Session
 from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.ports.anomalies import PageCursor
 from insa_anomaly.ports.closing import Closing
 
 
@@ -58,3 +61,31 @@ class Pool(Closing):
                 yield session
         finally:
             self._free.put(connection)
+
+
+class PooledTables:
+    """Tables behind a pool, read and changed by named queries. Any thread may call.
+
+    Any call may raise DatabaseAway or DatabaseRefused.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._statements = queries.load()
+
+    def _rows(self, name: str, values: Any = ()) -> list[Any]:  # noqa: ANN401 - of any query
+        with self._pool.session() as session:
+            return session.execute(self._statements[name], values, prepare=False).fetchall()
+
+    def _page(
+        self, name: str, wanted: dict[str, Any], after: PageCursor | None, most: int
+    ) -> list[Any]:
+        """Return the newest `most` rows that are wanted, or the `most` after a place."""
+        time, last_id = after or (None, None)
+        place = {"after_time": time, "after_id": last_id, "most": most}
+        return self._rows(name, {**wanted, **place})
+
+    def _change(self, name: str, values: Any = ()) -> int:  # noqa: ANN401
+        """Return the number of changed rows."""
+        with self._pool.session() as session:
+            return session.execute(self._statements[name], values, prepare=False).rowcount

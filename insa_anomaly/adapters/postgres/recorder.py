@@ -13,16 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 
-from insa_anomaly.adapters.postgres import queries
+from insa_anomaly.adapters.postgres import queries, telemetry
 from insa_anomaly.adapters.postgres.connection import OF_A_ROW, PostgresConnection, Session
-from insa_anomaly.adapters.postgres.telemetry import (
-    BinaryArray,
-    BinaryArrayDumper,
-    SeriesIds,
-    columns,
-    copy_stream,
-    ensure_partitions,
-)
 from insa_anomaly.adapters.postgres.text import document, storable
 from insa_anomaly.core.notification.event import Anomaly
 from insa_anomaly.core.reading.reading import Rejected
@@ -90,7 +82,7 @@ class PostgresRecorder(Closing):
         self._bulk = bulk or Bulk()
         self._claim = claim
         self._duplicate_at = -inf
-        self._series = SeriesIds(self._statements)
+        self._series = telemetry.SeriesIds(self._statements)
         self._connection = PostgresConnection(dsn, deadline, self._prepare)
         self._upkept = 0.0
 
@@ -120,11 +112,8 @@ class PostgresRecorder(Closing):
                 self._upkeep(session)
             series_ids = self._series.of(page.telemetry, session)
             if page.late:
-                page = replace(
-                    page,
-                    anomalies=[*page.anomalies, *self._not_recorded_yet(session, page, series_ids)],
-                    late=(),
-                )
+                late = self._not_recorded_yet(session, page, series_ids)
+                page = replace(page, anomalies=[*page.anomalies, *late], late=())
             try:
                 if not (self._is_bulk(page) and self._copied(session, page, series_ids)):
                     self._insert(session, page, series_ids)
@@ -135,11 +124,8 @@ class PostgresRecorder(Closing):
 
     def _is_bulk(self, page: Page) -> bool:
         rested = time.monotonic() - self._duplicate_at >= self._bulk.rest_seconds
-        return (
-            rested
-            and len(page.telemetry.key) >= self._bulk.readings
-            and not page.telemetry.original
-        )
+        many = len(page.telemetry.key) >= self._bulk.readings
+        return rested and many and not page.telemetry.original
 
     def _not_recorded_yet(
         self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]
@@ -149,15 +135,10 @@ class PostgresRecorder(Closing):
         No other daemon writes these readings, so a query beforehand is enough.
         """
         rows = np.array([row for row, _ in page.late])
-        telemetry = page.telemetry
-        keys = (
-            series_ids[telemetry.key[rows]].tolist(),
-            telemetry.timestamp[rows].tolist(),
-            telemetry.discriminator[rows].tolist(),
-        )
-        known = {
-            row for (row,) in session.execute(self._statements["known_readings"], keys).fetchall()
-        }
+        ids = series_ids[page.telemetry.key[rows]]
+        times, numbers = page.telemetry.timestamp[rows], page.telemetry.discriminator[rows]
+        keys = (ids.tolist(), times.tolist(), numbers.tolist())
+        known = {row for (row,) in session.execute(self._statements["known_readings"], keys)}
         return [anomaly for number, (_, anomaly) in enumerate(page.late, 1) if number not in known]
 
     def _copied(self, session: Session, page: Page, series_ids: npt.NDArray[np.int32]) -> bool:
@@ -166,7 +147,7 @@ class PostgresRecorder(Closing):
             try:
                 cursor.execute(b"BEGIN")
                 with cursor.copy(self._statements["copy_telemetry"]) as stream:
-                    stream.write(copy_stream(page.telemetry, series_ids))
+                    stream.write(telemetry.copy_stream(page.telemetry, series_ids))
                 with session.pipeline():
                     self._finish(cursor, page)
             except psycopg.errors.UniqueViolation:
@@ -179,9 +160,8 @@ class PostgresRecorder(Closing):
         with session.pipeline(), session.cursor() as cursor:
             cursor.execute(b"BEGIN")
             if len(page.telemetry.key):
-                cursor.execute(
-                    self._statements["add_telemetry"], columns(page.telemetry, series_ids)
-                )
+                values = telemetry.columns(page.telemetry, series_ids)
+                cursor.execute(self._statements["add_telemetry"], values)
             self._finish(cursor, page)
 
     def _finish(self, cursor: psycopg.Cursor, page: Page) -> None:
@@ -195,19 +175,15 @@ class PostgresRecorder(Closing):
         if page.episodes:
             cursor.execute(self._statements["put_episodes"], (document(page.episodes),))
         if page.rejected:
-            cursor.executemany(
-                self._statements["add_dead_letter"],
-                [_dead_letter(page.log_id, rejected) for rejected in page.rejected],
-            )
+            letters = [_dead_letter(page.log_id, rejected) for rejected in page.rejected]
+            cursor.executemany(self._statements["add_dead_letter"], letters)
         for row in page.models:
             if row.status == "active":
-                cursor.execute(
-                    self._statements["retire_model"], (row.device_id, row.metric_name, row.id)
-                )
+                cursor.execute(self._statements["retire_model"], (*row.key, row.id))
             cursor.execute(self._statements["put_model"], (document(row),))
 
     def _prepare(self, session: Session) -> None:
-        session.adapters.register_dumper(BinaryArray, BinaryArrayDumper)
+        session.adapters.register_dumper(telemetry.BinaryArray, telemetry.BinaryArrayDumper)
         if self._claim is not None:
             self._claim_alone(session, self._claim)
         self._upkeep(session)
@@ -240,7 +216,7 @@ class PostgresRecorder(Closing):
         self._upkept = time.monotonic()
         try:
             (today,) = session.execute(self._statements["today"]).fetchone() or (None,)
-            ensure_partitions(session, self._statements, today)
+            telemetry.ensure_partitions(session, self._statements, today)
             for what, days in self._keep_days.items():
                 self._forget(session, what, days)
         except psycopg.Error as error:
@@ -250,21 +226,14 @@ class PostgresRecorder(Closing):
 
     def _forget(self, session: Session, what: str, days: float | None) -> None:
         if days is not None:
-            (count,) = session.execute(
-                self._statements["forget"], (what, days, _FORGET_AT_ONCE)
-            ).fetchone() or (0,)
+            values = (what, days, _FORGET_AT_ONCE)
+            (count,) = session.execute(self._statements["forget"], values).fetchone() or (0,)
             if count:
                 forgotten(what, count)
 
 
 def _dead_letter(log_id: UUID, rejected: Rejected) -> tuple[object, ...]:
     raw = rejected.raw
-    return (
-        letter_digest(raw),
-        log_id,
-        raw.received,
-        storable(raw.topic),
-        raw.payload,
-        str(rejected.reason),
-        storable(rejected.detail),
-    )
+    reason, detail = str(rejected.reason), storable(rejected.detail)
+    content = (storable(raw.topic), raw.payload, reason, detail)
+    return (letter_digest(raw), log_id, raw.received, *content)

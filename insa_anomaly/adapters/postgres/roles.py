@@ -6,7 +6,7 @@ The login is a member of every group.
 from psycopg import sql
 
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import PostgresConnection, Session, as_role
+from insa_anomaly.adapters.postgres.connection import Session, as_role, session_of
 from insa_anomaly.adapters.postgres.schema import migrate
 
 OWNER, INGEST, API, AUDIT, KEYS = "insa_owner", "insa_ingest", "insa_api", "insa_audit", "insa_keys"
@@ -19,13 +19,10 @@ def migrate_as_owner(dsn: str) -> list[str]:
     The groups get rights only if all of them exist. `dsn` is of a superuser, of the owner or of a
     member of the owner. Raises the errors of `migrate`.
     """
-    with PostgresConnection(dsn, administer=True) as connection, connection.session() as session:
+    with session_of(dsn, administer=True) as session:
         owner = _owner(session) or (OWNER if _exists(session, OWNER) else None)
     applied = migrate(as_role(dsn, owner), administer=True)
-    with (
-        PostgresConnection(as_role(dsn, owner), administer=True) as connection,
-        connection.session() as session,
-    ):
+    with session_of(as_role(dsn, owner), administer=True) as session:
         if all(_exists(session, group) for group in GROUPS):
             session.execute(queries.load()["share_out"], GROUPS)
     return applied
@@ -37,7 +34,7 @@ def are_given(dsn: str, login: str) -> bool:
     Roles belong to the whole server, rights to a database. Raises DatabaseAway or DatabaseRefused.
     """
     named = {"owner": OWNER, "login": login, "groups": list(GROUPS), "ingest": INGEST}
-    with PostgresConnection(dsn, administer=True) as connection, connection.session() as session:
+    with session_of(dsn, administer=True) as session:
         if not all(_exists(session, name) for name in (OWNER, *GROUPS, login)):
             return False
         return session.execute(queries.load()["roles_are_given"], named).fetchone() == (True,)
@@ -49,19 +46,11 @@ def create_roles(dsn: str, login: str) -> list[str]:
     `dsn` is of a superuser. The login gets no password: the administrator chooses between peer
     authentication, a certificate and `ALTER ROLE`. Raises DatabaseAway or DatabaseRefused.
     """
-    with (
-        PostgresConnection(dsn, administer=True) as connection,
-        connection.session() as session,
-        session.transaction(),
-    ):
+    with session_of(dsn, administer=True) as session, session.transaction():
         made = [name for name in (OWNER, *GROUPS, login) if not _exists(session, name)]
         for name in made:
-            form = (
-                "CREATE ROLE {} LOGIN CONNECTION LIMIT 50"
-                if name == login
-                else "CREATE ROLE {} NOLOGIN"
-            )
-            session.execute(sql.SQL(form).format(sql.Identifier(name)))
+            kind = "LOGIN CONNECTION LIMIT 50" if name == login else "NOLOGIN"
+            session.execute(sql.SQL(f"CREATE ROLE {{}} {kind}").format(sql.Identifier(name)))
         names = {
             "groups": sql.SQL(", ").join(map(sql.Identifier, GROUPS)),
             "login": sql.Identifier(login),
@@ -82,9 +71,8 @@ def create_roles(dsn: str, login: str) -> list[str]:
 
 
 def _exists(session: Session, name: str) -> bool:
-    return (
-        session.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None
-    )
+    found = session.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,))
+    return found.fetchone() is not None
 
 
 def _owner(session: Session) -> str | None:

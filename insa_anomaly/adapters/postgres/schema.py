@@ -6,7 +6,7 @@ from hashlib import sha256
 from importlib import resources
 
 from insa_anomaly.adapters.postgres import queries
-from insa_anomaly.adapters.postgres.connection import PostgresConnection, Session
+from insa_anomaly.adapters.postgres.connection import Session, session_of
 from insa_anomaly.errors import MigrationError
 
 # Time to see whether any migration is pending. A frozen server must not hold the caller for as
@@ -31,13 +31,10 @@ class Migration:
 def shipped() -> list[Migration]:
     """Return the migrations of this version, in order."""
     folder = resources.files(__package__).joinpath("sql")
-    files = {
-        file.name.removesuffix(".sql"): file.read_bytes()
-        for file in folder.iterdir()
-        if file.name[:4].isdigit()
-    }
     return [
-        Migration(int(name[:4]), name, statements) for name, statements in sorted(files.items())
+        Migration(int(file.name[:4]), file.name.removesuffix(".sql"), file.read_bytes())
+        for file in sorted(folder.iterdir(), key=lambda file: file.name)
+        if file.name[:4].isdigit()
     ]
 
 
@@ -55,16 +52,10 @@ def migrate(
     """
     known = shipped() if migrations is None else list(migrations)
     statements = queries.load()
-    with (
-        PostgresConnection(dsn, min(deadline, LOOK_SECONDS), administer=administer) as connection,
-        connection.session() as session,
-    ):
+    with session_of(dsn, min(deadline, LOOK_SECONDS), administer=administer) as session:
         if not pending(known, _look(session, statements)):
             return []
-    with (
-        PostgresConnection(dsn, deadline, administer=administer) as connection,
-        connection.session() as session,
-    ):
+    with session_of(dsn, deadline, administer=administer) as session:
         session.execute(
             b"SELECT set_config('lock_timeout', '0', false),"
             b" set_config('statement_timeout', '0', false)"
@@ -81,10 +72,7 @@ def is_up_to_date(dsn: str) -> bool:
 
     Raises MigrationError, DatabaseAway, DatabaseRefused.
     """
-    with (
-        PostgresConnection(dsn, LOOK_SECONDS, administer=True) as connection,
-        connection.session() as session,
-    ):
+    with session_of(dsn, LOOK_SECONDS, administer=True) as session:
         return not pending(shipped(), _look(session, queries.load()))
 
 
@@ -101,9 +89,8 @@ def pending(known: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) 
                 " it was set up by a newer one"
             )
         if by_version[version].sha256 != digest:
-            raise MigrationError(
-                f"Migration {name} was changed after it was applied to this database"
-            )
+            said = "was changed after it was applied to this database"
+            raise MigrationError(f"Migration {name} {said}")
     return [migration for migration in known if migration.version not in applied]
 
 
@@ -126,6 +113,5 @@ def _applied(session: Session, statements: Mapping[str, bytes]) -> dict[int, tup
 def _apply(session: Session, statements: Mapping[str, bytes], migration: Migration) -> None:
     with session.transaction():
         session.execute(migration.statements)
-        session.execute(
-            statements["add_migration"], (migration.version, migration.name, migration.sha256)
-        )
+        row = (migration.version, migration.name, migration.sha256)
+        session.execute(statements["add_migration"], row)

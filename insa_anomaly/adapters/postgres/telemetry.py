@@ -15,25 +15,16 @@ from insa_anomaly.ports.recorder import Telemetry
 
 EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
 
-_INTEGER, _TIMESTAMPTZ, _BIGINT, _DOUBLE, _SMALLINT = (
-    (">i4", 23),
-    (">i8", 1184),
-    (">i8", 20),
-    (">f8", 701),
-    (">i2", 21),
-)
+# The columns of a reading: name, format on the wire, and type in PostgreSQL.
+_NAMES = ["series_id", "ts", "disc", "value", "quality", "flags"]
+_WIRES = [">i4", ">i8", ">i8", ">f8", ">i2", ">i2"]
+_TYPE_IDS = (23, 1184, 20, 701, 21, 21)
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END = b"\xff\xff"
-_COPIED = {
-    "series_id": ">i4",
-    "ts": ">i8",
-    "disc": ">i8",
-    "value": ">f8",
-    "quality": ">i2",
-    "flags": ">i2",
-}
 _COPY_FIELDS = [
-    field for name, wire in _COPIED.items() for field in ((f"{name}_length", ">i4"), (name, wire))
+    field
+    for name, wire in zip(_NAMES, _WIRES, strict=True)
+    for field in ((f"{name}_length", ">i4"), (name, wire))
 ]
 _COPY_ROW = np.dtype([("columns", ">i2"), *_COPY_FIELDS])
 _WEEK = timedelta(weeks=1)
@@ -55,18 +46,13 @@ class BinaryArrayDumper(Dumper):
         return obj
 
 
-def binary_array(values: npt.NDArray[np.generic], kind: tuple[str, int]) -> BinaryArray:
-    """Return values as an array of `kind` (wire format, type id of an element).
-
-    Each element is written as four bytes of length and the value.
-    """
-    wire, type_id = kind
+def _binary_array(values: npt.NDArray[np.generic], wire: str, type_id: int) -> BinaryArray:
+    """Return values as an array: each element is four bytes of length and the value."""
     elements = np.empty(len(values), [("length", ">i4"), ("value", wire)])
     elements["length"] = np.dtype(wire).itemsize
     elements["value"] = values
-    return BinaryArray(
-        np.array([1, 0, type_id, len(values), 1], ">i4").tobytes() + elements.tobytes()
-    )
+    head = np.array([1, 0, type_id, len(values), 1], ">i4")
+    return BinaryArray(head.tobytes() + elements.tobytes())
 
 
 def columns(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> tuple[object, ...]:
@@ -74,15 +60,8 @@ def columns(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> tuple[ob
 
     `series_ids[i]` belongs to `telemetry.keys[i]`.
     """
-    return (
-        binary_array(series_ids[telemetry.key], _INTEGER),
-        binary_array(telemetry.timestamp - EPOCH, _TIMESTAMPTZ),
-        binary_array(telemetry.discriminator, _BIGINT),
-        binary_array(telemetry.value, _DOUBLE),
-        binary_array(telemetry.quality, _SMALLINT),
-        binary_array(telemetry.flags, _SMALLINT),
-        _originals(telemetry.original),
-    )
+    arrays = map(_binary_array, _values(telemetry, series_ids), _WIRES, _TYPE_IDS)
+    return (*arrays, _originals(telemetry.original))
 
 
 def copy_stream(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> bytes:
@@ -91,16 +70,19 @@ def copy_stream(telemetry: Telemetry, series_ids: npt.NDArray[np.int32]) -> byte
     Each row is its number of columns, then each value preceded by its length.
     """
     rows = np.empty(len(telemetry.key), _COPY_ROW)
-    rows["columns"] = len(_COPIED)
-    for name, wire in _COPIED.items():
-        rows[f"{name}_length"] = np.dtype(wire).itemsize
-    rows["series_id"] = series_ids[telemetry.key]
-    rows["ts"] = telemetry.timestamp - EPOCH
-    rows["disc"] = telemetry.discriminator
-    rows["value"] = telemetry.value
-    rows["quality"] = telemetry.quality
-    rows["flags"] = telemetry.flags
+    rows["columns"] = len(_NAMES)
+    for name, values in zip(_NAMES, _values(telemetry, series_ids), strict=True):
+        rows[f"{name}_length"] = rows[name].itemsize
+        rows[name] = values
     return b"".join((_COPY_HEADER, rows.tobytes(), _COPY_END))
+
+
+def _values(
+    telemetry: Telemetry, series_ids: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.generic], ...]:
+    measured = (telemetry.value, telemetry.quality, telemetry.flags)
+    times = telemetry.timestamp - EPOCH
+    return (series_ids[telemetry.key], times, telemetry.discriminator, *measured)
 
 
 def _originals(original: Mapping[int, str]) -> list[str | None]:
