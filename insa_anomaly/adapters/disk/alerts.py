@@ -55,6 +55,7 @@ _NEXT = """
             AND before.cause = one.cause AND before.number < one.number
     ) ORDER BY due, number LIMIT 1
 """
+_ADD = "INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)"
 _encode = msgspec.msgpack.encode
 
 
@@ -93,10 +94,8 @@ class AlertFile(SqliteFile):
             some = wanted[start : start + _AT_ONCE]
             marks = ",".join("?" * len(some))
             query = f"SELECT target, cause, severity, held FROM known WHERE cause IN ({marks})"  # noqa: S608 - marks alone
-            found |= {
-                (target, cause): KnownCause(Severity(severity), bool(held))
-                for target, cause, severity, held in self._rows(query, *some)
-            }
+            for target, cause, severity, held in self._rows(query, *some):
+                found[target, cause] = KnownCause(Severity(severity), bool(held))
         return found
 
     def accounts(self) -> dict[str, DailyBudget]:
@@ -118,15 +117,11 @@ class AlertFile(SqliteFile):
         with self._transaction():
             many = self._file.executemany
             waiting = [(name, one.cause, _encode(one), now) for name, one in dispatch.sent]
-            many(
-                "INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)", waiting
-            )
+            many(_ADD, waiting)
             many("DELETE FROM known WHERE target = ? AND cause = ?", gone)
             many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", kept)
-            many(
-                "INSERT OR REPLACE INTO accounts VALUES (?, ?)",
-                [(name, _encode(one)) for name, one in dispatch.accounts.items()],
-            )
+            accounts = [(name, _encode(one)) for name, one in dispatch.accounts.items()]
+            many("INSERT OR REPLACE INTO accounts VALUES (?, ?)", accounts)
             if event_ids:
                 self._file.execute("DELETE FROM recent")
                 many("INSERT INTO recent VALUES (?)", [(event_id,) for event_id in event_ids])
@@ -142,9 +137,8 @@ class AlertFile(SqliteFile):
         """Return the alert due first, None if none is due; alerts of a cause keep their order."""
         for number, body, decided_at, attempts in self._rows(_NEXT, target, now):
             try:
-                return PendingAlert(
-                    number, target, msgspec.msgpack.decode(body, type=Alert), decided_at, attempts
-                )
+                alert = msgspec.msgpack.decode(body, type=Alert)
+                return PendingAlert(number, target, alert, decided_at, attempts)
             except msgspec.DecodeError as error:
                 # Written by another version: it must not block the alerts that can be read.
                 self._bury(number, f"it cannot be read: {error}", now)
@@ -157,9 +151,8 @@ class AlertFile(SqliteFile):
 
     def postpone(self, one: PendingAlert, due: int) -> None:
         """Count a failed attempt and make the alert due again at `due`."""
-        self._change(
-            "UPDATE waiting SET attempts = attempts + 1, due = ? WHERE number = ?", due, one.number
-        )
+        statement = "UPDATE waiting SET attempts = attempts + 1, due = ? WHERE number = ?"
+        self._change(statement, due, one.number)
 
     def hasten(self, target: str) -> None:
         """Make all alerts that wait for a target due now: the target answers again."""
@@ -187,14 +180,11 @@ class AlertFile(SqliteFile):
 
         Alerts that cannot be read are left out; they are soon dead letters.
         """
-        rows = self._rows(
-            "SELECT number, target, body, decided_at, attempts FROM waiting ORDER BY number"
-        )
-        read = ((number, target, _read(body), *rest) for number, target, body, *rest in rows)
+        query = "SELECT number, target, body, decided_at, attempts FROM waiting ORDER BY number"
         return [
             PendingAlert(number, target, alert, *rest)
-            for number, target, alert, *rest in read
-            if alert is not None
+            for number, target, body, *rest in self._rows(query)
+            if (alert := _read(body)) is not None
         ]
 
     def dead(self) -> list[DeadAlert]:
@@ -217,10 +207,7 @@ class AlertFile(SqliteFile):
         with self._transaction():
             if self._file.execute("DELETE FROM dead WHERE number = ?", (one.number,)).rowcount:
                 values = (one.target, one.alert.cause, _encode(one.alert), now)
-                self._file.execute(
-                    "INSERT INTO waiting (target, cause, body, decided_at) VALUES (?, ?, ?, ?)",
-                    values,
-                )
+                self._file.execute(_ADD, values)
 
     # Silences
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:
@@ -244,9 +231,8 @@ class AlertFile(SqliteFile):
         """Store the present silences in place of the last."""
         with self._transaction():
             self._file.execute("DELETE FROM silences")
-            self._file.executemany(
-                "INSERT INTO silences VALUES (?, ?)", list(silences.since.items())
-            )
+            rows = list(silences.since.items())
+            self._file.executemany("INSERT INTO silences VALUES (?, ?)", rows)
 
     def _fault(self, error: Exception) -> AlertsBroken:
         return (AlertsDamaged if is_damage(error) else AlertsBroken)(f"{self._path}: {error}")

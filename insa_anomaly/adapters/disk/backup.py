@@ -22,9 +22,8 @@ class Snapshot(Closing):
     def __init__(self, path: Path) -> None:
         self._path = path
         with _faults(path):
-            self._source = sqlite3.connect(
-                f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=10.0
-            )
+            address = f"file:{path}?mode=ro"
+            self._source = sqlite3.connect(address, 10.0, isolation_level=None, uri=True)
             self._source.execute("BEGIN")
             # The first read fixes the state of the file for this transaction.
             self._source.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -88,11 +87,8 @@ def rename_log(spool: Path, state: Path) -> tuple[UUID, UUID]:
 def last_of(spool: Path) -> int:
     """Return the sequence of the last entry of a log. Raises BackupFailed."""
     with _faults(spool), closing(sqlite3.connect(spool)) as log:
-        return int(
-            log.execute(
-                "SELECT max(last, coalesce((SELECT max(seq) FROM entries), 0)) FROM log"
-            ).fetchone()[0]
-        )
+        query = "SELECT max(last, coalesce((SELECT max(seq) FROM entries), 0)) FROM log"
+        return int(log.execute(query).fetchone()[0])
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -101,9 +97,8 @@ def digests(folder: Path) -> dict[str, str]:
     with _faults(folder):
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as file:
-                found[str(path.relative_to(folder))] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
+                digest = hashlib.file_digest(file, "sha256")
+            found[str(path.relative_to(folder))] = digest.hexdigest()
     return found
 
 

@@ -53,6 +53,7 @@ class LogFile(SqliteFile):
         self._most_pages: int | None = None
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(_Body).decode
+        self._last = self._free = 0
         super().__init__(path)
 
     def _open(self) -> None:
@@ -63,12 +64,8 @@ class LogFile(SqliteFile):
                 self._file.execute("INSERT INTO log VALUES (?, 0, 0)", (str(uuid.uuid4()),))
         name, *ends = self._file.execute("SELECT id, last, free FROM log").fetchone()
         self._id = uuid.UUID(name)
-        newest = self._file.execute(
-            "SELECT seq, received + max(1, count) FROM entries ORDER BY seq DESC LIMIT 1"
-        ).fetchone()
-        self._last: int
-        self._free: int
-        self._last, self._free = newest or ends
+        query = "SELECT seq, received + max(1, count) FROM entries ORDER BY seq DESC LIMIT 1"
+        self._last, self._free = self._file.execute(query).fetchone() or ends
         if self._most_bytes is not None:
             page_bytes = self._file.execute("PRAGMA page_size").fetchone()[0]
             self._most_pages = self._most_bytes // int(page_bytes)
@@ -228,9 +225,8 @@ def salvaged(aside: Path, spool: LogFile) -> tuple[int, int]:
 
 def _salvageable(damaged: sqlite3.Connection, seq: int) -> Entry | None:
     try:
-        row = damaged.execute(
-            "SELECT received, count, crc, body FROM entries WHERE seq = ?", (seq,)
-        ).fetchone()
+        query = "SELECT received, count, crc, body FROM entries WHERE seq = ?"
+        row = damaged.execute(query, (seq,)).fetchone()
         received, count, crc, body = row or (0, 0, -1, b"")
         if crc != _checksum(seq, received, count, body):
             return None
@@ -241,10 +237,9 @@ def _salvageable(damaged: sqlite3.Connection, seq: int) -> Entry | None:
 
 def _sequences(damaged: sqlite3.Connection) -> range:
     """Return the range of sequences in a damaged log; empty if the file is no database at all."""
+    query = "SELECT (SELECT min(seq) FROM entries), (SELECT max(seq) FROM entries)"
     try:
-        first, last = damaged.execute(
-            "SELECT (SELECT min(seq) FROM entries), (SELECT max(seq) FROM entries)"
-        ).fetchone()
+        first, last = damaged.execute(query).fetchone()
     except sqlite3.Error:
         return range(0)
     return range(first or 0, (last or -1) + 1)

@@ -25,13 +25,14 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from insa_anomaly.adapters.disk.sqlite_file import bring_up
 from insa_anomaly.core.device.detector import DeviceModel
@@ -68,6 +69,7 @@ _SCHEMA = """
     );
     CREATE UNIQUE INDEX one_active ON models (device_id, metric_name) WHERE status = 'active';
 """
+_OF_SERIES = "SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC"
 
 
 class StoredFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,15 +90,10 @@ class _Scorer(msgspec.Struct):
     scorer: StoredFile
 
 
-class _Threshold(msgspec.Struct):
+class _Judged(msgspec.Struct):
     """The part of a row that the stream needs: decoding it alone is quick."""
 
     set_threshold: float | None = None
-
-
-class _StoredAccuracy(msgspec.Struct):
-    """The accuracy and false positive rate in a row, decoded alone like `_Threshold`."""
-
     accuracy: float | None = None
     false_positive_rate: float | None = None
 
@@ -115,6 +112,11 @@ class _Metadata(msgspec.Struct):
     versions: list[_Described] = []
 
 
+_row = msgspec.json.Decoder(ModelRow).decode
+_judged = msgspec.json.Decoder(_Judged).decode
+_stored_files = msgspec.json.Decoder(dict[str, StoredFile]).decode
+
+
 class ModelFiles(Closing):
     """The port `Models` on a folder, and its writing side.
 
@@ -128,9 +130,8 @@ class ModelFiles(Closing):
         with _faults(f"the models in {directory} cannot be opened"):
             _make_private(directory)
             if key_file.resolve().is_relative_to(directory.resolve()):
-                raise ModelFileError(
-                    f"the key file {key_file} lies in the folder that it is to protect"
-                )
+                place = "the folder that it is to protect"
+                raise ModelFileError(f"the key file {key_file} lies in {place}")
             create_private(directory / "models.db")
             self._index = connected(directory / "models.db", _WAIT)
             try:
@@ -164,11 +165,8 @@ class ModelFiles(Closing):
         Without its key every such model would look altered and be put aside.
         """
         found = self._query("SELECT files FROM models WHERE status != 'deleted'")
-        needed = {
-            msgspec.json.decode(files, type=_Scorer).scorer.sealed_by for (files,) in found
-        } - {""}
-        missing = needed - (self._seal.key_ids if self._seal else frozenset())
-        if missing:
+        needed = {msgspec.json.decode(files, type=_Scorer).scorer.sealed_by for (files,) in found}
+        if needed - {""} - (self._seal.key_ids if self._seal else frozenset()):
             raise ModelFileError(
                 f"models in {self._directory} are sealed by a key that models.encryption_key_file"
                 " does not hold: restore it, as a line of that file;"
@@ -183,22 +181,13 @@ class ModelFiles(Closing):
 
     def active(self) -> dict[SeriesKey, str]:
         """Return the id of the active model of every series that has an active model."""
-        found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'active'")
-        return {
-            SeriesKey(device_id, metric_name): model_id
-            for device_id, metric_name, model_id in found
-        }
+        return self._ids("SELECT device_id, metric_name, id FROM models WHERE status = 'active'")
 
     def thresholds(self) -> dict[str, float]:
         """Return the thresholds that operators set on active models, by model id."""
         found = self._query("SELECT id, row FROM models WHERE status = 'active'")
-        read = {
-            model_id: msgspec.json.decode(body, type=_Threshold).set_threshold
-            for model_id, body in found
-        }
-        return {
-            model_id: threshold for model_id, threshold in read.items() if threshold is not None
-        }
+        read = ((model_id, _judged(body).set_threshold) for model_id, body in found)
+        return {model_id: threshold for model_id, threshold in read if threshold is not None}
 
     def figures(self) -> list[ModelAccuracy]:
         """Return the figures of every active model, in the order of their series."""
@@ -206,15 +195,18 @@ class ModelFiles(Closing):
             "SELECT device_id, metric_name, row FROM models WHERE status = 'active'"
             " ORDER BY device_id, metric_name"
         )
-        return [_figures(device_id, metric_name, body) for device_id, metric_name, body in found]
+        known = ((device_id, metric_name, _judged(body)) for device_id, metric_name, body in found)
+        return [
+            ModelAccuracy(device_id, metric_name, model.accuracy, model.false_positive_rate)
+            for device_id, metric_name, model in known
+        ]
 
     def shadows(self) -> dict[SeriesKey, str]:
         """Return the id of the shadow version of every series that has a shadow."""
-        found = self._query("SELECT device_id, metric_name, id FROM models WHERE status = 'shadow'")
-        return {
-            SeriesKey(device_id, metric_name): model_id
-            for device_id, metric_name, model_id in found
-        }
+        return self._ids("SELECT device_id, metric_name, id FROM models WHERE status = 'shadow'")
+
+    def _ids(self, query: str) -> dict[SeriesKey, str]:
+        return {SeriesKey(*key): model_id for *key, model_id in self._query(query)}
 
     def disabled(self) -> set[SeriesKey]:
         """Return the series that have a disabled model and no active model."""
@@ -233,18 +225,11 @@ class ModelFiles(Closing):
 
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
         """Return the models of a series, newest first."""
-        found = self._query(
-            "SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC",
-            *key,
-        )
-        return [_row(body) for (body,) in found]
+        return [_row(body) for (body,) in self._query(_OF_SERIES, *key)]
 
     def row(self, model_id: str) -> ModelRow:
         """Return a model by its id. Raises ModelFileError."""
-        found = self._query("SELECT row FROM models WHERE id = ?", model_id)
-        if not found:
-            raise ModelFileError(f"there is no model {model_id}")
-        return _row(found[0][0])
+        return _row(self._of_model(model_id)[0])
 
     def scorer(self, model_id: str) -> bytes:
         """Return the model's verified scorer file, for `core.series.detector.Model.from_bytes`.
@@ -265,10 +250,15 @@ class ModelFiles(Closing):
         }
 
     def _files(self, model_id: str) -> dict[str, StoredFile]:
-        found = self._query("SELECT files FROM models WHERE id = ?", model_id)
+        return _stored_files(self._of_model(model_id)[1])
+
+    def _of_model(self, model_id: str) -> tuple[bytes, bytes]:
+        """Return row and files of a model, encoded. Raises ModelFileError."""
+        found = self._query("SELECT row, files FROM models WHERE id = ?", model_id)
         if not found:
             raise ModelFileError(f"there is no model {model_id}")
-        return msgspec.json.decode(found[0][0], type=dict[str, StoredFile])
+        row, files = found[0]
+        return row, files
 
     def _content(self, model_id: str, stored: StoredFile) -> bytes:
         with _faults(f"{stored.name} of model {model_id} cannot be read"):
@@ -277,9 +267,8 @@ class ModelFiles(Closing):
             except FileNotFoundError:
                 raise
             except OSError as error:
-                raise ModelStorageError(
-                    f"{stored.name} of model {model_id} cannot be read now: {error}"
-                ) from error
+                said = f"{stored.name} of model {model_id} cannot be read now: {error}"
+                raise ModelStorageError(said) from error
         if not hmac.compare_digest(stored.hmac, self._authentication(stored.name, data)):
             raise ModelFileError(f"{stored.name} was altered: its authentication fails")
         if not stored.sealed_by:
@@ -307,10 +296,8 @@ class ModelFiles(Closing):
 
     def next_version(self, key: SeriesKey) -> int:
         """Return the version number that the next model of the series gets."""
-        found = self._query(
-            "SELECT max(version) FROM models WHERE device_id = ? AND metric_name = ?", *key
-        )
-        return int(found[0][0] or 0) + 1
+        query = "SELECT max(version) FROM models WHERE device_id = ? AND metric_name = ?"
+        return int(self._query(query, *key)[0][0] or 0) + 1
 
     # -------------------------------------------------------------------------------------- writing
     def save(
@@ -352,20 +339,20 @@ class ModelFiles(Closing):
         row = self.row(model_id)
         if row.status in {"deleted", "failed"}:
             raise ModelFileError(f"model {model_id} is {row.status}")
-        with self._transaction():
-            self._retire(row.key, "active")
-            row = self._set_status(row, "active", "")
-        self._describe_again(row.key)
-        return row
+        return self._install(row, "active", "")
 
     def shadow(self, model_id: str) -> ModelRow:
         """Make this archived version the shadow in place of any other. Raises ModelFileError."""
         row = self.row(model_id)
         if row.status not in {"archived", "shadow"}:
             raise ModelFileError(f"model {model_id} is {row.status}")
+        return self._install(row, "shadow", row.reason)
+
+    def _install(self, row: ModelRow, status: str, reason: str) -> ModelRow:
+        """Give the version a status that its series has once."""
         with self._transaction():
-            self._retire(row.key, "shadow")
-            row = self._set_status(row, "shadow", row.reason)
+            self._retire(row.key, status)
+            row = self._set_status(row, status, reason)
         self._describe_again(row.key)
         return row
 
@@ -380,12 +367,7 @@ class ModelFiles(Closing):
     def set_threshold(self, model_id: str, threshold: float) -> ModelRow:
         """Replace the model's trained threshold. Raises ModelFileError."""
         with self._transaction():
-            row = msgspec.structs.replace(
-                self._stored(model_id), threshold=threshold, set_threshold=threshold
-            )
-            self._index.execute(
-                "UPDATE models SET row = ? WHERE id = ?", (msgspec.json.encode(row), model_id)
-            )
+            row = self._store(_with_threshold(self._stored(model_id), threshold))
         self._describe_again(row.key)
         return row
 
@@ -414,22 +396,17 @@ class ModelFiles(Closing):
 
     def _stored(self, model_id: str) -> ModelRow:
         """Return the row of a model that has files; within a transaction."""
-        found = self._index.execute(
-            "SELECT row FROM models WHERE id = ? AND status != 'deleted'", (model_id,)
-        ).fetchone()
+        query = "SELECT row FROM models WHERE id = ? AND status != 'deleted'"
+        found = self._index.execute(query, (model_id,)).fetchone()
         if found is None:
             raise ModelFileError(f"there is no model {model_id}, or it is deleted")
         return _row(found[0])
 
     def _as_set(self, row: ModelRow) -> ModelRow:
-        held = next(
-            (old.set_threshold for old in self.of_series(row.key) if old.status == "active"), None
-        )
-        return (
-            row
-            if held is None
-            else msgspec.structs.replace(row, threshold=held, set_threshold=held)
-        )
+        for old in self.of_series(row.key):
+            if old.status == "active" and old.set_threshold is not None:
+                return _with_threshold(row, old.set_threshold)
+        return row
 
     def fall_back(self, model_id: str, reason: str) -> ModelRow | None:
         """Mark this model as failed; activate and return the newest earlier version archived.
@@ -439,16 +416,11 @@ class ModelFiles(Closing):
         row = self.row(model_id)
         with self._transaction():
             self._set_status(row, "failed", reason)
-            earlier = [
-                other
-                for other in self._of_series(row.key)
-                if other.status == "archived" and other.version < row.version
-            ]
-            return (
-                self._set_status(earlier[0], "active", f"version {row.version} failed")
-                if earlier and row.status == "active"
-                else None
-            )
+            others = self._of_series(row.key) if row.status == "active" else []
+            for other in others:
+                if other.status == "archived" and other.version < row.version:
+                    return self._set_status(other, "active", f"version {row.version} failed")
+        return None
 
     def close(self) -> None:
         """Close the index."""
@@ -467,12 +439,8 @@ class ModelFiles(Closing):
         data = seal.close(name, data) if seal else data
         with _faults(f"{path} cannot be written"):
             write_whole(path, data)
-        return StoredFile(
-            name,
-            hashlib.sha256(data).hexdigest(),
-            self._authentication(name, data),
-            seal.key_id if seal else "",
-        )
+        digests = (hashlib.sha256(data).hexdigest(), self._authentication(name, data))
+        return StoredFile(name, *digests, seal.key_id if seal else "")
 
     def _authentication(self, name: str, data: bytes) -> str:
         return hmac.new(self._key, name.encode() + b"\0" + data, hashlib.sha256).hexdigest()
@@ -485,17 +453,12 @@ class ModelFiles(Closing):
             *key,
         )
         versions = [
-            _Described(
-                _row(body),
-                msgspec.json.decode(files, type=dict[str, StoredFile]),
-                made_with if i == 0 else {},
-            )
+            _Described(_row(body), _stored_files(files), made_with if i == 0 else {})
             for i, (body, files) in enumerate(found)
         ]
-        text = msgspec.json.format(
-            msgspec.json.encode({**key._asdict(), "versions": versions}), indent=2
-        )
-        self._write(self._series_folder(key) / "metadata.json", text)
+        text = msgspec.json.encode({**key._asdict(), "versions": versions})
+        path = self._series_folder(key) / "metadata.json"
+        self._write(path, msgspec.json.format(text, indent=2))
 
     def _describe_again(self, key: SeriesKey) -> None:
         """Write metadata.json anew after a change of a stored version.
@@ -504,11 +467,8 @@ class ModelFiles(Closing):
         """
         with _faults(f"the metadata of {'/'.join(key)} cannot be read"):
             path = self._series_folder(key) / "metadata.json"
-            before = (
-                msgspec.json.decode(path.read_bytes(), type=_Metadata)
-                if path.exists()
-                else _Metadata()
-            )
+            text = path.read_bytes() if path.exists() else b"{}"
+            before = msgspec.json.decode(text, type=_Metadata)
         self._describe(key, before.versions[0].made_with if before.versions else {})
 
     # ------------------------------------------------------------------------------------ the index
@@ -521,23 +481,16 @@ class ModelFiles(Closing):
         with self._transaction():
             if row.status == "active":
                 self._retire(key, "active")
-            values = (
-                row.id,
-                *key,
-                row.version,
-                row.status,
-                msgspec.json.encode(row),
-                msgspec.json.encode(files),
-            )
+            about = (row.id, *key, row.version, row.status)
+            values = (*about, msgspec.json.encode(row), msgspec.json.encode(files))
             self._index.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             self._index.execute(
                 "DELETE FROM models WHERE device_id = ? AND metric_name = ? AND version <= ?"
                 " AND status = 'deleted'",
                 (*key, row.version - _ROWS_KEPT),
             )
-            superfluous = [old for old in self._of_series(key) if old.status == "archived"][
-                _VERSIONS_KEPT:
-            ]
+            archived = [old for old in self._of_series(key) if old.status == "archived"]
+            superfluous = archived[_VERSIONS_KEPT:]
             for old in superfluous:
                 self._set_status(old, "deleted", "replaced long ago")
         for old in superfluous:
@@ -551,18 +504,14 @@ class ModelFiles(Closing):
 
     def _of_series(self, key: SeriesKey) -> list[ModelRow]:
         """Return the rows of a series, newest version first; within a transaction."""
-        found = self._index.execute(
-            "SELECT row FROM models WHERE device_id = ? AND metric_name = ? ORDER BY version DESC",
-            key,
-        )
-        return [_row(body) for (body,) in found]
+        return [_row(body) for (body,) in self._index.execute(_OF_SERIES, key)]
 
     def _set_status(self, row: ModelRow, status: str, reason: str) -> ModelRow:
-        row = msgspec.structs.replace(row, status=status, reason=reason)
-        self._index.execute(
-            "UPDATE models SET status = ?, row = ? WHERE id = ?",
-            (status, msgspec.json.encode(row), row.id),
-        )
+        return self._store(replace(row, status=status, reason=reason))
+
+    def _store(self, row: ModelRow) -> ModelRow:
+        values = (row.status, msgspec.json.encode(row), row.id)
+        self._index.execute("UPDATE models SET status = ?, row = ? WHERE id = ?", values)
         return row
 
     def _remove_files(self, model_id: str) -> None:
@@ -618,13 +567,8 @@ def _number(figure: object) -> float | None:
     return float(figure) if isinstance(figure, int | float) else None
 
 
-def _figures(device_id: str, metric_name: str, body: bytes) -> ModelAccuracy:
-    known = msgspec.json.decode(body, type=_StoredAccuracy)
-    return ModelAccuracy(device_id, metric_name, known.accuracy, known.false_positive_rate)
-
-
-def _row(body: bytes) -> ModelRow:
-    return msgspec.json.decode(body, type=ModelRow)
+def _with_threshold(row: ModelRow, threshold: float) -> ModelRow:
+    return replace(row, threshold=threshold, set_threshold=threshold)
 
 
 def _pickled(estimator: object) -> bytes:
@@ -646,21 +590,15 @@ def _key(path: Path) -> bytes:
             file.write(secrets.token_bytes(_KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-            _link(Path(file.name), path)
+            with suppress(FileExistsError):
+                os.link(file.name, path)
+                sync_folder(path.parent)
     if path.stat().st_mode & 0o077:
         raise ModelFileError(f"the key file {path} can be read by others: chmod 600 {path}")
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise ModelFileError(f"the key file {path} holds {len(key)} bytes instead of {_KEY_BYTES}")
     return key
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    sync_folder(target.parent)
 
 
 def _make_private(folder: Path) -> None:

@@ -26,12 +26,10 @@ class SharedMemory:
 
     def __init__(self, descriptor: int | None = None) -> None:
         """Create new memory, or open the memory behind another process's `descriptor` to read."""
-        self.descriptor = (
-            os.memfd_create("insa-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            if descriptor is None
-            else descriptor
-        )
         self._ours = descriptor is None
+        if descriptor is None:
+            descriptor = os.memfd_create("insa-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.descriptor = descriptor
         self._end = 0
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - any dtype of numpy

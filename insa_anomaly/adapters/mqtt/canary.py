@@ -53,9 +53,8 @@ class Canary:
 
     def end(self, now: float, *, lost: bool) -> None:
         """Forget a canary in flight: its connection ended, `lost` if without a DISCONNECT."""
-        self._hung_up = (
-            self._hung_up + 1 if lost and self._payload and now - self._sent < _RIGHT_AFTER else 0
-        )
+        hung_up = lost and self._payload and now - self._sent < _RIGHT_AFTER
+        self._hung_up = self._hung_up + 1 if hung_up else 0
         if self._hung_up >= _HANGING_UP:
             self._deny(f"the broker hangs up when we publish to {self._topic}", now)
         self._forget()
@@ -116,8 +115,5 @@ class Canary:
             self._payload, self._denial, self._hung_up = b"", None, 0
         ours = [topic == self._topic for topic, _ in messages]
         others = [i for i, own in enumerate(ours) if not own]
-        return (
-            [messages[i] for i in others],
-            [mids[i] for i in others],
-            [mid for mid, own in zip(mids, ours, strict=True) if own and mid],
-        )
+        own_mids = [mid for mid, own in zip(mids, ours, strict=True) if own and mid]
+        return [messages[i] for i in others], [mids[i] for i in others], own_mids

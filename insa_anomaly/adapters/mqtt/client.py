@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTProtocolVersion as Version
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -49,15 +50,9 @@ class StockClient(paho.Client):
     """
 
     def __init__(
-        self,
-        client_id: str,
-        protocol: MQTTProtocolVersion,
-        deliver: Deliver,
-        settle: Settle,
-        *,
-        clean: bool,
+        self, client_id: str, protocol: Version, deliver: Deliver, settle: Settle, *, clean: bool
     ) -> None:
-        clean_session = clean if protocol != MQTTProtocolVersion.MQTTv5 else None
+        clean_session = clean if protocol != Version.MQTTv5 else None
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id,
@@ -99,10 +94,7 @@ class StockClient(paho.Client):
             mids, self._mids = self._mids, []
             self._deliver(messages, mids)
 
-    def _note_message(
-        self, client: paho.Client, userdata: object, message: paho.MQTTMessage
-    ) -> None:
-        del client, userdata
+    def _note_message(self, _: paho.Client, __: object, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError as error:
@@ -110,20 +102,13 @@ class StockClient(paho.Client):
             topic = error.object.decode(errors="replace")
         # A longer payload is refused all the same.
         self._messages.append((topic, bytes(message.payload[: MOST + 1])))
-        self._mids.append(
-            message.mid + QOS_2 if message.qos == 2 else message.mid if message.qos else 0
-        )
+        mid = message.mid if message.qos else 0
+        self._mids.append(mid + QOS_2 if message.qos == 2 else mid)
 
     def _note_answer(
-        self,
-        client: paho.Client,
-        userdata: object,
-        mid: int,
-        reason_code: ReasonCode,
-        properties: Properties,
+        self, _: paho.Client, __: object, mid: int, reason: ReasonCode, ___: Properties
     ) -> None:
-        del client, userdata, properties
-        self._answers.append((mid, reason_code.value))
+        self._answers.append((mid, reason.value))
 
     def acknowledge(self, mids: Sequence[int]) -> None:
         """Acknowledge messages in this order; an id of 0 needs no acknowledgement."""
@@ -139,9 +124,8 @@ class StockClient(paho.Client):
         if socket is not None:
             socket.close()
         self._deliver, self._settle = _nobody, _nobody
-        self.on_connect = self.on_disconnect = self.on_subscribe = self.on_message = (
-            self.on_publish
-        ) = None
+        self.on_connect = self.on_disconnect = self.on_subscribe = None
+        self.on_message = self.on_publish = None
 
     def send(self, topic: str, payload: bytes, *, retain: bool) -> int:
         """Publish at QoS 1 and return the packet id. Raises ConnectionError."""
@@ -155,13 +139,7 @@ class FastClient(StockClient):
     """paho with its reading replaced, and PUBACKs joined; `protocol` must not change in use."""
 
     def __init__(
-        self,
-        client_id: str,
-        protocol: MQTTProtocolVersion,
-        deliver: Deliver,
-        settle: Settle,
-        *,
-        clean: bool,
+        self, client_id: str, protocol: Version, deliver: Deliver, settle: Settle, *, clean: bool
     ) -> None:
         super().__init__(client_id, protocol, deliver, settle, clean=clean)
         self._publishes = Publishes(protocol)

@@ -11,14 +11,7 @@ from insa_anomaly.adapters.mqtt.link import End, EndReason, Link
 from insa_anomaly.adapters.mqtt.packets import Message, refusal, unpublishable
 from insa_anomaly.adapters.mqtt.session import Session
 from insa_anomaly.errors import BrokerAway
-from insa_anomaly.instrumentation.broker import (
-    broker_connected,
-    broker_disconnected,
-    broker_refused,
-    broker_taken_over,
-    delivery_doubted,
-    session_lost,
-)
+from insa_anomaly.instrumentation import broker
 from insa_anomaly.ports.broker import Delivery, Settled
 
 HandOver = Callable[[Delivery], bool]
@@ -99,9 +92,7 @@ class MqttConnection(Session):
         """Return the answers since the last call; wait up to `timeout` seconds for the first."""
         answers: list[Settled] = []
         try:
-            answers.append(
-                self._settled.get(timeout=timeout) if timeout > 0 else self._settled.get_nowait()
-            )
+            answers.append(self._settled.get(timeout > 0, timeout))
             while True:
                 answers.append(self._settled.get_nowait())
         except Empty:
@@ -112,22 +103,19 @@ class MqttConnection(Session):
         """Log the new connection and count a lost session."""
         super().granted(link, session_present=session_present)
         self._last_refusal = ""
-        broker_connected(
-            self._access.host,
-            self._access.port,
-            protocol="5" if link.protocol == 5 else "3.1.1",
-            session=session_present,
-        )
+        protocol = "5" if link.protocol == 5 else "3.1.1"
+        address = (self._access.host, self._access.port)
+        broker.broker_connected(*address, protocol=protocol, session=session_present)
         if self._had_session and not session_present:
             self._sessions_lost += 1
-            session_lost()
+            broker.session_lost()
         self._had_session = self._terms.expiry > 0
 
     def subscribed(self, link: Link, refused: str | None) -> None:
         """Log refused subscriptions and start the canary."""
         super().subscribed(link, refused)
         if refused:
-            broker_refused(f"subscription to {refused}")
+            broker.broker_refused(f"subscription to {refused}")
         self._canary.begin(link.deaf, monotonic())
 
     def turned(self, link: Link) -> None:
@@ -137,7 +125,7 @@ class MqttConnection(Session):
             self._canary.sent(link.client.send(*due, retain=False))
         doubt, self._last_doubt = self._last_doubt, self._canary.trouble
         if self._last_doubt != doubt:
-            delivery_doubted(self._last_doubt)
+            broker.delivery_doubted(self._last_doubt)
 
     def delivered(self, link: Link, messages: list[Message], mids: list[int]) -> bool:
         """Hand messages over, without the canaries among them."""
@@ -157,9 +145,9 @@ class MqttConnection(Session):
         """Log the end; a broker that refuses repeatedly for the same reason is logged once."""
         self._canary.end(monotonic(), lost=end.cause is EndReason.LOST)
         if end.cause is EndReason.TAKEN_OVER:
-            broker_taken_over(self._access.client_id, end.reason, delay)
+            broker.broker_taken_over(self._access.client_id, end.reason, delay)
         elif end.cause is not EndReason.REFUSED:
-            broker_disconnected(end.reason)
+            broker.broker_disconnected(end.reason)
         elif end.reason != self._last_refusal:
-            broker_refused(end.reason)
+            broker.broker_refused(end.reason)
         self._last_refusal = end.reason if end.cause is EndReason.REFUSED else ""

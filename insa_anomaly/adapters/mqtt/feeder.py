@@ -6,7 +6,7 @@ from threading import Condition
 
 from insa_anomaly.adapters.mqtt.access import Access, Backoff, Terms
 from insa_anomaly.adapters.mqtt.client import FastClient
-from insa_anomaly.adapters.mqtt.link import End, Link
+from insa_anomaly.adapters.mqtt.link import Link
 from insa_anomaly.adapters.mqtt.packets import Message, encode_publish, refusal, unpublishable
 from insa_anomaly.adapters.mqtt.session import Session
 from insa_anomaly.errors import BrokerAway, BrokerRefused
@@ -120,6 +120,3 @@ class Feeder(Session):
                 self._change.notify_all()
         if self._acknowledged:
             self._acknowledged(taken)
-
-    def ended(self, end: End, delay: float) -> None:
-        """Let a waiting `publish` check again."""

@@ -24,9 +24,8 @@ from insa_anomaly.adapters.mqtt.packets import MOST, Message
 _ANSWER_SECONDS = 5.0  # for the broker to answer CONNECT
 _TURN_SECONDS = 1.0  # how long a turn waits for traffic
 _WORTH = 500  # messages and answers in a turn that make reading on without a pause worthwhile
-_UNSUPPORTED_PROTOCOL, _TAKEN_OVER = 0x84, 0x8E
-# Client id, name or password, not authorized, banned, authentication method.
-_REFUSALS = {0x85, 0x86, 0x87, 0x8A, 0x8C}
+_PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
+_TAKEN_OVER = 0x8E
 
 
 class EndReason(Enum):
@@ -39,6 +38,11 @@ class EndReason(Enum):
     TAKEN_OVER = auto()  # by another client with our id
     SHED = auto()  # by us: there was no room for the messages that came
     CLOSED = auto()  # by us, for good
+
+
+# Client id, name or password, not authorized, banned, authentication method; version of MQTT.
+_REFUSALS = dict.fromkeys((0x85, 0x86, 0x87, 0x8A, 0x8C), EndReason.REFUSED)
+_REFUSALS[0x84] = EndReason.UNANSWERED
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,11 @@ class Owner(Protocol):
         """Act once a second or more often, while the connection stands."""
 
 
-def _without_delay(client: paho.Client, userdata: object, opened: Any) -> None:  # noqa: ANN401 - a socket, plain or TLS
+def _without_delay(_: paho.Client, __: object, opened: Any) -> None:  # noqa: ANN401 - a socket, plain or TLS
     """Send at once: a packet must not wait 40 ms for the peer's delayed acknowledgement.
 
     Packets are joined by the clients where that saves work.
     """
-    del client, userdata
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -95,9 +98,7 @@ class Link:
         owner: Owner,
     ) -> None:
         self.generation = generation
-        self.protocol = (
-            MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311
-        )
+        self.protocol = _PROTOCOLS[version]
         self.most = MOST  # bytes of a packet that the broker takes
         self.receive_maximum = 0xFFFF  # publishes that may be unacknowledged by the broker
         self.deaf: str | None = None  # why the canary's subscription was not granted
@@ -155,11 +156,9 @@ class Link:
             self.beat = monotonic()
             rc = self.client.step(_TURN_SECONDS)
             if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or self.client.socket() is None:
-                return (
-                    End(EndReason.LOST, "connection lost")
-                    if self._granted
-                    else End(EndReason.UNANSWERED, "closed without an answer to CONNECT")
-                )
+                if self._granted:
+                    return End(EndReason.LOST, "connection lost")
+                return End(EndReason.UNANSWERED, "closed without an answer to CONNECT")
             if not self._granted and (monotonic() > deadline or self._closing.is_set()):
                 return End(EndReason.UNANSWERED, "no answer to CONNECT")
             if self._granted:
@@ -175,52 +174,36 @@ class Link:
             self.client.loop_write()
 
     def _connect(self) -> None:
-        access = self._access
+        address = (self._access.host, self._access.port, self._access.keepalive)
         if self.protocol != MQTTProtocolVersion.MQTTv5:
-            self.client.connect(access.host, access.port, access.keepalive)
+            self.client.connect(*address)
             return
         properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._terms.expiry
         properties.ReceiveMaximum = self._terms.receive_maximum
         properties.MaximumPacketSize = MOST
-        self.client.connect(
-            access.host,
-            access.port,
-            access.keepalive,
-            clean_start=self._terms.expiry == 0,
-            properties=properties,
-        )
+        clean = self._terms.expiry == 0
+        self.client.connect(*address, clean_start=clean, properties=properties)
 
     def _connected(
-        self,
-        client: paho.Client,
-        userdata: object,
-        flags: paho.ConnectFlags,
-        reason: ReasonCode,
-        properties: Any,  # noqa: ANN401
+        self, _: object, __: object, flags: paho.ConnectFlags, reason: ReasonCode, limits: object
     ) -> None:
-        del client, userdata
         if reason.is_failure:
-            kind = {_UNSUPPORTED_PROTOCOL: EndReason.UNANSWERED}.get(
-                reason.value, EndReason.REFUSED if reason.value in _REFUSALS else EndReason.ENDED
-            )
-            self._end = End(kind, str(reason))
+            self._end = End(_REFUSALS.get(reason.value, EndReason.ENDED), str(reason))
             return
         self._granted = True
-        self.most = min(MOST, getattr(properties, "MaximumPacketSize", MOST))
-        self.receive_maximum = getattr(properties, "ReceiveMaximum", 0xFFFF)
+        self.most = min(MOST, getattr(limits, "MaximumPacketSize", MOST))
+        self.receive_maximum = getattr(limits, "ReceiveMaximum", 0xFFFF)
         self.client.allow(self.receive_maximum)
         opened: object = self.client.socket()
-        self.certificate = (
-            opened.getpeercert(binary_form=True) if isinstance(opened, ssl.SSLSocket) else None
-        )
+        if isinstance(opened, ssl.SSLSocket):
+            self.certificate = opened.getpeercert(binary_form=True)
         self._owner.granted(self, session_present=flags.session_present)
         self._subscribe(session_present=flags.session_present)
 
     def _subscribe(self, *, session_present: bool) -> None:
-        wanted = [(name, 1) for name in self._terms.filters] + [
-            (name, 0) for name in (self._terms.canary,) if name is not None
-        ]
+        canary = [] if self._terms.canary is None else [(self._terms.canary, 0)]
+        wanted = [*((name, 1) for name in self._terms.filters), *canary]
         stale = [name for name in self._terms.stale_filters if name not in dict(wanted)]
         if stale and session_present:
             self.client.unsubscribe(stale)
@@ -238,14 +221,8 @@ class Link:
             self._owner.subscribed(self, f"{', '.join(self._terms.filters)}: {error}")
 
     def _subscribed(
-        self,
-        client: paho.Client,
-        userdata: object,
-        mid: int,
-        reasons: Sequence[ReasonCode],
-        properties: object,
+        self, _: paho.Client, __: object, ___: int, reasons: Sequence[ReasonCode], ____: object
     ) -> None:
-        del client, userdata, mid, properties
         wrong = [
             f"{name}: {reason}"
             for name, reason in zip(self._terms.filters, reasons, strict=False)
@@ -257,19 +234,12 @@ class Link:
         self._owner.subscribed(self, ", ".join(wrong) or None)
 
     def _disconnected(
-        self,
-        client: paho.Client,
-        userdata: object,
-        flags: paho.DisconnectFlags,
-        reason: ReasonCode,
-        _: object,
+        self, _: object, __: object, flags: paho.DisconnectFlags, reason: ReasonCode, ___: object
     ) -> None:
-        del client, userdata
         if flags.is_disconnect_packet_from_server:
-            self._end = End(
-                EndReason.TAKEN_OVER if reason.value == _TAKEN_OVER else EndReason.ENDED,
-                str(reason),
-            )
+            taken_over = reason.value == _TAKEN_OVER
+            kind = EndReason.TAKEN_OVER if taken_over else EndReason.ENDED
+            self._end = End(kind, str(reason))
 
     def _deliver(self, messages: list[Message], mids: list[int]) -> None:
         if self._granted and not self._owner.delivered(self, messages, mids):

@@ -110,9 +110,8 @@ def take_pubacks(buffer: bytes, at: int, answers: list[tuple[int, int]]) -> int:
         stop = at + 2 + buffer[at + 1]
         if stop > size or not 4 <= stop - at < 130:
             return at
-        answers.append(
-            (buffer[at + 2] << 8 | buffer[at + 3], buffer[at + 4] if stop - at > 4 else 0)
-        )
+        reason = buffer[at + 4] if stop - at > 4 else 0
+        answers.append((buffer[at + 2] << 8 | buffer[at + 3], reason))
         at = stop
     return at
 
@@ -147,19 +146,9 @@ def encode_publish(
     """Encode a PUBLISH at QoS 1 without properties."""
     name = topic.encode()
     properties = b"\x00" if protocol == 5 else b""
-    length = 4 + len(name) + len(properties) + len(payload)
+    about = struct.pack(">H", len(name)) + name + struct.pack(">H", mid) + properties
     head = b"\x33" if retain else b"\x32"
-    return b"".join(
-        (
-            head,
-            encode_length(length),
-            struct.pack(">H", len(name)),
-            name,
-            struct.pack(">H", mid),
-            properties,
-            payload,
-        )
-    )
+    return b"".join((head, encode_length(len(about) + len(payload)), about, payload))
 
 
 def encode_pubacks(mids: Sequence[int]) -> bytes:

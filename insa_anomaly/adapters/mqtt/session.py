@@ -62,10 +62,8 @@ class Session(Closing):
         self._decided.wait(patience)
         if self._refused:
             self.close()
-            raise BrokerRefused(
-                f"The MQTT broker at {self._access.host}:{self._access.port} refuses us:"
-                f" {self._refused}"
-            )
+            address = f"{self._access.host}:{self._access.port}"
+            raise BrokerRefused(f"The MQTT broker at {address} refuses us: {self._refused}")
         return self._decided.is_set()
 
     def close(self) -> None:
@@ -143,9 +141,11 @@ class Session(Closing):
             if end.cause is EndReason.CLOSED or self._closing.is_set():
                 return
             delay = self._after(end)
-            self._trouble = (
-                end.reason if end.cause is not EndReason.TAKEN_OVER else self._rival(end.reason)
-            )
+            trouble = end.reason
+            if end.cause is EndReason.TAKEN_OVER:
+                trouble = "another client seems to connect with our client id"
+                trouble += f" {self._access.client_id}: {end.reason}"
+            self._trouble = trouble
             self.ended(end, delay)
             self._beat = monotonic() + delay
             self._closing.wait(delay)
@@ -153,14 +153,9 @@ class Session(Closing):
     def _live(self) -> End:
         try:
             version = self._access.versions[self._version]
+            lasting = (self._reader, self._access, self._terms, self._context)
             link = self._trying = Link(
-                self._reader,
-                self._access,
-                self._terms,
-                self._context,
-                version=version,
-                generation=self._generation + 1,
-                owner=self,
+                *lasting, version=version, generation=self._generation + 1, owner=self
             )
         except ValueError as error:  # paho raises it for a topic or a name that it cannot use
             return End(EndReason.REFUSED, str(error))
@@ -174,20 +169,12 @@ class Session(Closing):
 
         Some brokers, such as mosquitto 2.0, close the connection without a DISCONNECT.
         """
-        self._lost_soon = (
-            self._lost_soon + 1 if end.cause is EndReason.LOST and lasted < _SOON else 0
-        )
+        lost_soon = end.cause is EndReason.LOST and lasted < _SOON
+        self._lost_soon = self._lost_soon + 1 if lost_soon else 0
         if self._lost_soon < _SUSPICIOUS:
             return end
-        return End(
-            EndReason.TAKEN_OVER,
-            f"{end.reason}, {self._lost_soon} times in a row soon after it was granted",
-        )
-
-    def _rival(self, reason: str) -> str:
-        return (
-            f"another client seems to connect with our client id {self._access.client_id}: {reason}"
-        )
+        often = f"{self._lost_soon} times in a row soon after it was granted"
+        return End(EndReason.TAKEN_OVER, f"{end.reason}, {often}")
 
     def _after(self, end: End) -> float:
         """Return the seconds to wait before the next attempt."""

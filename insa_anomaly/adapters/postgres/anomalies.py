@@ -16,10 +16,7 @@ _EPISODE_WIDTH = 11
 
 
 class PostgresFindings(PooledTables):
-    """The tables `anomaly_detections`, `anomaly_episodes` and `feedback`.
-
-    Any call may raise DatabaseAway or DatabaseRefused.
-    """
+    """The tables `anomaly_detections`, `anomaly_episodes` and `feedback`."""
 
     def anomalies(self, wanted: Filter, after: PageCursor | None, most: int) -> list[Anomaly]:
         """Return the newest `most` anomalies that pass the filter, or the `most` after a place."""

@@ -6,7 +6,7 @@ from insa_anomaly.ports.audit import Change
 
 
 class PostgresAudit(PooledTables):
-    """The table `audit_log`. Any thread may call."""
+    """The table `audit_log`."""
 
     def write(self, change: Change) -> None:
         """Add a row; it is committed when this method returns.

@@ -6,7 +6,7 @@ from insa_anomaly.ports.models import ModelRow
 
 
 class PostgresCatalogue(PooledTables):
-    """The table `ml_models`. Any thread may call."""
+    """The table `ml_models`."""
 
     def put(self, row: ModelRow) -> None:
         """Write the row as it is now; an active row archives the active row before it.

@@ -87,10 +87,8 @@ class PostgresConnection(Closing):
                 self._discard()
             raise _ours(error) from error
         finally:
-            if (
-                self._session is not None
-                and self._session.info.transaction_status != TransactionStatus.IDLE
-            ):
+            left = self._session
+            if left is not None and left.info.transaction_status != TransactionStatus.IDLE:
                 self._discard()
 
     def _live(self) -> tuple[Session, socket.socket]:

@@ -57,9 +57,8 @@ class Deadline:
                 if time.monotonic() >= self._due:
                     self._cut()
                 self._wakes = self._due
-                self._changed.wait(
-                    None if self._due == inf else max(0.0, self._due - time.monotonic())
-                )
+                left = max(0.0, self._due - time.monotonic())
+                self._changed.wait(None if self._due == inf else left)
 
     def _cut(self) -> None:
         self._due = inf

@@ -13,10 +13,7 @@ from insa_anomaly.ports.jobs import Job
 
 
 class PostgresJobs(PooledTables):
-    """The table `training_jobs` as a single daemon sees it.
-
-    Any thread may call; any call may raise DatabaseAway or DatabaseRefused.
-    """
+    """The table `training_jobs` as a single daemon sees it."""
 
     def __init__(self, pool: Pool, instance: UUID) -> None:
         """Bind the table to the daemon whose log has the id `instance`."""

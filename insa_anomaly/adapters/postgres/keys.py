@@ -8,10 +8,7 @@ from insa_anomaly.ports.keys import Key
 
 
 class PostgresKeys(PooledTables):
-    """The table `api_keys`.
-
-    Any thread may call; any call may raise DatabaseAway or DatabaseRefused.
-    """
+    """The table `api_keys`."""
 
     def all(self) -> list[Key]:
         """Return every key, expired and revoked keys included, oldest first."""

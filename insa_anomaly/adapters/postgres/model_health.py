@@ -17,10 +17,7 @@ from insa_anomaly.ports.model_health import DecisionFilter, KeptDecision, Scorin
 
 
 class PostgresHealth(PooledTables):
-    """The tables of the health check.
-
-    Any thread may call; any call may raise DatabaseAway or DatabaseRefused.
-    """
+    """The tables of the health check."""
 
     # ------------------------------------------------------------------------------------ the check
     @contextmanager

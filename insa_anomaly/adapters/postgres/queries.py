@@ -8,9 +8,8 @@ _MARK = "-- name: "
 
 def load() -> Mapping[str, bytes]:
     """Return every query by its name, without its comments."""
-    return parse(
-        resources.files(__package__).joinpath("sql", "queries.sql").read_text(encoding="utf-8")
-    )
+    file = resources.files(__package__).joinpath("sql", "queries.sql")
+    return parse(file.read_text(encoding="utf-8"))
 
 
 def parse(text: str) -> Mapping[str, bytes]:

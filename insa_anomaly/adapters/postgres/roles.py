@@ -57,9 +57,8 @@ def create_roles(dsn: str, login: str) -> list[str]:
             "owner": sql.Identifier(OWNER),
         }
         session.execute(sql.SQL("GRANT {groups} TO {login}").format(**names))
-        schema, database = session.execute(
-            "SELECT current_schema(), current_database()"
-        ).fetchone() or ("public", "")
+        here = session.execute("SELECT current_schema(), current_database()").fetchone()
+        schema, database = here or ("public", "")
         place = {"schema": sql.Identifier(schema), "database": sql.Identifier(database), **names}
         for statement in (
             "ALTER SCHEMA {schema} OWNER TO {owner}",

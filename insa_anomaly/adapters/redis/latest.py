@@ -10,17 +10,14 @@ from itertools import islice
 from math import inf
 
 import redis
-from redis.backoff import NoBackoff
 from redis.connection import Connection
-from redis.retry import Retry
 
+from insa_anomaly.adapters.redis import impatient
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import CacheAway, ConfigError
 from insa_anomaly.instrumentation.redis import cache_unavailable, latest_unavailable
 from insa_anomaly.ports.closing import Closing
 
-# Seconds for one wait; the driver's own timeout would be 5 s, and again on every retry.
-_TIMEOUT_SECONDS = 0.25
 _BUDGET_SECONDS = 1.0  # for a call with all its waits
 _RESULT_SECONDS, _MODEL_SECONDS = 300, 3600
 _COMMANDS_AT_ONCE = 500
@@ -48,15 +45,8 @@ class _Losable(Closing):
     def __init__(
         self, url: str, password: str | None = None, breaker: Breaker | None = None
     ) -> None:
-        given = {} if password is None else {"password": password}
         try:
-            self._client = redis.Redis.from_url(
-                url,
-                socket_timeout=_TIMEOUT_SECONDS,
-                socket_connect_timeout=_TIMEOUT_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-                **given,
-            )
+            self._client = redis.Redis.from_url(url, **impatient(password))
             # The driver checks the options in the address at this point.
             self._client.connection_pool.make_connection()
         except (TypeError, ValueError) as error:

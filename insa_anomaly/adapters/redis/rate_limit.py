@@ -3,16 +3,16 @@
 import time
 from math import floor, inf
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from insa_anomaly.adapters.redis import impatient
 from insa_anomaly.instrumentation.redis import rate_limit_local
 
-_TIMEOUT_SECONDS = 0.25
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
 _MINUTE = 60.0
 
@@ -59,19 +59,7 @@ class RedisRateLimit:
     """The port `RateLimit` in Redis; without a prompt answer each process counts for itself."""
 
     def __init__(self, url: str, password: str | None = None, rest_seconds: float = 5.0) -> None:
-        # The driver takes 16 MB and 0.3 s, so it is imported only if there is a Redis.
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-        from redis.retry import Retry  # noqa: PLC0415
-
-        given: dict[str, Any] = {} if password is None else {"password": password}
-        storage = RedisStorage(
-            url,
-            wrap_exceptions=True,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]  # handed on to the driver
-            **given,
-        )
+        storage = RedisStorage(url, wrap_exceptions=True, **impatient(password))
         self._shared = SlidingWindowCounterRateLimiter(storage)
         self._local = LocalRateLimit()
         self._rest = rest_seconds
@@ -97,7 +85,6 @@ def _taken(
     item = RateLimitItemPerMinute(a_minute)
     if limiter.hit(item, "predictions", name, cost=cost):
         return None
-    wait = (
-        limiter.get_window_stats(item, "predictions", name).reset_time - time.time()
-    )  # of the library's own clock
-    return min(_MOST_WAIT, max(_LEAST_WAIT, wait))
+    reset_time = limiter.get_window_stats(item, "predictions", name).reset_time
+    # The library's own clock is that of `time.time`.
+    return min(_MOST_WAIT, max(_LEAST_WAIT, reset_time - time.time()))
