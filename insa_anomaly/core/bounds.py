@@ -5,6 +5,7 @@ in `__post_init__`. The configuration reads the same metadata, which is that of 
 a value that config.yaml refuses is refused from Python, and the other way round.
 """
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -36,9 +37,8 @@ class OrAuto:
 
     def admits(self, value: object) -> bool:
         """Whether the value is auto, or a number within the bounds."""
-        return value == "auto" or (
-            _is_number(value, self.kind) and self.least <= value <= self.most  # type: ignore[operator]
-        )
+        limits = (Ge(self.least), Le(self.most))
+        return value == "auto" or NumberBounds(self.kind, limits, optional=False).admits(value)
 
     def parsed(self, value: Any) -> float | str:  # noqa: ANN401 - as it stands in the configuration
         """Return the number or auto that a text or a value stands for. Raises ValueError."""
@@ -76,11 +76,8 @@ class NumberBounds:
         return _is_number(value, self.kind) and all(_within(value, limit) for limit in self.limits)
 
     def __str__(self) -> str:
-        words = [
-            f"{_WORDS[type(limit)]} {_bound(limit)}"
-            for limit in self.limits
-            if isfinite(_bound(limit))
-        ]
+        bounds = [(_WORDS[type(limit)], _bound(limit)) for limit in self.limits]
+        words = [f"{word} {bound}" for word, bound in bounds if isfinite(bound)]
         number = "a whole number" if self.kind is int else "a number"
         return " ".join([number, " and ".join(words)]).strip()
 
@@ -127,12 +124,5 @@ def _bound(limit: Gt | Ge | Lt | Le) -> Any:  # noqa: ANN401 - as annotated-type
 
 
 def _within(value: Any, limit: Gt | Ge | Lt | Le) -> bool:  # noqa: ANN401 - a number
-    match limit:
-        case Gt(gt=bound):
-            return bool(value > bound)
-        case Ge(ge=bound):
-            return bool(value >= bound)
-        case Lt(lt=bound):
-            return bool(value < bound)
-        case Le(le=bound):
-            return bool(value <= bound)
+    admits = {Gt: operator.gt, Ge: operator.ge, Lt: operator.lt, Le: operator.le}[type(limit)]
+    return bool(admits(value, _bound(limit)))

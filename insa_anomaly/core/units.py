@@ -1,5 +1,8 @@
 """Units of time, array types and window lengths that all of the core shares."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,3 +16,9 @@ DAY = 86_400 * SECOND
 SHORT = 10  # readings of the short mean
 LONG = 60  # readings of a full window
 FLAT_CAP = 500  # longest run of unchanged values that is counted, readings
+
+
+def joined(parts: Sequence[object]) -> Iterator[npt.NDArray[Any]]:
+    """Yield the columns of dataclasses of arrays, field by field, of all parts together."""
+    for columns in zip(*(vars(part).values() for part in parts), strict=True):
+        yield np.concatenate(columns)

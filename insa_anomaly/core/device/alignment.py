@@ -50,10 +50,8 @@ def align(
     time, count, old = state[:_FIXED].tolist()
     newest, row = state[_FIXED : _FIXED + d].tolist(), state[_FIXED + d :].tolist()
     done: list[tuple[float, list[float], float, int]] = []
-    readings = zip(
-        columns.tolist(), times.tolist(), values.tolist(), historical.tolist(), strict=True
-    )
-    for i, (j, when, value, late) in enumerate(readings):
+    given = (column.tolist() for column in (columns, times, values, historical))
+    for i, (j, when, value, late) in enumerate(zip(*given, strict=True)):
         if when <= newest[j] or when < time - tolerance:
             continue
         if count and (when > time + tolerance or row[j] == row[j]):

@@ -32,7 +32,7 @@ from insa_anomaly.core.scoring.forest import Arena, Forest
 from insa_anomaly.core.scoring.maturity import Maturity
 from insa_anomaly.core.scoring.results import ScoringResults, blank, no_episodes
 from insa_anomaly.core.scoring.status import Status
-from insa_anomaly.core.units import LONG, Bools, Floats, Ints
+from insa_anomaly.core.units import LONG, Bools, Floats, Ints, joined
 
 FORMAT = 2  # of a device model file
 _BEFORE_PROFILE = 20  # columns of zeros that a file of this format keeps before a daily profile
@@ -443,7 +443,4 @@ def nothing_said(n: int, metrics: int) -> DeviceResults:
 def _joined(parts: list[DeviceResults], shape: tuple[int, int]) -> DeviceResults:
     if len(parts) == 1:
         return parts[0]
-    columns = zip(
-        *(vars(part).values() for part in parts or [nothing_said(0, shape[1])]), strict=True
-    )
-    return DeviceResults(*map(np.concatenate, columns))
+    return DeviceResults(*joined(parts or [nothing_said(0, shape[1])]))

@@ -161,9 +161,8 @@ class DeviceLearner(Learner[DeviceModel]):
 def _ordered(times: Ints, values: Floats, metrics: int) -> tuple[Floats, Floats]:
     """Return rows in time order that hold a finite value, without repetitions."""
     if values.shape != (len(times), metrics):
-        raise TrainingError(
-            f"values of shape {values.shape} for {len(times)} timestamps and {metrics} metrics"
-        )
+        wanted = f"{len(times)} timestamps and {metrics} metrics"
+        raise TrainingError(f"values of shape {values.shape} for {wanted}")
     what = np.where(np.isfinite(values), values, np.nan)
     something = np.isfinite(what).any(axis=1)
     if len(times) and not something.any():
@@ -192,15 +191,13 @@ def _kept(values: Floats, metrics: Sequence[str]) -> tuple[list[int], list[str]]
     coverage = np.isfinite(values).mean(axis=0) if len(values) else np.zeros(len(metrics))
     kept = np.flatnonzero(coverage >= _LEAST_COVERAGE).tolist()
     left_out = [
-        f"{metrics[j]} has a reading in {coverage[j]:.0%} of the rows"
-        for j in range(len(metrics))
-        if j not in kept
+        f"{metric} has a reading in {share:.0%} of the rows"
+        for metric, share in zip(metrics, coverage, strict=True)
+        if share < _LEAST_COVERAGE
     ]
     if not kept and len(values):
-        raise TrainingError(
-            f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows: they do not report "
-            "together"
-        )
+        few = f"no metric has a reading in {_LEAST_COVERAGE:.0%} of the rows"
+        raise TrainingError(f"{few}: they do not report together")
     return kept, left_out
 
 
@@ -209,9 +206,8 @@ def _recent(when: Floats, what: Floats, parameters: Parameters) -> tuple[Floats,
     some = np.isfinite(what).any(axis=1)
     when, what = when[some], what[some]
     if len(when) < FEWEST_ROWS:
-        raise NotEnoughData(
-            f"{len(when)} different rows with finite values; at least {FEWEST_ROWS} are needed"
-        )
+        found = f"{len(when)} different rows with finite values"
+        raise NotEnoughData(f"{found}; at least {FEWEST_ROWS} are needed")
     keep = min(parameters.newest(when), max(CELLS_MOST // what.shape[1], FEWEST_ROWS))
     return when[-keep:], what[-keep:]
 
@@ -225,11 +221,9 @@ def _history(
     if history.full.sum() < (len(when) - LONG + 1) / 2:
         gap, history = float("inf"), _pushed(when, what, interval, np.inf)
     if history.full.sum() < _FEWEST_FULL:
-        needed = LONG + _FEWEST_FULL
-        raise NotEnoughData(
-            f"{int(history.full.sum())} full windows; at least {_FEWEST_FULL} are needed: "
-            f"{needed} rows without a long pause"
-        )
+        needed = f"{LONG + _FEWEST_FULL} rows without a long pause"
+        few = f"{int(history.full.sum())} full windows; at least {_FEWEST_FULL} are needed"
+        raise NotEnoughData(f"{few}: {needed}")
     return gap, history
 
 

@@ -140,10 +140,7 @@ def _planted(values: Floats, faults: list[InjectedFault]) -> Floats:
 
 
 def compare(champion: Assessment, challenger: Assessment) -> PairedComparison:
-    """Compare two assessments of the same holdout.
-
-    Blocks of readings, and faults, are resampled together.
-    """
+    """Compare two assessments of a holdout; blocks and faults are resampled together."""
     random = np.random.default_rng(_SEED)
     less_alarmed = _block_means(champion.alarmed) - _block_means(challenger.alarmed)
     more_caught = challenger.caught.astype(np.float64) - champion.caught
@@ -173,10 +170,7 @@ def local_noise(values: Floats) -> float:
 
 
 def plans(n: int) -> list[list[InjectedFault]]:
-    """Return faults of every kind and size, evenly spread over n readings.
-
-    The plans are the passes that it takes to keep the faults apart.
-    """
+    """Return faults of every kind and size over n readings, in passes that keep them apart."""
     wanted = [(kind, size) for size in _SIZES for kind in _LENGTHS]
     at_once = max(2, n // _APART)
     return [_plan(n, wanted[begin : begin + at_once]) for begin in range(0, len(wanted), at_once)]

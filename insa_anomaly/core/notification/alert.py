@@ -7,6 +7,7 @@ receives the cause once, and again when it gets worse.
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -18,6 +19,8 @@ MODEL_TOPIC = "insa/iiot/ml/model/"
 SUMMARY = "summary"
 ENDINGS = ("closed", "device_back", "stream_back", "recovered")
 MODEL_KINDS = ("degraded", "recovered", "failing", "disabled", "slow")
+_NUMBERS = ("value", "expected", "lower", "upper", "confidence")
+_NAMES = ("episode_id", "model_id", "model_version", "since")
 _SECONDS_BEFORE = 1800  # that a link shows before and after the event
 
 Fields = Mapping[str, Any]  # of an event as it was published
@@ -32,10 +35,7 @@ class Severity(IntEnum):
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """An event that a person may have to receive.
-
-    `ends` means that its cause is over; `event` is the published event.
-    """
+    """An event that a person may have to receive."""
 
     event_id: str
     kind: str
@@ -45,103 +45,66 @@ class Alert(msgspec.Struct, frozen=True):
     metric_name: str
     timestamp: str
     text: str
-    event: dict[str, Any]
-    ends: bool = False
+    event: dict[str, Any]  # as it was published
+    ends: bool = False  # the cause is over
     historical: bool = False
 
     @property
     def subject(self) -> str:
         """Subject line for a person."""
-        return (
-            "/".join(name for name in (self.device_id, self.metric_name) if name) or "all devices"
-        )
+        return "/".join(filter(None, (self.device_id, self.metric_name))) or "all devices"
 
 
 def alerts_of(topic: str, payload: bytes, critical_confidence: float) -> list[Alert]:
-    """Return the alerts of an event, or none.
-
-    An anomaly of `critical_confidence` or more is critical.
-    """
+    """Return the alerts of an event, or none; from `critical_confidence` on they are critical."""
     try:
         fields = msgspec.json.decode(payload, type=dict[str, Any])
         if topic.startswith(ANOMALY_TOPIC):
             return [_of_episode(fields, critical_confidence)]
         if topic.startswith(SILENCE_TOPIC):
             return [_of_silence(fields)]
-        return (
-            [_of_model(fields, topic.removeprefix(MODEL_TOPIC))]
-            if topic.startswith(MODEL_TOPIC)
-            else []
-        )
+        kind = topic.removeprefix(MODEL_TOPIC)
+        return [_of_model(fields, kind)] if kind != topic else []
     except (msgspec.DecodeError, KeyError, ValueError, TypeError, OverflowError):
         return []
 
 
 def _of_episode(event: Fields, critical_confidence: float) -> Alert:
-    ends = event["kind"] == "closed"
-    severity = (
-        Severity.INFO
-        if ends
-        else Severity.CRITICAL
-        if event["confidence"] >= critical_confidence
-        else Severity.WARNING
-    )
-    return _alert(
-        event, event["kind"], severity, event["episode_id"], _episode_text(event), ends=ends
-    )
+    kind, ends = event["kind"], event["kind"] == "closed"
+    critical = not ends and event["confidence"] >= critical_confidence
+    severity = _severity(ends=ends, critical=critical)
+    text = f"{kind}: {event['value']:.6g}{_expectation(event)}"
+    return _alert(event, kind, severity, event["episode_id"], text, ends=ends)
 
 
-def _episode_text(event: Fields) -> str:
-    return f"{event['kind']}: {event['value']:.6g}{_expectation(event)}"
+def _severity(*, ends: bool, critical: bool) -> Severity:
+    if ends:
+        return Severity.INFO
+    return Severity.CRITICAL if critical else Severity.WARNING
 
 
 def _expectation(event: Fields) -> str:
-    if event.get("expected") is None:
+    expected, lower, upper = map(event.get, ("expected", "lower", "upper"))
+    if expected is None:
         return ""
-    band = (
-        ""
-        if event.get("lower") is None or event.get("upper") is None
-        else f" ({event['lower']:.6g} to {event['upper']:.6g})"
-    )
-    return f", expected {event['expected']:.6g}{band}"
+    band = "" if lower is None or upper is None else f" ({lower:.6g} to {upper:.6g})"
+    return f", expected {expected:.6g}{band}"
 
 
 def _of_silence(event: Fields) -> Alert:
-    kind = event["kind"]
-    severity = (
-        Severity.INFO
-        if kind in ENDINGS
-        else Severity.CRITICAL
-        if kind == "stream_silent"
-        else Severity.WARNING
-    )
-    return _alert(
-        event,
-        kind,
-        severity,
-        f"silence:{event.get('device_id') or ''}",
-        event["reason"],
-        ends=kind in ENDINGS,
-    )
+    kind, ends = event["kind"], event["kind"] in ENDINGS
+    severity = _severity(ends=ends, critical=kind == "stream_silent")
+    cause = f"silence:{event.get('device_id') or ''}"
+    return _alert(event, kind, severity, cause, event["reason"], ends=ends)
 
 
 def _of_model(event: Fields, kind: str) -> Alert:
-    severity = (
-        Severity[str(event.get("severity", "info")).upper()]
-        if kind in MODEL_KINDS
-        else Severity.INFO
-    )
-    ends = event.get("open") is False
+    name = str(event.get("severity", "info")) if kind in MODEL_KINDS else "info"
+    severity, ends = Severity[name.upper()], event.get("open") is False
     if "at" in event:
         event = {"timestamp": rfc3339(event["at"]), **event}
-    return _alert(
-        event,
-        kind,
-        severity,
-        str(event.get("cause") or event["event_id"]),
-        str(event.get("reason") or kind),
-        ends=ends,
-    )
+    cause, text = str(event.get("cause") or event["event_id"]), str(event.get("reason") or kind)
+    return _alert(event, kind, severity, cause, text, ends=ends)
 
 
 def _alert(
@@ -187,15 +150,11 @@ def described(alert: Alert, link: str) -> str:
 
 
 def _measured(event: Fields) -> list[tuple[str, object]]:
-    numbers = [
-        (name, event.get(name)) for name in ("value", "expected", "lower", "upper", "confidence")
-    ]
+    numbers = [(name, event.get(name)) for name in _NUMBERS]
     shown: list[tuple[str, object]] = [
         (name, f"{value:.6g}") for name, value in numbers if isinstance(value, (int, float))
     ]
-    named = [
-        (name, event.get(name)) for name in ("episode_id", "model_id", "model_version", "since")
-    ]
+    named = [(name, event.get(name)) for name in _NAMES]
     figures = list((event.get("figures") or {}).items())
     return shown + [
         (name.removesuffix("_id").replace("_", " "), value)
@@ -224,8 +183,4 @@ def linked(template: str, alert: Alert, milliseconds: int) -> str:
 
 
 def _escaped(word: str) -> str:
-    plain = "-._~"
-    return "".join(
-        chr(byte) if (chr(byte).isalnum() and byte < 128) or chr(byte) in plain else f"%{byte:02X}"
-        for byte in word.encode(errors="backslashreplace")
-    )
+    return quote(word.encode(errors="backslashreplace"), safe="")

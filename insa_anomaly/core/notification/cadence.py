@@ -59,39 +59,24 @@ class Cadence:
 
     def put(self, which: Ints, rows: "Cadence") -> None:
         """Write rows by index."""
-        self.longest[which], self.pauses[which], self.span[which] = (
-            rows.longest,
-            rows.pauses,
-            rows.span,
-        )
+        for name, column in vars(self).items():
+            column[which] = getattr(rows, name)
 
     def padded(self, n: int) -> "Cadence":
         """Return the cadence with room for n series."""
         more = n - len(self.longest)
-        return Cadence(
-            np.pad(self.longest, (0, more)),
-            np.pad(self.pauses, (0, more)),
-            np.pad(self.span, (0, more)),
-        )
+        return Cadence(*(np.pad(column, (0, more)) for column in vars(self).values()))
 
 
 def learnt(cadence: Cadence, pauses: Floats, least: float, patience: Patience) -> Cadence:
-    """Return the cadence after another pause of each series, in seconds.
-
-    A pause up to `least` is always usual.
-    """
+    """Return the cadence after a pause of each series, in seconds; up to `least` is usual."""
     counted = np.minimum(pauses, limits(cadence, least, patience))
-    fading = np.exp(-pauses / patience.memory_seconds)
-    return Cadence(
-        np.maximum(counted, cadence.longest * fading), cadence.pauses + 1, cadence.span + pauses
-    )
+    faded = cadence.longest * np.exp(-pauses / patience.memory_seconds)
+    return Cadence(np.maximum(counted, faded), cadence.pauses + 1, cadence.span + pauses)
 
 
 def limits(cadence: Cadence, least: float, patience: Patience) -> Floats:
-    """Return the seconds [n] after which each series is overdue.
-
-    Infinity where too little is known.
-    """
+    """Return the seconds [n] after which each series is overdue, infinite while unknown."""
     known = (cadence.pauses >= patience.pauses) & (cadence.span >= patience.spans * cadence.longest)
     return np.where(known, np.maximum(least, patience.factor * cadence.longest), np.inf)
 

@@ -27,9 +27,8 @@ __all__ = [
 ]
 
 NAMESPACE = UUID("6f0b9a52-8f0e-5d0f-9a57-1f9c0f6f7a11")
-NO_MODEL = str(
-    UUID(int=0)
-)  # model_id, with version 0, of what a reading closes that has no model any more
+# The model_id, with version 0, of an episode that a reading closes without a model.
+NO_MODEL = str(UUID(int=0))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,10 +65,7 @@ class Anomaly(msgspec.Struct, frozen=True):
 
 
 class Episode(msgspec.Struct, frozen=True):
-    """Anomalous readings merged into a thing to handle, after a reading.
-
-    A row of `anomaly_episodes`.
-    """
+    """Anomalous readings merged into a thing to handle: a row of `anomaly_episodes`."""
 
     id: str
     device_id: str
@@ -127,9 +123,8 @@ def episode_id(device_id: str, metric_name: str, started_at: int) -> str:
 
 def rfc3339(timestamp: int) -> str:
     """Return microseconds since the epoch as RFC 3339 in UTC, `2025-10-28T17:05:00.250000Z`."""
-    return (_EPOCH + timedelta(microseconds=timestamp)).isoformat(
-        timespec="microseconds"
-    ).removesuffix("+00:00") + "Z"
+    time = _EPOCH + timedelta(microseconds=timestamp)
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def event_of(transition: Transition, reading: Anomaly, episode: Episode) -> Event:

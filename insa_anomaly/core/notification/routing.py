@@ -24,22 +24,15 @@ _OTHERS = "(others)"
 
 @dataclass(frozen=True)
 class Route:
-    """Route of alerts to targets.
+    """Route of alerts to targets, by a pattern of devices (`press-*`), kinds and a least severity.
 
-    It takes devices by a pattern (`press-*`), kinds, and a least severity; no kinds or targets mean
-    all.
+    No kinds or targets mean all.
     """
 
     devices: str = "*"
     kinds: tuple[str, ...] = (
-        "opened",
-        "worsened",
-        "device_silent",
-        "stream_silent",
-        "degraded",
-        "failing",
-        "disabled",
-        "slow",
+        *("opened", "worsened", "device_silent", "stream_silent"),
+        *("degraded", "failing", "disabled", "slow"),
     )
     severity: str = "warning"
     targets: tuple[str, ...] = ()
@@ -48,11 +41,8 @@ class Route:
         """Raise ParameterError for an empty word or an unknown severity."""
         if self.severity.upper() not in Severity.__members__:
             raise ParameterError("severity", self.severity, "info, warning or critical")
-        for name, words in (
-            ("devices", (self.devices,)),
-            ("kinds", self.kinds),
-            ("targets", self.targets),
-        ):
+        lists = {"devices": (self.devices,), "kinds": self.kinds, "targets": self.targets}
+        for name, words in lists.items():
             if not all(words):
                 raise ParameterError(name, getattr(self, name), "without an empty word")
 
@@ -136,33 +126,24 @@ def decide(
 
     Historical alerts open no cause: no person can act on them now.
     """
-    dispatch = Dispatch(
-        accounts={
-            target.name: _today(accounts.get(target.name, DailyBudget()), now) for target in targets
-        }
-    )
-    held: dict[str, list[Alert]] = {}
+    dispatch, held = Dispatch(), dict[str, list[Alert]]()
+    for target in targets:
+        account = accounts.get(target.name, DailyBudget())
+        dispatch.accounts[target.name] = _today(account, now)
     for alert in alerts:
         for target in targets:
             key = (target.name, alert.cause)
             knows = dispatch.known[key] if key in dispatch.known else known.get(key)
             if alert.ends:
                 kept = _ended(dispatch, target, alert, knows)
-            elif (
-                alert.historical
-                or not target.wants(alert)
-                or (_heard(alert, knows) and not target.follows)
-            ):
-                continue
             else:
-                kept = _told(dispatch, target, alert, knows)
+                kept = _concerns(target, alert, knows) and _told(dispatch, target, alert, knows)
             if kept:
                 held.setdefault(target.name, []).append(alert)
     for name, kept_back in held.items():
         account = dispatch.accounts[name]
-        dispatch.accounts[name] = msgspec.structs.replace(
-            account, digest=_added(account.digest, kept_back, now)
-        )
+        digest = _added(account.digest, kept_back, now)
+        dispatch.accounts[name] = msgspec.structs.replace(account, digest=digest)
         dispatch.held[name] += len(kept_back)
     return dispatch
 
@@ -170,10 +151,7 @@ def decide(
 def summaries(
     targets: Sequence[Target], accounts: Mapping[str, DailyBudget], after: float, now: int
 ) -> Dispatch:
-    """Return the digests that are due.
-
-    `seconds` after their first alert, within the day's budget.
-    """
+    """Return the digests due `after` seconds from their first alert, within the day's budget."""
     dispatch = Dispatch()
     for target in targets:
         account = _today(accounts.get(target.name, DailyBudget()), now)
@@ -189,9 +167,11 @@ def _today(account: DailyBudget, now: int) -> DailyBudget:
     return account if account.day == day else DailyBudget(day, 0, account.digest)
 
 
-def _heard(alert: Alert, knows: KnownCause | None) -> bool:
-    """Return whether the target knows as much already."""
-    return knows is not None and alert.severity <= knows.severity
+def _concerns(target: Target, alert: Alert, knows: KnownCause | None) -> bool:
+    """Return whether the target wants the alert, and does not know as much already."""
+    if alert.historical or not target.wants(alert):
+        return False
+    return target.follows or knows is None or alert.severity > knows.severity
 
 
 def _told(dispatch: Dispatch, target: Target, alert: Alert, knows: KnownCause | None) -> bool:
@@ -231,34 +211,23 @@ def _added(digest: Digest, alerts: Sequence[Alert], now: int) -> Digest:
     for alert in alerts:
         named = alert.device_id in devices or len(devices) < _MOST_DEVICES
         devices[alert.device_id if named else _OTHERS] += 1
-    lines = [
-        f"{alert.timestamp} {alert.subject}: {alert.text}"
-        for alert in alerts[: max(0, SHOWN - len(digest.first))]
-    ]
-    return Digest(
-        digest.since or now,
-        digest.count + len(alerts),
-        dict(kinds),
-        dict(devices),
-        digest.first + lines,
-    )
+    shown = alerts[: max(0, SHOWN - len(digest.first))]
+    lines = [f"{alert.timestamp} {alert.subject}: {alert.text}" for alert in shown]
+    since, count = digest.since or now, digest.count + len(alerts)
+    return Digest(since, count, dict(kinds), dict(devices), digest.first + lines)
 
 
 def _summary(target: str, digest: Digest, now: int) -> Alert:
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(digest.kinds).most_common())
-    text = (
-        f"{digest.count} more alerts since {rfc3339(digest.since)}, beyond the daily "
-        f"budget: {kinds}"
-    )
+    since = rfc3339(digest.since)
+    text = f"{digest.count} more alerts since {since}, beyond the daily budget: {kinds}"
     most = Counter(digest.devices).most_common(SHOWN)
-    lines = [
-        f"Devices ({len(digest.devices)}):",
-        *(f"  {count:>6}  {device or '-'}" for device, count in most),
-    ]
+    lines = [f"Devices ({len(digest.devices)}):"]
+    lines += [f"  {count:>6}  {device or '-'}" for device, count in most]
     lines += ["", f"The first {len(digest.first)}:", *(f"  {line}" for line in digest.first)]
     event = {
         "count": digest.count,
-        "since": rfc3339(digest.since),
+        "since": since,
         "kinds": digest.kinds,
         "devices": digest.devices,
         "lines": lines,

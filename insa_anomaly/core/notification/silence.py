@@ -15,25 +15,20 @@ from insa_anomaly.core.units import Ints
 FEWEST_TOGETHER = 3  # devices that make a stream
 SURE = 1.2  # times what it is allowed: until then we wait whether others fall silent with it
 
-Silent = dict[
-    str | None, tuple[float, str]
-]  # device (None: the stream) -> for how many seconds, and the reason in words
+# Device (None: the stream) -> for how many seconds, and the reason in words.
+Silent = dict[str | None, tuple[float, str]]
 
 
 class Silence:
-    """Watch over the cadence of every series.
-
-    Series are numbered in the order of their admission.
-    """
+    """Watch over the cadence of every series, numbered in the order of their admission."""
 
     def __init__(self, patience: Patience, now: float) -> None:
         self._patience = patience
         self._devices: dict[str, int] = {}
         self._device = np.zeros(0, np.int64)  # of each series
         self._last = np.zeros(0)
-        self._fresh = np.zeros(
-            0, bool
-        )  # nothing heard since we began to listen: the pause before says nothing
+        # Nothing heard since we began to listen: the pause before says nothing.
+        self._fresh = np.zeros(0, bool)
         self.series = Cadence.unknown(0)
         self.stream = Cadence.unknown(1)
         self._stream_last = now
@@ -41,10 +36,7 @@ class Silence:
         self._deaf_since = self._grace = now  # before the latter nobody is missed
 
     def admit(self, devices: Sequence[str], known: Cadence, now: float) -> None:
-        """Admit series by their devices, with their known cadence.
-
-        Each has its allowed time from now on.
-        """
+        """Admit series of these devices and cadence; their allowed time begins now."""
         begin, n = len(self._device), len(self._device) + len(devices)
         numbers = [self._devices.setdefault(device, len(self._devices)) for device in devices]
         self._device = np.concatenate([self._device, np.array(numbers, np.int64)])
@@ -59,16 +51,11 @@ class Silence:
             return
         patience = self._patience
         known = numbers[~self._fresh[numbers]]
-        self.series.put(
-            known,
-            learnt(
-                self.series.rows(known), now - self._last[known], patience.device_seconds, patience
-            ),
-        )
+        rows, pauses = self.series.rows(known), now - self._last[known]
+        self.series.put(known, learnt(rows, pauses, patience.device_seconds, patience))
         if not self._stream_fresh:
-            self.stream = learnt(
-                self.stream, np.array([now - self._stream_last]), patience.stream_seconds, patience
-            )
+            pause = np.array([now - self._stream_last])
+            self.stream = learnt(self.stream, pause, patience.stream_seconds, patience)
         self._fresh[numbers], self._stream_fresh = False, False
         self._last[numbers] = self._stream_last = now
 
@@ -95,43 +82,30 @@ class Silence:
         self._fresh[:], self._stream_fresh, self._grace = True, True, now
 
     def _deaf(self, now: float) -> Silent:
-        away = now - self._deaf_since
+        away, why = now - self._deaf_since, "the broker is away, or our disk takes nothing"
         self.listen_anew(now)
-        reason = (
-            f"nothing could be heard for {away:.0f} s: the broker is away, or our disk "
-            "takes nothing"
-        )
+        reason = f"nothing could be heard for {away:.0f} s: {why}"
         return {None: (away, reason)} if away > self._patience.stream_seconds else {}
 
     def _of_devices(self, was: Mapping[str | None, object], now: float) -> Silent:
         """Return the overdue devices, or the stream if many are overdue together."""
-        silent_for, allowed = overdue(
-            now - np.maximum(self._last, self._grace),
-            self._device,
-            len(self._devices),
-            self.series,
-            self._patience,
-        )
-        heard = np.zeros(len(self._devices), bool)
+        devices, ages = len(self._devices), now - np.maximum(self._last, self._grace)
+        silent_for, allowed = overdue(ages, self._device, devices, self.series, self._patience)
+        heard = np.zeros(devices, bool)
         heard[self._device[~self._fresh]] = True
         talking = np.flatnonzero(heard & (silent_for <= allowed))
         back = self._named(talking, {}) if was else {}
         silent: Silent = {name: (0.0, "") for name in was if name is not None and name not in back}
         late = self._named(np.flatnonzero(silent_for > allowed), silent)
-        share = self._patience.stream_share * len(self._devices) / (2 if None in was else 1)
+        share = self._patience.stream_share * devices / (2 if None in was else 1)
         if len(late) >= max(FEWEST_TOGETHER, share):
             longest = float(min(silent_for[number] for number in late.values()))
-            return silent | {
-                None: (longest, f"{len(late)} of {len(self._devices)} devices are silent")
-            }
-        sure = {
-            name: float(silent_for[number])
-            for name, number in late.items()
-            if silent_for[number] > SURE * allowed[number]
-        }
-        return silent | {
-            name: (age, f"nothing has come of it for {age:.0f} s") for name, age in sure.items()
-        }
+            return silent | {None: (longest, f"{len(late)} of {devices} devices are silent")}
+        for name, number in late.items():
+            age = float(silent_for[number])
+            if age > SURE * allowed[number]:
+                silent[name] = age, f"nothing has come of it for {age:.0f} s"
+        return silent
 
     def _named(self, numbers: Iterable[int], but: Silent) -> dict[str, int]:
         names = list(self._devices)

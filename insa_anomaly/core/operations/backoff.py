@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class BackoffPolicy:
-    """Pauses between attempts.
+    """Pauses between attempts: `first` seconds, doubled with each to `last`.
 
-    The first retry comes after `first` seconds, doubled with each to `last`; after `trip` failures
-    in a row the circuit opens for `rest` seconds.
+    After `trip` failures in a row the circuit opens for `rest` seconds.
     """
 
     first: float = 2.0
@@ -49,13 +48,9 @@ def backoff(attempts: int, retry: BackoffPolicy, chance: float) -> float:
 def failed(
     circuit: Circuit, now: float, retry: BackoffPolicy, chance: float, asked: float | None = None
 ) -> Circuit:
-    """Return the circuit after another failure.
-
-    `asked` are seconds of rest that the target asked for.
-    """
+    """Return the circuit after another failure; the target `asked` for so many seconds of rest."""
     failures = circuit.failures + 1
-    over = failures - retry.trip
-    rest = (
-        0.0 if over < 0 else min(retry.rest * 2.0 ** min(over, 40), retry.last) * (1.0 - chance / 4)
-    )
+    over, rest = failures - retry.trip, 0.0
+    if over >= 0:
+        rest = min(retry.rest * 2.0 ** min(over, 40), retry.last) * (1.0 - chance / 4)
     return Circuit(failures, now + max(rest, asked or 0.0))

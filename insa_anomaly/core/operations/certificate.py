@@ -39,9 +39,8 @@ def expires(der: bytes) -> int | None:
 def _not_after(der: bytes) -> datetime:
     certificate, _ = _content(der, 0)
     at, _ = _content(der, certificate)
-    for _ in range(
-        4 if der[at] == _VERSION else 3
-    ):  # version, where it is said, serial number, algorithm, issuer
+    # Version, where it is said, serial number, algorithm, issuer.
+    for _ in range(4 if der[at] == _VERSION else 3):
         _, at = _content(der, at)
     not_before, _ = _content(der, at)
     _, at = _content(der, not_before)

@@ -58,10 +58,7 @@ class HealthIssue(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits beyond which a figure is an issue.
-
-    `latency` is in seconds, the rates are shares.
-    """
+    """Limits beyond which a figure is an issue; `latency` is in seconds, the rates are shares."""
 
     age_days: Positive = 7.0
     accuracy: Share = 0.9
@@ -101,12 +98,9 @@ class ModelCondition(msgspec.Struct, frozen=True):
     failures: int = 0  # retrainings and refits in a row that made no model
     failure: str = ""
     tried_at: int | None = None
-    remedied: bool = (
-        False  # something was decided about it and is to be done yet, or it is being trained
-    )
-    degraded_since_told: int | None = (
-        None  # when it was last told that it is; None: it is not, as far as anybody was told
-    )
+    remedied: bool = False  # a remedy is decided and to be done yet, or it is being trained
+    # When it was last told that it is; None: it is not, as far as anybody was told.
+    degraded_since_told: int | None = None
     failing_since_told: int | None = None
 
     @property
@@ -116,15 +110,8 @@ class ModelCondition(msgspec.Struct, frozen=True):
 
     def figures(self, now: int) -> Figures:
         """Return the figures that a decision rests on."""
-        said: Figures = {
-            "age_days": round(_days(now - self._learnt), 3),
-            "accuracy": self.accuracy,
-            "accuracy_at_promotion": self.accuracy_at_promotion,
-            "false_positive_rate": self.false_positive_rate,
-            "false_positive_rate_at_promotion": self.false_positive_rate_at_promotion,
-            "readings": self.readings,
-            "failures": self.failures,
-        }
+        said = {"age_days": round(self.age_days(now), 3)}
+        said |= {name: getattr(self, name) for name in _FIGURES}
         return {name: figure for name, figure in said.items() if figure is not None}
 
     @property
@@ -139,6 +126,12 @@ class ModelCondition(msgspec.Struct, frozen=True):
     def has_news(self) -> bool:
         """Whether any reading arrived since the last learning."""
         return self.last_reading > self._learnt
+
+
+_FIGURES = (
+    *("accuracy", "accuracy_at_promotion", "false_positive_rate"),
+    *("false_positive_rate_at_promotion", "readings", "failures"),
+)
 
 
 class ScoringPace(msgspec.Struct, frozen=True):
@@ -188,17 +181,13 @@ Finding = dict[HealthIssue, str]  # what is the matter, in words
 def examine(one: ModelCondition, actions: Collection[Action], limits: Limits, now: int) -> Finding:
     """Return the issues of a model among the `actions` asked for."""
     found: Finding = {}
-    if Action.AGE in actions and one.age_days(now) >= limits.age_days:
-        found[HealthIssue.OLD] = (
-            f"learnt {one.age_days(now):.1f} days ago, more than {limits.age_days:g}"
-        )
+    if Action.AGE in actions and (age := one.age_days(now)) >= limits.age_days:
+        found[HealthIssue.OLD] = f"learnt {age:.1f} days ago, more than {limits.age_days:g}"
     if Action.ACCURACY in actions:
         found |= _accuracy(one, limits)
     if one.failures and not {Action.RETRAIN, Action.ESCALATE}.isdisjoint(actions):
-        found[HealthIssue.FAILING] = (
-            f"{one.failures} training{'s in a row' if one.failures > 1 else ''} made no model: "
-            f"{one.failure}"
-        )
+        many = "trainings in a row" if one.failures > 1 else "training"
+        found[HealthIssue.FAILING] = f"{one.failures} {many} made no model: {one.failure}"
     if Action.CLEAN_UP in actions and _days(now - one.last_reading) >= limits.inactive_days:
         found[HealthIssue.SILENT] = f"no reading for {_days(now - one.last_reading):.0f} days"
     return found
@@ -217,21 +206,13 @@ def _accuracy(one: ModelCondition, limits: Limits) -> Finding:
 def _worse(one: ModelCondition, limits: Limits) -> list[str]:
     """Return how a model got worse; a rounding error makes no model worse."""
     said, then, now, rate = [], one.accuracy_at_promotion, one.accuracy, one.false_positive_rate
-    if (
-        then is not None
-        and now is not None
-        and one.measurements >= FEWEST_MEASUREMENTS
-        and then - now >= limits.accuracy_drop - 1e-9
-    ):
-        said.append(
-            f"accuracy {now:.3f}, {100 * (then - now):.1f} points below the {then:.3f} at its "
-            "promotion"
-        )
+    if then is not None and now is not None and one.measurements >= FEWEST_MEASUREMENTS:
+        points = f"{100 * (then - now):.1f} points"
+        if then - now >= limits.accuracy_drop - 1e-9:
+            said.append(f"accuracy {now:.3f}, {points} below the {then:.3f} at its promotion")
     if rate is not None and rate > limits.false_positive_rate:
-        said.append(
-            f"{100 * rate:.1f} % of its {one.readings} readings stood out, more than "
-            f"{100 * limits.false_positive_rate:g} %"
-        )
+        share, most = f"{100 * rate:.1f} %", f"{100 * limits.false_positive_rate:g} %"
+        said.append(f"{share} of its {one.readings} readings stood out, more than {most}")
     return said
 
 
@@ -245,24 +226,20 @@ def decide(
         decisions += _remedies(one, found, actions, limits, now)
     if Action.ESCALATE in actions:
         decisions += _escalations(one, found, actions, limits, now)
-    about = (
-        one.instance,
-        one.device_id,
-        one.metric_name,
-        one.model_id,
-        one.version,
-        one.figures(now),
-    )
+    about = (*_about(one), one.figures(now))
     return [Decision(kind, cause, reason, *about) for kind, cause, reason in decisions]
+
+
+def _about(one: ModelCondition | Idle) -> tuple[str | None, str, str, str, int]:
+    return one.instance, one.device_id, one.metric_name, one.model_id, one.version
 
 
 def _remedies(
     one: ModelCondition, found: Finding, actions: Collection[Action], limits: Limits, now: int
 ) -> list[tuple[Kind, Cause, str]]:
-    """Return the remedy of a model.
+    """Return the remedy: silence and too many failures end a model.
 
-    Silence and too many failures end it; else an old or worse model is retrained, where there are
-    new readings and no attempt was made just now.
+    An old or worse model is retrained where there are new readings and no attempt was made lately.
     """
     if Action.CLEAN_UP in actions and HealthIssue.SILENT in found:
         return [("retire", "silent", found[HealthIssue.SILENT])]
@@ -283,23 +260,18 @@ def _escalations(
     """Return notices: a standing issue once a day, its end once; an unknown issue has neither."""
     said: list[tuple[Kind, Cause, str]] = []
     degraded, failing = one.degraded_since_told, one.failing_since_told
+    rate = one.false_positive_rate if Action.ACCURACY in actions else None
     if HealthIssue.DEGRADED in found and not _lately(degraded, now):
         said.append(("escalate", "degraded", found[HealthIssue.DEGRADED]))
-    elif (
-        degraded is not None
-        and HealthIssue.DEGRADED not in found
-        and Action.ACCURACY in actions
-        and one.false_positive_rate is not None
-    ):
-        share = f"{100 * one.false_positive_rate:.1f} %"
+    elif degraded is not None and HealthIssue.DEGRADED not in found and rate is not None:
+        share = f"{100 * rate:.1f} %"
         reason = f"{share} of its readings stand out, and it is as accurate as it was"
         said.append(("recover", "degraded", reason))
     if 0 < one.failures < limits.failures and not _lately(failing, now):
         said.append(("escalate", "failing", found[HealthIssue.FAILING]))
     elif failing is not None and not one.failures:
-        said.append(
-            ("recover", "failing", f"version {one.version} serves, and no training failed since")
-        )
+        reason = f"version {one.version} serves, and no training failed since"
+        said.append(("recover", "failing", reason))
     return said
 
 
@@ -309,35 +281,28 @@ def judge_pace(
     """Judge whether a daemon scores fast enough; return the decision about it."""
     if Action.LATENCY not in actions or not one.batches:
         return {}, []
-    share, milliseconds = one.slow / one.batches, f"{1000 * limits.latency:g} ms"
+    share, late = one.slow / one.batches, f"took longer than {1000 * limits.latency:g} ms to score"
     figures: Figures = {"slow_share": share, "batches": one.batches}
+    kind: Kind = "recover"
+    found, told = Finding(), one.slow_since_told is not None
+    reason = f"{100 * share:.2f} % of the batches {late}"
     if share > SLOW_SHARE:
-        reason = (
-            f"{100 * share:.1f} % of the batches took longer than {milliseconds} to "
-            "score: the p99 is above it"
-        )
-        told = Action.ESCALATE in actions and not _lately(one.slow_since_told, now)
-        return {HealthIssue.SLOW: reason}, [
-            Decision("escalate", "slow", reason, one.instance, figures=figures)
-        ] if told else []
-    over = one.slow_since_told is not None and Action.ESCALATE in actions
-    reason = f"{100 * share:.2f} % of the batches took longer than {milliseconds} to score"
-    return {}, [Decision("recover", "slow", reason, one.instance, figures=figures)] if over else []
+        kind, told = "escalate", not _lately(one.slow_since_told, now)
+        reason = f"{100 * share:.1f} % of the batches {late}: the p99 is above it"
+        found[HealthIssue.SLOW] = reason
+    decision = Decision(kind, "slow", reason, one.instance, figures=figures)
+    return found, [decision] if told and Action.ESCALATE in actions else []
 
 
 def judge_idle(one: Idle, now: int) -> Decision:
     """Return the decision to remove the files of a model that has not served for long."""
     days = _days(now - one.since)
     reason = f"{one.status} and unused for {days:.0f} days"
-    about = (one.instance, one.device_id, one.metric_name, one.model_id, one.version)
-    return Decision("clean_up", "inactive", reason, *about, {"unused_days": round(days, 3)})
+    return Decision("clean_up", "inactive", reason, *_about(one), {"unused_days": round(days, 3)})
 
 
 def pace_seconds(retrainings: int) -> float:
-    """Return the seconds between retrainings.
-
-    They are spread over the day, as the stream goes first.
-    """
+    """Return the seconds between retrainings, spread over the day as the stream goes first."""
     return min(PACE_SECONDS, SPREAD_DAYS * 86_400 / max(1, retrainings))
 
 
@@ -347,11 +312,8 @@ def notice(event_id: str, decision: Decision, at: int) -> Notice | None:
     kind, severity = _told_as(decision)
     if kind is None:
         return None
-    about = (
-        decision.instance
-        if decision.cause == "slow"
-        else f"{decision.device_id}/{decision.metric_name}"
-    )
+    series = f"{decision.device_id}/{decision.metric_name}"
+    about = decision.instance if decision.cause == "slow" else series
     return Notice(
         event_id=event_id,
         kind=kind,

@@ -18,9 +18,7 @@ class Flag(IntFlag):
 
     NONE = 0
     STAMPED = 1  # none was sent: the time of receipt
-    RESTAMPED = (
-        2  # the one sent lies outside the accepted span: the time of receipt, the original kept
-    )
+    RESTAMPED = 2  # the sent lies outside the accepted span: the time of receipt, original kept
     HISTORICAL = 4  # old by its own clock: recorded and told as such
 
 

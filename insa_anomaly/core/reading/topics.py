@@ -16,20 +16,15 @@ _LEVELS = "levels of a word, {device_id}, {metric_name}, + or, as the last level
 
 @dataclass(frozen=True)
 class Subscription:
-    """Topics to read.
-
-    `{device_id}` and `{metric_name}` name levels of the topic; `+` and a last `#` stand for any.
-    """
+    """Topics to read: `{device_id}` and `{metric_name}` name levels, `+` and a last `#` any."""
 
     topic: str = "insa/iiot/telemetry/{device_id}"
     format: Format = "auto"
 
     def __post_init__(self) -> None:
         """Raise ParameterError for a topic that is no template."""
-        *levels, last = self.topic.split("/")
-        if not all(_LEVEL.fullmatch(level) for level in levels) or not (
-            last == "#" or _LEVEL.fullmatch(last)
-        ):
+        levels = self.topic.removesuffix("/#").split("/")
+        if self.topic != "#" and not all(_LEVEL.fullmatch(level) for level in levels):
             raise ParameterError("topic", self.topic, _LEVELS)
 
     @property

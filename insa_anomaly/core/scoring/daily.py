@@ -19,17 +19,13 @@ _LEAST_GAIN = 0.15
 
 
 def profile(stamps: Floats, rows: Floats) -> Floats:
-    """Return the usual level at `stamps` [n, m] by `rows` [n, WIDTH], 0 without a profile.
-
-    The level is linear between bins.
-    """
+    """Return the usual level at `stamps` [n, m] by `rows` [n, WIDTH], linear between bins, or 0."""
     out = np.zeros(stamps.shape)
     at = np.flatnonzero(rows[:, BINS])
     if not len(at):
         return out
     lower, upper, share = between_bins(stamps[at], rows[at, BINS, None])
-    levels = rows[at, LEVELS]
-    row = np.arange(len(at))[:, None]
+    levels, row = rows[at, LEVELS], np.arange(len(at))[:, None]
     out[at] = levels[row, lower] * (1 - share) + levels[row, upper] * share
     return out
 

@@ -58,7 +58,7 @@ class EpisodeState(NamedTuple):
     quiet: float  # ordinary readings since the last anomalous one
 
 
-QUIET = EpisodeState(started=0.0, readings=0.0, peak=0.0, told=0.0, quiet=0.0)
+QUIET = EpisodeState(0.0, 0.0, 0.0, 0.0, 0.0)
 STATE = Layout(dict.fromkeys(EpisodeState._fields, 1))
 _READINGS = STATE.column("readings")
 
@@ -87,13 +87,8 @@ def step(
         closed = after.quiet >= policy.merge_gap_readings
         return (Transition.CLOSED if closed else Transition.NONE), after
     worse = confidence >= before.told + policy.worsen_step
-    after = EpisodeState(
-        started=before.started,
-        readings=before.readings + 1,
-        peak=max(before.peak, confidence),
-        told=confidence if worse else before.told,
-        quiet=0.0,
-    )
+    peak, told = max(before.peak, confidence), confidence if worse else before.told
+    after = EpisodeState(before.started, before.readings + 1, peak, told, 0.0)
     return (Transition.WORSENED if worse else Transition.NONE), after
 
 

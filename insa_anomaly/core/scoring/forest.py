@@ -132,9 +132,8 @@ class Arena:
         """Hold a forest in a row. Raises ValueError for more trees than there is room for."""
         trees = len(forest.thresholds)
         if trees > self.trees:
-            raise ValueError(
-                f"a forest of {trees} trees does not fit where there is room for {self.trees}"
-            )
+            room = f"there is room for {self.trees}"
+            raise ValueError(f"a forest of {trees} trees does not fit where {room}")
         nodes = (_sortable(forest.thresholds) << _FEATURE_BITS) | forest.features
         for depth, level in enumerate(self._levels):
             level[row, :trees] = nodes[:, (1 << depth) - 1 : (2 << depth) - 1]
@@ -191,9 +190,7 @@ class Arena:
         total = float(parts.sum())
         return parts / total if total > 0 else parts
 
-    def _leaves_seen(
-        self, row: int, values: Ints
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _leaves_seen(self, row: int, values: Ints) -> tuple[Features, Features]:
         """Return shares [w, m] and path lengths [m] of a forest's m leaves as a reading sees them.
 
         A share is the part of the samples at the splits on a feature that went to the leaf,
@@ -229,7 +226,7 @@ class Arena:
         lengths = self._lengths.take(codes.take(np.concatenate(leaves))).astype(np.float32)
         return np.ascontiguousarray(np.concatenate(shares).T), lengths
 
-    def _samples_below(self, codes: LeafCodes) -> list[npt.NDArray[np.float32]]:
+    def _samples_below(self, codes: LeafCodes) -> list[Features]:
         """Return the samples that went through every node, by level from root to leaf."""
         found = [self._samples.take(codes)]
         for _ in range(DEPTH):

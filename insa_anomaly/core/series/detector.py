@@ -185,7 +185,7 @@ class Results(ScoringResults):
     rules: rules.Rules  # rules.Rule, the rules that the reading breaks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Usable:
     """The m finite readings of good quality of a batch, series by series."""
 
@@ -211,17 +211,8 @@ class _Usable:
         terms[known] = models.learnt[rows[known, None], _TERMS]
         if batch.muted is not None:
             terms[batch.muted[at], 1] = np.inf
-        return cls(
-            at=at,
-            series=batch.series[at],
-            times=batch.times[at].astype(np.float64),
-            rows=rows,
-            known=known,
-            models=models,
-            gaps_us=terms[:, 0],
-            thresholds=terms[:, 1],
-            steps=terms[:, 2],
-        )
+        readings = at, batch.series[at], batch.times[at].astype(np.float64), rows, known
+        return cls(*readings, models, *terms.T)
 
     def block(self, own: Ints) -> _Block:
         """Return some of these with their learnt rows."""

@@ -44,16 +44,8 @@ LAST = TIMES.stop - 1  # time of the newest reading, -inf before the first
 COUNT, FLAT, SEEN, FIRST = map(STATE.column, ("count", "flat", "seen", "first"))
 SINCE_DUE, SMOOTHED, HELD = map(STATE.column, ("since_due", "smoothed", "held"))
 
-NAMES = (
-    "value",
-    "jump",
-    "level",
-    "trend",
-    "spread",
-    "flat_run",
-    "time_of_day",
-    "time_of_day_level",
-)
+_SHAPES = ("value", "jump", "level", "trend", "spread", "flat_run")  # of the window
+NAMES = (*_SHAPES, "time_of_day", "time_of_day_level")
 WIDTH = len(NAMES)
 BY_NAME = Layout(dict.fromkeys(NAMES, 1))
 
@@ -250,14 +242,12 @@ def _walked(
     return arrivals, remembered
 
 
-def _remember(
-    states: Floats, touched: Ints, newest: Ints, remembered: dict[int, list[int]]
-) -> None:
+def _remember(states: Floats, rows: Ints, newest: Ints, remembered: dict[int, list[int]]) -> None:
     """Write the discriminators of the newest time: the last alone where `remembered` has none."""
     slots = states[:, SLOTS].view(np.int64)
-    slots[touched] = 0
-    slots[touched, 0] = newest
-    states[touched, HELD] = 1
+    slots[rows] = 0
+    slots[rows, 0] = newest
+    states[rows, HELD] = 1
     for row, held in remembered.items():
         slots[row] = 0
         slots[row, : len(held)] = held
@@ -331,10 +321,9 @@ def unscaled(look: WindowView, learnt: LearntRows) -> Floats:
     out[:, 4] = np.log(np.sqrt(deviation.sum(axis=1) / (SHORT - 1)) + 0.05)
     run = np.minimum(look.flats, learnt[:, FLAT_MOST]) - learnt[:, FLAT_FREE]
     out[:, 5] = np.log1p(np.maximum(run, 0.0))
-    residuals = short
-    residuals -= look.profile[:, 1:]
+    short -= look.profile[:, 1:]
     out[:, 6] = look.newest[:, 1] - look.profile[:, -1]
-    out[:, 7] = residuals.sum(axis=1) / SHORT
+    out[:, 7] = short.sum(axis=1) / SHORT
     out[learnt[:, _DAILY_BINS] == 0, 6:] = 0.0
     return out
 

@@ -51,11 +51,8 @@ def reasons(models: ModelTable, row: int, results: Results, i: int) -> list[Reas
     is ordinary: no feature isolated it.
     """
     seen, member = int(results.rules[i]), MEMBERS[results.member[i]]
-    named = [
-        Reason(rule.name.lower(), 1.0, words)
-        for rule, words in _NAMED.items()
-        if seen & rule and rule.name
-    ]
+    broken = [(str(rule.name), words) for rule, words in _NAMED.items() if seen & rule]
+    named = [Reason(name.lower(), 1.0, words) for name, words in broken]
     named += [Reason(member, 1.0, _CHARTED[member])] if member in _CHARTED else []
     continues = results.transition[i] in (Transition.NONE, Transition.CLOSED)
     if results.episode_readings[i] and continues:

@@ -32,7 +32,7 @@ from insa_anomaly.core.scoring import calibration, daily, episodes, maturity
 from insa_anomaly.core.scoring.forest import Forest
 from insa_anomaly.core.series import charts, detector, features, rules
 from insa_anomaly.core.series.detector import Model, ModelTable, SeriesBatch, advance
-from insa_anomaly.core.units import Bools, Floats, Ints
+from insa_anomaly.core.units import Bools, Floats, Ints, joined
 from insa_anomaly.errors import NotEnoughData, TrainingError
 
 FEWEST_READINGS = 100
@@ -82,7 +82,7 @@ class _Windows:
         return features.look(self.values, self.stamps, self.flats, learnt)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Fitted(Generic[Grown]):
     """Result of one fit."""
 
@@ -191,10 +191,8 @@ def _ordered(times: Ints, values: Floats) -> _ReadingHistory:
     fresh[1:] = (when[1:] != when[:-1]) | (what[1:] != what[:-1])
     when, what = when[fresh], what[fresh]
     if len(when) < FEWEST_READINGS:
-        raise NotEnoughData(
-            f"{len(when)} different readings with finite values; "
-            f"at least {FEWEST_READINGS} are needed"
-        )
+        found = f"{len(when)} different readings with finite values"
+        raise NotEnoughData(f"{found}; at least {FEWEST_READINGS} are needed")
     return _ReadingHistory(when, what, np.zeros(len(when), np.bool_))
 
 
@@ -234,11 +232,9 @@ def _windows(
         gap_us = float("inf")
         windows = _unroll(history, gap_us)
     if len(windows) < _FEWEST_WINDOWS:
-        needed = units.LONG + _FEWEST_WINDOWS
-        raise NotEnoughData(
-            f"{len(windows)} full windows; at least {_FEWEST_WINDOWS} are needed: "
-            f"{needed} readings without a long pause"
-        )
+        needed = f"{units.LONG + _FEWEST_WINDOWS} readings without a long pause"
+        few = f"{len(windows)} full windows; at least {_FEWEST_WINDOWS} are needed"
+        raise NotEnoughData(f"{few}: {needed}")
     return gap_us, windows
 
 
@@ -248,26 +244,21 @@ def _unroll(history: _ReadingHistory, gap_us: float) -> _Windows:
     Readings in quarantine leave no pause.
     """
     state, parts, learnt = features.empty(1), [], history[~history.quarantined]
-    gaps_us = np.full(len(learnt), gap_us)
+    gaps_us, number = np.full(len(learnt), gap_us), np.arange(len(learnt))
     gaps_us[1:][history.quarantined[:-1][~history.quarantined[1:]]] = np.inf
     full_before = np.False_
     for begin in range(0, len(learnt), _CHUNK):
-        part = slice(begin, begin + _CHUNK)
-        n = len(learnt.times[part])
+        at = slice(begin, begin + _CHUNK)
+        part, gaps = learnt[at], gaps_us[at]
+        first, own = np.zeros(len(part), np.int64), number[at]
         pushed = features.push(
-            state,
-            np.zeros(n, np.int64),
-            learnt.values[part],
-            learnt.times[part],
-            discriminators=np.arange(begin, begin + n),
-            gaps_us=gaps_us[part],
+            state, first, part.values, part.times, discriminators=own, gaps_us=gaps
         )
         state, full = pushed.states, pushed.counts >= units.LONG
         begins = full & ~np.concatenate(([full_before], full[:-1]))
         full_before = full[-1]
         parts.append(_Windows(pushed.windows, pushed.stamps, pushed.flats, begins)[full])
-    names = _Windows.__dataclass_fields__
-    return _Windows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return _Windows(*joined(parts))
 
 
 # ------------------------------------------------------------------------------------ one fit
@@ -289,13 +280,7 @@ def _learn(
     scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SPREADS)
     learnt[features.MEANS], learnt[features.SPREADS] = scaler.mean_, scaler.scale_
     scaled = features.scaled(raw, everywhere)
-    return _Fitted(
-        learnt=learnt,
-        charts=_charts(look, raw),
-        forest=grow(scaled, parameters),
-        scaler=scaler,
-        scaled=scaled,
-    )
+    return _Fitted(learnt, _charts(look, raw), grow(scaled, parameters), scaler, scaled)
 
 
 def _repeated(learnt: LearntRows, n: int) -> LearntRows:
@@ -344,9 +329,7 @@ def _cross_fit(windows: _Windows, interval_us: float, parameters: Parameters) ->
     at = np.arange(len(windows))
     blocks = [(at >= begin) & (at < end) for begin, end in pairwise(edges)]
     parts = [_held_out(windows, block, interval_us, parameters) for block in blocks]
-    names = _HeldOutWindows.__dataclass_fields__
-    columns = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    return _HeldOutWindows(*columns)
+    return _HeldOutWindows(*joined(parts))
 
 
 def _held_out(
