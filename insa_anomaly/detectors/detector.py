@@ -14,20 +14,20 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
-from uuid import uuid5
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from insa_anomaly.core import units
-from insa_anomaly.core.device.detector import DeviceModel, DeviceResults
+from insa_anomaly.core.device.detector import DeviceModel
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.notification.event import NAMESPACE, Reason
+from insa_anomaly.core.notification.event import Reason, deterministic_id
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy, Transition
+from insa_anomaly.core.scoring.results import ScoringResults
 from insa_anomaly.core.scoring.status import Status
-from insa_anomaly.core.series.detector import Model, Results
+from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.detectors.history import RefitHistory
 from insa_anomaly.detectors.saved import write_arrays
@@ -63,7 +63,7 @@ class Ready(Protocol):
 
 
 S = TypeVar("S", bound=Ready)
-R = TypeVar("R", bound=Results | DeviceResults)
+R = TypeVar("R", bound=ScoringResults)
 
 
 class BaseDetector(ABC, Generic[S, R]):
@@ -81,12 +81,9 @@ class BaseDetector(ABC, Generic[S, R]):
         state: Floats,
         history: RefitHistory,
     ) -> None:
-        self.device_id = key.device_id
-        self.parameters = parameters
-        self.policy = policy
-        self._key = key
-        self._state = state
-        self._history = history
+        self.device_id, self._key = key.device_id, key
+        self.parameters, self.policy = parameters, policy
+        self._state, self._history = state, history
         self._serving: S | None = None
         self._figures: dict[str, Any] = {}
 
@@ -146,16 +143,17 @@ class BaseDetector(ABC, Generic[S, R]):
         """Return times [n] and values [n] or [n, metrics] of the data. Raises `refusal`."""
 
     @abstractmethod
-    def _learner(self, model_id: str, version: int) -> Learner[Any]:
-        """Return a learner for the next version."""
+    def _learner(self, **own: Any) -> Learner[Any]:  # noqa: ANN401 - fields of `Learner`
+        """Return a learner with these fields."""
 
     @abstractmethod
     def _advance(self, times: Ints, values: Floats) -> tuple[Floats, R]:
         """Return the state after these readings, and their results."""
 
-    @abstractmethod
     def _expectation(self, results: R, serving: S | None) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of the answer that state the expected values."""
+        del serving
+        return {"expected": results.expected, "lower": results.lower, "upper": results.upper}
 
     @abstractmethod
     def _reasons(self, results: R, values: Floats, serving: S) -> list[Reason]:
@@ -208,11 +206,8 @@ class BaseDetector(ABC, Generic[S, R]):
 
     def _at_once(self) -> int:
         """Return a number of readings such that a refit is hardly due before the last of them."""
-        step = (
-            self._serving.model.refit_step
-            if self._serving
-            else self.parameters.first_fit_retry_readings
-        )
+        first = float(self.parameters.first_fit_retry_readings)
+        step = self._serving.model.refit_step if self._serving else first
         return int(np.clip(np.ceil(step - self._state[self._columns.SINCE_DUE]), 1, _CHUNK))
 
     def _next_time(self) -> int:
@@ -284,9 +279,9 @@ class BaseDetector(ABC, Generic[S, R]):
 
     def _next_learner(self) -> Learner[Any]:
         version = self._serving.model.version + 1 if self._serving else 1
-        return self._learner(
-            str(uuid5(NAMESPACE, "\x1f".join((*self._key, str(version))))), version
-        )
+        own_id = deterministic_id(*self._key, version)
+        parameters, policy = self.parameters, self.policy
+        return self._learner(id=own_id, version=version, parameters=parameters, policy=policy)
 
     def _past(self, serving: S) -> Past[Any]:
         # Loads scikit-learn, which scoring does without

@@ -18,7 +18,7 @@ from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.detectors.detector import BaseDetector, StateColumns
 from insa_anomaly.detectors.history import RefitHistory
 from insa_anomaly.detectors.parameters import parameters as sorted_parameters
-from insa_anomaly.detectors.saved import decoded, read_arrays
+from insa_anomaly.detectors.saved import ANOTHER_FORM, decoded, read_arrays
 from insa_anomaly.detectors.timestamps import Timestamp, micros
 from insa_anomaly.errors import ModelFileError
 
@@ -84,16 +84,11 @@ class DeviceDetector(BaseDetector[Served, DeviceResults]):
         if not any(metric in data for metric in self.metrics):
             raise refusal(f"none of the metrics {', '.join(self.metrics)} is in the data")
         nothing = np.full(len(times), np.nan)
-        columns = [
-            np.asarray(data[metric], np.float64) if metric in data else nothing
-            for metric in self.metrics
-        ]
+        columns = [np.asarray(data.get(name, nothing), np.float64) for name in self.metrics]
         for metric, column in zip(self.metrics, columns, strict=True):
             if times.shape != column.shape or column.ndim != 1:
-                raise refusal(
-                    f"timestamps of shape {times.shape} for values of {metric} of shape "
-                    f"{column.shape}; both must be [n]"
-                )
+                shapes = f"{times.shape} for values of {metric} of shape {column.shape}"
+                raise refusal(f"timestamps of shape {shapes}; both must be [n]")
         return times, np.column_stack(columns)
 
     def _row(self, row: Mapping[str, float | None]) -> Floats:
@@ -115,29 +110,18 @@ class DeviceDetector(BaseDetector[Served, DeviceResults]):
         if self._window_metrics != before:
             self._state = window.rearranged(self._state, before, self._window_metrics)
 
-    def _learner(self, model_id: str, version: int) -> DeviceLearner:
+    def _learner(self, **own: Any) -> DeviceLearner:  # noqa: ANN401 - fields of `Learner`
         # Loads scikit-learn, which scoring does without
         from insa_anomaly.core.device.training import DeviceLearner  # noqa: PLC0415
 
-        return DeviceLearner(
-            device_id=self.device_id,
-            metrics=self.metrics,
-            id=model_id,
-            version=version,
-            parameters=self.parameters,
-            policy=self.policy,
-        )
+        return DeviceLearner(device_id=self.device_id, metrics=self.metrics, **own)
 
     def _advance(self, times: Ints, values: Floats) -> tuple[Floats, DeviceResults]:
-        values = values[:, self._places]
-        policy, parameters = self.policy, self.parameters
+        rows, parameters = (times, values[:, self._places], self.policy), self.parameters
         if len(times) != 1:
-            return detector.advance(
-                self._state, self._serving, times, values, policy=policy, parameters=parameters
-            )
-        states, results = batch.advance_each(
-            [self._state], [self._serving], times, values, policy=policy, parameters=parameters
-        )
+            return detector.advance(self._state, self._serving, *rows, parameters=parameters)
+        states, serving = [self._state], [self._serving]
+        states, results = batch.advance_each(states, serving, *rows, parameters=parameters)
         return states[0], results
 
     def _expectation(
@@ -147,14 +131,10 @@ class DeviceDetector(BaseDetector[Served, DeviceResults]):
         metric, row = results.metric, np.arange(len(results.score))
         shares = np.zeros((len(row), len(self.metrics)))
         shares[:, [self.metrics.index(one) for one in metrics]] = results.shares
-        return {
-            "metric_name": np.array([*metrics, ""])[metric],
-            **{
-                name: np.where(metric >= 0, getattr(results, name)[row, metric], np.nan)
-                for name in ("expected", "lower", "upper")
-            },
-            "shares": shares,
-        }
+        own = {"metric_name": np.array([*metrics, ""])[metric]}
+        for name, column in super()._expectation(results, serving).items():
+            own[name] = np.where(metric >= 0, column[row, metric], np.nan)
+        return own | {"shares": shares}
 
     def _plain(self, cell: Any) -> Any:  # noqa: ANN401 - of any column
         return dict(zip(self.metrics, cell.tolist(), strict=True)) if cell.ndim else cell.item()
@@ -178,15 +158,11 @@ class DeviceDetector(BaseDetector[Served, DeviceResults]):
         packed, model, state, history = read_arrays(path, "about", "model", "state", "history")
         about = decoded(path, packed)
         if (about["device_id"], tuple(about["metrics"])) != (self.device_id, self.metrics):
-            raise ModelFileError(
-                f"{path} holds the model of {about['device_id']} with the metrics "
-                f"{', '.join(about['metrics'])}"
-            )
+            held = f"{about['device_id']} with the metrics {', '.join(about['metrics'])}"
+            raise ModelFileError(f"{path} holds the model of {held}")
         serving = Served(DeviceModel.from_bytes(model.tobytes())) if model.size else None
         if state.shape != (window.width(len(serving.model.metrics if serving else self.metrics)),):
-            raise ModelFileError(
-                f"{path} was saved by another version: its window has another form"
-            )
+            raise ModelFileError(f"{path} {ANOTHER_FORM}")
         self._history.read(history.tobytes())
         self._serve(serving, about["figures"])
         self._state = state

@@ -17,11 +17,7 @@ def parameters(given: Mapping[str, Any], learning: type[L]) -> tuple[L, Policy]:
     """
     known = [{field.name for field in fields(kind)} for kind in (learning, Policy)]
     if unknown := set(given) - known[0] - known[1]:
-        raise TypeError(
-            f"unknown parameter {', '.join(sorted(unknown))}; "
-            f"known: {', '.join(sorted(known[0] | known[1]))}"
-        )
-    own, policy = (
-        {name: value for name, value in given.items() if name in names} for names in known
-    )
+        names = ", ".join(sorted(known[0] | known[1]))
+        raise TypeError(f"unknown parameter {', '.join(sorted(unknown))}; known: {names}")
+    own, policy = ({name: given[name] for name in given if name in names} for names in known)
     return learning(**own), Policy(**policy)

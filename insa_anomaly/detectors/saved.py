@@ -12,6 +12,8 @@ from insa_anomaly.core.npz import DAMAGE, packed
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.files.whole import write_whole
 
+ANOTHER_FORM = "was saved by another version: its window has another form"
+
 
 def write_arrays(path: Path, **arrays: npt.NDArray[np.generic] | bytes) -> None:
     """Write arrays and bytes under their names to a file, compressed. Raises ModelFileError."""

@@ -22,7 +22,7 @@ from insa_anomaly.core.units import Bools, Floats, Ints
 from insa_anomaly.detectors.detector import BaseDetector, StateColumns
 from insa_anomaly.detectors.history import RefitHistory
 from insa_anomaly.detectors.parameters import parameters as sorted_parameters
-from insa_anomaly.detectors.saved import decoded, read_arrays
+from insa_anomaly.detectors.saved import ANOTHER_FORM, decoded, read_arrays
 from insa_anomaly.detectors.timestamps import Timestamp, micros
 from insa_anomaly.errors import ModelFileError
 
@@ -85,30 +85,21 @@ class AnomalyDetector(BaseDetector[_ServedModel, Results]):
         self, values: Sequence[float] | Floats, timestamps: Iterable[Timestamp]
     ) -> dict[str, Any]:
         """Score the next n readings: arrays [n] of the answers of `observe`, to the bit."""
-        return self._observe_many(
-            *self._rows({"timestamp": timestamps, "value": values}, ValueError)
-        )
+        data = {"timestamp": timestamps, "value": values}
+        return self._observe_many(*self._rows(data, ValueError))
 
     def _rows(self, data: Mapping[str, Any], refusal: type[Exception]) -> tuple[Ints, Floats]:
         times, values = micros(data["timestamp"]), np.asarray(data["value"], np.float64)
         if times.shape != values.shape or values.ndim != 1:
-            raise refusal(
-                f"timestamps of shape {times.shape} for values of shape {values.shape}; "
-                "both must be [n]"
-            )
+            shapes = f"timestamps of shape {times.shape} for values of shape {values.shape}"
+            raise refusal(f"{shapes}; both must be [n]")
         return times, values
 
-    def _learner(self, model_id: str, version: int) -> SeriesLearner:
+    def _learner(self, **own: Any) -> SeriesLearner:  # noqa: ANN401 - fields of `Learner`
         # Loads scikit-learn, which scoring does without
         from insa_anomaly.core.series.training import SeriesLearner  # noqa: PLC0415
 
-        return SeriesLearner(
-            key=self._key,
-            id=model_id,
-            version=version,
-            parameters=self.parameters,
-            policy=self.policy,
-        )
+        return SeriesLearner(key=self._key, **own)
 
     def _advance(self, times: Ints, values: Floats) -> tuple[Floats, Results]:
         which, good = np.zeros(len(values), np.int64), np.full(len(values), int(Quality.GOOD))
@@ -122,16 +113,9 @@ class AnomalyDetector(BaseDetector[_ServedModel, Results]):
             qualities=good,
         )
         table = self._serving.table if self._serving else self._no_model
-        states, results = advance(
-            StateRows(self._state[None]), batch, table, self.policy, self.parameters
-        )
+        state = StateRows(self._state[None])
+        states, results = advance(state, batch, table, self.policy, self.parameters)
         return states[0], results
-
-    def _expectation(
-        self, results: Results, serving: _ServedModel | None
-    ) -> dict[str, npt.NDArray[Any]]:
-        del serving
-        return {"expected": results.expected, "lower": results.lower, "upper": results.upper}
 
     def _reasons(self, results: Results, values: Floats, serving: _ServedModel) -> list[Reason]:
         del values
@@ -155,9 +139,7 @@ class AnomalyDetector(BaseDetector[_ServedModel, Results]):
         scorer, state, seen, figures = read_arrays(path, "scorer", "state", "seen", "figures")
         model = Model.from_bytes(scorer.tobytes()) if scorer.size else None
         if state.shape != (1, features.STATE.width):
-            raise ModelFileError(
-                f"{path} was saved by another version: its window has another form"
-            )
+            raise ModelFileError(f"{path} {ANOTHER_FORM}")
         if model and (model.device_id, model.metric_name) != self._key:
             raise ModelFileError(f"{path} holds the model of {model.device_id}/{model.metric_name}")
         self._serve(self._ready(model) if model else None, decoded(path, figures))

@@ -14,11 +14,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def micros(timestamps: Iterable[Timestamp]) -> Ints:
     """Timestamps of any accepted kind -> microseconds since the epoch. Raises ValueError."""
-    given = np.asarray(
-        timestamps
-        if hasattr(timestamps, "__array__") or isinstance(timestamps, Sequence)
-        else list(timestamps)
-    )
+    whole = hasattr(timestamps, "__array__") or isinstance(timestamps, Sequence)
+    given = np.asarray(timestamps if whole else list(timestamps))
     if given.dtype.kind == "M":
         micros = given.astype("datetime64[us]")
         if np.isnat(micros).any():

@@ -22,15 +22,7 @@ from insa_anomaly.core.learning.isolation import compiled, grow_passing
 from insa_anomaly.core.learning.learner import Learner
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.learning.robust import covered_days, robust_scale, typical_pause
-from insa_anomaly.core.learning.trained_model import (
-    Figures,
-    Fit,
-    Grow,
-    Grown,
-    Past,
-    TrainedModel,
-    figures,
-)
+from insa_anomaly.core.learning.trained_model import Fit, Grow, Grown, Past, TrainedModel, figures
 from insa_anomaly.core.scoring import calibration, daily, episodes
 from insa_anomaly.core.scoring.maturity import grown, quarantined
 from insa_anomaly.core.units import FLAT_CAP, LONG, Bools, Floats, Ints
@@ -127,7 +119,7 @@ class DeviceLearner(Learner[DeviceModel]):
             refit_step=parameters.refit_step(per_day),
             life=replace(life, released=released),
         )
-        own: Figures = {
+        own = {
             "rows_given": len(times),
             "rows_used": len(when),
             "rows_ever": int(model.life.known),

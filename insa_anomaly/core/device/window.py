@@ -202,9 +202,9 @@ def rearranged(state: Floats, before: tuple[str, ...], after: tuple[str, ...]) -
     out[TAG] = 0.0
     history(out)[:] = np.nan
     block(out, ABSENT)[:] = ABSENT_MOST + 1
-    for place, metric in enumerate(after):
-        if metric in before:
-            history(out)[:, place] = history(state)[:, before.index(metric)]
-            for which in range(_BLOCKS):
-                block(out, which)[place] = block(state, which)[before.index(metric)]
+    at = [place for place, metric in enumerate(after) if metric in before]
+    was = [before.index(after[place]) for place in at]
+    history(out)[:, at] = history(state)[:, was]
+    for which in range(_BLOCKS):
+        block(out, which)[at] = block(state, which)[was]
     return out

@@ -131,11 +131,9 @@ def assess(score: Scorer, holdout: Holdout) -> Assessment:
 def _planted(values: Floats, faults: list[InjectedFault]) -> Floats:
     if values.ndim == 1:
         return plant(values, faults, local_noise(values))
-    d = values.shape[1]
-    each = [
-        plant(column, faults[j::d], local_noise(column[np.isfinite(column)]))
-        for j, column in enumerate(values.T)
-    ]
+    each, d = [], values.shape[1]
+    for j, column in enumerate(values.T):
+        each.append(plant(column, faults[j::d], local_noise(column[np.isfinite(column)])))
     return np.column_stack(each)
 
 
@@ -145,12 +143,9 @@ def compare(champion: Assessment, challenger: Assessment) -> PairedComparison:
     less_alarmed = _block_means(champion.alarmed) - _block_means(challenger.alarmed)
     more_caught = challenger.caught.astype(np.float64) - champion.caught
     differences = (_resampled(random, less_alarmed) + _resampled(random, more_caught)) / 2
-    gain = challenger.accuracy - champion.accuracy
-    return PairedComparison(
-        100 * gain / max(champion.accuracy, 1e-9),
-        float(np.quantile(differences, 0.025)),
-        challenger.false_positive_rate,
-    )
+    gain = 100 * (challenger.accuracy - champion.accuracy) / max(champion.accuracy, 1e-9)
+    lowest = float(np.quantile(differences, 0.025))
+    return PairedComparison(gain, lowest, challenger.false_positive_rate)
 
 
 def interval(share: Bools) -> tuple[float, float]:

@@ -70,11 +70,8 @@ def train(
         return Challenge(trained=trained)
     unseen = held_out(when, what, max(first, _first_new(when, past)))
     if len(unseen) < FEWEST_TO_COMPARE:
-        few = (
-            f"the serving model has learnt all but {len(unseen)} of these readings; "
-            f"{FEWEST_TO_COMPARE} are needed to compare"
-        )
-        return _unknown(trained, few)
+        few = f"the serving model has learnt all but {len(unseen)} of these readings"
+        return _unknown(trained, f"{few}; {FEWEST_TO_COMPARE} are needed to compare")
     # The twin stands for the new model: neither it nor the champion has learnt the holdout.
     champion = _assess(learner, past.model, unseen)
     comparison = assessment.compare(champion, _assess(learner, twin, unseen))

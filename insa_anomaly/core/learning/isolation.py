@@ -20,16 +20,8 @@ from sklearn.tree._tree import Tree
 from sklearn.utils.random import sample_without_replacement
 
 from insa_anomaly.core.learning.parameters import Parameters
-from insa_anomaly.core.scoring.forest import (
-    DEPTH,
-    LEAVES,
-    NODES,
-    SAMPLES_MOST,
-    Forest,
-    Thresholds,
-    average_path_length,
-    leaf_code,
-)
+from insa_anomaly.core.scoring import forest as complete
+from insa_anomaly.core.scoring.forest import DEPTH, Forest, average_path_length
 from insa_anomaly.core.units import Features, Floats, Ints
 from insa_anomaly.errors import TrainingError
 
@@ -75,7 +67,7 @@ class Trees:
             inner = left[node] >= 0
             # A walk that always turns left from here ends there.
             ends = place[~inner] << (DEPTH - depth)
-            out.leaves[tree[~inner], ends] = leaf_code(depth, samples[node[~inner]])
+            out.leaves[tree[~inner], ends] = complete.leaf_code(depth, samples[node[~inner]])
             tree, node, place = tree[inner], node[inner], place[inner]
             at = place + (1 << depth) - 1
             out.thresholds[tree, at] = _rounded_down(threshold[node])
@@ -93,15 +85,15 @@ class Trees:
 
 def _blank(trees: int, max_samples: int, offset: float) -> Forest:
     return Forest(
-        thresholds=np.full((trees, NODES), np.inf, np.float32),
-        features=np.zeros((trees, NODES), np.uint8),
-        leaves=np.zeros((trees, LEAVES), np.uint16),
+        thresholds=np.full((trees, complete.NODES), np.inf, np.float32),
+        features=np.zeros((trees, complete.NODES), np.uint8),
+        leaves=np.zeros((trees, complete.LEAVES), np.uint16),
         max_samples=max_samples,
         offset=offset,
     )
 
 
-def _rounded_down(thresholds: Floats) -> Thresholds:
+def _rounded_down(thresholds: Floats) -> complete.Thresholds:
     """Return float32 thresholds that compare with a float32 as the float64 ones do."""
     near = thresholds.astype(np.float32)
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
@@ -174,7 +166,9 @@ def grow_passing(scaled: Features, parameters: Parameters) -> Trees:
 
 
 def _samples(parameters: Parameters, rows: int) -> int:
-    most = SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
+    most = (
+        complete.SAMPLES_MOST if parameters.max_samples == "auto" else int(parameters.max_samples)
+    )
     return min(most, rows)
 
 

@@ -138,10 +138,7 @@ class ModelTable:
     """The models of a fleet, by row, as `advance` needs them."""
 
     def __init__(self, capacity: int, trees: int, zeros: Allocator = np.zeros) -> None:
-        """Make room for `capacity` models of at most `trees` trees.
-
-        Memory, which `zeros` gives, is taken as models are put.
-        """
+        """Make room for models of at most `trees` trees; memory is taken as models are put."""
         self.arena = Arena(capacity, trees, zeros)
         self.learnt = LearntRows(zeros((capacity, LEARNT.width), np.float64))
         self.present = zeros((capacity,), np.bool_)
@@ -242,13 +239,9 @@ def advance(
     Returns new states and the results; no argument is changed.
     """
     usable = _Usable.of(batch, models, parameters)
+    values, own = batch.values[usable.at], batch.discriminators[usable.at]
     pushed = features.push(
-        states,
-        usable.series,
-        batch.values[usable.at],
-        usable.times,
-        discriminators=batch.discriminators[usable.at],
-        gaps_us=usable.gaps_us,
+        states, usable.series, values, usable.times, discriminators=own, gaps_us=usable.gaps_us
     )
     results = _blank(len(batch.values))
     results.status[usable.at] = _statuses(pushed, usable.known)
@@ -348,10 +341,7 @@ def _weigh(results: Results, pushed: Pushed, block: _Block, members: Floats) -> 
 
 
 def member_surprises(members: Floats, learnt: LearntRows) -> Floats:
-    """Return -log10 p of each member [n, len(MEMBERS)] by its own table.
-
-    It is 0 for the charts of a young series, which do not decide yet.
-    """
+    """Return -log10 p of each member [n, len(MEMBERS)]; 0 for the charts of a young series."""
     tables = learnt[:, TABLES].reshape(*members.shape, calibration.TABLE_WIDTH)
     out = calibration.surprise(members, tables)
     out[:, 1:] *= learnt[:, MATURE, None]

@@ -151,14 +151,11 @@ def push(
     changes = restarts | (values != windows[:, -2])
     counts = np.minimum(_run(restarts, states[:, COUNT] - 1, order) + 1, LONG)
     flats = np.minimum(_run(changes, states[:, FLAT], order), FLAT_CAP)
-
     after = states.copy()
     after[:, VALUES], after[:, TIMES] = values_left, times_left
-    touched = np.flatnonzero(order.end > order.begin)
-    moving = np.flatnonzero(order.moved)
+    touched, moving = np.flatnonzero(order.end > order.begin), np.flatnonzero(order.moved)
     newest, oldest = moving[order.end[touched] - 1], moving[order.begin[touched]]
-    after[touched, COUNT] = counts[newest]
-    after[touched, FLAT] = flats[newest]
+    after[touched, COUNT], after[touched, FLAT] = counts[newest], flats[newest]
     added = (order.end - order.begin)[touched]
     after[touched, SEEN] += added
     after[touched, SINCE_DUE] += added

@@ -18,15 +18,7 @@ from insa_anomaly.core.learning.isolation import compiled, grow_passing
 from insa_anomaly.core.learning.learner import Learner
 from insa_anomaly.core.learning.parameters import Parameters
 from insa_anomaly.core.learning.robust import covered_days, robust_scale, typical_pause
-from insa_anomaly.core.learning.trained_model import (
-    Figures,
-    Fit,
-    Grow,
-    Grown,
-    Past,
-    TrainedModel,
-    figures,
-)
+from insa_anomaly.core.learning.trained_model import Fit, Grow, Grown, Past, TrainedModel, figures
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring import calibration, daily, episodes, maturity
 from insa_anomaly.core.scoring.forest import Forest
@@ -160,7 +152,7 @@ class SeriesLearner(Learner[Model]):
         model = Model(
             **self.key._asdict(), id=self.id, version=self.version, forest=forest, learnt=learnt
         )
-        own: Figures = {
+        own = {
             "readings_given": len(times),
             "readings_used": len(history),
             "readings_quarantined": int(history.quarantined.sum()),

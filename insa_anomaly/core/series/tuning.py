@@ -70,10 +70,8 @@ def tried(series: Series, setting: Setting, parameters: Parameters, policy: Poli
     )
     when, what = learner.usable(series.times, series.values)
     if len(when) < FEWEST_READINGS:
-        raise NotEnoughData(
-            f"{len(when)} readings; at least {FEWEST_READINGS} are needed "
-            "to try anything on a part of them"
-        )
+        needed = f"at least {FEWEST_READINGS} are needed to try anything on a part of them"
+        raise NotEnoughData(f"{len(when)} readings; {needed}")
     cut = int((1 - HOLDOUT_SHARE) * len(when))
     model = learner.fit(when[:cut], what[:cut]).model
     holdout = held_out(when, what, cut + units.LONG)
