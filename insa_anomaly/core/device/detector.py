@@ -380,12 +380,9 @@ def shares(look: RowView, members: Floats, known: Knowledge) -> Floats:
 def reasons(results: DeviceResults, row: int, values: Floats, model: DeviceModel) -> list[Reason]:
     """Return the metrics that make a row of `values` [d] stand out, strongest first, in words."""
     own = results.shares[row]
-    strongest = np.argsort(-own, kind="stable")[:_MOST_REASONS]
-    return [
-        Reason(model.metrics[j], float(own[j]), _words(results, row, j, values))
-        for j in strongest.tolist()
-        if own[j] >= _LEAST_SHARE
-    ]
+    strongest = np.argsort(-own, kind="stable")[:_MOST_REASONS].tolist()
+    named = [(j, float(own[j])) for j in strongest if own[j] >= _LEAST_SHARE]
+    return [Reason(model.metrics[j], share, _words(results, row, j, values)) for j, share in named]
 
 
 def _words(results: DeviceResults, row: int, j: int, values: Floats) -> str:

@@ -131,8 +131,7 @@ def goes_on(states: Floats, times: Floats, values: Floats, gaps: Floats) -> Bool
     pause, read = times - states[:, LAST], np.isfinite(values).all(axis=1)
     on_time = (pause > 0) & (pause <= gaps) & (states[:, COUNT] == LONG) & read
     steady: Bools = (block(states, FRESH) == LONG) & (block(states, ABSENT) <= ABSENT_MOST)
-    whole: Bools = on_time & steady.all(axis=1)
-    return whole
+    return np.asarray(on_time & steady.all(axis=1))
 
 
 def push_each(states: Floats, times: Floats, values: Floats) -> tuple[Floats, EachRow]:

@@ -168,19 +168,13 @@ def linked(template: str, alert: Alert, milliseconds: int) -> str:
 
     `milliseconds` is the event's time.
     """
-    words = {
-        "device_id": alert.device_id,
-        "metric_name": alert.metric_name,
-        "kind": alert.kind,
-        "episode_id": str(alert.event.get("episode_id") or ""),
-        "model_id": str(alert.event.get("model_id") or ""),
+    words = {name: getattr(alert, name) for name in ("device_id", "metric_name", "kind")}
+    words |= {name: str(alert.event.get(name) or "") for name in ("episode_id", "model_id")}
+    words |= {
         "from": str(milliseconds - _SECONDS_BEFORE * 1000),
         "to": str(milliseconds + _SECONDS_BEFORE * 1000),
     }
     for name, word in words.items():
-        template = template.replace("{" + name + "}", _escaped(word))
+        escaped = quote(word.encode(errors="backslashreplace"), safe="")
+        template = template.replace("{" + name + "}", escaped)
     return template
-
-
-def _escaped(word: str) -> str:
-    return quote(word.encode(errors="backslashreplace"), safe="")

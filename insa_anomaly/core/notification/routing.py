@@ -58,16 +58,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Target:
-    """Receiver of at most `a_day` alerts a day.
-
-    A target that `follows` receives all alerts of a cause that it knows, and its end, beside the
-    budget.
-    """
+    """Receiver of at most `a_day` alerts a day."""
 
     name: str
     routes: tuple[Route, ...]
     a_day: int
-    follows: bool = False
+    follows: bool = False  # a cause that it knows to its end, beside the budget
 
     def wants(self, alert: Alert) -> bool:
         """Return whether a route leads an alert here."""
@@ -104,15 +100,12 @@ Knowledge = Mapping[tuple[str, str], KnownCause]  # (target, cause) -> what it k
 
 @dataclass
 class Dispatch:
-    """Alerts to be sent, and causes to be remembered (None: forgotten).
-
-    `held` counts, by target, the alerts that went into its digest.
-    """
+    """Alerts to be sent, and causes to be remembered (None: forgotten)."""
 
     sent: list[tuple[str, Alert]] = field(default_factory=list)
     known: dict[tuple[str, str], KnownCause | None] = field(default_factory=dict)
     accounts: dict[str, DailyBudget] = field(default_factory=dict)
-    held: Counter[str] = field(default_factory=Counter)
+    held: Counter[str] = field(default_factory=Counter)  # alerts by target, into its digest
 
 
 def decide(

@@ -152,8 +152,7 @@ class ModelTable:
     def put(self, row: int, model: Model) -> None:
         """Hold a model in a row, instead of the model before."""
         self.arena.put(row, model.forest)
-        self.learnt[row] = model.learnt
-        self.present[row] = True
+        self.learnt[row], self.present[row] = model.learnt, True
 
     def remove(self, row: int) -> None:
         """Empty a row."""
@@ -373,8 +372,7 @@ def _refits(
 ) -> None:
     """Mark the readings at which a refit is due, and count from there."""
     moved = np.flatnonzero(pushed.moved)
-    series, seen = usable.series[moved], pushed.seen[moved]
-    steps = usable.steps[moved]
+    series, seen, steps = usable.series[moved], pushed.seen[moved], usable.steps[moved]
     long = usable.times[moved] - pushed.states[series, features.FIRST]
     long_enough = long >= parameters.first_fit_seconds * SECOND
     enough = usable.known[moved] | ((seen >= parameters.first_fit_readings) & long_enough)
