@@ -1,7 +1,4 @@
-"""The demonstration.
-
-A simulated plant through the real daemon, from an empty database to events.
-"""
+"""A simulated plant through the real daemon, from an empty database to events."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,28 +13,19 @@ from rich.console import Console
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import DatabaseAway
+from insa_anomaly.workbench.demo import scoreboard
 from insa_anomaly.workbench.demo.leaving import Leaving
 from insa_anomaly.workbench.demo.ledger import Ledger
 from insa_anomaly.workbench.demo.plant import DEVICES, MINUTE, Plant, PlantFault, SeriesHistory
 from insa_anomaly.workbench.demo.report import event_line, tell_outcome
 from insa_anomaly.workbench.demo.schedule import Schedule, schedule
-from insa_anomaly.workbench.demo.scoreboard import (
-    Alarm,
-    DemoFigures,
-    FaultMatch,
-    alarm_of,
-    cause,
-    false_alarms,
-    findings,
-    percentile,
-)
+from insa_anomaly.workbench.demo.scoreboard import Alarm, DemoFigures, FaultMatch, percentile
 from insa_anomaly.workbench.progress import Advance, progress
 from insa_anomaly.workbench.recordings.replay import MessagePublisher
 
 EVENTS = "insa/iiot/ml/anomaly/#"
-FALSE_ALARMS_PER_DAY = (
-    0.03  # per series, for the policy of the demonstration's daemon: one a day from the whole plant
-)
+# Per series, for the policy of the demonstration's daemon: one a day from the whole plant.
+FALSE_ALARMS_PER_DAY = 0.03
 _PAUSE = 0.25  # seconds between two looks at signals and the parent
 _HURRY = 10.0  # seconds to wait for the database when a person has ended the show
 
@@ -155,9 +143,8 @@ class Demo:
     def _learn(self, until: int) -> None:
         """Give every series a history, and a model learnt from it."""
         days, series = self.history_days, self.plant.series
-        with progress(
-            self.console, f"history of {days:g} days, readings", round(days * 1440) * len(series)
-        ) as advance:
+        title, readings = f"history of {days:g} days, readings", round(days * 1440) * len(series)
+        with progress(self.console, title, readings) as advance:
             self.services.record(self.plant.history(days, until), self._checking(advance))
         with progress(self.console, "models trained", len(series)) as advance:
             self.services.train(series, self._checking(advance))
@@ -172,11 +159,8 @@ class Demo:
     def _stream(self, plan: Schedule, ledger: Ledger, feeder: MessagePublisher) -> None:
         """Publish the plant, each reading when it is due, and print the events."""
         pace = f"{plan.speed / 60:.0f} simulated minutes a second"
-        self.console.print(
-            f"streaming: {pace}"
-            if plan.end
-            else f"streaming: {pace}, in real time once the present is reached; Ctrl-C ends it"
-        )
+        later = "" if plan.end else ", in real time once the present is reached; Ctrl-C ends it"
+        self.console.print(f"streaming: {pace}{later}")
         total = None if plan.end is None else (plan.end - plan.start) // MINUTE * len(DEVICES)
         with progress(self.console, "messages published", total) as advance:
             for row in self.plant.stream(plan.start, plan.end, plan.faults(self.plant)):
@@ -186,10 +170,7 @@ class Demo:
                 advance(1)
 
     def _wait(self, due: float, plan: Schedule, ledger: Ledger) -> bool:
-        """Print events until the time (seconds since the epoch).
-
-        Return False when it is time to leave.
-        """
+        """Print events until `due` (seconds since the epoch); False: it is time to leave."""
         while not self.leaving.due:
             left = due - self.services.now()
             event = ledger.next_event(min(left, _PAUSE))
@@ -200,8 +181,8 @@ class Demo:
         return False
 
     def _tell(self, event: Event, plan: Schedule) -> None:
-        alarm = alarm_of(event)
-        fault = cause(alarm, self._begun(plan, alarm.at)) if alarm else None
+        alarm = scoreboard.alarm_of(event)
+        fault = scoreboard.cause(alarm, self._begun(plan, alarm.at)) if alarm else None
         self.console.print(event_line(event, fault))
 
     def _begun(self, plan: Schedule, at: int) -> list[PlantFault]:
@@ -238,10 +219,10 @@ class Demo:
 def _outcome(begun: list[PlantFault], ledger: Ledger, stored: Stored) -> DemoOutcome:
     found = [
         finding
-        for finding in findings(begun, ledger.alarms)
+        for finding in scoreboard.findings(begun, ledger.alarms)
         if finding.alarm or finding.fault.end <= ledger.last
     ]
-    false = false_alarms(begun, ledger.alarms)
+    false = scoreboard.false_alarms(begun, ledger.alarms)
     p50, p99 = percentile(ledger.latencies, 50), percentile(ledger.latencies, 99)
     figures = DemoFigures(
         readings_published=ledger.readings,

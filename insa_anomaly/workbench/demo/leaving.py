@@ -47,9 +47,8 @@ class Leaving:
 def leaving() -> Iterator[Leaving]:
     """Catch SIGINT and SIGTERM in the block, in the main thread; then restore the handlers."""
     state = Leaving()
-    before = {
-        number: signal.signal(number, state.on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, state.on_signal) for number in numbers}
     try:
         yield state
     finally:

@@ -1,17 +1,15 @@
 """The ledger of the demonstration: send times, events without repetitions, and their latencies."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from queue import Empty, Queue
 
 import msgspec
 
 from insa_anomaly.core.notification.event import Event
 from insa_anomaly.core.reading.parser import microseconds
-from insa_anomaly.core.units import SECOND
 from insa_anomaly.workbench.demo.scoreboard import Alarm, alarm_of
 from insa_anomaly.workbench.recordings.recording import Row
-from insa_anomaly.workbench.recordings.replay import TOPIC, Message
+from insa_anomaly.workbench.recordings.replay import TOPIC, Message, moment
 
 _MOST_SENT = 200_000  # send times kept; an event about an older reading is not measured
 _MOST_HEARD = 10_000
@@ -41,16 +39,8 @@ class Ledger:
             del self._sent[next(iter(self._sent))]
         self.readings += len(row.values)
         self.first, self.last = self.first or row.timestamp, row.timestamp
-        moment = datetime.fromtimestamp(row.timestamp // SECOND, UTC).replace(
-            microsecond=row.timestamp % SECOND
-        )
-        payload = {
-            "device_id": row.device_id,
-            "timestamp": moment,
-            "id": row.id,
-            "sent": sent,
-            "metrics": row.values,
-        }
+        place = {"device_id": row.device_id, "timestamp": moment(row.timestamp), "id": row.id}
+        payload = place | {"sent": sent, "metrics": row.values}
         return f"{TOPIC}/{row.device_id}", _encode(payload)
 
     def hear(self, payload: bytes) -> None:
@@ -63,9 +53,7 @@ class Ledger:
         Payloads that are no event are skipped.
         """
         try:
-            arrived, payload = (
-                self._heard.get(timeout=timeout) if timeout > 0 else self._heard.get_nowait()
-            )
+            arrived, payload = self._heard.get(timeout > 0, timeout)
             event = _decode(payload)
         except (Empty, msgspec.MsgspecError):
             return None

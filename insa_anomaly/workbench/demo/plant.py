@@ -6,7 +6,6 @@ and drained) and noise with memory. A fault replaces the values of its series wi
 and touches no other value.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,9 +22,7 @@ HOUR = 60 * MINUTE
 DAY_MINUTES = 1440
 _MEMORY_TAPS = 240  # minutes after which noise is forgotten
 _SETPOINT_MINUTES = 240
-_NOISE, _WEATHER, _SETPOINT, _PHASE, _FAULT = range(
-    5
-)  # streams of random numbers that must not meet
+_NOISE, _WEATHER, _SETPOINT, _PHASE, _FAULT = range(5)  # streams of random numbers, kept apart
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,9 +44,8 @@ class SignalSeed:
         return float(self.draw(_PHASE, 0).random())
 
 
-Curve = Callable[
-    [Floats, SignalSeed], Floats
-]  # minutes since the epoch -> noiseless values, in units of the signal's swing, about 0 to 1
+# Minutes since the epoch -> noiseless values, in units of the signal's swing, about 0 to 1.
+Curve = Callable[[Floats, SignalSeed], Floats]
 
 
 @dataclass(frozen=True)
@@ -71,11 +67,10 @@ def daily(minutes: Floats, place: SignalSeed) -> Floats:
     """Return a warm afternoon and a cool night, no two days quite the same."""
     days = minutes / DAY_MINUTES
     first = int(days[0])
-    weather = np.array(
-        [place.draw(_WEATHER, day).uniform(-0.06, 0.06) for day in range(first, int(days[-1]) + 2)]
-    )
+    known = range(first, int(days[-1]) + 2)
+    weather = [place.draw(_WEATHER, day).uniform(-0.06, 0.06) for day in known]
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * (days - 0.35 - 0.05 * place.phase))
-    values: Floats = wave + np.interp(days, np.arange(first, first + len(weather)), weather)
+    values: Floats = wave + np.interp(days, known, weather)
     return values
 
 
@@ -86,9 +81,8 @@ def steady(minutes: Floats, place: SignalSeed) -> Floats:
 
 def duty_cycle(minutes: Floats, place: SignalSeed) -> Floats:
     """Return on for some 15 of 25 minutes, with a wandering period."""
-    phase = minutes / (23 + 4 * place.phase) + 0.4 * np.sin(
-        2 * np.pi * (minutes / 437 + place.phase)
-    )
+    wander = 0.4 * np.sin(2 * np.pi * (minutes / 437 + place.phase))
+    phase = minutes / (23 + 4 * place.phase) + wander
     return np.where(phase % 1.0 < 0.6, 1.0, 0.0)
 
 
@@ -97,12 +91,8 @@ def stepped(minutes: Floats, place: SignalSeed) -> Floats:
     shifted = minutes + place.phase * _SETPOINT_MINUTES
     slot = (shifted // _SETPOINT_MINUTES).astype(np.int64)
     first = int(slot[0]) - 1
-    levels = np.array(
-        [
-            place.draw(_SETPOINT, number).integers(3) / 2
-            for number in range(first, int(slot[-1]) + 1)
-        ]
-    )
+    slots = range(first, int(slot[-1]) + 1)
+    levels = np.array([place.draw(_SETPOINT, number).integers(3) / 2 for number in slots])
     before, after = levels[slot - first - 1], levels[slot - first]
     values: Floats = after + (before - after) * np.exp(-(shifted % _SETPOINT_MINUTES) / 4)
     return values
@@ -110,32 +100,19 @@ def stepped(minutes: Floats, place: SignalSeed) -> Floats:
 
 def filled_and_drained(minutes: Floats, place: SignalSeed) -> Floats:
     """Return a tank's level: up for an hour or two, down for four, in slightly changing periods."""
-    phase = (
-        minutes / (330 + 40 * place.phase) + 0.1 * np.sin(2 * np.pi * minutes / 2011) + place.phase
-    ) % 1.0
+    wander = 0.1 * np.sin(2 * np.pi * minutes / 2011)
+    phase = (minutes / (330 + 40 * place.phase) + wander + place.phase) % 1.0
     return np.where(phase < 0.3, phase / 0.3, (1 - phase) / 0.7)
 
 
 # Resolutions are those of ordinary transmitters: two equal readings in a row are common.
 SIGNALS: dict[str, Signal] = {
-    "temperature": Signal(
-        base=58.0, swing=9.0, curve=daily, noise=0.35, memory=0.8, decimals=1
-    ),  # degrees Celsius
-    "pressure": Signal(
-        base=6.0, swing=0.3, curve=steady, noise=0.05, memory=0.6, decimals=2
-    ),  # bar
-    "motor_current": Signal(
-        base=2.2, swing=12.0, curve=duty_cycle, noise=0.25, memory=0.2, decimals=1
-    ),  # ampere
-    "vibration": Signal(
-        base=2.6, swing=0.3, curve=steady, noise=0.16, memory=0.5, decimals=2
-    ),  # mm/s
-    "flow": Signal(
-        base=160.0, swing=60.0, curve=stepped, noise=1.8, memory=0.5, decimals=0
-    ),  # l/min
-    "tank_level": Signal(
-        base=32.0, swing=50.0, curve=filled_and_drained, noise=0.4, memory=0.5, decimals=1
-    ),  # per cent
+    "temperature": Signal(58.0, 9.0, daily, noise=0.35, memory=0.8, decimals=1),  # degrees Celsius
+    "pressure": Signal(6.0, 0.3, steady, noise=0.05, memory=0.6, decimals=2),  # bar
+    "motor_current": Signal(2.2, 12.0, duty_cycle, noise=0.25, memory=0.2, decimals=1),  # ampere
+    "vibration": Signal(2.6, 0.3, steady, noise=0.16, memory=0.5, decimals=2),  # mm/s
+    "flow": Signal(160.0, 60.0, stepped, noise=1.8, memory=0.5, decimals=0),  # l/min
+    "tank_level": Signal(32.0, 50.0, filled_and_drained, noise=0.4, memory=0.5, decimals=1),  # %
 }
 DEVICES = ("PUMP-101", "PUMP-102", "COMPRESSOR-201", "MIXER-301", "REACTOR-401")
 
@@ -220,7 +197,7 @@ class Plant:
 
         `faults` come by their starts.
         """
-        active: deque[tuple[PlantFault, Floats]] = deque()
+        active: list[tuple[PlantFault, Floats]] = []
         upcoming = next(faults, None)
         for first in count(start // MINUTE // DAY_MINUTES * DAY_MINUTES, DAY_MINUTES):
             if end is not None and first * MINUTE >= end:
@@ -228,17 +205,13 @@ class Plant:
             while upcoming is not None and upcoming.start < (first + DAY_MINUTES) * MINUTE:
                 active.append((upcoming, self.faulty(upcoming)))
                 upcoming = next(faults, None)
-            active = deque(
-                (fault, values) for fault, values in active if fault.end > first * MINUTE
-            )
+            active = [pair for pair in active if pair[0].end > first * MINUTE]
             day = {key: self._values(key, first, first + DAY_MINUTES) for key in self.series}
             for fault, values in active:
                 _overlay(day[fault.key], first, fault, values)
-            yield from (
-                row
-                for row in self._rows(day, first)
-                if start <= row.timestamp and (end is None or row.timestamp < end)
-            )
+            for row in self._rows(day, first):
+                if start <= row.timestamp and (end is None or row.timestamp < end):
+                    yield row
 
     def timetable(self, start: int, end: int | None, gap: int = 2 * HOUR) -> Iterator[PlantFault]:
         """Yield faults from `start` on, every `gap` microseconds, all over by `end`, kinds in turn.
@@ -271,7 +244,7 @@ class Plant:
         values = self._values(fault.key, first - 1, last)
         draw = SignalSeed(self.seed, self.series.index(fault.key)).draw(_FAULT, first)
         signal = SIGNALS[fault.metric_name]
-        return _measured(_SHAPES[fault.kind](values, signal, draw)[1:], signal)
+        return _measured(_shown(fault.kind, values, signal, draw)[1:], signal)
 
     def _values(self, key: SeriesKey, first: int, last: int) -> Floats:
         """Return the values of the minutes first <= m < last since the epoch.
@@ -310,9 +283,8 @@ def _noise(place: SignalSeed, day: int, memory: float) -> Floats:
     """Return AR(1) noise of a day with standard deviation 1; it continues from the day before."""
     before = place.draw(_NOISE, day - 1).standard_normal(DAY_MINUTES)[-_MEMORY_TAPS + 1 :]
     white = np.concatenate([before, place.draw(_NOISE, day).standard_normal(DAY_MINUTES)])
-    noise: Floats = np.convolve(white, memory ** np.arange(_MEMORY_TAPS), "valid") * np.sqrt(
-        1 - memory**2
-    )
+    scale = np.sqrt(1 - memory**2)
+    noise: Floats = np.convolve(white, memory ** np.arange(_MEMORY_TAPS), "valid") * scale
     return noise
 
 
@@ -327,39 +299,18 @@ def _overlay(values: Floats, first: int, fault: PlantFault, shown: Floats) -> No
 
 
 # ----------------------------------- faults: the value before, then the fault's own minutes
-def _spike(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
-    del draw
-    return values + 0.7 * signal.swing + 8 * signal.noise
-
-
-def _level_shift(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
-    return values + float(draw.choice((-1.0, 1.0))) * (0.6 * signal.swing + 6 * signal.noise)
-
-
-def _drift(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
-    del draw
-    return values + np.linspace(0, 0.8 * signal.swing + 8 * signal.noise, len(values))
-
-
-def _stuck(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
-    del signal, draw
-    return np.full_like(values, values[0])
-
-
-def _noisy(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
-    return values + draw.normal(0, 0.1 * signal.swing + 5 * signal.noise, len(values))
-
-
-def _dropout(values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
-    del signal, draw
-    return np.zeros_like(values)
-
-
-_SHAPES: dict[Kind, Callable[[Floats, Signal, np.random.Generator], Floats]] = {
-    Kind.SPIKE: _spike,
-    Kind.LEVEL_SHIFT: _level_shift,
-    Kind.DRIFT: _drift,
-    Kind.STUCK: _stuck,
-    Kind.NOISE: _noisy,
-    Kind.DROPOUT: _dropout,
-}
+def _shown(kind: Kind, values: Floats, signal: Signal, draw: np.random.Generator) -> Floats:
+    match kind:
+        case Kind.SPIKE:
+            return values + 0.7 * signal.swing + 8 * signal.noise
+        case Kind.LEVEL_SHIFT:
+            step = 0.6 * signal.swing + 6 * signal.noise
+            return values + float(draw.choice((-1.0, 1.0))) * step
+        case Kind.DRIFT:
+            return values + np.linspace(0, 0.8 * signal.swing + 8 * signal.noise, len(values))
+        case Kind.STUCK:
+            return np.full_like(values, values[0])
+        case Kind.NOISE:
+            return values + draw.normal(0, 0.1 * signal.swing + 5 * signal.noise, len(values))
+        case Kind.DROPOUT:
+            return np.zeros_like(values)

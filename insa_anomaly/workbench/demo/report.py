@@ -23,10 +23,7 @@ _LONGEST_REASON = 100
 
 
 def event_line(event: Event, fault: PlantFault | None) -> Text:
-    """Return a line.
-
-    Time, series, transition, value, expectation, confidence, fault and reasons.
-    """
+    """Return time, series, transition, value, expectation, confidence, fault and reasons."""
     at = microseconds(event.timestamp) or 0
     line = Text(f"{_clock(at)}  {f'{event.device_id}/{event.metric_name}':<{_SERIES_WIDTH}}  ")
     line.append(f"{event.kind:<8}", _STYLES.get(event.kind))
@@ -34,30 +31,23 @@ def event_line(event: Event, fault: PlantFault | None) -> Text:
     if event.expected is not None:
         line.append(f"  expected {event.expected:.4g} ({event.lower:.4g} to {event.upper:.4g})")
     if event.kind == "closed":
-        return line.append(
-            f"  after {_minutes(at - (microseconds(event.started_at) or at))}", "dim"
-        )
+        lasted = at - (microseconds(event.started_at) or at)
+        return line.append(f"  after {_minutes(lasted)}", "dim")
     line.append(f"  confidence {event.confidence:.2f}")
     if fault:
         line.append(f"  injected {fault.kind}", "cyan")
-    return (
+    if event.reasons:
         line.append(f"  {shorten(event.reasons[0].text, _LONGEST_REASON, placeholder=' ...')}")
-        if event.reasons
-        else line
-    )
+    return line
 
 
 def fault_table(findings: Sequence[FaultMatch]) -> Table:
     """Return the injected faults: time, place, kind, and how soon they were caught."""
-    table = Table(
-        title="Injected faults", title_justify="left", box=None, pad_edge=False, header_style="bold"
-    )
+    table = Table(title="Injected faults", box=None, pad_edge=False, header_style="bold")
+    table.title_justify = "left"
     for heading in ("began", "series", "fault", "lasted", "result", "delay", "readings"):
-        table.add_column(
-            heading,
-            no_wrap=True,
-            justify="right" if heading in ("lasted", "delay", "readings") else "left",
-        )
+        right = heading in {"lasted", "delay", "readings"}
+        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
     for finding in findings:
         fault, delay = finding.fault, finding.delay
         result = Text("missed", "red") if delay is None else Text("caught", "green")

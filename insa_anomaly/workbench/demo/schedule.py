@@ -32,15 +32,13 @@ class Schedule:
 
     def due(self, timestamp: int) -> float:
         """Return the wall time (seconds) at which a reading is sent: never before its own time."""
-        return max(
-            timestamp / SECOND, self.started + (timestamp - self.start) / SECOND / self.speed
-        )
+        shown = self.started + (timestamp - self.start) / SECOND / self.speed
+        return max(timestamp / SECOND, shown)
 
     def faults(self, plant: Plant) -> Iterator[PlantFault]:
         """Yield the faults, by start."""
-        return plant.timetable(
-            self.start + FIRST_FAULT, None if self.end is None else self.end - LAST_FAULT
-        )
+        end = None if self.end is None else self.end - LAST_FAULT
+        return plant.timetable(self.start + FIRST_FAULT, end)
 
 
 def schedule(now: float, duration: float | None) -> Schedule:

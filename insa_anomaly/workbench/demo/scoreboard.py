@@ -54,23 +54,14 @@ class DemoFigures(msgspec.Struct, frozen=True):
 def alarm_of(event: Event) -> Alarm | None:
     """Return the alarm of an event that opens an episode; None for any other event."""
     at = microseconds(event.timestamp)
-    return (
-        Alarm(SeriesKey(event.device_id, event.metric_name), at, event.episode_id)
-        if event.kind == "opened" and at is not None
-        else None
-    )
+    if event.kind != "opened" or at is None:
+        return None
+    return Alarm(SeriesKey(event.device_id, event.metric_name), at, event.episode_id)
 
 
 def cause(alarm: Alarm, faults: Sequence[PlantFault]) -> PlantFault | None:
     """Return the fault that the alarm catches."""
-    return next(
-        (
-            fault
-            for fault in faults
-            if fault.key == alarm.key and fault.start <= alarm.at < fault.end + GRACE
-        ),
-        None,
-    )
+    return next((fault for fault in faults if _touches(fault, alarm, GRACE)), None)
 
 
 def findings(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[FaultMatch]:
@@ -88,17 +79,16 @@ def false_alarms(faults: Sequence[PlantFault], alarms: Sequence[Alarm]) -> list[
     for alarm in sorted(alarms, key=lambda alarm: alarm.at):
         episodes.setdefault(alarm.episode_id, alarm)
     return [
-        alarm for alarm in episodes.values() if not any(_touches(fault, alarm) for fault in faults)
+        alarm
+        for alarm in episodes.values()
+        if not any(_touches(fault, alarm, RECOVERY) for fault in faults)
     ]
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return the value that `percent` of the values do not exceed, by nearest rank.
-
-    None if empty.
-    """
+    """Return the value that `percent` of the values do not exceed, by nearest rank, if any."""
     return sorted(values)[max(ceil(percent / 100 * len(values)), 1) - 1] if values else None
 
 
-def _touches(fault: PlantFault, alarm: Alarm) -> bool:
-    return fault.key == alarm.key and fault.start <= alarm.at < fault.end + RECOVERY
+def _touches(fault: PlantFault, alarm: Alarm, after: int) -> bool:
+    return fault.key == alarm.key and fault.start <= alarm.at < fault.end + after

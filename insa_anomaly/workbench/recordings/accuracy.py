@@ -38,8 +38,7 @@ class Events:
     false_alarms: int
 
 
-@dataclass(frozen=True)
-class Points:
+class Points(NamedTuple):
     """Numbers of readings flagged and labelled, flagged only, labelled only, neither."""
 
     tp: int
@@ -101,13 +100,9 @@ def count(
     covered = _covered(truth, recovery)
     pause = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     flagged = Alarms(flags, runs(flags, gap))
+    crossed = flags & truth, flags & ~truth, ~flags & truth, ~flags & ~truth
     return ConfusionCounts(
-        Points(
-            *(
-                int(which.sum())
-                for which in (flags & truth, flags & ~truth, ~flags & truth, ~flags & ~truth)
-            )
-        ),
+        Points(*(int(rows.sum()) for rows in crossed)),
         _events(times, truth, told, covered),
         _events(times, truth, flagged, covered),
         pause * int((~covered).sum()) / DAY,
@@ -117,9 +112,7 @@ def count(
 
 def figures(counts: Sequence[ConfusionCounts]) -> AccuracyRates:
     """Return the rates of these series together."""
-    tp, fp, fn, tn = (
-        sum(getattr(one.points, name) for one in counts) for name in ("tp", "fp", "fn", "tn")
-    )
+    tp, fp, fn, tn = map(sum, zip(*(one.points for one in counts), strict=True))
     tpr, fpr = _ratio(tp, tp + fn), _ratio(fp, fp + tn)
     days = sum(one.normal_days for one in counts)
     areas = [one.auc_pr for one in counts if one.auc_pr is not None]
@@ -179,10 +172,8 @@ def _events(times: Ints, truth: Bools, alarms: Alarms, covered: Bools) -> Events
 
 
 def _event_figures(several: Sequence[Events], days: float) -> EventFigures:
-    events, episodes, false = (
-        sum(getattr(one, name) for one in several)
-        for name in ("events", "episodes", "false_alarms")
-    )
+    counts = ((one.events, one.episodes, one.false_alarms) for one in several)
+    events, episodes, false = map(sum, zip(*counts, strict=True))
     delays = [delay for one in several for delay in one.delays]
     return EventFigures(
         events=events,

@@ -149,6 +149,11 @@ class Run:
         return float(self.table.times[-1] - self.table.times[0]) / DAY
 
     @property
+    def episodes_per_day(self) -> float | None:
+        """Rate of episodes, None where no time passes."""
+        return len(self.episodes) / self.days if self.days else None
+
+    @property
     def flags(self) -> Bools:
         """Rows with a score below 0."""
         return np.asarray(self.said["score"] < 0)

@@ -11,50 +11,34 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from insa_anomaly.core.scoring.episodes import Policy
-from insa_anomaly.workbench.recordings.accuracy import (
-    AccuracyRates,
-    ConfusionCounts,
-    EventFigures,
-    figures,
+from insa_anomaly.workbench.recordings import accuracy
+from insa_anomaly.workbench.recordings.accuracy import AccuracyRates, ConfusionCounts, figures
+from insa_anomaly.workbench.recordings.evaluation import (
+    BAND,
+    EvaluationOutcome,
+    ReportedEpisode,
+    Run,
 )
-from insa_anomaly.workbench.recordings.evaluation import EvaluationOutcome, ReportedEpisode, Run
 
 _LISTED = 200  # episodes on a console; JSON has them all
 _LONGEST_NAME = 40
 _LONGEST_REASON = 120
 _WIDTH = 160  # a narrower terminal folds lines: a cut figure is worse than a folded line
-_QUIET_HEADINGS = (
-    "learnt",
-    "readings",
-    "days",
-    "episodes",
-    "a day",
-    "anomalous\nreadings",
-    "threshold",
-)
-_HEADINGS = (
-    *("events\ncaught", "delay", "false\nalarms", "a day"),
-    *(
-        "FPR\nreadings",
-        "TPR\nreadings",
-        "precision\nreadings",
-        "precision\nepisodes",
-        "AUC-PR",
-        "threshold",
-    ),
-)
+_RATES = ("FPR\nreadings", "TPR\nreadings", "precision\nreadings", "precision\nepisodes")
+_LABELLED = ("events\ncaught", "delay", "false\nalarms", "a day", *_RATES, "AUC-PR", "threshold")
+_QUIET = ("learnt", "readings", "days", "episodes", "a day", "anomalous\nreadings", "threshold")
 
 
 class EpisodeSaid(msgspec.Struct, frozen=True):
-    """An episode as printed in JSON; numbers are None where no value was expected."""
+    """An episode as printed in JSON; NaN, where no value was expected, becomes null."""
 
     metric: str
     opened: str
     last: str
-    value: float | None
-    expected: float | None
-    lower: float | None
-    upper: float | None
+    value: float
+    expected: float
+    lower: float
+    upper: float
     confidence: float
     reasons: tuple[str, ...]
 
@@ -117,13 +101,12 @@ def to_json(outcome: EvaluationOutcome, policy: Policy, recovery: int) -> str:
 
 # -------------------------------------------------------------------------------- with labels
 def _accuracy_grid(counted: Sequence[tuple[Run, ConfusionCounts]]) -> Grid:
-    grid = _grid(_HEADINGS)
+    grid = _grid(_LABELLED)
     for run, counts in counted:
         grid.add_row(_name(run), *_rates(figures([counts])), _number(run.threshold, "{:.2f}"))
     grid.add_section()
-    grid.add_row(
-        f"total of {len(counted)} series", *_rates(figures([counts for _, counts in counted])), ""
-    )
+    total = figures([counts for _, counts in counted])
+    grid.add_row(f"total of {len(counted)} series", *_rates(total), "")
     return grid
 
 
@@ -168,7 +151,7 @@ def _explained(
         )
 
 
-def _sentence(of: EventFigures) -> str:
+def _sentence(of: accuracy.EventFigures) -> str:
     rate, precision = _number(of.false_alarms_per_day, "{:.2f}"), _number(of.precision, "{:.2f}")
     return (
         f"{of.caught} of {of.events} events caught, {of.false_alarms} false alarms, {rate} a "
@@ -188,19 +171,12 @@ def _chosen(policy: Policy) -> str:
 
 # -------------------------------------------------------------------------------- without labels
 def _quiet_grid(runs: Sequence[Run]) -> Grid:
-    grid = _grid(_QUIET_HEADINGS)
+    grid = _grid(_QUIET)
     for run in runs:
-        rate = _number(len(run.episodes) / run.days if run.days else None, "{:.2f}")
-        counts = (
-            f"{run.trained:,}",
-            f"{len(run.flags):,}",
-            f"{run.days:.1f}",
-            str(len(run.episodes)),
-            rate,
-        )
-        grid.add_row(
-            _name(run), *counts, f"{run.flags.mean():.2%}", _number(run.threshold, "{:.2f}")
-        )
+        counts = f"{run.trained:,}", f"{len(run.flags):,}", f"{run.days:.1f}"
+        episodes = str(len(run.episodes)), _number(run.episodes_per_day, "{:.2f}")
+        threshold = _number(run.threshold, "{:.2f}")
+        grid.add_row(_name(run), *counts, *episodes, f"{run.flags.mean():.2%}", threshold)
     return grid
 
 
@@ -210,11 +186,8 @@ def _episode_lines(runs: Sequence[Run]) -> Iterator[str]:
         yield ""
     for run, episode in found[:_LISTED]:
         times = run.table.times
-        band = (
-            f"  expected {episode.expected:.4g} ({episode.lower:.4g} to {episode.upper:.4g})"
-            if isfinite(episode.expected)
-            else ""
-        )
+        band = f"  expected {episode.expected:.4g} ({episode.lower:.4g} to {episode.upper:.4g})"
+        band = band if isfinite(episode.expected) else ""
         lasted = _delay(float(times[episode.last] - times[episode.first]) / 1e6)
         why = shorten("; ".join(episode.reasons), _LONGEST_REASON, placeholder=" ...")
         where = f"{run.table.device_id}/{episode.metric}"
@@ -235,7 +208,7 @@ def _series(run: Run, counts: ConfusionCounts | None) -> SeriesSaid:
         readings=len(run.flags),
         days=run.days,
         threshold=run.threshold,
-        episodes_per_day=len(run.episodes) / run.days if run.days else None,
+        episodes_per_day=run.episodes_per_day,
         events_in_learnt_part=run.known_before,
         figures=figures([counts]) if counts else None,
         episodes=tuple(_episode(run, episode) for episode in run.episodes),
@@ -243,24 +216,11 @@ def _series(run: Run, counts: ConfusionCounts | None) -> SeriesSaid:
 
 
 def _episode(run: Run, episode: ReportedEpisode) -> EpisodeSaid:
-    value, expected, lower, upper = map(
-        _finite, (episode.value, episode.expected, episode.lower, episode.upper)
-    )
-    opened, last = (
-        _clock(run.table.times[row]).replace(" ", "T") + "Z"
-        for row in (episode.first, episode.last)
-    )
-    return EpisodeSaid(
-        metric=episode.metric,
-        opened=opened,
-        last=last,
-        value=value,
-        expected=expected,
-        lower=lower,
-        upper=upper,
-        confidence=episode.peak,
-        reasons=episode.reasons,
-    )
+    ends = run.table.times[[episode.first, episode.last]]
+    opened, last = (_clock(time).replace(" ", "T") + "Z" for time in ends)
+    band = {name: getattr(episode, name) for name in ("value", *BAND)}
+    peak, reasons = episode.peak, episode.reasons
+    return EpisodeSaid(episode.metric, opened, last, confidence=peak, reasons=reasons, **band)
 
 
 # -------------------------------------------------------------------------------- words
@@ -275,10 +235,6 @@ def _grid(headings: Sequence[str]) -> Grid:
 def _name(run: Run) -> str:
     name = run.table.name
     return escape(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
-
-
-def _finite(value: float) -> float | None:
-    return value if isfinite(value) else None
 
 
 def _number(value: float | None, form: str) -> str:

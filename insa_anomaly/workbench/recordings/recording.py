@@ -20,7 +20,7 @@ from io import TextIOWrapper
 from itertools import islice
 from math import inf, isfinite, isnan
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, NamedTuple, NoReturn
 
 import msgspec
 
@@ -108,8 +108,7 @@ class Recording:
         return timestamp
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Extent of a recording: rows, readings, and the times (microseconds) of its ends."""
 
     rows: int

@@ -7,9 +7,10 @@ same time is a single row in the database, and equal values at equal times stay 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from heapq import merge
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
@@ -55,46 +56,36 @@ class ReplayCounts:
     stopped: bool = False
 
 
+@dataclass
 class ReplayPace:
     """Pace that waits until a reading is due, `speed` times as fast as recorded."""
 
-    def __init__(
-        self,
-        speed: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._speed = speed
-        self._clock = clock
-        self._sleep = sleep
-        self._first: tuple[int, float] | None = None
+    speed: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _first: tuple[int, float] | None = field(default=None, init=False)
 
     def __call__(self, timestamp: int) -> None:
         """Return when the reading of this time (microseconds) is due."""
-        first, started = self._first = self._first or (timestamp, self._clock())
-        early = started + (timestamp - first) / SECOND / self._speed - self._clock()
+        first, started = self._first = self._first or (timestamp, self.clock())
+        early = started + (timestamp - first) / SECOND / self.speed - self.clock()
         if early > 0:
-            self._sleep(early)
+            self.sleep(early)
 
 
-def at_once(timestamp: int) -> None:
+def at_once(_timestamp: int) -> None:
     """Return at once."""
-    del timestamp
 
 
 def device_message(row: Row, topic: str = TOPIC) -> list[Message]:
     """Return a message with all metrics of the row."""
-    return [
-        (
-            f"{topic}/{row.device_id}",
-            _encode({"id": row.id, "timestamp": _moment(row.timestamp), "metrics": row.values}),
-        )
-    ]
+    payload = {"id": row.id, "timestamp": moment(row.timestamp), "metrics": row.values}
+    return [(f"{topic}/{row.device_id}", _encode(payload))]
 
 
 def metric_messages(row: Row, topic: str = TOPIC) -> list[Message]:
     """Return a message for each metric of the row."""
-    common = {"id": row.id, "timestamp": _moment(row.timestamp)}
+    common = {"id": row.id, "timestamp": moment(row.timestamp)}
     place = f"{topic}/{row.device_id}"
     return [
         (place, _encode({**common, "metric_name": metric, "value": value}))
@@ -107,12 +98,9 @@ def merged(recordings: Sequence[Recording], shift: int = 0) -> Iterator[Row]:
 
     Rows of a file stay in its order.
     """
-    rows = merge(*(recording.rows() for recording in recordings), key=lambda row: row.timestamp)
-    return (
-        (msgspec.structs.replace(row, timestamp=row.timestamp + shift) for row in rows)
-        if shift
-        else rows
-    )
+    rows = merge(*(recording.rows() for recording in recordings), key=attrgetter("timestamp"))
+    for row in rows:
+        yield msgspec.structs.replace(row, timestamp=row.timestamp + shift) if shift else row
 
 
 def publish(
@@ -170,9 +158,8 @@ def replay(
 
 
 def _checked(recordings: Sequence[Recording], console: Console) -> Span:
-    for note, files in Counter(
-        note for recording in recordings for note in recording.notes()
-    ).items():
+    notes = Counter(note for recording in recordings for note in recording.notes())
+    for note, files in notes.items():
         which = "all files" if files == len(recordings) else f"{files} of {len(recordings)} files"
         console.print(f"{which}: {note}")
     with progress(console, "checking files", len(recordings)) as advance:
@@ -180,25 +167,21 @@ def _checked(recordings: Sequence[Recording], console: Console) -> Span:
         for recording in recordings:
             spans.append(survey(recording))
             advance(1)
-    return Span(
-        sum(s.rows for s in spans),
-        sum(s.readings for s in spans),
-        min(s.first for s in spans),
-        max(s.last for s in spans),
-    )
+    rows, readings, first, last = zip(*spans, strict=True)
+    return Span(sum(rows), sum(readings), min(first), max(last))
 
 
 def _summary(counts: ReplayCounts) -> str:
     rate = counts.readings / counts.seconds if counts.seconds else 0.0
+    first, last = (f"{moment(time):%Y-%m-%d %H:%M:%S}" for time in (counts.first, counts.last))
     text = (
         f"{counts.readings:,} readings in {counts.messages:,} messages, {rate:,.0f} readings/s, "
-        f"times {_moment(counts.first):%Y-%m-%d %H:%M:%S} to "
-        f"{_moment(counts.last):%Y-%m-%d %H:%M:%S} UTC"
+        f"times {first} to {last} UTC"
     )
     if counts.stopped:
         text += "; stopped early"
     return f"{text}; {counts.unacknowledged:,} not acknowledged" if counts.unacknowledged else text
 
 
-def _moment(timestamp: int) -> datetime:
+def moment(timestamp: int) -> datetime:
     return datetime.fromtimestamp(timestamp // SECOND, UTC).replace(microsecond=timestamp % SECOND)
